@@ -1,0 +1,1 @@
+"""Ground floor: configuration, registry, errors, files, progress, provenance."""

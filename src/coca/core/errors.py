@@ -1,0 +1,58 @@
+"""Every error that this package raises for its users, as one tree.
+
+    CocaError
+    +-- ConfigError         a setting is wrong; the command line exits with 2
+    +-- DataError           a picture, caption or shard cannot be used; carries a short `reason`
+    +-- ModelError          a checkpoint or model folder cannot be used
+    +-- SearchError         the collection cannot answer
+    +-- MissingExtraError   an optional dependency is not installed
+
+A message is one sentence: what, with which value, and what would be right.
+"""
+
+
+class CocaError(Exception):
+    """Anything that the user can put right; its text is shown without a traceback."""
+
+
+class ConfigError(CocaError):
+    """A setting is unknown, has the wrong type, or contradicts another."""
+
+
+class DataError(CocaError):
+    """A sample, shard or source cannot be used.
+
+    Attributes:
+        reason: A short slug by which bad samples are counted, such as `"truncated"`.
+    """
+
+    def __init__(self, message: str, *, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Worker processes send errors by pickle, which would drop the keyword.
+        return (_rebuild_data_error, (str(self), self.reason))
+
+
+def _rebuild_data_error(message: str, reason: str) -> DataError:
+    return DataError(message, reason=reason)
+
+
+class ModelError(CocaError):
+    """A checkpoint or model folder is missing, damaged, or does not fit."""
+
+
+class SearchError(CocaError):
+    """The collection is missing, locked, or was filled by another model."""
+
+
+class MissingExtraError(CocaError):
+    """An optional dependency is not installed; the message holds the pip command."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"{module} is needed for this: pip install 'coca-captioners[{extra}]' brings it"
+        )
+        self.module = module
+        self.extra = extra

@@ -1,0 +1,1 @@
+"""Samples on disk to batches of tensors."""

@@ -1,0 +1,1 @@
+"""Pure scores in NumPy."""

@@ -1,0 +1,1 @@
+"""The CoCa model: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Vectors and records in Milvus; knows no torch."""

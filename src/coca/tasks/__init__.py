@@ -1,0 +1,1 @@
+"""Downstream problems and their scores."""

@@ -1,0 +1,1 @@
+"""Whole runs, one function each."""
