@@ -5,10 +5,14 @@
     +-- DataError           a picture, caption or shard cannot be used; carries a short `reason`
     +-- ModelError          a checkpoint or model folder cannot be used
     +-- SearchError         the collection cannot answer
+    +-- StorageError        a file cannot be read or written, for want of room or permission
     +-- MissingExtraError   an optional dependency is not installed
 
 A message is one sentence: what, with which value, and what would be right.
 """
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class CocaError(Exception):
@@ -47,6 +51,10 @@ class SearchError(CocaError):
     """The collection is missing, locked, or was filled by another model."""
 
 
+class StorageError(CocaError):
+    """The disk is full, the permission is missing, or the path is not what it should be."""
+
+
 class MissingExtraError(CocaError):
     """An optional dependency is not installed; the message holds the pip command."""
 
@@ -56,3 +64,15 @@ class MissingExtraError(CocaError):
         )
         self.module = module
         self.extra = extra
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are rebuilt from `args`, which holds the sentence and not the two names.
+        return (type(self), (self.module, self.extra))
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest right one, or all of them."""
+    names = sorted(known)
+    if near := get_close_matches(given, names, n=1):
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "none is known"

@@ -1,0 +1,175 @@
+"""A model as files: `config.json` and `model.safetensors` in one folder. Nothing is pickled."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from coca.core.config import from_dict, to_dict
+from coca.core.errors import ConfigError, ModelError
+from coca.core.files import write_atomic
+from coca.model.coca import CoCa
+from coca.model.config import CoCaConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT_VERSION = 1
+_POOLERS = ("captioning_pooler", "contrastive_pooler")
+
+
+def save_model(folder: str | Path, model: CoCa) -> None:
+    """Writes configuration and weights; the folder may hold other files and is made if needed."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    # The digest travels in the header, so that an index can name a model without reading it all.
+    metadata = {"format": "pt", "digest": _digest(state)}
+    write_atomic(folder / WEIGHTS_FILE, save(state, metadata=metadata))
+    config = {"format_version": FORMAT_VERSION, "model": to_dict(model.config)}
+    write_atomic(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load_config_file(folder: str | Path) -> CoCaConfig:
+    """Reads the configuration of a saved model; no weights are touched.
+
+    Raises:
+        ModelError: The file is missing, damaged, of a newer format, or describes no model.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder} is no model folder: it holds no {CONFIG_FILE}; `coca pretrain` writes one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ModelError(f"{path} has no section `model`, so it describes no CoCa model")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"{path} has format_version {content.get('format_version')!r}; this version of coca "
+            f"reads {FORMAT_VERSION}"
+        )
+    try:
+        return from_dict(CoCaConfig, content["model"], source=str(path))
+    except ConfigError as error:
+        raise ModelError(str(error)) from None
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> CoCa:
+    """Rebuilds a model from its folder, in evaluation mode.
+
+    Names and shapes are compared with the configuration before any weight is read, so a
+    damaged or foreign file costs no memory.
+
+    Args:
+        folder: Where `save_model` wrote.
+        device: Where the weights go.
+        dtype: Type of the weights; None keeps the stored one.
+
+    Raises:
+        ModelError: A file is missing or damaged, or does not fit the configuration.
+    """
+    config = load_config_file(folder)
+    path = Path(folder) / WEIGHTS_FILE
+    with torch.device("meta"):
+        model = CoCa(config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _compare(path, wanted, stored)
+            state = {name: _cast(file.get_tensor(name), dtype) for name in wanted}
+    except FileNotFoundError:
+        raise ModelError(f"{folder} holds no {WEIGHTS_FILE}: the weights are missing") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or no safetensors file: {error}") from None
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(True).eval()
+
+
+def weights_digest(folder: str | Path) -> str:
+    """Gives the digest of the weights from the file's header, in a moment.
+
+    Raises:
+        ModelError: The file is missing, damaged, or was not written by `save_model`.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    if "digest" not in metadata:
+        raise ModelError(f"{path} carries no digest: it was not written by `save_model`")
+    return metadata["digest"]
+
+
+def count_parameters(config: CoCaConfig) -> dict[str, int]:
+    """Counts the parameters of each part; no weights are made.
+
+    Returns:
+        A count for each part of the model, then `total`, then `total_without_poolers`, the number
+        that the paper's Table 1 gives.
+    """
+    with torch.device("meta"):
+        model = CoCa(config)
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = name.split(".")[0]
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    total = sum(counts.values())
+    poolers = sum(counts.get(name, 0) for name in _POOLERS)
+    return {**counts, "total": total, "total_without_poolers": total - poolers}
+
+
+def _compare(
+    path: Path, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
+) -> None:
+    missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
+    if missing or extra:
+        raise ModelError(
+            f"{path} does not fit its {CONFIG_FILE}: "
+            + "; ".join(
+                f"{len(names)} tensors {what} (such as {names[0]})"
+                for names, what in ((missing, "missing"), (extra, "unknown"))
+                if names
+            )
+        )
+    for name, shape in wanted.items():
+        if stored[name] != shape:
+            raise ModelError(
+                f"{path}: {name} has shape {stored[name]}, but {CONFIG_FILE} asks for {shape}"
+            )
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor if dtype is None else tensor.to(dtype)
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def model_description(config: CoCaConfig) -> dict[str, Any]:
+    """Gives parameters and configuration as JSON-able values: the body of `coca info --json`."""
+    return {"parameters": count_parameters(config), "config": to_dict(config)}

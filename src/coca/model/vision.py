@@ -1,0 +1,58 @@
+"""The image encoder: a Vision Transformer without class token, at any resolution.
+
+Letters: B batch, P patches, D width; `h` and `w` count patches along a side, `p` pixels in one.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coca.core.errors import ConfigError
+from coca.model.config import ImageEncoderConfig
+from coca.model.layers import Block
+
+
+class ImageEncoder(nn.Module):
+    """Turns pictures into one token per patch.
+
+    Positions are learned for `image_size`. A picture of another size gets them resized
+    (bicubic, antialiased), as when the paper goes from 288 to 576 pixels.
+    """
+
+    def __init__(self, config: ImageEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Linear(config.channels * config.patch_size**2, config.width)
+        self.positions = nn.Parameter(torch.empty(config.tokens, config.width))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_width) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P D"]:
+        p = self.config.patch_size
+        height, width = images.shape[-2:]
+        if height % p or width % p:
+            raise ConfigError(
+                f"a picture of {height} x {width} pixels is no multiple of patch_size {p}"
+            )
+        # A matmul over unfolded patches equals the usual strided convolution, and is faster.
+        patches = rearrange(images, "B C (h p) (w q) -> B (h w) (C p q)", p=p, q=p)
+        tokens = self.patch_embedding(patches) + self.positions_for(height // p, width // p)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    def positions_for(self, h: int, w: int) -> Float[Tensor, "P D"]:
+        """Gives the position embeddings of a grid of `h` x `w` patches."""
+        side = self.config.image_size // self.config.patch_size
+        if (h, w) == (side, side):
+            return self.positions
+        grid = rearrange(self.positions, "(h w) D -> 1 D h w", h=side)
+        # Interpolated in fp32: half precision has no antialiased kernel and would lose detail.
+        resized = F.interpolate(
+            grid.float(), size=(h, w), mode="bicubic", align_corners=False, antialias=True
+        )
+        return rearrange(resized, "1 D h w -> (h w) D").to(self.positions.dtype)

@@ -1,0 +1,258 @@
+import dataclasses
+import math
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from coca.core.errors import ConfigError
+from coca.model.coca import CoCa
+from coca.model.config import PoolerConfig
+from tiny import BOS, CLS, EOS, PAD, caption, sharpened, tiny_config
+
+
+def assert_close(one: Tensor, other: Tensor) -> None:
+    # fp32 sums of a few hundred terms differ by about 1e-6 when their order changes.
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+Kind = Literal["cascade", "parallel", "none"]
+
+
+def with_pooler(kind: Kind) -> CoCa:
+    torch.manual_seed(0)
+    pooler = PoolerConfig(kind=kind, captioning_queries=5, heads=2)
+    return sharpened(CoCa(tiny_config(pooler=pooler))).eval()
+
+
+@pytest.mark.parametrize("extra", [1, 4, 8])
+def test_padding_changes_no_embedding_and_no_logit(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor, extra: int
+) -> None:
+    padded = F.pad(tokens, (0, extra), value=PAD)
+    assert_close(tiny_model.encode_text(padded), tiny_model.encode_text(tokens))
+    logits = tiny_model.caption_logits(images, padded)[:, : tokens.shape[1]]
+    assert_close(logits, tiny_model.caption_logits(images, tokens))
+
+
+def test_padding_changes_nothing_of_what_training_uses(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    plain, padded = tiny_model(images, tokens), tiny_model(images, F.pad(tokens, (0, 5)))
+    assert_close(padded.text_embedding, plain.text_embedding)
+    assert_close(padded.caption_states, plain.caption_states)
+    assert torch.equal(padded.caption_targets, plain.caption_targets)
+
+
+def test_a_caption_alone_equals_the_caption_in_a_batch(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    alone = tiny_model.encode_text(torch.tensor([caption(11, length=4)]))
+    assert_close(alone[0], tiny_model.encode_text(tokens)[1])
+
+
+@pytest.mark.parametrize("position", [1, 2, 3, 4])
+def test_a_later_word_leaves_earlier_predictions_unchanged(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor, position: int
+) -> None:
+    changed = tokens.clone()
+    changed[0, position] = 40
+    before, after = (tiny_model.caption_logits(images, ids)[0] for ids in (tokens, changed))
+    assert_close(after[:position], before[:position])
+    assert not torch.allclose(after[position], before[position], atol=1e-3)
+
+
+def test_the_text_embedding_depends_on_every_word(tiny_model: CoCa, tokens: Tensor) -> None:
+    reference = tiny_model.encode_text(tokens)[0]
+    for position in range(1, 5):
+        changed = tokens.clone()
+        changed[0, position] = 40
+        assert not torch.allclose(tiny_model.encode_text(changed)[0], reference, atol=1e-3)
+
+
+def test_the_text_embedding_never_sees_the_image(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    first, second = tiny_model(images, tokens), tiny_model(images.flip(0), tokens)
+    assert torch.equal(first.text_embedding, second.text_embedding)
+    assert not torch.allclose(first.caption_states, second.caption_states, atol=1e-3)
+
+
+def test_permuting_a_batch_permutes_its_outputs(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    order = torch.tensor([2, 0, 1])
+    plain, permuted = tiny_model(images, tokens), tiny_model(images[order], tokens[order])
+    assert_close(permuted.image_embedding, plain.image_embedding[order])
+    assert_close(permuted.text_embedding, plain.text_embedding[order])
+    logits = tiny_model.caption_logits(images, tokens)[order]
+    assert_close(tiny_model.caption_logits(images[order], tokens[order]), logits)
+
+
+def test_embeddings_are_unit_vectors_of_the_asked_size(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    output = tiny_model(images, tokens)
+    for embedding in (output.image_embedding, output.text_embedding):
+        assert embedding.shape == (3, 24)
+        assert_close(embedding.norm(dim=1), torch.ones(3))
+
+
+def test_one_pass_gives_what_the_single_entries_give(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    output = tiny_model(images, tokens)
+    assert_close(output.image_embedding, tiny_model.encode_image(images))
+    assert_close(output.text_embedding, tiny_model.encode_text(tokens))
+    logits = F.linear(output.caption_states, tiny_model.vocabulary_weight)
+    plain = tiny_model.caption_logits(images, tokens)[tiny_model.predicts(tokens)]
+    assert_close(logits, plain)
+
+
+def test_targets_are_each_captions_words_and_its_end(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    targets = tiny_model(images, tokens).caption_targets
+    assert targets.tolist() == [7, 8, 9, 10, EOS, 11, EOS, 12, 13, EOS]
+
+
+def test_cls_is_never_read_by_a_caption_state(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    before = tiny_model(images, tokens).caption_states
+    with torch.no_grad():
+        tiny_model.unimodal_decoder.token_embedding.weight[CLS].add_(3.0)
+    assert_close(tiny_model(images, tokens).caption_states, before)
+
+
+def test_parts_that_are_not_asked_for_are_not_run(
+    tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("this tower was not asked for")
+
+    full = tiny_model(images, tokens)
+    hook = tiny_model.multimodal_decoder.register_forward_pre_hook(forbidden)
+    only = tiny_model(images, tokens, captioning=False)
+    hook.remove()
+    assert only.caption_states is None
+    assert_close(only.image_embedding, full.image_embedding)
+
+    tiny_model.contrastive_pooler.register_forward_pre_hook(forbidden)
+    only = tiny_model(images, tokens, contrastive=False)
+    assert only.image_embedding is None
+    assert only.text_embedding is None
+    assert_close(only.caption_states, full.caption_states)
+
+
+@pytest.mark.parametrize(("kind", "seen"), [("cascade", 5), ("parallel", 5), ("none", 16)])
+def test_the_decoder_reads_the_captioning_queries_or_all_tokens(
+    images: Tensor, kind: Kind, seen: int
+) -> None:
+    assert with_pooler(kind).image_tokens(images).shape == (3, seen, 32)
+
+
+def test_the_contrastive_query_reads_the_captioning_pooler_only_in_a_cascade(
+    images: Tensor,
+) -> None:
+    for kind, depends in (("cascade", True), ("parallel", False)):
+        model = with_pooler(kind)  # type: ignore[arg-type]
+        before = model.encode_image(images)
+        assert model.captioning_pooler is not None
+        with torch.no_grad():
+            model.captioning_pooler.queries.add_(1.0)
+        assert torch.allclose(model.encode_image(images), before, atol=1e-6) != depends
+
+
+@pytest.mark.parametrize("kind", ["cascade", "parallel", "none"])
+def test_every_weight_gets_a_gradient_from_both_losses(
+    images: Tensor, tokens: Tensor, kind: Kind
+) -> None:
+    model = with_pooler(kind).train()
+    output = model(images, tokens)
+    total = (
+        output.image_embedding.sum()
+        + output.text_embedding.sum()
+        + output.caption_states.square().sum()
+        + F.linear(output.caption_states, model.vocabulary_weight).sum()
+        + model.logit_scale
+    )
+    total.backward()
+    # The key half of key_value has none where there is one query and one token; not here.
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
+def test_another_resolution_stays_finite_and_close(tiny_model: CoCa) -> None:
+    # A smooth picture at 16 and at 32 pixels shows the same scene.
+    grid = torch.linspace(-1, 1, 32)
+    large = torch.stack([grid.expand(32, 32), grid[:, None].expand(32, 32), torch.zeros(32, 32)])
+    small = F.avg_pool2d(large, 2)
+    tiny_model.image_encoder.patch_embedding.weight.data *= 0.1
+    one, two = tiny_model.encode_image(small[None]), tiny_model.encode_image(large[None])
+    assert torch.isfinite(two).all()
+    assert F.cosine_similarity(one, two).item() > 0.9
+    assert torch.isfinite(tiny_model.encode_image(torch.randn(1, 3, 16, 24))).all()
+
+
+def test_positions_at_the_native_size_are_untouched_and_constants_survive_resizing(
+    tiny_model: CoCa,
+) -> None:
+    encoder = tiny_model.image_encoder
+    assert encoder.positions_for(4, 4) is encoder.positions
+    with torch.no_grad():
+        encoder.positions.fill_(0.25)
+    assert_close(encoder.positions_for(8, 6), torch.full((48, 32), 0.25))
+
+
+def test_a_picture_that_is_no_multiple_of_the_patch_is_refused(tiny_model: CoCa) -> None:
+    with pytest.raises(ConfigError, match="15 x 16 pixels is no multiple of patch_size 4"):
+        tiny_model.encode_image(torch.zeros(1, 3, 15, 16))
+
+
+def test_a_caption_longer_than_the_context_is_refused(tiny_model: CoCa) -> None:
+    with pytest.raises(ConfigError, match="17 tokens is longer than context_length 16"):
+        tiny_model.encode_text(torch.tensor([caption(9, length=17)]))
+
+
+def test_tied_embeddings_share_one_matrix(images: Tensor, tokens: Tensor) -> None:
+    untied = tiny_config()
+    tied = CoCa(
+        dataclasses.replace(untied, text=dataclasses.replace(untied.text, tie_embeddings=True))
+    )
+    assert tied.vocabulary_weight is tied.unimodal_decoder.token_embedding.weight
+    assert tied.caption_logits(images, tokens).shape == (3, 8, 50)
+
+
+def test_the_temperature_starts_at_the_papers_value_and_is_clamped(tiny_model: CoCa) -> None:
+    assert tiny_model.logit_scale.item() == pytest.approx(1 / 0.07)
+    for wild, bound in ((math.log(1e4), 100.0), (-3.0, 1.0)):
+        with torch.no_grad():
+            tiny_model.log_scale.fill_(wild)
+        tiny_model.clamp_temperature_()
+        assert tiny_model.logit_scale.item() == pytest.approx(bound)
+
+
+def test_class_logits_come_without_running_the_text_tower(images: Tensor, tokens: Tensor) -> None:
+    model = CoCa(tiny_config(num_classes=7))
+    output = model(images, tokens, contrastive=False, captioning=False, classification=True)
+    assert output.class_logits.shape == (3, 7)
+    assert output.text_embedding is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near_fp32(images: Tensor, tokens: Tensor, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = CoCa(tiny_config()).eval()
+    exact = model(images, tokens)
+    half = model.to(dtype)(images.to(dtype), tokens)
+    for name in ("image_embedding", "text_embedding"):
+        cosine = F.cosine_similarity(getattr(exact, name), getattr(half, name).float())
+        assert cosine.min() > 0.999
+    wide = model.encode_image(torch.randn(1, 3, 32, 32, dtype=dtype))
+    assert wide.dtype == dtype
+
+
+def test_every_caption_begins_where_the_layout_says() -> None:
+    assert caption(9, length=6) == [BOS, 9, EOS, CLS, PAD, PAD]

@@ -1,0 +1,140 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from coca.core.errors import ModelError
+from coca.model.coca import CoCa
+from coca.model.pretrained import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_model,
+    model_description,
+    save_model,
+    weights_digest,
+)
+from tiny import tiny_config
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: CoCa) -> Path:
+    save_model(tmp_path / "model", tiny_model)
+    return tmp_path / "model"
+
+
+def test_a_model_comes_back_from_its_folder_alone(
+    folder: Path, tiny_model: CoCa, images: Tensor, tokens: Tensor
+) -> None:
+    loaded = load_model(folder)
+    assert loaded.config == tiny_model.config
+    assert not loaded.training
+    assert torch.equal(loaded.encode_image(images), tiny_model.encode_image(images))
+    assert torch.equal(
+        loaded.caption_logits(images, tokens), tiny_model.caption_logits(images, tokens)
+    )
+
+
+def test_a_tied_model_comes_back_too(tmp_path: Path) -> None:
+    config = tiny_config()
+    tied = CoCa(
+        tiny_config(text=type(config.text)(**{**vars(config.text), "tie_embeddings": True}))
+    )
+    save_model(tmp_path, tied)
+    assert torch.equal(load_model(tmp_path).vocabulary_weight, tied.vocabulary_weight)
+
+
+def test_weights_can_be_loaded_in_half_precision(folder: Path) -> None:
+    model = load_model(folder, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+def test_the_folder_holds_two_plain_files_and_no_pickle(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+    assert json.loads((folder / CONFIG_FILE).read_text())["model"]["embed_dim"] == 24
+
+
+def test_equal_weights_have_equal_digests_and_other_weights_another(
+    folder: Path, tmp_path: Path, tiny_model: CoCa
+) -> None:
+    save_model(tmp_path / "again", tiny_model)
+    assert weights_digest(tmp_path / "again") == weights_digest(folder)
+    with torch.no_grad():
+        tiny_model.log_scale.add_(1e-6)
+    save_model(tmp_path / "other", tiny_model)
+    assert weights_digest(tmp_path / "other") != weights_digest(folder)
+
+
+def test_a_description_needs_no_weights() -> None:
+    description = model_description(tiny_config())
+    assert description["config"]["embed_dim"] == 24
+    assert description["parameters"]["total"] == sum(
+        weight.numel() for weight in CoCa(tiny_config()).parameters()
+    )
+
+
+def damage(folder: Path, kind: str) -> None:
+    weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+    state = load_file(weights)
+    document = json.loads(config.read_text())
+    match kind:
+        case "no config":
+            config.unlink()
+        case "no weights":
+            weights.unlink()
+        case "config no json":
+            config.write_text("{")
+        case "config no section":
+            config.write_text("[]")
+        case "newer format":
+            config.write_text(json.dumps({**document, "format_version": 99}))
+        case "unknown field":
+            document["model"]["depth"] = 3
+            config.write_text(json.dumps(document))
+        case "impossible shape":
+            document["model"]["image"]["patch_size"] = 5
+            config.write_text(json.dumps(document))
+        case "truncated":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        case "not safetensors":
+            weights.write_bytes(b"\x80\x04 pickle me")
+        case "tensor missing":
+            del state["log_scale"]
+            save_file(state, weights)
+        case "tensor unknown":
+            save_file({**state, "surprise": torch.zeros(1)}, weights)
+        case "wrong shape":
+            save_file({**state, "log_scale": torch.zeros(2)}, weights)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no config", "holds no config.json"),
+        ("no weights", "weights are missing"),
+        ("config no json", "cannot be read as JSON"),
+        ("config no section", "no section `model`"),
+        ("newer format", "reads 1"),
+        ("unknown field", "depth"),
+        ("impossible shape", "patch_size 5 does not divide"),
+        ("truncated", "damaged"),
+        ("not safetensors", "damaged or no safetensors"),
+        ("tensor missing", "1 tensors missing"),
+        ("tensor unknown", "surprise"),
+        ("wrong shape", r"log_scale has shape \(2,\)"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_one_sentence(folder: Path, kind: str, words: str) -> None:
+    damage(folder, kind)
+    with pytest.raises(ModelError, match=words):
+        load_model(folder)
+
+
+def test_a_foreign_or_missing_file_has_no_digest(folder: Path, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, folder / WEIGHTS_FILE)
+    with pytest.raises(ModelError, match="carries no digest"):
+        weights_digest(folder)
+    with pytest.raises(ModelError, match="cannot be read"):
+        weights_digest(tmp_path / "nowhere")

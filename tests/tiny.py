@@ -1,0 +1,46 @@
+"""A CoCa small enough for a test, and captions laid out for it."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from coca.model.coca import CoCa
+from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
+
+PAD, BOS, EOS, CLS = 0, 1, 2, 3
+
+
+def tiny_config(**changes: Any) -> CoCaConfig:
+    config = CoCaConfig(
+        image=ImageEncoderConfig(
+            image_size=16, patch_size=4, width=32, layers=2, heads=2, mlp_width=64
+        ),
+        text=TextDecoderConfig(
+            vocab_size=50,
+            context_length=16,
+            width=48,
+            heads=3,
+            mlp_width=64,
+            unimodal_layers=2,
+            multimodal_layers=2,
+        ),
+        pooler=PoolerConfig(captioning_queries=5, heads=2),
+        embed_dim=24,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def caption(*words: int, length: int) -> list[int]:
+    row = [BOS, *words, EOS, CLS]
+    return row + [PAD] * (length - len(row))
+
+
+def sharpened(model: CoCa) -> CoCa:
+    """Larger weights, so that outputs differ enough for a broken law to show."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name != "log_scale":
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
