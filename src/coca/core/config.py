@@ -1,0 +1,218 @@
+"""Settings: YAML layers and overrides, checked once into a frozen tree of dataclasses.
+
+A configuration is a frozen, keyword-only dataclass; a field that is one, too, is a section. Every
+fault is told in one `ConfigError`, a line each: the dotted key, the value, what would be right.
+
+A section whose class has a classmethod `presets()` may name one: `model: {preset: tiny, width: 64}`
+starts from the preset and changes the width; `model: tiny` is the preset as it stands.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from coca.core.errors import ConfigError, did_you_mean
+from coca.core.fields import (
+    default_of,
+    field_types,
+    is_section,
+    item_section,
+    show,
+    to_plain,
+    without_none,
+    words,
+)
+from coca.core.recipe import Tree, merge, parse_override, read_recipe
+
+T = TypeVar("T")
+
+_INVALID: Any = object()  # stands for a value that a fault was told about
+
+
+def load_config(
+    kind: type[T], *layers: Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> T:
+    """One checked configuration from recipes, mappings and overrides; the later wins.
+
+    Args:
+        kind: The dataclass to build.
+        layers: YAML files or mappings, merged key by key in this order.
+        overrides: Texts such as `optimizer.lr=1e-3`, applied last; the value is YAML. An item of
+            a list is reached by its position: `data.sources.0.path=photos`.
+
+    Raises:
+        ConfigError: Something is wrong; the message has a line for every fault.
+    """
+    read: list[tuple[str, Tree]] = []
+    faults: list[str] = []
+    for layer in layers:
+        if isinstance(layer, Mapping):
+            read.append(("given in code", to_plain(layer)))
+        else:
+            try:
+                read.append((f"in {layer}", read_recipe(layer)))
+            except ConfigError as error:
+                faults.append(str(error))
+    layer_missing = bool(faults)
+    for text in overrides:
+        try:
+            read.append((f"override {text}", parse_override(text)))
+        except ConfigError as error:
+            faults.append(str(error))
+    if layer_missing:
+        # The rest would be blamed for what the missing layer may hold.
+        raise ConfigError("\n".join(faults))
+    return _build(kind, read, faults)
+
+
+def from_dict(kind: type[T], mapping: Mapping[str, Any], *, source: str) -> T:
+    """The configuration that `to_dict` wrote; `source` names its place in messages.
+
+    Raises:
+        ConfigError: Something is wrong; the message has a line for every fault.
+    """
+    return _build(kind, [(f"in {source}", to_plain(mapping))], [])
+
+
+def to_dict(config: Any) -> Tree:
+    """The configuration as JSON-able values, every default written out."""
+    tree: Tree = to_plain(config)
+    return tree
+
+
+def digest(config: Any) -> str:
+    """16 hex digits that are equal for equal configurations."""
+    text = json.dumps(to_dict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _build(kind: type[T], layers: list[tuple[str, Tree]], faults: list[str]) -> T:
+    tree: Any = {}
+    for _, layer in layers:
+        tree = merge(tree, layer)
+    check = _Check(kind, layers, faults)
+    config: T = check.section(kind, tree, (), base=None)
+    if check.faults:
+        raise ConfigError("\n".join(check.faults))
+    return config
+
+
+class _Check:
+    """Builds a configuration from a merged tree and collects what is wrong with it."""
+
+    def __init__(self, kind: type, layers: list[tuple[str, Tree]], faults: list[str]) -> None:
+        self.kind = kind
+        self.layers = layers
+        self.faults = faults
+        # What could not be read may hold what is missing.
+        self.complete = not faults
+
+    def section(self, kind: type, given: Any, path: tuple[str, ...], *, base: Any) -> Any:
+        """An instance of `kind`: the given keys on top of `base`, or of the class's defaults."""
+        has_presets = hasattr(kind, "presets")
+        if isinstance(given, str) and has_presets:
+            base, given = self.preset(kind, given, path), {}
+        if not isinstance(given, dict):
+            return self.fault(path, given, f"should be {words(kind)}")
+        if has_presets and given.get("preset") is not None:
+            base = self.preset(kind, given["preset"], (*path, "preset"))
+        values = {}
+        for field in dataclasses.fields(kind):
+            name, hint, at = field.name, field_types(kind)[field.name], (*path, field.name)
+            if base is _INVALID:  # an unknown preset: only what is given can be judged
+                start = _INVALID
+            else:
+                start = default_of(field) if base is None else getattr(base, name)
+            if name in given:
+                values[name] = self.value(hint, given[name], at, base=start)
+            elif start is not dataclasses.MISSING:
+                values[name] = start
+            else:
+                values[name] = _INVALID
+                if self.complete:
+                    self.faults.append(f"{'.'.join(at)} is missing; it should be {words(hint)}")
+        for key in given:
+            if key not in values and not (has_presets and key == "preset"):
+                self.unknown(kind, key, given[key], path)
+        if any(value is _INVALID for value in values.values()):
+            return _INVALID
+        try:
+            return kind(**values)
+        except (ConfigError, ValueError) as error:  # a rule of its __post_init__
+            self.faults.append(": ".join(filter(None, (".".join(path), str(error)))))
+            return _INVALID
+
+    def value(self, hint: Any, given: Any, path: tuple[str, ...], *, base: Any) -> Any:
+        """The value of one field, whose value without any recipe is `base`."""
+        inner = without_none(hint)
+        if given is None and inner is not hint:
+            return None
+        if is_section(inner):
+            start = base if is_section(type(base)) or base is _INVALID else None
+            return self.section(inner, given, path, base=start)
+        item = item_section(inner)
+        if item is not None and isinstance(given, dict if get_origin(inner) is dict else list):
+            return self.items(inner, item, given, path)
+        try:
+            # Strict JSON is just what YAML promises: a list may be a tuple and a text a path,
+            # but "5" is no number and true is not 1.
+            return TypeAdapter(hint).validate_json(json.dumps(given), strict=True)
+        except (ValidationError, TypeError):
+            return self.fault(path, given, f"should be {words(hint)}")
+
+    def items(self, hint: Any, item: type, given: Any, path: tuple[str, ...]) -> Any:
+        """A list, tuple or dict of sections."""
+        pairs = given.items() if isinstance(given, dict) else enumerate(given)
+        built = {key: self.section(item, it, (*path, str(key)), base=None) for key, it in pairs}
+        if any(value is _INVALID for value in built.values()):
+            return _INVALID
+        return built if isinstance(given, dict) else get_origin(hint)(built.values())
+
+    def preset(self, kind: Any, name: Any, path: tuple[str, ...]) -> Any:
+        """The instance that a section starts from."""
+        presets = kind.presets()
+        if isinstance(name, str) and name in presets:
+            return presets[name]
+        return self.fault(path, name, f"is no preset; {did_you_mean(str(name), presets)}")
+
+    def unknown(self, kind: type, key: str, value: Any, path: tuple[str, ...]) -> None:
+        """Tell about a key that no field has, with the nearest one here or its place elsewhere."""
+        near = did_you_mean(key, field_types(kind))
+        elsewhere = [dotted for dotted in _dotted_keys(self.kind) if dotted.split(".")[-1] == key]
+        if elsewhere and near.startswith("known"):
+            near = f"did you mean {elsewhere[0]!r}?"
+        self.fault((*path, key), value, f"is unknown; {near}")
+
+    def fault(self, path: tuple[str, ...], given: Any, problem: str) -> Any:
+        """Note what is wrong with a given value and which layer gave it."""
+        # The last layer that reaches deepest; `max` returns the first of equals.
+        origin, _ = max(reversed(self.layers), key=lambda layer: _depth(layer[1], path))
+        self.faults.append(f"{'.'.join(path)} = {show(given)} {problem} ({origin})")
+        return _INVALID
+
+
+def _dotted_keys(kind: type, prefix: str = "") -> Iterator[str]:
+    """Every key outside lists."""
+    for name, hint in field_types(kind).items():
+        yield prefix + name
+        if is_section(inner := without_none(hint)):
+            yield from _dotted_keys(inner, f"{prefix}{name}.")
+
+
+def _depth(tree: Any, path: tuple[str, ...]) -> int:
+    """How many steps of the path the tree holds."""
+    for depth, key in enumerate(path):
+        if isinstance(tree, list) and key.isdecimal() and int(key) < len(tree):
+            tree = tree[int(key)]
+        elif isinstance(tree, dict) and key in tree:
+            tree = tree[key]
+        elif isinstance(tree, str) and key == "preset":
+            return depth + 1
+        else:
+            return depth
+    return len(path)

@@ -1,0 +1,170 @@
+"""The fields of a configuration: their types in words, their defaults and their documentation."""
+
+import ast
+import dataclasses
+import datetime
+import inspect
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    NoneType: "null",
+    Any: "any value",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One row of the reference of settings."""
+
+    key: str
+    """Dotted, as in a recipe; `N` and `NAME` stand for a position in a list and a chosen name."""
+    type: str
+    """What the value should be, in words."""
+    default: str | None
+    """As a recipe would write it; None if it must be given."""
+    text: str
+    """The docstring below the field."""
+
+
+def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Setting]:
+    """Every setting of a configuration class, in the order of its fields.
+
+    Args:
+        kind: The dataclass.
+        prefix: What stands before the keys, such as `"model."`.
+        base: An instance whose values are the defaults, instead of those of the class.
+    """
+    if hasattr(kind, "presets"):
+        choices = "one of " + ", ".join(map(show, kind.presets()))
+        text = "The settings to start from; the other keys of this section change them."
+        yield Setting(key=f"{prefix}preset", type=choices, default="null", text=text)
+    texts = _docstrings(kind)
+    for field in dataclasses.fields(kind):
+        key, hint = prefix + field.name, field_types(kind)[field.name]
+        value = default_of(field) if base is None else getattr(base, field.name)
+        inner = without_none(hint)
+        if is_section(inner):
+            start = value if dataclasses.is_dataclass(value) else None
+            yield from describe(inner, f"{key}.", base=start)
+        elif item := item_section(inner):
+            place = "NAME" if get_origin(inner) is dict else "N"
+            yield from describe(item, f"{key}.{place}.")
+        else:
+            default = None if value is dataclasses.MISSING else show(to_plain(value))
+            text = texts.get(field.name, "")
+            yield Setting(key=key, type=words(hint), default=default, text=text)
+
+
+def words(hint: Any) -> str:
+    """What a value of this type should be."""
+    if hint in _WORDS:
+        return _WORDS[hint]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(show, arguments))
+    if origin in (Union, UnionType):
+        return " or ".join(map(words, arguments))
+    if origin is list or (origin is tuple and arguments[1:] == (Ellipsis,)):
+        return f"a list, each {words(arguments[0])}"
+    if origin is tuple:
+        return f"a list of {len(arguments)}: {', '.join(map(words, arguments))}"
+    if origin is dict:
+        return f"a mapping, each value {words(arguments[1])}"
+    if is_section(hint):
+        return f"a section with {', '.join(field_types(hint))}"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(show(member.value) for member in hint)
+    return str(getattr(hint, "__name__", hint))
+
+
+def show(value: Any) -> str:
+    """The value as a recipe would write it, cut to a readable length."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=repr)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def to_plain(value: Any) -> Any:
+    """The value as JSON holds it: sections and mappings as dict, tuples as list, paths as text."""
+    if is_section(type(value)):
+        return {
+            field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value
+
+
+def is_section(hint: Any) -> TypeGuard[type]:
+    """Whether a field of this type is a section of its own."""
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def item_section(hint: Any) -> type | None:
+    """The section that a list, a tuple of any length or a dict is made of, if it is."""
+    match get_origin(hint), get_args(hint):
+        case (builtins, (item,)) if builtins is list and is_section(item):
+            return item
+        case (builtins, (item, end)) if builtins is tuple and end is ... and is_section(item):
+            return item
+        case (builtins, (_, item)) if builtins is dict and is_section(item):
+            return item
+    return None
+
+
+def without_none(hint: Any) -> Any:
+    """`X` of `X | None`; any other type as it is."""
+    if get_origin(hint) in (Union, UnionType):
+        rest = [argument for argument in get_args(hint) if argument is not NoneType]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
+
+
+@cache
+def field_types(kind: type) -> dict[str, Any]:
+    """The type of each field, in their order."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The field's default, made if need be; `dataclasses.MISSING` if it must be given."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """The text below each field, which Python itself does not keep."""
+    try:
+        source = textwrap.dedent(inspect.getsource(kind))
+    except (OSError, TypeError):  # a class made at a prompt has no source
+        return {}
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for field, below in zip(definition.body, definition.body[1:], strict=False):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                texts[name] = inspect.cleandoc(text)
+    return texts

@@ -1,0 +1,120 @@
+"""Where a result comes from: code, versions, settings, data and machine in one record."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from coca.core.config import digest
+
+# Whatever can change a number in a result.
+_PACKAGES = (
+    "coca-captioners",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "tokenizers",
+    "safetensors",
+    "timm",
+)
+
+
+def record(
+    *, config: Any, seed: int, data_fingerprint: str, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What one needs to make a result again; written beside it as `record.json`.
+
+    Whatever the machine does not tell is None; nothing here stops a run.
+
+    Args:
+        config: The frozen configuration of the run; its digest is kept.
+        seed: The seed of the run.
+        data_fingerprint: The fingerprint of the samples that the run reads.
+        extra: Further facts by name, such as the device; texts stand for what JSON cannot hold.
+    """
+    return {
+        "code": _code(Path(__file__)),
+        "versions": {"python": platform.python_version()}
+        | {package: _version(package) for package in _PACKAGES},
+        "config": digest(config),
+        "seed": seed,
+        "data": data_fingerprint,
+        "machine": _machine(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": list(sys.argv),
+        **json.loads(json.dumps(dict(extra), default=str)),
+    }
+
+
+def _code(module: Path) -> dict[str, Any] | None:
+    """The commit that the package runs from and a digest of what differs from it."""
+    folder = module.resolve().parent
+    # An installed copy may lie inside some other checkout, which says nothing about it.
+    if _git(folder, "ls-files", "--error-unmatch", module.name) is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain")
+    if commit is None or changes is None:
+        return None
+    diff = (_git(folder, "diff", "HEAD", "--binary") or b"") + changes
+    return {
+        "commit": commit.decode().strip(),
+        "dirty": bool(changes),
+        "diff": hashlib.sha256(diff).hexdigest()[:16] if changes else None,
+    }
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    # Inside a hook, git's own variables would point at the repository of the hook.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=True,
+            env=environment,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+    }
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or None
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

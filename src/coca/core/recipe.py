@@ -1,0 +1,118 @@
+"""Recipes: YAML files and `a.b=value` overrides, read into plain trees and merged.
+
+Plain means: dict with text keys, list, str, int, float, bool, None.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coca.core.errors import ConfigError
+from coca.core.fields import to_plain
+
+Tree = dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also reads `1e-3` as a number and refuses a key given twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Checked before `<<` is expanded, which may repeat a key on purpose.
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _refused(f"the key {key.value!r} stands here twice", key)
+                seen.add(key.value)
+        return node
+
+    def refuse_tag(self, node: yaml.Node) -> Any:
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise _refused(f"the tag {tag} is refused: a recipe holds plain values only", node)
+
+
+# YAML 1.1 wants a dot and a sign in the exponent, so that `1e-3` would be a text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor(None, _Loader.refuse_tag)
+
+
+def read_recipe(path: Path) -> Tree:
+    """The settings of a YAML file.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, not YAML, or no mapping.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise ConfigError(f"the recipe {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the recipe {path} is not UTF-8 text: {error.reason}") from error
+    tree = _parse(text, f"the recipe {path}")
+    if not isinstance(tree, dict):
+        found = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+        raise ConfigError(f"the recipe {path} {found}; it should hold lines such as `seed: 1`")
+    return tree
+
+
+def parse_override(text: str) -> Tree:
+    """The tree of one `a.b=value`, where the value is YAML.
+
+    Raises:
+        ConfigError: There is no `=`, the key is not dotted names, or the value is not YAML.
+    """
+    dotted, equals, value = text.partition("=")
+    keys = [key.strip() for key in dotted.split(".")]
+    if not equals or not all(keys):
+        raise ConfigError(f"the override {text!r} should look like section.field=value")
+    tree = _parse(value, f"the override {text!r}")
+    for key in reversed(keys):
+        tree = {key: tree}
+    return tree
+
+
+def merge(base: Any, over: Any) -> Any:
+    """`over` laid onto `base`: mappings merge key by key, anything else is replaced.
+
+    Two rules let an override reach inside: a bare text is the section `{preset: text}`, and a
+    mapping whose keys are positions changes those items of a list. The given trees stay as
+    they are.
+    """
+    if not isinstance(over, dict):
+        return over
+    if isinstance(base, str):
+        base = {"preset": base}
+    if isinstance(base, list) and over and all(_is_position(key, base) for key in over):
+        return [merge(item, over.get(str(at), item)) for at, item in enumerate(base)]
+    if not isinstance(base, dict):
+        return over
+    return base | {key: merge(base.get(key), value) for key, value in over.items()}
+
+
+def _is_position(key: str, items: list[Any]) -> bool:
+    return key.isdecimal() and int(key) < len(items)
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return to_plain(yaml.load(text, _Loader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f" (line {mark.line + 1})" if mark and mark.buffer and "\n" in mark.buffer else ""
+        raise ConfigError(f"{source}{line}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        # ValueError: YAML's own readers of dates and numbers, given 2024-13-40.
+        raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"{source} is nested without end: an alias holds itself") from None
+
+
+def _refused(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)

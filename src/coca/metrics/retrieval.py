@@ -1,0 +1,68 @@
+"""Scores of a ranking: does a query find what belongs to it, and how early?
+
+Axes: Q queries, K items that are ranked.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+
+def first_relevant_rank(
+    similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"]
+) -> Int[ndarray, " Q"]:
+    """Rank of the first relevant item of each query; 1 is the best, K the worst.
+
+    Items rank by falling similarity; ties are broken by position, so the earlier item comes first.
+
+    Raises:
+        ValueError: There is no query, a similarity is NaN, or a query has no relevant item.
+    """
+    if similarity.size == 0:
+        raise ValueError(f"similarity of shape {similarity.shape} holds nothing to rank")
+    if np.isnan(similarity).any():
+        raise ValueError(f"similarity holds {np.isnan(similarity).sum()} NaN, which has no rank")
+    if not (found := relevant.any(axis=1)).all():
+        raise ValueError(f"query {found.argmin()} has no relevant item; each query needs one")
+    # Counting what stands before the best relevant item needs no sort, and no (Q, K) of indices.
+    best = np.max(similarity, axis=1, where=relevant, initial=-np.inf, keepdims=True)
+    position = (relevant & (similarity == best)).argmax(axis=1, keepdims=True)
+    earlier = np.arange(similarity.shape[1]) < position
+    return 1 + ((similarity > best) | (earlier & (similarity == best))).sum(axis=1)
+
+
+def recall_at_k(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"], k: int) -> float:
+    """Share of queries that find at least one relevant item among their first `k`; 0 to 1.
+
+    Ties are broken by position. Queries without a relevant item are an error, since leaving them
+    out would flatter the score. With several relevant items (five captions of a picture), the
+    first of them counts, as in the Flickr30k and COCO protocols.
+
+    Raises:
+        ValueError: `k` is below 1, or as `first_relevant_rank`.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; recall looks at the first 1 or more items")
+    return float((first_relevant_rank(similarity, relevant) <= k).mean())
+
+
+def median_rank(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"]) -> float:
+    """Median over the queries of the rank of their first relevant item; 1 is the best.
+
+    Raises:
+        ValueError: As `first_relevant_rank`.
+    """
+    return float(np.median(first_relevant_rank(similarity, relevant)))
+
+
+def retrieval_scores(
+    similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"]
+) -> dict[str, float]:
+    """The figures that papers report: recall at 1, 5 and 10 (0 to 1) and the median rank.
+
+    Raises:
+        ValueError: As `first_relevant_rank`.
+    """
+    ranks = first_relevant_rank(similarity, relevant)
+    recalls = {f"recall@{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
+    return recalls | {"median_rank": float(np.median(ranks))}

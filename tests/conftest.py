@@ -1,0 +1,34 @@
+"""What every test may rely on: bounded, repeatable properties, one thread, the shared pictures."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Several test processes share the machine; set before torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The speed of a shared machine says nothing about the code, hence no deadline.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "thorough", settings.get_profile("ci"), derandomize=False, max_examples=1000
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of sample pictures and captions that lies beside the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the sample data is not here: no folder ../shared/data beside the repository")
+    return folder

@@ -1,0 +1,63 @@
+import pickle
+
+import pytest
+
+from coca.core import errors
+from coca.core.errors import (
+    CocaError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+    SearchError,
+    StorageError,
+    did_you_mean,
+)
+
+
+def every_error() -> list[CocaError]:
+    return [
+        ConfigError("a"),
+        DataError("a picture ends early", reason="truncated"),
+        ModelError("a"),
+        SearchError("a"),
+        StorageError("a"),
+        MissingExtraError("pymilvus", "search"),
+    ]
+
+
+def test_the_list_below_holds_every_error() -> None:
+    assert {type(error) for error in every_error()} == set(CocaError.__subclasses__())
+
+
+def test_the_picture_of_the_tree_names_every_error() -> None:
+    for error in every_error():
+        assert f"+-- {type(error).__name__} " in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
+def test_an_error_survives_the_way_out_of_a_worker_process(error: CocaError) -> None:
+    arrived = pickle.loads(pickle.dumps(error))
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error)
+    assert vars(arrived) == vars(error)
+
+
+def test_a_data_error_tells_its_reason() -> None:
+    assert DataError("x", reason="empty").reason == "empty"
+    assert DataError("x").reason == "unreadable"
+
+
+def test_a_missing_extra_is_told_with_the_pip_command() -> None:
+    error = MissingExtraError("pymilvus", "search")
+    assert "pymilvus" in str(error)
+    assert "pip install 'coca-captioners[search]'" in str(error)
+
+
+def test_the_nearest_name_is_proposed() -> None:
+    assert did_you_mean("adamm", ["adafactor", "adamw"]) == "did you mean 'adamw'?"
+
+
+def test_without_a_near_name_all_are_listed() -> None:
+    assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"
+    assert did_you_mean("zzz", []) == "none is known"

@@ -1,0 +1,234 @@
+import math
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coca.core.errors import ConfigError
+from coca.core.recipe import merge, parse_override, read_recipe
+
+# Keys and texts that no rule of `merge` treats apart, so that its plain laws hold.
+keys = st.sampled_from(["a", "b", "c", "d"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
+trees = st.dictionaries(
+    keys,
+    st.recursive(
+        scalars | st.lists(scalars, max_size=3),
+        lambda inner: st.dictionaries(keys, inner, min_size=1, max_size=4),
+        max_leaves=8,
+    ),
+    max_size=4,
+)
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def leaves(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    if not isinstance(tree, dict):
+        return {path: repr(tree)}
+    return {
+        key: leaf
+        for name, part in tree.items()
+        for key, leaf in leaves(part, (*path, name)).items()
+    }
+
+
+# --- merge ---
+
+
+@given(trees)
+def test_an_empty_layer_changes_nothing(tree: Any) -> None:
+    assert merge(tree, {}) == merge({}, tree) == tree
+
+
+@given(trees)
+def test_a_layer_laid_twice_is_the_layer(tree: Any) -> None:
+    assert merge(tree, tree) == tree
+
+
+@given(trees, trees)
+def test_the_later_layer_wins_and_the_rest_of_the_earlier_stays(base: Any, over: Any) -> None:
+    merged, late = leaves(merge(base, over)), leaves(over)
+    assert late.items() <= merged.items()
+    for path, leaf in leaves(base).items():
+        # A leaf of the base gives way to one on its path, above or below.
+        gone = any(path[: len(at)] == at or at[: len(path)] == path for at in late)
+        assert gone or merged[path] == leaf
+
+
+@given(trees, trees)
+def test_merging_changes_neither_layer(base: Any, over: Any) -> None:
+    before = repr((base, over))
+    merge(base, over)
+    assert repr((base, over)) == before
+
+
+def test_a_list_is_replaced_and_not_extended() -> None:
+    assert merge({"a": [1, 2, 3]}, {"a": [4]}) == {"a": [4]}
+
+
+def test_a_text_is_the_preset_of_the_section_that_is_laid_on_it() -> None:
+    assert merge({"model": "tiny"}, {"model": {"width": 64}}) == {
+        "model": {"preset": "tiny", "width": 64}
+    }
+
+
+def test_a_text_laid_on_a_section_replaces_it_whole() -> None:
+    assert merge({"model": {"width": 64}}, {"model": "tiny"}) == {"model": "tiny"}
+
+
+def test_positions_reach_into_a_list() -> None:
+    base = {"sources": [{"path": "a", "weight": 1}, {"path": "b"}]}
+    assert merge(base, {"sources": {"1": {"weight": 2}}}) == {
+        "sources": [{"path": "a", "weight": 1}, {"path": "b", "weight": 2}]
+    }
+
+
+@pytest.mark.parametrize("over", [{"2": "c"}, {"-1": "c"}, {"x": "c"}, {}])
+def test_what_is_no_position_of_a_list_replaces_it(over: dict[str, str]) -> None:
+    assert merge(["a", "b"], over) == over
+
+
+# --- read_recipe ---
+
+
+@given(tree=trees)
+def test_a_written_tree_is_read_as_it_was(
+    tree: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = written(tmp_path_factory.mktemp("recipe"), yaml.safe_dump(tree | {"a": 1}))
+    assert read_recipe(path) == tree | {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1e-3", 1e-3),
+        ("3E4", 3e4),
+        ("-2e+5", -2e5),
+        ("1.5e3", 1500.0),
+        ("1.e2", 100.0),
+        (".5e1", 5.0),
+        ("0.1", 0.1),
+        ("1_000e1", 10000.0),
+        (".inf", math.inf),
+    ],
+)
+def test_every_usual_form_of_a_number_is_a_number(text: str, number: float, tmp_path: Path) -> None:
+    value = read_recipe(written(tmp_path, f"lr: {text}"))["lr"]
+    assert isinstance(value, float)
+    assert value == number
+
+
+@pytest.mark.parametrize("text", ["'1e-3'", "e3", "1e", "1e-3x", "1.2.3e4"])
+def test_what_only_resembles_a_number_stays_text(text: str, tmp_path: Path) -> None:
+    assert read_recipe(written(tmp_path, f"name: {text}"))["name"] == text.strip("'")
+
+
+def test_dates_and_keys_become_text(tmp_path: Path) -> None:
+    assert read_recipe(written(tmp_path, f"day: {date(2024, 5, 1)}\n7: seven")) == {
+        "day": "2024-05-01",
+        "7": "seven",
+    }
+
+
+def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
+    text = (
+        "base: &base {lr: 1, seed: 2}\nmore: &more {<<: *base, seed: 3}\nmost: {<<: *more, lr: 4}\n"
+    )
+    assert read_recipe(written(tmp_path, text)) == {
+        "base": {"lr": 1, "seed": 2},
+        "more": {"lr": 1, "seed": 3},
+        "most": {"lr": 4, "seed": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: 1\nb: 2\na: 3\n", r"recipe\.yaml \(line 3\): the key 'a' stands here twice"),
+        ("s: {x: 1,\n  x: 2}\n", r"\(line 2\): the key 'x' stands here twice"),
+        (
+            "a: !!python/object/apply:os.system [echo]\n",
+            r"the tag !!python/object/apply:os.system is",
+        ),
+        ("a: 1\nb: !own x\n", r"\(line 2\): the tag !own is refused: a recipe holds plain values"),
+        ("", r"is empty; it should hold lines such as `seed: 1`"),
+        ("# only words\n", r"is empty"),
+        ("- a\n- b\n", r"holds a list; it should hold"),
+        ("just words", r"holds a str;"),
+        ("a: [1,\nb: 2\n", r"\(line 3\): expected ',' or ']'"),
+        ("a: 1\n---\nb: 2\n", r"\(line 2\): but found another document"),
+        ("a: 2024-13-40\n", r"recipe\.yaml: month must be in 1..12"),
+        ("a: &a {b: *a}\n", r"is nested without end"),
+        ("a: *b\n", r"\(line 1\): found undefined alias 'b'"),
+        ("[a]: 1\n", r"\(line 1\): found unhashable key"),
+        (b"a: \xff\n", r"is not UTF-8 text: invalid start byte"),
+        (b"a: \x07\n", r"special characters are not allowed"),
+    ],
+)
+def test_a_bad_recipe_is_told_in_one_line(text: str | bytes, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        read_recipe(written(tmp_path, text))
+    assert str(tmp_path / "recipe.yaml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_is_told_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file"):
+        read_recipe(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
+        read_recipe(tmp_path)
+
+
+# --- parse_override ---
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("seed=3", {"seed": 3}),
+        ("optimizer.lr=1e-3", {"optimizer": {"lr": 1e-3}}),
+        ("a.b.c=[1, 2]", {"a": {"b": {"c": [1, 2]}}}),
+        ("a={b: 1}", {"a": {"b": 1}}),
+        ("name=x=y", {"name": "x=y"}),
+        ("name='3'", {"name": "3"}),
+        ("name=", {"name": None}),
+        ("name=null", {"name": None}),
+        (" a . b = 1", {"a": {"b": 1}}),
+    ],
+)
+def test_an_override_is_a_path_and_a_value(text: str, tree: Any) -> None:
+    assert parse_override(text) == tree
+
+
+@pytest.mark.parametrize("text", ["seed", "=3", "a..b=3", ".a=3", "a.=3", "", "--seed"])
+def test_an_override_without_a_path_or_value_is_told(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"should look like section\.field=value") as caught:
+        parse_override(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a=[1", "expected ',' or ']'"),
+        ("a={b: 1, b: 2}", "the key 'b' stands here twice"),
+        ("a=!!python/name:os.system", "the tag !!python/name:os.system is refused"),
+        ("a=2024-13-40", "month must be in"),
+    ],
+)
+def test_an_override_with_a_bad_value_is_told(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_override(text)
+    assert sentence in str(caught.value)
+    assert repr(text) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,64 @@
+"""The house rules that no linter knows: small rooms, told at the door, arrows downward."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGE = ROOT / "src" / "coca"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = sorted({*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")})
+
+# Attics: whatever fits nowhere ends up in them.
+ATTICS = {"utils", "util", "helpers", "helper", "misc", "common"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def kept_files() -> list[Path]:
+    """Every file that is or would be committed."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip("this is no git checkout, so nothing tells which files are kept")
+    return [path for name in listing.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_nothing_is_called_by_a_name_that_says_nothing() -> None:
+    assert [name_of(path) for path in SOURCES if ATTICS & {*path.parts, path.stem}] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_opens_with_a_sentence(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = text.partition("\n\n")[0]
+    assert re.fullmatch(r"[A-Z`].{10,}[.?:]", first, re.DOTALL), f"it opens with {first!r}"
+
+
+def test_no_room_imports_from_above_or_from_a_neighbour() -> None:
+    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert status == EXIT_STATUS_SUCCESS, "the report of import-linter stands above"
+
+
+def test_no_file_names_a_folder_of_the_machine_it_was_written_on() -> None:
+    # Built from parts, since this file is kept, too.
+    folder = re.compile(rb"(?<![\w./~-])/(?:" + b"|".join([b"work", b"tmp", b"root"]) + rb")/")
+    found = [name_of(path) for path in kept_files() if folder.search(path.read_bytes())]
+    assert found == []
+
+
+def test_no_large_file_is_kept() -> None:
+    # Pictures, weights and data come from packages or releases; a clone stays small for ever.
+    large = [name_of(path) for path in kept_files() if path.stat().st_size > 512 * 1024]
+    assert large == []

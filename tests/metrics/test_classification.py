@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy import ndarray
+
+from coca.metrics.classification import confusion_matrix, per_class_accuracy, top_k_accuracy
+
+Problem = tuple[ndarray, ndarray]
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """Scores of few levels, so that ties abound, and their targets."""
+    samples, classes = draw(st.integers(1, 12)), draw(st.integers(1, 6))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    scores = random.integers(0, 3, (samples, classes)).astype(np.float32)
+    return scores, random.integers(classes, size=samples)
+
+
+@given(problems(), st.integers(1, 7))
+def test_accuracy_equals_that_of_a_stable_sort(problem: Problem, k: int) -> None:
+    scores, targets = problem
+    first = np.argsort(-scores, axis=1, kind="stable")[:, :k].tolist()
+    right = [target in row for row, target in zip(first, targets.tolist(), strict=True)]
+    assert top_k_accuracy(scores, targets, k) == pytest.approx(sum(right) / len(right))
+
+
+@given(problems())
+def test_accuracy_never_falls_with_k_and_ends_at_one(problem: Problem) -> None:
+    accuracies = [top_k_accuracy(*problem, k) for k in range(1, problem[0].shape[1] + 2)]
+    assert accuracies == sorted(accuracies)
+    assert accuracies[-2:] == [1.0, 1.0]
+
+
+@given(problems())
+def test_the_three_scores_agree(problem: Problem) -> None:
+    scores, targets = problem
+    classes = scores.shape[1]
+    predicted = scores.argmax(axis=1)
+    confusion = confusion_matrix(predicted, targets, classes)
+    counts = np.bincount(targets, minlength=classes)
+    assert confusion.sum(axis=1).tolist() == counts.tolist()
+    assert confusion.sum(axis=0).tolist() == np.bincount(predicted, minlength=classes).tolist()
+    accuracy = top_k_accuracy(scores, targets)
+    assert confusion.trace() / len(targets) == pytest.approx(accuracy)
+    per_class = per_class_accuracy(predicted, targets, classes)
+    assert np.nansum(per_class * counts) / len(targets) == pytest.approx(accuracy)
+
+
+def test_scores_of_a_case_worked_by_hand() -> None:
+    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5]])
+    targets = np.array([1, 1, 1])
+    assert top_k_accuracy(scores, targets) == pytest.approx(1 / 3)
+    assert top_k_accuracy(scores, targets, 2) == 1.0
+    predicted = scores.argmax(axis=1)
+    assert confusion_matrix(predicted, targets, 3).tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0]]
+    per_class = per_class_accuracy(predicted, targets, 3)
+    assert np.isnan(per_class[[0, 2]]).all()
+    assert per_class[1] == pytest.approx(1 / 3)
+
+
+def test_a_model_that_scores_all_alike_is_not_rewarded() -> None:
+    assert top_k_accuracy(np.zeros((3, 3)), np.arange(3)) == pytest.approx(1 / 3)
+
+
+def test_small_integers_do_not_overflow() -> None:
+    targets = np.array([99], dtype=np.int8)
+    assert confusion_matrix(targets, targets, 100)[99, 99] == 1
+
+
+@pytest.mark.parametrize("target", [-1, 2])
+def test_a_target_that_is_no_class_is_an_error(target: int) -> None:
+    targets = np.array([0, target])
+    with pytest.raises(ValueError, match=f"target {target} is no class; classes are 0 to 1"):
+        top_k_accuracy(np.zeros((2, 2)), targets)
+    with pytest.raises(ValueError, match=f"target {target} is no class"):
+        per_class_accuracy(np.zeros(2, dtype=int), targets, 2)
+    with pytest.raises(ValueError, match=f"prediction {target} is no class"):
+        confusion_matrix(targets, np.zeros(2, dtype=int), 2)
+
+
+def test_no_sample_is_an_error() -> None:
+    with pytest.raises(ValueError, match="there is no sample to score"):
+        top_k_accuracy(np.zeros((0, 2)), np.zeros(0, dtype=int))
+
+
+def test_a_score_that_is_no_number_is_an_error() -> None:
+    with pytest.raises(ValueError, match="scores hold 2 NaN"):
+        top_k_accuracy(np.array([[np.nan, np.nan]]), np.zeros(1, dtype=int))
+
+
+def test_a_k_below_one_is_an_error() -> None:
+    with pytest.raises(ValueError, match="k is 0"):
+        top_k_accuracy(np.zeros((1, 1)), np.zeros(1, dtype=int), 0)

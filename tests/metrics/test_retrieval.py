@@ -1,0 +1,151 @@
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy import ndarray
+
+from coca.metrics.retrieval import (
+    first_relevant_rank,
+    median_rank,
+    recall_at_k,
+    retrieval_scores,
+)
+
+Problem = tuple[ndarray, ndarray]
+
+
+@st.composite
+def problems(draw: st.DrawFn, *, ties: bool = True) -> Problem:
+    """A similarity and its relevant items; few levels, so that ties abound, or none at all."""
+    queries, items = draw(st.integers(1, 6)), draw(st.integers(1, 9))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    if ties:
+        levels = random.integers(0, 3, (queries, items))
+    else:
+        levels = random.permuted(np.tile(np.arange(items), (queries, 1)), axis=1)
+    similarity = levels.astype(np.float32)
+    relevant = random.random((queries, items)) < 0.3
+    relevant[np.arange(queries), random.integers(items, size=queries)] = True
+    return similarity, relevant
+
+
+def ranks_by_sorting(similarity: ndarray, relevant: ndarray) -> list[int]:
+    """The independent reference: sort each row as a person would and look down the list."""
+    ranks = []
+    for scores, right in zip(similarity.tolist(), relevant.tolist(), strict=True):
+        order = sorted(range(len(scores)), key=lambda item: (-scores[item], item))
+        ranks.append(1 + [right[item] for item in order].index(True))
+    return ranks
+
+
+@given(problems())
+def test_ranks_equal_those_of_a_stable_sort(problem: Problem) -> None:
+    assert first_relevant_rank(*problem).tolist() == ranks_by_sorting(*problem)
+
+
+@given(problems(), st.integers(1, 12))
+def test_recall_is_the_share_of_ranks_up_to_k(problem: Problem, k: int) -> None:
+    ranks = ranks_by_sorting(*problem)
+    assert recall_at_k(*problem, k) == pytest.approx(sum(r <= k for r in ranks) / len(ranks))
+
+
+@given(problems())
+def test_recall_never_falls_with_k_and_ends_at_one(problem: Problem) -> None:
+    recalls = [recall_at_k(*problem, k) for k in range(1, problem[0].shape[1] + 2)]
+    assert recalls == sorted(recalls)
+    assert recalls[-2:] == [1.0, 1.0]
+
+
+@given(problems(ties=False), st.randoms(use_true_random=False))
+def test_the_order_of_items_does_not_matter_without_ties(problem: Problem, random: Random) -> None:
+    similarity, relevant = problem
+    order = random.sample(range(similarity.shape[1]), similarity.shape[1])
+    moved = first_relevant_rank(similarity[:, order], relevant[:, order])
+    assert moved.tolist() == first_relevant_rank(similarity, relevant).tolist()
+
+
+@given(problems(), st.randoms(use_true_random=False))
+def test_the_order_of_queries_does_not_matter(problem: Problem, random: Random) -> None:
+    order = random.sample(range(len(problem[0])), len(problem[0]))
+    assert retrieval_scores(problem[0][order], problem[1][order]) == pytest.approx(
+        retrieval_scores(*problem)
+    )
+
+
+@given(problems(), st.floats(0.1, 10), st.floats(-5, 5))
+def test_only_the_order_of_similarities_counts(
+    problem: Problem, scale: float, shift: float
+) -> None:
+    similarity, relevant = problem
+    moved = first_relevant_rank(similarity.astype(np.float64) * scale + shift, relevant)
+    assert moved.tolist() == first_relevant_rank(similarity, relevant).tolist()
+
+
+@given(problems())
+def test_a_further_relevant_item_never_harms(problem: Problem) -> None:
+    similarity, relevant = problem
+    more = relevant.copy()
+    more[:, 0] = True
+    assert (
+        first_relevant_rank(similarity, more) <= first_relevant_rank(similarity, relevant)
+    ).all()
+
+
+def test_scores_of_a_case_worked_by_hand() -> None:
+    # Ranks of the first relevant item: 1, 3 and 2.
+    similarity = np.array([[0.9, 0.1, 0.5], [0.3, 0.9, 0.5], [0.1, 0.2, 0.3]])
+    relevant = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=bool)
+    assert recall_at_k(similarity, relevant, 1) == pytest.approx(1 / 3)
+    assert recall_at_k(similarity, relevant, 2) == pytest.approx(2 / 3)
+    assert median_rank(similarity, relevant) == 2.0
+    assert retrieval_scores(similarity, relevant) == {
+        "recall@1": pytest.approx(1 / 3),
+        "recall@5": 1.0,
+        "recall@10": 1.0,
+        "median_rank": 2.0,
+    }
+
+
+def test_a_model_that_scores_all_alike_is_not_rewarded() -> None:
+    assert recall_at_k(np.zeros((4, 4)), np.eye(4, dtype=bool), 1) == 0.25
+
+
+def test_a_tie_goes_to_the_earlier_item() -> None:
+    similarity = np.ones((1, 3))
+    assert first_relevant_rank(similarity, np.array([[False, False, True]])).tolist() == [3]
+    assert first_relevant_rank(similarity, np.array([[True, False, True]])).tolist() == [1]
+
+
+def test_an_item_excluded_by_minus_infinity_ranks_last() -> None:
+    similarity = np.array([[-np.inf, 0.0, -np.inf]])
+    assert first_relevant_rank(similarity, np.array([[False, False, True]])).tolist() == [3]
+
+
+def test_the_median_of_an_even_number_of_ranks_lies_between() -> None:
+    similarity = np.array([[2.0, 1.0], [2.0, 1.0]])
+    assert median_rank(similarity, np.eye(2, dtype=bool)) == 1.5
+
+
+def test_a_query_without_a_relevant_item_is_an_error() -> None:
+    relevant = np.array([[True, False], [False, False]])
+    with pytest.raises(ValueError, match="query 1 has no relevant item"):
+        retrieval_scores(np.zeros((2, 2)), relevant)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_a_k_below_one_is_an_error(k: int) -> None:
+    with pytest.raises(ValueError, match=f"k is {k}"):
+        recall_at_k(np.zeros((1, 1)), np.ones((1, 1), dtype=bool), k)
+
+
+def test_a_similarity_that_is_no_number_is_an_error() -> None:
+    with pytest.raises(ValueError, match="similarity holds 1 NaN"):
+        median_rank(np.array([[np.nan, 1.0]]), np.ones((1, 2), dtype=bool))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_nothing_to_rank_is_an_error(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="holds nothing to rank"):
+        retrieval_scores(np.zeros(shape), np.ones(shape, dtype=bool))
