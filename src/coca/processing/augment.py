@@ -1,0 +1,236 @@
+"""Chance in pictures: every picture is seen a little differently at each visit.
+
+Axis letters: H, W the picture's height and width; S the side of the model's square input, pixels.
+RandAugment follows Cubuk et al. 2019, table 1 and the ranges of torchvision.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2.functional as TF
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from coca.core.errors import ConfigError
+from coca.processing.image import ImageConfig, ImageTransform
+
+MAX_MAGNITUDE = 30
+"""RandAugment's scale ends here; the paper searches 4 to 30."""
+
+
+AffineMatrix: TypeAlias = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Takes a place (x, y, 1) in the result to its place in the picture, which spans -1 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Which changes are drawn, and how strong they may be; as it stands, none."""
+
+    min_scale: float = 1.0
+    """Smallest share of the picture's area that a random crop keeps, above 0; 1 crops nothing."""
+
+    ratio: float = 4 / 3
+    """How far a crop may be wider or taller than the picture's own shape; at least 1."""
+
+    flip: float = 0.0
+    """Chance to be mirrored left to right. Harmful where captions tell left from right."""
+
+    rotate_deg: float = 0.0
+    """Largest turn either way, 0 to 180; the corners become white."""
+
+    zoom: float = 0.0
+    """Largest change of size either way, as a share, 0 to below 1; the rim becomes white."""
+
+    translate: float = 0.0
+    """Largest shift along each side, as a share of it, 0 to 1; the rim becomes white."""
+
+    color: float = 0.0
+    """Largest change of brightness, contrast and saturation either way, as a share, 0 to 1."""
+
+    grayscale: float = 0.0
+    """Chance to lose all colour."""
+
+    rand_augment: tuple[int, int] | None = None
+    """RandAugment's number of operations and their magnitude, 0 to 30, such as (2, 10)."""
+
+    erase: float = 0.0
+    """Chance that one box of 2 to 33 % of the area becomes the mean colour."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("flip", 0, 1),
+            ("rotate_deg", 0, 180),
+            ("translate", 0, 1),
+            ("color", 0, 1),
+            ("grayscale", 0, 1),
+            ("erase", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name} is {value}; it must be from {low} to {high}")
+        if not 0 < self.min_scale <= 1:
+            raise ConfigError(f"min_scale is {self.min_scale}; it must be above 0 and at most 1")
+        if not 1 <= self.ratio < math.inf:
+            raise ConfigError(f"ratio is {self.ratio}; it must be at least 1")
+        if not 0 <= self.zoom < 1:
+            raise ConfigError(f"zoom is {self.zoom}; it must be from 0 to below 1")
+        if self.rand_augment is not None:
+            number, magnitude = self.rand_augment
+            if number < 1 or not 0 <= magnitude <= MAX_MAGNITUDE:
+                raise ConfigError(
+                    f"rand_augment is {self.rand_augment}; it must be a number of operations from "
+                    f"1 and a magnitude from 0 to {MAX_MAGNITUDE}"
+                )
+
+
+def warp(values: Float[Tensor, "3 S S"], matrix: AffineMatrix) -> Float[Tensor, "3 S S"]:
+    """The picture (0 to 255) seen through an affine map, white outside."""
+    shape = [1, *values.shape]
+    grid = F.affine_grid(torch.tensor([matrix]), shape, align_corners=False)
+    # What lies outside is read as 0, so white has to be 0 meanwhile.
+    return F.grid_sample(values[None] - 255, grid, align_corners=False)[0] + 255
+
+
+def recolor(
+    values: Float[Tensor, "3 S S"], *, brightness: float, contrast: float, saturation: float
+) -> Float[Tensor, "3 S S"]:
+    """Brightness, then contrast around the mean grey, then saturation; factors, 1 changes nothing.
+
+    The three are linear, so that one small product does them all; cut to 0 to 255 at the end.
+    """
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    mix = saturation * torch.eye(3) + (1 - saturation) * luma  # (channel out, channel in)
+    mean_gray = brightness * values.mean((1, 2)) @ luma
+    mixed = (brightness * contrast * mix) @ values.flatten(1) + (1 - contrast) * mean_gray
+    return mixed.view_as(values).clamp_(0, 255)
+
+
+def _warp_bytes(pixels: UInt8[Tensor, "3 S S"], matrix: AffineMatrix) -> UInt8[Tensor, "3 S S"]:
+    return warp(pixels.float(), matrix).round_().to(torch.uint8)
+
+
+def _rotate(pixels: UInt8[Tensor, "3 S S"], strength: float) -> UInt8[Tensor, "3 S S"]:
+    angle = math.radians(30 * strength)
+    cos, sin = math.cos(angle), math.sin(angle)
+    return _warp_bytes(pixels, ((cos, -sin, 0.0), (sin, cos, 0.0)))
+
+
+# What RandAugment draws from: pixels and a strength from -1 to 1 to pixels. Where the direction
+# has no meaning, only the size of the strength counts.
+RAND_OPERATIONS: dict[str, Callable[[UInt8[Tensor, "3 S S"], float], UInt8[Tensor, "3 S S"]]] = {
+    "identity": lambda pixels, s: pixels,
+    "autocontrast": lambda pixels, s: TF.autocontrast(pixels),
+    "equalize": lambda pixels, s: TF.equalize(pixels),
+    "rotate": _rotate,
+    "shear_x": lambda pixels, s: _warp_bytes(pixels, ((1.0, 0.3 * s, 0.0), (0.0, 1.0, 0.0))),
+    "shear_y": lambda pixels, s: _warp_bytes(pixels, ((1.0, 0.0, 0.0), (0.3 * s, 1.0, 0.0))),
+    "translate_x": lambda pixels, s: _warp_bytes(pixels, ((1.0, 0.0, 0.9 * s), (0.0, 1.0, 0.0))),
+    "translate_y": lambda pixels, s: _warp_bytes(pixels, ((1.0, 0.0, 0.0), (0.0, 1.0, 0.9 * s))),
+    "brightness": lambda pixels, s: TF.adjust_brightness(pixels, 1 + 0.9 * s),
+    "color": lambda pixels, s: TF.adjust_saturation(pixels, 1 + 0.9 * s),
+    "contrast": lambda pixels, s: TF.adjust_contrast(pixels, 1 + 0.9 * s),
+    "sharpness": lambda pixels, s: TF.adjust_sharpness(pixels, 1 + 0.9 * s),
+    "posterize": lambda pixels, s: TF.posterize(pixels, 8 - round(4 * abs(s))),
+    # Torchvision's own starts at 255, where white becomes black even at magnitude 0.
+    "solarize": lambda pixels, s: pixels.where(pixels < 256 * (1 - abs(s)), 255 - pixels),
+}
+
+
+def rand_augment(
+    pixels: UInt8[Tensor, "3 S S"], number: int, magnitude: int, generator: torch.Generator
+) -> UInt8[Tensor, "3 S S"]:
+    """`number` operations drawn from `RAND_OPERATIONS`, one after another, all equally strong."""
+    operations = tuple(RAND_OPERATIONS.values())
+    for choice, sign in torch.rand(number, 2, generator=generator).tolist():
+        strength = math.copysign(magnitude / MAX_MAGNITUDE, sign - 0.5)
+        pixels = operations[int(choice * len(operations))](pixels, strength)
+    return pixels
+
+
+class Augment:
+    """Pixels to the model's input by chance; with nothing switched on it equals `ImageTransform`.
+
+    The result is a pure function of the pixels and the generator. Each step has its own numbers,
+    so that switching one on leaves the draws of the others as they are.
+    """
+
+    def __init__(self, config: AugmentConfig, image_config: ImageConfig) -> None:
+        self.config = config
+        self.transform = ImageTransform(image_config)
+
+    def __call__(
+        self, pixels: UInt8[Tensor, "3 H W"], generator: torch.Generator
+    ) -> Float[Tensor, "3 S S"]:
+        """The changed picture, resized and normalised."""
+        config = self.config
+        u = torch.rand(18, generator=generator).tolist()
+        square = self._crop(pixels, *u[:4])
+        if u[4] < config.flip:
+            square = square.flip(2)
+        if config.rand_augment is not None:
+            square = rand_augment(square, *config.rand_augment, generator)
+        values = square.float()
+        if config.rotate_deg or config.zoom or config.translate:
+            values = warp(values, self._matrix(*u[5:9]))
+        gray = u[9] < config.grayscale
+        if config.color or gray:
+            factors = [1 + config.color * (2 * it - 1) for it in u[10:13]]
+            values = recolor(
+                values,
+                brightness=factors[0],
+                contrast=factors[1],
+                saturation=0.0 if gray else factors[2],
+            )
+        values = self.transform.normalize(values)
+        if u[13] < config.erase:
+            self._erase_(values, *u[14:])
+        return values
+
+    def _crop(
+        self, pixels: UInt8[Tensor, "3 H W"], area: float, shape: float, top: float, left: float
+    ) -> UInt8[Tensor, "3 S S"]:
+        """A random part of the picture; the arguments are uniform numbers below 1."""
+        if self.config.min_scale == 1:
+            return self.transform.resize(pixels)
+        height, width = pixels.shape[1:]
+        resize, side = self.transform.config.resize, self.transform.config.image_size
+        # The shape that the model will see without augmentation is the one to vary around.
+        middle = min(height, width)
+        base_height, base_width = (middle, middle) if resize == "crop" else (height, width)
+        share = self.config.min_scale + area * (1 - self.config.min_scale)
+        wider = self.config.ratio ** (2 * shape - 1)
+        cut_height = min(height, max(1, round(base_height * math.sqrt(share / wider))))
+        cut_width = min(width, max(1, round(base_width * math.sqrt(share * wider))))
+        y, x = int(top * (height - cut_height + 1)), int(left * (width - cut_width + 1))
+        part = pixels[:, y : y + cut_height, x : x + cut_width]
+        if resize == "pad":
+            return self.transform.resize(part)
+        return self.transform.resample(part, side, side)
+
+    def _matrix(self, turn: float, size: float, x: float, y: float) -> AffineMatrix:
+        """The map from the result back to the picture; the arguments are uniform numbers."""
+        config = self.config
+        angle = math.radians(config.rotate_deg * (2 * turn - 1))
+        scale = 1 / (1 + config.zoom * (2 * size - 1))
+        cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+        # A side is 2 long here.
+        shift_x, shift_y = (2 * config.translate * (2 * it - 1) for it in (x, y))
+        return (
+            (cos, -sin, -cos * shift_x + sin * shift_y),
+            (sin, cos, -sin * shift_x - cos * shift_y),
+        )
+
+    def _erase_(
+        self, values: Float[Tensor, "3 S S"], area: float, shape: float, top: float, left: float
+    ) -> None:
+        """Put a box of zeros, which stand for the mean colour, into the normalised picture."""
+        side = values.shape[1]
+        share, wider = 0.02 + area * (0.33 - 0.02), 3.3 ** (2 * shape - 1)
+        height = min(side, max(1, round(side * math.sqrt(share / wider))))
+        width = min(side, max(1, round(side * math.sqrt(share * wider))))
+        y, x = int(top * (side - height + 1)), int(left * (side - width + 1))
+        values[:, y : y + height, x : x + width] = 0

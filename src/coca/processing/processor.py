@@ -1,0 +1,121 @@
+"""The door between a model and the world: pictures and captions to tensors, kept in its folder.
+
+Axis letters: B batch, S side of the model's input (pixels), T tokens.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from coca.core.config import from_dict, to_dict
+from coca.core.errors import ConfigError, ModelError
+from coca.core.files import write_atomic
+from coca.processing.image import ImageConfig, ImageSource, ImageTransform, decode
+from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, Tokenizer
+
+FORMAT_VERSION = 1
+"""Raised when an older release could misread what this one writes."""
+
+PROCESSOR_FILE, TOKENIZER_FILE = "processor.json", "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """What `processor.json` holds."""
+
+    version: int
+    image: ImageConfig
+    context_length: int
+
+
+class Processor:
+    """Turns pictures and captions into what one model reads."""
+
+    def __init__(self, image: ImageTransform, tokenizer: Tokenizer, context_length: int) -> None:
+        """Join the parts.
+
+        Args:
+            image: How pictures are prepared.
+            tokenizer: How captions are written.
+            context_length: Largest number of tokens in a caption, special ones included.
+
+        Raises:
+            ConfigError: `context_length` leaves no room for a word.
+        """
+        if context_length < MIN_CONTEXT_LENGTH:
+            raise ConfigError(
+                f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
+            )
+        self.image = image
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+
+    @property
+    def image_config(self) -> ImageConfig:
+        """What the model expects of its pictures."""
+        return self.image.config
+
+    def images(self, sources: Sequence[ImageSource]) -> Float[Tensor, "B 3 S S"]:
+        """Pictures to the model's input.
+
+        Raises:
+            DataError: One of them cannot be used; the message names it.
+        """
+        side = self.image_config.image_size
+        batch = torch.empty(len(sources), 3, side, side)
+        for row, source in zip(batch, sources, strict=True):
+            row.copy_(self.image(decode(source)))
+        return batch
+
+    def texts(self, texts: Sequence[str]) -> Int64[Tensor, "B T"]:
+        """Captions to the model's input; see `Tokenizer.encode`."""
+        return self.tokenizer.encode(texts, context_length=self.context_length)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `processor.json` into a folder."""
+        saved = _Saved(
+            version=FORMAT_VERSION, image=self.image_config, context_length=self.context_length
+        )
+        self.tokenizer.save(Path(folder) / TOKENIZER_FILE)
+        text = json.dumps(to_dict(saved), indent=2) + "\n"
+        write_atomic(Path(folder) / PROCESSOR_FILE, text.encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Processor":
+        """Read what `save` wrote.
+
+        Raises:
+            ModelError: A file is missing, damaged, or of another version.
+        """
+        path = Path(folder) / PROCESSOR_FILE
+        state = _read(path)
+        # First, since a later format may well have other fields.
+        if state.get("version") != FORMAT_VERSION:
+            raise ModelError(
+                f"{path} has format version {state.get('version')!r}; this release reads "
+                f"{FORMAT_VERSION}"
+            )
+        try:
+            saved = from_dict(_Saved, state, source=str(path))
+            tokenizer = Tokenizer.load(Path(folder) / TOKENIZER_FILE)
+            return cls(ImageTransform(saved.image), tokenizer, saved.context_length)
+        except ConfigError as error:
+            raise ModelError(f"{path} does not fit: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is no JSON: {error}") from error
+    if not isinstance(state, dict):
+        raise ModelError(f"{path} must hold one JSON object")
+    return state

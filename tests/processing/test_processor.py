@@ -1,0 +1,118 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from coca.core.errors import ConfigError, DataError, ModelError
+from coca.processing.image import ImageConfig, ImageTransform, decode
+from coca.processing.processor import Processor
+from coca.processing.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.train(["a red car", "a blue house by the river"], vocab_size=290)
+
+
+@pytest.fixture
+def processor() -> Processor:
+    config = ImageConfig(image_size=16, resize="pad", mean=(0.1, 0.2, 0.3), std=(0.9, 0.8, 0.7))
+    return Processor(ImageTransform(config), TOKENIZER, 12)
+
+
+def test_a_list_of_pictures_of_any_kind_becomes_one_batch(
+    processor: Processor, scene: Image.Image, encode: Callable[..., bytes]
+) -> None:
+    sources: list[Any] = [scene, np.asarray(scene), encode(scene, "PNG")]
+    batch = processor.images(sources)
+    assert batch.shape == (3, 3, 16, 16)
+    for row in batch:
+        assert torch.equal(row, processor.image(decode(scene)))
+    assert processor.images([]).shape == (0, 3, 16, 16)
+
+
+def test_a_bad_picture_among_good_ones_is_named(
+    processor: Processor, scene: Image.Image, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        processor.images([scene, tmp_path / "broken.jpg"])
+
+
+def test_captions_are_cut_to_the_context(processor: Processor) -> None:
+    ids = processor.texts(["a red car", "a blue house " * 20])
+    assert ids.shape == (2, 12)
+    assert torch.equal(
+        ids, TOKENIZER.encode(["a red car", "a blue house " * 20], context_length=12)
+    )
+
+
+def test_saving_and_loading_keeps_everything(
+    processor: Processor, scene: Image.Image, tmp_path: Path
+) -> None:
+    processor.save(tmp_path / "model")
+    assert sorted(it.name for it in (tmp_path / "model").iterdir()) == [
+        "processor.json",
+        "tokenizer.json",
+    ]
+    again = Processor.load(tmp_path / "model")
+    assert again.image_config == processor.image_config
+    assert again.context_length == 12
+    assert torch.equal(again.images([scene]), processor.images([scene]))
+    assert torch.equal(again.texts(["A red house"]), processor.texts(["A red house"]))
+
+
+def test_the_file_tells_its_version(processor: Processor, tmp_path: Path) -> None:
+    processor.save(tmp_path)
+    assert json.loads((tmp_path / "processor.json").read_text())["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "format version 2; this release reads 1"),
+        ({"version": None}, "format version None"),
+        ({"sharpen": True}, "sharpen"),
+        ({"image": {"image_size": 16, "meen": [0, 0, 0]}}, "did you mean 'mean'"),
+        ({"image": {"image_size": 0}}, "at least 1 pixel"),
+        ({"image": 5}, "image"),
+        ({"context_length": 3}, "at least 4"),
+        ({"context_length": "12"}, "context_length"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_told(
+    processor: Processor, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    processor.save(tmp_path)
+    path = tmp_path / "processor.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=message) as caught:
+        Processor.load(tmp_path)
+    assert "processor.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{"])
+def test_a_damaged_file_is_an_error_that_names_it(
+    processor: Processor, tmp_path: Path, content: bytes
+) -> None:
+    processor.save(tmp_path)
+    (tmp_path / "processor.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"processor\.json"):
+        Processor.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["processor.json", "tokenizer.json"])
+def test_a_missing_file_is_an_error_that_names_it(
+    processor: Processor, tmp_path: Path, name: str
+) -> None:
+    processor.save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ModelError, match=name):
+        Processor.load(tmp_path)
+
+
+def test_a_context_without_room_for_a_word_is_refused(processor: Processor) -> None:
+    with pytest.raises(ConfigError, match="at least 4"):
+        Processor(processor.image, TOKENIZER, 3)

@@ -1,0 +1,293 @@
+import json
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coca.core.errors import ConfigError, DataError, ModelError
+from coca.processing.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+PAD, BOS, EOS, CLS = range(4)
+KINDS: tuple[Literal["bpe", "unigram"], ...] = ("bpe", "unigram")
+COLORS, THINGS = ("red", "green", "light blue", "Yellow"), ("car", "house", "dog's bone", "7 trees")
+CAPTIONS = [
+    f"A {color} {thing} {verb} the {place}."
+    for color in COLORS
+    for thing in THINGS
+    for verb in ("beside", "behind", "on top of")
+    for place in ("river", "café", "old town hall")
+]
+TRAINED = {
+    (kind, lowercase): Tokenizer.train(CAPTIONS, vocab_size=330, kind=kind, lowercase=lowercase)
+    for kind in KINDS
+    for lowercase in (True, False)
+}
+
+# Names of special tokens and odd blanks are far likelier here than in any text.
+fragments = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.sampled_from(
+        [*SPECIAL_TOKENS, " ", "\t", "\u00a0", "\u0130", "e\u0301", "\U0001f469‍🚒", "\0"]
+    ),
+    st.sampled_from(CAPTIONS),
+)
+texts = st.lists(fragments, max_size=5).map("".join)
+trained = st.sampled_from(list(TRAINED.values()))
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return TRAINED[request.param, True]
+
+
+# Laws
+
+
+@given(tokenizer=trained, text=texts)
+def test_decoding_gives_back_the_normalised_text(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode([text], context_length=100_000)[0].tolist()
+    assert tokenizer.decode(ids) == tokenizer.normalize(text)
+    assert tokenizer.decode(tokenizer.encode_prompt(text)) == tokenizer.normalize(text)
+
+
+@given(tokenizer=trained, text=texts)
+def test_normalising_twice_changes_nothing_more(tokenizer: Tokenizer, text: str) -> None:
+    once = tokenizer.normalize(text)
+    assert tokenizer.normalize(once) == once
+
+
+@given(tokenizer=trained, batch=st.lists(texts, max_size=5), context_length=st.integers(4, 70))
+def test_a_batch_has_the_promised_layout(
+    tokenizer: Tokenizer, batch: list[str], context_length: int
+) -> None:
+    ids = tokenizer.encode(batch, context_length=context_length)
+    assert len(ids) == len(batch)
+    width = ids.shape[1]
+    assert width <= context_length
+    assert width % 8 == 0 or width == context_length
+    longest = 3
+    for row, text in zip(ids.tolist(), batch, strict=True):
+        words = tokenizer.encode_prompt(text)[1:][: context_length - 3]
+        filled = [BOS, *words, EOS, CLS]
+        assert row == filled + [PAD] * (width - len(filled))
+        assert all(CLS < word < tokenizer.vocab_size for word in words)
+        longest = max(longest, len(filled))
+    assert width - longest < 8
+
+
+@given(tokenizer=trained, batch=st.lists(texts, min_size=1, max_size=4))
+def test_a_row_equals_its_caption_encoded_alone_up_to_padding(
+    tokenizer: Tokenizer, batch: list[str]
+) -> None:
+    together = tokenizer.encode(batch, context_length=48)
+    for row, text in zip(together, batch, strict=True):
+        alone = tokenizer.encode([text], context_length=48)[0]
+        assert row[: len(alone)].equal(alone)
+        assert not row[len(alone) :].any()
+
+
+# Examples
+
+
+def test_a_caption_that_is_too_long_keeps_its_last_two_tokens(tokenizer: Tokenizer) -> None:
+    row = tokenizer.encode(["a red car " * 50], context_length=13)[0].tolist()
+    assert len(row) == 13
+    assert row[0] == BOS
+    assert row[-2:] == [EOS, CLS]
+    assert tokenizer.decode(row).startswith("a red car")
+
+
+def test_an_empty_caption_and_an_empty_batch_are_fine(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode([""], context_length=32).tolist() == [[BOS, EOS, CLS, *[PAD] * 5]]
+    assert tokenizer.encode([], context_length=32).shape == (0, 8)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_name_of_a_special_token_is_plain_text(lowercase: bool) -> None:
+    for kind in KINDS:
+        tokenizer = TRAINED[kind, lowercase]
+        for name in SPECIAL_TOKENS:
+            ids = tokenizer.encode([f"a {name} b"], context_length=64)[0].tolist()
+            assert ids.count(EOS) == ids.count(CLS) == ids.count(BOS) == 1
+            assert tokenizer.decode(ids) == tokenizer.normalize(f"a {name} b")
+
+
+def test_capital_letters_are_read_as_small_ones_only_if_asked() -> None:
+    for kind in KINDS:
+        assert TRAINED[kind, True].normalize(" A Red CAR ") == "a red car"
+        assert TRAINED[kind, False].normalize(" A Red CAR ") == "A Red CAR"
+
+
+def test_a_word_is_the_same_piece_first_and_within_a_caption(tokenizer: Tokenizer) -> None:
+    first, within = tokenizer.encode_prompt("river"), tokenizer.encode_prompt("the river")
+    assert within[-len(first) + 1 :] == first[1:]
+
+
+def test_decoding_stops_at_the_end_and_leaves_special_and_unknown_ids_out(
+    tokenizer: Tokenizer,
+) -> None:
+    words = tokenizer.encode_prompt("a dog")[1:]
+    odd = [BOS, PAD, *words, CLS, tokenizer.vocab_size + 5, EOS, *words]
+    assert tokenizer.decode(odd) == "a dog"
+    assert tokenizer.decode([]) == ""
+
+
+def test_half_a_character_becomes_a_replacement_sign(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode_prompt("\u2603")
+    assert tokenizer.decode(ids[:-1]) == "\ufffd"
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a red \udfff car", "\udc80" * 1000])
+def test_half_a_surrogate_pair_is_an_error_in_words(tokenizer: Tokenizer, text: str) -> None:
+    for encode in (
+        lambda: tokenizer.encode(["fine", text], context_length=16),
+        lambda: tokenizer.encode_prompt(text),
+        lambda: Tokenizer.train(["fine", text, "fine"], vocab_size=300),
+    ):
+        with pytest.raises(DataError, match="half a surrogate pair") as caught:
+            encode()
+        assert caught.value.reason == "bad_text"
+        assert len(str(caught.value)) < 500
+        str(caught.value).encode()
+
+
+@pytest.mark.parametrize("piece", [" ", "\u0301", "\U0001f468\u200d", "[CLS]\x1b"])
+def test_a_million_characters_are_read_in_seconds(piece: str) -> None:
+    start = time.perf_counter()
+    text = "a" + piece * (1_000_000 // len(piece)) + "b"
+    assert TRAINED["bpe", True].encode([text], context_length=32).shape == (1, 32)
+    assert time.perf_counter() - start < 20  # one or two when the machine is free
+
+
+def test_a_thousand_captions_take_a_moment(tokenizer: Tokenizer) -> None:
+    batch = (CAPTIONS * 8)[:1000]
+    times_s = []
+    for _ in range(5):
+        start = time.perf_counter()
+        tokenizer.encode(batch, context_length=64)
+        times_s.append(time.perf_counter() - start)
+    assert min(times_s) < 0.5  # 0.02 measured; the rest is for busy machines
+
+
+# Training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("vocab_size", [261, 300, 340])
+def test_the_vocabulary_has_the_size_asked_for(
+    kind: Literal["bpe", "unigram"], vocab_size: int
+) -> None:
+    random = np.random.default_rng(0)
+    syllables = ["ba", "ke", "lin", "mox", "sta", "tu", "vex", "wi", "yo", "zand"]
+    words = ["".join(random.choice(syllables, random.integers(1, 4))) for _ in range(300)]
+    sentences = [" ".join(random.choice(words, 8)) for _ in range(500)]
+    assert Tokenizer.train(sentences, vocab_size=vocab_size, kind=kind).vocab_size == vocab_size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_texts_give_a_small_vocabulary_that_still_writes_anything(
+    kind: Literal["bpe", "unigram"],
+) -> None:
+    tokenizer = Tokenizer.train(iter(["a cat"]), vocab_size=5000, kind=kind)
+    assert 260 <= tokenizer.vocab_size < 300
+    assert tokenizer.decode(tokenizer.encode_prompt("ünï ☃\x01\x7f")) == "ünï ☃\x01\x7f"
+
+
+def test_frequent_words_are_one_piece() -> None:
+    assert len(TRAINED["bpe", True].encode_prompt("a red car beside the river")) == 7
+
+
+RETRAIN = """
+import hashlib, pathlib, sys
+from coca.processing.tokenizer import Tokenizer
+texts = sys.argv[1].split("|")
+for kind in ("bpe", "unigram"):
+    Tokenizer.train(texts, vocab_size=330, kind=kind).save(sys.argv[2])
+    print(hashlib.sha256(pathlib.Path(sys.argv[2]).read_bytes()).hexdigest())
+"""
+
+
+def test_training_is_the_same_in_every_process_with_any_number_of_threads(tmp_path: Path) -> None:
+    seen = set()
+    for threads in ("1", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", RETRAIN, "|".join(CAPTIONS), str(tmp_path / "t.json")],
+            capture_output=True,
+            text=True,
+            env={"RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads},
+            check=True,
+        )
+        seen.add(done.stdout)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("vocab_size", [-1, 0, 260])
+def test_a_vocabulary_without_room_to_learn_is_refused(vocab_size: int) -> None:
+    with pytest.raises(ConfigError, match="must be above 260"):
+        Tokenizer.train(CAPTIONS, vocab_size=vocab_size)
+
+
+def test_training_on_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="no text"):
+        Tokenizer.train([], vocab_size=300)
+
+
+def test_a_context_without_room_for_a_word_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ConfigError, match="at least 4"):
+        tokenizer.encode(["a"], context_length=3)
+
+
+# Files
+
+
+@pytest.mark.parametrize("key", TRAINED)
+def test_saving_and_pickling_keep_everything(
+    key: tuple[Literal["bpe", "unigram"], bool], tmp_path: Path
+) -> None:
+    tokenizer = TRAINED[key]
+    tokenizer.save(tmp_path / "tokenizer.json")
+    batch = [*CAPTIONS, "a [CLS] b [EOS]", "ÉTÉ ☃", ""]
+    expected = tokenizer.encode(batch, context_length=64)
+    for copy in (
+        Tokenizer.load(tmp_path / "tokenizer.json"),
+        pickle.loads(pickle.dumps(tokenizer)),
+    ):
+        assert copy.encode(batch, context_length=64).equal(expected)
+        assert copy.vocab_size == tokenizer.vocab_size
+        copy.save(tmp_path / "again.json")
+        assert (tmp_path / "again.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"version": "1.0"}'])
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"broken\.json"):
+        Tokenizer.load(tmp_path / "broken.json")
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere\.json"):
+        Tokenizer.load(tmp_path / "nowhere.json")
+
+
+def test_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
+    foreign = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1}, []))
+    foreign.save(str(tmp_path / "foreign.json"))
+    with pytest.raises(ModelError, match=r"id 0 of the tokenizer is 'a'; it must be '\[PAD\]'"):
+        Tokenizer.load(tmp_path / "foreign.json")
+
+
+def test_without_a_normaliser_text_stays_as_it_is(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    tokenizer.save(tmp_path / "t.json")
+    state: dict[str, Any] = json.loads((tmp_path / "t.json").read_text())
+    state["normalizer"] = None
+    (tmp_path / "t.json").write_text(json.dumps(state))
+    assert Tokenizer.load(tmp_path / "t.json").normalize(" A ") == " A "
