@@ -1,0 +1,211 @@
+"""Checkpoints on disk: whole or absent, checked by hash, never pickled.
+
+    RUN/checkpoints/step_00000100/
+        model.safetensors       weights, by name
+        optimizer.safetensors   its tensors, as `exp_avg/NAME OF PARAMETER`
+        state.json              step and everything else that a run needs to go on
+        commit.json             size and SHA-256 of the files above, written last
+
+The folder is filled aside, flushed to disk and then renamed. Hashes are needed all the same:
+a flipped byte inside a tensor is a valid safetensors file.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from coca.core.errors import ModelError, StorageError
+from coca.core.files import atomic_folder, sha256_file
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_FOLDER = "checkpoints"
+MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
+STATE_FILE, COMMIT_FILE = "state.json", "commit.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on from `step`, on the CPU."""
+
+    folder: Path
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    run_folder: str | Path,
+    step: int,
+    *,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Write one checkpoint, then remove all but the newest `keep`.
+
+    Checkpoints of later steps are removed, too: they belong to a future that this run has left,
+    since it went on from an older one.
+
+    Args:
+        run_folder: The run's folder; the checkpoint goes below its `checkpoints`.
+        step: Updates made so far; at least 0.
+        model: Weights by name; no two may share memory.
+        optimizer: Tensors of the optimiser by name.
+        state: JSON-able values.
+        keep: How many checkpoints stay; at least 1.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        StorageError: The disk is full or may not be written; older checkpoints stand untouched.
+    """
+    assert keep >= 1, "a run without a checkpoint cannot go on"
+    target = _folder(run_folder, step)
+    content = {"format_version": FORMAT_VERSION, "step": step, "state": dict(state)}
+    with atomic_folder(target) as unfinished:
+        try:
+            for name, tensors in ((MODEL_FILE, model), (OPTIMIZER_FILE, optimizer)):
+                save_file(
+                    {key: tensors[key].contiguous() for key in sorted(tensors)}, unfinished / name
+                )
+        except SafetensorError as error:
+            raise StorageError(f"{target} cannot be written: {error}") from error
+        (unfinished / STATE_FILE).write_bytes(_encode(content))
+        (unfinished / COMMIT_FILE).write_bytes(_commitment(unfinished))
+    folders = _by_step(run_folder)
+    kept = [folder for folder in folders if _step(folder) <= step][:keep]
+    for folder in set(folders) - set(kept):
+        shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
+def load_newest(run_folder: str | Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None if the run has none yet.
+
+    A damaged one is named in the log and passed over.
+
+    Raises:
+        ModelError: There are checkpoints, but none is whole, or a newer version wrote them.
+    """
+    damaged = []
+    for folder in _by_step(run_folder):
+        try:
+            return _load(folder)
+        except _DamagedError as error:
+            damaged.append(str(error))
+            logger.warning("checkpoint passed over: %s", error)
+    if damaged:
+        raise ModelError(
+            f"no checkpoint in {Path(run_folder) / CHECKPOINT_FOLDER} is whole "
+            f"({'; '.join(damaged)}); remove that folder to start the run afresh"
+        )
+    return None
+
+
+def remove_unfinished(run_folder: str | Path) -> None:
+    """Remove what a killed save left behind; only for the run's own process, at its start."""
+    for pattern in (".incomplete-*", ".replaced-*"):
+        for folder in (Path(run_folder) / CHECKPOINT_FOLDER).glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _DamagedError(Exception):
+    """A file of a checkpoint is not what was written."""
+
+
+def _load(folder: Path) -> Checkpoint:
+    _check(folder)
+    try:
+        content = json.loads((folder / STATE_FILE).read_bytes())
+        if content["format_version"] != FORMAT_VERSION:
+            raise ModelError(
+                f"{folder} has format_version {content['format_version']}; this version of coca "
+                f"reads {FORMAT_VERSION}"
+            )
+        # Copies: tensors that map the file would change with it and vanish with the folder.
+        model, optimizer = (
+            {name: tensor.clone() for name, tensor in load_file(folder / file).items()}
+            for file in (MODEL_FILE, OPTIMIZER_FILE)
+        )
+    except (OSError, SafetensorError) as error:
+        raise _DamagedError(f"{folder} cannot be read: {error}") from error
+    if folder != _folder(folder.parent.parent, content["step"]):
+        raise _DamagedError(f"{folder} holds step {content['step']}")
+    return Checkpoint(
+        folder=folder,
+        step=content["step"],
+        model=model,
+        optimizer=optimizer,
+        state=content["state"],
+    )
+
+
+def _check(folder: Path) -> None:
+    """Compare every file with the commit file, and the commit file with itself."""
+    path = folder / COMMIT_FILE
+    try:
+        written = path.read_bytes()
+        files = json.loads(written)["files"]
+        if written != _seal(files):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _DamagedError(f"{path} is missing or damaged") from None
+    for name, wanted in files.items():
+        try:
+            whole = _fingerprint(folder / name) == wanted
+        except (OSError, StorageError) as error:
+            raise _DamagedError(str(error)) from None
+        if not whole:
+            raise _DamagedError(f"{folder / name} is not as it was written")
+
+
+def _commitment(folder: Path) -> bytes:
+    return _seal({path.name: _fingerprint(path) for path in sorted(folder.iterdir())})
+
+
+def _seal(files: Mapping[str, Any]) -> bytes:
+    """The commit file's content; its own hash shows damage to itself."""
+    own = hashlib.sha256(_encode(files)).hexdigest()
+    return _encode({"files": files, "sha256": own})
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _encode(content: Mapping[str, Any]) -> bytes:
+    # NaN is no JSON; a state that holds one must fail here and not when it is read.
+    return (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _folder(run_folder: str | Path, step: int) -> Path:
+    return Path(run_folder) / CHECKPOINT_FOLDER / f"step_{step:08d}"
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
+
+
+def _by_step(run_folder: str | Path) -> list[Path]:
+    """The folders of all checkpoints, newest first."""
+    folders = (Path(run_folder) / CHECKPOINT_FOLDER).glob("step_*")
+    return sorted(
+        (folder for folder in folders if re.fullmatch(r"step_\d{8,}", folder.name)),
+        key=_step,
+        reverse=True,
+    )

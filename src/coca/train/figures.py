@@ -1,0 +1,78 @@
+"""What a run tells about itself: means between two rows, counts of skipped steps, speed."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+
+class RunFigures:
+    """Gathers the figures of single steps into rows; its state survives a restart, its clock not.
+
+    A step whose loss or gradient is not finite is counted, but enters no mean.
+    """
+
+    def __init__(self) -> None:
+        self.bad_steps = 0
+        """Skipped steps of the whole run."""
+        self.bad_in_a_row = 0
+        """Skipped steps since the last good one."""
+        self.last_row: dict[str, float] = {}
+        """The newest row; empty before the first."""
+        self.begin_row()
+
+    def start_clock(self) -> None:
+        """Measure the speed from now on."""
+        self._pairs, self._since = 0, time.monotonic()
+
+    def begin_row(self) -> None:
+        """Forget the steps that the last row told."""
+        self._sums: dict[str, float] = {}
+        self._good_steps = 0
+        self.start_clock()
+
+    def add(self, figures: Mapping[str, float], *, pairs: int) -> bool:
+        """Take in one step; returns whether its loss and gradient are finite."""
+        self._pairs += pairs
+        good = math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])
+        if not good:
+            self.bad_steps += 1
+            self.bad_in_a_row += 1
+            return False
+        self.bad_in_a_row = 0
+        self._good_steps += 1
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        return True
+
+    @property
+    def pairs_per_s(self) -> float:
+        """Pairs a second since the last row."""
+        return self._pairs / max(time.monotonic() - self._since, 1e-9)
+
+    def row(self, *, lr: float) -> dict[str, float]:
+        """The means of this row's steps, with learning rate, count of skipped steps and speed."""
+        means = {name: total / self._good_steps for name, total in self._sums.items()}
+        self.last_row = {
+            **means,
+            "lr": lr,
+            "bad_steps": float(self.bad_steps),
+            "pairs_per_s": self.pairs_per_s,
+        }
+        return self.last_row
+
+    def state(self) -> dict[str, Any]:
+        """All but the clock, as JSON values."""
+        return {
+            "bad_steps": self.bad_steps,
+            "bad_in_a_row": self.bad_in_a_row,
+            "last_row": self.last_row,
+            "sums": self._sums,
+            "good_steps": self._good_steps,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.bad_steps, self.bad_in_a_row = state["bad_steps"], state["bad_in_a_row"]
+        self.last_row = dict(state["last_row"])
+        self._sums, self._good_steps = dict(state["sums"]), state["good_steps"]

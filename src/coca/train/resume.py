@@ -1,0 +1,67 @@
+"""Whether a run may go on from a checkpoint: same model, same data, same kind of optimiser."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from coca.core.errors import ConfigError
+from coca.train.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+_ADVICE = "choose another run folder, or the settings of before"
+
+
+def run_identity(
+    model: Mapping[str, Any], train: Mapping[str, Any], fingerprint: str
+) -> dict[str, Any]:
+    """What a checkpoint says about its run, to be compared by `require_same_run`.
+
+    Args:
+        model: The model's configuration as JSON values.
+        train: The training's configuration as JSON values.
+        fingerprint: The data's.
+    """
+    return {"model": dict(model), "train": dict(train), "data": fingerprint}
+
+
+def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
+    """Refuse what would make the rest of the run another one.
+
+    Changes of pace, such as a longer run or another learning rate, are allowed and told in the log.
+
+    Raises:
+        ConfigError: Model, data or optimiser differ, or the run is beyond its last step.
+    """
+    before, folder = checkpoint.state["run"], checkpoint.folder
+    if changes := _changes(before["model"], now["model"], "model"):
+        raise ConfigError(f"{folder} is of another model: {'; '.join(changes)}; {_ADVICE}")
+    if before["data"] != now["data"]:
+        raise ConfigError(
+            f"{folder} was trained on other data or in another order: fingerprint "
+            f"{before['data']} there, {now['data']} here; {_ADVICE}"
+        )
+    names = [settings["train"]["optimizer"]["name"] for settings in (before, now)]
+    if names[0] != names[1]:
+        raise ConfigError(
+            f"{folder} holds the state of optimizer {names[0]!r}, not of {names[1]!r}; {_ADVICE}"
+        )
+    if checkpoint.step > now["train"]["steps"]:
+        raise ConfigError(
+            f"{folder} is beyond the {now['train']['steps']} steps asked for; "
+            "raise steps, or choose another run folder"
+        )
+    for change in _changes(before["train"], now["train"], "train"):
+        logger.warning("the run goes on with a changed setting: %s", change)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str) -> list[str]:
+    """One phrase for each setting that differs, with its dotted name."""
+    phrases = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            phrases += _changes(old, new, f"{path}.{name}")
+        elif old != new:
+            phrases.append(f"{path}.{name} is {old} there and {new} here")
+    return phrases

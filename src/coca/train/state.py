@@ -1,0 +1,141 @@
+"""A live run as plain tensors and JSON values, and back: what a checkpoint holds.
+
+Optimiser state goes by the names of parameters and not by their order, so that a checkpoint can
+be read without knowing how parameters were grouped.
+"""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from coca.core.errors import ModelError
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of the model by name, as views; a tied one under one name."""
+    tensors: dict[str, Tensor] = {}
+    seen = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() > 0 and place in seen:
+            continue
+        seen.add(place)
+        tensors[name] = tensor
+    return tensors
+
+
+@torch.no_grad()
+def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Set every parameter and buffer to what `model_tensors` gave.
+
+    Raises:
+        ModelError: The model has other tensors, or one of another shape.
+    """
+    own = model_tensors(model)
+    if different := sorted(own.keys() ^ tensors.keys()):
+        raise ModelError(
+            f"the checkpoint is of another model: {len(different)} tensors stand in only one of "
+            f"the two, such as {different[0]}"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise ModelError(
+                f"the checkpoint is of another model: {name} has shape "
+                f"{tuple(tensors[name].shape)} there and {tuple(tensor.shape)} here"
+            )
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def optimizer_state(
+    model: nn.Module, optimizer: Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimiser's memory of each parameter: its tensors, and its plain values.
+
+    Keys of both are `KIND/NAME`, such as `exp_avg/vocabulary.weight`. Settings such as betas are
+    not in it: they come from the configuration.
+    """
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{kind}/{name}"] = value
+            else:
+                values[f"{kind}/{name}"] = value
+    return tensors, values
+
+
+def restore_optimizer(
+    model: nn.Module,
+    optimizer: Optimizer,
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Any],
+) -> None:
+    """Give the optimiser back what `optimizer_state` took from it.
+
+    Raises:
+        ModelError: The state names a parameter that this optimiser does not update.
+    """
+    packed = optimizer.state_dict()
+    index = {
+        parameter: number
+        for group, numbers in zip(optimizer.param_groups, packed["param_groups"], strict=True)
+        for parameter, number in zip(group["params"], numbers["params"], strict=True)
+    }
+    number_of = {
+        name: index[parameter] for name, parameter in model.named_parameters() if parameter in index
+    }
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **values}.items():
+        kind, _, name = key.partition("/")
+        if name not in number_of:
+            raise ModelError(
+                f"the checkpoint's optimiser updates {name}, which is frozen or absent here"
+            )
+        state.setdefault(number_of[name], {})[kind] = value
+    optimizer.load_state_dict({"state": state, "param_groups": packed["param_groups"]})
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of every global random generator, as JSON values."""
+    version, numbers, gauss = random.getstate()
+    # The global generator is what other people's code draws from; ours never does.
+    legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    inner = legacy["state"]
+    state = {
+        "python": [version, list(numbers), gauss],
+        "numpy": {**legacy, "state": {**inner, "key": inner["key"].tolist()}},
+        "torch": _hex(torch.get_rng_state()),
+    }
+    if device.type == "cuda":
+        state["cuda"] = _hex(torch.cuda.get_rng_state(device))
+    return state
+
+
+def restore_random(state: Mapping[str, Any], device: torch.device) -> None:
+    """Set every global random generator to what `random_state` gave.
+
+    A checkpoint written on another kind of device leaves that of the accelerator alone.
+    """
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    inner = state["numpy"]["state"]
+    key = np.array(inner["key"], dtype=np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**inner, "key": key}})  # noqa: NPY002
+    torch.set_rng_state(_bytes(state["torch"]))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(_bytes(state["cuda"]), device)
+
+
+def _hex(state: Tensor) -> str:
+    return bytes(state.tolist()).hex()
+
+
+def _bytes(text: str) -> Tensor:
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)

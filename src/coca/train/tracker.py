@@ -1,0 +1,145 @@
+"""Where the figures of a run go: JSON lines, TensorBoard, or a plugin's own place."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from coca.core.errors import StorageError
+from coca.core.extras import require
+from coca.core.files import append_line, write_atomic
+from coca.core.registry import Registry
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Keeps the figures of a run, so that each step appears once, however often it was stopped."""
+
+    def rewind(self, step: int) -> None:
+        """Forget every row after `step`; called once before the first `log` of each start."""
+        ...
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Keep the figures of one step; steps rise."""
+        ...
+
+    def close(self) -> None:
+        """Write out what is held back; `rewind` opens again."""
+        ...
+
+
+TrackerMaker: TypeAlias = Callable[[Path], Tracker]
+"""Makes a tracker from the run's folder."""
+
+TRACKERS: Registry[TrackerMaker] = Registry("tracker")
+
+
+def make_trackers(names: Iterable[str], run_folder: str | Path) -> list[Tracker]:
+    """One tracker for each name.
+
+    Raises:
+        ConfigError: No tracker of that name is registered.
+        MissingExtraError: It needs a package that is not installed.
+    """
+    return [TRACKERS.get(name)(Path(run_folder)) for name in names]
+
+
+def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
+    """The rows that `jsonl` wrote, in order, each with its `step`; none if there is no file.
+
+    A last line that a killed run left half written is not a row.
+    """
+    path = Path(run_folder) / METRICS_FILE
+    if not path.exists():
+        return []
+    with _told(path):
+        return [row for line in path.read_bytes().splitlines() if (row := _row(line)) is not None]
+
+
+@TRACKERS.register("jsonl")
+class JsonLinesTracker:
+    """One JSON object a line in `metrics.jsonl`: `step`, then the figures in order of name.
+
+    A figure that is not finite is written as null: JSON has no word for it.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        self.path = run_folder / METRICS_FILE
+
+    def rewind(self, step: int) -> None:
+        """Cut the file behind the last row up to `step`, and a torn line in any case."""
+        if not self.path.exists():
+            return
+        with _told(self.path):
+            lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [
+            line
+            for line in lines
+            if line.endswith(b"\n") and (row := _row(line)) is not None and row["step"] <= step
+        ]
+        if kept != lines:
+            write_atomic(self.path, b"".join(kept))
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Append one row."""
+        row = {
+            name: value if math.isfinite(value) else None for name, value in sorted(figures.items())
+        }
+        append_line(self.path, json.dumps({"step": step, **row}))
+
+    def close(self) -> None:
+        """Each row is written at once, so nothing is held back."""
+
+
+@TRACKERS.register("tensorboard")
+class TensorBoardTracker:
+    """Scalars under `tensorboard/`, for `tensorboard --logdir`; needs the extra `train`."""
+
+    def __init__(self, run_folder: Path) -> None:
+        require("tensorboard", extra="train")
+        self.folder = run_folder / TENSORBOARD_FOLDER
+        self._writer: Any = None
+
+    def rewind(self, step: int) -> None:
+        """Open a new event file that hides older events after `step`."""
+        writer = require("torch.utils.tensorboard", extra="train").SummaryWriter
+        self.close()
+        with _told(self.folder):
+            self._writer = writer(str(self.folder), purge_step=step + 1)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add one point to each curve."""
+        assert self._writer is not None, "rewind opens the writer"
+        with _told(self.folder):
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write the events that are held back."""
+        if self._writer is not None:
+            with _told(self.folder):
+                self._writer.close()
+            self._writer = None
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be read or written: {error.strerror or error}"
+        ) from error

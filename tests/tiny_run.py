@@ -1,0 +1,183 @@
+"""A training run small enough for a test, and a script to run it in a process that gets killed."""
+
+import argparse
+import os
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from coca.core.errors import DataError
+from coca.core.progress import ProgressMaker
+from coca.data.sample import Batch
+from coca.model.coca import CoCa
+from coca.train.checkpoint import CHECKPOINT_FOLDER
+from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.optimizer import OptimizerConfig
+from coca.train.schedule import ScheduleConfig
+from coca.train.tracker import Tracker, make_trackers, read_metrics
+from coca.train.trainer import TrainConfig, Trainer
+from tiny import caption, tiny_config
+
+
+class TinyStream:
+    """Noise with captions, each batch a pure function of its index."""
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 4,
+        fingerprint: str = "tiny",
+        poisoned: frozenset[int] = frozenset(),
+        ends_at: int | None = None,
+    ) -> None:
+        self.batch_size = batch_size
+        self.fingerprint = fingerprint
+        self.poisoned = poisoned
+        """Batches whose pictures are not finite."""
+        self.ends_at = ends_at
+        """Batch at which the data become unreadable."""
+        self.state = 0
+        self.drawn: list[int] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            number = self.state // self.batch_size
+            if number == self.ends_at:
+                raise DataError("the shard photos-003.tar has vanished", reason="missing")
+            self.drawn.append(number)
+            start, self.state = self.state, self.state + self.batch_size
+            yield self._batch(number, start)
+
+    def _batch(self, number: int, start: int) -> Batch:
+        generator = torch.Generator().manual_seed(number)
+        images = torch.randn(self.batch_size, 3, 16, 16, generator=generator)
+        if number in self.poisoned:
+            images[0, 0, 0, 0] = torch.nan
+        words = torch.randint(4, 50, (self.batch_size, 5), generator=generator).tolist()
+        tokens = torch.tensor([caption(*row, length=8) for row in words])
+        keys = tuple(f"sample-{start + row}" for row in range(self.batch_size))
+        return Batch(images=images, tokens=tokens, keys=keys, start=start)
+
+
+def tiny_trainer(
+    run_folder: Path,
+    *,
+    loader: Any = None,
+    losses: LossConfig | None = None,
+    trackers: list[Tracker] | None = None,
+    model: CoCa | None = None,
+    objective: Any = None,
+    optimizer: str = "adamw",
+    **changes: Any,
+) -> Trainer[CoCa]:
+    settings: dict[str, Any] = {
+        "steps": 12,
+        "optimizer": OptimizerConfig(name=optimizer, lr=1e-2),
+        "schedule": ScheduleConfig(warmup=0.25),
+        "log_every": 2,
+        "save_every": 5,
+    }
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    if model is None:
+        model = CoCa(tiny_config())
+    return Trainer(
+        model,
+        objective or CoCaObjective(losses or LossConfig()),
+        loader=loader or TinyStream(),
+        config=TrainConfig(**{**settings, **changes}),
+        run_folder=run_folder,
+        trackers=make_trackers(["jsonl"], run_folder) if trackers is None else trackers,
+        device="cpu",
+    )
+
+
+def weights(trainer: Trainer[CoCa]) -> dict[str, torch.Tensor]:
+    return {name: t.detach().clone() for name, t in trainer.model.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def rows(run_folder: Path) -> list[dict[str, float]]:
+    """The logged rows without the one figure that is measured by the clock."""
+    return [
+        {name: value for name, value in row.items() if name != "pairs_per_s"}
+        for row in read_metrics(run_folder)
+    ]
+
+
+def saved_steps(run_folder: Path) -> list[int]:
+    return [int(path.name[5:]) for path in sorted((run_folder / CHECKPOINT_FOLDER).iterdir())]
+
+
+class SignalAfter(CoCaObjective):
+    """Sends this process a signal while a step runs, as Ctrl-C would."""
+
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+        super().__init__(LossConfig())
+        self.step, self.number, self.calls = step, number, 0
+
+    def __call__(self, model: CoCa, batch: Batch) -> Losses:
+        self.calls += 1
+        if self.calls == self.step:
+            os.kill(os.getpid(), self.number)
+        return super().__call__(model, batch)
+
+
+class RecordingBar:
+    def __init__(self) -> None:
+        self.count = 0
+        self.figures: list[dict[str, float | str]] = []
+
+    def advance(self, count: int = 1, **figures: float | str) -> None:
+        self.count += count
+        self.figures.append(figures)
+
+
+Bars: TypeAlias = dict[tuple[str, int | None], RecordingBar]
+
+
+def recording(bars: Bars) -> ProgressMaker:
+    @contextmanager
+    def make(title: str, total: int | None) -> Iterator[RecordingBar]:
+        bars[title, total] = RecordingBar()
+        yield bars[title, total]
+
+    return make
+
+
+def kill_at_sync(count: int) -> None:
+    """Let this process die, as by a power cut, instead of its `count`-th flush to disk."""
+    flush = os.fsync
+    calls = 0
+
+    def fatal(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(descriptor)
+
+    os.fsync = fatal  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--save-every", type=int, default=5)
+    parser.add_argument("--kill-at-sync", type=int)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.kill_at_sync:
+        kill_at_sync(options.kill_at_sync)
+    tiny_trainer(options.run_folder, steps=options.steps, save_every=options.save_every).fit()

@@ -1,0 +1,268 @@
+import errno
+import hashlib
+import json
+import logging
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from coca.core.errors import ModelError, StorageError
+from coca.train import checkpoint as module
+from coca.train.checkpoint import (
+    CHECKPOINT_FOLDER,
+    COMMIT_FILE,
+    FORMAT_VERSION,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    Checkpoint,
+    load_newest,
+    remove_unfinished,
+    save_checkpoint,
+)
+
+FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, COMMIT_FILE)
+
+
+def save(folder: Path, step: int, *, keep: int = 2) -> Path:
+    generator = torch.Generator().manual_seed(step)
+    return save_checkpoint(
+        folder,
+        step,
+        model={"weight": torch.randn(3, 4, generator=generator), "step": torch.tensor(step)},
+        optimizer={"exp_avg/weight": torch.randn(3, 4, generator=generator).bfloat16()},
+        state={"samples_seen": 10 * step, "loss": 0.1 + 0.2},
+        keep=keep,
+    )
+
+
+def newest(folder: Path) -> Checkpoint:
+    checkpoint = load_newest(folder)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def steps(folder: Path) -> list[int]:
+    names = sorted(path.name for path in (folder / CHECKPOINT_FOLDER).iterdir())
+    return [int(name.removeprefix("step_")) for name in names]
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    folder = save(tmp_path, 100)
+    assert folder == tmp_path / CHECKPOINT_FOLDER / "step_00000100"
+    assert {path.name for path in folder.iterdir()} == set(FILES)
+    checkpoint = newest(tmp_path)
+    generator = torch.Generator().manual_seed(100)
+    assert checkpoint.step == 100
+    assert checkpoint.folder == folder
+    assert torch.equal(checkpoint.model["weight"], torch.randn(3, 4, generator=generator))
+    moment = torch.randn(3, 4, generator=generator).bfloat16()
+    assert torch.equal(checkpoint.optimizer["exp_avg/weight"], moment)
+    assert checkpoint.state == {"samples_seen": 1000, "loss": 0.1 + 0.2}
+
+
+def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
+    assert load_newest(tmp_path) is None
+    assert load_newest(tmp_path / "absent") is None
+
+
+def test_the_newest_stay_and_the_newest_is_loaded(tmp_path: Path) -> None:
+    for step in (5, 10, 100_000_000, 15):
+        save(tmp_path, step)
+    # 100,000,000 came before 15, so it belongs to a run that went back.
+    assert steps(tmp_path) == [10, 15]
+    assert newest(tmp_path).step == 15
+    save(tmp_path, 20, keep=1)
+    assert steps(tmp_path) == [20]
+
+
+def test_other_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT_FOLDER / "step_mine").mkdir(parents=True)
+    save(tmp_path, 5, keep=1)
+    save(tmp_path, 6, keep=1)
+    assert (tmp_path / CHECKPOINT_FOLDER / "step_mine").is_dir()
+    assert newest(tmp_path).step == 6
+
+
+def test_a_loaded_checkpoint_does_not_hang_on_its_files(tmp_path: Path) -> None:
+    path = save(tmp_path, 1) / MODEL_FILE
+    checkpoint = newest(tmp_path)
+    before = checkpoint.model["weight"].clone()
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(checkpoint.model["weight"], before)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "extend"])
+@pytest.mark.parametrize("name", FILES)
+def test_any_damage_is_noticed_and_the_older_one_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    generator = random.Random(f"{name} {damage}")
+    save(tmp_path, 1)
+    path = save(tmp_path, 2) / name
+    whole = path.read_bytes()
+    for _ in range(80):
+        place = generator.randrange(len(whole))
+        if damage == "flip":
+            flipped = whole[place] ^ (1 << generator.randrange(8))
+            content = whole[:place] + bytes([flipped]) + whole[place + 1 :]
+        else:
+            content = whole[:place] if damage == "truncate" else whole + whole[: place + 1]
+        path.write_bytes(content)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert newest(tmp_path).step == 1
+        assert str(path.parent) in caplog.text
+        assert name in caplog.text
+    path.write_bytes(whole)
+    assert newest(tmp_path).step == 2
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_noticed(tmp_path: Path, name: str) -> None:
+    save(tmp_path, 1)
+    (save(tmp_path, 2) / name).unlink()
+    assert newest(tmp_path).step == 1
+
+
+def test_a_folder_under_a_wrong_name_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 1)
+    folder = save(tmp_path, 2)
+    folder.rename(folder.with_name("step_00000009"))
+    assert newest(tmp_path).step == 1
+    assert "holds step 2" in caplog.text
+
+
+def test_a_run_with_damaged_checkpoints_only_does_not_begin_afresh(tmp_path: Path) -> None:
+    (save(tmp_path, 1) / MODEL_FILE).write_bytes(b"")
+    with pytest.raises(ModelError, match=r"no checkpoint .* is whole .*model.safetensors"):
+        load_newest(tmp_path)
+
+
+def test_a_newer_format_is_refused_and_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FORMAT_VERSION", FORMAT_VERSION + 1)
+    save(tmp_path, 1)
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match=f"format_version {FORMAT_VERSION + 1}"):
+        load_newest(tmp_path)
+
+
+def test_a_file_that_cannot_be_parsed_after_its_hash_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: Path) -> None:
+        raise SafetensorError("no room to map it")
+
+    save(tmp_path, 1)
+    monkeypatch.setattr(module, "load_file", fail)
+    with pytest.raises(ModelError, match="no room to map it"):
+        load_newest(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (save(tmp_path, 2) / MODEL_FILE).write_bytes(b"")
+    save(tmp_path, 2)
+    assert newest(tmp_path).step == 2
+
+
+def test_going_on_behind_a_damaged_newer_one_never_removes_the_good(tmp_path: Path) -> None:
+    save(tmp_path, 1, keep=1)
+    (save(tmp_path, 9) / MODEL_FILE).write_bytes(b"")
+    assert newest(tmp_path).step == 1
+    save(tmp_path, 2, keep=1)
+    assert steps(tmp_path) == [2]
+    assert newest(tmp_path).step == 2
+
+
+def test_a_state_that_json_cannot_hold_fails_before_the_rename(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        save_checkpoint(tmp_path, 1, model={}, optimizer={}, state={"loss": float("nan")})
+    assert steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_a_save_that_fails_midway_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    save(tmp_path, 1)
+    written: list[object] = []
+
+    def until_full(real: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+        def write(*args: object) -> Any:
+            if len(written) == failing:
+                raise error
+            written.append(args)
+            return real(*args)
+
+        return write
+
+    no_space = OSError(errno.ENOSPC, "No space left on device")
+    sealed = SafetensorError("I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(module, "save_file", until_full(save_file, sealed))
+    monkeypatch.setattr(Path, "write_bytes", until_full(Path.write_bytes, no_space))
+    with pytest.raises(StorageError, match=r"step_00000002 cannot be written: .*No space left"):
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    assert steps(tmp_path) == [1]
+    assert newest(tmp_path).step == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB; needs the right to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.call(["mount", *options]):
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.check_call(["umount", str(folder)])
+
+
+def test_a_disk_that_is_really_full_keeps_the_older_checkpoint(small_disk: Path) -> None:
+    def save_bytes(step: int, count: int) -> None:
+        moments = {"exp_avg/weight": torch.zeros(count, dtype=torch.uint8)}
+        save_checkpoint(small_disk, step, model={}, optimizer=moments, state={})
+
+    save_bytes(1, 50_000)
+    with pytest.raises(StorageError, match="No space left"):
+        save_bytes(2, 400_000)
+    assert steps(small_disk) == [1]
+    assert newest(small_disk).step == 1
+    save_bytes(3, 50_000)
+    assert newest(small_disk).step == 3
+
+
+def test_what_a_killed_save_left_is_never_loaded_and_is_removed(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    for name in (".incomplete-step_00000002", ".replaced-step_00000001"):
+        shutil.copytree(folder, folder.with_name(name))
+    assert newest(tmp_path).step == 1
+    remove_unfinished(tmp_path)
+    assert steps(tmp_path) == [1]
+
+
+def test_the_commit_file_can_be_checked_by_hand(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    files = json.loads((folder / COMMIT_FILE).read_text())["files"]
+    for name, told in files.items():
+        content = (folder / name).read_bytes()
+        assert told == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    assert all(path.suffix in (".json", ".safetensors") for path in folder.iterdir())

@@ -1,0 +1,165 @@
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from coca.core.errors import ConfigError
+from coca.data.sample import Batch
+from coca.model.coca import CoCa, CoCaOutput
+from coca.train.objective import CoCaObjective, LossConfig, Losses
+from tiny import sharpened, tiny_config
+from tiny_run import TinyStream
+
+ONLY = {"contrastive_weight": 0.0, "captioning_weight": 0.0, "classification_weight": 0.0}
+
+
+@pytest.fixture
+def model() -> CoCa:
+    torch.manual_seed(0)
+    return sharpened(CoCa(tiny_config(num_classes=3)))
+
+
+@pytest.fixture
+def batch() -> Batch:
+    targets = torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 1]])
+    return dataclasses.replace(next(iter(TinyStream())), class_targets=targets)
+
+
+def losses_of(model: CoCa, batch: Batch, **settings: Any) -> Losses:
+    return CoCaObjective(LossConfig(**{**ONLY, **settings}))(model, batch)
+
+
+def test_the_total_is_the_weighted_sum_of_the_parts(model: CoCa, batch: Batch) -> None:
+    losses = losses_of(
+        model, batch, contrastive_weight=1.0, captioning_weight=2.0, classification_weight=0.5
+    )
+    parts = losses.parts
+    expected = parts["contrastive"] + 2 * parts["captioning"] + 0.5 * parts["classification"]
+    torch.testing.assert_close(losses.total.detach(), expected)
+
+
+def test_parts_carry_no_graph_and_the_total_does(model: CoCa, batch: Batch) -> None:
+    losses = losses_of(model, batch, contrastive_weight=1.0, captioning_weight=2.0)
+    assert losses.total.requires_grad
+    assert not any(part.requires_grad for part in losses.parts.values())
+
+
+@pytest.mark.parametrize("name", ["contrastive", "captioning", "classification"])
+def test_a_loss_alone_equals_its_part_among_all(model: CoCa, batch: Batch, name: str) -> None:
+    together = losses_of(
+        model, batch, contrastive_weight=1.0, captioning_weight=1.0, classification_weight=1.0
+    )
+    alone = losses_of(model, batch, **{f"{name}_weight": 1.0})
+    torch.testing.assert_close(alone.total.detach(), together.parts[name])
+    others = {"contrastive", "captioning", "classification"} - {name}
+    assert not others & set(alone.parts)
+
+
+def test_a_loss_of_weight_zero_runs_no_tower(model: CoCa, batch: Batch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("this tower was run")
+
+    model.multimodal_decoder.register_forward_pre_hook(fail)
+    losses_of(model, batch, contrastive_weight=1.0)
+    model.unimodal_decoder.register_forward_pre_hook(fail)
+    losses_of(model, batch, classification_weight=1.0)
+
+
+def test_one_forward_pass_serves_all_losses(model: CoCa, batch: Batch) -> None:
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    losses_of(
+        model, batch, contrastive_weight=1.0, captioning_weight=1.0, classification_weight=1.0
+    )
+    assert len(calls) == 1
+
+
+def test_mean_reduction_halves_the_sum(model: CoCa, batch: Batch) -> None:
+    config = LossConfig(captioning_weight=0.0)
+    both = CoCaObjective(config)(model, batch).total
+    mean = CoCaObjective(dataclasses.replace(config, contrastive_reduction="mean"))(model, batch)
+    torch.testing.assert_close(both, 2 * mean.total)
+
+
+def test_label_smoothing_and_chunks_reach_the_captioning_loss(model: CoCa, batch: Batch) -> None:
+    plain = losses_of(model, batch, captioning_weight=1.0).total
+    chunked = losses_of(model, batch, captioning_weight=1.0, caption_chunk=3).total
+    smoothed = losses_of(model, batch, captioning_weight=1.0, label_smoothing=0.3).total
+    torch.testing.assert_close(plain, chunked)
+    assert not torch.isclose(plain, smoothed)
+
+
+def test_temperature_is_told_in_its_own_unit(model: CoCa, batch: Batch) -> None:
+    parts = losses_of(model, batch, contrastive_weight=1.0).parts
+    assert float(parts["temperature"]) == pytest.approx(0.07)
+
+
+def test_accuracy_is_one_where_each_picture_is_nearest_to_its_caption(
+    model: CoCa, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = model.forward
+
+    def aligned(*args: Any, **kwargs: Any) -> CoCaOutput:
+        output = real(*args, **kwargs)
+        return dataclasses.replace(output, image_embedding=output.text_embedding)
+
+    monkeypatch.setattr(model, "forward", aligned)
+    assert losses_of(model, batch, contrastive_weight=1.0).parts["image_to_text@1"] == 1
+
+
+def test_pictures_without_a_label_do_not_count(model: CoCa, batch: Batch) -> None:
+    rows = [0, 1, 3]
+    assert batch.class_targets is not None
+    labelled = Batch(
+        images=batch.images[rows],
+        tokens=batch.tokens[rows],
+        keys=("a", "b", "c"),
+        start=0,
+        class_targets=batch.class_targets[rows],
+    )
+    torch.testing.assert_close(
+        losses_of(model, batch, classification_weight=1.0).total,
+        losses_of(model, labelled, classification_weight=1.0).total,
+    )
+
+
+def test_a_batch_without_any_label_gives_zero_and_finite_gradients(
+    model: CoCa, batch: Batch
+) -> None:
+    unlabelled = dataclasses.replace(batch, class_targets=torch.zeros(4, 3))
+    losses = losses_of(model, unlabelled, classification_weight=1.0)
+    losses.total.backward()
+    assert losses.total == 0
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_the_temperature_is_put_back_into_its_range(model: CoCa) -> None:
+    with torch.no_grad():
+        model.log_scale.fill_(50.0)
+    CoCaObjective(LossConfig()).constrain_(model)
+    assert float(model.logit_scale.detach()) == pytest.approx(100.0)
+
+
+def test_classes_that_are_asked_for_but_absent_are_told(model: CoCa, batch: Batch) -> None:
+    headless = CoCa(tiny_config())
+    with pytest.raises(ConfigError, match="no classification head"):
+        losses_of(headless, batch, classification_weight=1.0)
+    with pytest.raises(ConfigError, match="carry no classes"):
+        losses_of(model, dataclasses.replace(batch, class_targets=None), classification_weight=1.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        (ONLY, "all losses have weight 0"),
+        ({"captioning_weight": -1.0}, "captioning_weight must be at least 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"caption_chunk": 0}, "caption_chunk"),
+    ],
+)
+def test_a_setting_out_of_range_is_told(setting: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        LossConfig(**setting)

@@ -1,0 +1,227 @@
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.loader import Loader, LoaderConfig
+from coca.data.sample import Batch
+from coca.data.sources import SourceConfig, open_source
+from coca.model.coca import CoCa
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
+from coca.processing.tokenizer import Tokenizer
+from coca.train.checkpoint import CHECKPOINT_FOLDER, MODEL_FILE, load_newest
+from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.tracker import JsonLinesTracker, read_metrics
+from coca.train.trainer import Trainer
+from tiny import tiny_config
+from tiny_run import (
+    Bars,
+    SignalAfter,
+    TinyStream,
+    recording,
+    rows,
+    same,
+    saved_steps,
+    tiny_trainer,
+    weights,
+)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("stop", [1, 4, 5, 7])
+def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped(
+    tmp_path: Path, optimizer: str, stop: int
+) -> None:
+    if optimizer == "adafactor":
+        pytest.importorskip("timm")
+    whole = tiny_trainer(tmp_path / "whole", optimizer=optimizer)
+    whole.fit()
+    stopped = tiny_trainer(
+        tmp_path / "run", optimizer=optimizer, objective=SignalAfter(stop, signal.SIGTERM)
+    )
+    assert stopped.fit().interrupted
+    assert saved_steps(tmp_path / "run")[-1] == stop
+    torch.manual_seed(1)
+    fresh = tiny_trainer(tmp_path / "run", optimizer=optimizer, model=CoCa(tiny_config()))
+    bars: Bars = {}
+    result = fresh.fit(recording(bars))
+    assert result == type(result)(12, interrupted=False, figures=result.figures)
+    assert list(bars) == [(f"training from step {stop}", 12 - stop)]
+    assert same(weights(fresh), weights(whole))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    first, second = (load_newest(tmp_path / name) for name in ("run", "whole"))
+    assert first is not None
+    assert second is not None
+    assert same(first.optimizer, second.optimizer)
+
+
+def test_rows_after_the_checkpoint_are_written_again_and_not_twice(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    class DiesAt(CoCaObjective):
+        calls = 0
+
+        def __call__(self, model: CoCa, batch: Batch) -> Losses:
+            self.calls += 1
+            if self.calls == 10:
+                raise ZeroDivisionError("a bug")
+            return super().__call__(model, batch)
+
+    run = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError):
+        tiny_trainer(run, objective=DiesAt(LossConfig())).fit()
+    assert [row["step"] for row in rows(run)] == [2, 4, 6, 8]
+    assert saved_steps(run) == [5]
+    again = tiny_trainer(run)
+    again.fit()
+    assert rows(run) == rows(tmp_path / "whole")
+    assert same(weights(again), weights(uninterrupted))
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_afresh(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    JsonLinesTracker(run).log(1, {"loss": 9.0})
+    again = tiny_trainer(run)
+    again.fit()
+    assert rows(run) == rows(tmp_path / "whole")
+
+
+def test_a_finished_run_draws_no_batch_and_tells_its_figures(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    loader = TinyStream()
+    figures = read_metrics(tmp_path / "whole")[-1]
+    result = tiny_trainer(tmp_path / "whole", loader=loader).fit()
+    assert loader.drawn == []
+    assert result.step == 12
+    assert {"step": 12, **result.figures} == figures
+
+
+def test_a_run_behind_a_damaged_checkpoint_ends_the_same(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    expected = weights(uninterrupted)
+    (tmp_path / "whole" / CHECKPOINT_FOLDER / "step_00000012" / MODEL_FILE).write_bytes(b"")
+    again = tiny_trainer(tmp_path / "whole")
+    again.fit()
+    assert same(weights(again), expected)
+    assert [row["step"] for row in rows(tmp_path / "whole")] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_second_signal_aborts_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    class Twice(SignalAfter):
+        def __call__(self, model: CoCa, batch: Batch) -> Losses:
+            losses = super().__call__(model, batch)
+            if self.calls == self.step:
+                os.kill(os.getpid(), signal.SIGINT)
+            return losses
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_trainer(tmp_path, objective=Twice(7)).fit()
+    assert saved_steps(tmp_path) == [5]
+
+
+def test_another_model_is_refused_with_the_setting_that_differs(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    other = CoCa(tiny_config(initial_temperature=0.1))
+    with pytest.raises(ConfigError, match=r"model.initial_temperature is 0.07 there and 0.1 here"):
+        tiny_trainer(tmp_path / "whole", model=other).fit()
+
+
+def test_other_data_are_refused(uninterrupted: Trainer[CoCa], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"other data .* fingerprint tiny there, new here"):
+        tiny_trainer(tmp_path / "whole", loader=TinyStream(fingerprint="new")).fit()
+
+
+def test_another_optimizer_is_refused(uninterrupted: Trainer[CoCa], tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match="optimizer 'adamw', not of 'adafactor'"):
+        tiny_trainer(tmp_path / "whole", optimizer="adafactor").fit()
+
+
+def test_a_run_beyond_its_last_step_is_refused(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="step_00000012 is beyond the 6 steps"):
+        tiny_trainer(tmp_path / "whole", steps=6).fit()
+
+
+def test_a_longer_run_goes_on_and_tells_what_changed(
+    uninterrupted: Trainer[CoCa], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = tiny_trainer(tmp_path / "whole", steps=14).fit()
+    assert result.step == 14
+    assert "train.steps is 12 there and 14 here" in caplog.text
+    assert [row["step"] for row in rows(tmp_path / "whole")][-2:] == [12, 14]
+
+
+def test_data_that_vanish_cost_no_step(uninterrupted: Trainer[CoCa], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(DataError, match="photos-003"):
+        tiny_trainer(run, loader=TinyStream(ends_at=8)).fit()
+    assert saved_steps(run) == [5, 8]
+    again = tiny_trainer(run)
+    again.fit()
+    assert same(weights(again), weights(uninterrupted))
+    assert rows(run) == rows(tmp_path / "whole")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve pictures of noise, each with a caption, and one that is damaged."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 20, 24, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"noise number {number}")
+    (folder / "damaged.png").write_bytes(b"not a picture")
+    return folder
+
+
+def real_loader(photos: Path, *, workers: int) -> Loader:
+    texts = [f"noise number {number}" for number in range(12)]
+    tokenizer = Tokenizer.train(texts, vocab_size=300)
+    processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 16)
+    source = SourceConfig(kind="folder", path=str(photos))
+    config = LoaderConfig(batch_size=4, workers=workers, max_bad_fraction=0.9)
+    return Loader([(source, open_source(source))], config, processor, seed=0)
+
+
+def real_trainer(photos: Path, run: Path, *, workers: int = 0, **settings: Any) -> Trainer[CoCa]:
+    torch.manual_seed(0)
+    config = tiny_config()
+    text = dataclasses.replace(config.text, vocab_size=300)
+    model = CoCa(dataclasses.replace(config, text=text))
+    return tiny_trainer(run, model=model, loader=real_loader(photos, workers=workers), **settings)
+
+
+def test_a_run_on_real_files_goes_on_exactly_with_other_workers(
+    photos: Path, tmp_path: Path
+) -> None:
+    whole = real_trainer(photos, tmp_path / "whole")
+    whole.fit()
+    stopped = real_trainer(photos, tmp_path / "run", objective=SignalAfter(7))
+    assert stopped.fit().interrupted
+    again = real_trainer(photos, tmp_path / "run", workers=2)
+    assert not again.fit().interrupted
+    assert same(weights(again), weights(whole))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_a_run_whose_files_changed_is_refused(photos: Path, tmp_path: Path) -> None:
+    real_trainer(photos, tmp_path / "run", steps=5).fit()
+    (photos / "3.txt").write_text("something else altogether")
+    with pytest.raises(ConfigError, match="trained on other data"):
+        real_trainer(photos, tmp_path / "run").fit()

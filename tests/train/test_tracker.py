@@ -1,0 +1,122 @@
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from coca.core.errors import ConfigError, StorageError
+from coca.train.tracker import (
+    METRICS_FILE,
+    TENSORBOARD_FOLDER,
+    TRACKERS,
+    JsonLinesTracker,
+    TensorBoardTracker,
+    make_trackers,
+    read_metrics,
+)
+
+
+def steps(folder: Path) -> list[int]:
+    return [row["step"] for row in read_metrics(folder)]
+
+
+def curve(folder: Path, name: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / TENSORBOARD_FOLDER)).Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_rows_come_back_as_they_were_logged(tmp_path: Path) -> None:
+    tracker = JsonLinesTracker(tmp_path)
+    tracker.rewind(0)
+    tracker.log(1, {"loss": 0.1 + 0.2, "lr": 1e-3})
+    tracker.close()
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.1 + 0.2, "lr": 1e-3}]
+
+
+def test_a_run_without_rows_has_none(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_figure_that_is_not_finite_is_null(tmp_path: Path) -> None:
+    JsonLinesTracker(tmp_path).log(1, {"loss": math.nan})
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": None}]
+
+
+def test_rewinding_forgets_rows_after_the_step_and_keeps_the_rest(tmp_path: Path) -> None:
+    tracker = JsonLinesTracker(tmp_path)
+    for step in range(1, 7):
+        tracker.log(step, {"loss": float(step)})
+    tracker.rewind(4)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+    tracker.log(5, {"loss": 5.0})
+    assert steps(tmp_path) == [1, 2, 3, 4, 5]
+
+
+def test_rewinding_to_the_newest_row_leaves_the_file_alone(tmp_path: Path) -> None:
+    tracker = JsonLinesTracker(tmp_path)
+    tracker.log(1, {"loss": 1.0})
+    before = (tmp_path / METRICS_FILE).stat()
+    tracker.rewind(1)
+    assert (tmp_path / METRICS_FILE).stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("length", range(1, 25))
+def test_a_torn_last_line_is_no_row_and_is_cut_off(tmp_path: Path, length: int) -> None:
+    tracker = JsonLinesTracker(tmp_path)
+    tracker.log(1, {"loss": 1.0})
+    tracker.log(2, {"loss": 2.0})
+    path = tmp_path / METRICS_FILE
+    path.write_bytes(path.read_bytes()[:-length])
+    tracker.rewind(2)
+    assert steps(tmp_path) == [1]
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_a_line_that_is_no_row_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text('[1]\n{"loss": 1}\n{"step": 3}\n')
+    assert read_metrics(tmp_path) == [{"step": 3}]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).mkdir()
+    with pytest.raises(StorageError, match=re.escape(METRICS_FILE)):
+        JsonLinesTracker(tmp_path).log(1, {"loss": 1.0})
+    with pytest.raises(StorageError, match=re.escape(METRICS_FILE)):
+        JsonLinesTracker(tmp_path).rewind(1)
+
+
+def test_every_line_is_json_with_its_names_in_order(tmp_path: Path) -> None:
+    JsonLinesTracker(tmp_path).log(3, {"lr": 1.0, "captioning": 2.0})
+    line = (tmp_path / METRICS_FILE).read_text()
+    assert list(json.loads(line)) == ["step", "captioning", "lr"]
+
+
+def test_tensorboard_hides_what_a_rewind_forgets(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    tracker = TensorBoardTracker(tmp_path)
+    tracker.rewind(0)
+    for step in range(1, 5):
+        tracker.log(step, {"loss": float(step)})
+    tracker.rewind(2)
+    tracker.log(3, {"loss": 30.0})
+    tracker.close()
+    tracker.close()
+    assert curve(tmp_path, "loss") == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_tensorboard_tells_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / TENSORBOARD_FOLDER).write_text("a file is in the way")
+    with pytest.raises(StorageError, match=TENSORBOARD_FOLDER):
+        TensorBoardTracker(tmp_path).rewind(0)
+
+
+def test_trackers_are_made_by_name(tmp_path: Path) -> None:
+    (tracker,) = make_trackers(("jsonl",), tmp_path)
+    assert isinstance(tracker, JsonLinesTracker)
+    assert {"jsonl", "tensorboard"} <= set(TRACKERS.names())
+    with pytest.raises(ConfigError, match="did you mean 'jsonl'"):
+        make_trackers(["json"], tmp_path)

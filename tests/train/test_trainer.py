@@ -1,0 +1,356 @@
+import errno
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import nn
+
+from coca.core import files
+from coca.core.errors import CocaError, ConfigError, DataError, StorageError
+from coca.data.sample import Batch
+from coca.model.coca import CoCa
+from coca.train.checkpoint import CHECKPOINT_FOLDER, MODEL_FILE
+from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.optimizer import OptimizerConfig
+from coca.train.schedule import ScheduleConfig
+from coca.train.tracker import JsonLinesTracker, read_metrics
+from coca.train.trainer import TrainConfig, Trainer
+from tiny import tiny_config
+from tiny_run import (
+    Bars,
+    SignalAfter,
+    TinyStream,
+    recording,
+    rows,
+    same,
+    saved_steps,
+    tiny_trainer,
+    weights,
+)
+
+
+def projection(model: CoCa) -> nn.Parameter:
+    return dict(model.named_parameters())["image_projection.weight"]
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    class Same(TinyStream):
+        def _batch(self, number: int, start: int) -> Batch:
+            return super()._batch(0, start)
+
+    trainer = tiny_trainer(tmp_path, loader=Same(), steps=30)
+    result = trainer.fit()
+    losses = [row["loss"] for row in rows(tmp_path)]
+    assert result.step == 30
+    assert not result.interrupted
+    assert losses[-1] < 0.5 * losses[0]
+    assert result.figures["loss"] == losses[-1]
+
+
+def test_rows_come_every_few_steps_and_at_the_end(tmp_path: Path) -> None:
+    tiny_trainer(tmp_path, steps=7, log_every=3).fit()
+    assert [row["step"] for row in rows(tmp_path)] == [3, 6, 7]
+
+
+def test_a_row_holds_the_loss_its_parts_and_the_pace(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    row = read_metrics(tmp_path / "whole")[0]
+    assert set(row) == {
+        "step", "loss", "contrastive", "captioning", "temperature", "image_to_text@1",
+        "grad_norm", "lr", "bad_steps", "pairs_per_s",
+    }  # fmt: skip
+    assert row["loss"] == pytest.approx(row["contrastive"] + 2 * row["captioning"])
+
+
+def test_the_learning_rate_follows_the_schedule(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    rates = [row["lr"] for row in rows(tmp_path / "whole")]
+    # Warm-up of 3 steps to 1e-2, then linear over 9; rows tell every second step, counted from 1.
+    expected = [1e-2 * factor for factor in (2 / 4, 1, 7 / 9, 5 / 9, 3 / 9, 1 / 9)]
+    assert rates == pytest.approx(expected)
+
+
+def test_checkpoints_come_every_few_steps_and_at_the_end(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    assert saved_steps(tmp_path / "whole") == [10, 12]
+
+
+def test_the_gradient_is_clipped_and_its_length_before_is_told(tmp_path: Path) -> None:
+    clipped = tiny_trainer(tmp_path, steps=1, grad_clip=1e-3, log_every=1)
+    norm = clipped.fit().figures["grad_norm"]
+    gradients = [p.grad for p in clipped.model.parameters() if p.grad is not None]
+    assert norm > 1e-3
+    assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(1e-3, rel=1e-3)
+    free = tiny_trainer(tmp_path / "free", steps=1, grad_clip=None, log_every=1)
+    assert free.fit().figures["grad_norm"] == norm
+    gradients = [p.grad for p in free.model.parameters() if p.grad is not None]
+    assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(norm)
+
+
+def test_the_temperature_is_held_in_its_range_after_each_update(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, steps=1)
+    with torch.no_grad():
+        trainer.model.log_scale.fill_(5.0)
+    trainer.fit()
+    # The coldest temperature is 0.01; one update moves the logarithm by about 1e-2 only.
+    assert float(trainer.model.logit_scale.detach()) == pytest.approx(100.0)
+
+
+def test_half_precision_trains_and_keeps_its_weights_whole(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, precision="bf16", steps=4)
+    whole = tiny_trainer(tmp_path / "fp32", steps=4)
+    loss, expected = trainer.fit().figures["loss"], whole.fit().figures["loss"]
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert loss != expected
+    # bf16 has 8 bits: products differ by up to 1/256 each, the loss by about a percent.
+    assert loss == pytest.approx(expected, rel=0.02)
+
+
+def test_the_bar_counts_every_step_and_shows_loss_and_pace(tmp_path: Path) -> None:
+    bars: Bars = {}
+    tiny_trainer(tmp_path, steps=3, save_every=2).fit(recording(bars))
+    (bar,) = bars.values()
+    assert list(bars) == [("training", 3)]
+    assert bar.count == 3
+    assert all(set(figures) == {"loss", "pairs_per_s"} for figures in bar.figures)
+
+
+def test_fit_works_outside_the_main_thread(tmp_path: Path) -> None:
+    results = []
+    trainer = tiny_trainer(tmp_path, steps=2)
+    thread = threading.Thread(target=lambda: results.append(trainer.fit()))
+    thread.start()
+    thread.join()
+    assert results[0].step == 2
+
+
+def test_a_poisoned_batch_is_skipped_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = tiny_trainer(tmp_path, loader=TinyStream(poisoned=frozenset({3, 8})))
+    result = trainer.fit()
+    assert result.step == 12
+    assert result.figures["bad_steps"] == 2.0
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(trainer).values())
+    assert "step 4 skipped: contrastive is not finite (samples 12 to 15)" in caplog.text
+    assert "step 9 skipped" in caplog.text
+    assert all(row["loss"] is not None for row in rows(tmp_path))
+
+
+def test_a_skipped_step_changes_no_weight_and_no_moment(tmp_path: Path) -> None:
+    trainer = tiny_trainer(
+        tmp_path, loader=TinyStream(poisoned=frozenset({2})), steps=3, save_every=1
+    )
+    trainer.fit()
+    folder = tmp_path / CHECKPOINT_FOLDER
+    before, after = (
+        (folder / f"step_{step:08d}" / name).read_bytes()
+        for step, name in ((2, MODEL_FILE), (3, MODEL_FILE))
+    )
+    assert before == after
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gradient_that_is_not_finite_is_skipped_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: float
+) -> None:
+    trainer = tiny_trainer(tmp_path, steps=4)
+    calls = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return torch.full_like(gradient, value) if len(calls) == 2 else gradient
+
+    projection(trainer.model).register_hook(spoil)
+    result = trainer.fit()
+    assert result.figures["bad_steps"] == 1.0
+    assert "step 2 skipped: the gradient of image_projection.weight is not finite" in caplog.text
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(trainer).values())
+
+
+def test_a_gradient_too_long_for_its_type_is_skipped_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = tiny_trainer(tmp_path, steps=1)
+    projection(trainer.model).register_hook(lambda g: torch.full_like(g, 1e30))
+    trainer.fit()
+    assert "step 1 skipped: the length of the gradient is not finite" in caplog.text
+
+
+def test_an_objective_without_parts_is_named_by_its_loss(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Bare(CoCaObjective):
+        def __call__(self, model: CoCa, batch: Batch) -> Losses:
+            return Losses(total=model.log_scale * torch.nan, parts={})
+
+    tiny_trainer(tmp_path, steps=1, objective=Bare(LossConfig())).fit()
+    assert "step 1 skipped: the loss is not finite" in caplog.text
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run_with_its_last_good_checkpoint(
+    tmp_path: Path,
+) -> None:
+    poisoned = frozenset(range(7, 100))
+    trainer = tiny_trainer(tmp_path, loader=TinyStream(poisoned=poisoned), max_bad_steps=3)
+    with pytest.raises(CocaError, match=r"3 steps in a row .* step 10 by .*step_00000005"):
+        trainer.fit()
+    assert saved_steps(tmp_path) == [5]
+    with pytest.raises(CocaError, match="3 steps in a row"):
+        tiny_trainer(tmp_path, loader=TinyStream(poisoned=poisoned), max_bad_steps=3).fit()
+
+
+def test_bad_steps_are_counted_across_a_restart(tmp_path: Path) -> None:
+    poisoned = frozenset(range(3, 100))
+    stopped = tiny_trainer(
+        tmp_path,
+        loader=TinyStream(poisoned=poisoned),
+        max_bad_steps=5,
+        objective=SignalAfter(6),
+    )
+    assert stopped.fit().interrupted
+    with pytest.raises(CocaError, match=r"5 steps in a row .* last step 8"):
+        tiny_trainer(tmp_path, loader=TinyStream(poisoned=poisoned), max_bad_steps=5).fit()
+
+
+def test_a_run_that_never_had_a_good_checkpoint_says_so(tmp_path: Path) -> None:
+    trainer = tiny_trainer(
+        tmp_path, loader=TinyStream(poisoned=frozenset(range(9))), max_bad_steps=2
+    )
+    with pytest.raises(CocaError, match="the last good checkpoint does not exist yet"):
+        trainer.fit()
+
+
+def test_data_that_never_come_leave_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        tiny_trainer(tmp_path, loader=TinyStream(ends_at=0)).fit()
+    assert not (tmp_path / CHECKPOINT_FOLDER).exists()
+
+
+def test_a_full_disk_keeps_the_run_in_memory_and_the_older_checkpoint(
+    uninterrupted: Trainer[CoCa], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    trainer = tiny_trainer(run)
+
+    def full(folder: Path) -> None:
+        if "00000010" in folder.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_sync_tree", full)
+    with pytest.raises(StorageError, match=r"No space left on device; the last good .*00000005"):
+        trainer.fit()
+    assert saved_steps(run) == [5]
+    assert trainer.step == 10
+    monkeypatch.undo()
+    assert trainer.fit().step == 12
+    assert saved_steps(run) == [10, 12]
+    assert same(weights(trainer), weights(uninterrupted))
+    assert rows(run) == rows(tmp_path / "whole")
+
+
+def test_a_row_that_cannot_be_written_is_written_when_it_can(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    class Full:
+        """Has no room for the row of step 6, once."""
+
+        room = False
+
+        def rewind(self, step: int) -> None: ...
+
+        def log(self, step: int, figures: object) -> None:
+            if step == 6 and not self.room:
+                raise StorageError("metrics.jsonl cannot be written: No space left on device")
+
+        def close(self) -> None: ...
+
+    run, full = tmp_path / "run", Full()
+    trainer = tiny_trainer(run, trackers=[JsonLinesTracker(run), full])
+    with pytest.raises(StorageError, match="No space"):
+        trainer.fit()
+    full.room = True
+    trainer.fit()
+    assert rows(run) == rows(tmp_path / "whole")
+    assert same(weights(trainer), weights(uninterrupted))
+
+
+def test_training_draws_nothing_from_the_global_generators(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path)
+    before = torch.get_rng_state()
+    trainer.fit()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_runs_of_one_seed_are_equal_to_the_bit(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    again = tiny_trainer(tmp_path / "again")
+    again.fit()
+    assert same(weights(again), weights(uninterrupted))
+    assert rows(tmp_path / "again") == rows(tmp_path / "whole")
+
+
+def test_a_tower_without_a_loss_is_left_as_it_is(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, losses=LossConfig(captioning_weight=0.0), steps=3)
+    before = weights(trainer)
+    trainer.fit()
+    after = weights(trainer)
+    untouched = [name for name in before if name.startswith("multimodal_decoder")]
+    assert untouched
+    assert all(torch.equal(before[name], after[name]) for name in untouched)
+    assert not torch.equal(before["image_projection.weight"], after["image_projection.weight"])
+
+
+def test_the_device_is_chosen_if_none_is_named(tmp_path: Path) -> None:
+    trainer = Trainer(
+        CoCa(tiny_config()),
+        CoCaObjective(LossConfig()),
+        loader=TinyStream(),
+        config=TrainConfig(steps=1),
+        run_folder=tmp_path,
+    )
+    assert trainer.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 5, "log_every": 0}, "log_every"),
+        ({"steps": 5, "grad_clip": 0.0}, "grad_clip must be above 0"),
+        ({"steps": 5, "schedule": ScheduleConfig(warmup=5)}, "schedule.warmup 5 must be below"),
+    ],
+)
+def test_a_setting_out_of_range_is_told(setting: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        TrainConfig(**setting)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_accelerator_trains_and_resumes(
+    tmp_path: Path, precision: Literal["fp32", "bf16"]
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no accelerator here")
+    torch.manual_seed(0)
+    config = TrainConfig(steps=6, save_every=3, precision=precision, optimizer=OptimizerConfig())
+    for objective in (SignalAfter(4), CoCaObjective(LossConfig())):
+        trainer = Trainer(
+            CoCa(tiny_config()),
+            objective,
+            loader=TinyStream(),
+            config=config,
+            run_folder=tmp_path,
+            trackers=[JsonLinesTracker(tmp_path)],
+        )
+        result = trainer.fit()
+    assert result.step == 6
+    assert trainer.device.type == "cuda"
+    assert result.figures["loss"] > 0
