@@ -256,3 +256,23 @@ def test_half_precision_stays_near_fp32(images: Tensor, tokens: Tensor, dtype: t
 
 def test_every_caption_begins_where_the_layout_says() -> None:
     assert caption(9, length=6) == [BOS, 9, EOS, CLS, PAD, PAD]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_untrained_model_guesses(tied: bool) -> None:
+    torch.manual_seed(0)
+    text = dataclasses.replace(tiny_config().text, tie_embeddings=tied, vocab_size=500)
+    model = CoCa(tiny_config(text=text))
+    images = torch.randn(8, 3, 16, 16)
+    tokens = torch.randint(5, 500, (8, 12))
+    logits = model.caption_logits(images, tokens)
+    # Unit logits cost half a nat above log V on average.
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert math.log(500) - 0.1 < loss.item() < math.log(500) + 1.0
+
+
+def test_untrained_queries_read_different_things(images: Tensor) -> None:
+    torch.manual_seed(0)
+    queries = CoCa(tiny_config()).image_tokens(images)[0]
+    cosines = F.cosine_similarity(queries[:, None], queries[None], dim=2)
+    assert (cosines - torch.eye(len(queries))).max() < 0.99

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 
+@runtime_checkable
 class Bar(Protocol):
     """Something that shows progress."""
 
-    def advance(self, count: int = 1, **figures: float | str) -> None:
+    def advance(self, count: int = 1, **figures: int | float | str) -> None:
         """Count finished pieces; `figures` are shown beside, such as `loss=2.31`."""
         ...
 
@@ -18,7 +19,7 @@ ProgressMaker: TypeAlias = Callable[[str, int | None], AbstractContextManager[Ba
 
 
 class _SilentBar:
-    def advance(self, count: int = 1, **figures: float | str) -> None:
+    def advance(self, count: int = 1, **figures: int | float | str) -> None:
         pass
 
 

@@ -190,15 +190,16 @@ class CoCa(nn.Module):
                     module.out.weight.div_(math.sqrt(2 * depth))
                 elif isinstance(module, MLP):
                     module.down.weight.div_(math.sqrt(2 * depth))
-        nn.init.normal_(self.unimodal_decoder.token_embedding.weight, std=0.02)
-        for learned in (self.image_encoder.positions, self.unimodal_decoder.positions):
-            nn.init.normal_(learned, std=0.02)
+        for learned in (
+            self.image_encoder.positions,
+            self.unimodal_decoder.positions,
+            self.unimodal_decoder.token_embedding.weight,
+        ):
+            nn.init.normal_(learned, std=learned.shape[1] ** -0.5)
         for pooler in (self.captioning_pooler, self.contrastive_pooler):
             if pooler is not None:
-                nn.init.normal_(pooler.queries, std=0.02)
-        if self.vocabulary is not None:
-            # Logits near zero: the first captioning loss is then that of guessing, log V.
-            nn.init.normal_(self.vocabulary.weight, std=0.02)
+                # Large enough that each query attends to something of its own from the start.
+                nn.init.normal_(pooler.queries)
         self.log_scale.fill_(-math.log(self.config.initial_temperature))
 
     def _image_tokens(self, encoded: Float[Tensor, "B P D"]) -> Float[Tensor, "B Q D"]:

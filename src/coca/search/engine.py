@@ -1,0 +1,165 @@
+"""Search by words, by picture or by both: an embedder joined to a collection."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from coca.core.errors import SearchError
+from coca.search.milvus import MAX_RESULTS, Index
+from coca.search.records import Hit, check_same_model
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Turns pictures and texts into vectors of one space; a loaded model is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the vectors would."""
+        ...
+
+    @property
+    def embed_dim(self) -> int:
+        """Numbers in a vector."""
+        ...
+
+    def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
+        """A vector of length 1 for each picture: bytes, a path, or whatever else it reads.
+
+        Raises:
+            DataError: A picture cannot be read.
+        """
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
+        """A vector of length 1 for each text."""
+        ...
+
+
+class SearchEngine:
+    """Finds pictures in a collection.
+
+    Example:
+        with Index.open("pictures.db") as index:
+            for hit in SearchEngine(coca.load("runs/demo/model"), index).search("red car"):
+                print(hit.score, hit.path)
+    """
+
+    def __init__(self, embedder: Embedder, index: Index) -> None:
+        """Join the two; the engine does not close the index.
+
+        Raises:
+            SearchError: The collection was filled by another model.
+        """
+        check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
+        self.embedder = embedder
+        self.index = index
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: Any = None,
+        vector: Float[np.ndarray, " E"] | None = None,
+        k: int = 10,
+        filter: str = "",
+        offset: int = 0,
+        min_score: float | None = None,
+    ) -> list[Hit]:
+        """The pictures nearest to a text, a picture, a vector, or several of them together.
+
+        Given together they count alike: the query is the mean of their vectors.
+
+        Args:
+            text: Words to search for.
+            image: Picture to search for, in any form that the embedder reads.
+            vector: Embedding to search for, of length 1.
+            k: How many results, at most.
+            filter: Milvus expression that a picture must fulfil; `where` builds one safely.
+            offset: How many of the nearest to leave out, for paging.
+            min_score: Cosine below which nothing is returned, -1 to 1.
+
+        Returns:
+            The nearest first.
+
+        Raises:
+            SearchError: Nothing to search for, or the collection cannot answer.
+            DataError: The picture cannot be read.
+        """
+        return self.search_batch(
+            texts=None if text is None else [text],
+            images=None if image is None else [image],
+            vectors=None if vector is None else vector[np.newaxis],
+            k=k,
+            filter=filter,
+            offset=offset,
+            min_score=min_score,
+        )[0]
+
+    def search_batch(
+        self,
+        *,
+        texts: Sequence[str] | None = None,
+        images: Sequence[Any] | None = None,
+        vectors: Float[np.ndarray, "Q E"] | None = None,
+        k: int = 10,
+        filter: str = "",
+        offset: int = 0,
+        min_score: float | None = None,
+    ) -> list[list[Hit]]:
+        """Many searches at once; each is faster than on its own. See `search`.
+
+        Args:
+            texts: One a query.
+            images: One a query.
+            vectors: One a query. Of texts, images and vectors, those given together are of one
+                length, and their n-th entries make the n-th query.
+            k: As in `search`.
+            filter: As in `search`.
+            offset: As in `search`.
+            min_score: As in `search`.
+        """
+        parts: list[Float[np.ndarray, "Q E"]] = []
+        if texts is not None:
+            if not all(text.strip() for text in texts):
+                raise SearchError("the text to search for is empty")
+            parts.append(self.embedder.embed_texts(texts))
+        if images is not None:
+            parts.append(self.embedder.embed_images(images))
+        if vectors is not None:
+            parts.append(vectors)
+        if not parts:
+            raise SearchError("nothing to search for: give a text, an image or a vector")
+        if len({len(part) for part in parts}) > 1:
+            raise SearchError(
+                "texts, images and vectors that are searched together need the same number of each"
+            )
+        queries = parts[0] if len(parts) == 1 else _mean_direction(parts)
+        answers = self.index.search(queries, k, filter=filter, offset=offset)
+        if min_score is None:
+            return answers
+        return [[hit for hit in hits if hit.score >= min_score] for hits in answers]
+
+    def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
+        """The pictures nearest to one of the collection, without that one.
+
+        Raises:
+            SearchError: There is no such record.
+        """
+        record = self.index.get([id]).get(id)
+        if record is None:
+            raise SearchError(f"there is no record {id!r} in {self.index.info.collection!r}")
+        # One more, as the picture finds itself; it may stand on an earlier page.
+        wanted = min(offset + k + 1, MAX_RESULTS)
+        hits = self.index.search(record.vector[np.newaxis], wanted, filter=filter)[0]
+        return [hit for hit in hits if hit.id != id][offset : offset + k]
+
+
+def _mean_direction(parts: Sequence[Float[np.ndarray, "Q E"]]) -> Float[np.ndarray, "Q E"]:
+    mean = np.mean(parts, axis=0)
+    length = np.linalg.norm(mean, axis=1, keepdims=True)
+    if not np.all(length > 1e-6):
+        raise SearchError("the text and the picture point in opposite directions: nothing is left")
+    return mean / length

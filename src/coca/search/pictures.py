@@ -1,0 +1,153 @@
+"""Pictures on their way into a collection: found in folders, with the words that lie beside them.
+
+`cat.jpg` may have `cat.txt`, whose first line is its caption, and `cat.json`, an object with
+`caption` or `captions` and anything else as metadata.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coca.core.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture to be put into a collection."""
+
+    path: str
+    """Where it lies: a file, an address, or a member of a shard. It names the picture."""
+    image: bytes = field(repr=False)
+    """The encoded file."""
+    caption: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    stamp: str = ""
+    """Changes when the file does, without reading it; empty if the source has no such thing."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Caption and metadata that lie beside a picture."""
+
+    caption: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
+    """The picture files below the given folders, and the given files, sorted by absolute path.
+
+    Names that begin with a dot are left out: thumbnails and shadow files of desktops.
+
+    Raises:
+        DataError: A path does not exist.
+    """
+    found: set[str] = set()
+    for path in paths:
+        top = os.path.abspath(path)
+        if os.path.isfile(top):
+            found.add(top)
+            continue
+        if not os.path.isdir(top):
+            raise DataError(f"there is no file or folder {path}", reason="missing")
+        for folder, subfolders, names in os.walk(top, onerror=_warn):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            found.update(
+                os.path.join(folder, name)
+                for name in names
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+            )
+    return [Path(path) for path in sorted(found)]
+
+
+def stamp_of(path: str | Path) -> str:
+    """Size and time of change, by which a changed file is told without reading it.
+
+    It is empty for a file that cannot be looked at: reading it will tell why.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def is_gone(path: str) -> bool:
+    """Whether the system is sure that the file is not there, and not merely out of reach."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def read_words(picture: Path) -> Words:
+    """What `NAME.txt` and `NAME.json` beside the picture say; the text file's caption goes first.
+
+    Of several captions the first is the caption, and all stand in the metadata as `captions`.
+
+    Raises:
+        DataError: A file cannot be read, or the JSON is no object or has captions of another kind.
+    """
+    caption, metadata = "", {}
+    if (text := _read(picture.with_suffix(".txt"))) is not None:
+        caption = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    sidecar = picture.with_suffix(".json")
+    if (text := _read(sidecar)) is not None:
+        try:
+            metadata = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{sidecar} is not JSON: {error}", reason="bad_sidecar") from error
+        if not isinstance(metadata, dict):
+            raise DataError(f"{sidecar} must hold a JSON object", reason="bad_sidecar")
+        metadata |= _section(metadata, sidecar)
+        captions = _captions(metadata, sidecar)
+        caption = caption or (captions[0] if captions else "")
+        if len(captions) > 1:
+            metadata["captions"] = captions
+    return Words(caption, metadata)
+
+
+def _warn(error: OSError) -> None:
+    logger.warning("folder %s is left out: %s", error.filename, error.strerror)
+
+
+def _section(sidecar: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The object `metadata` inside a sidecar, which counts as if it stood outside."""
+    section = sidecar.pop("metadata", {})
+    if not isinstance(section, dict):
+        raise DataError(f"{path}: `metadata` must be an object", reason="bad_sidecar")
+    return section
+
+
+def _captions(sidecar: dict[str, Any], path: Path) -> list[str]:
+    captions = sidecar.pop("captions", None) or []
+    if (caption := sidecar.pop("caption", None)) is not None:
+        captions = [caption, *captions] if isinstance(captions, list) else captions
+    if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
+        raise DataError(
+            f"{path}: `caption` must be a text and `captions` a list of texts",
+            reason="bad_sidecar",
+        )
+    # A text may stand under both names.
+    return list(dict.fromkeys(one.strip() for one in captions if one.strip()))
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}", reason="bad_sidecar") from error

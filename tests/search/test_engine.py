@@ -1,0 +1,100 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import DataError, SearchError
+from coca.search.engine import Embedder, SearchEngine
+from coca.search.milvus import Index
+from coca.search.records import Record
+
+
+@pytest.fixture
+def engine(embedder: Embedder, index: Index, make_record: Callable[..., Record]) -> SearchEngine:
+    index.upsert(make_record(f"{n}", metadata={"n": n}) for n in range(40))
+    return SearchEngine(embedder, index)
+
+
+def test_words_find_the_picture_nearest_to_them(engine: SearchEngine) -> None:
+    hits = engine.search("17", k=3)
+    assert len(hits) == 3
+    assert hits[0].id == "17"
+    assert hits[0].score == pytest.approx(1, abs=1e-5)
+
+
+def test_a_picture_and_a_vector_search_as_words_do(engine: SearchEngine, embedder: Any) -> None:
+    by_words = engine.search("17")
+    assert engine.search(image=b"17") == by_words
+    assert engine.search(vector=embedder.direction(b"17")) == by_words
+
+
+def test_words_and_picture_together_meet_in_the_middle(engine: SearchEngine, embedder: Any) -> None:
+    middle = embedder.direction(b"3") + embedder.direction(b"5")
+    together = engine.search("3", image=b"5", k=40)
+    assert together == engine.search(vector=middle / np.linalg.norm(middle), k=40)
+    assert {hit.id for hit in together[:2]} == {"3", "5"}
+
+
+def test_many_searches_at_once_answer_as_one_by_one(engine: SearchEngine) -> None:
+    texts = ["1", "2", "house"]
+    for text, hits in zip(texts, engine.search_batch(texts=texts, k=4), strict=True):
+        alone = engine.search(text, k=4)
+        assert [hit.id for hit in hits] == [hit.id for hit in alone]
+        # Sums of 16 products in another order.
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-6)
+
+
+def test_nothing_below_the_least_score_is_returned(engine: SearchEngine) -> None:
+    everything = engine.search("1", k=40)
+    bound = everything[5].score
+    some = engine.search("1", k=40, min_score=bound)
+    assert some == [hit for hit in everything if hit.score >= bound]
+    assert engine.search("1", min_score=1.1) == []
+
+
+def test_filter_and_offset_reach_the_collection(engine: SearchEngine) -> None:
+    hits = engine.search("1", k=40, filter='metadata["n"] < 5', offset=2)
+    assert len(hits) == 3
+    assert all(hit.metadata["n"] < 5 for hit in hits)
+
+
+def test_similar_pictures_leave_out_the_picture_itself(engine: SearchEngine) -> None:
+    everything = [hit for hit in engine.search("8", k=40) if hit.id != "8"]
+    assert engine.similar("8", k=5) == everything[:5]
+    assert engine.similar("8", k=5, offset=5) == everything[5:10]
+    filtered = engine.similar("8", k=5, filter='metadata["n"] >= 20')
+    assert filtered == [hit for hit in everything if hit.metadata["n"] >= 20][:5]
+
+
+def test_similar_to_an_unknown_record_is_an_error(engine: SearchEngine) -> None:
+    with pytest.raises(SearchError, match="no record 'absent'"):
+        engine.similar("absent")
+
+
+def test_another_model_is_refused_before_the_first_search(embedder: Any, index: Index) -> None:
+    embedder.fingerprint = "model-two"
+    with pytest.raises(SearchError, match="and not by model-two"):
+        SearchEngine(embedder, index)
+
+
+def test_a_search_for_nothing_is_refused(engine: SearchEngine) -> None:
+    with pytest.raises(SearchError, match="nothing to search for"):
+        engine.search()
+    with pytest.raises(SearchError, match="the text to search for is empty"):
+        engine.search(" ")
+
+
+def test_a_picture_that_cannot_be_read_is_the_callers_fault(engine: SearchEngine) -> None:
+    with pytest.raises(DataError, match="no picture"):
+        engine.search(image=b"bad")
+
+
+def test_texts_and_images_must_pair_up(engine: SearchEngine) -> None:
+    with pytest.raises(SearchError, match="the same number of each"):
+        engine.search_batch(texts=["1", "2"], images=[b"1"])
+
+
+def test_opposite_directions_cannot_be_joined(engine: SearchEngine, embedder: Any) -> None:
+    with pytest.raises(SearchError, match="opposite directions"):
+        engine.search("1", vector=-embedder.direction(b"1"))

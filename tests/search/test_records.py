@@ -1,0 +1,107 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import SearchError
+from coca.search.records import (
+    CollectionInfo,
+    Record,
+    check_same_model,
+    content_id,
+    fault_of,
+    to_record,
+    to_row,
+    unit_rows,
+)
+
+INFO = CollectionInfo(
+    uri="a.db",
+    collection="pictures",
+    count=0,
+    embed_dim=4,
+    fingerprint="abc",
+    model="runs/abc",
+    server_version="1",
+)
+
+
+def test_a_record_survives_the_way_to_a_row_and_back() -> None:
+    record = Record(id="1", path="a.jpg", caption="a cat", metadata={"x": [1, None]}, vector=one())
+    again = to_record(to_row(record))
+    assert again == record
+    assert np.array_equal(again.vector, record.vector)
+
+
+def test_the_id_of_a_picture_depends_on_its_bytes_alone() -> None:
+    assert content_id(b"cat") == content_id(b"cat") != content_id(b"dog")
+    assert len(content_id(b"cat")) == 32
+
+
+def test_the_model_that_filled_a_collection_is_let_in() -> None:
+    check_same_model(INFO, fingerprint="abc", embed_dim=4)
+
+
+def test_another_model_is_refused_by_both_names_and_a_way_out() -> None:
+    with pytest.raises(SearchError, match=r"abc \(runs/abc\), and not by xyz: .*--collection NAME"):
+        check_same_model(INFO, fingerprint="xyz", embed_dim=4)
+
+
+def test_another_size_is_named_too() -> None:
+    with pytest.raises(SearchError, match="its vectors have 4 numbers, and not 8"):
+        check_same_model(INFO, fingerprint="abc", embed_dim=8)
+
+
+@pytest.mark.parametrize(
+    ("vector", "fault"),
+    [
+        ([np.nan, 0, 0, 0], "NaN or infinity"),
+        ([np.inf, 0, 0, 0], "NaN or infinity"),
+        ([0, 0, 0, 0], "length 0"),
+        ([1, 1, 0, 0], r"length 1\.414"),
+    ],
+)
+def test_a_vector_that_cannot_be_compared_is_refused_by_name(vector: Any, fault: str) -> None:
+    vectors = np.stack([one(), np.asarray(vector, dtype=np.float32)])
+    with pytest.raises(SearchError, match=f"b has .*{fault}"):
+        unit_rows(vectors, 4, ["a", "b"])
+
+
+def test_a_vector_of_another_size_is_refused() -> None:
+    with pytest.raises(SearchError, match="4 numbers each; this collection holds 5"):
+        unit_rows(one()[np.newaxis], 5, ["a"])
+
+
+def test_a_vector_rounded_to_sixteen_bits_is_close_enough() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((100, 512))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit_rows(vectors.astype(np.float16), 512, [""] * 100)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ({"path": "/x" * 2_100}, "the path has 4,200 bytes; at most 4,096 fit"),
+        ({"caption": "é" * 40_000}, "the caption has 80,000 bytes"),
+        ({"metadata": {"x": "y" * 70_000}}, "the metadata has 70,009 bytes"),
+        ({"metadata": {"x": float("nan")}}, "cannot be written as JSON"),
+        ({"metadata": {"x": object()}}, "cannot be written as JSON"),
+        ({"metadata": {"x": 1, 2: 3}}, "cannot be written as JSON"),
+        ({"caption": "\ud800"}, "the caption holds characters that are not valid Unicode"),
+        ({"metadata": {"x": "\ud800"}}, "the metadata holds characters"),
+        ({"path": "a\udcff.jpg"}, "the path holds characters"),
+    ],
+)
+def test_words_that_cannot_be_stored_are_told(words: Any, fault: str) -> None:
+    found = fault_of(**({"path": "a", "caption": "", "metadata": {}} | words))
+    assert found is not None
+    assert fault in found
+
+
+def test_ordinary_words_have_no_fault() -> None:
+    assert fault_of("/pictures/ä.jpg", "a 🚗\n", {"deep": {"er": [1, 2.5, None, True]}}) is None
+
+
+def one() -> Any:
+    return np.asarray([1, 0, 0, 0], dtype=np.float32)
