@@ -1,1 +1,6 @@
 """Samples on disk to batches of tensors."""
+
+# Imported so that their kinds are in the registry whenever any part of this room is used.
+from coca.data import folder as folder
+from coca.data import manifest as manifest
+from coca.data import shards as shards

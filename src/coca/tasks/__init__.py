@@ -1,1 +1,6 @@
-"""Downstream problems and their scores."""
+"""Downstream problems and their scores; importing this room registers all of its tasks."""
+
+from coca.tasks import pixel_floor, retrieval, zero_shot
+from coca.tasks.base import TASKS, Task, TaskConfig, TaskResult
+
+__all__ = ["TASKS", "Task", "TaskConfig", "TaskResult", "pixel_floor", "retrieval", "zero_shot"]

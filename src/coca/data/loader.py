@@ -1,0 +1,215 @@
+"""Endless batches from weighted sources, in an order that depends on the seed alone.
+
+Sample g of a run, its caption and its augmentation follow from (seed, g) without any memory. The
+loader's whole state is therefore one number, samples handed out, and is exact for any number of
+workers and ranks.
+
+    g -> Mixture -> source, row -> Sample -> caption, pixels -> augmentation -> Batch
+"""
+
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from coca.core.config import digest
+from coca.core.errors import ConfigError, DataError
+from coca.data.bad_samples import BadSampleLog
+from coca.data.mixture import Mixture
+from coca.data.parts import Augmentation, Failure, Parts
+from coca.data.sample import Batch
+from coca.data.sources import Source, SourceConfig
+from coca.data.storage import fork_is_safe
+from coca.processing.processor import Processor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How samples are put into batches."""
+
+    batch_size: int = 256
+    """Samples in a step, over all ranks together."""
+
+    workers: int = 0
+    """Processes that read and decode, on each rank; 0 does it in the training process."""
+
+    prefetch: int = 2
+    """Batches that each worker prepares ahead."""
+
+    max_bad_fraction: float = 0.01
+    """Share of samples that may be unusable before the run stops, 0 to 1."""
+
+    class_names: tuple[str, ...] = ()
+    """Labels in the order of the classification head's outputs; empty makes no class targets."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.batch_size < 1:
+            faults.append(f"batch_size {self.batch_size} is below 1")
+        if self.workers < 0:
+            faults.append(f"workers {self.workers} is below 0")
+        if self.prefetch < 1:
+            faults.append(f"prefetch {self.prefetch} is below 1")
+        if not 0 <= self.max_bad_fraction <= 1:
+            faults.append(f"max_bad_fraction {self.max_bad_fraction} is outside 0 to 1")
+        if len(set(self.class_names)) < len(self.class_names):
+            twice = next(n for n in self.class_names if self.class_names.count(n) > 1)
+            faults.append(f"class_names holds {twice!r} twice")
+        if faults:
+            raise ConfigError("; ".join(faults))
+
+
+class Loader:
+    """Batches for one rank, for ever.
+
+    Batch t of the run holds the samples t * batch_size to (t + 1) * batch_size - 1, and each rank a
+    contiguous, equal part of them. A bad sample is replaced by another of its source, so that
+    batches stay full and the order elsewhere stays as it was; it is counted and listed.
+
+    Iterating again goes on where the last iteration stopped. Workers are forked, except after
+    reading from an object store: then they start afresh, and a script that trains must stand under
+    `if __name__ == "__main__":`.
+
+    Args:
+        sources: Each with the config that says how its words become captions.
+        config: See `LoaderConfig`.
+        processor: Turns pixels and words into tensors.
+        seed: Not negative; with the weights and the sources it fixes the order of all samples.
+        augment: Takes the place of the processor's own, unrandom transform.
+        rank: This process among `world_size`, from 0.
+        world_size: Processes that share each batch; must divide `batch_size`.
+        start: Samples that the run has seen before, over all ranks.
+        bad_log: File in which bad samples are listed, one JSON line each.
+
+    Raises:
+        ConfigError: `world_size` does not divide `batch_size`, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[SourceConfig, Source]],
+        config: LoaderConfig,
+        processor: Processor,
+        *,
+        seed: int,
+        augment: Augmentation | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        bad_log: Path | None = None,
+    ) -> None:
+        _check_numbers(config.batch_size, world_size, rank, seed, start)
+        configs = [source_config for source_config, _ in sources]
+        opened = [source for _, source in sources]
+        mixture = Mixture(
+            [len(source) for source in opened],
+            [source_config.weight for source_config in configs],
+            seed=seed,
+            block_sizes=[source.block_size for source in opened],
+        )
+        self.config = config
+        self.state = start
+        """Samples handed out so far, over all ranks: all that is needed to go on from here."""
+        self.fingerprint = digest(
+            {
+                "seed": seed,
+                "turns": mixture.turns,
+                "sources": [(source.fingerprint, source.block_size) for source in opened],
+            }
+        )
+        """Changes when the order of samples does; a run must not go on under another one."""
+        self.bad_samples = BadSampleLog(bad_log, config.max_bad_fraction)
+        share = config.batch_size // world_size
+        self._offset = rank * share
+        self._parts = Parts(configs, opened, mixture, processor, augment, share, config.class_names)
+
+    def __iter__(self) -> Iterator[Batch]:
+        workers = self.config.workers
+        if workers:
+            # The tokenizer's threads do not live on in workers, and it says so on each fork.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        parts = DataLoader(
+            self._parts,
+            batch_size=None,
+            sampler=_Starts(self.state + self._offset, self.config.batch_size),
+            num_workers=workers,
+            prefetch_factor=self.config.prefetch if workers else None,
+            worker_init_fn=_ignore_interrupt,
+            multiprocessing_context=None if fork_is_safe() or not workers else "spawn",
+            pin_memory=torch.cuda.is_available(),
+            # Its own, since torch would draw a number from the global one that training uses.
+            generator=torch.Generator(),
+        )
+        for part in _with_clear_errors(_started(parts)):
+            if isinstance(part, Failure):
+                self.bad_samples.add(0, part.bad)
+                raise DataError(part.message, reason="no_usable_sample")
+            self.bad_samples.add(len(part.keys), part.bad)
+            self.state += self.config.batch_size
+            yield part
+
+
+class _Starts(Sampler[int]):
+    """The first sample of each part, without end."""
+
+    def __init__(self, start: int, step: int) -> None:
+        self._start = start
+        self._step = step
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self._start, self._step)
+
+
+def _started(parts: DataLoader[Batch | Failure]) -> Iterator[Batch | Failure]:
+    """The iterator, with the process's own handler for ended children left in place.
+
+    torch sets one that raises the death of a worker wherever the program happens to be, such as in
+    the middle of an optimizer's step. Without it, who waits for the next part learns of it there.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(parts)
+    handler = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(parts)
+    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+    return iterator
+
+
+def _with_clear_errors(parts: Iterator[Batch | Failure]) -> Iterator[Batch | Failure]:
+    """The same items; a worker that the system killed becomes a sentence."""
+    while True:
+        try:
+            part = next(parts)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise DataError(
+                f"a data worker was stopped from outside, most often for want of memory ({error}); "
+                "fewer workers or a smaller prefetch need less",
+                reason="worker_killed",
+            ) from error
+        yield part
+
+
+def _ignore_interrupt(worker: int) -> None:
+    # Ctrl-C reaches all processes; the training process decides when to end, and ends these.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_numbers(batch_size: int, world_size: int, rank: int, seed: int, start: int) -> None:
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank {rank} is not among 0 to world_size - 1 = {world_size - 1}")
+    if batch_size % world_size:
+        below = batch_size // world_size * world_size
+        near = ", ".join(str(size) for size in (below, below + world_size) if size)
+        raise ConfigError(
+            f"batch_size {batch_size} cannot be shared by {world_size} ranks; near sizes that can: "
+            f"{near}"
+        )
+    if seed < 0 or start < 0:
+        raise ConfigError(f"seed {seed} and start {start} must both be 0 or more")

@@ -1,0 +1,163 @@
+"""What flows through this room: a pair of picture and words, and a batch of tensors.
+
+Axes: B batch (of this rank), S image side in pixels, T tokens, C classes.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from coca.core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture, still encoded, with the words that belong to it."""
+
+    key: str
+    """Names the sample within its source."""
+
+    image: bytes = field(repr=False)
+    """The picture as a file holds it: JPEG, PNG, WebP, ..."""
+
+    captions: tuple[str, ...] = ()
+    """Sentences that each describe the whole picture."""
+
+    labels: tuple[str, ...] = ()
+    """Names of what the picture shows."""
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else is known; values that JSON can hold."""
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that could not be used, and why."""
+
+    key: str
+    source: str
+    row: int
+    """Its place in the source, which stays the same as long as the fingerprint does."""
+
+    reason: str
+    """A short slug to count by, such as `"truncated"` or `"empty_caption"`."""
+
+    detail: str
+    """The whole sentence."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step of one rank reads."""
+
+    images: Float[Tensor, "B 3 S S"]
+    tokens: Int[Tensor, "B T"]
+    """Captions as the tokenizer lays them out, padded to the longest of this batch."""
+
+    keys: tuple[str, ...]
+    start: int
+    """Global index of the first sample; the others follow it one by one."""
+
+    class_targets: Float[Tensor, "B C"] | None = None
+    """1 where the picture shows the class; a row of zeros for a picture without labels."""
+
+    bad: tuple[BadSample, ...] = ()
+    """Samples that were replaced on the way to this batch."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`; pinned memory is copied while the host works on."""
+        targets = self.class_targets
+        return dataclasses.replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            tokens=self.tokens.to(device, non_blocking=True),
+            class_targets=None if targets is None else targets.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; torch's loader calls this by its name."""
+        targets = self.class_targets
+        return dataclasses.replace(
+            self,
+            images=self.images.pin_memory(),
+            tokens=self.tokens.pin_memory(),
+            class_targets=None if targets is None else targets.pin_memory(),
+        )
+
+
+def parse_text(content: bytes, name: str) -> str:
+    """The text of a file; `name` is what errors call it.
+
+    Raises:
+        DataError: It is not UTF-8 (reason `"bad_text"`).
+    """
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 text: {error}", reason="bad_text") from error
+
+
+def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
+    """The JSON object of a sidecar or line; `name` is what errors call it.
+
+    Raises:
+        DataError: It is no JSON, or another thing than an object (reason `"bad_record"`).
+    """
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is no JSON: {error}", reason="bad_record") from error
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{name} holds {record!r:.40}; right is an object in braces", reason="bad_record"
+        )
+    return record
+
+
+def split_record(
+    record: Mapping[str, Any],
+    origin: str,
+    *,
+    caption_names: tuple[str, ...] = ("captions", "caption"),
+    label_names: tuple[str, ...] = ("labels", "label"),
+) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
+    """Part a record, such as a JSON sidecar or a row of a table, into what a `Sample` holds.
+
+    Args:
+        record: Names to values.
+        origin: What errors call the record.
+        caption_names: Where captions may stand; the first name that holds any wins.
+        label_names: Where labels may stand, likewise.
+
+    Returns:
+        Captions, labels, and the rest as metadata.
+
+    Raises:
+        DataError: A caption or label is not text (reason `"bad_record"`).
+    """
+    captions = _first_texts(record, origin, caption_names)
+    labels = _first_texts(record, origin, label_names)
+    named = {*caption_names, *label_names}
+    return captions, labels, {name: record[name] for name in record if name not in named}
+
+
+def _first_texts(record: Mapping[str, Any], origin: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        value = record.get(name)
+        if value is None or value in ("", [], ()):
+            continue
+        # Whole numbers occur as labels: the number of the class.
+        texts = [value] if isinstance(value, str | int) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(t, str | int) for t in texts):
+            raise DataError(
+                f"{name!r} of {origin} holds {value!r:.80}; right is a text or a list of texts",
+                reason="bad_record",
+            )
+        return tuple(str(text) for text in texts)
+    return ()

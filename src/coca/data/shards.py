@@ -1,0 +1,316 @@
+"""Tars in the layout of WebDataset and img2dataset, read at any place and written.
+
+The files of a tar that share a name up to the first dot are one sample: `KEY.jpg` (or png, webp,
+...), `KEY.txt` with a caption, `KEY.json` with `caption` or `captions`, `labels` and whatever else
+is known, `KEY.cls` with a label.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import tarfile
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from coca.core.errors import ConfigError, DataError
+from coca.core.files import write_atomic
+from coca.data.sample import Sample, parse_record, parse_text, split_record
+from coca.data.sources import SOURCES, SourceConfig
+from coca.data.storage import Range, Storage, is_remote
+from coca.data.tar_index import (
+    IMAGE,
+    JSON,
+    LABEL,
+    TEXT,
+    TarIndex,
+    index_bytes,
+    load_index,
+    scan_tar,
+)
+
+logger = logging.getLogger(__name__)
+
+# Samples that are near each other in a remote tar, and so are cheap to fetch by one request.
+REMOTE_BLOCK = 256
+
+# Files of a sample that lie this near to one another are read by one request.
+SPAN_GAP_BYTES = 4096
+
+INDEX_THREADS = 8
+
+
+@SOURCES.register("shards")
+class ShardSource:
+    """The samples of a list of tars, in the order of the list.
+
+    Every file is checked against its checksum when it is read.
+
+    Raises:
+        DataError: A tar is missing, truncated or damaged; the message names the last good member.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._storage = Storage()
+        paths = self._storage.find(config.paths, suffix=".tar")
+        with ThreadPoolExecutor(INDEX_THREADS) as pool:
+            self._tars = list(
+                pool.map(
+                    lambda path: load_index(path, self._storage, folder=config.index_folder), paths
+                )
+            )
+        self._ends = np.cumsum([len(tar.keys) for tar in self._tars])
+        digests = b"".join(tar.digest() for tar in self._tars)
+        self.fingerprint = hashlib.sha256(digests).hexdigest()[:16]
+        """Hash of the names, sizes and checksums of all files in the tars."""
+        default_block = REMOTE_BLOCK if any(map(is_remote, paths)) else 1
+        self.block_size = config.block_size or default_block
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def key(self, row: int) -> str:
+        """The key as the tar has it."""
+        tar, local_row = self._locate(row)
+        return tar.keys[local_row].decode("utf-8", "surrogateescape")
+
+    def read(self, row: int) -> Sample:
+        """The sample in this row; `DataError` if it is damaged or has no picture."""
+        (result,) = self.read_many([row])
+        if isinstance(result, DataError):
+            raise result
+        return result
+
+    def read_many(self, rows: Sequence[int]) -> list[Sample | DataError]:
+        """Samples of many rows; remote tars are asked once for all of theirs."""
+        places = [self._locate(row) for row in rows]
+        by_tar: dict[str | int, list[int]] = defaultdict(list)
+        for number, (tar, _) in enumerate(places):
+            # Local reads gain nothing from being asked for at once, and each fails for itself.
+            by_tar[tar.path if is_remote(tar.path) else number].append(number)
+        results: list[Sample | DataError | None] = [None] * len(rows)
+        for numbers in by_tar.values():
+            tar = places[numbers[0]][0]
+            found = self._read_tar(tar, [places[number][1] for number in numbers])
+            for number, result in zip(numbers, found, strict=True):
+                results[number] = result
+        return [result for result in results if result is not None]
+
+    def _locate(self, row: int) -> tuple[TarIndex, int]:
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        tar = self._tars[number]
+        return tar, row - int(self._ends[number]) + len(tar.keys)
+
+    def _read_tar(self, tar: TarIndex, rows: Sequence[int]) -> list[Sample | DataError]:
+        spans = [_spans(tar, row) for row in rows]
+        wanted = [span for of_row in spans for span in of_row]
+        try:
+            parts = iter(self._storage.read(tar.path, wanted) if wanted else [])
+        except DataError as error:
+            return [error] * len(rows)
+        results: list[Sample | DataError] = []
+        for row, of_row in zip(rows, spans, strict=True):
+            content = {span: next(parts) for span in of_row}
+            try:
+                results.append(_sample(tar, row, content))
+            except DataError as error:
+                results.append(error)
+        return results
+
+
+def _spans(tar: TarIndex, row: int) -> list[Range]:
+    """The ranges that hold the files of a sample; files that lie close share one."""
+    spans: list[Range] = []
+    for offset, size in sorted(
+        zip(tar.offsets[row].tolist(), tar.sizes[row].tolist(), strict=True)
+    ):
+        if size <= 0:
+            continue
+        if spans and offset - spans[-1][1] <= SPAN_GAP_BYTES:
+            spans[-1] = (spans[-1][0], offset + size)
+        else:
+            spans.append((offset, offset + size))
+    return spans
+
+
+def _sample(tar: TarIndex, row: int, spans: Mapping[Range, bytes]) -> Sample:
+    key = tar.keys[row].decode("utf-8", "surrogateescape")
+    if tar.sizes[row, IMAGE] < 0:
+        raise DataError(f"{key} in {tar.path} has no picture", reason="no_image")
+    image, text, record, label = (
+        _member(tar, row, column, key, spans) for column in (IMAGE, TEXT, JSON, LABEL)
+    )
+    place = f"{tar.path}: {key}"
+    fields = parse_record(record, f"{place}.json") if record else {}
+    captions, labels, metadata = split_record(fields, f"{place}.json")
+    if not captions and text is not None:
+        captions = (parse_text(text, f"{place}.txt").strip(),)
+    if not labels and label is not None:
+        labels = (parse_text(label, f"{place}.cls").strip(),)
+    return Sample(key, image or b"", captions, labels, metadata)
+
+
+def _member(
+    tar: TarIndex, row: int, column: int, key: str, spans: Mapping[Range, bytes]
+) -> bytes | None:
+    offset, size = int(tar.offsets[row, column]), int(tar.sizes[row, column])
+    if size <= 0:
+        return None if size < 0 else b""
+    start = max(start for start, _ in spans if start <= offset)
+    content = next(part for span, part in spans.items() if span[0] == start)
+    content = content[offset - start : offset - start + size]
+    if zlib.crc32(content) != tar.crc32s[row, column]:
+        raise DataError(
+            f"a file of {key} in {tar.path} differs from its checksum; the tar is damaged, or "
+            "changed after its index was made",
+            reason="checksum",
+        )
+    return content
+
+
+class ShardWriter:
+    """Packs samples into tars `NAME-000000.tar`, .. that ShardSource and WebDataset read.
+
+    The same samples give the same bytes. A tar appears only when it is whole, with its index
+    beside it; until then it is held in memory. If the body of the `with` raises, the tar it was
+    filling is dropped.
+
+    Args:
+        folder: Made if missing; must not hold tars of this name yet.
+        samples_per_shard: How many samples a tar holds, at least 1; the last may hold fewer.
+        name: What the tars are called.
+
+    Raises:
+        ConfigError: The folder holds such tars already; old and new ones would be mixed.
+
+    Example:
+        >>> with ShardWriter("shards") as writer:  # doctest: +SKIP
+        ...     writer.write(Sample("a", image=content, captions=("a red car",)))
+    """
+
+    def __init__(
+        self, folder: str | Path, *, samples_per_shard: int = 1000, name: str = "shard"
+    ) -> None:
+        self.folder = Path(folder)
+        self.samples_per_shard = samples_per_shard
+        self.name = name
+        self.paths: list[Path] = []
+        """The tars that are written."""
+        self._waiting: dict[str, list[tuple[str, bytes]]] = {}
+        if samples_per_shard < 1:
+            raise ConfigError(f"samples_per_shard is {samples_per_shard}; it must be at least 1")
+        if any(self.folder.glob(f"{name}-*.tar")):
+            raise ConfigError(
+                f"{folder} holds shards called {name}-*.tar already; remove them or take another "
+                "folder"
+            )
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None and self._waiting:
+            self._finish()
+
+    def write(self, sample: Sample) -> None:
+        """Add a sample.
+
+        Raises:
+            DataError: The key cannot name a file of a tar, or was written to this tar already; the
+                picture has no known format; the metadata do not fit into JSON.
+        """
+        _check_key(sample.key)
+        if sample.key in self._waiting:
+            raise DataError(f"the key {sample.key} is written twice", reason="duplicate_key")
+        self._waiting[sample.key] = _members(sample)
+        if len(self._waiting) == self.samples_per_shard:
+            self._finish()
+
+    def _finish(self) -> None:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for members in self._waiting.values():
+                for name, content in members:
+                    # Owner and time of change stay 0, so that equal samples give equal bytes.
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+        path = self.folder / f"{self.name}-{len(self.paths):06d}.tar"
+        write_atomic(path, buffer.getvalue())
+        buffer.seek(0)
+        index = index_bytes(list(scan_tar(buffer, str(path))), len(buffer.getvalue()))
+        write_atomic(path.with_name(path.name + ".idx"), index)
+        self.paths.append(path)
+        self._waiting.clear()
+
+
+def _check_key(key: str) -> None:
+    parts = key.split("/")
+    if not all(parts) or any("." in part for part in parts) or not key.isprintable():
+        raise DataError(
+            f"the key {key!r} cannot be written: right are printable characters without dots, "
+            "since WebDataset splits names at the first dot, and folders parted by /",
+            reason="bad_key",
+        )
+
+
+def _members(sample: Sample) -> list[tuple[str, bytes]]:
+    """The files of a sample by name, sorted."""
+    record: dict[str, Any] = dict(sample.metadata)
+    if taken := record.keys() & {"caption", "captions", "label", "labels"}:
+        raise DataError(
+            f"sample {sample.key} has metadata called {sorted(taken)[0]!r}, a name that is taken",
+            reason="bad_record",
+        )
+    members = {f"{sample.key}.{_extension(sample)}": sample.image}
+    if sample.captions:
+        record["captions"] = list(sample.captions)
+    if sample.labels:
+        record["labels"] = list(sample.labels)
+    try:
+        if record:
+            text = json.dumps(record, ensure_ascii=False, sort_keys=True)
+            members[f"{sample.key}.json"] = text.encode()
+        if sample.captions:
+            # For readers that know one caption only.
+            members[f"{sample.key}.txt"] = sample.captions[0].encode()
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the words or metadata of {sample.key} do not fit into JSON: {error}",
+            reason="bad_record",
+        ) from error
+    return sorted(members.items())
+
+
+def _extension(sample: Sample) -> str:
+    """The extension that the picture's first bytes ask for."""
+    image = sample.image
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "webp"
+    starts = {
+        b"\xff\xd8\xff": "jpg",
+        b"\x89PNG": "png",
+        b"GIF8": "gif",
+        b"BM": "bmp",
+        b"II*\0": "tif",
+        b"MM\0*": "tif",
+    }
+    for start, extension in starts.items():
+        if image.startswith(start):
+            return extension
+    raise DataError(
+        f"sample {sample.key} is no JPEG, PNG, WebP, GIF, BMP or TIFF picture",
+        reason="not_an_image",
+    )

@@ -1,0 +1,159 @@
+"""Where samples come from: what a source is, how one is named in a recipe, how it is opened."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+from coca.core.errors import ConfigError, DataError
+from coca.core.registry import Registry
+from coca.data.sample import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of a mixture, and how its words become captions."""
+
+    kind: str
+    """`folder`, `manifest`, `shards`, or what a plugin registers."""
+
+    path: str | tuple[str, ...]
+    """Where it is: a folder, a manifest, or tars. Tars may be several, with `*` and braces such as
+    `{0000..0099}`, and stand under any URL that fsspec knows."""
+
+    name: str = ""
+    """What logs call it; by default its path."""
+
+    weight: float = 1.0
+    """Share of the samples that come from here, relative to the other sources; above 0."""
+
+    text: Literal["captions", "labels"] = "captions"
+    """What is read as the text: one of the captions, or the names of the labels."""
+
+    templates: tuple[str, ...] = ()
+    """Sentences with `{}` where the text goes; one is drawn at each visit. Without any, captions
+    stand alone and labels stand in "a photo of the {}"."""
+
+    image_column: str = ""
+    """Manifest: where the picture stands, if not under a usual name such as `image` or `path`."""
+
+    caption_column: str = ""
+    """Manifest: where the caption stands, if not under a usual name such as `caption`."""
+
+    label_column: str = ""
+    """Manifest: where the label stands, if not under `labels` or `label`."""
+
+    index_folder: str = ""
+    """Shards: where their indexes are kept; by default beside them, where that may be written."""
+
+    block_size: int = 0
+    """Shards: neighbouring samples that are read together; 0 takes 1 for local files and 256 for
+    remote ones. A larger block reads faster and shuffles less."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if not self.paths or not all(self.paths):
+            faults.append(f"path {self.path!r} names nothing; right is a folder, file or pattern")
+        if not 0 < self.weight < float("inf"):
+            faults.append(f"weight {self.weight} is not above 0")
+        if self.block_size < 0:
+            faults.append(f"block_size {self.block_size} is below 0")
+        faults += [
+            f"template {template!r} has no {{}} to put the text into"
+            for template in self.templates
+            if "{}" not in template
+        ]
+        if faults:
+            raise ConfigError("; ".join(faults))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a tuple."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def title(self) -> str:
+        """What logs call the source."""
+        return self.name or ", ".join(self.paths)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Samples by row number. It must survive pickling and forking, so open handles when reading."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the samples or their order do."""
+        ...
+
+    @property
+    def block_size(self) -> int:
+        """How many neighbouring rows are cheap to read together; 1 if it makes no difference."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def key(self, row: int) -> str:
+        """The key of the sample in this row, without reading it."""
+        ...
+
+    def read(self, row: int) -> Sample:
+        """The sample in this row.
+
+        Raises:
+            DataError: It cannot be read; `reason` says why.
+        """
+        ...
+
+
+@runtime_checkable
+class BulkSource(Protocol):
+    """What a source has besides, if it reads many rows faster than one after the other."""
+
+    def read_many(self, rows: Sequence[int]) -> list[Sample | DataError]:
+        """What `read` returns or raises for each row."""
+        ...
+
+
+SourceMaker: TypeAlias = Callable[[SourceConfig], Source]
+
+SOURCES: Registry[SourceMaker] = Registry("data source")
+
+
+def single_path(config: SourceConfig) -> str:
+    """The one path of a kind of source that cannot take several.
+
+    Raises:
+        ConfigError: The config names more than one.
+    """
+    if len(config.paths) > 1:
+        raise ConfigError(
+            f"a source of kind {config.kind} takes one path, not {len(config.paths)}; make each a "
+            "source of its own"
+        )
+    return config.paths[0]
+
+
+def open_source(config: SourceConfig) -> Source:
+    """The source that `config` describes.
+
+    Raises:
+        ConfigError: No such kind; the message holds the nearest name.
+        DataError: Nothing usable stands at the path.
+    """
+    source = SOURCES.get(config.kind)(config)
+    if not len(source):
+        raise DataError(f"source {config.title} holds no sample", reason="empty_source")
+    return source
+
+
+def read_rows(source: Source, rows: Sequence[int]) -> list[Sample | DataError]:
+    """Samples of the given rows, with the error in the place of each that cannot be read."""
+    if isinstance(source, BulkSource):
+        return source.read_many(rows)
+    results: list[Sample | DataError] = []
+    for row in rows:
+        try:
+            results.append(source.read(row))
+        except DataError as error:
+            results.append(error)
+    return results

@@ -1,0 +1,331 @@
+"""Byte ranges of files, here or behind a URL, with lost connections tried again.
+
+Object stores (S3, Google, Azure, HTTP) are read through obstore where it is installed, which joins
+neighbouring ranges and asks for many at once; every other URL goes through fsspec.
+"""
+
+import fnmatch
+import importlib.util
+import io
+import logging
+import os
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+from coca.core.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Range: TypeAlias = tuple[int, int]
+"""First byte, and the byte after the last."""
+
+OBJECT_STORES = frozenset(
+    {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"}
+)
+RETRY_WAITS_S = (0.1, 0.5, 2.0)
+STREAM_BUFFER_BYTES = 8 << 20
+MAX_OPEN_FILES = 64
+
+
+@runtime_checkable
+class Folder(Protocol):
+    """A remote folder; names are relative to it."""
+
+    def size(self, name: str) -> int:
+        """Bytes of the file."""
+        ...
+
+    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
+        """The given ranges of the file."""
+        ...
+
+    def match(self, pattern: str) -> list[str]:
+        """Names of the files that fit a pattern with `*`."""
+        ...
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path is a URL."""
+    return "://" in path
+
+
+def fork_is_safe() -> bool:
+    """Whether a forked child may read remote files.
+
+    obstore starts threads that a fork does not copy, so that the child would wait for them for
+    ever; a process that may have used it must start its workers afresh.
+    """
+    return "obstore" not in sys.modules
+
+
+class Storage:
+    """Reads files by path or URL. Handles open at first use, in each process anew."""
+
+    def __init__(self) -> None:
+        self._descriptors: OrderedDict[str, int] = OrderedDict()
+        self._folders: dict[str, Folder] = {}
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Handles mean nothing to another process.
+        return (Storage, ())
+
+    def __del__(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
+    def size(self, path: str) -> int:
+        """Bytes of the file.
+
+        Raises:
+            DataError: It is missing or out of reach.
+        """
+        if is_remote(path):
+            folder, name = self._folder(path)
+            return _retried(path, lambda: folder.size(name))
+        with _local_errors(path):
+            return os.stat(path).st_size
+
+    def read(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
+        """The given ranges of the file.
+
+        Raises:
+            DataError: It is missing, out of reach, or ends before a range does.
+        """
+        if is_remote(path):
+            folder, name = self._folder(path)
+            return _retried(path, lambda: _whole(folder.read(name, ranges), ranges))
+        with _local_errors(path):
+            descriptor = self._descriptor(path)
+            return _whole(
+                [os.pread(descriptor, end - start, start) for start, end in ranges], ranges
+            )
+
+    def read_all(self, path: str) -> bytes:
+        """The whole of a file that is known to be small.
+
+        Raises:
+            DataError: It is missing or out of reach.
+        """
+        if is_remote(path):
+            return self.read(path, [(0, self.size(path))])[0]
+        with _local_errors(path):
+            return Path(path).read_bytes()
+
+    def open(self, path: str) -> io.BufferedReader:
+        """The file as a stream, for reading it from one end to the other.
+
+        Raises:
+            DataError: It is missing or out of reach.
+        """
+        if is_remote(path):
+            return io.BufferedReader(_RemoteStream(self, path), STREAM_BUFFER_BYTES)
+        with _local_errors(path):
+            return io.BufferedReader(io.FileIO(path), STREAM_BUFFER_BYTES)
+
+    def find(self, patterns: Sequence[str], *, suffix: str) -> list[str]:
+        """The files that patterns name, each pattern's in the order of their names.
+
+        Args:
+            patterns: Paths or URLs; may hold `*` and braces such as `{0..9}` or `{a,b}`. A
+                local folder stands for all files in it that end in `suffix`.
+            suffix: Such as `".tar"`.
+
+        Raises:
+            DataError: A pattern fits nothing.
+        """
+        found: list[str] = []
+        for pattern in patterns:
+            for path in expand_braces(pattern):
+                matches = self._match(path, suffix)
+                if not matches:
+                    raise DataError(f"no {suffix} file is found at {path}", reason="missing")
+                found += matches
+        if len(set(found)) < len(found):
+            twice = next(path for path in found if found.count(path) > 1)
+            raise DataError(f"{twice} is named twice by {', '.join(patterns)}", reason="duplicate")
+        return found
+
+    def _match(self, path: str, suffix: str) -> list[str]:
+        if is_remote(path):
+            folder, name = self._folder(path)
+            if "*" not in name:
+                return [path]
+            parent = path.rpartition("/")[0]
+            return [f"{parent}/{match}" for match in _retried(path, lambda: folder.match(name))]
+        local = Path(path)
+        if local.is_dir():
+            return sorted(str(file) for file in local.glob(f"*{suffix}"))
+        if "*" in path:
+            # From the first folder without a pattern, so that absolute and relative paths both do.
+            fixed = next(parent for parent in local.parents if "*" not in str(parent))
+            return sorted(str(file) for file in fixed.glob(str(local.relative_to(fixed))))
+        return [path] if local.exists() else []
+
+    def _descriptor(self, path: str) -> int:
+        descriptor = self._descriptors.pop(path, None)
+        if descriptor is None:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._descriptors[path] = descriptor
+        if len(self._descriptors) > MAX_OPEN_FILES:
+            os.close(self._descriptors.popitem(last=False)[1])
+        return descriptor
+
+    def _folder(self, url: str) -> tuple[Folder, str]:
+        if self._process != os.getpid():
+            self._folders.clear()
+            self._process = os.getpid()
+        parent, _, name = url.rpartition("/")
+        if parent not in self._folders:
+            self._folders[parent] = _open_folder(parent)
+        return self._folders[parent], name
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """All texts that a pattern with braces stands for: `{000..127}`, `{a,b}`, as a shell has them.
+
+    Braces that hold neither are left as they are.
+    """
+    before, opened, rest = pattern.partition("{")
+    inside, closed, after = rest.partition("}")
+    if not opened or not closed:
+        return [pattern]
+    first, dots, last = inside.partition("..")
+    if dots and first.isdigit() and last.isdigit():
+        width = len(first) if first.startswith("0") else 0
+        choices = [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
+    elif "," in inside:
+        choices = inside.split(",")
+    else:
+        choices = ["{" + inside + "}"]
+    return [before + choice + tail for choice in choices for tail in expand_braces(after)]
+
+
+@contextmanager
+def _local_errors(path: str) -> Iterator[None]:
+    """Turns what the system says about a local file into a sentence."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing", reason="missing") from error
+    except OSError as error:
+        problem = error.strerror or error
+        raise DataError(f"{path} cannot be read: {problem}", reason="unreadable") from error
+    except EOFError as error:
+        raise DataError(f"{path} is truncated: {error}", reason="truncated") from error
+
+
+def _whole(parts: list[bytes], ranges: Sequence[Range]) -> list[bytes]:
+    for part, (start, end) in zip(parts, ranges, strict=True):
+        if len(part) != end - start:
+            raise EOFError(f"{len(part):,} of {end - start:,} bytes came from byte {start:,} on")
+    return parts
+
+
+def _retried(path: str, action: Callable[[], T]) -> T:
+    for wait_s in (*RETRY_WAITS_S, None):
+        try:
+            return action()
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing", reason="missing") from error
+        except Exception as error:
+            # Each kind of store raises errors of its own, without a common parent.
+            what = str(error).partition("\n")[0]
+            if wait_s is None:
+                raise DataError(f"{path} cannot be read: {what}", reason="unreachable") from error
+            logger.info("%s: %s; trying again in %s s", path, what, wait_s)
+            time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _open_folder(url: str) -> Folder:
+    scheme = url.partition("://")[0]
+    if scheme in OBJECT_STORES and importlib.util.find_spec("obstore"):
+        return _ObjectStoreFolder(url)
+    return _FsspecFolder(url)
+
+
+class _ObjectStoreFolder:
+    def __init__(self, url: str) -> None:
+        import obstore
+        from obstore.store import from_url
+
+        self._obstore = obstore
+        self._store = from_url(
+            url,
+            client_options={"allow_http": url.startswith("http://")},
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
+        )
+
+    def size(self, name: str) -> int:
+        return int(self._obstore.head(self._store, name)["size"])
+
+    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
+        starts, ends = zip(*ranges, strict=True)
+        parts = self._obstore.get_ranges(self._store, name, starts=starts, ends=ends)
+        return [bytes(part) for part in parts]
+
+    def match(self, pattern: str) -> list[str]:
+        listing = self._obstore.list_with_delimiter(self._store)
+        names = (entry["path"].rpartition("/")[2] for entry in listing["objects"])
+        return sorted(fnmatch.filter(names, pattern))
+
+
+class _FsspecFolder:
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise DataError(f"{url} cannot be opened: {error}", reason="unreachable") from error
+
+    def size(self, name: str) -> int:
+        return int(self._files.size(f"{self._root}/{name}"))
+
+    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
+        starts, ends = (list(bounds) for bounds in zip(*ranges, strict=True))
+        paths = [f"{self._root}/{name}"] * len(ranges)
+        parts = self._files.cat_ranges(paths, starts, ends, on_error="raise")
+        return [bytes(part) for part in parts]
+
+    def match(self, pattern: str) -> list[str]:
+        return sorted(p.rpartition("/")[2] for p in self._files.glob(f"{self._root}/{pattern}"))
+
+
+class _RemoteStream(io.RawIOBase):
+    """A remote file read in pieces, as large as the buffer around it asks for."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+        self._size = storage.size(path)
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = origin + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._place + len(buffer), self._size)
+        if end <= self._place:
+            return 0
+        (part,) = self._storage.read(self._path, [(self._place, end)])
+        buffer[: len(part)] = part
+        self._place = end
+        return len(part)

@@ -1,0 +1,53 @@
+"""From a sample's words to the one text that the model sees at this visit."""
+
+import torch
+
+from coca.core.errors import DataError
+from coca.data.sample import Sample
+from coca.data.sources import SourceConfig
+
+# How labels become text where a recipe names no templates (CoCa, section 4.1).
+LABEL_TEMPLATES = ("a photo of the {}",)
+
+
+def draw_caption(sample: Sample, config: SourceConfig, generator: torch.Generator) -> str:
+    """One text for the sample, drawn anew from `generator`.
+
+    With `text: captions`, one of the captions. With `text: labels`, the names of all labels,
+    shuffled and joined by commas, as the paper reads JFT: "a photo of the cat, animal". Either way
+    the text is put into one of the templates.
+
+    Raises:
+        DataError: The sample has no such text (reason `"empty_caption"`), or it is no valid text
+            (`"bad_text"`).
+    """
+    if config.text == "labels":
+        names = [name for label in sample.labels if (name := spoken(label))]
+        order = torch.randperm(len(names), generator=generator).tolist()
+        text = ", ".join(names[place] for place in order)
+        templates = config.templates or LABEL_TEMPLATES
+    else:
+        captions = [text for caption in sample.captions if (text := caption.strip())]
+        text = _draw(captions, generator) if captions else ""
+        templates = config.templates
+    if not text:
+        raise DataError(f"sample {sample.key} has no {config.text} to read", reason="empty_caption")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # JSON can spell what no text may hold, and the tokenizer would refuse the whole batch.
+        raise DataError(
+            f"a text of sample {sample.key} holds half a surrogate pair", reason="bad_text"
+        ) from error
+    return _draw(templates, generator).replace("{}", text) if templates else text
+
+
+def spoken(label: str) -> str:
+    """A label as one would say it: names of folders and classes often hold underscores."""
+    return label.replace("_", " ").strip()
+
+
+def _draw(choices: tuple[str, ...] | list[str], generator: torch.Generator) -> str:
+    if len(choices) == 1:
+        return choices[0]
+    return choices[int(torch.randint(len(choices), (), generator=generator))]

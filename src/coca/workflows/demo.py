@@ -1,0 +1,245 @@
+"""The whole way on real pictures: pack, train, evaluate on an unseen vendor, index, search, report.
+
+Each stage leaves files in the run's folder and is passed over when they are there, so a stopped
+demo goes on and a finished one is quick.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coca.core.config import load_config
+from coca.core.errors import CocaError
+from coca.core.files import atomic_folder, write_atomic
+from coca.core.progress import ProgressMaker, silent
+from coca.data.emoji import VENDORS, emoji_samples
+from coca.data.sample import Sample
+from coca.data.shards import ShardWriter
+from coca.data.sources import SourceConfig
+from coca.inference.predictor import Predictor, load
+from coca.search.engine import SearchEngine
+from coca.search.ingest import ingest
+from coca.search.milvus import Index
+from coca.search.records import Hit
+from coca.tasks import TASKS, TaskConfig
+from coca.tasks.base import read_samples
+from coca.train.tracker import read_metrics
+from coca.workflows.demo_report import write_report
+from coca.workflows.pretrain import PretrainConfig, pretrain
+
+SEEN, UNSEEN = VENDORS
+"""The vendor whose drawings are learned from, and the one that the model never sees."""
+
+TEXT_QUERIES = ("red car", "smiling face", "fruit", "sailing boat", "musical instrument", "snow")
+IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
+FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
+CAPTIONED = 24
+CAPTION_PROMPT = "a drawing of"
+RENDERED_PX = 96
+
+
+@dataclass(frozen=True)
+class Found:
+    """A query of the report and what it found."""
+
+    words: str
+    """The text, or what the picture shows."""
+    filter: str
+    """Milvus expression, or nothing."""
+    image: Path | None
+    """The picture, if the query is one."""
+    hits: Sequence[Hit]
+    """Nearest first."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made."""
+
+    folder: Path
+    """Everything."""
+    model: Path
+    """What `coca.load` reads."""
+    index: Path
+    """The Milvus Lite collection."""
+    report: Path
+    """The page to look at."""
+    example: Path
+    """A picture of the unseen vendor, to try commands on."""
+    interrupted: bool = False
+    """Training was stopped; run again to go on."""
+
+
+def demo(
+    folder: str | Path = "runs/demo",
+    *,
+    recipe: str | Path = "recipes/pretrain/emoji.yaml",
+    overrides: Sequence[str] = (),
+    progress: ProgressMaker = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> DemoResult:
+    """Runs every stage that is not done yet.
+
+    Args:
+        folder: Where everything goes.
+        recipe: What to train; its `run` is replaced by `folder`, its data read from there.
+        overrides: Changes to the recipe, such as `train.steps=10`.
+        progress: Shows how far a stage is.
+        tell: Gets a line at the start of each stage.
+
+    Raises:
+        CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    result = DemoResult(
+        folder=folder,
+        model=folder / "model",
+        index=folder / "pictures.db",
+        report=folder / "report.html",
+        example=folder / "pictures" / UNSEEN / f"{IMAGE_QUERIES[0]}.png",
+    )
+    if not Path(recipe).exists():
+        raise CocaError(f"the recipe {recipe} is not here; run the demo from the project's folder")
+    for vendor in VENDORS:
+        _pack(folder / "shards" / vendor, vendor, progress, tell)
+    config = _config(folder, recipe, overrides)
+    tell(f"training on {SEEN}: {config.train.steps} steps of {config.data.loader.batch_size} pairs")
+    if pretrain(config, progress=progress).interrupted:
+        return replace(result, interrupted=True)
+    predictor = load(result.model)
+    scores = _evaluate(folder, predictor, progress, tell)
+    pictures = _write_pictures(folder, tell)
+    tell(f"indexing {UNSEEN} in {result.index}")
+    with Index.open(
+        str(result.index),
+        embed_dim=predictor.embed_dim,
+        fingerprint=predictor.fingerprint,
+        model=str(result.model),
+        create=True,
+    ) as index:
+        ingest(folder / "pictures", predictor, index, progress=progress)
+        found = list(_search(SearchEngine(predictor, index), pictures))
+    tell("captioning and writing the report")
+    shown = _spread(pictures, CAPTIONED)
+    captions = predictor.caption(
+        [path for path, _ in shown], prompt=CAPTION_PROMPT, progress=progress
+    )
+    write_report(
+        result.report,
+        config=config,
+        metrics=read_metrics(folder),
+        scores=scores,
+        found=[vars(one) for one in found],
+        captions=[
+            (path, sample.captions, caption.text.removeprefix(CAPTION_PROMPT).strip())
+            for (path, sample), caption in zip(shown, captions, strict=True)
+        ],
+    )
+    return result
+
+
+def _config(folder: Path, recipe: str | Path, overrides: Sequence[str]) -> PretrainConfig:
+    """The recipe, with everything read from and written to the demo's folder."""
+    config = load_config(PretrainConfig, Path(recipe), overrides=overrides)
+    packed = shards(folder, SEEN).path
+    sources = tuple(replace(source, path=packed) for source in config.data.sources)
+    return replace(config, run=folder, data=replace(config.data, sources=sources))
+
+
+def _pack(folder: Path, vendor: str, progress: ProgressMaker, tell: Callable[[str], None]) -> None:
+    """One vendor's drawings as WebDataset shards; flags apart, since scores are told without."""
+    if folder.exists():
+        return
+    tell(f"packing the drawings of {vendor} as shards in {folder}")
+    samples = [_labelled(sample) for sample in _counted(vendor, progress)]
+    with atomic_folder(folder) as unfinished:
+        for name, flag in (("flags", True), ("others", False)):
+            with ShardWriter(unfinished, name=name) as writer:
+                for sample in samples:
+                    if sample.metadata["flag"] == flag:
+                        writer.write(sample)
+
+
+def _counted(vendor: str, progress: ProgressMaker) -> Iterator[Sample]:
+    with progress(f"drawing {vendor}", None) as bar:
+        for sample in emoji_samples(vendor, size_px=RENDERED_PX):
+            yield sample
+            bar.advance()
+
+
+def _labelled(sample: Sample) -> Sample:
+    """The name is the label as well, for zero-shot classification and label prompts."""
+    name = sample.captions[0]
+    return Sample(sample.key, sample.image, sample.captions, (name,), sample.metadata)
+
+
+def shards(folder: Path, vendor: str, name: str = "*") -> SourceConfig:
+    """The shards of a vendor: all, or only `flags` or `others`."""
+    return SourceConfig(kind="shards", path=str(folder / "shards" / vendor / f"{name}-*.tar"))
+
+
+def _evaluate(
+    folder: Path, predictor: Predictor, progress: ProgressMaker, tell: Callable[[str], None]
+) -> dict[str, dict[str, int | float]]:
+    """Scores on the unseen vendor, with and without flags, kept with the model's fingerprint."""
+    path = folder / "evaluation.json"
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["fingerprint"] == predictor.fingerprint:
+            return kept["scores"]
+    tell(f"evaluating on {UNSEEN}, which the model has never seen")
+    scores: dict[str, dict[str, int | float]] = {}
+    for label, part in (("all", "*"), ("without flags", "others")):
+        data, reference = shards(folder, UNSEEN, part), shards(folder, SEEN, part)
+        for config in (
+            TaskConfig(task="retrieval", data=data, captions="first"),
+            TaskConfig(task="zero_shot", data=data, prompts="drawing"),
+            TaskConfig(task="pixel_floor", data=data, reference=reference, captions="first"),
+        ):
+            result = TASKS.get(config.task)(predictor, config, progress=progress)
+            metrics = {name: round(value, 5) for name, value in result.metrics.items()}
+            scores[f"{config.task} {label}"] = {**metrics, "samples": result.samples}
+    write_atomic(
+        path,
+        json.dumps({"fingerprint": predictor.fingerprint, "scores": scores}, indent=2).encode(),
+    )
+    return scores
+
+
+def _write_pictures(folder: Path, tell: Callable[[str], None]) -> list[tuple[Path, Sample]]:
+    """The unseen vendor as plain files with sidecars: what a user's own folder looks like."""
+    samples, _ = read_samples(shards(folder, UNSEEN))
+    target = folder / "pictures" / UNSEEN
+    if not target.exists():
+        tell(f"writing the pictures of {UNSEEN} to {target}")
+        with atomic_folder(target) as unfinished:
+            for sample in samples:
+                path = unfinished / _file_name(sample)
+                path.write_bytes(sample.image)
+                sidecar: dict[str, Any] = {"caption": sample.captions[0], **sample.metadata}
+                path.with_suffix(".json").write_text(json.dumps(sidecar), encoding="utf-8")
+    return [(target / _file_name(sample), sample) for sample in samples]
+
+
+def _file_name(sample: Sample) -> str:
+    return sample.key.split("/")[-1] + ".png"
+
+
+def _search(engine: SearchEngine, pictures: list[tuple[Path, Sample]]) -> Iterator[Found]:
+    for words in TEXT_QUERIES:
+        yield Found(words, "", None, engine.search(words, k=8))
+    words, filter = FILTERED_QUERY
+    yield Found(words, filter, None, engine.search(words, k=8, filter=filter))
+    by_code = {path.stem: (path, sample) for path, sample in pictures}
+    for code in IMAGE_QUERIES:
+        path, sample = by_code[code]
+        # The first hit is the picture itself.
+        yield Found(sample.captions[0], "", path, engine.search(image=path, k=9)[1:])
+
+
+def _spread(pictures: list[tuple[Path, Sample]], count: int) -> list[tuple[Path, Sample]]:
+    """Pictures from all over the list, flags left out: their names cannot be seen."""
+    plain = [pair for pair in pictures if not pair[1].metadata["flag"]]
+    return plain[:: max(1, len(plain) // count)][:count]

@@ -1,0 +1,143 @@
+"""The demo's page: curves, scores beside chance and raw pixels, searches, captions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coca.core.files import write_atomic
+from coca.data.emoji import VENDORS
+from coca.model.pretrained import count_parameters
+from coca.search.records import Hit
+from coca.workflows.pretrain import PretrainConfig
+from coca.workflows.report import (
+    Block,
+    Card,
+    Grid,
+    Number,
+    Plot,
+    Section,
+    Table,
+    line_plot,
+    parameters_shown,
+    render,
+)
+
+SEEN, UNSEEN = (vendor.capitalize() for vendor in VENDORS)
+_CURVES = {
+    "contrastive loss (nats)": "contrastive",
+    "captioning loss (nats a word)": "captioning",
+    "image to text, right in the batch": "image_to_text@1",
+}
+
+
+def write_report(
+    path: Path,
+    *,
+    config: PretrainConfig,
+    metrics: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, Number]],
+    found: Sequence[Mapping[str, Any]],
+    captions: Sequence[tuple[Path, Sequence[str], str]],
+) -> None:
+    """Writes the page.
+
+    Args:
+        path: Where to.
+        config: What was trained.
+        metrics: Rows of the training.
+        scores: Task and part to its metrics.
+        found: Queries and their hits, with `words`, `filter`, `image` and `hits`.
+        captions: Picture, its true names, and what the model wrote.
+    """
+    total = count_parameters(config.model)["total"]
+    seen = config.train.steps * config.data.loader.batch_size
+    lead = (
+        f"A CoCa of {parameters_shown(total)} parameters, trained from scratch on {SEEN}'s "
+        f"drawings ({seen:,} pairs seen, both losses), and shown here on {UNSEEN}'s, by a vendor "
+        "whose pictures it has never seen."
+    )
+    sections = [
+        Section(
+            "Scores on the unseen vendor",
+            "Chance is what guessing gives. The raw-pixel floor answers with the nearest 16 x 16 "
+            f"thumbnail among {SEEN}'s drawings, whose names are known.",
+            [_scores_table(part, scores) for part in ("all", "without flags")],
+        ),
+        Section("Training", blocks=[_curves(metrics)] if metrics else []),
+        Section(
+            "Searching in Milvus",
+            f"{UNSEEN}'s drawings in a Milvus Lite collection; the score is the cosine. Captions "
+            "below the pictures are their true names, which the search does not read.",
+            [_hits(one) for one in found],
+        ),
+        Section(
+            "Captions of unseen pictures",
+            "Above, what the model wrote behind “a drawing of”; below, the true name. A frame "
+            "marks a caption that is one of the true names word for word.",
+            [_captions(captions)],
+        ),
+    ]
+    write_atomic(path, render("CoCa on emoji", lead, sections).encode())
+
+
+def _scores_table(part: str, scores: Mapping[str, Mapping[str, Number]]) -> Table:
+    model, floor = scores[f"retrieval {part}"], scores[f"pixel_floor {part}"]
+    zero_shot = scores[f"zero_shot {part}"]
+    rows: list[list[str | Number]] = []
+    for title, way in (
+        ("text finds its picture", "text_to_image"),
+        ("picture finds its name", "image_to_text"),
+    ):
+        for k in (1, 5, 10):
+            key = f"{way}_recall@{k}"
+            rows.append([f"{title}, recall@{k}", model[key], model[f"chance_{key}"], floor[key]])
+    for k in (1, 5):
+        # Naming a picture among all names is what the floor's picture-to-name way does, too.
+        near = floor[f"image_to_text_recall@{k}"]
+        rows.append(
+            [
+                f"zero-shot with prompts, top-{k}",
+                zero_shot[f"top{k}"],
+                zero_shot[f"chance_top{k}"],
+                near,
+            ]
+        )
+    return Table(
+        [f"{model['samples']:,} drawings, {part}", "CoCa", "chance", "raw pixels"],
+        rows,
+        "Some drawings are the same for two names, which no model can tell apart."
+        if part == "all"
+        else "Flags carry names of countries that nothing else in the pictures explains.",
+    )
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> Plot:
+    panels = {
+        title: {name: [(row["step"], row[name]) for row in metrics if name in row]}
+        for title, name in _CURVES.items()
+    }
+    shown = {title: curves for title, curves in panels.items() if all(curves.values())}
+    speed = sorted(row["pairs_per_s"] for row in metrics)[len(metrics) // 2]
+    return Plot(line_plot(shown, x_label="step"), f"Median speed {speed:,.0f} pairs a second.")
+
+
+def _hits(found: Mapping[str, Any]) -> Block:
+    heading = f"“{found['words']}”"
+    if found["filter"]:
+        heading += f" with filter {found['filter']}"
+    hits: Sequence[Hit] = found["hits"]
+    cards = [Card(hit.path, [hit.caption, f"{hit.score:.2f}"]) for hit in hits]
+    if found["image"] is None:
+        return Grid(heading, cards)
+    return Grid(
+        f"The picture of {heading}", cards, lead=Card(found["image"], [found["words"], "the query"])
+    )
+
+
+def _captions(captions: Sequence[tuple[Path, Sequence[str], str]]) -> Grid:
+    cards = [
+        Card(path, [written, names[0]], marked=written in [name.lower() for name in names])
+        for path, names, written in captions
+    ]
+    right = sum(card.marked for card in cards)
+    return Grid(f"{right} of {len(cards)} word for word", cards)

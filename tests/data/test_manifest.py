@@ -1,0 +1,189 @@
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.sample import Sample
+from coca.data.sources import Source, SourceConfig, open_source
+from tiny_data import picture
+
+ROWS = [
+    {"image": "pics/0.png", "caption": "a red, shiny car", "label": "car", "width": 10},
+    {"image": "pics/1.png", "caption": 'a "small" cat', "label": "cat", "width": 20},
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pics").mkdir()
+    for number in range(2):
+        (tmp_path / "pics" / f"{number}.png").write_bytes(picture(number))
+    return tmp_path
+
+
+def open_manifest(path: Path, **settings: Any) -> Source:
+    return open_source(SourceConfig(kind="manifest", path=str(path), **settings))
+
+
+def write_table(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
+    path = folder / name
+    if path.suffix == ".parquet":
+        arrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        import csv
+
+        delimiter = "\t" if "tab" in name or path.suffix == ".tsv" else ","
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv", "m.tsv", "by_tab.csv", "m.parquet"])
+def test_every_kind_of_table_gives_the_same_samples(folder: Path, name: str) -> None:
+    source = open_manifest(write_table(folder, name, ROWS))
+    samples = [source.read(row) for row in range(len(source))]
+    assert [(s.key, s.image, s.captions, s.labels) for s in samples] == [
+        ("pics/0.png", picture(0), ("a red, shiny car",), ("car",)),
+        ("pics/1.png", picture(1), ('a "small" cat',), ("cat",)),
+    ]
+    assert [str(s.metadata["width"]) for s in samples] == ["10", "20"]
+    assert [source.key(0), source.key(1)] == ["pics/0.png", "pics/1.png"]
+    assert pickle.loads(pickle.dumps(source)).read(1) == samples[1]
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.parquet"])
+def test_several_captions_and_labels_may_stand_in_a_list(folder: Path, name: str) -> None:
+    row = {"id": 7, "path": "pics/0.png", "captions": ["one", "two"], "labels": ["a", "b"]}
+    source = open_manifest(write_table(folder, name, [row]))
+    assert source.read(0) == Sample("7", picture(0), ("one", "two"), ("a", "b"))
+
+
+def test_columns_of_other_names_are_given_by_the_config(folder: Path) -> None:
+    rows = [{"where": "pics/0.png", "alt": "one", "kind": "car", "caption": "not this"}]
+    source = open_manifest(
+        write_table(folder, "m.csv", rows),
+        image_column="where",
+        caption_column="alt",
+        label_column="kind",
+    )
+    expected = Sample("pics/0.png", picture(0), ("one",), ("car",), {"caption": "not this"})
+    assert source.read(0) == expected
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_parquet_may_hold_the_pictures_themselves(folder: Path, wrapped: bool) -> None:
+    image = {"bytes": picture(5), "path": None} if wrapped else picture(5)
+    source = open_manifest(write_table(folder, "m.parquet", [{"image": image, "text": "one"}]))
+    assert source.read(0) == Sample("0", picture(5), ("one",))
+    assert source.key(0) == "0"
+
+
+def test_absolute_paths_and_urls_stand_for_themselves(folder: Path) -> None:
+    absolute = folder / "pics" / "0.png"
+    rows = [{"image": str(absolute)}, {"url": f"file://{absolute}"}]
+    path = write_table(folder, "m.jsonl", rows)
+    source = open_manifest(path)
+    assert [source.read(row).image for row in range(2)] == [picture(0)] * 2
+
+
+def test_a_manifest_may_stand_in_the_working_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(folder, "m.jsonl", ROWS)
+    monkeypatch.chdir(folder)
+    assert open_manifest(Path("m.jsonl")).read(0).image == picture(0)
+
+
+def test_json_lines_may_have_blank_lines_and_windows_breaks(folder: Path) -> None:
+    lines = [json.dumps(row) for row in ROWS]
+    for text in ("\n\n".join(lines), "\r\n".join([*lines, ""]), "\n".join([*lines, " ", ""])):
+        (folder / "m.jsonl").write_text(text, newline="")
+        source = open_manifest(folder / "m.jsonl")
+        assert [source.read(row).labels for row in range(len(source))] == [("car",), ("cat",)]
+
+
+def test_a_bom_before_the_header_is_no_part_of_a_name(folder: Path) -> None:
+    (folder / "m.csv").write_text("image,caption\npics/0.png,one\n", encoding="utf-8-sig")
+    assert open_manifest(folder / "m.csv").read(0).captions == ("one",)
+
+
+def test_the_fingerprint_is_that_of_the_table(folder: Path) -> None:
+    first = open_manifest(write_table(folder, "a.jsonl", ROWS)).fingerprint
+    assert open_manifest(write_table(folder, "b.jsonl", ROWS)).fingerprint == first
+    assert open_manifest(write_table(folder, "c.jsonl", ROWS[::-1])).fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "bad_record"),
+        ('{"caption": "one"}', "no_image"),
+        ('{"image": "pics/9.png"}', "missing"),
+        ('{"image": "pics"}', "unreadable"),
+        ('{"image": "pics/0.png", "caption": {}, "text": 3.5}', "bad_record"),
+    ],
+)
+def test_a_bad_row_is_a_bad_sample_and_leaves_the_others(
+    folder: Path, line: str, reason: str
+) -> None:
+    path = folder / "m.jsonl"
+    path.write_text(f"{json.dumps(ROWS[0])}\n{line}\n{json.dumps(ROWS[1])}\n")
+    source = open_manifest(path)
+    with pytest.raises(DataError) as caught:
+        source.read(1)
+    assert caught.value.reason == reason
+    assert isinstance(source.key(1), str)
+    assert source.read(2).labels == ("cat",)
+
+
+def test_a_first_line_that_is_damaged_does_not_hinder_the_rest(folder: Path) -> None:
+    (folder / "m.jsonl").write_text("{\n" + json.dumps(ROWS[0]))
+    assert open_manifest(folder / "m.jsonl").read(1).labels == ("car",)
+
+
+def test_a_csv_row_with_too_few_values_is_a_bad_sample(folder: Path) -> None:
+    (folder / "m.csv").write_text("image,caption\npics/0.png\n")
+    with pytest.raises(DataError, match="1 values for 2 columns"):
+        open_manifest(folder / "m.csv").read(0)
+
+
+def test_a_table_without_pictures_is_told_before_the_run(folder: Path) -> None:
+    path = write_table(folder, "m.csv", [{"shot": "pics/0.png", "caption": "one"}])
+    with pytest.raises(ConfigError, match=r"shot, caption, but none of .*set image_column"):
+        open_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("m.xlsx", b"x", r"a manifest is \.jsonl"),
+        ("m", b"x", "no suffix"),
+        ("m.csv", b'image\n"open', "is no CSV"),
+        ("m.csv", b"image\n\xff", "not UTF-8"),
+        ("m.parquet", b"PAR1 not really", "is no Parquet file"),
+        ("m.jsonl", b"", "holds no sample"),
+        ("m.csv", b"", "holds no sample"),
+    ],
+)
+def test_a_damaged_table_is_told_in_a_sentence(
+    folder: Path, name: str, content: bytes, complaint: str
+) -> None:
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=complaint):
+        open_manifest(folder / name)
+
+
+def test_a_missing_table_is_told_in_a_sentence(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.csv is missing"):
+        open_manifest(folder / "nowhere.csv")

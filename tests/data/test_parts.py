@@ -1,0 +1,166 @@
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from coca.core.errors import DataError
+from coca.data import parts as parts_module
+from coca.data.sample import Batch, Sample
+from tiny_data import MemorySource, make_samples, picture, tiny_processor
+from tiny_loader import keys, lively, make_loader, named, same, take
+
+
+def test_a_caption_is_drawn_anew_in_each_epoch() -> None:
+    source = MemorySource([Sample("a", picture(1), ("a red car", "two dogs play"))])
+    batches = take(make_loader(source, batch_size=16), 2)
+    decode = tiny_processor().tokenizer.decode
+    texts = [decode(row) for batch in batches for row in batch.tokens.tolist()]
+    assert set(texts) == {"a red car", "two dogs play"}
+
+
+def test_labels_become_targets_and_text_of_their_own_source() -> None:
+    labelled = MemorySource([Sample("l", picture(1), labels=("cat", "dog"))])
+    captioned = MemorySource([Sample("c", picture(2), ("a red car",))])
+    (batch,) = take(
+        make_loader(
+            labelled,
+            captioned,
+            configs=[named("l", text="labels"), named("c")],
+            batch_size=4,
+            settings={"class_names": ("bird", "dog", "cat")},
+        ),
+        1,
+    )
+    targets = {"l": [0.0, 1.0, 1.0], "c": [0.0, 0.0, 0.0]}
+    assert batch.class_targets is not None
+    assert batch.class_targets.tolist() == [targets[key] for key in batch.keys]
+    decode = tiny_processor().tokenizer.decode
+    texts = {key: decode(row) for key, row in zip(batch.keys, batch.tokens.tolist(), strict=True)}
+    assert texts["c"] == "a red car"
+    assert texts["l"] in ("a photo of the cat, dog", "a photo of the dog, cat")
+
+
+def test_a_label_without_a_class_makes_a_bad_sample() -> None:
+    samples = [Sample(name, picture(1), ("a",), labels=(name,)) for name in ("cat", "cow")]
+    options = {"class_names": ("cat",), "max_bad_fraction": 1.0}
+    (batch,) = take(make_loader(MemorySource(samples), batch_size=4, settings=options), 1)
+    assert set(batch.keys) == {"cat"}
+    assert {bad.reason for bad in batch.bad} == {"unknown_label"}
+
+
+def damaged(samples: list[Sample], every: int) -> MemorySource:
+    """A source in which some rows cannot be read, decoded or put into words."""
+    faults = itertools.cycle(["missing", "truncated", "empty_caption", "not_an_image", "empty"])
+    content: list[Sample | DataError] = list(samples)
+    for row in range(3, len(samples), every):
+        sample = samples[row]
+        photo = picture(row, form="JPEG", side=40)
+        replacements: dict[str, Sample | DataError] = {
+            "missing": DataError("it is gone", reason="missing"),
+            "truncated": Sample(sample.key, photo[: len(photo) // 2], sample.captions),
+            "empty_caption": Sample(sample.key, sample.image, ("", " ")),
+            "not_an_image": Sample(sample.key, b"<html>", sample.captions),
+            "empty": Sample(sample.key, b"", sample.captions),
+        }
+        content[row] = replacements[next(faults)]
+    return MemorySource(content)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("every", [10, 20, 100])
+def test_bad_samples_are_replaced_and_leave_the_order_elsewhere(
+    tmp_path: Path, every: int, workers: int
+) -> None:
+    samples = make_samples(100)
+    good = take(make_loader(MemorySource(samples), batch_size=10), 20)
+    log = tmp_path / "bad_samples.jsonl"
+    loader = make_loader(
+        damaged(samples, every),
+        batch_size=10,
+        settings={"max_bad_fraction": 0.2, "workers": workers},
+        bad_log=log,
+    )
+    batches = take(loader, 20)
+    bad_keys = {samples[row].key for row in range(3, 100, every)}
+    for clean, mended in zip(good, batches, strict=True):
+        assert len(mended.keys) == 10
+        for wanted, got in zip(clean.keys, mended.keys, strict=True):
+            assert (got == wanted) == (wanted not in bad_keys)
+            assert got not in bad_keys
+    listed = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sorted(entry["row"] for entry in listed) == list(range(3, 100, every))
+    assert loader.bad_samples.counts.total() == sum(len(batch.bad) for batch in batches)
+    assert {entry["source"] for entry in listed} == {"m0"}
+
+
+def test_a_replacement_is_the_same_for_every_split_of_the_work(tmp_path: Path) -> None:
+    def run(**options: Any) -> list[Batch]:
+        settings = {"max_bad_fraction": 1.0, "workers": options.pop("workers", 0)}
+        source = damaged(make_samples(50), 5)
+        return take(make_loader(source, settings=settings, augment=lively(), **options), 12)
+
+    alone = run()
+    assert any(batch.bad for batch in alone)
+    assert same(run(workers=2), alone)
+    assert same(run(start=0), alone)
+    halves = [run(rank=rank, world_size=2) for rank in range(2)]
+    for whole, *parts in zip(alone, *halves, strict=True):
+        assert tuple(keys(parts)) == whole.keys
+        assert tuple(bad for part in parts for bad in part.bad) == whole.bad
+
+
+def test_a_resumed_run_lists_no_bad_sample_again(tmp_path: Path) -> None:
+    log = tmp_path / "bad.jsonl"
+    options: dict[str, Any] = {"settings": {"max_bad_fraction": 1.0}, "bad_log": log}
+    first = make_loader(damaged(make_samples(50), 5), **options)
+    take(first, 5)
+    take(make_loader(damaged(make_samples(50), 5), start=first.state, **options), 20)
+    rows = [json.loads(line)["row"] for line in log.read_text().splitlines()]
+    assert sorted(rows) == list(range(3, 50, 5))
+
+
+def test_more_bad_samples_than_allowed_stop_the_run_with_the_reasons() -> None:
+    with pytest.raises(DataError, match=r"samples are bad, .* 0\.01 .*missing") as caught:
+        take(make_loader(damaged(make_samples(100), 20), batch_size=10), 100)
+    assert caught.value.reason == "too_many_bad"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_source_without_a_usable_sample_stops_the_run_at_once(workers: int) -> None:
+    broken = MemorySource([DataError("it is gone", reason="missing")] * 5000)
+    loader = make_loader(
+        MemorySource(make_samples(50)),
+        broken,
+        settings={"max_bad_fraction": 1.0, "workers": workers},
+    )
+    with pytest.raises(DataError, match=r"m1 gave no usable sample in 32 attempts.*it is gone"):
+        take(loader, 1)
+    assert loader.state == 0
+
+
+def test_sources_of_one_name_are_told_apart_in_the_log() -> None:
+    error = DataError("it is gone", reason="missing")
+    sources = [MemorySource([*make_samples(3), error]) for _ in range(3)]
+    loader = make_loader(
+        *sources,
+        configs=[named("x"), named("y"), named("x")],
+        batch_size=12,
+        settings={"max_bad_fraction": 1.0},
+    )
+    (batch,) = take(loader, 1)
+    assert {bad.source for bad in batch.bad} == {"x #1", "y", "x #2"}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_of_the_program_itself_is_not_hidden(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(content: bytes) -> Tensor:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(parts_module, "decode", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        take(make_loader(MemorySource(make_samples(3)), settings={"workers": workers}), 1)

@@ -1,0 +1,81 @@
+"""A small web server with range reads, which can be told to fail now and then."""
+
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Protocol
+
+
+class RangeServer(ThreadingHTTPServer):
+    """Serves a folder; every `fail_every`-th range read breaks off or answers 500, by turns."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path, fail_every: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder = folder
+        self.fail_every = fail_every
+        self.seen: Counter[str] = Counter()
+
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: RangeServer
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        path = self.server.folder / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        wanted = self.headers.get("Range")
+        self.server.seen["range" if wanted else "whole"] += 1
+        fails = (
+            self.server.fail_every
+            and body
+            and self.server.seen["range"] % self.server.fail_every == 0
+        )
+        if fails and self.server.seen["failed"] % 2:
+            self.server.seen["failed"] += 1
+            self.send_error(500)
+            return
+        if wanted:
+            first, last = wanted.removeprefix("bytes=").split("-")
+            start, end = int(first), min(int(last) + 1, len(content))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+            content = content[start:end]
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if fails:
+            self.server.seen["failed"] += 1
+            content = content[: len(content) // 2]
+            self.close_connection = True
+        if body:
+            self.wfile.write(content)
+
+
+class Serve(Protocol):
+    def __call__(self, folder: Path, *, fail_every: int = 0) -> RangeServer: ...

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from coca.core.errors import ConfigError, ModelError, SearchError
+from coca.inference.predictor import load
+from coca.workflows.search import captioner, index_folders, open_search
+from tiny_data import picture
+from tiny_model import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    (folder / "0.txt").write_text("a red car", encoding="utf-8")
+    return folder
+
+
+def test_what_is_indexed_is_found_by_the_model_that_the_collection_names(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    filled = index_folders([photos], load(model), uri=uri)
+    assert (filled.report.added, filled.collection.count) == (3, 3)
+    assert filled.collection.model == str(model)
+    with open_search(uri) as engine:
+        (hit,) = engine.search(image=photos / "1.png", k=1)
+        assert hit.path == str(photos / "1.png")
+    # The collection was let go, and the model may be given as it is.
+    with open_search(uri, model=load(model)) as engine:
+        assert engine.search("a red car", filter='caption == "a red car"')[0].path.endswith("0.png")
+
+
+def test_captions_are_written_unless_they_are_unwanted(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    predictor = load(model)
+    written = captioner(predictor)([picture(1), picture(2)])
+    assert written == [one.text for one in predictor.caption([picture(1), picture(2)])]
+    uri = str(tmp_path / "pictures.db")
+    for collection, wanted in (("with", True), ("without", False)):
+        index_folders([photos], predictor, uri=uri, collection=collection, captions=wanted)
+        with open_search(uri, collection=collection, model=predictor) as engine:
+            captions = {hit.path[-5:]: hit.caption for hit in engine.search("x")}
+        assert captions["0.png"] == "a red car"
+        assert captions["1.png"] == (written[0] if wanted else "")
+
+
+def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> None:
+    uri = str(tmp_path / "pictures.db")
+    index_folders([photos], load(model), uri=uri, captions=False)
+    other = write_model(tmp_path / "other", seed=1)
+    with pytest.raises(SearchError, match="filled by model"), open_search(uri, model=other):
+        pass
+    with pytest.raises(SearchError, match="filled by model"):
+        index_folders([photos], load(other), uri=uri)
+
+
+def test_a_model_that_is_gone_is_replaced_by_the_fallback_or_told(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    moved = write_model(tmp_path / "moved")
+    index_folders([photos], load(moved), uri=uri, captions=False)
+    moved.rename(tmp_path / "elsewhere")
+    with open_search(uri, fallback=lambda: tmp_path / "elsewhere") as engine:
+        assert len(engine.search("x")) == 3
+    with pytest.raises(ModelError, match="moved"), open_search(uri):
+        pass
+
+    def ask() -> str:
+        raise ConfigError("name a model")
+
+    with pytest.raises(ConfigError, match="name a model"), open_search(uri, fallback=ask):
+        pass
