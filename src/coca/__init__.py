@@ -1,3 +1,35 @@
 """Contrastive Captioners (CoCa): search, captions and recognition with one image-text model."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coca.inference.predictor import Predictor, load
+    from coca.model.coca import CoCa
+    from coca.model.config import CoCaConfig
+    from coca.search.engine import SearchEngine
+
 __version__ = "0.1.0"
+
+__all__ = ["CoCa", "CoCaConfig", "Predictor", "SearchEngine", "__version__", "load"]
+
+_HOMES = {
+    "CoCa": "coca.model.coca",
+    "CoCaConfig": "coca.model.config",
+    "Predictor": "coca.inference.predictor",
+    "SearchEngine": "coca.search.engine",
+    "load": "coca.inference.predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for: torch takes seconds (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,1 @@
-"""The shell door: `coca ...`."""
+"""The shell door: `coca ...`. Torch and the like are imported inside commands only."""

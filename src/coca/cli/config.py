@@ -1,0 +1,83 @@
+"""Settings: what a recipe comes to, and what can be set."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.recipes import Settings, load
+
+app = typer.Typer(help="See what a recipe comes to, and what can be set.")
+
+
+class Kind(StrEnum):
+    """What a recipe describes."""
+
+    PRETRAIN = "pretrain"
+    TASK = "task"
+
+
+@app.command()
+def show(
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE|FIELD=VALUE",
+            help="YAML files of a run or a task, and changes such as train.steps=100.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Check a recipe and print it with every default written out."""
+    import yaml
+
+    from coca.core.config import to_dict
+
+    console = Console.current(json=as_json)
+    given = Settings.of(settings)
+    tree = to_dict(load(_class_of(_kind_of(given)), given))
+    console.say(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).rstrip())
+    console.emit(tree)
+
+
+@app.command()
+def keys(
+    kind: Annotated[Kind, typer.Argument(help="What the recipe describes.")] = Kind.PRETRAIN,
+    as_json: Json = False,
+) -> None:
+    """List every setting with its type, its default and what it does."""
+    import dataclasses
+
+    from coca.core.fields import describe
+
+    console = Console.current(json=as_json)
+    settings = list(describe(_class_of(kind)))
+    console.table(
+        ["key", "should be", "default", "what it does"],
+        [
+            [one.key, one.type, "(must be given)" if one.default is None else one.default, one.text]
+            for one in settings
+        ],
+    )
+    console.emit([dataclasses.asdict(one) for one in settings])
+
+
+def _kind_of(settings: Settings) -> Kind:
+    """A recipe of a task names it; that of a run does not."""
+    from coca.core.recipe import read_recipe
+
+    if any("task" in read_recipe(Path(recipe)) for recipe in settings.recipes):
+        return Kind.TASK
+    return Kind.PRETRAIN
+
+
+def _class_of(kind: Kind) -> type[Any]:
+    if kind is Kind.TASK:
+        from coca.tasks import TaskConfig
+
+        return TaskConfig
+    from coca.workflows.pretrain import PretrainConfig
+
+    return PretrainConfig

@@ -1,0 +1,180 @@
+"""Data before training: a tokenizer, indexes of tars, and the demo's pictures."""
+
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from coca.cli.console import Console, Json
+
+if TYPE_CHECKING:
+    from coca.data.sample import Sample
+
+INDEX_THREADS = 8
+MANIFESTS = (".jsonl", ".csv", ".tsv", ".parquet")
+
+app = typer.Typer(help="Prepare data: a tokenizer, indexes of tars, the demo's pictures.")
+
+
+class Learned(StrEnum):
+    """How a vocabulary is learned."""
+
+    BPE = "bpe"
+    UNIGRAM = "unigram"
+
+
+class Form(StrEnum):
+    """How pictures are written."""
+
+    SHARDS = "shards"
+    FILES = "files"
+
+
+class Text(StrEnum):
+    """What is read as text."""
+
+    CAPTIONS = "captions"
+    LABELS = "labels"
+
+
+class Vendor(StrEnum):
+    """Who drew the emoji."""
+
+    TWEMOJI = "twemoji"
+    OPENMOJI = "openmoji"
+
+
+@app.command()
+def tokenizer(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE", help="Folders, manifests (jsonl, csv, parquet), tars."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path(
+        "tokenizer.json"
+    ),
+    vocab_size: Annotated[
+        int, typer.Option("--vocab-size", min=261, help="Most pieces of words.")
+    ] = 16_000,
+    learned: Annotated[Learned, typer.Option("--type", help="How it is learned.")] = Learned.BPE,
+    lowercase: Annotated[
+        bool, typer.Option("--lowercase/--keep-case", help="Read capital letters as small ones.")
+    ] = True,
+    text: Annotated[Text, typer.Option("--text", help="Words to learn from.")] = Text.CAPTIONS,
+    as_json: Json = False,
+) -> None:
+    """Learn a tokenizer from captions; the same captions give the same file.
+
+    `coca pretrain` does this by itself; use it to share one among runs (tokenizer.path).
+    """
+    console = Console.current(json=as_json)
+    from coca.data.sources import SourceConfig, open_source
+    from coca.workflows.pretrain import TokenizerConfig, train_tokenizer
+
+    configs = [SourceConfig(kind=_kind(path), path=path, text=text.value) for path in sources]
+    kind: Literal["bpe", "unigram"] = learned.value
+    made = train_tokenizer(
+        [(config, open_source(config)) for config in configs],
+        vocab_size=vocab_size,
+        config=TokenizerConfig(kind=kind, lowercase=lowercase),
+        progress=console.progress,
+    )
+    made.save(out)
+    console.say(f"a tokenizer of {made.vocab_size} pieces is in {out}")
+    console.emit({"out": str(out), "vocab_size": made.vocab_size})
+
+
+@app.command()
+def index(
+    tars: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARS", help="Tars, folders of tars, or patterns with * and {0000..0099}."
+        ),
+    ],
+    index_folder: Annotated[
+        str, typer.Option("--index-folder", help="Where indexes go; default: beside the tars.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Index WebDataset tars, which also finds truncated and damaged ones before a run.
+
+    A run makes the indexes that are missing by itself; this does it ahead.
+    """
+    console = Console.current(json=as_json)
+    from coca.data.storage import Storage
+    from coca.data.tar_index import load_index
+
+    storage = Storage()
+    paths = storage.find(tars, suffix=".tar")
+    samples = 0
+    with (
+        console.progress("indexing tars", len(paths)) as bar,
+        ThreadPoolExecutor(INDEX_THREADS) as pool,
+    ):
+        for made in pool.map(lambda path: load_index(path, storage, folder=index_folder), paths):
+            samples += len(made.keys)
+            bar.advance(1, samples=samples)
+    place = index_folder or "beside them"
+    console.say(f"{len(paths)} tars hold {samples:,} samples; their indexes are kept {place}")
+    console.emit({"tars": len(paths), "samples": samples})
+
+
+@app.command()
+def emoji(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    vendor: Annotated[Vendor, typer.Option("--vendor", help="Who drew them.")] = Vendor.TWEMOJI,
+    form: Annotated[
+        Form, typer.Option("--form", help="WebDataset tars, or pictures with JSON beside them.")
+    ] = Form.SHARDS,
+    size_px: Annotated[
+        int, typer.Option("--size-px", min=8, help="Side of drawings that come as vectors.")
+    ] = 96,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Most pictures; 0: all.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write the emoji of a vendor with their names, from the pip packages of the extra `demo`."""
+    console = Console.current(json=as_json)
+    from itertools import islice
+
+    from coca.core.files import atomic_folder
+    from coca.data.emoji import emoji_samples
+    from coca.data.shards import ShardWriter
+
+    samples = islice(emoji_samples(vendor.value, size_px=size_px), limit or None)
+    count = 0
+    with (
+        console.progress(f"drawing {vendor.value}", limit or None) as bar,
+        atomic_folder(out) as unfinished,
+        ShardWriter(unfinished) as writer,
+    ):
+        for sample in samples:
+            if form is Form.SHARDS:
+                writer.write(sample)
+            else:
+                _write_files(unfinished, sample)
+            count += 1
+            bar.advance()
+    console.say(f"{count} pictures of {vendor.value} are in {out}, as {form.value}")
+    console.emit({"out": str(out), "samples": count, "form": form.value})
+
+
+def _write_files(folder: Path, sample: "Sample") -> None:
+    import json
+
+    path = folder / f"{sample.key.split('/')[-1]}.png"
+    path.write_bytes(sample.image)
+    words = {"captions": list(sample.captions), **sample.metadata}
+    path.with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+
+
+def _kind(path: str) -> str:
+    """The kind of source that a path looks like."""
+    if path.endswith(MANIFESTS):
+        return "manifest"
+    local = Path(path)
+    if not local.is_dir() or any(local.glob("*.tar")):
+        return "shards"
+    return "folder"

@@ -1,0 +1,87 @@
+"""A model's scores on downstream tasks."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coca.cli import defaults
+from coca.cli.console import Console, Json
+from coca.cli.recipes import Settings
+from coca.core.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from coca.tasks import TaskConfig, TaskResult
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or run.")],
+    tasks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TASK|FIELD=VALUE",
+            help="YAML files or names of tasks, and changes to all of them: retrieval "
+            "data.kind=shards data.path='photos/*.tar'.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="JSON file for scores, details and settings.",
+            show_default=False,
+        ),
+    ] = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model on tasks, beside what guessing would give."""
+    console = Console.current(json=as_json)
+    from coca.workflows import evaluate as workflow
+
+    given = Settings.of(tasks)
+    configs = [_config(name, given.changes) for name in given.recipes]
+    results = workflow.evaluate(model, configs, out=out, device=device, progress=console.progress)
+    for config, result in zip(configs, results, strict=True):
+        for sentence in result.bad:
+            console.complain(sentence)
+        console.say(f"{result.task} on {result.samples} samples of {config.data.title}")
+        console.table(["score", "value", "by chance"], _rows(result), right=["value", "by chance"])
+    if out is not None:
+        console.say(f"scores, details and settings: {out}")
+    entries: list[dict[str, Any]] = [
+        {"task": result.task, "metrics": dict(result.metrics)} for result in results
+    ]
+    console.emit(entries[0] if len(entries) == 1 else entries)
+
+
+def _config(name: str, changes: tuple[str, ...]) -> "TaskConfig":
+    """The task that a YAML file or a bare name stands for.
+
+    Raises:
+        ConfigError: It is neither, or a setting is wrong.
+    """
+    from coca.core.config import load_config
+    from coca.tasks import TASKS, TaskConfig
+
+    if Path(name).is_file() or name.endswith((".yaml", ".yml")):
+        return load_config(TaskConfig, Path(name), overrides=changes)
+    if name not in TASKS.names():
+        raise ConfigError(
+            f"{name!r} is neither a task nor a YAML file; {did_you_mean(name, TASKS.names())}"
+        )
+    return load_config(TaskConfig, {"task": name}, overrides=changes)
+
+
+def _rows(result: "TaskResult") -> list[list[str]]:
+    metrics = result.metrics
+    return [
+        [name.replace("_", " "), f"{value:.4g}", _chance(metrics.get(f"chance_{name}"))]
+        for name, value in metrics.items()
+        if not name.startswith("chance_")
+    ]
+
+
+def _chance(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,115 @@
+"""Pictures named on a command line: patterns and folders opened up, bad ones told apart."""
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from coca.core.errors import ConfigError, DataError
+from coca.core.progress import ProgressMaker
+from coca.search.pictures import IMAGE_SUFFIXES
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A picture that could not be used."""
+
+    path: str
+    error: str
+    """A sentence."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in a result."""
+        return {"path": self.path, "error": self.error}
+
+
+def find(given: Sequence[str]) -> list[str]:
+    """The pictures that files, folders and patterns stand for, each once, in the order given.
+
+    A name that fits nothing is kept, so that it is told with the pictures that cannot be read.
+
+    Raises:
+        ConfigError: Only folders without a picture are given.
+    """
+    found = dict.fromkeys(path for name in given for path in _expanded(name))
+    if given and not found:
+        raise ConfigError(f"there is no picture in {', '.join(given)}")
+    return list(found)
+
+
+def work_through(
+    paths: Sequence[str],
+    work: Callable[[Sequence[str]], Sequence[T]],
+    *,
+    batch_size: int,
+    title: str,
+    progress: ProgressMaker,
+) -> list[T | Bad]:
+    """The outcome for each picture; those that cannot be read do not stop the others.
+
+    Args:
+        paths: The pictures.
+        work: Gives an outcome for each of some pictures, or raises DataError for one of them.
+        batch_size: How many to hand to `work` at once.
+        title: What the progress is called.
+        progress: Shows how far it is.
+    """
+    outcomes: list[T | Bad] = []
+    with progress(title, len(paths)) as bar:
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            outcomes += _worked(batch, work)
+            bar.advance(len(batch))
+    return outcomes
+
+
+def _expanded(name: str) -> Iterator[str]:
+    if os.path.isdir(name):
+        yield from _within(name)
+    elif os.path.lexists(name) or not glob.has_magic(name):
+        yield name
+    else:
+        # The shell leaves a pattern alone if it stands in quotes, or on Windows always.
+        matches = sorted(glob.glob(name, recursive=True))
+        for match in matches:
+            yield from _within(match) if os.path.isdir(match) else [match]
+        if not matches:
+            yield name
+
+
+def _within(top: str) -> Iterator[str]:
+    for folder, subfolders, names in os.walk(top):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                yield os.path.join(folder, name)
+
+
+def _worked(
+    batch: Sequence[str], work: Callable[[Sequence[str]], Sequence[T]]
+) -> Sequence[T | Bad]:
+    try:
+        return work(batch)
+    except DataError:
+        # Some picture is bad. Each is read once more, alone, to tell which.
+        faults = {path: fault for path in batch if (fault := _fault(path)) is not None}
+        if not faults:
+            raise
+    good = [path for path in batch if path not in faults]
+    outcomes = iter(work(good) if good else [])
+    return [faults[path] if path in faults else next(outcomes) for path in batch]
+
+
+def _fault(path: str) -> Bad | None:
+    from coca.processing.image import decode
+
+    if glob.has_magic(path) and not os.path.lexists(path):
+        return Bad(path, f"no file fits the pattern {path}")
+    try:
+        decode(path)
+    except DataError as error:
+        return Bad(path, str(error))
+    return None

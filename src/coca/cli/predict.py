@@ -1,0 +1,267 @@
+"""What a model makes of pictures and words: vectors, captions, labels; and what it is itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coca.cli import defaults, pictures
+from coca.cli.console import Console, Json
+from coca.core.errors import ConfigError, did_you_mean
+
+Files = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE", help="Pictures, folders of pictures, or quoted patterns."),
+]
+SHOWN_LABELS = 3
+
+
+def embed(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE",
+            help="Pictures, folders of pictures, or quoted patterns.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", "-t", help="A text to embed; may be repeated.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="NumPy file for the vectors, one a row.")
+    ] = Path("embeddings.npy"),
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Turn pictures, then texts, into unit vectors of one space.
+
+    Their dot product is the cosine: how well a picture and a text fit. Row n belongs to the n-th
+    picture or text that could be read.
+    """
+    import io
+
+    import numpy as np
+
+    from coca.core.files import write_atomic
+
+    console = Console.current(json=as_json)
+    paths, texts = pictures.find(files or []), list(text or [])
+    if not paths and not texts:
+        raise ConfigError("there is nothing to embed: name pictures, or give --text")
+    predictor = defaults.load_model(model, device)
+    outcomes: list[Any] = pictures.work_through(
+        paths,
+        lambda batch: list(predictor.embed_images(batch)),
+        batch_size=predictor.batch_size,
+        title="embedding pictures",
+        progress=console.progress,
+    )
+    rows = [row for row in outcomes if not isinstance(row, pictures.Bad)]
+    items: list[dict[str, Any]] = [
+        outcome.to_json() if isinstance(outcome, pictures.Bad) else {"path": path}
+        for path, outcome in zip(paths, outcomes, strict=True)
+    ]
+    if texts:
+        rows += list(predictor.embed_texts(texts, progress=console.progress))
+        items += [{"text": one} for one in texts]
+    if rows:
+        stream = io.BytesIO()
+        np.save(stream, np.stack(rows).astype(np.float32, copy=False), allow_pickle=False)
+        write_atomic(out, stream.getvalue())
+        console.say(f"{len(rows)} vectors of {predictor.embed_dim} numbers are in {out}")
+    console.emit(
+        {
+            "out": str(out) if rows else None,
+            "rows": len(rows),
+            "dim": predictor.embed_dim,
+            "fingerprint": predictor.fingerprint,
+            "items": items,
+        }
+    )
+    _end_with(console, outcomes)
+
+
+def caption(
+    files: Files,
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="Words that each caption begins with.")
+    ] = "",
+    max_words: Annotated[
+        int | None,
+        typer.Option(
+            "--max-words",
+            min=1,
+            help="Most pieces of words behind the prompt; default: what the model can hold.",
+            show_default=False,
+        ),
+    ] = None,
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Describe pictures in words.
+
+    The score is the natural logarithm of the caption's probability: 0 is certain.
+    """
+    console = Console.current(json=as_json)
+    paths = pictures.find(files)
+    predictor = defaults.load_model(model, device)
+    outcomes = pictures.work_through(
+        paths,
+        lambda batch: predictor.caption(batch, prompt=prompt, max_words=max_words),
+        batch_size=predictor.batch_size,
+        title="captioning",
+        progress=console.progress,
+    )
+    entries: list[dict[str, Any]] = []
+    lines: list[list[str]] = []
+    for path, outcome in zip(paths, outcomes, strict=True):
+        if isinstance(outcome, pictures.Bad):
+            entries.append(outcome.to_json())
+            continue
+        words = {"text": outcome.text, "score": outcome.score}
+        entries.append({"path": path, "captions": [words]})
+        lines.append([outcome.text, f"{outcome.score:.2f}", path])
+    if lines:
+        console.table(["caption", "score", "path"], lines, right=["score"])
+    console.emit(entries)
+    _end_with(console, outcomes)
+
+
+def classify(
+    files: Files,
+    labels: Annotated[
+        str, typer.Option("--labels", "-l", help="Labels to choose from: a,b,c.")
+    ] = "",
+    labels_file: Annotated[
+        Path | None,
+        typer.Option("--labels-file", help="File with a label a line.", show_default=False),
+    ] = None,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            "--prompts",
+            help="Sentences around a label: photo, drawing, plain, or one such as 'a photo of {}'.",
+        ),
+    ] = "plain",
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top",
+            min=1,
+            help=f"Labels to give; default: {SHOWN_LABELS}, with --json all.",
+            show_default=False,
+        ),
+    ] = None,
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Choose the labels that fit pictures best, without any training on them."""
+    console = Console.current(json=as_json)
+    choices = _labels(labels, labels_file)
+    paths = pictures.find(files)
+    from coca.inference.prompts import prompts_named
+
+    templates = prompts_named(prompts)
+    predictor = defaults.load_model(model, device)
+    outcomes = pictures.work_through(
+        paths,
+        lambda batch: predictor.classify(batch, choices, templates=templates),
+        batch_size=predictor.batch_size,
+        title="classifying",
+        progress=console.progress,
+    )
+    entries: list[dict[str, Any]] = []
+    lines: list[list[str]] = []
+    for path, outcome in zip(paths, outcomes, strict=True):
+        if isinstance(outcome, pictures.Bad):
+            entries.append(outcome.to_json())
+            continue
+        given = [
+            {"label": one.label, "probability": one.probability} for one in outcome[: top or None]
+        ]
+        entries.append({"path": path, "predictions": given})
+        best = outcome[: top or SHOWN_LABELS]
+        lines.append([", ".join(f"{it.label} {it.probability:.0%}" for it in best), path])
+    if lines:
+        console.table(["labels", "path"], lines)
+    console.emit(entries)
+    _end_with(console, outcomes)
+
+
+def info(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="A preset such as coca_base, a model folder or a run; default: as --model "
+            "elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the parts of a model and how many parameters they have; no weights are made."""
+    console = Console.current(json=as_json)
+    if name is None:
+        name = defaults.model_folder(None)
+    from coca.model.config import CoCaConfig
+
+    folder, presets = Path(name), CoCaConfig.presets()
+    if name in presets and not folder.is_dir():
+        config = presets[name]
+    elif folder.exists():
+        from coca.model.pretrained import load_config_file
+
+        inner = folder / "model"
+        is_run = inner.is_dir() and not (folder / "config.json").exists()
+        config = load_config_file(inner if is_run else folder)
+    else:
+        near = did_you_mean(name, presets)
+        raise ConfigError(f"{name!r} is neither a preset nor a folder; {near}")
+    from coca.model.pretrained import model_description
+
+    description = model_description(config)
+    counts = description["parameters"]
+    console.table(
+        ["part", "parameters"],
+        [[part.replace("_", " "), f"{count:,}"] for part, count in counts.items()],
+        right=["parameters"],
+    )
+    console.say(
+        f"pictures of {config.image.image_size} px, captions of up to "
+        f"{config.text.context_length} tokens, vectors of {config.embed_dim} numbers"
+    )
+    console.emit(description)
+
+
+def _labels(listed: str, file: Path | None) -> list[str]:
+    """The labels of both options, each once.
+
+    Raises:
+        ConfigError: There is none, or the file cannot be read.
+    """
+    lines: list[str] = []
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the labels in {file} cannot be read: {error}") from error
+    labels = [label for part in (*listed.split(","), *lines) if (label := part.strip())]
+    if not labels:
+        raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
+    return list(dict.fromkeys(labels))
+
+
+def _end_with(console: Console, outcomes: Sequence[Any]) -> None:
+    """Tell what could not be used, and fail if anything could not."""
+    bad = [outcome for outcome in outcomes if isinstance(outcome, pictures.Bad)]
+    for one in bad:
+        console.complain(one.error)
+    if bad:
+        raise typer.Exit(1)

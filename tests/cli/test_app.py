@@ -1,0 +1,179 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+import coca
+from coca.cli import pictures
+from coca.core.errors import CocaError, ConfigError
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+def coca_process(*arguments: str, **settings: object) -> "subprocess.Popen[str]":
+    """The command in a process of its own, as a shell starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "coca.cli.app", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,  # type: ignore[call-overload]
+    )
+
+
+def test_help_comes_at_once_and_without_anything_heavy() -> None:
+    program = (
+        "import sys\n"
+        "sys.argv = ['coca', '--help']\n"
+        "import coca.cli.app\n"
+        "try:\n"
+        "    coca.cli.app.main()\n"
+        "finally:\n"
+        "    print(*sys.modules, file=sys.stderr)\n"
+    )
+    times_s = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+        times_s.append(time.monotonic() - started)
+    heavy = {"torch", "numpy", "pydantic", "PIL", "pymilvus", "rich.progress", "tokenizers"}
+    assert heavy & set(done.stderr.split()) == set()
+    assert "pretrain" in done.stdout
+    print(f"coca --help: {min(times_s):.2f} s")  # noqa: T201
+    # The best of three, since the machine may be busy.
+    assert min(times_s) < 0.5
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version").stdout == f"coca {coca.__version__}\n"
+
+
+def test_nothing_asked_for_is_answered_by_help(run: Run) -> None:
+    assert run().stdout == run("--help").stdout == run("-h").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["searchh", "x"], "did you mean"),
+        (["--colour"], "no such option"),
+        (["search", "--colour", "x"], "no such option"),
+        (["caption"], "missing argument"),
+        (["data"], "missing command"),
+        (["data", "index"], "missing argument"),
+        (["caption", "x.png", "--max-words", "many"], "--max-words"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_sentence(
+    run: Run, arguments: list[str], sentence: str
+) -> None:
+    told = run(*arguments, code=2)
+    assert told.stdout == ""
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert sentence in line.lower()
+    assert line.endswith("--help` tells more")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (CocaError("the roof leaks"), 1, "error: the roof leaks\n"),
+        (ConfigError("one is wrong"), 2, "error: one is wrong\n"),
+        (
+            ConfigError("one is wrong\nso is two"),
+            2,
+            "error: 2 things are wrong\n  one is wrong\n  so is two\n",
+        ),
+        (
+            ValueError("odd\nlong story"),
+            1,
+            "error: something unexpected happened (ValueError: odd); "
+            "run the command again with --debug to see where\n",
+        ),
+        (
+            AssertionError(),
+            1,
+            "error: something unexpected happened (AssertionError); "
+            "run the command again with --debug to see where\n",
+        ),
+        (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C\n"),
+    ],
+)
+def test_every_error_ends_as_a_sentence_and_a_code(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, told: str
+) -> None:
+    def fail(given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pictures, "find", fail)
+    assert run("caption", "x.png", code=code).stderr == told
+    with_debug = run("caption", "x.png", "--debug", code=code).stderr
+    assert with_debug.startswith("Traceback")
+    assert with_debug.endswith(told)
+
+
+def test_options_behind_two_dashes_are_left_to_the_command(run: Run, model: str) -> None:
+    # A file of that name is missing, which is the command's own business.
+    assert "--debug" in run("caption", "-m", model, "--", "--debug", code=1).stderr
+
+
+def test_a_process_ends_with_the_code_of_its_error(place: Path) -> None:
+    for arguments, code in ((["caption", "x.png"], 2), (["info", "."], 1)):
+        process = coca_process(*arguments, cwd=place)
+        told, errors = process.communicate()
+        assert process.returncode == code
+        assert told == ""
+        assert errors.startswith("error: ")
+        assert "Traceback" not in errors
+
+
+def test_ctrl_c_ends_a_long_command_with_a_sentence(
+    place: Path, model: str, pictures: list[str]
+) -> None:
+    # Endless work: the reader of a pipe without a writer waits until it is stopped.
+    os.mkfifo("labels.txt")
+    process = coca_process(
+        "classify", pictures[0], "--labels-file", "labels.txt", "-m", model, cwd=place
+    )
+    writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has begun to read
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate()[1]
+    os.close(writer)
+    assert process.returncode == 130
+    assert errors == "error: stopped by Ctrl-C\n"
+
+
+def test_a_reader_that_leaves_early_is_no_error(place: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "coca.cli.app", "info", "coca_tiny"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=place,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_file_name_that_is_no_text_can_be_told(
+    place: Path, run_json: RunJson, model: str
+) -> None:
+    name = os.fsdecode(b"\xff.png")
+    process = coca_process("info", name, cwd=place)
+    assert "error: '\\udcff.png' is neither" in process.communicate()[1]
+    assert process.returncode == 2
+    assert run_json("embed", name, "-m", model, code=1)["items"][0]["path"] == name

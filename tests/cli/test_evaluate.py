@@ -1,0 +1,76 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from coca.inference.predictor import load
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+DATA = ["data.kind=folder", "data.path=photos"]
+
+
+@pytest.fixture
+def samples(pictures: list[str]) -> str:
+    """Pictures with captions and labels, and a task in a file."""
+    for number, path in enumerate(pictures):
+        words = {"caption": f"picture {number}", "label": f"kind {number % 2}"}
+        Path(path).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+    Path("task.yaml").write_text(
+        "task: retrieval\ndata: {kind: folder, path: photos}\n", encoding="utf-8"
+    )
+    return "task.yaml"
+
+
+def test_one_task_is_one_result(run_json: RunJson, model: str, samples: str) -> None:
+    told = run_json("evaluate", model, samples)
+    assert told.keys() == {"task", "metrics"}
+    assert told["task"] == "retrieval"
+    assert told["metrics"]["text_to_image_recall@5"] == 1
+    assert run_json("evaluate", model, "retrieval", *DATA) == told
+
+
+def test_several_tasks_are_a_list_and_share_their_changes(
+    run_json: RunJson, model: str, samples: str
+) -> None:
+    told = run_json("evaluate", model, samples, "zero_shot", *DATA, "limit=2")
+    assert [result["task"] for result in told] == ["retrieval", "zero_shot"]
+    assert told[0]["metrics"]["chance_text_to_image_recall@1"] == 0.5
+
+
+def test_scores_for_people_stand_beside_chance_and_in_a_file(
+    run: Run, model: str, samples: str
+) -> None:
+    Path("photos/bad.png").write_bytes(b"")
+    Path("photos/bad.json").write_text("{", encoding="utf-8")
+    told = run("evaluate", model, samples, "--out", "scores.json")
+    assert "retrieval on 3 samples of photos" in told.stdout
+    assert "by chance" in told.stdout
+    assert "scores.json" in told.stdout
+    assert "bad" in told.stderr
+    kept = json.loads(Path("scores.json").read_text(encoding="utf-8"))
+    assert kept["fingerprint"] == load(model).fingerprint
+    assert kept["tasks"][0]["metrics"]["text_to_image_recall@5"] == 1
+
+
+@pytest.mark.parametrize(
+    ("tasks", "sentence"),
+    [
+        (["retrievall"], "did you mean 'retrieval'?"),
+        (["none.yaml"], "none.yaml cannot be read"),
+        (["retrieval"], "data is missing"),
+        (["limit=1"], "no task is named"),
+    ],
+)
+def test_a_task_that_is_none_is_a_wrong_call(
+    run: Run, model: str, samples: str, tasks: list[str], sentence: str
+) -> None:
+    assert sentence in run("evaluate", model, *tasks, code=2).stderr
+
+
+def test_a_model_that_is_none_is_a_failure(run: Run, samples: str) -> None:
+    assert "no model folder" in run("evaluate", "photos", samples, code=1).stderr

@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+
+from coca.cli.recipes import Settings
+
+
+def test_recipes_and_changes_are_told_apart_whatever_their_order() -> None:
+    given = Settings.of(["a.yaml", "train.steps=1", "b/c=d.yaml", "data.sources.0.path=x=y"])
+    assert given.recipes == ("a.yaml", "b/c=d.yaml")
+    assert given.changes == ("train.steps=1", "data.sources.0.path=x=y")
+
+
+def test_a_file_whose_name_looks_like_a_change_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1.yaml").write_text("seed: 1", encoding="utf-8")
+    assert Settings.of(["lr=1.yaml", "lr=2.yaml"]).recipes == ("lr=1.yaml",)

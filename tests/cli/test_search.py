@@ -1,0 +1,138 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from tiny_model import write_model
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+@pytest.fixture
+def filled(run_json: RunJson, model: str, pictures: list[str]) -> Any:
+    """A collection of three pictures in the usual place; the first has words of its own."""
+    words = {"caption": "a red [car]", "year": 2022}
+    Path(pictures[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+    return run_json("index", "photos", "-m", model)
+
+
+def test_a_folder_is_indexed_and_told(filled: Any, model: str) -> None:
+    assert (filled["uri"], filled["collection"]) == ("coca.db", "pictures")
+    assert (filled["count"], filled["added"], filled["unchanged"]) == (3, 3, 0)
+    assert filled["bad"] == []
+
+
+def test_a_picture_finds_itself_first(run_json: RunJson, filled: Any, pictures: list[str]) -> None:
+    # Without --model: the collection names the one that filled it.
+    hits = run_json("search", "--image", pictures[1], "-k", "2")
+    assert len(hits) == 2
+    assert hits[0].keys() == {"id", "score", "path", "caption", "metadata"}
+    assert hits[0]["path"] == str(Path(pictures[1]).absolute())
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
+    assert run_json("search", "-i", pictures[1], "--offset", "1", "-k", "1") == hits[1:]
+
+
+def test_words_filters_and_the_least_score_narrow_a_search(
+    run_json: RunJson, filled: Any, pictures: list[str]
+) -> None:
+    everything = run_json("search", "a red car")
+    assert len(everything) == 3
+    (hit,) = run_json("search", "a red car", "--filter", 'metadata["year"] > 2020')
+    assert hit["caption"] == "a red [car]"
+    assert hit["metadata"] == {"year": 2022}
+    best = everything[0]["score"]
+    assert run_json("search", "a red car", "--min-score", str(best - 1e-6)) == everything[:1]
+    both = run_json("search", "a red car", "--image", pictures[2])
+    assert {one["id"] for one in both} == {one["id"] for one in everything}
+
+
+def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: Any) -> None:
+    shown = run("search", "a red car").stdout.splitlines()
+    assert shown[0].split() == ["rank", "score", "caption", "path"]
+    assert [line.split()[0] for line in shown[1:]] == ["1", "2", "3"]
+    assert sum("a red [car]" in line for line in shown) == 1
+    assert "nothing was found" in run("search", "x", "--min-score", "1").stdout
+
+
+def test_pictures_without_words_are_captioned_by_the_model(
+    run: Run, run_json: RunJson, filled: Any, model: str
+) -> None:
+    run("index", "photos", "-m", model, "--no-captions", "--collection", "bare")
+    captions = [hit["caption"] for hit in run_json("search", "x", "--collection", "bare")]
+    assert sorted(captions) == ["", "", "a red [car]"]
+
+
+def test_indexing_again_changes_nothing_and_prune_removes_what_is_gone(
+    run: Run, run_json: RunJson, filled: Any, model: str, pictures: list[str]
+) -> None:
+    assert run_json("index", "photos", "-m", model)["unchanged"] == 3
+    Path(pictures[2]).unlink()
+    assert run_json("index", "photos", "-m", model, "--prune")["removed"] == 1
+    said = run("index", "photos", "-m", model).stdout
+    assert "2 unchanged: 2 pictures are in collection 'pictures' of coca.db" in said
+    assert "coca search 'red car'" in said
+
+
+def test_a_bad_picture_is_told_and_the_rest_is_indexed(
+    run: Run, run_json: RunJson, model: str, pictures: list[str]
+) -> None:
+    Path("photos/text.jpg").write_text("no picture", encoding="utf-8")
+    told = run_json("index", "photos", "-m", model, "--uri", "other.db")
+    assert told["count"] == 3
+    (bad,) = told["bad"]
+    assert bad["path"].endswith("text.jpg")
+    assert bad["reason"] == "not_an_image"
+    alone = run("index", "photos/text.jpg", "-m", model, code=1)
+    assert "text.jpg" in alone.stderr
+    assert "1 bad" in alone.stdout
+
+
+def test_another_model_is_refused_by_one_sentence(
+    run: Run, filled: Any, place: Path, pictures: list[str]
+) -> None:
+    other = str(write_model(place / "other", seed=1))
+    for command in (["search", "x"], ["index", "photos"]):
+        told = run(*command, "--model", other, code=1).stderr
+        assert told.startswith("error: collection 'pictures' in coca.db was filled by model")
+        assert len(told.splitlines()) == 1
+
+
+def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
+    run: Run,
+    run_json: RunJson,
+    model: str,
+    place: Path,
+    pictures: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(model, "moved")
+    run("index", "photos", "--model", "moved", "--no-captions")
+    shutil.rmtree("moved")
+    assert "no model is named" in run("search", "x", code=2).stderr
+    monkeypatch.setenv("COCA_MODEL", model)
+    assert len(run_json("search", "x")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ([], 2, "nothing to search for"),
+        (["  "], 2, "nothing to search for"),
+        (["x", "--filter", "year ><"], 1, "does not understand the filter"),
+        (["x", "--collection", "none"], 1, "no collection 'none'"),
+        (["x", "--uri", "none.db"], 1, "none.db"),
+        (["--image", "none.png"], 1, "none.png"),
+        (["x", "-k", "0"], 2, "greater than or equal to 1"),
+    ],
+)
+def test_a_search_that_cannot_be_answered_says_why(
+    run: Run, filled: Any, arguments: list[str], code: int, sentence: str
+) -> None:
+    told = run("search", *arguments, code=code)
+    assert sentence in told.stderr
+    assert told.stdout == ""

@@ -1,0 +1,17 @@
+from pathlib import Path
+
+import pytest
+
+import coca
+from coca.inference.predictor import Predictor
+from tiny_model import write_model
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def predictor(folder: Path) -> Predictor:
+    return coca.load(folder, device="cpu")

@@ -1,0 +1,225 @@
+import functools
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy import ndarray
+from numpy.testing import assert_allclose
+from PIL import Image
+
+import coca
+from coca.core.errors import ConfigError, DataError
+from coca.inference.predictor import Precision, Predictor
+from tiny_data import picture
+from tiny_run import Bars, recording
+
+PICTURES = [picture(number) for number in range(7)]
+TEXTS = ["a red car", "", "two dogs play", "the small cat sleeps on a long wooden bench", "a"]
+LABELS = ["car", "small cat", "dogs", "bench"]
+# A batch is one larger matrix product; fp32 sums in another order.
+assert_near = functools.partial(assert_allclose, rtol=1e-4, atol=1e-5)
+
+
+def of_size(predictor: Predictor, batch_size: int) -> Predictor:
+    return Predictor(
+        predictor.model,
+        predictor.processor,
+        fingerprint=predictor.fingerprint,
+        batch_size=batch_size,
+    )
+
+
+def test_pictures_become_unit_vectors_that_differ(predictor: Predictor) -> None:
+    vectors = predictor.embed_images(PICTURES)
+    assert vectors.shape == (7, predictor.embed_dim) == (7, 24)
+    assert vectors.dtype == np.float32
+    assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert (vectors @ vectors.T)[~np.eye(7, dtype=bool)].max() < 0.9999
+
+
+def test_texts_become_unit_vectors_that_differ(predictor: Predictor) -> None:
+    vectors = predictor.embed_texts(TEXTS)
+    assert vectors.shape == (5, 24)
+    assert vectors.dtype == np.float32
+    assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert (vectors @ vectors.T)[~np.eye(5, dtype=bool)].max() < 0.9999
+
+
+@pytest.mark.parametrize(("name", "items"), [("embed_images", PICTURES), ("embed_texts", TEXTS)])
+def test_a_batch_equals_its_rows_alone(
+    predictor: Predictor, name: str, items: list[bytes] | list[str]
+) -> None:
+    embed: Callable[[Any], ndarray] = getattr(predictor, name)
+    alone = np.concatenate([embed(item) for item in items])
+    assert_near(embed(items), alone)
+
+
+@pytest.mark.parametrize(("name", "items"), [("embed_images", PICTURES), ("embed_texts", TEXTS)])
+def test_the_order_of_the_answers_is_that_of_the_questions(
+    predictor: Predictor, name: str, items: list[bytes] | list[str]
+) -> None:
+    embed: Callable[[Any], ndarray] = getattr(predictor, name)
+    assert_near(embed(items[::-1]), embed(items)[::-1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_the_batch_size_changes_no_answer(predictor: Predictor, batch_size: int) -> None:
+    other = of_size(predictor, batch_size)
+    assert_near(other.embed_images(PICTURES), predictor.embed_images(PICTURES))
+    assert_near(other.embed_texts(TEXTS), predictor.embed_texts(TEXTS))
+    words = [caption.text for caption in predictor.caption(PICTURES)]
+    assert [caption.text for caption in other.caption(PICTURES)] == words
+    assert [row[0].label for row in other.classify(PICTURES, LABELS)] == [
+        row[0].label for row in predictor.classify(PICTURES, LABELS)
+    ]
+
+
+def test_every_kind_of_picture_gives_the_same_vector(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(PICTURES[0])
+    opened = Image.open(io.BytesIO(PICTURES[0]))
+    kinds: list[Any] = [PICTURES[0], path, str(path), opened, np.array(opened)]
+    vectors = predictor.embed_images(kinds)
+    assert_near(vectors, np.repeat(vectors[:1], len(kinds), axis=0))
+    for kind in kinds:
+        assert predictor.embed_images(kind).shape == (1, 24)
+
+
+def test_nothing_in_gives_nothing_out(predictor: Predictor) -> None:
+    assert predictor.embed_images([]).shape == (0, 24)
+    assert predictor.embed_texts([]).shape == (0, 24)
+    assert predictor.caption([]) == []
+    assert predictor.classify([], LABELS) == []
+
+
+def test_a_broken_picture_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.png"):
+        predictor.embed_images([PICTURES[0], tmp_path / "nowhere.png"])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_stays_near_full(
+    folder: Path, predictor: Predictor, precision: Precision
+) -> None:
+    half = coca.load(folder, device="cpu", precision=precision)
+    for one, other in (
+        (half.embed_images(PICTURES), predictor.embed_images(PICTURES)),
+        (half.embed_texts(TEXTS), predictor.embed_texts(TEXTS)),
+    ):
+        assert one.dtype == np.float32
+        assert ((one * other).sum(axis=1) / np.linalg.norm(one, axis=1)).min() > 0.99
+    assert len(half.caption(PICTURES)) == len(PICTURES)
+    assert_allclose(sum(it.probability for it in half.classify(PICTURES[0], LABELS)[0]), 1, 1e-5)
+
+
+def test_a_caption_is_what_the_model_believes_most(predictor: Predictor) -> None:
+    """The score is checked against the plain logits, and each word is the best of its place."""
+    prompt = predictor.processor.tokenizer.encode_prompt("the small")
+    caption = predictor.caption(PICTURES[0], prompt="the small", max_words=3)[0]
+    assert caption.text.startswith("the small")
+    assert caption.score < 0
+    images = predictor.processor.images([PICTURES[0]])
+    score, ids = 0.0, list(prompt)
+    with torch.inference_mode():
+        for _ in range(3):
+            logits = predictor.model.caption_logits(images, torch.tensor([ids]))[0, -1]
+            logits[[0, 1, 3]] = -math.inf
+            best = int(logits.argmax())
+            score += float(logits.log_softmax(0)[best])
+            if best == 2:
+                break
+            ids.append(best)
+    assert caption.text == predictor.processor.tokenizer.decode(ids).strip()
+    assert caption.score == pytest.approx(score, abs=1e-3)
+
+
+def test_a_caption_is_no_longer_than_asked(predictor: Predictor) -> None:
+    short, long = (predictor.caption(PICTURES, max_words=words) for words in (1, None))
+    encode = predictor.processor.tokenizer.encode_prompt
+    assert all(
+        len(caption.text) <= len(other.text) for caption, other in zip(short, long, strict=True)
+    )
+    assert all(len(encode(caption.text)) <= 16 for caption in short)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"max_words": 0}, "max_words is 0; it must be at least 1"),
+        ({"prompt": "the small cat sleeps on a long wooden bench " * 4}, "leaves no room"),
+    ],
+)
+def test_a_caption_without_room_is_refused(
+    predictor: Predictor, words: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        predictor.caption(PICTURES, **words)
+
+
+def test_probabilities_sum_to_one_and_fall(predictor: Predictor) -> None:
+    for row in predictor.classify(PICTURES, LABELS):
+        odds = [one.probability for one in row]
+        assert sum(odds) == pytest.approx(1, abs=1e-5)
+        assert odds == sorted(odds, reverse=True)
+        assert sorted(one.label for one in row) == sorted(LABELS)
+
+
+def test_probabilities_are_the_softmax_of_scaled_cosines(predictor: Predictor) -> None:
+    cosines = predictor.embed_images(PICTURES[0]) @ predictor.embed_texts(LABELS).T
+    wanted = torch.softmax(predictor.model.logit_scale.detach() * torch.from_numpy(cosines), dim=1)
+    found = {one.label: one.probability for one in predictor.classify(PICTURES[0], LABELS)[0]}
+    assert_allclose([found[label] for label in LABELS], wanted[0].numpy(), rtol=1e-3)
+
+
+def test_the_order_of_labels_changes_no_probability(predictor: Predictor) -> None:
+    one = predictor.classify(PICTURES[0], LABELS)[0]
+    other = predictor.classify(PICTURES[0], LABELS[::-1])[0]
+    assert [it.label for it in one] == [it.label for it in other]
+    assert_allclose([it.probability for it in one], [it.probability for it in other], rtol=1e-3)
+
+
+def test_a_class_embedding_is_the_renormalised_mean_over_prompts(predictor: Predictor) -> None:
+    templates = ("a {}", "the long {}", "{} play")
+    vectors = predictor.class_embeddings(LABELS, templates=templates)
+    for label, vector in zip(LABELS, vectors, strict=True):
+        mean = predictor.embed_texts([t.replace("{}", label) for t in templates]).mean(axis=0)
+        assert_near(vector, mean / np.linalg.norm(mean))
+
+
+def test_one_label_given_as_a_text_is_certain(predictor: Predictor) -> None:
+    (row,) = predictor.classify(PICTURES[0], "cat")
+    assert [(one.label, one.probability) for one in row] == [("cat", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([], "there is no label"), (["cat", "dog", "cat"], "'cat' stands there twice")],
+)
+def test_labels_must_be_there_and_differ(
+    predictor: Predictor, labels: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        predictor.classify(PICTURES, labels)
+
+
+def test_progress_counts_every_item(predictor: Predictor) -> None:
+    bars: Bars = {}
+    small = of_size(predictor, 3)
+    small.embed_images(PICTURES, progress=recording(bars))
+    small.embed_texts(TEXTS, progress=recording(bars))
+    small.caption(PICTURES, progress=recording(bars))
+    assert {title: bar.count for title, bar in bars.items()} == {
+        ("embedding pictures", 7): 7,
+        ("embedding texts", 5): 5,
+        ("captioning", 7): 7,
+    }
+
+
+def test_a_batch_of_nothing_is_refused(predictor: Predictor) -> None:
+    with pytest.raises(ConfigError, match="batch_size must be at least 1"):
+        of_size(predictor, 0)

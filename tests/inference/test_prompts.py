@@ -1,0 +1,36 @@
+import pytest
+
+from coca.core.errors import ConfigError
+from coca.inference.prompts import PROMPTS, fill, prompts_named
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_each_named_set_puts_the_label_into_every_sentence(name: str) -> None:
+    sentences = fill(prompts_named(name), "red panda")
+    assert len(set(sentences)) == len(PROMPTS[name])
+    assert all("red panda" in sentence for sentence in sentences)
+
+
+def test_a_template_stands_for_itself() -> None:
+    assert fill(prompts_named("a sketch of {}, or of a {}"), "cat") == [
+        "a sketch of cat, or of a cat"
+    ]
+
+
+def test_braces_in_a_label_are_plain_text() -> None:
+    assert fill(("a {}",), "{} and {0}") == ["a {} and {0}"]
+
+
+def test_an_unknown_set_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'photos' is no prompt set; .*plain, photo, drawing"):
+        prompts_named("photos")
+
+
+def test_a_template_without_a_place_for_the_label_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'a cat' has no \{\}"):
+        fill(("{}", "a cat"), "dog")
+
+
+def test_no_template_at_all_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one template"):
+        fill((), "dog")

@@ -1,0 +1,88 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import DataError
+from coca.data.sample import Sample
+from coca.inference.predictor import Predictor
+from coca.tasks import TASKS, TaskConfig, TaskResult
+from tiny_data import CAPTIONS, picture
+from tiny_folder import write_folder
+
+RETRIEVAL = TASKS.get("retrieval")
+
+# One to three captions a picture.
+SAMPLES = [
+    Sample(
+        f"s{number:02d}",
+        picture(number),
+        captions=tuple(
+            f"{CAPTIONS[(number + turn) % 3]} {number}" for turn in range(1 + number % 3)
+        ),
+    )
+    for number in range(13)
+]
+
+
+def solve(predictor: Predictor, root: Path, **settings: Any) -> TaskResult:
+    config = TaskConfig(task="retrieval", data=write_folder(root, SAMPLES))
+    return RETRIEVAL(predictor, dataclasses.replace(config, **settings))
+
+
+def by_hand(predictor: Predictor, samples: list[Sample]) -> dict[str, float]:
+    """Sorts every list of results and looks where the own one stands, one query at a time."""
+    pictures = {it.key: predictor.embed_images(it.image)[0] for it in samples}
+    pairs = [(text, it.key) for it in samples for text in it.captions]
+    texts = [(predictor.embed_texts(text)[0], key) for text, key in pairs]
+    ranks: dict[str, list[int]] = {"text_to_image": [], "image_to_text": []}
+    for vector, owner in texts:
+        order = sorted(pictures, key=lambda key: -float(vector @ pictures[key]))
+        ranks["text_to_image"].append(order.index(owner) + 1)
+    for key, vector in pictures.items():
+        owners = [owner for _, owner in sorted(texts, key=lambda it: -float(vector @ it[0]))]
+        ranks["image_to_text"].append(owners.index(key) + 1)
+    scores = {
+        f"{way}_recall@{k}": sum(rank <= k for rank in found) / len(found)
+        for way, found in ranks.items()
+        for k in (1, 5, 10)
+    }
+    return scores | {f"{way}_median_rank": float(np.median(found)) for way, found in ranks.items()}
+
+
+@pytest.mark.parametrize("captions", ["all", "first"])
+def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path, captions: str) -> None:
+    kept = None if captions == "all" else 1
+    samples = [dataclasses.replace(it, captions=it.captions[:kept]) for it in SAMPLES]
+    result = solve(predictor, tmp_path, captions=captions)
+    wanted = by_hand(predictor, samples)
+    found = {name: value for name, value in result.metrics.items() if "chance" not in name}
+    assert found == pytest.approx(wanted)
+    assert result.samples == 13
+
+
+def test_chance_is_what_a_blind_guess_finds(predictor: Predictor, tmp_path: Path) -> None:
+    metrics = solve(predictor, tmp_path).metrics
+    assert metrics["chance_text_to_image_recall@5"] == pytest.approx(5 / 13)
+    # Exact for one caption a picture, and at k = 1 for any number of them.
+    assert metrics["chance_image_to_text_recall@1"] == pytest.approx(1 / 13)
+    assert max(metrics[name] for name in metrics if "chance" in name) <= 1
+
+
+def test_a_report_gets_examples_that_json_can_hold(predictor: Predictor, tmp_path: Path) -> None:
+    examples = json.loads(json.dumps(solve(predictor, tmp_path).details))["examples"]
+    for example in examples:
+        first = example["found"][0].removeprefix("s") == example["text"].split()[-1].zfill(2)
+        assert (example["rank"] == 1) == first
+
+
+def test_a_picture_without_a_caption_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
+    data = write_folder(tmp_path, [*SAMPLES, Sample("silent", picture(99))])
+    with pytest.raises(
+        DataError, match=r"1 samples of .* have no caption \(such as silent\)"
+    ) as it:
+        RETRIEVAL(predictor, TaskConfig(task="retrieval", data=data))
+    assert it.value.reason == "no_caption"
