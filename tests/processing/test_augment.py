@@ -13,6 +13,7 @@ from coca.processing.augment import (
     RAND_OPERATIONS,
     Augment,
     AugmentConfig,
+    inked,
     rand_augment,
     recolor,
     warp,
@@ -28,6 +29,7 @@ EVERYTHING: dict[str, Any] = {
     "translate": 0.1,
     "color": 0.5,
     "grayscale": 0.2,
+    "outline": 0.5,
     "rand_augment": (2, 15),
     "erase": 0.5,
 }
@@ -203,6 +205,22 @@ def test_a_sure_grayscale_leaves_no_colour(pixels: Tensor) -> None:
     assert torch.allclose(values[0], values[2], atol=1e-5)
     expected = TF.rgb_to_grayscale(ImageTransform(image_config()).resize(pixels))[0]
     assert torch.allclose((values[0] + 1) * 127.5, expected.float(), atol=1.01)
+
+
+# Outlines
+
+
+def test_inked_edges_are_dark_and_flat_places_keep_their_colour() -> None:
+    values = torch.full((3, 12, 12), 250.0)
+    values[:, :, 6:] = 100.0
+    drawn = inked(values)
+    assert (drawn[:, :, 5:7] < 60).all()
+    assert torch.equal(drawn[:, :, :5], values[:, :, :5])
+    assert torch.equal(drawn[:, :, 7:], values[:, :, 7:])
+
+
+def test_a_sure_outline_inks_the_picture(pixels: Tensor) -> None:
+    assert augment(outline=1.0)(pixels, seeded(0)).mean() < augment()(pixels, seeded(0)).mean()
 
 
 # Erasing

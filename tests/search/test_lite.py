@@ -14,9 +14,9 @@ from coca.search.lite import Lease, is_lite
     ("uri", "expected"),
     [
         ("pictures.db", True),
-        ("/tmp/a b/pictures.db", True),
+        ("/data/a b/pictures.db", True),
         ("http://localhost:19530", False),
-        ("unix:/tmp/milvus.sock", False),
+        ("unix:/run/milvus.sock", False),
     ],
 )
 def test_a_path_is_told_from_a_server(uri: str, expected: bool) -> None:
