@@ -1,6 +1,7 @@
 import json
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ from tiny_data import picture
 from tiny_model import write_model
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Commands run in this process, and `--quiet` would silence the tests that come after."""
+    logger = logging.getLogger("coca")
+    level, handlers = logger.level, logger.handlers
+    yield
+    logger.setLevel(level)
+    logger.handlers = handlers
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ class TarIndex:
     """
 
     path: str
-    keys: Shaped[np.ndarray, "N"]
+    keys: Shaped[np.ndarray, " N"]
     """UTF-8 bytes."""
 
     offsets: Int64[np.ndarray, "N 4"]

@@ -1,0 +1,57 @@
+# Every verb of this project; each sets up what it needs in .venv by itself.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Packages are installed once, and again when pyproject.toml changes.
+DEMO := $(VENV)/.installed-demo
+DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
+
+.DEFAULT_GOAL := help
+# Two installations at a time would spoil the folder that they share.
+.NOTPARALLEL:
+.PHONY: help demo test check format docs clean
+
+help: ## List what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(DEMO) ## Train on real pictures, then caption, search and score others (minutes)
+	@$(BIN)/coca demo
+
+test: $(DEV) ## Run every test, and hold the coverage
+	$(BIN)/pytest -n 2 --cov=coca --cov-report=term
+
+check: $(DEV) ## Lint, layout, types, floor plan and spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(DEV) ## Put code into the common layout, and mend what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(DOCS) ## Build the documentation into site/
+	$(BIN)/zensical build --clean
+
+clean: ## Remove what was built or cached; runs/ and .venv stay
+	rm -rf build dist site .cache htmlcov .coverage .coverage.*
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(DEMO): EXTRAS = demo
+$(DEV): EXTRAS = demo,dev
+$(DOCS): EXTRAS = docs
+
+$(DEMO) $(DEV) $(DOCS): pyproject.toml | $(BIN)/python
+	@echo "installing coca-captioners[$(EXTRAS)] into $(VENV); the first time takes a minute or two"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@

@@ -1,0 +1,187 @@
+"""Documents against the code: what they show runs, what they name exists, what exists is named."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer.main
+
+import coca
+from coca.cli.app import app
+from coca.core import errors
+from coca.data.sources import SOURCES
+from coca.model.config import CoCaConfig
+from coca.search.milvus import Index
+from coca.tasks import TASKS
+from coca.train.optimizer import OPTIMIZERS
+from coca.train.tracker import TRACKERS
+from tiny_data import picture
+from tiny_model import write_model
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+REGISTRIES = {"source": SOURCES, "task": TASKS, "optimizer": OPTIMIZERS, "tracker": TRACKERS}
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+
+def name_of(value: object) -> str:
+    if isinstance(value, Block):
+        return f"{value.page.relative_to(ROOT).as_posix()}:{value.line}"
+    return value.relative_to(ROOT).as_posix() if isinstance(value, Path) else str(value)
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        line = text.count("\n", 0, match.start()) + 1
+        yield Block(page, line, match[1], match[2])
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+COMMANDS = [
+    (block, line.partition(" #")[0].strip())
+    for block in BLOCKS
+    if block.language == "sh"
+    for line in block.text.splitlines()
+    if line.startswith("coca ")
+]
+
+
+@pytest.fixture(scope="session")
+def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds what the demo leaves, at the size of a test."""
+    root = tmp_path_factory.mktemp("project")
+    run = root / "runs" / "demo"
+    write_model(run / "model")
+    drawings = run / "pictures" / "openmoji"
+    drawings.mkdir(parents=True)
+    for number, name in enumerate(("1f697", "1f438")):
+        (drawings / f"{name}.png").write_bytes(picture(number))
+    model = coca.load(run / "model", device="cpu")
+    uri = str(run / "pictures.db")
+    Index.open(uri, embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True).close()
+    return root
+
+
+def test_there_is_something_to_hold() -> None:
+    assert len(PYTHON) >= 5
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=name_of)
+def test_what_is_shown_in_python_runs(
+    block: Block, demo_like: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo_like)
+    # A plugin's lines register a name; the registry is left as it was.
+    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
+    exec(compile(block.text, name_of(block), "exec"), {})
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=name_of)
+def test_what_is_shown_in_python_is_short(block: Block) -> None:
+    assert len(block.text.splitlines()) <= 12
+    assert ast.parse(block.text).body
+
+
+@pytest.mark.parametrize(("block", "line"), COMMANDS, ids=name_of)
+def test_a_command_line_names_commands_and_options_that_exist(block: Block, line: str) -> None:
+    command: Any = typer.main.get_command(app)
+    words = shlex.split(line)[1:]
+    while hasattr(command, "commands"):
+        assert words, f"`{line}` stops before its command"
+        assert words[0] in command.commands, f"`{line}`: {words[0]} is no command"
+        command = command.commands[words.pop(0)]
+    known = {name for option in command.params for name in option.opts + option.secondary_opts}
+    given = {word.partition("=")[0] for word in words if re.fullmatch(r"--?[a-z].*", word)}
+    assert given <= known, f"`{line}`: {given - known} is no option"
+
+
+@pytest.mark.parametrize(("block", "line"), COMMANDS, ids=name_of)
+def test_a_command_line_names_files_of_the_project_that_exist(block: Block, line: str) -> None:
+    named = [word for word in shlex.split(line) if word.startswith(("recipes/", "docs/", "src/"))]
+    assert [word for word in named if not (ROOT / word).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_link_within_the_project_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def documents() -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_every_registered_name_is_documented(kind: str) -> None:
+    text = documents()
+    names: tuple[str, ...] = REGISTRIES[kind].names()  # type: ignore[attr-defined]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_every_error_is_documented() -> None:
+    text = documents()
+    own = [
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.CocaError)
+    ]
+    assert [name for name in own if f"`{name}`" not in text] == []
+
+
+def test_every_preset_is_documented() -> None:
+    text = documents()
+    assert [name for name in CoCaConfig.presets() if f"`{name}`" not in text] == []
+
+
+def test_every_command_is_documented() -> None:
+    root: Any = typer.main.get_command(app)
+    text = documents()
+    assert [name for name in root.commands if f"coca {name}" not in text] == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "reference").glob("*.md")), ids=name_of)
+def test_the_reference_names_modules_that_exist(page: Path) -> None:
+    for target in re.findall(r"^::: (coca[\w.]*)$", page.read_text(), re.MULTILINE):
+        parts = target.split(".")
+        homes = [ROOT.joinpath("src", *parts[:cut]).with_suffix(".py") for cut in (len(parts), -1)]
+        assert any(home.exists() for home in homes), f"{target} is no module"
+
+
+def test_every_page_stands_in_the_menu() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if page not in menu] == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_a_recipe_says_what_it_does_how_long_and_what_to_expect(recipe: Path) -> None:
+    head = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
+    words = " ".join(head)
+    assert [w for w in ("What", "Command", "Machine", "Time", "Expect") if w not in words] == []
+
+
+def test_every_target_of_make_is_helped() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = next(line for line in text.splitlines() if line.startswith(".PHONY")).split()[1:]
+    assert [name for name in phony if not re.search(rf"^{name}:.*## \S", text, re.MULTILINE)] == []

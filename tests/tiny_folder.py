@@ -1,0 +1,19 @@
+"""A folder of pictures with words beside them, as a user would have it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from coca.data.sample import Sample
+from coca.data.sources import SourceConfig
+
+
+def write_folder(root: Path, samples: Sequence[Sample]) -> SourceConfig:
+    """Each sample as a picture and a JSON sidecar."""
+    for sample in samples:
+        path = root / f"{sample.key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample.image)
+        words = {"captions": list(sample.captions), "labels": list(sample.labels)}
+        path.with_suffix(".json").write_text(json.dumps(words))
+    return SourceConfig(kind="folder", path=str(root))
