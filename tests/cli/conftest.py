@@ -1,7 +1,6 @@
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,6 @@ from tiny_data import picture
 from tiny_model import write_model
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def _log_as_before() -> Iterator[None]:
-    """Commands run in this process, and `--quiet` would silence the tests that come after."""
-    logger = logging.getLogger("coca")
-    level, handlers = logger.level, logger.handlers
-    yield
-    logger.setLevel(level)
-    logger.handlers = handlers
 
 
 @pytest.fixture(scope="session")

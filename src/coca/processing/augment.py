@@ -180,7 +180,7 @@ class Augment:
         """The changed picture, resized and normalised."""
         config = self.config
         u = torch.rand(19, generator=generator).tolist()
-        square = self._crop(pixels, *u[:4])
+        square = self._crop(self.transform.trim(pixels), *u[:4])
         if u[4] < config.flip:
             square = square.flip(2)
         if config.rand_augment is not None:

@@ -56,6 +56,10 @@ _UPRIGHT = {
 _EXIF_ORIENTATION = 274
 
 
+TRIM_TOLERANCE = 12
+"""Grey levels by which an empty border may differ from its corner."""
+
+
 def decode(source: ImageSource, *, max_pixels: int = 50_000_000) -> UInt8[Tensor, "3 H W"]:
     """The picture as upright RGB pixels, 0 to 255.
 
@@ -225,6 +229,28 @@ def _rgb(picture: Image.Image, name: str) -> Image.Image:
     return white
 
 
+def trimmed(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
+    """The picture without its empty border, made square again in the border's colour.
+
+    Square, so that what is tall stays tall when it is resized. A picture that is empty all over
+    stays as it is.
+    """
+    corner = pixels[:, :1, :1]
+    # Scaled and compressed pictures have borders that are only nearly of one colour.
+    drawn = ((pixels.short() - corner.short()).abs() > TRIM_TOLERANCE).any(0)
+    rows, columns = drawn.any(1).nonzero().flatten(), drawn.any(0).nonzero().flatten()
+    if not len(rows):
+        return pixels
+    top, left = int(rows[0]), int(columns[0])
+    inner = pixels[:, top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
+    height, width = inner.shape[1:]
+    side = max(height, width)
+    square = corner.repeat(1, side, side)
+    y, x = (side - height) // 2, (side - width) // 2
+    square[:, y : y + height, x : x + width] = inner
+    return square
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
     """What the model expects of its pictures."""
@@ -234,6 +260,10 @@ class ImageConfig:
 
     resize: Literal["squash", "crop", "pad"] = "squash"
     """How a picture becomes square: stretched, its middle cut out, or white added."""
+
+    trim: bool = False
+    """Cut away an empty border before resizing, as stands around icons and products: whatever
+    has the colour of the upper left corner."""
 
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Value of each channel that becomes 0, where 0 is black and 1 is white."""
@@ -260,8 +290,12 @@ class ImageTransform:
         self._scale = 1 / (torch.tensor(config.std).view(3, 1, 1) * 255)
 
     def __call__(self, pixels: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "3 S S"]:
-        """The picture, resized and normalised."""
-        return self.normalize(self.resize(pixels))
+        """The picture, trimmed if so configured, resized and normalised."""
+        return self.normalize(self.resize(self.trim(pixels)))
+
+    def trim(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
+        """The picture without its empty border, if the configuration asks for that."""
+        return trimmed(pixels) if self.config.trim else pixels
 
     def resize(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
         """The picture as a square of the model's size, still 0 to 255."""

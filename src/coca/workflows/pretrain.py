@@ -63,6 +63,8 @@ class DataConfig:
     """Chance in pictures; none by default."""
     resize: Literal["squash", "crop", "pad"] = "squash"
     """How a picture becomes square."""
+    trim: bool = False
+    """Cut away empty borders first, as stand around icons and products."""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -236,7 +238,11 @@ def _processor(
         )
         config.run.mkdir(parents=True, exist_ok=True)
         tokenizer.save(path)
-    image = ImageConfig(image_size=config.model.image.image_size, resize=config.data.resize)
+    image = ImageConfig(
+        image_size=config.model.image.image_size,
+        resize=config.data.resize,
+        trim=config.data.trim,
+    )
     return Processor(ImageTransform(image), tokenizer, config.model.text.context_length)
 
 
