@@ -32,7 +32,7 @@ from coca.workflows.pretrain import PretrainConfig, pretrain
 SEEN, UNSEEN = VENDORS
 """The vendor whose drawings are learned from, and the one that the model never sees."""
 
-TEXT_QUERIES = ("red car", "smiling face", "fruit", "sailing boat", "musical instrument", "snow")
+TEXT_QUERIES = ("red car", "smiling face", "apple", "sailboat", "hamburger", "green heart")
 IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
 FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
 CAPTIONED = 24
