@@ -1,13 +1,14 @@
 """A CoCa small enough for a test, and captions laid out for it."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
 
+Model = TypeVar("Model", bound=nn.Module)
 PAD, BOS, EOS, CLS = 0, 1, 2, 3
 
 
@@ -36,7 +37,7 @@ def caption(*words: int, length: int) -> list[int]:
     return row + [PAD] * (length - len(row))
 
 
-def sharpened(model: CoCa) -> CoCa:
+def sharpened(model: Model) -> Model:
     """Larger weights, so that outputs differ enough for a broken law to show."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -1,6 +1,5 @@
-"""A training run small enough for a test, and a script to run it in a process that gets killed."""
+"""A training run small enough for a test, and how it is killed."""
 
-import argparse
 import os
 import random
 import signal
@@ -15,13 +14,15 @@ import torch
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker
 from coca.data.sample import Batch
+from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.train.checkpoint import CHECKPOINT_FOLDER
+from coca.train.config import TrainConfig
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.optimizer import OptimizerConfig
 from coca.train.schedule import ScheduleConfig
 from coca.train.tracker import Tracker, make_trackers, read_metrics
-from coca.train.trainer import TrainConfig, Trainer
+from coca.train.trainer import Trainer
 from tiny import caption, tiny_config
 
 
@@ -35,13 +36,17 @@ class TinyStream:
         fingerprint: str = "tiny",
         poisoned: frozenset[int] = frozenset(),
         ends_at: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.batch_size = batch_size
         self.fingerprint = fingerprint
         self.poisoned = poisoned
-        """Batches whose pictures are not finite."""
+        """Batches that have a picture which is not finite."""
+        self.poisoned_row = 0
         self.ends_at = ends_at
         """Batch at which the data become unreadable."""
+        self.rank, self.ranks = rank, ranks
         self.state = 0
         self.drawn: list[int] = []
 
@@ -52,13 +57,13 @@ class TinyStream:
                 raise DataError("the shard photos-003.tar has vanished", reason="missing")
             self.drawn.append(number)
             start, self.state = self.state, self.state + self.batch_size
-            yield self._batch(number, start)
+            yield self._batch(number, start).split(self.batch_size // self.ranks)[self.rank]
 
     def _batch(self, number: int, start: int) -> Batch:
         generator = torch.Generator().manual_seed(number)
         images = torch.randn(self.batch_size, 3, 16, 16, generator=generator)
         if number in self.poisoned:
-            images[0, 0, 0, 0] = torch.nan
+            images[self.poisoned_row, 0, 0, 0] = torch.nan
         words = torch.randint(4, 50, (self.batch_size, 5), generator=generator).tolist()
         tokens = torch.tensor([caption(*row, length=8) for row in words])
         keys = tuple(f"sample-{start + row}" for row in range(self.batch_size))
@@ -126,7 +131,7 @@ class SignalAfter(CoCaObjective):
         super().__init__(LossConfig())
         self.step, self.number, self.calls = step, number, 0
 
-    def __call__(self, model: CoCa, batch: Batch) -> Losses:
+    def __call__(self, model: Captioner, batch: Batch) -> Losses:
         self.calls += 1
         if self.calls == self.step:
             os.kill(os.getpid(), self.number)
@@ -155,7 +160,7 @@ def recording(bars: Bars) -> ProgressMaker:
     return make
 
 
-def kill_at_sync(count: int) -> None:
+def kill_at_sync_number(count: int) -> None:
     """Let this process die, as by a power cut, instead of its `count`-th flush to disk."""
     flush = os.fsync
     calls = 0
@@ -170,14 +175,8 @@ def kill_at_sync(count: int) -> None:
     os.fsync = fatal  # type: ignore[assignment]
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("run_folder", type=Path)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--save-every", type=int, default=5)
-    parser.add_argument("--kill-at-sync", type=int)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.kill_at_sync:
-        kill_at_sync(options.kill_at_sync)
-    tiny_trainer(options.run_folder, steps=options.steps, save_every=options.save_every).fit()
+def train_until_killed(run_folder: Path, kill_at_sync: int | None, settings: Any) -> None:
+    """A whole run in a process of its own."""
+    if kill_at_sync is not None:
+        kill_at_sync_number(kill_at_sync)
+    tiny_trainer(run_folder, **settings).fit()

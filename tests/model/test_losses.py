@@ -7,57 +7,8 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
-from coca.model.losses import (
-    captioning_loss,
-    captioning_loss_plain,
-    classification_loss,
-    contrastive_loss,
-)
-
-
-def unit(rows: int, seed: int) -> Tensor:
-    raw = torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed))
-    return F.normalize(raw, dim=1).requires_grad_()
-
-
-def by_hand(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """The paper's equation, term by term."""
-    total = torch.zeros(())
-    count = len(image)
-    for i in range(count):
-        to_texts = torch.stack([image[i] @ text[j] * scale for j in range(count)])
-        to_images = torch.stack([text[i] @ image[j] * scale for j in range(count)])
-        total = total - (to_texts[i] - to_texts.logsumexp(0)) / count
-        total = total - (to_images[i] - to_images.logsumexp(0)) / count
-    return total
-
-
-def test_the_contrastive_loss_and_its_gradients_equal_the_equation() -> None:
-    scale = torch.tensor(14.0, requires_grad=True)
-    image, text = unit(5, 0), unit(5, 1)
-    ours, reference = contrastive_loss(image, text, scale), by_hand(image, text, scale)
-    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=0)
-    for mine, theirs in zip(
-        torch.autograd.grad(ours, (image, text, scale)),
-        torch.autograd.grad(reference, (image, text, scale)),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
-
-
-def test_mean_is_half_of_sum() -> None:
-    scale = torch.tensor(10.0)
-    image, text = unit(4, 0), unit(4, 1)
-    total = contrastive_loss(image, text, scale)
-    torch.testing.assert_close(contrastive_loss(image, text, scale, reduction="mean"), total / 2)
-
-
-def test_the_contrastive_loss_is_symmetric_and_blind_to_order() -> None:
-    scale, order = torch.tensor(10.0), torch.tensor([2, 0, 3, 1])
-    image, text = unit(4, 0), unit(4, 1)
-    loss = contrastive_loss(image, text, scale)
-    torch.testing.assert_close(contrastive_loss(text, image, scale), loss)
-    torch.testing.assert_close(contrastive_loss(image[order], text[order], scale), loss)
+from coca.model.contrastive import contrastive_loss, contrastive_loss_plain
+from coca.model.losses import captioning_loss, captioning_loss_plain, classification_loss
 
 
 @given(
@@ -82,6 +33,26 @@ def test_chunks_change_neither_the_captioning_loss_nor_its_gradients(
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_with_the_weight_of_the_whole_add_up_to_its_mean() -> None:
+    states, weight = torch.randn(10, 8), torch.randn(30, 8, requires_grad=True)
+    targets, each = torch.randint(30, (10,)), torch.tensor(1 / 10)
+    first = captioning_loss(states[:3], targets[:3], weight, word_weight=each)
+    second = captioning_loss(states[3:], targets[3:], weight, word_weight=each)
+    whole = captioning_loss(states, targets, weight)
+    torch.testing.assert_close(first + second, whole)
+    (ours,) = torch.autograd.grad(first + second, weight)
+    torch.testing.assert_close(ours, torch.autograd.grad(whole, weight)[0])
+
+
+def test_pictures_in_parts_add_up_to_the_mean_of_all() -> None:
+    logits, classes = torch.randn(5, 4), torch.tensor([2, 0, 3, 1, 1])
+    parts = [
+        classification_loss(logits[rows], classes[rows], picture_weight=torch.tensor(1 / 5))
+        for rows in (slice(2), slice(2, 5))
+    ]
+    torch.testing.assert_close(sum(parts), classification_loss(logits, classes))
 
 
 def test_a_frozen_vocabulary_still_passes_the_gradient_to_the_states() -> None:
@@ -148,13 +119,13 @@ def test_both_losses_of_a_model_equal_the_plain_ones_in_value_and_gradient(
             out.caption_states, out.caption_targets, tiny_model.vocabulary_weight, chunk_size=3
         )
         match = contrastive_loss(out.image_embedding, out.text_embedding, tiny_model.logit_scale)
-        return match + 2 * caption
+        return match.loss + 2 * caption
 
     def plain() -> Tensor:
         logits = tiny_model.caption_logits(images, tokens)[:, :-1].flatten(0, 1)
         targets = tokens[:, 1:].masked_fill(~tiny_model.predicts(tokens)[:, :-1], -100).flatten()
         image, text = tiny_model.encode_image(images), tiny_model.encode_text(tokens)
-        match = by_hand(image, text, tiny_model.logit_scale)
+        match = contrastive_loss_plain(image, text, tiny_model.logit_scale)
         return match + 2 * F.cross_entropy(logits, targets, ignore_index=-100)
 
     ours, reference = fused(), plain()

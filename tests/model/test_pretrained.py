@@ -8,15 +8,18 @@ from torch import Tensor
 
 from coca.core.errors import ModelError
 from coca.model.coca import CoCa
+from coca.model.openclip import OpenCLIP
 from coca.model.pretrained import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    assemble,
     load_model,
     model_description,
     save_model,
     weights_digest,
 )
 from tiny import tiny_config
+from tiny_openclip import ours_of, peer
 
 
 @pytest.fixture
@@ -49,6 +52,49 @@ def test_a_tied_model_comes_back_too(tmp_path: Path) -> None:
 def test_weights_can_be_loaded_in_half_precision(folder: Path) -> None:
     model = load_model(folder, dtype=torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_weights_may_be_stored_in_half_and_load_in_full_precision(
+    tmp_path: Path, folder: Path, tiny_model: CoCa, stored: torch.dtype
+) -> None:
+    save_model(tmp_path / "half", tiny_model, dtype=stored)
+    sizes = [(place / WEIGHTS_FILE).stat().st_size for place in (tmp_path / "half", folder)]
+    assert sizes[0] < 0.6 * sizes[1]
+    loaded = load_model(tmp_path / "half").state_dict()
+    for name, tensor in tiny_model.state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], tensor.to(stored).float())
+
+
+def test_a_model_of_openclip_comes_back_as_one(tmp_path: Path) -> None:
+    model = ours_of(peer())
+    save_model(tmp_path, model)
+    assert json.loads((tmp_path / CONFIG_FILE).read_text())["architecture"] == "openclip"
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded, OpenCLIP)
+    assert loaded.config == model.config
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(loaded.encode_image(images), model.encode_image(images))
+    counts = model_description(model.config)["parameters"]
+    assert counts["total"] == sum(weight.numel() for weight in model.parameters())
+
+
+def test_a_folder_from_before_there_were_architectures_is_a_coca(folder: Path) -> None:
+    document = json.loads((folder / CONFIG_FILE).read_text())
+    assert document.pop("architecture") == "coca"
+    (folder / CONFIG_FILE).write_text(json.dumps(document))
+    assert isinstance(load_model(folder), CoCa)
+
+
+def test_weights_in_memory_become_a_model_if_they_fit(tiny_model: CoCa) -> None:
+    state = tiny_model.state_dict()
+    assert torch.equal(
+        assemble(tiny_model.config, state, source="here").state_dict()["log_scale"],
+        state["log_scale"],
+    )
+    with pytest.raises(ModelError, match=r"here: log_scale has shape \(3,\)"):
+        assemble(tiny_model.config, {**state, "log_scale": torch.zeros(3)}, source="here")
 
 
 def test_the_folder_holds_two_plain_files_and_no_pickle(folder: Path) -> None:
@@ -96,6 +142,8 @@ def damage(folder: Path, kind: str) -> None:
         case "impossible shape":
             document["model"]["image"]["patch_size"] = 5
             config.write_text(json.dumps(document))
+        case "unknown architecture":
+            config.write_text(json.dumps({**document, "architecture": ["coca3"]}))
         case "truncated":
             weights.write_bytes(weights.read_bytes()[:-100])
         case "not safetensors":
@@ -117,6 +165,7 @@ def damage(folder: Path, kind: str) -> None:
         ("config no json", "cannot be read as JSON"),
         ("config no section", "no section `model`"),
         ("newer format", "reads 1"),
+        ("unknown architecture", "builds coca and openclip"),
         ("unknown field", "depth"),
         ("impossible shape", "patch_size 5 does not divide"),
         ("truncated", "damaged"),

@@ -1,4 +1,5 @@
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from coca.core.errors import ConfigError
-from coca.processing.image import ImageConfig, ImageTransform, decode
+from coca.processing.image import ImageConfig, ImageTransform, decode, expect_many
 
 Encode = Callable[..., bytes]
+
+expect_many()
 
 
 def pixels_of(picture: Image.Image) -> NDArray[Any]:
@@ -66,8 +69,20 @@ def test_a_jpeg_that_the_fast_decoder_refuses_is_left_to_pillow(
         raise RuntimeError("no")
 
     data = encode(scene, "JPEG")
-    monkeypatch.setattr("coca.processing.image.decode_jpeg", refuse)
+    monkeypatch.setattr("torchvision.io.decode_jpeg", refuse)
     assert np.array_equal(decode(data), by_pillow(data))
+
+
+def test_a_jpeg_decodes_the_same_whether_or_not_many_are_expected(
+    scene: Image.Image, encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encode(scene, "JPEG")
+    monkeypatch.delitem(sys.modules, "torchvision.io", raising=False)
+    alone = decode(data)
+    assert "torchvision.io" not in sys.modules
+    expect_many()
+    assert "torchvision.io" in sys.modules
+    assert torch.equal(decode(data), alone)
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])

@@ -1,5 +1,6 @@
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError, ModelError
+from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageTransform, decode
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
@@ -116,3 +118,67 @@ def test_a_missing_file_is_an_error_that_names_it(
 def test_a_context_without_room_for_a_word_is_refused(processor: Processor) -> None:
     with pytest.raises(ConfigError, match="at least 4"):
         Processor(processor.image, TOKENIZER, 3)
+
+
+# Batches read ahead
+
+
+def test_batches_read_ahead_are_those_read_at_once(
+    processor: Processor, scene: Image.Image
+) -> None:
+    pictures = [scene, scene.rotate(90), scene.rotate(180)]
+    batches = list(processor.image_batches([pictures[:2], pictures[2:], []]))
+    assert [len(batch) for batch in batches] == [2, 1, 0]
+    assert torch.equal(torch.cat(batches), processor.images(pictures))
+    assert list(processor.image_batches([])) == []
+
+
+def test_the_next_batch_is_read_while_the_caller_works(
+    processor: Processor, scene: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_is_read = threading.Event()
+    read = processor.images
+
+    def told(sources: Sequence[Any]) -> Any:
+        if len(sources) == 2:
+            second_is_read.set()
+        return read(sources)
+
+    monkeypatch.setattr(processor, "images", told)
+    batches = processor.image_batches([[scene], [scene, scene]])
+    next(batches)
+    assert second_is_read.wait(timeout=10)
+    assert len(next(batches)) == 2
+
+
+def test_a_bad_picture_is_told_when_its_batch_is_asked_for(
+    processor: Processor, scene: Image.Image, tmp_path: Path
+) -> None:
+    batches = processor.image_batches([[scene], [tmp_path / "none.png"], [scene]])
+    assert len(next(batches)) == 1
+    with pytest.raises(DataError, match="none"):
+        next(batches)
+
+
+def test_a_full_batch_tells_the_decoder_to_expect_many(
+    processor: Processor, scene: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr("coca.processing.processor.expect_many", lambda: told.append(1))
+    processor.images([scene] * 31)
+    assert told == []
+    processor.images([scene] * 32)
+    assert told == [1]
+
+
+# Both kinds of tokenizers
+
+
+def test_a_processor_comes_back_with_the_tokenizer_of_clip(tmp_path: Path) -> None:
+    image = ImageTransform(ImageConfig(image_size=16, resize="shortest", reduced=True))
+    processor = Processor(image, ClipTokenizer.from_merges([("c", "a"), ("ca", "t</w>")]), 12)
+    processor.save(tmp_path)
+    again = Processor.load(tmp_path)
+    assert isinstance(again.tokenizer, ClipTokenizer)
+    assert again.image_config == processor.image_config
+    assert torch.equal(again.texts(["a cat", "cat!"]), processor.texts(["a cat", "cat!"]))

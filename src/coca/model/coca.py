@@ -7,47 +7,33 @@ E shared embedding, M real positions of a batch that predict a word, V vocabular
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coca.model.captioner import Captioner, CoCaOutput, Poolings
 from coca.model.config import CoCaConfig
 from coca.model.heads import ClassificationHead
-from coca.model.layers import MLP, CrossAttention, SelfAttention
+from coca.model.initial import draw_linears_, shrink_residuals_
+from coca.model.packing import Packing
 from coca.model.pooling import AttentionalPooler
 from coca.model.text import MultimodalDecoder, UnimodalDecoder
 from coca.model.vision import ImageEncoder
 
-HOTTEST, COLDEST = 1.0, 0.01
-"""Range of the learned temperature; 0.01 is the bound that CLIP set."""
 
-
-@dataclass(frozen=True)
-class CoCaOutput:
-    """What one forward pass gives; a part that was not asked for is None."""
-
-    image_embedding: Float[Tensor, "B E"] | None
-    """Unit vectors of the pictures."""
-    text_embedding: Float[Tensor, "B E"] | None
-    """Unit vectors of the captions."""
-    caption_states: Float[Tensor, "M D"] | None
-    """Decoder states at real positions only, row by row; the vocabulary layer turns each into
-    logits for the word in `caption_targets`."""
-    caption_targets: Int[Tensor, " M"] | None
-    """The word that follows each of `caption_states`: w1 .. wn and [EOS] of each caption."""
-    class_logits: Float[Tensor, "B classes"] | None
-    """Logits of the optional classification head."""
-
-
-class CoCa(nn.Module):
+class CoCa(Captioner):
     """A Contrastive Captioner, as in the paper.
 
     Not stated there, so chosen here: pre-norm blocks with GELU and biases, no dropout, a norm
     behind each pooler, no projection where a tower's width equals `embed_dim`.
     """
+
+    config: CoCaConfig
+    image_encoder: ImageEncoder
+    unimodal_decoder: UnimodalDecoder
+    multimodal_decoder: MultimodalDecoder
 
     def __init__(self, config: CoCaConfig) -> None:
         super().__init__()
@@ -71,6 +57,7 @@ class CoCa(nn.Module):
             ClassificationHead(image.width, config.num_classes) if config.num_classes else None
         )
         self.log_scale = nn.Parameter(torch.empty(()))
+        self.logit_bias = None if config.initial_bias is None else nn.Parameter(torch.empty(()))
         self.initialise()
 
     def forward(
@@ -96,18 +83,24 @@ class CoCa(nn.Module):
         pooled = self._pool(encoded, image_tokens) if contrastive or classification else None
         image_embedding = text_embedding = states = targets = None
         if contrastive or captioning:
-            unimodal = self.unimodal_decoder(tokens)
+            packing = self._packing(tokens)
+            unimodal = self.unimodal_decoder(tokens, packing=packing)
             if contrastive:
                 assert pooled is not None
                 image_embedding = self._embed(pooled, self.image_projection)
                 text_embedding = self._embed(
-                    self.unimodal_decoder.embedding(unimodal, tokens), self.text_projection
+                    self.unimodal_decoder.embedding(unimodal, tokens, packing),
+                    self.text_projection,
                 )
             if captioning:
-                # The last two tokens of the longest caption, [EOS] and [CLS], predict nothing.
-                decoded = self._decode(unimodal[:, :-2], image_tokens)
-                real = self.predicts(tokens)[:, :-2]
-                states, targets = decoded[real], tokens[:, 1:-1][real]
+                # The last two tokens of a caption, [EOS] and [CLS], predict nothing.
+                inner = packing.shortened(2)
+                decoded = self.multimodal_decoder(
+                    packing.shorten(unimodal, 2), image_tokens[packing.order], packing=inner
+                )
+                real = self.predicts(tokens)
+                states = decoded[inner.rows(real)]
+                targets = tokens[:, 1:][real[:, :-1]]
         return CoCaOutput(
             image_embedding=image_embedding,
             text_embedding=text_embedding,
@@ -123,8 +116,10 @@ class CoCa(nn.Module):
 
     def encode_text(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
         """Gives the unit vector of each caption."""
-        states = self.unimodal_decoder(tokens)
-        return self._embed(self.unimodal_decoder.embedding(states, tokens), self.text_projection)
+        packing = self._packing(tokens)
+        states = self.unimodal_decoder(tokens, packing=packing)
+        pooled = self.unimodal_decoder.embedding(states, tokens, packing)
+        return self._embed(pooled, self.text_projection)
 
     def image_tokens(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B Q D"]:
         """Gives the tokens that the decoder reads: the captioning pooler's output."""
@@ -137,7 +132,8 @@ class CoCa(nn.Module):
 
         Holds all B x T x V numbers at once: for inspection and tests, not for training.
         """
-        states = self._decode(self.unimodal_decoder(tokens), self.image_tokens(images))
+        image = self.multimodal_decoder.read_image(self.image_tokens(images))
+        states = self.multimodal_decoder(self.unimodal_decoder(tokens), image)
         return F.linear(states, self.vocabulary_weight)
 
     def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
@@ -146,50 +142,34 @@ class CoCa(nn.Module):
         return (tokens != text.eos_id) & (tokens != text.cls_id) & (tokens != text.pad_id)
 
     @property
+    def poolings(self) -> Poolings:
+        captioning = () if self.captioning_pooler is None else (self.captioning_pooler.laid_open(),)
+        last = (self.contrastive_pooler.laid_open(),)
+        cascade = self.config.pooler.kind == "cascade"
+        contrastive = (*captioning, *last) if cascade else last
+        return Poolings(captioning, contrastive, self.image_projection)
+
+    @property
     def vocabulary_weight(self) -> Float[Tensor, "V D"]:
         """The matrix from decoder states to word logits, tied to the input embedding or not."""
         if self.vocabulary is None:
             return self.unimodal_decoder.token_embedding.weight
         return self.vocabulary.weight
 
-    @property
-    def logit_scale(self) -> Float[Tensor, ""]:
-        """One over the temperature: the factor on the cosines of the contrastive loss."""
-        return self.log_scale.exp()
-
-    @torch.no_grad()
-    def clamp_temperature_(self) -> None:
-        """Keeps the learned temperature within its range; call it after each optimiser step."""
-        self.log_scale.clamp_(-math.log(HOTTEST), -math.log(COLDEST))
-
     @torch.no_grad()
     def initialise(self) -> None:
         """Sets every weight; the paper states none of this, so it follows CLIP.
 
-        A linear layer starts normal with variance one over its inputs, so that a narrow model
-        learns as fast as a wide one (a fixed 0.02, as in GPT-2, left a width of 192 far behind).
-        Output layers of residual branches are scaled down by the square root of twice the depth,
-        so that the residual stream does not grow with it.
+        See `draw_linears_` and `shrink_residuals_`; embeddings, positions and queries stand below.
         """
         if self.log_scale.is_meta:
             return
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_linears_(self)
         image, text = self.config.image, self.config.text
         text_layers = text.unimodal_layers + text.multimodal_layers
-        for tower, depth in (
-            (self.image_encoder, image.layers),
-            (self.unimodal_decoder, text_layers),
-            (self.multimodal_decoder, text_layers),
-        ):
-            for module in tower.modules():
-                if isinstance(module, SelfAttention | CrossAttention):
-                    module.out.weight.div_(math.sqrt(2 * depth))
-                elif isinstance(module, MLP):
-                    module.down.weight.div_(math.sqrt(2 * depth))
+        shrink_residuals_(self.image_encoder, image.layers)
+        shrink_residuals_(self.unimodal_decoder, text_layers)
+        shrink_residuals_(self.multimodal_decoder, text_layers)
         for learned in (
             self.image_encoder.positions,
             self.unimodal_decoder.positions,
@@ -201,6 +181,8 @@ class CoCa(nn.Module):
                 # Large enough that each query attends to something of its own from the start.
                 nn.init.normal_(pooler.queries)
         self.log_scale.fill_(-math.log(self.config.initial_temperature))
+        if self.logit_bias is not None and self.config.initial_bias is not None:
+            self.logit_bias.fill_(self.config.initial_bias)
 
     def _image_tokens(self, encoded: Float[Tensor, "B P D"]) -> Float[Tensor, "B Q D"]:
         return encoded if self.captioning_pooler is None else self.captioning_pooler(encoded)
@@ -211,10 +193,8 @@ class CoCa(nn.Module):
         cascade = self.config.pooler.kind == "cascade"
         return self.contrastive_pooler(image_tokens if cascade else encoded)[:, 0]
 
-    def _decode(
-        self, states: Float[Tensor, "B T D"], image_tokens: Float[Tensor, "B Q C"]
-    ) -> Float[Tensor, "B T D"]:
-        return self.multimodal_decoder(states, self.multimodal_decoder.read_image(image_tokens))
+    def _packing(self, tokens: Int[Tensor, "B T"]) -> Packing:
+        return Packing.of((tokens != self.config.text.pad_id).sum(dim=1))
 
     def _embed(self, pooled: Float[Tensor, "B D"], projection: nn.Module) -> Float[Tensor, "B E"]:
         # Normalised in fp32: in half precision the length would be off by a percent.

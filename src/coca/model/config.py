@@ -103,6 +103,16 @@ class TextDecoderConfig:
             f"{self.vocab_size} (got {special})",
         )
 
+    @property
+    def max_words(self) -> int:
+        """Words that a caption has room for beside [BOS], [EOS] and [CLS]."""
+        return self.context_length - 3
+
+    @property
+    def never_written(self) -> tuple[int, ...]:
+        """Ids that never follow a word, whatever an untrained model believes."""
+        return (self.pad_id, self.bos_id, self.cls_id)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolerConfig:
@@ -140,7 +150,10 @@ class CoCaConfig:
     num_classes: int = 0
     """Classes of the optional classification head; 0 leaves it out."""
     initial_temperature: float = 0.07
-    """Start of the learned temperature of the contrastive loss (paper: 0.07)."""
+    """Start of the learned temperature of the contrastive loss (paper: 0.07; sigmoid loss: 0.1)."""
+    initial_bias: float | None = None
+    """Start of the learned bias that the sigmoid loss needs (SigLIP: -10); null: there is none,
+    as in the paper, whose loss no bias can change."""
 
     def __post_init__(self) -> None:
         _require_heads("pooler", self.image.width, self.pooler.heads)

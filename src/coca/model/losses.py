@@ -1,10 +1,10 @@
-"""The training losses (CoCa, section 3.2): contrastive, captioning, and optional classification.
+"""The losses that look at one pair at a time: captioning (CoCa, section 3.2) and classification.
 
-All are in nats. Letters: B batch, E embedding, M positions that predict a word, D width,
-V vocabulary, K classes.
+All are in nats. Letters: B batch, M positions that predict a word, D width, V vocabulary,
+K classes.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,29 +14,6 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 
 
-def contrastive_loss(
-    image_embedding: Float[Tensor, "B E"],
-    text_embedding: Float[Tensor, "B E"],
-    logit_scale: Float[Tensor, ""],
-    *,
-    reduction: Literal["sum", "mean"] = "sum",
-) -> Float[Tensor, ""]:
-    """Cross entropy of matching each picture to its caption and each caption to its picture.
-
-    Args:
-        image_embedding: Unit vectors.
-        text_embedding: Unit vectors; row i belongs to picture i.
-        logit_scale: One over the temperature.
-        reduction: `sum` adds both directions, as the paper's equation does; `mean` averages
-            them, as OpenCLIP does, so the paper's weights 2:1 are 1:1 there.
-    """
-    # fp32: a cosine times 100 loses its digits in bf16.
-    similarity = logit_scale.float() * image_embedding.float() @ text_embedding.float().T
-    partner = torch.arange(len(similarity), device=similarity.device)
-    both = F.cross_entropy(similarity, partner) + F.cross_entropy(similarity.T, partner)
-    return both if reduction == "sum" else both / 2
-
-
 def captioning_loss(
     states: Float[Tensor, "M D"],
     targets: Int[Tensor, " M"],
@@ -44,8 +21,9 @@ def captioning_loss(
     *,
     chunk_size: int = 1024,
     label_smoothing: float = 0.0,
+    word_weight: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean cross entropy of the next word, over real positions.
+    """Mean cross entropy of the next word over real positions, or a weighted sum.
 
     The M x V logits never exist: they are made, used and dropped in chunks of `chunk_size`
     positions, and their gradient is taken in the same pass. Equal to `captioning_loss_plain`.
@@ -56,9 +34,13 @@ def captioning_loss(
         vocabulary_weight: Matrix from states to logits.
         chunk_size: Positions at a time; peak memory is `chunk_size` x V numbers.
         label_smoothing: Share of the target spread over all words; 0 to 1.
+        word_weight: Weight of each word, where these are only a part of the words that the mean
+            goes over; None: one over their number.
     """
+    if word_weight is None:
+        word_weight = torch.tensor(1 / max(len(targets), 1), device=states.device)
     return _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states, vocabulary_weight, targets, chunk_size, label_smoothing
+        states, vocabulary_weight, targets, word_weight, chunk_size, label_smoothing
     )
 
 
@@ -79,11 +61,19 @@ def classification_loss(
     targets: Int[Tensor, " B"] | Float[Tensor, "B K"],
     *,
     label_smoothing: float = 0.0,
+    picture_weight: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Softmax cross entropy against class indices, or against rows of label weights.
 
     Rows may be one-hot, multi-hot or smoothed; each is scaled to sum to 1, so a picture with
     several labels asks for equal shares.
+
+    Args:
+        logits: Of each picture.
+        targets: Its class, or weights of all classes.
+        label_smoothing: Share of the target spread over all classes; 0 to 1.
+        picture_weight: Weight of each picture, where these are only a part of the pictures that
+            the mean goes over; None: one over their number.
 
     Raises:
         ConfigError: A row of weights is negative or all zero.
@@ -95,11 +85,18 @@ def classification_loss(
                 "each row of class targets needs weights of at least 0 with a positive sum"
             )
         targets = targets / total
-    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    losses = F.cross_entropy(
+        logits.float(), targets, label_smoothing=label_smoothing, reduction="none"
+    )
+    return losses.mean() if picture_weight is None else losses.sum() * picture_weight
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Vocabulary layer and cross entropy in one, a chunk of positions at a time."""
+    """Vocabulary layer and cross entropy in one, a chunk of positions at a time.
+
+    One chunk of logits is all the room there is: softmax and gradient are made in place, since
+    fresh memory for each of them cost a third of the time.
+    """
 
     @staticmethod
     def forward(
@@ -107,36 +104,49 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         states: Tensor,
         weight: Tensor,
         targets: Tensor,
+        word_weight: Tensor,
         chunk_size: int,
         label_smoothing: float,
     ) -> Tensor:
-        positions = len(states)
         want_states, want_weight = ctx.needs_input_grad[:2]
-        loss = torch.zeros((), dtype=torch.float32, device=states.device)
         grad_states = torch.empty_like(states) if want_states else None
         grad_weight = torch.zeros_like(weight) if want_weight else None
-        for start in range(0, positions, chunk_size):
-            part = states[start : start + chunk_size]
-            words = targets[start : start + chunk_size, None]
-            # `linear` follows autocast; the softmax is always fp32.
-            log_p = F.log_softmax(F.linear(part, weight).float(), dim=1)
-            loss -= (1 - label_smoothing) * log_p.gather(1, words).sum()
-            if label_smoothing:
-                loss -= label_smoothing * log_p.mean(dim=1).sum()
-            if want_states or want_weight:
-                # d loss / d logits = softmax - target distribution, scaled by the mean.
-                grad = log_p.exp_()
-                grad.scatter_add_(
-                    1, words, torch.full_like(words, label_smoothing - 1, dtype=grad.dtype)
+        loss = torch.zeros((), dtype=torch.float32, device=states.device)
+        # Products in the precision of autocast if it is on; the softmax is always fp32.
+        device = states.device.type
+        half = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if half else states.dtype
+        with torch.autocast(device, enabled=False):
+            states, weight = states.to(dtype), weight.to(dtype)
+            shape = (min(chunk_size, len(states)), len(weight))
+            room = torch.empty(shape, dtype=torch.float32, device=states.device)
+            for start in range(0, len(states), chunk_size):
+                part = states[start : start + chunk_size]
+                words = targets[start : start + chunk_size, None]
+                logits = _product(part, weight.T, out=room[: len(part)])
+                logits -= logits.amax(dim=1, keepdim=True)
+                chosen = (1 - label_smoothing) * logits.gather(1, words)
+                if label_smoothing:
+                    chosen += label_smoothing * logits.mean(dim=1, keepdim=True)
+                exponentials = logits.exp_()
+                normaliser = exponentials.sum(dim=1, keepdim=True)
+                loss += (normaliser.log() - chosen).sum()
+                if not (want_states or want_weight):
+                    continue
+                # d loss / d logits = softmax - target distribution, times the word's weight.
+                gradient = exponentials.mul_(word_weight / normaliser)
+                if label_smoothing:
+                    gradient -= word_weight * (label_smoothing / len(weight))
+                gradient.scatter_add_(
+                    1, words, ((label_smoothing - 1) * word_weight).expand(words.shape)
                 )
-                grad -= label_smoothing / grad.shape[1]
-                grad = (grad / positions).to(part.dtype)
+                gradient = gradient.to(dtype)
                 if grad_states is not None:
-                    grad_states[start : start + chunk_size] = grad @ weight.to(part.dtype)
+                    grad_states[start : start + chunk_size] = gradient @ weight
                 if grad_weight is not None:
-                    grad_weight += grad.T @ part
+                    _add_product(grad_weight, gradient.T, part)
         ctx.save_for_backward(grad_states, grad_weight)
-        return loss / max(positions, 1)
+        return loss * word_weight
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -149,4 +159,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
+
+
+def _product(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+    """The matrix product in the precision of its factors, kept in that of `out`."""
+    return torch.mm(left, right, out=out) if left.dtype == out.dtype else out.copy_(left @ right)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

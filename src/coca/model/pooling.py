@@ -1,13 +1,67 @@
 """Attentional pooling: learned queries that read a set of tokens (CoCa, section 3.2).
 
-Letters: B batch, S tokens read, Q queries, D width.
+Letters: B batch, S tokens read, Q queries, D width, C width of the tokens read, H heads, d size of
+a head.
 """
 
+from dataclasses import dataclass
+
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from coca.model.layers import CrossAttention
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """One step of pooling laid open, to trace what comes out of it back to what was read."""
+
+    queries: Float[Tensor, "Q D"]
+    """As the attention takes them."""
+    attention: CrossAttention
+    norm: nn.LayerNorm
+    """Applied to what was read."""
+    input_norm: nn.LayerNorm | None = None
+    """Applied to the tokens before they are read."""
+
+    def pool(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B Q D"]:
+        """Gives what the queries read."""
+        context = self.attention.project(self.seen(tokens))
+        return self.norm(self.attention.forward_shared(self.queries, context))
+
+    def seen(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+        """Gives the tokens as the attention sees them."""
+        return tokens if self.input_norm is None else self.input_norm(tokens)
+
+    def weights(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B H Q S"]:
+        """Gives how much each query reads of each token; sums to 1 over the tokens."""
+        context = self.attention.project(self.seen(tokens))
+        return self.attention.weights(self.queries.expand(len(tokens), -1, -1), context)
+
+    def pull_back(
+        self, tokens: Float[Tensor, "B S C"], direction: Float[Tensor, "B Q D"]
+    ) -> Float[Tensor, "B S C"]:
+        """Turns directions of the output into directions of the seen tokens.
+
+        With the attention weights and the scale of the norm held at what they are, pooling is
+        linear. So the dot product of `direction` with the output is that of the result with the
+        seen tokens, up to a constant, and tells what each of the tokens contributes.
+        """
+        context = self.attention.project(self.seen(tokens))
+        read = self.attention.forward_shared(self.queries, context)
+        scaled = direction * self.norm.weight
+        centred = scaled - scaled.mean(dim=2, keepdim=True)
+        spread = (read.var(dim=2, correction=0, keepdim=True) + self.norm.eps).sqrt()
+        mixed = rearrange(
+            (centred / spread) @ self.attention.out.weight,
+            "B Q (H d) -> B H Q d",
+            H=self.attention.heads,
+        )
+        values = self.weights(tokens).transpose(2, 3) @ mixed
+        to_values = self.attention.key_value.weight[values.shape[1] * values.shape[3] :]
+        return rearrange(values, "B H S d -> B S (H d)") @ to_values
 
 
 class AttentionalPooler(nn.Module):
@@ -26,5 +80,8 @@ class AttentionalPooler(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Float[Tensor, "B S D"]) -> Float[Tensor, "B Q D"]:
-        context = self.attention.project(tokens)
-        return self.norm(self.attention.forward_shared(self.queries, context))
+        return self.laid_open().pool(tokens)
+
+    def laid_open(self) -> Pooling:
+        """Gives its parts."""
+        return Pooling(self.queries, self.attention, self.norm)

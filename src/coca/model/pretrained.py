@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,30 +14,64 @@ from torch import Tensor
 from coca.core.config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files import write_atomic
+from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
+from coca.model.openclip import OpenCLIP
+from coca.model.openclip_config import OpenCLIPConfig
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT_VERSION = 1
-_POOLERS = ("captioning_pooler", "contrastive_pooler")
+_POOLERS = ("captioning_pooler", "contrastive_pooler", "pooler")
+
+ModelConfig: TypeAlias = CoCaConfig | OpenCLIPConfig
+"""The configuration of either architecture."""
+
+_CONFIGS: Mapping[str, type[ModelConfig]] = {"coca": CoCaConfig, "openclip": OpenCLIPConfig}
 
 
-def save_model(folder: str | Path, model: CoCa) -> None:
-    """Writes configuration and weights; the folder may hold other files and is made if needed."""
+def build(config: ModelConfig) -> Captioner:
+    """Makes the model that a configuration describes, with fresh weights."""
+    return OpenCLIP(config) if isinstance(config, OpenCLIPConfig) else CoCa(config)
+
+
+def without_weights(config: ModelConfig) -> Captioner:
+    """Makes a model whose tensors have shapes but no numbers, and take no memory."""
+    with torch.device("meta"):
+        return build(config)
+
+
+def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | None = None) -> None:
+    """Writes configuration and weights; the folder may hold other files and is made if needed.
+
+    Args:
+        folder: Where they go.
+        model: Of either architecture.
+        dtype: Type that the weights are stored in, such as `torch.float16` for half the size;
+            None keeps theirs.
+    """
+    config = model.config
+    assert isinstance(config, CoCaConfig | OpenCLIPConfig), "no other architecture has a name"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+        name: _cast(tensor.detach().cpu(), dtype).contiguous()
+        for name, tensor in model.state_dict().items()
     }
     # The digest travels in the header, so that an index can name a model without reading it all.
     metadata = {"format": "pt", "digest": _digest(state)}
     write_atomic(folder / WEIGHTS_FILE, save(state, metadata=metadata))
-    config = {"format_version": FORMAT_VERSION, "model": to_dict(model.config)}
-    write_atomic(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+    architecture = next(name for name, kind in _CONFIGS.items() if isinstance(config, kind))
+    content = {
+        "format_version": FORMAT_VERSION,
+        "architecture": architecture,
+        "model": to_dict(config),
+    }
+    write_atomic(folder / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def load_config_file(folder: str | Path) -> CoCaConfig:
+def load_config_file(folder: str | Path) -> ModelConfig:
     """Reads the configuration of a saved model; no weights are touched.
 
     Raises:
@@ -59,8 +93,15 @@ def load_config_file(folder: str | Path) -> CoCaConfig:
             f"{path} has format_version {content.get('format_version')!r}; this version of coca "
             f"reads {FORMAT_VERSION}"
         )
+    # Files from before there was a choice do not name it.
+    architecture = str(content.get("architecture", "coca"))
+    if architecture not in _CONFIGS:
+        raise ModelError(
+            f"{path} has the architecture {architecture!r}; this version of coca builds "
+            f"{' and '.join(_CONFIGS)}"
+        )
     try:
-        return from_dict(CoCaConfig, content["model"], source=str(path))
+        return from_dict(_CONFIGS[architecture], content["model"], source=str(path))
     except ConfigError as error:
         raise ModelError(str(error)) from None
 
@@ -69,8 +110,8 @@ def load_model(
     folder: str | Path,
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
-) -> CoCa:
+    dtype: torch.dtype = torch.float32,
+) -> Captioner:
     """Rebuilds a model from its folder, in evaluation mode.
 
     Names and shapes are compared with the configuration before any weight is read, so a
@@ -79,16 +120,15 @@ def load_model(
     Args:
         folder: Where `save_model` wrote.
         device: Where the weights go.
-        dtype: Type of the weights; None keeps the stored one.
+        dtype: Type of the weights in memory, whatever they are stored in.
 
     Raises:
         ModelError: A file is missing or damaged, or does not fit the configuration.
     """
     config = load_config_file(folder)
     path = Path(folder) / WEIGHTS_FILE
-    with torch.device("meta"):
-        model = CoCa(config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    model = without_weights(config)
+    wanted = _shapes(model.state_dict())
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -99,6 +139,23 @@ def load_model(
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or no safetensors file: {error}") from None
     model.load_state_dict(state, assign=True)
+    return model.requires_grad_(True).eval()
+
+
+def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | Path) -> Captioner:
+    """Makes a model of weights that are in memory, which it keeps as they are.
+
+    Args:
+        config: What the weights belong to.
+        state: The weights under our names.
+        source: Where they come from, for the error.
+
+    Raises:
+        ModelError: They do not fit the configuration.
+    """
+    model = without_weights(config)
+    _compare(source, _shapes(model.state_dict()), _shapes(state))
+    model.load_state_dict(dict(state), assign=True)
     return model.requires_grad_(True).eval()
 
 
@@ -119,17 +176,15 @@ def weights_digest(folder: str | Path) -> str:
     return metadata["digest"]
 
 
-def count_parameters(config: CoCaConfig) -> dict[str, int]:
+def count_parameters(config: ModelConfig) -> dict[str, int]:
     """Counts the parameters of each part; no weights are made.
 
     Returns:
         A count for each part of the model, then `total`, then `total_without_poolers`, the number
         that the paper's Table 1 gives.
     """
-    with torch.device("meta"):
-        model = CoCa(config)
     counts: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in without_weights(config).named_parameters():
         part = name.split(".")[0]
         counts[part] = counts.get(part, 0) + parameter.numel()
     total = sum(counts.values())
@@ -137,13 +192,17 @@ def count_parameters(config: CoCaConfig) -> dict[str, int]:
     return {**counts, "total": total, "total_without_poolers": total - poolers}
 
 
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
 def _compare(
-    path: Path, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
+    source: str | Path, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
 ) -> None:
     missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
     if missing or extra:
         raise ModelError(
-            f"{path} does not fit its {CONFIG_FILE}: "
+            f"{source} does not fit its configuration: "
             + "; ".join(
                 f"{len(names)} tensors {what} (such as {names[0]})"
                 for names, what in ((missing, "missing"), (extra, "unknown"))
@@ -153,7 +212,7 @@ def _compare(
     for name, shape in wanted.items():
         if stored[name] != shape:
             raise ModelError(
-                f"{path}: {name} has shape {stored[name]}, but {CONFIG_FILE} asks for {shape}"
+                f"{source}: {name} has shape {stored[name]}, but the configuration asks for {shape}"
             )
 
 
@@ -170,6 +229,6 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def model_description(config: CoCaConfig) -> dict[str, Any]:
+def model_description(config: ModelConfig) -> dict[str, Any]:
     """Gives parameters and configuration as JSON-able values: the body of `coca info --json`."""
     return {"parameters": count_parameters(config), "config": to_dict(config)}

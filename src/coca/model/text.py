@@ -3,7 +3,8 @@
 A caption is laid out `[BOS] w1 .. wn [EOS] [CLS] [PAD] ..`. Everything is causal and pads stand
 last, so no real token ever sees a pad and plain causal attention is exact without a mask tensor.
 
-Letters: B batch, T text tokens, S image tokens, D text width, C image width.
+Letters: B batch, T text tokens, M rows of a packed batch, S image tokens, D text width,
+C image width.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,10 +13,14 @@ from typing import cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.config import TextDecoderConfig
-from coca.model.layers import Block, CrossBlock, KeysAndValues, KeyValueCache
+from coca.model.layers import Block, CrossBlock, KeysAndValues
+from coca.model.memory import Memory
+from coca.model.packing import Packing
+from coca.model.reading import as_read
 
 
 class UnimodalDecoder(nn.Module):
@@ -36,34 +41,41 @@ class UnimodalDecoder(nn.Module):
         self,
         tokens: Int[Tensor, "B T"],
         *,
-        caches: Sequence[KeyValueCache] | None = None,
-        start: int = 0,
-    ) -> Float[Tensor, "B T D"]:
+        caches: Sequence[Memory] | None = None,
+        positions: Int[Tensor, "B T"] | None = None,
+        packing: Packing | None = None,
+    ) -> Float[Tensor, "B T D"] | Float[Tensor, "M D"]:
         """Gives the state of each token, before the final norm: what the upper half reads.
 
         Args:
             tokens: Token ids.
             caches: One cache a layer while generating, else None.
-            start: Position of the first of `tokens` in its caption.
+            positions: Place of each of `tokens` in its caption; None: 0, 1, 2 and so on.
+            packing: Give the states as its flat rows, which cost less than padded ones.
         """
-        end = start + tokens.shape[1]
-        if end > self.config.context_length:
+        end = tokens.shape[1]
+        if positions is None and end > self.config.context_length:
             raise ConfigError(
                 f"a caption of {end} tokens is longer than context_length "
                 f"{self.config.context_length}; truncate it or raise text.context_length"
             )
-        states = self.token_embedding(tokens) + self.positions[start:end]
+        if packing is None:
+            places = self.positions[:end] if positions is None else self.positions[positions]
+            states = self.token_embedding(tokens) + places
+        else:
+            tokens = tokens[packing.captions, packing.places]
+            states = self.token_embedding(tokens) + F.embedding(packing.places, self.positions)
         for layer, block in enumerate(self.blocks):
-            states = block(states, causal=True, cache=caches[layer] if caches else None)
+            cache = caches[layer] if caches else None
+            states = block(states, causal=True, cache=cache, packing=packing)
         return states
 
     def embedding(
-        self, states: Float[Tensor, "B T D"], tokens: Int[Tensor, "B T"]
+        self, states: Float[Tensor, "M D"], tokens: Int[Tensor, "B T"], packing: Packing
     ) -> Float[Tensor, "B D"]:
         """Gives the normed state at each caption's [CLS], which sees all of its words."""
-        position = (tokens == self.config.cls_id).int().argmax(dim=1)
-        rows = torch.arange(len(tokens), device=tokens.device)
-        return self.norm(states[rows, position])
+        place = (tokens == self.config.cls_id).int().argmax(dim=1)
+        return self.norm(states[packing.offsets + place])
 
 
 class MultimodalDecoder(nn.Module):
@@ -84,12 +96,24 @@ class MultimodalDecoder(nn.Module):
 
     def forward(
         self,
-        states: Float[Tensor, "B T D"],
-        image: Sequence[KeysAndValues],
+        states: Float[Tensor, "*B T D"],
+        image: Sequence[KeysAndValues] | Float[Tensor, "B S C"],
         *,
-        caches: Sequence[KeyValueCache] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """Gives the normed state of each token, ready for the vocabulary layer."""
+        caches: Sequence[Memory] | None = None,
+        packing: Packing | None = None,
+    ) -> Float[Tensor, "*B T D"]:
+        """Gives the normed state of each token, ready for the vocabulary layer.
+
+        Args:
+            states: What the lower half gave; with `packing` its flat rows.
+            image: Keys and values of each layer; with `packing` the image tokens, in its order.
+            caches: One cache a layer while generating, else None.
+            packing: How flat rows make up captions.
+        """
+        if isinstance(image, Tensor):
+            image = as_read(image)
         for layer, block in enumerate(self.blocks):
-            states = block(states, image[layer], cache=caches[layer] if caches else None)
+            cache = caches[layer] if caches else None
+            seen = image if isinstance(image, Tensor) else image[layer]
+            states = block(states, seen, cache=cache, packing=packing)
         return self.norm(states)

@@ -1,6 +1,7 @@
 """The image encoder: a Vision Transformer without class token, at any resolution.
 
-Letters: B batch, P patches, D width; `h` and `w` count patches along a side, `p` pixels in one.
+Letters: B batch, P patches, K patches that are kept, D width; `h` and `w` count patches along a
+side, `p` pixels in one.
 """
 
 import torch
@@ -19,6 +20,12 @@ class ImageEncoder(nn.Module):
 
     Positions are learned for `image_size`. A picture of another size gets them resized
     (bicubic, antialiased), as when the paper goes from 288 to 576 pixels.
+
+    Attributes:
+        patch_dropout: Share of the patches of each picture that is left out while training, at
+            least 0 and below 1 (FLIP, arXiv 2212.00794). Which ones is drawn anew for each picture
+            from torch's global generator of the pictures' device. It belongs to a run and not to
+            the model's shape, so it is neither configured nor saved.
     """
 
     def __init__(self, config: ImageEncoderConfig) -> None:
@@ -30,6 +37,7 @@ class ImageEncoder(nn.Module):
             Block(config.width, config.heads, config.mlp_width) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
+        self.patch_dropout = 0.0
 
     def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P D"]:
         p = self.config.patch_size
@@ -40,7 +48,10 @@ class ImageEncoder(nn.Module):
             )
         # A matmul over unfolded patches equals the usual strided convolution, and is faster.
         patches = rearrange(images, "B C (h p) (w q) -> B (h w) (C p q)", p=p, q=p)
-        tokens = self.patch_embedding(patches) + self.positions_for(height // p, width // p)
+        positions = self.positions_for(height // p, width // p)
+        if self.training and self.patch_dropout > 0:
+            patches, positions = self._some(patches, positions)
+        tokens = self.patch_embedding(patches) + positions
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
@@ -56,3 +67,13 @@ class ImageEncoder(nn.Module):
             grid.float(), size=(h, w), mode="bicubic", align_corners=False, antialias=True
         )
         return rearrange(resized, "1 D h w -> (h w) D").to(self.positions.dtype)
+
+    def _some(
+        self, patches: Float[Tensor, "B P pixels"], positions: Float[Tensor, "P D"]
+    ) -> tuple[Float[Tensor, "B K pixels"], Float[Tensor, "B K D"]]:
+        """Gives a random part of each picture's patches, as large for all, and their positions."""
+        count = max(1, round((1 - self.patch_dropout) * patches.shape[1]))
+        chance = torch.rand(patches.shape[:2], device=patches.device)
+        kept = chance.topk(count, dim=1).indices  # (B, K)
+        # Indexing would do, but its gradient is not the same to the bit on several threads.
+        return patches.take_along_dim(kept[..., None], dim=1), F.embedding(kept, positions)

@@ -164,7 +164,7 @@ def rand_augment(
 
 
 class Augment:
-    """Pixels to the model's input by chance; with nothing switched on it equals `ImageTransform`.
+    """Pixels changed by chance; with nothing switched on it equals `ImageTransform.square`.
 
     The result is a pure function of the pixels and the generator. Each step has its own numbers,
     so that switching one on leaves the draws of the others as they are.
@@ -173,11 +173,12 @@ class Augment:
     def __init__(self, config: AugmentConfig, image_config: ImageConfig) -> None:
         self.config = config
         self.transform = ImageTransform(image_config)
+        self._mean_color = (torch.tensor(image_config.mean) * 255).round().byte().view(3, 1, 1)
 
     def __call__(
         self, pixels: UInt8[Tensor, "3 H W"], generator: torch.Generator
-    ) -> Float[Tensor, "3 S S"]:
-        """The changed picture, resized and normalised."""
+    ) -> UInt8[Tensor, "3 S S"]:
+        """The changed picture at the model's size, still 0 to 255."""
         config = self.config
         u = torch.rand(19, generator=generator).tolist()
         square = self._crop(self.transform.trim(pixels), *u[:4])
@@ -185,12 +186,23 @@ class Augment:
             square = square.flip(2)
         if config.rand_augment is not None:
             square = rand_augment(square, *config.rand_augment, generator)
+        square = self._redrawn(square, u)
+        if u[13] < config.erase:
+            self._erase_(square, *u[14:18])
+        return square
+
+    def _redrawn(self, square: UInt8[Tensor, "3 S S"], u: list[float]) -> UInt8[Tensor, "3 S S"]:
+        """The steps that need finer numbers than bytes, rounded once behind the last."""
+        config = self.config
+        moved = config.rotate_deg or config.zoom or config.translate
+        outlined, gray = u[18] < config.outline, u[9] < config.grayscale
+        if not (moved or outlined or gray or config.color):
+            return square
         values = square.float()
-        if config.rotate_deg or config.zoom or config.translate:
+        if moved:
             values = warp(values, self._matrix(*u[5:9]))
-        if u[18] < config.outline:
+        if outlined:
             values = inked(values)
-        gray = u[9] < config.grayscale
         if config.color or gray:
             factors = [1 + config.color * (2 * it - 1) for it in u[10:13]]
             values = recolor(
@@ -199,10 +211,7 @@ class Augment:
                 contrast=factors[1],
                 saturation=0.0 if gray else factors[2],
             )
-        values = self.transform.normalize(values)
-        if u[13] < config.erase:
-            self._erase_(values, *u[14:18])
-        return values
+        return values.round_().to(torch.uint8)
 
     def _crop(
         self, pixels: UInt8[Tensor, "3 H W"], area: float, shape: float, top: float, left: float
@@ -214,7 +223,8 @@ class Augment:
         resize, side = self.transform.config.resize, self.transform.config.image_size
         # The shape that the model will see without augmentation is the one to vary around.
         middle = min(height, width)
-        base_height, base_width = (middle, middle) if resize == "crop" else (height, width)
+        is_cut = resize in ("crop", "shortest")
+        base_height, base_width = (middle, middle) if is_cut else (height, width)
         share = self.config.min_scale + area * (1 - self.config.min_scale)
         wider = self.config.ratio ** (2 * shape - 1)
         cut_height = min(height, max(1, round(base_height * math.sqrt(share / wider))))
@@ -239,12 +249,12 @@ class Augment:
         )
 
     def _erase_(
-        self, values: Float[Tensor, "3 S S"], area: float, shape: float, top: float, left: float
+        self, square: UInt8[Tensor, "3 S S"], area: float, shape: float, top: float, left: float
     ) -> None:
-        """Put a box of zeros, which stand for the mean colour, into the normalised picture."""
-        side = values.shape[1]
+        """Put a box of the mean colour, which the model reads as nearly 0, into the picture."""
+        side = square.shape[1]
         share, wider = 0.02 + area * (0.33 - 0.02), 3.3 ** (2 * shape - 1)
         height = min(side, max(1, round(side * math.sqrt(share / wider))))
         width = min(side, max(1, round(side * math.sqrt(share * wider))))
         y, x = int(top * (side - height + 1)), int(left * (side - width + 1))
-        values[:, y : y + height, x : x + width] = 0
+        square[:, y : y + height, x : x + width] = self._mean_color

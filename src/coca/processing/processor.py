@@ -4,7 +4,8 @@ Axis letters: B batch, S side of the model's input (pixels), T tokens.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from torch import Tensor
 from coca.core.config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files import write_atomic
-from coca.processing.image import ImageConfig, ImageSource, ImageTransform, decode
-from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, Tokenizer
+from coca.processing.clip_bpe import ClipTokenizer
+from coca.processing.image import ImageConfig, ImageSource, ImageTransform, expect_many
+from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, TextTokenizer, Tokenizer, read_backend
 
 FORMAT_VERSION = 1
 """Raised when an older release could misread what this one writes."""
+
+_MANY = 32
+"""Pictures at once that tell of many more to come."""
 
 PROCESSOR_FILE, TOKENIZER_FILE = "processor.json", "tokenizer.json"
 
@@ -37,7 +42,9 @@ class _Saved:
 class Processor:
     """Turns pictures and captions into what one model reads."""
 
-    def __init__(self, image: ImageTransform, tokenizer: Tokenizer, context_length: int) -> None:
+    def __init__(
+        self, image: ImageTransform, tokenizer: TextTokenizer, context_length: int
+    ) -> None:
         """Join the parts.
 
         Args:
@@ -67,11 +74,31 @@ class Processor:
         Raises:
             DataError: One of them cannot be used; the message names it.
         """
+        if len(sources) >= _MANY:
+            expect_many()
         side = self.image_config.image_size
         batch = torch.empty(len(sources), 3, side, side)
         for row, source in zip(batch, sources, strict=True):
-            row.copy_(self.image(decode(source)))
+            row.copy_(self.image(self.image.read(source)))
         return batch
+
+    def image_batches(
+        self, batches: Iterable[Sequence[ImageSource]]
+    ) -> Iterator[Float[Tensor, "B 3 S S"]]:
+        """As `images` for each batch; the next one is read while the caller uses this one.
+
+        Raises:
+            DataError: A picture cannot be used; batches before its own have been given by then.
+        """
+        # One thread: reading pictures leaves the interpreter free, and the model needs the cores.
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead: Future[Tensor] | None = None
+            for batch in batches:
+                current, ahead = ahead, reader.submit(self.images, batch)
+                if current is not None:
+                    yield current.result()
+            if ahead is not None:
+                yield ahead.result()
 
     def texts(self, texts: Sequence[str]) -> Int64[Tensor, "B T"]:
         """Captions to the model's input; see `Tokenizer.encode`."""
@@ -103,10 +130,25 @@ class Processor:
             )
         try:
             saved = from_dict(_Saved, state, source=str(path))
-            tokenizer = Tokenizer.load(Path(folder) / TOKENIZER_FILE)
+            tokenizer = load_tokenizer(Path(folder) / TOKENIZER_FILE)
             return cls(ImageTransform(saved.image), tokenizer, saved.context_length)
         except ConfigError as error:
             raise ModelError(f"{path} does not fit: {error}") from error
+
+
+def load_tokenizer(path: str | Path) -> TextTokenizer:
+    """Read a `tokenizer.json` with a vocabulary of ours or of CLIP.
+
+    Raises:
+        ModelError: The file is missing or damaged, or its vocabulary is of another kind.
+        MissingExtraError: It is CLIP's, and ftfy is not installed.
+    """
+    backend = read_backend(path)
+    kind = ClipTokenizer if backend.id_to_token(0) == "!" else Tokenizer
+    try:
+        return kind(backend)
+    except ModelError as error:
+        raise ModelError(f"{path} does not fit: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import tokenizers
@@ -31,6 +31,42 @@ MIN_CONTEXT_LENGTH = 4
 
 # 4 special tokens and 256 bytes; a vocabulary must hold at least one learned piece besides.
 _UNLEARNED = 260
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """What a processor asks of a tokenizer: the model's layout of ids, and words from them."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        ...
+
+    @property
+    def bos_id(self) -> int:
+        """Begins each caption."""
+        ...
+
+    @property
+    def eos_id(self) -> int:
+        """Ends the words of each caption."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
+        """Captions to ids, padded to the longest and cut at `context_length`."""
+        ...
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The beginning of a caption, for the model to go on: its first id and the words."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of a caption up to its end."""
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Write `tokenizer.json`."""
+        ...
 
 
 class Tokenizer:
@@ -103,7 +139,7 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        checked = map(_whole, texts)
+        checked = map(whole, texts)
         first = next(checked, None)
         if first is None:
             raise DataError("there is no text to learn a vocabulary from", reason="empty")
@@ -116,6 +152,16 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of ids."""
         return self._backend.get_vocab_size()
+
+    @property
+    def bos_id(self) -> int:
+        """Begins each caption."""
+        return BOS_ID
+
+    @property
+    def eos_id(self) -> int:
+        """Ends the words of each caption."""
+        return EOS_ID
 
     def normalize(self, text: str) -> str:
         """The text as `decode` gives it back."""
@@ -140,13 +186,7 @@ class Tokenizer:
                 f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
             )
         rows = [self._words(text)[: context_length - 3] for text in texts]
-        longest = max((len(row) for row in rows), default=0) + 3
-        # Few different lengths, so that compiled graphs repeat.
-        width = min(-(-longest // 8) * 8, context_length)
-        ids = np.full((len(rows), width), PAD_ID, dtype=np.int64)
-        for row, words in zip(ids, rows, strict=True):
-            row[: len(words) + 3] = [BOS_ID, *words, EOS_ID, CLS_ID]
-        return torch.from_numpy(ids)
+        return padded([[BOS_ID, *words, EOS_ID, CLS_ID] for words in rows], context_length)
 
     def encode_prompt(self, text: str) -> list[int]:
         """The beginning of a caption, for the model to go on: [BOS] and the words.
@@ -182,17 +222,11 @@ class Tokenizer:
         Raises:
             ModelError: The file is missing or damaged, or its special tokens are others.
         """
+        backend = read_backend(path)
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"the tokenizer {path} cannot be read: {error}") from error
-        try:
-            return cls._from_json(text)
+            return cls(backend)
         except ModelError as error:
             raise ModelError(f"{path} does not fit: {error}") from error
-        except Exception as error:
-            # The backend raises bare exceptions.
-            raise ModelError(f"{path} is no tokenizer.json: {error}") from error
 
     @classmethod
     def _from_json(cls, text: str) -> "Tokenizer":
@@ -200,10 +234,38 @@ class Tokenizer:
 
     def _words(self, text: str) -> list[int]:
         # One by one: a batch would start threads of its own in every worker process.
-        return self._backend.encode(_whole(text), add_special_tokens=False).ids
+        return self._backend.encode(whole(text), add_special_tokens=False).ids
 
 
-def _whole(text: str) -> str:
+def read_backend(path: str | Path) -> tokenizers.Tokenizer:
+    """Read a `tokenizer.json`, whatever its vocabulary.
+
+    Raises:
+        ModelError: The file is missing or damaged.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the tokenizer {path} cannot be read: {error}") from error
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:
+        # The backend raises bare exceptions.
+        raise ModelError(f"{path} is no tokenizer.json: {error}") from error
+
+
+def padded(rows: Sequence[Sequence[int]], context_length: int) -> Int64[Tensor, "B T"]:
+    """Rows of ids as one batch, filled up with id 0; none is longer than `context_length`."""
+    longest = max((len(row) for row in rows), default=1)
+    # Few different lengths, so that compiled graphs repeat.
+    width = min(-(-longest // 8) * 8, context_length)
+    ids = np.full((len(rows), width), PAD_ID, dtype=np.int64)
+    for target, row in zip(ids, rows, strict=True):
+        target[: len(row)] = row
+    return torch.from_numpy(ids)
+
+
+def whole(text: str) -> str:
     """The text itself, if it is one that can be written as UTF-8."""
     try:
         text.encode()

@@ -1,0 +1,163 @@
+"""How captions are written: the way words are chosen, and the rules that hold for any way."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypedDict
+
+from coca.core.errors import ConfigError
+
+Stopping: TypeAlias = Literal["full", "likely", "certain"]
+
+BEAMS = 4
+"""Beams of a search that was not told how many."""
+
+
+def _require(statement: bool, message: str) -> None:
+    if not statement:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """One of three ways to choose words, with its options.
+
+    Beam search keeps the few likeliest captions at every step; it is the default. Greedy, its case
+    of one beam, takes the likeliest word. Sampling draws words; any of `temperature`, `top_k` and
+    `top_p` asks for it. Beams and samples do not mix.
+    """
+
+    num_beams: int | None = None
+    """Captions that are kept while searching; 1 is greedy. None: 4, or `num_return` if that is
+    more, or no search at all where words are drawn."""
+    num_return: int = 1
+    """Captions a picture, the best first."""
+    max_words: int | None = None
+    """Most tokens behind the prompt, [EOS] included; None: all that the context holds."""
+    min_words: int = 0
+    """Tokens behind the prompt before [EOS] is allowed."""
+    length_penalty: float = 1.0
+    """Exponent of the length, by which a caption's log-probability is divided to rank it: 0 ranks
+    by the sum and favours short captions, 1 ranks by the mean."""
+    early_stopping: Stopping = "likely"
+    """When the search for a picture ends: `full`, once `num_beams` captions have ended; `likely`,
+    once the best running caption ranks below all of them at its present length; `certain`, once
+    no running caption can reach them at any length. Each is slower than the one before."""
+    num_beam_groups: int = 1
+    """Groups that the beams are split into, so that each writes something else."""
+    diversity_penalty: float = 0.0
+    """Nats off a word for each beam of an earlier group that takes it at the same step
+    (Vijayakumar et al., 2016, arXiv 1610.02424)."""
+    temperature: float | None = None
+    """Divides the logits before words are drawn; below 1 favours likely words."""
+    top_k: int | None = None
+    """Draw from the likeliest words only, so many."""
+    top_p: float | None = None
+    """Draw from the smallest set of likeliest words that holds this much probability."""
+    seed: int = 0
+    """Start of the random numbers. A picture's captions depend on it and on the picture alone, not
+    on the rest of its batch."""
+    repetition_penalty: float = 1.0
+    """Makes words that occurred less likely: their score, a log-probability in a search and a logit
+    otherwise, is multiplied by it if negative and divided by it if positive (CTRL, arXiv
+    1909.05858). 1 changes nothing."""
+    no_repeat_ngram: int = 0
+    """Length of a run of tokens that may occur only once, prompt included; 0: any may repeat."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_return", "num_beam_groups"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; at least 1")
+        for name in ("num_beams", "max_words", "top_k"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} is {value}; it must be at least 1")
+        for name in ("min_words", "no_repeat_ngram", "diversity_penalty", "seed"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} is {value}; it must not be negative")
+        _require(
+            self.temperature is None or self.temperature > 0,
+            f"temperature is {self.temperature}; it must be above 0 (at 0 would be num_beams=1)",
+        )
+        _require(
+            self.top_p is None or 0 < self.top_p <= 1,
+            f"top_p is {self.top_p}; it is a probability above 0 and at most 1",
+        )
+        _require(
+            self.repetition_penalty > 0,
+            f"repetition_penalty is {self.repetition_penalty}; it must be above 0",
+        )
+        _require(
+            self.max_words is None or self.min_words <= self.max_words,
+            f"min_words {self.min_words} is above max_words {self.max_words}",
+        )
+        _require(
+            not self.sampled or self.num_beams is None,
+            "temperature, top_k and top_p draw words, num_beams searches; use either",
+        )
+        self._check_groups()
+
+    @property
+    def sampled(self) -> bool:
+        """Whether words are drawn."""
+        return any(given is not None for given in (self.temperature, self.top_k, self.top_p))
+
+    @property
+    def beams(self) -> int:
+        """Captions that a search keeps; 1 where there is none."""
+        if self.sampled:
+            return 1
+        return max(BEAMS, self.num_return) if self.num_beams is None else self.num_beams
+
+    def _check_groups(self) -> None:
+        beams, groups = self.beams, self.num_beam_groups
+        _require(
+            self.sampled or self.num_return <= beams,
+            f"{beams} beams cannot return {self.num_return} captions; set num_beams to "
+            f"{self.num_return}, or a temperature to draw them",
+        )
+        _require(
+            beams % groups == 0,
+            f"num_beam_groups {groups} does not divide the {beams} beams",
+        )
+        _require(
+            (groups > 1) == (self.diversity_penalty > 0),
+            "num_beam_groups above 1 and diversity_penalty above 0 go together: it is the penalty "
+            "that makes groups differ",
+        )
+
+
+class DecodingOptions(TypedDict, total=False):
+    """The fields of `Decoding` as keywords of a call."""
+
+    num_beams: int | None
+    num_return: int
+    max_words: int | None
+    min_words: int
+    length_penalty: float
+    early_stopping: Stopping
+    num_beam_groups: int
+    diversity_penalty: float
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    repetition_penalty: float
+    no_repeat_ngram: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """One caption as the model wrote it."""
+
+    token_ids: list[int]
+    """The words behind the prompt, without [BOS] and [EOS]."""
+    log_probabilities: list[float]
+    """Natural logarithm of the model's probability of each word, and of [EOS] where it was
+    reached; the options of decoding do not change it."""
+    rank: float
+    """What the captions of a picture are ordered by, the highest first: of a search its score
+    divided by the length penalty, of samples the sum of `log_probabilities`."""
+    ended: bool
+    """Whether [EOS] was reached, rather than the largest length."""
+
+    @property
+    def total(self) -> float:
+        """Natural logarithm of the probability of the whole caption."""
+        return sum(self.log_probabilities)

@@ -1,0 +1,66 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from coca.model.contrastive import contrastive_loss_plain, sigmoid_loss_plain
+from tiny_ranks import (
+    Results,
+    on_ranks,
+    own_losses_and_steps,
+    pairs_of_vectors,
+    ragged_batch,
+    step_of_all_losses,
+)
+
+PAIRS = 8
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[Results]:
+    """What each rank computed; one start of the processes serves all tests."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return on_ranks(request.param, folder, partial(own_losses_and_steps, PAIRS))
+
+
+def assert_same(ours: Tensor, reference: Tensor) -> None:
+    """Equal to 1e-6 of the reference's length; two units of fp32 where terms of size 1 cancel."""
+    assert (ours - reference).norm() <= 1e-6 * reference.norm() + 2**-22
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_the_mean_over_ranks_is_the_loss_of_all_pairs_in_value_and_gradient(
+    ranks: list[Results], name: str
+) -> None:
+    images, texts = (side.clone().requires_grad_() for side in pairs_of_vectors(PAIRS))
+    scale, bias = (torch.tensor(number, requires_grad=True) for number in (10.0, -10.0))
+    leaves = [images, texts, scale]
+    if name == "softmax":
+        loss = contrastive_loss_plain(images, texts, scale)
+    else:
+        loss = sigmoid_loss_plain(images, texts, scale, bias)
+        leaves.append(bias)
+    assert_same(torch.stack([own[f"{name}/loss"] for own in ranks]).mean(), loss.detach())
+    nearest = (images @ texts.T).argmax(dim=1) == torch.arange(PAIRS)
+    hits = torch.stack([own[f"{name}/image_to_text"] for own in ranks])
+    assert_same(hits.mean(), nearest.float().mean())
+    for place, reference in enumerate(torch.autograd.grad(loss, leaves)):
+        own = [results[f"{name}/{place}"] for results in ranks]
+        # Rows have one owner; numbers are owned by all.
+        ours = torch.cat(own) / len(ranks) if reference.ndim else torch.stack(own).mean()
+        assert_same(ours, reference)
+
+
+@pytest.mark.parametrize("name", ["whole", "parts"])
+def test_a_step_on_ranks_gives_each_the_figures_and_gradients_of_one_process(
+    ranks: list[Results], name: str
+) -> None:
+    alone = step_of_all_losses("none", ragged_batch(PAIRS), None, prefix=name)
+    for own in ranks:
+        for key, reference in alone.items():
+            assert_same(own[key], reference)

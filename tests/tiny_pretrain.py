@@ -1,0 +1,106 @@
+"""A whole pretraining run small enough for a test: coloured squares and their names."""
+
+import io
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from coca.core.config import load_config
+from coca.core.progress import ProgressMaker
+from coca.inference.loading import load
+from coca.workflows.pretrain import PretrainConfig, pretrain
+from tiny_ranks import Results
+
+NAMES = ("red square", "green square", "blue square", "yellow square")
+COLORS = ((220, 30, 30), (30, 200, 30), (30, 30, 220), (220, 220, 30))
+
+RECIPE: dict[str, Any] = {
+    "model": {
+        "image": {
+            "image_size": 16,
+            "patch_size": 8,
+            "width": 32,
+            "layers": 1,
+            "heads": 2,
+            "mlp_width": 32,
+        },
+        "text": {
+            "vocab_size": 300,
+            "context_length": 24,
+            "width": 32,
+            "heads": 2,
+            "mlp_width": 32,
+            "unimodal_layers": 1,
+            "multimodal_layers": 1,
+        },
+        "pooler": {"captioning_queries": 2, "heads": 2},
+        "embed_dim": 32,
+    },
+    "data": {"sources": [{"kind": "folder"}], "loader": {"batch_size": 4}},
+    "train": {
+        "steps": 12,
+        "log_every": 4,
+        "save_every": 5,
+        "optimizer": {"lr": 0.003},
+        "schedule": {"warmup": 2},
+    },
+}
+
+
+def write_squares(folder: Path) -> Path:
+    """Squares in a few colours, each with its caption beside it."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for number, (name, color) in enumerate(zip(NAMES * 3, COLORS * 3, strict=True)):
+        pixels = np.full((20, 20, 3), color) + generator.integers(-20, 20, (20, 20, 3))
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        (folder / f"{number}.png").write_bytes(buffer.getvalue())
+        (folder / f"{number}.txt").write_text(name)
+    return folder
+
+
+def recipe(pictures: Path, run: Path, *overrides: str) -> PretrainConfig:
+    return load_config(
+        PretrainConfig,
+        RECIPE,
+        overrides=[f"run={run}", f"data.sources.0.path={pictures}", *overrides],
+    )
+
+
+class _StoppingBar:
+    """Sends this process Ctrl-C at one step of a training."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def advance(self, count: int = 1, **figures: float | str) -> None:
+        self.left -= count
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def stopping_at(step: int) -> ProgressMaker:
+    """Progress that stops the run behind this step, wherever it begins."""
+
+    @contextmanager
+    def make(title: str, total: int | None) -> Iterator[_StoppingBar]:
+        done = int(title.rpartition(" ")[2]) if "from step" in title else 0
+        yield _StoppingBar(step - done if title.startswith("training") else -1)
+
+    return make
+
+
+def run_on_this_rank(root: Path) -> Results:
+    """A run in `root`, where the pictures are; gives the weights that anyone can load."""
+    result = pretrain(recipe(root / "pictures", root / "run", "train.ema.decay=0.5"))
+    model = load(result.model, device="cpu").model
+    return {"step": torch.tensor(result.step), **model.state_dict()}
