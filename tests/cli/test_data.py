@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from coca.data import emoji_packages
 from coca.data.shards import ShardWriter
 from coca.data.sources import SourceConfig, open_source
 from coca.processing.tokenizer import Tokenizer
 from tiny_data import make_samples
+from tiny_emoji import write_packages
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -78,3 +80,43 @@ def test_emoji_are_written_as_shards_or_as_files(
     assert len(by_captions) == 3
     assert by_captions[first.captions].image == first.image
     assert by_captions[first.captions].metadata["vendor"] == vendor
+
+
+def test_the_sets_of_emoji_are_parted_and_told(run: Run, run_json: RunJson, place: Path) -> None:
+    pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
+    packages = str(write_packages(place / "node_modules"))
+    words = ["data", "emoji-sets", "out", "--packages", packages, "--size-px", "16"]
+    told = run_json(*words, "--held-out", "3")
+    assert told == {
+        "out": "out",
+        "samples": {
+            "heldout/fluent-3d": 3,
+            "heldout/fluent-flat": 3,
+            "heldout/noto": 3,
+            "heldout/openmoji": 3,
+            "heldout/twemoji": 3,
+            "test/openmoji": 14,
+            "train/fluent-3d": 13,
+            "train/fluent-flat": 14,
+            "train/noto": 13,
+            "train/twemoji": 14,
+        },
+        "concepts": 17,
+        "shared": 14,
+        "held_out": 3,
+    }
+    page = run(*words, "--held-out", "0").stdout
+    assert "train/twemoji:            17 pictures" in page
+    assert "17 concepts, of which 14 are shared by all and 0 held out, are in out" in page
+
+
+def test_without_a_folder_of_packages_npm_is_asked(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
+    monkeypatch.setattr(
+        emoji_packages, "install_packages", lambda folder: write_packages(folder / "node_modules")
+    )
+    told = run("data", "emoji-sets", "out", "--size-px", "16", "--held-out", "1")
+    assert "fetching the packages by npm" in told.stderr
+    assert "1 held out" in told.stdout

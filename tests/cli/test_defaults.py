@@ -8,18 +8,15 @@ from coca.core.errors import ConfigError
 pytestmark = pytest.mark.usefixtures("place")
 
 
-def test_a_named_model_goes_first_then_the_environment_then_the_demo(
+def test_a_named_model_goes_first_then_the_environment_then_the_shipped_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(ConfigError, match=r"--model.*COCA_MODEL.*make demo"):
-        defaults.model_folder(None)
-    Path("runs/demo/model").mkdir(parents=True)
-    assert Path(defaults.model_folder(None)) == Path("runs/demo/model")
+    assert defaults.model_name(None) == "nano"
     monkeypatch.setenv("COCA_MODEL", "")
-    assert Path(defaults.model_folder(None)) == Path("runs/demo/model")
+    assert defaults.model_name(None) == "nano"
     monkeypatch.setenv("COCA_MODEL", "mine")
-    assert defaults.model_folder(None) == "mine"
-    assert defaults.model_folder("this") == "this"
+    assert defaults.model_name(None) == "mine"
+    assert defaults.model_name("this") == "this"
 
 
 def test_a_search_looks_in_the_named_place_then_the_environment_then_here_then_the_demo(

@@ -16,39 +16,66 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stands in for minutes of work; what it was asked for, and whether it will be stopped."""
     asked: dict[str, Any] = {"interrupted": False}
 
-    def demo(folder: Path, **settings: Any) -> workflow.DemoResult:
-        asked.update(settings, folder=folder)
-        settings["tell"]("packing")
+    def result(folder: Path, model: str) -> workflow.DemoResult:
         return workflow.DemoResult(
             folder=folder,
-            model=folder / "model",
+            model=model,
             index=folder / "pictures.db",
             report=folder / "report.html",
             example=folder / "car.png",
             interrupted=asked["interrupted"],
         )
 
+    def demo(folder: Path, **settings: Any) -> workflow.DemoResult:
+        asked.update(settings, folder=folder)
+        settings["tell"]("packing")
+        return result(folder, str(settings["model"]))
+
+    def demo_from_scratch(folder: Path, **settings: Any) -> workflow.DemoResult:
+        asked.update(settings, folder=folder)
+        return result(folder, str(folder / "model"))
+
     monkeypatch.setattr(workflow, "demo", demo)
+    monkeypatch.setattr(workflow, "demo_from_scratch", demo_from_scratch)
     return asked
 
 
-def test_the_demo_ends_with_commands_to_try(run: Run, asked: dict[str, Any]) -> None:
-    told = run("demo", "train.steps=5")
-    assert asked["overrides"] == ["train.steps=5"]
+def test_the_demo_shows_the_shipped_model_and_ends_with_commands_to_try(
+    run: Run, asked: dict[str, Any]
+) -> None:
+    told = run("demo")
+    assert (asked["model"], asked["folder"]) == ("nano", Path("runs/demo"))
     assert told.stderr == "packing\n"
     assert "runs/demo/report.html" in told.stdout
+    # Commands take the shipped model and this collection where they are told none.
     assert "\n  coca search 'red car'\n" in told.stdout
     assert "\n  coca caption runs/demo/car.png\n" in told.stdout
 
 
-def test_a_demo_elsewhere_names_its_model_and_collection(run: Run, asked: dict[str, Any]) -> None:
-    told = run("demo", "--folder", "other", "--quiet")
+def test_another_model_and_folder_are_named_in_the_commands(
+    run: Run, asked: dict[str, Any]
+) -> None:
+    told = run("demo", "--folder", "other", "--model", "mine", "--quiet")
     assert told.stderr == ""
     assert "coca search 'red car' --uri other/pictures.db\n" in told.stdout
-    assert "--model other/model\n" in told.stdout
+    assert "coca caption other/car.png --model mine\n" in told.stdout
 
 
-def test_a_stopped_demo_says_so(run: Run, run_json: RunJson, asked: dict[str, Any]) -> None:
+def test_from_scratch_trains_in_a_folder_of_its_own(run: Run, asked: dict[str, Any]) -> None:
+    told = run("demo", "--from-scratch", "train.steps=5")
+    assert asked["overrides"] == ["train.steps=5"]
+    assert asked["folder"] == Path("runs/from-scratch")
+    assert "coca search 'red car' --uri runs/from-scratch/pictures.db\n" in told.stdout
+    assert "--model runs/from-scratch/model\n" in told.stdout
+
+
+def test_changes_to_a_recipe_want_a_training(run: Run, asked: dict[str, Any]) -> None:
+    told = run("demo", "train.steps=5", code=2)
+    assert "train.steps=5 changes a recipe, which only --from-scratch trains" in told.stderr
+
+
+def test_a_stopped_training_says_so(run: Run, run_json: RunJson, asked: dict[str, Any]) -> None:
     asked["interrupted"] = True
-    assert "stopped, and saved in runs/demo" in run("demo", code=130).stdout
-    assert run_json("demo", code=130)["interrupted"]
+    told = run("demo", "--from-scratch", code=130)
+    assert "stopped, and saved in runs/from-scratch" in told.stdout
+    assert run_json("demo", "--from-scratch", code=130)["interrupted"]

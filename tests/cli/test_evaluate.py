@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from coca.inference.predictor import load
+from coca.inference.loading import load
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -40,6 +40,27 @@ def test_several_tasks_are_a_list_and_share_their_changes(
     told = run_json("evaluate", model, samples, "zero_shot", *DATA, "limit=2")
     assert [result["task"] for result in told] == ["retrieval", "zero_shot"]
     assert told[0]["metrics"]["chance_text_to_image_recall@1"] == 0.5
+
+
+def test_a_file_may_hold_several_tasks_which_share_their_changes(
+    run_json: RunJson, model: str, samples: str
+) -> None:
+    data = "data: {kind: folder, path: photos}"
+    Path("suite.yaml").write_text(
+        f"tasks:\n  - {{task: retrieval, {data}}}\n  - {{task: zero_shot, {data}}}\n",
+        encoding="utf-8",
+    )
+    told = run_json("evaluate", model, "suite.yaml", "limit=2")
+    assert [result["task"] for result in told] == ["retrieval", "zero_shot"]
+    assert told[0]["metrics"]["chance_text_to_image_recall@1"] == 0.5
+    assert told == run_json("evaluate", model, samples, "zero_shot", *DATA, "limit=2")
+
+
+def test_a_fault_in_one_of_several_tasks_names_its_place(run: Run, model: str, place: Path) -> None:
+    Path("suite.yaml").write_text(
+        "tasks:\n  - {task: retrieval, data: {kind: folder, path: a}, limt: 3}\n", encoding="utf-8"
+    )
+    assert "tasks.0.limt" in run("evaluate", model, "suite.yaml", code=2).stderr
 
 
 def test_scores_for_people_stand_beside_chance_and_in_a_file(

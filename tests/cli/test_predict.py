@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from coca.inference.predictor import load
+from coca.inference.loading import load
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -43,31 +43,6 @@ def test_embed_says_what_it_made_and_where(run: Run, model: str, pictures: list[
     ).stdout.replace("\n", " ")
 
 
-def test_captions_have_a_text_and_a_logarithmic_score(
-    run_json: RunJson, model: str, pictures: list[str]
-) -> None:
-    told = run_json("caption", *pictures, "-m", model, "--max-words", "4")
-    assert [entry["path"] for entry in told] == pictures
-    for entry in told:
-        (caption,) = entry["captions"]
-        assert caption.keys() == {"text", "score"}
-        assert caption["score"] < 0
-
-
-def test_a_caption_goes_on_from_the_prompt(
-    run_json: RunJson, model: str, pictures: list[str]
-) -> None:
-    told = run_json("caption", pictures[0], "-m", model, "--prompt", "two dogs")
-    assert told[0]["captions"][0]["text"].startswith("two dogs")
-
-
-def test_captions_for_people_stand_beside_their_path(
-    run: Run, model: str, pictures: list[str]
-) -> None:
-    shown = run("caption", *pictures, "-m", model, "--max-words", "3").stdout
-    assert all(path in shown for path in pictures)
-
-
 def test_probabilities_of_labels_sum_to_one_best_first(
     run_json: RunJson, model: str, pictures: list[str]
 ) -> None:
@@ -100,6 +75,17 @@ def test_prompts_change_what_is_compared(
 
     assert told("plain") == told("{}")
     assert told("photo") != told("drawing") != told("a long {}")
+
+
+def test_labels_may_be_compared_by_likelihood(
+    run_json: RunJson, model: str, pictures: list[str]
+) -> None:
+    asked = ["classify", *pictures, "-l", "cat,dog,car", "-m", model]
+    told = run_json(*asked, "--by", "likelihood")
+    wanted = load(model).classify(pictures, ["cat", "dog", "car"], by="likelihood")
+    for entry, labels in zip(told, wanted, strict=True):
+        assert [one["label"] for one in entry["predictions"]] == [one.label for one in labels]
+    assert told != run_json(*asked)
 
 
 @pytest.mark.parametrize(

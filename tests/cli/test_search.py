@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from coca.cli import defaults
 from tiny_model import write_model
 
 Run = Callable[..., Result]
@@ -113,7 +114,8 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
     shutil.copytree(model, "moved")
     run("index", "photos", "--model", "moved", "--no-captions")
     shutil.rmtree("moved")
-    assert "no model is named" in run("search", "x", code=2).stderr
+    monkeypatch.setattr(defaults, "SHIPPED_MODEL", str(write_model(place / "other", seed=1)))
+    assert "was filled by model" in run("search", "x", code=1).stderr
     monkeypatch.setenv("COCA_MODEL", model)
     assert len(run_json("search", "x")) == 3
 

@@ -1,9 +1,11 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import yaml
 from typer.testing import Result
 
 import coca
+from coca.train.checkpoint import load_newest
+from coca.train.tracker import read_metrics
 from coca.workflows import pretrain as workflow
 
 Run = Callable[..., Result]
@@ -78,24 +82,108 @@ def test_a_stopped_run_says_how_to_go_on(
     assert "the same command goes on" in said
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(
-    run_json: RunJson, recipe: str, place: Path
+LONG = ("train.steps=20000", "train.save_every=50000")
+
+
+def wait_for_row(run: Path, process: subprocess.Popen[str], *, beyond: int = 0) -> int:
+    """The step of the newest row, once there is one beyond a step."""
+    while process.poll() is None:
+        if (rows := read_metrics(run)) and rows[-1]["step"] > beyond:
+            return int(rows[-1]["step"])
+        time.sleep(0.05)
+    raise AssertionError(f"the run was over too early: {process.communicate()}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    run_json: RunJson, recipe: str, place: Path, number: signal.Signals, code: int
 ) -> None:
-    command = ["pretrain", recipe, "train.steps=100000", "train.save_every=50000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "coca.cli.app", *command, "--json"],
+        [sys.executable, "-m", "coca", "pretrain", recipe, *LONG, "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=place,
     )
-    metrics = place / "runs/tiny/metrics.jsonl"
-    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, errors = process.communicate()
-    assert (process.returncode, errors) == (130, "")
+    wait_for_row(place / "runs/tiny", process)
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (code, "")
     told = json.loads(out)
     assert told["interrupted"]
-    assert 0 < told["step"] < 100000
-    assert run_json(*command[:2], f"train.steps={told['step'] + 1}")["step"] == told["step"] + 1
+    assert 0 < told["step"] < 20000
+    longer = f"train.steps={told['step'] + 1}"
+    assert run_json("pretrain", recipe, LONG[1], longer)["step"] == told["step"] + 1
+
+
+@contextmanager
+def torchrun(place: Path, *arguments: str, restarts: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """Two processes that train together; they do not outlive the block."""
+    launcher = ("--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "coca", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=place,
+    )
+    try:
+        yield process
+    finally:
+        # It ends its own children, which it could not if it were killed.
+        process.terminate()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_train_what_one_does(run: Run, recipe: str, place: Path) -> None:
+    options = ("run=runs/two", "train.parallel=fsdp", "--json")
+    with torchrun(place, "pretrain", recipe, *options) as process:
+        out, errors = process.communicate()
+    assert process.returncode == 0, errors
+    # One of them speaks, the other is silent.
+    told = json.loads(out)
+    assert told["step"] == 3
+    run("pretrain", recipe, "run=runs/one")
+    one, two = read_metrics("runs/one"), read_metrics("runs/two")
+    assert [row["step"] for row in two] == [1, 2, 3]
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    assert coca.load(told["model"]).embed_dim == 32
+    starts = json.loads(Path("runs/two/record.json").read_text())["starts"]
+    assert [start["ranks"] for start in starts] == [2]
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in listed}
+    return [pid for pid, command in commands.items() if b"pretrain" in command]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes by /proc")
+def test_torchrun_starts_killed_ranks_again_and_sigterm_saves(
+    run_json: RunJson, recipe: str, place: Path
+) -> None:
+    folder = place / "runs/tiny"
+    pace = (LONG[0], "train.save_every=10")
+    with torchrun(place, "pretrain", recipe, *pace, restarts=1) as process:
+        wait_for_row(folder, process, beyond=15)
+        os.kill(workers_of(process)[1], signal.SIGKILL)
+        while len(json.loads((folder / "record.json").read_text())["starts"]) < 2:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        wait_for_row(folder, process, beyond=read_metrics(folder)[-1]["step"] + 5)
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert "cannot go on" in errors
+    # Each step once, up to the one that the last checkpoint holds.
+    rows = [int(row["step"]) for row in read_metrics(folder)]
+    assert rows == list(range(1, len(rows) + 1))
+    newest = load_newest(folder)
+    assert newest is not None
+    assert newest.step == len(rows)
+    longer = f"train.steps={newest.step + 1}"
+    assert run_json("pretrain", recipe, pace[1], longer)["step"] == newest.step + 1

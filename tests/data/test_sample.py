@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 
 import pytest
@@ -63,6 +64,19 @@ def test_a_batch_moves_with_all_of_its_tensors() -> None:
         moved.tokens.device.type,
         moved.class_targets.device.type,
     } == {"meta"}
+
+
+def test_parts_of_a_batch_are_its_pairs_in_order() -> None:
+    images, tokens = torch.randn(5, 3, 4, 4), torch.arange(40).reshape(5, 8)
+    whole = Batch(images, tokens, tuple("abcde"), 10, class_targets=torch.eye(5))
+    parts = whole.split(2)
+    assert [part.keys for part in parts] == [("a", "b"), ("c", "d"), ("e",)]
+    assert [part.start for part in parts] == [10, 12, 14]
+    for name in ("images", "tokens", "class_targets"):
+        torch.testing.assert_close(
+            torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)
+        )
+    assert dataclasses.replace(whole, class_targets=None).split(3)[1].class_targets is None
 
 
 @pytest.mark.gpu

@@ -3,10 +3,11 @@ from collections import Counter
 import pytest
 import torch
 
-from coca.core.errors import DataError
+from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources import SourceConfig
 from coca.data.text import draw_caption
+from coca.processing.prompts import CLIP_PROMPTS
 
 
 def config(**settings: object) -> SourceConfig:
@@ -38,6 +39,26 @@ def test_templates_are_drawn_and_filled() -> None:
     source = config(templates=("a drawing of {}", "{}"))
     drawn = draws(Sample("a", b"", ("a car",)), source)
     assert drawn.keys() == {"a drawing of a car", "a car"}
+
+
+def test_labels_go_into_the_prompts_of_clip_by_their_name() -> None:
+    sample = Sample("a", b"", labels=("cat", "animal"))
+    drawn = draws(sample, config(text="labels", templates=("clip",)), count=2000)
+    orders = ("cat, animal", "animal, cat")
+    assert drawn.keys() == {prompt.replace("{}", it) for prompt in CLIP_PROMPTS for it in orders}
+    assert "a photo of the cat, animal." in drawn
+
+
+def test_a_named_set_and_templates_of_ones_own_can_be_mixed() -> None:
+    source = config(templates=("clip", "{}"))
+    drawn = draws(Sample("a", b"", ("a car",)), source, count=2000)
+    assert len(drawn) == 81
+    assert "a car" in drawn
+
+
+def test_a_set_that_does_not_exist_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"'clipp' has no \{\}.*did you mean 'clip'"):
+        config(templates=("clipp",))
 
 
 def test_the_same_generator_state_gives_the_same_text() -> None:

@@ -16,12 +16,11 @@ from safetensors.torch import save_file
 
 from coca.core.errors import ModelError, StorageError
 from coca.train import checkpoint as module
+from coca.train import sharded
 from coca.train.checkpoint import (
     CHECKPOINT_FOLDER,
     COMMIT_FILE,
     FORMAT_VERSION,
-    MODEL_FILE,
-    OPTIMIZER_FILE,
     STATE_FILE,
     Checkpoint,
     load_newest,
@@ -29,16 +28,20 @@ from coca.train.checkpoint import (
     save_checkpoint,
 )
 
+MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, COMMIT_FILE)
 
 
 def save(folder: Path, step: int, *, keep: int = 2) -> Path:
     generator = torch.Generator().manual_seed(step)
+    groups = {
+        "model": {"weight": torch.randn(3, 4, generator=generator), "step": torch.tensor(step)},
+        "optimizer": {"exp_avg/weight": torch.randn(3, 4, generator=generator).bfloat16()},
+    }
     return save_checkpoint(
         folder,
         step,
-        model={"weight": torch.randn(3, 4, generator=generator), "step": torch.tensor(step)},
-        optimizer={"exp_avg/weight": torch.randn(3, 4, generator=generator).bfloat16()},
+        groups,
         state={"samples_seen": 10 * step, "loss": 0.1 + 0.2},
         keep=keep,
     )
@@ -63,9 +66,9 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(100)
     assert checkpoint.step == 100
     assert checkpoint.folder == folder
-    assert torch.equal(checkpoint.model["weight"], torch.randn(3, 4, generator=generator))
+    assert torch.equal(checkpoint.group("model")["weight"], torch.randn(3, 4, generator=generator))
     moment = torch.randn(3, 4, generator=generator).bfloat16()
-    assert torch.equal(checkpoint.optimizer["exp_avg/weight"], moment)
+    assert torch.equal(checkpoint.group("optimizer")["exp_avg/weight"], moment)
     assert checkpoint.state == {"samples_seen": 1000, "loss": 0.1 + 0.2}
 
 
@@ -92,12 +95,22 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     assert newest(tmp_path).step == 6
 
 
-def test_a_loaded_checkpoint_does_not_hang_on_its_files(tmp_path: Path) -> None:
+def test_tensors_that_were_read_do_not_hang_on_their_files(tmp_path: Path) -> None:
     path = save(tmp_path, 1) / MODEL_FILE
-    checkpoint = newest(tmp_path)
-    before = checkpoint.model["weight"].clone()
+    weight = newest(tmp_path).group("model")["weight"]
+    before = weight.clone()
     path.write_bytes(bytes(path.stat().st_size))
-    assert torch.equal(checkpoint.model["weight"], before)
+    assert torch.equal(weight, before)
+
+
+def test_any_group_of_tensors_is_kept_and_no_other_invented(tmp_path: Path) -> None:
+    averages = {"weight": torch.rand(2), "empty": torch.zeros(0, 3)}
+    save_checkpoint(tmp_path, 1, {"model": {}, "ema": averages}, state={})
+    checkpoint = newest(tmp_path)
+    assert torch.equal(checkpoint.group("ema")["weight"], averages["weight"])
+    assert checkpoint.group("ema")["empty"].shape == (0, 3)
+    assert checkpoint.group("model") == {}
+    assert checkpoint.group("optimizer") == {}
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "extend"])
@@ -159,16 +172,28 @@ def test_a_newer_format_is_refused_and_not_called_damaged(
         load_newest(tmp_path)
 
 
-def test_a_file_that_cannot_be_parsed_after_its_hash_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(path: Path) -> None:
-        raise SafetensorError("no room to map it")
-
+def test_a_folder_that_vanishes_before_its_tensors_are_read_is_told(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    monkeypatch.setattr(module, "load_file", fail)
-    with pytest.raises(ModelError, match="no room to map it"):
-        load_newest(tmp_path)
+    checkpoint = newest(tmp_path)
+    shutil.rmtree(checkpoint.folder)
+    with pytest.raises(ModelError, match=r"step_00000001 cannot be read: .*No such file"):
+        checkpoint.group("model")
+
+
+def test_a_file_that_is_damaged_before_its_tensors_are_read_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path, 1) / MODEL_FILE
+    checkpoint = newest(tmp_path)
+    path.write_bytes(b"{}")
+    with pytest.raises(ModelError, match="step_00000001 cannot be read"):
+        checkpoint.group("model")
+
+
+def test_checkpoints_of_the_first_format_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FORMAT_VERSION", 1)
+    save(tmp_path, 1)
+    assert newest(tmp_path).step == 1
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
@@ -189,7 +214,7 @@ def test_going_on_behind_a_damaged_newer_one_never_removes_the_good(tmp_path: Pa
 
 def test_a_state_that_json_cannot_hold_fails_before_the_rename(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        save_checkpoint(tmp_path, 1, model={}, optimizer={}, state={"loss": float("nan")})
+        save_checkpoint(tmp_path, 1, {"model": {}}, state={"loss": float("nan")})
     assert steps(tmp_path) == []
 
 
@@ -211,7 +236,7 @@ def test_a_save_that_fails_midway_leaves_the_older_one(
 
     no_space = OSError(errno.ENOSPC, "No space left on device")
     sealed = SafetensorError("I/O error: No space left on device (os error 28)")
-    monkeypatch.setattr(module, "save_file", until_full(save_file, sealed))
+    monkeypatch.setattr(sharded, "save_file", until_full(save_file, sealed))
     monkeypatch.setattr(Path, "write_bytes", until_full(Path.write_bytes, no_space))
     with pytest.raises(StorageError, match=r"step_00000002 cannot be written: .*No space left"):
         save(tmp_path, 2)
@@ -235,7 +260,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_really_full_keeps_the_older_checkpoint(small_disk: Path) -> None:
     def save_bytes(step: int, count: int) -> None:
         moments = {"exp_avg/weight": torch.zeros(count, dtype=torch.uint8)}
-        save_checkpoint(small_disk, step, model={}, optimizer=moments, state={})
+        save_checkpoint(small_disk, step, {"optimizer": moments}, state={})
 
     save_bytes(1, 50_000)
     with pytest.raises(StorageError, match="No space left"):

@@ -3,23 +3,32 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import tiny_run
 from coca.train.checkpoint import CHECKPOINT_FOLDER, load_newest
+from coca.train.ema import EmaConfig
+from tiny_ranks import start_process
+
+pytestmark = pytest.mark.distributed
 
 
-def start(run_folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, tiny_run.__file__, str(run_folder), *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def start(
+    run_folder: Path, *, kill_at_sync: int | None = None, **settings: Any
+) -> ForkServerProcess:
+    return start_process(tiny_run.train_until_killed, run_folder, kill_at_sync, settings)
+
+
+def finish(run_folder: Path, **settings: Any) -> None:
+    process = start(run_folder, **settings)
+    process.join()
+    assert process.exitcode == 0
 
 
 def assert_same_run(run_folder: Path, whole: Path) -> None:
@@ -27,12 +36,11 @@ def assert_same_run(run_folder: Path, whole: Path) -> None:
     assert ours is not None
     assert theirs is not None
     assert ours.step == theirs.step
-    for mine, other in ((ours.model, theirs.model), (ours.optimizer, theirs.optimizer)):
+    for group in ("model", "optimizer", "ema"):
+        mine, other = ours.group(group), theirs.group(group)
         assert mine.keys() == other.keys()
         assert all(torch.equal(mine[name], other[name]) for name in mine)
-    # Python's generator is left out: the type checker of these tests draws from it.
-    for generator in ("numpy", "torch"):
-        assert ours.state["random"][generator] == theirs.state["random"][generator]
+    assert ours.state["random"] == theirs.state["random"]
     assert tiny_run.rows(run_folder) == tiny_run.rows(whole)
     hidden = [path.name for path in (run_folder / CHECKPOINT_FOLDER).glob(".*")]
     assert not hidden
@@ -43,31 +51,44 @@ def newest_step(run_folder: Path) -> int:
     return max((int(folder.name.removeprefix("step_")) for folder in folders), default=0)
 
 
-def test_a_run_killed_again_and_again_ends_as_if_it_never_was(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_random_moments_ends_as_if_it_never_was(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    tiny_run.tiny_trainer(whole, steps=140, save_every=7).fit()
+    settings: dict[str, Any] = {
+        "steps": 300,
+        "save_every": 5,
+        "log_every": 3,
+        "ema": EmaConfig(decay=0.9),
+    }
+    finish(whole, **settings)
     generator = random.Random(0)
-    for _ in range(3):
-        process = start(run, "--steps", "140", "--save-every", "7")
-        # Steps and not seconds, so that a fast machine is not done before it is killed.
-        enough = newest_step(run) + 7 * generator.randint(1, 3)
-        while process.poll() is None and newest_step(run) < enough:
-            time.sleep(0.002)
-        time.sleep(generator.uniform(0, 0.03))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    tiny_run.tiny_trainer(run, steps=140, save_every=7).fit()
+    for number in range(20):
+        if number % 2:
+            # Steps and not seconds, so that a fast machine is not done before it is killed.
+            enough = newest_step(run) + 5 * generator.randint(1, 3)
+            process = start(run, **settings)
+            while process.is_alive() and newest_step(run) < enough:
+                time.sleep(0.002)
+            time.sleep(generator.uniform(0, 0.05))
+            os.kill(process.pid or 0, signal.SIGKILL)
+        else:
+            # The flushes of a save: four files, their folder, the folder around it.
+            process = start(run, kill_at_sync=generator.randint(1, 18), **settings)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the run was over before it could be killed"
+    finish(run, **settings)
     assert_same_run(run, whole)
 
 
-# The flushes of one save: four files, their folder, the folder around it. 1 to 6 belong to the
-# first save, 7 to 12 to the second, which has an older checkpoint to fall back to.
+# 1 to 6 belong to the first save, 7 to 12 to the second, which has an older one to fall back to.
 @pytest.mark.parametrize("flush", [1, 5, 6, 9])
 def test_a_run_killed_during_a_save_ends_as_if_it_never_was(tmp_path: Path, flush: int) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    tiny_run.tiny_trainer(whole).fit()
-    assert start(run, "--kill-at-sync", str(flush)).wait() == -signal.SIGKILL
+    finish(whole)
+    process = start(run, kill_at_sync=flush)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     committed = load_newest(run)
     assert (committed.step if committed else 0) == (0 if flush < 6 else 5)
-    tiny_run.tiny_trainer(run).fit()
+    finish(run)
     assert_same_run(run, whole)

@@ -6,7 +6,9 @@ import torch
 
 from coca.core.errors import ConfigError
 from coca.data.sample import Batch
-from coca.model.coca import CoCa, CoCaOutput
+from coca.model.captioner import CoCaOutput
+from coca.model.coca import CoCa
+from coca.model.contrastive import sigmoid_loss_plain
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from tiny import sharpened, tiny_config
 from tiny_run import TinyStream
@@ -80,6 +82,37 @@ def test_mean_reduction_halves_the_sum(model: CoCa, batch: Batch) -> None:
     both = CoCaObjective(config)(model, batch).total
     mean = CoCaObjective(dataclasses.replace(config, contrastive_reduction="mean"))(model, batch)
     torch.testing.assert_close(both, 2 * mean.total)
+
+
+def test_the_sigmoid_loss_learns_scale_and_bias(batch: Batch) -> None:
+    torch.manual_seed(0)
+    model = CoCa(tiny_config(initial_bias=-10.0, initial_temperature=0.1))
+    losses = losses_of(model, batch, contrastive_weight=1.0, contrastive="sigmoid")
+    output = model(batch.images, batch.tokens)
+    expected = sigmoid_loss_plain(
+        output.image_embedding, output.text_embedding, torch.tensor(10.0), torch.tensor(-10.0)
+    )
+    torch.testing.assert_close(losses.parts["contrastive"], expected.detach())
+    losses.total.backward()
+    for number in (model.log_scale, model.logit_bias):
+        assert number is not None
+        assert number.grad is not None
+        assert number.grad != 0
+
+
+def test_loss_and_model_must_agree_on_a_bias(model: CoCa, batch: Batch) -> None:
+    with pytest.raises(ConfigError, match="needs a model with a bias"):
+        losses_of(model, batch, contrastive_weight=1.0, contrastive="sigmoid")
+    biased = CoCa(tiny_config(initial_bias=-10.0))
+    with pytest.raises(ConfigError, match="no bias can change"):
+        losses_of(biased, batch, contrastive_weight=1.0)
+    assert losses_of(biased, batch, captioning_weight=1.0).total > 0
+
+
+def test_blocks_of_rows_do_not_change_the_contrastive_loss(model: CoCa, batch: Batch) -> None:
+    plain = losses_of(model, batch, contrastive_weight=1.0).total
+    blocked = losses_of(model, batch, contrastive_weight=1.0, contrastive_rows=3).total
+    torch.testing.assert_close(plain, blocked)
 
 
 def test_label_smoothing_and_chunks_reach_the_captioning_loss(model: CoCa, batch: Batch) -> None:
@@ -158,6 +191,8 @@ def test_classes_that_are_asked_for_but_absent_are_told(model: CoCa, batch: Batc
         ({"captioning_weight": -1.0}, "captioning_weight must be at least 0"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"caption_chunk": 0}, "caption_chunk"),
+        ({"contrastive_rows": 0}, "contrastive_rows"),
+        ({"contrastive": "sigmoid", "contrastive_reduction": "mean"}, "has no two directions"),
     ],
 )
 def test_a_setting_out_of_range_is_told(setting: dict[str, Any], sentence: str) -> None:

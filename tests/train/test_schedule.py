@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError
-from coca.train.schedule import ScheduleConfig, lr_at, warmup_steps
+from coca.train.schedule import ScheduleConfig, lr_at, patch_dropout_at, warmup_steps
 
 SCHEDULES = st.builds(
     ScheduleConfig,
@@ -71,6 +71,20 @@ def test_a_run_of_one_step_trains() -> None:
     assert lr_at(0, 1, ScheduleConfig()) == 1.0
 
 
+@given(tail=st.floats(0, 1), total=st.integers(1, 500))
+def test_patches_are_left_out_until_the_tail_and_never_after(tail: float, total: int) -> None:
+    config = ScheduleConfig(patch_dropout=0.5, unmasked_tail=tail)
+    shares = [patch_dropout_at(step, total, config) for step in range(total)]
+    whole = shares.count(0.0)
+    assert shares == [0.5] * (total - whole) + [0.0] * whole
+    assert abs(whole - tail * total) <= (0.5 if whole != 1 else 1)
+    assert (whole > 0) == (tail > 0)
+
+
+def test_no_run_leaves_out_patches_unless_it_is_asked_to() -> None:
+    assert patch_dropout_at(0, 100, ScheduleConfig()) == 0.0
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
@@ -78,6 +92,9 @@ def test_a_run_of_one_step_trains() -> None:
         ({"warmup": 1.0}, "neither a share"),
         ({"warmup": -0.5}, "neither a share"),
         ({"final_lr_fraction": 2.0}, "between 0 and 1"),
+        ({"patch_dropout": 1.0}, "at least 0 and below 1"),
+        ({"patch_dropout": -0.1}, "patch_dropout must be"),
+        ({"unmasked_tail": 1.1}, "unmasked_tail must lie between"),
     ],
 )
 def test_a_setting_out_of_range_is_told(setting: dict[str, Any], sentence: str) -> None:

@@ -10,13 +10,15 @@ from torch import nn
 from coca.core import files
 from coca.core.errors import CocaError, ConfigError, DataError, StorageError
 from coca.data.sample import Batch
+from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.train.checkpoint import CHECKPOINT_FOLDER, MODEL_FILE
+from coca.train.checkpoint import CHECKPOINT_FOLDER
+from coca.train.config import TrainConfig
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.optimizer import OptimizerConfig
 from coca.train.schedule import ScheduleConfig
 from coca.train.tracker import JsonLinesTracker, read_metrics
-from coca.train.trainer import TrainConfig, Trainer
+from coca.train.trainer import Trainer
 from tiny import tiny_config
 from tiny_run import (
     Bars,
@@ -150,7 +152,7 @@ def test_a_skipped_step_changes_no_weight_and_no_moment(tmp_path: Path) -> None:
     folder = tmp_path / CHECKPOINT_FOLDER
     before, after = (
         (folder / f"step_{step:08d}" / name).read_bytes()
-        for step, name in ((2, MODEL_FILE), (3, MODEL_FILE))
+        for step, name in ((2, "model.safetensors"), (3, "model.safetensors"))
     )
     assert before == after
 
@@ -186,7 +188,7 @@ def test_an_objective_without_parts_is_named_by_its_loss(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Bare(CoCaObjective):
-        def __call__(self, model: CoCa, batch: Batch) -> Losses:
+        def __call__(self, model: Captioner, batch: Batch) -> Losses:
             return Losses(total=model.log_scale * torch.nan, parts={})
 
     tiny_trainer(tmp_path, steps=1, objective=Bare(LossConfig())).fit()

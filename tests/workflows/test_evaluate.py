@@ -5,7 +5,7 @@ import pytest
 
 from coca.core.errors import ConfigError
 from coca.data.sources import SourceConfig
-from coca.inference.predictor import load
+from coca.inference.loading import load
 from coca.tasks import TaskConfig
 from coca.workflows.evaluate import evaluate
 from tiny_data import picture

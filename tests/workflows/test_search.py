@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import ConfigError, ModelError, SearchError
-from coca.inference.predictor import load
+from coca.inference.loading import load
 from coca.workflows.search import captioner, index_folders, open_search
 from tiny_data import picture
 from tiny_model import write_model

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from coca import __version__
-from coca.cli import config, data, demo, evaluate, predict, search, train
+from coca.cli import caption, config, data, demo, evaluate, predict, search, ship, train, weights
 from coca.cli.console import configure, tell_error
 from coca.core.errors import CocaError, ConfigError
 
@@ -59,10 +59,13 @@ _TRAINING, _MODELS, _SEARCH, _REST = "Training", "Using a model", "Search", "Dat
 app.command(rich_help_panel=_TRAINING)(train.pretrain)
 app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
 app.command(rich_help_panel=_TRAINING)(demo.demo)
+app.command(hidden=True)(ship.ship)
 app.command(rich_help_panel=_MODELS)(predict.info)
 app.command(rich_help_panel=_MODELS)(predict.embed)
-app.command(rich_help_panel=_MODELS)(predict.caption)
+app.command(rich_help_panel=_MODELS)(caption.caption)
 app.command(rich_help_panel=_MODELS)(predict.classify)
+app.command(rich_help_panel=_MODELS)(weights.convert)
+app.command(rich_help_panel=_MODELS)(weights.export)
 app.command(rich_help_panel=_SEARCH)(search.index)
 app.command(rich_help_panel=_SEARCH)(search.search)
 app.add_typer(data.app, name="data", rich_help_panel=_REST)
@@ -103,7 +106,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be text in the terminal's encoding.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    app(prog_name="coca")
+    try:
+        app(prog_name="coca")
+    except SystemExit as end:
+        train.leave(end.code)
+        raise
 
 
 def _ended(error: BaseException, *, debug: bool) -> typer.Exit:

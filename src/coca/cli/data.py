@@ -71,7 +71,7 @@ def tokenizer(
     """
     console = Console.current(json=as_json)
     from coca.data.sources import SourceConfig, open_source
-    from coca.workflows.pretrain import TokenizerConfig, train_tokenizer
+    from coca.workflows.pretrain_data import TokenizerConfig, train_tokenizer
 
     configs = [SourceConfig(kind=_kind(path), path=path, text=text.value) for path in sources]
     kind: Literal["bpe", "unigram"] = learned.value
@@ -159,6 +159,57 @@ def emoji(
             bar.advance()
     console.say(f"{count} pictures of {vendor.value} are in {out}, as {form.value}")
     console.emit({"out": str(out), "samples": count, "form": form.value})
+
+
+@app.command(name="emoji-sets")
+def emoji_sets(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    packages: Annotated[
+        Path | None,
+        typer.Option(
+            "--packages",
+            help="A node_modules folder with the packages; default: npm fetches them.",
+            show_default=False,
+        ),
+    ] = None,
+    size_px: Annotated[int, typer.Option("--size-px", min=8, help="Side of the drawings.")] = 128,
+    held_out: Annotated[
+        int, typer.Option("--held-out", min=0, help="Concepts that go to tests alone.")
+    ] = 200,
+    as_json: Json = False,
+) -> None:
+    """Write the emoji of four vendors, parted for training and for tests; what `nano` learns from.
+
+    The drawings come from npm packages, under the licences that sets.json beside them names.
+    """
+    console = Console.current(json=as_json)
+    from tempfile import TemporaryDirectory
+
+    from coca.data.emoji_packages import install_packages
+    from coca.data.emoji_sets import pack_sets
+
+    with TemporaryDirectory() as folder:
+        if packages is None:
+            console.note("fetching the packages by npm")
+            packages = install_packages(Path(folder))
+        packed = pack_sets(
+            out, packages, size_px=size_px, held_out=held_out, progress=console.progress
+        )
+    for part, count in sorted(packed.samples.items()):
+        console.say(f"{part + ':':<22}{count:>6,} pictures")
+    console.say(
+        f"{packed.concepts:,} concepts, of which {packed.shared:,} are shared by all and "
+        f"{packed.held_out} held out, are in {out}"
+    )
+    console.emit(
+        {
+            "out": str(out),
+            "samples": dict(packed.samples),
+            "concepts": packed.concepts,
+            "shared": packed.shared,
+            "held_out": packed.held_out,
+        }
+    )
 
 
 def _write_files(folder: Path, sample: "Sample") -> None:

@@ -1,6 +1,6 @@
 """Where a command looks when it is not told: for a model, and for a collection.
 
-model       --model,  then COCA_MODEL,  then runs/demo/model
+model       --model,  then COCA_MODEL,  then the one that the package brings
 collection  --uri,    then COCA_URI,    then coca.db,  then runs/demo/pictures.db
 """
 
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coca.cli.console import Console
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from coca.inference.predictor import Predictor
 
-DEMO_MODEL = Path("runs/demo/model")
+SHIPPED_MODEL = "nano"
 DEMO_PICTURES = Path("runs/demo/pictures.db")
 OWN_PICTURES = Path("coca.db")
 
@@ -24,8 +25,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        metavar="FOLDER",
-        help="Model folder or run; default: COCA_MODEL, else runs/demo/model.",
+        metavar="MODEL",
+        help="Folder, run or name of a model; default: COCA_MODEL, else nano, which is shipped.",
         show_default=False,
     ),
 ]
@@ -56,28 +57,23 @@ Token = Annotated[
 ]
 
 
-def model_folder(given: str | None) -> str:
-    """The model to load.
-
-    Raises:
-        ConfigError: None is named, and there is none from the demo.
-    """
-    if named := given or os.environ.get("COCA_MODEL"):
-        return named
-    if DEMO_MODEL.is_dir():
-        return str(DEMO_MODEL)
-    raise ConfigError(
-        "no model is named: pass --model FOLDER, set COCA_MODEL, or run `make demo`, which trains "
-        f"one into {DEMO_MODEL}"
-    )
+def model_name(given: str | None) -> str:
+    """The model to load."""
+    return given or os.environ.get("COCA_MODEL") or SHIPPED_MODEL
 
 
 def load_model(given: str | None, device: str | None) -> "Predictor":
     """The model to use, loaded."""
-    folder = model_folder(given)
-    from coca.inference.predictor import load
+    keep_downloads_quiet(Console.current(json=False))
+    from coca.inference.loading import load
 
-    return load(folder, device=device)
+    return load(model_name(given), device=device)
+
+
+def keep_downloads_quiet(console: Console) -> None:
+    """Hide the bars of the hub's own package, which reads this when it is imported."""
+    if console.quiet:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def search_uri(given: str | None) -> str:

@@ -7,6 +7,9 @@ import typer
 
 from coca.cli.console import Console, Json, to_try
 from coca.cli.train import STOPPED
+from coca.core.errors import ConfigError
+
+SHOWN, TRAINED = Path("runs/demo"), Path("runs/from-scratch")
 
 
 def demo(
@@ -14,36 +17,54 @@ def demo(
         list[str] | None,
         typer.Argument(
             metavar="FIELD=VALUE",
-            help="Changes to the recipe, such as train.steps=100.",
+            help="With --from-scratch: changes to the recipe, such as train.steps=100.",
             show_default=False,
         ),
     ] = None,
-    folder: Annotated[Path, typer.Option("--folder", help="Where everything goes.")] = Path(
-        "runs/demo"
-    ),
-    recipe: Annotated[Path, typer.Option("--recipe", help="What to train.")] = Path(
-        "recipes/pretrain/emoji.yaml"
-    ),
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder",
+            help="Where everything goes; default: runs/demo, or runs/from-scratch.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="What to show: nano, or a model folder.")
+    ] = "nano",
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train a model first; takes minutes.")
+    ] = False,
+    recipe: Annotated[
+        Path, typer.Option("--recipe", help="With --from-scratch: what to train.")
+    ] = Path("recipes/pretrain/emoji.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Train on one vendor's emoji, then search, caption and score another vendor's.
+    """Search, caption and score emoji by a vendor that the model has never seen.
 
     What is there already is not made again, so a demo that was stopped goes on.
     """
     console = Console.current(json=as_json)
+    if changes and not from_scratch:
+        raise ConfigError(f"{changes[0]} changes a recipe, which only --from-scratch trains")
     from coca.workflows import demo as workflow
 
-    result = workflow.demo(
-        folder,
-        recipe=recipe,
-        overrides=changes or [],
-        progress=console.progress,
-        tell=console.note,
-    )
+    if from_scratch:
+        result = workflow.demo_from_scratch(
+            folder or TRAINED,
+            recipe=recipe,
+            overrides=changes or [],
+            progress=console.progress,
+            tell=console.note,
+        )
+    else:
+        result = workflow.demo(
+            folder or SHOWN, model=model, progress=console.progress, tell=console.note
+        )
     console.emit(
         {
             "folder": str(result.folder),
-            "model": str(result.model),
+            "model": result.model,
             "uri": str(result.index),
             "report": str(result.report),
             "interrupted": result.interrupted,
@@ -56,15 +77,14 @@ def demo(
     console.say(f"model:      {result.model}")
     console.say(f"collection: {result.index}")
     console.say("try next:")
-    # Where the demo stands in its usual place, commands find it by themselves.
-    usual = folder == Path("runs/demo")
-    model = [] if usual else ["--model", str(result.model)]
-    uri = [] if usual else ["--uri", str(result.index)]
+    # The shipped model and its demo's collection are what commands take where none is named.
+    shipped = [] if result.model == workflow.SHIPPED else ["--model", result.model]
+    uri = [] if result.folder == SHOWN else ["--uri", str(result.index)]
     example = str(result.example)
     for words in (
         ["search", "red car", *uri],
         ["search", "--image", example, *uri],
-        ["caption", example, *model],
-        ["classify", example, "--labels", "car,frog,apple", *model],
+        ["caption", example, *shipped],
+        ["classify", example, "--labels", "car,frog,apple", *shipped],
     ):
         console.say(f"  {to_try(*words)}")

@@ -1,5 +1,6 @@
 """A model's scores on downstream tasks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +21,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="TASK|FIELD=VALUE",
-            help="YAML files or names of tasks, and changes to all of them: retrieval "
-            "data.kind=shards data.path='photos/*.tar'.",
+            help="YAML files (a task each, or a list called tasks) or names of tasks, and changes "
+            "to all of them: retrieval data.kind=shards data.path='photos/*.tar'.",
         ),
     ],
     out: Annotated[
@@ -41,7 +42,7 @@ def evaluate(
     from coca.workflows import evaluate as workflow
 
     given = Settings.of(tasks)
-    configs = [_config(name, given.changes) for name in given.recipes]
+    configs = [config for name in given.recipes for config in _configs(name, given.changes)]
     results = workflow.evaluate(model, configs, out=out, device=device, progress=console.progress)
     for config, result in zip(configs, results, strict=True):
         for sentence in result.bad:
@@ -56,22 +57,30 @@ def evaluate(
     console.emit(entries[0] if len(entries) == 1 else entries)
 
 
-def _config(name: str, changes: tuple[str, ...]) -> "TaskConfig":
-    """The task that a YAML file or a bare name stands for.
+def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
+    """The tasks that a YAML file or a bare name stands for.
 
     Raises:
         ConfigError: It is neither, or a setting is wrong.
     """
     from coca.core.config import load_config
+    from coca.core.recipe import read_recipe
     from coca.tasks import TASKS, TaskConfig
+    from coca.workflows.evaluate import SuiteConfig
 
-    if Path(name).is_file() or name.endswith((".yaml", ".yml")):
-        return load_config(TaskConfig, Path(name), overrides=changes)
+    path = Path(name)
+    if path.is_file() or name.endswith((".yaml", ".yml")):
+        tasks = read_recipe(path).get("tasks")
+        if isinstance(tasks, list):
+            places = range(len(tasks))
+            all_of_them = [f"tasks.{place}.{change}" for change in changes for place in places]
+            return load_config(SuiteConfig, path, overrides=all_of_them).tasks
+        return [load_config(TaskConfig, path, overrides=changes)]
     if name not in TASKS.names():
         raise ConfigError(
             f"{name!r} is neither a task nor a YAML file; {did_you_mean(name, TASKS.names())}"
         )
-    return load_config(TaskConfig, {"task": name}, overrides=changes)
+    return [load_config(TaskConfig, {"task": name}, overrides=changes)]
 
 
 def _rows(result: "TaskResult") -> list[list[str]]:

@@ -4,13 +4,21 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import typer
+
+from coca.cli.console import Console
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker
 from coca.search.pictures import IMAGE_SUFFIXES
 
 T = TypeVar("T")
+
+Files = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE", help="Pictures, folders of pictures, or quoted patterns."),
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,54 @@ def work_through(
             outcomes += _worked(batch, work)
             bar.advance(len(batch))
     return outcomes
+
+
+def tell(
+    console: Console,
+    paths: Sequence[str],
+    outcomes: Sequence[T | Bad],
+    *,
+    columns: Sequence[str],
+    rows: Callable[[str, T], Sequence[Sequence[str]]],
+    entry: Callable[[T], dict[str, Any]],
+    right: Sequence[str] = (),
+) -> None:
+    """Give what became of each picture, and end the command as `end_with` does.
+
+    Args:
+        console: The voice of the command.
+        paths: The pictures.
+        outcomes: From `work_through`.
+        columns: Heads of the table for people.
+        rows: Rows of that table for a picture's path and outcome.
+        entry: What machines read of an outcome, beside the path.
+        right: Columns of numbers.
+    """
+    lines: list[Sequence[str]] = []
+    entries: list[dict[str, Any]] = []
+    for path, outcome in zip(paths, outcomes, strict=True):
+        if isinstance(outcome, Bad):
+            entries.append(outcome.to_json())
+        else:
+            entries.append({"path": path, **entry(outcome)})
+            lines += rows(path, outcome)
+    if lines:
+        console.table(columns, lines, right=right)
+    console.emit(entries)
+    end_with(console, outcomes)
+
+
+def end_with(console: Console, outcomes: Sequence[Any]) -> None:
+    """Tell what could not be used, and fail if anything could not.
+
+    Raises:
+        Exit: Some picture is bad.
+    """
+    bad = [outcome for outcome in outcomes if isinstance(outcome, Bad)]
+    for one in bad:
+        console.complain(one.error)
+    if bad:
+        raise typer.Exit(1)
 
 
 def _expanded(name: str) -> Iterator[str]:

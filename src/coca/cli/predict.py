@@ -1,8 +1,9 @@
-"""What a model makes of pictures and words: vectors, captions, labels; and what it is itself."""
+"""What a model makes of pictures and words: vectors and labels; and what it is itself."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,11 +11,17 @@ from coca.cli import defaults, pictures
 from coca.cli.console import Console, Json
 from coca.core.errors import ConfigError, did_you_mean
 
-Files = Annotated[
-    list[str],
-    typer.Argument(metavar="FILE", help="Pictures, folders of pictures, or quoted patterns."),
-]
+if TYPE_CHECKING:
+    from coca.inference.predictor import Prediction
+
 SHOWN_LABELS = 3
+
+
+class By(StrEnum):
+    """How labels are compared with a picture."""
+
+    similarity = "similarity"
+    likelihood = "likelihood"
 
 
 def embed(
@@ -82,58 +89,11 @@ def embed(
             "items": items,
         }
     )
-    _end_with(console, outcomes)
-
-
-def caption(
-    files: Files,
-    prompt: Annotated[
-        str, typer.Option("--prompt", help="Words that each caption begins with.")
-    ] = "",
-    max_words: Annotated[
-        int | None,
-        typer.Option(
-            "--max-words",
-            min=1,
-            help="Most pieces of words behind the prompt; default: what the model can hold.",
-            show_default=False,
-        ),
-    ] = None,
-    model: defaults.Model = None,
-    device: defaults.Device = None,
-    as_json: Json = False,
-) -> None:
-    """Describe pictures in words.
-
-    The score is the natural logarithm of the caption's probability: 0 is certain.
-    """
-    console = Console.current(json=as_json)
-    paths = pictures.find(files)
-    predictor = defaults.load_model(model, device)
-    outcomes = pictures.work_through(
-        paths,
-        lambda batch: predictor.caption(batch, prompt=prompt, max_words=max_words),
-        batch_size=predictor.batch_size,
-        title="captioning",
-        progress=console.progress,
-    )
-    entries: list[dict[str, Any]] = []
-    lines: list[list[str]] = []
-    for path, outcome in zip(paths, outcomes, strict=True):
-        if isinstance(outcome, pictures.Bad):
-            entries.append(outcome.to_json())
-            continue
-        words = {"text": outcome.text, "score": outcome.score}
-        entries.append({"path": path, "captions": [words]})
-        lines.append([outcome.text, f"{outcome.score:.2f}", path])
-    if lines:
-        console.table(["caption", "score", "path"], lines, right=["score"])
-    console.emit(entries)
-    _end_with(console, outcomes)
+    pictures.end_with(console, outcomes)
 
 
 def classify(
-    files: Files,
+    files: pictures.Files,
     labels: Annotated[
         str, typer.Option("--labels", "-l", help="Labels to choose from: a,b,c.")
     ] = "",
@@ -148,6 +108,13 @@ def classify(
             help="Sentences around a label: photo, drawing, plain, or one such as 'a photo of {}'.",
         ),
     ] = "plain",
+    by: Annotated[
+        By,
+        typer.Option(
+            "--by",
+            help="Compare embeddings, or ask how likely the model is to say each label's sentence.",
+        ),
+    ] = By.similarity,
     top: Annotated[
         int | None,
         typer.Option(
@@ -171,27 +138,28 @@ def classify(
     predictor = defaults.load_model(model, device)
     outcomes = pictures.work_through(
         paths,
-        lambda batch: predictor.classify(batch, choices, templates=templates),
+        lambda batch: predictor.classify(batch, choices, templates=templates, by=by.value),
         batch_size=predictor.batch_size,
         title="classifying",
         progress=console.progress,
     )
-    entries: list[dict[str, Any]] = []
-    lines: list[list[str]] = []
-    for path, outcome in zip(paths, outcomes, strict=True):
-        if isinstance(outcome, pictures.Bad):
-            entries.append(outcome.to_json())
-            continue
-        given = [
-            {"label": one.label, "probability": one.probability} for one in outcome[: top or None]
-        ]
-        entries.append({"path": path, "predictions": given})
-        best = outcome[: top or SHOWN_LABELS]
-        lines.append([", ".join(f"{it.label} {it.probability:.0%}" for it in best), path])
-    if lines:
-        console.table(["labels", "path"], lines)
-    console.emit(entries)
-    _end_with(console, outcomes)
+    pictures.tell(
+        console,
+        paths,
+        outcomes,
+        columns=["labels", "path"],
+        rows=lambda path, labels: [[_shown(labels[: top or SHOWN_LABELS]), path]],
+        entry=lambda labels: {
+            "predictions": [
+                {"label": one.label, "probability": one.probability}
+                for one in labels[: top or None]
+            ]
+        },
+    )
+
+
+def _shown(labels: Sequence["Prediction"]) -> str:
+    return ", ".join(f"{one.label} {one.probability:.0%}" for one in labels)
 
 
 def info(
@@ -209,23 +177,22 @@ def info(
     """Show the parts of a model and how many parameters they have; no weights are made."""
     console = Console.current(json=as_json)
     if name is None:
-        name = defaults.model_folder(None)
+        name = defaults.model_name(None)
+    from coca.inference.loading import model_folder, shipped
     from coca.model.config import CoCaConfig
+    from coca.model.openclip_config import OpenCLIPConfig
+    from coca.model.pretrained import ModelConfig, load_config_file, model_description
 
-    folder, presets = Path(name), CoCaConfig.presets()
+    config: ModelConfig
+    folder = Path(name)
+    presets: dict[str, ModelConfig] = {**CoCaConfig.presets(), **OpenCLIPConfig.presets()}
     if name in presets and not folder.is_dir():
         config = presets[name]
-    elif folder.exists():
-        from coca.model.pretrained import load_config_file
-
-        inner = folder / "model"
-        is_run = inner.is_dir() and not (folder / "config.json").exists()
-        config = load_config_file(inner if is_run else folder)
+    elif folder.exists() or ":" in name or name in shipped():
+        config = load_config_file(model_folder(name))
     else:
-        near = did_you_mean(name, presets)
+        near = did_you_mean(name, [*presets, *shipped()])
         raise ConfigError(f"{name!r} is neither a preset nor a folder; {near}")
-    from coca.model.pretrained import model_description
-
     description = model_description(config)
     counts = description["parameters"]
     console.table(
@@ -256,12 +223,3 @@ def _labels(listed: str, file: Path | None) -> list[str]:
     if not labels:
         raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
     return list(dict.fromkeys(labels))
-
-
-def _end_with(console: Console, outcomes: Sequence[Any]) -> None:
-    """Tell what could not be used, and fail if anything could not."""
-    bad = [outcome for outcome in outcomes if isinstance(outcome, pictures.Bad)]
-    for one in bad:
-        console.complain(one.error)
-    if bad:
-        raise typer.Exit(1)

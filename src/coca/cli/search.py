@@ -135,7 +135,7 @@ def search(
         collection=collection,
         token=token,
         model=model,
-        fallback=lambda: defaults.model_folder(None),
+        fallback=lambda: defaults.model_name(None),
         device=device,
     ) as engine:
         hits = engine.search(

@@ -1,11 +1,16 @@
-"""Training from a recipe."""
+"""Training from a recipe, by one process or by many."""
 
-from typing import Annotated
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.recipes import Settings, load
+
+if TYPE_CHECKING:
+    from coca.workflows import pretrain as workflow
 
 STOPPED = 130
 
@@ -22,13 +27,47 @@ def pretrain(
 ) -> None:
     """Train a CoCa from a recipe; a run that was stopped goes on by the same command.
 
-    Ctrl-C saves and stops after the current step.
+    Ctrl-C saves and stops after the current step; so does SIGTERM, with exit code 0. Under
+    `torchrun --nproc-per-node N -m coca pretrain ...`, N processes share each batch.
     """
     console = Console.current(json=as_json)
+    from coca.train.torchrun import join_from_environment
     from coca.workflows import pretrain as workflow
 
     config = load(workflow.PretrainConfig, Settings.of(settings))
+    world = join_from_environment(config.device)
     result = workflow.pretrain(config, progress=console.progress)
+    if world.is_main:
+        _tell(console, config, result)
+    if result.interrupted and not result.terminated:
+        raise typer.Exit(STOPPED)
+
+
+def leave(code: int | str | None) -> None:
+    """End this process at once if it trains together with others; otherwise do nothing.
+
+    Python's slow end would let the threads of the process group abort it now and then.
+
+    Args:
+        code: As `sys.exit` takes it.
+    """
+    if "torch" not in sys.modules:
+        return
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    if code in (None, 0, STOPPED):
+        # All ranks come here, and the first must not leave while others still talk to it.
+        distributed.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _tell(
+    console: Console, config: "workflow.PretrainConfig", result: "workflow.PretrainResult"
+) -> None:
     figures = result.figures
     if result.interrupted:
         console.say(
@@ -48,5 +87,3 @@ def pretrain(
             "figures": figures,
         }
     )
-    if result.interrupted:
-        raise typer.Exit(STOPPED)

@@ -22,7 +22,7 @@ from coca.core.config import digest
 from coca.core.errors import ConfigError, DataError
 from coca.data.bad_samples import BadSampleLog
 from coca.data.mixture import Mixture
-from coca.data.parts import Augmentation, Failure, Parts
+from coca.data.parts import Augmentation, Failure, Parts, Stage
 from coca.data.sample import Batch
 from coca.data.sources import Source, SourceConfig
 from coca.data.storage import fork_is_safe
@@ -82,6 +82,8 @@ class Loader:
         processor: Turns pixels and words into tensors.
         seed: Not negative; with the weights and the sources it fixes the order of all samples.
         augment: Takes the place of the processor's own, unrandom transform.
+        stages: What takes the place of both in the early run, by rising `until`: pictures may be
+            smaller there (progressive resolution). The first sample of a batch decides for all.
         rank: This process among `world_size`, from 0.
         world_size: Processes that share each batch; must divide `batch_size`.
         start: Samples that the run has seen before, over all ranks.
@@ -99,6 +101,7 @@ class Loader:
         *,
         seed: int,
         augment: Augmentation | None = None,
+        stages: Sequence[Stage] = (),
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
@@ -127,7 +130,17 @@ class Loader:
         self.bad_samples = BadSampleLog(bad_log, config.max_bad_fraction)
         share = config.batch_size // world_size
         self._offset = rank * share
-        self._parts = Parts(configs, opened, mixture, processor, augment, share, config.class_names)
+        self._parts = Parts(
+            configs,
+            opened,
+            mixture,
+            processor,
+            augment,
+            share,
+            config.class_names,
+            stages,
+            self._offset,
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         workers = self.config.workers

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -23,7 +23,17 @@ from coca.processing.image import decode
 from coca.processing.processor import Processor
 
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
-"""Pixels (3, H, W), 0 to 255, to the model's input (3, S, S)."""
+"""Bytes (3, H, W), 0 to 255, to bytes of the model's size (3, S, S)."""
+
+
+class Stage(NamedTuple):
+    """How pictures are shown up to some place of the run."""
+
+    until: int
+    """Global index of the first sample that is shown otherwise."""
+    augment: Augmentation
+    """Takes the place of the usual one."""
+
 
 # Samples of a source that are tried for one place of a batch before the source is given up.
 MAX_ATTEMPTS = 32
@@ -47,11 +57,22 @@ class Failure(NamedTuple):
         )
 
 
+class _Place(NamedTuple):
+    """One place of a batch, and how it is to be filled."""
+
+    sample: int
+    """Global index."""
+    source: int
+    row: int
+    seed: int
+    augment: Augmentation | None
+
+
 class _Visit(NamedTuple):
     """A sample as one visit shows it."""
 
     key: str
-    image: Float[Tensor, "3 S S"]
+    image: UInt8[Tensor, "3 S S"]
     caption: str
     labels: tuple[str, ...]
 
@@ -68,6 +89,8 @@ class Parts(Dataset[Batch | Failure]):
         augment: Augmentation | None,
         share: int,
         class_names: tuple[str, ...],
+        stages: Sequence[Stage] = (),
+        offset: int = 0,
     ) -> None:
         self._configs = configs
         self._sources = sources
@@ -76,6 +99,9 @@ class Parts(Dataset[Batch | Failure]):
         self._processor = processor
         self._augment = augment
         self._share = share
+        self._stages = stages
+        self._offset = offset
+        """Samples of each batch that lie on the ranks before this one."""
         self._class_names = {name: number for number, name in enumerate(class_names)}
 
     def __getitem__(self, start: int) -> Batch | Failure:
@@ -83,12 +109,13 @@ class Parts(Dataset[Batch | Failure]):
         seeds = mix(self._mixture.seed, _VISIT, indices).tolist()
         sources, _, rows = (part.tolist() for part in self._mixture.draw(indices))
         found = self._read(sources, rows)
+        augment = self._augment_at(start - self._offset)
         bad: list[BadSample] = []
         visits: list[_Visit] = []
-        for index, source, row, result, seed in zip(
-            indices.tolist(), sources, rows, found, seeds, strict=True
+        for index, source, row, seed, result in zip(
+            indices.tolist(), sources, rows, seeds, found, strict=True
         ):
-            visit = self._usable(index, source, row, result, seed, bad)
+            visit = self._usable(_Place(index, source, row, seed, augment), result, bad)
             if visit is None:
                 return Failure(tuple(bad))
             visits.append(visit)
@@ -99,7 +126,15 @@ class Parts(Dataset[Batch | Failure]):
             start=start,
             class_targets=self._targets(visits) if self._class_names else None,
             bad=tuple(bad),
+            image_config=self._processor.image_config,
         )
+
+    def _augment_at(self, batch_start: int) -> Augmentation | None:
+        """What shows the pictures of a batch; its first sample decides, so all have one size."""
+        for stage in self._stages:
+            if batch_start < stage.until:
+                return stage.augment
+        return self._augment
 
     def _read(self, sources: list[int], rows: list[int]) -> list[Sample | DataError]:
         """The samples of a part; each source is asked once for all of its own."""
@@ -113,32 +148,27 @@ class Parts(Dataset[Batch | Failure]):
         return [found[place] for place in range(len(rows))]
 
     def _usable(
-        self,
-        index: int,
-        source: int,
-        row: int,
-        result: Sample | DataError,
-        seed: int,
-        bad: list[BadSample],
+        self, place: _Place, result: Sample | DataError, bad: list[BadSample]
     ) -> _Visit | None:
-        """Sample `index`, or the first usable stand-in; what is not usable is added to `bad`."""
-        generator = torch.Generator()
+        """The sample of a place, or the first usable stand-in; what is not goes to `bad`."""
+        row = place.row
         for attempt in range(MAX_ATTEMPTS):
             if attempt:
-                row = self._mixture.spare(index, attempt)
-                (result,) = read_rows(self._sources[source], [row])
+                row = self._mixture.spare(place.sample, attempt)
+                (result,) = read_rows(self._sources[place.source], [row])
             try:
-                return self._visit(result, source, generator.manual_seed(seed))
+                return self._visit(result, place)
             except DataError as error:
-                key = self._sources[source].key(row)
-                bad.append(BadSample(key, self._titles[source], row, error.reason, str(error)))
+                key, title = self._sources[place.source].key(row), self._titles[place.source]
+                bad.append(BadSample(key, title, row, error.reason, str(error)))
         return None
 
-    def _visit(self, result: Sample | DataError, source: int, generator: torch.Generator) -> _Visit:
+    def _visit(self, result: Sample | DataError, place: _Place) -> _Visit:
         if isinstance(result, DataError):
             raise result
+        generator = torch.Generator().manual_seed(place.seed)
         # Words first: they cost little, and a sample without any need not be decoded.
-        caption = draw_caption(result, self._configs[source], generator)
+        caption = draw_caption(result, self._configs[place.source], generator)
         for label in result.labels if self._class_names else ():
             if label not in self._class_names:
                 raise DataError(
@@ -146,8 +176,8 @@ class Parts(Dataset[Batch | Failure]):
                     reason="unknown_label",
                 )
         pixels = decode(result.image)
-        augment = self._augment
-        image = augment(pixels, generator) if augment else self._processor.image(pixels)
+        show = place.augment
+        image = show(pixels, generator) if show else self._processor.image.square(pixels)
         return _Visit(result.key, image, caption, result.labels)
 
     def _targets(self, visits: Sequence[_Visit]) -> Float[Tensor, "B C"]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from coca.core.errors import DataError
+from coca.processing.image import ImageConfig, ImageTransform
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class BadSample:
 class Batch:
     """What one training step of one rank reads."""
 
-    images: Float[Tensor, "B 3 S S"]
+    images: UInt8[Tensor, "B 3 S S"] | Float[Tensor, "B 3 S S"]
+    """What the model reads; bytes on the way to it, see `image_config`."""
+
     tokens: Int[Tensor, "B T"]
     """Captions as the tokenizer lays them out, padded to the longest of this batch."""
 
@@ -70,15 +73,41 @@ class Batch:
     bad: tuple[BadSample, ...] = ()
     """Samples that were replaced on the way to this batch."""
 
+    image_config: ImageConfig | None = None
+    """How `to` makes the model's input from `images`, which are bytes until then: a quarter of the
+    memory to pass between processes and to a device. None: they are that input."""
+
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on `device`; pinned memory is copied while the host works on."""
+        """The batch ready on `device`; pinned memory is copied while the host works on."""
         targets = self.class_targets
+        images = self.images.to(device, non_blocking=True)
+        if self.image_config is not None:
+            images = ImageTransform(self.image_config).normalize(images)
         return dataclasses.replace(
             self,
-            images=self.images.to(device, non_blocking=True),
+            images=images,
+            image_config=None,
             tokens=self.tokens.to(device, non_blocking=True),
             class_targets=None if targets is None else targets.to(device, non_blocking=True),
         )
+
+    def split(self, size: int) -> "list[Batch]":
+        """Parts of at most `size` pairs, in order, as views; none of them names bad samples."""
+        targets = self.class_targets
+        parts = []
+        for first in range(0, len(self.keys), size):
+            rows = slice(first, first + size)
+            parts.append(
+                Batch(
+                    images=self.images[rows],
+                    tokens=self.tokens[rows],
+                    keys=self.keys[rows],
+                    start=self.start + first,
+                    class_targets=None if targets is None else targets[rows],
+                    image_config=self.image_config,
+                )
+            )
+        return parts
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory; torch's loader calls this by its name."""

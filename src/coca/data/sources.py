@@ -4,9 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-from coca.core.errors import ConfigError, DataError
+from coca.core.errors import ConfigError, DataError, did_you_mean
 from coca.core.registry import Registry
 from coca.data.sample import Sample
+from coca.processing.prompts import CLIP_PROMPTS
+
+NAMED_TEMPLATES = {"clip": CLIP_PROMPTS}
+"""Sets of templates that a recipe may name in place of a template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +34,8 @@ class SourceConfig:
     """What is read as the text: one of the captions, or the names of the labels."""
 
     templates: tuple[str, ...] = ()
-    """Sentences with `{}` where the text goes; one is drawn at each visit. Without any, captions
-    stand alone and labels stand in "a photo of the {}"."""
+    """Sentences with `{}` where the text goes; one is drawn at each visit. `clip` stands for the 80
+    of CLIP. Without any, captions stand alone and labels stand in "a photo of the {}"."""
 
     image_column: str = ""
     """Manifest: where the picture stands, if not under a usual name such as `image` or `path`."""
@@ -58,9 +62,10 @@ class SourceConfig:
         if self.block_size < 0:
             faults.append(f"block_size {self.block_size} is below 0")
         faults += [
-            f"template {template!r} has no {{}} to put the text into"
+            f"template {template!r} has no {{}} to put the text into, and is no set of templates; "
+            f"{did_you_mean(template, NAMED_TEMPLATES)}"
             for template in self.templates
-            if "{}" not in template
+            if "{}" not in template and template not in NAMED_TEMPLATES
         ]
         if faults:
             raise ConfigError("; ".join(faults))

@@ -1,13 +1,28 @@
 """From a sample's words to the one text that the model sees at this visit."""
 
+from functools import cache
+
 import torch
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
-from coca.data.sources import SourceConfig
+from coca.data.sources import NAMED_TEMPLATES, SourceConfig
 
 # How labels become text where a recipe names no templates (CoCa, section 4.1).
 LABEL_TEMPLATES = ("a photo of the {}",)
+
+
+def templates_of(config: SourceConfig) -> tuple[str, ...]:
+    """The sentences that a source puts its words into; none where its captions stand alone."""
+    return _spelled_out(config.templates) or (LABEL_TEMPLATES if config.text == "labels" else ())
+
+
+@cache
+def _spelled_out(templates: tuple[str, ...]) -> tuple[str, ...]:
+    """Templates with each named set in full."""
+    return tuple(
+        text for template in templates for text in NAMED_TEMPLATES.get(template, (template,))
+    )
 
 
 def draw_caption(sample: Sample, config: SourceConfig, generator: torch.Generator) -> str:
@@ -25,11 +40,9 @@ def draw_caption(sample: Sample, config: SourceConfig, generator: torch.Generato
         names = [name for label in sample.labels if (name := spoken(label))]
         order = torch.randperm(len(names), generator=generator).tolist()
         text = ", ".join(names[place] for place in order)
-        templates = config.templates or LABEL_TEMPLATES
     else:
         captions = [text for caption in sample.captions if (text := caption.strip())]
         text = _draw(captions, generator) if captions else ""
-        templates = config.templates
     if not text:
         raise DataError(f"sample {sample.key} has no {config.text} to read", reason="empty_caption")
     try:
@@ -39,6 +52,7 @@ def draw_caption(sample: Sample, config: SourceConfig, generator: torch.Generato
         raise DataError(
             f"a text of sample {sample.key} holds half a surrogate pair", reason="bad_text"
         ) from error
+    templates = templates_of(config)
     return _draw(templates, generator).replace("{}", text) if templates else text
 
 

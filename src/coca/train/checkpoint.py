@@ -6,6 +6,7 @@
         state.json              step and everything else that a run needs to go on
         commit.json             size and SHA-256 of the files above, written last
 
+Where several ranks save, a group of tensors is a folder of shards in place of one file (`sharded`).
 The folder is filled aside, flushed to disk and then renamed. Hashes are needed all the same:
 a flipped byte inside a tensor is a valid safetensors file.
 """
@@ -15,47 +16,51 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from coca.core.errors import ModelError, StorageError
 from coca.core.files import atomic_folder, sha256_file
+from coca.train.sharded import Groups, read_group, write_whole
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
-MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 STATE_FILE, COMMIT_FILE = "state.json", "commit.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 had no shards and is otherwise the same."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on from `step`, on the CPU."""
+    """All that a run needs to go on from `step`; tensors are read when they are asked for."""
 
     folder: Path
     step: int
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
     state: dict[str, Any]
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one group, on the CPU; empty if nothing was kept under that name.
+
+        Raises:
+            ModelError: The files cannot be read any more.
+        """
+        try:
+            return read_group(self.folder, name)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{self.folder} cannot be read: {error}") from error
 
 
 def save_checkpoint(
-    run_folder: str | Path,
-    step: int,
-    *,
-    model: Mapping[str, Tensor],
-    optimizer: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    keep: int = 2,
+    run_folder: str | Path, step: int, groups: Groups, *, state: Mapping[str, Any], keep: int = 2
 ) -> Path:
-    """Write one checkpoint, then remove all but the newest `keep`.
+    """Write one checkpoint from this process alone, then remove all but the newest `keep`.
 
     Checkpoints of later steps are removed, too: they belong to a future that this run has left,
     since it went on from an older one.
@@ -63,8 +68,7 @@ def save_checkpoint(
     Args:
         run_folder: The run's folder; the checkpoint goes below its `checkpoints`.
         step: Updates made so far; at least 0.
-        model: Weights by name; no two may share memory.
-        optimizer: Tensors of the optimiser by name.
+        groups: Tensors by name, by group; no two of a group may share memory.
         state: JSON-able values.
         keep: How many checkpoints stay; at least 1.
 
@@ -74,24 +78,42 @@ def save_checkpoint(
     Raises:
         StorageError: The disk is full or may not be written; older checkpoints stand untouched.
     """
-    assert keep >= 1, "a run without a checkpoint cannot go on"
-    target = _folder(run_folder, step)
-    content = {"format_version": FORMAT_VERSION, "step": step, "state": dict(state)}
+    target = step_folder(run_folder, step)
     with atomic_folder(target) as unfinished:
         try:
-            for name, tensors in ((MODEL_FILE, model), (OPTIMIZER_FILE, optimizer)):
-                save_file(
-                    {key: tensors[key].contiguous() for key in sorted(tensors)}, unfinished / name
-                )
+            write_whole(unfinished, groups)
         except SafetensorError as error:
             raise StorageError(f"{target} cannot be written: {error}") from error
-        (unfinished / STATE_FILE).write_bytes(_encode(content))
-        (unfinished / COMMIT_FILE).write_bytes(_commitment(unfinished))
+        commit(unfinished, step, state, fingerprints(unfinished, unfinished.iterdir()))
+    remove_others(run_folder, step, keep=keep)
+    return target
+
+
+def step_folder(run_folder: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return Path(run_folder) / CHECKPOINT_FOLDER / f"step_{step:08d}"
+
+
+def fingerprints(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
+    """Size and hash of files of a checkpoint, by their path within it."""
+    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in sorted(files)}
+
+
+def commit(folder: Path, step: int, state: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    """Write the last two files of a checkpoint, beside those whose `fingerprints` are given."""
+    content = {"format_version": FORMAT_VERSION, "step": step, "state": dict(state)}
+    (folder / STATE_FILE).write_bytes(_encode(content))
+    sealed = {**files, STATE_FILE: _fingerprint(folder / STATE_FILE)}
+    (folder / COMMIT_FILE).write_bytes(_seal(sealed))
+
+
+def remove_others(run_folder: str | Path, step: int, *, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step`."""
+    assert keep >= 1, "a run without a checkpoint cannot go on"
     folders = _by_step(run_folder)
     kept = [folder for folder in folders if _step(folder) <= step][:keep]
     for folder in set(folders) - set(kept):
         shutil.rmtree(folder, ignore_errors=True)
-    return target
 
 
 def load_newest(run_folder: str | Path) -> Checkpoint | None:
@@ -118,7 +140,7 @@ def load_newest(run_folder: str | Path) -> Checkpoint | None:
 
 
 def remove_unfinished(run_folder: str | Path) -> None:
-    """Remove what a killed save left behind; only for the run's own process, at its start."""
+    """Remove what a killed save left behind; only for the run's main process, at its start."""
     for pattern in (".incomplete-*", ".replaced-*"):
         for folder in (Path(run_folder) / CHECKPOINT_FOLDER).glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
@@ -132,27 +154,16 @@ def _load(folder: Path) -> Checkpoint:
     _check(folder)
     try:
         content = json.loads((folder / STATE_FILE).read_bytes())
-        if content["format_version"] != FORMAT_VERSION:
-            raise ModelError(
-                f"{folder} has format_version {content['format_version']}; this version of coca "
-                f"reads {FORMAT_VERSION}"
-            )
-        # Copies: tensors that map the file would change with it and vanish with the folder.
-        model, optimizer = (
-            {name: tensor.clone() for name, tensor in load_file(folder / file).items()}
-            for file in (MODEL_FILE, OPTIMIZER_FILE)
-        )
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise _DamagedError(f"{folder} cannot be read: {error}") from error
-    if folder != _folder(folder.parent.parent, content["step"]):
+    if content["format_version"] not in READABLE_VERSIONS:
+        raise ModelError(
+            f"{folder} has format_version {content['format_version']}; this version of coca "
+            f"reads {' and '.join(map(str, READABLE_VERSIONS))}"
+        )
+    if folder != step_folder(folder.parent.parent, content["step"]):
         raise _DamagedError(f"{folder} holds step {content['step']}")
-    return Checkpoint(
-        folder=folder,
-        step=content["step"],
-        model=model,
-        optimizer=optimizer,
-        state=content["state"],
-    )
+    return Checkpoint(folder, content["step"], content["state"])
 
 
 def _check(folder: Path) -> None:
@@ -174,10 +185,6 @@ def _check(folder: Path) -> None:
             raise _DamagedError(f"{folder / name} is not as it was written")
 
 
-def _commitment(folder: Path) -> bytes:
-    return _seal({path.name: _fingerprint(path) for path in sorted(folder.iterdir())})
-
-
 def _seal(files: Mapping[str, Any]) -> bytes:
     """The commit file's content; its own hash shows damage to itself."""
     own = hashlib.sha256(_encode(files)).hexdigest()
@@ -191,10 +198,6 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 def _encode(content: Mapping[str, Any]) -> bytes:
     # NaN is no JSON; a state that holds one must fail here and not when it is read.
     return (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _folder(run_folder: str | Path, step: int) -> Path:
-    return Path(run_folder) / CHECKPOINT_FOLDER / f"step_{step:08d}"
 
 
 def _step(folder: Path) -> int:

@@ -1,15 +1,18 @@
-"""The learning rate over a run: a warm-up, then a decay, as one pure function of the step."""
+"""What changes over a run, as pure functions of the step: learning rate and patch dropout."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from coca.core.errors import ConfigError
+from coca.model.vision import ImageEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the learning rate rises and falls; the defaults are the paper's (section 4.1)."""
+    """How the run changes on its way; the defaults are the paper's (section 4.1)."""
 
     warmup: int | float = 0.02
     """Length of the linear rise: a whole number counts steps, a fraction below 1 is a share of
@@ -18,6 +21,11 @@ class ScheduleConfig:
     """Shape of the fall from the peak to the end of the run."""
     final_lr_fraction: float = 0.0
     """Where the fall ends, as a share of the peak; 0 to 1. `constant` does not fall."""
+    patch_dropout: float = 0.0
+    """Share of each picture's patches that the image encoder leaves out, 0 to below 1, drawn anew
+    for each picture. At 0.5 it does half the work (FLIP, arXiv 2212.00794); the paper has none."""
+    unmasked_tail: float = 0.02
+    """Share of the run, at its end, that sees whole pictures again, as models do in use; 0 to 1."""
 
     def __post_init__(self) -> None:
         if isinstance(self.warmup, float) and not 0 <= self.warmup < 1:
@@ -31,6 +39,12 @@ class ScheduleConfig:
             raise ConfigError(
                 f"final_lr_fraction must lie between 0 and 1 (got {self.final_lr_fraction})"
             )
+        if not 0 <= self.patch_dropout < 1:
+            raise ConfigError(
+                f"patch_dropout must be at least 0 and below 1 (got {self.patch_dropout})"
+            )
+        if not 0 <= self.unmasked_tail <= 1:
+            raise ConfigError(f"unmasked_tail must lie between 0 and 1 (got {self.unmasked_tail})")
 
 
 def warmup_steps(total: int, config: ScheduleConfig) -> int:
@@ -57,3 +71,28 @@ def lr_at(step: int, total: int, config: ScheduleConfig) -> float:
     if config.decay == "cosine":
         remaining = (1 + math.cos(math.pi * progress)) / 2
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * remaining
+
+
+def patch_dropout_at(step: int, total: int, config: ScheduleConfig) -> float:
+    """Share of the patches that update number `step` leaves out; none in the tail of the run.
+
+    Updates are counted from 0. A tail above 0 has one update at least.
+    """
+    tail = max(1, round(config.unmasked_tail * total)) if config.unmasked_tail else 0
+    return config.patch_dropout if step < total - tail else 0.0
+
+
+def set_patch_dropout(model: nn.Module, share: float) -> None:
+    """Let the model's image encoder leave out this share of the patches while it trains.
+
+    Raises:
+        ConfigError: The model has no image encoder that can.
+    """
+    encoders = [module for module in model.modules() if isinstance(module, ImageEncoder)]
+    if share and not encoders:
+        raise ConfigError(
+            f"patch_dropout is {share}, but {type(model).__name__} has no image encoder that can "
+            "leave out patches; set it to 0"
+        )
+    for encoder in encoders:
+        encoder.patch_dropout = share

@@ -1,7 +1,8 @@
 """A live run as plain tensors and JSON values, and back: what a checkpoint holds.
 
 Optimiser state goes by the names of parameters and not by their order, so that a checkpoint can
-be read without knowing how parameters were grouped.
+be read without knowing how parameters were grouped. Where a model is cut into pieces (DTensor), a
+rank gives its pieces, and takes its own out of whole tensors.
 """
 
 import random
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.optim import Optimizer
 
 from coca.core.errors import ModelError
@@ -20,13 +22,19 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer of the model by name, as views; a tied one under one name."""
     tensors: dict[str, Tensor] = {}
     seen = set()
-    for name, tensor in model.state_dict().items():
-        place = (tensor.data_ptr(), tensor.shape)
-        if tensor.numel() > 0 and place in seen:
-            continue
-        seen.add(place)
-        tensors[name] = tensor
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor.detach()
     return tensors
+
+
+def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors on the CPU, pieces put together; every rank must call it."""
+    return {
+        name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+        for name, tensor in tensors.items()
+    }
 
 
 @torch.no_grad()
@@ -49,7 +57,7 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"{tuple(tensors[name].shape)} there and {tuple(tensor.shape)} here"
             )
     for name, tensor in own.items():
-        tensor.copy_(tensors[name])
+        tensor.copy_(shared_out(tensors[name], tensor))
 
 
 def optimizer_state(
@@ -88,18 +96,31 @@ def restore_optimizer(
         for group, numbers in zip(optimizer.param_groups, packed["param_groups"], strict=True)
         for parameter, number in zip(group["params"], numbers["params"], strict=True)
     }
-    number_of = {
-        name: index[parameter] for name, parameter in model.named_parameters() if parameter in index
-    }
+    updated = {name: p for name, p in model.named_parameters() if p in index}
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **values}.items():
         kind, _, name = key.partition("/")
-        if name not in number_of:
+        if name not in updated:
             raise ModelError(
                 f"the checkpoint's optimiser updates {name}, which is frozen or absent here"
             )
-        state.setdefault(number_of[name], {})[kind] = value
+        parameter = updated[name]
+        if isinstance(value, Tensor):
+            value = shared_out(value, parameter)
+        state.setdefault(index[parameter], {})[kind] = value
     optimizer.load_state_dict({"state": state, "param_groups": packed["param_groups"]})
+
+
+def shared_out(whole: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor that belongs to `parameter`, cut into pieces if that is."""
+    if not isinstance(parameter, DTensor) or whole.ndim == 0:
+        return whole
+    # A moment that is smaller than its parameter, such as a row of means, is not cut.
+    uncut = [Replicate() for _ in parameter.placements]
+    places = parameter.placements if whole.shape == parameter.shape else uncut
+    on_device = whole.to(parameter.device)
+    # Every rank has the whole, so nothing need be sent.
+    return distribute_tensor(on_device, parameter.device_mesh, places, src_data_rank=None)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -14,7 +14,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Whether someone asked to stop."""
 
-    requested: bool = False
+    signal: int = 0
+    """The number of the signal that came; 0 before one does."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self.signal != 0
 
 
 @contextmanager
@@ -35,7 +41,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.requested:
             raise KeyboardInterrupt
-        stop.requested = True
+        stop.signal = number
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

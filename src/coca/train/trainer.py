@@ -1,25 +1,33 @@
 """The training loop: steps, figures, checkpoints; stopped at any moment, it goes on exactly."""
 
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Generic, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from coca.core.config import to_dict
-from coca.core.errors import CocaError, ConfigError, DataError, StorageError
+from coca.core.errors import CocaError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Batch
-from coca.train.checkpoint import load_newest, remove_unfinished, save_checkpoint
+from coca.train.backward import backward
+from coca.train.bad_steps import cause_of, clue, place_of
+from coca.train.checkpoint import Checkpoint, load_newest, remove_unfinished
+from coca.train.config import TrainConfig
+from coca.train.ema import Ema
 from coca.train.figures import RunFigures
+from coca.train.groups import freeze
 from coca.train.objective import Losses, Objective
-from coca.train.optimizer import OptimizerConfig, make_optimizer
+from coca.train.optimizer import make_optimizer
+from coca.train.parallel import ParallelModel
 from coca.train.resume import require_same_run, run_identity
-from coca.train.schedule import ScheduleConfig, lr_at
+from coca.train.saver import OTHER_RANKS, Saver
+from coca.train.schedule import lr_at, patch_dropout_at, set_patch_dropout
 from coca.train.state import (
     model_tensors,
     optimizer_state,
@@ -27,53 +35,16 @@ from coca.train.state import (
     restore_model,
     restore_optimizer,
     restore_random,
+    shared_out,
+    whole_tensors,
 )
-from coca.train.stopping import stop_on_signal
+from coca.train.stopping import StopRequest, stop_on_signal
 from coca.train.tracker import Tracker
+from coca.train.world import World, lost_ranks_told
 
 logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How long and how to train, and how often to tell and to save."""
-
-    steps: int
-    """Batches of the whole run."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """What turns gradients into updates."""
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    """How the learning rate rises and falls."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs matrix products in half precision (autocast); weights stay fp32."""
-    grad_clip: float | None = 1.0
-    """Longest gradient over all parameters; longer ones are scaled down. null: no limit."""
-    log_every: int = 10
-    """Steps between two rows of figures, which are means over these steps."""
-    save_every: int = 500
-    """Steps between two checkpoints; one more is written at the end."""
-    keep: int = 2
-    """Newest checkpoints that stay on disk."""
-    max_bad_steps: int = 10
-    """Steps in a row whose loss or gradient is not finite, after which the run gives up."""
-    trackers: tuple[str, ...] = ("jsonl",)
-    """Where figures go: any of `jsonl`, `tensorboard`, or a plugin's."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "keep", "max_bad_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1 (got {getattr(self, name)})")
-        if self.grad_clip is not None and self.grad_clip <= 0:
-            raise ConfigError(
-                f"grad_clip must be above 0, or null for no limit (got {self.grad_clip})"
-            )
-        if isinstance(self.schedule.warmup, int) and self.schedule.warmup >= self.steps:
-            raise ConfigError(
-                f"schedule.warmup {self.schedule.warmup} must be below steps {self.steps}; "
-                "a fraction such as 0.02 fits a run of any length"
-            )
 
 
 @runtime_checkable
@@ -98,13 +69,21 @@ class TrainResult:
     """Whether a signal ended it before its last step."""
     figures: dict[str, float]
     """The last row that was logged; empty if there was none."""
+    terminated: bool = False
+    """Whether that signal was SIGTERM, as schedulers send it, and not Ctrl-C."""
+    trained: int = 0
+    """Steps of this call; none if the run was finished before."""
 
 
 class Trainer(Generic[ModelT]):
     """Trains one model in one folder.
 
-    If the folder holds a checkpoint, the run goes on from it. On one machine in fp32 its weights
-    then become those of a run that was never stopped, bit for bit.
+    If the folder holds a checkpoint, the run goes on from it. On one machine in fp32 and with as
+    many ranks as before, its weights then become those of a run that was never stopped, bit for
+    bit.
+
+    Where several processes have joined (`world`), each of them makes a trainer of the same model
+    and calls the same methods; they share each batch. Only the main one writes figures.
 
     Example:
         >>> trainer = Trainer(model, CoCaObjective(LossConfig()), loader=loader,
@@ -128,191 +107,257 @@ class Trainer(Generic[ModelT]):
         Args:
             model: Trained in place; has a `config`, which a resumed run must share.
             objective: What a step minimises.
-            loader: The data.
+            loader: The data; on several ranks this rank's part of it.
             config: Length, pace and precision.
             run_folder: Where checkpoints are kept and looked for; made if needed.
             trackers: Where figures go, see `make_trackers`.
             device: A torch device; `auto` takes an accelerator if there is one.
+
+        Raises:
+            ConfigError: `parallel` does not fit the number of processes.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
-        self.model: ModelT = model.to(self.device)
+        self.model = model
+        self.world = World.current()
+        freeze(model, config.optimizer.freeze)
+        self.parallel = ParallelModel(
+            model, config.parallel, device=self.device, half=config.precision == "bf16"
+        )
         self.objective = objective
         self.loader = loader
         self.config = config
         self.run_folder = Path(run_folder)
-        self.trackers = tuple(trackers)
+        self.trackers = tuple(trackers) if self.world.is_main else ()
         self.optimizer = make_optimizer(model, config.optimizer)
+        self.ema = Ema(model, config.ema) if config.ema else None
         self.step = 0
+        self._samples_seen = loader.state
         self._figures = RunFigures()
-        self._logged = self._saved = 0
-        self._checkpoint: Path | None = None
+        self._logged = 0
+        self._saver = Saver(self.run_folder, keep=config.keep, world=self.world)
         self._looked_for_checkpoint = False
+        self._trouble: CocaError | None = None
 
     def fit(self, progress: ProgressMaker = silent) -> TrainResult:
         """Train to the last step, or until a signal asks to stop; save in either case.
 
         SIGINT and SIGTERM let the step finish first; a second one aborts at once. Called again
-        after an error, it goes on from memory.
+        after an error, it goes on from memory. What goes wrong on one rank ends all of them.
 
         Raises:
             ConfigError: The folder's run had another model, other data or another optimiser.
             ModelError: No checkpoint in the folder is whole.
             DataError: The data cannot be read further; a checkpoint is written first.
             StorageError: A checkpoint or row cannot be written; older checkpoints stand.
-            CocaError: Loss or gradient was not finite for `max_bad_steps` steps in a row.
+            CocaError: Loss or gradient was not finite for `max_bad_steps` steps in a row; or
+                another rank has ended.
         """
-        self._resume()
-        title = f"training from step {self.step}" if self.step else "training"
+        with lost_ranks_told(self.world):
+            return self._fit(progress)
+
+    def _fit(self, progress: ProgressMaker) -> TrainResult:
+        self.resume()
+        before = self.step
+        title = f"training from step {before}" if before else "training"
+        bars = progress if self.world.is_main else silent
         try:
             for tracker in self.trackers:
                 tracker.rewind(self._logged)
-            with stop_on_signal() as stop, progress(title, self._steps_left) as bar:
+            with stop_on_signal() as stop, bars(title, self._steps_left) as bar:
                 self.model.train()
                 self._figures.start_clock()
                 self._keep_up()
-                for batch in self._batches():
+                for batch in self._batches(stop):
                     loss = self._train_on(batch)
                     bar.advance(1, loss=loss, pairs_per_s=self._figures.pairs_per_s)
                     self._keep_up()
-                    if stop.requested:
-                        break
                 self._save()
-        except DataError:
-            self._save()
-            raise
+                self._saver.wait()
         finally:
             for tracker in self.trackers:
                 tracker.close()
-        return TrainResult(self.step, self._steps_left > 0, dict(self._figures.last_row))
+        figures = dict(self._figures.last_row)
+        terminated = stop.signal == signal.SIGTERM
+        trained = self.step - before
+        return TrainResult(self.step, self._steps_left > 0, figures, terminated, trained)
+
+    def resume(self) -> None:
+        """Go on from the folder's newest checkpoint, as `fit` does first.
+
+        Only once, since memory is newer later.
+
+        Raises:
+            ConfigError: The folder's run had another model, other data or another optimiser.
+            ModelError: No checkpoint in the folder is whole.
+        """
+        if self._looked_for_checkpoint:
+            return
+        checkpoint = self.world.from_main(self._newest)
+        if checkpoint is not None:
+            state = checkpoint.state
+            weights = checkpoint.group("model")
+            restore_model(self.model, weights)
+            restore_optimizer(
+                self.model, self.optimizer, checkpoint.group("optimizer"), state["optimizer"]
+            )
+            if self.ema is not None:
+                # A run that kept no averages until now begins them here.
+                averages, places = checkpoint.group("ema") or weights, self.ema.tensors()
+                self.ema.restore({n: shared_out(averages[n], places[n]) for n in places})
+            self.step, self._samples_seen = checkpoint.step, state["samples_seen"]
+            self._figures.restore(state["figures"])
+            self._logged = checkpoint.step
+            self._saver.found(checkpoint.folder, checkpoint.step)
+            # A rank that was not there before takes the state of the first.
+            others = state.get(OTHER_RANKS, [])
+            own = others[self.world.rank - 1] if 0 < self.world.rank <= len(others) else state
+            restore_random(own["random"], self.device)
+            if self.world.is_main:
+                logger.info("going on from %s", checkpoint.folder)
+        self._looked_for_checkpoint = True
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole weights by name, on the CPU: the averages if they are kept.
+
+        Every rank must call it.
+        """
+        averages = self.ema.tensors() if self.ema else {}
+        return whole_tensors({**model_tensors(self.model), **averages})
 
     @property
     def _steps_left(self) -> int:
         return self.config.steps - self.step
 
-    def _batches(self) -> Iterator[Batch]:
-        # Nothing may be drawn for a run that is done: a worker would start for it.
-        if self._steps_left:
-            for batch in self.loader:
-                yield batch
-                if not self._steps_left:
-                    return
+    def _batches(self, stop: StopRequest) -> Iterator[Batch]:
+        """This rank's batches, until the last step or until all ranks agree to end."""
+        # Behind an error or a stop, a batch may have been drawn that no step used.
+        self.loader.state = self._samples_seen
+        batches: Iterator[Batch] | None = None
+        while True:
+            batch = None
+            # Nothing may be drawn for a run that is done: a worker would start for it.
+            if self._steps_left and not stop.requested and self._trouble is None:
+                try:
+                    batches = batches or iter(self.loader)
+                    batch = next(batches)
+                except DataError as error:
+                    self._trouble = error
+            in_trouble = self._trouble is not None or self._saver.failed
+            stop.signal, any_in_trouble = self.world.largest([stop.signal, int(in_trouble)])
+            if any_in_trouble:
+                self._end()
+            if batch is None or stop.requested:
+                return
+            yield batch
+
+    def _end(self) -> NoReturn:
+        """Raise what went wrong, on whichever rank it did; data that end cost no step."""
+        self._saver.wait()
+        troubles = self.world.gather(self._trouble)
+        self._trouble = None
+        first = next(trouble for trouble in troubles if trouble is not None)
+        if isinstance(first, DataError):
+            self._save()
+            self._saver.wait()
+        raise first
 
     def _train_on(self, batch: Batch) -> float:
         """One update; returns the loss, which may not be finite: the update is skipped then."""
         batch = batch.to(self.device)
-        lr = self.config.optimizer.lr * lr_at(self.step, self.config.steps, self.config.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = group["lr_scale"] * self._lr_of(self.step)
+        schedule = self.config.schedule
+        set_patch_dropout(self.model, patch_dropout_at(self.step, self.config.steps, schedule))
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
-            losses = self.objective(self.model, batch)
-        losses.total.backward()
-        gradients = [p for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
+        losses = backward(
+            self.parallel,
+            self.objective,
+            batch,
+            micro_batch=self.config.micro_batch,
+            autocast=self._autocast,
+        )
+        norm = self.parallel.gradient_norm()
         figures = _to_host(losses, norm)
         self.step += 1
-        if self._figures.add(figures, pairs=len(batch.keys)):
+        self._samples_seen = self.loader.state
+        if self._figures.add(figures, pairs=len(batch.keys) * self.world.size):
             # Not earlier: a norm that is not finite would spoil every gradient, and with that
             # the trace to its cause.
             if self.config.grad_clip is not None:
-                nn.utils.clip_grads_with_norm_(gradients, self.config.grad_clip, norm)
+                self.parallel.clip_(norm, self.config.grad_clip)
             self.optimizer.step()
             self.objective.constrain_(self.model)
+            if self.ema is not None:
+                self.ema.update(self.step - self._figures.bad_steps)
         else:
             self._skip(batch, figures)
         return figures["loss"]
 
-    def _skip(self, batch: Batch, figures: Mapping[str, float]) -> None:
+    def _autocast(self) -> AbstractContextManager[None]:
+        half = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+
+    def _lr_of(self, update: int) -> float:
+        """Learning rate of an update, counted from 0."""
+        return self.config.optimizer.lr * lr_at(update, self.config.steps, self.config.schedule)
+
+    def _skip(self, batch: Batch, figures: dict[str, float]) -> None:
         """Name the cause of a step that makes no update, and give up after too many."""
-        cause = self._name_cause(figures)
-        logger.warning(
-            "step %s skipped: %s is not finite (samples %s to %s)",
-            self.step,
-            cause,
-            batch.start,
-            batch.start + len(batch.keys) - 1,
-        )
+        clues = self.world.gather(clue(figures, self.parallel.gradients(), batch))
+        cause = cause_of(clues)
+        if self.world.is_main:
+            logger.warning(
+                "step %s skipped: %s is not finite (%s)", self.step, cause, place_of(clues)
+            )
         in_a_row = self._figures.bad_in_a_row
         if in_a_row >= self.config.max_bad_steps:
+            self._saver.wait()
             raise CocaError(
-                f"{in_a_row} steps in a row were not finite, last step {self.step} by "
-                f"{cause}; the last good checkpoint {self._kept()}; a lower optimizer.lr may help"
+                f"{in_a_row} steps in a row were not finite, last step {self.step} by {cause}; "
+                f"the last good checkpoint {self._saver.kept()}; a lower optimizer.lr may help"
             )
-
-    def _name_cause(self, figures: Mapping[str, float]) -> str:
-        for name, value in figures.items():
-            if name not in ("loss", "grad_norm") and not math.isfinite(value):
-                return name
-        if not math.isfinite(figures["loss"]):
-            return "the loss"
-        for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-                return f"the gradient of {name}"
-        return "the length of the gradient"
 
     def _keep_up(self) -> None:
         """Log and save what is due at this step and, after a failure, still to be done."""
         last = not self._steps_left
-        if (last or self.step % self.config.log_every == 0) and self._logged < self.step:
-            row = self._figures.row(lr=self.optimizer.param_groups[0]["lr"])
-            for tracker in self.trackers:
-                tracker.log(self.step, row)
-            self._figures.begin_row()
-            self._logged = self.step
+        try:
+            if (last or self.step % self.config.log_every == 0) and self._logged < self.step:
+                row = self._figures.row(lr=self._lr_of(self.step - 1))
+                for tracker in self.trackers:
+                    tracker.log(self.step, row)
+                self._figures.begin_row()
+                self._logged = self.step
+        except StorageError as error:
+            self._trouble = error
         if last or self.step % self.config.save_every == 0:
             self._save()
 
     def _save(self) -> None:
         """Write a checkpoint, unless there is nothing new to keep."""
-        if self.step == self._saved:
-            return
-        tensors, values = optimizer_state(self.model, self.optimizer)
-        state = {
-            "run": self._identity(),
-            "samples_seen": self.loader.state,
-            "optimizer": values,
-            "figures": self._figures.state(),
-            "random": random_state(self.device),
-        }
-        try:
-            folder = save_checkpoint(
-                self.run_folder,
-                self.step,
-                model=model_tensors(self.model),
-                optimizer=tensors,
-                state=state,
-                keep=self.config.keep,
-            )
-        except StorageError as error:
-            raise StorageError(f"{error}; the last good checkpoint {self._kept()}") from error
-        self._checkpoint, self._saved = folder, self.step
+        moments, values = optimizer_state(self.model, self.optimizer)
+        groups = {"model": model_tensors(self.model), "optimizer": moments}
+        if self.ema is not None:
+            groups["ema"] = self.ema.tensors()
+        self._saver.save(
+            self.step,
+            groups,
+            state={
+                "run": self._identity(),
+                "samples_seen": self._samples_seen,
+                "optimizer": values,
+                "figures": self._figures.state(),
+            },
+            own={"random": random_state(self.device)},
+        )
 
-    def _kept(self) -> str:
-        return "does not exist yet" if self._checkpoint is None else f"is {self._checkpoint}"
-
-    def _resume(self) -> None:
-        """Go on from the folder's newest checkpoint; only once, since memory is newer later."""
-        if self._looked_for_checkpoint:
-            return
+    def _newest(self) -> Checkpoint | None:
         remove_unfinished(self.run_folder)
         checkpoint = load_newest(self.run_folder)
         if checkpoint is not None:
             require_same_run(checkpoint, self._identity())
-            state = checkpoint.state
-            restore_model(self.model, checkpoint.model)
-            restore_optimizer(self.model, self.optimizer, checkpoint.optimizer, state["optimizer"])
-            self.loader.state = state["samples_seen"]
-            self.step = checkpoint.step
-            self._figures.restore(state["figures"])
-            self._logged = self._saved = checkpoint.step
-            self._checkpoint = checkpoint.folder
-            restore_random(state["random"], self.device)
-            logger.info("going on from %s", checkpoint.folder)
-        self._looked_for_checkpoint = True
+        return checkpoint
 
     def _identity(self) -> dict[str, object]:
         return run_identity(

@@ -1,24 +1,28 @@
-"""The whole way on real pictures: pack, train, evaluate on an unseen vendor, index, search, report.
+"""The whole way on real pictures: pack, evaluate on an unseen vendor, index, search, report.
 
-Each stage leaves files in the run's folder and is passed over when they are there, so a stopped
-demo goes on and a finished one is quick.
+With the model that the package brings, or with one that is trained first. Each stage leaves files
+in the demo's folder and is passed over when they are there, so a stopped demo goes on and a
+finished one is quick.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from coca.core.config import load_config
-from coca.core.errors import CocaError
+from coca.core.errors import CocaError, SearchError
 from coca.core.files import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.data.emoji import VENDORS, emoji_samples
 from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
 from coca.data.sources import SourceConfig
-from coca.inference.predictor import Predictor, load
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.model.pretrained import CONFIG_FILE
 from coca.search.engine import SearchEngine
 from coca.search.ingest import ingest
 from coca.search.milvus import Index
@@ -26,11 +30,14 @@ from coca.search.records import Hit
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.base import read_samples
 from coca.train.tracker import read_metrics
-from coca.workflows.demo_report import write_report
+from coca.workflows.demo_report import lead_of_shipped, lead_of_trained, write_report
 from coca.workflows.pretrain import PretrainConfig, pretrain
 
 SEEN, UNSEEN = VENDORS
-"""The vendor whose drawings are learned from, and the one that the model never sees."""
+"""The vendor whose drawings are learned from, and the one that no model here has seen."""
+
+SHIPPED = "nano"
+"""What `coca.load` calls the model that the package brings."""
 
 TEXT_QUERIES = ("red car", "smiling face", "apple", "sailboat", "hamburger", "green heart")
 IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
@@ -60,7 +67,7 @@ class DemoResult:
 
     folder: Path
     """Everything."""
-    model: Path
+    model: str
     """What `coca.load` reads."""
     index: Path
     """The Milvus Lite collection."""
@@ -75,12 +82,41 @@ class DemoResult:
 def demo(
     folder: str | Path = "runs/demo",
     *,
+    model: str | Path = SHIPPED,
+    progress: ProgressMaker = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> DemoResult:
+    """Shows a model on the unseen vendor; runs every stage that is not done yet.
+
+    Args:
+        folder: Where everything goes.
+        model: What to show: the shipped model, or a folder that `coca.load` reads.
+        progress: Shows how far a stage is.
+        tell: Gets a line at the start of each stage.
+
+    Raises:
+        CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
+    """
+    result = _result(Path(folder), str(model))
+    # First, since a model that is not there would make the rest a waste of time.
+    predictor = load(model)
+    for vendor in VENDORS:
+        _pack(result.folder / "shards" / vendor, vendor, progress, tell)
+    parameters = sum(weight.numel() for weight in predictor.model.parameters())
+    lead = lead_of_shipped(str(model), parameters)
+    _show(result, predictor, lead, progress, tell)
+    return result
+
+
+def demo_from_scratch(
+    folder: str | Path = "runs/from-scratch",
+    *,
     recipe: str | Path = "recipes/pretrain/emoji.yaml",
     overrides: Sequence[str] = (),
     progress: ProgressMaker = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
-    """Runs every stage that is not done yet.
+    """Trains a model on one vendor, then shows it on the other as `demo` does.
 
     Args:
         folder: Where everything goes.
@@ -93,33 +129,58 @@ def demo(
         CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
     """
     folder = Path(folder)
-    result = DemoResult(
-        folder=folder,
-        model=folder / "model",
-        index=folder / "pictures.db",
-        report=folder / "report.html",
-        example=folder / "pictures" / UNSEEN / f"{IMAGE_QUERIES[0]}.png",
-    )
+    result = _result(folder, str(folder / "model"))
     if not Path(recipe).exists():
         raise CocaError(f"the recipe {recipe} is not here; run the demo from the project's folder")
     for vendor in VENDORS:
         _pack(folder / "shards" / vendor, vendor, progress, tell)
     config = _config(folder, recipe, overrides)
-    tell(f"training on {SEEN}: {config.train.steps} steps of {config.data.loader.batch_size} pairs")
+    if not _finished(config):
+        size = config.data.loader.batch_size
+        tell(f"training on {SEEN}: {config.train.steps} steps of {size} pairs")
     if pretrain(config, progress=progress).interrupted:
         return replace(result, interrupted=True)
-    predictor = load(result.model)
-    scores = _evaluate(folder, predictor, progress, tell)
-    pictures = _write_pictures(folder, tell)
+    _show(result, load(result.model), lead_of_trained(config), progress, tell)
+    return result
+
+
+def _result(folder: Path, model: str) -> DemoResult:
+    return DemoResult(
+        folder=folder,
+        model=model,
+        index=folder / "pictures.db",
+        report=folder / "report.html",
+        example=folder / "pictures" / UNSEEN / f"{IMAGE_QUERIES[0]}.png",
+    )
+
+
+def _finished(config: PretrainConfig) -> bool:
+    """Whether the run has done all of its steps in an earlier call."""
+    rows = read_metrics(config.run)
+    written = (config.run / "model" / CONFIG_FILE).exists()
+    return written and bool(rows) and rows[-1]["step"] >= config.train.steps
+
+
+def _show(
+    result: DemoResult,
+    predictor: Predictor,
+    lead: str,
+    progress: ProgressMaker,
+    tell: Callable[[str], None],
+) -> None:
+    """Everything behind the model: scores, files, collection, searches, captions, report."""
+    scores = _evaluate(result.folder, predictor, progress, tell)
+    pictures = _write_pictures(result.folder, tell)
     tell(f"indexing {UNSEEN} in {result.index}")
+    _forget_other_model(result.index, predictor)
     with Index.open(
         str(result.index),
         embed_dim=predictor.embed_dim,
         fingerprint=predictor.fingerprint,
-        model=str(result.model),
+        model=result.model,
         create=True,
     ) as index:
-        ingest(folder / "pictures", predictor, index, progress=progress)
+        ingest(result.folder / "pictures", predictor, index, progress=progress)
         found = list(_search(SearchEngine(predictor, index), pictures))
     tell("captioning and writing the report")
     shown = _spread(pictures, CAPTIONED)
@@ -128,8 +189,8 @@ def demo(
     )
     write_report(
         result.report,
-        config=config,
-        metrics=read_metrics(folder),
+        lead=lead,
+        metrics=read_metrics(result.folder),
         scores=scores,
         found=[vars(one) for one in found],
         captions=[
@@ -137,7 +198,20 @@ def demo(
             for (path, sample), caption in zip(shown, captions, strict=True)
         ],
     )
-    return result
+
+
+def _forget_other_model(uri: Path, predictor: Predictor) -> None:
+    """A collection that an earlier model filled here is of no use to this one."""
+    if not uri.exists():
+        return
+    try:
+        with Index.open(str(uri)) as index:
+            stale = index.info.fingerprint != predictor.fingerprint
+    except SearchError:
+        # Made or mended, or told, where it is opened to be filled.
+        return
+    if stale:
+        shutil.rmtree(uri)
 
 
 def _config(folder: Path, recipe: str | Path, overrides: Sequence[str]) -> PretrainConfig:
@@ -189,7 +263,7 @@ def _evaluate(
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["fingerprint"] == predictor.fingerprint:
             return kept["scores"]
-    tell(f"evaluating on {UNSEEN}, which the model has never seen")
+    tell(f"evaluating on {UNSEEN}, which no training has read")
     scores: dict[str, dict[str, int | float]] = {}
     for label, part in (("all", "*"), ("without flags", "others")):
         data, reference = shards(folder, UNSEEN, part), shards(folder, SEEN, part)

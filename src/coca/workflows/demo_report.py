@@ -30,10 +30,27 @@ _CURVES = {
 }
 
 
+def lead_of_shipped(model: str, parameters: int) -> str:
+    """The page's first sentence for a model that is already there."""
+    size = parameters_shown(parameters)
+    return f"{model}, a CoCa of {size} parameters, shown on {UNSEEN}'s drawings."
+
+
+def lead_of_trained(config: PretrainConfig) -> str:
+    """The page's first sentence for a model that this run trained."""
+    size = parameters_shown(count_parameters(config.model)["total"])
+    seen = config.train.steps * config.data.loader.batch_size
+    return (
+        f"A CoCa of {size} parameters, trained from scratch on {SEEN}'s drawings ({seen:,} pairs "
+        f"seen, both losses), and shown here on {UNSEEN}'s, by a vendor whose pictures it has "
+        "never seen."
+    )
+
+
 def write_report(
     path: Path,
     *,
-    config: PretrainConfig,
+    lead: str,
     metrics: Sequence[Mapping[str, Any]],
     scores: Mapping[str, Mapping[str, Number]],
     found: Sequence[Mapping[str, Any]],
@@ -43,19 +60,12 @@ def write_report(
 
     Args:
         path: Where to.
-        config: What was trained.
-        metrics: Rows of the training.
+        lead: What is shown, in a sentence.
+        metrics: Rows of the training; none if the model came trained.
         scores: Task and part to its metrics.
         found: Queries and their hits, with `words`, `filter`, `image` and `hits`.
         captions: Picture, its true names, and what the model wrote.
     """
-    total = count_parameters(config.model)["total"]
-    seen = config.train.steps * config.data.loader.batch_size
-    lead = (
-        f"A CoCa of {parameters_shown(total)} parameters, trained from scratch on {SEEN}'s "
-        f"drawings ({seen:,} pairs seen, both losses), and shown here on {UNSEEN}'s, by a vendor "
-        "whose pictures it has never seen."
-    )
     sections = [
         Section(
             "Scores on the unseen vendor",
@@ -63,7 +73,7 @@ def write_report(
             f"thumbnail among {SEEN}'s drawings, whose names are known.",
             [_scores_table(part, scores) for part in ("all", "without flags")],
         ),
-        Section("Training", blocks=[_curves(metrics)] if metrics else []),
+        *([Section("Training", blocks=[_curves(metrics)])] if metrics else []),
         Section(
             "Searching in Milvus",
             f"{UNSEEN}'s drawings in a Milvus Lite collection; the score is the cosine. Captions "

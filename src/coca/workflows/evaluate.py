@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from coca.core.config import to_dict
@@ -9,8 +10,17 @@ from coca.core.errors import ConfigError
 from coca.core.files import write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
-from coca.inference.predictor import Predictor, load
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteConfig:
+    """Several tasks in one file."""
+
+    tasks: tuple[TaskConfig, ...]
+    """Run in this order."""
 
 
 def evaluate(

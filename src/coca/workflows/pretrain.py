@@ -6,69 +6,43 @@ model/       what `coca.load` reads
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 
 from coca.core.config import digest, to_dict
-from coca.core.errors import ConfigError, DataError
+from coca.core.errors import ConfigError
 from coca.core.files import write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
-from coca.data.loader import Loader, LoaderConfig
-from coca.data.sources import Source, SourceConfig, open_source
-from coca.data.text import LABEL_TEMPLATES
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
-from coca.model.pretrained import save_model
-from coca.processing.augment import Augment, AugmentConfig
-from coca.processing.image import ImageConfig, ImageTransform
+from coca.model.pretrained import assemble, save_model
 from coca.processing.processor import Processor
-from coca.processing.tokenizer import Tokenizer
+from coca.processing.tokenizer import TextTokenizer
+from coca.train.config import TrainConfig
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.tracker import make_trackers
-from coca.train.trainer import TrainConfig, Trainer
+from coca.train.trainer import Trainer, TrainResult
+from coca.train.world import World
+from coca.workflows.pretrain_data import (
+    DataConfig,
+    Sources,
+    TokenizerConfig,
+    make_loader,
+    make_processor,
+    obtain_tokenizer,
+    open_sources,
+)
+from coca.workflows.starting_weights import adopt_weights
 
 logger = logging.getLogger(__name__)
-
-TOKENIZER_SAMPLES = 1_000_000
-"""Samples whose words the tokenizer learns from at most; more would not change it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """Where the tokenizer comes from."""
-
-    path: Path | None = None
-    """A `tokenizer.json` to use; null learns one from the captions of the run's sources."""
-    kind: Literal["bpe", "unigram"] = "bpe"
-    """What is learned."""
-    lowercase: bool = True
-    """Read capital letters as small ones."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What the run learns from."""
-
-    sources: tuple[SourceConfig, ...]
-    """A weighted mixture; two of equal weight give half of each batch from either."""
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
-    """Batches and workers."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Chance in pictures; none by default."""
-    resize: Literal["squash", "crop", "pad"] = "squash"
-    """How a picture becomes square."""
-    trim: bool = False
-    """Cut away empty borders first, as stand around icons and products."""
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise ConfigError("sources is empty; a run needs at least one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +58,10 @@ class PretrainConfig:
     threads: int = 0
     """CPU threads of each operation; 0 leaves it to torch. A small model on a busy machine is
     fastest with 1, beside a loader with workers."""
+    init_from: str | None = None
+    """A model whose weights and tokenizer the run begins with, by any name that `coca.load` knows:
+    a folder, a run, a shipped model. It must be of the same shape as `model`, but for the size of
+    its pictures, its classes and a bias; the temperature is its own."""
     model: CoCaConfig = field(default_factory=CoCaConfig)
     """The model; `text.vocab_size` is what the tokenizer learns at most."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -98,6 +76,33 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise ConfigError(f"threads is {self.threads}; right is 0 for torch's choice, or more")
+        if self.init_from is not None and self.tokenizer.path is not None:
+            raise ConfigError(
+                f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "
+                "one of that model; set one of the two"
+            )
+        self._check_sizes()
+        self._check_losses()
+
+    def _check_sizes(self) -> None:
+        patch = self.model.image.patch_size
+        for part in self.data.resolution:
+            if part.image_size < patch or part.image_size % patch:
+                raise ConfigError(
+                    f"data.resolution asks for pictures of {part.image_size} px, no multiple of "
+                    f"model.image.patch_size {patch}; near sizes that fit: "
+                    f"{max(part.image_size // patch, 1) * patch}, "
+                    f"{(part.image_size // patch + 1) * patch}"
+                )
+
+    def _check_losses(self) -> None:
+        sigmoid = self.loss.contrastive == "sigmoid"
+        if self.loss.contrastive_weight and sigmoid == (self.model.initial_bias is None):
+            raise ConfigError(
+                f"loss.contrastive is {self.loss.contrastive} and model.initial_bias "
+                f"{self.model.initial_bias}; the sigmoid loss needs a bias, -10 in SigLIP, and the "
+                "softmax loss has none"
+            )
         classes = len(self.data.loader.class_names)
         if bool(self.loss.classification_weight) != bool(classes):
             raise ConfigError(
@@ -125,46 +130,85 @@ class PretrainResult:
     """Whether a signal ended it before its last step."""
     figures: dict[str, float]
     """The last row of metrics."""
+    terminated: bool = False
+    """Whether that signal was SIGTERM, as schedulers send it, and not Ctrl-C."""
 
 
 def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> PretrainResult:
     """Trains a CoCa; called again on the same run, it goes on where that stopped.
 
+    Where several processes have joined (`coca.train.world`), each of them calls this.
+
     Raises:
         CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
     """
-    sources = [(source, open_source(source)) for source in config.data.sources]
-    processor = _processor(config, sources, progress)
+    world = World.current()
+    sources = open_sources(config.data)
+    world.from_main(lambda: _compare_with_earlier(config))
+    source = load(config.init_from, device="cpu") if config.init_from is not None else None
+    processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
-    model = CoCa(_fitted(config.model, processor.tokenizer))
-    config.run.mkdir(parents=True, exist_ok=True)
-    _compare_with_earlier(config)
-    augment = Augment(config.data.augment, processor.image_config)
-    loader = Loader(
+    model = CoCa(_fitted(config.model, source, processor.tokenizer))
+    facts: dict[str, Any] = {"ranks": world.size, "model_weights": _described(config.train)}
+    if source is not None:
+        facts["init_from"] = asdict(adopt_weights(model, source))
+        del source
+    # The same weights everywhere, but each rank leaves out patches of its own.
+    torch.manual_seed(config.seed + world.rank)
+    loader = make_loader(
+        config.data,
         sources,
-        config.data.loader,
         processor,
+        steps=config.train.steps,
         seed=config.seed,
-        augment=augment if config.data.augment != AugmentConfig() else None,
         bad_log=config.run / "bad_samples.jsonl",
     )
-    _write_json(config.run / "recipe.json", to_dict(config))
-    _write_record(config, loader.fingerprint)
+    world.from_main(lambda: _begin(config, loader.fingerprint, facts))
     trainer = Trainer(
         model,
         CoCaObjective(config.loss),
         loader=loader,
         config=config.train,
         run_folder=config.run,
-        trackers=make_trackers(config.train.trackers, config.run),
+        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
     with _threads(config.threads):
         result = trainer.fit(progress)
-    folder = config.run / "model"
-    save_model(folder, model)
-    processor.save(folder)
-    return PretrainResult(config.run, folder, result.step, result.interrupted, result.figures)
+    return _finish(config, trainer, processor, result)
+
+
+def _processor(
+    config: PretrainConfig, source: Predictor | None, sources: Sources, progress: ProgressMaker
+) -> Processor:
+    if source is not None:
+        tokenizer: TextTokenizer = source.processor.tokenizer
+    else:
+        tokenizer = obtain_tokenizer(
+            config.run,
+            sources,
+            config.tokenizer,
+            vocab_size=config.model.text.vocab_size,
+            progress=progress,
+        )
+    return make_processor(
+        config.data,
+        tokenizer,
+        image_size=config.model.image.image_size,
+        context_length=config.model.text.context_length,
+    )
+
+
+def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokenizer) -> CoCaConfig:
+    """A small corpus may hold fewer pieces than asked for; the model need not be larger."""
+    asked = config.text.vocab_size
+    found = tokenizer.vocab_size if source is None else source.model.config.text.vocab_size
+    if found > asked:
+        raise ConfigError(
+            f"the tokenizer knows {found} words, but model.text.vocab_size is {asked}; raise it to "
+            f"{found}"
+        )
+    return replace(config, text=replace(config.text, vocab_size=found))
 
 
 @contextmanager
@@ -179,91 +223,13 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train_tokenizer(
-    sources: Sequence[tuple[SourceConfig, Source]],
-    *,
-    vocab_size: int,
-    config: TokenizerConfig,
-    progress: ProgressMaker = silent,
-) -> Tokenizer:
-    """Learns a tokenizer from all words of the sources: captions, labels and templates.
-
-    Raises:
-        DataError: The sources hold no words.
-    """
-    total = min(sum(len(source) for _, source in sources), TOKENIZER_SAMPLES)
-    with progress("reading captions", total) as bar:
-
-        def texts() -> Iterator[str]:
-            for text in _texts(sources):
-                bar.advance()
-                yield text
-
-        return Tokenizer.train(
-            texts(), vocab_size=vocab_size, kind=config.kind, lowercase=config.lowercase
-        )
-
-
-def _texts(sources: Sequence[tuple[SourceConfig, Source]]) -> Iterator[str]:
-    """The words of each sample in one text; every n-th sample of sources that are very long."""
-    total = sum(len(source) for _, source in sources)
-    step = -(-total // TOKENIZER_SAMPLES)
-    for config, source in sources:
-        templates = config.templates or (LABEL_TEMPLATES if config.text == "labels" else ("{}",))
-        for row in range(0, len(source), step):
-            try:
-                sample = source.read(row)
-            except DataError:
-                continue  # the loader counts and names it when the run meets it
-            words = sample.labels if config.text == "labels" else sample.captions
-            template = templates[row % len(templates)]
-            yield "\n".join(template.replace("{}", text) for text in words)
-
-
-def _processor(
-    config: PretrainConfig,
-    sources: Sequence[tuple[SourceConfig, Source]],
-    progress: ProgressMaker,
-) -> Processor:
-    """The run's processor; a learned tokenizer is kept in its folder, and read from there again."""
-    path = config.tokenizer.path or config.run / "tokenizer.json"
-    if path.exists() or config.tokenizer.path is not None:
-        tokenizer = Tokenizer.load(path)
-    else:
-        tokenizer = train_tokenizer(
-            sources,
-            vocab_size=config.model.text.vocab_size,
-            config=config.tokenizer,
-            progress=progress,
-        )
-        config.run.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(path)
-    image = ImageConfig(
-        image_size=config.model.image.image_size,
-        resize=config.data.resize,
-        trim=config.data.trim,
-    )
-    return Processor(ImageTransform(image), tokenizer, config.model.text.context_length)
-
-
-def _fitted(config: CoCaConfig, tokenizer: Tokenizer) -> CoCaConfig:
-    """A small corpus may hold fewer pieces than asked for; the model need not be larger."""
-    asked, found = config.text.vocab_size, tokenizer.vocab_size
-    if found > asked:
-        raise ConfigError(
-            f"the tokenizer knows {found} words, but model.text.vocab_size is {asked}; raise it to "
-            f"{found}"
-        )
-    return replace(config, text=replace(config.text, vocab_size=found))
-
-
 def _compare_with_earlier(config: PretrainConfig) -> None:
     """What the trainer cannot see has to stay, or is at least told, when a run goes on."""
     path = config.run / "recipe.json"
     if not path.exists():
         return
     before, now = json.loads(path.read_text(encoding="utf-8")), to_dict(config)
-    for name in ("seed", "tokenizer"):
+    for name in ("seed", "tokenizer", "init_from"):
         if before.get(name) != now[name]:
             raise ConfigError(
                 f"{config.run} was begun with {name} {before.get(name)}, now it is {now[name]}; "
@@ -274,12 +240,44 @@ def _compare_with_earlier(config: PretrainConfig) -> None:
             logger.warning("%s goes on with changed settings of %s", config.run, name)
 
 
-def _write_record(config: PretrainConfig, data_fingerprint: str) -> None:
-    """One entry for each start of the run, so that a resumed run tells its whole story."""
+def _begin(config: PretrainConfig, data_fingerprint: str, facts: Mapping[str, Any]) -> None:
+    """Write down what is run: one entry for each start, so that a resumed run tells all of it."""
+    config.run.mkdir(parents=True, exist_ok=True)
+    _write_json(config.run / "recipe.json", to_dict(config))
     path = config.run / "record.json"
     entries = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
-    entry = record(config=config, seed=config.seed, data_fingerprint=data_fingerprint, extra={})
+    entry = record(config=config, seed=config.seed, data_fingerprint=data_fingerprint, extra=facts)
     _write_json(path, {"recipe": digest(config), "starts": [*entries, entry]})
+
+
+def _finish(
+    config: PretrainConfig, trainer: Trainer[CoCa], processor: Processor, result: TrainResult
+) -> PretrainResult:
+    """Write the model's folder; all ranks put its weights together, the main one writes."""
+    folder, world = config.run / "model", World.current()
+    weights = trainer.weights()
+
+    def write() -> None:
+        if not result.trained and not result.interrupted:
+            logger.warning(
+                "%s was finished before: all of its %s steps are done, so nothing was trained",
+                config.run,
+                result.step,
+            )
+        save_model(folder, assemble(trainer.model.config, weights, source=config.run))
+        processor.save(folder)
+
+    world.from_main(write)
+    return PretrainResult(
+        config.run, folder, result.step, result.interrupted, result.figures, result.terminated
+    )
+
+
+def _described(train: TrainConfig) -> str:
+    """What the weights in the model's folder are."""
+    if train.ema is None:
+        return "those of the last step"
+    return f"averages over the run (decay {train.ema.decay}); the last step's are in checkpoints"
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.predictor import Predictor, load
+from coca.inference.loading import load, shipped
+from coca.inference.predictor import Predictor
 from coca.search.engine import SearchEngine
 from coca.search.filler import Captioner, IngestReport
 from coca.search.ingest import ingest
@@ -116,6 +117,7 @@ def open_search(
 
 
 def _folder_of(info: CollectionInfo, fallback: Callable[[], str | Path] | None) -> str | Path:
-    if fallback is not None and not (info.model and Path(info.model).is_dir()):
+    there = bool(info.model) and (Path(info.model).is_dir() or info.model in shipped())
+    if fallback is not None and not there:
         return fallback()
     return info.model

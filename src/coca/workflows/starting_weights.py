@@ -1,0 +1,109 @@
+"""A run that begins with the weights of another model, such as the paper's stage at 576 pixels."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from coca.core.config import to_dict
+from coca.core.errors import ConfigError
+from coca.inference.predictor import Predictor
+from coca.model.coca import CoCa
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = "image_encoder.positions"
+
+FREE_SETTINGS = ("image.image_size", "num_classes", "initial_temperature", "initial_bias")
+"""Where a model may differ from the one that it begins with."""
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What became of the weights of another model."""
+
+    source: str
+    """Where they come from."""
+    fingerprint: str
+    """Names that model."""
+    taken: int
+    """Tensors that were taken as they are."""
+    resized: tuple[str, ...]
+    """Tensors that were interpolated to another size of picture."""
+    new: tuple[str, ...]
+    """Tensors that the other model does not have, and which begin as in a new one."""
+    left: tuple[str, ...]
+    """Tensors of the other model that have no place here."""
+
+
+@torch.no_grad()
+def adopt_weights(model: CoCa, source: Predictor) -> Adopted:
+    """Set a model's weights to those of another, whose pictures may have another size.
+
+    The positions of patches are interpolated to the new size, and so are saved with it. A
+    classification head or a bias that only one of the two has is new or left behind, which is told.
+
+    Raises:
+        ConfigError: The models differ in anything else; the message lists it.
+    """
+    theirs = source.model
+    if not isinstance(theirs, CoCa):
+        raise ConfigError(
+            f"init_from {source.source} is of the architecture {type(theirs).__name__}; a recipe "
+            "trains CoCa, and can begin with a CoCa only"
+        )
+    _require_same_shape(model, theirs, source.source)
+    side = model.config.image.image_size // model.config.image.patch_size
+    given = theirs.state_dict()
+    own = model.state_dict()
+    resized = tuple(name for name in (POSITIONS,) if own[name].shape != given[name].shape)
+    given[POSITIONS] = theirs.image_encoder.positions_for(side, side)
+    # What is left are heads and biases: all else is there on both sides, in the same shape.
+    taken = [n for n in own if n in given and own[n].shape == given[n].shape]
+    for name in taken:
+        own[name].copy_(given[name])
+    adopted = Adopted(
+        source=source.source,
+        fingerprint=source.fingerprint,
+        taken=len(taken) - len(resized),
+        resized=resized,
+        new=tuple(sorted({*own} - {*taken})),
+        left=tuple(sorted({*given} - {*taken})),
+    )
+    _tell(adopted)
+    return adopted
+
+
+def _require_same_shape(model: CoCa, theirs: CoCa, source: str) -> None:
+    here, there = (dict(_settings(to_dict(its.config))) for its in (model, theirs))
+    changes = [
+        f"model.{name} is {there.get(name)} there and {here.get(name)} here"
+        for name in sorted({*here, *there})
+        if here.get(name) != there.get(name) and name not in FREE_SETTINGS
+    ]
+    if changes:
+        raise ConfigError(
+            f"init_from {source} is another model: {'; '.join(changes)}; only "
+            f"{', '.join(FREE_SETTINGS)} may differ"
+        )
+
+
+def _settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _tell(adopted: Adopted) -> None:
+    logger.info(
+        "%s tensors are those of %s, %s resized", adopted.taken, adopted.source, adopted.resized
+    )
+    if adopted.new:
+        logger.warning("%s has no %s; new ones begin", adopted.source, ", ".join(adopted.new))
+    if adopted.left:
+        logger.warning("%s of %s is left out", ", ".join(adopted.left), adopted.source)

@@ -1,0 +1,103 @@
+import dataclasses
+import inspect
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from coca.cli.caption import caption
+from coca.inference.loading import load
+from coca.model.decoding import Decoding
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+def test_every_option_of_decoding_is_an_option_with_its_default() -> None:
+    options = inspect.signature(caption).parameters
+    for field in dataclasses.fields(Decoding):
+        default = options[field.name].default
+        assert (default.value if isinstance(default, Enum) else default) == field.default
+
+
+def test_captions_have_a_text_and_a_logarithmic_score(
+    run_json: RunJson, model: str, pictures: list[str]
+) -> None:
+    told = run_json("caption", *pictures, "-m", model, "--max-words", "4")
+    assert [entry["path"] for entry in told] == pictures
+    for entry in told:
+        (caption,) = entry["captions"]
+        assert caption.keys() == {"text", "score", "token_ids", "log_probabilities"}
+        assert caption["score"] == pytest.approx(sum(caption["log_probabilities"]))
+        assert len(caption["token_ids"]) <= 4
+
+
+def test_a_caption_goes_on_from_the_prompt(
+    run_json: RunJson, model: str, pictures: list[str]
+) -> None:
+    told = run_json("caption", pictures[0], "-m", model, "--prompt", "two dogs")
+    assert told[0]["captions"][0]["text"].startswith("two dogs")
+
+
+def test_captions_for_people_stand_beside_their_path(
+    run: Run, model: str, pictures: list[str]
+) -> None:
+    shown = run("caption", *pictures, "-m", model, "--max-words", "3").stdout
+    assert all(path in shown for path in pictures)
+
+
+def test_options_reach_the_model(run_json: RunJson, model: str, pictures: list[str]) -> None:
+    asked = ["--num-return", "3", "--temperature", "1.3", "--top-k", "50", "--seed", "5"]
+    asked += ["--repetition-penalty", "1.2", "--no-repeat-ngram", "2", "--min-words", "2"]
+    told = run_json("caption", *pictures, "-m", model, *asked)
+    wanted = load(model).caption(
+        pictures,
+        num_return=3,
+        temperature=1.3,
+        top_k=50,
+        seed=5,
+        repetition_penalty=1.2,
+        no_repeat_ngram=2,
+        min_words=2,
+    )
+    for entry, best in zip(told, wanted, strict=True):
+        texts = [one.text for one in (best, *best.others)]
+        assert [one["text"] for one in entry["captions"]] == texts
+
+
+def test_all_captions_of_a_picture_are_shown(run: Run, model: str, pictures: list[str]) -> None:
+    shown = run("caption", *pictures, "-m", model, "-n", "2", "--max-words", "3").stdout
+    assert all(shown.count(path) == 2 for path in pictures)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--num-beams", "2", "--temperature", "1"], "use either"),
+        (["--num-beams", "1", "--num-return", "2"], "cannot return 2 captions"),
+        (["--early-stopping", "soon"], "soon"),
+        (["--explain", "maps.png"], "draws one picture, and 3 are given"),
+    ],
+)
+def test_options_that_make_no_sense_are_a_wrong_call(
+    run: Run, model: str, pictures: list[str], options: list[str], sentence: str
+) -> None:
+    assert sentence in run("caption", *pictures, "-m", model, *options, code=2).stderr
+
+
+def test_a_caption_is_explained_by_a_drawing(run: Run, model: str, pictures: list[str]) -> None:
+    told = run("caption", pictures[0], "-m", model, "--explain", "maps.png", "--max-words", "3")
+    assert "maps.png" in told.stdout
+    with Image.open("maps.png") as drawing:
+        assert drawing.format == "PNG"
+
+
+def test_a_bad_picture_is_told_and_not_drawn(run: Run, model: str, place: Path) -> None:
+    assert (
+        "none.png" in run("caption", "none.png", "-m", model, "--explain", "x.png", code=1).stderr
+    )
+    assert not (place / "x.png").exists()

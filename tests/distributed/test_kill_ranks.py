@@ -1,0 +1,77 @@
+"""One rank of two is killed without warning; the other ends, and the run goes on exactly."""
+
+import os
+import random
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_run
+from coca.train.checkpoint import CHECKPOINT_FOLDER, load_newest
+from coca.train.parallel import Kind
+from tiny_ranks import start_ranks
+from tiny_shared_run import KINDS, train_until_killed
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+SETTINGS: dict[str, Any] = {"steps": 24, "save_every": 3}
+PATIENCE_S = 60.0
+"""After which a rank that waits for a dead one counts as hanging."""
+
+
+def newest_step(run: Path) -> int:
+    folders = (run / CHECKPOINT_FOLDER).glob("step_*")
+    return max((int(folder.name.removeprefix("step_")) for folder in folders), default=0)
+
+
+def train(folder: Path, run: Path, kind: Kind, kill: tuple[int, int] | None = None) -> Any:
+    return start_ranks(2, folder, partial(train_until_killed, run, kind, kill, SETTINGS))
+
+
+def finish(folder: Path, run: Path, kind: Kind) -> None:
+    for process in train(folder, run, kind):
+        process.join(PATIENCE_S)
+        assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_whose_ranks_are_killed_ends_as_if_they_never_were(
+    tmp_path: Path, kind: Kind
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    finish(tmp_path, whole, kind)
+    generator = random.Random(kind)
+    for number in range(4):
+        victim = generator.randrange(2)
+        if number % 2:
+            enough = newest_step(run) + 3
+            ranks = train(tmp_path, run, kind)
+            while ranks[victim].is_alive() and newest_step(run) < enough:
+                time.sleep(0.002)
+            time.sleep(generator.uniform(0, 0.05))
+            os.kill(ranks[victim].pid, signal.SIGKILL)
+        else:
+            # The flushes of a save: rank 1 has those of its two shards, rank 0 has more.
+            ranks = train(tmp_path, run, kind, (victim, generator.randint(1, 9 if victim else 20)))
+        for process in ranks:
+            process.join(PATIENCE_S)
+        codes = [process.exitcode for process in ranks]
+        assert codes[victim] == -signal.SIGKILL, "the run was over before it could be killed"
+        assert codes[1 - victim] not in (0, None), "the other rank hangs, or believes to be done"
+        load_newest(run)
+    finish(tmp_path, run, kind)
+    ours, theirs = load_newest(run), load_newest(whole)
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.step, theirs.step) == (24, 24)
+    for group in ("model", "optimizer"):
+        mine, other = ours.group(group), theirs.group(group)
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[name], other[name]) for name in mine)
+    assert tiny_run.rows(run) == tiny_run.rows(whole)
+    assert not list((run / CHECKPOINT_FOLDER).glob(".*"))

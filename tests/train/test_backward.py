@@ -1,0 +1,161 @@
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from coca.core.errors import ConfigError
+from coca.data.sample import Batch
+from coca.model.coca import CoCa
+from coca.train.backward import backward
+from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.parallel import ParallelModel
+from tiny import sharpened, tiny_config
+from tiny_ranks import ragged_batch
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "mean": {"contrastive_reduction": "mean", "contrastive_rows": 3},
+    "sigmoid": {"contrastive": "sigmoid", "contrastive_rows": 2},
+    "contrastive only": {"captioning_weight": 0.0},
+    "captioning only": {"contrastive_weight": 0.0, "label_smoothing": 0.1},
+    "all three": {"classification_weight": 0.5, "caption_chunk": 4},
+}
+
+
+def make_model(name: str = "paper") -> ParallelModel[CoCa]:
+    torch.manual_seed(0)
+    bias = -10.0 if name == "sigmoid" else None
+    model = sharpened(CoCa(tiny_config(num_classes=3, initial_bias=bias)))
+    return ParallelModel(model, "none", device=torch.device("cpu"))
+
+
+def step(
+    name: str, batch: Batch, micro_batch: int | None, **options: Any
+) -> tuple[Losses, dict[str, Tensor]]:
+    model = make_model(name)
+    objective = CoCaObjective(LossConfig(**LOSSES[name]))
+    losses = backward(model, objective, batch, micro_batch=micro_batch, **options)
+    return losses, dict(model.gradients())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("micro_batch", [1, 3, 7])
+def test_parts_give_the_figures_and_gradients_of_the_whole(name: str, micro_batch: int) -> None:
+    batch = ragged_batch(7)
+    plain, expected = step(name, batch, None)
+    losses, gradients = step(name, batch, micro_batch)
+    # Sums in another order: a few units in the last of fp32's seven digits.
+    torch.testing.assert_close(losses.total, plain.total, rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses.parts, plain.parts, rtol=1e-5, atol=0)
+    assert list(losses.parts) == list(plain.parts)
+    assert gradients.keys() == expected.keys()
+    for key, gradient in gradients.items():
+        assert (gradient - expected[key]).norm() <= 1e-5 * expected[key].norm() + 1e-7, key
+
+
+def test_the_figures_of_a_step_carry_no_graph() -> None:
+    for micro_batch in (None, 2):
+        losses, _ = step("all three", ragged_batch(4), micro_batch)
+        assert not losses.total.requires_grad
+        assert not any(part.requires_grad for part in losses.parts.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "encoded", "decoded"),
+    [("paper", 6, 3), ("contrastive only", 6, 0), ("captioning only", 3, 3)],
+)
+def test_the_encoders_run_twice_where_pairs_are_tied_and_the_decoder_once(
+    name: str, encoded: int, decoded: int
+) -> None:
+    model, calls = make_model(name), {"image_encoder": 0, "multimodal_decoder": 0}
+    for tower in calls:
+
+        def count(*_: object, tower: str = tower) -> None:
+            calls[tower] += 1
+
+        getattr(model.model, tower).register_forward_pre_hook(count)
+    objective = CoCaObjective(LossConfig(**LOSSES[name]))
+    backward(model, objective, ragged_batch(6), micro_batch=2)
+    assert calls == {"image_encoder": encoded, "multimodal_decoder": decoded}
+
+
+def test_both_passes_of_a_part_draw_the_same_and_the_next_part_draws_anew() -> None:
+    model, drawn = make_model(), []
+
+    def disturb(_: object, __: object, encoded: Tensor) -> Tensor:
+        noise = torch.randn(encoded.shape[1])
+        drawn.append(noise)
+        return encoded + noise[:, None]
+
+    model.model.image_encoder.register_forward_hook(disturb)
+    objective = CoCaObjective(LossConfig())
+    backward(model, objective, ragged_batch(4), micro_batch=2)
+    first, second, *again = drawn
+    torch.testing.assert_close(again, [first, second])
+    assert not torch.equal(first, second)
+    backward(model, objective, ragged_batch(4), micro_batch=2)
+    assert not any(torch.equal(noise, old) for noise in drawn[4:] for old in drawn[:4])
+
+
+def test_gradients_are_added_to_those_that_are_there() -> None:
+    model, objective = make_model(), CoCaObjective(LossConfig())
+    backward(model, objective, ragged_batch(4), micro_batch=3)
+    once = {name: gradient.clone() for name, gradient in model.gradients()}
+    backward(model, objective, ragged_batch(4), micro_batch=3)
+    for name, gradient in model.gradients():
+        torch.testing.assert_close(gradient, 2 * once[name])
+
+
+def test_only_the_last_part_exchanges_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told = make_model(), []
+
+    @contextmanager
+    def sync(last: bool) -> Iterator[None]:
+        told.append(last)
+        yield
+
+    monkeypatch.setattr(model, "sync", sync)
+    objective = CoCaObjective(LossConfig())
+    backward(model, objective, ragged_batch(5), micro_batch=2)
+    assert told == [False, False, True]
+    backward(model, objective, ragged_batch(5))
+    assert told[3:] == [True]
+
+
+def test_parts_equal_the_whole_in_half_precision_too() -> None:
+    def half() -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    plain, expected = step("paper", ragged_batch(7), None, autocast=half)
+    losses, gradients = step("paper", ragged_batch(7), 3, autocast=half)
+    full, _ = step("paper", ragged_batch(7), None)
+    assert full.total != plain.total
+    # bf16 keeps eight bits.
+    torch.testing.assert_close(losses.total, plain.total, rtol=1e-2, atol=0)
+    for key, gradient in gradients.items():
+        assert (gradient - expected[key]).norm() <= 3e-2 * expected[key].norm() + 1e-3, key
+
+
+def test_pictures_without_labels_in_a_part_do_no_harm() -> None:
+    batch = ragged_batch(4)
+    targets = torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]])
+    batch = dataclasses.replace(batch, class_targets=targets)
+    plain, _ = step("all three", batch, None)
+    losses, _ = step("all three", batch, 2)
+    torch.testing.assert_close(losses.parts, plain.parts)
+
+
+def test_an_objective_that_needs_the_whole_batch_says_so() -> None:
+    class Whole:
+        def __call__(self, model: CoCa, batch: Batch) -> Losses:
+            return Losses(model.encode_image(batch.images).sum(), {})
+
+        def constrain_(self, model: CoCa) -> None: ...
+
+    assert backward(make_model(), Whole(), ragged_batch(4)).parts == {}
+    with pytest.raises(ConfigError, match="Whole reads a batch as a whole"):
+        backward(make_model(), Whole(), ragged_batch(4), micro_batch=2)

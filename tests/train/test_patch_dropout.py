@@ -1,0 +1,62 @@
+"""Patch dropout within a run: when it is on, and that stops and parts of a step change nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from coca.core.errors import ConfigError
+from coca.model.coca import CoCa
+from coca.train.schedule import ScheduleConfig, set_patch_dropout
+from coca.train.trainer import Trainer
+from tiny_run import SignalAfter, rows, same, tiny_trainer, weights
+
+HALF = ScheduleConfig(warmup=0.25, patch_dropout=0.5, unmasked_tail=0.25)
+
+
+def seen_patches(trainer: Trainer[CoCa]) -> list[Tensor]:
+    """Will hold what the image encoder reads in each forward pass."""
+    seen: list[Tensor] = []
+    trainer.model.image_encoder.patch_embedding.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].clone())
+    )
+    return seen
+
+
+def test_the_tail_of_a_run_sees_whole_pictures(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, schedule=HALF)
+    seen = seen_patches(trainer)
+    trainer.fit()
+    assert [patches.shape[1] for patches in seen] == [8] * 9 + [16] * 3
+
+
+def test_a_stopped_run_leaves_out_the_same_patches(tmp_path: Path) -> None:
+    whole = tiny_trainer(tmp_path / "whole", schedule=HALF)
+    whole.fit()
+    assert (
+        tiny_trainer(tmp_path / "parts", schedule=HALF, objective=SignalAfter(7)).fit().interrupted
+    )
+    torch.manual_seed(99)
+    rest = tiny_trainer(tmp_path / "parts", schedule=HALF)
+    rest.fit()
+    assert same(weights(rest), weights(whole))
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+
+
+def test_both_passes_of_a_step_in_parts_see_the_same_patches(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, schedule=HALF, micro_batch=2, steps=2)
+    seen = seen_patches(trainer)
+    trainer.fit()
+    first, second, again_first, again_second, *_ = seen
+    assert [len(patches) for patches in seen] == [2] * 8
+    assert torch.equal(first, again_first)
+    assert torch.equal(second, again_second)
+    assert not torch.equal(first, seen[4])
+
+
+def test_a_model_that_cannot_leave_out_patches_is_told() -> None:
+    model = nn.Linear(3, 2)
+    set_patch_dropout(model, 0.0)
+    with pytest.raises(ConfigError, match=r"is 0\.5, but Linear has no image encoder"):
+        set_patch_dropout(model, 0.5)

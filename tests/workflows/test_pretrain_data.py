@@ -1,0 +1,134 @@
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.loader import LoaderConfig
+from coca.data.sample import Sample
+from coca.data.sources import SourceConfig
+from coca.processing.prompts import CLIP_PROMPTS
+from coca.processing.tokenizer import Tokenizer
+from coca.workflows import pretrain_data
+from coca.workflows.pretrain_data import (
+    DataConfig,
+    ResolutionConfig,
+    TokenizerConfig,
+    make_loader,
+    make_processor,
+    obtain_tokenizer,
+    train_tokenizer,
+)
+from tiny_data import CAPTIONS, MemorySource, make_samples, tiny_processor
+
+SOURCE = SourceConfig(kind="memory", path="m")
+
+
+def labelled(count: int) -> list[Sample]:
+    return [Sample(f"s{number}", b"", labels=("cat",)) for number in range(count)]
+
+
+def test_the_words_of_prompts_are_learned_with_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def train(texts: Iterable[str], **settings: object) -> Tokenizer:
+        read.extend(texts)
+        return Tokenizer.train(CAPTIONS, vocab_size=300)
+
+    monkeypatch.setattr(pretrain_data, "Tokenizer", SimpleNamespace(train=train))
+    prompts = SourceConfig(kind="memory", path="m", text="labels", templates=("clip",))
+    sources = [(prompts, MemorySource(labelled(160))), (SOURCE, MemorySource(make_samples(1)))]
+    train_tokenizer(sources, vocab_size=300, config=TokenizerConfig())
+    assert set(read[:160]) == {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS}
+    assert read[160:] == ["a red car"]
+    # Of sources that are too long every n-th sample is read, and still each template.
+    read.clear()
+    monkeypatch.setattr(pretrain_data, "TOKENIZER_SAMPLES", 80)
+    train_tokenizer(sources[:1], vocab_size=300, config=TokenizerConfig())
+    assert len(read) == 80
+    assert set(read) == {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS}
+
+
+def test_a_sample_that_cannot_be_read_is_passed_over() -> None:
+    samples: list[Sample | DataError] = [
+        *make_samples(3),
+        DataError("it is gone", reason="missing"),
+    ]
+    tokenizer = train_tokenizer(
+        [(SOURCE, MemorySource(samples))], vocab_size=300, config=TokenizerConfig()
+    )
+    assert tokenizer.decode(tokenizer.encode_prompt("a red car")) == "a red car"
+
+
+def test_a_tokenizer_is_learned_once_and_then_read(tmp_path: Path) -> None:
+    def obtain(sources: list[tuple[SourceConfig, MemorySource]], **settings: Any) -> str:
+        tokenizer = obtain_tokenizer(
+            tmp_path / "run", sources, TokenizerConfig(**settings), vocab_size=300
+        )
+        tokenizer.save(tmp_path / "copy.json")
+        return json.dumps(json.loads((tmp_path / "copy.json").read_text()))
+
+    learned = obtain([(SOURCE, MemorySource(make_samples(3)))])
+    assert obtain([]) == learned
+    (tmp_path / "run" / "tokenizer.json").rename(tmp_path / "kept.json")
+    assert obtain([], path=tmp_path / "kept.json") == learned
+    with pytest.raises(DataError, match="no text to learn"):
+        obtain([])
+
+
+def test_stages_end_at_whole_batches_of_the_run(tmp_path: Path) -> None:
+    config = DataConfig(
+        sources=(SOURCE,),
+        loader=LoaderConfig(batch_size=4),
+        resolution=(
+            ResolutionConfig(until=0.3, image_size=4),
+            ResolutionConfig(until=0.6, image_size=12),
+        ),
+    )
+    processor = make_processor(config, tiny_processor().tokenizer, image_size=8, context_length=24)
+    loader = make_loader(
+        config,
+        [(SOURCE, MemorySource(make_samples(10)))],
+        processor,
+        steps=5,
+        seed=0,
+        bad_log=tmp_path / "bad.jsonl",
+    )
+    batches = iter(loader)
+    # 30 % of 5 steps is a step and a half, 60 % are three.
+    assert [next(batches).images.shape[-1] for _ in range(5)] == [4, 4, 12, 8, 8]
+
+
+def test_a_stage_without_augmentation_shows_the_plain_picture(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 10), (255, 0, 0)).save(stream, "PNG")
+    sample = Sample("s", stream.getvalue(), ("a red car",))
+    config = DataConfig(
+        sources=(SOURCE,),
+        loader=LoaderConfig(batch_size=2),
+        resolution=(ResolutionConfig(until=0.5, image_size=4),),
+        resize="pad",
+    )
+    tokenizer = tiny_processor().tokenizer
+    small = make_processor(config, tokenizer, image_size=4, context_length=24)
+    processor = make_processor(config, tokenizer, image_size=8, context_length=24)
+    loader = make_loader(
+        config,
+        [(SOURCE, MemorySource([sample]))],
+        processor,
+        steps=2,
+        seed=0,
+        bad_log=tmp_path / "b",
+    )
+    assert next(iter(loader)).images.equal(small.images([sample.image] * 2))
+
+
+@pytest.mark.parametrize("until", [0.0, 1.0, -0.5])
+def test_a_stage_beyond_the_run_is_refused(until: float) -> None:
+    with pytest.raises(ConfigError, match="must be above 0 and below 1"):
+        ResolutionConfig(until=until, image_size=8)
