@@ -17,8 +17,8 @@ DOCS := $(VENV)/.installed-docs
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(DEMO) ## Train on real pictures, then caption, search and score others (minutes)
-	@$(BIN)/coca demo
+demo: $(DEMO) ## Search, caption and score real pictures; FROM_SCRATCH=1 trains first (minutes)
+	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch)
 
 test: $(DEV) ## Run every test, and hold the coverage
 	$(BIN)/pytest -n 2 --cov=coca --cov-report=term

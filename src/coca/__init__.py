@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coca.inference.predictor import Predictor, load
+    from coca.inference.loading import load
+    from coca.inference.predictor import Predictor
     from coca.model.coca import CoCa
     from coca.model.config import CoCaConfig
     from coca.search.engine import SearchEngine
@@ -18,7 +19,7 @@ _HOMES = {
     "CoCaConfig": "coca.model.config",
     "Predictor": "coca.inference.predictor",
     "SearchEngine": "coca.search.engine",
-    "load": "coca.inference.predictor",
+    "load": "coca.inference.loading",
 }
 
 

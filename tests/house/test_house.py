@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "src" / "coca"
+WEIGHTS = PACKAGE / "weights"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted({*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")})
 
@@ -61,6 +62,12 @@ def test_no_file_names_a_folder_of_the_machine_it_was_written_on() -> None:
 
 
 def test_no_large_file_is_kept() -> None:
-    # Pictures, weights and data come from packages or releases; a clone stays small for ever.
-    large = [name_of(path) for path in kept_files() if path.stat().st_size > 512 * 1024]
+    # Pictures and data come from packages or releases; a clone stays small for ever.
+    kept = [path for path in kept_files() if WEIGHTS not in path.parents]
+    large = [name_of(path) for path in kept if path.stat().st_size > 512 * 1024]
     assert large == []
+
+
+def test_the_weights_that_the_package_brings_stay_small() -> None:
+    weights = [path for path in kept_files() if WEIGHTS in path.parents]
+    assert sum(path.stat().st_size for path in weights) <= 20_000_000

@@ -26,7 +26,8 @@ def tree(folder: Path, depth: int = 0) -> Iterator[tuple[str, str]]:
         indent = "  " * depth
         if path.is_dir():
             yield f"{indent}{path.name}/", sentence(path / "__init__.py")
-            yield from tree(path, depth + 1)
+            if path.name != "weights":  # data, and no code to find one's way in
+                yield from tree(path, depth + 1)
         else:
             yield f"{indent}{path.name}", sentence(path)
 

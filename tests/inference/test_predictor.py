@@ -1,6 +1,5 @@
 import functools
 import io
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from PIL import Image
 
 import coca
 from coca.core.errors import ConfigError, DataError
-from coca.inference.predictor import Precision, Predictor
+from coca.inference.loading import Precision
+from coca.inference.predictor import Predictor
 from tiny_data import picture
 from tiny_run import Bars, recording
 
@@ -115,50 +115,6 @@ def test_half_precision_stays_near_full(
         assert ((one * other).sum(axis=1) / np.linalg.norm(one, axis=1)).min() > 0.99
     assert len(half.caption(PICTURES)) == len(PICTURES)
     assert_allclose(sum(it.probability for it in half.classify(PICTURES[0], LABELS)[0]), 1, 1e-5)
-
-
-def test_a_caption_is_what_the_model_believes_most(predictor: Predictor) -> None:
-    """The score is checked against the plain logits, and each word is the best of its place."""
-    prompt = predictor.processor.tokenizer.encode_prompt("the small")
-    caption = predictor.caption(PICTURES[0], prompt="the small", max_words=3)[0]
-    assert caption.text.startswith("the small")
-    assert caption.score < 0
-    images = predictor.processor.images([PICTURES[0]])
-    score, ids = 0.0, list(prompt)
-    with torch.inference_mode():
-        for _ in range(3):
-            logits = predictor.model.caption_logits(images, torch.tensor([ids]))[0, -1]
-            logits[[0, 1, 3]] = -math.inf
-            best = int(logits.argmax())
-            score += float(logits.log_softmax(0)[best])
-            if best == 2:
-                break
-            ids.append(best)
-    assert caption.text == predictor.processor.tokenizer.decode(ids).strip()
-    assert caption.score == pytest.approx(score, abs=1e-3)
-
-
-def test_a_caption_is_no_longer_than_asked(predictor: Predictor) -> None:
-    short, long = (predictor.caption(PICTURES, max_words=words) for words in (1, None))
-    encode = predictor.processor.tokenizer.encode_prompt
-    assert all(
-        len(caption.text) <= len(other.text) for caption, other in zip(short, long, strict=True)
-    )
-    assert all(len(encode(caption.text)) <= 16 for caption in short)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ({"max_words": 0}, "max_words is 0; it must be at least 1"),
-        ({"prompt": "the small cat sleeps on a long wooden bench " * 4}, "leaves no room"),
-    ],
-)
-def test_a_caption_without_room_is_refused(
-    predictor: Predictor, words: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        predictor.caption(PICTURES, **words)
 
 
 def test_probabilities_sum_to_one_and_fall(predictor: Predictor) -> None:

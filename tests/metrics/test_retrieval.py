@@ -1,3 +1,4 @@
+from itertools import combinations
 from random import Random
 
 import numpy as np
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from coca.metrics.retrieval import (
+    chance_recall,
     first_relevant_rank,
     median_rank,
     recall_at_k,
@@ -49,6 +51,27 @@ def test_ranks_equal_those_of_a_stable_sort(problem: Problem) -> None:
 def test_recall_is_the_share_of_ranks_up_to_k(problem: Problem, k: int) -> None:
     ranks = ranks_by_sorting(*problem)
     assert recall_at_k(*problem, k) == pytest.approx(sum(r <= k for r in ranks) / len(ranks))
+
+
+@given(problems(ties=False), st.integers(1, 9))
+def test_recall_is_what_clip_benchmark_counts(problem: Problem, k: int) -> None:
+    """There: hits among the first k over all relevant items, and whether that is above 0."""
+    similarity, relevant = problem
+    first = np.argsort(-similarity, axis=1)[:, :k]
+    hits = np.take_along_axis(relevant, first, axis=1).sum(axis=1)
+    assert recall_at_k(*problem, k) == pytest.approx((hits / relevant.sum(axis=1) > 0).mean())
+
+
+@given(problems(), st.integers(1, 9))
+def test_chance_is_the_mean_over_all_orders(problem: Problem, k: int) -> None:
+    """All sets of k items are equally likely to come first."""
+    _, relevant = problem
+    items = relevant.shape[1]
+    found = [
+        np.mean([any(row[list(first)]) for first in combinations(range(items), min(k, items))])
+        for row in relevant
+    ]
+    assert chance_recall(relevant, k) == pytest.approx(np.mean(found))
 
 
 @given(problems())
@@ -149,3 +172,9 @@ def test_a_similarity_that_is_no_number_is_an_error() -> None:
 def test_nothing_to_rank_is_an_error(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="holds nothing to rank"):
         retrieval_scores(np.zeros(shape), np.ones(shape, dtype=bool))
+
+
+@pytest.mark.parametrize(("queries", "k"), [(0, 1), (2, 0)])
+def test_chance_of_nothing_is_an_error(queries: int, k: int) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        chance_recall(np.ones((queries, 3), dtype=bool), k)

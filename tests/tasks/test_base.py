@@ -16,7 +16,13 @@ BROKEN = Sample("s0001", b"no picture at all", captions=("a cat",))
 
 
 def test_every_task_is_found_by_its_name() -> None:
-    assert {"retrieval", "zero_shot", "pixel_floor"} <= set(TASKS.names())
+    assert {
+        "retrieval",
+        "image_retrieval",
+        "zero_shot",
+        "pixel_floor",
+        "trimmed_pixel_floor",
+    } <= set(TASKS.names())
 
 
 def test_samples_come_in_order_and_are_counted(tmp_path: Path) -> None:

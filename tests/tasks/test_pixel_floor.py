@@ -1,7 +1,11 @@
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
@@ -66,10 +70,39 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path) -> 
         assert scores[f"{way}_median_rank"] == np.median(ranks)
 
 
-def test_without_a_reference_there_is_no_floor(predictor: Predictor, tmp_path: Path) -> None:
+def framed(sample: Sample, border: int) -> Sample:
+    """The same picture within a white border."""
+    inner = decode(sample.image)
+    side = inner.shape[1] + 2 * border
+    whole = torch.full((3, side, side), 255, dtype=torch.uint8)
+    whole[:, border : side - border, border : side - border] = inner
+    stream = io.BytesIO()
+    Image.fromarray(whole.permute(1, 2, 0).contiguous().numpy()).save(stream, "PNG")
+    return replace(sample, image=stream.getvalue())
+
+
+def test_the_trimmed_floor_looks_past_borders(predictor: Predictor, tmp_path: Path) -> None:
+    plain = samples(NAMES)
+    framed_ones = [framed(sample, 3 + place) for place, sample in enumerate(plain)]
+    config = TaskConfig(
+        task="trimmed_pixel_floor",
+        data=write_folder(tmp_path / "data", framed_ones),
+        reference=write_folder(tmp_path / "known", plain),
+    )
+    trimmed = TASKS.get("trimmed_pixel_floor")(predictor, config)
+    assert trimmed.task == "trimmed_pixel_floor"
+    assert trimmed.metrics["image_to_text_recall@1"] == 1
+    raw = PIXEL_FLOOR(predictor, replace(config, task="pixel_floor"))
+    assert raw.metrics["image_to_text_recall@1"] < 1
+
+
+@pytest.mark.parametrize("task", ["pixel_floor", "trimmed_pixel_floor"])
+def test_without_a_reference_there_is_no_floor(
+    predictor: Predictor, tmp_path: Path, task: str
+) -> None:
     data = write_folder(tmp_path, samples(NAMES))
-    with pytest.raises(ConfigError, match="pixel_floor needs `reference`"):
-        PIXEL_FLOOR(predictor, TaskConfig(task="pixel_floor", data=data))
+    with pytest.raises(ConfigError, match=f"^{task} needs `reference`"):
+        TASKS.get(task)(predictor, TaskConfig(task=task, data=data))
 
 
 def test_sets_without_a_common_name_cannot_be_compared(

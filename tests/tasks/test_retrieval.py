@@ -67,8 +67,11 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path, cap
 def test_chance_is_what_a_blind_guess_finds(predictor: Predictor, tmp_path: Path) -> None:
     metrics = solve(predictor, tmp_path).metrics
     assert metrics["chance_text_to_image_recall@5"] == pytest.approx(5 / 13)
-    # Exact for one caption a picture, and at k = 1 for any number of them.
+    # Of 25 captions, four pictures have three, four two and five one.
     assert metrics["chance_image_to_text_recall@1"] == pytest.approx(1 / 13)
+    missed = [1 - 5 / 25, (20 * 19) / (25 * 24), (20 * 19 * 18) / (25 * 24 * 23)]
+    wanted = 1 - np.dot([5, 4, 4], missed) / 13
+    assert metrics["chance_image_to_text_recall@5"] == pytest.approx(wanted)
     assert max(metrics[name] for name in metrics if "chance" in name) <= 1
 
 
@@ -86,3 +89,22 @@ def test_a_picture_without_a_caption_is_an_error(predictor: Predictor, tmp_path:
     ) as it:
         RETRIEVAL(predictor, TaskConfig(task="retrieval", data=data))
     assert it.value.reason == "no_caption"
+
+
+def test_reranking_within_the_best_few_changes_nothing_further_down(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    plain, few, all_ = (
+        solve(predictor, tmp_path / str(k), rerank=k).metrics for k in (0, 5, len(SAMPLES) * 3)
+    )
+    assert few["text_to_image_recall@1"] != plain["text_to_image_recall@1"]
+    # Every text is scored for each picture, so cosines decide only together with likelihood.
+    images = [sample.image for sample in SAMPLES]
+    pairs = [(text, row) for row, sample in enumerate(SAMPLES) for text in sample.captions]
+    texts = [text for text, _ in pairs]
+    log_p = predictor.score(images, texts)
+    cosines = predictor.embed_images(images) @ predictor.embed_texts(texts).T
+    prior = np.log(np.exp(log_p).mean(axis=0))
+    best = (predictor.logit_scale * cosines + log_p - prior).argmax(axis=0)
+    right = np.mean([found == owner for found, (_, owner) in zip(best, pairs, strict=True)])
+    assert all_["text_to_image_recall@1"] == pytest.approx(right)

@@ -81,3 +81,28 @@ def test_a_picture_without_a_label_is_an_error(predictor: Predictor, tmp_path: P
 def test_an_unknown_prompt_set_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'imagenet' is no prompt set"):
         solve(predictor, tmp_path, SAMPLES, "imagenet")
+
+
+def test_reranking_asks_how_likely_the_sentences_of_the_best_classes_are(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    data = write_folder(tmp_path, SAMPLES)
+    config = TaskConfig(task="zero_shot", data=data, prompts="drawing", rerank=3)
+    found = ZERO_SHOT(predictor, config).metrics
+    answers = [sample.labels[0].replace("_", " ") for sample in SAMPLES]
+    names = sorted(set(answers))
+    images = [sample.image for sample in SAMPLES]
+    templates = PROMPTS["drawing"]
+    cosines = (
+        predictor.embed_images(images) @ predictor.class_embeddings(names, templates=templates).T
+    )
+    log_p = predictor.class_log_likelihoods(images, names, templates=templates)
+    third = np.sort(cosines, axis=1)[:, -3:-2]
+    log_p[cosines < third] = -np.inf
+    counts = np.maximum(np.isfinite(log_p).sum(axis=0), 1)
+    prior = np.logaddexp.reduce(log_p, axis=0) - np.log(counts)
+    with np.errstate(invalid="ignore"):
+        scores = predictor.logit_scale * cosines + log_p - prior
+    best = np.where(np.isfinite(log_p), scores, -np.inf).argmax(axis=1)
+    right = [names[place] == answer for place, answer in zip(best, answers, strict=True)]
+    assert found["top1"] == pytest.approx(np.mean(right))

@@ -3,47 +3,35 @@
     predictor = coca.load("runs/demo/model")
     predictor.embed_images(["cat.jpg"]) @ predictor.embed_texts(["a cat", "a dog"]).T
 
-Letters: N pictures or texts, E shared embedding, K labels.
+Letters: N pictures or texts, M texts beside N pictures, E shared embedding, K labels.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
-from coca.core.errors import ConfigError, ModelError
+from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
+from coca.inference.captioning import Caption, captions_of, prompts_for
 from coca.inference.prompts import PROMPTS, fill
-from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig
-from coca.model.generation import greedy
-from coca.model.pretrained import load_model, weights_digest
-from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
+from coca.model.captioner import Captioner
+from coca.model.decoding import Decoding, DecodingOptions
+from coca.model.generation import generate
+from coca.model.scoring import score_captions, scored_lengths
+from coca.processing.processor import Processor
 
 Picture: TypeAlias = str | Path | bytes | Image.Image | ndarray
 """A path, an encoded file, a PIL image, or an array of height x width x 3 bytes."""
 
-Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Caption:
-    """What the model says about a picture."""
-
-    text: str
-    """The words behind the prompt, the prompt included."""
-    score: float
-    """Natural logarithm of the probability of the words; 0 is certain."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +48,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: CoCa,
+        model: Captioner,
         processor: Processor,
         *,
         fingerprint: str,
@@ -89,6 +77,11 @@ class Predictor:
     def embed_dim(self) -> int:
         """Size of the vectors."""
         return self.model.config.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies cosines by: one over its learned temperature."""
+        return float(self.model.logit_scale.detach())
 
     @torch.inference_mode()
     def embed_images(
@@ -124,36 +117,81 @@ class Predictor:
         self,
         images: Picture | Sequence[Picture],
         *,
-        prompt: str = "",
-        max_words: int | None = None,
+        prompt: str | Sequence[str] = "",
         progress: ProgressMaker = silent,
+        **options: Unpack[DecodingOptions],
     ) -> list[Caption]:
-        """Describes each picture, greedily.
+        """Describes each picture, by beam search unless told otherwise.
+
+            predictor.caption("cat.jpg")[0].text
+            predictor.caption(files, num_beams=1)                           greedy, the fastest
+            predictor.caption(files, num_return=3)[0].others                the next best two
+            predictor.caption(files, temperature=0.8, num_return=5, seed=1) drawn by chance
 
         Args:
             images: One or many.
-            prompt: Words that each caption begins with.
-            max_words: Most tokens behind the prompt; default: all that the context holds.
+            prompt: Words that each caption begins with, or a text for each picture.
+            progress: Shows how far it is.
+            **options: The fields of `coca.model.decoding.Decoding`.
+
+        Returns:
+            The best caption of each picture; `num_return` above 1 puts more into its `others`.
+
+        Raises:
+            DataError: A picture cannot be read.
+            ConfigError: Options contradict each other, a prompt fills the context, or the number of
+                prompts is not that of the pictures.
+        """
+        decoding, tokenizer = Decoding(**options), self.processor.tokenizer
+        pictures = _as_pictures(images)
+        prompts = map(tokenizer.encode_prompt, prompts_for(prompt, len(pictures)))
+        captions = []
+        for batch in self._batches(pictures, "captioning", progress):
+            begun = list(islice(prompts, len(batch)))
+            tokens = self.model.image_tokens(self._pixels(batch))
+            written = generate(self.model, tokens, prompts=begun, decoding=decoding)
+            captions += [
+                captions_of(row, tokenizer, prompt=ids)
+                for row, ids in zip(written, begun, strict=True)
+            ]
+        return captions
+
+    @torch.inference_mode()
+    def score(
+        self,
+        images: Picture | Sequence[Picture],
+        texts: str | Sequence[str],
+        *,
+        by_length: bool = False,
+        only: Bool[ndarray, "N M"] | None = None,
+        progress: ProgressMaker = silent,
+    ) -> Float[ndarray, "N M"]:
+        """Gives log p(text | picture) for all pairs: how likely the model is to say this of that.
+
+        Each picture is encoded once. Texts of different lengths are not fairly compared by the sum;
+        for the same text, pictures are. A text too long for the model is cut.
+
+        Args:
+            images: One or many.
+            texts: One or many.
+            by_length: Give the mean over a text's tokens and its end in place of their sum.
+            only: The pairs to score; the others get minus infinity. Default: all.
             progress: Shows how far it is.
 
         Raises:
             DataError: A picture cannot be read.
-            ConfigError: `max_words` is below 1, or the prompt fills the context.
         """
-        if max_words is not None and max_words < 1:
-            raise ConfigError(f"max_words is {max_words}; it must be at least 1")
-        tokenizer = self.processor.tokenizer
-        ids = tokenizer.encode_prompt(prompt)
-        captions = []
-        for batch in self._batches(_as_pictures(images), "captioning", progress):
-            out = greedy(
-                self.model, self._pixels(batch), prompt=torch.tensor(ids), max_words=max_words
-            )
-            for words, scores in zip(out.token_ids, out.log_probabilities, strict=True):
-                # The prompt is decoded along, since a word may be cut between two tokens.
-                text = tokenizer.decode([*ids[1:], *words]).strip()
-                captions.append(Caption(text, sum(scores)))
-        return captions
+        tokens = self.processor.texts(_as_texts(texts)).to(self._device)
+        rows, done = [], 0
+        for batch in self._batches(_as_pictures(images), "scoring captions", progress):
+            pairs = None if only is None else torch.from_numpy(only[done : done + len(batch)])
+            seen = self.model.image_tokens(self._pixels(batch))
+            rows.append(score_captions(self.model, seen, tokens, only=pairs))
+            done += len(batch)
+        scores = torch.cat(rows) if rows else torch.zeros(0, len(tokens))
+        if by_length:
+            scores = scores / scored_lengths(self.model, tokens)
+        return scores.cpu().numpy()
 
     def class_embeddings(
         self,
@@ -168,15 +206,38 @@ class Predictor:
             ConfigError: No label, the same label twice, or a template without `{}`.
         """
         labels = _as_texts(labels)
-        if not labels:
-            raise ConfigError("there is no label; at least one is needed, such as 'cat'")
-        if len(set(labels)) < len(labels):
-            twice = next(label for label in labels if labels.count(label) > 1)
-            raise ConfigError(f"the label {twice!r} stands there twice; each needs its own name")
-        sentences = [sentence for label in labels for sentence in fill(templates, label)]
-        vectors = self.embed_texts(sentences, progress=progress)
+        vectors = self.embed_texts(_class_sentences(labels, templates), progress=progress)
         means = vectors.reshape(len(labels), len(templates), -1).mean(axis=1)
         return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    def class_log_likelihoods(
+        self,
+        images: Picture | Sequence[Picture],
+        labels: str | Sequence[str],
+        *,
+        templates: Sequence[str] = PROMPTS["plain"],
+        only: Bool[ndarray, "N K"] | None = None,
+        progress: ProgressMaker = silent,
+    ) -> Float[ndarray, "N K"]:
+        """Gives the log-probability of each label's sentence, averaged over the templates, in nats.
+
+        Args:
+            images: One or many.
+            labels: Names of the classes.
+            templates: Sentences with `{}` for the label.
+            only: The pairs to score; the others get minus infinity. Default: all.
+            progress: Shows how far it is.
+
+        Raises:
+            DataError: A picture cannot be read.
+            ConfigError: As `class_embeddings`.
+        """
+        labels = _as_texts(labels)
+        sentences = _class_sentences(labels, templates)
+        pairs = None if only is None else only.repeat(len(templates), axis=1)
+        each = self.score(images, sentences, only=pairs, progress=progress)
+        shaped = each.reshape(len(each), len(labels), len(templates))
+        return np.logaddexp.reduce(shaped, axis=2) - np.log(np.float32(len(templates)))
 
     def classify(
         self,
@@ -184,6 +245,7 @@ class Predictor:
         labels: str | Sequence[str],
         *,
         templates: Sequence[str] = PROMPTS["plain"],
+        by: Literal["similarity", "likelihood"] = "similarity",
         progress: ProgressMaker = silent,
     ) -> list[list[Prediction]]:
         """Sorts labels by how well they fit each picture, without any training on them.
@@ -192,6 +254,9 @@ class Predictor:
             images: One or many.
             labels: Names to choose from.
             templates: Sentences with `{}` for the label; a label's vector is the mean over them.
+            by: `similarity` compares embeddings; `likelihood` asks how probable it is that the
+                model says the sentences of the picture, on average over the templates. The second
+                is slower and favours short and frequent names.
             progress: Shows how far it is.
 
         Raises:
@@ -199,9 +264,13 @@ class Predictor:
             ConfigError: As `class_embeddings`.
         """
         labels = _as_texts(labels)
-        classes = self.class_embeddings(labels, templates=templates)
-        pictures = self.embed_images(images, progress=progress)
-        logits = float(self.model.logit_scale.detach()) * pictures @ classes.T
+        if by == "similarity":
+            classes = self.class_embeddings(labels, templates=templates)
+            logits = self.logit_scale * self.embed_images(images, progress=progress) @ classes.T
+        else:
+            logits = self.class_log_likelihoods(
+                images, labels, templates=templates, progress=progress
+            )
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return [
@@ -229,93 +298,19 @@ class Predictor:
         return np.concatenate(rows) if rows else np.zeros((0, self.embed_dim), np.float32)
 
 
-def load(
-    folder: str | Path,
-    *,
-    device: str | None = None,
-    precision: Precision = "fp32",
-    batch_size: int = 64,
-) -> Predictor:
-    """Loads a model from its folder, and nothing else.
-
-    Args:
-        folder: Holds `config.json`, `model.safetensors`, `tokenizer.json`, `processor.json`, as
-            `coca pretrain` writes them; a run's folder stands for the model within.
-        device: Such as `"cuda:0"`; default: the first accelerator, else the CPU.
-        precision: Of weights and arithmetic; embeddings are fp32 always.
-        batch_size: Pictures or texts at a time.
-
-    Raises:
-        ModelError: A file is missing, damaged, or does not fit.
-        ConfigError: An unknown precision or device.
-    """
-    path = _model_folder(Path(folder))
-    if precision not in _DTYPES:
-        raise ConfigError(f"precision {precision!r} is unknown; choose one of {', '.join(_DTYPES)}")
-    model = load_model(path, device=_device_named(device), dtype=_DTYPES[precision])
-    processor = Processor.load(path)
-    _require_fit(path, model.config, processor)
-    return Predictor(
-        model, processor, fingerprint=fingerprint(path), source=str(path), batch_size=batch_size
-    )
-
-
-def fingerprint(folder: str | Path) -> str:
-    """Names model and processor of a folder by 16 hex digits, without reading the weights.
-
-    Raises:
-        ModelError: A file is missing or damaged.
-    """
-    digest = hashlib.sha256(weights_digest(folder).encode())
-    for name in (PROCESSOR_FILE, TOKENIZER_FILE):
-        try:
-            digest.update((Path(folder) / name).read_bytes())
-        except OSError as error:
-            raise ModelError(f"{folder} holds no readable {name}: {error.strerror}") from error
-    return digest.hexdigest()[:16]
-
-
-def _require_fit(path: Path, config: CoCaConfig, processor: Processor) -> None:
-    words, side = processor.tokenizer.vocab_size, processor.image_config.image_size
-    faults = []
-    if words > config.text.vocab_size:
-        faults.append(f"the tokenizer knows {words} words, the model {config.text.vocab_size}")
-    if processor.context_length > config.text.context_length:
-        faults.append(
-            f"the processor makes captions of {processor.context_length} tokens, the model reads "
-            f"{config.text.context_length}"
-        )
-    if side % config.image.patch_size:
-        faults.append(
-            f"the processor makes pictures of {side} px, no multiple of the model's patches of "
-            f"{config.image.patch_size} px"
-        )
-    if faults:
-        raise ModelError(f"{path} mixes files of different models: {'; '.join(faults)}")
-
-
-def _model_folder(folder: Path) -> Path:
-    """A run keeps its finished model in `model`; naming the run is enough."""
-    inner = folder / "model"
-    return inner if not (folder / "config.json").exists() and inner.is_dir() else folder
-
-
-def _device_named(name: str | None) -> torch.device:
-    if name is None:
-        found = (
-            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        )
-        return found or torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name!r} cannot be used here: {reason}") from None
-
-
 def _as_pictures(images: Picture | Sequence[Picture]) -> Sequence[Picture]:
     return [images] if isinstance(images, str | bytes | Path | Image.Image | ndarray) else images
 
 
 def _as_texts(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else texts
+
+
+def _class_sentences(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """The sentences of each label, label after label."""
+    if not labels:
+        raise ConfigError("there is no label; at least one is needed, such as 'cat'")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ConfigError(f"the label {twice!r} stands there twice; each needs its own name")
+    return [sentence for label in labels for sentence in fill(templates, label)]

@@ -3,6 +3,8 @@
 Axes: Q queries, K items that are ranked.
 """
 
+from math import comb
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
@@ -53,6 +55,22 @@ def median_rank(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"
         ValueError: As `first_relevant_rank`.
     """
     return float(np.median(first_relevant_rank(similarity, relevant)))
+
+
+def chance_recall(relevant: Bool[ndarray, "Q K"], k: int) -> float:
+    """Recall at `k` to be expected of a ranking without any sense, 0 to 1.
+
+    Raises:
+        ValueError: There is no query, or `k` is below 1.
+    """
+    queries, items = relevant.shape
+    if k < 1 or not queries:
+        raise ValueError(f"k is {k} of {queries} queries; both must be at least 1")
+    first = min(k, items)
+    missed = [
+        comb(items - int(count), first) / comb(items, first) for count in relevant.sum(axis=1)
+    ]
+    return 1 - sum(missed) / queries
 
 
 def retrieval_scores(

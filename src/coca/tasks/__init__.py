@@ -1,6 +1,16 @@
 """Downstream problems and their scores; importing this room registers all of its tasks."""
 
-from coca.tasks import pixel_floor, retrieval, zero_shot
+from coca.tasks import captioning, image_retrieval, pixel_floor, retrieval, zero_shot
 from coca.tasks.base import TASKS, Task, TaskConfig, TaskResult
 
-__all__ = ["TASKS", "Task", "TaskConfig", "TaskResult", "pixel_floor", "retrieval", "zero_shot"]
+__all__ = [
+    "TASKS",
+    "Task",
+    "TaskConfig",
+    "TaskResult",
+    "captioning",
+    "image_retrieval",
+    "pixel_floor",
+    "retrieval",
+    "zero_shot",
+]

@@ -1,6 +1,6 @@
 """What a downstream problem is: a configuration, a run over samples, a result."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ from coca.core.registry import Registry
 from coca.data.sample import Sample
 from coca.data.sources import Source, SourceConfig, open_source
 from coca.inference.predictor import Predictor
+from coca.model.decoding import Decoding
 from coca.processing.image import decode
 
 
@@ -18,7 +19,8 @@ class TaskConfig:
     """A problem and the data to solve it on."""
 
     task: str
-    """`retrieval`, `zero_shot`, `pixel_floor`, or what a plugin registers."""
+    """`retrieval`, `image_retrieval`, `zero_shot`, `captioning`, `pixel_floor`, or what a plugin
+    registers."""
     data: SourceConfig
     """The samples that are scored."""
     reference: SourceConfig | None = None
@@ -27,12 +29,21 @@ class TaskConfig:
     """Zero-shot: a named set of prompts, or one template with `{}`."""
     captions: str = "all"
     """Retrieval: `all` captions of a picture are queries, or its `first` only."""
+    prompt: str = ""
+    """Captioning: words that each caption begins with; they are scored along."""
+    decoding: Decoding = field(default_factory=Decoding)
+    """Captioning: how words are chosen."""
+    rerank: int = 0
+    """Retrieval and zero-shot: how many of the best by cosine are put in order again by how likely
+    the model is to say their words of the picture; 0: none. Slow: each is a pass of the decoder."""
     limit: int = 0
     """Most samples to score; 0 means all."""
 
     def __post_init__(self) -> None:
         if self.captions not in ("all", "first"):
             raise ConfigError(f"captions is {self.captions!r}; right is 'all' or 'first'")
+        if self.rerank < 0:
+            raise ConfigError(f"rerank is {self.rerank}; right is 0 for no reranking, or a count")
         if self.limit < 0:
             raise ConfigError(f"limit is {self.limit}; right is 0 for all, or a count")
 
@@ -68,6 +79,21 @@ class Task(Protocol):
 
 
 TASKS: Registry[Task] = Registry("task")
+
+
+def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
+    """Checks that each picture has words to be compared with.
+
+    Raises:
+        DataError: Some have none.
+    """
+    without = [sample.key for sample in samples if not sample.captions]
+    if without:
+        raise DataError(
+            f"{len(without)} samples of {config.data.title} have no caption (such as "
+            f"{without[0]}); {config.task} needs one for each picture",
+            reason="no_caption",
+        )
 
 
 def read_samples(

@@ -1,7 +1,8 @@
 """The floor under any learned model: the nearest thumbnail among pictures with known names.
 
 A picture is answered by the reference picture whose 16 x 16 thumbnail is nearest. Which picture a
-text means is known there, so both directions of retrieval can be scored without any model.
+text means is known there, so both directions of retrieval can be scored without any model. Where
+the model trims empty borders, so may the floor: it then stands a good deal higher.
 """
 
 import numpy as np
@@ -15,10 +16,11 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import retrieval_scores
-from coca.processing.image import decode
+from coca.processing.image import decode, trimmed
 from coca.tasks.base import TASKS, TaskConfig, TaskResult, read_samples
 
 THUMBNAIL_PX = 16
+_SIZE = (THUMBNAIL_PX, THUMBNAIL_PX)
 
 
 @TASKS.register("pixel_floor")
@@ -26,8 +28,20 @@ def pixel_floor(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
     """Recall both ways of raw pixels between `data` and `reference`, joined by first caption."""
+    return _floor(config, progress, trim=False)
+
+
+@TASKS.register("trimmed_pixel_floor")
+def trimmed_pixel_floor(
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+) -> TaskResult:
+    """As `pixel_floor`, with the empty border of each picture cut away first."""
+    return _floor(config, progress, trim=True)
+
+
+def _floor(config: TaskConfig, progress: ProgressMaker, *, trim: bool) -> TaskResult:
     if config.reference is None:
-        raise ConfigError("pixel_floor needs `reference`: the source whose captions are known")
+        raise ConfigError(f"{config.task} needs `reference`: the source whose captions are known")
     asked, bad = read_samples(config.data, limit=config.limit)
     known, bad_known = read_samples(config.reference)
     names = [sample.captions[0] if sample.captions else "" for sample in known]
@@ -41,19 +55,19 @@ def pixel_floor(
             reason="no_overlap",
         )
     with progress("comparing pixels", None):
-        similarity = -_distances(_thumbnails(asked), _thumbnails(known))
+        similarity = -_distances(_thumbnails(asked, trim=trim), _thumbnails(known, trim=trim))
     to_text = retrieval_scores(similarity[paired], relevant[paired])
     to_image = retrieval_scores(similarity.T[reached], relevant.T[reached])
     metrics = {f"text_to_image_{name}": value for name, value in to_image.items()}
     metrics |= {f"image_to_text_{name}": value for name, value in to_text.items()}
-    return TaskResult("pixel_floor", metrics, int(paired.sum()), bad + bad_known)
+    return TaskResult(config.task, metrics, int(paired.sum()), bad + bad_known)
 
 
-def _thumbnails(samples: list[Sample]) -> Float[ndarray, "N F"]:
+def _thumbnails(samples: list[Sample], *, trim: bool) -> Float[ndarray, "N F"]:
     rows = []
     for sample in samples:
-        pixels = decode(sample.image)[None].float()
-        small = F.interpolate(pixels, (THUMBNAIL_PX, THUMBNAIL_PX), mode="bilinear", antialias=True)
+        pixels = trimmed(decode(sample.image)) if trim else decode(sample.image)
+        small = F.interpolate(pixels[None].float(), _SIZE, mode="bilinear", antialias=True)
         rows.append(small.flatten() / 255)
     return torch.stack(rows).numpy()
 

@@ -9,6 +9,7 @@ from coca.inference.predictor import Predictor
 from coca.inference.prompts import prompts_named
 from coca.metrics.classification import per_class_accuracy, top_k_accuracy
 from coca.tasks.base import TASKS, TaskConfig, TaskResult, read_samples
+from coca.tasks.reranking import best_of_each_row, reranked
 
 
 @TASKS.register("zero_shot")
@@ -32,9 +33,16 @@ def zero_shot(
     names = sorted(set(answers))
     places = {name: place for place, name in enumerate(names)}
     targets = np.array([places[answer] for answer in answers])
-    classes = predictor.class_embeddings(names, templates=prompts_named(config.prompts))
-    pictures = predictor.embed_images([sample.image for sample in samples], progress=progress)
-    scores = pictures @ classes.T
+    templates = prompts_named(config.prompts)
+    classes = predictor.class_embeddings(names, templates=templates)
+    images = [sample.image for sample in samples]
+    scores = predictor.embed_images(images, progress=progress) @ classes.T
+    if config.rerank:
+        wanted = best_of_each_row(scores, config.rerank)
+        log_p = predictor.class_log_likelihoods(
+            images, names, templates=templates, only=wanted, progress=progress
+        )
+        scores = reranked(scores, log_p, logit_scale=predictor.logit_scale)
     accuracy = per_class_accuracy(scores.argmax(axis=1), targets, len(names))
     metrics = {
         "top1": top_k_accuracy(scores, targets, 1),

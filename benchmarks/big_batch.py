@@ -1,0 +1,172 @@
+"""One step of many pairs by gradient caching beside the same pairs in small batches: time, memory.
+
+    python benchmarks/big_batch.py
+    python benchmarks/big_batch.py --pairs 65536 --model narrow --rounds 1
+
+`cached` makes one update from all pairs: their embeddings first, part by part, then each part again
+with its graph. `small` makes an update from each part, as training with that batch size would, so
+its contrastive loss sees fewer pairs. `whole` takes all pairs at once, for as many as memory holds.
+Pixels are noise in fp32 and all held from the start, in all three alike; so they count.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import torch
+from side_by_side import (
+    Rounds,
+    emit,
+    figure,
+    in_turn,
+    main,
+    peak_bytes,
+    ratio,
+    table,
+    write_report,
+)
+
+from coca.data.sample import Batch
+from coca.model.coca import CoCa
+from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
+from coca.train.backward import backward
+from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.optimizer import OptimizerConfig, make_optimizer
+from coca.train.parallel import ParallelModel
+
+NAMES = {
+    "cached": "one step, cached",
+    "small": "small steps",
+    "whole": "one step, all at once",
+}
+
+
+def narrow() -> CoCaConfig:
+    """For machines on which 65,536 pairs of a real model take an hour."""
+    image = ImageEncoderConfig(
+        image_size=64, patch_size=16, width=128, layers=4, heads=2, mlp_width=512
+    )
+    text = TextDecoderConfig(
+        vocab_size=8_000,
+        width=128,
+        heads=2,
+        mlp_width=512,
+        unimodal_layers=2,
+        multimodal_layers=2,
+        tie_embeddings=True,
+    )
+    pooler = PoolerConfig(captioning_queries=image.tokens, heads=2)
+    return CoCaConfig(image=image, text=text, pooler=pooler, embed_dim=128)
+
+
+MODELS = {"narrow": narrow(), **CoCaConfig.presets()}
+
+
+def make_batch(config: CoCaConfig, pairs: int) -> Batch:
+    """Noise with random captions of 12 tokens on average: log-normal, 5 to 40."""
+    generator = torch.Generator().manual_seed(0)
+    text, side = config.text, config.image.image_size
+    lengths = torch.exp(2.37 + 0.45 * torch.randn(pairs, generator=generator)).round()
+    lengths = lengths.clamp(5, 40).long()
+    tokens = torch.randint(4, text.vocab_size, (pairs, int(lengths.max())), generator=generator)
+    places = torch.arange(tokens.shape[1])
+    tokens[places.expand_as(tokens) >= lengths[:, None]] = text.pad_id
+    tokens[:, 0] = text.bos_id
+    tokens.scatter_(1, lengths[:, None] - 2, text.eos_id)
+    tokens.scatter_(1, lengths[:, None] - 1, text.cls_id)
+    images = torch.randn(pairs, config.image.channels, side, side, generator=generator)
+    return Batch(images, tokens, tuple(map(str, range(pairs))), start=0)
+
+
+class Steps:
+    """Updates of one model, and the seconds that they took."""
+
+    def __init__(self, config: CoCaConfig, *, device: torch.device, bf16: bool) -> None:
+        torch.manual_seed(0)
+        self.device, self.bf16 = device, bf16
+        self.model = ParallelModel(CoCa(config), "none", device=device)
+        self.objective = CoCaObjective(LossConfig())
+        self.optimizer = make_optimizer(self.model.model, OptimizerConfig(lr=1e-4))
+
+    def run(self, batches: Sequence[Batch], micro_batch: int | None) -> tuple[float, float]:
+        """Seconds of one update a batch, and the loss of the last."""
+        start, loss = self._now(), 0.0
+        for batch in batches:
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = backward(
+                self.model,
+                self.objective,
+                batch.to(self.device),
+                micro_batch=micro_batch,
+                autocast=lambda: torch.autocast(
+                    self.device.type, dtype=torch.bfloat16, enabled=self.bf16
+                ),
+            )
+            self.optimizer.step()
+            loss = losses.total.item()
+        return self._now() - start, loss
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    device = torch.device(arguments.device)
+    config, part = MODELS[arguments.model], arguments.micro_batch
+    steps = Steps(config, device=device, bf16=arguments.precision == "bf16")
+    batch = make_batch(config, arguments.pairs)
+    steps.run(batch.split(part)[:2], None)
+    batches = batch.split(part) if arguments.contestant == "small" else [batch]
+    seconds, loss = steps.run(batches, part if arguments.contestant == "cached" else None)
+    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    emit(
+        {
+            "seconds": seconds,
+            "pairs_per_s": arguments.pairs / seconds,
+            "bytes": on_device or peak_bytes(),
+            "pixels": batch.images.nbytes,
+            "loss": loss,
+        }
+    )
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    names = ("pairs", "micro_batch", "model", "precision", "device")
+    shared = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
+    rounds = in_turn(
+        {name: [f"--contestant={name}", *shared] for name in arguments.only},
+        rounds=arguments.rounds,
+    )
+    write_report(
+        f"big_batch_{arguments.model}_{arguments.precision}_{arguments.pairs}",
+        f"One step of {arguments.pairs:,} pairs, {arguments.model}, {arguments.precision}",
+        f"Parts of {arguments.micro_batch} pairs, on {arguments.device}.",
+        results(rounds),
+        packages=("torch",),
+    )
+
+
+def results(rounds: Rounds) -> str:
+    rows = []
+    for name, own in rounds.items():
+        row = [NAMES[name], figure(own, "seconds").shown(1), figure(own, "pairs_per_s").shown(1)]
+        row.append(ratio(own, rounds["small"], "seconds").shown() if "small" in rounds else "")
+        row.append(f"{figure(own, 'bytes').median / 2**30:.2f}")
+        row.append(f"{figure(own, 'pixels').median / 2**30:.2f}")
+        row.append(f"{own[0]['loss']:.5f}")
+        rows.append(row)
+    columns = ["", "seconds", "pairs/s", "seconds, ratio", "peak GiB", "of it pixels", "last loss"]
+    return table(columns, rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=4096, help="of a step (default 4096)")
+    parser.add_argument("--micro-batch", type=int, default=128, help="pairs of a part")
+    parser.add_argument("--model", choices=list(MODELS), default="coca_tiny")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--device", default="cpu", help="a torch device (default cpu)")
+    parser.add_argument("--only", nargs="+", choices=list(NAMES), default=["cached", "small"])
+    main(parser, contestant=contestant, referee=referee)

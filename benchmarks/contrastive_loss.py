@@ -1,0 +1,115 @@
+"""The contrastive losses in blocks of rows beside the plain N x N ones: time, memory, difference.
+
+    python benchmarks/contrastive_loss.py
+    python benchmarks/contrastive_loss.py --loss sigmoid --pairs 4096
+
+Value and gradient of one process. The last row computes both ways in one process and compares the
+gradients; all others run alone, and their memory is what the loss adds to the embeddings.
+"""
+
+import argparse
+import time
+
+import torch
+from side_by_side import (
+    Rounds,
+    emit,
+    figure,
+    in_turn,
+    main,
+    peak_bytes,
+    ratio,
+    table,
+    write_report,
+)
+from torch import Tensor
+from torch.nn import functional as F
+
+from coca.model.contrastive import (
+    contrastive_loss,
+    contrastive_loss_plain,
+    sigmoid_loss,
+    sigmoid_loss_plain,
+)
+
+LOSSES = {
+    "softmax": (contrastive_loss_plain, contrastive_loss, (1 / 0.07,)),
+    "sigmoid": (sigmoid_loss_plain, sigmoid_loss, (10.0, -10.0)),
+}
+
+
+def leaves(pairs: int, width: int, numbers: tuple[float, ...]) -> list[Tensor]:
+    """Unit vectors of pairs that resemble each other, and the learned numbers."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(pairs, width, generator=generator)
+    texts = images + torch.randn(pairs, width, generator=generator)
+    vectors = [F.normalize(side, dim=1) for side in (images, texts)]
+    return [leaf.requires_grad_() for leaf in (*vectors, *map(torch.tensor, numbers))]
+
+
+def compute(loss: str, rows: int | None, own: list[Tensor]) -> tuple[float, list[Tensor]]:
+    """Value and gradients; `rows` is None for the plain way."""
+    plain, blocked, _ = LOSSES[loss]
+    total = plain(*own) if rows is None else blocked(*own, block_rows=rows).loss
+    return total.item(), list(torch.autograd.grad(total, own))
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    own = leaves(arguments.pairs, arguments.width, LOSSES[arguments.loss][2])
+    if arguments.contestant == "difference":
+        _, expected = compute(arguments.loss, None, own)
+        _, found = compute(arguments.loss, arguments.rows[0], own)
+        apart = [float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
+        emit({"gradient": max(apart)})
+        return
+    rows = None if arguments.contestant == "plain" else int(arguments.contestant)
+    few = [leaf[:64].detach().requires_grad_() if leaf.ndim else leaf for leaf in own]
+    compute(arguments.loss, rows, few)
+    before = peak_bytes()
+    start = time.perf_counter()
+    value, _ = compute(arguments.loss, rows, own)
+    seconds = time.perf_counter() - start
+    emit({"seconds": seconds, "bytes": peak_bytes() - before, "loss": value})
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    shared = [f"--{name}={getattr(arguments, name)}" for name in ("loss", "pairs", "width")]
+    shared += ["--rows", *map(str, arguments.rows)]
+    names = ["plain", *map(str, arguments.rows)]
+    rounds = in_turn(
+        {name: [f"--contestant={name}", *shared] for name in names}, rounds=arguments.rounds
+    )
+    (apart,) = in_turn({"difference": ["--contestant=difference", *shared]}, rounds=1)["difference"]
+    write_report(
+        f"contrastive_{arguments.loss}",
+        f"Contrastive loss ({arguments.loss}), {arguments.pairs:,} pairs of {arguments.width}",
+        results(rounds),
+        f"Gradients by pictures, captions and learned numbers: at most {apart['gradient']:.1e} of "
+        f"their length apart (plain and {arguments.rows[0]} rows).",
+        packages=("torch",),
+    )
+
+
+def results(rounds: Rounds) -> str:
+    plain, rows = rounds["plain"], []
+    for name, own in rounds.items():
+        label = "plain, N x N" if name == "plain" else f"blocks of {name} rows"
+        rows.append(
+            [
+                label,
+                figure(own, "seconds").shown(),
+                ratio(own, plain, "seconds").shown(),
+                f"{figure(own, 'bytes').median / 2**30:.2f}",
+                f"{abs(own[0]['loss'] / plain[0]['loss'] - 1):.1e}",
+            ]
+        )
+    return table(["", "seconds", "ratio", "added GiB", "loss, relative difference"], rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--loss", choices=list(LOSSES), default="softmax")
+    parser.add_argument("--pairs", type=int, default=16_384, help="N (default 16384)")
+    parser.add_argument("--width", type=int, default=512, help="of an embedding (default 512)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[512], help="of a block")
+    main(parser, contestant=contestant, referee=referee)

@@ -1,0 +1,163 @@
+"""Captions by OpenCLIP's coca_ViT-B-32 beside the same model here: seconds from pictures to words.
+
+    python benchmarks/generation.py --peer-python peer/bin/python --way greedy --batch 8
+    python benchmarks/generation.py --peer-python peer/bin/python --way beams --batch 32
+
+The generation of open_clip_torch 3.3.0 needs an older transformers than this project's tests, so
+the peer has an environment of its own:
+
+    python -m venv peer && peer/bin/pip install open_clip_torch==3.3.0 'transformers<4.50'
+
+All contestants have the same random weights and pictures, and write captions of 30 tokens with the
+first, none of which may end early. Encoding the pictures is part of the time.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from side_by_side import (
+    Figures,
+    Spread,
+    emit,
+    figure,
+    in_turn,
+    main,
+    peak_bytes,
+    ratio,
+    table,
+    write_report,
+)
+from torch import Tensor, nn
+
+TOKENS, BEAMS = 30, 6
+CONTESTANTS = {
+    "peer": "open_clip_torch",
+    "fp32": "the same model here",
+    "bf16": "the same model here, in bf16",
+}
+WAYS = {"greedy": "greedy", "beams": f"{BEAMS} beams"}
+
+Write = Callable[[], Tensor]
+"""Writes a caption for each picture and gives its token ids."""
+
+
+def pictures(batch: int) -> Tensor:
+    return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
+def peer_model() -> nn.Module:
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("coca_ViT-B-32")
+    # 3.3.0 leaves this weight uninitialised.
+    nn.init.normal_(model.text_decoder.text_projection, std=512**-0.5)
+    return model.eval()
+
+
+def peer(way: str, batch: int) -> Write:
+    model, images = peer_model(), pictures(batch)
+    lengths = {"seq_len": TOKENS, "min_seq_len": TOKENS - 1}
+    if way == "greedy":
+        return lambda: model.generate(images, generation_type="top_k", top_k=1, **lengths)
+    return lambda: model.generate(images, generation_type="beam_search", num_beams=BEAMS, **lengths)
+
+
+def ours(way: str, batch: int, dtype: torch.dtype) -> Write:
+    from coca.model.decoding import Decoding
+    from coca.model.generation import generate
+    from coca.model.openclip import OpenCLIP
+    from coca.model.openclip_config import OpenCLIPConfig
+    from coca.model.openclip_weights import convert_state_dict
+
+    config = OpenCLIPConfig()
+    model = OpenCLIP(config)
+    model.load_state_dict(convert_state_dict(peer_model().state_dict(), config))
+    model.eval().to(dtype)
+    decoding = Decoding(
+        num_beams=BEAMS if way == "beams" else 1, max_words=TOKENS - 1, min_words=TOKENS - 1
+    )
+    images = pictures(batch).to(dtype)
+
+    def write() -> Tensor:
+        written = generate(model, model.image_tokens(images), decoding=decoding)
+        return torch.tensor([[config.text.bos_id, *row[0].token_ids] for row in written])
+
+    return write
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    warnings.filterwarnings("ignore")
+    name, way, batch = arguments.contestant, arguments.way, arguments.batch
+    if name == "peer":
+        write = peer(way, batch)
+    else:
+        write = ours(way, batch, torch.float32 if name == "fp32" else torch.bfloat16)
+    with torch.inference_mode():
+        times = []
+        for _ in range(arguments.repeats):
+            start = time.perf_counter()
+            ids = write()
+            times.append(time.perf_counter() - start)
+    # The last token differs by design: the peer's sampling loop always ends there.
+    rows = {f"row {place}": float(hash(tuple(row[:-1]))) for place, row in enumerate(ids.tolist())}
+    emit({"seconds": min(times), "peak_gb": peak_bytes() / 1e9, **rows})
+
+
+def same_rows(one: Figures, other: Figures) -> Spread:
+    """The share of the captions that two contestants wrote alike."""
+    rows = [name for name in one if name.startswith("row ")]
+    return Spread.of([sum(one[name] == other[name] for name in rows) / len(rows)])
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    way, batch = arguments.way, arguments.batch
+    options = ["--way", way, "--batch", str(batch)]
+    rounds = in_turn(
+        {
+            # The first run of the peer is no slower than the next, and takes minutes.
+            name: [*options, "--contestant", name, "--repeats", "1" if name == "peer" else "2"]
+            for name in CONTESTANTS
+        },
+        rounds=arguments.rounds,
+        pythons={"peer": arguments.peer_python},
+    )
+    rows = []
+    for name, title in CONTESTANTS.items():
+        times = "1"
+        alike = "all"
+        if name != "peer":
+            times = ratio(rounds["peer"], rounds[name], "seconds").shown(1)
+            alike = f"{same_rows(rounds['peer'][0], rounds[name][0]).median:.0%}"
+        rows.append(
+            [
+                title,
+                figure(rounds[name], "seconds").shown(),
+                times,
+                figure(rounds[name], "peak_gb").shown(1),
+                alike,
+            ]
+        )
+    write_report(
+        f"generation-{way}-{batch}",
+        f"Captions of {batch} pictures, {WAYS[way]}, {TOKENS} tokens",
+        table(["", "seconds", "times as fast", "peak, GB", "same words"], rows),
+        f"Median of {arguments.rounds} turns, lowest and highest in brackets.",
+        packages=("torch", "open_clip_torch"),
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--way", choices=list(WAYS), default="greedy", help="default: greedy")
+    parser.add_argument("--batch", type=int, default=8, help="pictures (default 8)")
+    parser.add_argument("--repeats", type=int, default=1, help="runs within a process")
+    parser.add_argument(
+        "--peer-python",
+        default="peer/bin/python",
+        help="interpreter with open_clip_torch and transformers 4 (default peer/bin/python)",
+    )
+    main(parser, contestant=contestant, referee=referee)

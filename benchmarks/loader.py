@@ -1,0 +1,139 @@
+"""Batches from WebDataset shards: the loader here beside webdataset with torchvision, pictures/s.
+
+    python benchmarks/loader.py
+    python benchmarks/loader.py --shards 'photos/train-*.tar' --side 224
+
+Both sides read the same tars, draw one of a picture's captions, cut a random part of the picture,
+mirror half of them, resize it bicubically, normalise, and write the captions as ids by the same
+tokenizer. The peer is put together as open_clip's own pipeline is: Pillow decodes, torchvision's
+transforms change. Each has one worker process, and the other core only takes the batches.
+"""
+
+import argparse
+import glob
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from side_by_side import Rounds, emit, figure, in_turn, main, ratio, table, write_report
+
+from coca.data.loader import Loader, LoaderConfig
+from coca.data.sources import SourceConfig, open_source
+from coca.processing.augment import Augment, AugmentConfig
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
+from coca.processing.tokenizer import Tokenizer
+
+CONTEXT, WORDS = 32, 4000
+MIN_SCALE, FLIP = 0.5, 0.5
+NAMES = {"peer": "webdataset + torchvision", "here": "the loader here"}
+
+
+def processor(source: SourceConfig, side: int) -> Processor:
+    """A tokenizer learned from the first captions, the same in each process."""
+    opened = open_source(source)
+    captions = ["\n".join(opened.read(row).captions) for row in range(min(1000, len(opened)))]
+    tokenizer = Tokenizer.train(captions, vocab_size=WORDS)
+    return Processor(ImageTransform(ImageConfig(image_size=side)), tokenizer, CONTEXT)
+
+
+def our_batches(source: SourceConfig, side: int, batch: int) -> Iterable[Any]:
+    made = processor(source, side)
+    augment = Augment(AugmentConfig(min_scale=MIN_SCALE, flip=FLIP), made.image_config)
+    config = LoaderConfig(batch_size=batch, workers=1)
+    return Loader([(source, open_source(source))], config, made, seed=0, augment=augment)
+
+
+def peer_batches(source: SourceConfig, side: int, batch: int) -> Iterable[Any]:
+    import webdataset
+    from torchvision import transforms
+
+    made = processor(source, side)
+    change = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(
+                side,
+                scale=(MIN_SCALE, 1.0),
+                ratio=(3 / 4, 4 / 3),
+                interpolation=transforms.InterpolationMode.BICUBIC,
+            ),
+            transforms.RandomHorizontalFlip(FLIP),
+            transforms.ToTensor(),
+            transforms.Normalize(made.image_config.mean, made.image_config.std),
+        ]
+    )
+
+    def collate(samples: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+        images, captions = zip(*samples, strict=True)
+        return torch.stack(images), made.texts(captions)
+
+    tars = sorted(tar for path in source.paths for tar in glob.glob(path))
+    dataset = (
+        webdataset.WebDataset(tars, shardshuffle=len(tars))
+        .repeat()
+        .shuffle(1000)
+        .decode("pilrgb")
+        .rename(image="jpg;png;webp", text="json")
+        .map_dict(image=change, text=lambda record: random.choice(record["captions"]))
+        .to_tuple("image", "text")
+        .batched(batch, collation_fn=collate, partial=False)
+    )
+    return webdataset.WebLoader(dataset, batch_size=None, num_workers=1)
+
+
+BATCHES: dict[str, Callable[[SourceConfig, int, int], Iterable[Any]]] = {
+    "peer": peer_batches,
+    "here": our_batches,
+}
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    source = SourceConfig(kind="shards", path=arguments.shards)
+    batches = iter(BATCHES[arguments.contestant](source, arguments.side, arguments.batch))
+    # The worker's start and first fill are no part of the pace, nor what it has prepared by then.
+    for _ in itertools.islice(batches, 4):
+        pass
+    start = time.perf_counter()
+    for _ in itertools.islice(batches, arguments.batches):
+        pass
+    seconds = time.perf_counter() - start
+    emit({"pictures_per_s": arguments.batches * arguments.batch / seconds})
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    shared = [
+        f"--{name}={getattr(arguments, name)}" for name in ("shards", "side", "batch", "batches")
+    ]
+    rounds = in_turn(
+        {name: [f"--contestant={name}", *shared] for name in BATCHES}, rounds=arguments.rounds
+    )
+    write_report(
+        "loader",
+        f"Loader, pictures of {arguments.side} px, batch {arguments.batch}, one worker each",
+        results(rounds),
+        packages=("torch", "torchvision", "webdataset", "pillow"),
+    )
+
+
+def results(rounds: Rounds) -> str:
+    rows = [
+        [
+            NAMES[name],
+            figure(own, "pictures_per_s").shown(0),
+            ratio(own, rounds["peer"], "pictures_per_s").shown(),
+        ]
+        for name, own in rounds.items()
+    ]
+    return table(["", "pictures/s", "ratio"], rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shards", default="../shared/data/flickr8k/train-*.tar", help="tars")
+    parser.add_argument("--side", type=int, default=128, help="of the result, pixels (default 128)")
+    parser.add_argument("--batch", type=int, default=128, help="pictures (default 128)")
+    parser.add_argument("--batches", type=int, default=60, help="timed batches (default 60)")
+    main(parser, contestant=contestant, referee=referee)

@@ -1,0 +1,235 @@
+"""A training step of OpenCLIP's coca_ViT-B-32 beside the same model here: pairs/s, memory, loss.
+
+    python benchmarks/train_step.py --precision fp32
+    python benchmarks/train_step.py --precision bf16 --rounds 5
+
+Both sides start from the same weights and see the same pictures and captions. OpenCLIP steps as its
+own training does: captions padded to 76 tokens, autocast for bf16, torch's AdamW. Here the captions
+are as `Processor` makes them, and the optimiser as `make_optimizer` does. A third row is the
+paper's architecture at the same sizes, with weights of its own.
+"""
+
+import argparse
+import gc
+import time
+from collections.abc import Callable
+
+import torch
+from side_by_side import (
+    Rounds,
+    emit,
+    figure,
+    in_turn,
+    main,
+    peak_bytes,
+    ratio,
+    table,
+    write_report,
+)
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from coca.core.heap import keep_freed_memory
+from coca.data.sample import Batch
+from coca.model.captioner import Captioner
+from coca.model.coca import CoCa
+from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
+from coca.model.openclip import OpenCLIP
+from coca.model.openclip_config import OpenCLIPConfig
+from coca.model.openclip_weights import convert_state_dict
+from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.optimizer import OptimizerConfig, make_optimizer
+
+CONTEXT, WORDS, BOS, EOS = 76, 49_408, 49_406, 49_407
+OPTIMIZER = OptimizerConfig(lr=1e-4, weight_decay=0.01)
+NAMES = {
+    "peer": "open_clip_torch coca_ViT-B-32",
+    "same": "the same model here",
+    "paper": "the paper's model here, same sizes",
+}
+
+Step = Callable[[], float]
+"""Makes one update and gives the loss before it."""
+
+
+def captions(batch: int, seed: int = 0) -> Tensor:
+    """Random captions padded to the context, 12 tokens on average: log-normal, 5 to 60."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.exp(2.37 + 0.45 * torch.randn(batch, generator=generator)).round()
+    tokens = torch.zeros(batch, CONTEXT, dtype=torch.int64)
+    for row, length in zip(tokens, lengths.clamp(5, 60).int().tolist(), strict=True):
+        row[:length] = torch.randint(1, BOS, (length,), generator=generator)
+        row[0], row[length - 1] = BOS, EOS
+    return tokens
+
+
+def pictures(batch: int) -> Tensor:
+    return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
+def peer_model() -> nn.Module:
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("coca_ViT-B-32")
+    # 3.3.0 leaves this weight uninitialised.
+    nn.init.normal_(model.text_decoder.text_projection, std=512**-0.5)
+    return model
+
+
+def peer_step(batch: int, bf16: bool) -> Step:
+    from open_clip.loss import CoCaLoss
+    from open_clip_train.precision import get_autocast
+
+    model, loss = peer_model(), CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)
+    decayed = [weight for weight in model.parameters() if weight.ndim >= 2]
+    others = [weight for weight in model.parameters() if weight.ndim < 2]
+    groups = [
+        {"params": others, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": OPTIMIZER.weight_decay},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=OPTIMIZER.lr, betas=OPTIMIZER.betas, eps=OPTIMIZER.eps)
+    images, tokens = pictures(batch), captions(batch)
+    autocast = get_autocast("amp_bf16" if bf16 else "fp32", device_type="cpu")
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with autocast():
+            total = sum(loss(**model(images, tokens), output_dict=True).values())
+        total.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, 4.6052)
+        return total.item()
+
+    return step
+
+
+def our_step(model: Captioner, tokens: Tensor, bf16: bool) -> Step:
+    keep_freed_memory()
+    objective = CoCaObjective(LossConfig(contrastive_reduction="mean"))
+    optimizer = make_optimizer(model, OPTIMIZER)
+    batch = Batch(pictures(len(tokens)), tokens, tuple(map(str, range(len(tokens)))), start=0)
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            losses = objective(model, batch)
+        losses.total.backward()
+        optimizer.step()
+        objective.constrain_(model)
+        return losses.total.item()
+
+    return step
+
+
+def same_step(batch: int, bf16: bool) -> Step:
+    config = OpenCLIPConfig()
+    model = OpenCLIP(config)
+    model.load_state_dict(convert_state_dict(peer_model().state_dict(), config))
+    gc.collect()
+    tokens = captions(batch)
+    return our_step(model, tokens[:, : int((tokens != 0).sum(dim=1).max())], bf16)
+
+
+def paper_step(batch: int, bf16: bool) -> Step:
+    torch.manual_seed(0)
+    image = ImageEncoderConfig(image_size=224, patch_size=32)
+    text = TextDecoderConfig(
+        vocab_size=WORDS, context_length=CONTEXT + 1, width=512, heads=8, mlp_width=2048
+    )
+    config = CoCaConfig(image=image, text=text, pooler=PoolerConfig(heads=8), embed_dim=512)
+    tokens = captions(batch)
+    lengths = (tokens != 0).sum(dim=1)
+    tokens = torch.where(
+        tokens == BOS, text.bos_id, torch.where(tokens == EOS, text.eos_id, tokens)
+    )
+    tokens.scatter_(1, lengths[:, None], text.cls_id)
+    return our_step(CoCa(config), tokens[:, : int(lengths.max()) + 1], bf16)
+
+
+STEPS: dict[str, Callable[[int, bool], Step]] = {
+    "peer": peer_step,
+    "same": same_step,
+    "paper": paper_step,
+}
+
+
+def ceiling(bf16: bool) -> float:
+    """The most operations a second that matrix products of the model's shapes reach here."""
+    best = 0.0
+    for rows, inner, columns in ((1600, 768, 3072), (1600, 3072, 768), (8160, 512, 1024)):
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        one = torch.randn(rows, inner).to(dtype)
+        other = torch.randn(columns, inner).to(dtype)
+        nn.functional.linear(one, other)
+        for _ in range(10):
+            start = time.perf_counter()
+            nn.functional.linear(one, other)
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+    return best
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    bf16, batch = arguments.precision == "bf16", arguments.batch
+    step = STEPS[arguments.contestant](batch, bf16)
+    with FlopCounterMode(display=False) as counter:
+        losses = [step()]
+    times = []
+    for _ in range(arguments.steps):
+        start = time.perf_counter()
+        losses.append(step())
+        times.append(time.perf_counter() - start)
+    flops = counter.get_total_flops() / min(times)
+    emit(
+        {
+            "pairs_per_s": batch / min(times),
+            "peak_bytes": peak_bytes(),
+            "first_loss": losses[0],
+            "last_loss": losses[-1],
+            "flops": flops,
+            "ceiling": ceiling(bf16),
+        }
+    )
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    shared = [f"--{name}={getattr(arguments, name)}" for name in ("precision", "batch", "steps")]
+    rounds = in_turn(
+        {name: [f"--contestant={name}", *shared] for name in arguments.only},
+        rounds=arguments.rounds,
+    )
+    write_report(
+        f"train_step_{arguments.precision}",
+        f"Training step, {arguments.precision}, batch {arguments.batch}",
+        results(rounds),
+        packages=("torch", "open_clip_torch"),
+    )
+
+
+def results(rounds: Rounds) -> str:
+    rows = []
+    for name, own in rounds.items():
+        used = [{"of ceiling": one["flops"] / one["ceiling"]} for one in own]
+        row = [NAMES[name], figure(own, "pairs_per_s").shown()]
+        row.append(f"{figure(own, 'peak_bytes').median / 2**30:.2f}")
+        row.append(f"{figure(own, 'flops').median / 1e9:.0f}")
+        row.append(figure(used, "of ceiling").shown())
+        if "peer" in rounds:
+            row.append(ratio(own, rounds["peer"], "pairs_per_s").shown())
+            row.append(ratio(own, rounds["peer"], "peak_bytes").shown())
+            row.append(f"{abs(own[0]['first_loss'] - rounds['peer'][0]['first_loss']):.1e}")
+            row.append(f"{abs(own[0]['last_loss'] - rounds['peer'][0]['last_loss']):.1e}")
+        rows.append(row)
+    columns = ["", "pairs/s", "peak GiB", "GFLOP/s", "of the ceiling"]
+    columns += ["pairs/s, ratio", "peak, ratio", "first loss, difference", "last loss, difference"]
+    return table(columns[: len(rows[0])], rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--batch", type=int, default=32, help="pairs (default 32)")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps a run (default 3)")
+    parser.add_argument("--only", nargs="+", choices=list(STEPS), default=list(STEPS))
+    main(parser, contestant=contestant, referee=referee)

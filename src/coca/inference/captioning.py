@@ -1,0 +1,59 @@
+"""Captions for people: words from what a model wrote."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coca.core.errors import ConfigError
+from coca.model.decoding import Written
+from coca.processing.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What the model says about a picture."""
+
+    text: str
+    """The words behind the prompt, the prompt included."""
+    score: float
+    """Natural logarithm of the probability of the words behind the prompt; 0 is certain."""
+    token_ids: tuple[int, ...] = ()
+    """The tokens behind the prompt, without the one that ends it."""
+    log_probabilities: tuple[float, ...] = ()
+    """What the score is the sum of: one for each token, and for the end where it was reached."""
+    others: tuple["Caption", ...] = ()
+    """The next best captions, best first, where more than one was asked for."""
+
+
+def captions_of(
+    written: Sequence[Written], tokenizer: TextTokenizer, *, prompt: Sequence[int]
+) -> Caption:
+    """Gives the best caption of a picture, with the others in it.
+
+    Args:
+        written: What the model wrote, best first; at least one.
+        tokenizer: The model's.
+        prompt: Token ids that it went on from, [BOS] first.
+    """
+    first, *others = (_caption(one, tokenizer, prompt) for one in written)
+    return Caption(first.text, first.score, first.token_ids, first.log_probabilities, tuple(others))
+
+
+def prompts_for(prompt: str | Sequence[str], pictures: int) -> Sequence[str]:
+    """Gives each picture its prompt: one text for all, or one text each.
+
+    Raises:
+        ConfigError: There are more or fewer texts than pictures.
+    """
+    if isinstance(prompt, str):
+        return [prompt] * pictures
+    if len(prompt) != pictures:
+        raise ConfigError(
+            f"{len(prompt)} prompts do not fit {pictures} pictures; give one for all or one each"
+        )
+    return prompt
+
+
+def _caption(written: Written, tokenizer: TextTokenizer, prompt: Sequence[int]) -> Caption:
+    # The prompt is decoded along, since a word may be cut between two tokens.
+    text = tokenizer.decode([*prompt[1:], *written.token_ids]).strip()
+    return Caption(text, written.total, tuple(written.token_ids), tuple(written.log_probabilities))

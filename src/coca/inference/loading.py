@@ -1,0 +1,164 @@
+"""Finds a model by its name and loads it, with everything that it needs.
+
+    coca.load("nano")                                        shipped with this package
+    coca.load("runs/demo/model")                             a folder, or the run around it
+    coca.load("openclip:coca_ViT-B-32/laion2b_s13b_b90k")    published open weights
+    coca.load("hf:organisation/name")                        a repository of the hub
+    coca.load("open_clip_pytorch_model.bin")                 a file of OpenCLIP's weights
+
+A path that exists comes before a shipped name.
+"""
+
+import hashlib
+import logging
+from importlib import resources
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+
+from coca.core.errors import ConfigError, ModelError
+from coca.inference.importing import caveat_of
+from coca.inference.open_weights import OpenWeights, is_model, weights_in
+from coca.inference.predictor import Predictor
+from coca.model.openclip_config import OpenCLIPConfig
+from coca.model.pretrained import ModelConfig, load_config_file, load_model, weights_digest
+from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
+
+logger = logging.getLogger(__name__)
+
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    precision: Precision = "fp32",
+    batch_size: int = 64,
+) -> Predictor:
+    """Loads a model by its name. Only names that begin with `openclip:` or `hf:` reach out.
+
+    Args:
+        name: A folder with `config.json`, `model.safetensors`, `tokenizer.json` and
+            `processor.json`, as `coca pretrain` writes them; a run, for the model within; the name
+            of a shipped model; or open weights, which are translated once and then kept.
+        device: Such as `"cuda:0"`; default: the first accelerator, else the CPU.
+        precision: Of weights and arithmetic; embeddings are fp32 always.
+        batch_size: Pictures or texts at a time.
+
+    Raises:
+        ModelError: A file is missing, damaged, does not fit, or cannot be fetched.
+        ConfigError: An unknown precision or device, or unknown open weights.
+        MissingExtraError: Open weights need the extra `hub`.
+    """
+    if precision not in _DTYPES:
+        raise ConfigError(f"precision {precision!r} is unknown; choose one of {', '.join(_DTYPES)}")
+    target = _device_named(device)
+    path = model_folder(name)
+    if caveat := caveat_of(path):
+        logger.warning("%s: %s", name, caveat)
+    config, processor = load_config_file(path), Processor.load(path)
+    _require_fit(path, config, processor)
+    model = load_model(path, device=target, dtype=_DTYPES[precision])
+    return Predictor(
+        model, processor, fingerprint=fingerprint(path), source=str(path), batch_size=batch_size
+    )
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Names model and processor of a folder by 16 hex digits, without reading the weights.
+
+    Raises:
+        ModelError: A file is missing or damaged.
+    """
+    digest = hashlib.sha256(weights_digest(folder).encode())
+    for name in (PROCESSOR_FILE, TOKENIZER_FILE):
+        try:
+            digest.update((Path(folder) / name).read_bytes())
+        except OSError as error:
+            raise ModelError(f"{folder} holds no readable {name}: {error.strerror}") from error
+    return digest.hexdigest()[:16]
+
+
+def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -> Path:
+    """Finds the folder of a model; open weights are fetched and translated if need be.
+
+    Args:
+        name: As for `load`.
+        open_weights: Where open weights come from; by default the user's cache and the hub.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be fetched.
+        ConfigError: OpenCLIP publishes no such weights.
+    """
+    kind, _, rest = str(name).partition(":")
+    weights = open_weights or OpenWeights()
+    if kind == "openclip":
+        return weights.published(rest)
+    if kind == "hf":
+        return weights.repository(rest)
+    path, known = Path(name), shipped()
+    if path.is_file():
+        return weights.local(path)
+    if path.is_dir():
+        inner = path / "model"
+        if not is_model(path) and weights_in(path):
+            return weights.local(path)
+        return inner if not (path / "config.json").exists() and inner.is_dir() else path
+    if str(name) in known:
+        return known[str(name)]
+    raise ModelError(
+        f"{name} is no model folder, and no model of that name is shipped; shipped: "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
+def shipped() -> dict[str, Path]:
+    """Gives the models that are part of this package: their names and folders."""
+    home = Path(str(resources.files("coca") / "weights"))
+    return {folder.name: folder for folder in sorted(home.glob("*")) if is_model(folder)}
+
+
+def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:
+    tokenizer, text, side = processor.tokenizer, config.text, processor.image_config.image_size
+    faults = []
+    if tokenizer.vocab_size > text.vocab_size:
+        faults.append(
+            f"the tokenizer knows {tokenizer.vocab_size} words, the model {text.vocab_size}"
+        )
+    if (tokenizer.bos_id, tokenizer.eos_id) != (text.bos_id, text.eos_id):
+        faults.append(
+            f"the tokenizer puts captions between ids {tokenizer.bos_id} and {tokenizer.eos_id}, "
+            f"the model between {text.bos_id} and {text.eos_id}"
+        )
+    if processor.context_length > text.context_length:
+        faults.append(
+            f"the processor makes captions of {processor.context_length} tokens, the model reads "
+            f"{text.context_length}"
+        )
+    if isinstance(config, OpenCLIPConfig) and side != config.image.image_size:
+        faults.append(
+            f"the processor makes pictures of {side} px, the model reads {config.image.image_size}"
+        )
+    if side % config.image.patch_size:
+        faults.append(
+            f"the processor makes pictures of {side} px, no multiple of the model's patches of "
+            f"{config.image.patch_size} px"
+        )
+    if faults:
+        raise ModelError(f"{path} mixes files of different models: {'; '.join(faults)}")
+
+
+def _device_named(name: str | None) -> torch.device:
+    if name is None:
+        found = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
+        return found or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used here: {reason}") from None

@@ -1,0 +1,282 @@
+"""Open weights of other projects as folders of our own, kept in the user's cache.
+
+    openclip:coca_ViT-B-32/laion2b_s13b_b90k    published weights, by OpenCLIP's name and tag
+    hf:ORGANISATION/NAME[@REVISION]             a repository of the Hugging Face hub
+    weights.bin, or its folder                  what OpenCLIP reads, on this machine
+
+The cache holds `models/NAME`, a model's folder with `source.json` beside the usual four files, and
+`files/REPOSITORY`, where files can be placed by hand if the hub cannot be reached.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coca.core.errors import ConfigError, ModelError, did_you_mean
+from coca.core.files import atomic_folder
+from coca.inference.hub import Hub, HuggingFace
+from coca.inference.importing import SOURCE_FILE, About, import_weights, read_about
+from coca.model.openclip_config import OpenCLIPConfig
+from coca.model.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary
+from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE
+
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, PROCESSOR_FILE)
+"""What a model's folder of ours holds."""
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+"""Names of OpenCLIP's weights, best first: those that cannot hold code."""
+
+VOCABULARY_NAMES = ("tokenizer.json", "merges.txt", VOCABULARY_FILE)
+"""Names of CLIP's vocabulary."""
+
+_CAPTIONS_ONLY = (
+    "it writes captions but cannot search: its embeddings reach 0.8 % zero-shot on ImageNet; for "
+    "search take openclip:coca_ViT-B-32/laion2b_s13b_b90k"
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that stand on the hub without the rest of what a model's folder needs."""
+
+    repo: str
+    """Their repository."""
+    weights: str
+    """Their file in it."""
+    preset: str
+    """Our name of their shape."""
+    caveat: str = ""
+    """What a user must know before relying on them."""
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "coca_ViT-B-32/laion2b_s13b_b90k": Published(
+        "laion/CoCa-ViT-B-32-laion2B-s13B-b90k", OPEN_CLIP_WEIGHTS[2], "openclip_vit_b_32"
+    ),
+    "coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k": Published(
+        "laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k",
+        OPEN_CLIP_WEIGHTS[2],
+        "openclip_vit_b_32",
+        _CAPTIONS_ONLY,
+    ),
+    "coca_ViT-L-14/laion2b_s13b_b90k": Published(
+        "laion/CoCa-ViT-L-14-laion2B-s13B-b90k", OPEN_CLIP_WEIGHTS[2], "openclip_vit_l_14"
+    ),
+    "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k": Published(
+        "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k",
+        OPEN_CLIP_WEIGHTS[1],
+        "openclip_vit_l_14",
+    ),
+}
+"""Every CoCa that OpenCLIP publishes, under OpenCLIP's name of model and tag."""
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A file of a repository."""
+
+    repo: str
+    name: str
+    revision: str | None = None
+
+
+_VOCABULARY = _Remote("openai/clip-vit-base-patch32", "merges.txt")
+
+
+def user_cache() -> Path:
+    """Where everything can be made again: `coca` within XDG_CACHE_HOME, else within ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coca"
+
+
+class OpenWeights:
+    """Finds, fetches and translates weights; each is translated once and then kept."""
+
+    def __init__(
+        self, cache: Path | None = None, hub: Hub | None = None, *, vocabulary: Path | None = None
+    ) -> None:
+        """Choose where to keep and where to fetch.
+
+        Args:
+            cache: Where translated weights are kept; default: the user's cache.
+            hub: Where files come from; default: the Hugging Face hub.
+            vocabulary: CLIP's vocabulary; default: beside the weights, within an installed
+                open_clip_torch, or from the hub.
+        """
+        self.cache = cache or user_cache()
+        self._hub = hub or HuggingFace()
+        self._own_vocabulary = vocabulary
+
+    def published(self, name: str) -> Path:
+        """The folder of weights that OpenCLIP publishes, by model and tag.
+
+        Raises:
+            ConfigError: There are none of that name.
+            ModelError: They cannot be fetched; the sentence says which file to place where.
+        """
+        if name not in PUBLISHED:
+            raise ConfigError(f"openclip:{name} is unknown; {did_you_mean(name, PUBLISHED)}")
+        known, source = PUBLISHED[name], f"openclip:{name}"
+        folder = self._folder(source)
+        if not is_model(folder):
+            wanted = [self._vocabulary(), _Remote(known.repo, known.weights)]
+            vocabulary, weights = self._fetch(source, wanted)
+            import_weights(
+                weights,
+                folder,
+                vocabulary=vocabulary,
+                about=About(OpenCLIPConfig.presets()[known.preset]),
+                source=source,
+                caveat=known.caveat,
+            )
+        return folder
+
+    def repository(self, name: str) -> Path:
+        """The folder of a model on the hub, `ORGANISATION/NAME` or `ORGANISATION/NAME@REVISION`.
+
+        Raises:
+            ModelError: It cannot be fetched, or holds no model that can be read here.
+        """
+        source = f"hf:{name}"
+        folder = self._folder(source)
+        if is_model(folder):
+            return folder
+        repo, _, revision = name.partition("@")
+        names = self._listing(source, repo, revision or None)
+
+        def remote(name: str) -> _Remote:
+            return _Remote(repo, name, revision or None)
+
+        if set(MODEL_FILES) <= set(names):
+            kept = [name for name in (*MODEL_FILES, SOURCE_FILE) if name in names]
+            found = self._fetch(source, [remote(name) for name in kept])
+            with atomic_folder(folder) as unfinished:
+                for path, name in zip(found, kept, strict=True):
+                    shutil.copyfile(path, unfinished / name)
+            return folder
+        weights = next((name for name in OPEN_CLIP_WEIGHTS if name in names), None)
+        if weights is None:
+            raise ModelError(
+                f"{source} holds neither a model of ours ({', '.join(MODEL_FILES)}) nor weights of "
+                f"OpenCLIP ({' or '.join(OPEN_CLIP_WEIGHTS)})"
+            )
+        wanted = [self._vocabulary(), remote(weights)]
+        if OPEN_CLIP_CONFIG in names:
+            wanted.append(remote(OPEN_CLIP_CONFIG))
+        vocabulary, path, *about = self._fetch(source, wanted)
+        import_weights(
+            path,
+            folder,
+            vocabulary=vocabulary,
+            about=read_about(about[0]) if about else None,
+            source=source,
+            caveat=next((one.caveat for one in PUBLISHED.values() if one.repo == repo), ""),
+        )
+        return folder
+
+    def local(self, path: Path, *, into: Path | None = None) -> Path:
+        """The folder of OpenCLIP's weights on this machine: a file, or the folder around it.
+
+        Configuration and vocabulary are taken from beside it if they are there.
+
+        Args:
+            path: The weights.
+            into: Where the folder goes; default: into the cache.
+
+        Raises:
+            ModelError: They are no weights of OpenCLIP's CoCa, or there is no vocabulary.
+        """
+        weights = weights_in(path) if path.is_dir() else path
+        if weights is None:
+            raise ModelError(f"{path} holds none of {', '.join(OPEN_CLIP_WEIGHTS)}")
+        status = weights.stat()
+        key = f"{weights.resolve()} {status.st_size} {status.st_mtime_ns}"
+        name = f"{weights.stem} {hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        folder = into or self._folder(name)
+        if into is not None or not is_model(folder):
+            (vocabulary,) = self._fetch(str(path), [self._vocabulary(beside=weights.parent)])
+            about = weights.with_name(OPEN_CLIP_CONFIG)
+            import_weights(
+                weights,
+                folder,
+                vocabulary=vocabulary,
+                about=read_about(about) if about.is_file() else None,
+                source=weights.name,
+            )
+        return folder
+
+    def _folder(self, source: str) -> Path:
+        return self.cache / "models" / _file_name(source)
+
+    def _place(self, repo: str) -> Path:
+        return self.cache / "files" / _file_name(repo)
+
+    def _vocabulary(self, beside: Path | None = None) -> Path | _Remote:
+        """CLIP's vocabulary where it already is, else on the hub."""
+        if self._own_vocabulary is not None:
+            return self._own_vocabulary
+        if beside is not None:
+            found = [path for name in VOCABULARY_NAMES if (path := beside / name).is_file()]
+            if found:
+                return found[0]
+        return installed_vocabulary() or _VOCABULARY
+
+    def _fetch(self, source: str, wanted: Sequence[Path | _Remote]) -> list[Path]:
+        """The files, from where they were placed or from the hub."""
+        placed = [
+            file if isinstance(file, Path) else self._place(file.repo) / file.name
+            for file in wanted
+        ]
+        found: list[Path] = []
+        for file, path in zip(wanted, placed, strict=True):
+            if isinstance(file, Path) or path.is_file():
+                found.append(path)
+                continue
+            try:
+                found.append(self._hub.fetch(file.repo, file.name, revision=file.revision))
+            except ModelError as error:
+                missing = " and ".join(
+                    f"{other.name} of {other.repo} as {path}"
+                    for other, path in list(zip(wanted, placed, strict=True))[len(found) :]
+                    if isinstance(other, _Remote) and not path.is_file()
+                )
+                raise ModelError(
+                    f"{source} cannot be fetched ({error}): fetch by other means and place "
+                    f"{missing}"
+                ) from None
+        return found
+
+    def _listing(self, source: str, repo: str, revision: str | None) -> list[str]:
+        placed = self._place(repo)
+        if placed.is_dir():
+            return [path.name for path in placed.iterdir()]
+        try:
+            return self._hub.files(repo, revision=revision)
+        except ModelError as error:
+            raise ModelError(
+                f"{source} cannot be fetched ({error}): fetch its files by other means and place "
+                f"them in {placed}"
+            ) from None
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model of ours."""
+    return (folder / CONFIG_FILE).is_file() and (folder / PROCESSOR_FILE).is_file()
+
+
+def weights_in(folder: Path) -> Path | None:
+    """OpenCLIP's weights within a folder, if it holds any."""
+    return next((path for name in OPEN_CLIP_WEIGHTS if (path := folder / name).is_file()), None)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "--", text)

@@ -1,0 +1,42 @@
+"""Settings that a page shows are settings that a recipe takes."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from coca.core.config import load_config
+from coca.model.coca import CoCa
+from coca.train.groups import freeze
+from coca.train.optimizer import make_optimizer
+from coca.workflows.pretrain import PretrainConfig
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = ("data.md", "training.md")
+
+SHOWN = [
+    (page, number, block)
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.S | re.M)
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "number", "block"), SHOWN)
+def test_a_block_of_settings_fits_onto_a_recipe(page: str, number: int, block: str) -> None:
+    settings = yaml.safe_load(block)
+    recipe = ROOT / "recipes" / "pretrain" / "emoji.yaml"
+    config = load_config(PretrainConfig, recipe, settings)
+    assert config != load_config(PretrainConfig, recipe)
+    with torch.device("meta"):
+        model = CoCa(config.model)
+    # Names of parameters are known to the model alone.
+    freeze(model, config.train.optimizer.freeze)
+    assert make_optimizer(model, config.train.optimizer).param_groups
+
+
+def test_there_are_settings_to_hold() -> None:
+    assert {page for page, _, _ in SHOWN} == set(PAGES)

@@ -1,0 +1,230 @@
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import coca
+from coca.core.errors import ConfigError, ModelError
+from coca.inference.loading import Precision, fingerprint, model_folder, shipped
+from coca.inference.open_weights import OpenWeights
+from coca.inference.predictor import Predictor
+from coca.processing.tokenizer import Tokenizer
+from tiny_data import CAPTIONS, picture
+from tiny_model import write_model
+from tiny_weights import WEIGHTS, write_open_clip
+
+
+def test_a_folder_is_all_that_it_takes(folder: Path, predictor: Predictor) -> None:
+    again = coca.load(str(folder))
+    assert again.fingerprint == predictor.fingerprint == fingerprint(folder)
+    assert again.source == str(folder)
+    vectors = again.embed_images(picture(0))
+    np.testing.assert_allclose(vectors, predictor.embed_images(picture(0)), atol=1e-5)
+
+
+def test_a_run_stands_for_the_model_within(tmp_path: Path) -> None:
+    write_model(tmp_path / "run" / "model")
+    assert coca.load(tmp_path / "run").source == str(tmp_path / "run" / "model")
+
+
+def test_equal_models_have_equal_fingerprints(folder: Path, tmp_path: Path) -> None:
+    assert fingerprint(write_model(tmp_path)) == fingerprint(folder)
+
+
+def test_other_weights_have_another_fingerprint(folder: Path, tmp_path: Path) -> None:
+    assert fingerprint(write_model(tmp_path, seed=1)) != fingerprint(folder)
+
+
+def test_another_tokenizer_has_another_fingerprint(folder: Path, tmp_path: Path) -> None:
+    write_model(tmp_path)
+    Tokenizer.train([*CAPTIONS, "other"], vocab_size=280).save(tmp_path / "tokenizer.json")
+    assert fingerprint(tmp_path) != fingerprint(folder)
+
+
+def test_another_processor_has_another_fingerprint(folder: Path, tmp_path: Path) -> None:
+    assert fingerprint(write_model(tmp_path, image_size=20)) != fingerprint(folder)
+
+
+def test_pictures_may_be_larger_than_the_model_was_made_for(tmp_path: Path) -> None:
+    larger = coca.load(write_model(tmp_path, image_size=20))
+    assert np.isfinite(larger.embed_images(picture(0))).all()
+
+
+def test_shipped_models_load_by_their_name_and_errors_list_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coca.inference.loading.resources.files", lambda _: tmp_path)
+    for name in ("tiny", "larger"):
+        write_model(tmp_path / "weights" / name)
+    (tmp_path / "weights" / "no model").mkdir()
+    assert list(shipped()) == ["larger", "tiny"]
+    assert coca.load("tiny").source == str(tmp_path / "weights" / "tiny")
+    with pytest.raises(ModelError, match=r"tinny is no model folder.*shipped: larger, tiny$"):
+        coca.load("tinny")
+
+
+def test_a_folder_comes_before_a_shipped_model_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "nano")
+    assert model_folder("nano") == Path("nano")
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "asked"),
+    [
+        (
+            "openclip:coca_ViT-B-32/laion2b_s13b_b90k",
+            "published",
+            "coca_ViT-B-32/laion2b_s13b_b90k",
+        ),
+        ("hf:some/model@v2", "repository", "some/model@v2"),
+    ],
+)
+def test_names_of_open_weights_are_looked_up(
+    folder: Path, name: str, method: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    def found(_: OpenWeights, rest: str) -> Path:
+        given.append(rest)
+        return folder
+
+    monkeypatch.setattr(OpenWeights, method, found)
+    assert coca.load(name).source == str(folder)
+    assert given == [asked]
+
+
+@pytest.fixture
+def open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return write_open_clip(tmp_path / "theirs")
+
+
+def test_weights_of_open_clip_load_from_a_file_or_its_folder(
+    open_clip: Path, tmp_path: Path
+) -> None:
+    by_file, by_folder = coca.load(open_clip / WEIGHTS), coca.load(open_clip)
+    assert by_file.fingerprint == by_folder.fingerprint
+    assert Path(by_file.source).is_relative_to(tmp_path / "cache" / "coca" / "models")
+    vectors = by_file.embed_images([picture(0), picture(1)])
+    assert vectors.shape == (2, 64)
+    assert by_file.embed_texts("the cat").shape == (1, 64)
+    # The collection of a search names the folder, which loads again.
+    assert coca.load(by_file.source).fingerprint == by_file.fingerprint
+
+
+def test_what_to_beware_of_is_told_at_every_load(
+    open_clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = coca.load(open_clip)
+    assert caplog.messages == []
+    (Path(loaded.source) / "source.json").write_text(json.dumps({"caveat": "captions only"}))
+    coca.load(open_clip)
+    assert caplog.messages == [f"{open_clip}: captions only"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_of_either_architecture_stays_near_full(
+    open_clip: Path, folder: Path, precision: Precision
+) -> None:
+    for name in (open_clip, folder):
+        full, half = coca.load(name), coca.load(name, precision=precision)
+        pictures, texts = [picture(0), picture(1)], ["the cat", "a red car"]
+        for embed in ("embed_images", "embed_texts"):
+            items = pictures if embed == "embed_images" else texts
+            one, other = getattr(full, embed)(items), getattr(half, embed)(items)
+            assert other.dtype == np.float32
+            np.testing.assert_allclose(one, other, atol=1e-2)
+
+
+def test_files_of_the_two_architectures_do_not_mix(
+    open_clip: Path, folder: Path, tmp_path: Path
+) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(coca.load(open_clip).source, mixed)
+    for name in ("tokenizer.json", "processor.json"):
+        shutil.copy(folder / name, mixed / name)
+    with pytest.raises(ModelError, match="puts captions between ids 1 and 2") as caught:
+        coca.load(mixed)
+    assert "captions of 16 tokens" in str(caught.value)
+    state = json.loads((mixed / "processor.json").read_text())
+    (mixed / "processor.json").write_text(
+        json.dumps(state | {"image": {**state["image"], "image_size": 24}})
+    )
+    with pytest.raises(ModelError, match="pictures of 24 px, the model reads 16"):
+        coca.load(mixed)
+
+
+@pytest.mark.skipif("nano" not in shipped(), reason="no weights are in this checkout")
+def test_the_shipped_model_embeds_in_a_fresh_process_in_a_moment() -> None:
+    program = (
+        "import time; start = time.perf_counter()\n"
+        "import coca\n"
+        "vectors = coca.load('nano', device='cpu').embed_texts(['a cat'])\n"
+        "print(time.perf_counter() - start)"
+    )
+    times_s = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+        times_s.append(float(done.stdout))
+    assert min(times_s) < 15  # about 2 when the machine is free
+
+
+@pytest.mark.parametrize("name", ["processor.json", "tokenizer.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    (write_model(tmp_path) / name).unlink()
+    with pytest.raises(ModelError, match=name):
+        coca.load(tmp_path)
+    with pytest.raises(ModelError, match=name):
+        fingerprint(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is no model folder"):
+        coca.load(tmp_path / "nowhere")
+
+
+def test_files_of_different_models_are_refused_with_every_fault(tmp_path: Path) -> None:
+    write_model(tmp_path, image_size=18, context=17)
+    Tokenizer.train([*CAPTIONS, "some longer words and others"], vocab_size=310).save(
+        tmp_path / "tokenizer.json"
+    )
+    with pytest.raises(ModelError) as caught:
+        coca.load(tmp_path)
+    for fault in ("the tokenizer knows 310 words", "captions of 17 tokens", "pictures of 18 px"):
+        assert fault in str(caught.value)
+
+
+def test_an_unknown_precision_is_refused(folder: Path) -> None:
+    precision: Any = "int8"
+    with pytest.raises(ConfigError, match="precision 'int8' is unknown; choose one of fp32"):
+        # Past the type checks of the tests, as a caller without them would come.
+        inspect.unwrap(coca.load)(folder, precision=precision)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_here_is_refused(folder: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used here"):
+        coca.load(folder, device=device)
+
+
+def test_without_a_device_the_accelerator_is_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No accelerator on the machine of the tests: "cpu" stands for one.
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cpu"))
+    assert coca.load(folder).embed_dim == 24
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert coca.load(folder).embed_dim == 24

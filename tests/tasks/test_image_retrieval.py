@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.sample import Sample
+from coca.inference.predictor import Predictor
+from coca.tasks import TASKS, TaskConfig, TaskResult
+from tiny_data import picture
+from tiny_folder import write_folder
+
+IMAGE_RETRIEVAL = TASKS.get("image_retrieval")
+
+
+def samples(names: list[str], *, first: int = 0, labelled: bool = True) -> list[Sample]:
+    return [
+        Sample(
+            f"s{place:02d}",
+            picture(first + place),
+            captions=(name, f"{name}, again"),
+            labels=(name,) if labelled else (),
+        )
+        for place, name in enumerate(names)
+    ]
+
+
+def solve(
+    predictor: Predictor, root: Path, data: list[Sample], known: list[Sample], *, limit: int = 0
+) -> TaskResult:
+    config = TaskConfig(
+        task="image_retrieval",
+        data=write_folder(root / "data", data),
+        reference=write_folder(root / "known", known),
+        limit=limit,
+    )
+    return IMAGE_RETRIEVAL(predictor, config)
+
+
+def test_a_set_finds_itself(predictor: Predictor, tmp_path: Path) -> None:
+    some = samples([f"thing {number}" for number in range(12)])
+    result = solve(predictor, tmp_path, some, some)
+    assert result.metrics["image_to_image_recall@1"] == 1
+    assert result.metrics["image_to_image_median_rank"] == 1
+    assert result.samples == 12
+
+
+def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path) -> None:
+    asked = samples([f"thing {number % 5}" for number in range(9)])
+    known = samples([f"thing {number % 4}" for number in range(20)], first=100)
+    result = solve(predictor, tmp_path, asked, known)
+    vectors = [predictor.embed_images([it.image for it in some]) for some in (asked, known)]
+    ranks = []
+    for sample, vector in zip(asked, vectors[0], strict=True):
+        order = np.argsort(-(vectors[1] @ vector), kind="stable")
+        hits = [place for place, row in enumerate(order, 1) if known[row].labels == sample.labels]
+        ranks += hits[:1]
+    # Nothing shows thing 4.
+    assert result.samples == len(ranks) == 8
+    for k in (1, 5, 10):
+        wanted = pytest.approx(np.mean(np.array(ranks) <= k))
+        assert result.metrics[f"image_to_image_recall@{k}"] == wanted
+    assert result.metrics["image_to_image_median_rank"] == np.median(ranks)
+    assert [example["rank"] for example in result.details["examples"]] == ranks
+
+
+def test_pictures_without_labels_are_joined_by_their_first_caption(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    some = samples(["a", "b", "c"], labelled=False)
+    assert solve(predictor, tmp_path, some, some).metrics["image_to_image_recall@1"] == 1
+
+
+def test_any_label_in_common_makes_a_hit(predictor: Predictor, tmp_path: Path) -> None:
+    asked = [Sample("q", picture(1), labels=("cat", "red_panda"))]
+    known = [Sample("k", picture(1), labels=("red panda",)), *samples(["dog"], first=3)]
+    result = solve(predictor, tmp_path, asked, known)
+    assert result.metrics["image_to_image_recall@1"] == 1
+
+
+def test_chance_is_what_blind_drawing_finds(predictor: Predictor, tmp_path: Path) -> None:
+    # One query has two answers among ten, the other has five.
+    known = samples(["a"] * 2 + ["b"] * 5 + ["c"] * 3, first=50)
+    result = solve(predictor, tmp_path, samples(["a", "b"]), known)
+    drawn = np.random.default_rng(0).permuted(np.tile(np.arange(10), (20_000, 1)), axis=1)
+    for k in (1, 5, 10):
+        first = drawn[:, :k]
+        found = [(first < 2).any(axis=1).mean(), ((first >= 2) & (first < 7)).any(axis=1).mean()]
+        # Three standard errors of 40,000 draws.
+        wanted = pytest.approx(np.mean(found), abs=0.0075)
+        assert result.metrics[f"chance_image_to_image_recall@{k}"] == wanted
+
+
+def test_a_limit_takes_the_first_queries_and_leaves_the_reference_whole(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    some = samples([f"thing {number}" for number in range(12)])
+    result = solve(predictor, tmp_path, some, some, limit=4)
+    assert result.samples == 4
+    assert result.metrics["chance_image_to_image_recall@1"] == pytest.approx(1 / 12)
+
+
+def test_unreadable_pictures_of_both_sides_are_told(predictor: Predictor, tmp_path: Path) -> None:
+    some = samples(["a", "b"])
+    broken = Sample("broken", b"no picture", labels=("a",))
+    result = solve(predictor, tmp_path, [*some, broken], [*some, broken])
+    assert len(result.bad) == 2
+
+
+def test_without_a_reference_there_is_nothing_to_look_through(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    data = write_folder(tmp_path, samples(["a"]))
+    with pytest.raises(ConfigError, match="image_retrieval needs `reference`"):
+        IMAGE_RETRIEVAL(predictor, TaskConfig(task="image_retrieval", data=data))
+
+
+def test_sets_without_a_common_label_cannot_be_compared(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="nothing to find") as caught:
+        solve(predictor, tmp_path, samples(["a"]), samples(["b"]))
+    assert caught.value.reason == "no_overlap"
