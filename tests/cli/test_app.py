@@ -129,7 +129,7 @@ def test_options_behind_two_dashes_are_left_to_the_command(run: Run, model: str)
 
 
 def test_a_process_ends_with_the_code_of_its_error(place: Path) -> None:
-    for arguments, code in ((["caption", "x.png"], 2), (["info", "."], 1)):
+    for arguments, code in ((["pretrain", "absent.yaml"], 2), (["info", "."], 1)):
         process = coca_process(*arguments, cwd=place)
         told, errors = process.communicate()
         assert process.returncode == code

@@ -29,7 +29,8 @@ def test_a_batch_holds_pictures_and_padded_captions() -> None:
     assert (batch.start, batch.class_targets, batch.bad) == (0, None, ())
     first = make_samples(20)[int(batch.keys[0][1:])]
     processor = tiny_processor()
-    assert torch.equal(batch.images[:1], processor.images([first.image]))
+    assert batch.images.dtype == torch.uint8
+    assert torch.equal(batch.to("cpu").images[:1], processor.images([first.image]))
     assert processor.tokenizer.decode(batch.tokens[0].tolist()) in first.captions
 
 

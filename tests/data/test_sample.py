@@ -6,6 +6,7 @@ import torch
 
 from coca.core.errors import DataError
 from coca.data.sample import BadSample, Batch, parse_record, parse_text, split_record
+from coca.processing.image import ImageConfig, ImageTransform
 
 
 def test_captions_labels_and_metadata_are_told_apart() -> None:
@@ -64,6 +65,17 @@ def test_a_batch_moves_with_all_of_its_tensors() -> None:
         moved.tokens.device.type,
         moved.class_targets.device.type,
     } == {"meta"}
+
+
+def test_bytes_become_the_models_input_where_they_arrive() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    config = ImageConfig(image_size=4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    tokens = torch.zeros(2, 8, dtype=torch.int64)
+    batch = Batch(pixels, tokens, ("a", "b"), 0, image_config=config)
+    for part in (batch.to("cpu"), batch.to("cpu").to("cpu")):
+        assert torch.equal(part.images, ImageTransform(config).normalize(pixels))
+    (of_one, _) = batch.split(1)
+    assert torch.equal(of_one.to("cpu").images, batch.to("cpu").images[:1])
 
 
 def test_parts_of_a_batch_are_its_pairs_in_order() -> None:

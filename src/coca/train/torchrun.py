@@ -52,8 +52,9 @@ def _meet(rank: int) -> Store:
     """A store of this start's own.
 
     Torchrun keeps one over all restarts, in which the addresses of killed processes still stand;
-    who reads one of them in time (seen with torch 2.13) fails to connect. So rank 0 opens a store
-    that dies with it, and only its address is looked up in the old one, again until it answers.
+    who reads one of them in time fails to connect (pytorch issue 135712; seen with torch 2.13). So
+    rank 0 opens a store that dies with it, and only its address is looked up in the old one, again
+    until it answers.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     kept = TCPStore(host, port, is_master=False, timeout=_PATIENCE)

@@ -17,6 +17,7 @@ import torch
 from coca.core.config import digest, to_dict
 from coca.core.errors import ConfigError
 from coca.core.files import write_atomic
+from coca.core.heap import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
 from coca.inference.loading import load
@@ -142,6 +143,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     Raises:
         CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
     """
+    keep_freed_memory()
     world = World.current()
     sources = open_sources(config.data)
     world.from_main(lambda: _compare_with_earlier(config))
