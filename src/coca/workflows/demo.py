@@ -22,6 +22,7 @@ from coca.data.shards import ShardWriter
 from coca.data.sources import SourceConfig
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.inference.remembering import Remembering
 from coca.model.pretrained import CONFIG_FILE
 from coca.search.engine import SearchEngine
 from coca.search.ingest import ingest
@@ -265,6 +266,7 @@ def _evaluate(
             return kept["scores"]
     tell(f"evaluating on {UNSEEN}, which no training has read")
     scores: dict[str, dict[str, int | float]] = {}
+    remembering = Remembering(predictor)
     for label, part in (("all", "*"), ("without flags", "others")):
         data, reference = shards(folder, UNSEEN, part), shards(folder, SEEN, part)
         for config in (
@@ -272,7 +274,7 @@ def _evaluate(
             TaskConfig(task="zero_shot", data=data, prompts="drawing"),
             TaskConfig(task="pixel_floor", data=data, reference=reference, captions="first"),
         ):
-            result = TASKS.get(config.task)(predictor, config, progress=progress)
+            result = TASKS.get(config.task)(remembering, config, progress=progress)
             metrics = {name: round(value, 5) for name, value in result.metrics.items()}
             scores[f"{config.task} {label}"] = {**metrics, "samples": result.samples}
     write_atomic(

@@ -12,6 +12,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.inference.remembering import Remembering
 from coca.tasks import TASKS, TaskConfig, TaskResult
 
 
@@ -52,6 +53,9 @@ def evaluate(
     # Before the first one takes its time.
     tasks = [TASKS.get(config.task) for config in configs]
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
+    if len(tasks) > 1:
+        # Several tasks often look at the same samples.
+        predictor = Remembering(predictor)
     results = [
         task(predictor, config, progress=progress)
         for task, config in zip(tasks, configs, strict=True)

@@ -17,6 +17,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.emoji_sets import UNSEEN_VENDOR
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.inference.remembering import Remembering
 from coca.model.pretrained import save_model
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.base import read_samples
@@ -163,7 +164,7 @@ def score_run(
     Raises:
         CocaError: The run holds no model, or a task cannot be done.
     """
-    predictor = load(run)
+    predictor = Remembering(load(run))
     wanted = [task for task in tasks if floors or task.task not in _FLOORS]
     path = Path(run) / "evaluation.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
