@@ -34,10 +34,14 @@ def talk() -> dict[str, object]:
     }
 
 
-def join_and_leave(folder: Path, rank: int, port: int, code: int | str | None) -> None:
+def join_and_leave(
+    folder: Path, rank: int, port: int, code: int | str | None, kept_store: str = "False"
+) -> None:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = kept_store
+    (folder / "started").touch()
     world = join_from_environment("cpu")
     (folder / str(rank)).write_text(" ".join(world.gather(f"{world.rank}/{world.size}")))
     leave(code)

@@ -254,10 +254,9 @@ class Trainer(Generic[ModelT]):
 
     def _end(self) -> NoReturn:
         """Raise what went wrong, on whichever rank it did; data that end cost no step."""
+        own, self._trouble = self._trouble, None
         self._saver.wait()
-        troubles = self.world.gather(self._trouble)
-        self._trouble = None
-        first = next(trouble for trouble in troubles if trouble is not None)
+        first = next(trouble for trouble in self.world.gather(own) if trouble is not None)
         if isinstance(first, DataError):
             self._save()
             self._saver.wait()
