@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from peer import peer_model, pictures
 from side_by_side import (
     Figures,
     Spread,
@@ -30,7 +31,7 @@ from side_by_side import (
     table,
     write_report,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 TOKENS, BEAMS = 30, 6
 CONTESTANTS = {
@@ -44,22 +45,8 @@ Write = Callable[[], Tensor]
 """Writes a caption for each picture and gives its token ids."""
 
 
-def pictures(batch: int) -> Tensor:
-    return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-
-
-def peer_model() -> nn.Module:
-    import open_clip
-
-    torch.manual_seed(0)
-    model = open_clip.create_model("coca_ViT-B-32")
-    # 3.3.0 leaves this weight uninitialised.
-    nn.init.normal_(model.text_decoder.text_projection, std=512**-0.5)
-    return model.eval()
-
-
 def peer(way: str, batch: int) -> Write:
-    model, images = peer_model(), pictures(batch)
+    model, images = peer_model().eval(), pictures(batch)
     lengths = {"seq_len": TOKENS, "min_seq_len": TOKENS - 1}
     if way == "greedy":
         return lambda: model.generate(images, generation_type="top_k", top_k=1, **lengths)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from peer import peer_model, pictures
 from side_by_side import (
     Rounds,
     emit,
@@ -61,20 +62,6 @@ def captions(batch: int, seed: int = 0) -> Tensor:
         row[:length] = torch.randint(1, BOS, (length,), generator=generator)
         row[0], row[length - 1] = BOS, EOS
     return tokens
-
-
-def pictures(batch: int) -> Tensor:
-    return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-
-
-def peer_model() -> nn.Module:
-    import open_clip
-
-    torch.manual_seed(0)
-    model = open_clip.create_model("coca_ViT-B-32")
-    # 3.3.0 leaves this weight uninitialised.
-    nn.init.normal_(model.text_decoder.text_projection, std=512**-0.5)
-    return model
 
 
 def peer_step(batch: int, bf16: bool) -> Step:

@@ -30,7 +30,7 @@ def write_run(root: Path, seed: int, *, code: bool = True) -> Path:
     start = {
         "machine": MACHINE,
         "started": "2026-01-02T03:04:05",
-        "code": {"commit": "0123456789abcdef"} if code else None,
+        "code": {"commit": "0123456789abcdef", "dirty": False} if code else None,
     }
     (root / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     (root / "record.json").write_text(json.dumps({"starts": [start]}), encoding="utf-8")

@@ -72,6 +72,11 @@ def _code(module: Path) -> dict[str, Any] | None:
     }
 
 
+def commit_shown(code: Mapping[str, Any]) -> str:
+    """What a card says of `code` of a record: the commit, and whether files differed from it."""
+    return f"commit {code['commit'][:12]}{' with changes' if code['dirty'] else ''}"
+
+
 def _git(folder: Path, *arguments: str) -> bytes | None:
     # Inside a hook, git's own variables would point at the repository of the hook.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}

@@ -81,10 +81,15 @@ def _draw(vendor: str, concepts: list[_Concept], size_px: int) -> Iterator[Sampl
 
 
 def _rendered(path: Path, size_px: int) -> bytes:
+    return rendered(path.read_text(encoding="utf-8"), size_px)
+
+
+def rendered(svg: str, size_px: int) -> bytes:
+    """The PNG of an SVG, with sides of `size_px` pixels."""
     resvg = require("resvg_py", extra="demo")
     # The drawings hold no text, and fonts would differ between machines.
     png: bytes = resvg.svg_to_bytes(
-        svg_path=str(path), width=size_px, height=size_px, skip_system_fonts=True
+        svg_string=svg, width=size_px, height=size_px, skip_system_fonts=True
     )
     return png
 

@@ -10,13 +10,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError, StorageError
-from coca.core.extras import require
+from coca.data.emoji import rendered
 
 
 @dataclass(frozen=True)
@@ -234,15 +235,7 @@ def _vector(icon: Mapping[str, Any], whole: Mapping[str, Any]) -> Draw:
         f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
     )
 
-    def draw(size_px: int) -> bytes:
-        resvg = require("resvg_py", extra="demo")
-        # The drawings hold no text, and fonts would differ between machines.
-        png: bytes = resvg.svg_to_bytes(
-            svg_string=svg, width=size_px, height=size_px, skip_system_fonts=True
-        )
-        return png
-
-    return draw
+    return partial(rendered, svg)
 
 
 def _scaled(path: Path) -> Draw:

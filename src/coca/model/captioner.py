@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from coca.model.config import ImageEncoderConfig
 from coca.model.layers import KeysAndValues
@@ -163,7 +164,6 @@ class Captioner(nn.Module, ABC):
     def image_tokens(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B Q C"]:
         """Gives the tokens that the decoder reads."""
 
-    @abstractmethod
     def caption_logits(
         self, images: Float[Tensor, "B C height width"], tokens: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B T V"]:
@@ -171,6 +171,9 @@ class Captioner(nn.Module, ABC):
 
         Holds all B x T x V numbers at once: for inspection and tests, not for training.
         """
+        image = self.multimodal_decoder.read_image(self.image_tokens(images))
+        states = self.multimodal_decoder(self.unimodal_decoder(tokens), image)
+        return F.linear(states, self.vocabulary_weight)
 
     @abstractmethod
     def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:

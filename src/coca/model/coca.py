@@ -125,17 +125,6 @@ class CoCa(Captioner):
         """Gives the tokens that the decoder reads: the captioning pooler's output."""
         return self._image_tokens(self.image_encoder(images))
 
-    def caption_logits(
-        self, images: Float[Tensor, "B C height width"], tokens: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "B T V"]:
-        """Gives the logits of the next word at every position, the plain way.
-
-        Holds all B x T x V numbers at once: for inspection and tests, not for training.
-        """
-        image = self.multimodal_decoder.read_image(self.image_tokens(images))
-        states = self.multimodal_decoder(self.unimodal_decoder(tokens), image)
-        return F.linear(states, self.vocabulary_weight)
-
     def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """Marks the positions whose next token the captioning loss asks for: [BOS] and words."""
         text = self.config.text

@@ -346,13 +346,6 @@ class OpenCLIP(Captioner):
     def image_tokens(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B Q D"]:
         return self.pooler(self.image_encoder(images), wanted=READ)
 
-    def caption_logits(
-        self, images: Float[Tensor, "B C height width"], tokens: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "B T V"]:
-        image = self.multimodal_decoder.read_image(self.image_tokens(images))
-        states = self.multimodal_decoder(self.unimodal_decoder(tokens), image)
-        return F.linear(states, self.vocabulary_weight)
-
     def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         return F.pad(tokens[:, 1:] != self.config.text.pad_id, (0, 1))
 

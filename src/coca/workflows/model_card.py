@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from coca.core.errors import ModelError
+from coca.core.provenance import commit_shown
 from coca.inference.importing import SOURCE_FILE
 from coca.inference.loading import fingerprint
 from coca.model.openclip_config import OpenCLIPConfig
@@ -136,7 +137,7 @@ def _scores(task: dict[str, Any]) -> ResultTable:
     note = f"{record['started'][:10]}, {machine['cores']} cores of {machine['cpu']}"
     code = record["code"]
     if code is not None:
-        note += f", commit {code['commit'][:12]}{' with changes' if code['dirty'] else ''}"
+        note += f", {commit_shown(code)}"
     return ResultTable(
         f"{task['task']} on {task['samples']:,} samples",
         ("score", "value", "by chance"),

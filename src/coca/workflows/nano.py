@@ -14,6 +14,7 @@ from coca.core.config import digest
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.core.files import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
+from coca.core.provenance import commit_shown
 from coca.data.emoji_sets import UNSEEN_VENDOR
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
@@ -262,7 +263,7 @@ def _training(runs: Sequence[str | Path]) -> str:
     speeds = [row["pairs_per_s"] for run in runs for row in read_metrics(run)]
     minutes = steps * batch / statistics.median(speeds) / 60
     machine, code = start["machine"], start["code"]
-    commit = f", commit {code['commit'][:12]}" if code else ""
+    commit = f", {commit_shown(code)}" if code else ""
     return (
         f"`recipes/pretrain/nano.yaml`: both losses, {steps:,} steps of {batch} pairs, about "
         f"{minutes:.0f} minutes on {machine['cores']} cores of {machine['cpu']}{commit}, "
