@@ -66,15 +66,15 @@ COMMANDS = [
 
 @pytest.fixture(scope="session")
 def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds what the demo leaves, at the size of a test."""
+    """A folder that holds what both demos leave, at the size of a test."""
     root = tmp_path_factory.mktemp("project")
     run = root / "runs" / "demo"
-    write_model(run / "model")
+    write_model(root / "runs" / "from-scratch" / "model")
     drawings = run / "pictures" / "openmoji"
     drawings.mkdir(parents=True)
     for number, name in enumerate(("1f697", "1f438")):
         (drawings / f"{name}.png").write_bytes(picture(number))
-    model = coca.load(run / "model", device="cpu")
+    model = coca.load("nano", device="cpu")
     uri = str(run / "pictures.db")
     Index.open(uri, embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True).close()
     return root

@@ -1,7 +1,7 @@
 """Finds a model by its name and loads it, with everything that it needs.
 
     coca.load("nano")                                        shipped with this package
-    coca.load("runs/demo/model")                             a folder, or the run around it
+    coca.load("runs/from-scratch/model")                     a folder, or the run around it
     coca.load("openclip:coca_ViT-B-32/laion2b_s13b_b90k")    published open weights
     coca.load("hf:organisation/name")                        a repository of the hub
     coca.load("open_clip_pytorch_model.bin")                 a file of OpenCLIP's weights

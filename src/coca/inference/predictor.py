@@ -1,6 +1,6 @@
 """A loaded model for people: pictures and words in, vectors, captions and labels out.
 
-    predictor = coca.load("runs/demo/model")
+    predictor = coca.load("nano")
     predictor.embed_images(["cat.jpg"]) @ predictor.embed_texts(["a cat", "a dog"]).T
 
 Letters: N pictures or texts, M texts beside N pictures, E shared embedding, K labels.

@@ -43,7 +43,7 @@ class SearchEngine:
 
     Example:
         with Index.open("pictures.db") as index:
-            for hit in SearchEngine(coca.load("runs/demo/model"), index).search("red car"):
+            for hit in SearchEngine(coca.load("nano"), index).search("red car"):
                 print(hit.score, hit.path)
     """
 
