@@ -148,8 +148,9 @@ def test_ctrl_c_ends_a_long_command_with_a_sentence(
     )
     writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has begun to read
     process.send_signal(signal.SIGINT)
-    errors = process.communicate()[1]
+    # Only now: a signal between the reader's open and its read would leave it waiting for ever.
     os.close(writer)
+    errors = process.communicate()[1]
     assert process.returncode == 130
     assert errors == "error: stopped by Ctrl-C\n"
 
