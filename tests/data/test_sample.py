@@ -5,8 +5,13 @@ import pytest
 import torch
 
 from coca.core.errors import DataError
-from coca.data.sample import BadSample, Batch, parse_record, parse_text, split_record
+from coca.data.sample import BadSample, Batch, Sample, parse_record, parse_text, split_record
 from coca.processing.image import ImageConfig, ImageTransform
+
+
+def test_a_sample_of_several_pictures_gives_them_in_order() -> None:
+    assert Sample("a", b"one").images == (b"one",)
+    assert Sample("a", b"one", others=(b"two", b"three")).images == (b"one", b"two", b"three")
 
 
 def test_captions_labels_and_metadata_are_told_apart() -> None:

@@ -31,10 +31,24 @@ class Sample:
     """Sentences that each describe the whole picture."""
 
     labels: tuple[str, ...] = ()
-    """Names of what the picture shows."""
+    """Names of what the picture shows or what is right of it: a class, an action, a verdict."""
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else is known; values that JSON can hold."""
+
+    text: str = ""
+    """What is asked or claimed of the picture: a question, a hypothesis, a sentence."""
+
+    answers: tuple[str, ...] = ()
+    """What people answered, as often as they said it."""
+
+    others: tuple[bytes, ...] = field(default=(), repr=False)
+    """Further pictures of the sample, in order: the second of a pair, later frames of a video."""
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """All pictures of the sample, still encoded; one unless there are `others`."""
+        return (self.image, *self.others)
 
 
 @dataclass(frozen=True)
