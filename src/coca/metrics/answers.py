@@ -1,0 +1,167 @@
+"""Scores of answers to questions about pictures, and of statements judged true or false.
+
+The accuracy of VQA and its normalisation are those of the official `vqaEval.py` (Antol et al.,
+2015, arXiv 1505.00468; vqa-eval of GT-Vision-Lab/VQA), oddities included, since published scores
+contain them. Axis: N questions or statements.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+AGREEING = 3
+"""People who must agree with an answer for it to be wholly right."""
+
+_ARTICLES = frozenset(("a", "an", "the"))
+
+_SMALL = "zero one two three four five six seven eight nine ten"
+_NUMBERS = {word: str(number) for number, word in enumerate(_SMALL.split())} | {"none": "0"}
+
+# Each is also read where one of its apostrophes is missing.
+_CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+    haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't
+    mightn't've must've mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've
+    shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll
+    someone's something'd something'd've something'll that's there'd there'd've there're there's
+    they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're
+    what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
+    why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're
+    you've
+"""
+
+_SPELLED = {
+    whole[:place] + whole[place + 1 :]: whole
+    for whole in _CONTRACTIONS.split()
+    for place, letter in enumerate(whole)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}  # the official table has this one the wrong way round
+
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+
+_GROUPED_DIGITS = re.compile(r"\d,\d")
+_FULL_STOP = re.compile(r"\.(?!\d)")
+_FULL_STOPS = 32
+"""Most that are removed: the official code hands a flag of that value to the wrong argument."""
+
+
+def normalize_answer(answer: str) -> str:
+    """The form in which answers are compared: lower case, no articles, digits for small numbers.
+
+    >>> normalize_answer("The two dogs.")
+    '2 dogs'
+    """
+    text = _without_punctuation(_on_one_line(answer)).lower()
+    words = [_NUMBERS.get(word, word) for word in text.split()]
+    return " ".join(_SPELLED.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def vqa_accuracy(
+    predicted: Sequence[str], answers: Sequence[Sequence[str]]
+) -> Float[ndarray, " N"]:
+    """The official accuracy of each predicted answer, 0 to 1.
+
+    An answer is right as far as three people gave it: min(1, others who gave it / 3), averaged over
+    leaving out each of the ten people in turn. As officially, answers are normalised only where
+    people differ; where all gave the same, the prediction must equal it to the letter.
+
+    For questions with the answer of one person only take `exact_match`: with nobody else to agree,
+    this score is 0.
+
+    Raises:
+        ValueError: There is no question, the lengths differ, or a question has no answer.
+    """
+    _check(predicted, answers)
+    return np.array([_agreement(one, given) for one, given in zip(predicted, answers, strict=True)])
+
+
+def exact_match(predicted: Sequence[str], answers: Sequence[Sequence[str]]) -> Bool[ndarray, " N"]:
+    """Whether each prediction is one of the question's answers, both normalised.
+
+    Raises:
+        ValueError: As `vqa_accuracy`.
+    """
+    _check(predicted, answers)
+    return np.array(
+        [
+            normalize_answer(one) in {normalize_answer(other) for other in given}
+            for one, given in zip(predicted, answers, strict=True)
+        ]
+    )
+
+
+def answer_scores(answers: Sequence[str]) -> dict[str, float]:
+    """What each of the answers to one question is worth, 0 to 1, by its normalised form.
+
+    Of ten people one is worth .3, two .6, three .9 and four 1: the accuracy that it would have.
+    These are the soft targets that VQA is learned from (Teney et al., 2017, arXiv 1708.02711). The
+    answer of a single person is worth 1.
+
+    Raises:
+        ValueError: There is no answer.
+    """
+    if not answers:
+        raise ValueError("there is no answer to weigh")
+    counts = Counter(normalize_answer(answer) for answer in answers)
+    if len(answers) == 1:
+        return dict.fromkeys(counts, 1.0)
+    return {answer: _share(count, len(answers)) for answer, count in counts.items()}
+
+
+def consistency(right: Bool[ndarray, " N"], groups: Sequence[str]) -> float:
+    """Share of groups whose members are all right, 0 to 1.
+
+    In NLVR2 a group is a sentence, its members the pictures that it was asked of.
+
+    Raises:
+        ValueError: There is no statement, or the lengths differ.
+    """
+    if len(right) != len(groups):
+        raise ValueError(f"there are {len(right)} judgements but {len(groups)} groups")
+    if not groups:
+        raise ValueError("there is no statement to score")
+    wrong = {group for group, one in zip(groups, right.tolist(), strict=True) if not one}
+    everything = set(groups)
+    return len(everything - wrong) / len(everything)
+
+
+def _agreement(predicted: str, answers: Sequence[str]) -> float:
+    given, said = [_on_one_line(answer) for answer in answers], _on_one_line(predicted)
+    if len(set(given)) > 1:
+        given, said = [normalize_answer(answer) for answer in given], normalize_answer(said)
+    return _share(given.count(said), len(given))
+
+
+def _share(count: int, people: int) -> float:
+    """Accuracy of what `count` of so many people said, each of them left out once."""
+    with_one_out = count * min(1.0, (count - 1) / AGREEING) if count else 0.0
+    return (with_one_out + (people - count) * min(1.0, count / AGREEING)) / people
+
+
+def _without_punctuation(text: str) -> str:
+    # Beside a blank, or anywhere once digits are grouped by a comma, a mark vanishes; between
+    # letters it becomes a blank. Only the text as it came decides.
+    grouped = _GROUPED_DIGITS.search(text) is not None
+    found = text
+    for mark in _PUNCTUATION:
+        gone = grouped or f"{mark} " in text or f" {mark}" in text
+        found = found.replace(mark, "" if gone else " ")
+    return _FULL_STOP.sub("", found, count=_FULL_STOPS)
+
+
+def _on_one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _check(predicted: Sequence[str], answers: Sequence[Sequence[str]]) -> None:
+    if not predicted:
+        raise ValueError("there is no answer to score")
+    if len(predicted) != len(answers):
+        raise ValueError(f"{len(predicted)} predictions do not fit {len(answers)} questions")
+    for place, given in enumerate(answers):
+        if not given:
+            raise ValueError(f"question {place} has no answer to be compared with")

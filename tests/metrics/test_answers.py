@@ -1,0 +1,144 @@
+"""Answers are scored as the official evaluation of VQA scores them, and by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coca.metrics.answers import (
+    answer_scores,
+    consistency,
+    exact_match,
+    normalize_answer,
+    vqa_accuracy,
+)
+
+OFFICIAL = Path(__file__).parents[3] / "shared/data/metrics/vqa_accuracy.json"
+
+# Few, so that people often agree; two pairs are equal once normalised.
+opinions = st.sampled_from(["yes", "no", "two dogs", "2 dogs", "A cat.", "cat", ""])
+
+
+@pytest.fixture(scope="module")
+def official() -> dict[str, Any]:
+    if not OFFICIAL.exists():
+        pytest.skip(f"{OFFICIAL.name}, with 120 official accuracies, is not here")
+    return json.loads(OFFICIAL.read_text())
+
+
+def test_each_of_120_accuracies_is_the_official_one(official: dict[str, Any]) -> None:
+    cases = official["cases"]
+    found = vqa_accuracy([case["prediction"] for case in cases], [c["answers"] for c in cases])
+    assert [round(100 * it, 2) for it in found.tolist()] == [case["accuracy"] for case in cases]
+    assert round(100 * float(found.mean()), 2) == official["overall"]["overall"]
+    for kind, wanted in official["overall"]["perAnswerType"].items():
+        of_kind = [case["answer_type"] == kind for case in cases]
+        assert round(100 * float(found[of_kind].mean()), 2) == wanted, kind
+
+
+def test_each_of_50_normal_forms_is_the_official_one(official: dict[str, Any]) -> None:
+    assert [[text, normalize_answer(text)] for text, _ in official["normalize"]] == official[
+        "normalize"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "normal"),
+    [
+        ("The Two dogs.", "2 dogs"),
+        ("couldnt've", "couldn't've"),
+        ("couldn'tve", "couldn't've"),
+        ("couldntve", "couldntve"),  # both apostrophes are not looked for
+        ("somebody'd", "somebodyd"),  # an oddity of the official table
+        ("Im", "im"),  # the table has a capital letter, which is never met
+        ("black-and-white", "black and white"),
+        ("black - and-white", "black andwhite"),  # one blank beside a mark removes it everywhere
+        ("1,000-2,000", "10002000"),  # so do grouped digits
+        ("3.5 m.", "3.5 m"),
+        ("v.2", "v.2"),
+        ("." * 40 + "x", "." * 8 + "x"),  # only 32 full stops are removed
+        (" on\nthe\ttable ", "on table"),
+        ("eleven", "eleven"),
+        ("none", "0"),
+    ],
+)
+def test_an_answer_has_one_normal_form(answer: str, normal: str) -> None:
+    assert normalize_answer(answer) == normal
+
+
+def test_three_others_make_an_answer_right_and_fewer_make_it_so_in_part() -> None:
+    others = [f"other {number}" for number in range(10)]
+    worth = {0: 0.0, 1: 0.3, 2: 0.6, 3: 0.9, 4: 1.0, 9: 1.0}
+    for count, wanted in worth.items():
+        answers = ["yes"] * count + others[count:]
+        assert vqa_accuracy(["Yes"], [answers]) == pytest.approx(wanted), count
+
+
+def test_answers_that_all_agree_are_compared_to_the_letter_as_officially() -> None:
+    assert vqa_accuracy(["cat", "a cat"], [["a cat"] * 10] * 2).tolist() == [0, 1]
+    assert exact_match(["cat", "dog"], [["a cat"], ["a cat"]]).tolist() == [True, False]
+
+
+@given(opinions, st.lists(opinions, min_size=1, max_size=10))
+def test_the_accuracy_is_the_mean_over_leaving_out_each_person(
+    said: str, answers: list[str]
+) -> None:
+    given_, word = answers, said
+    if len(set(answers)) > 1:
+        given_, word = [normalize_answer(it) for it in answers], normalize_answer(said)
+    one_out = [
+        min(1, sum(other == word for place, other in enumerate(given_) if place != out) / 3)
+        for out in range(len(given_))
+    ]
+    assert vqa_accuracy([said], [answers])[0] == pytest.approx(np.mean(one_out))
+
+
+@given(st.lists(opinions, min_size=2, max_size=10))
+def test_an_answer_is_learned_for_what_it_would_score(answers: list[str]) -> None:
+    normal = [normalize_answer(answer) for answer in answers]
+    for answer, worth in answer_scores(answers).items():
+        assert worth == pytest.approx(vqa_accuracy([answer], [normal])[0])
+
+
+def test_the_answer_of_a_single_person_is_right() -> None:
+    assert answer_scores(["The cat"]) == {"cat": 1.0}
+
+
+def test_a_sentence_counts_when_it_is_judged_right_of_all_its_pictures() -> None:
+    right = np.array([True, True, False, True, True])
+    assert consistency(right, ["a", "a", "b", "b", "c"]) == pytest.approx(2 / 3)
+
+
+def test_consistency_does_not_depend_on_the_order() -> None:
+    right, groups = np.array([True, False, True, True]), ["a", "a", "b", "c"]
+    order = [3, 1, 0, 2]
+    shuffled = consistency(right[order], [groups[place] for place in order])
+    assert shuffled == consistency(right, groups)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "answers", "message"),
+    [
+        ([], [], "no answer to score"),
+        (["a"], [["a"], ["b"]], "1 predictions do not fit 2 questions"),
+        (["a", "b"], [["a"], []], "question 1 has no answer"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(
+    predicted: list[str], answers: list[list[str]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        vqa_accuracy(predicted, answers)
+
+
+def test_judgements_without_a_group_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 judgements but 1 groups"):
+        consistency(np.array([True, False]), ["a"])
+    with pytest.raises(ValueError, match="no statement"):
+        consistency(np.array([], dtype=bool), [])
+    with pytest.raises(ValueError, match="no answer to weigh"):
+        answer_scores([])
