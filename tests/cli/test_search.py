@@ -52,6 +52,17 @@ def test_words_filters_and_the_least_score_narrow_a_search(
     assert {one["id"] for one in both} == {one["id"] for one in everything}
 
 
+def test_several_texts_and_pictures_are_weighed(
+    run_json: RunJson, filled: Any, pictures: list[str]
+) -> None:
+    (best, _, worst) = run_json("search", "--image", pictures[1])
+    away = ["--image", f"{best['path']}:-0.9", "--image", worst["path"]]
+    assert run_json("search", *away)[0]["id"] == worst["id"]
+    weighed = run_json("search", "a red car:2", "a red car", "--image", f"{pictures[1]}:0.001")
+    alone = run_json("search", "a red car")
+    assert [one["id"] for one in weighed] == [one["id"] for one in alone]
+
+
 def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: Any) -> None:
     shown = run("search", "a red car").stdout.splitlines()
     assert shown[0].split() == ["rank", "score", "caption", "path"]
@@ -125,6 +136,8 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
     [
         ([], 2, "nothing to search for"),
         (["  "], 2, "nothing to search for"),
+        (["night:-0.3"], 2, "a single term needs no weight"),
+        (["x", "12:30"], 2, "write '12:30:1'"),
         (["x", "--filter", "year ><"], 1, "does not understand the filter"),
         (["x", "--collection", "none"], 1, "no collection 'none'"),
         (["x", "--uri", "none.db"], 1, "none.db"),

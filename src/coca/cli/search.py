@@ -1,14 +1,13 @@
 """Pictures into a collection, and out of it by words, by picture and by filter."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from coca.cli import defaults
 from coca.cli.console import Console, Json, to_try
-from coca.core.errors import ConfigError
+from coca.search.terms import parse_terms
 
 
 def index(
@@ -88,12 +87,23 @@ def index(
 
 def search(
     text: Annotated[
-        str | None,
-        typer.Argument(metavar="TEXT", help="Words to search for.", show_default=False),
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT[:WEIGHT]",
+            help="Words to search for, such as 'red car'; several texts may have weights, and "
+            "'night:-0.3' leads away from the night.",
+            show_default=False,
+        ),
     ] = None,
     image: Annotated[
-        Path | None,
-        typer.Option("--image", "-i", help="Picture to search for.", show_default=False),
+        list[str] | None,
+        typer.Option(
+            "--image",
+            "-i",
+            metavar="FILE[:WEIGHT]",
+            help="Picture to search for; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     filter: Annotated[
         str,
@@ -120,13 +130,12 @@ def search(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Find pictures by words, by a picture, or by both together.
+    """Find pictures by words, by pictures, or by several of them together.
 
     Without --model, the model that filled the collection is used. The score is the cosine.
     """
     console = Console.current(json=as_json)
-    if not (text or "").strip() and image is None:
-        raise ConfigError("there is nothing to search for: give a text, --image FILE, or both")
+    terms = parse_terms(text or [], image or [])
     place = defaults.search_uri(uri)
     from coca.workflows.search import open_search
 
@@ -138,9 +147,7 @@ def search(
         fallback=lambda: defaults.model_name(None),
         device=device,
     ) as engine:
-        hits = engine.search(
-            text, image=image, k=k, filter=filter, offset=offset, min_score=min_score
-        )
+        hits = engine.search(terms=terms, k=k, filter=filter, offset=offset, min_score=min_score)
     rows = [
         [str(rank), f"{hit.score:.3f}", hit.caption, hit.path]
         for rank, hit in enumerate(hits, start=offset + 1)

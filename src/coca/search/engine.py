@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32
 from coca.core.errors import SearchError
 from coca.search.milvus import MAX_RESULTS, Index
 from coca.search.records import Hit, check_same_model
+from coca.search.terms import Term, direction
 
 
 @runtime_checkable
@@ -63,6 +64,7 @@ class SearchEngine:
         *,
         image: Any = None,
         vector: Float[np.ndarray, " E"] | None = None,
+        terms: Sequence[Term] = (),
         k: int = 10,
         filter: str = "",
         offset: int = 0,
@@ -70,12 +72,13 @@ class SearchEngine:
     ) -> list[Hit]:
         """The pictures nearest to a text, a picture, a vector, or several of them together.
 
-        Given together they count alike: the query is the mean of their vectors.
+        Given together they count alike; `terms` says how much each counts, and what to avoid.
 
         Args:
             text: Words to search for.
             image: Picture to search for, in any form that the embedder reads.
             vector: Embedding to search for, of length 1.
+            terms: Any number of texts, pictures and vectors, each with a weight.
             k: How many results, at most.
             filter: Milvus expression that a picture must fulfil; `where` builds one safely.
             offset: How many of the nearest to leave out, for paging.
@@ -88,15 +91,34 @@ class SearchEngine:
             SearchError: Nothing to search for, or the collection cannot answer.
             DataError: The picture cannot be read.
         """
-        return self.search_batch(
-            texts=None if text is None else [text],
-            images=None if image is None else [image],
-            vectors=None if vector is None else vector[np.newaxis],
-            k=k,
-            filter=filter,
-            offset=offset,
-            min_score=min_score,
-        )[0]
+        whole = [
+            *([] if text is None else [Term(text=text)]),
+            *([] if image is None else [Term(image=image)]),
+            *([] if vector is None else [Term(vector=vector)]),
+            *terms,
+        ]
+        return self._answer(self.query(whole), k, filter, offset, min_score)[0]
+
+    def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
+        """The vector that stands for these terms together, of length 1.
+
+        Raises:
+            SearchError: No term, or they cancel each other out.
+            DataError: A picture cannot be read.
+        """
+        if not terms:
+            raise SearchError("nothing to search for: give a text, an image or a vector")
+        texts = [term.text for term in terms if term.text is not None]
+        images = [term.image for term in terms if term.image is not None]
+        of_texts = iter(self.embedder.embed_texts(texts) if texts else ())
+        of_images = iter(self.embedder.embed_images(images) if images else ())
+        vectors = []
+        for term in terms:
+            if term.vector is not None:
+                vectors.append(term.vector)
+            else:
+                vectors.append(next(of_images if term.text is None else of_texts))
+        return direction([one[np.newaxis] for one in vectors], [term.weight for term in terms])
 
     def search_batch(
         self,
@@ -136,11 +158,7 @@ class SearchEngine:
             raise SearchError(
                 "texts, images and vectors that are searched together need the same number of each"
             )
-        queries = parts[0] if len(parts) == 1 else _mean_direction(parts)
-        answers = self.index.search(queries, k, filter=filter, offset=offset)
-        if min_score is None:
-            return answers
-        return [[hit for hit in hits if hit.score >= min_score] for hits in answers]
+        return self._answer(direction(parts, [1.0] * len(parts)), k, filter, offset, min_score)
 
     def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
         """The pictures nearest to one of the collection, without that one.
@@ -156,10 +174,15 @@ class SearchEngine:
         hits = self.index.search(record.vector[np.newaxis], wanted, filter=filter)[0]
         return [hit for hit in hits if hit.id != id][offset : offset + k]
 
-
-def _mean_direction(parts: Sequence[Float[np.ndarray, "Q E"]]) -> Float[np.ndarray, "Q E"]:
-    mean = np.mean(parts, axis=0)
-    length = np.linalg.norm(mean, axis=1, keepdims=True)
-    if not np.all(length > 1e-6):
-        raise SearchError("the text and the picture point in opposite directions: nothing is left")
-    return mean / length
+    def _answer(
+        self,
+        queries: Float32[np.ndarray, "Q E"],
+        k: int,
+        filter: str,
+        offset: int,
+        min_score: float | None,
+    ) -> list[list[Hit]]:
+        answers = self.index.search(queries, k, filter=filter, offset=offset)
+        if min_score is None:
+            return answers
+        return [[hit for hit in hits if hit.score >= min_score] for hits in answers]
