@@ -4,3 +4,4 @@
 from coca.data import folder as folder
 from coca.data import manifest as manifest
 from coca.data import shards as shards
+from coca.data import zipped as zipped

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample, parse_record, parse_text, split_record
@@ -61,10 +62,13 @@ class FolderSource:
 
     def read(self, row: int) -> Sample:
         """The sample in this row; `DataError` if a file is gone or a sidecar is damaged."""
+        return replace(self.words(row), image=self._content(self._images[row]))
+
+    def words(self, row: int) -> Sample:
+        """The sample in this row without its picture; `DataError` if a sidecar is damaged."""
         key = self.key(row)
         stem = os.path.splitext(self._images[row])[0]
         record_file, text_file = f"{stem}.json", f"{stem}.txt"
-        image = self._content(self._images[row])
         record = {}
         if record_file in self._sidecars:
             record = parse_record(self._content(record_file), record_file)
@@ -74,7 +78,7 @@ class FolderSource:
             captions = tuple(line.strip() for line in lines if line.strip())
         if not labels and "/" in key:
             labels = (key.partition("/")[0],)
-        return Sample(key, image, captions, labels, metadata)
+        return Sample(key, b"", captions, labels, metadata)
 
     def _content(self, path: str) -> bytes:
         return self._storage.read_all(os.path.join(self._root, path))

@@ -184,13 +184,18 @@ def split_record(
     Raises:
         DataError: A caption or label is not text (reason `"bad_record"`).
     """
-    captions = _first_texts(record, origin, caption_names)
-    labels = _first_texts(record, origin, label_names)
+    captions = first_texts(record, origin, caption_names)
+    labels = first_texts(record, origin, label_names)
     named = {*caption_names, *label_names}
     return captions, labels, {name: record[name] for name in record if name not in named}
 
 
-def _first_texts(record: Mapping[str, Any], origin: str, names: tuple[str, ...]) -> tuple[str, ...]:
+def first_texts(record: Mapping[str, Any], origin: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The text or texts under the first of `names` that holds any; `origin` is what errors call it.
+
+    Raises:
+        DataError: Another thing than texts stands there (reason `"bad_record"`).
+    """
     for name in names:
         value = record.get(name)
         if value is None or value in ("", [], ()):

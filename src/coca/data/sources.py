@@ -1,7 +1,7 @@
 """Where samples come from: what a source is, how one is named in a recipe, how it is opened."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from coca.core.errors import ConfigError, DataError, did_you_mean
@@ -18,7 +18,7 @@ class SourceConfig:
     """One source of a mixture, and how its words become captions."""
 
     kind: str
-    """`folder`, `manifest`, `shards`, or what a plugin registers."""
+    """`folder`, `manifest`, `shards`, `zip`, or what a plugin registers."""
 
     path: str | tuple[str, ...]
     """Where it is: a folder, a manifest, or tars. Tars may be several, with `*` and braces such as
@@ -38,13 +38,27 @@ class SourceConfig:
     of CLIP. Without any, captions stand alone and labels stand in "a photo of the {}"."""
 
     image_column: str = ""
-    """Manifest: where the picture stands, if not under a usual name such as `image` or `path`."""
+    """Manifest, zip: where the picture stands, if not under a usual name such as `image` or `path`;
+    a list there is several pictures of one sample."""
 
     caption_column: str = ""
-    """Manifest: where the caption stands, if not under a usual name such as `caption`."""
+    """Manifest, zip: where the caption stands, if not under a usual name such as `caption`."""
 
     label_column: str = ""
-    """Manifest: where the label stands, if not under `labels` or `label`."""
+    """Manifest, zip: where the label stands, if not under `labels` or `label`."""
+
+    text_column: str = ""
+    """Manifest, zip: where the question or claim stands, if not under `question`, `sentence` or
+    `hypothesis`."""
+
+    answer_column: str = ""
+    """Manifest, zip: where answers stand, if not under `answers` or `answer`."""
+
+    where: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
+    """Manifest, zip: the rows to read, by columns and their value or values: `{split: train}`."""
+
+    table: str = ""
+    """Zip: the table inside, if there are several."""
 
     index_folder: str = ""
     """Shards: where their indexes are kept; by default beside them, where that may be written."""
@@ -119,6 +133,15 @@ class BulkSource(Protocol):
         ...
 
 
+@runtime_checkable
+class WordySource(Protocol):
+    """What a source has besides, if it knows the words of a sample without reading its pictures."""
+
+    def words(self, row: int) -> Sample:
+        """The sample in this row, with an empty picture and no others; raises as `read` does."""
+        ...
+
+
 SourceMaker: TypeAlias = Callable[[SourceConfig], Source]
 
 SOURCES: Registry[SourceMaker] = Registry("data source")
@@ -162,3 +185,12 @@ def read_rows(source: Source, rows: Sequence[int]) -> list[Sample | DataError]:
         except DataError as error:
             results.append(error)
     return results
+
+
+def words_of(source: Source, row: int) -> Sample:
+    """The sample in this row, its pictures only if they cannot be left out.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return source.words(row) if isinstance(source, WordySource) else source.read(row)

@@ -10,7 +10,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loader import Loader, LoaderConfig
 from coca.data.parts import Stage
-from coca.data.sources import Source, SourceConfig, open_source
+from coca.data.sources import Source, SourceConfig, open_source, words_of
 from coca.data.text import templates_of
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
@@ -123,7 +123,7 @@ def _texts(sources: Sources) -> Iterator[str]:
         templates = templates_of(config) or ("{}",)
         for row in range(0, len(source), step):
             try:
-                sample = source.read(row)
+                sample = words_of(source, row)
             except DataError:
                 continue  # the loader counts and names it when the run meets it
             words = sample.labels if config.text == "labels" else sample.captions

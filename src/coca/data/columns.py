@@ -1,0 +1,191 @@
+"""A table as a source: which columns hold pictures, words and answers, and a sample of each row."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.sample import Sample, first_texts, split_record
+from coca.data.sources import SourceConfig
+from coca.data.tables import Table, open_table, select
+
+# Where the parts of a sample usually stand; the first column that holds something wins.
+IMAGE_COLUMNS = ("image", "path", "filepath", "file_name", "filename", "url", "images")
+CAPTION_COLUMNS = ("captions", "caption", "text", "title")
+LABEL_COLUMNS = ("labels", "label")
+TEXT_COLUMNS = ("question", "sentence", "hypothesis")
+ANSWER_COLUMNS = ("answers", "answer")
+KEY_COLUMNS = ("key", "id")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns, the usual ones or those of a recipe; any other becomes metadata."""
+
+    image: tuple[str, ...]
+    """The picture: a name, or its bytes; a list of them is several pictures of one sample."""
+    caption: tuple[str, ...]
+    label: tuple[str, ...]
+    text: tuple[str, ...]
+    """The question or claim."""
+    answer: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: SourceConfig) -> "Columns":
+        """Those that a source's settings name."""
+        return cls(
+            image=_chosen(config.image_column, IMAGE_COLUMNS),
+            caption=_chosen(config.caption_column, CAPTION_COLUMNS),
+            label=_chosen(config.label_column, LABEL_COLUMNS),
+            text=_chosen(config.text_column, TEXT_COLUMNS),
+            answer=_chosen(config.answer_column, ANSWER_COLUMNS),
+        )
+
+    def pictures(self, record: Mapping[str, Any], origin: str) -> list[str | bytes]:
+        """Names or contents of a row's pictures, one at least.
+
+        Raises:
+            DataError: There is none (reason `"no_image"`).
+        """
+        value = _first(record, self.image)
+        found = [_picture(one) for one in (value if isinstance(value, list) else [value])]
+        pictures = [one for one in found if one is not None]
+        if not pictures or len(pictures) < len(found):
+            names = ", ".join(self.image)
+            raise DataError(f"{origin} names no picture in {names}", reason="no_image")
+        return pictures
+
+    def key(self, record: Mapping[str, Any], row: int) -> str:
+        """The column `key` or `id`, else the path of the first picture, else the row's number."""
+        key = _first(record, KEY_COLUMNS)
+        if key is None:
+            key = _first(record, self.image)
+        first = key[0] if isinstance(key, list) and key else key
+        return str(first) if isinstance(first, str | int) else str(row)
+
+    def sample(
+        self, record: Mapping[str, Any], *, key: str, origin: str, images: Sequence[bytes]
+    ) -> Sample:
+        """A row as a sample with these pictures; none makes one of words alone.
+
+        Raises:
+            DataError: A caption, label, text or answer is not text (reason `"bad_record"`).
+        """
+        captions, labels, rest = split_record(
+            record, origin, caption_names=self.caption, label_names=self.label
+        )
+        texts = first_texts(rest, origin, self.text)
+        answers = first_texts(rest, origin, self.answer)
+        named = {*self.image, *self.text, *self.answer, *KEY_COLUMNS}
+        return Sample(
+            key,
+            images[0] if images else b"",
+            captions,
+            labels,
+            {name: value for name, value in rest.items() if name not in named},
+            text=texts[0] if texts else "",
+            answers=answers,
+            others=tuple(images[1:]),
+        )
+
+    def check(self, table: Table, path: str) -> None:
+        """Tell of a wrong column before the run, not as a million bad samples.
+
+        Raises:
+            ConfigError: The first row has no column for the picture.
+        """
+        if not len(table):
+            return
+        try:
+            record = table.row(0)
+        except DataError:
+            return
+        if not any(name in record for name in self.image):
+            raise ConfigError(
+                f"{path} has the columns {', '.join(record)}, but none of "
+                f"{', '.join(self.image)}; set image_column to the one with the pictures"
+            )
+
+
+@runtime_checkable
+class PictureFiles(Protocol):
+    """Where a table's pictures stand."""
+
+    def read(self, name: str) -> bytes:
+        """The content of one; `DataError` if it is missing or damaged."""
+        ...
+
+
+class TableSource:
+    """The rows of a table, one sample each.
+
+    Args:
+        content: The table, as its file holds it.
+        path: What the file is called; its suffix tells the kind of table.
+        files: Where its pictures stand.
+        config: Names columns, and the rows to read.
+
+    Raises:
+        DataError: The table is damaged, or of an unknown kind.
+        ConfigError: The first row has no column for the picture, or no row fits `where`.
+    """
+
+    block_size = 1
+
+    def __init__(
+        self, content: bytes, path: str, files: PictureFiles, config: SourceConfig
+    ) -> None:
+        self._path = path
+        self._files = files
+        self._table = select(open_table(content, path), config.where, path)
+        digest = hashlib.sha256(content)
+        if config.where:
+            digest.update(repr(sorted(config.where.items())).encode())
+        self.fingerprint = digest.hexdigest()[:16]
+        """Hash of the table and of the choice of rows; the pictures are not looked at."""
+        self._columns = Columns.of(config)
+        self._columns.check(self._table, path)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def key(self, row: int) -> str:
+        """The column `key` or `id`, else the path of the picture, else the row's number."""
+        try:
+            return self._columns.key(self._table.row(row), row)
+        except DataError:
+            return str(row)
+
+    def words(self, row: int) -> Sample:
+        """The sample in this row without its pictures; `DataError` if the row is damaged."""
+        return self._sample(self._table.row(row), row, images=())
+
+    def read(self, row: int) -> Sample:
+        """The sample in this row; `DataError` if the row is damaged or a picture is missing."""
+        record = self._table.row(row)
+        pictures = self._columns.pictures(record, self._origin(row))
+        images = [self._files.read(one) if isinstance(one, str) else one for one in pictures]
+        return self._sample(record, row, images=images)
+
+    def _sample(self, record: Mapping[str, Any], row: int, *, images: Sequence[bytes]) -> Sample:
+        key = self._columns.key(record, row)
+        return self._columns.sample(record, key=key, origin=self._origin(row), images=images)
+
+    def _origin(self, row: int) -> str:
+        return f"row {row} of {self._path}"
+
+
+def _chosen(name: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+    return (name,) if name else usual
+
+
+def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((record[name] for name in names if record.get(name) not in (None, "")), None)
+
+
+def _picture(value: Any) -> str | bytes | None:
+    if isinstance(value, Mapping):
+        # How Hugging Face data sets store pictures in Parquet.
+        value = value.get("bytes") or value.get("path")
+    return value if isinstance(value, str | bytes) else None
