@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.search.milvus import Index
 from coca.search.records import Record
+from coca.search.schema import drop_collection
 
 DIM = 16
 
@@ -81,7 +82,7 @@ def make_index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
     yield make
     for index in opened:
         if not lite and index is opened[-1]:
-            index._client.drop_collection(collection, timeout=60)
+            drop_collection(index._connection, collection)
         index.close()
 
 

@@ -81,5 +81,5 @@ def test_a_filter_that_makes_no_sense_is_refused(arguments: Any, fault: str) -> 
 
 
 def found(index: Index, filter: str) -> set[str]:
-    rows = index._query(filter, ["id"], limit=100)
+    rows = index._pictures.query(filter, ["id"], limit=100)
     return {row["id"] for row in rows}

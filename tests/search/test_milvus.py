@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search import milvus, schema
+from coca.search import collection, milvus, schema
 from coca.search.connection import Connection
 from coca.search.milvus import Index
 from coca.search.records import Origin, Record
@@ -140,7 +140,7 @@ def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_collection_whose_making_was_interrupted_is_finished(
     make_index: MakeIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(connection: Connection, collection: str) -> None:
+    def interrupted(connection: Connection, layout: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -255,15 +255,15 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def test_many_rows_are_flushed_on_the_way(
     make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(milvus, "_WRITE_ROWS", 10)
-    monkeypatch.setattr(milvus, "_FLUSH_ROWS", 30)
+    monkeypatch.setattr(milvus, "WRITE_ROWS", 10)
+    monkeypatch.setattr(collection, "FLUSH_ROWS", 30)
     index = make_index()
     index.upsert(make_record(str(n)) for n in range(45))
-    assert index._unflushed == (15 if index._connection.is_lite else 45)
+    assert index._pictures.unflushed == (15 if index._connection.is_lite else 45)
     assert index.count() == 45
     index.flush()
     index.flush()
-    assert index._unflushed == 0
+    assert index._pictures.unflushed == 0
 
 
 def test_threads_may_search_while_others_write(index: Index, make_record: MakeRecord) -> None:

@@ -10,10 +10,9 @@ from coca.search.records import (
     check_same_model,
     content_id,
     fault_of,
-    to_record,
-    to_row,
     unit_rows,
 )
+from coca.search.rows import to_record, to_row
 
 INFO = CollectionInfo(
     uri="a.db",

@@ -8,6 +8,7 @@ from typing import Any
 
 from coca.core.errors import SearchError
 from coca.core.extras import require
+from coca.search.capabilities import capabilities_of
 from coca.search.lite import Lease, is_lite
 
 _UNREACHABLE = 2
@@ -20,6 +21,7 @@ class Connection:
     Attributes:
         uri: As it was given.
         server_version: Such as `"v2.6.4"` or `"milvus_lite-3.2.2"`.
+        capabilities: What a Milvus of that version can do.
         is_lite: The other end is Milvus Lite, in this process or served by another.
         timeout_s: Limit of every call.
         write_lock: To be held for every write.
@@ -56,10 +58,11 @@ class Connection:
             with self.write_lock, self.faults("open it"):
                 self._client = self._milvus.MilvusClient(address, token=token, timeout=timeout_s)
                 self.server_version = str(self._client.get_server_version(timeout=timeout_s))
+            self.capabilities = capabilities_of(self.server_version, uri)
         except BaseException:
             self.close()
             raise
-        self.is_lite = self.server_version.startswith("milvus_lite")
+        self.is_lite = self.capabilities.lite
 
     @property
     def client(self) -> Any:
@@ -76,6 +79,15 @@ class Connection:
     def data_type(self) -> Any:
         """The column types of Milvus."""
         return self._milvus.DataType
+
+    def bm25(self, text_column: str, words_column: str) -> Any:
+        """The function by which Milvus itself fills a column with the words of another."""
+        return self._milvus.Function(
+            name=f"{words_column}_of_{text_column}",
+            function_type=self._milvus.FunctionType.BM25,
+            input_field_names=[text_column],
+            output_field_names=[words_column],
+        )
 
     def close(self) -> None:
         """Let go of the server or folder; closing twice does nothing."""
@@ -107,7 +119,8 @@ class Connection:
             elif filter and _blames_filter(error.code, str(error.message)):
                 sentence = (
                     f"Milvus does not understand the filter {filter!r}: {reason}; "
-                    'fields are id, path, caption and metadata["KEY"]'
+                    "fields are id, path, caption, album, tags, width, height, time and "
+                    'metadata["KEY"]'
                 )
             else:
                 sentence = f"Milvus at {self.uri} could not {doing}: {reason}"

@@ -50,12 +50,17 @@ def where(field: str, operator: str, value: Value | Sequence[Value]) -> str:
     return f"{field} {operator} {_literal(value)}"
 
 
+def quoted(text: str) -> str:
+    """The text as a literal of a filter."""
+    return f'"{text.translate(_ESCAPES)}"'
+
+
 def _literal(value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
         case str():
-            return f'"{value.translate(_ESCAPES)}"'
+            return quoted(value)
         case int():
             return str(value)
         case float() if value - value == 0:  # finite

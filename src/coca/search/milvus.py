@@ -4,38 +4,27 @@ Vectors are stored with length 1 and compared by inner product, which every inde
 kind of Milvus knows; the score is then the cosine.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from coca.core.errors import SearchError
-from coca.search import records, schema
+from coca.search import records, rows, schema
+from coca.search.capabilities import Capabilities
+from coca.search.collection import WRITE_ROWS, Collection, Row, batches
 from coca.search.connection import Connection
+from coca.search.nearest import nearest_rows, one_per_album
 from coca.search.records import CollectionInfo, Hit, Origin, Record
+from coca.search.schema import Layout
 
 MAX_RESULTS = 16_384
 """Largest `offset + k`: the limit of a Milvus server, kept on Lite as well."""
 
-_WRITE_ROWS = 1_000
-_QUERY_ROWS = 256
-_FLUSH_ROWS = 5_000
-"""Unflushed rows make each search on Lite slower, by about 45 microseconds a row."""
-
-_EXACT_ROWS = 2_000
-"""On Lite a filter that leaves at most so many rows is answered exactly.
-
-There the graph is walked past every row that the filter hides, so that a narrow filter loses
-results: recall@10 of 0.56 at 1 % of 100,000 rows.
-"""
-_MIN_EF, _MAX_EF = 64, 8_192
-_HIT_COLUMNS = [records.ID, records.PATH, records.CAPTION, records.METADATA]
-_ALL_COLUMNS = [*_HIT_COLUMNS, records.ORIGIN, records.VECTOR]
+Side: TypeAlias = Literal["image", "text"]
+"""Which vector of a record is compared: that of the picture, or that of its caption."""
 
 
 class Index:
@@ -48,12 +37,14 @@ class Index:
         info: What the collection said about itself when it was opened.
     """
 
-    def __init__(self, connection: Connection, info: CollectionInfo) -> None:
+    def __init__(self, connection: Connection, info: CollectionInfo, layout: Layout) -> None:
         """Wrap an open collection; use `Index.open` instead."""
-        self._connection = connection
         self.info = info
-        self._unflushed = 0
-        self._wrote = False
+        self._connection = connection
+        self._layout = layout
+        self._pictures = Collection(connection, layout.name)
+        # Where one row holds both vectors, this is the same collection once more.
+        self._texts = self._pictures if layout.shared else Collection(connection, layout.texts)
 
     @classmethod
     def open(
@@ -72,7 +63,7 @@ class Index:
 
         Args:
             uri: Path that ends in `.db`, or address of a server such as `http://host:19530`.
-            collection: Name within that place: letters, digits and `_`.
+            collection: Name or alias within that place: letters, digits and `_`.
             token: `"user:password"` or a key, for servers that want one.
             embed_dim: Numbers in a vector; needed to make a collection, otherwise checked if given.
             fingerprint: Of the model whose vectors it holds; as `embed_dim`.
@@ -84,11 +75,7 @@ class Index:
             SearchError: It is missing, cannot be reached, or holds another model's vectors.
             MissingExtraError: The Milvus packages are not installed.
         """
-        if not re.fullmatch(r"[A-Za-z_]\w{0,254}", collection, re.ASCII):
-            raise SearchError(
-                f"{collection!r} cannot name a collection: use letters, digits and _, "
-                "and begin with a letter or _"
-            )
+        schema.check_name(collection)
         connection = Connection(uri, token=token, timeout_s=timeout_s, create=create)
         try:
             with connection.write_lock:
@@ -107,14 +94,14 @@ class Index:
                         fingerprint=fingerprint,
                         model=model,
                     )
-                info = schema.describe_collection(connection, collection)
+                info, layout = schema.describe_collection(connection, collection)
                 records.check_same_model(
                     info,
                     fingerprint=fingerprint or info.fingerprint,
                     embed_dim=embed_dim or info.embed_dim,
                 )
-                schema.load_collection(connection, collection)
-                index = cls(connection, info)
+                schema.load_collection(connection, layout)
+                index = cls(connection, info, layout)
                 index.info = index.describe()
         except BaseException:
             connection.close()
@@ -126,6 +113,11 @@ class Index:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the Milvus at the other end can do."""
+        return self._connection.capabilities
 
     def describe(self) -> CollectionInfo:
         """What the collection says about itself; `count` is as of now."""
@@ -145,36 +137,24 @@ class Index:
                 have been written.
         """
         written = 0
-        for batch in _batches(rows, _WRITE_ROWS):
-            self._check(batch)
+        for batch in batches(rows, WRITE_ROWS):
+            records.check_records(batch, self.info.embed_dim)
             # One row an id: servers keep both, or refuse the batch, if an id comes twice.
-            unique = {record.id: records.to_row(record) for record in batch}
-            with self._connection.write_lock, self._faults("write to it"):
-                self._client.upsert(
-                    self.info.collection, list(unique.values()), timeout=self._timeout_s
-                )
+            self._write(list({record.id: record for record in batch}.values()))
             written += len(batch)
-            self._wrote = True
-            self._unflushed += len(batch)
-            # A server flushes by itself, and limits how often it may be asked to.
-            if self._connection.is_lite and self._unflushed >= _FLUSH_ROWS:
-                self.flush()
         return written
 
     def delete(self, ids: Iterable[str]) -> None:
         """Remove records; ids that are not there are ignored."""
-        for batch in _batches(ids, _WRITE_ROWS):
-            with self._connection.write_lock, self._faults("delete from it"):
-                self._client.delete(self.info.collection, ids=list(batch), timeout=self._timeout_s)
-            self._wrote = True
-            self._unflushed += len(batch)
+        for batch in batches(ids, WRITE_ROWS):
+            if not self._layout.shared:
+                self._texts.delete(batch)
+            self._pictures.delete(batch)
 
     def flush(self) -> None:
         """Bring everything that was written to disk and into the index."""
-        if self._unflushed:
-            with self._connection.write_lock, self._faults("flush it"):
-                self._client.flush(self.info.collection, timeout=self._timeout_s)
-            self._unflushed = 0
+        self._texts.flush()
+        self._pictures.flush()
 
     def close(self) -> None:
         """Let go of the server or folder; closing twice does nothing."""
@@ -183,16 +163,9 @@ class Index:
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """The records with these ids, as far as they are there."""
         found: dict[str, Record] = {}
-        for batch in _batches(ids, _WRITE_ROWS):
-            with self._faults("read from it"):
-                rows = self._client.get(
-                    self.info.collection,
-                    ids=list(batch),
-                    output_fields=_ALL_COLUMNS,
-                    timeout=self._timeout_s,
-                    consistency_level="Strong",
-                )
-            found.update({row[records.ID]: records.to_record(row) for row in rows})
+        for batch in batches(ids, WRITE_ROWS):
+            read = list(self._pictures.get(batch, self._record_columns))
+            found |= {record.id: record for record in self._to_records(read)}
         return found
 
     def count(self, filter: str = "") -> int:
@@ -201,34 +174,38 @@ class Index:
         Raises:
             SearchError: Milvus does not understand the filter.
         """
-        return int(self._query(filter, ["count(*)"])[0]["count(*)"])
+        return self._pictures.count(filter)
 
     def origins(self) -> Iterator[tuple[str, str, str, Origin]]:
         """Every record's id, path, caption and origin, in no order; write nothing meanwhile."""
-        # An iterator of a server may miss the newest writes; a strong read first waits for them.
-        self.count()
-        with self._faults("read it through"):
-            iterator = self._client.query_iterator(
-                self.info.collection,
-                batch_size=_WRITE_ROWS,
-                output_fields=[records.ID, records.PATH, records.CAPTION, records.ORIGIN],
-                timeout=self._timeout_s,
-                consistency_level="Strong",
-            )
-            try:
-                while rows := iterator.next():
-                    for row in rows:
-                        yield (
-                            row[records.ID],
-                            row[records.PATH],
-                            row[records.CAPTION],
-                            records.to_origin(row),
-                        )
-            finally:
-                iterator.close()
+        columns = [records.ID, records.PATH, records.CAPTION, records.ORIGIN]
+        for batch in self._pictures.read_through(columns):
+            for row in batch:
+                yield (
+                    row[records.ID],
+                    row[records.PATH],
+                    row[records.CAPTION],
+                    rows.to_origin(row),
+                )
+
+    def read_through(self, filter: str = "") -> Iterator[list[Record]]:
+        """All records that fulfil a filter, in batches and in no order; write nothing meanwhile.
+
+        Raises:
+            SearchError: Milvus does not understand the filter.
+        """
+        for batch in self._pictures.read_through(self._record_columns, filter):
+            yield self._to_records(batch)
 
     def search(
-        self, vectors: Float[np.ndarray, "Q E"], k: int = 10, *, filter: str = "", offset: int = 0
+        self,
+        vectors: Float[np.ndarray, "Q E"],
+        k: int = 10,
+        *,
+        filter: str = "",
+        offset: int = 0,
+        on: Side = "image",
+        one_each_album: bool = False,
     ) -> list[list[Hit]]:
         """The nearest records to each vector, nearest first.
 
@@ -237,6 +214,10 @@ class Index:
             k: How many results a query; fewer come back if fewer are there.
             filter: Milvus expression that a record must fulfil; `where` builds one safely.
             offset: How many of the nearest to leave out, for paging.
+            on: Whether pictures or captions are compared with the queries. Records without a
+                `text_vector` are never among the nearest captions.
+            one_each_album: Only the best picture of each album; those without an album count
+                one by one.
 
         Raises:
             SearchError: Vectors of the wrong kind, `k` or `offset` out of range, or a filter that
@@ -249,100 +230,70 @@ class Index:
             )
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
-        ef = max(_MIN_EF, 2 * (k + offset))
-        if filter and len(queries):
-            if self._connection.is_lite:
-                rows = self._query(filter, _ALL_COLUMNS, limit=_EXACT_ROWS + 1)
-                if len(rows) <= _EXACT_ROWS:
-                    return _exact_search(queries, rows, k, offset)
-                kept = _EXACT_ROWS
-            else:
-                kept = self.count(filter)
-            # To meet as many rows that the filter keeps as an unfiltered search meets in all.
-            ef = ef * self.count() // max(kept, 1)
-        ef = max(min(ef, _MAX_EF), k + offset)
-        return [
-            [records.to_hit(row | row["entity"], float(row["distance"])) for row in answer]
-            for batch in _batches(queries, _QUERY_ROWS)
-            for answer in self._nearest(list(batch), k, filter, offset, ef)
-        ]
+        if not one_each_album:
+            return self._nearest(queries, k, filter, offset, on)
+        answers = []
+        for query in queries[:, np.newaxis]:
+
+            def ask(filter: str, limit: int, query: Float[np.ndarray, "1 E"] = query) -> list[Hit]:
+                return self._nearest(query, min(limit, MAX_RESULTS), filter, 0, on)[0]
+
+            answers.append(one_per_album(ask, k + offset, filter)[offset:])
+        return answers
 
     def _nearest(
-        self, queries: Sequence[np.ndarray], k: int, filter: str, offset: int, ef: int
-    ) -> list[list[dict[str, Any]]]:
-        with self._faults("search it", filter=filter):
-            return self._client.search(
-                self.info.collection,
-                data=queries,
-                anns_field=records.VECTOR,
+        self, queries: Float[np.ndarray, "Q E"], k: int, filter: str, offset: int, on: Side
+    ) -> list[list[Hit]]:
+        def ask(filter: str) -> list[list[Row]]:
+            return nearest_rows(
+                self._texts if on == "text" else self._pictures,
+                queries,
+                k,
+                column=self._layout.text_column if on == "text" else records.VECTOR,
+                columns=rows.HIT_COLUMNS,
                 filter=filter,
-                limit=k,
-                # Without a list of columns Lite would send everything, the vectors included.
-                output_fields=_HIT_COLUMNS,
-                search_params={"metric_type": "IP", "offset": offset, "params": {"ef": ef}},
-                timeout=self._timeout_s,
-                # Own writes are always seen; waiting for those of others costs 0.2 s a search.
-                consistency_level="Session" if self._wrote else "Bounded",
+                offset=offset,
             )
 
-    def _query(
-        self, filter: str, columns: list[str], *, limit: int | None = None
-    ) -> list[dict[str, Any]]:
-        with self._faults("read from it", filter=filter):
-            return self._client.query(
-                self.info.collection,
-                filter=filter,
-                output_fields=columns,
-                timeout=self._timeout_s,
-                consistency_level="Strong",
-                **({} if limit is None else {"limit": limit}),
-            )
+        answers = ask(filter)
+        if on == "text" and any(not row[records.HAS_TEXT] for answer in answers for row in answer):
+            # Stand-ins for missing captions came up; most collections have none to filter out.
+            spoken = f"{records.HAS_TEXT} == true"
+            answers = ask(f"({filter}) and {spoken}" if filter else spoken)
+        return [[rows.to_hit(row, row["distance"]) for row in answer] for answer in answers]
 
-    def _check(self, batch: Sequence[Record]) -> None:
-        names = [f"record {record.id} ({record.path})" for record in batch]
-        for name, record in zip(names, batch, strict=True):
-            if fault := records.fault_of(record.path, record.caption, record.metadata):
-                raise SearchError(f"{name} cannot be stored: {fault}")
-            if record.vector.shape != (self.info.embed_dim,):
-                raise SearchError(
-                    f"{name} has {record.vector.size} numbers; "
-                    f"this collection holds {self.info.embed_dim}"
-                )
-        records.unit_rows(np.stack([record.vector for record in batch]), self.info.embed_dim, names)
+    def _write(self, batch: Sequence[Record]) -> None:
+        written = [rows.to_row(record) for record in batch]
+        if self._layout.shared:
+            for row, record in zip(written, batch, strict=True):
+                # A column of vectors cannot be empty. The picture's own vector stands in, hidden by
+                # `has_text`: a constant would make a knot of equal points in the graph.
+                vector = record.vector if record.text_vector is None else record.text_vector
+                row[records.TEXT_VECTOR] = np.asarray(vector, dtype=np.float32)
+        else:
+            # The captions first: a run that is killed in between finds the picture unwritten, and
+            # writes both again.
+            spoken = [
+                row | {records.VECTOR: np.asarray(record.text_vector, dtype=np.float32)}
+                for row, record in zip(written, batch, strict=True)
+                if record.text_vector is not None
+            ]
+            self._texts.delete(record.id for record in batch if record.text_vector is None)
+            self._texts.upsert(spoken)
+        self._pictures.upsert(written)
+
+    def _to_records(self, batch: Sequence[Row]) -> list[Record]:
+        spoken = [row for row in batch if row[records.HAS_TEXT]]
+        if not self._layout.shared:
+            ids = [row[records.ID] for row in spoken]
+            spoken = list(self._texts.get(ids, [records.ID, records.VECTOR]))
+        vectors = {row[records.ID]: row[self._layout.text_column] for row in spoken}
+        return [rows.to_record(row, vectors.get(row[records.ID])) for row in batch]
 
     @property
-    def _client(self) -> Any:
-        return self._connection.client
-
-    @property
-    def _timeout_s(self) -> float:
-        return self._connection.timeout_s
-
-    def _faults(self, doing: str, *, filter: str = "") -> AbstractContextManager[None]:
-        return self._connection.faults(doing, filter=filter)
-
-
-_T = TypeVar("_T")
-
-
-def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _exact_search(
-    queries: Float[np.ndarray, "Q E"], rows: Sequence[dict[str, Any]], k: int, offset: int
-) -> list[list[Hit]]:
-    """The same answer as a search, from rows that hold their vectors."""
-    if not rows:
-        return [[] for _ in queries]
-    vectors = np.asarray([row[records.VECTOR] for row in rows], dtype=np.float32)
-    answers = []
-    for scores in queries @ vectors.T:
-        nearest = np.argsort(-scores, kind="stable")[offset : offset + k]
-        answers.append([records.to_hit(rows[row], float(scores[row])) for row in nearest])
-    return answers
+    def _record_columns(self) -> list[str]:
+        extra = [records.TEXT_VECTOR] if self._layout.shared else []
+        return [*rows.RECORD_COLUMNS, *extra]
 
 
 def _missing(connection: Connection, collection: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,19 +11,17 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
 
-ID, VECTOR, PATH, CAPTION, METADATA, ORIGIN = (
-    "id",
-    "vector",
-    "path",
-    "caption",
-    "metadata",
-    "origin",
-)
+ID, PATH, CAPTION, ALBUM, TAGS = "id", "path", "caption", "album", "tags"
+WIDTH, HEIGHT, TIME = "width", "height", "time"
+METADATA, ORIGIN = "metadata", "origin"
+VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"
 """The columns of a collection."""
 
-MAX_BYTES = {ID: 64, PATH: 4_096, CAPTION: 65_535, METADATA: 65_535, ORIGIN: 65_535}
+MAX_BYTES = {ID: 64, PATH: 4_096, CAPTION: 65_535, METADATA: 65_535, ORIGIN: 65_535, ALBUM: 4_096}
 """Longest value of each column, in bytes of UTF-8: a Milvus server takes no more."""
+MAX_TAGS, MAX_TAG_BYTES = 256, 512
 
+_LARGEST = 2**63 - 1
 _UNIT_TOLERANCE = 1e-3
 """How far a length may be from 1; a vector that was rounded to 16 bits stays within it."""
 
@@ -47,11 +45,24 @@ class Record:
     id: str
     """Hash of the picture's bytes: the same picture is one record wherever it lies."""
     path: str
+    """Where it lies: a file, an address, or a member of a shard."""
     caption: str = ""
+    width: int = 0
+    """In pixels; 0 if it is not known."""
+    height: int = 0
+    """In pixels; 0 if it is not known."""
+    time: int = 0
+    """When it was taken, in seconds since 1970; 0 if it is not known."""
+    tags: tuple[str, ...] = ()
+    """Words to filter by: `array_contains(tags, "cat")`."""
+    album: str = ""
+    """The video or album that it is one picture of; a search can give one result for each."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Anything that JSON holds; searchable as `metadata["key"]`."""
     vector: Float32[np.ndarray, " E"] = field(compare=False, repr=False)
-    """The embedding, of length 1."""
+    """The embedding of the picture, of length 1."""
+    text_vector: Float32[np.ndarray, " E"] | None = field(default=None, compare=False, repr=False)
+    """The embedding of the caption, of length 1; None for a record that no text search may find."""
     origin: Origin = field(default_factory=Origin, repr=False)
 
 
@@ -61,10 +72,15 @@ class Hit:
 
     id: str
     score: float
-    """Cosine of query and picture, -1 to 1."""
+    """Cosine of query and picture, or of query and caption, -1 to 1."""
     path: str
     caption: str
     metadata: Mapping[str, Any]
+    width: int = 0
+    height: int = 0
+    time: int = 0
+    tags: tuple[str, ...] = ()
+    album: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +156,16 @@ def unit_rows(
     return vectors
 
 
-def fault_of(path: str, caption: str, metadata: Mapping[str, Any]) -> str | None:
+def fault_of(
+    path: str,
+    caption: str,
+    metadata: Mapping[str, Any],
+    *,
+    tags: Sequence[str] = (),
+    album: str = "",
+) -> str | None:
     """Why these words cannot be stored, or None if they can."""
-    columns = {PATH: path, CAPTION: caption}
+    columns = {PATH: path, CAPTION: caption, ALBUM: album}
     try:
         columns[METADATA] = json.dumps(
             dict(metadata), allow_nan=False, ensure_ascii=False, sort_keys=True
@@ -150,54 +173,57 @@ def fault_of(path: str, caption: str, metadata: Mapping[str, Any]) -> str | None
     except (TypeError, ValueError) as error:
         return f"the metadata cannot be written as JSON ({error})"
     for column, text in columns.items():
-        try:
-            size_bytes = len(text.encode())
-        except UnicodeEncodeError:
-            return f"the {column} holds characters that are not valid Unicode"
-        if size_bytes > MAX_BYTES[column]:
-            return f"the {column} has {size_bytes:,} bytes; at most {MAX_BYTES[column]:,} fit"
+        if fault := _fault_of_text(f"the {column}", text, MAX_BYTES[column]):
+            return fault
+    if len(tags) > MAX_TAGS:
+        return f"there are {len(tags):,} tags; at most {MAX_TAGS:,} fit"
+    faults = (_fault_of_text(f"tag {tag[:40]!r}", tag, MAX_TAG_BYTES) for tag in tags)
+    return next(filter(None, faults), None)
+
+
+def check_records(batch: Sequence[Record], embed_dim: int) -> None:
+    """Refuse what cannot be stored, before any of it is written.
+
+    Raises:
+        SearchError: A record cannot be stored; the message names it and tells why.
+    """
+    names = [f"record {record.id} ({record.path})" for record in batch]
+    for name, record in zip(names, batch, strict=True):
+        fault = fault_of(
+            record.path, record.caption, record.metadata, tags=record.tags, album=record.album
+        )
+        if fault := fault or _fault_of_numbers(record):
+            raise SearchError(f"{name} cannot be stored: {fault}")
+        for vector in (record.vector, record.text_vector):
+            if vector is not None and vector.shape != (embed_dim,):
+                raise SearchError(
+                    f"{name} has {vector.size} numbers; this collection holds {embed_dim}"
+                )
+    unit_rows(np.stack([record.vector for record in batch]), embed_dim, names)
+    spoken = {
+        f"the caption of {name}": record.text_vector
+        for name, record in zip(names, batch, strict=True)
+        if record.text_vector is not None
+    }
+    if spoken:
+        unit_rows(np.stack(list(spoken.values())), embed_dim, list(spoken))
+
+
+def _fault_of_numbers(record: Record) -> str | None:
+    for name, number in ((WIDTH, record.width), (HEIGHT, record.height), (TIME, record.time)):
+        least = -_LARGEST if name == TIME else 0
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+            return f"the {name} is {number!r}, and not a whole number"
+        if not least <= number <= _LARGEST:
+            return f"the {name} is {number:,}; it may be {least:,} to {_LARGEST:,}"
     return None
 
 
-def to_row(record: Record) -> dict[str, Any]:
-    """The record as Milvus takes it."""
-    return {
-        ID: record.id,
-        VECTOR: np.asarray(record.vector, dtype=np.float32),
-        PATH: record.path,
-        CAPTION: record.caption,
-        METADATA: dict(record.metadata),
-        ORIGIN: {
-            "files": dict(record.origin.files),
-            "label": record.origin.label,
-            "captioned": record.origin.captioned,
-        },
-    }
-
-
-def to_record(row: Mapping[str, Any]) -> Record:
-    """The record that a row of Milvus holds."""
-    return Record(
-        id=row[ID],
-        path=row[PATH],
-        caption=row[CAPTION],
-        metadata=row[METADATA],
-        vector=np.asarray(row[VECTOR], dtype=np.float32),
-        origin=to_origin(row),
-    )
-
-
-def to_origin(row: Mapping[str, Any]) -> Origin:
-    """The origin that a row of Milvus holds."""
-    return Origin(**row[ORIGIN])
-
-
-def to_hit(row: Mapping[str, Any], score: float) -> Hit:
-    """The hit for a row of Milvus."""
-    return Hit(
-        id=row[ID],
-        score=score,
-        path=row[PATH],
-        caption=row[CAPTION],
-        metadata=row[METADATA],
-    )
+def _fault_of_text(what: str, text: str, most_bytes: int) -> str | None:
+    try:
+        size_bytes = len(text.encode())
+    except UnicodeEncodeError:
+        return f"{what} holds characters that are not valid Unicode"
+    if size_bytes > most_bytes:
+        return f"{what} has {size_bytes:,} bytes; at most {most_bytes:,} fit"
+    return None

@@ -1,0 +1,206 @@
+"""What the Milvus at the other end can do, told from its version.
+
+A server does not list its abilities, so the tables below do. What they say of Lite 3.2 and of the
+server 2.3.5 that pip installs was tried call by call; newer servers follow Milvus's own pages.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from coca.core.errors import SearchError
+
+_FIRST_SERVER = (2, 3)
+"""The first with `upsert` and lists in a column."""
+
+_QUANTISED_HNSW = frozenset({"HNSW_SQ", "HNSW_PQ", "HNSW_PRQ"})
+_GPU_FIRST = frozenset({"GPU_IVF_FLAT", "GPU_IVF_PQ"})
+_GPU_LATER = frozenset({"GPU_CAGRA", "GPU_BRUTE_FORCE"})
+_MEMORY = frozenset({"FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW", "AUTOINDEX"})
+_DISK = frozenset({"DISKANN"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What one kind of Milvus can do; what it cannot is done by other means, or refused."""
+
+    name: str
+    """For messages, such as `"Milvus Lite 3.2"`."""
+    version: tuple[int, int, int]
+    lite: bool = False
+    """Runs inside a client's process: one process a folder, one writer at a time."""
+    cloud: bool = False
+    """Zilliz Cloud, which chooses parameters of its own for AUTOINDEX."""
+    indexes: frozenset[str]
+    """Index types for vectors of 32-bit floats.
+
+    Whether a server has a GPU cannot be asked: one without accepts the GPU types, and never
+    finishes them.
+    """
+    number_indexes: frozenset[str]
+    """Index types for columns of numbers; the first choice is `INVERTED`, else `STL_SORT`."""
+    text_indexes: frozenset[str]
+    """Index types for columns of text."""
+    vector_types: frozenset[str]
+    """Number formats of vectors, as Milvus names them."""
+    metrics: frozenset[str]
+    """For float vectors."""
+    vector_columns: int
+    """Most columns of vectors in a collection."""
+    hybrid: bool
+    """Joins several searches of one collection into one ranking."""
+    bm25: bool
+    """Ranks texts by their words."""
+    nullable: bool
+    """A column may be empty."""
+    group_by: bool
+    """One result for each value of a column. Milvus 2.3 takes the wish and ignores it."""
+    infix_like: bool
+    """`like "%word%"`; otherwise only `like "word%"`."""
+    json_in: bool
+    """`metadata["key"] in [...]`."""
+    templates: bool
+    """Values of a filter may be sent beside it."""
+    shards: bool
+    """Rows may be spread over several writers."""
+    replicas: bool
+    """Several copies may answer searches."""
+    partition_key: bool
+    """Rows may be kept apart by the value of a column. Lite has one, of 17 fixed parts."""
+    consistency: bool
+    """Readers may ask how fresh an answer must be; otherwise each answer is."""
+    like_escapes: bool = False
+    r"""`\%` and `\_` in a `like` mean the characters themselves."""
+
+    @property
+    def several_vectors(self) -> bool:
+        """Whether a picture and its caption fit into one row."""
+        return self.vector_columns > 1
+
+
+_LITE = Capabilities(
+    name="Milvus Lite",
+    version=(3, 2, 2),
+    lite=True,
+    indexes=_MEMORY | {"HNSW_SQ"},
+    number_indexes=frozenset({"INVERTED"}),
+    text_indexes=frozenset({"INVERTED"}),
+    vector_types=frozenset({"FLOAT_VECTOR", "SPARSE_FLOAT_VECTOR"}),
+    metrics=frozenset({"COSINE", "IP", "L2"}),
+    vector_columns=4,
+    hybrid=True,
+    bm25=True,
+    nullable=True,
+    group_by=True,
+    infix_like=True,
+    json_in=False,
+    templates=False,
+    shards=False,
+    replicas=False,
+    partition_key=False,
+    consistency=False,
+)
+
+_SERVER_2_3 = Capabilities(
+    name="Milvus",
+    version=(2, 3, 0),
+    indexes=_MEMORY | _DISK | _GPU_FIRST | {"IVF_PQ", "SCANN"},
+    number_indexes=frozenset({"STL_SORT"}),
+    text_indexes=frozenset({"Trie"}),
+    vector_types=frozenset({"FLOAT_VECTOR", "BINARY_VECTOR"}),
+    metrics=frozenset({"COSINE", "IP", "L2"}),
+    vector_columns=1,
+    hybrid=False,
+    bm25=False,
+    nullable=False,
+    group_by=False,
+    infix_like=False,
+    json_in=True,
+    templates=False,
+    shards=True,
+    replicas=True,
+    partition_key=True,
+    consistency=True,
+)
+
+_SERVER_2_4 = replace(
+    _SERVER_2_3,
+    indexes=_SERVER_2_3.indexes | _GPU_LATER,
+    number_indexes=frozenset({"INVERTED", "STL_SORT"}),
+    text_indexes=frozenset({"INVERTED", "Trie"}),
+    vector_types=_SERVER_2_3.vector_types
+    | {"FLOAT16_VECTOR", "BFLOAT16_VECTOR", "SPARSE_FLOAT_VECTOR"},
+    vector_columns=4,
+    hybrid=True,
+    group_by=True,
+    infix_like=True,
+)
+
+_SERVER_2_5 = replace(
+    _SERVER_2_4,
+    indexes=_SERVER_2_4.indexes | _QUANTISED_HNSW,
+    number_indexes=_SERVER_2_4.number_indexes | {"BITMAP"},
+    text_indexes=_SERVER_2_4.text_indexes | {"BITMAP"},
+    bm25=True,
+    nullable=True,
+    templates=True,
+    like_escapes=True,
+)
+
+_SERVER_2_6 = replace(
+    _SERVER_2_5,
+    indexes=_SERVER_2_5.indexes | {"IVF_RABITQ"},
+    text_indexes=_SERVER_2_5.text_indexes | {"NGRAM"},
+    vector_types=_SERVER_2_5.vector_types | {"INT8_VECTOR"},
+)
+
+_SERVER_2_6_4 = replace(_SERVER_2_6, indexes=_SERVER_2_6.indexes | {"AISAQ"})
+
+_SERVER_3_0 = replace(_SERVER_2_6_4, indexes=_SERVER_2_6_4.indexes | {"FAISS"})
+
+_SERVERS = {
+    (2, 3, 0): _SERVER_2_3,
+    (2, 4, 0): _SERVER_2_4,
+    (2, 5, 0): _SERVER_2_5,
+    (2, 6, 0): _SERVER_2_6,
+    (2, 6, 4): _SERVER_2_6_4,
+    (3, 0, 0): _SERVER_3_0,
+}
+
+
+def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
+    """What a Milvus can do.
+
+    Args:
+        server_version: As it tells it: `"milvus_lite-3.2.2"`, `"v2.6.4"`, `"v2.3.5-lite"`.
+        uri: Its address, by which Zilliz Cloud is known.
+
+    Raises:
+        SearchError: It is older than 2.3, or tells no version.
+
+    Example:
+        >>> capabilities_of("v2.3.5").bm25, capabilities_of("v2.6.4").bm25
+        (False, True)
+    """
+    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", server_version)
+    if found is None:
+        raise SearchError(f"{uri or 'the server'} tells no version of Milvus: {server_version!r}")
+    version = (int(found[1]), int(found[2]), int(found[3] or 0))
+    numbers = f"{version[0]}.{version[1]}"
+    if server_version.startswith("milvus_lite"):
+        if version < (3, 0, 0):
+            raise SearchError(
+                f"{uri or 'the folder'} is kept by Milvus Lite {numbers}; 3.2 or newer is needed"
+            )
+        return replace(_LITE, name=f"Milvus Lite {numbers}", version=version)
+    if version[:2] < _FIRST_SERVER:
+        raise SearchError(f"{uri or 'the server'} is Milvus {numbers}; 2.3 or newer is needed")
+    table = _SERVERS[max(first for first in _SERVERS if first <= version)]
+    table = replace(table, name=f"Milvus {numbers}", version=version)
+    if "zilliz" in uri or "zilliz" in server_version.lower():
+        # It picks the index itself, and sells memory, disk and GPU as kinds of clusters.
+        cloud = frozenset({"AUTOINDEX", "FLAT"})
+        return replace(table, name=f"Zilliz Cloud ({numbers})", cloud=True, indexes=cloud)
+    if server_version.endswith("-lite"):
+        # The server in a pip package: built without disk indexes, and without GPUs.
+        return replace(table, indexes=table.indexes - _DISK - _GPU_FIRST - _GPU_LATER)
+    return table

@@ -1,0 +1,86 @@
+"""Records as rows of Milvus, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from coca.search import records
+from coca.search.records import Hit, Origin, Record
+
+HIT_COLUMNS = (
+    records.ID,
+    records.PATH,
+    records.CAPTION,
+    records.WIDTH,
+    records.HEIGHT,
+    records.TIME,
+    records.TAGS,
+    records.ALBUM,
+    records.METADATA,
+    records.HAS_TEXT,
+)
+"""What `to_hit` reads."""
+RECORD_COLUMNS = (*HIT_COLUMNS, records.ORIGIN, records.VECTOR)
+"""What `to_record` reads, but for the vector of the caption, which may stand elsewhere."""
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """The record as Milvus takes it, but for the vector of its caption."""
+    return {
+        records.ID: record.id,
+        records.VECTOR: np.asarray(record.vector, dtype=np.float32),
+        records.PATH: record.path,
+        records.CAPTION: record.caption,
+        records.WIDTH: int(record.width),
+        records.HEIGHT: int(record.height),
+        records.TIME: int(record.time),
+        records.TAGS: list(record.tags),
+        records.ALBUM: record.album,
+        records.METADATA: dict(record.metadata),
+        records.HAS_TEXT: record.text_vector is not None,
+        records.ORIGIN: {
+            "files": dict(record.origin.files),
+            "label": record.origin.label,
+            "captioned": record.origin.captioned,
+        },
+    }
+
+
+def to_record(row: Mapping[str, Any], text_vector: Any = None) -> Record:
+    """The record that a row of Milvus holds."""
+    return Record(
+        id=row[records.ID],
+        path=row[records.PATH],
+        caption=row[records.CAPTION],
+        width=int(row[records.WIDTH]),
+        height=int(row[records.HEIGHT]),
+        time=int(row[records.TIME]),
+        tags=tuple(row[records.TAGS]),
+        album=row[records.ALBUM],
+        metadata=row[records.METADATA],
+        vector=np.asarray(row[records.VECTOR], dtype=np.float32),
+        text_vector=None if text_vector is None else np.asarray(text_vector, dtype=np.float32),
+        origin=to_origin(row),
+    )
+
+
+def to_origin(row: Mapping[str, Any]) -> Origin:
+    """The origin that a row of Milvus holds."""
+    return Origin(**row[records.ORIGIN])
+
+
+def to_hit(row: Mapping[str, Any], score: float) -> Hit:
+    """The hit for a row of Milvus."""
+    return Hit(
+        id=row[records.ID],
+        score=score,
+        path=row[records.PATH],
+        caption=row[records.CAPTION],
+        metadata=row[records.METADATA],
+        width=int(row[records.WIDTH]),
+        height=int(row[records.HEIGHT]),
+        time=int(row[records.TIME]),
+        tags=tuple(row[records.TAGS]),
+        album=row[records.ALBUM],
+    )

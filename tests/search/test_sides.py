@@ -1,0 +1,157 @@
+"""Pictures and captions in one collection: each is found by its own vector."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from coca.core.errors import SearchError
+from coca.search import schema
+from coca.search.milvus import Index
+from coca.search.records import Record
+
+MakeIndex = Callable[..., Index]
+MakeRecord = Callable[..., Record]
+
+
+def test_every_field_of_a_record_comes_back(index: Index, make_record: MakeRecord) -> None:
+    record = make_record(
+        "cat",
+        caption="a cat",
+        width=640,
+        height=480,
+        time=-5,
+        tags=("cat", 'ä "quoted" one'),
+        album="holiday",
+        text_vector=make_record("a cat").vector,
+    )
+    index.upsert([record])
+    found = index.get(["cat"])["cat"]
+    assert found == record
+    assert np.array_equal(text_vector_of(found), text_vector_of(record))
+    hit = index.search(record.vector[np.newaxis], 1)[0][0]
+    assert (hit.width, hit.height, hit.time) == (640, 480, -5)
+    assert (hit.tags, hit.album) == (record.tags, "holiday")
+
+
+def test_captions_are_found_by_their_own_vectors(index: Index, make_record: MakeRecord) -> None:
+    index.upsert(
+        make_record(str(n), caption=f"c{n}", text_vector=make_record(f"c{n}").vector)
+        for n in range(30)
+    )
+    query = make_record("c7").vector[np.newaxis]
+    hit = index.search(query, 1, on="text")[0][0]
+    assert (hit.id, hit.caption) == ("7", "c7")
+    assert hit.score == pytest.approx(1, abs=1e-5)
+    assert index.search(query, 1, on="image")[0][0].score < 0.99
+
+
+def test_a_record_without_a_caption_is_never_found_by_one(
+    index: Index, make_record: MakeRecord
+) -> None:
+    mute = [make_record(f"mute {n}") for n in range(20)]
+    spoken = [make_record(f"s{n}", text_vector=make_record(f"c{n}").vector) for n in range(5)]
+    index.upsert([*mute, *spoken])
+    # The picture's own vector: a stand-in for the caption would come first.
+    for query in (mute[3].vector, spoken[0].vector, -mute[3].vector):
+        assert {hit.id for hit in index.search(query[np.newaxis], 10, on="text")[0]} == {
+            record.id for record in spoken
+        }
+        hits = index.search(query[np.newaxis], 10, on="text", filter='path < "/pictures/s2"')[0]
+        assert {hit.id for hit in hits} == {"s0", "s1"}
+    assert index.get(["mute 3"])["mute 3"].text_vector is None
+
+
+def test_a_caption_that_is_taken_back_is_found_no_more(
+    index: Index, make_record: MakeRecord
+) -> None:
+    index.upsert([make_record("cat", text_vector=make_record("a cat").vector), make_record("dog")])
+    index.upsert([make_record("cat")])
+    assert index.search(make_record("a cat").vector[np.newaxis], 5, on="text") == [[]]
+    index.upsert([make_record("dog", text_vector=make_record("a dog").vector)])
+    index.delete(["dog"])
+    assert index.search(make_record("a dog").vector[np.newaxis], 5, on="text") == [[]]
+    assert index.count() == 1
+
+
+def test_an_album_gives_one_hit(index: Index, make_record: MakeRecord) -> None:
+    frames = [make_record(f"v{n}", album=f"video {n % 3}") for n in range(30)]
+    alone = [make_record(f"p{n}") for n in range(5)]
+    index.upsert([*frames, *alone])
+    query = make_record("query").vector
+    cosines = {record.id: float(record.vector @ query) for record in [*frames, *alone]}
+    best: dict[str, str] = {}
+    for record in sorted([*frames, *alone], key=lambda record: -cosines[record.id]):
+        best.setdefault(record.album or record.id, record.id)
+    whole = index.search(query[np.newaxis], 20, one_each_album=True)[0]
+    assert [hit.id for hit in whole] == list(best.values())
+    for k, offset in ((2, 0), (3, 2), (10, 6)):
+        page = index.search(query[np.newaxis], k, offset=offset, one_each_album=True)[0]
+        assert [hit.id for hit in page] == list(best.values())[offset : offset + k]
+    kept = index.search(query[np.newaxis], 5, filter='album == "video 1"', one_each_album=True)[0]
+    assert [hit.album for hit in kept] == ["video 1"]
+
+
+def test_everything_can_be_read_through(index: Index, make_record: MakeRecord) -> None:
+    given = {
+        str(n): make_record(
+            str(n), time=n, text_vector=make_record(f"c{n}").vector if n % 2 else None
+        )
+        for n in range(1_100)
+    }
+    index.upsert(given.values())
+    read = {record.id: record for batch in index.read_through() for record in batch}
+    assert read == given
+    for name, record in read.items():
+        if int(name) % 2:
+            assert np.array_equal(text_vector_of(record), text_vector_of(given[name]))
+        else:
+            assert record.text_vector is None
+    few = [record.id for batch in index.read_through("time < 3") for record in batch]
+    assert sorted(few) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"tags": tuple("a" * 300)}, "300 tags; at most 256 fit"),
+        ({"tags": ("x" * 600,)}, "tag 'xxx.* has 600 bytes; at most 512 fit"),
+        ({"width": -1}, "the width is -1; it may be 0 to"),
+        ({"time": 2**63}, "the time is 9,223,.*; it may be"),
+        ({"height": True}, "the height is True, and not a whole number"),
+        ({"album": "x" * 5_000}, "the album has 5,000 bytes"),
+        ({"text_vector": np.zeros(16, np.float32)}, "the caption of record cat .* length 0"),
+    ],
+)
+def test_a_field_that_cannot_be_stored_is_told(
+    index: Index, make_record: MakeRecord, fields: dict[str, object], fault: str
+) -> None:
+    with pytest.raises(SearchError, match=fault):
+        index.upsert([make_record("cat", **fields)])
+    assert index.count() == 0
+
+
+def test_the_collection_of_captions_is_not_shown(index: Index) -> None:
+    assert index.info.collection in schema.list_collections(index._connection)
+    assert index._texts.name in {index.info.collection, f"{index.info.collection}_texts"}
+    assert not any(name.endswith("_texts") for name in schema.list_collections(index._connection))
+
+
+def test_a_name_that_is_kept_for_captions_is_refused(make_index: MakeIndex) -> None:
+    with pytest.raises(SearchError, match="kept for the captions of another"):
+        make_index(collection="cats_texts")
+
+
+def test_a_collection_of_another_version_is_refused_with_a_way_out(
+    index: Index, make_index: MakeIndex
+) -> None:
+    index._connection.client.alter_collection_properties(
+        index._layout.name, properties={"coca.layout": "1"}, timeout=10
+    )
+    with pytest.raises(SearchError, match=r"another version of coca.*`coca index`"):
+        make_index()
+
+
+def text_vector_of(record: Record) -> np.ndarray:
+    assert record.text_vector is not None
+    return record.text_vector
