@@ -40,7 +40,7 @@ class FolderSource:
         self._images: list[str] = []
         self._sidecars: set[str] = set()
         digest = hashlib.sha256()
-        for path, size in _walk(self._root):
+        for path, size in walk(self._root):
             suffix = os.path.splitext(path)[1]
             if suffix.lower() in IMAGE_SUFFIXES:
                 self._images.append(path)
@@ -96,7 +96,7 @@ class FolderSource:
             previous = key
 
 
-def _walk(root: str) -> Iterator[tuple[str, int]]:
+def walk(root: str) -> Iterator[tuple[str, int]]:
     """Relative path and size (bytes) of each file, sorted by path."""
     files = []
     for folder, subfolders, names in os.walk(root):

@@ -18,7 +18,8 @@ class SourceConfig:
     """One source of a mixture, and how its words become captions."""
 
     kind: str
-    """`folder`, `manifest`, `shards`, `zip`, or what a plugin registers."""
+    """`folder`, `class_folders`, `manifest`, `shards`, `zip`, `karpathy`, `coco_captions`, or what
+    a plugin registers."""
 
     path: str | tuple[str, ...]
     """Where it is: a folder, a manifest, or tars. Tars may be several, with `*` and braces such as
@@ -36,6 +37,23 @@ class SourceConfig:
     templates: tuple[str, ...] = ()
     """Sentences with `{}` where the text goes; one is drawn at each visit. `clip` stands for the 80
     of CLIP. Without any, captions stand alone and labels stand in "a photo of the {}"."""
+
+    images: str = ""
+    """Formats whose file only names pictures: the folder that they lie in; by default the file's
+    own."""
+
+    split: str | tuple[str, ...] = ()
+    """Formats that hold several parts in one file: the part or parts to read, such as `test`, or
+    `[train, restval]`; by default all."""
+
+    names: str = ""
+    """Class folders: a file that says what each folder shows; by default their own names."""
+
+    classes: str = ""
+    """Class folders: a file that lists the classes to read; by default all."""
+
+    border_px: int = 0
+    """Class folders: what is cut off at each side of a picture, such as ObjectNet's red frame."""
 
     image_column: str = ""
     """Manifest, zip: where the picture stands, if not under a usual name such as `image` or `path`;
@@ -75,6 +93,8 @@ class SourceConfig:
             faults.append(f"weight {self.weight} is not above 0")
         if self.block_size < 0:
             faults.append(f"block_size {self.block_size} is below 0")
+        if self.border_px < 0:
+            faults.append(f"border_px {self.border_px} is below 0")
         faults += [
             f"template {template!r} has no {{}} to put the text into, and is no set of templates; "
             f"{did_you_mean(template, NAMED_TEMPLATES)}"
@@ -88,6 +108,11 @@ class SourceConfig:
     def paths(self) -> tuple[str, ...]:
         """`path` as a tuple."""
         return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """`split` as a tuple."""
+        return (self.split,) if isinstance(self.split, str) else self.split
 
     @property
     def title(self) -> str:
