@@ -22,12 +22,6 @@ def filled(run_json: RunJson, model: str, pictures: list[str]) -> Any:
     return run_json("index", "photos", "-m", model)
 
 
-def test_a_folder_is_indexed_and_told(filled: Any, model: str) -> None:
-    assert (filled["uri"], filled["collection"]) == ("coca.db", "pictures")
-    assert (filled["count"], filled["added"], filled["unchanged"]) == (3, 3, 0)
-    assert filled["bad"] == []
-
-
 def test_a_picture_finds_itself_first(run_json: RunJson, filled: Any, pictures: list[str]) -> None:
     # Without --model: the collection names the one that filled it.
     hits = run_json("search", "--image", pictures[1], "-k", "2")
@@ -69,39 +63,6 @@ def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: A
     assert [line.split()[0] for line in shown[1:]] == ["1", "2", "3"]
     assert sum("a red [car]" in line for line in shown) == 1
     assert "nothing was found" in run("search", "x", "--min-score", "1").stdout
-
-
-def test_pictures_without_words_are_captioned_by_the_model(
-    run: Run, run_json: RunJson, filled: Any, model: str
-) -> None:
-    run("index", "photos", "-m", model, "--no-captions", "--collection", "bare")
-    captions = [hit["caption"] for hit in run_json("search", "x", "--collection", "bare")]
-    assert sorted(captions) == ["", "", "a red [car]"]
-
-
-def test_indexing_again_changes_nothing_and_prune_removes_what_is_gone(
-    run: Run, run_json: RunJson, filled: Any, model: str, pictures: list[str]
-) -> None:
-    assert run_json("index", "photos", "-m", model)["unchanged"] == 3
-    Path(pictures[2]).unlink()
-    assert run_json("index", "photos", "-m", model, "--prune")["removed"] == 1
-    said = run("index", "photos", "-m", model).stdout
-    assert "2 unchanged: 2 pictures are in collection 'pictures' of coca.db" in said
-    assert "coca search 'red car'" in said
-
-
-def test_a_bad_picture_is_told_and_the_rest_is_indexed(
-    run: Run, run_json: RunJson, model: str, pictures: list[str]
-) -> None:
-    Path("photos/text.jpg").write_text("no picture", encoding="utf-8")
-    told = run_json("index", "photos", "-m", model, "--uri", "other.db")
-    assert told["count"] == 3
-    (bad,) = told["bad"]
-    assert bad["path"].endswith("text.jpg")
-    assert bad["reason"] == "not_an_image"
-    alone = run("index", "photos/text.jpg", "-m", model, code=1)
-    assert "text.jpg" in alone.stderr
-    assert "1 bad" in alone.stdout
 
 
 def test_another_model_is_refused_by_one_sentence(

@@ -179,3 +179,10 @@ def test_progress_counts_every_item(predictor: Predictor) -> None:
 def test_a_batch_of_nothing_is_refused(predictor: Predictor) -> None:
     with pytest.raises(ConfigError, match="batch_size must be at least 1"):
         of_size(predictor, 0)
+
+
+def test_pictures_that_were_prepared_apart_get_the_same_vectors(predictor: Predictor) -> None:
+    prepared = [predictor.prepare_image(one) for one in PICTURES]
+    assert np.array_equal(predictor.embed_prepared(prepared), predictor.embed_images(PICTURES))
+    with pytest.raises(DataError, match="not a JPEG"):
+        predictor.prepare_image(b"no picture")

@@ -9,11 +9,11 @@ import pytest
 
 from coca.core.errors import DataError, SearchError
 from coca.search import filler
-from coca.search.filler import IngestReport
 from coca.search.ingest import add, ingest
 from coca.search.milvus import Index
 from coca.search.pictures import Picture
 from coca.search.records import content_id
+from coca.search.report import IngestReport
 
 Run = Callable[..., IngestReport]
 

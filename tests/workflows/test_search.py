@@ -4,7 +4,8 @@ import pytest
 
 from coca.core.errors import ConfigError, ModelError, SearchError
 from coca.inference.loading import load
-from coca.workflows.search import captioner, index_folders, open_search
+from coca.workflows.index import captioner, index_pictures
+from coca.workflows.search import open_search
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -28,7 +29,7 @@ def test_what_is_indexed_is_found_by_the_model_that_the_collection_names(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:
     uri = str(tmp_path / "pictures.db")
-    filled = index_folders([photos], load(model), uri=uri)
+    filled = index_pictures([photos], load(model), uri=uri)
     assert (filled.report.added, filled.collection.count) == (3, 3)
     assert filled.collection.model == str(model)
     with open_search(uri) as engine:
@@ -47,7 +48,7 @@ def test_captions_are_written_unless_they_are_unwanted(
     assert written == [one.text for one in predictor.caption([picture(1), picture(2)])]
     uri = str(tmp_path / "pictures.db")
     for collection, wanted in (("with", True), ("without", False)):
-        index_folders([photos], predictor, uri=uri, collection=collection, captions=wanted)
+        index_pictures([photos], predictor, uri=uri, collection=collection, captions=wanted)
         with open_search(uri, collection=collection, model=predictor) as engine:
             captions = {hit.path[-5:]: hit.caption for hit in engine.search("x")}
         assert captions["0.png"] == "a red car"
@@ -56,12 +57,12 @@ def test_captions_are_written_unless_they_are_unwanted(
 
 def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> None:
     uri = str(tmp_path / "pictures.db")
-    index_folders([photos], load(model), uri=uri, captions=False)
+    index_pictures([photos], load(model), uri=uri, captions=False)
     other = write_model(tmp_path / "other", seed=1)
     with pytest.raises(SearchError, match="filled by model"), open_search(uri, model=other):
         pass
     with pytest.raises(SearchError, match="filled by model"):
-        index_folders([photos], load(other), uri=uri)
+        index_pictures([photos], load(other), uri=uri)
 
 
 def test_a_model_that_is_gone_is_replaced_by_the_fallback_or_told(
@@ -69,7 +70,7 @@ def test_a_model_that_is_gone_is_replaced_by_the_fallback_or_told(
 ) -> None:
     uri = str(tmp_path / "pictures.db")
     moved = write_model(tmp_path / "moved")
-    index_folders([photos], load(moved), uri=uri, captions=False)
+    index_pictures([photos], load(moved), uri=uri, captions=False)
     moved.rename(tmp_path / "elsewhere")
     with open_search(uri, fallback=lambda: tmp_path / "elsewhere") as engine:
         assert len(engine.search("x")) == 3

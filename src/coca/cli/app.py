@@ -16,7 +16,19 @@ import typer
 from typer.core import TyperGroup
 
 from coca import __version__
-from coca.cli import caption, config, data, demo, evaluate, predict, search, ship, train, weights
+from coca.cli import (
+    caption,
+    config,
+    data,
+    demo,
+    evaluate,
+    index,
+    predict,
+    search,
+    ship,
+    train,
+    weights,
+)
 from coca.cli.console import configure, tell_error
 from coca.core.errors import CocaError, ConfigError
 
@@ -66,7 +78,7 @@ app.command(rich_help_panel=_MODELS)(caption.caption)
 app.command(rich_help_panel=_MODELS)(predict.classify)
 app.command(rich_help_panel=_MODELS)(weights.convert)
 app.command(rich_help_panel=_MODELS)(weights.export)
-app.command(rich_help_panel=_SEARCH)(search.index)
+app.command(rich_help_panel=_SEARCH)(index.index)
 app.command(rich_help_panel=_SEARCH)(search.search)
 app.add_typer(data.app, name="data", rich_help_panel=_REST)
 app.add_typer(config.app, name="config", rich_help_panel=_REST)

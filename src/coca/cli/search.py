@@ -1,88 +1,12 @@
-"""Pictures into a collection, and out of it by words, by picture and by filter."""
+"""Pictures out of a collection: by words, by picture and by filter."""
 
-import dataclasses
 from typing import Annotated
 
 import typer
 
 from coca.cli import defaults
-from coca.cli.console import Console, Json, to_try
+from coca.cli.console import Console, Json
 from coca.search.terms import parse_terms
-
-
-def index(
-    folders: Annotated[
-        list[str],
-        typer.Argument(metavar="FOLDER", help="Folders, searched through, and single files."),
-    ],
-    uri: defaults.Uri = None,
-    collection: defaults.Collection = "pictures",
-    captions: Annotated[
-        bool,
-        typer.Option(
-            "--captions/--no-captions",
-            help="Let the model write the captions of pictures that come without one.",
-        ),
-    ] = True,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Remove records of files that are gone.")
-    ] = False,
-    model: defaults.Model = None,
-    device: defaults.Device = None,
-    token: defaults.Token = "",
-    as_json: Json = False,
-) -> None:
-    """Make pictures searchable: embed what is new or changed, and write it to Milvus.
-
-    A caption may lie beside a picture in NAME.txt, captions and metadata in NAME.json.
-    """
-    console = Console.current(json=as_json)
-    place = defaults.index_uri(uri)
-    predictor = defaults.load_model(model, device)
-    from coca.workflows.search import index_folders
-
-    result = index_folders(
-        folders,
-        predictor,
-        uri=place,
-        collection=collection,
-        token=token,
-        captions=captions,
-        prune=prune,
-        progress=console.progress,
-    )
-    report, filled = result.report, result.collection
-    bad_ones = [
-        # What was given as bytes does not know where they lay.
-        (bad, bad.detail if bad.path in bad.detail else f"{bad.path}: {bad.detail}")
-        for bad in report.bad
-    ]
-    for _, sentence in bad_ones:
-        console.complain(sentence)
-    counts = dataclasses.asdict(report)
-    del counts["bad"]
-    console.say(
-        f"{', '.join(f'{count} {what}' for what, count in counts.items() if count) or 'nothing'}"
-        f"{f', {len(report.bad)} bad' if report.bad else ''}: "
-        f"{filled.count} pictures are in collection {filled.collection!r} of {filled.uri}"
-    )
-    if filled.count:
-        console.say(f"search them: {to_try('search', 'red car', *_where(uri, collection))}")
-    console.emit(
-        {
-            "uri": filled.uri,
-            "collection": filled.collection,
-            "count": filled.count,
-            "fingerprint": filled.fingerprint,
-            **counts,
-            "bad": [
-                {"path": bad.path, "reason": bad.reason, "error": sentence}
-                for bad, sentence in bad_ones
-            ],
-        }
-    )
-    if report.bad and not any(counts.values()):
-        raise typer.Exit(1)
 
 
 def search(
@@ -168,9 +92,3 @@ def search(
             for hit in hits
         ]
     )
-
-
-def _where(uri: str | None, collection: str) -> list[str]:
-    """The options that a search needs to look at the same place."""
-    named = ["--uri", uri] if uri else []
-    return named if collection == "pictures" else [*named, "--collection", collection]

@@ -1,6 +1,7 @@
 """A table as a source: which columns hold pictures, words and answers, and a sample of each row."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -8,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample, first_texts, split_record
 from coca.data.sources import SourceConfig
+from coca.data.storage import full_path
 from coca.data.tables import Table, open_table, select
 
 # Where the parts of a sample usually stand; the first column that holds something wins.
@@ -116,6 +118,14 @@ class PictureFiles(Protocol):
         """The content of one; `DataError` if it is missing or damaged."""
         ...
 
+    def place(self, name: str) -> str:
+        """The same for every working folder: a full path, a URL, or a name within an archive."""
+        ...
+
+    def stamp(self, name: str) -> str:
+        """Changes when the picture does; empty where only reading it would tell."""
+        ...
+
 
 class TableSource:
     """The rows of a table, one sample each.
@@ -146,6 +156,8 @@ class TableSource:
         """Hash of the table and of the choice of rows; the pictures are not looked at."""
         self._columns = Columns.of(config)
         self._columns.check(self._table, path)
+        self._full_path = full_path(path)
+        self._mark = hashlib.sha256(self._full_path.encode()).hexdigest()[:8] + ":"
 
     def __len__(self) -> int:
         return len(self._table)
@@ -156,6 +168,30 @@ class TableSource:
             return self._columns.key(self._table.row(row), row)
         except DataError:
             return str(row)
+
+    def places(self, row: int) -> tuple[str, ...]:
+        """Full paths or URLs; the table and the key of what stands in the table itself."""
+        inside = f"{self._full_path}/{self.key(row)}"
+        try:
+            pictures = self._columns.pictures(self._table.row(row), self._origin(row))
+        except DataError:
+            return (inside,)
+        return tuple(
+            self._files.place(one) if isinstance(one, str) else f"{inside}#{n}" if n else inside
+            for n, one in enumerate(pictures)
+        )
+
+    def stamp(self, row: int) -> str:
+        """Names the table, and changes with the row and with its pictures where they are files."""
+        record = self._table.row(row)
+        pictures = self._columns.pictures(record, self._origin(row))
+        named = [self._files.stamp(one) for one in pictures if isinstance(one, str)]
+        text = json.dumps([record, named], sort_keys=True, default=_brief)
+        return f"{self._mark}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def owned(self, place: str, stamp: str) -> bool:
+        """Whether the stamp names this table."""
+        return stamp.startswith(self._mark)
 
     def words(self, row: int) -> Sample:
         """The sample in this row without its pictures; `DataError` if the row is damaged."""
@@ -174,6 +210,10 @@ class TableSource:
 
     def _origin(self, row: int) -> str:
         return f"row {row} of {self._path}"
+
+
+def _brief(value: Any) -> str:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
 
 
 def _chosen(name: str, usual: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import os
 
 from coca.data.columns import TableSource
 from coca.data.sources import SOURCES, SourceConfig, single_path
-from coca.data.storage import Storage, is_remote
+from coca.data.storage import Storage, full_path, is_remote, local_stamp
 
 
 class _Files:
@@ -15,9 +15,18 @@ class _Files:
         self._storage = storage
 
     def read(self, name: str) -> bytes:
-        if not (is_remote(name) or os.path.isabs(name) or not self._folder):
-            name = f"{self._folder}/{name}"
-        return self._storage.read_all(name)
+        return self._storage.read_all(self._resolved(name))
+
+    def place(self, name: str) -> str:
+        return full_path(self._resolved(name))
+
+    def stamp(self, name: str) -> str:
+        return local_stamp(self._resolved(name))
+
+    def _resolved(self, name: str) -> str:
+        if is_remote(name) or os.path.isabs(name) or not self._folder:
+            return name
+        return f"{self._folder}/{name}"
 
 
 @SOURCES.register("manifest")

@@ -5,10 +5,12 @@ The files of a tar that share a name up to the first dot are one sample: `KEY.jp
 is known, `KEY.cls` with a label.
 """
 
+import fnmatch
 import hashlib
 import io
 import json
 import logging
+import os
 import tarfile
 import zlib
 from collections import defaultdict
@@ -24,7 +26,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.files import write_atomic
 from coca.data.sample import Sample, parse_record, parse_text, split_record
 from coca.data.sources import SOURCES, SourceConfig
-from coca.data.storage import Range, Storage, is_remote
+from coca.data.storage import Range, Storage, expand_braces, full_path, is_remote
 from coca.data.tar_index import (
     IMAGE,
     JSON,
@@ -60,6 +62,9 @@ class ShardSource:
     def __init__(self, config: SourceConfig) -> None:
         self._storage = Storage()
         paths = self._storage.find(config.paths, suffix=".tar")
+        self._patterns = [
+            full_path(path) for given in config.paths for path in expand_braces(given)
+        ]
         with ThreadPoolExecutor(INDEX_THREADS) as pool:
             self._tars = list(
                 pool.map(
@@ -80,6 +85,24 @@ class ShardSource:
         """The key as the tar has it."""
         tar, local_row = self._locate(row)
         return tar.keys[local_row].decode("utf-8", "surrogateescape")
+
+    def places(self, row: int) -> tuple[str]:
+        """The tar's full path or URL, and the key within it."""
+        return (f"{full_path(self._locate(row)[0].path)}/{self.key(row)}",)
+
+    def stamp(self, row: int) -> str:
+        """Hash of the checksums of the sample's files."""
+        tar, local_row = self._locate(row)
+        parts = tar.crc32s[local_row].tobytes() + tar.sizes[local_row].tobytes()
+        return hashlib.sha256(parts).hexdigest()[:16]
+
+    def owned(self, place: str, stamp: str) -> bool:
+        """Whether the place is within a tar that the patterns name, or may have named."""
+        tar = place.rpartition(".tar/")[0] + ".tar"
+        return any(
+            fnmatch.fnmatchcase(tar, pattern) or os.path.dirname(tar) == pattern
+            for pattern in self._patterns
+        )
 
     def read(self, row: int) -> Sample:
         """The sample in this row; `DataError` if it is damaged or has no picture."""

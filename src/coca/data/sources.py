@@ -167,6 +167,30 @@ class WordySource(Protocol):
         ...
 
 
+@runtime_checkable
+class PlacedSource(Source, Protocol):
+    """What a source has besides, if its pictures can be told apart and followed over time."""
+
+    def places(self, row: int) -> Sequence[str]:
+        """Where the sample's pictures lie, the same in each run: files, URLs, or names within one.
+
+        Rows that describe the same picture share its place.
+        """
+        ...
+
+    def stamp(self, row: int) -> str:
+        """Changes when the sample does; known without reading its pictures.
+
+        Raises:
+            DataError: The row cannot be read.
+        """
+        ...
+
+    def owned(self, place: str, stamp: str) -> bool:
+        """Whether a sample with this place and stamp would come from here, if it is there."""
+        ...
+
+
 SourceMaker: TypeAlias = Callable[[SourceConfig], Source]
 
 SOURCES: Registry[SourceMaker] = Registry("data source")

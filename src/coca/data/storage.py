@@ -57,6 +57,22 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def full_path(path: str) -> str:
+    """The same for every working folder; a URL stays as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
+def local_stamp(path: str) -> str:
+    """Size and time of change of a local file; empty if it cannot be looked at, or is remote."""
+    if is_remote(path):
+        return ""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
 def fork_is_safe() -> bool:
     """Whether a forked child may read remote files.
 

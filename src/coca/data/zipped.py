@@ -7,7 +7,7 @@ from typing import NamedTuple
 from coca.core.errors import ConfigError, DataError
 from coca.data.columns import TableSource
 from coca.data.sources import SOURCES, SourceConfig, single_path
-from coca.data.storage import Storage
+from coca.data.storage import Storage, full_path
 from coca.data.tables import SUFFIXES
 
 _HEADER_BYTES = 30
@@ -81,6 +81,14 @@ class Archive:
         if zlib.crc32(content) != member.checksum:
             raise DataError(f"{name} in {self._path} is damaged", reason="bad_checksum")
         return content
+
+    def place(self, name: str) -> str:
+        """The zip's full path or URL, and the name within it."""
+        return f"{full_path(self._path)}/{name}"
+
+    def stamp(self, name: str) -> str:
+        """The checksum that the zip keeps; empty for a file that is not there."""
+        return f"{self._members[name].checksum:08x}" if name in self._members else ""
 
     def _inflated(self, name: str, member: _Member, stored: bytes) -> bytes:
         if member.method == zipfile.ZIP_STORED:

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from PIL import Image
 
@@ -97,6 +97,24 @@ class Predictor:
             for batch in self._batches(_as_pictures(images), "embedding pictures", progress)
         ]
         return self._stacked(rows)
+
+    def prepare_image(self, image: Picture) -> UInt8[torch.Tensor, "3 S S"]:
+        """Reads one picture as `embed_prepared` takes it; threads may do so while the model works.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        transform = self.processor.image
+        return transform.square(transform.read(image))
+
+    @torch.inference_mode()
+    def embed_prepared(
+        self, images: Sequence[UInt8[torch.Tensor, "3 S S"]]
+    ) -> Float[ndarray, "N E"]:
+        """Gives a unit vector for each picture that `prepare_image` gave, all in one batch."""
+        pixels = torch.stack(list(images)).to(self._device, non_blocking=True)
+        ready = self.processor.image.normalize(pixels).to(self.model.log_scale.dtype)
+        return self.model.encode_image(ready).float().cpu().numpy()
 
     @torch.inference_mode()
     def embed_texts(

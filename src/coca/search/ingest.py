@@ -1,60 +1,84 @@
 """Filling a collection: only what is new is embedded, and a killed run can be repeated."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from coca.core.progress import ProgressMaker, silent
+from coca.search.behind import WriteBehind
 from coca.search.engine import Embedder
-from coca.search.filler import Captioner, Filler, IngestReport
+from coca.search.filler import Captioner, Filler
+from coca.search.ledger import Ledger
 from coca.search.milvus import Index
-from coca.search.pictures import Picture, find_pictures
+from coca.search.pictures import Picture
+from coca.search.reading import Reader
+from coca.search.records import check_same_model
+from coca.search.report import BadLog, IngestReport
+from coca.search.sources import FileSource, PictureSource
 
 _PRUNE_ROWS = 1_000
+_MOST_THREADS = 16
+_BATCHES_AHEAD = 2
+_TITLE = "index pictures"
 
 
 def ingest(
-    paths: str | Path | Iterable[str | Path],
+    places: str | Path | PictureSource | Iterable[str | Path | PictureSource],
     embedder: Embedder,
     index: Index,
     *,
     captioner: Captioner | None = None,
     prune: bool = False,
+    bad_log: BadLog | None = None,
     progress: ProgressMaker = silent,
     batch_size: int = 64,
 ) -> IngestReport:
-    """Put the pictures of folders into a collection, with the words that lie beside them.
+    """Put pictures into a collection, with the words that lie beside them.
 
-    A file whose size and time have not changed is not read again. Run it as often as you like:
-    what is there already stays as it is.
+    What has not changed, by size and time of its file or by the checksum in its tar, is not read
+    again. Run it as often as you like: what is there already stays as it is. Pictures are read by
+    threads and written by another, while the model works.
 
     Args:
-        paths: One or several: folders, searched through, and single files.
+        places: One or several: folders, searched through, single files, and other sources.
         embedder: The model that the collection belongs to.
         index: The collection.
         captioner: Writes the captions of pictures that come without one.
-        prune: Remove records of files that are gone from these folders.
+        prune: Remove records of what is gone from these places.
+        bad_log: Told of bad pictures; may stop the run.
         progress: Makes the bar to show.
         batch_size: Pictures to embed at once.
 
     Raises:
-        DataError: A path does not exist.
+        DataError: A path does not exist, or too many pictures are bad.
         SearchError: The collection was filled by another model, or cannot be written.
     """
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
-    files = find_pictures(paths)
-    with progress("index pictures", len(files)) as bar:
-        filler = Filler(embedder, index, captioner, batch_size, bar)
-        gone = filler.look_at(files, paths)
-        for path in files:
-            filler.offer_file(path)
+    sources = _as_sources(places)
+    ledger = _ledger(embedder, index)
+    total = ledger.look_at(sources)
+    reader = _reader(embedder, ledger, batch_size)
+    with progress(_TITLE, total) as bar, WriteBehind(index) as behind:
+        filler = Filler(
+            embedder,
+            behind,
+            ledger,
+            captioner=captioner,
+            batch_size=batch_size,
+            bar=bar,
+            bad_log=bad_log,
+        )
+        for source in sources:
+            for found in reader.read(source):
+                if not filler.offer(found):
+                    filler.offer(reader.read_again(source, found.entry))
         filler.write()
-        removed = 0
         if prune:
+            gone = ledger.gone
             for start in range(0, len(gone), _PRUNE_ROWS):
                 batch = gone[start : start + _PRUNE_ROWS]
-                removed += filler.let_go(dict.fromkeys(batch))
-    index.flush()
-    return filler.report(removed)
+                filler.report.removed += filler.let_go(dict.fromkeys(batch))
+        behind.flush()
+    return filler.report
 
 
 def add(
@@ -63,20 +87,52 @@ def add(
     index: Index,
     *,
     captioner: Captioner | None = None,
+    bad_log: BadLog | None = None,
     progress: ProgressMaker = silent,
     batch_size: int = 64,
 ) -> IngestReport:
-    """Put pictures from anywhere into a collection: shards, downloads, another program.
+    """Put pictures from anywhere into a collection: downloads, another program.
 
     Works as `ingest` does, but each picture is read to see whether it is new.
 
     Raises:
+        DataError: Too many pictures are bad.
         SearchError: The collection was filled by another model, or cannot be written.
     """
-    with progress("index pictures", None) as bar:
-        filler = Filler(embedder, index, captioner, batch_size, bar)
-        for picture in pictures:
-            filler.offer(picture)
+    ledger = _ledger(embedder, index)
+    with progress(_TITLE, None) as bar, WriteBehind(index) as behind:
+        filler = Filler(
+            embedder,
+            behind,
+            ledger,
+            captioner=captioner,
+            batch_size=batch_size,
+            bar=bar,
+            bad_log=bad_log,
+        )
+        for found in _reader(embedder, ledger, batch_size).take(pictures):
+            filler.offer(found)
         filler.write()
-    index.flush()
-    return filler.report(0)
+        behind.flush()
+    return filler.report
+
+
+def _as_sources(
+    places: str | Path | PictureSource | Iterable[str | Path | PictureSource],
+) -> Sequence[PictureSource]:
+    if isinstance(places, str | Path | PictureSource):
+        places = [places]
+    places = list(places)
+    paths = [place for place in places if isinstance(place, str | Path)]
+    others = [place for place in places if not isinstance(place, str | Path)]
+    return [FileSource(paths), *others] if paths else others
+
+
+def _ledger(embedder: Embedder, index: Index) -> Ledger:
+    check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
+    return Ledger(index.origins())
+
+
+def _reader(embedder: Embedder, ledger: Ledger, batch_size: int) -> Reader:
+    threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    return Reader(embedder, ledger, threads=threads, ahead=_BATCHES_AHEAD * batch_size)

@@ -21,6 +21,14 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Words:
+    """Caption and metadata that lie beside a picture."""
+
+    caption: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     """A picture to be put into a collection."""
@@ -34,13 +42,10 @@ class Picture:
     stamp: str = ""
     """Changes when the file does, without reading it; empty if the source has no such thing."""
 
-
-@dataclass(frozen=True)
-class Words:
-    """Caption and metadata that lie beside a picture."""
-
-    caption: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    @property
+    def words(self) -> Words:
+        """What was said beside it."""
+        return Words(self.caption, self.metadata)
 
 
 def find_pictures(paths: Iterable[str | Path]) -> list[Path]:

@@ -1,83 +1,14 @@
-"""Joins a loaded model to a collection: filling it with pictures, and opening it for search."""
+"""Joins a loaded model to a collection that is filled, and opens it for search."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from coca.core.progress import ProgressMaker, silent
 from coca.inference.loading import load, shipped
 from coca.inference.predictor import Predictor
 from coca.search.engine import SearchEngine
-from coca.search.filler import Captioner, IngestReport
-from coca.search.ingest import ingest
 from coca.search.milvus import Index
 from coca.search.records import CollectionInfo
-
-
-@dataclass(frozen=True)
-class FillResult:
-    """What `index_folders` did."""
-
-    collection: CollectionInfo
-    """The collection as it is now."""
-    report: IngestReport
-    """What was added, changed, left out and removed."""
-
-
-def index_folders(
-    paths: Sequence[str | Path],
-    predictor: Predictor,
-    *,
-    uri: str,
-    collection: str = "pictures",
-    token: str = "",
-    captions: bool = True,
-    prune: bool = False,
-    progress: ProgressMaker = silent,
-) -> FillResult:
-    """Puts the pictures of folders into a collection, which is made if it is missing.
-
-    What is there already and has not changed is neither read nor embedded again.
-
-    Args:
-        paths: Folders, searched through, and single files.
-        predictor: The model that the collection belongs to.
-        uri: Path that ends in `.db`, or address of a Milvus server.
-        collection: Name within that place.
-        token: `"user:password"` or a key, for servers that want one.
-        captions: Let the model write the captions of pictures that come without one.
-        prune: Remove records of files that are gone from these folders.
-        progress: Shows how far it is.
-
-    Raises:
-        DataError: A path does not exist.
-        SearchError: The collection belongs to another model, or cannot be written.
-    """
-    with Index.open(
-        uri,
-        collection,
-        token=token,
-        embed_dim=predictor.embed_dim,
-        fingerprint=predictor.fingerprint,
-        model=predictor.source,
-        create=True,
-    ) as index:
-        report = ingest(
-            paths,
-            predictor,
-            index,
-            captioner=captioner(predictor) if captions else None,
-            prune=prune,
-            progress=progress,
-            batch_size=predictor.batch_size,
-        )
-        return FillResult(index.describe(), report)
-
-
-def captioner(predictor: Predictor) -> Captioner:
-    """The model as what `ingest` asks for captions."""
-    return lambda pictures: [caption.text for caption in predictor.caption(pictures)]
 
 
 @contextmanager

@@ -1,0 +1,117 @@
+"""Pictures into a collection: folders, tars and tables."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli import defaults
+from coca.cli.console import Console, Json, to_try
+
+if TYPE_CHECKING:
+    from coca.workflows.index import FillResult
+
+
+def index(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PLACE",
+            help="Folders, pictures, WebDataset tars (also patterns, braces, URLs), "
+            "manifests (.jsonl, .csv, .parquet).",
+        ),
+    ],
+    uri: defaults.Uri = None,
+    collection: defaults.Collection = "pictures",
+    captions: Annotated[
+        bool,
+        typer.Option(
+            "--captions/--no-captions",
+            help="Let the model write the captions of pictures that come without one.",
+        ),
+    ] = True,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove records of what is gone from these places.")
+    ] = False,
+    max_bad: Annotated[
+        float,
+        typer.Option(
+            "--max-bad", min=0, max=1, help="Stop when more than this share of pictures is bad."
+        ),
+    ] = 0.1,
+    bad_list: Annotated[
+        Path | None,
+        typer.Option("--bad-list", help="List bad pictures in this file.", show_default=False),
+    ] = None,
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Make pictures searchable: embed what is new or changed, and write it to Milvus.
+
+    A caption may lie beside a picture in NAME.txt, captions and metadata in NAME.json.
+    """
+    console = Console.current(json=as_json)
+    place = defaults.index_uri(uri)
+    from coca.workflows.index import index_pictures
+    from coca.workflows.picture_sources import check_places
+
+    # What is wrong with a name is told before a model is loaded.
+    check_places(places)
+    result = index_pictures(
+        places,
+        defaults.load_model(model, device),
+        uri=place,
+        collection=collection,
+        token=token,
+        captions=captions,
+        prune=prune,
+        max_bad_fraction=max_bad,
+        bad_list=bad_list,
+        progress=console.progress,
+    )
+    _tell(console, result, _where(uri, collection))
+    report = result.report
+    if report.bad and not report.good and not report.removed:
+        raise typer.Exit(1)
+
+
+def _tell(console: Console, result: "FillResult", where: list[str]) -> None:
+    report, filled = result.report, result.collection
+    bad_ones = [
+        # What was given as bytes does not know where they lay.
+        (bad, bad.detail if bad.path in bad.detail else f"{bad.path}: {bad.detail}")
+        for bad in report.bad
+    ]
+    for _, sentence in bad_ones:
+        console.complain(sentence)
+    counts = dataclasses.asdict(report)
+    del counts["bad"]
+    console.say(
+        f"{', '.join(f'{count} {what}' for what, count in counts.items() if count) or 'nothing'}"
+        f"{f', {len(report.bad)} bad' if report.bad else ''}: "
+        f"{filled.count} pictures are in collection {filled.collection!r} of {filled.uri}"
+    )
+    if filled.count:
+        console.say(f"search them: {to_try('search', 'red car', *where)}")
+    console.emit(
+        {
+            "uri": filled.uri,
+            "collection": filled.collection,
+            "count": filled.count,
+            "fingerprint": filled.fingerprint,
+            **counts,
+            "bad": [
+                {"path": bad.path, "reason": bad.reason, "error": sentence}
+                for bad, sentence in bad_ones
+            ],
+        }
+    )
+
+
+def _where(uri: str | None, collection: str) -> list[str]:
+    """The options that a search needs to look at the same place."""
+    named = ["--uri", uri] if uri else []
+    return named if collection == "pictures" else [*named, "--collection", collection]

@@ -1,0 +1,89 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from coca.data.sample import Sample
+from coca.data.shards import ShardWriter
+from tiny_data import picture
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+@pytest.fixture
+def filled(run_json: RunJson, model: str, pictures: list[str]) -> Any:
+    """A collection of three pictures in the usual place; the first has words of its own."""
+    words = {"caption": "a red [car]", "year": 2022}
+    Path(pictures[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+    return run_json("index", "photos", "-m", model)
+
+
+def test_a_folder_is_indexed_and_told(filled: Any, model: str) -> None:
+    assert (filled["uri"], filled["collection"]) == ("coca.db", "pictures")
+    assert (filled["count"], filled["added"], filled["unchanged"]) == (3, 3, 0)
+    assert filled["bad"] == []
+
+
+def test_pictures_without_words_are_captioned_by_the_model(
+    run: Run, run_json: RunJson, filled: Any, model: str
+) -> None:
+    run("index", "photos", "-m", model, "--no-captions", "--collection", "bare")
+    captions = [hit["caption"] for hit in run_json("search", "x", "--collection", "bare")]
+    assert sorted(captions) == ["", "", "a red [car]"]
+
+
+def test_indexing_again_changes_nothing_and_prune_removes_what_is_gone(
+    run: Run, run_json: RunJson, filled: Any, model: str, pictures: list[str]
+) -> None:
+    assert run_json("index", "photos", "-m", model)["unchanged"] == 3
+    Path(pictures[2]).unlink()
+    assert run_json("index", "photos", "-m", model, "--prune")["removed"] == 1
+    said = run("index", "photos", "-m", model).stdout
+    assert "2 unchanged: 2 pictures are in collection 'pictures' of coca.db" in said
+    assert "coca search 'red car'" in said
+
+
+def test_a_bad_picture_is_told_and_the_rest_is_indexed(
+    run: Run, run_json: RunJson, model: str, pictures: list[str]
+) -> None:
+    Path("photos/text.jpg").write_text("no picture", encoding="utf-8")
+    told = run_json("index", "photos", "-m", model, "--uri", "other.db")
+    assert told["count"] == 3
+    (bad,) = told["bad"]
+    assert bad["path"].endswith("text.jpg")
+    assert bad["reason"] == "not_an_image"
+    alone = run("index", "photos/text.jpg", "-m", model, code=1)
+    assert "text.jpg" in alone.stderr
+    assert "1 bad" in alone.stdout
+
+
+def test_tars_and_tables_are_indexed_beside_folders(
+    run_json: RunJson, model: str, pictures: list[str]
+) -> None:
+    with ShardWriter("shards") as writer:
+        for n in range(7, 9):
+            writer.write(Sample(f"k{n}", picture(n)))
+    Path("table.csv").write_text("image,caption\nphotos/0.png,a red car\n")
+    told = run_json("index", "shards/*.tar", "table.csv", "-m", model, "--no-captions")
+    assert (told["added"], told["count"]) == (3, 3)
+
+
+def test_what_cannot_be_indexed_is_told_before_the_model_is_loaded(run: Run, place: Path) -> None:
+    Path("table.json").write_text("[]")
+    told = run("index", "table.json", "-m", "absent", code=2).stderr
+    assert told.startswith("error: table.json cannot be indexed: a manifest has one JSON object")
+    assert "no file or folder" in run("index", "nowhere", code=1).stderr
+
+
+def test_too_many_bad_pictures_stop_the_run_and_are_listed(
+    run: Run, model: str, pictures: list[str]
+) -> None:
+    for n in range(12):
+        Path(f"photos/{n}.jpg").write_text("no picture")
+    told = run("index", "photos", "-m", model, "--max-bad", "0.01", "--bad-list", "b.jsonl", code=1)
+    assert "12 of 15 samples are bad" in told.stderr
+    assert len(Path("b.jsonl").read_text().splitlines()) == 12
