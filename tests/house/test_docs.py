@@ -21,6 +21,7 @@ from coca.train.optimizer import OPTIMIZERS
 from coca.train.tracker import TRACKERS
 from tiny_data import picture
 from tiny_model import write_model
+from tiny_video import video
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [
@@ -74,6 +75,7 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawings.mkdir(parents=True)
     for number, name in enumerate(("1f697", "1f438")):
         (drawings / f"{name}.png").write_bytes(picture(number))
+    (root / "clip.mp4").write_bytes(video(frames=16))
     model = coca.load("nano", device="cpu")
     uri = str(run / "pictures.db")
     Index.open(uri, embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True).close()

@@ -18,8 +18,8 @@ class SourceConfig:
     """One source of a mixture, and how its words become captions."""
 
     kind: str
-    """`folder`, `class_folders`, `manifest`, `shards`, `zip`, `karpathy`, `coco_captions`, or what
-    a plugin registers."""
+    """`folder`, `class_folders`, `manifest`, `shards`, `zip`, `karpathy`, `coco_captions`,
+    `videos`, `kinetics`, `moments`, `msrvtt`, or what a plugin registers."""
 
     path: str | tuple[str, ...]
     """Where it is: a folder, a manifest, or tars. Tars may be several, with `*` and braces such as
@@ -78,6 +78,16 @@ class SourceConfig:
     table: str = ""
     """Zip: the table inside, if there are several."""
 
+    frames: int = 16
+    """Videos, frame folders and strips: frames of each sample, spread over its length."""
+
+    frame_px: int = 576
+    """Videos: larger frames are shrunk so that their shorter side has this many pixels."""
+
+    strip: int = 0
+    """Pictures that are strips of a video: how many frames stand side by side in each; 0 reads them
+    as pictures."""
+
     index_folder: str = ""
     """Shards: where their indexes are kept; by default beside them, where that may be written."""
 
@@ -91,10 +101,10 @@ class SourceConfig:
             faults.append(f"path {self.path!r} names nothing; right is a folder, file or pattern")
         if not 0 < self.weight < float("inf"):
             faults.append(f"weight {self.weight} is not above 0")
-        if self.block_size < 0:
-            faults.append(f"block_size {self.block_size} is below 0")
-        if self.border_px < 0:
-            faults.append(f"border_px {self.border_px} is below 0")
+        least = {"block_size": 0, "border_px": 0, "strip": 0, "frames": 1, "frame_px": 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                faults.append(f"{name} {getattr(self, name)} is below {smallest}")
         faults += [
             f"template {template!r} has no {{}} to put the text into, and is no set of templates; "
             f"{did_you_mean(template, NAMED_TEMPLATES)}"
@@ -218,6 +228,11 @@ def open_source(config: SourceConfig) -> Source:
         DataError: Nothing usable stands at the path.
     """
     source = SOURCES.get(config.kind)(config)
+    if config.strip:
+        # Strips wrap a source, so their module imports this one.
+        from coca.data.strips import StripSource
+
+        source = StripSource(source, config.strip, config.frames)
     if not len(source):
         raise DataError(f"source {config.title} holds no sample", reason="empty_source")
     return source

@@ -19,15 +19,22 @@ A video that cannot be used raises a `DataError` whose `reason` is one of
     no_frames      it opens and ends without a frame
 """
 
+import io
+import re
 from bisect import bisect_left
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
+from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.processing.video_file import DEFAULT_LIMITS, Frame, VideoFile, VideoLimits, VideoSource
+
+FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+"""Files of a folder that are taken for frames."""
 
 
 def sample_frames(
@@ -81,6 +88,48 @@ def read_frames(
             yield video.frame(place, shorter_px)
             mark = int(seconds[place] / every_s + 1e-6) + 1
             place = max(bisect_left(seconds, mark * every_s - 1e-6), place + 1)
+
+
+def clip_pictures(
+    source: VideoSource,
+    count: int,
+    *,
+    shorter_px: int | None = None,
+    limits: VideoLimits = DEFAULT_LIMITS,
+) -> list[UInt8[ndarray, "H W 3"] | Path]:
+    """`count` pictures spread over a clip: pixels of a video, or files of a folder of frames.
+
+    Raises:
+        DataError: As `sample_frames`; or the folder holds no picture (reason `"no_frames"`).
+    """
+    if isinstance(source, bytes) or not Path(source).is_dir():
+        frames = sample_frames(source, count, shorter_px=shorter_px, limits=limits)
+        return [frame.pixels for frame in frames]
+    files = frame_files(source)
+    return [files[place] for place in spread(len(files), count)]
+
+
+def frame_files(folder: str | Path) -> list[Path]:
+    """The pictures that lie in a folder, by name; `2.jpg` comes before `10.jpg`.
+
+    Raises:
+        DataError: It holds none (reason `"no_frames"`).
+    """
+    files = [file for file in Path(folder).iterdir() if file.suffix.lower() in FRAME_SUFFIXES]
+    if not files:
+        raise DataError(f"the folder {folder} holds no pictures of frames", reason="no_frames")
+    return sorted(files, key=_by_number)
+
+
+def _by_number(file: Path) -> tuple[list[int], str]:
+    return [int(digits) for digits in re.findall(r"\d+", file.stem)], file.name
+
+
+def as_file(pixels: UInt8[ndarray, "H W 3"]) -> bytes:
+    """A frame as a picture file: BMP, which loses nothing and costs no time to write or read."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "BMP")
+    return stream.getvalue()
 
 
 def spread(total: int, count: int) -> list[int]:
