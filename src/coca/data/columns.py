@@ -10,7 +10,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample, first_texts, split_record
 from coca.data.sources import SourceConfig
 from coca.data.storage import full_path
-from coca.data.tables import Table, open_table, select
+from coca.data.tables import Table, open_table, part_of, select
 
 # Where the parts of a sample usually stand; the first column that holds something wins.
 IMAGE_COLUMNS = ("image", "path", "filepath", "file_name", "filename", "url", "images")
@@ -138,7 +138,7 @@ class TableSource:
 
     Raises:
         DataError: The table is damaged, or of an unknown kind.
-        ConfigError: The first row has no column for the picture, or no row fits `where`.
+        ConfigError: The first row has no column for the picture, or no row fits `where` and `part`.
     """
 
     block_size = 1
@@ -148,10 +148,13 @@ class TableSource:
     ) -> None:
         self._path = path
         self._files = files
-        self._table = select(open_table(content, path), config.where, path)
+        chosen = select(open_table(content, path), config.where, path)
+        self._table = part_of(chosen, config.part, path)
         digest = hashlib.sha256(content)
         if config.where:
             digest.update(repr(sorted(config.where.items())).encode())
+        if config.part:
+            digest.update(repr(config.part).encode())
         self.fingerprint = digest.hexdigest()[:16]
         """Hash of the table and of the choice of rows; the pictures are not looked at."""
         self._columns = Columns.of(config)

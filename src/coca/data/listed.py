@@ -5,12 +5,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from coca.core.errors import DataError
-from coca.data.sample import Sample, parse_text
+from coca.data.sample import Sample, parse_record, parse_text
 from coca.data.sources import SourceConfig, single_path
 from coca.data.storage import Storage, is_remote
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,25 @@ class Entry:
     """As `Sample`."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """As `Sample`."""
+    text: str = ""
+    """As `Sample`."""
+    answers: tuple[str, ...] = ()
+    """As `Sample`."""
+    others: tuple[str, ...] = ()
+    """Further pictures, as `file`."""
+
+    def sample(self, images: Sequence[bytes]) -> Sample:
+        """The sample with its pictures; none makes one of words alone."""
+        return Sample(
+            self.key,
+            images[0] if images else b"",
+            self.captions,
+            self.labels,
+            self.metadata,
+            text=self.text,
+            answers=self.answers,
+            others=tuple(images[1:]),
+        )
 
 
 class ListedSource:
@@ -58,19 +79,19 @@ class ListedSource:
         return str(row) if isinstance(entry, DataError) else entry.key
 
     def words(self, row: int) -> Sample:
-        """The sample without its picture; `DataError` if its entry is malformed."""
-        entry = self._entries[row]
-        if isinstance(entry, DataError):
-            raise entry
-        return Sample(entry.key, b"", entry.captions, entry.labels, entry.metadata)
+        """The sample without its pictures; `DataError` if its entry is malformed."""
+        return self._entry(row).sample(())
 
     def read(self, row: int) -> Sample:
-        """The sample; `DataError` if its entry is malformed or its picture is missing."""
+        """The sample; `DataError` if its entry is malformed or a picture is missing."""
+        entry = self._entry(row)
+        return entry.sample([self._picture(file) for file in (entry.file, *entry.others)])
+
+    def _entry(self, row: int) -> Entry:
         entry = self._entries[row]
         if isinstance(entry, DataError):
             raise entry
-        image = self._picture(entry.file)
-        return Sample(entry.key, image, entry.captions, entry.labels, entry.metadata)
+        return entry
 
     def _picture(self, file: str) -> bytes:
         return self._storage.read_all(f"{self._images}/{file}" if self._images else file)
@@ -84,17 +105,60 @@ def read_annotations(config: SourceConfig) -> tuple[dict[str, Any], str]:
     """
     path = single_path(config)
     content = Storage().read_all(path)
+    annotations = parse_json(content, path, dict)
+    return annotations, fingerprint_of([content], config)
+
+
+def read_lines(config: SourceConfig) -> tuple[list[dict[str, Any] | DataError], str]:
+    """The JSON object of each line of the file at `config.path`, and a hash as above.
+
+    A malformed line is an error in its place; empty ones are left out.
+
+    Raises:
+        DataError: The file is missing.
+    """
+    path = single_path(config)
+    content = Storage().read_all(path)
+    lines: list[dict[str, Any] | DataError] = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            try:
+                lines.append(parse_record(line, f"line {number} of {path}"))
+            except DataError as error:
+                lines.append(error)
+    return lines, fingerprint_of([content], config)
+
+
+def parse_json(content: bytes, path: str, kind: type[T]) -> T:
+    """What a file in JSON holds; `path` is what errors call it.
+
+    Raises:
+        DataError: It is no JSON, or another thing than asked for (reason `"bad_record"`).
+    """
     try:
-        annotations = json.loads(parse_text(content, path))
+        found = json.loads(parse_text(content, path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON: {error}", reason="bad_record") from error
-    if not isinstance(annotations, dict):
+    if not isinstance(found, kind):
+        right = "an object in braces" if kind is dict else "a list in brackets"
         raise DataError(
-            f"{path} holds a JSON {type(annotations).__name__}; right is an object in braces",
-            reason="bad_record",
+            f"{path} holds a JSON {type(found).__name__}; right is {right}", reason="bad_record"
         )
-    digest = hashlib.sha256(content + "\0".join(config.splits).encode())
-    return annotations, digest.hexdigest()[:16]
+    return found
+
+
+def fingerprint_of(contents: Iterable[bytes], config: SourceConfig) -> str:
+    """A hash of the files that name the samples, and of the parts asked for."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    digest.update("\0".join(config.splits).encode())
+    return digest.hexdigest()[:16]
+
+
+def malformed(origin: str, cause: Exception, right: str) -> DataError:
+    """What stands in the place of an entry that lacks something; `right` says what it should be."""
+    return DataError(f"{origin} is malformed ({cause!r}); right is {right}", reason="bad_record")
 
 
 def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:
@@ -113,7 +177,7 @@ def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:
 
 
 def image_folder(config: SourceConfig) -> str:
-    """Where pictures lie: as the config says, else beside the file at its path.
+    """Where pictures lie: as the config says, else beside the file at its first path.
 
     Raises:
         DataError: That folder is missing.
@@ -124,7 +188,7 @@ def image_folder(config: SourceConfig) -> str:
                 f"the folder of the pictures, {config.images}, is missing", reason="missing"
             )
         return config.images
-    return single_path(config).replace(os.sep, "/").rpartition("/")[0]
+    return config.paths[0].replace(os.sep, "/").rpartition("/")[0]
 
 
 def require_splits(config: SourceConfig, found: Iterable[str]) -> None:

@@ -14,12 +14,35 @@ NAMED_TEMPLATES = {"clip": CLIP_PROMPTS}
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartConfig:
+    """A part of a table that has no splits of its own, always the same one.
+
+    The values of a column are put in the order of their hashes, and those from `start` to `end` are
+    read. `{by: image, end: 0.8}` and `{by: image, start: 0.8}` share no picture.
+    """
+
+    by: str
+    """The column; rows with the same value stay together."""
+    start: float = 0.0
+    """Where the part begins, as a share of the different values: at least 0, below `end`."""
+    end: float = 1.0
+    """Where it ends; at most 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end <= 1:
+            raise ConfigError(
+                f"start {self.start} and end {self.end} must lie within 0 to 1, in this order"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     """One source of a mixture, and how its words become captions."""
 
     kind: str
-    """`folder`, `class_folders`, `manifest`, `shards`, `zip`, `karpathy`, `coco_captions`,
-    `videos`, `kinetics`, `moments`, `msrvtt`, or what a plugin registers."""
+    """`folder`, `class_folders`, `manifest`, `shards`, `zip`, `karpathy`, `coco_captions`, `vqa`,
+    `daquar`, `easy_vqa`, `snli_ve`, `nlvr`, `nlvr2`, `videos`, `kinetics`, `moments`, `msrvtt`, or
+    what a plugin registers."""
 
     path: str | tuple[str, ...]
     """Where it is: a folder, a manifest, or tars. Tars may be several, with `*` and braces such as
@@ -74,6 +97,9 @@ class SourceConfig:
 
     where: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
     """Manifest, zip: the rows to read, by columns and their value or values: `{split: train}`."""
+
+    part: PartConfig | None = None
+    """Manifest, zip: of these a part, to hold some of them out where no split says which."""
 
     table: str = ""
     """Zip: the table inside, if there are several."""

@@ -1,6 +1,7 @@
 """Tables whose rows are parsed only when they are read: JSON lines, CSV (also by tabs), Parquet."""
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.data.sample import parse_record, parse_text
+from coca.data.sources import PartConfig
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 """What the files of tables end in."""
@@ -64,6 +66,39 @@ def select(table: Table, where: Wanted, path: str) -> Table:
         there = "; ".join(f"{name} is {_listed(values)}" for name, values in found.items())
         raise ConfigError(f"no row of {path} fits where {dict(where)}; in its rows {there}")
     return _Selected(table, kept)
+
+
+def part_of(table: Table, part: PartConfig | None, path: str) -> Table:
+    """The rows of a part; a damaged row stays in, as in `select`.
+
+    Raises:
+        ConfigError: The column is missing, or too few different values leave the part empty.
+    """
+    if part is None:
+        return table
+    values: list[str | None] = []
+    for number in range(len(table)):
+        try:
+            value = table.row(number).get(part.by)
+        except DataError:
+            values.append(None)
+            continue
+        if value is None:
+            raise ConfigError(f"row {number} of {path} has no {part.by}, by which it is parted")
+        values.append(str(value))
+    different = sorted({it for it in values if it is not None}, key=_hash)
+    first, last = (round(share * len(different)) for share in (part.start, part.end))
+    wanted = {None, *different[first:last]}
+    if len(wanted) == 1:
+        raise ConfigError(
+            f"the part {part.start} to {part.end} of {len(different)} different {part.by} in "
+            f"{path} is empty"
+        )
+    return _Selected(table, [row for row, value in enumerate(values) if value in wanted])
+
+
+def _hash(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()
 
 
 def _listed(values: set[str]) -> str:

@@ -1,0 +1,256 @@
+"""Questions and statements are read from the files as they are published."""
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import ConfigError, DataError, MissingExtraError
+from coca.data.sample import Sample
+from coca.data.sources import Source, SourceConfig, open_source, words_of
+from tiny_data import picture
+from tiny_questions import (
+    lines,
+    write_daquar,
+    write_easy_vqa,
+    write_nlvr,
+    write_nlvr2,
+    write_snli_ve,
+    write_vqa,
+)
+
+WRITERS: list[Callable[[Path], SourceConfig]] = [
+    write_vqa,
+    write_daquar,
+    write_easy_vqa,
+    write_snli_ve,
+    write_nlvr2,
+    write_nlvr,
+]
+
+
+def everything(source: Source) -> list[Sample | DataError]:
+    found: list[Sample | DataError] = []
+    for row in range(len(source)):
+        try:
+            found.append(source.read(row))
+        except DataError as error:
+            found.append(error)
+    return found
+
+
+def faults(source: Source) -> list[tuple[str, str]]:
+    return [(it.reason, str(it)) for it in everything(source) if isinstance(it, DataError)]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_format_gives_samples_with_words_that_need_no_picture(
+    tmp_path: Path, write: Callable[[Path], SourceConfig]
+) -> None:
+    source = open_source(write(tmp_path))
+    samples = [source.read(row) for row in range(len(source))]
+    assert len({sample.key for sample in samples}) == len(samples)
+    for row, sample in enumerate(samples):
+        assert source.key(row) == sample.key
+        assert sample.text
+        assert sample.answers or sample.labels
+        assert words_of(source, row) == replace(sample, image=b"", others=())
+    assert everything(pickle.loads(pickle.dumps(source))) == samples
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_missing_picture_is_one_bad_sample(
+    tmp_path: Path, write: Callable[[Path], SourceConfig]
+) -> None:
+    config = write(tmp_path)
+    gone = sorted([*tmp_path.rglob("*.jpg"), *tmp_path.rglob("*.png")])[-1]
+    gone.unlink()
+    told = faults(open_source(config))
+    assert told
+    assert all(reason == "missing" and gone.name in text for reason, text in told)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_other_content_has_another_fingerprint(
+    tmp_path: Path, write: Callable[[Path], SourceConfig]
+) -> None:
+    one, other = (open_source(write(tmp_path / name)) for name in ("one", "other"))
+    assert one.fingerprint == other.fingerprint
+    config = write(tmp_path / "changed")
+    for path in (tmp_path / "changed").rglob("*"):
+        if path.suffix in (".json", ".jsonl", ".txt"):
+            path.write_text(path.read_text() + " ")
+    assert open_source(config).fingerprint != one.fingerprint
+
+
+def test_a_question_of_vqa_has_the_answers_of_ten_people(tmp_path: Path) -> None:
+    sample = open_source(write_vqa(tmp_path)).read(3)
+    assert (sample.key, sample.text, sample.image) == (
+        "3",
+        "what is 3?",
+        picture(1, form="JPEG"),
+    )
+    assert sample.answers == ("2",) * 7 + ("maybe", "two dogs", "a red one")
+    assert sample.metadata["answer_type"] == "other"
+
+
+def test_the_files_of_vqa_may_be_named_in_any_order_and_answers_be_secret(tmp_path: Path) -> None:
+    config = write_vqa(tmp_path)
+    turned = replace(config, path=tuple(reversed(config.paths)))
+    samples = everything(open_source(config))
+    assert everything(open_source(turned)) == samples
+    secret = everything(open_source(replace(config, path=config.paths[0])))
+    assert [sample.answers for sample in secret if isinstance(sample, Sample)] == [()] * 8
+
+
+def test_questions_of_test_dev_ask_about_pictures_of_the_test_set(tmp_path: Path) -> None:
+    config = write_vqa(tmp_path, part="test2015")
+    path = tmp_path / "questions.json"
+    path.write_text(path.read_text().replace('"test2015"', '"test-dev2015"'))
+    assert faults(open_source(config)) == []
+
+
+def test_what_vqa_lacks_is_told_by_question(tmp_path: Path) -> None:
+    config = write_vqa(tmp_path)
+    files: list[dict[str, Any]] = [json.loads(Path(path).read_text()) for path in config.paths]
+    files[0]["questions"] += [{"question_id": 70}, "x"]
+    files[0]["questions"].append({"question_id": 71, "image_id": 0, "question": "why?"})
+    files[1]["annotations"] += [{"question_id": 72, "answers": [{"answer": "a"}]}, {"answers": []}]
+    for path, content in zip(config.paths, files, strict=True):
+        Path(path).write_text(json.dumps(content))
+    source = open_source(config)
+    assert len(source) == 8 + 5
+    wanted = ["question 8", "question 9", "question 10", "annotation 9", "question 72"]
+    told = faults(source)
+    assert len(told) == len(wanted)
+    assert all(what in text for what, (_, text) in zip(wanted, told, strict=True))
+    assert told[2][0] == "no_answer"
+
+
+@pytest.mark.parametrize(("paths", "count"), [((1,), 0), ((0, 0), 2), ((0, 1, 1), 1)])
+def test_vqa_needs_one_file_of_questions(
+    tmp_path: Path, paths: tuple[int, ...], count: int
+) -> None:
+    config = write_vqa(tmp_path)
+    named = tuple(config.paths[place] for place in paths)
+    with pytest.raises(ConfigError, match=f"{count} hold questions"):
+        open_source(replace(config, path=named))
+
+
+@pytest.mark.parametrize(
+    ("line", "question", "image"),
+    [
+        ("what is on the desk in the image3 ?", "what is on the desk", 3),
+        ("what is behind the sofa in image12?", "what is behind the sofa", 12),
+        ("how many chairs are in the image3 ?", "how many chairs are", 3),
+        ("what is near the image of a dog on the image7 ?", "what is near the image of a dog", 7),
+        ("what is left of the lamp image5 ?", "what is left of the lamp", 5),
+    ],
+)
+def test_the_photo_is_taken_out_of_a_question_of_daquar(
+    tmp_path: Path, line: str, question: str, image: int
+) -> None:
+    (tmp_path / f"image{image}.png").write_bytes(picture(image))
+    (tmp_path / "qa.txt").write_text(f"{line}\nbook, tape_dispenser\n")
+    sample = open_source(SourceConfig(kind="daquar", path=str(tmp_path / "qa.txt"))).read(0)
+    assert (sample.text, sample.key) == (question, f"image{image}-0")
+    assert sample.answers == ("book, tape_dispenser",)
+    assert sample.metadata == {"image": f"image{image}"}
+
+
+def test_a_line_that_daquar_lost_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "qa.txt"
+    path.write_text("what is it in the image1 ?\nlamp\ntable\nwhat is left in the image1 ?\nhm\n")
+    told = faults(open_source(SourceConfig(kind="daquar", path=str(path), images=str(tmp_path))))
+    assert [reason for reason, _ in told] == ["missing", "bad_record", "no_answer"]
+
+
+def test_the_questions_of_the_installed_package_are_those_that_it_counts() -> None:
+    pytest.importorskip("easy_vqa", reason="the package easy-vqa is not installed")
+    for part, questions in (("train", 38_575), ("test", 9_673)):
+        source = open_source(SourceConfig(kind="easy_vqa", path="installed", split=part))
+        assert len(source) == questions
+        assert source.read(questions - 1).image.startswith(b"\x89PNG")
+    answers = {words_of(source, row).answers[0] for row in range(len(source))}
+    assert len(answers) == 13
+
+
+def test_both_parts_of_easy_vqa_are_read_together_and_a_third_is_refused(tmp_path: Path) -> None:
+    config = write_easy_vqa(tmp_path)
+    assert len(open_source(replace(config, split=()))) == 16
+    with pytest.raises(DataError, match=r"'val'.*test \(1\), train \(1\)"):
+        open_source(replace(config, split="val"))
+    (tmp_path / "train" / "questions.json").write_text('[["a", "b"], ["what?", "it", 0], 3]')
+    assert [reason for reason, _ in faults(open_source(config))] == ["bad_record"] * 2
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "easy_vqa", None)
+    with pytest.raises(MissingExtraError, match=r"coca-captioners\[vqa\]"):
+        open_source(SourceConfig(kind="easy_vqa", path="installed"))
+
+
+def test_a_hypothesis_has_a_verdict_and_leaves_its_premise_aside(tmp_path: Path) -> None:
+    sample = open_source(write_snli_ve(tmp_path)).read(1)
+    assert (sample.text, sample.labels) == ("Hypothesis 1.", ("neutral",))
+    assert sample.metadata["premise"] == "A premise."
+    assert sample.captions == ()
+
+
+def test_lines_of_snli_ve_without_a_verdict_or_a_hypothesis_are_bad(tmp_path: Path) -> None:
+    config = write_snli_ve(tmp_path)
+    path = Path(str(config.path))
+    row = {"Flickr30K_ID": "1000", "sentence2": "So.", "gold_label": "-"}
+    path.write_text(path.read_text() + "\n" + lines([row, {"gold_label": "neutral"}, "{oops"]))
+    told = faults(open_source(config))
+    assert [reason for reason, _ in told] == ["unknown_label", "bad_record", "bad_record"]
+    assert "line 10" in told[2][1]
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_statement_of_nlvr2_has_its_photos_in_order(tmp_path: Path, numbered: bool) -> None:
+    samples = everything(open_source(write_nlvr2(tmp_path, numbered=numbered)))
+    last = samples[-1]
+    assert isinstance(last, Sample)
+    assert last.images == (picture(14), picture(15, form="JPEG"))
+    assert (last.text, last.labels) == ("Sentence 3 is so.", ("true",))
+    groups = [sample.metadata["group"] for sample in samples if isinstance(sample, Sample)]
+    assert groups == [f"train-{n // 2}-0" for n in range(8)]
+
+
+def test_a_statement_of_nlvr_stands_for_six_orders_of_the_boxes(tmp_path: Path) -> None:
+    source = open_source(write_nlvr(tmp_path))
+    assert len(source) == 24
+    sample = source.read(13)
+    assert (sample.key, sample.image, sample.labels) == ("dev-1-0-1", picture(21), ("true",))
+    assert sample.metadata == {"group": "dev-1"}
+
+
+@pytest.mark.parametrize("write", [write_nlvr, write_nlvr2])
+def test_statements_without_a_right_label_are_bad(
+    tmp_path: Path, write: Callable[[Path], SourceConfig]
+) -> None:
+    config = write(tmp_path)
+    path = Path(str(config.path))
+    rows = [
+        {"identifier": "train-1-0-0", "sentence": "So.", "label": "perhaps", "directory": 0},
+        {"identifier": "train-1-0-0", "label": "true"},
+        {"identifier": 5, "sentence": "So.", "label": "true"},
+        ["no", "object"],
+    ]
+    path.write_text(path.read_text() + lines(rows))
+    told = faults(open_source(config))
+    assert [reason for reason, _ in told] == ["bad_record"] * 4
+    assert "perhaps" in told[0][1]
+
+
+def test_a_folder_of_pictures_that_is_not_there_is_told_before_any_work(tmp_path: Path) -> None:
+    for number, write in enumerate(WRITERS):
+        if write is not write_easy_vqa:
+            config = replace(write(tmp_path / str(number)), images=str(tmp_path / "nowhere"))
+            with pytest.raises(DataError, match="nowhere, is missing"):
+                open_source(config)

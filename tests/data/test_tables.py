@@ -1,0 +1,64 @@
+"""Parts of a table: always the same rows, together what belongs together."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.sources import PartConfig
+from coca.data.tables import Table, open_table, part_of
+
+
+def table(values: list[Any]) -> Table:
+    rows = [it if isinstance(it, str) else json.dumps({"image": it[0]}) for it in values]
+    return open_table("\n".join(rows).encode(), "m.jsonl")
+
+
+def images(part: Table) -> list[str]:
+    return [part.row(number)["image"] for number in range(len(part))]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefghij")), min_size=1),
+    st.floats(0.2, 0.8),
+)
+def test_two_parts_hold_every_row_once_and_share_no_picture(
+    values: list[tuple[str]], cut: float
+) -> None:
+    whole = table(list(values))
+    parts = []
+    for part in (PartConfig(by="image", end=cut), PartConfig(by="image", start=cut)):
+        try:
+            parts.append(images(part_of(whole, part, "m.jsonl")))
+        except ConfigError:
+            parts.append([])  # one picture alone cannot be parted
+    assert sorted(parts[0] + parts[1]) == sorted(images(whole))
+    assert not {*parts[0]} & {*parts[1]}
+    assert len({*parts[0]}) == round(cut * len({*images(whole)}))
+
+
+def test_a_part_stays_the_same_when_rows_come_in_another_order() -> None:
+    values = [(f"{number}.png",) for number in range(50)]
+    part = PartConfig(by="image", start=0.8)
+    found = images(part_of(table(list(values)), part, "m.jsonl"))
+    assert len(found) == 10
+    assert {*images(part_of(table(values[::-1]), part, "m.jsonl"))} == {*found}
+
+
+def test_a_damaged_row_stays_in_each_part_so_that_it_is_told() -> None:
+    part = part_of(table([("a",), ("b",), "{oops"]), PartConfig(by="image", end=0.5), "m.jsonl")
+    assert len(part) == 2
+    with pytest.raises(DataError, match="row 2"):
+        part.row(1)
+
+
+def test_what_cannot_be_parted_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"row 0 of m\.jsonl has no photo"):
+        part_of(table([("a",)]), PartConfig(by="photo"), "m.jsonl")
+    with pytest.raises(ConfigError, match=r"of 1 different image in m\.jsonl is empty"):
+        part_of(table([("a",)]), PartConfig(by="image", end=0.3), "m.jsonl")
+    with pytest.raises(ConfigError, match=r"start 0\.8 and end 0\.2"):
+        PartConfig(by="image", start=0.8, end=0.2)

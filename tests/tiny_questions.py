@@ -1,0 +1,134 @@
+"""Made-up questions and statements about small pictures, in the formats that data sets come in."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coca.data.sources import SourceConfig
+from tiny_data import picture
+
+ANSWERS = ("yes", "no", "red", "2")
+
+
+def lines(rows: Sequence[Any]) -> str:
+    """JSON lines; a text stands as it is."""
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+def write_vqa(root: Path, questions: int = 8, *, part: str = "val2014") -> SourceConfig:
+    """Two questions to each picture, each answered by ten people of whom three disagree."""
+    (root / part).mkdir(parents=True)
+    asked, notes = [], []
+    for number in range(questions):
+        image = number // 2
+        answer = ANSWERS[number % len(ANSWERS)]
+        others = ("maybe", "two dogs", "a red one")
+        asked.append({"question_id": number, "image_id": image, "question": f"what is {number}?"})
+        notes.append(
+            {
+                "question_id": number,
+                "question_type": "what is",
+                "answer_type": "yes/no" if answer in ("yes", "no") else "other",
+                "answers": [
+                    {"answer_id": place, "answer": given}
+                    for place, given in enumerate([answer] * 7 + list(others), start=1)
+                ],
+            }
+        )
+        (root / part / f"COCO_{part}_{image:012d}.jpg").write_bytes(picture(image, form="JPEG"))
+    head = {"data_type": "mscoco", "data_subtype": part}
+    (root / "questions.json").write_text(json.dumps(head | {"questions": asked}))
+    (root / "annotations.json").write_text(json.dumps({"annotations": notes}))
+    paths = (str(root / "questions.json"), str(root / "annotations.json"))
+    return SourceConfig(kind="vqa", path=paths, images=str(root / part))
+
+
+def write_daquar(root: Path, questions: int = 8) -> SourceConfig:
+    """Two questions to each photo, written as in the published files."""
+    (root / "nyu_depth_images").mkdir(parents=True)
+    text = ""
+    for number in range(questions):
+        image = number // 2 + 1
+        text += f"what is number {number} in the image{image} ?\n{ANSWERS[number % 4]}\n"
+        (root / "nyu_depth_images" / f"image{image}.png").write_bytes(picture(image))
+    path = root / "qa.37.raw.train.txt"
+    path.write_text(text)
+    return SourceConfig(kind="daquar", path=str(path), images=str(root / "nyu_depth_images"))
+
+
+def write_easy_vqa(root: Path, questions: int = 8) -> SourceConfig:
+    for part in ("train", "test"):
+        (root / part / "images").mkdir(parents=True)
+        rows = [
+            [f"what is {number}?", ANSWERS[number % 4], number // 2] for number in range(questions)
+        ]
+        (root / part / "questions.json").write_text(json.dumps(rows))
+        for image in range((questions + 1) // 2):
+            (root / part / "images" / f"{image}.png").write_bytes(picture(image))
+    return SourceConfig(kind="easy_vqa", path=str(root), split="train")
+
+
+def write_snli_ve(root: Path, pairs: int = 6) -> SourceConfig:
+    (root / "flickr30k_images").mkdir(parents=True)
+    verdicts = ("entailment", "neutral", "contradiction")
+    rows = []
+    for number in range(pairs):
+        image = 1000 + number // 3
+        rows.append(
+            {
+                "Flickr30K_ID": str(image),
+                "gold_label": verdicts[number % 3],
+                "pairID": f"{image}.jpg#0r{number}",
+                "sentence1": "A premise.",
+                "sentence2": f"Hypothesis {number}. ",
+            }
+        )
+        file = root / "flickr30k_images" / f"{image}.jpg"
+        file.write_bytes(picture(image, form="JPEG"))
+    path = root / "snli_ve_train.jsonl"
+    path.write_text(lines(rows))
+    return SourceConfig(kind="snli_ve", path=str(path), images=str(root / "flickr30k_images"))
+
+
+def write_nlvr2(root: Path, statements: int = 8, *, numbered: bool = True) -> SourceConfig:
+    """Two pairs to each sentence; training sets have their photos in numbered folders."""
+    rows = []
+    for number in range(statements):
+        group, pair = divmod(number, 2)
+        row = {
+            "identifier": f"train-{group}-{pair}-0",
+            "sentence": f"Sentence {group} is so. ",
+            "label": ("True", "False")[(number + group) % 2],
+            "directory": group,
+        }
+        folder = root / "images" / (str(group) if numbered else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        for side in range(2):
+            # Whatever their names say, some of the photos are JPEG.
+            content = picture(2 * number + side, form=("PNG", "JPEG")[side])
+            (folder / f"train-{group}-{pair}-img{side}.png").write_bytes(content)
+        rows.append(row)
+    (root / "train.json").write_text(lines(rows))
+    return SourceConfig(kind="nlvr2", path=str(root / "train.json"), images=str(root / "images"))
+
+
+def write_nlvr(root: Path, statements: int = 4) -> SourceConfig:
+    """Two statements to each sentence, each with the six orders of its boxes."""
+    rows = []
+    for number in range(statements):
+        group, place = divmod(number, 2)
+        identifier, folder = f"{group}-{place}", root / "images" / "7"
+        folder.mkdir(parents=True, exist_ok=True)
+        rows.append(
+            {
+                "identifier": identifier,
+                "directory": "7",
+                "sentence": f"Sentence {group} is so.",
+                "label": ("true", "false")[place],
+            }
+        )
+        for order in range(6):
+            (folder / f"dev-{identifier}-{order}.png").write_bytes(picture(10 * number + order))
+    (root / "dev.json").write_text(lines(rows))
+    return SourceConfig(kind="nlvr", path=str(root / "dev.json"))
