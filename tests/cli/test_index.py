@@ -87,3 +87,22 @@ def test_too_many_bad_pictures_stop_the_run_and_are_listed(
     told = run("index", "photos", "-m", model, "--max-bad", "0.01", "--bad-list", "b.jsonl", code=1)
     assert "12 of 15 samples are bad" in told.stderr
     assert len(Path("b.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_video_is_indexed_by_frames_and_found_as_one_album(
+    run_json: RunJson, model: str, place: Path
+) -> None:
+    pytest.importorskip("av")
+    from tiny_video import video
+
+    Path("clips").mkdir()
+    Path("clips/a.mp4").write_bytes(video())
+    Path("clips/broken.mp4").write_bytes(b"no film")
+    told = run_json("index", "clips", "-m", model, "--every", "0.5", "--no-captions")
+    assert told["added"] == told["count"] == 4
+    assert [bad["reason"] for bad in told["bad"]] == ["not_a_video"]
+    paths = {hit["path"] for hit in run_json("search", "x")}
+    assert str(Path("clips/a.mp4").absolute()) + "#t=1.52" in paths
+    for settled in ("updated", "unchanged"):
+        # Captions are made up for, once.
+        assert run_json("index", "clips", "-m", model, "--every", "0.5")[settled] == 4

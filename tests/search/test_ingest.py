@@ -11,9 +11,10 @@ from coca.core.errors import DataError, SearchError
 from coca.search import filler
 from coca.search.ingest import add, ingest
 from coca.search.milvus import Index
-from coca.search.pictures import Picture
+from coca.search.pictures import Picture, Words
 from coca.search.records import content_id
 from coca.search.report import IngestReport
+from coca.search.sources import FileSource
 
 Run = Callable[..., IngestReport]
 
@@ -68,7 +69,7 @@ def test_a_second_run_reads_and_embeds_nothing(
     run: Run, index: Index, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
-    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(FileSource, "read", lambda _, entry: pytest.fail(f"{entry} was read"))
     assert run() == IngestReport(unchanged=3)
     assert not embedder.embedded
 
@@ -294,7 +295,7 @@ def test_pictures_without_a_caption_get_one_written(
 
 def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Index) -> None:
     pictures = [
-        Picture(path=f"a.tar/{n}", image=b"%d" % n, caption=f"c{n}", metadata={"n": n})
+        Picture(path=f"a.tar/{n}", image=b"%d" % n, words=Words(f"c{n}", {"n": n}))
         for n in range(5)
     ]
     assert add(pictures, embedder, index, batch_size=2) == IngestReport(added=5)

@@ -8,8 +8,9 @@ import pytest
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
-from coca.search.sources import FileSource, PictureSource
-from coca.workflows.picture_sources import check_places, sources_of
+from coca.search.pictures import Words
+from coca.search.sources import FileSource, PictureSource, SeriesSource
+from coca.workflows.picture_sources import SampleSource, check_places, sources_of
 from tiny_data import CAPTIONS, picture
 
 
@@ -20,7 +21,13 @@ def pack(folder: Path, count: int = 5, *, per_shard: int = 3) -> Path:
     return folder
 
 
-def names(source: PictureSource) -> list[str]:
+def only(place: str | Path) -> SampleSource:
+    """The one source of samples in a place."""
+    (source,) = (one for one in sources_of([place]) if isinstance(one, SampleSource))
+    return source
+
+
+def names(source: PictureSource | SeriesSource) -> list[str]:
     return [Path(entry.path).name for entry in source.entries()]
 
 
@@ -36,14 +43,14 @@ def photos(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("named", ["shards", "shards/*.tar", "shards/shard-00000{0..1}.tar"])
 def test_tars_are_found_by_folder_by_pattern_and_by_braces(tmp_path: Path, named: str) -> None:
     pack(tmp_path / "shards")
-    (source,) = (s for s in sources_of([tmp_path / named]) if s.entries())
+    source = only(tmp_path / named)
     assert names(source) == ["k0", "k1", "k2", "k3", "k4"]
     entry = source.entries()[3]
     assert entry.path == str(tmp_path / "shards" / "shard-000001.tar" / "k3")
     read = source.read(entry)
     assert (read.path, read.stamp) == (entry.path, entry.stamp)
-    assert (read.image, read.caption) == (picture(3), CAPTIONS[0])
-    assert read.metadata == {"year": 3, "labels": ["cat"], "captions": list(CAPTIONS[:2])}
+    said = {"year": 3, "captions": list(CAPTIONS[:2])}
+    assert (read.image, read.words) == (picture(3), Words(CAPTIONS[0], said, ("cat",)))
 
 
 def test_the_stamp_of_a_tars_member_changes_with_its_picture_and_with_its_words(
@@ -81,15 +88,15 @@ def test_rows_of_a_manifest_that_share_a_picture_are_one_entry_with_all_captions
     rows: list[dict[str, object]] = [{"image": "0.png", "caption": text} for text in CAPTIONS]
     rows.insert(1, {"image": "1.png", "caption": "alone", "year": 3})
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (source,) = sources_of([table])
+    source = only(table)
     # The name is the one that a folder gives, so that both are the same record.
     assert [entry.path for entry in source.entries()] == [
         str(photos / "0.png"),
         str(photos / "1.png"),
     ]
     first, second = map(source.read, source.entries())
-    assert (first.caption, first.metadata) == (CAPTIONS[0], {"captions": list(CAPTIONS)})
-    assert (second.caption, second.metadata) == ("alone", {"year": 3})
+    assert first.words == Words(CAPTIONS[0], {"captions": list(CAPTIONS)})
+    assert second.words == Words("alone", {"year": 3})
 
 
 def test_a_manifests_stamp_changes_with_the_row_and_with_the_file(photos: Path) -> None:
@@ -116,7 +123,7 @@ def test_a_row_that_left_the_manifest_is_lost_but_not_what_another_table_brought
     gone = sources_of([table])[0].entries()[1]
     foreign = sources_of([other])[0].entries()[1]
     table.write_text("image\n0.png\n")
-    (source,) = sources_of([table])
+    source = only(table)
     assert source.has_lost(gone.path, gone.stamp)
     assert not source.has_lost(foreign.path, foreign.stamp)
 
@@ -126,7 +133,7 @@ def test_pictures_inside_a_table_are_named_by_table_and_key(tmp_path: Path) -> N
     table = tmp_path / "t.parquet"
     rows = [{"key": f"k{n}", "image": picture(n), "caption": "x"} for n in range(2)]
     parquet.write_table(arrow.Table.from_pylist(rows), table)
-    (source,) = sources_of([table])
+    source = only(table)
     assert [entry.path for entry in source.entries()] == [f"{table}/k0", f"{table}/k1"]
     assert source.read(source.entries()[1]).image == picture(1)
 
@@ -138,11 +145,11 @@ def test_a_zip_with_a_table_is_read_in_place_each_picture_of_a_row_alone(tmp_pat
             file.writestr(f"pics/{n}.png", picture(n))
         row = {"images": ["pics/0.png", "pics/2.png"], "caption": "two", "muscle": "arm"}
         file.writestr("meta.jsonl", json.dumps(row) + "\n")
-    (source,) = sources_of([path])
+    source = only(path)
     first, second = map(source.read, source.entries())
     assert (first.path, second.path) == (f"{path}/pics/0.png", f"{path}/pics/2.png")
     assert (first.image, second.image) == (picture(0), picture(2))
-    assert second.metadata == {"muscle": "arm"}
+    assert second.words == Words("two", {"muscle": "arm"})
 
 
 def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path) -> None:

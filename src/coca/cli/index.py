@@ -1,4 +1,4 @@
-"""Pictures into a collection: folders, tars and tables."""
+"""Pictures into a collection: from folders, videos, tars and tables."""
 
 import dataclasses
 from pathlib import Path
@@ -18,8 +18,8 @@ def index(
         list[str],
         typer.Argument(
             metavar="PLACE",
-            help="Folders, pictures, WebDataset tars (also patterns, braces, URLs), "
-            "manifests (.jsonl, .csv, .parquet).",
+            help="Folders, pictures, videos, WebDataset tars (also patterns, braces, URLs), "
+            "manifests (.jsonl, .csv, .parquet), zips with pictures and a table.",
         ),
     ],
     uri: defaults.Uri = None,
@@ -34,6 +34,12 @@ def index(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove records of what is gone from these places.")
     ] = False,
+    every: Annotated[
+        float,
+        typer.Option(
+            "--every", min=0, help="Seconds between frames of a video; 0 leaves videos out."
+        ),
+    ] = 5.0,
     max_bad: Annotated[
         float,
         typer.Option(
@@ -68,6 +74,7 @@ def index(
         token=token,
         captions=captions,
         prune=prune,
+        every_s=every,
         max_bad_fraction=max_bad,
         bad_list=bad_list,
         progress=console.progress,

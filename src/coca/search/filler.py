@@ -10,7 +10,7 @@ between leaves both, and the next run removes the old one.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,10 +20,11 @@ from coca.core.progress import Bar
 from coca.search.behind import WriteBehind
 from coca.search.engine import Embedder
 from coca.search.ledger import Known, Ledger
-from coca.search.pictures import Picture, Words
+from coca.search.pictures import Words
 from coca.search.reading import Found, embed_found
 from coca.search.records import MAX_BYTES, ORIGIN, Origin, Record, fault_of
 from coca.search.report import BadLog, IngestReport
+from coca.search.sources import series_of
 
 Captioner: TypeAlias = Callable[[Sequence[bytes]], Sequence[str]]
 """Writes a caption for each encoded picture."""
@@ -71,13 +72,20 @@ class Filler:
         if picture is None:
             if found.fault is not None:
                 self.report.reject(found.entry.path, found.fault.reason, str(found.fault))
+            elif found.series is not None:
+                # What a killed run did not come to.
+                self.let_go(dict.fromkeys(self._ledger.stale_paths_of(found.series)))
+                self.report.unchanged += len(self._ledger.paths_of(found.series))
             elif not self._is_unchanged(found):
                 return False
             else:
                 self.report.unchanged += 1
             self._bar.advance()
             return True
-        if fault := fault_of(picture.path, picture.caption, picture.metadata):
+        words = picture.words
+        if fault := fault_of(
+            picture.path, words.caption, words.metadata, tags=words.tags, album=words.album
+        ):
             self.report.reject(picture.path, "bad_words", f"{picture.path}: {fault}")
             self._bar.advance()
             return True
@@ -104,16 +112,21 @@ class Filler:
                 for found in same:
                     self.report.reject(found.entry.path, fault.reason, str(fault))
                 continue
-            pictures = [found.picture for found in same if found.picture is not None]
-            records[id] = self._gather(id, stored.get(id), vectors.get(id), pictures)
+            records[id] = self._gather(id, stored.get(id), vectors.get(id), same)
         self._write_captions(records, copies)
-        changed = {id: record for id, record in records.items() if record != stored.get(id)}
+        spoken = self._embed_captions(records)
+        changed = {
+            id: record for id, record in records.items() if record != stored.get(id) or id in spoken
+        }
         self._index.upsert(changed.values())
         for id, record in changed.items():
             self._ledger.remember(id, Known(record.path, bool(record.caption), record.origin))
-        self.let_go(kept)
+        ended = [found.series for found in batch if found.series is not None]
+        stale = [path for series in ended for path in self._ledger.stale_paths_of(series)]
+        self.let_go(kept | dict.fromkeys(stale))
         self._log_bad()
-        self._bar.advance(len(batch), added=self.report.added, bad=len(self.report.bad))
+        alone = sum(series_of(found.entry.path) == found.entry.path for found in batch)
+        self._bar.advance(alone + len(ended), added=self.report.added, bad=len(self.report.bad))
 
     def let_go(self, kept: Mapping[str, str | None]) -> int:
         """End the claims of all records on these paths, but for the one that is named.
@@ -171,25 +184,26 @@ class Filler:
         id: str,
         record: Record | None,
         vector: Float32[np.ndarray, " E"] | None,
-        pictures: Sequence[Picture],
+        copies: Sequence[Found],
     ) -> Record:
         """The record of some copies: a new one, or one that is there and may change."""
-        for picture in pictures:
+        for found in copies:
             if record is not None:
-                record = self._join(record, picture)
+                record = self._join(record, found)
                 continue
             assert vector is not None
-            record = _first_record(id, vector, picture)
-            if self._ledger.ids_of(picture.path):
+            record = _first_record(vector, found)
+            if self._ledger.ids_of(found.entry.path):
                 self.report.updated += 1
             else:
                 self.report.added += 1
         assert record is not None
         return record
 
-    def _join(self, record: Record, picture: Picture) -> Record:
+    def _join(self, record: Record, found: Found) -> Record:
         """The record of the same bytes with one more path, or with newer words of its own."""
-        origin = record.origin
+        picture, origin = found.picture, record.origin
+        assert picture is not None
         known = picture.path in origin.files
         leads = picture.path == record.path or not self._ledger.is_current(record.path, origin)
         if known or leads or len(json.dumps(dict(origin.files))) < _MAX_FILES_BYTES:
@@ -206,12 +220,13 @@ class Filler:
                 self.report.duplicates += 1
             return replace(record, origin=origin)
         label = _label(picture.words)
-        captioned = origin.captioned and not picture.caption
+        captioned = origin.captioned and not picture.words.caption
+        caption = record.caption if captioned else picture.words.caption
         joined = replace(
             record,
-            path=picture.path,
-            caption=record.caption if captioned else picture.caption,
-            metadata=picture.metadata,
+            **_said(found),
+            caption=caption,
+            text_vector=record.text_vector if caption == record.caption else None,
             origin=replace(origin, label=label, captioned=captioned),
         )
         same = (record.path, record.origin.label) == (picture.path, label)
@@ -233,6 +248,17 @@ class Filler:
             origin = replace(records[id].origin, captioned=True)
             records[id] = replace(records[id], caption=caption, origin=origin)
 
+    def _embed_captions(self, records: dict[str, Record]) -> set[str]:
+        """Give their vectors to captions that are new; returns the ids of those records."""
+        spoken = [
+            id for id, record in records.items() if record.caption and record.text_vector is None
+        ]
+        if spoken:
+            vectors = self._embedder.embed_texts([records[id].caption for id in spoken])
+            for id, vector in zip(spoken, vectors, strict=True):
+                records[id] = replace(records[id], text_vector=vector)
+        return set(spoken)
+
     def _log_bad(self) -> None:
         if self._bad_log is not None:
             good, bad = self._logged
@@ -240,18 +266,35 @@ class Filler:
             self._bad_log.add(self.report.good - good, self.report.bad[bad:])
 
 
-def _first_record(id: str, vector: Float32[np.ndarray, " E"], picture: Picture) -> Record:
+def _first_record(vector: Float32[np.ndarray, " E"], found: Found) -> Record:
+    picture = found.picture
+    assert picture is not None
     return Record(
-        id=id,
-        path=picture.path,
-        caption=picture.caption,
-        metadata=picture.metadata,
+        id=found.id,
+        **_said(found),
+        caption=picture.words.caption,
         vector=vector,
         origin=Origin(files={picture.path: picture.stamp}, label=_label(picture.words)),
     )
 
 
+def _said(found: Found) -> dict[str, Any]:
+    """The fields of a record that its leading picture decides, but for the caption."""
+    picture, header = found.picture, found.header
+    assert picture is not None
+    words = picture.words
+    return {
+        "path": picture.path,
+        "width": header.width,
+        "height": header.height,
+        "time": words.time or header.time or picture.changed,
+        "tags": words.tags,
+        "album": words.album,
+        "metadata": words.metadata,
+    }
+
+
 def _label(words: Words) -> str:
     """Digest of what was said beside a picture."""
-    said: list[Any] = [words.caption, dict(words.metadata)]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    said = json.dumps(asdict(words), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from coca.search.pictures import Picture
 from coca.search.reading import Reader
 from coca.search.records import check_same_model
 from coca.search.report import BadLog, IngestReport
-from coca.search.sources import FileSource, PictureSource
+from coca.search.sources import AnySource, FileSource, PictureSource, SeriesSource
 
 _PRUNE_ROWS = 1_000
 _MOST_THREADS = 16
@@ -23,7 +23,7 @@ _TITLE = "index pictures"
 
 
 def ingest(
-    places: str | Path | PictureSource | Iterable[str | Path | PictureSource],
+    places: str | Path | AnySource | Iterable[str | Path | AnySource],
     embedder: Embedder,
     index: Index,
     *,
@@ -56,7 +56,7 @@ def ingest(
     sources = _as_sources(places)
     ledger = _ledger(embedder, index)
     total = ledger.look_at(sources)
-    reader = _reader(embedder, ledger, batch_size)
+    reader = _reader(embedder, ledger, captioner, batch_size)
     with progress(_TITLE, total) as bar, WriteBehind(index) as behind:
         filler = Filler(
             embedder,
@@ -68,6 +68,10 @@ def ingest(
             bad_log=bad_log,
         )
         for source in sources:
+            if isinstance(source, SeriesSource):
+                for found in reader.read_series(source):
+                    filler.offer(found)
+                continue
             for found in reader.read(source):
                 if not filler.offer(found):
                     filler.offer(reader.read_again(source, found.entry))
@@ -110,7 +114,7 @@ def add(
             bar=bar,
             bad_log=bad_log,
         )
-        for found in _reader(embedder, ledger, batch_size).take(pictures):
+        for found in _reader(embedder, ledger, captioner, batch_size).take(pictures):
             filler.offer(found)
         filler.write()
         behind.flush()
@@ -118,9 +122,9 @@ def add(
 
 
 def _as_sources(
-    places: str | Path | PictureSource | Iterable[str | Path | PictureSource],
-) -> Sequence[PictureSource]:
-    if isinstance(places, str | Path | PictureSource):
+    places: str | Path | AnySource | Iterable[str | Path | AnySource],
+) -> Sequence[AnySource]:
+    if isinstance(places, str | Path | PictureSource | SeriesSource):
         places = [places]
     places = list(places)
     paths = [place for place in places if isinstance(place, str | Path)]
@@ -133,6 +137,13 @@ def _ledger(embedder: Embedder, index: Index) -> Ledger:
     return Ledger(index.origins())
 
 
-def _reader(embedder: Embedder, ledger: Ledger, batch_size: int) -> Reader:
-    threads = min(os.cpu_count() or 1, _MOST_THREADS)
-    return Reader(embedder, ledger, threads=threads, ahead=_BATCHES_AHEAD * batch_size)
+def _reader(
+    embedder: Embedder, ledger: Ledger, captioner: Captioner | None, batch_size: int
+) -> Reader:
+    return Reader(
+        embedder,
+        ledger,
+        captions=captioner is not None,
+        threads=min(os.cpu_count() or 1, _MOST_THREADS),
+        ahead=_BATCHES_AHEAD * batch_size,
+    )

@@ -1,20 +1,23 @@
 """Pictures on their way into a collection: found in folders, with the words that lie beside them.
 
 `cat.jpg` may have `cat.txt`, whose first line is its caption, and `cat.json`, an object with
-`caption` or `captions` and anything else as metadata.
+`caption` or `captions`, `tags`, `album`, `time`, and anything else as metadata.
 """
 
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coca.core.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -23,10 +26,33 @@ IMAGE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Words:
-    """Caption and metadata that lie beside a picture."""
+    """What is said beside a picture."""
 
     caption: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    album: str = ""
+    time: int = 0
+    """When it was taken, seconds since 1970; 0 if nothing is said."""
+
+    @classmethod
+    def of(cls, caption: str, fields: Mapping[str, Any], *, tags: Iterable[str] = ()) -> "Words":
+        """Tell tags, album and time from the rest of the fields.
+
+        Args:
+            caption: The picture's.
+            fields: `tags` (a list, or words between commas), `album` and `time` (seconds since
+                1970, or as in `2024-05-31T18:30:00+02:00`) count as such if they look so, as
+                everything else does as metadata.
+            tags: Further ones.
+        """
+        rest = dict(fields)
+        none: tuple[str, ...] = ()
+        found = (*tags, *_take(rest, "tags", _as_tags, none))
+        album = _take(rest, "album", lambda value: value if isinstance(value, str) else None, "")
+        return cls(
+            caption, rest, tuple(dict.fromkeys(found)), album, _take(rest, "time", _as_time, 0)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +63,18 @@ class Picture:
     """Where it lies: a file, an address, or a member of a shard. It names the picture."""
     image: bytes = field(repr=False)
     """The encoded file."""
-    caption: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    words: Words = field(default_factory=Words)
+    """What is said beside it."""
+    changed: int = 0
+    """Time of the file, seconds since 1970, for pictures that say nothing of their own."""
     stamp: str = ""
     """Changes when the file does, without reading it; empty if the source has no such thing."""
 
-    @property
-    def words(self) -> Words:
-        """What was said beside it."""
-        return Words(self.caption, self.metadata)
 
-
-def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
-    """The picture files below the given folders, and the given files, sorted by absolute path.
+def find_pictures(
+    paths: Iterable[str | Path], *, suffixes: frozenset[str] = IMAGE_SUFFIXES
+) -> list[Path]:
+    """The files of a kind below the given folders, and the given files, sorted by absolute path.
 
     Names that begin with a dot are left out: thumbnails and shadow files of desktops.
 
@@ -69,7 +94,7 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
             found.update(
                 os.path.join(folder, name)
                 for name in names
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
             )
     return [Path(path) for path in sorted(found)]
 
@@ -121,7 +146,35 @@ def read_words(picture: Path) -> Words:
         caption = caption or (captions[0] if captions else "")
         if len(captions) > 1:
             metadata["captions"] = captions
-    return Words(caption, metadata)
+    return Words.of(caption, metadata)
+
+
+def _take(fields: dict[str, Any], name: str, read: Callable[[Any], T | None], default: T) -> T:
+    """What a field says if it can be read so; then it is taken out."""
+    value = read(fields[name]) if name in fields else None
+    if value is None:
+        return default
+    del fields[name]
+    return value
+
+
+def _as_tags(value: Any) -> tuple[str, ...] | None:
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
+        return None
+    return tuple(one.strip() for one in texts if one.strip())
+
+
+def _as_time(value: Any) -> int | None:
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**62:
+        return None
+    return int(value)
 
 
 def _warn(error: OSError) -> None:

@@ -1,19 +1,20 @@
 """Reading pictures ahead of the model: their bytes, their words, and the model's input."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
 
-from coca.core.ahead import map_ahead
+from coca.core.ahead import iterate_ahead, map_ahead
 from coca.core.errors import DataError
 from coca.search.engine import Embedder
-from coca.search.ledger import Ledger
+from coca.search.headers import Header, read_header
+from coca.search.ledger import WHOLE, Ledger
 from coca.search.pictures import Picture, Words
 from coca.search.records import content_id
-from coca.search.sources import Entry, PictureSource
+from coca.search.sources import Entry, PictureSource, SeriesSource
 
 
 @runtime_checkable
@@ -35,7 +36,7 @@ class PreparingEmbedder(Embedder, Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """What reading an entry gave; one of the first two is there."""
+    """What reading an entry gave: a picture, a fault, or that it need not be read."""
 
     entry: Entry
     fault: DataError | None = None
@@ -45,16 +46,23 @@ class Found:
     """Of the picture."""
     words: Words | None = None
     """What is said beside an entry that was not read, since its stamp is known."""
+    header: Header = field(default_factory=Header)
+    """Of the picture."""
     prepared: Any = None
     """The model's input; None if nobody needs it, or the embedder takes the bytes."""
+    series: Entry | None = None
+    """What the picture is one of; known for the last one only, or if all of it is there already."""
 
 
 class Reader:
     """Reads entries and pictures in threads, no further ahead than a few batches."""
 
-    def __init__(self, embedder: Embedder, ledger: Ledger, *, threads: int, ahead: int) -> None:
+    def __init__(
+        self, embedder: Embedder, ledger: Ledger, *, captions: bool, threads: int, ahead: int
+    ) -> None:
         self._embedder = embedder if isinstance(embedder, PreparingEmbedder) else None
         self._ledger = ledger
+        self._captions = captions
         self._threads = threads
         self._ahead = ahead
 
@@ -68,6 +76,24 @@ class Reader:
             ),
         )
 
+    def read_series(self, source: SeriesSource) -> Iterator[Found]:
+        """All pictures of all entries, in order; a series that is there already is left unread."""
+        # Told now, as the thread must not look at what is changed meanwhile.
+        there = {
+            entry.path
+            for entry in source.entries()
+            if self._ledger.is_whole(entry, captions=self._captions)
+        }
+
+        def pictures() -> Iterator[Found]:
+            for entry in source.entries():
+                if entry.path in there:
+                    yield Found(entry, series=entry)
+                else:
+                    yield from self._moments(source, entry)
+
+        return iterate_ahead(pictures(), ahead=self._ahead)
+
     def take(self, pictures: Iterable[Picture]) -> Iterator[Found]:
         """Pictures that somebody else has read."""
         return self._each(
@@ -80,14 +106,30 @@ class Reader:
 
     def examine(self, entry: Entry, picture: Picture) -> Found:
         """Take a picture's id, and prepare it if it is new."""
-        id = content_id(picture.image)
+        id, header = content_id(picture.image), read_header(picture.image)
+        found = Found(entry, picture=picture, id=id, header=header)
         if self._embedder is None or id in self._ledger:
-            return Found(entry, picture=picture, id=id)
+            return found
         try:
-            prepared = self._embedder.prepare_image(picture.image)
+            return replace(found, prepared=self._embedder.prepare_image(picture.image))
         except DataError as error:
-            return Found(entry, error, picture, id)
-        return Found(entry, None, picture, id, prepared=prepared)
+            return replace(found, fault=error)
+
+    def _moments(self, source: SeriesSource, entry: Entry) -> Iterator[Found]:
+        last: Picture | None = None
+        try:
+            for picture in source.series(entry):
+                if last is not None:
+                    yield self.examine(Entry(last.path, last.stamp), last)
+                last = picture
+        except DataError as error:
+            if last is not None:
+                yield self.examine(Entry(last.path, last.stamp), last)
+            yield Found(entry, error)
+            return
+        if last is not None:
+            last = replace(last, stamp=last.stamp + WHOLE)
+            yield replace(self.examine(Entry(last.path, last.stamp), last), series=entry)
 
     def _entry(self, source: PictureSource, entry: Entry, claimed: bool) -> Found:
         try:

@@ -3,13 +3,17 @@
 Files are known here. Whatever else holds pictures, such as tars and tables, joins by the Protocol.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.errors import DataError
 from coca.search.pictures import Picture, Words, find_pictures, is_gone, read_words, stamp_of
+
+_MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,43 @@ class PictureSource(Protocol):
         ...
 
 
+@runtime_checkable
+class SeriesSource(Protocol):
+    """Entries that each hold many pictures in order, such as videos.
+
+    A picture of a series has the path `series_path(ENTRY, SECONDS)` and the entry's stamp.
+    """
+
+    def entries(self) -> Sequence[Entry]:
+        """Everything that is there, the same in each call."""
+        ...
+
+    def series(self, entry: Entry) -> Iterator[Picture]:
+        """The pictures of an entry, each read when it is asked for.
+
+        Raises:
+            DataError: It cannot be read, or not to its end; or it holds no picture.
+        """
+        ...
+
+    def has_lost(self, path: str, stamp: str) -> bool:
+        """As for `PictureSource`, for the path of an entry."""
+        ...
+
+
+AnySource: TypeAlias = PictureSource | SeriesSource
+
+
+def series_path(entry: str, seconds: float) -> str:
+    """The path of a picture in a series: `film.mp4#t=12.5`, as links to a moment are written."""
+    return f"{entry}#t={seconds:.3f}".rstrip("0").rstrip(".")
+
+
+def series_of(path: str) -> str:
+    """The entry that a path of a series belongs to; any other path stays as it is."""
+    return _MOMENT.sub("", path)
+
+
 class FileSource:
     """Picture files, found in folders or named, with the words that lie beside them.
 
@@ -71,24 +112,22 @@ class FileSource:
         return self._entries
 
     def words(self, entry: Entry) -> Words:
-        """What `NAME.txt` and `NAME.json` say."""
-        return read_words(Path(entry.path))
+        """What `NAME.txt` and `NAME.json` say; the folder is the album unless they name one."""
+        words = read_words(Path(entry.path))
+        return words if words.album else replace(words, album=os.path.dirname(entry.path))
 
     def read(self, entry: Entry) -> Picture:
         """The file and its words."""
         words = self.words(entry)
         try:
-            image = Path(entry.path).read_bytes()
+            with open(entry.path, "rb") as file:
+                image, changed = file.read(), int(os.fstat(file.fileno()).st_mtime)
         except OSError as error:
             raise DataError(
                 f"{entry.path} cannot be read: {error.strerror}", reason="unreadable"
             ) from error
         return Picture(
-            path=entry.path,
-            image=image,
-            caption=words.caption,
-            metadata=words.metadata,
-            stamp=entry.stamp,
+            path=entry.path, image=image, words=words, changed=changed, stamp=entry.stamp
         )
 
     def has_lost(self, path: str, stamp: str) -> bool:

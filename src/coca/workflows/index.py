@@ -13,7 +13,7 @@ from coca.search.ingest import ingest
 from coca.search.milvus import Index
 from coca.search.records import CollectionInfo
 from coca.search.report import BadPicture, IngestReport
-from coca.workflows.picture_sources import sources_of
+from coca.workflows.picture_sources import EVERY_S, sources_of
 
 MAX_BAD_FRACTION = 0.1
 """Above that share of bad pictures something is wrong with the place, and not with pictures."""
@@ -38,6 +38,7 @@ def index_pictures(
     token: str = "",
     captions: bool = True,
     prune: bool = False,
+    every_s: float = EVERY_S,
     bad_list: Path | None = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
     progress: ProgressMaker = silent,
@@ -47,13 +48,14 @@ def index_pictures(
     What is there already and has not changed is neither read nor embedded again.
 
     Args:
-        places: Folders, pictures, tars and manifests; see `sources_of`.
+        places: Folders, pictures, videos, tars and tables; see `sources_of`.
         predictor: The model that the collection belongs to.
         uri: Path that ends in `.db`, or address of a Milvus server.
         collection: Name within that place.
         token: `"user:password"` or a key, for servers that want one.
         captions: Let the model write the captions of pictures that come without one.
         prune: Remove records of what is gone from these places.
+        every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
         bad_list: File of JSON lines that lists bad pictures, each once.
         max_bad_fraction: Largest share of bad pictures among at least a thousand, 0 to 1.
         progress: Shows how far it is.
@@ -63,7 +65,7 @@ def index_pictures(
         DataError: A place is missing, or too many pictures are bad.
         SearchError: The collection belongs to another model, or cannot be written.
     """
-    sources = sources_of(places)
+    sources = sources_of(places, every_s=every_s)
     with Index.open(
         uri,
         collection,

@@ -1,16 +1,24 @@
-"""What a name on a command line stands for: files, tars or tables, as sources of pictures."""
+"""What a name on a command line stands for: files, videos, tars or tables, as sources."""
 
-from collections.abc import Mapping, Sequence
+import importlib.util
+import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sample import Sample
+from coca.core.extras import require
 from coca.data.sources import PlacedSource, SourceConfig, open_source
 from coca.data.storage import expand_braces, is_remote
 from coca.data.tables import SUFFIXES
-from coca.search.pictures import IMAGE_SUFFIXES, Picture
-from coca.search.sources import Entry, FileSource, PictureSource
+from coca.processing.video_file import VIDEO_SUFFIXES
+from coca.search.pictures import IMAGE_SUFFIXES, Picture, Words
+from coca.search.sources import Entry, FileSource, PictureSource, SeriesSource
+from coca.workflows.video_source import VideoSource
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 5.0
+"""Seconds from one frame of a video to the next, unless told otherwise."""
 
 _TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
 """Suffix of a place -> kind of the source that reads it."""
@@ -28,31 +36,37 @@ _WRONG_KINDS = {
 }
 
 
-def sources_of(places: Sequence[str | Path]) -> list[PictureSource]:
+def sources_of(
+    places: Sequence[str | Path], *, every_s: float = EVERY_S
+) -> list[PictureSource | SeriesSource]:
     """The sources that folders, files, patterns and URLs stand for, of several kinds together.
 
     Args:
-        places: Folders of pictures or of tars, pictures, tars (with `*` and braces, also behind
-            URLs), manifests (JSON lines, CSV, Parquet), and zips with pictures and a table.
+        places: Folders of pictures, videos or tars, single files, tars (with `*` and braces, also
+            behind URLs), manifests (JSON lines, CSV, Parquet), and zips with pictures and a table.
+        every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
 
     Raises:
         DataError: A place is missing or cannot be read.
         ConfigError: A place holds nothing that can be indexed; the message says what to do.
+        MissingExtraError: A video is named, and the extra `video` is not installed.
     """
-    files: list[str] = []
-    tars: list[str] = []
-    tables: list[str] = []
+    by_kind: dict[str, list[str]] = {kind: [] for kind in ("files", "videos", "tars", "table")}
     for place in map(str, places):
-        kinds = _kinds(place)
-        files += [place] if "files" in kinds else []
-        tars += [place] if "tars" in kinds else []
-        tables += [place] if "table" in kinds else []
-    sources: list[PictureSource] = [FileSource(files)] if files else []
-    if tars:
+        for kind in _kinds(place):
+            by_kind[kind].append(place)
+    sources: list[PictureSource | SeriesSource] = []
+    if files := by_kind["files"]:
+        sources.append(FileSource(files))
+    if every_s and (videos := by_kind["videos"]):
+        source = VideoSource(videos, every_s=every_s)
+        if _can_read(source, videos):
+            sources.append(source)
+    if tars := by_kind["tars"]:
         sources.append(SampleSource(SourceConfig(kind="shards", path=tuple(tars))))
     sources += [
         SampleSource(SourceConfig(kind=_TABLE_KINDS[Path(table).suffix.lower()], path=table))
-        for table in tables
+        for table in by_kind["table"]
     ]
     return sources
 
@@ -69,7 +83,7 @@ def check_places(places: Sequence[str | Path]) -> None:
 
 
 class SampleSource:
-    """A source of training samples as a source of pictures.
+    """A source of training samples as a source of pictures; labels become tags.
 
     Raises:
         DataError: It cannot be read.
@@ -101,11 +115,12 @@ class SampleSource:
         samples = [self._source.read(row) for row, _ in rows]
         captions = list(dict.fromkeys(one for sample in samples for one in sample.captions))
         first = samples[0]
+        words = {"captions": captions} if len(captions) > 1 else {}
+        tags = [tag for sample in samples for tag in sample.labels]
         return Picture(
             path=entry.path,
             image=first.images[rows[0][1]],
-            caption=captions[0] if captions else "",
-            metadata=_metadata(first, captions),
+            words=Words.of(captions[0] if captions else "", {**first.metadata, **words}, tags=tags),
             stamp=entry.stamp,
         )
 
@@ -124,33 +139,39 @@ class SampleSource:
         return ",".join(stamps)
 
 
-def _metadata(sample: Sample, captions: Sequence[str]) -> Mapping[str, Any]:
-    metadata = dict(sample.metadata)
-    if sample.labels:
-        metadata["labels"] = list(sample.labels)
-    if len(captions) > 1:
-        metadata["captions"] = list(captions)
-    return metadata
-
-
 def _kinds(place: str) -> set[str]:
-    """Which of `files`, `tars` and `table` a place holds."""
+    """Which of `files`, `videos`, `tars` and `table` a place may hold."""
     path = Path(place)
     suffix = path.suffix.lower()
     if not is_remote(place) and path.is_dir() and suffix != ".db":
-        return {"files", "tars"} if any(path.glob("*.tar")) else {"files"}
+        return {"files", "videos", *(["tars"] if any(path.glob("*.tar")) else [])}
     if suffix == ".tar" or any(one.endswith(".tar") for one in expand_braces(place)):
         return {"tars"}
     if suffix in _TABLE_KINDS:
         return {"table"}
-    if suffix in IMAGE_SUFFIXES and not is_remote(place):
-        return {"files"}
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES and is_remote(place):
         raise ConfigError(f"{place}: single URLs are not fetched; list them in a manifest")
     if not is_remote(place) and not path.exists():
         raise DataError(f"there is no file or folder {place}", reason="missing")
+    if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return {"files"} if suffix in IMAGE_SUFFIXES else {"videos"}
     advice = _WRONG_KINDS.get(
         suffix,
-        f"right are folders, pictures, .tar shards, and tables: {', '.join(_TABLE_KINDS)}",
+        f"right are folders, pictures, videos, .tar shards, and tables: {', '.join(_TABLE_KINDS)}",
     )
     raise ConfigError(f"{place} cannot be indexed: {advice}")
+
+
+def _can_read(source: VideoSource, given: Sequence[str]) -> bool:
+    """Whether there are videos that can be read; a folder of photos may well hold some that not."""
+    count = len(source.entries())
+    if not count:
+        return False
+    if all(Path(path).is_dir() for path in given) and importlib.util.find_spec("av") is None:
+        logger.warning(
+            "%s videos are left out: pip install 'coca-captioners[video]' brings what reads them",
+            f"{count:,}",
+        )
+        return False
+    require("av", extra="video")
+    return True

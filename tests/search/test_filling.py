@@ -1,0 +1,179 @@
+"""What a record says of its picture, and pictures that come in series."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import DataError
+from coca.search.ingest import ingest
+from coca.search.milvus import Index
+from coca.search.pictures import Picture, Words
+from coca.search.records import Record, content_id
+from coca.search.report import IngestReport
+from coca.search.sources import Entry, series_of, series_path
+from tiny_data import picture
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "holiday" / "a.png"
+    path.parent.mkdir()
+    path.write_bytes(picture(0, side=14))
+    os.utime(path, (1_000, 1_000))
+    return path
+
+
+def record_of(index: Index, image: bytes) -> Record:
+    return index.get([content_id(image)])[content_id(image)]
+
+
+def test_a_record_tells_size_time_album_and_tags(photo: Path, embedder: Any, index: Index) -> None:
+    ingest(photo.parent, embedder, index)
+    bare = record_of(index, photo.read_bytes())
+    assert (bare.width, bare.height, bare.time) == (14, 14, 1_000)
+    assert (bare.album, bare.tags) == (str(photo.parent), ())
+    words = {"tags": "sea, sun", "album": "2024", "time": "2024-05-31T18:30:00+02:00", "n": 1}
+    photo.with_suffix(".json").write_text(json.dumps(words))
+    assert ingest(photo.parent, embedder, index) == IngestReport(updated=1)
+    told = record_of(index, photo.read_bytes())
+    assert (told.album, told.tags, told.time) == ("2024", ("sea", "sun"), 1717173000)
+    assert told.metadata == {"n": 1}
+    assert ingest(photo.parent, embedder, index) == IngestReport(unchanged=1)
+
+
+def test_fields_that_cannot_be_read_so_stay_metadata(
+    photo: Path, embedder: Any, index: Index
+) -> None:
+    words = {"tags": [1, 2], "album": 7, "time": "one evening"}
+    photo.with_suffix(".json").write_text(json.dumps(words))
+    ingest(photo.parent, embedder, index)
+    assert record_of(index, photo.read_bytes()).metadata == words
+
+
+def test_a_caption_given_or_written_is_found_by_its_own_vector(
+    photo: Path, embedder: Any, index: Index
+) -> None:
+    def text_vector() -> Any:
+        return record_of(index, photo.read_bytes()).text_vector
+
+    ingest(photo.parent, embedder, index)
+    assert text_vector() is None
+    ingest(photo.parent, embedder, index, captioner=lambda images: ["written"] * len(images))
+    assert text_vector() == pytest.approx(embedder.direction(b"written"))
+    photo.with_suffix(".txt").write_text("given")
+    ingest(photo.parent, embedder, index)
+    assert text_vector() == pytest.approx(embedder.direction(b"given"))
+    (hit,) = index.search(embedder.direction(b"given")[np.newaxis], 1, on="text")[0]
+    assert hit.score == pytest.approx(1, abs=1e-5)
+    photo.with_suffix(".txt").unlink()
+    ingest(photo.parent, embedder, index)
+    assert text_vector() is None
+
+
+class Films:
+    """Series of pictures from memory; one that ends in an error breaks there."""
+
+    def __init__(self, films: dict[str, Sequence[bytes | DataError]], stamp: str = "1") -> None:
+        self.films = films
+        self.stamp = stamp
+        self.read: list[str] = []
+
+    def entries(self) -> Sequence[Entry]:
+        return [Entry(name, self.stamp) for name in self.films]
+
+    def series(self, entry: Entry) -> Iterator[Picture]:
+        self.read.append(entry.path)
+        for second, image in enumerate(self.films[entry.path]):
+            if isinstance(image, DataError):
+                raise image
+            words = Words(album=entry.path)
+            path = series_path(entry.path, second / 2)
+            yield Picture(path=path, image=image, words=words, stamp=entry.stamp)
+
+    def has_lost(self, path: str, stamp: str) -> bool:
+        return path.startswith("/films/")
+
+
+Fill = Callable[..., IngestReport]
+
+
+@pytest.fixture
+def fill(embedder: Any, index: Index) -> Fill:
+    def fill(films: Films, **settings: Any) -> IngestReport:
+        embedder.embedded.clear()
+        return ingest(films, embedder, index, **settings)
+
+    return fill
+
+
+def paths(index: Index) -> set[str]:
+    return {path for _, _, _, origin in index.origins() for path in origin.files}
+
+
+def test_the_path_of_a_moment_leads_back_to_its_film() -> None:
+    assert [series_path("/a.mp4", s) for s in (0.0, 10.0, 2.5, 0.1234)] == [
+        "/a.mp4#t=0",
+        "/a.mp4#t=10",
+        "/a.mp4#t=2.5",
+        "/a.mp4#t=0.123",
+    ]
+    for path in ("/a.mp4", "/#t=3.jpg", "/a#t=x"):
+        assert series_of(path) == path
+        assert series_of(series_path(path, 12.25)) == path
+
+
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_a_series_is_one_album_and_is_not_read_again(
+    fill: Fill, index: Index, batch_size: int
+) -> None:
+    films = Films({"/films/a": [b"1", b"2", b"3"], "/films/b": [b"4"]})
+    assert fill(films, batch_size=batch_size) == IngestReport(added=4)
+    assert record_of(index, b"2").path == "/films/a#t=0.5"
+    assert {hit.album for hit in index.search(np.eye(16, dtype=np.float32)[:1], 9)[0]} == {
+        "/films/a",
+        "/films/b",
+    }
+    films.read.clear()
+    assert fill(films, batch_size=batch_size) == IngestReport(unchanged=4)
+    assert films.read == []
+
+
+def test_a_series_that_was_left_half_done_is_finished_without_embedding_twice(
+    fill: Fill, index: Index, embedder: Any
+) -> None:
+    broken = DataError("the film is torn", reason="truncated")
+    report = fill(Films({"/films/a": [b"1", b"2", broken, b"3"]}))
+    assert (report.added, [bad.path for bad in report.bad]) == (2, ["/films/a"])
+    assert fill(Films({"/films/a": [b"1", b"2", b"3"]})) == IngestReport(added=1, unchanged=2)
+    assert embedder.embedded == [b"3"]
+    assert fill(Films({"/films/a": [b"1", b"2", b"3"]})) == IngestReport(unchanged=3)
+
+
+def test_a_series_that_was_cut_anew_keeps_nothing_of_the_old_one(fill: Fill, index: Index) -> None:
+    fill(Films({"/films/a": [b"1", b"2", b"3", b"4"]}))
+    report = fill(Films({"/films/a": [b"1", b"5"]}, stamp="2"))
+    assert report == IngestReport(updated=1, unchanged=1)
+    assert paths(index) == {"/films/a#t=0", "/films/a#t=0.5"}
+    assert index.count() == 2
+
+
+def test_a_series_that_is_gone_is_pruned_and_a_shared_picture_stays(
+    fill: Fill, index: Index
+) -> None:
+    fill(Films({"/films/a": [b"black", b"1"], "/films/b": [b"black", b"2"]}))
+    left = Films({"/films/b": [b"black", b"2"]})
+    assert fill(left) == IngestReport(unchanged=2)
+    assert fill(left, prune=True) == IngestReport(unchanged=2, removed=1)
+    assert paths(index) == {"/films/b#t=0", "/films/b#t=0.5"}
+
+
+def test_a_series_of_nothing_but_one_picture_is_whole(fill: Fill, index: Index) -> None:
+    films = Films({"/films/a": [b"still"] * 5})
+    assert fill(films) == IngestReport(added=1, duplicates=4)
+    assert fill(films) == IngestReport(unchanged=5)
+    assert films.read == ["/films/a"]
