@@ -7,11 +7,13 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
+from coca.data.sources import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.captioning import caption_scores
 from coca.metrics.ptb import words
 from coca.model.decoding import Decoding, DecodingOptions
 from coca.tasks import TASKS, TaskConfig, TaskResult
+from coca.tasks.base import check_task
 from tiny_data import CAPTIONS, picture
 from tiny_folder import write_folder
 
@@ -126,3 +128,60 @@ def test_a_picture_without_a_caption_is_an_error(predictor: Predictor, tmp_path:
     with pytest.raises(DataError, match=r"captioning needs one for each") as it:
         solve(predictor, tmp_path, [*SAMPLES, Sample("silent", picture(99))])
     assert it.value.reason == "no_caption"
+
+
+def nocaps(root: Path, domains: list[str]) -> SourceConfig:
+    images = [
+        {"id": row, "file_name": f"{row}.png", **({"domain": name} if name else {})}
+        for row, name in enumerate(domains)
+    ]
+    notes = [
+        {"image_id": row, "caption": text}
+        for row, _ in enumerate(domains)
+        for text in SAMPLES[row].captions
+    ]
+    for row, _ in enumerate(domains):
+        (root / f"{row}.png").write_bytes(SAMPLES[row].image)
+    (root / "nocaps.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    return SourceConfig(kind="coco_captions", path=str(root / "nocaps.json"))
+
+
+def test_groups_are_scored_as_corpora_of_their_own(predictor: Predictor, tmp_path: Path) -> None:
+    data = nocaps(tmp_path, ["in", "out", "in", "in", "out"])
+    config = TaskConfig(task="captioning", data=data, decoding=GREEDY, groups="domain")
+    metrics = CAPTIONING(predictor, config).metrics
+    rows = [1, 4]
+    said = [caption.text for caption in predictor.caption([IMAGES[it] for it in rows], num_beams=1)]
+    alone = scored(said, [SAMPLES[it] for it in rows])
+    assert metrics["cider/out"] == pytest.approx(alone["cider"])
+    assert {name for name in metrics if "/" in name} == {
+        "cider/in", "cider/out", "bleu@4/in", "bleu@4/out"
+    }  # fmt: skip
+
+
+def test_a_sample_without_a_group_is_told_before_the_work(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    data = nocaps(tmp_path, ["in", ""])
+    config = TaskConfig(task="captioning", data=data, groups="domain")
+    with pytest.raises(DataError, match=r"1 samples of .* have no 'domain', such as 1"):
+        check_task(predictor, config)
+
+
+def test_meteor_is_scored_where_it_is_asked_for(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coca.tasks.captioning.meteor", lambda said, references: 0.25)
+    result = solve(predictor, tmp_path, meteor=True)
+    assert result.metrics["meteor"] == 0.25
+    assert "meteor" in result.headline
+
+
+def test_a_report_shows_the_best_and_the_worst_with_what_a_person_said(
+    perfect: Predictor, tmp_path: Path
+) -> None:
+    best, worst = solve(perfect, tmp_path).shown.strips
+    assert len(best.cases) == 5
+    assert all(case.picture for case in best.cases + worst.cases)
+    first = [float(strip.cases[0].lines[2].removeprefix("CIDEr ")) for strip in (best, worst)]
+    assert first[0] >= first[1]

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
+from coca.data.sources import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
+from coca.tasks.base import check_task
 from tiny_data import CAPTIONS, picture
 from tiny_folder import write_folder
 
@@ -108,3 +111,68 @@ def test_reranking_within_the_best_few_changes_nothing_further_down(
     best = (predictor.logit_scale * cosines + log_p - prior).argmax(axis=0)
     right = np.mean([found == owner for found, (_, owner) in zip(best, pairs, strict=True)])
     assert all_["text_to_image_recall@1"] == pytest.approx(right)
+
+
+def test_scores_are_those_of_clip_benchmark(predictor: Predictor, tmp_path: Path) -> None:
+    peer = pytest.importorskip(
+        "clip_benchmark.metrics.zeroshot_retrieval",
+        reason="the oracle, clip-benchmark, is not installed",
+    )
+    found = solve(predictor, tmp_path).metrics
+    vectors = {sample.image: predictor.embed_images(sample.image)[0] for sample in SAMPLES}
+
+    class Encoder:
+        """What the peer asks of a model; pictures are told apart by their number."""
+
+        def encode_image(self, numbers: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(
+                np.stack([vectors[SAMPLES[it].image] for it in numbers.tolist()])
+            )
+
+        def encode_text(self, texts: "_Texts") -> torch.Tensor:
+            return torch.from_numpy(predictor.embed_texts(list(texts)))
+
+    class _Texts(list[str]):
+        def to(self, device: str) -> "_Texts":
+            return self
+
+    batches = [
+        (torch.arange(start, min(start + 5, 13)), [list(it.captions) for it in part])
+        for start in range(0, 13, 5)
+        for part in [SAMPLES[start : start + 5]]
+    ]
+    wanted = peer.evaluate(Encoder(), batches, _Texts, "cpu", amp=False, recall_k_list=[1, 5, 10])
+    for k in (1, 5, 10):
+        assert found[f"text_to_image_recall@{k}"] == pytest.approx(
+            wanted[f"image_retrieval_recall@{k}"]
+        )
+        assert found[f"image_to_text_recall@{k}"] == pytest.approx(
+            wanted[f"text_retrieval_recall@{k}"]
+        )
+
+
+def test_a_report_gets_queries_with_the_right_hits_marked(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    shown = solve(predictor, tmp_path).shown
+    by_text = [strip for strip in shown.strips if strip.lead is None]
+    by_picture = [strip for strip in shown.strips if strip.lead is not None]
+    assert by_text
+    assert by_picture
+    # Where the right picture is not among the hits, it stands behind them.
+    assert all(sum(case.right for case in strip.cases) == 1 for strip in by_text)
+    for strip in by_picture:
+        own = strip.heading.removeprefix("What s").removesuffix(" finds")
+        for case in strip.cases:
+            assert case.right == (case.lines[0].split()[-1].zfill(2) == own)
+
+
+def test_pictures_without_words_are_told_before_any_is_read(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    (tmp_path / "gone.json").write_text(
+        '{"images": [{"filename": "a.jpg", "split": "test", "sentences": []}]}'
+    )
+    data = SourceConfig(kind="karpathy", path=str(tmp_path / "gone.json"))
+    with pytest.raises(DataError, match="have no caption"):
+        check_task(predictor, TaskConfig(task="retrieval", data=data))

@@ -1,14 +1,19 @@
+import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
+from coca.data.sources import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS
 from coca.tasks import TASKS, TaskConfig, TaskResult
+from coca.tasks.base import check_task
 from tiny_data import picture
 from tiny_folder import write_folder
 
@@ -106,3 +111,133 @@ def test_reranking_asks_how_likely_the_sentences_of_the_best_classes_are(
     best = np.where(np.isfinite(log_p), scores, -np.inf).argmax(axis=1)
     right = [names[place] == answer for place, answer in zip(best, answers, strict=True)]
     assert found["top1"] == pytest.approx(np.mean(right))
+
+
+def test_scores_are_those_of_clip_benchmark(predictor: Predictor, tmp_path: Path) -> None:
+    peer = pytest.importorskip(
+        "clip_benchmark.metrics.zeroshot_classification",
+        reason="the oracle, clip-benchmark, is not installed",
+    )
+    samples = [dataclasses.replace(it, labels=(LABELS[row % 7],)) for row, it in enumerate(SAMPLES)]
+    result = solve(predictor, tmp_path, samples, "photo")
+    answers = [sample.labels[0].replace("_", " ") for sample in samples]
+    names = sorted(set(answers))
+    encoder = _Encoder(predictor)
+    classifier = peer.zero_shot_classifier(
+        encoder,
+        encoder.tokenize,
+        names,
+        [it.replace("{}", "{c}") for it in PROMPTS["photo"]],
+        "cpu",
+        amp=False,
+    )
+    images = torch.from_numpy(predictor.embed_images([sample.image for sample in samples]))
+    targets = torch.tensor([names.index(answer) for answer in answers])
+    # Its own `accuracy` does not run with this NumPy.
+    first = (100 * images @ classifier).topk(5).indices == targets[:, None]
+    assert result.metrics["top1"] == pytest.approx(float(first[:, 0].float().mean()))
+    assert result.metrics["top5"] == pytest.approx(float(first.any(dim=1).float().mean()))
+
+
+class _Encoder:
+    """What the peer asks of a model: token ids in, vectors out."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._texts: list[str] = []
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        self._texts = texts
+        return torch.zeros(len(texts))
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self._predictor.embed_texts(self._texts))
+
+
+def test_classes_may_be_told_apart_by_how_likely_their_sentences_are(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    config = TaskConfig(task="zero_shot", data=write_folder(tmp_path, SAMPLES), by="likelihood")
+    answers = [sample.labels[0].replace("_", " ") for sample in SAMPLES]
+    names = sorted(set(answers))
+    log_p = predictor.score([sample.image for sample in SAMPLES], names)
+    right = [names[it] == answer for it, answer in zip(log_p.argmax(1), answers, strict=True)]
+    assert ZERO_SHOT(predictor, config).metrics["top1"] == pytest.approx(np.mean(right))
+
+
+def folders(root: Path) -> SourceConfig:
+    for number, label in enumerate(("cat", "dog", "red_panda")):
+        (root / label).mkdir(parents=True)
+        (root / label / "1.png").write_bytes(picture(number))
+    return SourceConfig(kind="class_folders", path=str(root))
+
+
+def test_a_limit_takes_pictures_away_and_no_classes(predictor: Predictor, tmp_path: Path) -> None:
+    config = TaskConfig(task="zero_shot", data=folders(tmp_path), limit=1)
+    result = ZERO_SHOT(predictor, config)
+    assert result.samples == 1
+    assert result.metrics["chance_top1"] == pytest.approx(1 / 3)
+    assert set(result.shown.per_class) == {"cat"}
+
+
+def test_classes_may_be_given_and_must_hold_every_label(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    config = TaskConfig(task="zero_shot", data=folders(tmp_path), classes=("cat", "dog"))
+    with pytest.raises(DataError, match=r"1 labels of .* not among the 2 classes.*'red panda'"):
+        check_task(predictor, config)
+    more = dataclasses.replace(config, classes=("cat", "dog", "red panda", "yak"))
+    assert ZERO_SHOT(predictor, more).metrics["chance_top1"] == 0.25
+
+
+def test_each_class_may_have_sentences_of_its_own(predictor: Predictor, tmp_path: Path) -> None:
+    own = {"cat": ["a soft {}"], "dog": ["it barks", "a {}"], "red panda": ["red fur", "a tail"]}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    config = TaskConfig(
+        task="zero_shot", data=folders(tmp_path / "p"), prompts=str(tmp_path / "own.json")
+    )
+    classes = predictor.class_embeddings(list(own), templates=own)
+    mean = predictor.embed_texts(["it barks", "a dog"]).mean(axis=0)
+    assert classes[1] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+    images = [picture(number) for number in range(3)]
+    best = (predictor.embed_images(images) @ classes.T).argmax(axis=1)
+    assert ZERO_SHOT(predictor, config).metrics["top1"] == pytest.approx(np.mean(best == range(3)))
+    log_p = predictor.class_log_likelihoods(images, list(own), templates=own)
+    dog = np.logaddexp(*predictor.score(images, ["it barks", "a dog"]).T) - np.log(2)
+    assert log_p[:, 1] == pytest.approx(dog, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"cat": ["a {}"], "dog": []}', "2 of 3 classes have no prompt, such as 'dog'"),
+        ('["no place"]', "has no {}"),
+        ("7", "right is a list of sentences"),
+    ],
+)
+def test_prompts_that_leave_a_class_out_are_told_before_the_work(
+    predictor: Predictor, tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "own.json").write_text(content)
+    config = TaskConfig(
+        task="zero_shot", data=folders(tmp_path / "p"), prompts=str(tmp_path / "own.json")
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_task(predictor, config)
+
+
+def test_a_report_gets_classes_what_is_confused_and_the_surest_cases(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    result = solve(predictor, tmp_path, SAMPLES, "plain")
+    shown = result.shown
+    assert np.mean(list(shown.per_class.values())) == pytest.approx(
+        result.metrics["mean_per_class"]
+    )
+    assert shown.confusion is not None
+    counts = np.array(shown.confusion.counts)
+    assert counts.sum() == 20
+    assert counts.trace() / 20 == pytest.approx(result.metrics["top1"])
+    cases = {strip.heading: strip.cases for strip in shown.strips}
+    assert all(case.right for case in cases.get("Surest and right", ()))
+    assert not any(case.right for case in cases["Surest and wrong"])

@@ -227,6 +227,16 @@ class PlacedSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class ClassSource(Protocol):
+    """What a source has besides, if it knows all of its classes without reading its samples."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
+
+
 SourceMaker: TypeAlias = Callable[[SourceConfig], Source]
 
 SOURCES: Registry[SourceMaker] = Registry("data source")

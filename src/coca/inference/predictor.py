@@ -21,7 +21,7 @@ from PIL import Image
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.captioning import Caption, captions_of, prompts_for
-from coca.inference.prompts import PROMPTS, fill
+from coca.inference.prompts import PROMPTS, Templates, sentences_of
 from coca.model.captioner import Captioner
 from coca.model.decoding import Decoding, DecodingOptions
 from coca.model.generation import generate
@@ -215,17 +215,18 @@ class Predictor:
         self,
         labels: str | Sequence[str],
         *,
-        templates: Sequence[str] = PROMPTS["plain"],
+        templates: Templates = PROMPTS["plain"],
         progress: ProgressMaker = silent,
     ) -> Float[ndarray, "K E"]:
         """Gives one unit vector a label: the mean over its prompts, as CLIP and CoCa do.
 
         Raises:
-            ConfigError: No label, the same label twice, or a template without `{}`.
+            ConfigError: No label, the same label twice, one without sentences, or a template
+                without `{}`.
         """
-        labels = _as_texts(labels)
-        vectors = self.embed_texts(_class_sentences(labels, templates), progress=progress)
-        means = vectors.reshape(len(labels), len(templates), -1).mean(axis=1)
+        groups = sentences_of(_as_texts(labels), templates)
+        vectors = self.embed_texts([text for group in groups for text in group], progress=progress)
+        means = np.stack([part.mean(axis=0) for part in np.split(vectors, _ends(groups))])
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
     def class_log_likelihoods(
@@ -233,7 +234,7 @@ class Predictor:
         images: Picture | Sequence[Picture],
         labels: str | Sequence[str],
         *,
-        templates: Sequence[str] = PROMPTS["plain"],
+        templates: Templates = PROMPTS["plain"],
         only: Bool[ndarray, "N K"] | None = None,
         progress: ProgressMaker = silent,
     ) -> Float[ndarray, "N K"]:
@@ -242,7 +243,7 @@ class Predictor:
         Args:
             images: One or many.
             labels: Names of the classes.
-            templates: Sentences with `{}` for the label.
+            templates: Sentences with `{}` for the label, or each label's own.
             only: The pairs to score; the others get minus infinity. Default: all.
             progress: Shows how far it is.
 
@@ -250,19 +251,21 @@ class Predictor:
             DataError: A picture cannot be read.
             ConfigError: As `class_embeddings`.
         """
-        labels = _as_texts(labels)
-        sentences = _class_sentences(labels, templates)
-        pairs = None if only is None else only.repeat(len(templates), axis=1)
+        groups = sentences_of(_as_texts(labels), templates)
+        counts = [len(group) for group in groups]
+        pairs = None if only is None else only.repeat(counts, axis=1)
+        sentences = [text for group in groups for text in group]
         each = self.score(images, sentences, only=pairs, progress=progress)
-        shaped = each.reshape(len(each), len(labels), len(templates))
-        return np.logaddexp.reduce(shaped, axis=2) - np.log(np.float32(len(templates)))
+        parts = np.split(each, _ends(groups), axis=1)
+        totals = np.stack([np.logaddexp.reduce(part, axis=1) for part in parts], axis=1)
+        return totals - np.log(np.array(counts, np.float32))
 
     def classify(
         self,
         images: Picture | Sequence[Picture],
         labels: str | Sequence[str],
         *,
-        templates: Sequence[str] = PROMPTS["plain"],
+        templates: Templates = PROMPTS["plain"],
         by: Literal["similarity", "likelihood"] = "similarity",
         progress: ProgressMaker = silent,
     ) -> list[list[Prediction]]:
@@ -271,7 +274,8 @@ class Predictor:
         Args:
             images: One or many.
             labels: Names to choose from.
-            templates: Sentences with `{}` for the label; a label's vector is the mean over them.
+            templates: Sentences with `{}` for the label, or each label's own; a label's vector is
+                the mean over them.
             by: `similarity` compares embeddings; `likelihood` asks how probable it is that the
                 model says the sentences of the picture, on average over the templates. The second
                 is slower and favours short and frequent names.
@@ -324,11 +328,6 @@ def _as_texts(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else texts
 
 
-def _class_sentences(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """The sentences of each label, label after label."""
-    if not labels:
-        raise ConfigError("there is no label; at least one is needed, such as 'cat'")
-    if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise ConfigError(f"the label {twice!r} stands there twice; each needs its own name")
-    return [sentence for label in labels for sentence in fill(templates, label)]
+def _ends(groups: Sequence[Sequence[str]]) -> list[int]:
+    """Where one group ends and the next begins, for `numpy.split`."""
+    return np.cumsum([len(group) for group in groups])[:-1].tolist()

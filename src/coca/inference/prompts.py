@@ -1,8 +1,16 @@
 """Sentences that a class name is put into, so that it reads like a caption."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import yaml
 
 from coca.core.errors import ConfigError
+from coca.processing.prompts import CLIP_PROMPTS
+
+Templates: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
+"""Sentences with `{}` for a label, or to each label its own sentences."""
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
@@ -17,8 +25,10 @@ PROMPTS: dict[str, tuple[str, ...]] = {
         "a photo of the small {}.",
     ),
     "drawing": ("{}", "a drawing of {}", "a picture of {}", "an icon of {}"),
+    "clip": CLIP_PROMPTS,
 }
-"""Named sets; `photo` for photographs, `drawing` for icons and emoji, `plain` for bare names."""
+"""Named sets; `photo` for photographs, `clip` for all 80 of CLIP, `drawing` for icons and emoji,
+`plain` for bare names."""
 
 
 def prompts_named(name: str) -> tuple[str, ...]:
@@ -35,6 +45,54 @@ def prompts_named(name: str) -> tuple[str, ...]:
             "{} where the label goes"
         )
     return PROMPTS[name]
+
+
+def templates_named(name: str) -> Templates:
+    """Gives what `prompts_named` gives, or the content of a YAML or JSON file of prompts.
+
+    A file holds a list of templates, or an object that gives each class a list of sentences, as
+    those who let a language model describe the classes publish them.
+
+    Raises:
+        ConfigError: None of these, or the file is missing or holds something else.
+    """
+    path = Path(name)
+    if path.suffix not in (".json", ".yaml", ".yml"):
+        return prompts_named(name)
+    try:
+        # JSON is YAML, too.
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"the prompts {name} cannot be read: {error}") from error
+    lists = content.values() if isinstance(content, dict) else [content]
+    if not all(isinstance(it, list) and all(isinstance(one, str) for one in it) for it in lists):
+        raise ConfigError(
+            f"the prompts {name} hold {content!r:.60}; right is a list of sentences, or such a "
+            "list for each class"
+        )
+    return content
+
+
+def sentences_of(labels: Sequence[str], templates: Templates) -> list[list[str]]:
+    """Gives the sentences of each label.
+
+    Raises:
+        ConfigError: No label, the same label twice, one without sentences, or a template without
+            `{}`.
+    """
+    if not labels:
+        raise ConfigError("there is no label; at least one is needed, such as 'cat'")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ConfigError(f"the label {twice!r} stands there twice; each needs its own name")
+    if not isinstance(templates, Mapping):
+        return [fill(templates, label) for label in labels]
+    if without := [label for label in labels if not templates.get(label)]:
+        raise ConfigError(
+            f"{len(without)} of {len(labels)} classes have no prompt, such as {without[0]!r}; give "
+            "each at least one sentence"
+        )
+    return [[text.replace("{}", label) for text in templates[label]] for label in labels]
 
 
 def fill(templates: Sequence[str], label: str) -> list[str]:

@@ -1,17 +1,20 @@
 """What a downstream problem is: a configuration, a run over samples, a result."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.core.registry import Registry
 from coca.data.sample import Sample
-from coca.data.sources import Source, SourceConfig, open_source
+from coca.data.sources import Source, SourceConfig, WordySource, open_source
 from coca.inference.predictor import Predictor
 from coca.model.decoding import Decoding
 from coca.processing.image import decode
+from coca.tasks.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +29,27 @@ class TaskConfig:
     reference: SourceConfig | None = None
     """Samples with known answers, for tasks that compare with some."""
     prompts: str = "plain"
-    """Zero-shot: a named set of prompts, or one template with `{}`."""
+    """Zero-shot: a named set of prompts, one template with `{}`, or a YAML or JSON file that lists
+    templates or gives each class sentences of its own."""
+    by: Literal["similarity", "likelihood"] = "similarity"
+    """Zero-shot: compare embeddings, or ask how likely the model is to say each class's sentences.
+    The second is slower, and favours short and frequent names."""
+    classes: tuple[str, ...] = ()
+    """Zero-shot: names to choose from; by default those of the source, or that its samples have."""
     captions: str = "all"
     """Retrieval: `all` captions of a picture are queries, or its `first` only."""
     prompt: str = ""
     """Captioning: words that each caption begins with; they are scored along."""
     decoding: Decoding = field(default_factory=Decoding)
     """Captioning: how words are chosen."""
+    meteor: bool = False
+    """Captioning: METEOR as well, by pycocoevalcap; needs Java and the extra `meteor`."""
+    groups: str = ""
+    """Captioning: metadata by which scores are also told apart, such as NoCaps' `domain`; each
+    group is scored as a corpus of its own."""
+    benchmark: str = ""
+    """Name in `coca.workflows.published` of what this measures; published figures of other models
+    then stand beside the model's own."""
     rerank: int = 0
     """Retrieval and zero-shot: how many of the best by cosine are put in order again by how likely
     the model is to say their words of the picture; 0: none. Slow: each is a pass of the decoder."""
@@ -61,7 +78,11 @@ class TaskResult:
     bad: tuple[str, ...] = ()
     """A sentence for each sample that could not be read and was left out."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What a report may show beside the scores; JSON-able."""
+    """What machines may read beside the scores; JSON-able."""
+    headline: tuple[str, ...] = ()
+    """The metrics by which papers compare models; the first one if there is none here."""
+    shown: Shown = field(default_factory=Shown)
+    """What a report shows beside the scores."""
 
 
 class Task(Protocol):
@@ -79,6 +100,55 @@ class Task(Protocol):
 
 
 TASKS: Registry[Task] = Registry("task")
+
+
+class Check(Protocol):
+    """Finds what a task would stumble over, before anything takes its time."""
+
+    def __call__(self, predictor: Predictor, config: TaskConfig) -> None:
+        """Looks at settings, classes and words; reads no picture.
+
+        Raises:
+            CocaError: The task cannot be run like this.
+        """
+        ...
+
+
+CHECKS: Registry[Check] = Registry("check of a task")
+"""Under the name of a task; most need none, since data are always looked at."""
+
+
+def check_task(predictor: Predictor, config: TaskConfig) -> str:
+    """Looks whether a task can be run: its name, its data, and its own check if it has one.
+
+    Returns:
+        A hash of the data, which changes when they do.
+
+    Raises:
+        CocaError: It cannot; the message says why.
+    """
+    TASKS.get(config.task)
+    prints = [open_source(config.data).fingerprint]
+    if config.reference is not None:
+        prints.append(open_source(config.reference).fingerprint)
+    if config.task in CHECKS.names():
+        CHECKS.get(config.task)(predictor, config)
+    return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
+
+
+def words_in(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
+    """The samples of a source without their pictures; none if the source must read those for it.
+
+    What cannot be read is left out: the task will count and name it.
+    """
+    source = open_source(config)
+    if not isinstance(source, WordySource):
+        return []
+    found = []
+    for row in range(min(limit, len(source)) if limit else len(source)):
+        with suppress(DataError):
+            found.append(source.words(row))
+    return found
 
 
 def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:

@@ -1,6 +1,7 @@
 """Captioning: the model describes each picture, people's captions say how well.
 
-Scored as the COCO caption evaluation does it; CoCa's Table 7 reports CIDEr and BLEU-4.
+Scored as the COCO caption evaluation does it; CoCa's Table 7 reports CIDEr, BLEU-4, METEOR and
+SPICE. SPICE is left out: it needs a parser in Java that no package brings.
 """
 
 from collections.abc import Sequence
@@ -8,16 +9,25 @@ from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 
+from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.captioning import caption_scores, cider
 from coca.metrics.ptb import words
 from coca.model.decoding import DecodingOptions
-from coca.tasks.base import TASKS, TaskConfig, TaskResult, read_samples, require_captions
+from coca.tasks.base import (
+    CHECKS,
+    TASKS,
+    TaskConfig,
+    TaskResult,
+    read_samples,
+    require_captions,
+    words_in,
+)
+from coca.tasks.meteor import meteor, require_meteor
+from coca.tasks.shown import Case, Shown, Strip, thumbnail
 
 SHOWN = 5
 """Captions of either end, best and worst, that a report gets."""
@@ -32,7 +42,7 @@ def captioning(
     Chance is what the same captions score when each is given to another picture: what can be had by
     knowing the language of the captions, and nothing of the pictures. It needs two pictures.
     """
-    samples, bad = read_samples(config.data, limit=config.limit)
+    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     require_captions(samples, config)
     said = [
         caption.text
@@ -52,23 +62,87 @@ def captioning(
             # Far away: what lies next to a picture is often of the same place or kind.
             moved = caption_scores(candidates[half:] + candidates[:half], references)
             metrics |= {f"chance_{name}": value for name, value in moved.items()}
+        if config.meteor:
+            metrics["meteor"] = meteor(candidates, references)
+        metrics |= _of_groups(config, samples, candidates, references)
         each = cider(candidates, references)
-    details = {"examples": _examples(samples, said, each), "different": len(set(said))}
-    return TaskResult("captioning", metrics, len(samples), bad, details)
-
-
-def _examples(
-    samples: Sequence[Sample], said: Sequence[str], scores: Float[ndarray, " N"]
-) -> list[dict[str, Any]]:
-    """The captions that agree best with people's, best first, and then the worst."""
-    order = np.argsort(-scores, kind="stable").tolist()
-    shown = order if len(order) <= 2 * SHOWN else order[:SHOWN] + order[-SHOWN:]
-    return [
-        {
-            "key": samples[row].key,
-            "said": said[row],
-            "cider": float(scores[row]),
-            "captions": list(samples[row].captions),
-        }
-        for row in shown
+    order = np.argsort(-each, kind="stable").tolist()
+    best, worst = order[:SHOWN], order[max(SHOWN, len(order) - SHOWN) :]
+    details = {
+        "examples": [_example(samples[row], said[row], each[row]) for row in best + worst],
+        "different": len(set(said)),
+    }
+    strips = [
+        Strip(heading, tuple(_case(samples[row], said[row], each[row]) for row in rows))
+        for heading, rows in (("Most like people's", best), ("Least like people's", worst))
+        if rows
     ]
+    return TaskResult(
+        "captioning",
+        metrics,
+        len(samples),
+        bad,
+        details,
+        headline=("cider", "bleu@4", *(("meteor",) if config.meteor else ())),
+        shown=Shown(tuple(strips)),
+    )
+
+
+@CHECKS.register("captioning")
+def check(predictor: Predictor, config: TaskConfig) -> None:
+    """Finds pictures without captions or without a group, and a METEOR that cannot run."""
+    if config.meteor:
+        require_meteor()
+    found = words_in(config.data, limit=config.limit)
+    require_captions(found, config)
+    _groups(config, found)
+
+
+def _of_groups(
+    config: TaskConfig,
+    samples: Sequence[Sample],
+    candidates: Sequence[Sequence[str]],
+    references: Sequence[Sequence[Sequence[str]]],
+) -> dict[str, float]:
+    """CIDEr and BLEU-4 of each group, as `cider/in-domain`."""
+    groups = _groups(config, samples)
+    found: dict[str, float] = {}
+    for name in sorted(set(groups)):
+        rows = [row for row, group in enumerate(groups) if group == name]
+        scores = caption_scores(
+            [candidates[row] for row in rows], [references[row] for row in rows]
+        )
+        found |= {f"{metric}/{name}": scores[metric] for metric in ("cider", "bleu@4")}
+    return found
+
+
+def _groups(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
+    """The group of each sample; none if they are not told apart.
+
+    Raises:
+        DataError: A sample has none.
+    """
+    if not config.groups:
+        return []
+    without = [sample.key for sample in samples if config.groups not in sample.metadata]
+    if without:
+        raise DataError(
+            f"{len(without)} samples of {config.data.title} have no {config.groups!r}, such as "
+            f"{without[0]}; name metadata that all have in `groups`",
+            reason="no_group",
+        )
+    return [str(sample.metadata[config.groups]) for sample in samples]
+
+
+def _example(sample: Sample, said: str, score: float) -> dict[str, Any]:
+    return {
+        "key": sample.key,
+        "said": said,
+        "cider": float(score),
+        "captions": list(sample.captions),
+    }
+
+
+def _case(sample: Sample, said: str, score: float) -> Case:
+    lines = (said, f"person: {sample.captions[0]}", f"CIDEr {score:.2f}")
+    return Case(lines, thumbnail(sample.image))

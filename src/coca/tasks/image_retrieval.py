@@ -28,8 +28,8 @@ def image_retrieval(
     """
     if config.reference is None:
         raise ConfigError("image_retrieval needs `reference`: the pictures that are looked through")
-    asked, bad = read_samples(config.data, limit=config.limit)
-    known, bad_known = read_samples(config.reference)
+    asked, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    known, bad_known = read_samples(config.reference, progress=progress)
     relevant = _same_things(asked, known)
     answerable = np.asarray(relevant.any(axis=1))
     if not answerable.any():

@@ -42,8 +42,8 @@ def trimmed_pixel_floor(
 def _floor(config: TaskConfig, progress: ProgressMaker, *, trim: bool) -> TaskResult:
     if config.reference is None:
         raise ConfigError(f"{config.task} needs `reference`: the source whose captions are known")
-    asked, bad = read_samples(config.data, limit=config.limit)
-    known, bad_known = read_samples(config.reference)
+    asked, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    known, bad_known = read_samples(config.reference, progress=progress)
     names = [sample.captions[0] if sample.captions else "" for sample in known]
     relevant = np.array([[name in sample.captions for name in names] for sample in asked])
     paired = relevant.any(axis=1)

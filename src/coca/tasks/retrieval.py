@@ -3,15 +3,34 @@
 Cosine over the whole set, both sides embedded on their own (CoCa, section 4.2). With five captions
 a picture, each is a query of its own, and a picture finds any of its five, as CLIP_benchmark counts
 for COCO and Flickr.
+
+Axes: M texts, N pictures.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
 
 from coca.core.progress import ProgressMaker, silent
+from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
-from coca.tasks.base import TASKS, TaskConfig, TaskResult, read_samples, require_captions
+from coca.tasks.base import (
+    CHECKS,
+    TASKS,
+    TaskConfig,
+    TaskResult,
+    read_samples,
+    require_captions,
+    words_in,
+)
 from coca.tasks.reranking import best_of_each_row, reranked
+from coca.tasks.shown import Case, Shown, Strip, thumbnail
+
+SHOWN, WORST, FOUND = 6, 3, 5
+"""Queries from all over the set and failed ones that a report gets, and hits of each."""
 
 
 @TASKS.register("retrieval")
@@ -23,7 +42,7 @@ def retrieval(
     With `rerank`, the nearest pictures of each text and texts of each picture are put in order
     again by the caption's likelihood.
     """
-    samples, bad = read_samples(config.data, limit=config.limit)
+    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     require_captions(samples, config)
     kept = None if config.captions == "all" else 1
     owners = [row for row, sample in enumerate(samples) for _ in sample.captions[:kept]]
@@ -47,7 +66,7 @@ def retrieval(
         metrics[f"chance_text_to_image_recall@{k}"] = chance_recall(relevant, k)
         metrics[f"chance_image_to_text_recall@{k}"] = chance_recall(relevant.T, k)
     ranks = first_relevant_rank(similarity, relevant)
-    best = np.argsort(-similarity, axis=1, kind="stable")[:, :5]
+    best = np.argsort(-similarity, axis=1, kind="stable")[:, :FOUND]
     examples = [
         {
             "text": texts[row],
@@ -56,4 +75,59 @@ def retrieval(
         }
         for row in range(0, len(texts), max(1, len(texts) // 20))
     ]
-    return TaskResult("retrieval", metrics, len(samples), bad, {"examples": examples})
+    return TaskResult(
+        "retrieval",
+        metrics,
+        len(samples),
+        bad,
+        {"examples": examples},
+        headline=("text_to_image_recall@1", "image_to_text_recall@1"),
+        shown=Shown(_grids(samples, texts, owners, similarity, ranks)),
+    )
+
+
+@CHECKS.register("retrieval")
+def check(predictor: Predictor, config: TaskConfig) -> None:
+    """Finds pictures without captions."""
+    require_captions(words_in(config.data, limit=config.limit), config)
+
+
+def _grids(
+    samples: Sequence[Sample],
+    texts: Sequence[str],
+    owners: Sequence[int],
+    similarity: Float[ndarray, "M N"],
+    ranks: Int[ndarray, " M"],
+) -> tuple[Strip, ...]:
+    """Queries from all over the set and those that failed most, each with what it found."""
+    spread = range(0, len(texts), max(1, -(-len(texts) // SHOWN)))
+    worst = np.argsort(-ranks, kind="stable")[:WORST].tolist()
+    strips = []
+    for row in [*spread, *(row for row in worst if row not in spread)]:
+        best = np.argsort(-similarity[row], kind="stable")[:FOUND].tolist()
+        hits = [
+            Case((f"{similarity[row, it]:.2f}",), thumbnail(samples[it].image), it == owners[row])
+            for it in best
+        ]
+        if owners[row] not in best:
+            # Beside what was found, what should have been.
+            own = thumbnail(samples[owners[row]].image)
+            hits.append(Case((f"the right one, at {ranks[row]}",), own, right=True))
+        strips.append(Strip(f"“{texts[row]}”", tuple(hits)))
+    pictures = range(0, len(samples), max(1, -(-len(samples) // SHOWN)))
+    strips += [_captions_found(row, samples, texts, owners, similarity) for row in pictures]
+    return tuple(strips)
+
+
+def _captions_found(
+    row: int,
+    samples: Sequence[Sample],
+    texts: Sequence[str],
+    owners: Sequence[int],
+    similarity: Float[ndarray, "M N"],
+) -> Strip:
+    """A picture and the texts that it found."""
+    best = np.argsort(-similarity[:, row], kind="stable")[:FOUND].tolist()
+    hits = [Case((texts[it], f"{similarity[it, row]:.2f}"), right=owners[it] == row) for it in best]
+    lead = Case(("the query",), thumbnail(samples[row].image))
+    return Strip(f"What {samples[row].key} finds", tuple(hits), lead)

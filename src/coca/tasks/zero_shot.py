@@ -1,57 +1,150 @@
 """Zero-shot classification: pictures against class names, with prompt ensembles, untrained."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
 
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
+from coca.data.sample import Sample
+from coca.data.sources import ClassSource, open_source
 from coca.data.text import spoken
 from coca.inference.predictor import Predictor
-from coca.inference.prompts import prompts_named
+from coca.inference.prompts import sentences_of, templates_named
 from coca.metrics.classification import per_class_accuracy, top_k_accuracy
-from coca.tasks.base import TASKS, TaskConfig, TaskResult, read_samples
+from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
 from coca.tasks.reranking import best_of_each_row, reranked
+from coca.tasks.shown import Case, Shown, Strip, classes_shown, probabilities, thumbnail
+
+SHOWN = 8
+"""Pictures of each kind that a report gets."""
 
 
 @TASKS.register("zero_shot")
 def zero_shot(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Top-1, top-5 and mean per-class accuracy over all labels that occur.
+    """Top-1, top-5 and mean per-class accuracy over all classes.
 
     Of a sample with several labels, the first is its class. Beside the scores stand what guessing
     gives, and what always naming the most frequent class gives.
     """
-    samples, bad = read_samples(config.data, limit=config.limit)
-    without = [sample.key for sample in samples if not sample.labels]
-    if without:
-        raise DataError(
-            f"{len(without)} samples of {config.data.title} have no label (such as {without[0]}); "
-            "use class folders, or a label column, member or sidecar",
-            reason="no_label",
-        )
-    answers = [spoken(sample.labels[0]) for sample in samples]
-    names = sorted(set(answers))
+    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    names = _names(config, samples)
     places = {name: place for place, name in enumerate(names)}
-    targets = np.array([places[answer] for answer in answers])
-    templates = prompts_named(config.prompts)
-    classes = predictor.class_embeddings(names, templates=templates)
-    images = [sample.image for sample in samples]
-    scores = predictor.embed_images(images, progress=progress) @ classes.T
-    if config.rerank:
-        wanted = best_of_each_row(scores, config.rerank)
-        log_p = predictor.class_log_likelihoods(
-            images, names, templates=templates, only=wanted, progress=progress
-        )
-        scores = reranked(scores, log_p, logit_scale=predictor.logit_scale)
-    accuracy = per_class_accuracy(scores.argmax(axis=1), targets, len(names))
+    targets = np.array([places[spoken(sample.labels[0])] for sample in samples])
+    scores = _scores(predictor, config, [sample.image for sample in samples], names, progress)
+    predicted = scores.argmax(axis=1)
+    accuracy = per_class_accuracy(predicted, targets, len(names))
     metrics = {
         "top1": top_k_accuracy(scores, targets, 1),
         "top5": top_k_accuracy(scores, targets, min(5, len(names))),
-        "mean_per_class": float(accuracy.mean()),
+        "mean_per_class": float(np.nanmean(accuracy)),
         "chance_top1": 1 / len(names),
         "chance_top5": min(1.0, 5 / len(names)),
         "majority_top1": float(np.bincount(targets).max() / len(targets)),
     }
     worst = [names[place] for place in np.argsort(accuracy, kind="stable")[:10]]
     details = {"classes": len(names), "worst_classes": worst}
-    return TaskResult("zero_shot", metrics, len(samples), bad, details)
+    per_class, confusion = classes_shown(predicted, targets, names)
+    scale = predictor.logit_scale if config.by == "similarity" and not config.rerank else 1.0
+    strips = _cases(samples, probabilities(scale * scores), targets, names)
+    return TaskResult(
+        "zero_shot",
+        metrics,
+        len(samples),
+        bad,
+        details,
+        headline=("top1", "top5"),
+        shown=Shown(strips, per_class, confusion),
+    )
+
+
+@CHECKS.register("zero_shot")
+def check(predictor: Predictor, config: TaskConfig) -> None:
+    """Finds unlabelled samples, labels outside the classes, and classes without prompts."""
+    templates = templates_named(config.prompts)
+    if words := words_in(config.data, limit=config.limit):
+        sentences_of(_names(config, words), templates)
+
+
+def _scores(
+    predictor: Predictor,
+    config: TaskConfig,
+    images: Sequence[bytes],
+    names: Sequence[str],
+    progress: ProgressMaker,
+) -> Float[ndarray, "N C"]:
+    templates = templates_named(config.prompts)
+    if config.by == "likelihood":
+        return predictor.class_log_likelihoods(
+            images, names, templates=templates, progress=progress
+        )
+    classes = predictor.class_embeddings(names, templates=templates, progress=progress)
+    scores = predictor.embed_images(images, progress=progress) @ classes.T
+    if not config.rerank:
+        return scores
+    wanted = best_of_each_row(scores, config.rerank)
+    log_p = predictor.class_log_likelihoods(
+        images, names, templates=templates, only=wanted, progress=progress
+    )
+    return reranked(scores, log_p, logit_scale=predictor.logit_scale)
+
+
+def _names(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
+    """The classes to choose from.
+
+    Raises:
+        DataError: A sample has no label, or one that is not among the classes.
+    """
+    if without := [sample.key for sample in samples if not sample.labels]:
+        raise DataError(
+            f"{len(without)} samples of {config.data.title} have no label (such as {without[0]}); "
+            "use class folders, or a label column, member or sidecar",
+            reason="no_label",
+        )
+    found = {spoken(sample.labels[0]) for sample in samples}
+    known = list(config.classes)
+    if not known:
+        source = open_source(config.data)
+        # With `limit`, fewer classes than there are would flatter the score.
+        known = [spoken(name) for name in source.classes] if isinstance(source, ClassSource) else []
+    if known and (strange := sorted(found - set(known))):
+        raise DataError(
+            f"{len(strange)} labels of {config.data.title} are not among the {len(known)} classes, "
+            f"such as {strange[0]!r}",
+            reason="unknown_label",
+        )
+    return known or sorted(found)
+
+
+def _cases(
+    samples: Sequence[Sample],
+    probability: Float[ndarray, "N C"],
+    targets: Int[ndarray, " N"],
+    names: Sequence[str],
+) -> tuple[Strip, ...]:
+    """The pictures that the model was most sure of, where it was right and where it was wrong."""
+    predicted, sure = probability.argmax(axis=1), probability.max(axis=1)
+    strips = []
+    for heading, chosen in (
+        ("Surest and right", predicted == targets),
+        ("Surest and wrong", predicted != targets),
+    ):
+        rows = [row for row in np.argsort(-sure, kind="stable").tolist() if chosen[row]][:SHOWN]
+        cases = [
+            Case(
+                (
+                    f"{names[predicted[row]]} ({sure[row]:.0%})",
+                    f"is: {names[targets[row]]} ({probability[row, targets[row]]:.0%})",
+                ),
+                thumbnail(samples[row].image),
+                right=bool(predicted[row] == targets[row]),
+            )
+            for row in rows
+        ]
+        if cases:
+            strips.append(Strip(heading, tuple(cases)))
+    return tuple(strips)
