@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from coca.core.errors import DataError
@@ -164,3 +165,57 @@ def test_a_fault_of_the_program_itself_is_not_hidden(
     monkeypatch.setattr(parts_module, "decode", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         take(make_loader(MemorySource(make_samples(3)), settings={"workers": workers}), 1)
+
+
+def asked(key: str, question: str, *answers: str) -> Sample:
+    return Sample(key, picture(1), text=question, answers=answers)
+
+
+def test_a_question_stands_before_its_answer_and_is_counted() -> None:
+    asking = MemorySource([asked("q", "the small cat sleeps", "a red car")])
+    telling = MemorySource([Sample("c", picture(2), ("two dogs play",))])
+    configs = [named("q", text="question"), named("c")]
+    (batch,) = take(make_loader(asking, telling, configs=configs, batch_size=4), 1)
+    tokenizer = tiny_processor().tokenizer
+    assert batch.prompt_lengths is not None
+    for key, row, length in zip(batch.keys, batch.tokens, batch.prompt_lengths, strict=True):
+        begun = tokenizer.encode_prompt("the small cat sleeps" if key == "q" else "")
+        assert row[:length].tolist() == begun
+        rest = tokenizer.decode(row[length:].tolist())
+        assert rest == ("a red car" if key == "q" else "two dogs play")
+
+
+def test_answers_count_by_their_accuracy_and_only_if_listed() -> None:
+    people = ("two cats", "2 cats", "The dog.", *["a cow"] * 7)
+    source = MemorySource([asked("q", "what is it", *people)])
+    settings = {"class_names": ("dog", "2 cats", "pig"), "class_from": "answers"}
+    loader = make_loader(
+        source, configs=[named("q", text="question")], batch_size=1, settings=settings
+    )
+    (batch,) = take(loader, 1)
+    assert batch.class_targets is not None
+    torch.testing.assert_close(batch.class_targets, torch.tensor([[0.3, 0.6, 0.0]]))
+    assert batch.bad == ()
+
+
+def test_pictures_of_one_sample_are_changed_alike() -> None:
+    still = Sample("v", picture(1, side=20), ("a",), others=(picture(1, side=20),) * 2)
+    loader = make_loader(
+        MemorySource([still]), batch_size=2, settings={"pictures": 3}, augment=lively()
+    )
+    first, second = take(loader, 2)
+    assert first.images.shape == (2, 3, 3, 8, 8)
+    assert torch.equal(first.images[:, 0], first.images[:, 1])
+    assert torch.equal(first.images[:, 0], first.images[:, 2])
+    assert not torch.equal(first.images, second.images)
+    assert first.to("cpu").images.dtype == torch.float32
+    assert [part.images.shape[0] for part in first.split(1)] == [1, 1]
+
+
+def test_another_number_of_pictures_makes_a_bad_sample() -> None:
+    pair = Sample("pair", picture(1), ("a",), others=(picture(2),))
+    samples = MemorySource([pair, Sample("one", picture(1), ("a",))])
+    settings = {"pictures": 2, "max_bad_fraction": 1.0}
+    (batch,) = take(make_loader(samples, batch_size=4, settings=settings), 1)
+    assert set(batch.keys) == {"pair"}
+    assert {bad.reason for bad in batch.bad} == {"picture_count"}

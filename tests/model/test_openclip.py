@@ -176,7 +176,7 @@ def test_an_untrained_model_starts_like_a_coca_and_learns_everywhere(
 
 def test_what_the_model_cannot_do_is_said(images: Tensor, tokens: Tensor) -> None:
     model = OpenCLIP(tiny_openclip_config())
-    with pytest.raises(ConfigError, match="no classification head"):
+    with pytest.raises(ConfigError, match="no head that names classes"):
         model(images, tokens, classification=True)
     with pytest.raises(ConfigError, match="13 tokens is longer than context_length 12"):
         model.encode_text(torch.ones(1, CONTEXT + 1, dtype=torch.int64))

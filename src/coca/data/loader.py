@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -48,12 +49,21 @@ class LoaderConfig:
     class_names: tuple[str, ...] = ()
     """Labels in the order of the classification head's outputs; empty makes no class targets."""
 
+    class_from: Literal["labels", "answers"] = "labels"
+    """What names a sample's classes. Each label must be listed. Answers are listed normalised, each
+    counts by the official accuracy of VQA, and one that is not listed for nothing."""
+
+    pictures: int = 1
+    """Pictures of each sample; above 1 for pairs, and for the frames of a video."""
+
     def __post_init__(self) -> None:
         faults = []
         if self.batch_size < 1:
             faults.append(f"batch_size {self.batch_size} is below 1")
         if self.workers < 0:
             faults.append(f"workers {self.workers} is below 0")
+        if self.pictures < 1:
+            faults.append(f"pictures {self.pictures} is below 1")
         if self.prefetch < 1:
             faults.append(f"prefetch {self.prefetch} is below 1")
         if not 0 <= self.max_bad_fraction <= 1:
@@ -140,6 +150,8 @@ class Loader:
             config.class_names,
             stages,
             self._offset,
+            by_answers=config.class_from == "answers",
+            pictures=config.pictures,
         )
 
     def __iter__(self) -> Iterator[Batch]:

@@ -4,7 +4,7 @@ All randomness of sample g comes from a generator that is seeded by (seed, g).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,7 +18,8 @@ from coca.data.mixture import Mixture
 from coca.data.permutation import mix
 from coca.data.sample import BadSample, Batch, Sample
 from coca.data.sources import Source, SourceConfig, read_rows
-from coca.data.text import draw_caption
+from coca.data.text import Words, draw_words
+from coca.metrics.answers import answer_scores
 from coca.processing.image import decode
 from coca.processing.processor import Processor
 
@@ -72,9 +73,9 @@ class _Visit(NamedTuple):
     """A sample as one visit shows it."""
 
     key: str
-    image: UInt8[Tensor, "3 S S"]
-    caption: str
-    labels: tuple[str, ...]
+    pictures: UInt8[Tensor, "F 3 S S"]
+    words: Words
+    classes: tuple[str, ...]
 
 
 class Parts(Dataset[Batch | Failure]):
@@ -91,6 +92,9 @@ class Parts(Dataset[Batch | Failure]):
         class_names: tuple[str, ...],
         stages: Sequence[Stage] = (),
         offset: int = 0,
+        *,
+        by_answers: bool = False,
+        pictures: int = 1,
     ) -> None:
         self._configs = configs
         self._sources = sources
@@ -103,6 +107,9 @@ class Parts(Dataset[Batch | Failure]):
         self._offset = offset
         """Samples of each batch that lie on the ranks before this one."""
         self._class_names = {name: number for number, name in enumerate(class_names)}
+        self._by_answers = by_answers
+        self._pictures = pictures
+        self._asks = any(config.text == "question" for config in configs)
 
     def __getitem__(self, start: int) -> Batch | Failure:
         indices = np.arange(start, start + self._share)
@@ -119,14 +126,17 @@ class Parts(Dataset[Batch | Failure]):
             if visit is None:
                 return Failure(tuple(bad))
             visits.append(visit)
+        images = torch.stack([visit.pictures for visit in visits])
+        tokens, prompt_lengths = self._tokens([visit.words for visit in visits])
         return Batch(
-            images=torch.stack([visit.image for visit in visits]),
-            tokens=self._processor.texts([visit.caption for visit in visits]),
+            images=images if self._pictures > 1 else images[:, 0],
+            tokens=tokens,
             keys=tuple(visit.key for visit in visits),
             start=start,
             class_targets=self._targets(visits) if self._class_names else None,
             bad=tuple(bad),
             image_config=self._processor.image_config,
+            prompt_lengths=prompt_lengths,
         )
 
     def _augment_at(self, batch_start: int) -> Augmentation | None:
@@ -168,23 +178,55 @@ class Parts(Dataset[Batch | Failure]):
             raise result
         generator = torch.Generator().manual_seed(place.seed)
         # Words first: they cost little, and a sample without any need not be decoded.
-        caption = draw_caption(result, self._configs[place.source], generator)
-        for label in result.labels if self._class_names else ():
+        words = draw_words(result, self._configs[place.source], generator)
+        classes = result.answers if self._by_answers else result.labels
+        for label in () if self._by_answers or not self._class_names else classes:
             if label not in self._class_names:
                 raise DataError(
                     f"sample {result.key} has the label {label!r}, which is not in class_names",
                     reason="unknown_label",
                 )
-        pixels = decode(result.image)
-        show = place.augment
-        image = show(pixels, generator) if show else self._processor.image.square(pixels)
-        return _Visit(result.key, image, caption, result.labels)
+        return _Visit(result.key, self._shown(result, place.augment, generator), words, classes)
+
+    def _shown(
+        self, sample: Sample, show: Augmentation | None, generator: torch.Generator
+    ) -> UInt8[Tensor, "F 3 S S"]:
+        """All pictures of a sample, which chance changes alike."""
+        if len(sample.images) != self._pictures:
+            raise DataError(
+                f"sample {sample.key} has {len(sample.images)} pictures, but each must have "
+                f"{self._pictures}",
+                reason="picture_count",
+            )
+        drawn = generator.get_state()
+        shown = []
+        for content in sample.images:
+            pixels = decode(content)
+            generator.set_state(drawn)
+            shown.append(show(pixels, generator) if show else self._processor.image.square(pixels))
+        return torch.stack(shown)
+
+    def _tokens(self, words: Sequence[Words]) -> tuple[Tensor, Tensor | None]:
+        """Rows of ids, and how many of each are asked if any source asks."""
+        if not self._asks:
+            return self._processor.texts([one.text for one in words]), None
+        return self._processor.answered(
+            [one.text if one.asked else "" for one in words],
+            [one.answer if one.asked else one.text for one in words],
+        )
 
     def _targets(self, visits: Sequence[_Visit]) -> Float[Tensor, "B C"]:
         targets = torch.zeros(len(visits), len(self._class_names))
         for row, visit in enumerate(visits):
-            targets[row, [self._class_names[label] for label in visit.labels]] = 1.0
+            for name, worth in self._worth(visit.classes).items():
+                if name in self._class_names:
+                    targets[row, self._class_names[name]] = worth
         return targets
+
+    def _worth(self, names: Sequence[str]) -> Mapping[str, float]:
+        if self._by_answers:
+            return answer_scores(names) if names else {}
+        return dict.fromkeys(names, 1.0)
 
 
 def _distinct(titles: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ Axes: B batch (of this rank), S image side in pixels, T tokens, C classes.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,8 +71,9 @@ class BadSample:
 class Batch:
     """What one training step of one rank reads."""
 
-    images: UInt8[Tensor, "B 3 S S"] | Float[Tensor, "B 3 S S"]
-    """What the model reads; bytes on the way to it, see `image_config`."""
+    images: UInt8[Tensor, "B *F 3 S S"] | Float[Tensor, "B *F 3 S S"]
+    """What the model reads; bytes on the way to it, see `image_config`. Where samples have several
+    pictures, there is an axis for them."""
 
     tokens: Int[Tensor, "B T"]
     """Captions as the tokenizer lays them out, padded to the longest of this batch."""
@@ -82,7 +83,8 @@ class Batch:
     """Global index of the first sample; the others follow it one by one."""
 
     class_targets: Float[Tensor, "B C"] | None = None
-    """1 where the picture shows the class; a row of zeros for a picture without labels."""
+    """1 where the picture shows the class, or what an answer is worth; a row of zeros for a picture
+    without any."""
 
     bad: tuple[BadSample, ...] = ()
     """Samples that were replaced on the way to this batch."""
@@ -91,9 +93,12 @@ class Batch:
     """How `to` makes the model's input from `images`, which are bytes until then: a quarter of the
     memory to pass between processes and to a device. None: they are that input."""
 
+    prompt_lengths: Int[Tensor, " B"] | None = None
+    """Tokens of each row, the first one included, that are asked and not answered. None: nothing
+    is asked."""
+
     def to(self, device: torch.device | str) -> "Batch":
         """The batch ready on `device`; pinned memory is copied while the host works on."""
-        targets = self.class_targets
         images = self.images.to(device, non_blocking=True)
         if self.image_config is not None:
             images = ImageTransform(self.image_config).normalize(images)
@@ -102,36 +107,36 @@ class Batch:
             images=images,
             image_config=None,
             tokens=self.tokens.to(device, non_blocking=True),
-            class_targets=None if targets is None else targets.to(device, non_blocking=True),
+            **self._if_there(lambda tensor: tensor.to(device, non_blocking=True)),
         )
 
     def split(self, size: int) -> "list[Batch]":
         """Parts of at most `size` pairs, in order, as views; none of them names bad samples."""
-        targets = self.class_targets
-        parts = []
-        for first in range(0, len(self.keys), size):
-            rows = slice(first, first + size)
-            parts.append(
-                Batch(
-                    images=self.images[rows],
-                    tokens=self.tokens[rows],
-                    keys=self.keys[rows],
-                    start=self.start + first,
-                    class_targets=None if targets is None else targets[rows],
-                    image_config=self.image_config,
-                )
+        return [
+            Batch(
+                images=self.images[first : first + size],
+                tokens=self.tokens[first : first + size],
+                keys=self.keys[first : first + size],
+                start=self.start + first,
+                image_config=self.image_config,
+                **self._if_there(lambda tensor, at=first: tensor[at : at + size]),  # type: ignore[misc]
             )
-        return parts
+            for first in range(0, len(self.keys), size)
+        ]
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory; torch's loader calls this by its name."""
-        targets = self.class_targets
         return dataclasses.replace(
             self,
             images=self.images.pin_memory(),
             tokens=self.tokens.pin_memory(),
-            class_targets=None if targets is None else targets.pin_memory(),
+            **self._if_there(Tensor.pin_memory),
         )
+
+    def _if_there(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The tensors that not every batch has, changed."""
+        there = {"class_targets": self.class_targets, "prompt_lengths": self.prompt_lengths}
+        return {name: change(tensor) for name, tensor in there.items() if tensor is not None}
 
 
 def parse_text(content: bytes, name: str) -> str:

@@ -54,12 +54,13 @@ class SourceConfig:
     weight: float = 1.0
     """Share of the samples that come from here, relative to the other sources; above 0."""
 
-    text: Literal["captions", "labels"] = "captions"
-    """What is read as the text: one of the captions, or the names of the labels."""
+    text: Literal["captions", "labels", "question"] = "captions"
+    """What is read as the text: one of the captions, the names of the labels, or what is asked of
+    the picture and behind it one of the answers, if there are any."""
 
     templates: tuple[str, ...] = ()
-    """Sentences with `{}` where the text goes; one is drawn at each visit. `clip` stands for the 80
-    of CLIP. Without any, captions stand alone and labels stand in "a photo of the {}"."""
+    """Sentences with `{}` where the text goes, or what is asked; one is drawn at each visit. `clip`
+    stands for the 80 of CLIP. Without any, texts stand alone and labels in "a photo of the {}"."""
 
     images: str = ""
     """Formats whose file only names pictures: the folder that they lie in; by default the file's

@@ -1,6 +1,7 @@
 """From a sample's words to the one text that the model sees at this visit."""
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 
@@ -25,18 +26,32 @@ def _spelled_out(templates: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def draw_caption(sample: Sample, config: SourceConfig, generator: torch.Generator) -> str:
-    """One text for the sample, drawn anew from `generator`.
+class Words(NamedTuple):
+    """What the model reads of a sample at one visit."""
+
+    text: str
+    asked: bool = False
+    """Whether `text` asks something, and `answer` goes on from there."""
+    answer: str = ""
+
+
+def draw_words(sample: Sample, config: SourceConfig, generator: torch.Generator) -> Words:
+    """The words of the sample, drawn anew from `generator`.
 
     With `text: captions`, one of the captions. With `text: labels`, the names of all labels,
-    shuffled and joined by commas, as the paper reads JFT: "a photo of the cat, animal". Either way
-    the text is put into one of the templates.
+    shuffled and joined by commas, as the paper reads JFT: "a photo of the cat, animal". With `text:
+    question`, what is asked, and one of the answers. The text is put into one of the templates.
 
     Raises:
         DataError: The sample has no such text (reason `"empty_caption"`), or it is no valid text
             (`"bad_text"`).
     """
-    if config.text == "labels":
+    answer = ""
+    if config.text == "question":
+        text = sample.text.strip()
+        answers = [said for answer in sample.answers if (said := answer.strip())]
+        answer = _draw(answers, generator) if answers else ""
+    elif config.text == "labels":
         names = [name for label in sample.labels if (name := spoken(label))]
         order = torch.randperm(len(names), generator=generator).tolist()
         text = ", ".join(names[place] for place in order)
@@ -46,14 +61,15 @@ def draw_caption(sample: Sample, config: SourceConfig, generator: torch.Generato
     if not text:
         raise DataError(f"sample {sample.key} has no {config.text} to read", reason="empty_caption")
     try:
-        text.encode()
+        (text + answer).encode()
     except UnicodeEncodeError as error:
         # JSON can spell what no text may hold, and the tokenizer would refuse the whole batch.
         raise DataError(
             f"a text of sample {sample.key} holds half a surrogate pair", reason="bad_text"
         ) from error
     templates = templates_of(config)
-    return _draw(templates, generator).replace("{}", text) if templates else text
+    shown = _draw(templates, generator).replace("{}", text) if templates else text
+    return Words(shown, config.text == "question", answer)
 
 
 def spoken(label: str) -> str:

@@ -15,9 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coca.model.config import ImageEncoderConfig
+from coca.core.errors import ConfigError
+from coca.model.config import HeadConfig, ImageEncoderConfig
+from coca.model.heads import DownstreamHead
 from coca.model.layers import KeysAndValues
 from coca.model.memory import Memory
+from coca.model.packing import Packing
 from coca.model.pooling import Pooling
 
 HOTTEST, COLDEST = 1.0, 0.01
@@ -38,7 +41,7 @@ class CoCaOutput:
     caption_targets: Int[Tensor, " M"] | None
     """The word that follows each of `caption_states`: w1 .. wn and [EOS] of each caption."""
     class_logits: Float[Tensor, "B classes"] | None
-    """Logits of the optional classification head."""
+    """Logits of the head, one row a sample."""
 
 
 @runtime_checkable
@@ -81,6 +84,8 @@ class CaptionerConfig(Protocol):
     def image(self) -> ImageEncoderConfig: ...
     @property
     def text(self) -> TextConfig: ...
+    @property
+    def head(self) -> HeadConfig | None: ...
 
 
 class UnimodalHalf(Protocol):
@@ -92,7 +97,12 @@ class UnimodalHalf(Protocol):
         *,
         caches: Sequence[Memory] | None = None,
         positions: Int[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T D"]: ...
+        packing: Packing | None = None,
+    ) -> Float[Tensor, "B T D"] | Float[Tensor, "M D"]: ...
+
+    def embedding(
+        self, states: Float[Tensor, "M D"], tokens: Int[Tensor, "B T"], packing: Packing
+    ) -> Float[Tensor, "B D"]: ...
 
 
 class MultimodalHalf(Protocol):
@@ -102,11 +112,12 @@ class MultimodalHalf(Protocol):
 
     def __call__(
         self,
-        states: Float[Tensor, "B T D"],
-        image: Sequence[KeysAndValues],
+        states: Float[Tensor, "*B T D"],
+        image: Sequence[KeysAndValues] | Float[Tensor, "B Q C"],
         *,
         caches: Sequence[Memory] | None = None,
-    ) -> Float[Tensor, "B T D"]: ...
+        packing: Packing | None = None,
+    ) -> Float[Tensor, "*B T D"]: ...
 
 
 @dataclass(frozen=True)
@@ -134,38 +145,125 @@ class Captioner(nn.Module, ABC):
     image_encoder: nn.Module
     unimodal_decoder: UnimodalHalf
     multimodal_decoder: MultimodalHalf
+    image_projection: nn.Module
+    text_projection: nn.Module
     classification_head: nn.Module | None
+    head: DownstreamHead | None
+    """Of a downstream problem; it goes before `classification_head`."""
     log_scale: nn.Parameter
     """Logarithm of one over the temperature."""
     logit_bias: nn.Parameter | None
     """Added to the logits of the sigmoid loss; None in a model that was not made for it."""
 
-    @abstractmethod
     def forward(
         self,
-        images: Float[Tensor, "B C height width"],
-        tokens: Int[Tensor, "B T"],
+        images: Float[Tensor, "*B RGB height width"],
+        tokens: Int[Tensor, "B T"] | None = None,
         *,
         contrastive: bool = True,
         captioning: bool = True,
         classification: bool = False,
+        prompt_lengths: Int[Tensor, " B"] | None = None,
     ) -> CoCaOutput:
-        """Runs each tower at most once, and only if a wanted part needs it."""
+        """Runs each tower at most once, and only if a wanted part needs it.
 
-    @abstractmethod
-    def encode_image(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B E"]:
+        Args:
+            images: Normalised pictures; sides in pixels, multiples of the patch size. Where a head
+                reads several pictures a sample, (B, F, C, height, width).
+            tokens: Captions in the layout of this architecture; not needed for class logits of a
+                head that reads images only.
+            contrastive: Give both embeddings.
+            captioning: Give the decoder's states and targets.
+            classification: Give class logits: of the head, if there is one.
+            prompt_lengths: Tokens of each caption, the first one included, that belong to what is
+                asked: what a head that reads words sees. None: all.
+
+        Raises:
+            ConfigError: Class logits are asked of a model without a head, or the number of
+                pictures does not suit.
+        """
+        head = self._head(images, contrastive or captioning) if classification else None
+        by_words = head is not None and head.config.reads == "words"
+        encoded = self.image_encoder(images.flatten(0, -4))
+        pooled, image_tokens = self._pool(
+            encoded,
+            embedding=contrastive or (classification and head is None),
+            reading=captioning or by_words,
+        )
+        image_embedding = text_embedding = states = targets = logits = None
+        if head is not None and not by_words:
+            logits = head(encoded)
+        elif classification and head is None:
+            assert pooled is not None
+            assert self.classification_head is not None
+            logits = self.classification_head(pooled)
+        if contrastive or captioning or by_words:
+            assert tokens is not None, "these parts read words"
+            each = len(encoded) // len(tokens)
+            tokens = tokens.repeat_interleave(each, dim=0) if each > 1 else tokens
+            packing = self._packing(tokens)
+            unimodal = self.unimodal_decoder(tokens, packing=packing)
+            if contrastive:
+                assert pooled is not None
+                image_embedding = self._embed_image(pooled)
+                text_embedding = self._embed_text(unimodal, tokens, packing)
+            if captioning or by_words:
+                assert image_tokens is not None
+                # The last tokens of a caption, such as [EOS], predict nothing.
+                inner = packing.shortened(self._idle_rows)
+                decoded = self.multimodal_decoder(
+                    packing.shorten(unimodal, self._idle_rows),
+                    image_tokens[packing.order],
+                    packing=inner,
+                )
+                real = self.predicts(tokens)
+                if by_words:
+                    lengths = real.sum(dim=1)
+                    if prompt_lengths is not None:
+                        lengths = prompt_lengths.repeat_interleave(each)
+                    assert head is not None
+                    asked, is_asked = _padded(decoded, inner, lengths)
+                    logits = head(asked, real=is_asked)
+                if captioning:
+                    states = decoded[inner.rows(real)]
+                    targets = tokens[:, 1:][real[:, :-1]]
+        return CoCaOutput(
+            image_embedding=image_embedding,
+            text_embedding=text_embedding,
+            caption_states=states,
+            caption_targets=targets,
+            class_logits=logits,
+        )
+
+    def encode_image(self, images: Float[Tensor, "B RGB height width"]) -> Float[Tensor, "B E"]:
         """Gives the unit vector of each picture."""
+        pooled, _ = self._pool(self.image_encoder(images), embedding=True, reading=False)
+        assert pooled is not None
+        return self._embed_image(pooled)
 
-    @abstractmethod
     def encode_text(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
         """Gives the unit vector of each caption."""
+        packing = self._packing(tokens)
+        return self._embed_text(self.unimodal_decoder(tokens, packing=packing), tokens, packing)
 
-    @abstractmethod
-    def image_tokens(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B Q C"]:
+    def image_tokens(self, images: Float[Tensor, "B RGB height width"]) -> Float[Tensor, "B Q C"]:
         """Gives the tokens that the decoder reads."""
+        _, tokens = self._pool(self.image_encoder(images), embedding=False, reading=True)
+        assert tokens is not None
+        return tokens
+
+    def class_logits(
+        self,
+        images: Float[Tensor, "*B RGB height width"],
+        tokens: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B K"]:
+        """Gives the logits of the head's classes; `tokens` hold what is asked, if it is."""
+        output = self(images, tokens, contrastive=False, captioning=False, classification=True)
+        assert output.class_logits is not None
+        return output.class_logits
 
     def caption_logits(
-        self, images: Float[Tensor, "B C height width"], tokens: Int[Tensor, "B T"]
+        self, images: Float[Tensor, "B RGB height width"], tokens: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B T V"]:
         """Gives the logits of the next word at every position, the plain way.
 
@@ -174,6 +272,21 @@ class Captioner(nn.Module, ABC):
         image = self.multimodal_decoder.read_image(self.image_tokens(images))
         states = self.multimodal_decoder(self.unimodal_decoder(tokens), image)
         return F.linear(states, self.vocabulary_weight)
+
+    @abstractmethod
+    def _pool(
+        self, encoded: Float[Tensor, "B P W"], *, embedding: bool, reading: bool
+    ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "B Q C"] | None]:
+        """Gives what the embedding is a projection of, and what the decoder reads, if wanted."""
+
+    @abstractmethod
+    def _packing(self, tokens: Int[Tensor, "B T"]) -> Packing:
+        """Plans the rows of captions."""
+
+    @property
+    @abstractmethod
+    def _idle_rows(self) -> int:
+        """Rows at the end of each caption that predict no word."""
 
     @abstractmethod
     def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
@@ -198,3 +311,42 @@ class Captioner(nn.Module, ABC):
     def clamp_temperature_(self) -> None:
         """Keeps the learned temperature within its range; call it after each optimiser step."""
         self.log_scale.clamp_(-math.log(HOTTEST), -math.log(COLDEST))
+
+    def _embed_image(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        return _unit(self.image_projection(pooled))
+
+    def _embed_text(
+        self, unimodal: Float[Tensor, "M D"], tokens: Int[Tensor, "B T"], packing: Packing
+    ) -> Float[Tensor, "B E"]:
+        pooled = self.unimodal_decoder.embedding(unimodal, tokens, packing)
+        return _unit(self.text_projection(pooled))
+
+    def _head(self, images: Tensor, with_words: bool) -> DownstreamHead | None:
+        """The head that gives class logits; None stands for `classification_head`."""
+        if self.head is None:
+            if self.classification_head is None:
+                raise ConfigError("this model has no head that names classes; fine-tune one first")
+            return None
+        pictures, given = self.head.config.pictures, images.shape[1] if images.ndim == 5 else 1
+        if given != pictures:
+            raise ConfigError(f"the head reads {pictures} pictures a sample, and was given {given}")
+        if pictures > 1 and with_words:
+            raise ConfigError(
+                f"a caption belongs to one picture, but each sample has {pictures}; set "
+                "contrastive_weight and captioning_weight to 0"
+            )
+        return self.head
+
+
+def _unit(vectors: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
+    # Normalised in fp32: in half precision the length would be off by a percent.
+    return F.normalize(vectors.float(), dim=-1).to(vectors.dtype)
+
+
+def _padded(
+    rows: Float[Tensor, "M D"], packing: Packing, lengths: Int[Tensor, " B"]
+) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+    """The first rows of each caption beside each other, and which of them are real."""
+    places = torch.arange(int(lengths.max()), device=rows.device)
+    real = places < lengths[:, None]
+    return rows[packing.offsets[:, None] + places * real], real

@@ -11,11 +11,10 @@ import math
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from coca.model.captioner import Captioner, CoCaOutput, Poolings
+from coca.model.captioner import Captioner, Poolings
 from coca.model.config import CoCaConfig
-from coca.model.heads import ClassificationHead
+from coca.model.heads import ClassificationHead, DownstreamHead
 from coca.model.initial import draw_linears_, shrink_residuals_
 from coca.model.packing import Packing
 from coca.model.pooling import AttentionalPooler
@@ -59,71 +58,11 @@ class CoCa(Captioner):
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None if config.initial_bias is None else nn.Parameter(torch.empty(()))
         self.initialise()
-
-    def forward(
-        self,
-        images: Float[Tensor, "B C height width"],
-        tokens: Int[Tensor, "B T"],
-        *,
-        contrastive: bool = True,
-        captioning: bool = True,
-        classification: bool = False,
-    ) -> CoCaOutput:
-        """Runs each tower at most once, and only if a wanted part needs it.
-
-        Args:
-            images: Normalised pictures; sides in pixels, multiples of the patch size.
-            tokens: Captions as `[BOS] w1 .. wn [EOS] [CLS] [PAD] ..`.
-            contrastive: Give both embeddings.
-            captioning: Give the decoder's states and targets.
-            classification: Give class logits.
-        """
-        encoded = self.image_encoder(images)
-        image_tokens = self._image_tokens(encoded)
-        pooled = self._pool(encoded, image_tokens) if contrastive or classification else None
-        image_embedding = text_embedding = states = targets = None
-        if contrastive or captioning:
-            packing = self._packing(tokens)
-            unimodal = self.unimodal_decoder(tokens, packing=packing)
-            if contrastive:
-                assert pooled is not None
-                image_embedding = self._embed(pooled, self.image_projection)
-                text_embedding = self._embed(
-                    self.unimodal_decoder.embedding(unimodal, tokens, packing),
-                    self.text_projection,
-                )
-            if captioning:
-                # The last two tokens of a caption, [EOS] and [CLS], predict nothing.
-                inner = packing.shortened(2)
-                decoded = self.multimodal_decoder(
-                    packing.shorten(unimodal, 2), image_tokens[packing.order], packing=inner
-                )
-                real = self.predicts(tokens)
-                states = decoded[inner.rows(real)]
-                targets = tokens[:, 1:][real[:, :-1]]
-        return CoCaOutput(
-            image_embedding=image_embedding,
-            text_embedding=text_embedding,
-            caption_states=states,
-            caption_targets=targets,
-            class_logits=self._classify(pooled) if classification else None,
+        self.head = (
+            None
+            if config.head is None
+            else DownstreamHead(config.head, image_width=image.width, word_width=text.width)
         )
-
-    def encode_image(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B E"]:
-        """Gives the unit vector of each picture."""
-        encoded = self.image_encoder(images)
-        return self._embed(self._pool(encoded, self._image_tokens(encoded)), self.image_projection)
-
-    def encode_text(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
-        """Gives the unit vector of each caption."""
-        packing = self._packing(tokens)
-        states = self.unimodal_decoder(tokens, packing=packing)
-        pooled = self.unimodal_decoder.embedding(states, tokens, packing)
-        return self._embed(pooled, self.text_projection)
-
-    def image_tokens(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B Q D"]:
-        """Gives the tokens that the decoder reads: the captioning pooler's output."""
-        return self._image_tokens(self.image_encoder(images))
 
     def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """Marks the positions whose next token the captioning loss asks for: [BOS] and words."""
@@ -173,26 +112,24 @@ class CoCa(Captioner):
         if self.logit_bias is not None and self.config.initial_bias is not None:
             self.logit_bias.fill_(self.config.initial_bias)
 
-    def _image_tokens(self, encoded: Float[Tensor, "B P D"]) -> Float[Tensor, "B Q D"]:
-        return encoded if self.captioning_pooler is None else self.captioning_pooler(encoded)
-
     def _pool(
-        self, encoded: Float[Tensor, "B P D"], image_tokens: Float[Tensor, "B Q D"]
-    ) -> Float[Tensor, "B D"]:
+        self, encoded: Float[Tensor, "B P D"], *, embedding: bool, reading: bool
+    ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "B Q D"] | None]:
         cascade = self.config.pooler.kind == "cascade"
-        return self.contrastive_pooler(image_tokens if cascade else encoded)[:, 0]
+        tokens = pooled = None
+        if reading or cascade:
+            pooler = self.captioning_pooler
+            tokens = encoded if pooler is None else pooler(encoded)
+        if embedding:
+            pooled = self.contrastive_pooler(tokens if cascade else encoded)[:, 0]
+        return pooled, tokens
 
     def _packing(self, tokens: Int[Tensor, "B T"]) -> Packing:
         return Packing.of((tokens != self.config.text.pad_id).sum(dim=1))
 
-    def _embed(self, pooled: Float[Tensor, "B D"], projection: nn.Module) -> Float[Tensor, "B E"]:
-        # Normalised in fp32: in half precision the length would be off by a percent.
-        return F.normalize(projection(pooled).float(), dim=-1).to(pooled.dtype)
-
-    def _classify(self, pooled: Float[Tensor, "B D"] | None) -> Float[Tensor, "B classes"]:
-        assert pooled is not None
-        assert self.classification_head is not None, "num_classes is 0: there is no head"
-        return self.classification_head(pooled)
+    @property
+    def _idle_rows(self) -> int:
+        return 2  # [EOS] and [CLS]
 
 
 def _projection(width: int, embed_dim: int) -> nn.Module:

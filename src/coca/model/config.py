@@ -135,6 +135,42 @@ class PoolerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """A head for one downstream problem, on top of a whole model (the paper's section 4.2).
+
+    A new attentional pooler with a single query, then a linear layer. The same for frozen features
+    and for fine-tuning.
+    """
+
+    classes: tuple[str, ...]
+    """What it chooses from, in the order of its logits: names of things, actions, answers."""
+    reads: Literal["image", "words"] = "image"
+    """`image`: the image encoder's tokens, of all pictures of a sample at once. `words`: the
+    multimodal decoder's states of what is asked, one pass for each picture, whose pooled vectors
+    are put side by side."""
+    pictures: int = 1
+    """Pictures of a sample: 1, 2 for a pair, or the frames of a video."""
+    heads: int = 8
+    """Attention heads of its pooler; a divisor of the width that it reads."""
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.classes) > 1 and len(set(self.classes)) == len(self.classes),
+            f"a head needs two or more different classes (got {len(self.classes)} of which "
+            f"{len(set(self.classes))} differ)",
+        )
+        _require(self.pictures > 0, f"head.pictures must be at least 1 (got {self.pictures})")
+
+    def check_width(self, *, image: int, words: int) -> None:
+        """Holds its heads against the width of what it reads.
+
+        Raises:
+            ConfigError: They do not divide it.
+        """
+        _require_heads("head", image if self.reads == "image" else words, self.heads)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CoCaConfig:
     """A whole model; the defaults are the paper's CoCa-Base."""
 
@@ -154,8 +190,12 @@ class CoCaConfig:
     initial_bias: float | None = None
     """Start of the learned bias that the sigmoid loss needs (SigLIP: -10); null: there is none,
     as in the paper, whose loss no bias can change."""
+    head: HeadConfig | None = None
+    """A head for a downstream problem; null: none, as after pretraining."""
 
     def __post_init__(self) -> None:
+        if self.head is not None:
+            self.head.check_width(image=self.image.width, words=self.text.width)
         _require_heads("pooler", self.image.width, self.pooler.heads)
         _require(self.embed_dim > 0, f"embed_dim must be at least 1 (got {self.embed_dim})")
         _require(self.num_classes >= 0, f"num_classes must not be negative ({self.num_classes})")

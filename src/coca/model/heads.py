@@ -1,7 +1,17 @@
-"""Heads for downstream problems that sit on top of a pooled state."""
+"""Heads that name classes: a linear layer on a pooled state, or with a pooler of their own.
 
-from jaxtyping import Float
+Letters: B samples, F pictures of a sample, P tokens of a picture, L states of what is asked,
+D width of what is read, K classes.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from coca.model.config import HeadConfig
+from coca.model.initial import draw_linears_
+from coca.model.pooling import AttentionalPooler, Pooling
 
 
 class ClassificationHead(nn.Module):
@@ -13,3 +23,52 @@ class ClassificationHead(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
         return self.linear(pooled)
+
+
+class DownstreamHead(nn.Module):
+    """A new pooler with one query and a linear layer (CoCa, section 4.2 and appendix B).
+
+    The norm in front is ours: OpenCLIP's encoder hands on tokens as they are. The linear layer
+    begins at zero, so that every class is as likely as any other.
+    """
+
+    def __init__(self, config: HeadConfig, *, image_width: int, word_width: int) -> None:
+        super().__init__()
+        self.config = config
+        by_words = config.reads == "words"
+        width = word_width if by_words else image_width
+        self.norm = nn.LayerNorm(width)
+        self.pooler = AttentionalPooler(width, config.heads, 1)
+        read_apart = config.pictures if by_words else 1
+        self.linear = nn.Linear(width * read_apart, len(config.classes))
+        self.initialise()
+
+    def forward(
+        self, tokens: Float[Tensor, "BF L D"], *, real: Bool[Tensor, "BF L"] | None = None
+    ) -> Float[Tensor, "B K"]:
+        """Gives the logits of each sample.
+
+        Args:
+            tokens: What each picture, or the decoder before each picture, gives; the pictures of a
+                sample stand one after the other.
+            real: Which of them count; None: all.
+        """
+        pictures = self.config.pictures
+        if self.config.reads == "image":
+            tokens = rearrange(tokens, "(B F) P D -> B (F P) D", F=pictures)
+        pooled = self._pooling.pool(tokens, real=real)[:, 0]
+        if self.config.reads == "words":
+            pooled = rearrange(pooled, "(B F) D -> B (F D)", F=pictures)
+        return self.linear(pooled)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Sets every weight, as `CoCa.initialise` does for the others."""
+        draw_linears_(self)
+        nn.init.normal_(self.pooler.queries)
+        nn.init.zeros_(self.linear.weight)
+
+    @property
+    def _pooling(self) -> Pooling:
+        pooler = self.pooler
+        return Pooling(pooler.queries, pooler.attention, pooler.norm, self.norm)

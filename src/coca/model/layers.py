@@ -134,11 +134,21 @@ class CrossAttention(nn.Module):
         return self.out(found + bias)
 
     def forward_shared(
-        self, tokens: Float[Tensor, "L D"], context: KeysAndValues
+        self,
+        tokens: Float[Tensor, "L D"],
+        context: KeysAndValues,
+        *,
+        mask: Bool[Tensor, "B 1 1 S"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """As `forward`, for queries that are the same in each row: they are projected once."""
+        """As `forward`, for queries that are the same in each row: they are projected once.
+
+        Args:
+            tokens: The queries.
+            context: Keys and values from `project`.
+            mask: What may be read; None: all.
+        """
         batch = context[0].shape[0]
-        return self.out(self._mix(self.query(tokens).expand(batch, -1, -1), context))
+        return self.out(self._mix(self.query(tokens).expand(batch, -1, -1), context, mask=mask))
 
     def weights(
         self, tokens: Float[Tensor, "B L D"], context: KeysAndValues
@@ -149,10 +159,14 @@ class CrossAttention(nn.Module):
         return scores.softmax(dim=3)
 
     def _mix(
-        self, queries: Float[Tensor, "B L D"], context: KeysAndValues
+        self,
+        queries: Float[Tensor, "B L D"],
+        context: KeysAndValues,
+        *,
+        mask: Bool[Tensor, "B 1 1 S"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         split = rearrange(queries, "B L (H d) -> B H L d", H=self.heads)
-        return rearrange(attend(split, *context), "B H L d -> B L (H d)")
+        return rearrange(attend(split, *context, mask=mask), "B H L d -> B L (H d)")
 
     def _bias(self) -> Float[Tensor, " D2"]:
         if self.key_value.bias is not None:
@@ -165,7 +179,7 @@ def attend(
     keys: Float[Tensor, "B H S d"],
     values: Float[Tensor, "B H S d"],
     *,
-    mask: Bool[Tensor, "B 1 L S"] | None = None,
+    mask: Bool[Tensor, "B 1 _ S"] | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "B H L d"]:
     """Scaled dot-product attention.

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.captioner import Captioner, CoCaOutput, Poolings
+from coca.model.captioner import Captioner, Poolings
 from coca.model.config import ImageEncoderConfig
+from coca.model.heads import DownstreamHead
 from coca.model.initial import draw_linears_, shrink_residuals_
 from coca.model.layers import MLP, Block, CrossAttention, KeysAndValues
 from coca.model.memory import Memory
@@ -292,59 +293,11 @@ class OpenCLIP(Captioner):
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None
         self.initialise()
-
-    def forward(
-        self,
-        images: Float[Tensor, "B C height width"],
-        tokens: Int[Tensor, "B T"],
-        *,
-        contrastive: bool = True,
-        captioning: bool = True,
-        classification: bool = False,
-    ) -> CoCaOutput:
-        """As `CoCa.forward`; there is no classification head.
-
-        Raises:
-            ConfigError: Class logits are asked for.
-        """
-        if classification:
-            raise ConfigError("OpenCLIP's CoCa has no classification head; train a CoCa for that")
-        image_embedding = text_embedding = states = targets = None
-        encoded = self.image_encoder(images)
-        pooled = self.pooler(encoded) if captioning else self.pooler(encoded, wanted=EMBEDDING)
-        packing = self.unimodal_decoder.pack(tokens)
-        unimodal = self.unimodal_decoder(tokens, packing=packing)
-        if contrastive:
-            image_embedding = _unit(self.image_projection(pooled[:, 0]))
-            last = self.unimodal_decoder.embedding(unimodal, tokens, packing)
-            text_embedding = _unit(self.text_projection(last))
-        if captioning:
-            # Behind the last word that predicts another come [EOS] and the rows for the class.
-            idle = 1 + self.unimodal_decoder.extra_rows
-            inner = packing.shortened(idle)
-            image = pooled[packing.order, READ]
-            decoded = self.multimodal_decoder(packing.shorten(unimodal, idle), image, packing=inner)
-            real = self.predicts(tokens)
-            states, targets = decoded[inner.rows(real)], tokens[:, 1:][real[:, :-1]]
-        return CoCaOutput(
-            image_embedding=image_embedding,
-            text_embedding=text_embedding,
-            caption_states=states,
-            caption_targets=targets,
-            class_logits=None,
+        self.head = (
+            None
+            if config.head is None
+            else DownstreamHead(config.head, image_width=config.image.width, word_width=text.width)
         )
-
-    def encode_image(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B E"]:
-        pooled = self.pooler(self.image_encoder(images), wanted=EMBEDDING)
-        return _unit(self.image_projection(pooled[:, 0]))
-
-    def encode_text(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
-        packing = self.unimodal_decoder.pack(tokens)
-        states = self.unimodal_decoder(tokens, packing=packing)
-        return _unit(self.text_projection(self.unimodal_decoder.embedding(states, tokens, packing)))
-
-    def image_tokens(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B Q D"]:
-        return self.pooler(self.image_encoder(images), wanted=READ)
 
     def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         return F.pad(tokens[:, 1:] != self.config.text.pad_id, (0, 1))
@@ -377,14 +330,27 @@ class OpenCLIP(Captioner):
         nn.init.normal_(self.pooler.queries)
         self.log_scale.fill_(-math.log(self.config.initial_temperature))
 
+    def _pool(
+        self, encoded: Float[Tensor, "B P C"], *, embedding: bool, reading: bool
+    ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "B Q D"] | None]:
+        if not (embedding or reading):
+            return None, None
+        wanted = slice(None) if embedding and reading else EMBEDDING if embedding else READ
+        pooled = self.pooler(encoded, wanted=wanted)
+        first = pooled[:, 0] if embedding else None
+        read = pooled[:, READ] if embedding and reading else pooled
+        return first, read if reading else None
+
+    def _packing(self, tokens: Int[Tensor, "B T"]) -> Packing:
+        return self.unimodal_decoder.pack(tokens)
+
+    @property
+    def _idle_rows(self) -> int:
+        return 1 + self.unimodal_decoder.extra_rows  # [EOS] and the rows for the class
+
 
 def _causal(visible: Bool[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
     """What each place may see: visible ones that are not behind it."""
     length = visible.shape[1]
     earlier = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
     return (visible[:, None, :] & earlier)[:, None]
-
-
-def _unit(vectors: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
-    # Normalised in fp32: in half precision the length would be off by a percent.
-    return F.normalize(vectors.float(), dim=-1).to(vectors.dtype)

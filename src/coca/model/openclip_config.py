@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from coca.core.errors import ConfigError, ModelError
-from coca.model.config import ImageEncoderConfig
+from coca.model.config import HeadConfig, ImageEncoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,12 @@ class OpenCLIPConfig:
     the context itself and no pad."""
     initial_temperature: float = 0.07
     """Start of the learned temperature of the contrastive loss."""
+    head: HeadConfig | None = None
+    """A head for a downstream problem; null: none, as in the published weights."""
 
     def __post_init__(self) -> None:
+        if self.head is not None:
+            self.head.check_width(image=self.image.width, words=self.text.width)
         if self.pooler_queries < 2:
             raise ConfigError(
                 f"pooler_queries must be at least 2, one of them for the embedding "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from coca.model.layers import CrossAttention
@@ -26,10 +26,13 @@ class Pooling:
     input_norm: nn.LayerNorm | None = None
     """Applied to the tokens before they are read."""
 
-    def pool(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B Q D"]:
-        """Gives what the queries read."""
+    def pool(
+        self, tokens: Float[Tensor, "B S C"], *, real: Bool[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B Q D"]:
+        """Gives what the queries read; of `real` tokens only, where there are others."""
         context = self.attention.project(self.seen(tokens))
-        return self.norm(self.attention.forward_shared(self.queries, context))
+        mask = None if real is None else real[:, None, None]
+        return self.norm(self.attention.forward_shared(self.queries, context, mask=mask))
 
     def seen(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
         """Gives the tokens as the attention sees them."""

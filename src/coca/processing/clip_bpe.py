@@ -130,8 +130,19 @@ class ClipTokenizer:
             raise ConfigError(
                 f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
             )
-        rows = [self._words(text)[: context_length - 2] for text in texts]
-        return padded([[self._first, *words, self._last] for words in rows], context_length)
+        return self.lay_out([self._words(text) for text in texts], context_length=context_length)
+
+    @property
+    def reserved(self) -> int:
+        """Ids of a caption that are no words: [SOT] and [EOT]."""
+        return 2
+
+    def lay_out(
+        self, rows: Sequence[Sequence[int]], *, context_length: int
+    ) -> Int64[Tensor, "B T"]:
+        """Ids of words to captions, as `encode` does it behind cutting texts into pieces."""
+        room = context_length - self.reserved
+        return padded([[self._first, *row[:room], self._last] for row in rows], context_length)
 
     def encode_prompt(self, text: str) -> list[int]:
         """The beginning of a caption, for the model to go on: [SOT] and the words."""

@@ -104,6 +104,25 @@ class Processor:
         """Captions to the model's input; see `Tokenizer.encode`."""
         return self.tokenizer.encode(texts, context_length=self.context_length)
 
+    def answered(
+        self, questions: Sequence[str], answers: Sequence[str]
+    ) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, " B"]]:
+        """Questions, each with its answer behind it, and how many tokens are asked.
+
+        The words of both are cut apart from each other, so that a question is written alike with
+        any answer and without one. The first token of each row counts as asked. Where both are too
+        long for the context, the end is lost.
+        """
+        asked = [self.tokenizer.encode_prompt(question) for question in questions]
+        rows = [
+            [*question[1:], *self.tokenizer.encode_prompt(answer)[1:]]
+            for question, answer in zip(asked, answers, strict=True)
+        ]
+        tokens = self.tokenizer.lay_out(rows, context_length=self.context_length)
+        room = self.context_length - self.tokenizer.reserved + 1
+        lengths = [min(len(question), room) for question in asked]
+        return tokens, torch.tensor(lengths, dtype=torch.int64)
+
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `processor.json` into a folder."""
         saved = _Saved(

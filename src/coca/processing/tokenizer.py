@@ -56,6 +56,17 @@ class TextTokenizer(Protocol):
         """Captions to ids, padded to the longest and cut at `context_length`."""
         ...
 
+    @property
+    def reserved(self) -> int:
+        """Ids of a caption that are no words."""
+        ...
+
+    def lay_out(
+        self, rows: Sequence[Sequence[int]], *, context_length: int
+    ) -> Int64[Tensor, "B T"]:
+        """Ids of words to captions, padded to the longest and cut at `context_length`."""
+        ...
+
     def encode_prompt(self, text: str) -> list[int]:
         """The beginning of a caption, for the model to go on: its first id and the words."""
         ...
@@ -185,8 +196,19 @@ class Tokenizer:
             raise ConfigError(
                 f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
             )
-        rows = [self._words(text)[: context_length - 3] for text in texts]
-        return padded([[BOS_ID, *words, EOS_ID, CLS_ID] for words in rows], context_length)
+        return self.lay_out([self._words(text) for text in texts], context_length=context_length)
+
+    @property
+    def reserved(self) -> int:
+        """Ids of a caption that are no words: [BOS], [EOS] and [CLS]."""
+        return 3
+
+    def lay_out(
+        self, rows: Sequence[Sequence[int]], *, context_length: int
+    ) -> Int64[Tensor, "B T"]:
+        """Ids of words to captions, as `encode` does it behind cutting texts into pieces."""
+        room = context_length - self.reserved
+        return padded([[BOS_ID, *row[:room], EOS_ID, CLS_ID] for row in rows], context_length)
 
     def encode_prompt(self, text: str) -> list[int]:
         """The beginning of a caption, for the model to go on: [BOS] and the words.

@@ -31,7 +31,8 @@ class LossConfig:
     captioning_weight: float = 2.0
     """Weight of predicting each next word; 2 in the paper."""
     classification_weight: float = 0.0
-    """Weight of naming classes by a head of their own; the paper has no such loss."""
+    """Weight of naming classes by the model's head: what fine-tuning for classes or answers
+    minimises. In pretraining the paper has no such loss."""
     contrastive: Literal["softmax", "sigmoid"] = "softmax"
     """`softmax` picks the partner among the batch, as the paper; `sigmoid` judges each pair alone,
     as SigLIP, and needs a model with a bias (`initial_bias`)."""
@@ -41,6 +42,8 @@ class LossConfig:
     """Pictures whose similarities to all captions exist at one time."""
     label_smoothing: float = 0.0
     """Share of each target, word or class, that is spread over all others; 0 to below 1."""
+    class_smoothing: float | None = None
+    """The same for classes alone, where it differs from that of words; null: as for words."""
     caption_chunk: int = 1024
     """Words whose logits exist at one time; less memory against more, smaller products."""
 
@@ -54,6 +57,10 @@ class LossConfig:
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(
                 f"label_smoothing must be at least 0 and below 1 (got {self.label_smoothing})"
+            )
+        if self.class_smoothing is not None and not 0 <= self.class_smoothing < 1:
+            raise ConfigError(
+                f"class_smoothing must be at least 0 and below 1 (got {self.class_smoothing})"
             )
         for name in ("caption_chunk", "contrastive_rows"):
             if getattr(self, name) < 1:
@@ -219,6 +226,7 @@ class CoCaObjective:
             contrastive=config.contrastive_weight > 0,
             captioning=config.captioning_weight > 0,
             classification=config.classification_weight > 0,
+            prompt_lengths=batch.prompt_lengths,
         )
 
     def _contrast(self, embedded: Embedded) -> Contrast:
@@ -255,7 +263,9 @@ class CoCaObjective:
             loss = classification_loss(
                 output.class_logits[labelled],
                 batch.class_targets[labelled],
-                label_smoothing=config.label_smoothing,
+                label_smoothing=config.label_smoothing
+                if config.class_smoothing is None
+                else config.class_smoothing,
                 picture_weight=totals.picture_weight,
             )
             total = total + config.classification_weight * loss
@@ -276,10 +286,10 @@ class CoCaObjective:
                     "set its initial_bias to null or contrastive to sigmoid"
                 )
         weight = config.classification_weight
-        if weight > 0 and model.classification_head is None:
+        if weight > 0 and model.classification_head is None and model.head is None:
             raise ConfigError(
                 f"classification_weight is {weight}, but the model has no classification head; "
-                "set num_classes of the model or the weight to 0"
+                "set num_classes of the model, fine-tune with a head, or set the weight to 0"
             )
         if weight > 0 and batch.class_targets is None:
             raise ConfigError(

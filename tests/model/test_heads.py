@@ -1,0 +1,167 @@
+"""Laws of the downstream head, for both architectures."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from coca.core.errors import ConfigError
+from coca.model.captioner import Captioner
+from coca.model.coca import CoCa
+from coca.model.config import HeadConfig
+from coca.model.openclip import OpenCLIP
+from tiny import caption, sharpened, tiny_config
+from tiny_openclip import BOS, EOS, tiny_openclip_config
+
+CLASSES = ("yes", "no", "maybe")
+
+
+def make(architecture: str, **settings: Any) -> Captioner:
+    head = HeadConfig(**{"classes": CLASSES, "heads": 2, **settings})
+    torch.manual_seed(0)
+    if architecture == "coca":
+        text = dataclasses.replace(tiny_config().text, heads=2)
+        return sharpened(CoCa(tiny_config(head=head, text=text))).eval()
+    config = dataclasses.replace(tiny_openclip_config(), head=head)
+    return sharpened(OpenCLIP(config)).eval()
+
+
+def laid_out(architecture: str, *rows: list[int], length: int = 12) -> Tensor:
+    if architecture == "coca":
+        return torch.tensor([caption(*row, length=length) for row in rows])
+    padded = [[BOS, *row, EOS] + [0] * (length - len(row) - 2) for row in rows]
+    return torch.tensor(padded)
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+both = pytest.mark.parametrize("architecture", ["coca", "openclip"])
+
+
+def test_a_new_head_finds_all_classes_equally_likely(pictures: Tensor) -> None:
+    model = CoCa(tiny_config(head=HeadConfig(classes=CLASSES, heads=2)))
+    assert torch.equal(model.class_logits(pictures), torch.zeros(2, 3))
+
+
+@both
+def test_a_head_changes_nothing_else_of_its_model(architecture: str, pictures: Tensor) -> None:
+    model = make(architecture)
+    without = dataclasses.replace(model.config, head=None)  # type: ignore[type-var]
+    plain = type(model)(without).eval()
+    missing, extra = plain.load_state_dict(model.state_dict(), strict=False)
+    assert not missing
+    assert {name.partition(".")[0] for name in extra} == {"head"}
+    assert torch.equal(plain.encode_image(pictures), model.encode_image(pictures))
+
+
+@both
+def test_the_image_head_reads_the_encoder_alone(architecture: str, pictures: Tensor) -> None:
+    model = make(architecture)
+    model.class_logits(pictures).sum().backward()
+    reached = {n.partition(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+    assert reached == {"image_encoder", "head"}
+
+
+@both
+def test_frames_are_read_as_a_set(architecture: str) -> None:
+    model = make(architecture, pictures=3)
+    clip = torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    logits = model.class_logits(clip)
+    torch.testing.assert_close(model.class_logits(clip.flip(1)), logits)
+    one = model.class_logits(clip[:1])
+    torch.testing.assert_close(one, logits[:1])
+
+
+@both
+def test_the_same_frame_many_times_says_what_it_says_once(
+    architecture: str, pictures: Tensor
+) -> None:
+    one, four = make(architecture), make(architecture, pictures=4)
+    four.load_state_dict(one.state_dict())
+    still = pictures[:, None].expand(-1, 4, -1, -1, -1)
+    torch.testing.assert_close(four.class_logits(still), one.class_logits(pictures))
+
+
+@both
+def test_padding_changes_no_logit_of_the_word_head(architecture: str, pictures: Tensor) -> None:
+    model = make(architecture, reads="words")
+    rows = ([5, 6, 7], [9])
+    short = model.class_logits(pictures, laid_out(architecture, *rows, length=8))
+    padded = model.class_logits(pictures, laid_out(architecture, *rows, length=12))
+    torch.testing.assert_close(short, padded)
+    alone = model.class_logits(pictures[1:], laid_out(architecture, rows[1], length=8))
+    torch.testing.assert_close(alone, padded[1:])
+
+
+@both
+def test_the_word_head_never_sees_the_answer(architecture: str, pictures: Tensor) -> None:
+    model = make(architecture, reads="words")
+    asked = laid_out(architecture, [5, 6, 7], [9])
+    answered = laid_out(architecture, [5, 6, 7, 20, 21], [9, 30])
+    output = model(
+        pictures,
+        answered,
+        contrastive=False,
+        classification=True,
+        prompt_lengths=torch.tensor([4, 2]),
+    )
+    torch.testing.assert_close(output.class_logits, model.class_logits(pictures, asked))
+    assert output.caption_states is not None  # the same pass also predicts the answer
+    other = model.class_logits(pictures, answered)
+    assert not torch.allclose(other, output.class_logits)
+
+
+@both
+def test_the_word_head_depends_on_the_picture_and_on_the_words(
+    architecture: str, pictures: Tensor
+) -> None:
+    model = make(architecture, reads="words")
+    logits = model.class_logits(pictures, laid_out(architecture, [5, 6], [5, 6]))
+    assert not torch.allclose(logits[0], logits[1])
+    same = pictures[:1].expand(2, -1, -1, -1)
+    logits = model.class_logits(same, laid_out(architecture, [5, 6], [5, 8]))
+    assert not torch.allclose(logits[0], logits[1])
+
+
+@both
+def test_a_pair_is_two_passes_side_by_side(architecture: str) -> None:
+    """The logits of a pair are the sum of what each half of the linear layer says of its pass."""
+    model = make(architecture, reads="words", pictures=2)
+    pair = torch.randn(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    tokens = laid_out(architecture, [5, 6, 7], [9])
+    single = make(architecture, reads="words")
+    state = {name: tensor for name, tensor in model.state_dict().items() if "linear" not in name}
+    single.load_state_dict({**single.state_dict(), **state})
+    assert model.head is not None
+    assert single.head is not None
+    halves, bias = model.head.linear.weight.chunk(2, dim=1), model.head.linear.bias
+    total = bias.expand(2, -1)
+    with torch.no_grad():
+        single.head.linear.bias.zero_()
+        for place, half in enumerate(halves):
+            single.head.linear.weight.copy_(half)
+            total = total + single.class_logits(pair[:, place], tokens)
+    torch.testing.assert_close(model.class_logits(pair, tokens), total)
+
+
+def test_another_number_of_pictures_is_refused(pictures: Tensor) -> None:
+    with pytest.raises(ConfigError, match="reads 2 pictures a sample, and was given 1"):
+        make("coca", pictures=2).class_logits(pictures)
+
+
+def test_captions_are_not_learned_from_several_pictures() -> None:
+    model = make("coca", pictures=2)
+    with pytest.raises(ConfigError, match="captioning_weight to 0"):
+        model(torch.zeros(1, 2, 3, 16, 16), laid_out("coca", [5]), classification=True)
+
+
+def test_heads_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="heads 5 do not divide width 32"):
+        tiny_config(head=HeadConfig(classes=CLASSES, heads=5))
+    with pytest.raises(ConfigError, match="two or more different classes"):
+        HeadConfig(classes=("yes", "yes"))
