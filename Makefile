@@ -8,11 +8,13 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
+# A real Milvus server for the tests, in an environment of its own.
+MILVUS := .venv-milvus/.installed-2.3.5
 
 .DEFAULT_GOAL := help
 # Two installations at a time would spoil the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test check format docs clean
+.PHONY: help demo test check format docs milvus clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +23,7 @@ demo: $(DEMO) ## Search, caption and score real pictures; FROM_SCRATCH=1 trains 
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch)
 
 test: $(DEV) ## Run every test, and hold the coverage
-	$(BIN)/pytest -n 2 --cov=coca --cov-report=term
+	$(BIN)/pytest -n 2 --dist loadgroup --cov=coca --cov-report=term
 
 check: $(DEV) ## Lint, layout, types, floor plan and spelling
 	$(BIN)/ruff check
@@ -36,6 +38,8 @@ format: $(DEV) ## Put code into the common layout, and mend what ruff can
 
 docs: $(DOCS) ## Build the documentation into site/
 	$(BIN)/zensical build --clean
+
+milvus: $(MILVUS) ## Install a real Milvus server, with which `make test` tries the search as well
 
 clean: ## Remove what was built or cached; runs/ and .venv stay
 	rm -rf build dist site .cache htmlcov .coverage .coverage.*
@@ -54,4 +58,11 @@ $(DOCS): EXTRAS = docs
 $(DEMO) $(DEV) $(DOCS): pyproject.toml | $(BIN)/python
 	@echo "installing coca-captioners[$(EXTRAS)] into $(VENV); the first time takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(MILVUS): | $(DEV)
+	@echo "installing a Milvus server into .venv-milvus; the first time takes a minute"
+	@$(PYTHON) -m venv .venv-milvus
+	@.venv-milvus/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
+	@$(BIN)/python tests/milvus_server.py unpack
 	@touch $@

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import milvus_server as server
+
 # Several test processes share the machine; set before torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -44,3 +46,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the sample data is not here: no folder ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a real Milvus server: the one of MILVUS_URI, or one started for this session.
+
+    A test that asks for it carries `SERVER`, so that it runs in the one worker that has it.
+    """
+    if named := os.environ.get("MILVUS_URI"):
+        yield named
+        return
+    if reason := server.why_not():
+        pytest.skip(reason)
+    with server.MilvusServer(tmp_path_factory.mktemp("milvus")) as started:
+        yield started.uri

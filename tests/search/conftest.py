@@ -1,5 +1,4 @@
 import hashlib
-import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,11 +9,15 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import DataError
+from coca.search.connection import Connection
+from coca.search.lite import is_lite
 from coca.search.milvus import Index
 from coca.search.records import Record
 from coca.search.schema import drop_collection
+from milvus_server import SERVER
 
 DIM = 16
+SHARED = "coca_tests"
 
 
 class StandIn:
@@ -56,34 +59,49 @@ def make_record(embedder: StandIn) -> Callable[..., Record]:
     return make
 
 
-# A server of one's own is named by MILVUS_URI; then each of these tests runs on both.
-_SERVERS = [pytest.param(uri, marks=pytest.mark.milvus) for uri in [os.getenv("MILVUS_URI")] if uri]
+@pytest.fixture(params=["lite", pytest.param("server", marks=SERVER)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where collections may be made; each test that asks for it runs on Lite and on a server."""
+    if request.param == "lite":
+        return str(tmp_path / "pictures.db")
+    return str(request.getfixturevalue("milvus_server"))
 
 
-@pytest.fixture(params=["lite", *_SERVERS])
-def make_index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Index]]:
-    """Opens, or makes, the collection of this test; the names in it are free."""
-    lite = request.param == "lite"
-    uri = str(tmp_path / "pictures.db") if lite else request.param
-    collection = "pictures" if lite else f"test_{uuid.uuid4().hex[:12]}"
+@pytest.fixture
+def make_index(place: str) -> Iterator[Callable[..., Index]]:
+    """Opens, or makes, the collection of this test, which begins empty."""
     opened: list[Index] = []
 
     def make(**changes: Any) -> Index:
         settings: dict[str, Any] = {
-            "collection": collection,
+            "collection": SHARED,
             "embed_dim": DIM,
             "fingerprint": "model-one",
             "model": "runs/one",
             "create": True,
         }
-        opened.append(Index.open(uri, **(settings | changes)))
+        opened.append(Index.open(place, **(settings | changes)))
         return opened[-1]
 
+    if not is_lite(place):
+        # A server takes seconds to make a collection, so its tests share one.
+        with make() as shared:
+            shared.delete([record.id for batch in shared.read_through() for record in batch])
     yield make
+    made = {index.info.collection for index in opened} - {SHARED}
     for index in opened:
-        if not lite and index is opened[-1]:
-            drop_collection(index._connection, collection)
         index.close()
+    if made:
+        connection = Connection(place, create=False)
+        for collection in made:
+            drop_collection(connection, collection)
+        connection.close()
+
+
+@pytest.fixture
+def fresh() -> str:
+    """The name of a collection that no other test has."""
+    return f"test_{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

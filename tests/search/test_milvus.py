@@ -119,7 +119,7 @@ def test_an_empty_place_is_called_empty(tmp_path: Path) -> None:
 
 def test_a_new_collection_needs_to_know_its_model(make_index: MakeIndex) -> None:
     with pytest.raises(SearchError, match="name embed_dim and fingerprint"):
-        make_index(fingerprint=None)
+        make_index(collection="absent", fingerprint=None)
 
 
 @pytest.mark.parametrize("name", ["", "1st", "a-b", "ä", "x" * 300])
@@ -138,7 +138,7 @@ def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_collection_whose_making_was_interrupted_is_finished(
-    make_index: MakeIndex, monkeypatch: pytest.MonkeyPatch
+    make_index: MakeIndex, fresh: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(connection: Connection, layout: object) -> None:
         raise KeyboardInterrupt
@@ -146,8 +146,8 @@ def test_a_collection_whose_making_was_interrupted_is_finished(
     with monkeypatch.context() as patch:
         patch.setattr(schema, "load_collection", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            make_index()
-    assert make_index().count() == 0
+            make_index(collection=fresh)
+    assert make_index(collection=fresh).count() == 0
 
 
 @pytest.mark.parametrize(

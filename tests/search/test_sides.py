@@ -143,13 +143,14 @@ def test_a_name_that_is_kept_for_captions_is_refused(make_index: MakeIndex) -> N
 
 
 def test_a_collection_of_another_version_is_refused_with_a_way_out(
-    index: Index, make_index: MakeIndex
+    make_index: MakeIndex, fresh: str
 ) -> None:
+    index = make_index(collection=fresh)
     index._connection.client.alter_collection_properties(
-        index._layout.name, properties={"coca.layout": "1"}, timeout=10
+        fresh, properties={"coca.layout": "1"}, timeout=10
     )
     with pytest.raises(SearchError, match=r"another version of coca.*`coca index`"):
-        make_index()
+        make_index(collection=fresh)
 
 
 def text_vector_of(record: Record) -> np.ndarray:

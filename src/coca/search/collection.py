@@ -52,8 +52,12 @@ class Collection:
             self._count(len(batch))
 
     def flush(self) -> None:
-        """Bring everything that was written to disk and into the index."""
-        if self.unflushed:
+        """Bring what was written into the index, where that is due.
+
+        A server keeps new rows in a log on its disk, searches them as they are, and flushes by
+        itself; asking for it takes seconds, and leaves small pieces if there are few rows.
+        """
+        if self.unflushed >= (1 if self.connection.is_lite else FLUSH_ROWS):
             with self.connection.write_lock, self.faults("flush it"):
                 self._client.flush(self.name, timeout=self._timeout_s)
             self.unflushed = 0
