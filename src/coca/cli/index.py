@@ -10,6 +10,9 @@ from coca.cli import defaults
 from coca.cli.console import Console, Json, to_try
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coca.search.sources import AnySource
     from coca.workflows.index import FillResult
 
 
@@ -40,6 +43,12 @@ def index(
             "--every", min=0, help="Seconds between frames of a video; 0 leaves videos out."
         ),
     ] = 5.0,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Stay, and follow what is new, changed or gone in the folders."
+        ),
+    ] = False,
     max_bad: Annotated[
         float,
         typer.Option(
@@ -61,25 +70,35 @@ def index(
     """
     console = Console.current(json=as_json)
     place = defaults.index_uri(uri)
-    from coca.workflows.index import index_pictures
-    from coca.workflows.picture_sources import check_places
+    from coca.workflows.index import FillSettings, fill_collection
+    from coca.workflows.picture_sources import check_places, sources_of
+    from coca.workflows.watch import check_watched, watch_folders
 
     # What is wrong with a name is told before a model is loaded.
     check_places(places)
-    result = index_pictures(
-        places,
-        defaults.load_model(model, device),
-        uri=place,
-        collection=collection,
-        token=token,
-        captions=captions,
-        prune=prune,
-        every_s=every,
-        max_bad_fraction=max_bad,
-        bad_list=bad_list,
-        progress=console.progress,
-    )
-    _tell(console, result, _where(uri, collection))
+    if watch:
+        check_watched(places)
+    predictor = defaults.load_model(model, device)
+    settings: FillSettings = {
+        "collection": collection,
+        "token": token,
+        "captions": captions,
+        "prune": prune or watch,
+        "bad_list": bad_list,
+        "max_bad_fraction": max_bad,
+    }
+
+    def fill(sources: "Sequence[AnySource]") -> "FillResult":
+        return fill_collection(sources, predictor, uri=place, progress=console.progress, **settings)
+
+    where = _where(uri, collection)
+    if watch:
+        for result in watch_folders(places, fill, every_s=every):
+            _tell(console, result, where)
+            console.note("watching; Ctrl-C ends it")
+        return
+    result = fill(sources_of(places, every_s=every))
+    _tell(console, result, where)
     report = result.report
     if report.bad and not report.good and not report.removed:
         raise typer.Exit(1)

@@ -1,8 +1,9 @@
-"""Fills a collection with the pictures of folders, tars and tables, by a loaded model."""
+"""Fills a collection with pictures from anywhere, by a loaded model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from coca.core.progress import ProgressMaker, silent
 from coca.data.bad_samples import BadSampleLog
@@ -13,10 +14,28 @@ from coca.search.ingest import ingest
 from coca.search.milvus import Index
 from coca.search.records import CollectionInfo
 from coca.search.report import BadPicture, IngestReport
+from coca.search.sources import AnySource
 from coca.workflows.picture_sources import EVERY_S, sources_of
 
 MAX_BAD_FRACTION = 0.1
 """Above that share of bad pictures something is wrong with the place, and not with pictures."""
+
+
+class FillSettings(TypedDict, total=False):
+    """What may be said about a filling."""
+
+    collection: str
+    """Name within the place; `pictures` by default."""
+    token: str
+    """`"user:password"` or a key, for servers that want one."""
+    captions: bool
+    """Let the model write the captions of pictures that come without one; by default it does."""
+    prune: bool
+    """Remove records of what is gone from these places."""
+    bad_list: Path | None
+    """File of JSON lines that lists bad pictures, each once."""
+    max_bad_fraction: float
+    """Largest share of bad pictures among at least a thousand, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +53,9 @@ def index_pictures(
     predictor: Predictor,
     *,
     uri: str,
-    collection: str = "pictures",
-    token: str = "",
-    captions: bool = True,
-    prune: bool = False,
     every_s: float = EVERY_S,
-    bad_list: Path | None = None,
-    max_bad_fraction: float = MAX_BAD_FRACTION,
     progress: ProgressMaker = silent,
+    **settings: Unpack[FillSettings],
 ) -> FillResult:
     """Puts pictures into a collection, which is made if it is missing.
 
@@ -51,14 +65,9 @@ def index_pictures(
         places: Folders, pictures, videos, tars and tables; see `sources_of`.
         predictor: The model that the collection belongs to.
         uri: Path that ends in `.db`, or address of a Milvus server.
-        collection: Name within that place.
-        token: `"user:password"` or a key, for servers that want one.
-        captions: Let the model write the captions of pictures that come without one.
-        prune: Remove records of what is gone from these places.
         every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
-        bad_list: File of JSON lines that lists bad pictures, each once.
-        max_bad_fraction: Largest share of bad pictures among at least a thousand, 0 to 1.
         progress: Shows how far it is.
+        **settings: See `FillSettings`.
 
     Raises:
         ConfigError: A place holds nothing that can be indexed.
@@ -66,10 +75,22 @@ def index_pictures(
         SearchError: The collection belongs to another model, or cannot be written.
     """
     sources = sources_of(places, every_s=every_s)
+    return fill_collection(sources, predictor, uri=uri, progress=progress, **settings)
+
+
+def fill_collection(
+    sources: Sequence[AnySource],
+    predictor: Predictor,
+    *,
+    uri: str,
+    progress: ProgressMaker = silent,
+    **settings: Unpack[FillSettings],
+) -> FillResult:
+    """As `index_pictures`, from sources that are open already."""
     with Index.open(
         uri,
-        collection,
-        token=token,
+        settings.get("collection", "pictures"),
+        token=settings.get("token", ""),
         embed_dim=predictor.embed_dim,
         fingerprint=predictor.fingerprint,
         model=predictor.source,
@@ -79,9 +100,11 @@ def index_pictures(
             sources,
             predictor,
             index,
-            captioner=captioner(predictor) if captions else None,
-            prune=prune,
-            bad_log=BadPictureLog(bad_list, max_bad_fraction),
+            captioner=captioner(predictor) if settings.get("captions", True) else None,
+            prune=settings.get("prune", False),
+            bad_log=BadPictureLog(
+                settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
+            ),
             progress=progress,
             batch_size=predictor.batch_size,
         )

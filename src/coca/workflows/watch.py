@@ -1,0 +1,157 @@
+"""Follows folders: what is new, changed or gone in them reaches the collection in a moment."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from glob import escape
+from pathlib import Path
+
+from coca.core.errors import ConfigError, DataError, SearchError
+from coca.core.extras import require
+from coca.processing.video_file import VIDEO_SUFFIXES
+from coca.search.pictures import IMAGE_SUFFIXES, Picture, is_gone
+from coca.search.sources import AnySource, Entry
+from coca.workflows.index import FillResult
+from coca.workflows.picture_sources import sources_of
+
+logger = logging.getLogger(__name__)
+
+SETTLE_S = 0.5
+"""So long nothing may change before files are read: a copy in the making is no picture yet."""
+_LONGEST_WAIT_S = 10.0
+_AGAIN_S = 2.0
+_TAKEN = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
+_SIDECARS = frozenset({".txt", ".json"})
+
+
+def watch_folders(
+    folders: Sequence[str | Path],
+    fill: Callable[[Sequence[AnySource]], FillResult],
+    *,
+    every_s: float,
+    settle_s: float = SETTLE_S,
+) -> Iterator[FillResult]:
+    """Fill once, and again whenever something changes; ends with Ctrl-C.
+
+    Between fillings the collection may be closed, so that others can search a folder of Milvus
+    Lite meanwhile; where one of them holds it just then, the filling waits for its turn.
+
+    Args:
+        folders: To follow, with all below them.
+        fill: Puts sources into the collection and removes what they have lost.
+        every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
+        settle_s: How long a change must be past before it is acted upon.
+
+    Yields:
+        What each filling did, beginning with the first one.
+
+    Raises:
+        ConfigError: A place is no folder.
+        MissingExtraError: The extra `search` is not installed.
+    """
+    check_watched(folders)
+    changes = require("watchfiles", extra="search").watch(
+        *folders,
+        watch_filter=None,
+        step=int(settle_s * 1000),
+        debounce=int(_LONGEST_WAIT_S * 1000),
+        # Returns at once, so that nothing that changes during the first filling is missed.
+        rust_timeout=int(_AGAIN_S * 1000),
+        yield_on_timeout=True,
+        raise_interrupt=True,
+    )
+    tops = [Path(folder).absolute() for folder in folders]
+    waiting: set[Path] = set()
+    try:
+        waiting |= _touched(next(changes), tops)
+        yield fill(sources_of(folders, every_s=every_s))
+        for batch in changes:
+            waiting |= _touched(batch, tops)
+            try:
+                sources = changed_sources(waiting, every_s=every_s)
+                if not sources:
+                    waiting.clear()
+                    continue
+                result = fill(sources)
+            except SearchError as error:
+                logger.warning("%s; %s changes wait", error, f"{len(waiting):,}")
+                continue
+            except DataError as error:
+                if error.reason != "missing":
+                    raise
+                # It vanished in this very moment; the next look will see that.
+                continue
+            waiting.clear()
+            yield result
+    except KeyboardInterrupt:
+        return
+
+
+def check_watched(folders: Sequence[str | Path]) -> None:
+    """Refuse what cannot be followed.
+
+    Raises:
+        ConfigError: A place is no folder.
+    """
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"{folder} cannot be watched: only folders of this machine can")
+
+
+def changed_sources(paths: Iterable[Path], *, every_s: float) -> list[AnySource]:
+    """The sources of paths that were touched: what is there, and what vanished."""
+    there: set[str] = set()
+    vanished: set[str] = set()
+    for path in paths:
+        if path.suffix in _SIDECARS:
+            # The words of a picture changed.
+            there.update(
+                str(one)
+                for one in path.parent.glob(f"{escape(path.stem)}.*")
+                if one.suffix.lower() in _TAKEN
+            )
+        elif path.is_dir() or (path.suffix.lower() in _TAKEN and path.exists()):
+            there.add(str(path))
+        elif is_gone(str(path)):
+            vanished.add(str(path))
+    tars = {path for path in there if path.endswith(".tar")}
+    sources: list[AnySource] = [*sources_of(sorted(there - tars), every_s=every_s)]
+    for tar in sorted(tars):
+        try:
+            sources += sources_of([tar])
+        except DataError as error:
+            # Most likely in the making; when it is whole, it has changed once more.
+            logger.warning("%s", error)
+    return [*sources, VanishedSource(sorted(vanished))] if vanished else sources
+
+
+class VanishedSource:
+    """Places that were removed, with all that was in them."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+
+    def entries(self) -> Sequence[Entry]:
+        """Nothing is there."""
+        return []
+
+    def series(self, entry: Entry) -> Iterator[Picture]:
+        """Never asked for."""
+        raise AssertionError(f"{entry.path} has vanished")
+
+    def has_lost(self, path: str, stamp: str) -> bool:
+        """Whether the path was one of these places, or stood in one."""
+        return any(
+            (path == top or path.startswith(top + os.sep)) and is_gone(top) for top in self._paths
+        )
+
+
+def _touched(changes: Iterable[tuple[object, str]], tops: Sequence[Path]) -> set[Path]:
+    """The changed paths, but for hidden ones, and a collection, which each filling changes."""
+    found = set()
+    for _, name in changes:
+        path = Path(os.path.abspath(name))
+        below = next((path.relative_to(top) for top in tops if path.is_relative_to(top)), path)
+        if not any(part.startswith(".") or part.endswith(".db") for part in below.parts):
+            found.add(path)
+    return found
