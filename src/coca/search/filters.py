@@ -1,30 +1,53 @@
 """Filter expressions for values from outside, quoted so that no value can change the meaning.
 
-Lite and old servers take no parameters in a filter, so the quoting happens here.
+    all_of(where("metadata.year", ">", 2020), negate(has_any_tag(["draft", "private"])))
+
+Lite and old servers take no parameters in a filter, so the quoting happens here. They also differ
+in what the opposite of an expression is where a key of the metadata is missing or of another kind;
+so each expression made here knows its opposite, and a filter keeps the same records everywhere:
+those for which a comparison in Python would be true.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, time
 from typing import TypeAlias
 
 from coca.core.errors import SearchError
-from coca.search.records import CAPTION, ID, PATH
+from coca.search.records import ALBUM, CAPTION, HEIGHT, ID, METADATA, PATH, TAGS, TIME, WIDTH
 
 Value: TypeAlias = str | int | float | bool
 
-_COLUMNS = (ID, PATH, CAPTION)
-_COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+_TEXTS = (ID, PATH, CAPTION, ALBUM)
+_NUMBERS = (WIDTH, HEIGHT, TIME)
+_OPPOSITES = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'", re.DOTALL)
+_LARGEST = 2**63 - 1
 
 
-def where(field: str, operator: str, value: Value | Sequence[Value]) -> str:
-    r"""A filter expression that compares one field with a value, whatever the value holds.
+class Filter(str):
+    """An expression of Milvus together with the one that keeps exactly the other records."""
 
-    Join several with `and`, `or`, `not` and parentheses.
+    opposite: str
+
+    def __new__(cls, text: str, opposite: str) -> "Filter":
+        """Pair the two; use `where` and its neighbours instead."""
+        made = super().__new__(cls, text)
+        made.opposite = opposite
+        return made
+
+
+def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
+    r"""A filter that compares one field with a value, whatever the value holds.
 
     Args:
-        field: `"id"`, `"path"`, `"caption"`, or `"metadata.KEY"` for any key of the metadata.
-        operator: One of `== != < <= > >=`, or `in` with a list.
-        value: Text, number or truth value; for `in`, a list of them.
+        field: `"id"`, `"path"`, `"caption"`, `"album"`, `"width"`, `"height"`, `"time"`, or
+            `"metadata.KEY"` for any key of the metadata.
+        operator: One of `== != < <= > >=`, or `in` and `not in` with a list.
+        value: Text, number or truth value; for `in`, a list of them. Columns of text take text and
+            columns of numbers whole numbers; a number in the metadata compares with numbers only,
+            a text with texts. On Lite, true equals 1 there.
 
     Raises:
         SearchError: Unknown field or operator, or a value that no filter can hold.
@@ -33,26 +56,183 @@ def where(field: str, operator: str, value: Value | Sequence[Value]) -> str:
         >>> where("metadata.equipment", "==", 'a "heavy" bar')
         'metadata["equipment"] == "a \\"heavy\\" bar"'
     """
-    if field.startswith("metadata."):
-        field = f"metadata[{_literal(field.removeprefix('metadata.'))}]"
-    elif field not in _COLUMNS:
+    key = field.removeprefix(f"{METADATA}.")
+    if key == field and field not in (*_TEXTS, *_NUMBERS):
         raise SearchError(
-            f"no filter on {field!r}: fields are {', '.join(_COLUMNS)} and metadata.KEY"
+            f"no filter on {field!r}: fields are {', '.join((*_TEXTS, *_NUMBERS))} and "
+            f"{METADATA}.KEY; tags have has_any_tag and has_all_tags"
         )
-    if operator == "in":
+    compare = _compare_column if key == field else _compare_key
+    if operator in ("in", "not in"):
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise SearchError(f"`in` needs a list of values, not {value!r}")
-        # Lite knows `in` for columns only, so both are spelled out.
-        either = " or ".join(f"{field} == {_literal(one)}" for one in value)
-        return f"({either})" if either else f'({ID} == "")'
-    if operator not in _COMPARISONS:
-        raise SearchError(f"no operator {operator!r}: use one of {' '.join(_COMPARISONS)} or in")
-    return f"{field} {operator} {_literal(value)}"
+            raise SearchError(f"`{operator}` needs a list of values, not {value!r}")
+        found = _in(field, key, value, compare)
+        return found if operator == "in" else negate(found)
+    if operator not in _OPPOSITES:
+        known = " ".join(_OPPOSITES)
+        raise SearchError(f"no operator {operator!r}: use one of {known}, in, or not in")
+    return compare(key, operator, value)
+
+
+def between(field: str, least: Value | None, most: Value | None) -> Filter:
+    """A filter for `least <= field <= most`; None leaves that end open.
+
+    Raises:
+        SearchError: As `where`.
+    """
+    return all_of(
+        *([] if least is None else [where(field, ">=", least)]),
+        *([] if most is None else [where(field, "<=", most)]),
+    )
+
+
+def taken(*, since: date | None = None, until: date | None = None) -> Filter:
+    """A filter for pictures taken from `since` to the end of `until`.
+
+    A day counts from its first to its last second. A time without a zone is read as UTC, as
+    cameras write theirs. Pictures whose time is not known are left out.
+
+    Raises:
+        SearchError: `until` lies before `since`.
+    """
+    first = None if since is None else _seconds(since, time.min)
+    last = None if until is None else _seconds(until, time.max)
+    if first is not None and last is not None and last < first:
+        raise SearchError(f"nothing is taken since {since} and until {until}: the end comes first")
+    return all_of(where(TIME, "!=", 0), between(TIME, first, last))
+
+
+def has_any_tag(tags: Sequence[str]) -> Filter:
+    """A filter for records that carry at least one of these tags; of no tag, for none."""
+    return _tagged("array_contains_any", tags) if tags else negate(_everything())
+
+
+def has_all_tags(tags: Sequence[str]) -> Filter:
+    """A filter for records that carry every one of these tags; of no tag, for all."""
+    return _tagged("array_contains_all", tags) if tags else _everything()
+
+
+def all_of(*filters: str) -> Filter:
+    """A filter for records that every one of these keeps; an empty filter keeps all.
+
+    Raises:
+        SearchError: An expression has an open quote or parenthesis.
+    """
+    return _join([one for one in filters if one], "and") if any(filters) else _everything()
+
+
+def any_of(*filters: str) -> Filter:
+    """A filter for records that at least one of these keeps; of no filter, for none.
+
+    Raises:
+        SearchError: An expression is empty, or has an open quote or parenthesis.
+    """
+    if not all(filters):
+        raise SearchError("an empty filter keeps everything, so `any_of` would keep everything")
+    return _join(filters, "or") if filters else negate(_everything())
+
+
+def negate(filter: str) -> Filter:
+    """A filter for exactly the records that this one leaves out.
+
+    Of an expression that was not made here, Lite still leaves out records without the key.
+
+    Raises:
+        SearchError: The expression is empty, or has an open quote or parenthesis.
+    """
+    if not filter:
+        raise SearchError("an empty filter keeps everything, and its opposite nothing")
+    return Filter(_opposite(filter), str(filter))
 
 
 def quoted(text: str) -> str:
     """The text as a literal of a filter."""
     return f'"{text.translate(_ESCAPES)}"'
+
+
+def _compare_column(column: str, operator: str, value: object) -> Filter:
+    text = column in _TEXTS
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (isinstance(value, str) if text else whole):
+        kind = "text" if text else "whole numbers"
+        raise SearchError(f"{column} is compared with {kind}, not with {value!r}")
+    literal = _literal(value)
+    return Filter(f"{column} {operator} {literal}", f"{column} {_OPPOSITES[operator]} {literal}")
+
+
+def _compare_key(key: str, operator: str, value: object) -> Filter:
+    path, literal = f"{METADATA}[{quoted(key)}]", _literal(value)
+    text = f"{path} {operator} {literal}"
+    missing = f"not (exists {path})"
+    if operator in ("==", "!="):
+        # On Lite a comparison with nothing is neither true nor false, also behind `not`.
+        equal, differs = f"{path} == {literal}", f"({missing} or {path} != {literal})"
+        return Filter(equal, differs) if operator == "==" else Filter(differs, equal)
+    if isinstance(value, bool):
+        raise SearchError(f"true and false have no order: {key!r} {operator} {literal}")
+    # And so is one of text with a number. `like "%"` holds for every text.
+    other_kind = f'{path} like "%"' if not isinstance(value, str) else f'not ({path} like "%")'
+    return Filter(text, f"({missing} or {other_kind} or not ({text}))")
+
+
+def _in(
+    field: str,
+    key: str,
+    values: Sequence[Value],
+    compare: Callable[[str, str, object], Filter],
+) -> Filter:
+    either = [compare(key, "==", value) for value in values]
+    if key != field:
+        # Lite knows `in` for columns only.
+        return any_of(*either)
+    listed = f"[{', '.join(_literal(value) for value in values)}]"
+    if not either:
+        return negate(_everything())
+    return Filter(f"{field} in {listed}", f"{field} not in {listed}")
+
+
+def _tagged(function: str, tags: Sequence[str]) -> Filter:
+    if isinstance(tags, str):
+        raise SearchError(f"tags are a list of texts, not the text {tags!r}")
+    call = f"{function}({TAGS}, [{', '.join(map(quoted, tags))}])"
+    return Filter(call, f"not {call}")
+
+
+def _everything() -> Filter:
+    return Filter(f'{ID} != ""', f'{ID} == ""')
+
+
+def _join(filters: Sequence[str], word: str) -> Filter:
+    if len(filters) == 1:
+        return Filter(_whole(filters[0]), _opposite(filters[0]))
+    other = {"and": "or", "or": "and"}[word]
+    return Filter(
+        f" {word} ".join(f"({_whole(one)})" for one in filters),
+        f" {other} ".join(f"({_opposite(one)})" for one in filters),
+    )
+
+
+def _opposite(filter: str) -> str:
+    return filter.opposite if isinstance(filter, Filter) else f"not ({_whole(filter)})"
+
+
+def _whole(filter: str) -> str:
+    """The expression, if it cannot reach beyond the parentheses that it is put into."""
+    depth = 0
+    for sign in re.sub(r"[^()\"']", "", _STRING.sub("", filter)):
+        depth += {"(": 1, ")": -1}.get(sign, 0)
+        if depth < 0 or sign in "\"'":
+            break
+    else:
+        if depth == 0:
+            return str(filter)
+    raise SearchError(f"the filter {filter!r} has a quote or parenthesis without its partner")
+
+
+def _seconds(day: date, of_day: time) -> int:
+    if not isinstance(day, datetime):
+        day = datetime.combine(day, of_day, UTC)
+    return int(day.timestamp() if day.tzinfo else day.replace(tzinfo=UTC).timestamp())
 
 
 def _literal(value: object) -> str:
@@ -61,8 +241,10 @@ def _literal(value: object) -> str:
             return "true" if value else "false"
         case str():
             return quoted(value)
-        case int():
+        case int() if abs(value) <= _LARGEST:
             return str(value)
+        case int():
+            raise SearchError(f"{value} is too large for a filter; at most {_LARGEST:,} fits")
         case float() if value - value == 0:  # finite
             return repr(value)
     raise SearchError(f"a filter compares text, numbers and truth values, not {value!r}")
