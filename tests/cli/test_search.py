@@ -26,7 +26,7 @@ def test_a_picture_finds_itself_first(run_json: RunJson, filled: Any, pictures: 
     # Without --model: the collection names the one that filled it.
     hits = run_json("search", "--image", pictures[1], "-k", "2")
     assert len(hits) == 2
-    assert hits[0].keys() == {"id", "score", "path", "caption", "metadata"}
+    assert {"id", "score", "path", "caption", "metadata", "tags", "album"} < hits[0].keys()
     assert hits[0]["path"] == str(Path(pictures[1]).absolute())
     assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
     assert run_json("search", "-i", pictures[1], "--offset", "1", "-k", "1") == hits[1:]
@@ -55,6 +55,29 @@ def test_several_texts_and_pictures_are_weighed(
     weighed = run_json("search", "a red car:2", "a red car", "--image", f"{pictures[1]}:0.001")
     alone = run_json("search", "a red car")
     assert [one["id"] for one in weighed] == [one["id"] for one in alone]
+
+
+def test_words_of_captions_join_the_ranking(run_json: RunJson, filled: Any) -> None:
+    joined = run_json("search", "red car", "--hybrid", "--words", "0.9")
+    assert joined[0]["caption"] == "a red [car]"
+    assert run_json("search", "red", "--hybrid", "--fusion", "scores", "--words", "1")[0] == {
+        **joined[0],
+        "score": 1.0,
+    }
+
+
+def test_re_ranking_shows_how_likely_the_words_are(
+    run: Run, run_json: RunJson, filled: Any
+) -> None:
+    plain = run_json("search", "a red car")
+    again = run_json("search", "a red car", "--rerank", "2")
+    assert {hit["id"] for hit in again[:2]} == {hit["id"] for hit in plain[:2]}
+    assert [hit["log_likelihood"] is not None for hit in again] == [True, True, False]
+    pages = [
+        run_json("search", "a red car", "--rerank", "2", "-k", "1", "--offset", n)[0] for n in "012"
+    ]
+    assert [hit["id"] for hit in pages] == [hit["id"] for hit in again]
+    assert "log p" in run("search", "a red car", "--rerank", "2").stdout
 
 
 def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: Any) -> None:
@@ -97,6 +120,9 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
     [
         ([], 2, "nothing to search for"),
         (["  "], 2, "nothing to search for"),
+        (["x", "--hybrid", "--min-score", "0.1"], 2, "goes by the cosine"),
+        (["--image", "photos/0.png", "--hybrid"], 1, "compares words"),
+        (["--image", "photos/0.png", "--rerank", "2"], 1, "add a text"),
         (["night:-0.3"], 2, "a single term needs no weight"),
         (["x", "12:30"], 2, "write '12:30:1'"),
         (["x", "--filter", "year ><"], 1, "does not understand the filter"),

@@ -1,5 +1,7 @@
 """Pictures out of a collection: by words, by picture and by filter."""
 
+import dataclasses
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -7,6 +9,20 @@ import typer
 from coca.cli import defaults
 from coca.cli.console import Console, Json
 from coca.search.terms import parse_terms
+
+
+class On(StrEnum):
+    """Which vectors of a collection a query is compared with."""
+
+    image = "image"
+    text = "text"
+
+
+class Method(StrEnum):
+    """How two rankings become one."""
+
+    rrf = "rrf"
+    scores = "scores"
 
 
 def search(
@@ -47,6 +63,34 @@ def search(
             "--min-score", min=-1, max=1, help="Least cosine of a result.", show_default=False
         ),
     ] = None,
+    on: Annotated[
+        On, typer.Option("--on", help="What to compare with: pictures, or their captions.")
+    ] = On.image,
+    one_per_album: Annotated[
+        bool, typer.Option("--one-per-album", help="Only the best of each album or video.")
+    ] = False,
+    hybrid: Annotated[
+        bool,
+        typer.Option("--hybrid", help="Rank by the words of captions (BM25) as well, and join."),
+    ] = False,
+    fusion: Annotated[
+        Method, typer.Option("--fusion", help="With --hybrid: join by places (rrf) or by scores.")
+    ] = Method.rrf,
+    words: Annotated[
+        float,
+        typer.Option(
+            "--words", min=0, max=1, help="With --hybrid: weight of the ranking by words."
+        ),
+    ] = 0.5,
+    rerank: Annotated[
+        int,
+        typer.Option(
+            "--rerank",
+            min=0,
+            metavar="K",
+            help="Put the first K in order by how likely the model is to say the text.",
+        ),
+    ] = 0,
     uri: defaults.Uri = None,
     collection: defaults.Collection = "pictures",
     model: defaults.Model = None,
@@ -56,12 +100,25 @@ def search(
 ) -> None:
     """Find pictures by words, by pictures, or by several of them together.
 
-    Without --model, the model that filled the collection is used. The score is the cosine.
+    Without --model, the model that filled the collection is used. The score is the cosine; with
+    --hybrid, what the two rankings were joined by.
     """
     console = Console.current(json=as_json)
     terms = parse_terms(text or [], image or [])
     place = defaults.search_uri(uri)
-    from coca.workflows.search import open_search
+    from coca.search.fusion import Fusion
+    from coca.workflows.search import Wish, find, open_search
+
+    wish = Wish(
+        k=k,
+        offset=offset,
+        filter=filter,
+        min_score=min_score,
+        on=on.value,
+        one_each_album=one_per_album,
+        hybrid=Fusion(method=fusion.value, words=words) if hybrid else None,
+        rerank=rerank,
+    )
 
     with open_search(
         place,
@@ -71,24 +128,24 @@ def search(
         fallback=lambda: defaults.model_name(None),
         device=device,
     ) as engine:
-        hits = engine.search(terms=terms, k=k, filter=filter, offset=offset, min_score=min_score)
+        hits = find(engine, terms, wish)
+    columns = ["rank", "score", *(["log p"] if rerank else []), "caption", "path"]
     rows = [
-        [str(rank), f"{hit.score:.3f}", hit.caption, hit.path]
+        [
+            str(rank),
+            f"{hit.score:.3f}",
+            *([_shown(hit.log_likelihood)] if rerank else []),
+            hit.caption,
+            hit.path,
+        ]
         for rank, hit in enumerate(hits, start=offset + 1)
     ]
     if rows:
-        console.table(["rank", "score", "caption", "path"], rows, right=["rank", "score"])
+        console.table(columns, rows, right=["rank", "score", "log p"])
     else:
         console.say("nothing was found")
-    console.emit(
-        [
-            {
-                "id": hit.id,
-                "score": hit.score,
-                "path": hit.path,
-                "caption": hit.caption,
-                "metadata": dict(hit.metadata),
-            }
-            for hit in hits
-        ]
-    )
+    console.emit([dataclasses.asdict(hit) for hit in hits])
+
+
+def _shown(log_likelihood: float | None) -> str:
+    return "" if log_likelihood is None else f"{log_likelihood:.1f}"

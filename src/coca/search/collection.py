@@ -28,13 +28,14 @@ class Collection:
         connection: Where it is.
         name: Its own name, never an alias.
         unflushed: Rows that were written since the last flush.
+        writes: Rows that were written or removed since it was opened.
     """
 
     def __init__(self, connection: Connection, name: str) -> None:
         self.connection = connection
         self.name = name
         self.unflushed = 0
-        self._wrote = False
+        self.writes = 0
 
     def upsert(self, rows: Sequence[Row]) -> None:
         """Write rows of different ids; one whose id is there already is replaced."""
@@ -91,6 +92,13 @@ class Collection:
         """How many rows fulfil a filter."""
         return int(self.query(filter, ["count(*)"])[0]["count(*)"])
 
+    def ids(self, filter: str = "") -> list[str]:
+        """The ids of all rows that fulfil a filter, in no order."""
+        if self.connection.is_lite:
+            # In one go, since Lite reads the whole collection again for each batch.
+            return [row[ID] for row in self.query(filter, [ID])]
+        return [row[ID] for rows in self.read_through([ID], filter) for row in rows]
+
     def read_through(self, columns: Sequence[str], filter: str = "") -> Iterator[list[Row]]:
         """All rows that fulfil a filter, in batches and in no order; write nothing meanwhile."""
         # An iterator of a server may miss the newest writes; a strong read first waits for them.
@@ -135,7 +143,7 @@ class Collection:
                 search_params={"metric_type": metric, "offset": offset, "params": dict(params)},
                 timeout=self._timeout_s,
                 # Own writes are always seen; waiting for those of others costs 0.2 s a search.
-                consistency_level="Session" if self._wrote else "Bounded",
+                consistency_level="Session" if self.writes else "Bounded",
             )
         return [
             [
@@ -150,7 +158,7 @@ class Collection:
         return self.connection.faults(doing, filter=filter)
 
     def _count(self, rows: int) -> None:
-        self._wrote = True
+        self.writes += rows
         self.unflushed += rows
         # A server flushes by itself, and limits how often it may be asked to.
         if self.connection.is_lite and self.unflushed >= FLUSH_ROWS:

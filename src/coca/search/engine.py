@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
-from coca.search.milvus import MAX_RESULTS, Index
+from coca.search.milvus import MAX_RESULTS, Index, Side
 from coca.search.records import Hit, check_same_model
 from coca.search.terms import Term, direction
 
@@ -69,8 +69,10 @@ class SearchEngine:
         filter: str = "",
         offset: int = 0,
         min_score: float | None = None,
+        on: Side = "image",
+        one_each_album: bool = False,
     ) -> list[Hit]:
-        """The pictures nearest to a text, a picture, a vector, or several of them together.
+        """The records nearest to a text, a picture, a vector, or several of them together.
 
         Given together they count alike; `terms` says how much each counts, and what to avoid.
 
@@ -83,6 +85,8 @@ class SearchEngine:
             filter: Milvus expression that a picture must fulfil; `where` builds one safely.
             offset: How many of the nearest to leave out, for paging.
             min_score: Cosine below which nothing is returned, -1 to 1.
+            on: What the query is compared with: the pictures, or their captions.
+            one_each_album: Only the best picture of each album or video.
 
         Returns:
             The nearest first.
@@ -97,7 +101,10 @@ class SearchEngine:
             *([] if vector is None else [Term(vector=vector)]),
             *terms,
         ]
-        return self._answer(self.query(whole), k, filter, offset, min_score)[0]
+        answers = self.index.search(
+            self.query(whole), k, filter=filter, offset=offset, on=on, one_each_album=one_each_album
+        )
+        return _at_least(min_score, answers)[0]
 
     def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
         """The vector that stands for these terms together, of length 1.
@@ -130,6 +137,8 @@ class SearchEngine:
         filter: str = "",
         offset: int = 0,
         min_score: float | None = None,
+        on: Side = "image",
+        one_each_album: bool = False,
     ) -> list[list[Hit]]:
         """Many searches at once; each is faster than on its own. See `search`.
 
@@ -142,6 +151,8 @@ class SearchEngine:
             filter: As in `search`.
             offset: As in `search`.
             min_score: As in `search`.
+            on: As in `search`.
+            one_each_album: As in `search`.
         """
         parts: list[Float[np.ndarray, "Q E"]] = []
         if texts is not None:
@@ -158,7 +169,11 @@ class SearchEngine:
             raise SearchError(
                 "texts, images and vectors that are searched together need the same number of each"
             )
-        return self._answer(direction(parts, [1.0] * len(parts)), k, filter, offset, min_score)
+        queries = direction(parts, [1.0] * len(parts))
+        answers = self.index.search(
+            queries, k, filter=filter, offset=offset, on=on, one_each_album=one_each_album
+        )
+        return _at_least(min_score, answers)
 
     def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
         """The pictures nearest to one of the collection, without that one.
@@ -174,15 +189,8 @@ class SearchEngine:
         hits = self.index.search(record.vector[np.newaxis], wanted, filter=filter)[0]
         return [hit for hit in hits if hit.id != id][offset : offset + k]
 
-    def _answer(
-        self,
-        queries: Float32[np.ndarray, "Q E"],
-        k: int,
-        filter: str,
-        offset: int,
-        min_score: float | None,
-    ) -> list[list[Hit]]:
-        answers = self.index.search(queries, k, filter=filter, offset=offset)
-        if min_score is None:
-            return answers
-        return [[hit for hit in hits if hit.score >= min_score] for hits in answers]
+
+def _at_least(min_score: float | None, answers: list[list[Hit]]) -> list[list[Hit]]:
+    if min_score is None:
+        return answers
+    return [[hit for hit in hits if hit.score >= min_score] for hits in answers]

@@ -4,7 +4,7 @@ Vectors are stored with length 1 and compared by inner product, which every inde
 kind of Milvus knows; the score is then the cosine.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -167,6 +167,24 @@ class Index:
             read = list(self._pictures.get(batch, self._record_columns))
             found |= {record.id: record for record in self._to_records(read)}
         return found
+
+    def ids(self, filter: str = "") -> list[str]:
+        """The ids of all records that fulfil a filter, in no order.
+
+        Raises:
+            SearchError: Milvus does not understand the filter.
+        """
+        return self._pictures.ids(filter)
+
+    def hits(self, scores: Mapping[str, float]) -> list[Hit]:
+        """The records with these ids as hits with these scores, in this order, as far as there."""
+        found = {row[records.ID]: row for row in self._pictures.get(scores, rows.HIT_COLUMNS)}
+        return [rows.to_hit(found[id], score) for id, score in scores.items() if id in found]
+
+    @property
+    def writes(self) -> int:
+        """How many rows were written or removed through this index so far."""
+        return self._pictures.writes
 
     def count(self, filter: str = "") -> int:
         """How many records there are, or how many the filter leaves.

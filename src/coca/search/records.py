@@ -72,7 +72,8 @@ class Hit:
 
     id: str
     score: float
-    """Cosine of query and picture, or of query and caption, -1 to 1."""
+    """Cosine of query and picture, or of query and caption, -1 to 1; of a hybrid search, what its
+    rankings were joined by."""
     path: str
     caption: str
     metadata: Mapping[str, Any]
@@ -81,6 +82,8 @@ class Hit:
     time: int = 0
     tags: tuple[str, ...] = ()
     album: str = ""
+    log_likelihood: float | None = None
+    """How likely the model is to say the query of the picture, in nats; only where asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,72 @@
+"""Hybrid search: by vectors and by the words of captions, joined into one ranking."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from coca.core.errors import SearchError
+from coca.search.engine import SearchEngine
+from coca.search.fusion import Fusion, fuse
+from coca.search.milvus import MAX_RESULTS, Side
+from coca.search.records import Hit
+from coca.search.terms import Term
+
+_DEPTH = 256
+"""Hits of each ranking that are joined, at least: a page further back needs more."""
+
+
+_RRF = Fusion()
+
+
+@runtime_checkable
+class WordSearch(Protocol):
+    """Ranks captions by their words."""
+
+    def search_words(
+        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
+    ) -> list[Hit]:
+        """The records whose captions share most with a text, the best first."""
+        ...
+
+
+def search_hybrid(
+    engine: SearchEngine,
+    by_words: WordSearch,
+    words: str,
+    *,
+    terms: Sequence[Term] = (),
+    fusion: Fusion = _RRF,
+    k: int = 10,
+    filter: str = "",
+    offset: int = 0,
+    on: Side = "image",
+) -> list[Hit]:
+    """The records nearest to a query whose captions also share its words.
+
+    Args:
+        engine: Searches by vectors.
+        by_words: Searches the captions of the same collection.
+        words: What captions should say.
+        terms: The query by vectors; default: the words.
+        fusion: How the two rankings become one.
+        k: How many results, at most.
+        filter: Milvus expression that a record must fulfil.
+        offset: How many of the best to leave out, for paging.
+        on: What the query's vector is compared with.
+
+    Returns:
+        The best first; `score` is what the rankings were joined by.
+
+    Raises:
+        SearchError: No words, `k` or `offset` out of range, or the collection cannot answer.
+    """
+    if not words.strip():
+        raise SearchError("a hybrid search compares words, and the query has none: add a text")
+    # Pages of one depth are cut from one ranking, so that they neither overlap nor leave gaps.
+    depth = _DEPTH
+    while depth < 2 * (k + offset):
+        depth *= 4
+    depth = max(min(depth, MAX_RESULTS), k + offset)
+    near = engine.search(terms=terms or [Term(text=words)], k=depth, filter=filter, on=on)
+    said = by_words.search_words(words, depth, filter=filter)
+    fused = fuse([near, said], [1 - fusion.words, fusion.words], fusion)
+    return fused[offset : offset + k]

@@ -1,0 +1,44 @@
+from collections.abc import Callable
+
+import pytest
+
+from coca.search.captions import Captions
+from coca.search.milvus import Index
+from coca.search.records import Record
+
+CAPTIONS = ["a red car", "a red red car in snow", "two dogs", "", "the car"]
+
+
+@pytest.fixture
+def index(index: Index, make_record: Callable[..., Record]) -> Index:
+    index.upsert(
+        make_record(f"{n}", caption=caption, metadata={"n": n})
+        for n, caption in enumerate(CAPTIONS)
+    )
+    return index
+
+
+def test_captions_that_share_a_word_are_found_the_best_first(index: Index) -> None:
+    hits = Captions(index).search_words("red CAR")
+    assert [hit.id for hit in hits] == ["0", "1", "4"]
+    assert [hit.caption for hit in hits] == [CAPTIONS[int(hit.id)] for hit in hits]
+    assert hits[0].score > hits[1].score > hits[2].score > 0
+    assert Captions(index).search_words("zebra") == []
+
+
+def test_pages_and_filters_cut_the_same_ranking(index: Index) -> None:
+    captions = Captions(index)
+    everything = captions.search_words("red car dogs")
+    assert captions.search_words("red car dogs", 2, offset=1) == everything[1:3]
+    kept = captions.search_words("red car dogs", filter='metadata["n"] >= 1')
+    assert kept == [hit for hit in everything if hit.metadata["n"] >= 1]
+
+
+def test_what_was_written_meanwhile_is_found(
+    index: Index, make_record: Callable[..., Record]
+) -> None:
+    captions = Captions(index)
+    index.upsert([make_record("0", caption="a zebra")])
+    assert [hit.id for hit in captions.search_words("zebra")] == ["0"]
+    index.delete(["0"])
+    assert captions.search_words("zebra") == []

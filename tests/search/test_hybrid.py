@@ -1,0 +1,60 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import SearchError
+from coca.search.captions import Captions
+from coca.search.engine import SearchEngine
+from coca.search.fusion import Fusion
+from coca.search.hybrid import search_hybrid
+from coca.search.milvus import Index
+from coca.search.records import Record
+from coca.search.terms import Term
+
+
+@pytest.fixture
+def engine(embedder: Any, index: Index, make_record: Callable[..., Record]) -> SearchEngine:
+    index.upsert(
+        make_record(f"{n}", caption=f"picture {n % 7} of {n}", metadata={"n": n}) for n in range(40)
+    )
+    return SearchEngine(embedder, index)
+
+
+def test_each_picture_gets_the_reciprocals_of_both_its_places(
+    engine: SearchEngine, embedder: Any
+) -> None:
+    captions = Captions(engine.index)
+    near_8 = [Term(vector=embedder.direction(b"8"))]
+    by_hand: dict[str, float] = {}
+    for ranking in (engine.search(terms=near_8, k=40), captions.search_words("3 17", 40)):
+        for place, hit in enumerate(ranking, start=1):
+            by_hand[hit.id] = by_hand.get(hit.id, 0) + 0.5 / (60 + place)
+    hits = search_hybrid(engine, captions, "3 17", terms=near_8, k=40)
+    assert {hit.id: hit.score for hit in hits} == pytest.approx(by_hand)
+    assert [hit.score for hit in hits] == sorted(by_hand.values(), reverse=True)
+
+
+def test_a_weight_of_0_or_1_leaves_one_ranking(engine: SearchEngine, embedder: Any) -> None:
+    captions = Captions(engine.index)
+    vectors = engine.search("picture 3", k=40)
+    only = search_hybrid(engine, captions, "picture 3", fusion=Fusion(words=0.0), k=40)
+    assert [hit.id for hit in only] == [hit.id for hit in vectors]
+    words = captions.search_words("17", 40)
+    only = search_hybrid(engine, captions, "17", fusion=Fusion(words=1.0), k=40)
+    assert [hit.id for hit in only] == [hit.id for hit in words]
+
+
+def test_pages_cut_one_ranking_and_filters_hold_for_both(engine: SearchEngine) -> None:
+    captions = Captions(engine.index)
+    everything = search_hybrid(engine, captions, "picture 3", k=40)
+    pages = [search_hybrid(engine, captions, "picture 3", k=8, offset=8 * n) for n in range(6)]
+    assert [hit for page in pages for hit in page] == everything
+    kept = search_hybrid(engine, captions, "picture 3", k=40, filter='metadata["n"] < 9')
+    assert {hit.metadata["n"] for hit in kept} == set(range(9))
+
+
+def test_a_hybrid_search_needs_words(engine: SearchEngine) -> None:
+    with pytest.raises(SearchError, match="add a text"):
+        search_hybrid(engine, Captions(engine.index), " ", terms=[Term(vector=np.eye(16)[0])])
