@@ -68,14 +68,33 @@ def test_scores_for_people_stand_beside_chance_and_in_a_file(
 ) -> None:
     Path("photos/bad.png").write_bytes(b"")
     Path("photos/bad.json").write_text("{", encoding="utf-8")
-    told = run("evaluate", model, samples, "--out", "scores.json")
+    told = run("evaluate", model, samples, "--out", "scores")
     assert "retrieval on 3 samples of photos" in told.stdout
     assert "by chance" in told.stdout
-    assert "scores.json" in told.stdout
+    for name in ("report.json", "report.md", "report.html"):
+        assert f"scores/{name}" in told.stdout
     assert "bad" in told.stderr
-    kept = json.loads(Path("scores.json").read_text(encoding="utf-8"))
+    kept = json.loads(Path("scores/report.json").read_text(encoding="utf-8"))
     assert kept["fingerprint"] == load(model).fingerprint
     assert kept["tasks"][0]["metrics"]["text_to_image_recall@5"] == 1
+
+
+def test_a_second_call_finds_what_the_first_one_did(run: Run, model: str, samples: str) -> None:
+    first = run("evaluate", model, samples)
+    second = run("evaluate", model, samples)
+    assert "done before" not in first.stderr
+    assert "retrieval on photos: done before" in second.stderr
+    assert second.stdout == first.stdout
+
+
+def test_several_tasks_stand_in_one_table_beside_published_figures(
+    run: Run, model: str, samples: str
+) -> None:
+    told = run("evaluate", model, samples, "zero_shot", *DATA, "benchmark=coco_retrieval")
+    line = next(
+        it for it in told.stdout.splitlines() if "text to image recall@1" in it and "0.512" in it
+    )
+    assert line.split()[-2:] == ["0.512", "0.457"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,18 @@
+import dataclasses
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from coca.core.errors import ConfigError
+from coca.core.errors import CocaError, ConfigError
+from coca.core.progress import silent
 from coca.data.sources import SourceConfig
 from coca.inference.loading import load
-from coca.tasks import TaskConfig
+from coca.inference.predictor import Predictor
+from coca.model.decoding import Decoding
+from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.workflows.evaluate import evaluate
 from tiny_data import picture
 from tiny_model import write_model
@@ -34,10 +40,10 @@ def test_tasks_are_scored_in_their_order_and_kept_with_where_they_come_from(
         TaskConfig(task="retrieval", data=data),
         TaskConfig(task="retrieval", data=data, limit=2),
     ]
-    out = tmp_path / "deep" / "scores.json"
+    out = tmp_path / "deep" / "scores"
     results = evaluate(model, configs, out=out)
     assert [result.samples for result in results] == [4, 2]
-    kept = json.loads(out.read_text(encoding="utf-8"))
+    kept = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert (kept["model"], kept["fingerprint"]) == (str(model), load(model).fingerprint)
     for entry, config, result in zip(kept["tasks"], configs, results, strict=True):
         assert entry["task"] == "retrieval"
@@ -58,3 +64,104 @@ def test_an_unknown_task_is_told_before_any_runs(model: Path, data: SourceConfig
         evaluate(model, configs)
     with pytest.raises(ConfigError, match="no task is named"):
         evaluate(model, [])
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two tasks that note each time they are run; the second can be stopped."""
+    runs: list[str] = []
+    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
+    for name in ("first", "second"):
+
+        def task(
+            predictor: Predictor, config: TaskConfig, *, progress: Any = silent, name: str = name
+        ) -> TaskResult:
+            runs.append(name)
+            if name == "second" and runs.count("second") == 1:
+                raise KeyboardInterrupt
+            return TaskResult(name, {"score": 0.5}, 4)
+
+        TASKS.register(name)(task)
+    return runs
+
+
+def test_what_is_finished_is_not_run_again_after_a_stop(
+    model: Path, data: SourceConfig, tmp_path: Path, counted: list[str]
+) -> None:
+    configs = [TaskConfig(task=name, data=data) for name in ("first", "second")]
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, configs, out=tmp_path / "out")
+    assert not (tmp_path / "out" / "report.json").exists()
+    results = evaluate(model, configs, out=tmp_path / "out", tell=told.append)
+    assert counted == ["first", "second", "second"]
+    assert [result.task for result in results] == ["first", "second"]
+    assert "done before" in told[0]
+    assert evaluate(model, configs, out=tmp_path / "out") == results
+    assert len(counted) == 3
+
+
+@pytest.mark.parametrize("change", ["settings", "data", "model"])
+def test_a_result_is_kept_for_its_settings_its_data_and_its_model(
+    model: Path, data: SourceConfig, tmp_path: Path, counted: list[str], change: str
+) -> None:
+    config = TaskConfig(task="first", data=data)
+    evaluate(model, [config], out=tmp_path / "out")
+    if change == "settings":
+        config = TaskConfig(task="first", data=data, limit=3)
+    elif change == "data":
+        (Path(data.paths[0]) / "0.txt").write_text("other words", encoding="utf-8")
+    else:
+        model = write_model(tmp_path / "other", seed=1)
+    evaluate(model, [config], out=tmp_path / "out")
+    assert counted == ["first", "first"]
+
+
+def test_a_kept_result_is_the_result_with_its_pictures(
+    model: Path, data: SourceConfig, tmp_path: Path
+) -> None:
+    for number in range(4):
+        sidecar = Path(data.paths[0]) / f"{number}.json"
+        sidecar.write_text(json.dumps({"label": f"kind {number % 2}"}), encoding="utf-8")
+    configs = [
+        TaskConfig(task=name, data=data, decoding=Decoding(num_beams=1, max_words=3))
+        for name in ("retrieval", "zero_shot", "captioning")
+    ]
+    first = evaluate(model, configs, out=tmp_path / "out")
+    before = (tmp_path / "out" / "report.html").read_bytes()
+    again = evaluate(model, configs, out=tmp_path / "out")
+    assert again == first
+    assert (tmp_path / "out" / "report.html").read_bytes() == before
+    assert any(case.picture for strip in again[0].shown.strips for case in strip.cases)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"data": SourceConfig(kind="folder", path="nowhere")}, "nowhere is no folder"),
+        ({"prompts": "none"}, "is no prompt set"),
+        ({"benchmark": "imagnet"}, "did you mean 'imagenet'"),
+    ],
+)
+def test_what_would_stop_a_later_task_is_told_before_the_first_is_run(
+    model: Path, data: SourceConfig, counted: list[str], fault: dict[str, Any], message: str
+) -> None:
+    later = dataclasses.replace(TaskConfig(task="zero_shot", data=data), **fault)
+    with pytest.raises(CocaError, match=message):
+        evaluate(model, [TaskConfig(task="first", data=data), later])
+    assert counted == []
+
+
+def test_without_its_packages_the_page_is_missing_and_told(
+    model: Path,
+    data: SourceConfig,
+    tmp_path: Path,
+    counted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    evaluate(model, [TaskConfig(task="first", data=data)], out=tmp_path)
+    assert (tmp_path / "report.md").exists()
+    assert not (tmp_path / "report.html").exists()
+    assert "pip install" in caplog.text

@@ -57,8 +57,8 @@ def scores(run: Path, tmp_path: Path) -> Path:
         (folder / f"{number}.png").write_bytes(picture(number))
         (folder / f"{number}.txt").write_text(f"picture {number}", encoding="utf-8")
     task = TaskConfig(task="retrieval", data=SourceConfig(kind="folder", path=str(folder)))
-    evaluate(run, [task], out=tmp_path / "scores.json")
-    return tmp_path / "scores.json"
+    evaluate(run, [task], out=tmp_path / "scores")
+    return tmp_path / "scores"
 
 
 def test_the_folder_holds_a_model_its_card_and_nothing_of_the_machine(
@@ -126,6 +126,7 @@ def test_scores_of_another_model_are_refused(run: Path, scores: Path, tmp_path: 
 def test_scores_from_outside_of_any_checkout_are_shown_without_a_commit(
     run: Path, scores: Path, tmp_path: Path
 ) -> None:
+    scores /= "report.json"
     content = json.loads(scores.read_text())
     content["tasks"][0]["record"]["code"] = None
     scores.write_text(json.dumps(content))

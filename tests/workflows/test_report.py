@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coca.workflows.plots import bar_plot, heat_map, line_plot
 from coca.workflows.report import (
     Card,
     Grid,
     Plot,
     Section,
     Table,
-    line_plot,
     parameters_shown,
     render,
+    render_markdown,
 )
 
 
@@ -61,6 +62,35 @@ def test_curves_are_the_same_bytes_each_time() -> None:
     first = line_plot(panels, x_label="step", logarithmic=True)
     assert first == line_plot(panels, x_label="step", logarithmic=True)
     assert first.startswith("<svg")
+
+
+def test_every_bar_and_square_has_its_name() -> None:
+    names = ["a $ign", "a very long name of a thing that nobody says", "c"]
+    bars = bar_plot(dict.fromkeys(names, 0.5), x_label="accuracy")
+    shares = [[1.0, 0.0, 0.0], [0.2, 0.8, 0.0], [0.0, 0.0, 1.0]]
+    squares = heat_map(names, shares, x_label="x", y_label="y")
+    for svg in (bars, squares):
+        assert "a $ign" in svg
+        assert "a very long name of a t…" in svg
+    assert ">80<" in squares
+
+
+def test_markdown_holds_tables_and_words_and_no_picture() -> None:
+    rows: list[list[str | float | None]] = [["a|b", 0.25, None]]
+    cards = [Card(picture(), ["hit", "0.9"], marked=True), Card(None, ["other"])]
+    section = Section("part", "text", [Table(["x", "y", "z"], rows, "a note"), Grid("q", cards)])
+    text = render_markdown("title", "lead", [section])
+    assert "| a\\|b | 0.250 |  |" in text
+    assert "|---|---:|---:|" in text
+    assert "- **right:** hit; 0.9\n- other" in text
+    assert "a note" in text
+    assert "data:" not in text
+
+
+def test_a_card_may_be_words_alone() -> None:
+    page = render("t", "l", [Section("s", blocks=[Grid("q", [Card(None, ["only"])], wide=True)])])
+    assert "<img" not in page
+    assert 'class=" text"' in page
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A model's scores on downstream tasks."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,27 +31,37 @@ def evaluate(
         typer.Option(
             "--out",
             "-o",
-            help="JSON file for scores, details and settings.",
-            show_default=False,
+            help="Folder of the report; tasks that are done there are not run again.",
+            show_default="runs/evaluate/MODEL",
         ),
     ] = None,
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Score a model on tasks, beside what guessing would give."""
+    """Score a model on tasks, beside what guessing and other models give."""
     console = Console.current(json=as_json)
     from coca.workflows import evaluate as workflow
+    from coca.workflows.evaluation_report import overview
 
     given = Settings.of(tasks)
     configs = [config for name in given.recipes for config in _configs(name, given.changes)]
-    results = workflow.evaluate(model, configs, out=out, device=device, progress=console.progress)
-    for config, result in zip(configs, results, strict=True):
+    folder = out or Path("runs", "evaluate", re.sub(r"[^\w.]+", "-", model).strip("-."))
+    results = workflow.evaluate(
+        model, configs, out=folder, device=device, progress=console.progress, tell=console.note
+    )
+    pairs = list(zip(configs, results, strict=True))
+    for config, result in pairs:
         for sentence in result.bad:
             console.complain(sentence)
         console.say(f"{result.task} on {result.samples} samples of {config.data.title}")
         console.table(["score", "value", "by chance"], _rows(result), right=["value", "by chance"])
-    if out is not None:
-        console.say(f"scores, details and settings: {out}")
+    if len(pairs) > 1 or any(config.benchmark for config in configs):
+        table = overview(pairs)
+        cells = [[text for text, _ in row] for row in table.cells()]
+        console.table(table.columns, cells, right=table.columns[2:])
+    for name in ("report.json", "report.md", "report.html"):
+        if (folder / name).exists():
+            console.say(f"report: {folder / name}")
     entries: list[dict[str, Any]] = [
         {"task": result.task, "metrics": dict(result.metrics)} for result in results
     ]

@@ -68,7 +68,7 @@ class Shown:
     """Of a classifier."""
 
 
-def thumbnail(image: ImageSource, *, size_px: int = THUMBNAIL_PX) -> bytes:
+def thumbnail(image: ImageSource, size_px: int = THUMBNAIL_PX) -> bytes:
     """Gives the picture as a small WebP file, at most `size_px` high and wide.
 
     Raises:

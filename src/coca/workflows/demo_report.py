@@ -8,6 +8,7 @@ from coca.core.files import write_atomic
 from coca.data.emoji import VENDORS
 from coca.model.pretrained import count_parameters
 from coca.search.records import Hit
+from coca.workflows.plots import line_plot
 from coca.workflows.pretrain import PretrainConfig
 from coca.workflows.report import (
     Block,
@@ -17,7 +18,6 @@ from coca.workflows.report import (
     Plot,
     Section,
     Table,
-    line_plot,
     parameters_shown,
     render,
 )

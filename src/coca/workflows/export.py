@@ -14,7 +14,8 @@ from coca.inference.loading import Precision, fingerprint, load, model_folder
 from coca.inference.predictor import Predictor
 from coca.model.pretrained import load_model, save_model
 from coca.workflows.convert import copy_model
-from coca.workflows.model_card import CARD_FILE, DataLine, model_card, results_of, table
+from coca.workflows.markdown import table
+from coca.workflows.model_card import CARD_FILE, DataLine, model_card, results_of
 
 
 def export(

@@ -1,7 +1,7 @@
 """The page that travels with a model: what it is, learned from and scored, and its limits."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from coca.inference.loading import fingerprint
 from coca.model.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import WEIGHTS_FILE, ModelConfig, count_parameters, load_config_file
 from coca.processing.processor import Processor
+from coca.workflows.markdown import table
 
 CARD_FILE = "README.md"
 
@@ -109,14 +110,17 @@ def results_of(path: str | Path, *, of: str) -> list[ResultTable]:
     """Reads the scores that `coca evaluate --out` wrote.
 
     Args:
-        path: The file.
+        path: The folder that it wrote, or the `report.json` in it.
         of: Fingerprint of the model that they must be of.
 
     Raises:
         ModelError: The file is missing, holds no scores, or those of another model.
     """
+    path = Path(path)
+    if path.is_dir():
+        path /= "report.json"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         found, tables = content["fingerprint"], [_scores(task) for task in content["tasks"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} holds no scores of `coca evaluate --out`: {error}") from None
@@ -195,12 +199,3 @@ def _result(result: ResultTable) -> str:
 
 def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}"
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as Markdown writes it."""
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    return "\n".join([line(columns), f"|{'---|' * len(columns)}", *map(line, rows)])

@@ -1,22 +1,21 @@
-"""A report as one HTML file that needs nothing else: tables, curves and pictures inside.
+"""A report: tables, curves and pictures, as one HTML file that needs nothing else, or as Markdown.
 
-Pieces are plain values; `render` turns them into a page. Text from data is escaped.
+Pieces are plain values; `render` turns them into a page, in which text from data is escaped, and
+`render_markdown` into a text without the pictures.
 """
 
 import base64
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TypeAlias
 
-from PIL import Image
-
 from coca.core.extras import require
-from coca.processing.image import ImageSource, decode
+from coca.processing.image import ImageSource
+from coca.tasks.shown import thumbnail
+from coca.workflows.markdown import table
 
 Number: TypeAlias = int | float
-Point: TypeAlias = tuple[Number, Number]
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,9 @@ class Table:
 
     columns: Sequence[str]
     """Headings."""
-    rows: Sequence[Sequence[str | Number]]
-    """Cells; numbers are shown with three digits behind the point, whole ones without."""
+    rows: Sequence[Sequence[str | Number | None]]
+    """Cells; numbers are shown with three digits behind the point, whole ones without; None is
+    empty."""
     note: str = ""
     """A sentence below."""
     kind: str = field(default="table", init=False)
@@ -41,7 +41,7 @@ class Plot:
     """Curves, drawn as SVG."""
 
     svg: str
-    """From `line_plot`."""
+    """From `coca.workflows.plots`."""
     note: str = ""
     """A sentence below."""
     kind: str = field(default="plot", init=False)
@@ -49,23 +49,19 @@ class Plot:
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with lines of text below it."""
+    """A picture with lines of text below it, or the lines alone."""
 
-    image: ImageSource
+    image: ImageSource | None
     """The picture, in any form that `decode` reads."""
     lines: Sequence[str]
     """Text below, one line each."""
     marked: bool = False
     """Whether it is right: it gets a frame."""
 
-    def data_uri(self, size_px: int = 72) -> str:
+    def data_uri(self, size_px: int = 144) -> str:
         """Gives the picture, at most `size_px` high and wide, as text to put into a page."""
-        pixels = decode(self.image)
-        picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        picture.thumbnail((size_px, size_px))
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", optimize=True)
-        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        assert self.image is not None, "a card without a picture has no address for it"
+        return f"data:image/webp;base64,{base64.b64encode(thumbnail(self.image, size_px)).decode()}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +74,8 @@ class Grid:
     """The pictures."""
     lead: Card | None = None
     """A picture before the row, such as a query that is one."""
+    wide: bool = False
+    """Give each card room for sentences."""
     kind: str = field(default="grid", init=False)
 
 
@@ -109,44 +107,26 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
     return page
 
 
-def line_plot(
-    panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, logarithmic: bool = False
-) -> str:
-    """Draws panels side by side, each with its curves, as SVG.
+def render_markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """Gives the report as Markdown: tables whole, pictures by the words below them, no curves."""
+    parts = [f"# {title}", lead]
+    for section in sections:
+        parts += [f"## {section.title}", section.text]
+        for block in section.blocks:
+            parts += [*_as_markdown(block), getattr(block, "note", "")]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
-    Args:
-        panels: Title of each panel to its curves: label to points.
-        x_label: What is on the horizontal axis.
-        logarithmic: Vertical axes grow by factors.
 
-    Raises:
-        MissingExtraError: The extra `report` is not installed.
-    """
-    require("matplotlib", extra="report")
-    # The object interface: no global state, no display.
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context({"svg.hashsalt": "coca", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(3.6 * len(panels), 2.6), layout="constrained")
-        for axes, (name, curves) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-        ):
-            for label, points in curves.items():
-                axes.plot(*zip(*points, strict=True), label=label, linewidth=1.4)
-            axes.set_title(name, fontsize=10)
-            axes.set_xlabel(x_label)
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-            if logarithmic:
-                axes.set_yscale("log")
-            if len(curves) > 1:
-                axes.legend(frameon=False, fontsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    # Inside a page, an SVG has no prologue of its own.
-    return text[text.index("<svg") :]
+def _as_markdown(block: Block) -> list[str]:
+    if isinstance(block, Table):
+        cells = block.cells()
+        right = [number for _, number in cells[0]] if cells else []
+        return [table(block.columns, [[text for text, _ in row] for row in cells], right=right)]
+    if isinstance(block, Plot):
+        return []
+    marks = {True: "**right:** ", False: ""}
+    lines = [f"- {marks[card.marked]}{'; '.join(card.lines)}" for card in block.cards]
+    return [f"### {block.heading}", "\n".join(lines)]
 
 
 def parameters_shown(count: int) -> str:
@@ -157,7 +137,7 @@ def parameters_shown(count: int) -> str:
     return str(count)
 
 
-def _shown(cell: str | Number) -> str:
-    if isinstance(cell, str):
-        return cell
+def _shown(cell: str | Number | None) -> str:
+    if cell is None or isinstance(cell, str):
+        return cell or ""
     return f"{cell:,}" if isinstance(cell, int) else f"{cell:.3f}"

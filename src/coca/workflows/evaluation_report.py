@@ -1,0 +1,237 @@
+"""The report of an evaluation: one table over all tasks, then each with its cases and pictures."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from coca.core.config import to_dict
+from coca.core.errors import MissingExtraError
+from coca.core.files import write_atomic
+from coca.core.provenance import commit_shown
+from coca.inference.predictor import Predictor
+from coca.tasks import TaskConfig, TaskResult
+from coca.tasks.shown import Case, Confusion, Shown, Strip
+from coca.workflows.kept_results import Kept
+from coca.workflows.plots import bar_plot, heat_map
+from coca.workflows.published import Benchmark, PublishedModel, benchmark_named, published
+from coca.workflows.report import (
+    Block,
+    Card,
+    Grid,
+    Number,
+    Plot,
+    Section,
+    Table,
+    parameters_shown,
+    render,
+    render_markdown,
+)
+
+logger = logging.getLogger(__name__)
+
+Row: TypeAlias = list[str | Number | None]
+
+BARS = 40
+"""Classes that are drawn as bars; of more, the best and the worst."""
+
+BESIDE = ("paper", "open_clip")
+"""Sources whose strongest model stands beside ours in the table over all tasks."""
+
+
+def write_reports(
+    folder: Path, predictor: Predictor, configs: Sequence[TaskConfig], entries: Sequence[Kept]
+) -> list[Path]:
+    """Writes `report.json`, `report.md` and, where the extra `report` is installed, `report.html`.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    title, lead = f"Scores of {predictor.source or 'a model'}", _lead(predictor, entries)
+    pairs = list(zip(configs, [entry.result for entry in entries], strict=True))
+    files = {
+        "report.json": _as_json(predictor, configs, entries),
+        "report.md": render_markdown(title, lead, _sections(pairs, drawn=False)),
+    }
+    try:
+        files["report.html"] = render(title, lead, _sections(pairs, drawn=True))
+    except MissingExtraError as error:
+        logger.warning("there is no report.html: %s", error)
+    for name, text in files.items():
+        write_atomic(folder / name, text.encode())
+    return [folder / name for name in files]
+
+
+def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]]) -> Table:
+    """The one table over all tasks: the figures by which papers compare, beside published ones."""
+    benchmarks = [benchmark_named(c.benchmark) if c.benchmark else None for c, _ in pairs]
+    beside = [source for source in BESIDE if any(_strongest(it, source) for it in benchmarks if it)]
+    rows: list[Row] = []
+    named: dict[str, str] = {}
+    for (config, result), benchmark in zip(pairs, benchmarks, strict=True):
+        where = f"{result.task}, {config.data.title}"
+        for metric in result.headline or list(result.metrics)[:1]:
+            row: Row = [where, spoken(metric), result.metrics[metric]]
+            row.append(result.metrics.get(f"chance_{metric}"))
+            for source in beside:
+                strongest = _strongest(benchmark, source) if benchmark else None
+                row.append(benchmark.score(strongest, metric) if benchmark and strongest else None)
+                if strongest:
+                    named[strongest.model] = published().sources[source]
+            rows.append(row)
+    without = [c.data.title for (c, _), it in zip(pairs, benchmarks, strict=True) if it is None]
+    return Table(
+        ["task", "score", "this model", "chance", *(_HEADS[source] for source in beside)],
+        rows,
+        _note(named, list(dict.fromkeys(without))),
+    )
+
+
+_HEADS = {"paper": "the paper", "open_clip": "open_clip"}
+
+
+def spoken(metric: str) -> str:
+    """A metric as a table calls it."""
+    return metric.replace("_", " ")
+
+
+def _note(named: dict[str, str], without: Sequence[str]) -> str:
+    parts = [f"{model}: {source}." for model, source in named.items()]
+    if without:
+        parts.append(f"No published figures of CoCa are known for {', '.join(without)}.")
+    return " ".join(parts)
+
+
+def _strongest(benchmark: Benchmark, source: str) -> PublishedModel | None:
+    return next((model for model in benchmark.models if model.source == source), None)
+
+
+def _lead(predictor: Predictor, entries: Sequence[Kept]) -> str:
+    size = parameters_shown(sum(weight.numel() for weight in predictor.model.parameters()))
+    last = max((entry.record for entry in entries), key=lambda record: record["started"])
+    parts = [
+        f"{size} parameters, fingerprint {predictor.fingerprint}",
+        f"{last['started'][:10]}, {last['machine']['cores']} cores of {last['machine']['cpu']}",
+    ]
+    if last["code"] is not None:
+        parts.append(commit_shown(last["code"]))
+    return "; ".join(parts) + "."
+
+
+def _as_json(predictor: Predictor, configs: Sequence[TaskConfig], entries: Sequence[Kept]) -> str:
+    content = {
+        "model": predictor.source,
+        "fingerprint": predictor.fingerprint,
+        "tasks": [
+            {
+                "task": entry.result.task,
+                "metrics": dict(entry.result.metrics),
+                "headline": list(entry.result.headline),
+                "samples": entry.result.samples,
+                "seconds": round(entry.seconds, 3),
+                "bad": list(entry.result.bad),
+                "details": dict(entry.result.details),
+                "per_class": dict(entry.result.shown.per_class),
+                "config": to_dict(config),
+                "record": dict(entry.record),
+            }
+            for config, entry in zip(configs, entries, strict=True)
+        ],
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _sections(pairs: Sequence[tuple[TaskConfig, TaskResult]], *, drawn: bool) -> list[Section]:
+    """All parts; with `drawn` the classes are plots, else tables."""
+    text = "Shares of 0 to 1; CIDEr is the mean of 0 to 10. Chance is what guessing gives."
+    first = Section("All tasks", text, [overview(pairs)])
+    return [first, *(_section(config, result, drawn=drawn) for config, result in pairs)]
+
+
+def _section(config: TaskConfig, result: TaskResult, *, drawn: bool) -> Section:
+    shown = result.shown
+    blocks: list[Block] = [_scores(config, result)]
+    if shown.per_class:
+        blocks.append(_bars(shown) if drawn else _classes(shown))
+    if shown.confusion is not None:
+        blocks.append(_heat(shown.confusion) if drawn else _confused(shown.confusion))
+    blocks += [_grid(strip) for strip in shown.strips]
+    text = f"{result.samples:,} samples."
+    if result.bad:
+        more = f" and {len(result.bad) - 1:,} more" if len(result.bad) > 1 else ""
+        text += f" Left out, since they cannot be read: {result.bad[0]}{more}."
+    return Section(f"{result.task}: {config.data.title}", text, blocks)
+
+
+def _scores(config: TaskConfig, result: TaskResult) -> Table:
+    """Every score, beside all that is published of the benchmark."""
+    benchmark = benchmark_named(config.benchmark) if config.benchmark else None
+    models = benchmark.models if benchmark else ()
+    rows: list[Row] = [
+        [
+            spoken(name),
+            value,
+            result.metrics.get(f"chance_{name}"),
+            *(benchmark.score(model, name) for model in models if benchmark),
+        ]
+        for name, value in result.metrics.items()
+        if not name.startswith("chance_")
+    ]
+    places = dict.fromkeys(
+        f"{published().sources[model.source]} ({model.place})" for model in models
+    )
+    note = f"{benchmark.title}. {'; '.join(places)}." if benchmark else ""
+    columns = ["score", "this model", "chance", *(model.model for model in models)]
+    return Table(columns, rows, note)
+
+
+def _ranked(shown: Shown) -> tuple[dict[str, float], str]:
+    """Classes by falling accuracy, and a sentence on those that are left out."""
+    order = sorted(shown.per_class.items(), key=lambda item: -item[1])
+    if len(order) <= BARS:
+        return dict(order), ""
+    kept = order[: BARS // 2] + order[-BARS // 2 :]
+    return dict(kept), f"The best and the worst {BARS // 2} of {len(order):,} classes."
+
+
+def _bars(shown: Shown) -> Plot:
+    classes, note = _ranked(shown)
+    return Plot(bar_plot(classes, x_label="accuracy"), note)
+
+
+def _classes(shown: Shown) -> Table:
+    classes, note = _ranked(shown)
+    return Table(["class", "accuracy"], [[name, share] for name, share in classes.items()], note)
+
+
+def _heat(confusion: Confusion) -> Plot:
+    shares = [[count / max(1, sum(row)) for count in row] for row in confusion.counts]
+    note = "Of the samples of a row's class, the share in percent that was taken for the column's."
+    if len(confusion.names) < confusion.classes:
+        note += f" The {len(confusion.names)} most often mistaken of {confusion.classes:,} classes."
+    svg = heat_map(confusion.names, shares, x_label="taken for", y_label="is")
+    return Plot(svg, note)
+
+
+def _confused(confusion: Confusion) -> Table:
+    names = confusion.names
+    mistakes: Iterator[tuple[int, str, str]] = (
+        (count, names[row], names[column])
+        for row, line in enumerate(confusion.counts)
+        for column, count in enumerate(line)
+        if row != column and count
+    )
+    most = sorted(mistakes, reverse=True)[:10]
+    note = "The ten most frequent mistakes."
+    return Table(["is", "taken for", "samples"], [[a, b, count] for count, a, b in most], note)
+
+
+def _grid(strip: Strip) -> Grid:
+    wide = any(len(line) > 32 for case in strip.cases for line in case.lines)
+    cards = [_card(case) for case in strip.cases]
+    return Grid(strip.heading, cards, None if strip.lead is None else _card(strip.lead), wide)
+
+
+def _card(case: Case) -> Card:
+    return Card(case.picture, case.lines, case.right)

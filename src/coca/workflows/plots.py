@@ -1,0 +1,113 @@
+"""Pictures of numbers, as SVG that stands inside a page: the same bytes each time."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from coca.core.extras import require
+
+Number: TypeAlias = int | float
+Point: TypeAlias = tuple[Number, Number]
+
+
+def line_plot(
+    panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, logarithmic: bool = False
+) -> str:
+    """Draws panels side by side, each with its curves, as SVG.
+
+    Args:
+        panels: Title of each panel to its curves: label to points.
+        x_label: What is on the horizontal axis.
+        logarithmic: Vertical axes grow by factors.
+
+    Raises:
+        MissingExtraError: The extra `report` is not installed.
+    """
+
+    def draw(figure: Any) -> None:
+        for axes, (name, curves) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            for label, points in curves.items():
+                axes.plot(*zip(*points, strict=True), label=label, linewidth=1.4)
+            axes.set_title(name, fontsize=10)
+            axes.set_xlabel(x_label)
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+            if logarithmic:
+                axes.set_yscale("log")
+            if len(curves) > 1:
+                axes.legend(frameon=False, fontsize=8)
+
+    return _svg(draw, width=3.6 * len(panels), height=2.6)
+
+
+def bar_plot(values: Mapping[str, float], *, x_label: str) -> str:
+    """Draws a bar for each name, from the left, the first at the top; shares of 0 to 1.
+
+    Raises:
+        MissingExtraError: The extra `report` is not installed.
+    """
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.barh(range(len(values)), list(values.values()), height=0.7)
+        axes.set_yticks(range(len(values)), labels=[_label(name) for name in values])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(x_label)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+
+    return _svg(draw, width=6.4, height=0.6 + 0.2 * len(values))
+
+
+def heat_map(
+    names: Sequence[str], shares: Sequence[Sequence[float]], *, x_label: str, y_label: str
+) -> str:
+    """Draws a square of shares, 0 to 1: a row and a column for each name.
+
+    Raises:
+        MissingExtraError: The extra `report` is not installed.
+    """
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        labels = [_label(name) for name in names]
+        axes.set_xticks(range(len(names)), labels=labels, rotation=90)
+        axes.set_yticks(range(len(names)), labels=labels)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        for row, line in enumerate(shares):
+            for column, share in enumerate(line):
+                if share >= 0.05:  # in percent; less would only be noise to the eye
+                    ink = "white" if share > 0.5 else "black"
+                    text = f"{100 * share:.0f}"
+                    axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=6.5)
+
+    side = 1.8 + 0.26 * len(names)
+    return _svg(draw, width=side, height=side)
+
+
+def _svg(draw: Callable[[Any], None], *, width: float, height: float) -> str:
+    """What `draw` puts into a figure of so many inches."""
+    require("matplotlib", extra="report")
+    # The object interface: no global state, no display.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": "coca", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    # Inside a page, an SVG has no prologue of its own.
+    return text[text.index("<svg") :]
+
+
+def _label(name: str) -> str:
+    """A name that fits beside an axis; a dollar would begin a formula."""
+    short = name if len(name) <= 24 else f"{name[:23]}…"
+    return short.replace("$", r"\$")
