@@ -187,3 +187,37 @@ def test_torchrun_starts_killed_ranks_again_and_sigterm_saves(
     assert newest.step == len(rows)
     longer = f"train.steps={newest.step + 1}"
     assert run_json("pretrain", recipe, pace[1], longer)["step"] == newest.step + 1
+
+
+def test_a_model_is_fine_tuned_and_its_scores_are_told(
+    run: Run, run_json: RunJson, recipe: str
+) -> None:
+    run("pretrain", recipe)
+    settings = {
+        "run": "runs/names",
+        "model": "runs/tiny",
+        "head": {"heads": 2},
+        "encoder_lr": 0,
+        "data": {
+            "sources": [{"kind": "manifest", "path": "table.csv", "text": "labels"}],
+            "loader": {"batch_size": 2},
+        },
+        "loss": {"contrastive_weight": 0, "captioning_weight": 0, "classification_weight": 1},
+        "train": {"steps": 2},
+        "evaluate": [{"task": "recognition", "data": {"kind": "manifest", "path": "table.csv"}}],
+    }
+    Path("names.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    files = sorted(Path("photos").glob("*.png"))
+    rows = [f"{path},{'ab'[number % 2]}" for number, path in enumerate(files)]
+    Path("table.csv").write_text("\n".join(["image,label", *rows]), encoding="utf-8")
+    told = run_json("finetune", "names.yaml")
+    assert told.keys() == {"run", "model", "step", "interrupted", "figures", "scores"}
+    assert told["scores"][0]["task"] == "recognition"
+    assert coca.load(told["model"]).classes == ("a", "b")
+    said = run("finetune", "names.yaml").stdout
+    assert f"recognition on {len(files)} samples of table.csv" in said
+    assert "mean per class" in said
+    named = run_json("classify", str(files[0]), "-m", "runs/names")
+    assert {one["label"] for one in named[0]["predictions"]} == {"a", "b"}
+    shown = run("config", "show", "names.yaml").stdout
+    assert "encoder_lr: 0" in shown

@@ -219,3 +219,14 @@ def test_freezing_everything_is_refused() -> None:
 def test_a_setting_out_of_range_is_told(setting: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         GroupConfig(match="x", **setting)
+
+
+def test_all_but_some_may_be_named() -> None:
+    model = CoCa(tiny_config())
+    freeze(model, ["!image_encoder"])
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {
+        f"image_encoder.{name}" for name, _ in model.image_encoder.named_parameters()
+    }
+    with pytest.raises(ConfigError, match="no parameter is called 'imag'"):
+        freeze(model, ["!imag"])

@@ -69,6 +69,7 @@ app = typer.Typer(
 
 _TRAINING, _MODELS, _SEARCH, _REST = "Training", "Using a model", "Search", "Data and settings"
 app.command(rich_help_panel=_TRAINING)(train.pretrain)
+app.command(rich_help_panel=_TRAINING)(train.finetune)
 app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
 app.command(rich_help_panel=_TRAINING)(demo.demo)
 app.command(hidden=True)(ship.ship)

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     """What a recipe describes."""
 
     PRETRAIN = "pretrain"
+    FINETUNE = "finetune"
     TASK = "task"
 
 
@@ -68,8 +69,12 @@ def _kind_of(settings: Settings) -> Kind:
     """A recipe of a task names it; that of a run does not."""
     from coca.core.recipe import read_recipe
 
-    if any("task" in read_recipe(Path(recipe)) for recipe in settings.recipes):
+    trees = [read_recipe(Path(recipe)) for recipe in settings.recipes]
+    if any("task" in tree for tree in trees):
         return Kind.TASK
+    # What only the recipe of a fine-tuning says.
+    if any({"head", "encoder_lr", "evaluate"} & tree.keys() for tree in trees):
+        return Kind.FINETUNE
     return Kind.PRETRAIN
 
 
@@ -78,6 +83,10 @@ def _class_of(kind: Kind) -> type[Any]:
         from coca.tasks import TaskConfig
 
         return TaskConfig
+    if kind is Kind.FINETUNE:
+        from coca.workflows.finetune import FinetuneConfig
+
+        return FinetuneConfig
     from coca.workflows.pretrain import PretrainConfig
 
     return PretrainConfig

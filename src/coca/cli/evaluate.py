@@ -54,7 +54,8 @@ def evaluate(
         for sentence in result.bad:
             console.complain(sentence)
         console.say(f"{result.task} on {result.samples} samples of {config.data.title}")
-        console.table(["score", "value", "by chance"], _rows(result), right=["value", "by chance"])
+        columns = ["score", "value", "by chance"]
+        console.table(columns, score_rows(result), right=columns[1:])
     if len(pairs) > 1 or any(config.benchmark for config in configs):
         table = overview(pairs)
         cells = [[text for text, _ in row] for row in table.cells()]
@@ -94,7 +95,8 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
     return [load_config(TaskConfig, {"task": name}, overrides=changes)]
 
 
-def _rows(result: "TaskResult") -> list[list[str]]:
+def score_rows(result: "TaskResult") -> list[list[str]]:
+    """A task's scores as rows of a table: name, value, and what guessing would give."""
     metrics = result.metrics
     return [
         [name.replace("_", " "), f"{value:.4g}", _chance(metrics.get(f"chance_{name}"))]

@@ -12,7 +12,7 @@ from coca.cli.console import Console, Json
 from coca.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from coca.inference.predictor import Prediction
+    from coca.inference.answering import Prediction
 
 SHOWN_LABELS = 3
 
@@ -95,7 +95,13 @@ def embed(
 def classify(
     files: pictures.Files,
     labels: Annotated[
-        str, typer.Option("--labels", "-l", help="Labels to choose from: a,b,c.")
+        str,
+        typer.Option(
+            "--labels",
+            "-l",
+            help="Labels to choose from: a,b,c; default: what a fine-tuned model was trained on.",
+            show_default=False,
+        ),
     ] = "",
     labels_file: Annotated[
         Path | None,
@@ -128,7 +134,7 @@ def classify(
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Choose the labels that fit pictures best, without any training on them."""
+    """Choose the labels that fit pictures best: any, without training, or those of a head."""
     console = Console.current(json=as_json)
     choices = _labels(labels, labels_file)
     paths = pictures.find(files)
@@ -136,9 +142,13 @@ def classify(
 
     templates = prompts_named(prompts)
     predictor = defaults.load_model(model, device)
+    if not choices and not predictor.classes:
+        raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
     outcomes = pictures.work_through(
         paths,
-        lambda batch: predictor.classify(batch, choices, templates=templates, by=by.value),
+        predictor.answer
+        if not choices
+        else lambda batch: predictor.classify(batch, choices, templates=templates, by=by.value),
         batch_size=predictor.batch_size,
         title="classifying",
         progress=console.progress,
@@ -211,7 +221,7 @@ def _labels(listed: str, file: Path | None) -> list[str]:
     """The labels of both options, each once.
 
     Raises:
-        ConfigError: There is none, or the file cannot be read.
+        ConfigError: The file cannot be read.
     """
     lines: list[str] = []
     if file is not None:
@@ -220,6 +230,4 @@ def _labels(listed: str, file: Path | None) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the labels in {file} cannot be read: {error}") from error
     labels = [label for part in (*listed.split(","), *lines) if (label := part.strip())]
-    if not labels:
-        raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
     return list(dict.fromkeys(labels))

@@ -42,6 +42,7 @@ def load(kind: type[T], settings: Settings) -> T:
 
     if not settings.recipes:
         raise ConfigError(
-            "no recipe is given: name a YAML file, such as recipes/pretrain/NAME.yaml"
+            "no recipe is given: name a YAML file, such as one of recipes/pretrain or "
+            "recipes/finetune"
         )
     return load_config(kind, *map(Path, settings.recipes), overrides=settings.changes)

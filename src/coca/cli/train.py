@@ -10,7 +10,8 @@ from coca.cli.console import Console, Json
 from coca.cli.recipes import Settings, load
 
 if TYPE_CHECKING:
-    from coca.workflows import pretrain as workflow
+    from coca.workflows.finetune import FinetuneConfig, FinetuneResult
+    from coca.workflows.pretrain import PretrainConfig, PretrainResult
 
 STOPPED = 130
 
@@ -43,6 +44,42 @@ def pretrain(
         raise typer.Exit(STOPPED)
 
 
+def finetune(
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE|FIELD=VALUE",
+            help="YAML files, the later over the earlier, and changes such as train.steps=100.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Train a pretrained model on a problem, such as naming classes, and score it there.
+
+    A run that was stopped goes on by the same command, as with `coca pretrain`; so do several
+    processes share one.
+    """
+    console = Console.current(json=as_json)
+    from coca.cli.evaluate import score_rows
+    from coca.train.torchrun import join_from_environment
+    from coca.workflows import finetune as workflow
+
+    config = load(workflow.FinetuneConfig, Settings.of(settings))
+    world = join_from_environment(config.device)
+    result = workflow.finetune(config, progress=console.progress)
+    if world.is_main:
+        scores = [{"task": one.task, "metrics": dict(one.metrics)} for one in result.scores]
+        _tell(console, config, result, scores=scores)
+        for task, one in zip(config.evaluate, result.scores, strict=bool(result.scores)):
+            for sentence in one.bad:
+                console.complain(sentence)
+            console.say(f"{one.task} on {one.samples} samples of {task.data.title}")
+            columns = ["score", "value", "by chance"]
+            console.table(columns, score_rows(one), right=columns[1:])
+    if result.interrupted and not result.terminated:
+        raise typer.Exit(STOPPED)
+
+
 def leave(code: int | str | None) -> None:
     """End this process at once if it trains together with others; otherwise do nothing.
 
@@ -66,7 +103,10 @@ def leave(code: int | str | None) -> None:
 
 
 def _tell(
-    console: Console, config: "workflow.PretrainConfig", result: "workflow.PretrainResult"
+    console: Console,
+    config: "PretrainConfig | FinetuneConfig",
+    result: "PretrainResult | FinetuneResult",
+    **more: object,
 ) -> None:
     figures = result.figures
     if result.interrupted:
@@ -85,5 +125,6 @@ def _tell(
             "step": result.step,
             "interrupted": result.interrupted,
             "figures": figures,
+            **more,
         }
     )

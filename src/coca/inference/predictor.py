@@ -7,7 +7,6 @@ Letters: N pictures or texts, M texts beside N pictures, E shared embedding, K l
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, Unpack
@@ -20,6 +19,14 @@ from PIL import Image
 
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
+from coca.inference.answering import (
+    Prediction,
+    Shown,
+    asked_of,
+    head_of,
+    pictures_of,
+    predictions,
+)
 from coca.inference.captioning import Caption, captions_of, prompts_for
 from coca.inference.prompts import PROMPTS, Templates, sentences_of
 from coca.model.captioner import Captioner
@@ -32,15 +39,6 @@ Picture: TypeAlias = str | Path | bytes | Image.Image | ndarray
 """A path, an encoded file, a PIL image, or an array of height x width x 3 bytes."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A label and how sure the model is of it."""
-
-    label: str
-    probability: float
-    """0 to 1; sums to 1 over the labels that were offered."""
 
 
 class Predictor:
@@ -293,12 +291,67 @@ class Predictor:
             logits = self.class_log_likelihoods(
                 images, labels, templates=templates, progress=progress
             )
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = odds / odds.sum(axis=1, keepdims=True)
-        return [
-            [Prediction(labels[k], float(row[k])) for k in np.argsort(-row, kind="stable")]
-            for row in probabilities
-        ]
+        return predictions(logits, labels)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the model's head chooses from; empty if it has none."""
+        return () if self.model.head is None else self.model.head.config.classes
+
+    @torch.inference_mode()
+    def head_logits(
+        self,
+        samples: Sequence[Shown],
+        texts: Sequence[str] | None = None,
+        *,
+        progress: ProgressMaker = silent,
+    ) -> Float[ndarray, "N K"]:
+        """Gives the logits of the head's classes.
+
+        Args:
+            samples: For each, its picture, or as many as the head reads, in order.
+            texts: What is asked of each, for a head that reads words.
+            progress: Shows how far it is.
+
+        Raises:
+            ConfigError: There is no head, or it reads something else.
+            DataError: A picture cannot be read, or a sample has too few or too many.
+        """
+        head = head_of(self.model)
+        asked, rows, done = asked_of(head, texts, len(samples)), [], 0
+        size = max(1, self.batch_size // head.pictures)
+        for batch in self._batches(samples, "answering", progress, size=size):
+            pixels = self._pixels(pictures_of(head, batch))
+            if head.pictures > 1:
+                pixels = pixels.unflatten(0, (len(batch), head.pictures))
+            tokens = None
+            if asked is not None:
+                tokens = self.processor.texts(asked[done : done + len(batch)]).to(self._device)
+            rows.append(self.model.class_logits(pixels, tokens).float().cpu().numpy())
+            done += len(batch)
+        return np.concatenate(rows) if rows else np.zeros((0, len(head.classes)), np.float32)
+
+    def answer(
+        self,
+        samples: Sequence[Shown],
+        texts: Sequence[str] | None = None,
+        *,
+        progress: ProgressMaker = silent,
+    ) -> list[list[Prediction]]:
+        """Sorts the head's classes by how sure it is of them: names, answers, verdicts.
+
+        For answers in free words take `caption` with the question as its `prompt`.
+
+        Args:
+            samples: As for `head_logits`.
+            texts: As for `head_logits`.
+            progress: Shows how far it is.
+
+        Raises:
+            ConfigError: As `head_logits`.
+            DataError: As `head_logits`.
+        """
+        return predictions(self.head_logits(samples, texts, progress=progress), self.classes)
 
     @property
     def _device(self) -> torch.device:
@@ -308,11 +361,12 @@ class Predictor:
         return self.processor.images(images).to(self._device, self.model.log_scale.dtype)
 
     def _batches(
-        self, items: Sequence[T], title: str, progress: ProgressMaker
+        self, items: Sequence[T], title: str, progress: ProgressMaker, *, size: int | None = None
     ) -> Iterator[Sequence[T]]:
+        size = size or self.batch_size
         with progress(title, len(items)) as bar:
-            for start in range(0, len(items), self.batch_size):
-                batch = items[start : start + self.batch_size]
+            for start in range(0, len(items), size):
+                batch = items[start : start + size]
                 yield batch
                 bar.advance(len(batch))
 

@@ -1,6 +1,13 @@
 """Downstream problems and their scores; importing this room registers all of its tasks."""
 
-from coca.tasks import captioning, image_retrieval, pixel_floor, retrieval, zero_shot
+from coca.tasks import (
+    captioning,
+    image_retrieval,
+    pixel_floor,
+    recognition,
+    retrieval,
+    zero_shot,
+)
 from coca.tasks.base import TASKS, Task, TaskConfig, TaskResult
 
 __all__ = [
@@ -11,6 +18,7 @@ __all__ = [
     "captioning",
     "image_retrieval",
     "pixel_floor",
+    "recognition",
     "retrieval",
     "zero_shot",
 ]

@@ -25,8 +25,8 @@ class GroupConfig:
 
     match: str
     """Whose they are, by dotted name: `captioning_pooler`, `image_encoder.blocks.0`, `*.mlp`. A
-    name stands for all below it, `*` for any letters, dots included. Where several groups match,
-    the last one counts."""
+    name stands for all below it, `*` for any letters, dots included, and `!` in front for all
+    others. Where several groups match, the last one counts."""
     lr_scale: float = 1.0
     """Factor on the learning rate, above 0; that of `layer_decay` comes on top."""
     weight_decay: float | None = None
@@ -159,6 +159,9 @@ def _layer(half: nn.Module, name: str, below: int, top: int) -> int:
 def _matching(pattern: str, model: nn.Module) -> list[str]:
     """The names of the parameters that a pattern stands for."""
     names = [name for name, _ in model.named_parameters()]
+    if pattern.startswith("!"):
+        meant = {*_matching(pattern[1:], model)}
+        return [name for name in names if name not in meant]
     found = [
         name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
     ]

@@ -4,27 +4,21 @@ run/  recipe.json  record.json  tokenizer.json  metrics.jsonl  bad_samples.jsonl
 model/       what `coca.load` reads
 """
 
-import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from coca.core.config import digest, to_dict
 from coca.core.errors import ConfigError
-from coca.core.files import write_atomic
 from coca.core.heap import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
-from coca.core.provenance import record
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
-from coca.model.pretrained import assemble, save_model
+from coca.model.pretrained import assemble
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.train.config import TrainConfig
@@ -40,6 +34,13 @@ from coca.workflows.pretrain_data import (
     make_processor,
     obtain_tokenizer,
     open_sources,
+)
+from coca.workflows.run_folder import (
+    begin,
+    compare_with_earlier,
+    save_finished,
+    threads,
+    weights_described,
 )
 from coca.workflows.starting_weights import adopt_weights
 
@@ -145,13 +146,17 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     """
     keep_freed_memory()
     world = World.current()
-    sources = open_sources(config.data)
-    world.from_main(lambda: _compare_with_earlier(config))
+    sources = open_sources(config.data.sources)
+    world.from_main(
+        lambda: compare_with_earlier(
+            config, fixed=("seed", "tokenizer", "init_from"), told=("data", "loss")
+        )
+    )
     source = load(config.init_from, device="cpu") if config.init_from is not None else None
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
     model = CoCa(_fitted(config.model, source, processor.tokenizer))
-    facts: dict[str, Any] = {"ranks": world.size, "model_weights": _described(config.train)}
+    facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
     if source is not None:
         facts["init_from"] = asdict(adopt_weights(model, source))
         del source
@@ -165,7 +170,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         seed=config.seed,
         bad_log=config.run / "bad_samples.jsonl",
     )
-    world.from_main(lambda: _begin(config, loader.fingerprint, facts))
+    world.from_main(lambda: begin(config, loader.fingerprint, facts))
     trainer = Trainer(
         model,
         CoCaObjective(config.loss),
@@ -175,7 +180,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
-    with _threads(config.threads):
+    with threads(config.threads):
         result = trainer.fit(progress)
     return _finish(config, trainer, processor, result)
 
@@ -213,74 +218,23 @@ def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokeniz
     return replace(config, text=replace(config.text, vocab_size=found))
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Torch's number of threads is one for the whole process; it is put back afterwards."""
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _compare_with_earlier(config: PretrainConfig) -> None:
-    """What the trainer cannot see has to stay, or is at least told, when a run goes on."""
-    path = config.run / "recipe.json"
-    if not path.exists():
-        return
-    before, now = json.loads(path.read_text(encoding="utf-8")), to_dict(config)
-    for name in ("seed", "tokenizer", "init_from"):
-        if before.get(name) != now[name]:
-            raise ConfigError(
-                f"{config.run} was begun with {name} {before.get(name)}, now it is {now[name]}; "
-                "give the new run another folder"
-            )
-    for name in ("data", "loss"):
-        if before.get(name) != now[name]:
-            logger.warning("%s goes on with changed settings of %s", config.run, name)
-
-
-def _begin(config: PretrainConfig, data_fingerprint: str, facts: Mapping[str, Any]) -> None:
-    """Write down what is run: one entry for each start, so that a resumed run tells all of it."""
-    config.run.mkdir(parents=True, exist_ok=True)
-    _write_json(config.run / "recipe.json", to_dict(config))
-    path = config.run / "record.json"
-    entries = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
-    entry = record(config=config, seed=config.seed, data_fingerprint=data_fingerprint, extra=facts)
-    _write_json(path, {"recipe": digest(config), "starts": [*entries, entry]})
-
-
 def _finish(
     config: PretrainConfig, trainer: Trainer[CoCa], processor: Processor, result: TrainResult
 ) -> PretrainResult:
     """Write the model's folder; all ranks put its weights together, the main one writes."""
-    folder, world = config.run / "model", World.current()
     weights = trainer.weights()
 
-    def write() -> None:
+    def write() -> Path:
         if not result.trained and not result.interrupted:
             logger.warning(
                 "%s was finished before: all of its %s steps are done, so nothing was trained",
                 config.run,
                 result.step,
             )
-        save_model(folder, assemble(trainer.model.config, weights, source=config.run))
-        processor.save(folder)
+        finished = assemble(trainer.model.config, weights, source=config.run)
+        return save_finished(config.run, finished, processor)
 
-    world.from_main(write)
+    folder = World.current().from_main(write)
     return PretrainResult(
         config.run, folder, result.step, result.interrupted, result.figures, result.terminated
     )
-
-
-def _described(train: TrainConfig) -> str:
-    """What the weights in the model's folder are."""
-    if train.ema is None:
-        return "those of the last step"
-    return f"averages over the run (decay {train.ema.decay}); the last step's are in checkpoints"
-
-
-def _write_json(path: Path, content: object) -> None:
-    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())

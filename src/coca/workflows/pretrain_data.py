@@ -80,14 +80,14 @@ class DataConfig:
                 )
 
 
-def open_sources(config: DataConfig) -> Sources:
+def open_sources(configs: Sequence[SourceConfig]) -> Sources:
     """The run's sources.
 
     Raises:
         ConfigError: One is of an unknown kind.
         DataError: Nothing usable stands at a path.
     """
-    return [(source, open_source(source)) for source in config.sources]
+    return [(config, open_source(config)) for config in configs]
 
 
 def train_tokenizer(

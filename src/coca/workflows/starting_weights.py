@@ -1,7 +1,7 @@
 """A run that begins with the weights of another model, such as the paper's stage at 576 pixels."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ import torch
 from coca.core.config import to_dict
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
+from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 
 logger = logging.getLogger(__name__)
 
 POSITIONS = "image_encoder.positions"
 
-FREE_SETTINGS = ("image.image_size", "num_classes", "initial_temperature", "initial_bias")
+FREE_SETTINGS = ("image.image_size", "num_classes", "initial_temperature", "initial_bias", "head")
 """Where a model may differ from the one that it begins with."""
 
 
@@ -39,29 +40,38 @@ class Adopted:
 
 
 @torch.no_grad()
-def adopt_weights(model: CoCa, source: Predictor) -> Adopted:
+def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
     """Set a model's weights to those of another, whose pictures may have another size.
 
-    The positions of patches are interpolated to the new size, and so are saved with it. A
-    classification head or a bias that only one of the two has is new or left behind, which is told.
+    The positions of patches are interpolated to the new size, and so are saved with it. A head or
+    a bias that only one of the two has is new or left behind, which is told; so is a head for
+    another problem.
 
     Raises:
         ConfigError: The models differ in anything else; the message lists it.
     """
     theirs = source.model
-    if not isinstance(theirs, CoCa):
+    if type(theirs) is not type(model):
         raise ConfigError(
-            f"init_from {source.source} is of the architecture {type(theirs).__name__}; a recipe "
-            "trains CoCa, and can begin with a CoCa only"
+            f"{source.source} is of the architecture {type(theirs).__name__}; a recipe trains "
+            f"{type(model).__name__}, and can begin with one of the same only"
         )
     _require_same_shape(model, theirs, source.source)
-    side = model.config.image.image_size // model.config.image.patch_size
     given = theirs.state_dict()
     own = model.state_dict()
     resized = tuple(name for name in (POSITIONS,) if own[name].shape != given[name].shape)
-    given[POSITIONS] = theirs.image_encoder.positions_for(side, side)
+    if isinstance(theirs, CoCa):
+        side = model.config.image.image_size // model.config.image.patch_size
+        given[POSITIONS] = theirs.image_encoder.positions_for(side, side)
+    same_head = model.config.head == theirs.config.head
     # What is left are heads and biases: all else is there on both sides, in the same shape.
-    taken = [n for n in own if n in given and own[n].shape == given[n].shape]
+    taken = [
+        n
+        for n in own
+        if n in given
+        and own[n].shape == given[n].shape
+        and (same_head or not n.startswith("head."))
+    ]
     for name in taken:
         own[name].copy_(given[name])
     adopted = Adopted(
@@ -76,16 +86,17 @@ def adopt_weights(model: CoCa, source: Predictor) -> Adopted:
     return adopted
 
 
-def _require_same_shape(model: CoCa, theirs: CoCa, source: str) -> None:
+def _require_same_shape(model: Captioner, theirs: Captioner, source: str) -> None:
     here, there = (dict(_settings(to_dict(its.config))) for its in (model, theirs))
     changes = [
         f"model.{name} is {there.get(name)} there and {here.get(name)} here"
         for name in sorted({*here, *there})
-        if here.get(name) != there.get(name) and name not in FREE_SETTINGS
+        if here.get(name) != there.get(name)
+        and not any(name == free or name.startswith(f"{free}.") for free in FREE_SETTINGS)
     ]
     if changes:
         raise ConfigError(
-            f"init_from {source} is another model: {'; '.join(changes)}; only "
+            f"{source} is another model: {'; '.join(changes)}; only "
             f"{', '.join(FREE_SETTINGS)} may differ"
         )
 
@@ -104,6 +115,10 @@ def _tell(adopted: Adopted) -> None:
         "%s tensors are those of %s, %s resized", adopted.taken, adopted.source, adopted.resized
     )
     if adopted.new:
-        logger.warning("%s has no %s; new ones begin", adopted.source, ", ".join(adopted.new))
+        logger.warning("%s has no %s; new ones begin", adopted.source, _parts(adopted.new))
     if adopted.left:
-        logger.warning("%s of %s is left out", ", ".join(adopted.left), adopted.source)
+        logger.warning("%s of %s is left out", _parts(adopted.left), adopted.source)
+
+
+def _parts(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))

@@ -1,0 +1,103 @@
+"""Recognition by a head that was trained for it: frozen features or fine-tuning (section 4.2)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from coca.core.errors import ConfigError, DataError
+from coca.core.progress import ProgressMaker, silent
+from coca.data.sample import Sample
+from coca.inference.answering import head_of
+from coca.inference.predictor import Predictor
+from coca.metrics.classification import per_class_accuracy, top_k_accuracy
+from coca.model.config import HeadConfig
+from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.shown import Shown, classes_shown
+
+
+@TASKS.register("recognition")
+def recognition(
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+) -> TaskResult:
+    """Top-1, top-5 and mean per-class accuracy over the classes of the model's head.
+
+    Of a sample with several labels, the first is its class. Samples may have several pictures, as
+    many as the head reads. Beside the scores stand what guessing and the most frequent class give.
+    """
+    head = _reading_pictures(predictor)
+    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    targets = class_places(samples, head.classes, config.data.title)
+    logits = predictor.head_logits([sample.images for sample in samples], progress=progress)
+    return recognised("recognition", logits, targets, head.classes, bad)
+
+
+@CHECKS.register("recognition")
+def check(predictor: Predictor, config: TaskConfig) -> None:
+    """Finds a head that does not suit, and labels that it does not know."""
+    head = _reading_pictures(predictor)
+    words = words_in(config.data, limit=config.limit)
+    class_places(words, head.classes, config.data.title)
+
+
+def class_places(
+    samples: Sequence[Sample], classes: Sequence[str], title: str
+) -> Int[ndarray, " N"]:
+    """Where the class of each sample stands among `classes`.
+
+    Raises:
+        DataError: A sample has no label, or one that is not among them.
+    """
+    if without := [sample.key for sample in samples if not sample.labels]:
+        raise DataError(
+            f"{len(without)} samples of {title} have no label (such as {without[0]}); use class "
+            "folders, or a label column, member or sidecar",
+            reason="no_label",
+        )
+    places = {name: place for place, name in enumerate(classes)}
+    if strange := sorted({sample.labels[0] for sample in samples} - places.keys()):
+        raise DataError(
+            f"{title} has {len(strange)} classes that training has not, such as {strange[0]!r}; "
+            f"known are {len(places)}, such as {classes[0]!r}",
+            reason="unknown_label",
+        )
+    return np.array([places[sample.labels[0]] for sample in samples], np.int64)
+
+
+def recognised(
+    task: str,
+    scores: Float[ndarray, "N K"],
+    targets: Int[ndarray, " N"],
+    classes: Sequence[str],
+    bad: tuple[str, ...],
+) -> TaskResult:
+    """The result of any classifier with one right class a sample."""
+    predicted = scores.argmax(axis=1)
+    accuracy = per_class_accuracy(predicted, targets, len(classes))
+    metrics = {
+        "top1": top_k_accuracy(scores, targets, 1),
+        "top5": top_k_accuracy(scores, targets, min(5, len(classes))),
+        "mean_per_class": float(np.nanmean(accuracy)),
+        "chance_top1": 1 / len(classes),
+        "chance_top5": min(1.0, 5 / len(classes)),
+        "majority_top1": float(np.bincount(targets).max() / len(targets)),
+    }
+    worst = [classes[place] for place in np.argsort(accuracy, kind="stable")[:10]]
+    per_class, confusion = classes_shown(predicted, targets, list(classes))
+    return TaskResult(
+        task,
+        metrics,
+        len(targets),
+        bad,
+        {"classes": len(classes), "worst_classes": worst},
+        headline=("top1", "top5"),
+        shown=Shown((), per_class, confusion),
+    )
+
+
+def _reading_pictures(predictor: Predictor) -> HeadConfig:
+    head = head_of(predictor.model)
+    if head.reads != "image":
+        raise ConfigError("the model's head reads words; recognition needs one that reads pictures")
+    return head
