@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.captions import Captions
 from coca.search.engine import SearchEngine
 from coca.search.fusion import Fusion
-from coca.search.hybrid import search_hybrid
+from coca.search.hybrid import search_hybrid, word_search
 from coca.search.milvus import Index
 from coca.search.records import Record
 from coca.search.terms import Term
@@ -25,7 +24,7 @@ def engine(embedder: Any, index: Index, make_record: Callable[..., Record]) -> S
 def test_each_picture_gets_the_reciprocals_of_both_its_places(
     engine: SearchEngine, embedder: Any
 ) -> None:
-    captions = Captions(engine.index)
+    captions = word_search(engine.index)
     near_8 = [Term(vector=embedder.direction(b"8"))]
     by_hand: dict[str, float] = {}
     for ranking in (engine.search(terms=near_8, k=40), captions.search_words("3 17", 40)):
@@ -37,7 +36,7 @@ def test_each_picture_gets_the_reciprocals_of_both_its_places(
 
 
 def test_a_weight_of_0_or_1_leaves_one_ranking(engine: SearchEngine, embedder: Any) -> None:
-    captions = Captions(engine.index)
+    captions = word_search(engine.index)
     vectors = engine.search("picture 3", k=40)
     only = search_hybrid(engine, captions, "picture 3", fusion=Fusion(words=0.0), k=40)
     assert [hit.id for hit in only] == [hit.id for hit in vectors]
@@ -47,7 +46,7 @@ def test_a_weight_of_0_or_1_leaves_one_ranking(engine: SearchEngine, embedder: A
 
 
 def test_pages_cut_one_ranking_and_filters_hold_for_both(engine: SearchEngine) -> None:
-    captions = Captions(engine.index)
+    captions = word_search(engine.index)
     everything = search_hybrid(engine, captions, "picture 3", k=40)
     pages = [search_hybrid(engine, captions, "picture 3", k=8, offset=8 * n) for n in range(6)]
     assert [hit for page in pages for hit in page] == everything
@@ -57,4 +56,4 @@ def test_pages_cut_one_ranking_and_filters_hold_for_both(engine: SearchEngine) -
 
 def test_a_hybrid_search_needs_words(engine: SearchEngine) -> None:
     with pytest.raises(SearchError, match="add a text"):
-        search_hybrid(engine, Captions(engine.index), " ", terms=[Term(vector=np.eye(16)[0])])
+        search_hybrid(engine, word_search(engine.index), " ", terms=[Term(vector=np.eye(16)[0])])

@@ -107,6 +107,7 @@ def search(
     terms = parse_terms(text or [], image or [])
     place = defaults.search_uri(uri)
     from coca.search.fusion import Fusion
+    from coca.search.resident import advice_on_size
     from coca.workflows.search import Wish, find, open_search
 
     wish = Wish(
@@ -128,6 +129,8 @@ def search(
         fallback=lambda: defaults.model_name(None),
         device=device,
     ) as engine:
+        if advice := advice_on_size(engine.index.info):
+            console.note(advice)
         hits = find(engine, terms, wish)
     columns = ["rank", "score", *(["log p"] if rerank else []), "caption", "path"]
     rows = [

@@ -1,14 +1,14 @@
 """Search by words, by picture or by both: an embedder joined to a collection."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
-from coca.search.milvus import MAX_RESULTS, Index, Side
-from coca.search.records import Hit, check_same_model
+from coca.search.milvus import MAX_RESULTS, Side
+from coca.search.records import CollectionInfo, Hit, Record, check_same_model
 from coca.search.terms import Term, direction
 
 
@@ -39,6 +39,30 @@ class Embedder(Protocol):
         ...
 
 
+@runtime_checkable
+class Searchable(Protocol):
+    """A collection that answers: an `Index`, or a `Resident` that keeps its vectors in memory."""
+
+    info: CollectionInfo
+
+    def search(
+        self,
+        vectors: Float[np.ndarray, "Q E"],
+        k: int = 10,
+        *,
+        filter: str = "",
+        offset: int = 0,
+        on: Side = "image",
+        one_each_album: bool = False,
+    ) -> list[list[Hit]]:
+        """The nearest records to each vector, nearest first; see `Index.search`."""
+        ...
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        """The records with these ids, as far as they are there."""
+        ...
+
+
 class SearchEngine:
     """Finds pictures in a collection.
 
@@ -48,7 +72,7 @@ class SearchEngine:
                 print(hit.score, hit.path)
     """
 
-    def __init__(self, embedder: Embedder, index: Index) -> None:
+    def __init__(self, embedder: Embedder, index: Searchable) -> None:
         """Join the two; the engine does not close the index.
 
         Raises:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from coca.core.errors import SearchError
-from coca.search.engine import SearchEngine
+from coca.search.captions import Captions
+from coca.search.engine import Searchable, SearchEngine
 from coca.search.fusion import Fusion, fuse
-from coca.search.milvus import MAX_RESULTS, Side
+from coca.search.milvus import MAX_RESULTS, Index, Side
 from coca.search.records import Hit
 from coca.search.terms import Term
 
@@ -26,6 +27,19 @@ class WordSearch(Protocol):
     ) -> list[Hit]:
         """The records whose captions share most with a text, the best first."""
         ...
+
+
+def word_search(index: Searchable) -> WordSearch:
+    """What ranks the captions of this collection: itself, or else its captions in memory.
+
+    Raises:
+        SearchError: It is of a kind that neither does nor can be read.
+    """
+    if isinstance(index, WordSearch):
+        return index
+    if isinstance(index, Index):
+        return Captions(index)
+    raise SearchError(f"collection {index.info.collection!r} cannot be searched by words")
 
 
 def search_hybrid(

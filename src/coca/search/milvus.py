@@ -186,6 +186,10 @@ class Index:
         """How many rows were written or removed through this index so far."""
         return self._pictures.writes
 
+    def changed_since(self, writes: int) -> list[str] | None:
+        """The ids that these were, since `writes` was that number; None if it is too long ago."""
+        return self._pictures.changed_since(writes)
+
     def count(self, filter: str = "") -> int:
         """How many records there are, or how many the filter leaves.
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from coca.core.errors import ConfigError, SearchError
 from coca.inference.loading import load, shipped
 from coca.inference.predictor import Predictor
-from coca.search.captions import Captions
 from coca.search.engine import SearchEngine
 from coca.search.fusion import Fusion
-from coca.search.hybrid import search_hybrid
+from coca.search.hybrid import search_hybrid, word_search
 from coca.search.milvus import Index, Side
 from coca.search.records import CollectionInfo, Hit
 from coca.search.rerank import CaptionScorer, reranked
@@ -101,7 +100,7 @@ def find(engine: SearchEngine, terms: Sequence[Term], wish: Wish) -> list[Hit]:
     if wish.hybrid is not None:
         return search_hybrid(
             engine,
-            Captions(engine.index),
+            word_search(engine.index),
             " ".join(text for text, weight in texts.items() if weight > 0),
             terms=terms,
             fusion=wish.hybrid,
