@@ -1,7 +1,7 @@
 """Captions by OpenCLIP's coca_ViT-B-32 beside the same model here: seconds from pictures to words.
 
     python benchmarks/generation.py --peer-python peer/bin/python --way greedy --batch 8
-    python benchmarks/generation.py --peer-python peer/bin/python --way beams --batch 32
+    python benchmarks/generation.py --peer-python peer/bin/python --way beams --batch 32 --tokens 12
 
 The generation of open_clip_torch 3.3.0 needs an older transformers than this project's tests, so
 the peer has an environment of its own:
@@ -9,7 +9,8 @@ the peer has an environment of its own:
     python -m venv peer && peer/bin/pip install open_clip_torch==3.3.0 'transformers<4.50'
 
 All contestants have the same random weights and pictures, and write captions of 30 tokens with the
-first, none of which may end early. Encoding the pictures is part of the time.
+first, none of which may end early. Encoding the pictures is part of the time. The peer's beams are
+one group, so that both search for the same: its default of three groups takes as long.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from side_by_side import (
     Spread,
     emit,
     figure,
+    forget_peak,
     in_turn,
     main,
     peak_bytes,
@@ -33,7 +35,7 @@ from side_by_side import (
 )
 from torch import Tensor
 
-TOKENS, BEAMS = 30, 6
+BEAMS = 6
 CONTESTANTS = {
     "peer": "open_clip_torch",
     "fp32": "the same model here",
@@ -45,15 +47,16 @@ Write = Callable[[], Tensor]
 """Writes a caption for each picture and gives its token ids."""
 
 
-def peer(way: str, batch: int) -> Write:
+def peer(way: str, batch: int, tokens: int) -> Write:
     model, images = peer_model().eval(), pictures(batch)
-    lengths = {"seq_len": TOKENS, "min_seq_len": TOKENS - 1}
+    lengths = {"seq_len": tokens, "min_seq_len": tokens - 1}
     if way == "greedy":
         return lambda: model.generate(images, generation_type="top_k", top_k=1, **lengths)
-    return lambda: model.generate(images, generation_type="beam_search", num_beams=BEAMS, **lengths)
+    beams = {"generation_type": "beam_search", "num_beams": BEAMS, "num_beam_groups": 1}
+    return lambda: model.generate(images, **beams, **lengths)
 
 
-def ours(way: str, batch: int, dtype: torch.dtype) -> Write:
+def ours(way: str, batch: int, tokens: int, dtype: torch.dtype) -> Write:
     from coca.model.decoding import Decoding
     from coca.model.generation import generate
     from coca.model.openclip import OpenCLIP
@@ -65,7 +68,7 @@ def ours(way: str, batch: int, dtype: torch.dtype) -> Write:
     model.load_state_dict(convert_state_dict(peer_model().state_dict(), config))
     model.eval().to(dtype)
     decoding = Decoding(
-        num_beams=BEAMS if way == "beams" else 1, max_words=TOKENS - 1, min_words=TOKENS - 1
+        num_beams=BEAMS if way == "beams" else 1, max_words=tokens - 1, min_words=tokens - 1
     )
     images = pictures(batch).to(dtype)
 
@@ -78,11 +81,12 @@ def ours(way: str, batch: int, dtype: torch.dtype) -> Write:
 
 def contestant(arguments: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
-    name, way, batch = arguments.contestant, arguments.way, arguments.batch
+    name, shape = arguments.contestant, (arguments.way, arguments.batch, arguments.tokens)
     if name == "peer":
-        write = peer(way, batch)
+        write = peer(*shape)
     else:
-        write = ours(way, batch, torch.float32 if name == "fp32" else torch.bfloat16)
+        write = ours(*shape, torch.float32 if name == "fp32" else torch.bfloat16)
+    forget_peak()
     with torch.inference_mode():
         times = []
         for _ in range(arguments.repeats):
@@ -101,8 +105,8 @@ def same_rows(one: Figures, other: Figures) -> Spread:
 
 
 def referee(arguments: argparse.Namespace) -> None:
-    way, batch = arguments.way, arguments.batch
-    options = ["--way", way, "--batch", str(batch)]
+    way, batch, tokens = arguments.way, arguments.batch, arguments.tokens
+    options = ["--way", way, "--batch", str(batch), "--tokens", str(tokens)]
     rounds = in_turn(
         {
             # The first run of the peer is no slower than the next, and takes minutes.
@@ -129,8 +133,8 @@ def referee(arguments: argparse.Namespace) -> None:
             ]
         )
     write_report(
-        f"generation-{way}-{batch}",
-        f"Captions of {batch} pictures, {WAYS[way]}, {TOKENS} tokens",
+        f"generation-{way}-{batch}-{tokens}",
+        f"Captions of {batch} pictures, {WAYS[way]}, {tokens} tokens",
         table(["", "seconds", "times as fast", "peak, GB", "same words"], rows),
         f"Median of {arguments.rounds} turns, lowest and highest in brackets.",
         packages=("torch", "open_clip_torch"),
@@ -141,6 +145,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--way", choices=list(WAYS), default="greedy", help="default: greedy")
     parser.add_argument("--batch", type=int, default=8, help="pictures (default 8)")
+    parser.add_argument("--tokens", type=int, default=30, help="with the first (default 30)")
     parser.add_argument("--repeats", type=int, default=1, help="runs within a process")
     parser.add_argument(
         "--peer-python",

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from peer import peer_model, pictures
+from peer import BOS, CONTEXT, EOS, WORDS, captions, peer_model, pictures
 from side_by_side import (
     Rounds,
     emit,
@@ -41,7 +41,6 @@ from coca.model.openclip_weights import convert_state_dict
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optimizer import OptimizerConfig, make_optimizer
 
-CONTEXT, WORDS, BOS, EOS = 76, 49_408, 49_406, 49_407
 OPTIMIZER = OptimizerConfig(lr=1e-4, weight_decay=0.01)
 NAMES = {
     "peer": "open_clip_torch coca_ViT-B-32",
@@ -51,17 +50,6 @@ NAMES = {
 
 Step = Callable[[], float]
 """Makes one update and gives the loss before it."""
-
-
-def captions(batch: int, seed: int = 0) -> Tensor:
-    """Random captions padded to the context, 12 tokens on average: log-normal, 5 to 60."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.exp(2.37 + 0.45 * torch.randn(batch, generator=generator)).round()
-    tokens = torch.zeros(batch, CONTEXT, dtype=torch.int64)
-    for row, length in zip(tokens, lengths.clamp(5, 60).int().tolist(), strict=True):
-        row[:length] = torch.randint(1, BOS, (length,), generator=generator)
-        row[0], row[length - 1] = BOS, EOS
-    return tokens
 
 
 def peer_step(batch: int, bf16: bool) -> Step:

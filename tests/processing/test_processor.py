@@ -171,6 +171,21 @@ def test_a_full_batch_tells_the_decoder_to_expect_many(
     assert told == [1]
 
 
+def test_many_files_are_read_in_their_order_and_the_first_bad_one_is_told(
+    processor: Processor, scene: Image.Image, tmp_path: Path
+) -> None:
+    files = []
+    for turn in range(40):
+        files.append(tmp_path / f"{turn}.png")
+        scene.rotate(9 * turn).save(files[-1])
+    one_by_one = torch.cat([processor.images([file]) for file in files])
+    assert torch.equal(processor.images(files), one_by_one)
+    files[20].write_bytes(b"no picture")
+    files[30].unlink()
+    with pytest.raises(DataError, match=r"20\.png"):
+        processor.images(files)
+
+
 # Both kinds of tokenizers
 
 

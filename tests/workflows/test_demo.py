@@ -78,7 +78,14 @@ def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoRe
     links = re.findall(r'(?:src|href)="([^"#]{5})', page)
     assert len(links) > 100
     assert set(links) == {"data:"}
-    for words in ("raw pixels", "chance", "red car", "Food &amp; Drink", "word for word"):
+    for words in (
+        "raw pixels",
+        "chance",
+        "red car",
+        "Food &amp; Drink",
+        "word for word",
+        "words looked",
+    ):
         assert words in page
     # Nothing was trained, so there are no curves.
     assert "<h2>Training</h2>" not in page

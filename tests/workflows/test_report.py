@@ -9,6 +9,7 @@ from PIL import Image
 from coca.workflows.plots import bar_plot, heat_map, line_plot
 from coca.workflows.report import (
     Card,
+    Drawing,
     Grid,
     Plot,
     Section,
@@ -34,6 +35,7 @@ def test_a_page_needs_nothing_from_outside() -> None:
                 "two", blocks=[plot, Grid("query", [Card(picture(), ["a", "b"], marked=True)])]
             ),
             Section("three", blocks=[Grid("by picture", [], lead=Card(picture(), ["q"]))]),
+            Section("four", blocks=[Drawing(b"a drawing", "heat maps")]),
         ],
     )
     links = re.findall(r'(?:src|href)="([^"#][^"]*)"', page)
@@ -43,6 +45,7 @@ def test_a_page_needs_nothing_from_outside() -> None:
     assert "12,000" in page
     assert page.count("<svg") == 1
     assert 'class=" marked"' in page
+    assert f"base64,{base64.b64encode(b'a drawing').decode()}" in page
 
 
 def test_words_from_data_cannot_become_markup() -> None:

@@ -136,8 +136,9 @@ def draw_word_maps(maps: WordMaps, *, columns: int = COLUMNS) -> bytes:
         MissingExtraError: The extra `report` is not installed.
     """
     heats = np.log2(maps.contrast)
-    limit = max(float(np.abs(heats).max()), 1e-6)
-    return _drawn(maps.picture, list(zip(maps.words, heats, strict=True)), limit, columns)
+    limit = _limit(heats)
+    ends = (f"{2**-limit:.1g} times", "as the others", f"{2**limit:.2g} times")
+    return _drawn(maps.picture, list(zip(maps.words, heats, strict=True)), limit, ends, columns)
 
 
 def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> bytes:
@@ -152,24 +153,35 @@ def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> b
     """
     # Around their mean: what all patches add alike says nothing about places.
     heats = [match.contributions - match.contributions.mean() for match in matches]
-    limit = max(*(float(np.abs(heat).max()) for heat in heats), 1e-6)
+    limit = _limit(np.stack(heats))
     titles = [f"{match.text}\n{match.cosine:.2f}" for match in matches]
-    return _drawn(matches[0].picture, list(zip(titles, heats, strict=True)), limit, columns)
+    ends = (f"{-limit:.2g}", "cosine", f"+{limit:.2g}")
+    return _drawn(matches[0].picture, list(zip(titles, heats, strict=True)), limit, ends, columns)
+
+
+def _limit(heats: Float[ndarray, "W h w"]) -> float:
+    """Where the colours end: a few patches that stand out shall not leave the others pale."""
+    return max(float(np.quantile(np.abs(heats), 0.98)), 1e-6)
 
 
 def _drawn(
     picture: UInt8[ndarray, "S S 3"],
     tiles: Sequence[tuple[str, Float[ndarray, "h w"]]],
     limit: float,
+    ends: tuple[str, str, str],
     columns: int,
 ) -> bytes:
+    """Draws heats from `-limit` to `limit`, which a scale names by its `ends` and its middle."""
     require("matplotlib", extra="report")
     # The object interface: no global state, no display.
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-    columns = min(columns, len(tiles) + 1)
     rows = -(-(len(tiles) + 1) // columns)
-    figure = Figure(figsize=(1.8 * columns, 2.1 * rows), layout="constrained", dpi=110)
+    # Rows of like length, the last one as full as the others.
+    columns = -(-(len(tiles) + 1) // rows)
+    height = 2.15 * rows + 0.6
+    figure = Figure(figsize=(1.8 * columns, height), layout="constrained", dpi=110)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     side = picture.shape[0]
     gray = picture.mean(axis=2)
@@ -183,9 +195,17 @@ def _drawn(
     axes[0].imshow(picture, extent=settings["extent"])
     for place, (title, heat) in zip(axes[1:], tiles, strict=False):
         place.imshow(gray, extent=settings["extent"], cmap="gray", vmin=0, vmax=255)
-        place.imshow(heat, vmin=-limit, vmax=limit, alpha=0.7, **settings)
+        # The picture is covered only where there is something to tell.
+        cover = 0.85 * np.minimum(np.abs(heat / limit), 1) ** 0.7
+        drawn = place.imshow(heat, vmin=-limit, vmax=limit, alpha=cover, **settings)
         # A caption may hold what matplotlib takes for a formula.
         place.set_title(title, fontsize=10, parse_math=False)
+    scale = ScalarMappable(drawn.norm, settings["cmap"])
+    bar = figure.colorbar(
+        scale, ax=axes, location="bottom", aspect=40, fraction=0.12 / height, extend="both"
+    )
+    bar.set_ticks([-limit, 0, limit], labels=ends)
+    bar.outline.set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from PIL import Image
+from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
@@ -91,8 +92,8 @@ class Predictor:
             DataError: A picture cannot be read; the message names it.
         """
         rows = [
-            self.model.encode_image(self._pixels(batch)).float().cpu().numpy()
-            for batch in self._batches(_as_pictures(images), "embedding pictures", progress)
+            self.model.encode_image(pixels).float().cpu().numpy()
+            for pixels in self._read_ahead(_as_pictures(images), "embedding pictures", progress)
         ]
         return self._stacked(rows)
 
@@ -162,9 +163,9 @@ class Predictor:
         pictures = _as_pictures(images)
         prompts = map(tokenizer.encode_prompt, prompts_for(prompt, len(pictures)))
         captions = []
-        for batch in self._batches(pictures, "captioning", progress):
-            begun = list(islice(prompts, len(batch)))
-            tokens = self.model.image_tokens(self._pixels(batch))
+        for pixels in self._read_ahead(pictures, "captioning", progress):
+            begun = list(islice(prompts, len(pixels)))
+            tokens = self.model.image_tokens(pixels)
             written = generate(self.model, tokens, prompts=begun, decoding=decoding)
             captions += [
                 captions_of(row, tokenizer, prompt=ids)
@@ -199,11 +200,11 @@ class Predictor:
         """
         tokens = self.processor.texts(_as_texts(texts)).to(self._device)
         rows, done = [], 0
-        for batch in self._batches(_as_pictures(images), "scoring captions", progress):
-            pairs = None if only is None else torch.from_numpy(only[done : done + len(batch)])
-            seen = self.model.image_tokens(self._pixels(batch))
+        for pixels in self._read_ahead(_as_pictures(images), "scoring captions", progress):
+            pairs = None if only is None else torch.from_numpy(only[done : done + len(pixels)])
+            seen = self.model.image_tokens(pixels)
             rows.append(score_captions(self.model, seen, tokens, only=pairs))
-            done += len(batch)
+            done += len(pixels)
         scores = torch.cat(rows) if rows else torch.zeros(0, len(tokens))
         if by_length:
             scores = scores / scored_lengths(self.model, tokens)
@@ -357,8 +358,22 @@ class Predictor:
     def _device(self) -> torch.device:
         return self.model.log_scale.device
 
-    def _pixels(self, images: Sequence[Picture]) -> torch.Tensor:
-        return self.processor.images(images).to(self._device, self.model.log_scale.dtype)
+    def _pixels(self, images: Sequence[Picture]) -> Float[Tensor, "B 3 S S"]:
+        return self._placed(self.processor.images(images))
+
+    def _read_ahead(
+        self, images: Sequence[Picture], title: str, progress: ProgressMaker
+    ) -> Iterator[Float[Tensor, "B 3 S S"]]:
+        """Batches for the model, each read while the model works on the one before."""
+        starts = range(0, len(images), self.batch_size)
+        batches = (images[start : start + self.batch_size] for start in starts)
+        with progress(title, len(images)) as bar:
+            for pixels in self.processor.image_batches(batches):
+                yield self._placed(pixels)
+                bar.advance(len(pixels))
+
+    def _placed(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        return pixels.to(self._device, self.model.log_scale.dtype)
 
     def _batches(
         self, items: Sequence[T], title: str, progress: ProgressMaker, *, size: int | None = None

@@ -16,7 +16,6 @@ A picture that cannot be used raises a `DataError` whose `reason` is one of
 import importlib
 import io
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
+from coca.processing.silence import pillow_warnings_ignored
 
 ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
 """File content, a path, a PIL image, or uint8 pixels (H, W), (H, W, 1), (H, W, 3), (H, W, 4)."""
@@ -93,7 +93,7 @@ def decode(
             return plain
     name = _name(source)
     try:
-        with _pillow_warnings_ignored(), _opened(source, name) as (picture, stream):
+        with pillow_warnings_ignored(), _opened(source, name) as (picture, stream):
             _check_size(picture, name, max_pixels)
             orientation = _orientation(picture)
             if stream is not None:
@@ -128,17 +128,6 @@ def _name(source: ImageSource) -> str:
         return str(source)[-300:].encode("utf-8", "backslashreplace").decode()
     kind = "array" if isinstance(source, np.ndarray) else "PIL image"
     return f"the {kind} of size {getattr(source, 'shape', None) or source.size}"
-
-
-@contextmanager
-def _pillow_warnings_ignored() -> Iterator[None]:
-    """Silence Pillow alone: harmless oddities of metadata must not depend on warning settings.
-
-    Its warning about decompression bombs is covered by our own, lower limit.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Axis letters: B batch, S side of the model's input (pixels), T tokens.
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
+from PIL import Image
 from torch import Tensor
 
 from coca.core.config import from_dict, to_dict
@@ -74,13 +76,23 @@ class Processor:
         Raises:
             DataError: One of them cannot be used; the message names it.
         """
-        if len(sources) >= _MANY:
+        many, side = len(sources) >= _MANY, self.image_config.image_size
+        if many:
             expect_many()
-        side = self.image_config.image_size
-        batch = torch.empty(len(sources), 3, side, side)
-        for row, source in zip(batch, sources, strict=True):
-            row.copy_(self.image(self.image.read(source)))
-        return batch
+        squares = torch.empty(len(sources), 3, side, side, dtype=torch.uint8)
+
+        def read(place: int) -> None:
+            square = self.image.square(self.image.read(sources[place]))
+            # By NumPy: torch would start threads of its own for each copy.
+            squares[place].numpy()[:] = square.numpy()
+
+        # Decoding leaves the interpreter free, so threads do what processes would. A PIL image may
+        # stand there twice, and loads its pixels when it is first asked.
+        opened = any(isinstance(source, Image.Image) for source in sources)
+        with ThreadPoolExecutor(os.cpu_count() if many and not opened else 1) as readers:
+            for _ in readers.map(read, range(len(sources))):
+                pass
+        return self.image.normalize(squares)
 
     def image_batches(
         self, batches: Iterable[Sequence[ImageSource]]
@@ -90,7 +102,7 @@ class Processor:
         Raises:
             DataError: A picture cannot be used; batches before its own have been given by then.
         """
-        # One thread: reading pictures leaves the interpreter free, and the model needs the cores.
+        # One batch ahead is enough: where reading is the limit, it has the cores to itself.
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead: Future[Tensor] | None = None
             for batch in batches:

@@ -20,6 +20,7 @@ from coca.data.emoji import VENDORS, emoji_samples
 from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
 from coca.data.sources import SourceConfig
+from coca.inference.attention import draw_word_maps, explain_caption
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.inference.remembering import Remembering
@@ -43,7 +44,7 @@ SHIPPED = "nano"
 TEXT_QUERIES = ("red car", "smiling face", "apple", "sailboat", "hamburger", "green heart")
 IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
 FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
-CAPTIONED = 24
+CAPTIONED, EXPLAINED = 24, 3
 CAPTION_PROMPT = "a drawing of"
 RENDERED_PX = 96
 
@@ -198,6 +199,12 @@ def _show(
             (path, sample.captions, caption.text.removeprefix(CAPTION_PROMPT).strip())
             for (path, sample), caption in zip(shown, captions, strict=True)
         ],
+        word_maps={
+            sample.captions[0]: draw_word_maps(
+                explain_caption(predictor, path, caption=caption, prompt=CAPTION_PROMPT)
+            )
+            for (path, sample), caption in zip(shown[:EXPLAINED], captions, strict=False)
+        },
     )
 
 

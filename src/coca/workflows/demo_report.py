@@ -13,6 +13,7 @@ from coca.workflows.pretrain import PretrainConfig
 from coca.workflows.report import (
     Block,
     Card,
+    Drawing,
     Grid,
     Number,
     Plot,
@@ -55,6 +56,7 @@ def write_report(
     scores: Mapping[str, Mapping[str, Number]],
     found: Sequence[Mapping[str, Any]],
     captions: Sequence[tuple[Path, Sequence[str], str]],
+    word_maps: Mapping[str, bytes],
 ) -> None:
     """Writes the page.
 
@@ -65,6 +67,7 @@ def write_report(
         scores: Task and part to its metrics.
         found: Queries and their hits, with `words`, `filter`, `image` and `hits`.
         captions: Picture, its true names, and what the model wrote.
+        word_maps: True name of a picture to a drawing of what the words of its caption looked at.
     """
     sections = [
         Section(
@@ -85,6 +88,12 @@ def write_report(
             "Above, what the model wrote behind “a drawing of”; below, the true name. A frame "
             "marks a caption that is one of the true names word for word.",
             [_captions(captions)],
+        ),
+        Section(
+            "What the words looked at",
+            "Red is where the decoder looked more for this word than for the others of the "
+            "caption, blue where less; the scale is below each drawing.",
+            [Drawing(png, name) for name, png in word_maps.items()],
         ),
     ]
     write_atomic(path, render("CoCa on emoji", lead, sections).encode())

@@ -48,6 +48,24 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A picture of its own, such as heat maps."""
+
+    png: bytes
+    """The encoded picture."""
+    heading: str
+    """What it shows."""
+    note: str = ""
+    """A sentence below."""
+    kind: str = field(default="drawing", init=False)
+
+    @property
+    def data_uri(self) -> str:
+        """Gives the picture as text to put into a page."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+@dataclass(frozen=True)
 class Card:
     """A picture with lines of text below it, or the lines alone."""
 
@@ -79,7 +97,7 @@ class Grid:
     kind: str = field(default="grid", init=False)
 
 
-Block: TypeAlias = Table | Plot | Grid
+Block: TypeAlias = Table | Plot | Grid | Drawing
 
 
 @dataclass(frozen=True)

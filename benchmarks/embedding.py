@@ -1,0 +1,263 @@
+"""Embeddings by OpenCLIP's CoCa beside the same model here: texts, and pictures from JPEG files.
+
+    python benchmarks/embedding.py texts
+    python benchmarks/embedding.py pictures --count 128
+    python benchmarks/embedding.py small --count 1024 --photos 'photos/*.jpg'
+
+`texts` are captions of 12 tokens on average as `coca_ViT-B-32` reads them, 64 at a time. `pictures`
+are files of 640 x 480 pixels: the peer reads them with a DataLoader of two workers and its own
+preprocessing, `Predictor.embed_images` does both here. `small` is the same for a model of the size
+that is in this package, where reading is the limit. Without `--photos` the files are put together
+from the thumbnails of Flickr8k. All contestants have the same random weights.
+"""
+
+import argparse
+import glob
+import io
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peer import SMALL, captions, peer_model
+from PIL import Image
+from side_by_side import emit, figure, in_turn, main, ratio, table, write_report
+from torch import Tensor, nn
+
+BATCH = 64
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+TILE, COLUMNS, ROWS = (128, 120), 5, 4
+SHARDS = "../shared/data/flickr8k/val-*.tar"
+
+Items = Sequence[Any] | Tensor
+"""Paths of pictures, or captions as tokens."""
+Embed = Callable[[Items], Tensor]
+
+
+def in_batches(items: Items) -> Iterator[Any]:
+    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+
+
+# Texts
+
+
+def peer_texts(dtype: torch.dtype) -> Embed:
+    model = peer_model().eval().to(dtype)
+    return lambda tokens: torch.cat([model.encode_text(part) for part in in_batches(tokens)])
+
+
+def our_texts(dtype: torch.dtype, class_mask: str = "legacy") -> Embed:
+    model = our_model(small=False, class_mask=class_mask).to(dtype)
+
+    def embed(tokens: Items) -> Tensor:
+        rows = []
+        for part in in_batches(tokens):
+            # Padded to its longest caption, as `Processor.texts` does.
+            longest = int((part != 0).sum(dim=1).max())
+            rows.append(model.encode_text(part[:, :longest]))
+        return torch.cat(rows)
+
+    return embed
+
+
+def our_model(*, small: bool, class_mask: str = "legacy") -> nn.Module:
+    from coca.model.openclip import OpenCLIP
+    from coca.model.openclip_config import OpenCLIPConfig, from_open_clip
+    from coca.model.openclip_weights import convert_state_dict
+
+    config = from_open_clip(SMALL) if small else OpenCLIPConfig()
+    model = OpenCLIP(replace(config, class_mask=class_mask))  # type: ignore[arg-type]
+    model.load_state_dict(convert_state_dict(peer_model(small=small).state_dict(), config))
+    return model.eval()
+
+
+# Pictures
+
+
+def make_photos(folder: Path, pattern: str, count: int) -> None:
+    """Links to the files of a pattern, or photos put together from twenty pictures of shards."""
+    folder.mkdir()
+    if pattern.endswith(".jpg"):
+        for place, path in enumerate(sorted(glob.glob(pattern))[:count]):
+            (folder / f"{place:05}.jpg").symlink_to(Path(path).resolve())
+        return
+    thumbnails = []
+    for path in sorted(glob.glob(pattern)):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if not member.name.endswith(".json") and (stream := tar.extractfile(member)):
+                    picture = Image.open(io.BytesIO(stream.read()))
+                    thumbnails.append(picture.convert("RGB").resize(TILE))
+    if not thumbnails:
+        sys.exit(f"no shard fits {pattern}: name JPEG files or shards with --photos")
+    for place in range(count):
+        photo = Image.new("RGB", (TILE[0] * COLUMNS, TILE[1] * ROWS))
+        for tile in range(COLUMNS * ROWS):
+            corner = (tile % COLUMNS * TILE[0], tile // COLUMNS * TILE[1])
+            photo.paste(thumbnails[(place * COLUMNS * ROWS + tile) % len(thumbnails)], corner)
+        photo.save(folder / f"{place:05}.jpg", quality=90)
+
+
+class Photos(torch.utils.data.Dataset[Tensor]):
+    """As open_clip's own evaluation reads a folder."""
+
+    def __init__(self, files: Items, side: int) -> None:
+        from open_clip.transform import image_transform
+
+        self.files = files
+        self.change = image_transform(side, is_train=False, mean=MEAN, std=STD)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> Tensor:
+        pixels: Tensor = self.change(Image.open(self.files[place]))
+        return pixels
+
+
+def peer_pictures(dtype: torch.dtype, *, small: bool) -> Embed:
+    model = peer_model(small=small).eval().to(dtype)
+    side = SMALL["vision_cfg"]["image_size"] if small else 224
+
+    def embed(files: Items) -> Tensor:
+        loader = torch.utils.data.DataLoader(Photos(files, side), batch_size=BATCH, num_workers=2)
+        return torch.cat([model.encode_image(batch.to(dtype)) for batch in loader])
+
+    return embed
+
+
+def our_pictures(
+    dtype: torch.dtype,
+    *,
+    small: bool,
+    reduced: bool = True,
+    compiled: bool = False,
+    int8: bool = False,
+) -> Embed:
+    from coca.inference.predictor import Predictor
+    from coca.processing.image import ImageConfig, ImageTransform
+    from coca.processing.processor import Processor
+    from coca.processing.tokenizer import Tokenizer
+
+    model = our_model(small=small)
+    if int8:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        quantize_(model.image_encoder, Int8DynamicActivationInt8WeightConfig())
+    model = model.to(dtype)
+    if compiled:
+        # Lets the weights be laid out once in the order of the products.
+        torch._inductor.config.freezing = True
+        model.encode_image = torch.compile(model.encode_image)
+    image = ImageTransform(
+        ImageConfig(
+            image_size=model.config.image.image_size,
+            resize="shortest",
+            mean=MEAN,
+            std=STD,
+            reduced=reduced,
+        )
+    )
+    words = Tokenizer.train(["a photo"], vocab_size=300)
+    predictor = Predictor(model, Processor(image, words, 76), fingerprint="", batch_size=BATCH)
+    return lambda files: torch.from_numpy(predictor.embed_images(files))
+
+
+FP32, BF16 = torch.float32, torch.bfloat16
+Contestants = dict[str, tuple[str, Callable[[], Embed]]]
+
+
+def of_pictures(*, small: bool) -> Contestants:
+    def here(dtype: torch.dtype, **options: bool) -> Callable[[], Embed]:
+        return lambda: our_pictures(dtype, small=small, **options)
+
+    return {
+        "peer": ("open_clip_torch", lambda: peer_pictures(FP32, small=small)),
+        "peer-bf16": ("open_clip_torch, bf16", lambda: peer_pictures(BF16, small=small)),
+        "exact": ("the same here", here(FP32, reduced=False)),
+        "here": ("the same here, JPEG read at reduced scale", here(FP32)),
+        "bf16": ("that in bf16", here(BF16)),
+        "bf16-compiled": ("that in bf16, compiled", here(BF16, compiled=True)),
+        "int8-compiled": ("that with int8 encoder, compiled", here(FP32, int8=True, compiled=True)),
+    }
+
+
+CONTESTANTS: dict[str, Contestants] = {
+    "texts": {
+        "peer": ("open_clip_torch", lambda: peer_texts(FP32)),
+        "peer-bf16": ("open_clip_torch, bf16", lambda: peer_texts(BF16)),
+        "here": ("the same here", lambda: our_texts(FP32)),
+        "corrected": ("here, corrected mask", lambda: our_texts(FP32, "corrected")),
+        "bf16": ("the same here, bf16", lambda: our_texts(BF16)),
+    },
+    "pictures": of_pictures(small=False),
+    "small": of_pictures(small=True),
+}
+TITLES = {
+    "texts": "Text embeddings, coca_ViT-B-32, captions of about 12 tokens",
+    "pictures": "Image embeddings from JPEG files, coca_ViT-B-32",
+    "small": "Image embeddings from JPEG files, a small model (64 px, 4 layers of 192)",
+}
+UNITS = {"texts": "captions/s", "pictures": "pictures/s", "small": "pictures/s"}
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    items: Items = captions(arguments.count)
+    if arguments.what != "texts":
+        items = sorted((arguments.folder / "photos").glob("*.jpg"))
+    embed = CONTESTANTS[arguments.what][arguments.contestant][1]()
+    with torch.inference_mode():
+        # Imports, first pages of memory and compilation are no part of the pace.
+        embed(items[:BATCH])
+        start = time.perf_counter()
+        vectors = embed(items)
+        seconds = time.perf_counter() - start
+    unit = nn.functional.normalize(vectors.float(), dim=1)
+    np.save(arguments.folder / f"{arguments.contestant}.npy", unit.numpy())
+    emit({"per_s": len(items) / seconds})
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    what, count = arguments.what, arguments.count
+    known = CONTESTANTS[what]
+    names = arguments.only or [name for name in known if "compiled" not in name]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if what != "texts":
+            make_photos(folder / "photos", arguments.photos, count)
+        shared = [what, "--count", str(count), "--folder", str(folder)]
+        rounds = in_turn(
+            {name: [*shared, "--contestant", name] for name in names}, rounds=arguments.rounds
+        )
+        vectors = {name: np.load(folder / f"{name}.npy") for name in names}
+    rows = []
+    for name, own in rounds.items():
+        row = [known[name][0], figure(own, "per_s").shown(1)]
+        row.append(ratio(own, rounds["peer"], "per_s").shown())
+        row.append(f"{(vectors[name] * vectors['peer']).sum(axis=1).min():.5f}")
+        rows.append(row)
+    columns = ["", UNITS[what], "times as fast", "lowest cosine to the first row"]
+    write_report(
+        f"embedding-{what}",
+        TITLES[what],
+        f"{count:,} in batches of {BATCH}; median of {arguments.rounds} turns, lowest and highest "
+        "in brackets.",
+        table(columns, rows),
+        packages=("torch", "open_clip_torch", "torchvision", "pillow", "torchao"),
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=list(CONTESTANTS))
+    parser.add_argument("--count", type=int, default=256, help="texts or pictures (default 256)")
+    parser.add_argument("--only", nargs="+", help="these contestants, the peer among them")
+    parser.add_argument("--photos", default=SHARDS, help="*.jpg, or shards to make photos of")
+    parser.add_argument("--folder", type=Path, help="what the contestants share; used by itself")
+    main(parser, contestant=contestant, referee=referee)

@@ -1,0 +1,38 @@
+import threading
+import warnings
+
+from coca.processing.silence import pillow_warnings_ignored
+
+
+def warn_as_pillow() -> None:
+    warnings.warn_explicit("odd metadata", UserWarning, "Image.py", 1, module="PIL.Image")
+
+
+def test_pillow_is_silent_and_others_are_heard() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with pillow_warnings_ignored():
+            warn_as_pillow()
+            warnings.warn("another", stacklevel=1)
+    assert [str(one.message) for one in heard] == ["another"]
+
+
+def test_threads_that_end_in_another_order_leave_the_filters_as_they_were() -> None:
+    before = list(warnings.filters)
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with pillow_warnings_ignored():
+            first_is_in.set()
+            second_is_in.wait(timeout=10)
+        first_is_out.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    first_is_in.wait(timeout=10)
+    with pillow_warnings_ignored():
+        second_is_in.set()
+        assert first_is_out.wait(timeout=10)
+        assert list(warnings.filters) != before
+    thread.join()
+    assert list(warnings.filters) == before
