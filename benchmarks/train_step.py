@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from ceiling import ceiling
 from peer import BOS, CONTEXT, EOS, WORDS, captions, peer_model, pictures
 from side_by_side import (
     Rounds,
@@ -27,7 +28,7 @@ from side_by_side import (
     table,
     write_report,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.heap import keep_freed_memory
@@ -130,21 +131,6 @@ STEPS: dict[str, Callable[[int, bool], Step]] = {
 }
 
 
-def ceiling(bf16: bool) -> float:
-    """The most operations a second that matrix products of the model's shapes reach here."""
-    best = 0.0
-    for rows, inner, columns in ((1600, 768, 3072), (1600, 3072, 768), (8160, 512, 1024)):
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        one = torch.randn(rows, inner).to(dtype)
-        other = torch.randn(columns, inner).to(dtype)
-        nn.functional.linear(one, other)
-        for _ in range(10):
-            start = time.perf_counter()
-            nn.functional.linear(one, other)
-            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
-    return best
-
-
 def contestant(arguments: argparse.Namespace) -> None:
     bf16, batch = arguments.precision == "bf16", arguments.batch
     step = STEPS[arguments.contestant](batch, bf16)
@@ -163,7 +149,7 @@ def contestant(arguments: argparse.Namespace) -> None:
             "first_loss": losses[0],
             "last_loss": losses[-1],
             "flops": flops,
-            "ceiling": ceiling(bf16),
+            "ceiling": ceiling(bf16=bf16),
         }
     )
 

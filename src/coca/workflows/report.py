@@ -140,7 +140,7 @@ def _as_markdown(block: Block) -> list[str]:
         cells = block.cells()
         right = [number for _, number in cells[0]] if cells else []
         return [table(block.columns, [[text for text, _ in row] for row in cells], right=right)]
-    if isinstance(block, Plot):
+    if isinstance(block, Plot | Drawing):
         return []
     marks = {True: "**right:** ", False: ""}
     lines = [f"- {marks[card.marked]}{'; '.join(card.lines)}" for card in block.cards]

@@ -1,0 +1,24 @@
+"""The most that this machine multiplies, to hold a model's pace against."""
+
+import time
+
+import torch
+from torch.nn import functional as F
+
+# Rows, inner size and columns as in a Transformer's linear layers.
+SHAPES = ((1600, 768, 3072), (1600, 3072, 768), (8160, 512, 1024), (2048, 256, 1024))
+
+
+def ceiling(*, bf16: bool) -> float:
+    """The most operations a second that matrix products of the models' shapes reach now."""
+    best = 0.0
+    for rows, inner, columns in SHAPES:
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        one = torch.randn(rows, inner).to(dtype)
+        other = torch.randn(columns, inner).to(dtype)
+        F.linear(one, other)
+        for _ in range(10):
+            start = time.perf_counter()
+            F.linear(one, other)
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,224 @@
+"""What a training step costs against batch, caption length, image tokens and model size.
+
+    python benchmarks/scaling.py
+    python benchmarks/scaling.py --precision bf16 --rounds 1
+
+One of the four changes while the others stay as in `BASE`. A step is forward, both losses, backward
+and AdamW's update, on noise and random words. Operations are counted by torch; the ceiling is what
+plain matrix products reach in the same process. The table comes with a drawing of it, as SVG.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ceiling import ceiling
+from side_by_side import Rounds, emit, figure, in_turn, main, table, write_report
+from torch.utils.flop_counter import FlopCounterMode
+
+from coca.core.heap import keep_freed_memory
+from coca.data.sample import Batch
+from coca.model.coca import CoCa
+from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
+from coca.model.pretrained import count_parameters
+from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.optimizer import OptimizerConfig, make_optimizer
+
+PATCH_PX, WORDS = 16, 8_000
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a step is made of."""
+
+    batch: int = 32
+    caption: int = 16
+    """Tokens, special ones included."""
+    side: int = 128
+    """Of the pictures, pixels."""
+    width: int = 256
+    layers: int = 6
+    """Of the image encoder; the text decoder has as many, half of them in each of its halves."""
+
+    @property
+    def image_tokens(self) -> int:
+        return (self.side // PATCH_PX) ** 2
+
+
+BASE = Point()
+SWEEPS: dict[str, list[Point]] = {
+    "batch": [replace(BASE, batch=pairs) for pairs in (8, 16, 32, 64, 128)],
+    "caption": [replace(BASE, caption=tokens) for tokens in (8, 16, 32, 64)],
+    "image": [replace(BASE, side=px) for px in (64, 96, 128, 192, 256)],
+    "model": [
+        replace(BASE, width=width, layers=layers)
+        for width, layers in ((128, 4), (256, 6), (384, 8), (512, 12))
+    ],
+}
+TITLES = {
+    "batch": "pairs of a batch",
+    "caption": "tokens of a caption",
+    "image": "image tokens",
+    "model": "million parameters",
+}
+
+
+def config_of(point: Point) -> CoCaConfig:
+    heads = point.width // 64
+    image = ImageEncoderConfig(
+        image_size=point.side,
+        patch_size=PATCH_PX,
+        width=point.width,
+        layers=point.layers,
+        heads=heads,
+        mlp_width=4 * point.width,
+    )
+    text = TextDecoderConfig(
+        vocab_size=WORDS,
+        context_length=80,
+        width=point.width,
+        heads=heads,
+        mlp_width=4 * point.width,
+        unimodal_layers=point.layers // 2,
+        multimodal_layers=point.layers // 2,
+    )
+    pooler = PoolerConfig(captioning_queries=min(64, image.tokens), heads=heads)
+    return CoCaConfig(image=image, text=text, pooler=pooler, embed_dim=point.width)
+
+
+def batch_of(point: Point, config: CoCaConfig) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    text = config.text
+    shape = (point.batch, point.caption)
+    tokens = torch.randint(4, text.vocab_size, shape, generator=generator)
+    tokens[:, 0], tokens[:, -2], tokens[:, -1] = text.bos_id, text.eos_id, text.cls_id
+    images = torch.randn(point.batch, 3, point.side, point.side, generator=generator)
+    return Batch(images, tokens, tuple(map(str, range(point.batch))), start=0)
+
+
+def measured(point: Point, *, steps: int, bf16: bool) -> tuple[float, float, float]:
+    """Seconds and operations of a step, and the model's parameters."""
+    torch.manual_seed(0)
+    config = config_of(point)
+    model, objective = CoCa(config), CoCaObjective(LossConfig())
+    optimizer = make_optimizer(model, OptimizerConfig(lr=1e-4))
+    batch = batch_of(point, config)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            losses = objective(model, batch)
+        losses.total.backward()
+        optimizer.step()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return min(times), counter.get_total_flops(), count_parameters(config)["total"]
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    keep_freed_memory()
+    bf16 = arguments.precision == "bf16"
+    figures: dict[str, float] = {}
+    for place, point in enumerate(SWEEPS[arguments.contestant]):
+        seconds, flops, parameters = measured(point, steps=arguments.steps, bf16=bf16)
+        figures |= {
+            f"{place} seconds": seconds,
+            f"{place} flops": flops,
+            f"{place} parameters": parameters,
+            # Measured beside each point, since a shared machine's pace changes.
+            f"{place} of ceiling": flops / seconds / ceiling(bf16=bf16),
+        }
+    emit(figures)
+
+
+def place_of(sweep: str, point: Point, parameters: float) -> float:
+    """Where a point stands on its axis."""
+    where = {"batch": point.batch, "caption": point.caption, "image": point.image_tokens}
+    return where.get(sweep, parameters / 1e6)
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    shared = ["--precision", arguments.precision, "--steps", str(arguments.steps)]
+    rounds = in_turn(
+        {name: [*shared, "--contestant", name] for name in SWEEPS}, rounds=arguments.rounds
+    )
+    sections = [
+        f"Around {BASE.batch} pairs, captions of {BASE.caption} tokens, {BASE.image_tokens} image "
+        f"tokens, width {BASE.width} and {BASE.layers} layers; {torch.get_num_threads()} threads, "
+        f"median of {arguments.rounds} turns, each the quickest of {arguments.steps} steps."
+    ]
+    theme = f"scaling_{arguments.precision}"
+    sections += [table(*rows_of(name, rounds)) for name in SWEEPS]
+    path = write_report(
+        theme,
+        f"What a training step costs, {arguments.precision}",
+        *sections,
+        "Drawn in the SVG file of the same name.",
+        packages=("torch",),
+    )
+    draw(path.with_suffix(".svg"), rounds)
+
+
+def rows_of(sweep: str, rounds: Rounds) -> tuple[list[str], list[list[str]]]:
+    columns = [TITLES[sweep], "seconds a step", "pairs/s", "GFLOP a pair", "GFLOP/s over ceiling"]
+    rows = []
+    for place, point in enumerate(SWEEPS[sweep]):
+        seconds = figure(rounds[sweep], f"{place} seconds")
+        first = rounds[sweep][0]
+        rows.append(
+            [
+                f"{place_of(sweep, point, first[f'{place} parameters']):.3g}",
+                seconds.shown(3),
+                f"{point.batch / seconds.median:.1f}",
+                f"{first[f'{place} flops'] / point.batch / 1e9:.2f}",
+                figure(rounds[sweep], f"{place} of ceiling").shown(),
+            ]
+        )
+    return columns, rows
+
+
+def draw(path: Path, rounds: Rounds) -> None:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(11, 5), layout="constrained")
+    panels: Any = drawing.subplots(2, len(SWEEPS), sharey="row", sharex="col")
+    for column, (sweep, points) in enumerate(SWEEPS.items()):
+        own = rounds[sweep]
+        places = [
+            place_of(sweep, point, own[0][f"{place} parameters"])
+            for place, point in enumerate(points)
+        ]
+        for row, what in enumerate(("seconds", "of ceiling")):
+            spreads = [figure(own, f"{place} {what}") for place in range(len(points))]
+            panel = panels[row, column]
+            panel.plot(places, [one.median for one in spreads], marker="o", markersize=4)
+            panel.fill_between(
+                places, [one.low for one in spreads], [one.high for one in spreads], alpha=0.25
+            )
+            panel.grid(alpha=0.3)
+        panels[0, column].set(xscale="log", yscale="log")
+        panels[0, column].set_xticks(places, [f"{place:.3g}" for place in places])
+        panels[0, column].minorticks_off()
+        panels[1, column].set(xlabel=TITLES[sweep], ylim=(0, 1))
+    panels[0, 0].set_ylabel("seconds a step")
+    panels[1, 0].set_ylabel("GFLOP/s over the ceiling")
+    # Text stays text: a tenth of the size.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaling"}):
+        drawing.savefig(path, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps a point (default 3)")
+    main(parser, contestant=contestant, referee=referee)
