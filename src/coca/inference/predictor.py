@@ -322,7 +322,7 @@ class Predictor:
         asked, rows, done = asked_of(head, texts, len(samples)), [], 0
         size = max(1, self.batch_size // head.pictures)
         for batch in self._batches(samples, "answering", progress, size=size):
-            pixels = self._pixels(pictures_of(head, batch))
+            pixels = self._placed(self.processor.images(pictures_of(head, batch)))
             if head.pictures > 1:
                 pixels = pixels.unflatten(0, (len(batch), head.pictures))
             tokens = None
@@ -357,9 +357,6 @@ class Predictor:
     @property
     def _device(self) -> torch.device:
         return self.model.log_scale.device
-
-    def _pixels(self, images: Sequence[Picture]) -> Float[Tensor, "B 3 S S"]:
-        return self._placed(self.processor.images(images))
 
     def _read_ahead(
         self, images: Sequence[Picture], title: str, progress: ProgressMaker
