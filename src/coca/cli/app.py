@@ -21,6 +21,7 @@ from coca.cli import (
     config,
     data,
     demo,
+    embed_shards,
     evaluate,
     index,
     predict,
@@ -80,6 +81,7 @@ app.command(rich_help_panel=_MODELS)(predict.classify)
 app.command(rich_help_panel=_MODELS)(weights.convert)
 app.command(rich_help_panel=_MODELS)(weights.export)
 app.command(rich_help_panel=_SEARCH)(index.index)
+app.command(rich_help_panel=_SEARCH)(embed_shards.embed_shards)
 app.command(rich_help_panel=_SEARCH)(search.search)
 app.add_typer(data.app, name="data", rich_help_panel=_REST)
 app.add_typer(config.app, name="config", rich_help_panel=_REST)

@@ -8,6 +8,7 @@ import typer
 
 from coca.cli import defaults
 from coca.cli.console import Console, Json, to_try
+from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,8 @@ def index(
         typer.Argument(
             metavar="PLACE",
             help="Folders, pictures, videos, WebDataset tars (also patterns, braces, URLs), "
-            "manifests (.jsonl, .csv, .parquet), zips with pictures and a table.",
+            "manifests (.jsonl, .csv, .parquet), zips with pictures and a table; or "
+            "what `coca embed-shards` made.",
         ),
     ],
     uri: defaults.Uri = None,
@@ -70,6 +72,17 @@ def index(
     """
     console = Console.current(json=as_json)
     place = defaults.index_uri(uri)
+    where = _where(uri, collection)
+    from coca.workflows.embed_shards import index_vectors, only_vectors
+
+    if only_vectors(places):
+        if watch or prune:
+            raise ConfigError("--watch and --prune look at pictures, and these are vectors")
+        filled = index_vectors(
+            places, uri=place, collection=collection, token=token, progress=console.progress
+        )
+        _tell(console, filled, where)
+        return
     from coca.workflows.index import FillSettings, fill_collection
     from coca.workflows.picture_sources import check_places, sources_of
     from coca.workflows.watch import check_watched, watch_folders
@@ -91,7 +104,6 @@ def index(
     def fill(sources: "Sequence[AnySource]") -> "FillResult":
         return fill_collection(sources, predictor, uri=place, progress=console.progress, **settings)
 
-    where = _where(uri, collection)
     if watch:
         for result in watch_folders(places, fill, every_s=every):
             _tell(console, result, where)

@@ -9,15 +9,15 @@ between leaves both, and the next run removes the old one.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
 
+from coca.core.errors import DataError
 from coca.core.progress import Bar
-from coca.search.behind import WriteBehind
 from coca.search.engine import Embedder
 from coca.search.ledger import Known, Ledger
 from coca.search.pictures import Words
@@ -33,6 +33,23 @@ _MAX_FILES_BYTES = MAX_BYTES[ORIGIN] // 2
 """Room for the paths of one record; copies beyond it are read again by each run."""
 
 
+@runtime_checkable
+class Store(Protocol):
+    """What is filled; an index is one."""
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        """The records with these ids, as far as they are there."""
+        ...
+
+    def upsert(self, rows: Iterable[Record]) -> object:
+        """Write records; one whose id is there already is replaced."""
+        ...
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Remove records; ids that are not there are ignored."""
+        ...
+
+
 class Filler:
     """Gathers pictures into batches, embeds what is new, and writes.
 
@@ -42,8 +59,8 @@ class Filler:
 
     def __init__(
         self,
-        embedder: Embedder,
-        index: WriteBehind,
+        embedder: Embedder | None,
+        index: Store,
         ledger: Ledger,
         *,
         captioner: Captioner | None,
@@ -83,8 +100,10 @@ class Filler:
             self._bar.advance()
             return True
         words = picture.words
-        if fault := fault_of(
-            picture.path, words.caption, words.metadata, tags=words.tags, album=words.album
+        if found.given is None and (
+            fault := fault_of(
+                picture.path, words.caption, words.metadata, tags=words.tags, album=words.album
+            )
         ):
             self.report.reject(picture.path, "bad_words", f"{picture.path}: {fault}")
             self._bar.advance()
@@ -103,9 +122,7 @@ class Filler:
             copies.setdefault(found.id, []).append(found)
             kept[found.entry.path] = found.id
         stored = self._index.get([id for id in copies if id in self._ledger])
-        vectors, faults = embed_found(
-            self._embedder, {id: copies[id][0] for id in copies if id not in stored}
-        )
+        vectors, faults = self._embed({id: copies[id][0] for id in copies if id not in stored})
         records: dict[str, Record] = {}
         for id, same in copies.items():
             if fault := faults.get(id):
@@ -191,8 +208,7 @@ class Filler:
             if record is not None:
                 record = self._join(record, found)
                 continue
-            assert vector is not None
-            record = _first_record(vector, found)
+            record = _fresh_record(found, vector)
             if self._ledger.ids_of(found.entry.path):
                 self.report.updated += 1
             else:
@@ -219,22 +235,23 @@ class Filler:
             else:
                 self.report.duplicates += 1
             return replace(record, origin=origin)
-        label = _label(picture.words)
-        captioned = origin.captioned and not picture.words.caption
-        caption = record.caption if captioned else picture.words.caption
-        joined = replace(
-            record,
-            **_said(found),
-            caption=caption,
-            text_vector=record.text_vector if caption == record.caption else None,
-            origin=replace(origin, label=label, captioned=captioned),
-        )
-        same = (record.path, record.origin.label) == (picture.path, label)
+        joined = _with_words_of(_fresh_record(found, record.vector), replace(record, origin=origin))
+        same = (record.path, record.origin.label) == (picture.path, joined.origin.label)
         if same and (joined.caption or self._captioner is None):
             self.report.unchanged += 1
         else:
             self.report.updated += 1
         return joined
+
+    def _embed(
+        self, new: Mapping[str, Found]
+    ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
+        """Vectors and faults by id, of what does not bring its own."""
+        bare = {id: found for id, found in new.items() if found.given is None}
+        if not bare:
+            return {}, {}
+        assert self._embedder is not None, "without a model, all records are given"
+        return embed_found(self._embedder, bare)
 
     def _write_captions(
         self, records: dict[str, Record], copies: Mapping[str, Sequence[Found]]
@@ -253,6 +270,8 @@ class Filler:
         spoken = [
             id for id, record in records.items() if record.caption and record.text_vector is None
         ]
+        if self._embedder is None:
+            return set()
         if spoken:
             vectors = self._embedder.embed_texts([records[id].caption for id in spoken])
             for id, vector in zip(spoken, vectors, strict=True):
@@ -266,32 +285,42 @@ class Filler:
             self._bad_log.add(self.report.good - good, self.report.bad[bad:])
 
 
-def _first_record(vector: Float32[np.ndarray, " E"], found: Found) -> Record:
-    picture = found.picture
+def _fresh_record(found: Found, vector: Float32[np.ndarray, " E"] | None) -> Record:
+    """The record of a picture as if it were the first one."""
+    if found.given is not None:
+        return found.given
+    picture, header = found.picture, found.header
     assert picture is not None
+    assert vector is not None
+    words = picture.words
     return Record(
         id=found.id,
-        **_said(found),
-        caption=picture.words.caption,
+        path=picture.path,
+        caption=words.caption,
+        width=header.width,
+        height=header.height,
+        time=words.time or header.time or picture.changed,
+        tags=words.tags,
+        album=words.album,
+        metadata=words.metadata,
         vector=vector,
-        origin=Origin(files={picture.path: picture.stamp}, label=_label(picture.words)),
+        origin=Origin(files={picture.path: picture.stamp}, label=_label(words)),
     )
 
 
-def _said(found: Found) -> dict[str, Any]:
-    """The fields of a record that its leading picture decides, but for the caption."""
-    picture, header = found.picture, found.header
-    assert picture is not None
-    words = picture.words
-    return {
-        "path": picture.path,
-        "width": header.width,
-        "height": header.height,
-        "time": words.time or header.time or picture.changed,
-        "tags": words.tags,
-        "album": words.album,
-        "metadata": words.metadata,
-    }
+def _with_words_of(fresh: Record, stored: Record) -> Record:
+    """The stored record with what is said now; what a model wrote gives way to what is given."""
+    origin = replace(stored.origin, label=fresh.origin.label, captioned=fresh.origin.captioned)
+    if stored.origin.captioned and not fresh.caption:
+        origin = replace(origin, captioned=True)
+        fresh = replace(fresh, caption=stored.caption)
+    said_before = fresh.caption == stored.caption
+    return replace(
+        fresh,
+        vector=stored.vector,
+        text_vector=stored.text_vector if said_before else fresh.text_vector,
+        origin=origin,
+    )
 
 
 def _label(words: Words) -> str:

@@ -6,19 +6,22 @@ from pathlib import Path
 
 from coca.core.progress import ProgressMaker, silent
 from coca.search.behind import WriteBehind
+from coca.search.collection import WRITE_ROWS
 from coca.search.engine import Embedder
 from coca.search.filler import Captioner, Filler
 from coca.search.ledger import Ledger
 from coca.search.milvus import Index
 from coca.search.pictures import Picture
-from coca.search.reading import Reader
-from coca.search.records import check_same_model
+from coca.search.reading import Reader, found_records
+from coca.search.records import Record, check_same_model
 from coca.search.report import BadLog, IngestReport
 from coca.search.sources import AnySource, FileSource, PictureSource, SeriesSource
+from coca.search.vectors import read_info, read_vectors
 
 _PRUNE_ROWS = 1_000
 _MOST_THREADS = 16
-_BATCHES_AHEAD = 2
+READ_AHEAD_BATCHES = 2
+"""How far reading may run ahead of the model."""
 _TITLE = "index pictures"
 
 
@@ -121,6 +124,106 @@ def add(
     return filler.report
 
 
+def ingest_vectors(
+    files: Sequence[str | Path],
+    index: Index,
+    *,
+    progress: ProgressMaker = silent,
+    batch_size: int = WRITE_ROWS,
+) -> IngestReport:
+    """Put records that were embedded elsewhere into a collection; no model is needed.
+
+    What is there already with the same stamp is left as it is.
+
+    Args:
+        files: Parquet files of `coca embed-shards`.
+        index: The collection, of the same model.
+        progress: Makes the bar to show.
+        batch_size: Records to write at once.
+
+    Raises:
+        DataError: A file is damaged.
+        SearchError: The vectors are another model's, or the collection cannot be written.
+    """
+    infos = [read_info(file) for file in files]
+    for info in infos:
+        check_same_model(index.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
+    ledger = Ledger(index.origins())
+    total = sum(info.pictures for info in infos)
+    with progress("index vectors", total) as bar, WriteBehind(index) as behind:
+        filler = Filler(
+            None, behind, ledger, captioner=None, batch_size=batch_size, bar=bar, bad_log=None
+        )
+        for file in files:
+            for record in read_vectors(file):
+                for found in found_records(record):
+                    if ledger.is_claimed(found.entry.path, found.entry.stamp):
+                        filler.report.unchanged += 1
+                        bar.advance()
+                    else:
+                        filler.offer(found)
+        filler.write()
+        behind.flush()
+    return filler.report
+
+
+def embed_source(
+    source: PictureSource,
+    embedder: Embedder,
+    *,
+    captioner: Captioner | None = None,
+    progress: ProgressMaker = silent,
+    batch_size: int = 64,
+) -> tuple[list[Record], IngestReport]:
+    """The records of all pictures of a source, equal pictures joined to one, kept in memory.
+
+    Args:
+        source: Such as one tar.
+        embedder: The model.
+        captioner: Writes the captions of pictures that come without one.
+        progress: Makes the bar to show.
+        batch_size: Pictures to embed at once.
+    """
+    kept, ledger = _Kept(), Ledger([])
+    total = ledger.look_at([source])
+    with progress("embed pictures", total) as bar:
+        filler = Filler(
+            embedder,
+            kept,
+            ledger,
+            captioner=captioner,
+            batch_size=batch_size,
+            bar=bar,
+            bad_log=None,
+        )
+        for found in _reader(embedder, ledger, captioner, batch_size).read(source):
+            filler.offer(found)
+        filler.write()
+    return list(kept.records.values()), filler.report
+
+
+class _Kept:
+    """Records in memory, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        return {id: self.records[id] for id in ids if id in self.records}
+
+    def upsert(self, rows: Iterable[Record]) -> None:
+        self.records |= {record.id: record for record in rows}
+
+    def delete(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            self.records.pop(id, None)
+
+
+def reading_threads() -> int:
+    """How many threads read pictures on this machine."""
+    return min(os.cpu_count() or 1, _MOST_THREADS)
+
+
 def _as_sources(
     places: str | Path | AnySource | Iterable[str | Path | AnySource],
 ) -> Sequence[AnySource]:
@@ -144,6 +247,6 @@ def _reader(
         embedder,
         ledger,
         captions=captioner is not None,
-        threads=min(os.cpu_count() or 1, _MOST_THREADS),
-        ahead=_BATCHES_AHEAD * batch_size,
+        threads=reading_threads(),
+        ahead=READ_AHEAD_BATCHES * batch_size,
     )

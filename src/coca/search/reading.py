@@ -13,7 +13,7 @@ from coca.search.engine import Embedder
 from coca.search.headers import Header, read_header
 from coca.search.ledger import WHOLE, Ledger
 from coca.search.pictures import Picture, Words
-from coca.search.records import content_id
+from coca.search.records import Record, content_id
 from coca.search.sources import Entry, PictureSource, SeriesSource
 
 
@@ -50,6 +50,8 @@ class Found:
     """Of the picture."""
     prepared: Any = None
     """The model's input; None if nobody needs it, or the embedder takes the bytes."""
+    given: Record | None = None
+    """The record as it was made elsewhere, vectors included; then the picture has no bytes."""
     series: Entry | None = None
     """What the picture is one of; known for the last one only, or if all of it is there already."""
 
@@ -141,6 +143,17 @@ class Reader:
 
     def _each(self, work: Callable[[Any], Found], items: Iterable[Any]) -> Iterator[Found]:
         return map_ahead(work, items, threads=self._threads, ahead=self._ahead)
+
+
+def found_records(record: Record) -> Iterator[Found]:
+    """A record that was made elsewhere, as if each of its pictures had been read and embedded."""
+    files = record.origin.files
+    # The leading one first: its words are the record's.
+    for path in sorted(files, key=lambda path: (path != record.path, path)):
+        origin = replace(record.origin, files={path: files[path]})
+        given = replace(record, path=path, origin=origin)
+        picture = Picture(path=path, image=b"", stamp=files[path])
+        yield Found(Entry(path, files[path]), picture=picture, id=record.id, given=given)
 
 
 def embed_found(

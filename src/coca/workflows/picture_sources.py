@@ -102,6 +102,11 @@ class SampleSource:
                 self._rows.setdefault(place, []).append((row, number))
         self._entries = [Entry(place, self._stamp(rows)) for place, rows in self._rows.items()]
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the samples or their order do."""
+        return self._source.fingerprint
+
     def entries(self) -> Sequence[Entry]:
         """A picture each, in the order of its first row."""
         return self._entries

@@ -1,0 +1,116 @@
+"""What filling a collection costs over embedding alone: the same pictures, the same model.
+
+    python benchmarks/filling.py --pictures photos --count 3000
+
+`embed` reads and embeds the pictures as `coca index` does, by threads ahead of the model, and keeps
+nothing. `plain` is `Predictor.embed_images`, which reads a batch and then embeds it. `index` fills
+a new collection of Milvus Lite, from opening it until everything is on disk and it is closed;
+`again` is a second run on it, which finds everything there.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from side_by_side import Rounds, emit, figure, in_turn, main, ratio, table, write_report
+
+import coca
+from coca.inference.predictor import Predictor
+from coca.search.ingest import READ_AHEAD_BATCHES, reading_threads
+from coca.search.ledger import Ledger
+from coca.search.pictures import find_pictures
+from coca.search.reading import Reader, embed_found
+from coca.search.sources import FileSource
+from coca.workflows.index import index_pictures
+
+NAMES = {
+    "embed": "embedding alone, reading ahead",
+    "plain": "embedding alone, `embed_images`",
+    "index": "`coca index`, new collection",
+    "again": "`coca index`, second run",
+}
+
+
+def embed_ahead(model: Predictor, files: Sequence[Path]) -> None:
+    reader = Reader(
+        model,
+        Ledger([]),
+        captions=False,
+        threads=reading_threads(),
+        ahead=READ_AHEAD_BATCHES * model.batch_size,
+    )
+    batch = {}
+    for found in reader.read(FileSource(files)):
+        batch[found.id] = found
+        if len(batch) == model.batch_size:
+            embed_found(model, batch)
+            batch = {}
+    embed_found(model, batch)
+
+
+def index(model: Predictor, files: Sequence[Path], uri: str) -> None:
+    done = index_pictures(files, model, uri=uri, captions=False).report
+    assert done.good == len(files)
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    model = coca.load(arguments.model, device="cpu")
+    files = find_pictures([arguments.pictures])[: arguments.count]
+    # The first batch pays for imports and for finding the kernels.
+    model.embed_images(files[: model.batch_size])
+    with tempfile.TemporaryDirectory() as folder:
+        uri = str(Path(folder) / "pictures.db")
+        works: dict[str, Callable[[], object]] = {
+            "embed": lambda: embed_ahead(model, files),
+            "plain": lambda: model.embed_images(files),
+            "index": lambda: index(model, files, uri),
+            "again": lambda: index(model, files, uri),
+        }
+        # Importing the client of Milvus, and its first collection, cost a second once a process.
+        index(model, files[: model.batch_size], str(Path(folder) / "warm.db"))
+        if arguments.contestant == "again":
+            index(model, files, uri)
+        start, used = time.perf_counter(), time.process_time()
+        works[arguments.contestant]()
+        seconds, cpu = time.perf_counter() - start, time.process_time() - used
+    emit({"seconds": seconds, "cpu_s": cpu, "pictures": len(files)})
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    shared = [f"--{name}={getattr(arguments, name)}" for name in ("pictures", "count", "model")]
+    rounds = in_turn(
+        {name: [f"--contestant={name}", *shared] for name in NAMES}, rounds=arguments.rounds
+    )
+    count = int(rounds["embed"][0]["pictures"])
+    write_report(
+        "filling",
+        f"Filling a collection with {count:,} pictures by {arguments.model}",
+        results(rounds),
+        packages=("torch", "pymilvus", "milvus-lite"),
+    )
+
+
+def results(rounds: Rounds) -> str:
+    rows = [
+        [
+            NAMES[name],
+            figure(own, "seconds").shown(1),
+            figure(own, "cpu_s").shown(1),
+            ratio(own, rounds["embed"], "seconds").shown(),
+            ratio(own, rounds["plain"], "seconds").shown(),
+        ]
+        for name, own in rounds.items()
+    ]
+    return table(["", "seconds", "processor s", "to reading ahead", "to `embed_images`"], rows)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", default="photos", help="folder of pictures")
+    parser.add_argument("--count", type=int, default=3000, help="pictures (default 3000)")
+    parser.add_argument("--model", default="nano", help="model (default nano)")
+    main(parser, contestant=contestant, referee=referee)

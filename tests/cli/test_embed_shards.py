@@ -1,0 +1,45 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from coca.data.sample import Sample
+from coca.data.shards import ShardWriter
+from tiny_data import picture
+
+pytest.importorskip("pyarrow")
+
+
+def test_tars_are_embedded_once_and_indexed_without_a_model(
+    run: Callable[..., Result], run_json: Callable[..., Any], model: str, place: Path
+) -> None:
+    with ShardWriter("shards", samples_per_shard=2) as writer:
+        for n in range(5):
+            writer.write(Sample(f"k{n}", picture(n)))
+    told = run_json("embed-shards", "shards/*.tar", "--out", "vectors", "-m", model)
+    assert [one["pictures"] for one in told["shards"]] == [2, 2, 1]
+    said = run("embed-shards", "shards", "-o", "vectors", "-m", model).stdout
+    assert "0 of 3 tars embedded now, 3 found done: 5 pictures are in vectors" in said
+    # The model that is named is not looked for.
+    filled = run_json("index", "vectors", "-m", "absent")
+    assert (filled["added"], filled["count"]) == (5, 5)
+    Path("one.png").write_bytes(picture(1))
+    (hit,) = run_json("search", "--image", "one.png", "-k", "1")
+    assert hit["path"] == str(Path("shards/shard-000000.tar/k1").absolute())
+    refused = run("index", "vectors", "--prune", code=2).stderr
+    assert "look at pictures, and these are vectors" in refused
+
+
+def test_a_bad_tar_fails_the_command_after_the_others_are_done(
+    run: Callable[..., Result], model: str, place: Path
+) -> None:
+    with ShardWriter("shards", samples_per_shard=1) as writer:
+        for n in range(2):
+            writer.write(Sample(f"k{n}", picture(n)))
+    Path("shards/shard-000000.tar").write_bytes(b"no tar")
+    Path("shards/shard-000000.tar.idx").unlink()
+    ended = run("embed-shards", "shards", "-o", "vectors", "-m", model, code=1)
+    assert "shard-000000.tar" in ended.stderr
+    assert "1 of 2 tars embedded now, 0 found done, 1 bad" in ended.stdout

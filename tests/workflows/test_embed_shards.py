@@ -1,0 +1,190 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from coca.core.errors import ConfigError, DataError, SearchError
+from coca.data.sample import Sample
+from coca.data.shards import ShardWriter
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.search.milvus import Index
+from coca.search.vectors import find_vectors, read_vectors
+from coca.workflows.embed_shards import (
+    EmbeddedShard,
+    embed_shards,
+    find_shards,
+    index_vectors,
+    only_vectors,
+)
+from coca.workflows.index import index_pictures
+from tiny_data import picture
+from tiny_model import write_model
+
+pytest.importorskip("pyarrow")
+SHARDS, PER_SHARD = 6, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Predictor:
+    return load(folder, device="cpu")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    """Tars of 24 pictures, of which one stands in two of them."""
+    with ShardWriter(tmp_path / "shards", samples_per_shard=PER_SHARD) as writer:
+        for n in range(SHARDS * PER_SHARD):
+            captions = (f"number {n}",) if n % 2 else ()
+            writer.write(Sample(f"k{n}", picture(0 if n == 9 else n), captions))
+    return find_shards([tmp_path / "shards"])
+
+
+def claims(out: Path) -> Counter[str]:
+    """How often each picture's path stands in the files."""
+    found = [record for file in find_vectors(out) for record in read_vectors(file)]
+    return Counter(path for record in found for path in record.origin.files)
+
+
+def expected(shards: list[str]) -> set[str]:
+    return {
+        f"{shard}/k{n}"
+        for number, shard in enumerate(shards)
+        for n in range(number * PER_SHARD, (number + 1) * PER_SHARD)
+    }
+
+
+def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
+    shards: list[str], model: Predictor, tmp_path: Path
+) -> None:
+    out = tmp_path / "vectors"
+    done = list(embed_shards(shards, model, out))
+    assert [one.made for one in done] == [True] * SHARDS
+    assert sum(one.pictures for one in done) == SHARDS * PER_SHARD
+    assert only_vectors([out])
+    through_files = index_vectors([out], uri=str(tmp_path / "a.db"))
+    assert (through_files.report.added, through_files.report.duplicates) == (23, 1)
+    assert through_files.collection.model == str(model.source)
+    directly = index_pictures(shards, model, uri=str(tmp_path / "b.db"), captions=False)
+    assert directly.report == through_files.report
+    with Index.open(str(tmp_path / "a.db")) as one, Index.open(str(tmp_path / "b.db")) as other:
+        ids = [id for id, *_ in one.origins()]
+        assert one.get(ids) == other.get(ids)
+        for id, record in one.get(ids).items():
+            same = other.get([id])[id]
+            assert record.vector == pytest.approx(same.vector, abs=1e-5)
+            assert (record.text_vector is None) == (same.text_vector is None)
+
+
+def test_what_is_done_is_found_and_a_changed_tar_is_done_anew(
+    shards: list[str], model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "vectors"
+    list(embed_shards(shards, model, out))
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
+        again = list(embed_shards(shards, model, out, start=2))
+    assert [one.shard for one in again] == [*shards[2:], *shards[:2]]
+    assert not any(one.made for one in again)
+    assert {one.pictures for one in again} == {PER_SHARD}
+    with ShardWriter(tmp_path / "other") as writer:
+        writer.write(Sample("new", picture(99)))
+    writer.paths[0].replace(shards[0])
+    (made,) = (one for one in embed_shards(shards, model, out) if one.made)
+    assert made.pictures == 1
+
+
+def test_processes_that_work_at_once_share_the_tars(
+    shards: list[str], model: Predictor, tmp_path: Path
+) -> None:
+    results: list[EmbeddedShard] = []
+
+    def work(start: int) -> None:
+        results.extend(embed_shards(shards, model, tmp_path / "vectors", start=start))
+
+    # A lock of the system parts open files, and so threads as it parts processes.
+    threads = [threading.Thread(target=work, args=(start,)) for start in (0, 0, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(one.made for one in results) == SHARDS
+    assert claims(tmp_path / "vectors") == Counter(expected(shards))
+    assert not list((tmp_path / "vectors" / ".claims").iterdir())
+
+
+def test_bad_pictures_and_bad_tars_are_told(model: Predictor, tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
+        for n in range(4):
+            writer.write(Sample(f"k{n}", picture(n) if n else picture(n)[:60]))
+    writer.paths[1].write_bytes(b"no tar")
+    Path(f"{writer.paths[1]}.idx").unlink()
+    first, second = embed_shards(find_shards([tmp_path / "shards"]), model, tmp_path / "out")
+    assert (first.pictures, [bad.path for bad in first.bad]) == (1, [f"{writer.paths[0]}/k0"])
+    assert "shard-000001.tar" in second.fault
+    assert second.out is None
+
+
+def test_vectors_of_two_models_are_not_mixed(
+    shards: list[str], model: Predictor, tmp_path: Path
+) -> None:
+    other = load(write_model(tmp_path / "other", seed=1), device="cpu")
+    out = tmp_path / "vectors"
+    list(embed_shards(shards[:1], model, out))
+    list(embed_shards(shards[:1], other, out))
+    with pytest.raises(SearchError, match="several models"):
+        index_vectors([out], uri=str(tmp_path / "a.db"))
+    with pytest.raises(DataError, match="holds no vectors"):
+        index_vectors([tmp_path], uri=str(tmp_path / "a.db"))
+    with pytest.raises(ConfigError, match="one after the other"):
+        only_vectors([out, tmp_path])
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow, id="twenty kills")])
+def test_processes_killed_at_any_moment_leave_every_picture_exactly_once(
+    kills: int, shards: list[str], folder: Path, tmp_path: Path
+) -> None:
+    chance, out = random.Random(kills), tmp_path / "vectors"
+    command = [sys.executable, str(Path(__file__).parent.parent / "tiny_embedding.py")]
+    command += [str(folder), str(out), *shards]
+    for _ in range(kills):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
+            assert killed.stdout is not None
+            assert killed.stdout.readline() == b"ready\n"
+            try:
+                killed.wait(timeout=chance.uniform(0, 0.15))
+            except subprocess.TimeoutExpired:
+                os.kill(killed.pid, signal.SIGKILL)
+        if len(find_vectors(out)) == SHARDS:
+            # All done: begin anew, or the rest of the kills would hit nothing.
+            for file in find_vectors(out):
+                file.unlink()
+    subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    assert claims(out) == Counter(expected(shards))
+    assert {file.suffix for file in out.iterdir() if not file.name.startswith(".")} == {".parquet"}
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_files(
+    shards: list[str], model: Predictor, folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    from coca.workflows.on_ray import embed_shards_on_ray
+
+    done = list(embed_shards_on_ray(shards, str(folder), tmp_path / "ray", workers=2, device="cpu"))
+    list(embed_shards(shards, model, tmp_path / "here"))
+    assert sum(one.made for one in done) == SHARDS
+    names = [sorted(one.name for one in find_vectors(tmp_path / at)) for at in ("ray", "here")]
+    assert names[0] == names[1]
+    assert claims(tmp_path / "ray") == Counter(expected(shards))
