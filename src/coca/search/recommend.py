@@ -1,0 +1,106 @@
+"""Recommendation by content: more like these, less like those, and not all the same."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from coca.core.errors import SearchError
+from coca.search.diversity import marginal_relevance
+from coca.search.engine import SearchEngine
+from coca.search.milvus import MAX_RESULTS, Side
+from coca.search.records import Hit, Record
+from coca.search.terms import Term
+
+_UNLIKE_WEIGHT = -0.5
+"""In total, beside 1 for what is liked: dislikes turn the direction, and do not make it."""
+_POOL = 10
+"""Candidates for each result, from which different ones are chosen."""
+
+
+def recommend(
+    engine: SearchEngine,
+    like: Sequence[str | Term],
+    *,
+    unlike: Sequence[str | Term] = (),
+    k: int = 10,
+    filter: str = "",
+    seen: Collection[str] = (),
+    diversity: float = 0.0,
+    on: Side = "image",
+) -> list[Hit]:
+    """Records like some, unlike others, that have not been seen.
+
+    Args:
+        engine: The collection and its model.
+        like: Ids of records, or terms: texts, pictures and vectors with weights above 0.
+        unlike: As `like`; together they count half as much.
+        k: How many results, at most.
+        filter: Milvus expression that a record must fulfil.
+        seen: Ids that are not given again; those of `like` and `unlike` never are.
+        diversity: 0 goes by likeness alone; the nearer to 1, the more results differ.
+        on: Whether pictures or captions are recommended by.
+
+    Returns:
+        The best first; `score` is the cosine to what is liked less what is not.
+
+    Raises:
+        SearchError: Nothing is liked, an id is not there, `diversity` is not 0 to 1, or so much was
+            seen that Milvus cannot look past it.
+        DataError: A picture cannot be read.
+    """
+    if not like:
+        raise SearchError("nothing to recommend by: name a record, a text or a picture to be like")
+    if not 0 <= diversity <= 1:
+        raise SearchError(f"the diversity is {diversity}; right is 0 to 1")
+    terms = [
+        *_share(engine, like, 1.0, on),
+        *(_share(engine, unlike, _UNLIKE_WEIGHT, on) if unlike else ()),
+    ]
+    hidden = {*seen, *(one for one in (*like, *unlike) if isinstance(one, str))}
+    pool = k * _POOL if diversity else k
+    if pool + len(hidden) > MAX_RESULTS:
+        raise SearchError(
+            f"{len(hidden):,} records were seen, and Milvus looks at {MAX_RESULTS:,} at most; "
+            "leave them out by a filter instead"
+        )
+    hits = engine.search(terms=terms, k=pool + len(hidden), filter=filter, on=on)
+    hits = [hit for hit in hits if hit.id not in hidden][:pool]
+    if not diversity or len(hits) <= 1:
+        return hits[:k]
+    records = engine.index.get(hit.id for hit in hits)
+    hits = [hit for hit in hits if hit.id in records]
+    sides = (_vector(records[hit.id], on) for hit in hits)
+    relevance = np.array([hit.score for hit in hits])
+    rows = marginal_relevance(np.stack(list(sides)), relevance, k, diversity=diversity)
+    return [hits[row] for row in rows]
+
+
+def _vector(record: Record, on: Side) -> Float32[np.ndarray, " E"]:
+    if on == "image":
+        return record.vector
+    if record.text_vector is None:
+        raise SearchError(f"record {record.id!r} has no caption to compare by")
+    return record.text_vector
+
+
+def _share(
+    engine: SearchEngine, given: Sequence[str | Term], weight: float, on: Side
+) -> list[Term]:
+    """The terms with weights that add up to `weight`, ids replaced by the records' vectors."""
+    ids = [one for one in given if isinstance(one, str)]
+    records = engine.index.get(ids) if ids else {}
+    if missing := [id for id in ids if id not in records]:
+        raise SearchError(f"there is no record {missing[0]!r} in {engine.index.info.collection!r}")
+    terms = [
+        Term(vector=_vector(records[one], on)) if isinstance(one, str) else one for one in given
+    ]
+    if negative := [term for term in terms if term.weight < 0]:
+        raise SearchError(
+            f"what is liked or not has the weight {negative[0].weight:g}; right is above 0"
+        )
+    total = sum(term.weight for term in terms)
+    return [
+        Term(text=t.text, image=t.image, vector=t.vector, weight=weight * t.weight / total)
+        for t in terms
+    ]
