@@ -1,14 +1,21 @@
-"""What `kill -9` may not do to a collection: both laws need real processes."""
+"""What `kill -9` may not do to a collection: the laws need real processes."""
 
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+
+from coca.search.connection import Connection
 from coca.search.milvus import Index
 from coca.search.records import content_id
+from coca.search.report import IngestReport
+from coca.search.schema import drop_collection
+from tiny_filling import direction, fill, open_index
 
 WRITER = """
 import sys, threading, numpy as np
@@ -44,50 +51,67 @@ def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(tmp_path: Path) 
         assert names <= index.get(names).keys()
 
 
-FILL = """
-import sys, time, hashlib, numpy as np
-from coca.search.ingest import ingest
-from coca.search.milvus import Index
-class Slow:
-    fingerprint, embed_dim = "f", 16
-    def embed_images(self, images):
-        time.sleep(0.01)
-        return np.eye(16, dtype=np.float32)[[image[0] % 16 for image in images]]
-with Index.open(sys.argv[2], embed_dim=16, fingerprint="f", create=True) as index:
-    print("open", flush=True)
-    print(ingest(sys.argv[1], Slow(), index, batch_size=4, prune=True), flush=True)
-"""
+def change(folder: Path, chance: random.Random, first: int) -> None:
+    """Some pictures go, some come, some are others now, some stand at several paths."""
+    for n in range(24):
+        path = folder / f"{n:02}.jpg"
+        if chance.random() < 0.1:
+            path.unlink(missing_ok=True)
+        elif chance.random() < 0.4 or not path.exists():
+            path.write_bytes(b"%d" % chance.randrange(first, first + 18))
+        if chance.random() < 0.2:
+            path.with_suffix(".txt").write_text(f"words {chance.randrange(1000)}")
 
 
-def test_a_run_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
-    tmp_path: Path,
+def check(folder: Path, index: Index) -> None:
+    """Each file is claimed by the record of its bytes, and each record has its own words."""
+    files = {str(path): content_id(path.read_bytes()) for path in folder.glob("*.jpg")}
+    assert fill(folder, index) == IngestReport(unchanged=len(files))
+    found = [record for batch in index.read_through() for record in batch]
+    claims = [(path, record.id) for record in found for path in record.origin.files]
+    assert sorted(claims) == sorted(files.items())
+    assert index.count() == len(found) == len(set(files.values()))
+    for record in found:
+        image = Path(record.path).read_bytes()
+        assert record.vector == pytest.approx(direction(image), abs=1e-5)
+        words = Path(record.path).with_suffix(".txt")
+        caption = words.read_text() if words.exists() else ""
+        assert record.caption == caption
+        if not caption:
+            assert record.text_vector is None
+        else:
+            assert record.text_vector == pytest.approx(direction(caption.encode()), abs=1e-5)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow, id="twenty kills")])
+@pytest.mark.timeout(1800)
+def test_a_filling_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
+    place: str, fresh: str, kills: int, tmp_path: Path
 ) -> None:
-    chance = random.Random(0)
-    folder, place = tmp_path / "pictures", str(tmp_path / "pictures.db")
+    chance = random.Random(kills)
+    folder = tmp_path / "pictures"
     folder.mkdir()
-    command = [sys.executable, "-c", FILL, str(folder), place]
-    for round in range(3):
-        for n in range(80):
-            path = folder / f"{n:02}.jpg"
-            if chance.random() < 0.1:
-                path.unlink(missing_ok=True)
-            elif chance.random() < 0.4 or not path.exists():
-                # Sometimes the same bytes at several paths.
-                path.write_bytes(b"%d" % chance.randrange(round * 40, round * 40 + 60))
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
-            assert killed.stdout is not None
-            assert killed.stdout.readline() == b"open\n"
-            try:
-                killed.wait(timeout=chance.uniform(0, 0.4))
-            except subprocess.TimeoutExpired:
-                os.kill(killed.pid, signal.SIGKILL)
-        subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        files = {str(path): content_id(path.read_bytes()) for path in folder.iterdir()}
-        assert (
-            f"added=0, updated=0, unchanged={len(files)}, duplicates=0, bad=[], removed=0" in again
-        )
-        with Index.open(place) as index:
-            claims = [(path, id) for id, _, _, origin in index.origins() for path in origin.files]
-            assert sorted(claims) == sorted(files.items())
-            assert index.count() == len(set(files.values()))
+    change(folder, chance, 0)
+    with open_index(place, fresh) as index:
+        start = time.monotonic()
+        fill(folder, index)
+        usual_s = time.monotonic() - start
+    script = Path(__file__).parent.parent / "tiny_filling.py"
+    command = [sys.executable, str(script), str(folder), place, fresh]
+    try:
+        for number in range(1, kills + 1):
+            change(folder, chance, 12 * number)
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
+                assert killed.stdout is not None
+                assert killed.stdout.readline() == b"open\n"
+                try:
+                    killed.wait(timeout=chance.uniform(0, usual_s))
+                except subprocess.TimeoutExpired:
+                    os.kill(killed.pid, signal.SIGKILL)
+            with open_index(place, fresh) as index:
+                fill(folder, index)
+                check(folder, index)
+    finally:
+        connection = Connection(place, create=True)
+        drop_collection(connection, fresh)
+        connection.close()

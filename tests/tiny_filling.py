@@ -1,0 +1,52 @@
+"""Fills a collection as a process to be killed: `python tiny_filling.py FOLDER URI NAME`."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from coca.search.ingest import ingest
+from coca.search.milvus import Index
+from coca.search.report import IngestReport
+
+DIM = 16
+
+
+class Slow:
+    """Stands in for a model: equal bytes and texts get equal vectors, after a moment."""
+
+    fingerprint, embed_dim = "slow", DIM
+
+    def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
+        time.sleep(0.01)
+        return np.stack([direction(image) for image in images])
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
+        return np.stack([direction(text.encode()) for text in texts])
+
+
+def direction(data: bytes) -> Float32[np.ndarray, " E"]:
+    seed = int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+    vector = np.random.default_rng(seed).standard_normal(DIM)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def open_index(uri: str, name: str) -> Index:
+    return Index.open(uri, name, embed_dim=DIM, fingerprint="slow", create=True)
+
+
+def fill(folder: Path, index: Index) -> IngestReport:
+    return ingest(folder, Slow(), index, batch_size=4, prune=True)
+
+
+if __name__ == "__main__":
+    place, uri, name = sys.argv[1:]
+    with open_index(uri, name) as index:
+        sys.stdout.write("open\n")
+        sys.stdout.flush()
+        fill(Path(place), index)
