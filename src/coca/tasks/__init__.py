@@ -3,6 +3,7 @@
 from coca.tasks import (
     captioning,
     image_retrieval,
+    linear_probe,
     pixel_floor,
     recognition,
     retrieval,
@@ -17,6 +18,7 @@ __all__ = [
     "TaskResult",
     "captioning",
     "image_retrieval",
+    "linear_probe",
     "pixel_floor",
     "recognition",
     "retrieval",

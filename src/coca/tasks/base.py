@@ -22,8 +22,8 @@ class TaskConfig:
     """A problem and the data to solve it on."""
 
     task: str
-    """`retrieval`, `image_retrieval`, `zero_shot`, `captioning`, `pixel_floor`, or what a plugin
-    registers."""
+    """`retrieval`, `zero_shot`, `captioning`, `recognition`, `linear_probe`, `few_shot`, another of
+    `coca.tasks`, or what a plugin registers."""
     data: SourceConfig
     """The samples that are scored."""
     reference: SourceConfig | None = None
@@ -55,8 +55,21 @@ class TaskConfig:
     the model is to say their words of the picture; 0: none. Slow: each is a pass of the decoder."""
     limit: int = 0
     """Most samples to score; 0 means all."""
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Few-shot: pictures of each class that are learned from."""
+    draws: int = 5
+    """Few-shot: how often these pictures are drawn anew."""
+    inverse_penalty: float = 0.0
+    """Linear probe and few-shot: weight of the errors against that of the squared weights; 0:
+    chosen on a part of the reference, or for few shots the usual one."""
 
     def __post_init__(self) -> None:
+        if not self.shots or min(self.shots) < 1 or self.draws < 1:
+            raise ConfigError(
+                f"shots are {self.shots} and draws {self.draws}; right is 1 or more of each"
+            )
+        if self.inverse_penalty < 0:
+            raise ConfigError(f"inverse_penalty is {self.inverse_penalty}; right is 0, or more")
         if self.captions not in ("all", "first"):
             raise ConfigError(f"captions is {self.captions!r}; right is 'all' or 'first'")
         if self.rerank < 0:

@@ -71,8 +71,9 @@ def recognised(
     targets: Int[ndarray, " N"],
     classes: Sequence[str],
     bad: tuple[str, ...],
+    **details: float | int,
 ) -> TaskResult:
-    """The result of any classifier with one right class a sample."""
+    """The result of any classifier with one right class a sample; `details` go along."""
     predicted = scores.argmax(axis=1)
     accuracy = per_class_accuracy(predicted, targets, len(classes))
     metrics = {
@@ -90,7 +91,7 @@ def recognised(
         metrics,
         len(targets),
         bad,
-        {"classes": len(classes), "worst_classes": worst},
+        {"classes": len(classes), "worst_classes": worst, **details},
         headline=("top1", "top5"),
         shown=Shown((), per_class, confusion),
     )

@@ -1,0 +1,80 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.sources import SourceConfig
+from coca.inference.predictor import Predictor
+from coca.tasks import TASKS, TaskConfig, TaskResult
+from coca.tasks.base import check_task
+from coca.tasks.linear_probe import drawn_rows
+from tiny_finetune import write_classes
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classes(tmp_path_factory.mktemp("data") / "colors")
+
+
+def config(task: str, pictures: Path, **settings: Any) -> TaskConfig:
+    source = SourceConfig(kind="folder", path=str(pictures))
+    return TaskConfig(task=task, **{"data": source, "reference": source, **settings})
+
+
+def run(predictor: Predictor, settings: TaskConfig) -> TaskResult:
+    check_task(predictor, settings)
+    return TASKS.get(settings.task)(predictor, settings)
+
+
+def test_a_linear_layer_tells_colours_apart(predictor: Predictor, pictures: Path) -> None:
+    result = run(predictor, config("linear_probe", pictures, inverse_penalty=100.0))
+    assert result.metrics["top1"] == 1
+    assert (result.metrics["chance_top1"], result.metrics["majority_top1"]) == (0.25, 0.25)
+    assert result.details["learned_from"] == result.samples == 12
+
+
+def test_more_shots_are_told_with_their_spread(predictor: Predictor, pictures: Path) -> None:
+    settings = config("few_shot", pictures, shots=(1, 3), draws=4, inverse_penalty=100.0)
+    first, again = run(predictor, settings), run(predictor, settings)
+    assert first.metrics == again.metrics
+    assert first.metrics["top1_3_shot"] == 1  # every picture is learned
+    assert first.metrics["spread_3_shot"] == 0
+    each = first.details["top1"]["1"]
+    assert len(each) == 4
+    assert first.metrics["top1_1_shot"] == pytest.approx(np.mean(each))
+    assert first.metrics["spread_1_shot"] == pytest.approx(np.std(each, ddof=1))
+    assert first.headline == ("top1_1_shot", "top1_3_shot")
+
+
+def test_few_shots_are_among_more_and_equal_for_each_class() -> None:
+    targets = np.random.default_rng(0).integers(0, 3, 60)
+    few, more = (drawn_rows(targets, 3, shots, seed=1) for shots in (2, 5))
+    assert set(few) < set(more)
+    assert np.bincount(targets[more]).tolist() == [5, 5, 5]
+    assert set(drawn_rows(targets, 3, 5, seed=2)) != set(more)
+
+
+@pytest.mark.parametrize("task", ["linear_probe", "few_shot"])
+def test_what_is_missing_is_told_before_any_work(
+    predictor: Predictor, pictures: Path, tmp_path: Path, task: str
+) -> None:
+    with pytest.raises(ConfigError, match="name them as reference"):
+        check_task(predictor, config(task, pictures, reference=None))
+    strange = tmp_path / "purple"
+    strange.mkdir()
+    (strange / "1.png").write_bytes(next((pictures / "red").iterdir()).read_bytes())
+    other = SourceConfig(kind="folder", path=str(tmp_path))
+    with pytest.raises(DataError, match="1 classes that training has not, such as 'purple'"):
+        check_task(predictor, config(task, pictures, data=other, shots=(1,)))
+
+
+def test_more_shots_than_there_are_pictures_are_told(predictor: Predictor, pictures: Path) -> None:
+    with pytest.raises(DataError, match=r"fewer than 4 pictures of 4 classes, such as 'blue'"):
+        check_task(predictor, config("few_shot", pictures, shots=(1, 4)))
+
+
+def test_shots_below_one_are_refused(pictures: Path) -> None:
+    with pytest.raises(ConfigError, match="right is 1 or more of each"):
+        config("few_shot", pictures, shots=(0,))
