@@ -8,7 +8,6 @@ import typer
 
 from coca.cli import defaults
 from coca.cli.console import Console, Json
-from coca.search.terms import parse_terms
 
 
 class On(StrEnum):
@@ -104,6 +103,8 @@ def search(
     --hybrid, what the two rankings were joined by.
     """
     console = Console.current(json=as_json)
+    from coca.search.terms import parse_terms
+
     terms = parse_terms(text or [], image or [])
     place = defaults.search_uri(uri)
     from coca.search.fusion import Fusion
