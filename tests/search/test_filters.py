@@ -268,7 +268,7 @@ def test_one_text_is_no_list_of_tags() -> None:
 
 def found(index: Index, filter: str) -> set[str]:
     # The records are there since long; waiting for a server to be sure takes 0.2 s each time.
-    rows = index._pictures._client.query(
+    rows = index._store.pictures._client.query(
         index.info.collection, filter=filter, output_fields=["id"], consistency_level="Eventually"
     )
     return {row["id"] for row in rows}

@@ -259,11 +259,11 @@ def test_many_rows_are_flushed_on_the_way(
     monkeypatch.setattr(collection, "FLUSH_ROWS", 30)
     index = make_index()
     index.upsert(make_record(str(n)) for n in range(45))
-    assert index._pictures.unflushed == (15 if index._connection.is_lite else 45)
+    assert index._store.pictures.unflushed == (15 if index._connection.is_lite else 45)
     assert index.count() == 45
     index.flush()
     index.flush()
-    assert index._pictures.unflushed == 0
+    assert index._store.pictures.unflushed == 0
 
 
 def test_threads_may_search_while_others_write(index: Index, make_record: MakeRecord) -> None:

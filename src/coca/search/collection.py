@@ -34,9 +34,11 @@ class Collection:
         writes: Rows that were written or removed since it was opened.
     """
 
-    def __init__(self, connection: Connection, name: str) -> None:
+    def __init__(self, connection: Connection, name: str, consistency: str = "Bounded") -> None:
+        """Wrap it; `consistency` is how fresh its answers must be, as Milvus names it."""
         self.connection = connection
         self.name = name
+        self._consistency = consistency
         self.unflushed = 0
         self.writes = 0
         self._changed: deque[str] = deque(maxlen=_REMEMBERED_IDS)
@@ -160,8 +162,7 @@ class Collection:
                 output_fields=list(columns),
                 search_params={"metric_type": metric, "offset": offset, "params": dict(params)},
                 timeout=self._timeout_s,
-                # Own writes are always seen; waiting for those of others costs 0.2 s a search.
-                consistency_level="Session" if self.writes else "Bounded",
+                consistency_level=self._freshness,
             )
         return [
             [
@@ -182,6 +183,11 @@ class Collection:
         # A server flushes by itself, and limits how often it may be asked to.
         if self.connection.is_lite and self.unflushed >= FLUSH_ROWS:
             self.flush()
+
+    @property
+    def _freshness(self) -> str:
+        # Own writes are always seen; waiting for those of others costs 0.2 s a search.
+        return "Session" if self.writes and self._consistency != "Strong" else self._consistency
 
     @property
     def _client(self) -> Any:

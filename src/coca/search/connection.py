@@ -89,6 +89,12 @@ class Connection:
             output_field_names=[words_column],
         )
 
+    def index_fault(self, collection: str, index_name: str) -> str:
+        """Why an index is not built, as far as Milvus says; its description leaves that out."""
+        handler = self.client._get_connection()
+        _, reason = handler.get_index_state(collection, index_name, timeout=self.timeout_s)
+        return str(reason or "")
+
     def close(self) -> None:
         """Let go of the server or folder; closing twice does nothing."""
         client, self._client = self._client, None

@@ -35,10 +35,10 @@ def word_search(index: Searchable) -> WordSearch:
     Raises:
         SearchError: It is of a kind that neither does nor can be read.
     """
+    if isinstance(index, Index) and not index.has_words:
+        return Captions(index)
     if isinstance(index, WordSearch):
         return index
-    if isinstance(index, Index):
-        return Captions(index)
     raise SearchError(f"collection {index.info.collection!r} cannot be searched by words")
 
 

@@ -4,27 +4,31 @@ Vectors are stored with length 1 and compared by inner product, which every inde
 kind of Milvus knows; the score is then the cosine.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from coca.core.errors import SearchError
-from coca.search import records, rows, schema
+from coca.core.progress import ProgressMaker, silent
+from coca.search import records, schema
+from coca.search.building import PATIENCE_S, IndexState, index_state
 from coca.search.capabilities import Capabilities
-from coca.search.collection import WRITE_ROWS, Collection, Row, batches
+from coca.search.collection import WRITE_ROWS, batches
 from coca.search.connection import Connection
-from coca.search.nearest import nearest_rows, one_per_album
+from coca.search.index_change import change_index
+from coca.search.index_choice import choose_index
+from coca.search.index_settings import MAX_RESULTS, VectorIndex
+from coca.search.nearest import Page, nearest, nearest_of_each_album, words_of
+from coca.search.record_store import RecordStore, Side
 from coca.search.records import CollectionInfo, Hit, Origin, Record
+from coca.search.rows import HIT_COLUMNS, to_hit
 from coca.search.schema import Layout
+from coca.search.settings import CollectionSettings
 
-MAX_RESULTS = 16_384
-"""Largest `offset + k`: the limit of a Milvus server, kept on Lite as well."""
-
-Side: TypeAlias = Literal["image", "text"]
-"""Which vector of a record is compared: that of the picture, or that of its caption."""
+__all__ = ["MAX_RESULTS", "Index", "Side"]
 
 
 class Index:
@@ -41,10 +45,7 @@ class Index:
         """Wrap an open collection; use `Index.open` instead."""
         self.info = info
         self._connection = connection
-        self._layout = layout
-        self._pictures = Collection(connection, layout.name)
-        # Where one row holds both vectors, this is the same collection once more.
-        self._texts = self._pictures if layout.shared else Collection(connection, layout.texts)
+        self._store = RecordStore(connection, layout)
 
     @classmethod
     def open(
@@ -57,6 +58,7 @@ class Index:
         fingerprint: str | None = None,
         model: str = "",
         create: bool = False,
+        settings: CollectionSettings | None = None,
         timeout_s: float = 60.0,
     ) -> "Index":
         """Open a collection, or make it.
@@ -69,6 +71,7 @@ class Index:
             fingerprint: Of the model whose vectors it holds; as `embed_dim`.
             model: Name or folder of that model, kept for whoever opens the collection later.
             create: Make the collection if it is missing.
+            settings: How a new collection is kept; one that is there keeps its own.
             timeout_s: Limit of every call in seconds.
 
         Raises:
@@ -93,6 +96,7 @@ class Index:
                         embed_dim=embed_dim,
                         fingerprint=fingerprint,
                         model=model,
+                        settings=settings or CollectionSettings(),
                     )
                 info, layout = schema.describe_collection(connection, collection)
                 records.check_same_model(
@@ -101,6 +105,9 @@ class Index:
                     embed_dim=embed_dim or info.embed_dim,
                 )
                 schema.load_collection(connection, layout)
+                # What Milvus says counts: other programs may change an index, too.
+                if state := index_state(connection, layout.name, records.VECTOR):
+                    layout = replace(layout, index=state.index)
                 index = cls(connection, info, layout)
                 index.info = index.describe()
         except BaseException:
@@ -118,6 +125,51 @@ class Index:
     def capabilities(self) -> Capabilities:
         """What the Milvus at the other end can do."""
         return self._connection.capabilities
+
+    @property
+    def index_type(self) -> VectorIndex:
+        """The index of its vectors."""
+        return self._store.layout.index
+
+    def change_index(
+        self,
+        index: VectorIndex,
+        *,
+        fallback: bool | None = None,
+        progress: ProgressMaker = silent,
+        patience_s: float = PATIENCE_S,
+    ) -> VectorIndex:
+        """Build another index; nobody can search meanwhile.
+
+        Args:
+            index: Its type and settings.
+            fallback: Whether what comes closest may be taken where Milvus cannot build it, with a
+                warning; by default on Lite only.
+            progress: Makes the bar to show.
+            patience_s: How long no row may be added before it is given up.
+
+        Returns:
+            The index that was built.
+
+        Raises:
+            SearchError: It cannot be built; the old index is there again.
+        """
+        index = choose_index(index, self.capabilities, fallback=fallback)
+        self.flush()
+        self._store.layout = change_index(
+            self._connection,
+            self._store.layout,
+            index,
+            rows=self.count(),
+            progress=progress,
+            patience_s=patience_s,
+        )
+        return index
+
+    def index_states(self) -> list[IndexState]:
+        """How far the index of each vector is: of captions, then of pictures."""
+        states = (index_state(self._connection, *place) for place in self._store.layout.vectors)
+        return [state for state in states if state is not None]
 
     def describe(self) -> CollectionInfo:
         """What the collection says about itself; `count` is as of now."""
@@ -140,21 +192,17 @@ class Index:
         for batch in batches(rows, WRITE_ROWS):
             records.check_records(batch, self.info.embed_dim)
             # One row an id: servers keep both, or refuse the batch, if an id comes twice.
-            self._write(list({record.id: record for record in batch}.values()))
+            self._store.write(list({record.id: record for record in batch}.values()))
             written += len(batch)
         return written
 
     def delete(self, ids: Iterable[str]) -> None:
         """Remove records; ids that are not there are ignored."""
-        for batch in batches(ids, WRITE_ROWS):
-            if not self._layout.shared:
-                self._texts.delete(batch)
-            self._pictures.delete(batch)
+        self._store.delete(ids)
 
     def flush(self) -> None:
-        """Bring everything that was written to disk and into the index."""
-        self._texts.flush()
-        self._pictures.flush()
+        """Bring everything that was written into the index, where that is due."""
+        self._store.flush()
 
     def close(self) -> None:
         """Let go of the server or folder; closing twice does nothing."""
@@ -162,11 +210,7 @@ class Index:
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """The records with these ids, as far as they are there."""
-        found: dict[str, Record] = {}
-        for batch in batches(ids, WRITE_ROWS):
-            read = list(self._pictures.get(batch, self._record_columns))
-            found |= {record.id: record for record in self._to_records(read)}
-        return found
+        return {record.id: record for record in self._store.get(ids)}
 
     def ids(self, filter: str = "") -> list[str]:
         """The ids of all records that fulfil a filter, in no order.
@@ -174,21 +218,21 @@ class Index:
         Raises:
             SearchError: Milvus does not understand the filter.
         """
-        return self._pictures.ids(filter)
+        return self._store.pictures.ids(filter)
 
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
         """The records with these ids as hits with these scores, in this order, as far as there."""
-        found = {row[records.ID]: row for row in self._pictures.get(scores, rows.HIT_COLUMNS)}
-        return [rows.to_hit(found[id], score) for id, score in scores.items() if id in found]
+        found = {row[records.ID]: row for row in self._store.pictures.get(scores, HIT_COLUMNS)}
+        return [to_hit(found[id], score) for id, score in scores.items() if id in found]
 
     @property
     def writes(self) -> int:
         """How many rows were written or removed through this index so far."""
-        return self._pictures.writes
+        return self._store.pictures.writes
 
     def changed_since(self, writes: int) -> list[str] | None:
         """The ids that these were, since `writes` was that number; None if it is too long ago."""
-        return self._pictures.changed_since(writes)
+        return self._store.pictures.changed_since(writes)
 
     def count(self, filter: str = "") -> int:
         """How many records there are, or how many the filter leaves.
@@ -196,19 +240,11 @@ class Index:
         Raises:
             SearchError: Milvus does not understand the filter.
         """
-        return self._pictures.count(filter)
+        return self._store.pictures.count(filter)
 
     def origins(self) -> Iterator[tuple[str, str, str, Origin]]:
         """Every record's id, path, caption and origin, in no order; write nothing meanwhile."""
-        columns = [records.ID, records.PATH, records.CAPTION, records.ORIGIN]
-        for batch in self._pictures.read_through(columns):
-            for row in batch:
-                yield (
-                    row[records.ID],
-                    row[records.PATH],
-                    row[records.CAPTION],
-                    rows.to_origin(row),
-                )
+        return self._store.origins()
 
     def read_through(self, filter: str = "") -> Iterator[list[Record]]:
         """All records that fulfil a filter, in batches and in no order; write nothing meanwhile.
@@ -216,8 +252,7 @@ class Index:
         Raises:
             SearchError: Milvus does not understand the filter.
         """
-        for batch in self._pictures.read_through(self._record_columns, filter):
-            yield self._to_records(batch)
+        return self._store.read_through(filter)
 
     def search(
         self,
@@ -228,6 +263,8 @@ class Index:
         offset: int = 0,
         on: Side = "image",
         one_each_album: bool = False,
+        effort: float = 1.0,
+        params: Mapping[str, Any] | None = None,
     ) -> list[list[Hit]]:
         """The nearest records to each vector, nearest first.
 
@@ -240,82 +277,60 @@ class Index:
                 `text_vector` are never among the nearest captions.
             one_each_album: Only the best picture of each album; those without an album count
                 one by one.
+            effort: How much of the index is looked at, against the usual 1: more finds more of
+                what is nearest, and takes longer.
+            params: Search settings by Milvus's names, such as `{"ef": 200}`, instead of those that
+                the effort gives.
 
         Raises:
             SearchError: Vectors of the wrong kind, `k` or `offset` out of range, or a filter that
                 Milvus does not understand.
         """
-        if k < 1 or offset < 0 or k + offset > MAX_RESULTS:
-            raise SearchError(
-                f"k={k} with offset={offset}: k is at least 1, offset at least 0, "
-                f"and both together at most {MAX_RESULTS:,}"
-            )
+        page = Page(k=k, offset=offset, filter=filter, effort=effort, params=params)
+        page.check(self.index_type)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
-        if not one_each_album:
-            return self._nearest(queries, k, filter, offset, on)
-        answers = []
-        for query in queries[:, np.newaxis]:
-
-            def ask(filter: str, limit: int, query: Float[np.ndarray, "1 E"] = query) -> list[Hit]:
-                return self._nearest(query, min(limit, MAX_RESULTS), filter, 0, on)[0]
-
-            answers.append(one_per_album(ask, k + offset, filter)[offset:])
-        return answers
-
-    def _nearest(
-        self, queries: Float[np.ndarray, "Q E"], k: int, filter: str, offset: int, on: Side
-    ) -> list[list[Hit]]:
-        def ask(filter: str) -> list[list[Row]]:
-            return nearest_rows(
-                self._texts if on == "text" else self._pictures,
-                queries,
-                k,
-                column=self._layout.text_column if on == "text" else records.VECTOR,
-                columns=rows.HIT_COLUMNS,
-                filter=filter,
-                offset=offset,
-            )
-
-        answers = ask(filter)
-        if on == "text" and any(not row[records.HAS_TEXT] for answer in answers for row in answer):
-            # Stand-ins for missing captions came up; most collections have none to filter out.
-            spoken = f"{records.HAS_TEXT} == true"
-            answers = ask(f"({filter}) and {spoken}" if filter else spoken)
-        return [[rows.to_hit(row, row["distance"]) for row in answer] for answer in answers]
-
-    def _write(self, batch: Sequence[Record]) -> None:
-        written = [rows.to_row(record) for record in batch]
-        if self._layout.shared:
-            for row, record in zip(written, batch, strict=True):
-                # A column of vectors cannot be empty. The picture's own vector stands in, hidden by
-                # `has_text`: a constant would make a knot of equal points in the graph.
-                vector = record.vector if record.text_vector is None else record.text_vector
-                row[records.TEXT_VECTOR] = np.asarray(vector, dtype=np.float32)
-        else:
-            # The captions first: a run that is killed in between finds the picture unwritten, and
-            # writes both again.
-            spoken = [
-                row | {records.VECTOR: np.asarray(record.text_vector, dtype=np.float32)}
-                for row, record in zip(written, batch, strict=True)
-                if record.text_vector is not None
+        vectors_there, captions = self._store.vectors(on), on == "text"
+        if one_each_album:
+            return [
+                nearest_of_each_album(vectors_there, query, page, captions=captions)
+                for query in queries
             ]
-            self._texts.delete(record.id for record in batch if record.text_vector is None)
-            self._texts.upsert(spoken)
-        self._pictures.upsert(written)
+        return nearest(vectors_there, queries, page, captions=captions)
 
-    def _to_records(self, batch: Sequence[Row]) -> list[Record]:
-        spoken = [row for row in batch if row[records.HAS_TEXT]]
-        if not self._layout.shared:
-            ids = [row[records.ID] for row in spoken]
-            spoken = list(self._texts.get(ids, [records.ID, records.VECTOR]))
-        vectors = {row[records.ID]: row[self._layout.text_column] for row in spoken}
-        return [rows.to_record(row, vectors.get(row[records.ID])) for row in batch]
+    def search_words(
+        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
+    ) -> list[Hit]:
+        """The records whose captions hold the words of a text, best first, ranked by BM25.
+
+        Args:
+            text: Words to look for; a caption need not hold all of them.
+            k: How many results, at most.
+            filter: Milvus expression that a record must fulfil; `where` builds one safely.
+            offset: How many of the best to leave out, for paging.
+
+        Returns:
+            Hits whose score is BM25, above 0 and without an upper end.
+
+        Raises:
+            SearchError: Milvus cannot rank by words (`has_words` tells), the text is empty, `k` or
+                `offset` is out of range, or Milvus does not understand the filter.
+        """
+        if not self.has_words:
+            raise SearchError(
+                f"{self.capabilities.name} cannot rank captions by their words: "
+                "Milvus Lite 3.2 and servers from 2.5 can"
+            )
+        if not text.strip():
+            raise SearchError("the text to search for is empty")
+        page = Page(k=k, offset=offset, filter=filter)
+        page.check(self.index_type)
+        return words_of(self._store.pictures, text, page)
 
     @property
-    def _record_columns(self) -> list[str]:
-        extra = [records.TEXT_VECTOR] if self._layout.shared else []
-        return [*rows.RECORD_COLUMNS, *extra]
+    def has_words(self) -> bool:
+        """Whether `search_words` can answer."""
+        return self._store.layout.words
 
 
 def _missing(connection: Connection, collection: str) -> str:

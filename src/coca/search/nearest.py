@@ -1,14 +1,20 @@
-"""The nearest rows to a vector, also where a filter hides most of them."""
+"""The nearest records to a vector, also where a filter hides most of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from coca.core.errors import SearchError
 from coca.search import records
 from coca.search.collection import Collection, Row, batches
 from coca.search.filters import quoted
+from coca.search.index_settings import VectorIndex
 from coca.search.records import Hit
+from coca.search.rows import HIT_COLUMNS, to_hit
+from coca.search.schema import WORDS
 
 _QUERY_ROWS = 256
 _EXACT_ROWS = 2_000
@@ -17,89 +23,159 @@ _EXACT_ROWS = 2_000
 There the graph is walked past every row that the filter hides, so that a narrow filter loses
 results: recall@10 of 0.56 at 1 % of 100,000 rows.
 """
+
 _LISTED_IDS = 20_000
-_MIN_EF, _MAX_EF = 64, 8_192
 
 
-def nearest_rows(
-    collection: Collection,
-    queries: Float[np.ndarray, "Q E"],
-    k: int,
-    *,
-    column: str,
-    columns: Sequence[str],
-    filter: str = "",
-    offset: int = 0,
-) -> list[list[Row]]:
-    """The nearest rows to each query, nearest first, each with its `distance`.
+@dataclass(frozen=True)
+class Vectors:
+    """One side of a collection: the vectors of its pictures, or those of its captions."""
+
+    collection: Collection
+    column: str
+    index: VectorIndex
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Which of the nearest are wanted, and how widely to look for them."""
+
+    k: int
+    """Results a query, at most."""
+    offset: int = 0
+    """How many of the nearest to leave out."""
+    filter: str = ""
+    """Milvus expression that a record must fulfil."""
+    effort: float = 1.0
+    """How much of the index is looked at, against the usual 1."""
+    params: Mapping[str, Any] | None = None
+    """Search settings by Milvus's names, instead of those that the effort gives."""
+
+    def check(self, index: VectorIndex) -> None:
+        """Refuse a page that the index cannot give.
+
+        Raises:
+            SearchError: `k`, `offset` or `effort` is out of range.
+        """
+        most = index.most_results
+        if self.k < 1 or self.offset < 0 or self.k + self.offset > most:
+            raise SearchError(
+                f"k={self.k} with offset={self.offset}: k is at least 1, offset at least 0, "
+                f"and both together at most {most:,}"
+            )
+        if not self.effort > 0:
+            raise SearchError(f"effort is {self.effort}; it must be above 0")
+
+
+def nearest(
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: Page, *, captions: bool
+) -> list[list[Hit]]:
+    """The nearest records to each query, nearest first.
 
     Args:
-        collection: Where to look.
+        vectors: Where to look.
         queries: One a row, each of length 1.
-        k: How many rows a query, at most.
-        column: The vectors to compare with.
-        columns: What to read of each row.
-        filter: Milvus expression that a row must fulfil.
-        offset: How many of the nearest to leave out.
+        page: Which of the nearest.
+        captions: Leave out records that have no caption's vector, whose stand-ins may come up.
     """
+    answers = _nearest_rows(vectors, queries, page)
+    if captions and any(not row[records.HAS_TEXT] for answer in answers for row in answer):
+        # Only now, as most collections have no stand-ins, and a filter takes time.
+        spoken = f"{records.HAS_TEXT} == true"
+        answers = _nearest_rows(vectors, queries, replace(page, filter=_both(page.filter, spoken)))
+    return [[to_hit(row, row["distance"]) for row in answer] for answer in answers]
+
+
+def nearest_of_each_album(
+    vectors: Vectors, query: Float[np.ndarray, " E"], page: Page, *, captions: bool
+) -> list[Hit]:
+    """The best hit of each album, best first; a picture without an album stands for itself.
+
+    Milvus can group by a column, but would take all pictures without an album for one, and 2.3
+    ignores the wish. So albums that were seen are asked away until enough have been found.
+    """
+    wanted = page.k + page.offset
+    limit = min(2 * wanted, vectors.index.most_results)
+    found: dict[str, Hit] = {}
+    while True:
+        hidden = sorted({hit.album for hit in found.values() if hit.album})
+        rest = replace(page, k=limit, offset=0, filter=_without(hidden, page.filter))
+        hits = nearest(vectors, query[np.newaxis], rest, captions=captions)[0]
+        for hit in hits:
+            found.setdefault(f"album {hit.album}" if hit.album else f"id {hit.id}", hit)
+        if len(hits) < limit or len(found) >= wanted:
+            best = sorted(found.values(), key=lambda hit: -hit.score)
+            return best[page.offset : wanted]
+
+
+def words_of(collection: Collection, text: str, page: Page) -> list[Hit]:
+    """The records whose captions hold the words of a text, best first; the score is BM25."""
+    rows = collection.search(
+        [text],
+        column=WORDS,
+        columns=HIT_COLUMNS,
+        k=page.k,
+        params={},
+        metric="BM25",
+        filter=page.filter,
+        offset=page.offset,
+    )[0]
+    # Lite tells the score with a minus in front.
+    return [to_hit(row, abs(row["distance"])) for row in rows]
+
+
+def _nearest_rows(
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: Page
+) -> list[list[Row]]:
     if not len(queries):
         return []
-    ef = max(_MIN_EF, 2 * (k + offset))
-    if filter:
+    collection, effort = vectors.collection, page.effort
+    if page.filter:
         if collection.connection.is_lite:
-            ids = collection.ids(filter)
+            ids = collection.ids(page.filter)
             kept = len(ids)
             if kept <= _EXACT_ROWS:
-                rows = list(collection.get(ids, [*columns, column]))
-                return _exact(queries, rows, column, k, offset)
-            filter = _cheaper(filter, ids)
+                rows = list(collection.get(ids, [*HIT_COLUMNS, vectors.column]))
+                return _exact(queries, rows, vectors.column, page)
+            page = replace(page, filter=_cheaper(page.filter, ids))
         else:
-            kept = collection.count(filter)
+            kept = collection.count(page.filter)
         # To meet as many rows that the filter keeps as an unfiltered search meets in all.
-        ef = ef * collection.count() // max(kept, 1)
-    params = {"ef": max(min(ef, _MAX_EF), k + offset)}
+        effort *= max(collection.count() / max(kept, 1), 1.0)
+    params = vectors.index.search_params(page.k + page.offset, effort) | dict(page.params or {})
     return [
         answer
         for batch in batches(queries, _QUERY_ROWS)
         for answer in collection.search(
             batch,
-            column=column,
-            columns=columns,
-            k=k,
+            column=vectors.column,
+            columns=HIT_COLUMNS,
+            k=page.k,
             params=params,
-            filter=filter,
-            offset=offset,
+            filter=page.filter,
+            offset=page.offset,
         )
     ]
 
 
-def one_per_album(ask: Callable[[str, int], list[Hit]], wanted: int, filter: str) -> list[Hit]:
-    """The best hit of each album, best first; a picture without an album stands for itself.
-
-    Milvus can group by a column, but would take all pictures without an album for one, and 2.3
-    ignores the wish. So albums that were seen are asked away until enough have been found.
-
-    Args:
-        ask: The nearest hits for a filter, and how many of them.
-        wanted: How many hits, at most.
-        filter: Milvus expression that a record must fulfil.
-    """
-    found: dict[str, Hit] = {}
-    limit = 2 * wanted
-    while True:
-        seen = sorted({hit.album for hit in found.values() if hit.album})
-        hits = ask(_without(seen, filter), limit)
-        for hit in hits:
-            found.setdefault(f"album {hit.album}" if hit.album else f"id {hit.id}", hit)
-        if len(hits) < limit or len(found) >= wanted:
-            return sorted(found.values(), key=lambda hit: -hit.score)[:wanted]
+def _exact(
+    queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, page: Page
+) -> list[list[Row]]:
+    """The same answer as a search, from rows that hold their vectors."""
+    if not rows:
+        return [[] for _ in queries]
+    vectors = np.asarray([row[column] for row in rows], dtype=np.float32)
+    answers = []
+    for scores in queries @ vectors.T:
+        best = np.argsort(-scores, kind="stable")[page.offset : page.offset + page.k]
+        answers.append([rows[row] | {"distance": float(scores[row])} for row in best])
+    return answers
 
 
 def _without(albums: Sequence[str], filter: str) -> str:
     if not albums:
         return filter
-    hidden = f"{records.ALBUM} not in [{', '.join(map(quoted, albums))}]"
-    return f"({filter}) and {hidden}" if filter else hidden
+    return _both(filter, f"{records.ALBUM} not in [{', '.join(map(quoted, albums))}]")
 
 
 def _cheaper(filter: str, ids: Sequence[str]) -> str:
@@ -113,15 +189,5 @@ def _cheaper(filter: str, ids: Sequence[str]) -> str:
     return f"{records.ID} in [{', '.join(map(quoted, ids))}]"
 
 
-def _exact(
-    queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, k: int, offset: int
-) -> list[list[Row]]:
-    """The same answer as a search, from rows that hold their vectors."""
-    if not rows:
-        return [[] for _ in queries]
-    vectors = np.asarray([row[column] for row in rows], dtype=np.float32)
-    answers = []
-    for scores in queries @ vectors.T:
-        nearest = np.argsort(-scores, kind="stable")[offset : offset + k]
-        answers.append([rows[row] | {"distance": float(scores[row])} for row in nearest])
-    return answers
+def _both(filter: str, other: str) -> str:
+    return f"({filter}) and {other}" if filter else other

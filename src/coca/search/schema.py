@@ -5,22 +5,28 @@ vectors; otherwise in a second collection, `NAME_texts`, whose rows carry the sa
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coca.core.errors import SearchError
 from coca.search import records
+from coca.search.building import build_index, index_state
 from coca.search.connection import Connection
+from coca.search.index_choice import parse_index
+from coca.search.index_settings import VectorIndex
 from coca.search.records import MAX_BYTES, CollectionInfo
+from coca.search.settings import CollectionSettings
 
 WORDS = "words"
 """Column that Milvus fills with the words of the caption, where it can rank by them."""
 
-_HNSW = {"M": 16, "efConstruction": 200}
 # Lite forgets a collection's description but keeps its properties; servers keep both.
 _FINGERPRINT, _MODEL, _LAYOUT = "coca.fingerprint", "coca.model", "coca.layout"
+_INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
 _NEWEST = "2"
 _TEXTS = "_texts"
+_LOAD_S = 3_600.0
+"""Least limit for bringing a collection into memory, which is when Lite builds a new index."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,18 @@ class Layout:
     """The column of these vectors in there."""
     words: bool
     """It has a column of words."""
+    embed_dim: int
+    index: VectorIndex
+    """The index that was asked for when it was made, or later."""
+    replicas: int
+    consistency: str
+    """How fresh an answer must be, as Milvus names it."""
+
+    @property
+    def vectors(self) -> list[tuple[str, str]]:
+        """Collection and column of each vector."""
+        texts = (self.texts, self.text_column)
+        return [texts, (self.name, records.VECTOR)]
 
     @property
     def shared(self) -> bool:
@@ -61,21 +79,36 @@ def check_name(collection: str) -> None:
 
 
 def make_collection(
-    connection: Connection, collection: str, *, embed_dim: int, fingerprint: str, model: str
+    connection: Connection,
+    collection: str,
+    *,
+    embed_dim: int,
+    fingerprint: str,
+    model: str,
+    settings: CollectionSettings,
 ) -> None:
     """Make an empty collection for the vectors of one model.
 
     Raises:
-        SearchError: Milvus refuses, for instance the size.
+        SearchError: Milvus refuses, for instance the size, or lacks what the settings ask for.
     """
-    properties = {_FINGERPRINT: fingerprint, _MODEL: model, _LAYOUT: _NEWEST}
+    settings = settings.fitted(connection.capabilities)
+    assert settings.index is not None, "fitted settings name an index"
+    settings.index.build_params(embed_dim)
+    properties = {
+        _FINGERPRINT: fingerprint,
+        _MODEL: model,
+        _LAYOUT: _NEWEST,
+        _INDEX: str(settings.index),
+        _REPLICAS: str(settings.replicas),
+        _CONSISTENCY: settings.consistency,
+    }
     several = connection.capabilities.several_vectors
     # The one that is asked for comes last: what a killed process leaves is never half a collection.
     if not several:
         _drop_leftover(connection, _texts_name(collection))
-        _make(connection, _texts_name(collection), embed_dim, properties, [records.VECTOR])
-    vectors = [records.VECTOR, records.TEXT_VECTOR] if several else [records.VECTOR]
-    _make(connection, collection, embed_dim, properties, vectors)
+        _make(connection, _texts_name(collection), embed_dim, properties, settings)
+    _make(connection, collection, embed_dim, properties, settings)
 
 
 def has_collection(connection: Connection, collection: str) -> bool:
@@ -138,17 +171,45 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         texts=name if shared else _texts_name(name),
         text_column=records.TEXT_VECTOR if shared else records.VECTOR,
         words=WORDS in columns,
+        embed_dim=info.embed_dim,
+        index=parse_index(properties.get(_INDEX, "HNSW")),
+        replicas=int(properties.get(_REPLICAS, 1)),
+        consistency=properties.get(_CONSISTENCY, "Bounded"),
     )
     return info, layout
 
 
 def load_collection(connection: Connection, layout: Layout) -> None:
     """Make the collection ready to search, and finish what a killed `make_collection` left."""
-    if layout.shared:
-        _load(connection, layout.name, {records.VECTOR, layout.text_column}, layout.words)
-    else:
-        _load(connection, layout.texts, {layout.text_column}, False)
-        _load(connection, layout.name, {records.VECTOR}, layout.words)
+    for name, column in layout.vectors:
+        if index_state(connection, name, column) is None:
+            build_index(connection, name, column, layout.index, embed_dim=layout.embed_dim)
+    client, timeout_s = connection.client, connection.timeout_s
+    with connection.faults(f"load collection {layout.name!r}"):
+        if layout.words and WORDS not in client.list_indexes(layout.name, timeout=timeout_s):
+            words = client.prepare_index_params()
+            words.add_index(WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+            client.create_index(layout.name, words, timeout=timeout_s, sync=not connection.is_lite)
+        for name in {layout.texts, layout.name}:
+            client.load_collection(
+                name, timeout=max(timeout_s, _LOAD_S), replica_number=layout.replicas
+            )
+
+
+def release_collection(connection: Connection, layout: Layout) -> None:
+    """Take the collection out of memory, so that its index may change."""
+    with connection.faults(f"release collection {layout.name!r}"):
+        for name in {layout.texts, layout.name}:
+            connection.client.release_collection(name, timeout=connection.timeout_s)
+
+
+def keep_index(connection: Connection, layout: Layout, index: VectorIndex) -> Layout:
+    """Remember that this index is wanted from now on."""
+    with connection.faults(f"change collection {layout.name!r}"):
+        connection.client.alter_collection_properties(
+            layout.name, properties={_INDEX: str(index)}, timeout=connection.timeout_s
+        )
+    return replace(layout, index=index)
 
 
 def _make(
@@ -156,15 +217,17 @@ def _make(
     name: str,
     embed_dim: int,
     properties: dict[str, str],
-    vectors: list[str],
+    settings: CollectionSettings,
 ) -> None:
     client, types = connection.client, connection.data_type
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field(records.ID, types.VARCHAR, is_primary=True, max_length=MAX_BYTES[records.ID])
-    for column in vectors:
-        schema.add_field(column, types.FLOAT_VECTOR, dim=embed_dim)
+    schema.add_field(records.VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
+    if connection.capabilities.several_vectors:
+        schema.add_field(records.TEXT_VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
     schema.add_field(records.PATH, types.VARCHAR, max_length=MAX_BYTES[records.PATH])
-    schema.add_field(records.ALBUM, types.VARCHAR, max_length=MAX_BYTES[records.ALBUM])
+    key = {"is_partition_key": True} if settings.partition_by_album else {}
+    schema.add_field(records.ALBUM, types.VARCHAR, max_length=MAX_BYTES[records.ALBUM], **key)
     for column in (records.WIDTH, records.HEIGHT, records.TIME):
         schema.add_field(column, types.INT64)
     schema.add_field(
@@ -186,24 +249,13 @@ def _make(
         schema.add_field(records.CAPTION, types.VARCHAR, **longest)
     with connection.faults(f"make collection {name!r}"):
         client.create_collection(
-            name, schema=schema, properties=properties, timeout=connection.timeout_s
+            name,
+            schema=schema,
+            properties=properties,
+            num_shards=settings.shards,
+            consistency_level=settings.consistency,
+            timeout=connection.timeout_s,
         )
-
-
-def _load(connection: Connection, name: str, vectors: set[str], words: bool) -> None:
-    client, timeout_s = connection.client, connection.timeout_s
-    with connection.faults(f"load collection {name!r}"):
-        there = set(client.list_indexes(name, timeout=timeout_s))
-        index = client.prepare_index_params()
-        for column in sorted(vectors - there):
-            # Nested once more, since Lite reads the values only there; servers read both.
-            index.add_index(column, index_type="HNSW", metric_type="IP", params={"params": _HNSW})
-        if words and WORDS not in there:
-            index.add_index(WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
-        if len(index):
-            # Lite has built it when it answers; the client would wait half a second to ask again.
-            client.create_index(name, index, timeout=timeout_s, sync=not connection.is_lite)
-        client.load_collection(name, timeout=timeout_s)
 
 
 def _drop_leftover(connection: Connection, name: str) -> None:

@@ -1,0 +1,70 @@
+"""Another index for a collection that is filled already."""
+
+import logging
+
+from coca.core.errors import SearchError
+from coca.core.progress import Bar, ProgressMaker, silent
+from coca.search.building import PATIENCE_S, build_index, drop_index
+from coca.search.connection import Connection
+from coca.search.index_settings import VectorIndex
+from coca.search.schema import Layout, keep_index, load_collection, release_collection
+
+logger = logging.getLogger(__name__)
+
+
+def change_index(
+    connection: Connection,
+    layout: Layout,
+    index: VectorIndex,
+    *,
+    rows: int,
+    progress: ProgressMaker = silent,
+    patience_s: float = PATIENCE_S,
+) -> Layout:
+    """Replace the index of all vectors; nobody can search meanwhile, and no row is lost.
+
+    Args:
+        connection: Where the collection is.
+        layout: The collection.
+        index: Its new index, one that this Milvus can build.
+        rows: How many rows it has, to show how far it is.
+        progress: Makes the bar to show.
+        patience_s: How long no row may be added before it is given up.
+
+    Returns:
+        The collection with its new index.
+
+    Raises:
+        SearchError: It cannot be built; the old index is there again.
+    """
+    index.build_params(layout.embed_dim)
+    release_collection(connection, layout)
+    try:
+        with progress(f"build {index.type}", rows * len(layout.vectors)) as bar:
+            _replace(connection, layout, index, bar, patience_s)
+        layout = keep_index(connection, layout, index)
+    except SearchError:
+        logger.warning("%s could not be built: %s comes back", index.type, layout.index.type)
+        with progress(f"build {layout.index.type} again", rows * len(layout.vectors)) as bar:
+            _replace(connection, layout, layout.index, bar, PATIENCE_S)
+        raise
+    finally:
+        # It also finishes what Ctrl-C left.
+        load_collection(connection, layout)
+    return layout
+
+
+def _replace(
+    connection: Connection, layout: Layout, index: VectorIndex, bar: Bar, patience_s: float
+) -> None:
+    for name, column in layout.vectors:
+        drop_index(connection, name, column)
+        build_index(
+            connection,
+            name,
+            column,
+            index,
+            embed_dim=layout.embed_dim,
+            bar=bar,
+            patience_s=patience_s,
+        )

@@ -1,0 +1,103 @@
+"""Records over one collection or two: a caption's vector stands where Milvus has room for it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from coca.search import records
+from coca.search.collection import WRITE_ROWS, Collection, Row, batches
+from coca.search.connection import Connection
+from coca.search.nearest import Vectors
+from coca.search.records import Origin, Record
+from coca.search.rows import RECORD_COLUMNS, to_origin, to_record, to_row
+from coca.search.schema import Layout
+
+Side: TypeAlias = Literal["image", "text"]
+"""Which vector of a record is meant: that of the picture, or that of its caption."""
+
+
+class RecordStore:
+    """Writes and reads records, whatever the layout.
+
+    Attributes:
+        layout: Where the parts of a record stand.
+        pictures: Every record, with the vector of its picture.
+    """
+
+    def __init__(self, connection: Connection, layout: Layout) -> None:
+        self.layout = layout
+        self.pictures = Collection(connection, layout.name, layout.consistency)
+        # Where one row holds both vectors, this is the same collection once more.
+        self._texts = self.pictures
+        if not layout.shared:
+            self._texts = Collection(connection, layout.texts, layout.consistency)
+
+    def vectors(self, side: Side) -> Vectors:
+        """The vectors of pictures or of captions, to search in."""
+        if side == "image":
+            return Vectors(self.pictures, records.VECTOR, self.layout.index)
+        return Vectors(self._texts, self.layout.text_column, self.layout.index)
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Write records of different ids, which have been checked."""
+        written = [to_row(record) for record in batch]
+        if self.layout.shared:
+            for row, record in zip(written, batch, strict=True):
+                # A column of vectors cannot be empty. The picture's own vector stands in, hidden by
+                # `has_text`: a constant would make a knot of equal points in the graph.
+                vector = record.vector if record.text_vector is None else record.text_vector
+                row[records.TEXT_VECTOR] = np.asarray(vector, dtype=np.float32)
+        else:
+            # The captions first: a run that is killed in between finds the picture unwritten, and
+            # writes both again.
+            spoken = [
+                row | {records.VECTOR: np.asarray(record.text_vector, dtype=np.float32)}
+                for row, record in zip(written, batch, strict=True)
+                if record.text_vector is not None
+            ]
+            self._texts.delete(record.id for record in batch if record.text_vector is None)
+            self._texts.upsert(spoken)
+        self.pictures.upsert(written)
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Remove records; ids that are not there are ignored."""
+        for batch in batches(ids, WRITE_ROWS):
+            if not self.layout.shared:
+                self._texts.delete(batch)
+            self.pictures.delete(batch)
+
+    def flush(self) -> None:
+        """Bring what was written into the index, where that is due."""
+        self._texts.flush()
+        self.pictures.flush()
+
+    def get(self, ids: Iterable[str]) -> Iterator[Record]:
+        """The records with these ids, as far as they are there, in no order."""
+        for batch in batches(ids, WRITE_ROWS):
+            yield from self._to_records(list(self.pictures.get(batch, self._columns)))
+
+    def read_through(self, filter: str = "") -> Iterator[list[Record]]:
+        """All records that fulfil a filter, in batches and in no order."""
+        for batch in self.pictures.read_through(self._columns, filter):
+            yield self._to_records(batch)
+
+    def origins(self) -> Iterator[tuple[str, str, str, Origin]]:
+        """Every record's id, path, caption and origin, in no order."""
+        columns = [records.ID, records.PATH, records.CAPTION, records.ORIGIN]
+        for batch in self.pictures.read_through(columns):
+            for row in batch:
+                yield (row[records.ID], row[records.PATH], row[records.CAPTION], to_origin(row))
+
+    def _to_records(self, batch: Sequence[Row]) -> list[Record]:
+        spoken = [row for row in batch if row[records.HAS_TEXT]]
+        if not self.layout.shared:
+            ids = [row[records.ID] for row in spoken]
+            spoken = list(self._texts.get(ids, [records.ID, records.VECTOR]))
+        vectors = {row[records.ID]: row[self.layout.text_column] for row in spoken}
+        return [to_record(row, vectors.get(row[records.ID])) for row in batch]
+
+    @property
+    def _columns(self) -> list[str]:
+        extra = [records.TEXT_VECTOR] if self.layout.shared else []
+        return [*RECORD_COLUMNS, *extra]
