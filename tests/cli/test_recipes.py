@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from coca.cli.recipes import Settings
+from coca.cli.recipes import Settings, has_section
 
 
 def test_recipes_and_changes_are_told_apart_whatever_their_order() -> None:
@@ -17,3 +17,15 @@ def test_a_file_whose_name_looks_like_a_change_is_a_file(
     monkeypatch.chdir(tmp_path)
     Path("lr=1.yaml").write_text("seed: 1", encoding="utf-8")
     assert Settings.of(["lr=1.yaml", "lr=2.yaml"]).recipes == ("lr=1.yaml",)
+
+
+def test_a_section_is_found_in_recipes_and_in_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("with.yaml").write_text("detector: {channels: 32}", encoding="utf-8")
+    Path("without.yaml").write_text("head: {heads: 2}", encoding="utf-8")
+    Path("broken.yaml").write_text("{", encoding="utf-8")
+    assert has_section(Settings.of(["without.yaml", "with.yaml"]), "detector")
+    assert has_section(Settings.of(["without.yaml", "detector.channels=64"]), "detector")
+    assert not has_section(Settings.of(["without.yaml", "broken.yaml", "gone.yaml"]), "detector")

@@ -21,6 +21,7 @@ from coca.cli import (
     config,
     data,
     demo,
+    detect,
     embed_shards,
     evaluate,
     index,
@@ -78,6 +79,7 @@ app.command(rich_help_panel=_MODELS)(predict.info)
 app.command(rich_help_panel=_MODELS)(predict.embed)
 app.command(rich_help_panel=_MODELS)(caption.caption)
 app.command(rich_help_panel=_MODELS)(predict.classify)
+app.command(rich_help_panel=_MODELS)(detect.detect)
 app.command(rich_help_panel=_MODELS)(weights.convert)
 app.command(rich_help_panel=_MODELS)(weights.export)
 app.command(rich_help_panel=_SEARCH)(index.index)

@@ -212,6 +212,34 @@ def emoji_sets(
     )
 
 
+@app.command(name="emoji-scenes")
+def emoji_scenes(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    vendor: Annotated[Vendor, typer.Option("--vendor", help="Who drew them.")] = Vendor.TWEMOJI,
+    count: Annotated[int, typer.Option("--count", min=1, help="Scenes.")] = 1000,
+    size_px: Annotated[int, typer.Option("--size-px", min=32, help="Side of a scene.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", help="Another one gives other scenes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compose scenes of emoji with known boxes, in COCO's format, for `coca finetune` and tests.
+
+    They need the extra `demo`.
+    """
+    console = Console.current(json=as_json)
+    from coca.data.emoji_scenes import write_scenes
+
+    objects = write_scenes(
+        out,
+        vendor=vendor.value,
+        count=count,
+        size_px=size_px,
+        seed=seed,
+        progress=console.progress,
+    )
+    console.say(f"{count:,} scenes with {objects:,} objects of {vendor.value} are in {out}")
+    console.emit({"out": str(out), "scenes": count, "objects": objects})
+
+
 def _write_files(folder: Path, sample: "Sample") -> None:
     import json
 

@@ -46,3 +46,19 @@ def load(kind: type[T], settings: Settings) -> T:
             "recipes/finetune"
         )
     return load_config(kind, *map(Path, settings.recipes), overrides=settings.changes)
+
+
+def has_section(settings: Settings, name: str) -> bool:
+    """Whether a recipe or a change speaks of a section; files that cannot be read do not."""
+    import yaml
+
+    if any(change.startswith((f"{name}.", f"{name}=")) for change in settings.changes):
+        return True
+    for recipe in settings.recipes:
+        try:
+            content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # told, with the place, by whoever loads it
+        if isinstance(content, dict) and name in content:
+            return True
+    return False

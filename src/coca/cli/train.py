@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coca.cli.console import Console, Json
-from coca.cli.recipes import Settings, load
+from coca.cli.recipes import Settings, has_section, load
 
 if TYPE_CHECKING:
     from coca.workflows.finetune import FinetuneConfig, FinetuneResult
+    from coca.workflows.finetune_detection import DetectionConfig
     from coca.workflows.pretrain import PretrainConfig, PretrainResult
 
 STOPPED = 130
@@ -56,17 +57,26 @@ def finetune(
 ) -> None:
     """Train a pretrained model on a problem, such as naming classes, and score it there.
 
-    A run that was stopped goes on by the same command, as with `coca pretrain`; so do several
-    processes share one.
+    A recipe with a section `detector` trains its image encoder to find objects. A run that was
+    stopped goes on by the same command, as with `coca pretrain`; so do several processes share one.
     """
     console = Console.current(json=as_json)
     from coca.cli.evaluate import score_rows
     from coca.train.torchrun import join_from_environment
     from coca.workflows import finetune as workflow
+    from coca.workflows import finetune_detection as detection
 
-    config = load(workflow.FinetuneConfig, Settings.of(settings))
-    world = join_from_environment(config.device)
-    result = workflow.finetune(config, progress=console.progress)
+    given = Settings.of(settings)
+    config: workflow.FinetuneConfig | detection.DetectionConfig
+    result: workflow.FinetuneResult
+    if has_section(given, "detector"):
+        config = load(detection.DetectionConfig, given)
+        world = join_from_environment(config.device)
+        result = detection.finetune_detection(config, progress=console.progress)
+    else:
+        config = load(workflow.FinetuneConfig, given)
+        world = join_from_environment(config.device)
+        result = workflow.finetune(config, progress=console.progress)
     if world.is_main:
         scores = [{"task": one.task, "metrics": dict(one.metrics)} for one in result.scores]
         _tell(console, config, result, scores=scores)
@@ -104,7 +114,7 @@ def leave(code: int | str | None) -> None:
 
 def _tell(
     console: Console,
-    config: "PretrainConfig | FinetuneConfig",
+    config: "PretrainConfig | FinetuneConfig | DetectionConfig",
     result: "PretrainResult | FinetuneResult",
     **more: object,
 ) -> None:

@@ -3,6 +3,7 @@
 # Imported so that their kinds are in the registry whenever any part of this room is used.
 from coca.data import class_folders as class_folders
 from coca.data import coco_captions as coco_captions
+from coca.data import coco_instances as coco_instances
 from coca.data import daquar as daquar
 from coca.data import easy_vqa as easy_vqa
 from coca.data import folder as folder

@@ -2,6 +2,7 @@
 
 from coca.tasks import (
     captioning,
+    detection,
     image_retrieval,
     linear_probe,
     pixel_floor,
@@ -17,6 +18,7 @@ __all__ = [
     "TaskConfig",
     "TaskResult",
     "captioning",
+    "detection",
     "image_retrieval",
     "linear_probe",
     "pixel_floor",

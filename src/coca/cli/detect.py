@@ -1,0 +1,87 @@
+"""Objects in pictures: named boxes, told and drawn."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli import defaults, pictures
+from coca.cli.console import Console, Json
+
+if TYPE_CHECKING:
+    from coca.inference.detecting import Detection
+
+
+def detect(
+    files: pictures.Files,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="A detector that `coca finetune` made, or its run."),
+    ] = "runs/emoji-detection",
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="Least score of what is told.")
+    ] = 0.3,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the pictures with boxes drawn on them; default: none are drawn.",
+            show_default=False,
+        ),
+    ] = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Find objects in pictures, with a box, a name and a score for each.
+
+    `coca finetune recipes/finetune/emoji_detection.yaml` makes a detector.
+    """
+    console = Console.current(json=as_json)
+    paths = pictures.find(files)
+    from coca.inference.detecting import drawn, load_detector
+
+    detector = load_detector(model, device=device)
+    outcomes = pictures.work_through(
+        paths,
+        lambda batch: detector.detect(batch, threshold=threshold),
+        batch_size=detector.predictor.batch_size,
+        title="finding objects",
+        progress=console.progress,
+    )
+    drawings = _names(out, paths) if out is not None else {}
+    for path, found in zip(paths, outcomes, strict=True):
+        if path in drawings and not isinstance(found, pictures.Bad):
+            drawings[path].parent.mkdir(parents=True, exist_ok=True)
+            drawn(path, found).save(drawings[path])
+    if drawings:
+        console.say(f"pictures with boxes are in {out}")
+    pictures.tell(
+        console,
+        paths,
+        outcomes,
+        columns=["object", "score", "left", "top", "right", "bottom", "path"],
+        rows=lambda path, found: [_row(one, path) for one in found] or [["-"] * 6 + [path]],
+        entry=lambda found: {
+            "objects": [
+                {"label": one.label, "score": one.score, "box": list(one.box)} for one in found
+            ]
+        },
+        right=["score", "left", "top", "right", "bottom"],
+    )
+
+
+def _row(one: "Detection", path: str) -> list[str]:
+    return [one.label, f"{one.score:.0%}", *(f"{edge:.0f}" for edge in one.box), path]
+
+
+def _names(folder: Path, paths: list[str]) -> dict[str, Path]:
+    """Where each drawing goes; pictures of the same name are numbered."""
+    names: dict[str, Path] = {}
+    taken: set[str] = set()
+    for number, path in enumerate(paths):
+        stem = Path(path).stem
+        stem = f"{stem}-{number}" if stem in taken else stem
+        taken.add(stem)
+        names[path] = folder / f"{stem}.png"
+    return names

@@ -1,0 +1,136 @@
+"""A loaded detector for people: pictures in, named boxes out.
+
+    detector = load_detector("runs/emoji-detection")
+    for found in detector.detect("street.png")[0]: print(found.label, found.box)
+
+Letters: N pictures, S side of the model's square input, pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from coca.core.errors import ConfigError
+from coca.core.progress import ProgressMaker, silent
+from coca.inference.loading import load, model_folder
+from coca.inference.predictor import Picture, Predictor
+from coca.model import detector as saved
+from coca.model.detector import Detector
+from coca.processing.image import decode
+
+COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """An object in a picture."""
+
+    label: str
+    score: float
+    """How sure the model is, 0 to 1."""
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom, pixels of the picture."""
+
+
+class ObjectDetector:
+    """A detector with its processor, ready to use."""
+
+    def __init__(self, predictor: Predictor, detector: Detector) -> None:
+        self.predictor = predictor
+        self.detector = detector.eval()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What it finds."""
+        return self.detector.config.classes
+
+    @torch.inference_mode()
+    def detect(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        threshold: float = 0.3,
+        progress: ProgressMaker = silent,
+    ) -> list[list[Detection]]:
+        """Finds the objects of each picture, the surest first.
+
+        Args:
+            images: One or many.
+            threshold: Least score of what is told, 0 to 1.
+            progress: Shows how far it is.
+
+        Raises:
+            DataError: A picture cannot be read.
+            ConfigError: The threshold is out of range.
+        """
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"threshold is {threshold}; right is a number from 0 to 1")
+        single = isinstance(images, str | bytes | Path | Image.Image | ndarray)
+        pictures: Sequence[Picture] = [images] if single else images  # type: ignore[list-item, assignment]
+        results = []
+        with progress("finding objects", len(pictures)) as bar:
+            for start in range(0, len(pictures), self.predictor.batch_size):
+                batch = pictures[start : start + self.predictor.batch_size]
+                results += self._detect([decode(picture) for picture in batch], threshold)
+                bar.advance(len(batch))
+        return results
+
+    def _detect(
+        self, pixels: Sequence[UInt8[Tensor, "3 _h _w"]], threshold: float
+    ) -> list[list[Detection]]:
+        transform, scale = self.predictor.processor.image, self.predictor.model.log_scale
+        ready = torch.stack([transform(one) for one in pixels]).to(scale.device, scale.dtype)
+        side = ready.shape[-1]
+        results = []
+        for one, found in zip(pixels, self.detector(list(ready)), strict=True):
+            height, width = one.shape[1:]
+            sides = torch.tensor([width, height, width, height]) / side
+            rows = zip(
+                (found["boxes"].cpu() * sides).tolist(),
+                found["scores"].tolist(),
+                found["labels"].tolist(),
+                strict=True,
+            )
+            results.append(
+                [
+                    Detection(self.classes[label], score, (box[0], box[1], box[2], box[3]))
+                    for box, score, label in rows
+                    if score >= threshold
+                ]
+            )
+        return results
+
+
+def load_detector(name: str | Path, *, device: str | None = None) -> ObjectDetector:
+    """Loads a detector that `coca finetune` made.
+
+    Raises:
+        ModelError: There is no such model, or it is no detector.
+        ConfigError: An unknown device.
+    """
+    predictor = load(name, device=device)
+    return ObjectDetector(predictor, saved.load_detector(model_folder(name), predictor.model))
+
+
+def drawn(image: Picture, found: Sequence[Detection], *, shortest_px: int = 384) -> Image.Image:
+    """The picture with boxes, names and scores on it; small ones are enlarged to be readable."""
+    picture = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
+    scale = max(1.0, shortest_px / min(picture.size))
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
+    draw = ImageDraw.Draw(picture)
+    names = sorted({one.label for one in found})
+    for one in reversed(found):
+        colour = COLOURS[names.index(one.label) % len(COLOURS)]
+        left, top, right, bottom = (round(edge * scale) for edge in one.box)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=3)
+        text = f"{one.label} {one.score:.0%}"
+        place = draw.textbbox((left + 3, max(0, top - 14)), text)
+        draw.rectangle((place[0] - 3, place[1] - 1, place[2] + 3, place[3] + 1), fill=colour)
+        draw.text((left + 3, max(0, top - 14)), text, fill="white")
+    return picture

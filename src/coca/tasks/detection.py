@@ -1,0 +1,78 @@
+"""Detection: boxes and names of objects, scored as COCO does."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from coca.core.errors import DataError
+from coca.core.extras import require
+from coca.core.progress import ProgressMaker, silent
+from coca.data.coco_instances import BOXES
+from coca.data.sample import Sample
+from coca.inference.detecting import Detection, load_detector
+from coca.inference.predictor import Predictor
+from coca.metrics.detection import FoundBoxes, TrueBoxes, detection_scores
+from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
+
+
+@TASKS.register("detection")
+def detection(
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+) -> TaskResult:
+    """Average precision over all objects of a source of kind `coco_instances`.
+
+    The predictor's folder must hold a detector.
+    """
+    require("pycocotools", extra="detection")
+    detector = load_detector(predictor.source, device=str(predictor.model.log_scale.device))
+    samples, bad = read_samples(config.data, limit=config.limit)
+    numbers = _class_numbers(samples, detector.classes, config.data.title)
+    found = detector.detect([sample.image for sample in samples], threshold=0.0, progress=progress)
+    truth = [_true(sample, numbers) for sample in samples]
+    if not any(len(one.boxes) for one in truth):
+        raise DataError(f"{config.data.title} holds no object", reason="no_boxes")
+    said = [_found(one, numbers) for one in found]
+    scores, each = detection_scores(truth, said, len(numbers))
+    by_class = dict(zip(detector.classes, each, strict=True))
+    details = {"classes": len(numbers), "AP_by_class": by_class}
+    return TaskResult("detection", scores, len(samples), bad, details, headline=("AP", "AP50"))
+
+
+@CHECKS.register("detection")
+def check(predictor: Predictor, config: TaskConfig) -> None:
+    """Finds a model that is no detector, data without boxes, and objects that it does not know."""
+    require("pycocotools", extra="detection")
+    classes = load_detector(predictor.source, device="cpu").classes
+    _class_numbers(words_in(config.data, limit=config.limit), classes, config.data.title)
+
+
+def _class_numbers(samples: Sequence[Sample], classes: Sequence[str], title: str) -> dict[str, int]:
+    if any(BOXES not in sample.metadata for sample in samples):
+        raise DataError(f"{title} gives no boxes; right is kind: coco_instances", reason="no_boxes")
+    numbers = {name: number for number, name in enumerate(classes)}
+    if unknown := {label for sample in samples for label in sample.labels} - numbers.keys():
+        raise DataError(
+            f"{title} holds {min(unknown)!r}, which the detector does not know; it finds "
+            f"{', '.join(classes)}",
+            reason="unknown_label",
+        )
+    return numbers
+
+
+def _true(sample: Sample, numbers: dict[str, int]) -> TrueBoxes:
+    objects = sample.metadata[BOXES]
+    return TrueBoxes(
+        boxes=np.array([one["box"] for one in objects], float).reshape(-1, 4),
+        labels=np.array([numbers[one["name"]] for one in objects], int),
+        areas=np.array([one["area"] for one in objects], float),
+        crowd=np.array([one["crowd"] for one in objects], bool),
+    )
+
+
+def _found(found: list[Detection], numbers: dict[str, int]) -> FoundBoxes:
+    edges = np.array([one.box for one in found], float).reshape(-1, 4)
+    return FoundBoxes(
+        boxes=np.concatenate([edges[:, :2], edges[:, 2:] - edges[:, :2]], axis=1),
+        labels=np.array([numbers[one.label] for one in found], int),
+        scores=np.array([one.score for one in found], float),
+    )

@@ -1,0 +1,240 @@
+"""One whole run of detection: a captioner's image encoder learns to find objects.
+
+run/  recipe.json  record.json  metrics.jsonl  bad_samples.jsonl  checkpoints/  scores/
+model/       what `coca detect` reads; all but `detector.*` is the captioner's
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from coca.core.errors import ConfigError, DataError
+from coca.core.progress import ProgressMaker, silent
+from coca.data.coco_instances import BOXES
+from coca.data.sample import Sample
+from coca.data.sources import open_source, words_of
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.model.captioner import Captioner
+from coca.model.detector import Detector, DetectorConfig, save_detector
+from coca.model.pretrained import ModelConfig, build
+from coca.processing.augment import AugmentConfig
+from coca.processing.image import ImageTransform
+from coca.processing.processor import Processor
+from coca.tasks import TaskConfig, TaskResult
+from coca.train.config import TrainConfig
+from coca.train.detection import DetectionObjective, Target
+from coca.train.groups import GroupConfig
+from coca.train.tracker import make_trackers
+from coca.train.trainer import Trainer, TrainResult
+from coca.train.world import World
+from coca.workflows.evaluate import evaluate
+from coca.workflows.finetune import FinetuneResult
+from coca.workflows.pretrain_data import DataConfig, Sources, make_loader, open_sources
+from coca.workflows.run_folder import begin, compare_with_earlier, save_finished, threads
+from coca.workflows.starting_weights import adopt_weights
+
+ENCODER = "backbone.image_encoder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """A whole run, as a recipe describes it."""
+
+    run: Path
+    """Folder of the run; an interrupted run in it goes on."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    device: str = "auto"
+    """A torch device; `auto` takes an accelerator if there is one."""
+    threads: int = 0
+    """CPU threads of each operation; 0 leaves it to torch."""
+    model: str = "nano"
+    """The model whose image encoder is taken, by any name that `coca.load` knows."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """`random` begins with new weights in the same shape: what the same training would give without
+    pretraining."""
+    image_size: int | None = None
+    """Side of the pictures, pixels, a multiple of the model's patches; null: as the model has."""
+    encoder_lr: float | None = None
+    """Learning rate of the encoder; 0 freezes it, null is `train.optimizer.lr`, as of the rest."""
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    """What stands on the encoder; without `classes`, those of the data, sorted."""
+    data: DataConfig
+    """Sources of kind `coco_instances`. Nothing may move in a picture, so of `augment` only
+    changes of colour are allowed."""
+    train: TrainConfig
+    """The loop."""
+    evaluate: tuple[TaskConfig, ...] = ()
+    """Tasks that the finished detector is scored on."""
+
+    def __post_init__(self) -> None:
+        still = AugmentConfig(color=self.data.augment.color, grayscale=self.data.augment.grayscale)
+        if self.data.augment != still or self.data.trim or self.data.resize != "squash":
+            raise ConfigError(
+                "data.augment, data.trim or data.resize moves what is in a picture, and its boxes "
+                "would stay where they are; right are color and grayscale, and resize: squash"
+            )
+        if self.data.resolution:
+            raise ConfigError("data.resolution is not for detection; set image_size")
+        if self.encoder_lr is not None and self.encoder_lr < 0:
+            raise ConfigError(f"encoder_lr is {self.encoder_lr}; right is 0 to freeze, or more")
+
+
+def finetune_detection(
+    config: DetectionConfig, *, progress: ProgressMaker = silent
+) -> FinetuneResult:
+    """Trains a detector; called again on the same run, it goes on where that stopped.
+
+    Raises:
+        CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
+    """
+    world = World.current()
+    fixed = ("seed", "model", "weights", "image_size", "detector")
+    world.from_main(lambda: compare_with_earlier(config, fixed=fixed, told=("data",)))
+    asked = tuple(replace(source, text="question") for source in config.data.sources)
+    data = replace(config.data, sources=asked)
+    sources = open_sources(data.sources)
+    for task in config.evaluate:
+        open_source(task.data)  # what is missing is better told before the training
+    found = _objects(sources, progress)
+    held = {name for sample in found for name in sample.labels}
+    classes = config.detector.classes or tuple(sorted(held))
+    targets = {sample.key: _target(sample, classes) for sample in found}
+    torch.manual_seed(config.seed)
+    captioner, processor = _start(config)
+    detector = Detector(captioner, replace(config.detector, classes=classes))
+    loader = make_loader(
+        data,
+        sources,
+        processor,
+        steps=config.train.steps,
+        seed=config.seed,
+        bad_log=config.run / "bad_samples.jsonl",
+    )
+    world.from_main(lambda: begin(config, loader.fingerprint, {"ranks": world.size}))
+    trainer = Trainer(
+        detector,
+        DetectionObjective(targets),
+        loader=loader,
+        config=_paced(config),
+        run_folder=config.run,
+        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
+        device=config.device,
+    )
+    with threads(config.threads):
+        result = trainer.fit(progress)
+    detector.load_state_dict(trainer.weights())
+    return _finish(config, captioner, detector, processor, result, progress)
+
+
+def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
+    """The captioner that the encoder is taken from, and the processor for its pictures."""
+    source = load(config.model, device="cpu")
+    shape = source.model.config
+    assert isinstance(shape, ModelConfig)
+    size = config.image_size or shape.image.image_size
+    fresh = build(replace(shape, head=None, image=replace(shape.image, image_size=size)))
+    if config.weights == "pretrained":
+        adopt_weights(fresh, source)
+    return fresh, _squashed(source, size)
+
+
+def _squashed(source: Predictor, size: int) -> Processor:
+    """The model's processor, but pictures of this size are stretched to a square."""
+    own = source.processor
+    image = replace(own.image_config, image_size=size, resize="squash", trim=False)
+    return Processor(ImageTransform(image), own.tokenizer, own.context_length)
+
+
+def _paced(config: DetectionConfig) -> TrainConfig:
+    """The loop, with the encoder at its own pace."""
+    optimizer = config.train.optimizer
+    if config.encoder_lr is None:
+        return config.train
+    if config.encoder_lr == 0:
+        optimizer = replace(optimizer, freeze=(*optimizer.freeze, ENCODER))
+    else:
+        scale = config.encoder_lr / optimizer.lr
+        group = GroupConfig(match=ENCODER, lr_scale=scale)
+        optimizer = replace(optimizer, groups=(*optimizer.groups, group))
+    return replace(config.train, optimizer=optimizer)
+
+
+def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
+    """Every sample without its picture; its metadata hold what is in it."""
+    found = []
+    keys: set[str] = set()
+    with progress("reading boxes", sum(len(source) for _, source in sources)) as bar:
+        for config, source in sources:
+            for row in range(len(source)):
+                bar.advance()
+                try:
+                    sample = words_of(source, row)
+                except DataError:
+                    continue  # the loader counts and names it when the run meets it
+                if BOXES not in sample.metadata:
+                    raise ConfigError(
+                        f"source {config.title} gives no boxes; right is kind: coco_instances"
+                    )
+                if sample.key in keys:
+                    raise DataError(
+                        f"two pictures have the number {sample.key}, in {config.title} or in "
+                        "another source; give each its own",
+                        reason="duplicate_key",
+                    )
+                keys.add(sample.key)
+                found.append(sample)
+    return found
+
+
+def _target(sample: Sample, classes: tuple[str, ...]) -> Target:
+    """Boxes as shares of the picture; one around a crowd teaches nothing."""
+    sides = (sample.metadata["width"], sample.metadata["height"])
+    numbers = {name: number for number, name in enumerate(classes)}
+    boxes, labels = [], []
+    for one in sample.metadata[BOXES]:
+        if one["name"] not in numbers:
+            raise DataError(
+                f"picture {sample.key} holds {one['name']!r}, which is not in detector.classes",
+                reason="unknown_label",
+            )
+        if not one["crowd"]:
+            left, top, width, height = one["box"]
+            edges = (left, top, left + width, top + height)
+            boxes.append([edge / sides[axis % 2] for axis, edge in enumerate(edges)])
+            labels.append(numbers[one["name"]])
+    return Target(torch.tensor(boxes).view(-1, 4), torch.tensor(labels, dtype=torch.int64))
+
+
+def _finish(
+    config: DetectionConfig,
+    captioner: Captioner,
+    detector: Detector,
+    processor: Processor,
+    result: TrainResult,
+    progress: ProgressMaker,
+) -> FinetuneResult:
+    world = World.current()
+
+    def write() -> Path:
+        folder = save_finished(config.run, captioner, processor)
+        save_detector(folder, detector)
+        return folder
+
+    folder = world.from_main(write)
+    scores: list[TaskResult] = []
+    if world.is_main and config.evaluate and not result.interrupted:
+        predictor = load(folder, device=str(captioner.log_scale.device))
+        scores = evaluate(predictor, config.evaluate, out=config.run / "scores", progress=progress)
+    return FinetuneResult(
+        config.run,
+        folder,
+        result.step,
+        result.interrupted,
+        result.figures,
+        result.terminated,
+        tuple(scores),
+    )

@@ -1,0 +1,34 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from typer.testing import Result
+
+from tiny_detector import write_detector
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+def test_objects_are_told_and_drawn(run: Run, run_json: RunJson, pictures: list[str]) -> None:
+    write_detector(Path("detector"))
+    options = ("--model", "detector", "--threshold", "0.1", "--device", "cpu")
+    told = run_json("detect", *pictures, *options, "--out", "drawn")
+    assert [one["path"] for one in told] == pictures
+    one = told[0]["objects"][0]
+    assert one.keys() == {"label", "score", "box"}
+    assert 0.1 <= one["score"] <= 1
+    assert len(list(Path("drawn").iterdir())) == len(pictures)
+    with Image.open(next(Path("drawn").iterdir())) as made:
+        assert min(made.size) >= 384
+    said = run("detect", pictures[0], *options).stdout
+    assert one["label"] in said
+
+
+def test_a_bad_picture_does_not_stop_the_others(run: Run, pictures: list[str]) -> None:
+    write_detector(Path("detector"))
+    Path("broken.png").write_bytes(b"no picture")
+    ended = run("detect", "broken.png", pictures[0], "--model", "detector", code=1)
+    assert "broken.png" in ended.stderr
+    assert pictures[0] in ended.stdout

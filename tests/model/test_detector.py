@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from coca.core.errors import ConfigError, ModelError
+from coca.model.coca import CoCa
+from coca.model.detector import Boxes, Detector, DetectorConfig, load_detector, save_detector
+from tiny import tiny_config
+
+CONFIG = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
+
+
+def tiny_detector(seed: int = 0) -> Detector:
+    torch.manual_seed(seed)
+    return Detector(CoCa(tiny_config()), CONFIG)
+
+
+def square(left: float, label: int) -> Boxes:
+    return {"boxes": torch.tensor([[left, 4.0, left + 6, 10.0]]), "labels": torch.tensor([label])}
+
+
+def test_the_encoder_is_the_captioners_own_and_learns() -> None:
+    captioner = CoCa(tiny_config())
+    detector = Detector(captioner, CONFIG)
+    assert detector.backbone.image_encoder is captioner.image_encoder
+    losses = detector([torch.randn(3, 16, 16)], [square(4.0, 1)])
+    assert set(losses) == {"classification", "bbox_regression", "bbox_ctrness"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in captioner.image_encoder.parameters())
+    assert all(p.grad is None for p in captioner.unimodal_decoder.parameters())
+
+
+def test_a_picture_without_objects_has_losses_too() -> None:
+    none: Boxes = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    losses = tiny_detector()([torch.randn(3, 16, 16)], [none])
+    assert torch.stack(list(losses.values())).isfinite().all()
+
+
+def test_pictures_are_seen_as_they_are_in_training_and_afterwards() -> None:
+    detector = tiny_detector()
+    sizes: list[tuple[int, ...]] = []
+    detector.backbone.register_forward_pre_hook(lambda _, images: sizes.append(images[0].shape))
+    picture = torch.randn(3, 16, 16)
+    detector([picture], [square(4.0, 0)])
+    detector.eval()([picture])
+    assert sizes == [(1, 3, 16, 16)] * 2
+
+
+def test_it_learns_where_a_square_is_and_which() -> None:
+    pictures, wanted = [], []
+    for number in range(6):
+        picture, label = torch.zeros(3, 16, 16), number % 2
+        picture[label * 2, 4:10, number : number + 6] = 2.0
+        pictures.append(picture)
+        wanted.append(square(float(number), label))
+    detector = tiny_detector()
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(detector(pictures, wanted).values()).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        for found, right in zip(detector.eval()(pictures), wanted, strict=True):
+            assert int(found["labels"][0]) == int(right["labels"][0])
+            assert overlap(found["boxes"][0], right["boxes"][0]) > 0.5
+
+
+def overlap(one: Tensor, other: Tensor) -> float:
+    sides = (torch.minimum(one[2:], other[2:]) - torch.maximum(one[:2], other[:2])).clamp(min=0)
+    areas = [float((box[2:] - box[:2]).prod()) for box in (one, other)]
+    shared = float(sides.prod())
+    return shared / (sum(areas) - shared)
+
+
+def test_saved_and_loaded_it_says_the_same(tmp_path: Path) -> None:
+    detector = tiny_detector().eval()
+    save_detector(tmp_path, detector)
+    captioner = CoCa(tiny_config())
+    captioner.image_encoder.load_state_dict(detector.backbone.image_encoder.state_dict())
+    again = load_detector(tmp_path, captioner)
+    assert again.config == CONFIG
+    with torch.inference_mode():
+        picture = torch.randn(3, 16, 16)
+        for name, value in detector([picture])[0].items():
+            assert torch.equal(value, again([picture])[0][name])
+
+
+def test_a_folder_without_a_detector_and_one_of_another_shape_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no detector"):
+        load_detector(tmp_path, CoCa(tiny_config()))
+    save_detector(tmp_path, tiny_detector())
+    settings = (tmp_path / "detector.json").read_text()
+    (tmp_path / "detector.json").write_text(settings.replace('"cat"', '"cat", "cow"'))
+    with pytest.raises(ModelError, match="does not fit"):
+        load_detector(tmp_path, CoCa(tiny_config()))
+    (tmp_path / "detector.json").write_text("{")
+    with pytest.raises(ModelError, match="JSON"):
+        load_detector(tmp_path, CoCa(tiny_config()))
+
+
+def test_settings_that_no_detector_can_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="different names"):
+        DetectorConfig(classes=("cat", "cat"))
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        DetectorConfig(classes=("cat",), channels=40)
+    with pytest.raises(ConfigError, match="falling"):
+        DetectorConfig(classes=("cat",), scales=(1.0, 2.0))
+    with pytest.raises(ConfigError, match="something to find"):
+        Detector(CoCa(tiny_config()), DetectorConfig(channels=32))

@@ -1,0 +1,22 @@
+"""The folder of a detector small enough for a test."""
+
+from pathlib import Path
+
+import torch
+
+from coca.model.detector import Detector, DetectorConfig, save_detector
+from coca.model.pretrained import load_model
+from tiny_model import write_model
+
+CLASSES = ("cat", "dog")
+
+
+def write_detector(folder: Path) -> Path:
+    """Untrained, but sure of everything that it says."""
+    write_model(folder)
+    torch.manual_seed(0)
+    detector = Detector(load_model(folder), DetectorConfig(classes=CLASSES, channels=32))
+    with torch.no_grad():
+        detector.head.classification_head.cls_logits.bias.fill_(1.0)
+    save_detector(folder, detector)
+    return folder
