@@ -25,8 +25,8 @@ class Table:
     columns: Sequence[str]
     """Headings."""
     rows: Sequence[Sequence[str | Number | None]]
-    """Cells; numbers are shown with three digits behind the point, whole ones without; None is
-    empty."""
+    """Cells; numbers are shown with three digits behind the point, with one from 10 on, and whole
+    ones without; None is empty."""
     note: str = ""
     """A sentence below."""
     kind: str = field(default="table", init=False)
@@ -158,4 +158,7 @@ def parameters_shown(count: int) -> str:
 def _shown(cell: str | Number | None) -> str:
     if cell is None or isinstance(cell, str):
         return cell or ""
-    return f"{cell:,}" if isinstance(cell, int) else f"{cell:.3f}"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    # A rank needs no thousandths, which shares and CIDEr have.
+    return f"{cell:.3f}" if abs(cell) < 10 else f"{cell:,.1f}"
