@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from coca import __version__
 from coca.cli import (
+    answer,
     caption,
     config,
     data,
@@ -80,6 +81,7 @@ app.command(rich_help_panel=_MODELS)(predict.embed)
 app.command(rich_help_panel=_MODELS)(caption.caption)
 app.command(rich_help_panel=_MODELS)(predict.classify)
 app.command(rich_help_panel=_MODELS)(detect.detect)
+app.command(rich_help_panel=_MODELS)(answer.answer)
 app.command(rich_help_panel=_MODELS)(weights.convert)
 app.command(rich_help_panel=_MODELS)(weights.export)
 app.command(rich_help_panel=_SEARCH)(index.index)

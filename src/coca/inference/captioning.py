@@ -1,7 +1,7 @@
 """Captions for people: words from what a model wrote."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coca.core.errors import ConfigError
 from coca.model.decoding import Written
@@ -14,6 +14,8 @@ class Caption:
 
     text: str
     """The words behind the prompt, the prompt included."""
+    said: str
+    """The words behind the prompt alone: the answer where the prompt is a question."""
     score: float
     """Natural logarithm of the probability of the words behind the prompt; 0 is certain."""
     token_ids: tuple[int, ...] = ()
@@ -35,7 +37,7 @@ def captions_of(
         prompt: Token ids that it went on from, [BOS] first.
     """
     first, *others = (_caption(one, tokenizer, prompt) for one in written)
-    return Caption(first.text, first.score, first.token_ids, first.log_probabilities, tuple(others))
+    return replace(first, others=tuple(others))
 
 
 def prompts_for(prompt: str | Sequence[str], pictures: int) -> Sequence[str]:
@@ -56,4 +58,7 @@ def prompts_for(prompt: str | Sequence[str], pictures: int) -> Sequence[str]:
 def _caption(written: Written, tokenizer: TextTokenizer, prompt: Sequence[int]) -> Caption:
     # The prompt is decoded along, since a word may be cut between two tokens.
     text = tokenizer.decode([*prompt[1:], *written.token_ids]).strip()
-    return Caption(text, written.total, tuple(written.token_ids), tuple(written.log_probabilities))
+    said = tokenizer.decode(written.token_ids).strip()
+    return Caption(
+        text, said, written.total, tuple(written.token_ids), tuple(written.log_probabilities)
+    )

@@ -8,6 +8,8 @@ from coca.tasks import (
     pixel_floor,
     recognition,
     retrieval,
+    statements,
+    vqa,
     zero_shot,
 )
 from coca.tasks.base import TASKS, Task, TaskConfig, TaskResult
@@ -24,5 +26,7 @@ __all__ = [
     "pixel_floor",
     "recognition",
     "retrieval",
+    "statements",
+    "vqa",
     "zero_shot",
 ]

@@ -22,12 +22,13 @@ class TaskConfig:
     """A problem and the data to solve it on."""
 
     task: str
-    """`retrieval`, `zero_shot`, `captioning`, `recognition`, `linear_probe`, `few_shot`, another of
-    `coca.tasks`, or what a plugin registers."""
+    """`retrieval`, `zero_shot`, `captioning`, `recognition`, `vqa`, `entailment`, `nlvr2`,
+    another of `coca.tasks`, or what a plugin registers."""
     data: SourceConfig
     """The samples that are scored."""
     reference: SourceConfig | None = None
-    """Samples with known answers, for tasks that compare with some."""
+    """Samples with known answers, for tasks that compare with some; for questions those of
+    the training, so that the best guess without a picture can stand beside the score."""
     prompts: str = "plain"
     """Zero-shot: a named set of prompts, one template with `{}`, or a YAML or JSON file that lists
     templates or gives each class sentences of its own."""
@@ -50,6 +51,9 @@ class TaskConfig:
     benchmark: str = ""
     """Name in `coca.workflows.published` of what this measures; published figures of other models
     then stand beside the model's own."""
+    answers: Literal["head", "words"] = "head"
+    """Questions: choose among the answers of the model's head, or write the answer behind the
+    question, as `decoding` says."""
     rerank: int = 0
     """Retrieval and zero-shot: how many of the best by cosine are put in order again by how likely
     the model is to say their words of the picture; 0: none. Slow: each is a pass of the decoder."""
@@ -187,17 +191,45 @@ def read_samples(
     Raises:
         DataError: None can be read.
     """
+    bad: list[str] = []
+    parts = samples_in_parts(config, bad=bad, limit=limit, progress=progress)
+    return [sample for part in parts for sample in part], tuple(bad)
+
+
+def samples_in_parts(
+    config: SourceConfig,
+    *,
+    bad: list[str],
+    size: int = 1024,
+    limit: int = 0,
+    progress: ProgressMaker = silent,
+) -> Iterator[list[Sample]]:
+    """Gives the samples of a source in order, as many at a time as memory is to hold.
+
+    Args:
+        config: The source.
+        bad: Gets a sentence for each sample that cannot be used.
+        size: Samples at a time.
+        limit: Most samples; 0 means all.
+        progress: Shows how far it is.
+
+    Raises:
+        DataError: None can be read.
+    """
     source = open_source(config)
     rows = range(min(limit, len(source)) if limit else len(source))
-    samples: list[Sample] = []
-    bad: list[str] = []
+    part: list[Sample] = []
     with progress(f"reading {config.title}", len(rows)) as bar:
         for sample in _readable(source, rows, bad):
-            samples.append(sample)
+            part.append(sample)
             bar.advance()
-    if not samples:
+            if len(part) == size:
+                yield part
+                part = []
+    if part:
+        yield part
+    elif len(bad) == len(rows):
         raise DataError(f"no sample of {config.title} can be read: {bad[0]}", reason="empty_source")
-    return samples, tuple(bad)
 
 
 def _readable(source: Source, rows: range, bad: list[str]) -> Iterator[Sample]:
@@ -205,7 +237,8 @@ def _readable(source: Source, rows: range, bad: list[str]) -> Iterator[Sample]:
         try:
             sample = source.read(row)
             # Found here, a broken picture is one sample less and not the end of the task.
-            decode(sample.image)
+            for image in sample.images:
+                decode(image)
             yield sample
         except DataError as error:
             bad.append(f"{source.key(row)}: {error}")

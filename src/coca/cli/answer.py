@@ -1,0 +1,146 @@
+"""Answers to a question about pictures, and verdicts on a statement about one picture or two."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli import defaults, pictures
+from coca.cli.console import Console, Json
+from coca.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from coca.inference.answering import Prediction
+    from coca.inference.captioning import Caption
+    from coca.inference.predictor import Predictor
+
+
+def answer(
+    files: pictures.Files,
+    question: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUESTION", help="What is asked or claimed, in quotes.", show_default=False
+        ),
+    ],
+    in_words: Annotated[
+        bool,
+        typer.Option(
+            "--in-words", "-w", help="Write the answer, though the model has a head that chooses."
+        ),
+    ] = False,
+    top: Annotated[
+        int, typer.Option("--top", min=1, help="Answers to give, the likeliest first.")
+    ] = 1,
+    max_words: Annotated[
+        int | None,
+        typer.Option(
+            "--max-words",
+            min=1,
+            help="Most pieces of words of an answer that is written; default: what fits.",
+            show_default=False,
+        ),
+    ] = None,
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question about each picture, or judge a statement.
+
+    A model with a head for it (`coca finetune`) chooses among the answers that it learned; any
+    other goes on writing behind the question. Where a head reads pairs, each two pictures belong
+    together.
+    """
+    console = Console.current(json=as_json)
+    if os.path.lexists(question):
+        raise ConfigError(f"the last argument is the question, and {question} is a file")
+    if not question.strip():
+        raise ConfigError("the question is empty; ask something, such as 'what is this?'")
+    paths = pictures.find(files)
+    predictor = defaults.load_model(model, device)
+    head = None if predictor.model.head is None else predictor.model.head.config
+    if in_words or head is None or head.reads != "words":
+        _write(console, predictor, paths, question, top=top, max_words=max_words)
+        return
+    if len(paths) % head.pictures:
+        raise ConfigError(
+            f"the model's head reads {head.pictures} pictures at a time, and {len(paths)} are given"
+        )
+    names, outcomes = _choose(console, predictor, paths, question, together=head.pictures)
+    pictures.tell(
+        console,
+        names,
+        outcomes,
+        columns=["answer", "path"],
+        rows=lambda name, found: [[_shown(found[:top]), name]],
+        entry=lambda found: {
+            "answers": [
+                {"answer": one.label, "probability": one.probability} for one in found[:top]
+            ]
+        },
+    )
+
+
+def _choose(
+    console: Console, predictor: "Predictor", paths: list[str], question: str, *, together: int
+) -> tuple[list[str], Sequence["list[Prediction] | pictures.Bad"]]:
+    """What the head makes of each picture, or of each few that belong together."""
+    if together == 1:
+        return paths, pictures.work_through(
+            paths,
+            lambda batch: predictor.answer(batch, [question] * len(batch)),
+            batch_size=predictor.batch_size,
+            title="answering",
+            progress=console.progress,
+        )
+    groups = [paths[first : first + together] for first in range(0, len(paths), together)]
+    outcomes: list[list[Prediction] | pictures.Bad] = []
+    with console.progress("answering", len(groups)) as bar:
+        for group in groups:
+            try:
+                outcomes += predictor.answer([group], [question])
+            except DataError as error:
+                outcomes.append(pictures.Bad(", ".join(group), str(error)))
+            bar.advance()
+    return [", ".join(group) for group in groups], outcomes
+
+
+def _write(
+    console: Console,
+    predictor: "Predictor",
+    paths: list[str],
+    question: str,
+    *,
+    top: int,
+    max_words: int | None,
+) -> None:
+    """Answers in free words."""
+
+    def ask(batch: Sequence[str]) -> "list[Caption]":
+        return predictor.caption(batch, prompt=question, num_return=top, max_words=max_words)
+
+    outcomes = pictures.work_through(
+        paths,
+        ask,
+        batch_size=predictor.batch_size,
+        title="answering",
+        progress=console.progress,
+    )
+    pictures.tell(
+        console,
+        paths,
+        outcomes,
+        columns=["answer", "score", "path"],
+        right=["score"],
+        rows=lambda path, best: [
+            [one.said, f"{one.score:.2f}", path] for one in (best, *best.others)
+        ],
+        entry=lambda best: {
+            "answers": [{"answer": one.said, "score": one.score} for one in (best, *best.others)]
+        },
+    )
+
+
+def _shown(found: Sequence["Prediction"]) -> str:
+    return ", ".join(f"{one.label} {one.probability:.0%}" for one in found)

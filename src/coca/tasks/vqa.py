@@ -1,0 +1,225 @@
+"""Questions about pictures, answered by a head or in free words, scored as VQA officially is.
+
+The head is the paper's: a pooler over the decoder's states of the question, co-trained with the
+captioning loss on question and answer (CoCa, appendix B). The same weights can write the answer.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from coca.core.errors import ConfigError, DataError
+from coca.core.progress import ProgressMaker, silent
+from coca.data.sample import Sample
+from coca.inference.answering import head_of
+from coca.inference.predictor import Predictor
+from coca.metrics.answers import answer_scores, exact_match, normalize_answer, vqa_accuracy
+from coca.metrics.blind import BlindGuess
+from coca.model.decoding import DecodingOptions
+from coca.tasks.asking import asked, require_texts
+from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
+from coca.tasks.shown import Case, Shown, Strip, thumbnail
+
+SHOWN = 8
+"""Questions of each kind that a report gets."""
+
+MOST_SAID = 20
+"""Answers that are listed with how often they were said, and how often rightly."""
+
+PART = 1024
+"""Questions whose pictures are in memory at one time."""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A question, its picture dropped, and what the model said."""
+
+    sample: Sample
+    said: str
+
+
+@TASKS.register("vqa")
+def vqa(
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+) -> TaskResult:
+    """VQA's accuracy, also by kind of answer; plain accuracy where a single person answered.
+
+    Beside it: the best that the head's list allows (`reachable`), what guessing from the list
+    gives, always the most frequent answer (`majority`), and, with a `reference`, the most frequent
+    one behind the longest known beginning of the question (`blind`): all without any picture.
+    """
+    bad: list[str] = []
+    answered: list[_Answered] = []
+    worth: list[float] = []
+    shown: dict[bool, list[Case]] = {True: [], False: []}
+    for part in samples_in_parts(
+        config.data, bad=bad, size=PART, limit=config.limit, progress=progress
+    ):
+        said = _said(predictor, config, part)
+        scores = accuracies(said, part)
+        worth += scores.tolist()
+        _show(shown, part, said, scores)
+        answered += [
+            _Answered(replace(sample, image=b"", others=()), answer)
+            for sample, answer in zip(part, said, strict=True)
+        ]
+    each = np.array(worth)
+    samples = [one.sample for one in answered]
+    metrics = {"accuracy": float(each.mean())} | _by_kind(samples, each)
+    if config.answers == "head":
+        metrics |= _of_the_list(predictor.classes, samples)
+    metrics |= blind_scores(config, samples)
+    strips = tuple(
+        Strip(heading, tuple(shown[right]))
+        for right, heading in ((True, "Right"), (False, "Wrong"))
+        if shown[right]
+    )
+    return TaskResult(
+        "vqa",
+        metrics,
+        len(samples),
+        tuple(bad),
+        _details(answered, each),
+        headline=("accuracy",),
+        shown=Shown(strips),
+    )
+
+
+@CHECKS.register("vqa")
+def check(predictor: Predictor, config: TaskConfig) -> None:
+    """Finds a head that cannot read questions, and questions that nobody answered."""
+    if config.answers == "head":
+        head = head_of(predictor.model)
+        if head.reads != "words" or head.pictures != 1:
+            raise ConfigError(
+                f"the model's head reads {head.reads} of {head.pictures} pictures; questions need "
+                "one that reads words and one picture, or `answers: words`"
+            )
+    words = words_in(config.data, limit=config.limit)
+    require_texts(words, config)
+    _require_answers(words, config)
+    if config.reference is not None:
+        _known(config)
+
+
+def accuracies(said: Sequence[str], samples: Sequence[Sample]) -> Float[ndarray, " N"]:
+    """What each answer is worth, 0 to 1: VQA's accuracy, or equality where one person answered."""
+    answers = [sample.answers for sample in samples]
+    alone = np.array([len(given) == 1 for given in answers])
+    return np.where(alone, exact_match(said, answers), vqa_accuracy(said, answers))
+
+
+def blind_scores(config: TaskConfig, samples: Sequence[Sample]) -> dict[str, float]:
+    """The accuracy of the most frequent answer, and of the best guess from the question alone.
+
+    Without a `reference` only the first, as the scored samples themselves have it.
+    """
+    known = samples if config.reference is None else _known(config)
+    guess = BlindGuess([it.text for it in known], [it.answers for it in known])
+    most = accuracies([guess.most_frequent] * len(samples), samples)
+    scores = {"majority_accuracy": float(most.mean())}
+    if config.reference is not None:
+        guesses = [guess(sample.text) for sample in samples]
+        scores["blind_accuracy"] = float(accuracies(guesses, samples).mean())
+    return scores
+
+
+def _said(predictor: Predictor, config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
+    texts = asked(samples, config.data)
+    if config.answers == "head":
+        logits = predictor.head_logits([sample.image for sample in samples], texts)
+        return [predictor.classes[place] for place in logits.argmax(axis=1)]
+    captions = predictor.caption(
+        [sample.image for sample in samples],
+        prompt=texts,
+        **cast(DecodingOptions, asdict(config.decoding)),
+    )
+    return [caption.said for caption in captions]
+
+
+def _by_kind(samples: Sequence[Sample], each: Float[ndarray, " N"]) -> dict[str, float]:
+    """Accuracy by `answer_type`, as officially told; nothing where there is none."""
+    kinds = [str(sample.metadata.get("answer_type", "")) for sample in samples]
+    return {
+        f"accuracy_{kind}": float(each[[one == kind for one in kinds]].mean())
+        for kind in sorted({*kinds} - {""})
+    }
+
+
+def _of_the_list(classes: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
+    """What the head could reach, and what guessing gives."""
+    known = {*classes}
+    worth = [
+        [value for answer, value in answer_scores(sample.answers).items() if answer in known]
+        for sample in samples
+    ]
+    return {
+        "reachable": float(np.mean([max(one, default=0.0) for one in worth])),
+        "chance_accuracy": float(np.mean([sum(one) for one in worth])) / len(classes),
+    }
+
+
+def _known(config: TaskConfig) -> list[Sample]:
+    assert config.reference is not None
+    known = [sample for sample in words_in(config.reference) if sample.answers]
+    if not known:
+        raise DataError(
+            f"no question of {config.reference.title} has an answer; a reference must",
+            reason="no_answer",
+        )
+    return known
+
+
+def _require_answers(samples: Sequence[Sample], config: TaskConfig) -> None:
+    if without := [sample.key for sample in samples if not sample.answers]:
+        raise DataError(
+            f"{len(without)} questions of {config.data.title} have no answer (such as "
+            f"{without[0]}); scoring needs one for each",
+            reason="no_answer",
+        )
+
+
+def _show(
+    shown: dict[bool, list[Case]],
+    samples: Sequence[Sample],
+    said: Sequence[str],
+    scores: Float[ndarray, " N"],
+) -> None:
+    """Adds the first questions that were answered rightly and wrongly, one a picture."""
+    for sample, answer, score in zip(samples, said, scores.tolist(), strict=True):
+        right = score > 0
+        if len(shown[right]) < SHOWN:
+            picture = thumbnail(sample.image)
+            if all(case.picture != picture for case in shown[right]):
+                people = ", ".join(one for one, _ in Counter(sample.answers).most_common(3))
+                lines = (sample.text, f"said: {answer}", f"people: {people}")
+                shown[right].append(Case(lines, picture, right=right))
+
+
+def _details(answered: Sequence[_Answered], each: Float[ndarray, " N"]) -> dict[str, Any]:
+    worth = defaultdict[str, list[float]](list)
+    for one, score in zip(answered, each.tolist(), strict=True):
+        worth[normalize_answer(one.said)].append(score)
+    most = sorted(worth.items(), key=lambda it: (-len(it[1]), it[0]))[:MOST_SAID]
+    return {
+        "different_answers": len(worth),
+        "most_said": [
+            {"answer": answer, "times": len(scores), "accuracy": float(np.mean(scores))}
+            for answer, scores in most
+        ],
+        "results": list(_results(answered)),
+    }
+
+
+def _results(answered: Sequence[_Answered]) -> Iterator[dict[str, Any]]:
+    """What was said, in the form that VQA's evaluation server takes."""
+    for one in answered:
+        yield {
+            "question_id": one.sample.metadata.get("question_id", one.sample.key),
+            "answer": one.said,
+        }

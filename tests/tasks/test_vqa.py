@@ -1,0 +1,167 @@
+"""Questions are answered by a head or in words, and scored as officially."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.sample import Sample
+from coca.data.sources import open_source
+from coca.inference.predictor import Predictor
+from coca.metrics.answers import vqa_accuracy
+from coca.model.config import HeadConfig
+from coca.model.decoding import Decoding
+from coca.tasks import TASKS, TaskConfig, TaskResult
+from coca.tasks.base import check_task
+from tiny_answers import answering, words_head
+from tiny_questions import ANSWERS, write_daquar, write_easy_vqa, write_vqa
+
+GREEDY = Decoding(num_beams=1, max_words=4)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return answering(words_head(ANSWERS))
+
+
+def run(predictor: Predictor, config: TaskConfig) -> TaskResult:
+    check_task(predictor, config)
+    return TASKS.get("vqa")(predictor, config)
+
+
+def undecide(predictor: Predictor, samples: Sequence[Sample]) -> None:
+    """Make each answer as likely as any other on average, so that not one is given always."""
+    assert predictor.model.head is not None
+    logits = predictor.head_logits([it.image for it in samples], [it.text for it in samples])
+    with torch.no_grad():
+        predictor.model.head.linear.bias.sub_(torch.from_numpy(logits.mean(axis=0)))
+
+
+def test_the_score_is_the_official_one_of_what_the_head_says(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    data = write_vqa(tmp_path)
+    source = open_source(data)
+    samples = [source.read(row) for row in range(len(source))]
+    undecide(predictor, samples)
+    said = [
+        best[0].label
+        for best in predictor.answer([it.image for it in samples], [it.text for it in samples])
+    ]
+    assert len({*said}) > 1
+    each = vqa_accuracy(said, [it.answers for it in samples])
+    result = run(predictor, TaskConfig(task="vqa", data=data))
+    assert result.metrics["accuracy"] == pytest.approx(float(each.mean()))
+    assert result.metrics["accuracy_yes/no"] == pytest.approx(float(each[[0, 1, 4, 5]].mean()))
+    assert [it["answer"] for it in result.details["results"]] == said
+    assert [it["question_id"] for it in result.details["results"]] == list(range(8))
+    assert (result.samples, result.headline) == (8, ("accuracy",))
+
+
+def test_baselines_come_from_the_questions_of_the_reference(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    data = write_vqa(tmp_path / "val")
+    known = write_easy_vqa(tmp_path / "train")
+    path = tmp_path / "train" / "train" / "questions.json"
+    path.write_text(
+        json.dumps([["what is 3?", "2", 0], ["what is it?", "red", 0], ["what is so?", "red", 0]])
+    )
+    result = run(predictor, TaskConfig(task="vqa", data=data, reference=known))
+    # Two of eight questions are answered "red" by seven people; so is one more the blind guess.
+    assert result.metrics["majority_accuracy"] == pytest.approx(2 / 8)
+    assert result.metrics["blind_accuracy"] == pytest.approx(3 / 8)
+    # Each of the four answers is right twice, and worth nothing elsewhere.
+    assert result.metrics["chance_accuracy"] == pytest.approx(1 / 4)
+    assert result.metrics["reachable"] == 1
+
+
+def test_an_answer_that_is_not_in_the_list_cannot_be_reached(tmp_path: Path) -> None:
+    data = write_vqa(tmp_path)
+    result = run(answering(words_head(("yes", "no"))), TaskConfig(task="vqa", data=data))
+    assert result.metrics["reachable"] == pytest.approx(0.5)
+
+
+def test_an_answer_in_words_is_what_the_model_writes_behind_the_question(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    data = replace(write_daquar(tmp_path), templates=("q: {}",))
+    source = open_source(data)
+    sample = source.read(2)
+    caption = predictor.caption(
+        sample.image, prompt="q: what is number 2", num_beams=1, max_words=4
+    )
+    config = TaskConfig(task="vqa", data=data, answers="words", decoding=GREEDY)
+    result = run(answering(None), config)
+    assert result.details["results"][2]["answer"] == caption[0].said
+    assert caption[0].text.startswith("q: what is number 2")
+    assert {"reachable", "chance_accuracy"}.isdisjoint(result.metrics)
+
+
+def always(answer: str) -> Predictor:
+    """A model that gives one answer to whatever it is asked."""
+    predictor = answering(words_head(ANSWERS))
+    assert predictor.model.head is not None
+    with torch.no_grad():
+        predictor.model.head.linear.bias[ANSWERS.index(answer)] += 1000
+    return predictor
+
+
+def test_one_person_s_answer_counts_in_full(tmp_path: Path) -> None:
+    result = run(always("red"), TaskConfig(task="vqa", data=write_daquar(tmp_path)))
+    assert result.metrics["accuracy"] == pytest.approx(1 / 4)
+    assert result.details["most_said"] == [{"answer": "red", "times": 8, "accuracy": 0.25}]
+
+
+def test_a_question_without_its_picture_is_left_out_and_named(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    data = write_vqa(tmp_path)
+    (tmp_path / "val2014" / f"COCO_val2014_{1:012d}.jpg").unlink()
+    result = run(predictor, TaskConfig(task="vqa", data=data))
+    assert result.samples == 6
+    assert [text.partition(":")[0] for text in result.bad] == ["2", "3"]
+
+
+def test_a_report_gets_pictures_of_right_and_wrong_answers(tmp_path: Path) -> None:
+    result = run(always("red"), TaskConfig(task="vqa", data=write_vqa(tmp_path)))
+    right, wrong = result.shown.strips
+    assert (right.heading, wrong.heading) == ("Right", "Wrong")
+    assert right.cases[0].lines[:2] == ("what is 2?", "said: red")
+    assert right.cases[0].picture is not None
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (None, "no head that answers"),
+        (HeadConfig(classes=ANSWERS, heads=2), "reads image of 1 pictures"),
+        (words_head(ANSWERS, pictures=2), "reads words of 2 pictures"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_told_before_any_work(
+    head: HeadConfig | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_task(answering(head), TaskConfig(task="vqa", data=write_vqa(tmp_path)))
+
+
+def test_questions_without_answers_cannot_be_scored(predictor: Predictor, tmp_path: Path) -> None:
+    data = write_vqa(tmp_path)
+    secret = replace(data, path=data.paths[0])
+    with pytest.raises(DataError, match=r"8 questions .* have no answer"):
+        check_task(predictor, TaskConfig(task="vqa", data=secret))
+    with pytest.raises(DataError, match="a reference must"):
+        check_task(predictor, TaskConfig(task="vqa", data=data, reference=secret))
+
+
+def test_samples_of_which_nothing_is_asked_are_told(predictor: Predictor, tmp_path: Path) -> None:
+    data = write_vqa(tmp_path)
+    path = Path(data.paths[0])
+    path.write_text(path.read_text().replace("what is 1?", " "))
+    with pytest.raises(DataError, match=r"of 1 samples .* nothing is asked"):
+        check_task(predictor, TaskConfig(task="vqa", data=data))

@@ -1,0 +1,29 @@
+"""A model that answers by an untrained head, as sure of itself as chance made it."""
+
+import dataclasses
+
+import torch
+
+from coca.inference.predictor import Predictor
+from coca.model.coca import CoCa
+from coca.model.config import HeadConfig
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
+from coca.processing.tokenizer import Tokenizer
+from tiny import sharpened, tiny_config
+from tiny_data import CAPTIONS
+
+
+def answering(head: HeadConfig | None, *, seed: int = 0, batch_size: int = 3) -> Predictor:
+    tokenizer = Tokenizer.train([*CAPTIONS, "what is it? yes no red 2"], vocab_size=290)
+    text = dataclasses.replace(
+        tiny_config().text, vocab_size=tokenizer.vocab_size, context_length=24
+    )
+    torch.manual_seed(seed)
+    model = sharpened(CoCa(tiny_config(text=text, head=head)))
+    processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 24)
+    return Predictor(model, processor, fingerprint="tiny", batch_size=batch_size)
+
+
+def words_head(classes: tuple[str, ...], *, pictures: int = 1) -> HeadConfig:
+    return HeadConfig(classes=classes, reads="words", pictures=pictures, heads=3)
