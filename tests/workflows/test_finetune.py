@@ -81,6 +81,18 @@ def test_head_and_encoder_learn_at_their_own_pace(finished: Any, model: Path) ->
         assert rate == pytest.approx(0.01 if name.startswith("head.") else 0.002), name
 
 
+def test_adapters_learn_in_place_of_the_weights_and_are_merged(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    settings = ("lora.rank=2", "lora.match=[image_encoder.*.qkv]", "train.ema.decay=0.5")
+    result = finetune(recipe(model, pictures, tmp_path / "run", *settings, "encoder_lr=0.01"))
+    before, after = (weights(coca.load(it, device="cpu")) for it in (model, result.model))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "image_encoder" in name and "qkv" in name}
+    for name in changed:
+        assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) <= 2
+
+
 def test_a_stopped_run_ends_as_one_that_was_not(
     model: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +189,8 @@ def nothing_was_begun(run: Path) -> bool:
         (["head.heads=5"], ConfigError, "does not fit .*heads 5 do not divide width 32"),
         (["head=null"], ConfigError, "set both or neither"),
         (["loss.captioning_weight=1", "head.reads=words"], ConfigError, "text: question"),
+        (["lora.rank=2", "encoder_lr=0"], ConfigError, "freezes the adapters"),
+        (["lora.match=[nothing]"], ConfigError, "no linear layer is called so"),
         (["encoder_lr=-1"], ConfigError, "right is 0 to freeze, or more"),
         (
             ["head.classes=[red,blue]"],

@@ -237,6 +237,20 @@ def test_a_second_stage_begins_where_the_first_ended(pictures: Path, tmp_path: P
         pretrain(recipe(pictures, second, *changes, f"init_from={second}"))
 
 
+def test_adapters_move_a_model_to_another_domain(pictures: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    pretrain(recipe(pictures, first))
+    changes = (f"init_from={first}", "lora.rank=1", "lora.match=[image_encoder]")
+    pretrain(recipe(pictures, second, *changes))
+    before, after = (load(it).model.state_dict() for it in (first, second))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("image_encoder.") for name in changed)
+    with pytest.raises(ConfigError, match="adapts the weights of another model"):
+        recipe(pictures, first, "lora.rank=1")
+
+
 def test_a_number_of_threads_below_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="threads is -1"):
         recipe(Path("p"), Path("r"), "threads=-1")

@@ -20,6 +20,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.config import HeadConfig
+from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.pretrained import ModelConfig, assemble, build
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
@@ -74,6 +75,9 @@ class FinetuneConfig:
     encoder_lr: float | None = None
     """Peak learning rate of all that is not the head; 0 freezes it. `train.optimizer.lr` is that of
     the head then. null: the same for all."""
+    lora: LoraConfig | None = None
+    """Learn low-rank adapters in place of the pretrained weights; they are merged into the finished
+    model. `encoder_lr` is theirs. null: none."""
     data: FinetuneDataConfig
     """The data."""
     loss: LossConfig
@@ -92,6 +96,10 @@ class FinetuneConfig:
             faults.append(f"encoder_lr is {self.encoder_lr}; right is 0 to freeze, or more")
         if self.encoder_lr is not None and self.head is None:
             faults.append("encoder_lr is set, but there is no head; set train.optimizer.lr alone")
+        if self.lora is not None and self.encoder_lr == 0:
+            faults.append("encoder_lr is 0, which freezes the adapters of lora, too")
+        if self.lora is not None and self.train.parallel == "fsdp":
+            faults.append("lora does not go with train.parallel fsdp; take ddp")
         if (self.head is None) != (self.loss.classification_weight == 0):
             faults.append(
                 f"loss.classification_weight is {self.loss.classification_weight} and head is "
@@ -135,7 +143,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     keep_freed_memory()
     world = World.current()
     sources = open_sources(config.data.sources)
-    fixed = ("seed", "model", "weights", "image_size")
+    fixed = ("seed", "model", "weights", "image_size", "lora")
     world.from_main(lambda: compare_with_earlier(config, fixed=fixed, told=("data", "loss")))
     source = load(config.model, device="cpu")
     head = _head(config, sources, progress)
@@ -145,6 +153,8 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
     if config.weights == "pretrained":
         facts["model"] = asdict(adopt_weights(model, source))
+    if config.lora is not None:
+        add_lora_(model, config.lora)
     # A model that is not yet trained tells as well what a finished one would stumble over.
     untrained = Predictor(model, processor, fingerprint="", source=config.model)
     for task in config.evaluate:
@@ -237,6 +247,8 @@ def _finish(
 ) -> FinetuneResult:
     """Write the model's folder and score it; all ranks put its weights together."""
     weights, world = trainer.weights(), World.current()
+    if config.lora is not None:
+        weights = merged(weights, config.lora)
     finished = assemble(trainer.model.config, weights, source=config.run)  # type: ignore[arg-type]
     folder = world.from_main(lambda: save_finished(config.run, finished, processor))
     scores: list[TaskResult] = []

@@ -18,6 +18,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
+from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.pretrained import assemble
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
@@ -64,6 +65,9 @@ class PretrainConfig:
     """A model whose weights and tokenizer the run begins with, by any name that `coca.load` knows:
     a folder, a run, a shipped model. It must be of the same shape as `model`, but for the size of
     its pictures, its classes and a bias; the temperature is its own."""
+    lora: LoraConfig | None = None
+    """Learn low-rank adapters on the weights of `init_from`, as for another domain of pictures;
+    they are merged into the finished model. null: all weights learn."""
     model: CoCaConfig = field(default_factory=CoCaConfig)
     """The model; `text.vocab_size` is what the tokenizer learns at most."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -82,6 +86,11 @@ class PretrainConfig:
             raise ConfigError(
                 f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "
                 "one of that model; set one of the two"
+            )
+        if self.lora is not None and (self.init_from is None or self.train.parallel == "fsdp"):
+            raise ConfigError(
+                f"lora adapts the weights of another model (init_from is {self.init_from}), on one "
+                f"process or by ddp (train.parallel is {self.train.parallel})"
             )
         self._check_sizes()
         self._check_losses()
@@ -149,7 +158,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     sources = open_sources(config.data.sources)
     world.from_main(
         lambda: compare_with_earlier(
-            config, fixed=("seed", "tokenizer", "init_from"), told=("data", "loss")
+            config, fixed=("seed", "tokenizer", "init_from", "lora"), told=("data", "loss")
         )
     )
     source = load(config.init_from, device="cpu") if config.init_from is not None else None
@@ -160,6 +169,8 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     if source is not None:
         facts["init_from"] = asdict(adopt_weights(model, source))
         del source
+    if config.lora is not None:
+        add_lora_(model, config.lora)
     # The same weights everywhere, but each rank leaves out patches of its own.
     torch.manual_seed(config.seed + world.rank)
     loader = make_loader(
@@ -223,6 +234,8 @@ def _finish(
 ) -> PretrainResult:
     """Write the model's folder; all ranks put its weights together, the main one writes."""
     weights = trainer.weights()
+    if config.lora is not None:
+        weights = merged(weights, config.lora)
 
     def write() -> Path:
         if not result.trained and not result.interrupted:

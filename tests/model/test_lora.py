@@ -1,0 +1,100 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from coca.core.errors import ConfigError
+from coca.model.captioner import Captioner
+from coca.model.coca import CoCa
+from coca.model.config import HeadConfig
+from coca.model.lora import LoraConfig, add_lora_, merged
+from coca.model.openclip import OpenCLIP
+from coca.model.pretrained import ModelConfig, assemble, build
+from tiny import caption, sharpened, tiny_config
+from tiny_openclip import caption_rows, tiny_openclip_config
+
+HEAD = HeadConfig(classes=("yes", "no"), heads=2)
+
+
+def models() -> list[Captioner]:
+    torch.manual_seed(0)
+    return [sharpened(CoCa(tiny_config(head=HEAD))), sharpened(OpenCLIP(tiny_openclip_config()))]
+
+
+def tokens_of(model: Captioner) -> Tensor:
+    if isinstance(model, CoCa):
+        return torch.tensor([caption(7, 8, 9, length=8), caption(11, length=8)])
+    return caption_rows(5, 7)
+
+
+def outputs(model: Captioner) -> list[Tensor]:
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = model.eval()(images, tokens_of(model))
+    return [found.image_embedding, found.text_embedding, found.caption_states]
+
+
+def drawn_adapters_(model: nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".up"):
+                parameter.normal_(std=0.1)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["coca", "openclip"])
+def test_new_adapters_change_nothing(which: int) -> None:
+    model = models()[which]
+    before = outputs(model)
+    add_lora_(model, LoraConfig(rank=2))
+    for one, other in zip(before, outputs(model), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["coca", "openclip"])
+def test_merged_weights_compute_what_adapters_do(which: int) -> None:
+    model, config = models()[which], LoraConfig(rank=2, alpha=6.0)
+    before = outputs(model)
+    add_lora_(model, config)
+    drawn_adapters_(model)
+    adapted = outputs(model)
+    assert isinstance(model.config, ModelConfig)
+    plain = assemble(model.config, merged(model.state_dict(), config), source="a test")
+    for first, one, other in zip(before, adapted, outputs(plain), strict=True):
+        torch.testing.assert_close(one, other)
+        assert not torch.allclose(first, one, atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", ["qkv", "out", "up", "down", "key_value", "query"])
+def test_the_adapter_of_every_kind_of_layer_is_heard(layer: str) -> None:
+    """Attention reads some weights without calling their layer."""
+    model = models()[0]
+    before = outputs(model)
+    add_lora_(model, LoraConfig(match=(f"multimodal_decoder.*.{layer}",)))
+    drawn_adapters_(model)
+    assert not torch.allclose(before[2], outputs(model)[2], atol=1e-4)
+
+
+def test_only_adapters_and_the_head_learn() -> None:
+    model = models()[0]
+    add_lora_(model, LoraConfig(match=("image_encoder.*.qkv",)))
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    adapters = {name for name in learning if name.endswith((".0.up", ".0.down"))}
+    assert len(adapters) == 2 * len(model.image_encoder.blocks)  # type: ignore[arg-type]
+    assert {name.partition(".")[0] for name in learning - adapters} == {"head"}
+
+
+def test_one_layer_is_the_formula_of_the_paper() -> None:
+    layer, inputs = nn.Linear(5, 3), torch.randn(4, 5)
+    expected = layer(inputs)
+    holder = nn.ModuleDict({"layer": layer})
+    add_lora_(holder, LoraConfig(rank=2, alpha=3.0, match=("layer",)))
+    drawn_adapters_(holder)
+    parts = dict(holder.named_parameters())
+    up, down = (parts[f"layer.parametrizations.weight.0.{name}"] for name in ("up", "down"))
+    torch.testing.assert_close(layer(inputs), expected + 1.5 * inputs @ down.T @ up.T)
+
+
+def test_names_that_fit_nothing_and_sizes_that_cannot_be_are_told() -> None:
+    with pytest.raises(ConfigError, match="'image_encodr', and no linear layer"):
+        add_lora_(build(tiny_config()), LoraConfig(match=("image_encodr",)))
+    with pytest.raises(ConfigError, match="right is a rank of 1"):
+        LoraConfig(rank=0)
