@@ -14,7 +14,6 @@ from the thumbnails of Flickr8k. All contestants have the same random weights.
 import argparse
 import glob
 import io
-import os
 import sys
 import tarfile
 import tempfile
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 from peer import SMALL, captions, peer_model
 from PIL import Image
-from side_by_side import emit, figure, in_turn, main, ratio, table, write_report
+from side_by_side import emit, figure, in_turn, main, own_seconds, ratio, table, write_report
 from torch import Tensor, nn
 
 BATCH = 64
@@ -222,11 +221,6 @@ def contestant(arguments: argparse.Namespace) -> None:
     unit = nn.functional.normalize(vectors.float(), dim=1)
     np.save(arguments.folder / f"{arguments.contestant}.npy", unit.numpy())
     emit({"per_s": len(items) / seconds, "per_own_s": len(items) / own})
-
-
-def own_seconds() -> float:
-    """Processor time of this process and of the workers that it has had."""
-    return sum(os.times()[:4])
 
 
 def referee(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from side_by_side import Rounds, emit, figure, in_turn, main, ratio, table, write_report
+from side_by_side import (
+    Rounds,
+    emit,
+    figure,
+    in_turn,
+    main,
+    own_seconds,
+    ratio,
+    table,
+    write_report,
+)
 
 from coca.data.loader import Loader, LoaderConfig
 from coca.data.sources import SourceConfig, open_source
@@ -96,11 +106,12 @@ def contestant(arguments: argparse.Namespace) -> None:
     # The worker's start and first fill are no part of the pace, nor what it has prepared by then.
     for _ in itertools.islice(batches, 4):
         pass
-    start = time.perf_counter()
+    start, own_start = time.perf_counter(), own_seconds()
     for _ in itertools.islice(batches, arguments.batches):
         pass
-    seconds = time.perf_counter() - start
-    emit({"pictures_per_s": arguments.batches * arguments.batch / seconds})
+    seconds, own = time.perf_counter() - start, own_seconds() - own_start
+    pictures = arguments.batches * arguments.batch
+    emit({"pictures_per_s": pictures / seconds, "pictures_per_own_s": pictures / own})
 
 
 def referee(arguments: argparse.Namespace) -> None:
@@ -124,10 +135,13 @@ def results(rounds: Rounds) -> str:
             NAMES[name],
             figure(own, "pictures_per_s").shown(0),
             ratio(own, rounds["peer"], "pictures_per_s").shown(),
+            figure(own, "pictures_per_own_s").shown(0),
+            ratio(own, rounds["peer"], "pictures_per_own_s").shown(),
         ]
         for name, own in rounds.items()
     ]
-    return table(["", "pictures/s", "ratio"], rows)
+    columns = ["", "pictures/s", "ratio", "pictures a processor second", "ratio"]
+    return table(columns, rows)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     python benchmarks/scaling.py --precision bf16 --rounds 1
 
 One of the four changes while the others stay as in `BASE`. A step is forward, both losses, backward
-and AdamW's update, on noise and random words. Operations are counted by torch; the ceiling is what
-plain matrix products reach in the same process. The table comes with a drawing of it, as SVG.
+and AdamW's update, on noise and random words, in one thread and by processor time, which other work
+on the machine does not stretch. Operations are counted by torch; the ceiling is what plain matrix
+products reach in the same process. The table comes with a drawing of it, as SVG.
 """
 
 import argparse
@@ -118,13 +119,14 @@ def measured(point: Point, *, steps: int, bf16: bool) -> tuple[float, float, flo
         step()
     times = []
     for _ in range(steps):
-        start = time.perf_counter()
+        start = time.process_time()
         step()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times), counter.get_total_flops(), count_parameters(config)["total"]
 
 
 def contestant(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
     keep_freed_memory()
     bf16 = arguments.precision == "bf16"
     figures: dict[str, float] = {}
@@ -135,7 +137,7 @@ def contestant(arguments: argparse.Namespace) -> None:
             f"{place} flops": flops,
             f"{place} parameters": parameters,
             # Measured beside each point, since a shared machine's pace changes.
-            f"{place} of ceiling": flops / seconds / ceiling(bf16=bf16),
+            f"{place} of ceiling": flops / seconds / ceiling(bf16=bf16, clock=time.process_time),
         }
     emit(figures)
 
@@ -153,8 +155,8 @@ def referee(arguments: argparse.Namespace) -> None:
     )
     sections = [
         f"Around {BASE.batch} pairs, captions of {BASE.caption} tokens, {BASE.image_tokens} image "
-        f"tokens, width {BASE.width} and {BASE.layers} layers; {torch.get_num_threads()} threads, "
-        f"median of {arguments.rounds} turns, each the quickest of {arguments.steps} steps."
+        f"tokens, width {BASE.width} and {BASE.layers} layers. One thread, processor time; median "
+        f"of {arguments.rounds} turns, each the quickest of {arguments.steps} steps."
     ]
     theme = f"scaling_{arguments.precision}"
     sections += [table(*rows_of(name, rounds)) for name in SWEEPS]

@@ -3,12 +3,13 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from coca.core.errors import MissingExtraError, ModelError
@@ -138,6 +139,19 @@ def test_a_hub_out_of_reach_is_told_with_the_reason(
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", refusing(error))
         with pytest.raises(ModelError, match=sentence):
             hub.fetch("some/model", "weights.bin", revision=None)
+
+
+def test_without_a_network_it_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    # A name that never has an address (RFC 2606); huggingface_hub would try it for half a minute.
+    hub, start = HuggingFace(endpoint="http://hub.invalid"), time.monotonic()
+    with pytest.raises(ModelError, match="the hub cannot be reached"):
+        hub.files("some/model", revision=None)
+    with pytest.raises(ModelError, match="the hub cannot be reached"):
+        hub.fetch("some/model", "config.json", revision=None)
+    assert time.monotonic() - start < 10
 
 
 def test_without_the_package_the_command_that_brings_it_is_told(

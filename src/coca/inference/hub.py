@@ -1,7 +1,10 @@
 """The Hugging Face hub, as far as loading needs it: names of files, and the files."""
 
+import socket
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from coca.core.errors import ModelError
 from coca.core.extras import require
@@ -39,6 +42,8 @@ class HuggingFace:
             MissingExtraError: huggingface_hub is not installed.
         """
         hub = _package()
+        if self._is_out_of_reach(hub):
+            raise ModelError("the hub cannot be reached: its name has no address here")
         try:
             return list(hub.HfApi(endpoint=self._endpoint).list_repo_files(repo, revision=revision))
         except Exception as error:
@@ -53,7 +58,13 @@ class HuggingFace:
         """
         hub = _package()
         try:
-            path = hub.hf_hub_download(repo, name, revision=revision, endpoint=self._endpoint)
+            path = hub.hf_hub_download(
+                repo,
+                name,
+                revision=revision,
+                endpoint=self._endpoint,
+                local_files_only=self._is_out_of_reach(hub),
+            )
         except Exception as error:
             raise ModelError(_reason(hub, error)) from error
         return Path(path)
@@ -74,6 +85,20 @@ class HuggingFace:
             raise ModelError(
                 f"{folder} cannot be put into {repo}: {_reason(hub, error)}"
             ) from error
+
+    def _is_out_of_reach(self, hub: Any) -> bool:
+        """Whether there is no network: huggingface_hub itself tries for half a minute to find out.
+
+        Behind a proxy only the proxy may know the name.
+        """
+        host = urlsplit(hub.HfApi(endpoint=self._endpoint).endpoint).hostname
+        if getproxies():
+            return False
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError:
+            return True
+        return False
 
 
 def _package() -> Any:
