@@ -1,14 +1,14 @@
-"""Embeds tars as a process that a test can kill: `python tiny_embedding.py MODEL OUT TAR...`."""
+"""Embeds tars in a process that a test can kill at any moment."""
 
-import sys
+from pathlib import Path
 
 from coca.inference.loading import load
 from coca.workflows.embed_shards import embed_shards
 
-if __name__ == "__main__":
-    model, out, *tars = sys.argv[1:]
+
+def embed(model: str, out: str, tars: tuple[str, ...], ready: str) -> None:
+    """Embed, and leave the file `ready` as soon as the model is loaded."""
     predictor = load(model, device="cpu")
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    Path(ready).touch()
     for _ in embed_shards(tars, predictor, out):
         pass

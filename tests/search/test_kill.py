@@ -17,6 +17,9 @@ from coca.search.report import IngestReport
 from coca.search.schema import drop_collection
 from tiny_filling import direction, fill, open_index
 
+KILLS = int(os.environ.get("KILLS", "2"))
+"""More of them take minutes: `KILLS=20 pytest tests/search/test_kill.py`."""
+
 WRITER = """
 import sys, threading, numpy as np
 from coca.search.milvus import Index
@@ -83,12 +86,11 @@ def check(folder: Path, index: Index) -> None:
             assert record.text_vector == pytest.approx(direction(caption.encode()), abs=1e-5)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow, id="twenty kills")])
 @pytest.mark.timeout(1800)
 def test_a_filling_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
-    place: str, fresh: str, kills: int, tmp_path: Path
+    place: str, fresh: str, tmp_path: Path
 ) -> None:
-    chance = random.Random(kills)
+    chance = random.Random(KILLS)
     folder = tmp_path / "pictures"
     folder.mkdir()
     change(folder, chance, 0)
@@ -99,7 +101,7 @@ def test_a_filling_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
     script = Path(__file__).parent.parent / "tiny_filling.py"
     command = [sys.executable, str(script), str(folder), place, fresh]
     try:
-        for number in range(1, kills + 1):
+        for number in range(1, KILLS + 1):
             change(folder, chance, 12 * number)
             with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
                 assert killed.stdout is not None

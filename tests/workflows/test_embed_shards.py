@@ -1,9 +1,7 @@
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -25,10 +23,14 @@ from coca.workflows.embed_shards import (
 )
 from coca.workflows.index import index_pictures
 from tiny_data import picture
+from tiny_embedding import embed
 from tiny_model import write_model
+from tiny_ranks import start_process
 
 pytest.importorskip("pyarrow")
 SHARDS, PER_SHARD = 6, 4
+KILLS = int(os.environ.get("KILLS", "2"))
+"""More of them take minutes: `KILLS=20 pytest tests/workflows/test_embed_shards.py`."""
 
 
 @pytest.fixture(scope="module")
@@ -151,26 +153,30 @@ def test_vectors_of_two_models_are_not_mixed(
         only_vectors([out, tmp_path])
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow, id="twenty kills")])
+@pytest.mark.timeout(1800)
 def test_processes_killed_at_any_moment_leave_every_picture_exactly_once(
-    kills: int, shards: list[str], folder: Path, tmp_path: Path
+    shards: list[str], model: Predictor, folder: Path, tmp_path: Path
 ) -> None:
-    chance, out = random.Random(kills), tmp_path / "vectors"
-    command = [sys.executable, str(Path(__file__).parent.parent / "tiny_embedding.py")]
-    command += [str(folder), str(out), *shards]
-    for _ in range(kills):
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
-            assert killed.stdout is not None
-            assert killed.stdout.readline() == b"ready\n"
-            try:
-                killed.wait(timeout=chance.uniform(0, 0.15))
-            except subprocess.TimeoutExpired:
-                os.kill(killed.pid, signal.SIGKILL)
+    chance, out, ready = random.Random(KILLS), tmp_path / "vectors", tmp_path / "ready"
+    start = time.monotonic()
+    list(embed_shards(shards, model, tmp_path / "alone"))
+    usual_s = time.monotonic() - start
+    hit = 0
+    for _ in range(KILLS):
+        process = start_process(embed, str(folder), str(out), tuple(shards), str(ready))
+        while not ready.exists():
+            time.sleep(0.001)
+        process.join(chance.uniform(0, usual_s))
+        hit += process.is_alive()
+        process.kill()
+        process.join()
+        ready.unlink()
         if len(find_vectors(out)) == SHARDS:
             # All done: begin anew, or the rest of the kills would hit nothing.
             for file in find_vectors(out):
                 file.unlink()
-    subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    assert hit
+    list(embed_shards(shards, model, out))
     assert claims(out) == Counter(expected(shards))
     assert {file.suffix for file in out.iterdir() if not file.name.startswith(".")} == {".parquet"}
 

@@ -1,10 +1,11 @@
 """Filling a collection: only what is new is embedded, and a killed run can be repeated."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from coca.core.progress import ProgressMaker, silent
+from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search.behind import WriteBehind
 from coca.search.collection import WRITE_ROWS
 from coca.search.engine import Embedder
@@ -60,16 +61,10 @@ def ingest(
     ledger = _ledger(embedder, index)
     total = ledger.look_at(sources)
     reader = _reader(embedder, ledger, captioner, batch_size)
-    with progress(_TITLE, total) as bar, WriteBehind(index) as behind:
-        filler = Filler(
-            embedder,
-            behind,
-            ledger,
-            captioner=captioner,
-            batch_size=batch_size,
-            bar=bar,
-            bad_log=bad_log,
-        )
+    with (
+        progress(_TITLE, total) as bar,
+        _filling(index, ledger, embedder, captioner, batch_size, bar, bad_log) as filler,
+    ):
         for source in sources:
             if isinstance(source, SeriesSource):
                 for found in reader.read_series(source):
@@ -84,7 +79,6 @@ def ingest(
             for start in range(0, len(gone), _PRUNE_ROWS):
                 batch = gone[start : start + _PRUNE_ROWS]
                 filler.report.removed += filler.let_go(dict.fromkeys(batch))
-        behind.flush()
     return filler.report
 
 
@@ -107,20 +101,12 @@ def add(
         SearchError: The collection was filled by another model, or cannot be written.
     """
     ledger = _ledger(embedder, index)
-    with progress(_TITLE, None) as bar, WriteBehind(index) as behind:
-        filler = Filler(
-            embedder,
-            behind,
-            ledger,
-            captioner=captioner,
-            batch_size=batch_size,
-            bar=bar,
-            bad_log=bad_log,
-        )
+    with (
+        progress(_TITLE, None) as bar,
+        _filling(index, ledger, embedder, captioner, batch_size, bar, bad_log) as filler,
+    ):
         for found in _reader(embedder, ledger, captioner, batch_size).take(pictures):
             filler.offer(found)
-        filler.write()
-        behind.flush()
     return filler.report
 
 
@@ -150,10 +136,10 @@ def ingest_vectors(
         check_same_model(index.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
     ledger = Ledger(index.origins())
     total = sum(info.pictures for info in infos)
-    with progress("index vectors", total) as bar, WriteBehind(index) as behind:
-        filler = Filler(
-            None, behind, ledger, captioner=None, batch_size=batch_size, bar=bar, bad_log=None
-        )
+    with (
+        progress("index vectors", total) as bar,
+        _filling(index, ledger, None, None, batch_size, bar, None) as filler,
+    ):
         for file in files:
             for record in read_vectors(file):
                 for found in found_records(record):
@@ -162,8 +148,6 @@ def ingest_vectors(
                         bar.advance()
                     else:
                         filler.offer(found)
-        filler.write()
-        behind.flush()
     return filler.report
 
 
@@ -222,6 +206,32 @@ class _Kept:
 def reading_threads() -> int:
     """How many threads read pictures on this machine."""
     return min(os.cpu_count() or 1, _MOST_THREADS)
+
+
+@contextmanager
+def _filling(
+    index: Index,
+    ledger: Ledger,
+    embedder: Embedder | None,
+    captioner: Captioner | None,
+    batch_size: int,
+    bar: Bar,
+    bad_log: BadLog | None,
+) -> Iterator[Filler]:
+    """A filler whose writes are done behind it; at the end all of them are on disk."""
+    with WriteBehind(index) as behind:
+        filler = Filler(
+            embedder,
+            behind,
+            ledger,
+            captioner=captioner,
+            batch_size=batch_size,
+            bar=bar,
+            bad_log=bad_log,
+        )
+        yield filler
+        filler.write()
+        behind.flush()
 
 
 def _as_sources(
