@@ -19,6 +19,7 @@ from coca import __version__
 from coca.cli import (
     answer,
     caption,
+    classes,
     config,
     data,
     demo,
@@ -30,6 +31,7 @@ from coca.cli import (
     search,
     ship,
     train,
+    uses,
     weights,
 )
 from coca.cli.console import configure, tell_error
@@ -87,6 +89,10 @@ app.command(rich_help_panel=_MODELS)(weights.export)
 app.command(rich_help_panel=_SEARCH)(index.index)
 app.command(rich_help_panel=_SEARCH)(embed_shards.embed_shards)
 app.command(rich_help_panel=_SEARCH)(search.search)
+app.command(rich_help_panel=_SEARCH)(uses.recommend)
+app.command(rich_help_panel=_SEARCH)(uses.mine)
+app.command(rich_help_panel=_SEARCH)(uses.duplicates)
+app.add_typer(classes.app, name="classes", rich_help_panel=_SEARCH)
 app.add_typer(data.app, name="data", rich_help_panel=_REST)
 app.add_typer(config.app, name="config", rich_help_panel=_REST)
 

@@ -1,6 +1,7 @@
 """What a model makes of pictures and words: vectors and labels; and what it is itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from coca.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from coca.inference.answering import Prediction
+    from coca.inference.predictor import Predictor
 
 SHOWN_LABELS = 3
 
@@ -130,6 +132,16 @@ def classify(
             show_default=False,
         ),
     ] = None,
+    classes: Annotated[
+        str,
+        typer.Option(
+            "--classes",
+            help="Choose among the classes of this collection; `coca classes add` fills it.",
+            show_default=False,
+        ),
+    ] = "",
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
     model: defaults.Model = None,
     device: defaults.Device = None,
     as_json: Json = False,
@@ -141,18 +153,28 @@ def classify(
     from coca.inference.prompts import prompts_named
 
     templates = prompts_named(prompts)
+    if classes and choices:
+        raise ConfigError("labels come from --labels or from --classes: leave one of them out")
     predictor = defaults.load_model(model, device)
-    if not choices and not predictor.classes:
+    if not choices and not classes and not predictor.classes:
         raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
-    outcomes = pictures.work_through(
-        paths,
-        predictor.answer
-        if not choices
-        else lambda batch: predictor.classify(batch, choices, templates=templates, by=by.value),
-        batch_size=predictor.batch_size,
-        title="classifying",
-        progress=console.progress,
-    )
+    with ExitStack() as opened:
+        if classes:
+            place = defaults.index_uri(uri)
+            work = opened.enter_context(_by_collection(predictor, place, classes, token))
+        elif choices:
+
+            def work(batch: Sequence[str]) -> Sequence[list["Prediction"]]:
+                return predictor.classify(batch, choices, templates=templates, by=by.value)
+        else:
+            work = predictor.answer
+        outcomes = pictures.work_through(
+            paths,
+            work,
+            batch_size=predictor.batch_size,
+            title="classifying",
+            progress=console.progress,
+        )
     pictures.tell(
         console,
         paths,
@@ -166,6 +188,19 @@ def classify(
             ]
         },
     )
+
+
+@contextmanager
+def _by_collection(
+    predictor: "Predictor", uri: str, collection: str, token: str
+) -> Iterator[Callable[[Sequence[str]], Sequence[list["Prediction"]]]]:
+    from coca.search.resident import Resident
+    from coca.workflows.classes import classify_by, open_classes
+
+    with open_classes(predictor, uri, collection, token=token) as index:
+        # In memory, as few things are: then no class is missed.
+        held = Resident(index)
+        yield lambda batch: classify_by(held, predictor, batch)
 
 
 def _shown(labels: Sequence["Prediction"]) -> str:

@@ -1,0 +1,97 @@
+"""Classes kept in a collection: put in, taken out, and listed, while it is in use."""
+
+from typing import Annotated
+
+import typer
+
+from coca.cli import defaults
+from coca.cli.console import Console, Json, to_try
+from coca.core.errors import ConfigError
+
+app = typer.Typer(
+    help="Keep classes in a collection, for `coca classify --classes`.", no_args_is_help=True
+)
+
+Labels = Annotated[str, typer.Argument(metavar="LABELS", help="Names of classes: cat,dog.")]
+Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+
+
+@app.command()
+def add(
+    labels: Labels,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            "--prompts",
+            help="Sentences around a label: photo, drawing, plain, or one such as 'a photo of {}'.",
+        ),
+    ] = "plain",
+    uri: defaults.Uri = None,
+    collection: Name = "classes",
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Add classes; one that is there gets its vector anew."""
+    console, names = Console.current(json=as_json), _names(labels)
+    place = defaults.index_uri(uri)
+    from coca.inference.prompts import prompts_named
+    from coca.search.classify import add_classes, class_names
+    from coca.workflows.classes import open_classes
+
+    templates = prompts_named(prompts)
+    predictor = defaults.load_model(model, device)
+    with open_classes(predictor, place, collection, token=token, create=True) as index:
+        add_classes(index, predictor, names, templates=templates)
+        there = class_names(index)
+    console.say(f"{len(there)} classes are in collection {collection!r} of {place}")
+    console.say(f"use them: {to_try('classify', 'FILE', '--classes', collection)}")
+    console.emit({"uri": place, "collection": collection, "classes": there})
+
+
+@app.command()
+def remove(
+    labels: Labels,
+    uri: defaults.Uri = None,
+    collection: Name = "classes",
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Take classes out."""
+    console, names = Console.current(json=as_json), _names(labels)
+    place = defaults.index_uri(uri)
+    from coca.search.classify import class_names, remove_classes
+    from coca.search.milvus import Index
+
+    with Index.open(place, collection, token=token) as index:
+        remove_classes(index, names)
+        there = class_names(index)
+    console.say(f"{len(there)} classes are left in collection {collection!r} of {place}")
+    console.emit({"uri": place, "collection": collection, "classes": there})
+
+
+@app.command("list")
+def list_(
+    uri: defaults.Uri = None,
+    collection: Name = "classes",
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Name the classes that are there."""
+    console = Console.current(json=as_json)
+    from coca.search.classify import class_names
+    from coca.search.milvus import Index
+
+    with Index.open(defaults.index_uri(uri), collection, token=token) as index:
+        there = class_names(index)
+    for name in there:
+        console.say(name)
+    console.emit(there)
+
+
+def _names(labels: str) -> list[str]:
+    names = list(dict.fromkeys(part.strip() for part in labels.split(",") if part.strip()))
+    if not names:
+        raise ConfigError(f"there is no class in {labels!r}: name some, such as cat,dog")
+    return names

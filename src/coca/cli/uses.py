@@ -1,0 +1,250 @@
+"""What else a collection is good for: recommendations, near-duplicates, subsets to learn from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coca.cli import defaults, pictures
+from coca.cli.console import Console, Json, to_try
+from coca.core.errors import ConfigError
+from coca.search.pictures import IMAGE_SUFFIXES
+from coca.search.terms import Term, parse_terms
+
+Filter = Annotated[
+    str, typer.Option("--filter", "-f", help="Milvus expression that a picture must fulfil.")
+]
+
+
+def recommend(
+    like: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LIKE[:WEIGHT]",
+            help="What results should be like: picture files, or texts.",
+        ),
+    ],
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option("--unlike", help="What they should not be like.", show_default=False),
+    ] = None,
+    seen: Annotated[
+        list[str] | None,
+        typer.Option("--seen", help="Ids that are not given again.", show_default=False),
+    ] = None,
+    diversity: Annotated[
+        float, typer.Option("--diversity", min=0, max=1, help="How much results should differ.")
+    ] = 0.3,
+    filter: Filter = "",
+    k: Annotated[int, typer.Option("-k", "--limit", min=1, help="Most results.")] = 10,
+    uri: defaults.Uri = None,
+    collection: defaults.Collection = "pictures",
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Recommend pictures: more like some pictures and texts, less like others, not all the same."""
+    console = Console.current(json=as_json)
+    wanted, avoided = _terms(like), _terms(unlike or []) if unlike else []
+    place = defaults.search_uri(uri)
+    from coca.search.recommend import recommend as recommended
+    from coca.workflows.search import open_search
+
+    with open_search(
+        place,
+        collection=collection,
+        token=token,
+        model=model,
+        fallback=lambda: defaults.model_name(None),
+        device=device,
+    ) as engine:
+        # A picture of the collection would come back as the first.
+        known = [
+            hit.id
+            for term in wanted
+            if term.image
+            for hit in engine.search(terms=[term], k=1)
+            if hit.score > 1 - 1e-4
+        ]
+        hits = recommended(
+            engine,
+            wanted,
+            unlike=avoided,
+            k=k,
+            filter=filter,
+            seen={*(seen or []), *known},
+            diversity=diversity,
+        )
+    rows = [[f"{hit.score:.3f}", hit.caption, hit.path] for hit in hits]
+    if rows:
+        console.table(["score", "caption", "path"], rows, right=["score"])
+    else:
+        console.say("nothing was found")
+    console.emit([dataclasses.asdict(hit) for hit in hits])
+
+
+def duplicates(
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            help="Pictures to compare with, such as a test set; default: each other.",
+            show_default=False,
+        ),
+    ] = None,
+    least: Annotated[
+        float, typer.Option("--least", help="Cosine from which two count as the same.")
+    ] = 0.95,
+    limit: Annotated[int, typer.Option("--show", min=0, help="Most pairs to show.")] = 20,
+    uri: defaults.Uri = None,
+    collection: defaults.Collection = "pictures",
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Report near-duplicates: within a collection, or of it and another set of pictures."""
+    console = Console.current(json=as_json)
+    place = defaults.search_uri(uri)
+    files = pictures.find(against or [])
+    from coca.search.duplicates import groups_of, to_drop
+    from coca.search.milvus import Index
+    from coca.workflows.mining import find_duplicates
+
+    others = None
+    with Index.open(place, collection, token=token) as index:
+        if files:
+            predictor = defaults.load_model(model or index.info.model, device)
+            others = predictor.embed_images(files, progress=console.progress)
+        pairs, hits = find_duplicates(index, least=least, others=others, progress=console.progress)
+    paths = {row: hit.path for row, hit in hits.items()}
+    shown = [
+        (one.score, paths[one.first], files[one.second] if files else paths[one.second])
+        for one in pairs
+    ]
+    if shown:
+        rows = [[f"{score:.3f}", first, second] for score, first, second in shown[:limit]]
+        console.table(["score", "picture", "like"], rows, right=["score"])
+    drop = {one.first for one in pairs} if files else set(to_drop(groups_of(pairs)))
+    what = f"{len(files)} other pictures" if files else "each other"
+    console.say(
+        f"{len(pairs)} pairs of {index.info.count} pictures and {what} are alike from {least:g} "
+        f"on; without {len(drop)} pictures none is left"
+    )
+    console.emit(
+        {
+            "count": index.info.count,
+            "pairs": [{"score": s, "first": one, "second": other} for s, one, other in shown],
+            "drop": sorted(paths[row] for row in drop),
+        }
+    )
+
+
+def mine(
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Where the manifest goes.")],
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="How many.", show_default=False)
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option("--share", help="Or which share of all, 0 to 1.", show_default=False),
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option("--query", "-q", help="Nearest to TEXT[:WEIGHT].", show_default=False),
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option("--like", help="Nearest to any of these pictures.", show_default=False),
+    ] = None,
+    unsure: Annotated[
+        str,
+        typer.Option(
+            "--unsure",
+            help="Least sure among the classes of this collection.",
+            show_default=False,
+        ),
+    ] = "",
+    diverse: Annotated[
+        bool, typer.Option("--diverse", help="Spread out, so that none is far from a chosen one.")
+    ] = False,
+    max_likeness: Annotated[
+        float | None,
+        typer.Option(
+            "--max-likeness",
+            help="Leave out near-duplicates: largest cosine of two.",
+            show_default=False,
+        ),
+    ] = None,
+    away_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--away-from",
+            help="Leave out near-duplicates of these pictures as well.",
+            show_default=False,
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="Least score.", show_default=False)
+    ] = None,
+    filter: Filter = "",
+    uri: defaults.Uri = None,
+    collection: defaults.Collection = "pictures",
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Choose pictures of a collection to learn from, and write them as a manifest."""
+    console = Console.current(json=as_json)
+    if (count is None) == (share is None):
+        raise ConfigError("how many pictures? Give --count or --share, and one of them only")
+    if share is not None and not 0 < share <= 1:
+        raise ConfigError(f"--share is {share}; right is above 0 to 1")
+    terms = parse_terms(query) if query else []
+    examples, apart = pictures.find(like or []), pictures.find(away_from or [])
+    place = defaults.search_uri(uri)
+    from contextlib import ExitStack
+
+    from coca.search.milvus import Index
+    from coca.search.mining import Choice
+    from coca.workflows import mining as workflow
+
+    with ExitStack() as opened:
+        index = opened.enter_context(Index.open(place, collection, token=token))
+        classes = opened.enter_context(Index.open(place, unsure, token=token)) if unsure else None
+        wanted = workflow.Mining(
+            terms=terms, examples=examples, unsure_among=classes, filter=filter, away_from=apart
+        )
+        choice = Choice(
+            count=count or max(1, round((share or 0) * index.count(filter))),
+            min_score=min_score,
+            diverse=diverse,
+            max_likeness=max_likeness,
+        )
+        predictor = defaults.load_model(model or index.info.model, device)
+        chosen = workflow.mine(index, predictor, wanted, choice, out, progress=console.progress)
+    console.say(f"{chosen} of {index.info.count} pictures are in {out}")
+    learn = f"data.sources=[{{kind: manifest, path: {out}}}]"
+    console.say(f"learn from them: {to_try('pretrain', 'RECIPE.yaml', learn)}")
+    console.emit({"out": str(out), "chosen": chosen, "of": index.info.count})
+
+
+def _terms(words: list[str]) -> list[Term]:
+    """Pictures where a file of that name is there, else texts.
+
+    Raises:
+        ConfigError: A word names a picture file that is not there.
+    """
+    texts, files = [], []
+    for word in words:
+        name = word if Path(word).is_file() else word.rpartition(":")[0]
+        if Path(name).is_file():
+            files.append(word)
+        elif {Path(name).suffix.lower(), Path(word).suffix.lower()} & set(IMAGE_SUFFIXES):
+            raise ConfigError(f"there is no picture {word}")
+        else:
+            texts.append(word)
+    return parse_terms(texts, files)

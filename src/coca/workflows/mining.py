@@ -1,0 +1,127 @@
+"""Joins a model to a collection to choose from it: subsets to learn from, and near-duplicates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from coca.core.errors import ConfigError
+from coca.core.progress import ProgressMaker, silent
+from coca.inference.predictor import Predictor
+from coca.search.duplicates import Pair, near_duplicates
+from coca.search.engine import SearchEngine
+from coca.search.milvus import Index
+from coca.search.mining import Choice, choose, doubt, likeness, write_manifest
+from coca.search.records import Hit
+from coca.search.resident import Resident
+from coca.search.terms import Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mining:
+    """Which pictures are wanted; of the first three at most one is given."""
+
+    terms: Sequence[Term] = ()
+    """Those nearest to a query."""
+    examples: Sequence[str | Path] = ()
+    """Those nearest to any of a few pictures."""
+    unsure_among: Index | None = None
+    """Those that the model is least sure to classify among these classes."""
+    filter: str = ""
+    """Milvus expression that each must fulfil."""
+    away_from: Sequence[str | Path] = ()
+    """Pictures that none may be a near-duplicate of, such as those of a test set."""
+
+    def __post_init__(self) -> None:
+        given = [bool(self.terms), bool(self.examples), self.unsure_among is not None]
+        if sum(given) > 1:
+            raise ConfigError("choose by a query, by examples, or by doubt: give one of them")
+
+
+def mine(
+    index: Index,
+    predictor: Predictor,
+    mining: Mining,
+    choice: Choice,
+    out: str | Path,
+    *,
+    progress: ProgressMaker = silent,
+) -> int:
+    """Chooses pictures of a collection, and writes them as a manifest that training reads.
+
+    Args:
+        index: The collection.
+        predictor: The model that filled it.
+        mining: What is wanted.
+        choice: How many, and which not.
+        out: Where the manifest goes; ends in `.jsonl`.
+        progress: Shows how far it is.
+
+    Returns:
+        How many pictures were chosen.
+
+    Raises:
+        ConfigError: `out` is no name of a manifest.
+        SearchError: A picture is not a file of this machine.
+        DataError: An example cannot be read.
+    """
+    if Path(out).suffix != ".jsonl":
+        raise ConfigError(f"{out} is no name of a manifest: it ends in .jsonl")
+    resident = Resident(index, progress=progress)
+    ids, vectors = resident.vectors()
+    if mining.filter:
+        kept = set(index.ids(mining.filter))
+        rows = [row for row, id in enumerate(ids) if id in kept]
+        ids, vectors = [ids[row] for row in rows], vectors[rows]
+    scores = _scores(resident, predictor, mining, vectors)
+    away = predictor.embed_images(list(mining.away_from)) if mining.away_from else None
+    chosen = choose(vectors, choice, scores=scores, away_from=away, progress=progress)
+    given = {ids[row]: 0.0 if scores is None else float(scores[row]) for row in chosen}
+    return write_manifest(out, index.hits(given))
+
+
+def find_duplicates(
+    index: Index,
+    *,
+    least: float,
+    others: Float32[np.ndarray, "M E"] | None = None,
+    progress: ProgressMaker = silent,
+) -> tuple[list[Pair], dict[int, Hit]]:
+    """The near-duplicates of a collection, and the records that rows of it stand for.
+
+    Args:
+        index: The collection.
+        least: Cosine from which two count as the same.
+        others: Vectors of another set to compare with; default: the collection with itself.
+        progress: Shows how far it is.
+
+    Raises:
+        SearchError: `least` is not above 0 and at most 1.
+    """
+    resident = Resident(index, progress=progress)
+    ids, vectors = resident.vectors()
+    pairs = near_duplicates(vectors, others, least=least, progress=progress)
+    rows = [row for pair in pairs for row in _rows_of(pair, across=others is not None)]
+    hits = {hit.id: hit for hit in index.hits({ids[row]: 1.0 for row in rows})}
+    return pairs, {row: hits[ids[row]] for row in rows if ids[row] in hits}
+
+
+def _scores(
+    resident: Resident, predictor: Predictor, mining: Mining, vectors: Float32[np.ndarray, "N E"]
+) -> Float32[np.ndarray, " N"] | None:
+    if mining.terms:
+        query = SearchEngine(predictor, resident).query(mining.terms)
+        return vectors @ query[0]
+    if mining.examples:
+        return likeness(vectors, predictor.embed_images(list(mining.examples)))
+    if mining.unsure_among is not None:
+        _, classes = Resident(mining.unsure_among).vectors()
+        return doubt(vectors, classes, logit_scale=predictor.logit_scale)
+    return None
+
+
+def _rows_of(pair: Pair, *, across: bool) -> tuple[int, ...]:
+    """The rows of the collection that a pair names."""
+    return (pair.first,) if across else (pair.first, pair.second)

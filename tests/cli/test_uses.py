@@ -1,0 +1,128 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from coca.data.sources import SOURCES, SourceConfig
+from tiny_data import picture
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+@pytest.fixture
+def filled(run: Run, model: str, pictures: list[str]) -> list[str]:
+    """Six pictures with captions in the usual place."""
+    for n in range(3, 6):
+        Path(f"photos/{n}.png").write_bytes(picture(n))
+    paths = [str(Path(f"photos/{n}.png").absolute()) for n in range(6)]
+    for n, path in enumerate(paths):
+        words = {"caption": f"number {n}", "n": n}
+        Path(path).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+    run("index", "photos", "-m", model)
+    return paths
+
+
+def test_what_is_liked_or_was_seen_is_not_recommended(
+    run: Run, run_json: RunJson, filled: list[str]
+) -> None:
+    hits = run_json("recommend", filled[0], "--diversity", "0", "-k", "9")
+    assert {hit["path"] for hit in hits} == set(filled[1:])
+    rest = run_json("recommend", filled[0], "--diversity", "0", "--seen", hits[0]["id"])
+    assert rest == hits[1:]
+    mixed = run_json("recommend", "a car:2", filled[1], "--unlike", filled[2], "--diversity", "0.5")
+    assert filled[1] not in {hit["path"] for hit in mixed}
+    assert "score" in run("recommend", "a car").stdout
+    assert "no picture none.png" in run("recommend", "none.png", code=2).stderr
+
+
+def test_near_duplicates_are_told_within_and_against_others(
+    run: Run, run_json: RunJson, filled: list[str]
+) -> None:
+    within = run_json("duplicates", "--least", "0.00001")
+    assert len(within["pairs"]) <= 15
+    shutil.copy(filled[4], "copy.png")
+    told = run_json("duplicates", "--against", "copy.png", "--least", "0.99999")
+    assert (filled[4], "copy.png") in {(one["first"], one["second"]) for one in told["pairs"]}
+    assert filled[4] in told["drop"]
+    assert "of 6 pictures and 1 other pictures" in (
+        run("duplicates", "--against", "copy.png", "--least", "0.9999").stdout
+    )
+    assert "above 0 to 1" in run("duplicates", "--least", "2", code=1).stderr
+
+
+def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
+    run: Run, run_json: RunJson, filled: list[str]
+) -> None:
+    told = run_json("mine", "some.jsonl", "--count", "2", "--like", filled[3])
+    assert (told["chosen"], told["of"]) == (2, 6)
+    source = SOURCES.get("manifest")(SourceConfig(kind="manifest", path="some.jsonl"))
+    assert source.read(0).image == Path(filled[3]).read_bytes()
+    assert source.read(0).captions == ("number 3",)
+    run("mine", "half.jsonl", "--share", "0.5", "--diverse", "--filter", 'metadata["n"] > 1')
+    rows = [json.loads(line) for line in Path("half.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    assert all(row["n"] > 1 for row in rows)
+    run("mine", "query.jsonl", "--count", "1", "--query", "number 5")
+
+
+def test_doubt_needs_classes_of_the_same_model(
+    run: Run, run_json: RunJson, filled: list[str], model: str
+) -> None:
+    run("classes", "add", "cat,dog,car", "-m", model)
+    run("mine", "unsure.jsonl", "--count", "3", "--unsure", "classes")
+    scores = [json.loads(line)["score"] for line in Path("unsure.jsonl").read_text().splitlines()]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1.1 for score in scores)  # at most log 3
+    away = ("mine", "apart.jsonl", "--count", "6", "--away-from", filled[1])
+    assert "Set max_likeness" in run(*away, code=1).stderr
+    assert run_json(*away, "--max-likeness", "0.99999")["chosen"] <= 5
+
+
+def test_classes_come_and_go_and_answer_as_labels_do(
+    run: Run, run_json: RunJson, filled: list[str], model: str
+) -> None:
+    made = run_json("classes", "add", "red car, dog,apple", "--prompts", "drawing", "-m", model)
+    assert made["classes"] == ["apple", "dog", "red car"]
+    plain = run_json(
+        "classify", *filled, "-l", "red car,dog,apple", "--prompts", "drawing", "-m", model
+    )
+    kept = run_json("classify", *filled, "--classes", "classes", "-m", model)
+    for one, other in zip(plain, kept, strict=True):
+        assert [p["label"] for p in one["predictions"]] == [
+            p["label"] for p in other["predictions"]
+        ]
+        assert [p["probability"] for p in other["predictions"]] == pytest.approx(
+            [p["probability"] for p in one["predictions"]], abs=1e-4
+        )
+    assert run_json("classes", "remove", "dog")["classes"] == ["apple", "red car"]
+    assert run("classes", "list").stdout.split("\n")[:2] == ["apple", "red car"]
+    labels = run_json("classify", filled[0], "--classes", "classes", "-m", model)[0]["predictions"]
+    assert {one["label"] for one in labels} == {"apple", "red car"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["mine", "x.jsonl"], 2, "--count or --share"),
+        (["mine", "x.jsonl", "--share", "2"], 2, "right is above 0 to 1"),
+        (["mine", "x.txt", "--count", "1"], 2, "ends in .jsonl"),
+        (
+            ["mine", "x.jsonl", "--count", "1", "-q", "a", "--like", "photos/0.png"],
+            2,
+            "one of them",
+        ),
+        (["classes", "add", " , "], 2, "no class"),
+        (["classes", "remove", "zebra", "-c", "pictures"], 1, "no class 'zebra'"),
+        (["classes", "list", "-c", "pictures"], 1, "holds 6 pictures"),
+        (["classify", "photos", "--classes", "x", "-l", "a,b"], 2, "leave one of them out"),
+    ],
+)
+def test_a_wrong_call_is_told_by_one_sentence(
+    run: Run, filled: list[str], arguments: list[str], code: int, sentence: str
+) -> None:
+    assert sentence in run(*arguments, code=code).stderr
