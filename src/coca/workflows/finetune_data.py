@@ -55,8 +55,15 @@ class HeadChoice:
     most_frequent: int = 0
     """Take only so many classes, the most frequent ones, such as the 3,129 answers of VQA; 0: all.
     """
+    at_least: int = 1
+    """Take only classes that occur so often; answers count for each person who gave them."""
 
     def __post_init__(self) -> None:
+        if self.at_least < 1 or (self.at_least > 1 and self.classes):
+            raise ConfigError(
+                f"at_least is {self.at_least}; right is 1, or more where classes are to be found "
+                "in the data"
+            )
         if self.most_frequent < 0 or (self.most_frequent and self.classes):
             raise ConfigError(
                 f"most_frequent is {self.most_frequent}; right is 0 for all, or a count where "
@@ -86,7 +93,11 @@ def obtain_classes(
     def look() -> list[str]:
         if not path.exists():
             found = find_classes(
-                sources, by_answers=by_answers, most_frequent=head.most_frequent, progress=progress
+                sources,
+                by_answers=by_answers,
+                most_frequent=head.most_frequent,
+                at_least=head.at_least,
+                progress=progress,
             )
             run.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
@@ -100,6 +111,7 @@ def find_classes(
     *,
     by_answers: bool,
     most_frequent: int = 0,
+    at_least: int = 1,
     progress: ProgressMaker = silent,
 ) -> list[str]:
     """All labels that occur, or all answers in their normalised form, sorted.
@@ -108,6 +120,7 @@ def find_classes(
         sources: Where to look; each sample is read once, without its pictures where possible.
         by_answers: Take answers; otherwise labels.
         most_frequent: Keep only so many; 0: all. Of equally frequent ones the first by name stay.
+        at_least: Keep only those that occur so often.
         progress: Shows how far it is.
 
     Raises:
@@ -119,13 +132,22 @@ def find_classes(
         for names in _names(sources, by_answers):
             counts.update(names)
             bar.advance()
+    # An answer such as "the" leaves nothing once it is normalised.
+    del counts[""]
     if len(counts) < 2:
         what, where = ("answer" if by_answers else "label"), _titles([it for it, _ in sources])
         there = f"only the {what} {next(iter(counts))!r}" if counts else f"no {what}"
         raise DataError(
             f"{where} holds {there}; a head needs two classes at least", reason="no_label"
         )
-    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    often = [name for name in counts if counts[name] >= at_least]
+    if len(often) < 2:
+        raise DataError(
+            f"{len(often)} of {len(counts)} classes occur at least {at_least} times; a head needs "
+            "two, so lower head.at_least",
+            reason="no_label",
+        )
+    ordered = sorted(often, key=lambda name: (-counts[name], name))
     return sorted(ordered[:most_frequent] if most_frequent else ordered)
 
 
