@@ -9,11 +9,12 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import DataError
+from coca.search.catalog import drop_collection
 from coca.search.connection import Connection
 from coca.search.lite import is_lite
 from coca.search.milvus import Index
 from coca.search.records import Record
-from coca.search.schema import drop_collection
+from coca.search.schema import list_collections
 from milvus_server import SERVER
 
 DIM = 16
@@ -93,7 +94,7 @@ def make_index(place: str) -> Iterator[Callable[..., Index]]:
         index.close()
     if made:
         connection = Connection(place, create=False)
-        for collection in made:
+        for collection in made & set(list_collections(connection)):
             drop_collection(connection, collection)
         connection.close()
 

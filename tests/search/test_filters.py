@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coca.core.errors import SearchError
+from coca.search.catalog import drop_collection
 from coca.search.filters import (
     all_of,
     any_of,
@@ -22,7 +23,6 @@ from coca.search.filters import (
 )
 from coca.search.milvus import Index
 from coca.search.records import Record
-from coca.search.schema import drop_collection
 from milvus_server import SERVER
 
 Keeps = Callable[[Record], bool]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from coca.search.catalog import drop_collection
 from coca.search.connection import Connection
 from coca.search.milvus import Index
 from coca.search.records import content_id
 from coca.search.report import IngestReport
-from coca.search.schema import drop_collection
 from tiny_filling import direction, fill, open_index
 
 KILLS = int(os.environ.get("KILLS", "2"))

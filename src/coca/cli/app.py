@@ -20,6 +20,7 @@ from coca.cli import (
     answer,
     caption,
     classes,
+    collections,
     config,
     data,
     demo,
@@ -93,6 +94,9 @@ app.command(rich_help_panel=_SEARCH)(uses.recommend)
 app.command(rich_help_panel=_SEARCH)(uses.mine)
 app.command(rich_help_panel=_SEARCH)(uses.duplicates)
 app.add_typer(classes.app, name="classes", rich_help_panel=_SEARCH)
+app.command(rich_help_panel=_SEARCH)(collections.migrate)
+app.command(rich_help_panel=_SEARCH)(collections.reindex)
+app.add_typer(collections.app, name="collection", rich_help_panel=_SEARCH)
 app.add_typer(data.app, name="data", rich_help_panel=_REST)
 app.add_typer(config.app, name="config", rich_help_panel=_REST)
 

@@ -106,8 +106,8 @@ def make_collection(
     several = connection.capabilities.several_vectors
     # The one that is asked for comes last: what a killed process leaves is never half a collection.
     if not several:
-        _drop_leftover(connection, _texts_name(collection))
-        _make(connection, _texts_name(collection), embed_dim, properties, settings)
+        _drop_leftover(connection, texts_name(collection))
+        _make(connection, texts_name(collection), embed_dim, properties, settings)
     _make(connection, collection, embed_dim, properties, settings)
 
 
@@ -121,15 +121,7 @@ def list_collections(connection: Connection) -> list[str]:
     """The names of all collections, sorted, without the second ones."""
     with connection.faults("list its collections"):
         names = set(connection.client.list_collections(timeout=connection.timeout_s))
-    return sorted(names - {_texts_name(name) for name in names})
-
-
-def drop_collection(connection: Connection, collection: str) -> None:
-    """Remove a collection with everything in it; one that is not there is ignored."""
-    with connection.faults(f"drop collection {collection!r}"), connection.write_lock:
-        # The second one last: without the first, nobody sees it.
-        for name in (collection, _texts_name(collection)):
-            connection.client.drop_collection(name, timeout=connection.timeout_s)
+    return sorted(names - {texts_name(name) for name in names})
 
 
 def describe_collection(connection: Connection, collection: str) -> tuple[CollectionInfo, Layout]:
@@ -168,7 +160,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
     )
     layout = Layout(
         name=name,
-        texts=name if shared else _texts_name(name),
+        texts=name if shared else texts_name(name),
         text_column=records.TEXT_VECTOR if shared else records.VECTOR,
         words=WORDS in columns,
         embed_dim=info.embed_dim,
@@ -264,5 +256,6 @@ def _drop_leftover(connection: Connection, name: str) -> None:
         connection.client.drop_collection(name, timeout=connection.timeout_s)
 
 
-def _texts_name(collection: str) -> str:
+def texts_name(collection: str) -> str:
+    """The collection with the vectors of captions that belongs to one of pictures."""
     return f"{collection}{_TEXTS}"

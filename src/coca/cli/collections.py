@@ -1,0 +1,319 @@
+"""Collections themselves: what there is, its index, its name, its place and its model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coca.cli import defaults
+from coca.cli.console import Console, Json
+from coca.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from coca.search.connection import Connection
+
+app = typer.Typer(help="Collections: list, describe, index, rename and drop them.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the collection.")]
+IndexType = Annotated[
+    str | None,
+    typer.Option(
+        "--index",
+        metavar="TYPE[:NAME=VALUE,...]",
+        help="Index of the vectors, such as HNSW:M=32 or IVF_PQ:nlist=1024,m=64.",
+        show_default=False,
+    ),
+]
+
+
+@app.command(name="list")
+def list_(uri: defaults.Uri = None, token: defaults.Token = "", as_json: Json = False) -> None:
+    """List the collections of a place, with their sizes and aliases."""
+    console = Console.current(json=as_json)
+    from coca.core.errors import SearchError
+    from coca.search.catalog import aliases
+    from coca.search.milvus import Index
+    from coca.search.schema import list_collections
+
+    found: list[dict[str, Any]] = []
+    with _connected(defaults.search_uri(uri), token) as connection:
+        other_names = aliases(connection)
+        for name in list_collections(connection):
+            also = sorted(alias for alias, to in other_names.items() if to == name)
+            try:
+                with Index.open(connection.uri, name, token=token) as index:
+                    count, model = index.info.count, index.info.model
+            except SearchError:
+                count, model = None, "(not made by coca)"
+            found.append({"name": name, "count": count, "model": model, "aliases": also})
+    if found:
+        rows = [
+            [
+                row["name"],
+                "" if row["count"] is None else f"{row['count']:,}",
+                row["model"],
+                ", ".join(row["aliases"]),
+            ]
+            for row in found
+        ]
+        console.table(["name", "records", "model", "aliases"], rows, right=["records"])
+    else:
+        console.say("there are none")
+    console.emit(found)
+
+
+@app.command()
+def info(
+    name: Name = "pictures",
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Tell what a collection holds, by which model, and how far its indexes are."""
+    console = Console.current(json=as_json)
+    from coca.search.milvus import Index
+
+    with Index.open(defaults.search_uri(uri), name, token=token) as index:
+        found = index.info
+        captioned = index.count("has_text == true")
+        rows = [
+            ["records", f"{found.count:,}, {captioned:,} of them with a vector of the caption"],
+            ["vectors", f"{found.embed_dim} numbers"],
+            ["model", f"{found.model} ({found.fingerprint})"],
+            ["Milvus", f"{index.capabilities.name} at {found.uri}"],
+            ["words", "ranked by Milvus" if index.has_words else "ranked here, from captions"],
+            *(
+                [f"index of {what}", f"{state.index}, {state.state}"]
+                for what, state in zip(("captions", "pictures"), index.index_states(), strict=False)
+            ),
+        ]
+        console.table(["what", "is"], rows)
+        console.emit(dict(rows))
+
+
+@app.command(name="index")
+def index_(
+    name: Name,
+    index_type: Annotated[
+        str, typer.Argument(metavar="TYPE[:NAME=VALUE,...]", help="Such as HNSW:M=32 or FLAT.")
+    ],
+    fallback: Annotated[
+        bool | None,
+        typer.Option(
+            "--fallback/--no-fallback",
+            help="Take what comes closest where Milvus lacks it; default: on Milvus Lite.",
+            show_default=False,
+        ),
+    ] = None,
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Build another index; nobody can search meanwhile, and no record is lost."""
+    console = Console.current(json=as_json)
+    from coca.search.index_choice import parse_index
+    from coca.search.milvus import Index
+
+    wanted = parse_index(index_type)
+    with Index.open(defaults.search_uri(uri), name, token=token) as index:
+        built = index.change_index(wanted, fallback=fallback, progress=console.progress)
+        console.say(f"collection {name!r} has the index {built}")
+        console.emit({"collection": name, "index": str(built)})
+
+
+@app.command()
+def alias(
+    name: Annotated[str, typer.Argument(metavar="ALIAS", help="The name to open it by.")],
+    collection: Annotated[str, typer.Argument(metavar="NAME", help="Where it shall lead.")],
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Let a name lead to a collection, at once for everybody who opens it from now on."""
+    console = Console.current(json=as_json)
+    from coca.search.catalog import point_alias
+
+    with _connected(defaults.search_uri(uri), token) as connection:
+        before = point_alias(connection, name, collection, set_aside=f"{name}_before")
+    console.say(
+        f"{name!r} leads to {collection!r}"
+        + (f" now; what it led to before is {before!r}" if before else "")
+    )
+    console.emit({"alias": name, "collection": collection, "before": before})
+
+
+@app.command()
+def drop(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its own name, not an alias.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Remove a collection with everything in it; the picture files stay."""
+    console = Console.current(json=as_json)
+    from coca.search.catalog import drop_collection
+
+    place = defaults.search_uri(uri)
+    if not yes and not typer.confirm(f"drop collection {name!r} of {place}?"):
+        raise ConfigError("nothing was dropped")
+    with _connected(place, token) as connection:
+        drop_collection(connection, name)
+    console.say(f"collection {name!r} is gone")
+    console.emit({"dropped": name})
+
+
+@contextmanager
+def _connected(place: str, token: str) -> Iterator["Connection"]:
+    from coca.search.connection import Connection
+
+    connection = Connection(place, token=token, create=False)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def migrate(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A .db path or a server.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A .db path or a server.")],
+    collection: defaults.Collection = "pictures",
+    to_collection: Annotated[
+        str | None,
+        typer.Option("--to-collection", help="Name there; default: the same.", show_default=False),
+    ] = None,
+    index_type: IndexType = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", help="For the Parquet files; default: in runs/.", show_default=False
+        ),
+    ] = None,
+    keep_files: Annotated[
+        bool, typer.Option("--keep-files", help="Leave the files, as a copy.")
+    ] = False,
+    token: defaults.Token = "",
+    to_token: Annotated[
+        str, typer.Option("--to-token", help="As --token, for TARGET.", show_default=False)
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Copy a collection between any two places, such as a .db folder and a server.
+
+    A stopped run goes on where it was. Nothing is removed from either place.
+    """
+    console = Console.current(json=as_json)
+    from coca.search.index_choice import parse_index
+    from coca.search.migrate import migrate as run
+    from coca.search.milvus import Index
+    from coca.search.settings import CollectionSettings
+
+    name = to_collection or collection
+    if (source, collection) == (target, name):
+        raise ConfigError("SOURCE and TARGET are the same collection: name another")
+    index = parse_index(index_type) if index_type else None
+    with (
+        Index.open(source, collection, token=token) as old,
+        Index.open(
+            target,
+            name,
+            token=to_token,
+            embed_dim=old.info.embed_dim,
+            fingerprint=old.info.fingerprint,
+            model=old.info.model,
+            create=True,
+            settings=CollectionSettings(index=index),
+        ) as new,
+    ):
+        place = folder or Path("runs") / f"migrate-{collection}"
+        report = run(old, new, place, keep_files=keep_files, progress=console.progress)
+        console.say(
+            f"all {report.records:,} records are in {name!r} of {target} "
+            f"({report.written:,} written now); {source} is as it was"
+        )
+        console.emit(
+            {
+                "records": report.records,
+                "written": report.written,
+                "uri": target,
+                "collection": name,
+            }
+        )
+
+
+def reindex(
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The new model.")],
+    collection: defaults.Collection = "pictures",
+    leave_out: Annotated[
+        bool,
+        typer.Option("--leave-out", help="Change over even if some pictures cannot be read."),
+    ] = False,
+    index_type: IndexType = None,
+    uri: defaults.Uri = None,
+    device: defaults.Device = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Embed a collection's pictures by another model, then let its name lead to the result.
+
+    The old vectors stay beside, under a name of their own, until `coca collection drop`.
+    """
+    console = Console.current(json=as_json)
+    place = defaults.search_uri(uri)
+    predictor = defaults.load_model(model, device)
+    from coca.search.catalog import point_alias
+    from coca.search.index_choice import parse_index
+    from coca.search.milvus import Index
+    from coca.search.reindex import reindex as run
+    from coca.search.settings import CollectionSettings
+
+    new_name = f"{collection}_{predictor.fingerprint[:8]}"
+    index = parse_index(index_type) if index_type else None
+    with Index.open(place, collection, token=token) as old:
+        if old.info.fingerprint == predictor.fingerprint:
+            raise ConfigError(f"{collection!r} holds the vectors of {model} already")
+        aside = f"{collection}_{old.info.fingerprint[:8]}"
+        with Index.open(
+            place,
+            new_name,
+            token=token,
+            embed_dim=predictor.embed_dim,
+            fingerprint=predictor.fingerprint,
+            model=predictor.source,
+            create=True,
+            settings=CollectionSettings(index=index or old.index_type, fallback=True),
+        ) as new:
+            report = run(
+                old, predictor, new, batch_size=predictor.batch_size, progress=console.progress
+            )
+    for _, sentence in report.lost:
+        console.complain(sentence)
+    done = not report.lost or leave_out
+    before = ""
+    if done:
+        with _connected(place, token) as connection:
+            before = point_alias(connection, collection, new_name, set_aside=aside)
+    total = report.embedded + report.kept
+    console.say(
+        f"{total:,} pictures are embedded by {model} in {new_name!r}"
+        + (f", {len(report.lost):,} cannot be read" if report.lost else "")
+        + (
+            f"; {collection!r} leads there now, and the old vectors are in {before!r}"
+            if done
+            else f"; {collection!r} is as it was: bring the pictures back and run it again, "
+            "or change over without them by --leave-out"
+        )
+    )
+    console.emit(
+        {
+            "collection": new_name,
+            "embedded": report.embedded,
+            "kept": report.kept,
+            "before": before,
+            "lost": [{"path": path, "error": error} for path, error in report.lost],
+        }
+    )
+    if not done:
+        raise typer.Exit(1)

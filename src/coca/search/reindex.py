@@ -1,0 +1,132 @@
+"""Another model for a collection: its pictures embedded again, beside the older vectors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coca.core.errors import DataError
+from coca.core.progress import ProgressMaker, silent
+from coca.search.collection import batches
+from coca.search.engine import Embedder
+from coca.search.milvus import Index
+from coca.search.records import Record, check_same_model, content_id
+
+OpenPicture = Callable[[str], bytes]
+"""Reads the encoded picture of a path, or raises a `DataError`."""
+
+
+@dataclass(kw_only=True)
+class ReindexReport:
+    """What a run did."""
+
+    embedded: int = 0
+    """Records that this run embedded."""
+    kept: int = 0
+    """Those that an earlier run had embedded."""
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    """Path and reason of each picture that cannot be read any more."""
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a picture file.
+
+    Raises:
+        DataError: It is no file, or cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path} cannot be read: {reason}", reason="unreadable") from error
+
+
+def reindex(
+    source: Index,
+    embedder: Embedder,
+    target: Index,
+    *,
+    open_picture: OpenPicture = read_file,
+    batch_size: int = 64,
+    progress: ProgressMaker = silent,
+) -> ReindexReport:
+    """Embed the pictures of one collection by another model, and write them to a second one.
+
+    Everything else of a record stays as it is. Records that the second collection has already are
+    left, so that a stopped run goes on; write nothing to the first meanwhile.
+
+    Args:
+        source: The pictures, by any model.
+        embedder: The new model.
+        target: A collection of the new model.
+        open_picture: Reads the bytes of a path; by default files.
+        batch_size: Pictures to embed at once.
+        progress: Makes the bar to show.
+
+    Raises:
+        SearchError: The target belongs to another model, or cannot be written.
+    """
+    check_same_model(target.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
+    report = ReindexReport()
+    ids, there = source.ids(), set(target.ids())
+    with progress("embed pictures again", len(ids)) as bar:
+        for part in batches((id for id in ids if id not in there), batch_size):
+            pictures = []
+            for record in source.get(part).values():
+                try:
+                    pictures.append((record, _picture_of(record, open_picture)))
+                except DataError as error:
+                    report.lost.append((record.path, str(error)))
+            made = _embedded(pictures, embedder, report)
+            target.upsert(made)
+            report.embedded += len(made)
+            bar.advance(len(part), lost=len(report.lost))
+        report.kept = len(there & set(ids))
+        bar.advance(report.kept)
+    target.flush()
+    return report
+
+
+def _picture_of(record: Record, open_picture: OpenPicture) -> bytes:
+    """The bytes, from whichever path still holds them."""
+    reasons = []
+    for path in dict.fromkeys((record.path, *record.origin.files)):
+        try:
+            image = open_picture(path)
+        except DataError as error:
+            reasons.append(str(error))
+            continue
+        if content_id(image) == record.id:
+            return image
+        reasons.append(f"{path} holds another picture now")
+    raise DataError(reasons[0], reason="unreadable")
+
+
+def _embedded(
+    pictures: Sequence[tuple[Record, bytes]], embedder: Embedder, report: ReindexReport
+) -> list[Record]:
+    if not pictures:
+        return []
+    try:
+        vectors = embedder.embed_images([image for _, image in pictures])
+    except DataError as error:
+        if len(pictures) == 1:
+            report.lost.append((pictures[0][0].path, str(error)))
+            return []
+        half = len(pictures) // 2
+        return [
+            record
+            for part in (pictures[:half], pictures[half:])
+            for record in _embedded(part, embedder, report)
+        ]
+    spoken = [row for row, (record, _) in enumerate(pictures) if record.text_vector is not None]
+    texts: dict[int, Any] = {}
+    if spoken:
+        said = embedder.embed_texts([pictures[row][0].caption for row in spoken])
+        texts = dict(zip(spoken, np.asarray(said), strict=True))
+    return [
+        replace(record, vector=vectors[row], text_vector=texts.get(row))
+        for row, (record, _) in enumerate(pictures)
+    ]

@@ -1,0 +1,68 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from tiny_model import write_model
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+@pytest.fixture
+def filled(run_json: RunJson, model: str, pictures: list[str]) -> Any:
+    return run_json("index", "photos", "-m", model)
+
+
+def test_a_collection_is_listed_described_and_given_another_index(
+    run: Run, run_json: RunJson, filled: Any
+) -> None:
+    (row,) = run_json("collection", "list")
+    assert (row["name"], row["count"], row["aliases"]) == ("pictures", 3, [])
+    told = run_json("collection", "info")
+    assert told["records"].startswith("3, 3 of them")
+    assert told["index of pictures"] == "HNSW:M=16,efConstruction=200, Finished"
+    assert run_json("collection", "index", "pictures", "flat")["index"] == "FLAT"
+    assert run_json("collection", "info")["index of captions"] == "FLAT, Finished"
+    refused = run("collection", "index", "pictures", "DISKANN", "--no-fallback", code=1)
+    assert "cannot build DISKANN" in refused.stderr
+    assert "did you mean 'HNSW'" in run("collection", "index", "pictures", "HNWS", code=1).stderr
+
+
+def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -> None:
+    moved = run_json("migrate", "coca.db", "b.db", "--to-collection", "moved", "--index", "FLAT")
+    assert (moved["records"], moved["written"]) == (3, 3)
+    assert len(run_json("search", "car", "--uri", "b.db", "-c", "moved")) == 3
+    assert not list(Path("runs").iterdir())
+    assert "are the same collection" in run("migrate", "b.db", "b.db", code=2).stderr
+    run("collection", "alias", "best", "moved", "--uri", "b.db")
+    assert len(run_json("search", "car", "--uri", "b.db", "-c", "best")) == 3
+    assert run_json("collection", "list", "--uri", "b.db")[0]["aliases"] == ["best"]
+    refused = run("collection", "drop", "best", "--yes", "--uri", "b.db", code=1)
+    assert "alias of 'moved'" in refused.stderr
+    run("collection", "drop", "moved", "--uri", "b.db", code=130)
+    run("collection", "drop", "moved", "--yes", "--uri", "b.db")
+    assert "there are none" in run("collection", "list", "--uri", "b.db").output
+
+
+def test_another_model_takes_over_when_all_pictures_are_embedded(
+    run: Run, run_json: RunJson, filled: Any, pictures: list[str], tmp_path: Path, model: str
+) -> None:
+    newer = str(write_model(tmp_path / "newer", seed=1))
+    assert "holds the vectors of" in run("reindex", "-m", model, code=2).stderr
+    kept = Path(pictures[0]).read_bytes()
+    Path(pictures[0]).unlink()
+    half = run_json("reindex", "-m", newer, code=1)
+    assert (half["embedded"], half["kept"], half["before"]) == (2, 0, "")
+    assert run_json("collection", "info")["model"].startswith(model)
+    Path(pictures[0]).write_bytes(kept)
+    done = run_json("reindex", "-m", newer)
+    assert (done["embedded"], done["kept"], done["lost"]) == (1, 2, [])
+    # `coca search` now loads the newer model by itself, and the old vectors are still there.
+    assert run_json("collection", "info")["model"].startswith(newer)
+    assert run_json("search", "-i", pictures[0], "-k", "1")[0]["score"] == pytest.approx(
+        1, abs=1e-3
+    )
+    assert len(run_json("search", "-i", pictures[0], "-c", done["before"])) == 3
