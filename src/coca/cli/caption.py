@@ -183,10 +183,12 @@ def caption(
     paths = pictures.find(files)
     if explain is not None and len(paths) != 1:
         raise ConfigError(f"--explain draws one picture, and {len(paths)} are given")
+    from coca.inference.clips import caption_files
+
     predictor = defaults.load_model(model, device)
     outcomes = pictures.work_through(
         paths,
-        lambda batch: predictor.caption(batch, prompt=prompt, **options),
+        lambda batch: caption_files(predictor, batch, prompt=prompt, **options),
         batch_size=predictor.batch_size,
         title="captioning",
         progress=console.progress,

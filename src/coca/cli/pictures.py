@@ -17,7 +17,9 @@ T = TypeVar("T")
 
 Files = Annotated[
     list[str],
-    typer.Argument(metavar="FILE", help="Pictures, folders of pictures, or quoted patterns."),
+    typer.Argument(
+        metavar="FILE", help="Pictures, videos, folders of pictures, or quoted patterns."
+    ),
 ]
 
 
@@ -160,12 +162,17 @@ def _worked(
 
 
 def _fault(path: str) -> Bad | None:
+    from coca.inference.clips import FRAMES, is_video
     from coca.processing.image import decode
+    from coca.processing.video import sample_frames
 
     if glob.has_magic(path) and not os.path.lexists(path):
         return Bad(path, f"no file fits the pattern {path}")
     try:
-        decode(path)
+        if is_video(path):
+            sample_frames(path, FRAMES)
+        else:
+            decode(path)
     except DataError as error:
         return Bad(path, str(error))
     return None

@@ -31,7 +31,7 @@ def embed(
         list[str] | None,
         typer.Argument(
             metavar="FILE",
-            help="Pictures, folders of pictures, or quoted patterns.",
+            help="Pictures, videos, folders of pictures, or quoted patterns.",
             show_default=False,
         ),
     ] = None,
@@ -46,7 +46,7 @@ def embed(
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Turn pictures, then texts, into unit vectors of one space.
+    """Turn pictures and videos, then texts, into unit vectors of one space.
 
     Their dot product is the cosine: how well a picture and a text fit. Row n belongs to the n-th
     picture or text that could be read.
@@ -61,10 +61,12 @@ def embed(
     paths, texts = pictures.find(files or []), list(text or [])
     if not paths and not texts:
         raise ConfigError("there is nothing to embed: name pictures, or give --text")
+    from coca.inference.clips import embed_files
+
     predictor = defaults.load_model(model, device)
     outcomes: list[Any] = pictures.work_through(
         paths,
-        lambda batch: list(predictor.embed_images(batch)),
+        lambda batch: list(embed_files(predictor, batch)),
         batch_size=predictor.batch_size,
         title="embedding pictures",
         progress=console.progress,
@@ -150,6 +152,7 @@ def classify(
     console = Console.current(json=as_json)
     choices = _labels(labels, labels_file)
     paths = pictures.find(files)
+    from coca.inference.clips import classify_files
     from coca.inference.prompts import prompts_named
 
     templates = prompts_named(prompts)
@@ -162,12 +165,11 @@ def classify(
         if classes:
             place = defaults.index_uri(uri)
             work = opened.enter_context(_by_collection(predictor, place, classes, token))
-        elif choices:
+        else:
 
             def work(batch: Sequence[str]) -> Sequence[list["Prediction"]]:
-                return predictor.classify(batch, choices, templates=templates, by=by.value)
-        else:
-            work = predictor.answer
+                return classify_files(predictor, batch, choices, templates=templates, by=by.value)
+
         outcomes = pictures.work_through(
             paths,
             work,

@@ -235,9 +235,12 @@ class Captioner(nn.Module, ABC):
             class_logits=logits,
         )
 
-    def encode_image(self, images: Float[Tensor, "B RGB height width"]) -> Float[Tensor, "B E"]:
-        """Gives the unit vector of each picture."""
-        pooled, _ = self._pool(self.image_encoder(images), embedding=True, reading=False)
+    def encode_image(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B E"]:
+        """Gives the unit vector of each picture, or of each series of F pictures.
+
+        The poolers read the tokens of a whole series side by side, as in VideoCoCa.
+        """
+        pooled, _ = self._pool(self._encoded(images), embedding=True, reading=False)
         assert pooled is not None
         return self._embed_image(pooled)
 
@@ -246,9 +249,11 @@ class Captioner(nn.Module, ABC):
         packing = self._packing(tokens)
         return self._embed_text(self.unimodal_decoder(tokens, packing=packing), tokens, packing)
 
-    def image_tokens(self, images: Float[Tensor, "B RGB height width"]) -> Float[Tensor, "B Q C"]:
-        """Gives the tokens that the decoder reads."""
-        _, tokens = self._pool(self.image_encoder(images), embedding=False, reading=True)
+    def image_tokens(
+        self, images: Float[Tensor, "B *F RGB height width"]
+    ) -> Float[Tensor, "B Q C"]:
+        """Gives the tokens that the decoder reads of each picture, or of each series of F."""
+        _, tokens = self._pool(self._encoded(images), embedding=False, reading=True)
         assert tokens is not None
         return tokens
 
@@ -311,6 +316,11 @@ class Captioner(nn.Module, ABC):
     def clamp_temperature_(self) -> None:
         """Keeps the learned temperature within its range; call it after each optimiser step."""
         self.log_scale.clamp_(-math.log(HOTTEST), -math.log(COLDEST))
+
+    def _encoded(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B P W"]:
+        """The encoder's tokens; those of a series stand side by side."""
+        encoded = self.image_encoder(images.flatten(0, -4))
+        return encoded.reshape(len(images), -1, encoded.shape[2])
 
     def _embed_image(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
         return _unit(self.image_projection(pooled))

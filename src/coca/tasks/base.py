@@ -35,6 +35,9 @@ class TaskConfig:
     by: Literal["similarity", "likelihood"] = "similarity"
     """Zero-shot: compare embeddings, or ask how likely the model is to say each class's sentences.
     The second is slower, and favours short and frequent names."""
+    video: Literal["mean", "flatten"] = "mean"
+    """Zero-shot and retrieval of videos: the mean of the frames' vectors, or one vector for which
+    the poolers read all frames' tokens at once."""
     classes: tuple[str, ...] = ()
     """Zero-shot: names to choose from; by default those of the source, or that its samples have."""
     captions: str = "all"

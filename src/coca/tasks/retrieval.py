@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
+from coca.inference.clips import embed_clips, require_pictures_alone
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.tasks.base import (
@@ -48,7 +49,10 @@ def retrieval(
     owners = [row for row, sample in enumerate(samples) for _ in sample.captions[:kept]]
     texts = [text for sample in samples for text in sample.captions[:kept]]
     images = [sample.image for sample in samples]
-    pictures = predictor.embed_images(images, progress=progress)
+    clips = [sample.images for sample in samples]
+    if config.rerank:
+        require_pictures_alone(clips, "rerank")
+    pictures = embed_clips(predictor, clips, mode=config.video, progress=progress)
     similarity = predictor.embed_texts(texts, progress=progress) @ pictures.T
     if config.rerank:
         wanted = best_of_each_row(similarity, config.rerank).T

@@ -11,6 +11,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.data.sources import ClassSource, open_source
 from coca.data.text import spoken
+from coca.inference.clips import embed_clips, require_pictures_alone
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import sentences_of, templates_named
 from coca.metrics.classification import per_class_accuracy, top_k_accuracy
@@ -35,7 +36,7 @@ def zero_shot(
     names = _names(config, samples)
     places = {name: place for place, name in enumerate(names)}
     targets = np.array([places[spoken(sample.labels[0])] for sample in samples])
-    scores = _scores(predictor, config, [sample.image for sample in samples], names, progress)
+    scores = _scores(predictor, config, [sample.images for sample in samples], names, progress)
     predicted = scores.argmax(axis=1)
     accuracy = per_class_accuracy(predicted, targets, len(names))
     metrics = {
@@ -73,17 +74,20 @@ def check(predictor: Predictor, config: TaskConfig) -> None:
 def _scores(
     predictor: Predictor,
     config: TaskConfig,
-    images: Sequence[bytes],
+    clips: Sequence[Sequence[bytes]],
     names: Sequence[str],
     progress: ProgressMaker,
 ) -> Float[ndarray, "N C"]:
     templates = templates_named(config.prompts)
+    images = [clip[0] for clip in clips]
+    if config.by == "likelihood" or config.rerank:
+        require_pictures_alone(clips, "a caption's likelihood")
     if config.by == "likelihood":
         return predictor.class_log_likelihoods(
             images, names, templates=templates, progress=progress
         )
     classes = predictor.class_embeddings(names, templates=templates, progress=progress)
-    scores = predictor.embed_images(images, progress=progress) @ classes.T
+    scores = embed_clips(predictor, clips, mode=config.video, progress=progress) @ classes.T
     if not config.rerank:
         return scores
     wanted = best_of_each_row(scores, config.rerank)
