@@ -11,9 +11,12 @@ import pytest
 from coca.core.errors import CocaError, ModelError
 from coca.data import emoji
 from coca.inference.loading import load
+from coca.search.classify import class_names
 from coca.search.milvus import Index
+from coca.search.records import content_id
 from coca.workflows import demo as workflow
 from coca.workflows.demo import DemoResult, demo, demo_from_scratch
+from coca.workflows.demo_search import IMAGE_QUERIES, TAKEN_OUT
 from tiny_model import write_model
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "pretrain" / "emoji.yaml"
@@ -32,7 +35,7 @@ def _fewer_concepts() -> Iterator[None]:
     every = emoji._concepts
 
     def some() -> list[emoji._Concept]:
-        wanted = workflow.IMAGE_QUERIES
+        wanted = IMAGE_QUERIES
         return [it for place, it in enumerate(every()) if place % 8 == 0 or it.code in wanted]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -85,10 +88,23 @@ def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoRe
         "Food &amp; Drink",
         "word for word",
         "words looked",
+        "Recommended: like",
+        "classes in Milvus",
+        "its drawing deleted",
     ):
         assert words in page
     # Nothing was trained, so there are no curves.
     assert "<h2>Training</h2>" not in page
+
+
+@pytest.mark.slow
+def test_the_picture_that_was_deleted_is_back_again(shown: DemoResult) -> None:
+    code, _ = TAKEN_OUT
+    id = content_id((shown.folder / "pictures" / "openmoji" / f"{code}.png").read_bytes())
+    with Index.open(str(shown.index)) as index:
+        assert index.get([id])[id].caption
+    with Index.open(str(shown.index), "names") as names:
+        assert len(class_names(names)) == names.count() > 100
 
 
 @pytest.mark.slow

@@ -28,11 +28,11 @@ from coca.model.pretrained import CONFIG_FILE
 from coca.search.engine import SearchEngine
 from coca.search.ingest import ingest
 from coca.search.milvus import Index
-from coca.search.records import Hit
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.base import read_samples
 from coca.train.tracker import read_metrics
 from coca.workflows.demo_report import lead_of_shipped, lead_of_trained, write_report
+from coca.workflows.demo_search import IMAGE_QUERIES, search_pictures, use_collection
 from coca.workflows.pretrain import PretrainConfig, pretrain
 
 SEEN, UNSEEN = VENDORS
@@ -41,26 +41,9 @@ SEEN, UNSEEN = VENDORS
 SHIPPED = "nano"
 """What `coca.load` calls the model that the package brings."""
 
-TEXT_QUERIES = ("red car", "smiling face", "apple", "sailboat", "hamburger", "green heart")
-IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
-FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
 CAPTIONED, EXPLAINED = 24, 3
 CAPTION_PROMPT = "a drawing of"
 RENDERED_PX = 96
-
-
-@dataclass(frozen=True)
-class Found:
-    """A query of the report and what it found."""
-
-    words: str
-    """The text, or what the picture shows."""
-    filter: str
-    """Milvus expression, or nothing."""
-    image: Path | None
-    """The picture, if the query is one."""
-    hits: Sequence[Hit]
-    """Nearest first."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +166,10 @@ def _show(
         create=True,
     ) as index:
         ingest(result.folder / "pictures", predictor, index, progress=progress)
-        found = list(_search(SearchEngine(predictor, index), pictures))
+        found = [
+            *search_pictures(SearchEngine(predictor, index), pictures),
+            *use_collection(predictor, index, str(result.index), pictures),
+        ]
     tell("captioning and writing the report")
     shown = _spread(pictures, CAPTIONED)
     captions = predictor.caption(
@@ -308,18 +294,6 @@ def _write_pictures(folder: Path, tell: Callable[[str], None]) -> list[tuple[Pat
 
 def _file_name(sample: Sample) -> str:
     return sample.key.split("/")[-1] + ".png"
-
-
-def _search(engine: SearchEngine, pictures: list[tuple[Path, Sample]]) -> Iterator[Found]:
-    for words in TEXT_QUERIES:
-        yield Found(words, "", None, engine.search(words, k=8))
-    words, filter = FILTERED_QUERY
-    yield Found(words, filter, None, engine.search(words, k=8, filter=filter))
-    by_code = {path.stem: (path, sample) for path, sample in pictures}
-    for code in IMAGE_QUERIES:
-        path, sample = by_code[code]
-        # The first hit is the picture itself.
-        yield Found(sample.captions[0], "", path, engine.search(image=path, k=9)[1:])
 
 
 def _spread(pictures: list[tuple[Path, Sample]], count: int) -> list[tuple[Path, Sample]]:

@@ -136,7 +136,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> Plot:
 
 
 def _hits(found: Mapping[str, Any]) -> Block:
-    heading = f"“{found['words']}”"
+    heading = found["title"] or f"“{found['words']}”"
     if found["filter"]:
         heading += f" with filter {found['filter']}"
     hits: Sequence[Hit] = found["hits"]
@@ -144,7 +144,9 @@ def _hits(found: Mapping[str, Any]) -> Block:
     if found["image"] is None:
         return Grid(heading, cards)
     return Grid(
-        f"The picture of {heading}", cards, lead=Card(found["image"], [found["words"], "the query"])
+        found["title"] or f"The picture of {heading}",
+        cards,
+        lead=Card(found["image"], [found["words"], "the query"]),
     )
 
 
