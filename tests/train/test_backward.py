@@ -10,6 +10,7 @@ from torch import Tensor
 from coca.core.errors import ConfigError
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
+from coca.model.config import HeadConfig
 from coca.train.backward import backward
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.parallel import ParallelModel
@@ -23,13 +24,15 @@ LOSSES: dict[str, dict[str, Any]] = {
     "contrastive only": {"captioning_weight": 0.0},
     "captioning only": {"contrastive_weight": 0.0, "label_smoothing": 0.1},
     "all three": {"classification_weight": 0.5, "caption_chunk": 4},
+    "words": {"contrastive_weight": 0.0, "classification_weight": 1.0, "class_smoothing": 0.2},
 }
 
 
 def make_model(name: str = "paper") -> ParallelModel[CoCa]:
     torch.manual_seed(0)
     bias = -10.0 if name == "sigmoid" else None
-    model = sharpened(CoCa(tiny_config(num_classes=3, initial_bias=bias)))
+    head = HeadConfig(classes=("a", "b", "c"), reads="words", heads=3) if name == "words" else None
+    model = sharpened(CoCa(tiny_config(num_classes=3, initial_bias=bias, head=head)))
     return ParallelModel(model, "none", device=torch.device("cpu"))
 
 
@@ -46,6 +49,9 @@ def step(
 @pytest.mark.parametrize("micro_batch", [1, 3, 7])
 def test_parts_give_the_figures_and_gradients_of_the_whole(name: str, micro_batch: int) -> None:
     batch = ragged_batch(7)
+    # The first half of each caption is what is asked, the rest the answer.
+    words = ((batch.tokens > 3) | (batch.tokens == 1)).sum(dim=1)
+    batch = dataclasses.replace(batch, prompt_lengths=(words + 1) // 2)
     plain, expected = step(name, batch, None)
     losses, gradients = step(name, batch, micro_batch)
     # Sums in another order: a few units in the last of fp32's seven digits.

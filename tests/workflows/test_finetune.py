@@ -8,11 +8,17 @@ import torch
 import coca
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.inference.predictor import Predictor
+from coca.model.openclip import OpenCLIP
+from coca.model.openclip_config import from_open_clip
+from coca.model.pretrained import save_model
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
 from coca.train.groups import parameter_groups
 from coca.workflows.finetune import finetune, paced
 from tiny_finetune import COLORS, recipe, write_classes
 from tiny_model import write_model
 from tiny_pretrain import stopping_at
+from tiny_weights import model_cfg, tiny_clip_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +122,20 @@ def test_random_weights_have_the_shape_and_nothing_else(
     name = "image_encoder.patch_embedding.weight"
     assert before[name].shape == after[name].shape
     assert not torch.allclose(before[name], after[name], atol=0.1)
+
+
+def test_open_clips_architecture_is_fine_tuned_alike(pictures: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "openclip"
+    folder.mkdir()
+    torch.manual_seed(0)
+    config, tokenizer = from_open_clip(model_cfg()), tiny_clip_tokenizer()
+    save_model(folder, OpenCLIP(config))
+    image = ImageTransform(ImageConfig(image_size=config.image.image_size))
+    Processor(image, tokenizer, config.text.context_length).save(folder)
+    settings = ("train.steps=60", "encoder_lr=0.003", "head.heads=1")
+    result = finetune(recipe(folder, pictures, tmp_path / "run", *settings))
+    assert result.scores[0].metrics["top1"] == 1
+    assert coca.load(result.model, device="cpu").classes == tuple(sorted(COLORS))
 
 
 def test_pictures_may_become_larger(model: Path, pictures: Path, tmp_path: Path) -> None:
