@@ -213,6 +213,10 @@ def draw(path: Path, rounds: Rounds) -> None:
         panels[0, column].minorticks_off()
         panels[1, column].set(xlabel=TITLES[sweep], ylim=(0, 1))
     panels[0, 0].set_ylabel("seconds a step")
+    doubled = [2.0**power for power in range(-3, 5)]
+    low, high = panels[0, 0].get_ylim()
+    ticks = [tick for tick in doubled if low <= tick <= high]
+    panels[0, 0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panels[1, 0].set_ylabel("GFLOP/s over the ceiling")
     # Text stays text: a tenth of the size.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaling"}):
