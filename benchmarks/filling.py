@@ -82,7 +82,8 @@ def contestant(arguments: argparse.Namespace) -> None:
 def referee(arguments: argparse.Namespace) -> None:
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("pictures", "count", "model")]
     rounds = in_turn(
-        {name: [f"--contestant={name}", *shared] for name in NAMES}, rounds=arguments.rounds
+        {name: [f"--contestant={name}", *shared] for name in arguments.of.split(",")},
+        rounds=arguments.rounds,
     )
     count = int(rounds["embed"][0]["pictures"])
     write_report(
@@ -100,11 +101,11 @@ def results(rounds: Rounds) -> str:
             figure(own, "seconds").shown(1),
             figure(own, "cpu_s").shown(1),
             ratio(own, rounds["embed"], "seconds").shown(),
-            ratio(own, rounds["plain"], "seconds").shown(),
+            ratio(own, rounds["embed"], "cpu_s").shown(),
         ]
         for name, own in rounds.items()
     ]
-    return table(["", "seconds", "processor s", "to reading ahead", "to `embed_images`"], rows)
+    return table(["", "seconds", "processor s", "ratio of seconds", "of processor s"], rows)
 
 
 if __name__ == "__main__":
@@ -113,4 +114,5 @@ if __name__ == "__main__":
     parser.add_argument("--pictures", default="photos", help="folder of pictures")
     parser.add_argument("--count", type=int, default=3000, help="pictures (default 3000)")
     parser.add_argument("--model", default="nano", help="model (default nano)")
+    parser.add_argument("--of", default=",".join(NAMES), help="contestants, `embed` among them")
     main(parser, contestant=contestant, referee=referee)

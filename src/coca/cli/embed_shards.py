@@ -29,7 +29,12 @@ def embed_shards(
         ),
     ] = False,
     on_ray: Annotated[
-        int, typer.Option("--on-ray", min=0, help="Work on a Ray cluster, by so many workers.")
+        int,
+        typer.Option(
+            "--on-ray",
+            min=0,
+            help="Work by so many workers of Ray, of the cluster at RAY_ADDRESS or here.",
+        ),
     ] = 0,
     model: defaults.Model = None,
     device: defaults.Device = None,
@@ -55,6 +60,7 @@ def embed_shards(
             captions=captions,
             workers=on_ray,
             device=device,
+            address=os.environ.get("RAY_ADDRESS"),
             progress=console.progress,
         )
     else:

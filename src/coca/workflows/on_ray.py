@@ -1,5 +1,6 @@
 """Embedding of tars on a cluster of Ray, where there is one; each worker loads the model once."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ def embed_shards_on_ray(
     workers: int,
     captions: bool = False,
     device: str | None = None,
+    address: str | None = None,
     progress: ProgressMaker = silent,
 ) -> Iterator[EmbeddedShard]:
-    """As `embed_shards`, by workers of Ray: of the cluster that RAY_ADDRESS names, else of here.
+    """As `embed_shards`, by workers of Ray.
 
     Args:
         shards: Tars that every node can read.
@@ -28,6 +30,7 @@ def embed_shards_on_ray(
         workers: How many; each takes one accelerator if `device` is one, else one core.
         captions: Let the model write the captions of pictures that come without one.
         device: As for `coca.load`.
+        address: Of a running cluster; default: one is started on this machine, and ended.
         progress: Counts the tars.
 
     Yields:
@@ -39,8 +42,11 @@ def embed_shards_on_ray(
     ray = require("ray", extra="ray")
     pools = require("ray.util", extra="ray")
     started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(log_to_driver=False)
+    if started_here and address is None:
+        cores = max(workers, os.cpu_count() or 1)
+        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    elif started_here:
+        ray.init(address, log_to_driver=False)
     resources: dict[str, Any] = (
         {"num_gpus": 1} if (device or "").startswith("cuda") else {"num_cpus": 1}
     )
