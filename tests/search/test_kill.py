@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,13 @@ WRITER = """
 import sys, threading, numpy as np
 from coca.search.milvus import Index
 from coca.search.records import Record
-index = Index.open(sys.argv[1])
+place, collection, round = sys.argv[1:]
+index = Index.open(place, collection)
+one = np.eye(16, dtype=np.float32)[0]
 def write(thread):
     for batch in range(1000):
-        names = [f"{thread}-{batch}-{row}" for row in range(10)]
-        index.upsert(Record(id=n, path=n, vector=np.eye(16, dtype=np.float32)[0]) for n in names)
+        names = [f"{round}-{thread}-{batch}-{row}" for row in range(10)]
+        index.upsert(Record(id=n, path=n, vector=one, text_vector=one) for n in names)
         sys.stdout.write("".join(n + chr(10) for n in names)); sys.stdout.flush()
 threads = [threading.Thread(target=write, args=(thread,)) for thread in range(8)]
 for thread in threads:
@@ -39,19 +42,24 @@ for thread in threads:
 """
 
 
-def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(tmp_path: Path) -> None:
-    place = str(tmp_path / "pictures.db")
-    Index.open(place, embed_dim=16, fingerprint="f", create=True).close()
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, place], stdout=subprocess.PIPE, text=True
-    ) as writers:
-        assert writers.stdout is not None
-        acknowledged = [writers.stdout.readline() for _ in range(600)]
-        os.kill(writers.pid, signal.SIGKILL)
-        acknowledged += writers.stdout.readlines()
-    names = {line[:-1] for line in acknowledged if line.endswith("\n")}
-    with Index.open(place) as index:
-        assert names <= index.get(names).keys()
+def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
+    place: str, make_index: Callable[..., Index]
+) -> None:
+    with make_index() as index:
+        collection = index.info.collection
+    names: set[str] = set()
+    for round in range(KILLS):
+        command = [sys.executable, "-c", WRITER, place, collection, str(round)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writers:
+            assert writers.stdout is not None
+            acknowledged = [writers.stdout.readline() for _ in range(300)]
+            os.kill(writers.pid, signal.SIGKILL)
+            acknowledged += writers.stdout.readlines()
+        names |= {line[:-1] for line in acknowledged if line.endswith("\n")}
+        with make_index() as index:
+            found = index.get(names)
+            assert names <= found.keys()
+            assert all(record.text_vector is not None for record in found.values())
 
 
 def change(folder: Path, chance: random.Random, first: int) -> None:
