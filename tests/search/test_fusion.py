@@ -16,9 +16,8 @@ def ranking(**scores: float) -> list[Hit]:
     ]
 
 
-RANKINGS = st.dictionaries(
-    st.sampled_from("abcdefgh"), st.integers(-9, 50).map(float), max_size=8
-).map(lambda scores: ranking(**scores))
+# Numbers only: the checks of types, which hits go through, draw by chance, and a strategy must not.
+SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(-9, 50).map(float), max_size=8)
 FUSIONS = st.builds(Fusion, method=st.sampled_from(["rrf", "scores"]), constant=st.integers(1, 90))
 
 
@@ -36,8 +35,11 @@ def test_scores_by_hand() -> None:
     assert {hit.id: hit.score for hit in fused} == pytest.approx({"a": 0.75, "b": 0.375, "c": 0.25})
 
 
-@given(RANKINGS, FUSIONS)
-def test_a_ranking_joined_with_nothing_keeps_its_order(one: list[Hit], fusion: Fusion) -> None:
+@given(SCORES, FUSIONS)
+def test_a_ranking_joined_with_nothing_keeps_its_order(
+    scores: dict[str, float], fusion: Fusion
+) -> None:
+    one = ranking(**scores)
     for other, weights in (([], [0.5, 0.5]), (one[::-1], [1.0, 0.0])):
         fused = fuse([one, other], weights, fusion)
         assert {hit.id for hit in fused} == {hit.id for hit in one}
@@ -45,18 +47,20 @@ def test_a_ranking_joined_with_nothing_keeps_its_order(one: list[Hit], fusion: F
         assert [places[hit.id] for hit in fused] == sorted(places.values(), reverse=True)
 
 
-@given(RANKINGS, RANKINGS, FUSIONS)
+@given(SCORES, SCORES, FUSIONS)
 def test_all_hits_are_kept_once_and_the_order_of_rankings_does_not_matter(
-    one: list[Hit], other: list[Hit], fusion: Fusion
+    scores: dict[str, float], others: dict[str, float], fusion: Fusion
 ) -> None:
+    one, other = ranking(**scores), ranking(**others)
     fused = fuse([one, other], [0.5, 0.5], fusion)
     assert len(fused) == len({hit.id for hit in [*one, *other]})
     turned = fuse([other, one], [0.5, 0.5], fusion)
     assert [(hit.id, hit.score) for hit in turned] == [(hit.id, hit.score) for hit in fused]
 
 
-@given(RANKINGS, FUSIONS)
-def test_only_the_scale_of_scores_may_differ(one: list[Hit], fusion: Fusion) -> None:
+@given(SCORES, FUSIONS)
+def test_only_the_scale_of_scores_may_differ(scores: dict[str, float], fusion: Fusion) -> None:
+    one = ranking(**scores)
     louder = [Hit(id=h.id, score=4 * h.score, path=h.path, caption="", metadata={}) for h in one]
     before, after = (fuse([hits], [1.0], fusion) for hits in (one, louder))
     assert [hit.id for hit in after] == [hit.id for hit in before]
