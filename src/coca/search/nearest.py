@@ -18,10 +18,10 @@ from coca.search.schema import WORDS
 
 _QUERY_ROWS = 256
 _EXACT_ROWS = 2_000
-"""On Lite a filter that leaves at most so many rows is answered exactly.
+"""A filter that leaves at most so many rows is answered exactly.
 
-There the graph is walked past every row that the filter hides, so that a narrow filter loses
-results: recall@10 of 0.56 at 1 % of 100,000 rows.
+A graph loses results to the rows that a filter hides: on Lite recall@10 is 0.56 at 1 % of 100,000
+rows with the usual effort; on Milvus 2.3 it is 0.92 at 10 % of 6,000 whatever the effort.
 """
 
 _LISTED_IDS = 20_000
@@ -131,15 +131,16 @@ def _nearest_rows(
         return []
     collection, effort = vectors.collection, page.effort
     if page.filter:
-        if collection.connection.is_lite:
-            ids = collection.ids(page.filter)
-            kept = len(ids)
-            if kept <= _EXACT_ROWS:
-                rows = list(collection.get(ids, [*HIT_COLUMNS, vectors.column]))
-                return _exact(queries, rows, vectors.column, page)
+        lite = collection.connection.is_lite
+        # To count on Lite takes as long as to read the ids.
+        ids = collection.ids(page.filter) if lite else []
+        kept = len(ids) if lite else collection.count(page.filter)
+        if kept <= _EXACT_ROWS:
+            ids = ids if lite else collection.ids(page.filter)
+            rows = list(collection.get(ids, [*HIT_COLUMNS, vectors.column]))
+            return _exact(queries, rows, vectors.column, page)
+        if lite:
             page = replace(page, filter=_cheaper(page.filter, ids))
-        else:
-            kept = collection.count(page.filter)
         # To meet as many rows that the filter keeps as an unfiltered search meets in all.
         effort *= max(collection.count() / max(kept, 1), 1.0)
     params = vectors.index.search_params(page.k + page.offset, effort) | dict(page.params or {})
