@@ -23,6 +23,8 @@ from coca.model.openclip_config import OpenCLIPConfig
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT_VERSION = 1
+_ALIGNMENT_BYTES = 64
+"""What torch itself aligns tensors to."""
 _POOLERS = ("captioning_pooler", "contrastive_pooler", "pooler")
 
 ModelConfig: TypeAlias = CoCaConfig | OpenCLIPConfig
@@ -133,7 +135,7 @@ def load_model(
         with safe_open(path, framework="pt", device=str(device)) as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             _compare(path, wanted, stored)
-            state = {name: _cast(file.get_tensor(name), dtype) for name in wanted}
+            state = {name: _aligned(_cast(file.get_tensor(name), dtype)) for name in wanted}
     except FileNotFoundError:
         raise ModelError(f"{folder} holds no {WEIGHTS_FILE}: the weights are missing") from None
     except (SafetensorError, OSError) as error:
@@ -218,6 +220,15 @@ def _compare(
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None else tensor.to(dtype)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor where matrix products are fast: a file may hold it at any address.
+
+    Products of the same numbers differ in their last bits, too, between aligned memory and other,
+    on some processors; a loaded model is to equal the saved one.
+    """
+    return tensor if tensor.data_ptr() % _ALIGNMENT_BYTES == 0 else tensor.clone()
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
