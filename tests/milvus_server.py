@@ -195,9 +195,15 @@ def _end_with_parent() -> None:
 
 def _main() -> None:
     parser = argparse.ArgumentParser(description="Run a Milvus server until Ctrl-C.")
-    parser.add_argument("folder", type=Path, help="where its data are kept")
+    parser.add_argument("folder", type=Path, nargs="?", help="where its data are kept")
     parser.add_argument("--port", type=int, default=19530)
+    parser.add_argument("--unpack", action="store_true", help="only unpack what pip installed")
     arguments = parser.parse_args()
+    if arguments.unpack:
+        unpack()
+        return
+    if arguments.folder is None:
+        parser.error("name the folder where its data are kept")
     if reason := why_not():
         raise SystemExit(reason)
     with MilvusServer(arguments.folder, port=arguments.port) as server:
