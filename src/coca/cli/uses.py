@@ -10,7 +10,6 @@ from coca.cli import defaults, pictures
 from coca.cli.console import Console, Json, to_try
 from coca.core.errors import ConfigError
 from coca.search.pictures import IMAGE_SUFFIXES
-from coca.search.terms import Term, parse_terms
 
 Filter = Annotated[
     str, typer.Option("--filter", "-f", help="Milvus expression that a picture must fulfil.")
@@ -47,7 +46,10 @@ def recommend(
 ) -> None:
     """Recommend pictures: more like some pictures and texts, less like others, not all the same."""
     console = Console.current(json=as_json)
-    wanted, avoided = _terms(like), _terms(unlike or []) if unlike else []
+    from coca.search.terms import parse_terms
+
+    wanted = parse_terms(*_texts_and_files(like))
+    avoided = parse_terms(*_texts_and_files(unlike)) if unlike else []
     place = defaults.search_uri(uri)
     from coca.search.recommend import recommend as recommended
     from coca.workflows.search import open_search
@@ -203,6 +205,8 @@ def mine(
         raise ConfigError("how many pictures? Give --count or --share, and one of them only")
     if share is not None and not 0 < share <= 1:
         raise ConfigError(f"--share is {share}; right is above 0 to 1")
+    from coca.search.terms import parse_terms
+
     terms = parse_terms(query) if query else []
     examples, apart = pictures.find(like or []), pictures.find(away_from or [])
     place = defaults.search_uri(uri)
@@ -232,8 +236,8 @@ def mine(
     console.emit({"out": str(out), "chosen": chosen, "of": index.info.count})
 
 
-def _terms(words: list[str]) -> list[Term]:
-    """Pictures where a file of that name is there, else texts.
+def _texts_and_files(words: list[str]) -> tuple[list[str], list[str]]:
+    """Pictures where a file of that name is there, else texts; each as it was written.
 
     Raises:
         ConfigError: A word names a picture file that is not there.
@@ -247,4 +251,4 @@ def _terms(words: list[str]) -> list[Term]:
             raise ConfigError(f"there is no picture {word}")
         else:
             texts.append(word)
-    return parse_terms(texts, files)
+    return texts, files
