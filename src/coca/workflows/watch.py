@@ -2,7 +2,10 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
@@ -31,7 +34,7 @@ def watch_folders(
     every_s: float,
     settle_s: float = SETTLE_S,
 ) -> Iterator[FillResult]:
-    """Fill once, and again whenever something changes; ends with Ctrl-C.
+    """Fill once, and again whenever something changes; ends with Ctrl-C, after a filling's end.
 
     Between fillings the collection may be closed, so that others can search a folder of Milvus
     Lite meanwhile; where one of them holds it just then, the filling waits for its turn.
@@ -50,22 +53,24 @@ def watch_folders(
         MissingExtraError: The extra `search` is not installed.
     """
     check_watched(folders)
-    changes = require("watchfiles", extra="search").watch(
-        *folders,
-        watch_filter=None,
-        step=int(settle_s * 1000),
-        debounce=int(_LONGEST_WAIT_S * 1000),
-        # Returns at once, so that nothing that changes during the first filling is missed.
-        rust_timeout=int(_AGAIN_S * 1000),
-        yield_on_timeout=True,
-        raise_interrupt=True,
-    )
     tops = [Path(folder).absolute() for folder in folders]
     waiting: set[Path] = set()
-    try:
-        waiting |= _touched(next(changes), tops)
+    with _stop_on_ctrl_c() as stop:
+        changes = require("watchfiles", extra="search").watch(
+            *folders,
+            watch_filter=None,
+            step=int(settle_s * 1000),
+            debounce=int(_LONGEST_WAIT_S * 1000),
+            # Returns at once, so that nothing that changes during the first filling is missed.
+            rust_timeout=int(_AGAIN_S * 1000),
+            yield_on_timeout=True,
+            stop_event=stop,
+        )
+        waiting |= _touched(next(changes, ()), tops)
         yield fill(sources_of(folders, every_s=every_s))
         for batch in changes:
+            if stop.is_set():
+                return
             waiting |= _touched(batch, tops)
             try:
                 sources = changed_sources(waiting, every_s=every_s)
@@ -83,8 +88,29 @@ def watch_folders(
                 continue
             waiting.clear()
             yield result
-    except KeyboardInterrupt:
+
+
+@contextmanager
+def _stop_on_ctrl_c() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one interrupts at once.
+
+    An interrupt that is raised while Milvus Lite opens or closes a folder can be lost in there.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
         return
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_watched(folders: Sequence[str | Path]) -> None:
