@@ -1,5 +1,6 @@
 """Pillow's warnings silenced while pictures are read, by any number of threads at once."""
 
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -31,3 +32,13 @@ def pillow_warnings_ignored() -> Iterator[None]:
             _readers -= 1
             if _readers == 0:
                 _filters.close()
+
+
+def _begin_anew() -> None:
+    """A forked process has none of the readers that it was forked beside, nor their lock."""
+    global _lock, _readers, _filters
+    _lock, _readers, _filters = threading.Lock(), 0, ExitStack()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
