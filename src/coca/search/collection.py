@@ -186,8 +186,9 @@ class Collection:
 
     @property
     def _freshness(self) -> str:
-        # Own writes are always seen; waiting for those of others costs 0.2 s a search.
-        return "Session" if self.writes and self._consistency != "Strong" else self._consistency
+        # Own writes are always seen, deletions too, which a session alone does not promise; to wait
+        # for those of others costs 0.2 s a search.
+        return "Strong" if self.writes else self._consistency
 
     @property
     def _client(self) -> Any:
