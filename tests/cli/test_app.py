@@ -149,6 +149,8 @@ def test_ctrl_c_ends_a_long_command_with_a_sentence(
     writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has begun to read
     process.send_signal(signal.SIGINT)
     # Only now: a signal between the reader's open and its read would leave it waiting for ever.
+    # And not at once: another core may still be on its way to bring the signal.
+    time.sleep(0.5)
     os.close(writer)
     errors = process.communicate()[1]
     assert process.returncode == 130
