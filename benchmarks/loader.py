@@ -31,7 +31,8 @@ from side_by_side import (
 )
 
 from coca.data.loader import Loader, LoaderConfig
-from coca.data.sources import SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor

@@ -6,8 +6,9 @@ import pytest
 from typer.testing import Result
 
 from coca.data import emoji_packages
+from coca.data.opening import open_source
 from coca.data.shards import ShardWriter
-from coca.data.sources import SourceConfig, open_source
+from coca.data.sources import SourceConfig
 from coca.processing.tokenizer import Tokenizer
 from tiny_data import make_samples
 from tiny_emoji import write_packages

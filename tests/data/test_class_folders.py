@@ -9,7 +9,8 @@ from PIL import Image
 
 from coca.core.errors import DataError
 from coca.data.class_folders import ClassFolderSource, read_names
-from coca.data.sources import SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig
 from coca.processing.image import decode
 from tiny_data import picture
 

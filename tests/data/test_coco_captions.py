@@ -6,7 +6,8 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.listed import ListedSource
-from coca.data.sources import SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig
 from tiny_data import picture
 
 IMAGES: list[Any] = [

@@ -6,7 +6,8 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.coco_instances import BOXES
-from coca.data.sources import Source, SourceConfig, open_source, words_of
+from coca.data.opening import open_source
+from coca.data.sources import Source, SourceConfig, words_of
 from tiny_scenes import NAMES, write_instances, write_scenes
 
 IMAGE = {"id": 5, "file_name": "0.png", "width": 32, "height": 32}

@@ -8,7 +8,8 @@ from PIL import Image
 
 from coca.core.errors import ConfigError
 from coca.data.emoji_scenes import CLASSES, MOST_OVERLAP, OTHERS, compose, write_scenes
-from coca.data.sources import SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig
 
 SIDE = 96
 

@@ -7,8 +7,9 @@ import pytest
 from coca.core.errors import ConfigError
 from coca.data.emoji_packages import Concept
 from coca.data.emoji_sets import PackedSets, choose_held_out, pack_sets
+from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import SourceConfig, open_source
+from coca.data.sources import SourceConfig
 from tiny_emoji import write_packages
 from tiny_run import Bars, recording
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources import Source, SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import Source, SourceConfig
 from tiny_data import picture
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.loader import Loader, LoaderConfig
-from coca.data.sources import Source, SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import Source, SourceConfig
 from tiny_data import picture, tiny_processor
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources import Source, SourceConfig, open_source, words_of
+from coca.data.opening import open_source
+from coca.data.sources import Source, SourceConfig, words_of
 from tiny_video import video
 
 CSV = """label,youtube_id,time_start,time_end,split

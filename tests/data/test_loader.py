@@ -11,9 +11,10 @@ import torch
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.loader import LoaderConfig
+from coca.data.opening import open_source
 from coca.data.sample import Batch, Sample
 from coca.data.shards import ShardWriter
-from coca.data.sources import Source, SourceConfig, open_source
+from coca.data.sources import Source, SourceConfig
 from coca.data.storage import fork_is_safe
 from range_server import Serve
 from tiny_data import MemorySource, make_samples, tiny_processor

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, DataError
+from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import Source, SourceConfig, open_source
+from coca.data.sources import Source, SourceConfig
 from tiny_data import picture
 
 ROWS = [

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources import Source, SourceConfig, open_source, words_of
+from coca.data.opening import open_source
+from coca.data.sources import Source, SourceConfig, words_of
 from tiny_video import video
 
 VIDEOS: list[Any] = [

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, DataError, MissingExtraError
+from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import Source, SourceConfig, open_source, words_of
+from coca.data.sources import Source, SourceConfig, words_of
 from tiny_data import picture
 from tiny_questions import (
     lines,

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError, DataError
 from coca.data import storage as storage_module
+from coca.data.opening import open_source
 from coca.data.sample import Sample
 from coca.data.shards import REMOTE_BLOCK, ShardSource, ShardWriter
-from coca.data.sources import SourceConfig, open_source
+from coca.data.sources import SourceConfig
 from range_server import Serve
 from tiny_data import make_samples, picture
 

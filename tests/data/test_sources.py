@@ -4,8 +4,9 @@ import pytest
 
 from coca.core.config import from_dict
 from coca.core.errors import ConfigError, DataError
+from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import SOURCES, BulkSource, Source, SourceConfig, open_source, read_rows
+from coca.data.sources import SOURCES, BulkSource, Source, SourceConfig, read_rows
 from tiny_data import MemorySource, make_samples
 
 

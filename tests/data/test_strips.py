@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources import SourceConfig, open_source, words_of
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig, words_of
 from coca.processing.image import decode
 from coca.processing.video import as_file, spread
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources import SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig
 from coca.processing.video import as_file, sample_frames
 from tiny_video import video
 

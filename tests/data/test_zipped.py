@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources import Source, SourceConfig, open_source, words_of
+from coca.data.opening import open_source
+from coca.data.sources import Source, SourceConfig, words_of
 from coca.data.storage import Storage
 from coca.data.zipped import Archive
 from range_server import Serve

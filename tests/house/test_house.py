@@ -4,8 +4,10 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -59,6 +61,12 @@ def test_no_file_names_a_folder_of_the_machine_it_was_written_on() -> None:
     folder = re.compile(rb"(?<![\w./~-])/(?:" + b"|".join([b"work", b"tmp", b"root"]) + rb")/")
     found = [name_of(path) for path in kept_files() if folder.search(path.read_bytes())]
     assert found == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = grimp.build_graph("coca", cache_dir=None)
+    imported = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imported).prepare()  # a circle raises, and is named
 
 
 def test_no_large_file_is_kept() -> None:

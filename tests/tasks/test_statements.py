@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources import SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.model.config import HeadConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from coca.core.errors import ConfigError, DataError
+from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import open_source
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import vqa_accuracy
 from coca.model.config import HeadConfig

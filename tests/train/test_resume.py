@@ -11,8 +11,9 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.loader import Loader, LoaderConfig
+from coca.data.opening import open_source
 from coca.data.sample import Batch
-from coca.data.sources import SourceConfig, open_source
+from coca.data.sources import SourceConfig
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.processing.image import ImageConfig, ImageTransform

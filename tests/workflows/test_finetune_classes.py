@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources import SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig
 from coca.workflows.finetune_data import HeadChoice, find_classes
 from coca.workflows.pretrain_data import Sources
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.data.sources import SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.engine import SearchEngine

@@ -70,7 +70,8 @@ def tokenizer(
     `coca pretrain` does this by itself; use it to share one among runs (tokenizer.path).
     """
     console = Console.current(json=as_json)
-    from coca.data.sources import SourceConfig, open_source
+    from coca.data.opening import open_source
+    from coca.data.sources import SourceConfig
     from coca.workflows.pretrain_data import TokenizerConfig, train_tokenizer
 
     configs = [SourceConfig(kind=_kind(path), path=path, text=text.value) for path in sources]

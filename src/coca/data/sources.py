@@ -1,4 +1,4 @@
-"""Where samples come from: what a source is, how one is named in a recipe, how it is opened."""
+"""Where samples come from: what a source is, and how one is named in a recipe."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -255,24 +255,6 @@ def single_path(config: SourceConfig) -> str:
             "source of its own"
         )
     return config.paths[0]
-
-
-def open_source(config: SourceConfig) -> Source:
-    """The source that `config` describes.
-
-    Raises:
-        ConfigError: No such kind; the message holds the nearest name.
-        DataError: Nothing usable stands at the path.
-    """
-    source = SOURCES.get(config.kind)(config)
-    if config.strip:
-        # Strips wrap a source, so their module imports this one.
-        from coca.data.strips import StripSource
-
-        source = StripSource(source, config.strip, config.frames)
-    if not len(source):
-        raise DataError(f"source {config.title} holds no sample", reason="empty_source")
-    return source
 
 
 def read_rows(source: Source, rows: Sequence[int]) -> list[Sample | DataError]:

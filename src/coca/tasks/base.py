@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.core.registry import Registry
+from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import Source, SourceConfig, WordySource, open_source
+from coca.data.sources import Source, SourceConfig, WordySource
 from coca.inference.predictor import Predictor
 from coca.model.decoding import Decoding
 from coca.processing.image import decode

@@ -8,8 +8,9 @@ from numpy import ndarray
 
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
+from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import ClassSource, open_source
+from coca.data.sources import ClassSource
 from coca.data.text import spoken
 from coca.inference.clips import embed_clips, require_pictures_alone
 from coca.inference.predictor import Predictor

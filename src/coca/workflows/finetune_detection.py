@@ -13,8 +13,9 @@ import torch
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.coco_instances import BOXES
+from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import open_source, words_of
+from coca.data.sources import words_of
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
-from coca.data.sources import PlacedSource, SourceConfig, open_source
+from coca.data.opening import open_source
+from coca.data.sources import PlacedSource, SourceConfig
 from coca.data.storage import expand_braces, is_remote
 from coca.data.tables import SUFFIXES
 from coca.processing.video_file import VIDEO_SUFFIXES

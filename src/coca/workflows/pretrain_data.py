@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loader import Loader, LoaderConfig
+from coca.data.opening import open_source
 from coca.data.parts import Stage
-from coca.data.sources import Source, SourceConfig, open_source, words_of
+from coca.data.sources import Source, SourceConfig, words_of
 from coca.data.text import templates_of
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform

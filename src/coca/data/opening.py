@@ -1,0 +1,20 @@
+"""From the words of a recipe to a source that can be read."""
+
+from coca.core.errors import DataError
+from coca.data.sources import SOURCES, Source, SourceConfig
+from coca.data.strips import StripSource
+
+
+def open_source(config: SourceConfig) -> Source:
+    """The source that `config` describes.
+
+    Raises:
+        ConfigError: No such kind; the message holds the nearest name.
+        DataError: Nothing usable stands at the path.
+    """
+    source = SOURCES.get(config.kind)(config)
+    if config.strip:
+        source = StripSource(source, config.strip, config.frames)
+    if not len(source):
+        raise DataError(f"source {config.title} holds no sample", reason="empty_source")
+    return source
