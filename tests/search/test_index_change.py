@@ -67,8 +67,8 @@ def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
     lite = filled.capabilities.lite
     wanted = parse_index("IVF_SQ8:nlist=64" if lite else "IVF_PQ:nlist=64,m=16")
     assert filled.change_index(wanted) == filled.index_type == wanted
-    assert {state.index for state in filled.index_states()} == {wanted}
-    assert all(state.state == "Finished" for state in filled.index_states())
+    assert {state.index for state in filled.index_states().values()} == {wanted}
+    assert all(state.state == "Finished" for state in filled.index_states().values())
     assert filled.count() == ROWS
     little, usual, much = (recall(filled, vectors, effort=effort) for effort in (0.1, 1.0, 8.0))
     assert little < usual <= much
@@ -84,6 +84,25 @@ def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
             filled.change_index(parse_index("GPU_IVF_FLAT"), patience_s=1.0)
         assert filled.index_type == wanted
         assert recall(filled, vectors) == usual
+
+
+def test_lite_builds_no_index_of_captions_before_the_first_of_them(
+    make_index: MakeIndex, fresh: str
+) -> None:
+    index = make_index(collection=fresh)
+    one, other = np.eye(16, dtype=np.float32)[:2]
+    index.upsert([Record(id="1", path="x", vector=one)])
+    index.flush()
+    assert ("text" in index.index_states()) != index.capabilities.lite
+    assert index.search(one[np.newaxis], on="text") == [[]]
+    index.change_index(parse_index("FLAT"))
+    index.upsert([Record(id="2", path="y", vector=one, text_vector=other)])
+    index.flush()
+    assert [hit.id for hit in index.search(other[np.newaxis], on="text")[0]] == ["2"]
+    states = index.index_states()
+    assert {side: (str(one.index), one.state) for side, one in states.items()} == dict.fromkeys(
+        ("image", "text"), ("FLAT", "Finished")
+    )
 
 
 def test_words_are_still_found_after_a_change(index: Index) -> None:

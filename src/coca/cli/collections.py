@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Collections: list, describe, index, rename and drop them.")
 
+_SIDES = {"image": "pictures", "text": "captions"}
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the collection.")]
 IndexType = Annotated[
     str | None,
@@ -85,8 +87,8 @@ def info(
             ["Milvus", f"{index.capabilities.name} at {found.uri}"],
             ["words", "ranked by Milvus" if index.has_words else "ranked here, from captions"],
             *(
-                [f"index of {what}", f"{state.index}, {state.state}"]
-                for what, state in zip(("captions", "pictures"), index.index_states(), strict=False)
+                [f"index of {_SIDES[side]}", f"{state.index}, {state.state}"]
+                for side, state in index.index_states().items()
             ),
         ]
         console.table(["what", "is"], rows)

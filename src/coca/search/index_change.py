@@ -1,10 +1,11 @@
 """Another index for a collection that is filled already."""
 
 import logging
+from collections.abc import Sequence
 
 from coca.core.errors import SearchError
 from coca.core.progress import Bar, ProgressMaker, silent
-from coca.search.building import PATIENCE_S, build_index, drop_index
+from coca.search.building import PATIENCE_S, build_index, drop_index, index_state
 from coca.search.connection import Connection
 from coca.search.index_settings import VectorIndex
 from coca.search.schema import Layout, keep_index, load_collection, release_collection
@@ -38,15 +39,17 @@ def change_index(
         SearchError: It cannot be built; the old index is there again.
     """
     index.build_params(layout.embed_dim)
+    # On Lite that of captions may still wait for the first of them.
+    there = [place for place in layout.vectors if index_state(connection, *place) is not None]
     release_collection(connection, layout)
     try:
-        with progress(f"build {index.type}", rows * len(layout.vectors)) as bar:
-            _replace(connection, layout, index, bar, patience_s)
+        with progress(f"build {index.type}", rows * len(there)) as bar:
+            _replace(connection, there, index, layout.embed_dim, bar, patience_s)
         layout = keep_index(connection, layout, index)
     except SearchError:
         logger.warning("%s could not be built: %s comes back", index.type, layout.index.type)
-        with progress(f"build {layout.index.type} again", rows * len(layout.vectors)) as bar:
-            _replace(connection, layout, layout.index, bar, PATIENCE_S)
+        with progress(f"build {layout.index.type} again", rows * len(there)) as bar:
+            _replace(connection, there, layout.index, layout.embed_dim, bar, PATIENCE_S)
         raise
     finally:
         # It also finishes what Ctrl-C left.
@@ -55,16 +58,21 @@ def change_index(
 
 
 def _replace(
-    connection: Connection, layout: Layout, index: VectorIndex, bar: Bar, patience_s: float
+    connection: Connection,
+    places: Sequence[tuple[str, str]],
+    index: VectorIndex,
+    embed_dim: int,
+    bar: Bar,
+    patience_s: float,
 ) -> None:
-    for name, column in layout.vectors:
+    for name, column in places:
         drop_index(connection, name, column)
         build_index(
             connection,
             name,
             column,
             index,
-            embed_dim=layout.embed_dim,
+            embed_dim=embed_dim,
             bar=bar,
             patience_s=patience_s,
         )

@@ -166,10 +166,14 @@ class Index:
         )
         return index
 
-    def index_states(self) -> list[IndexState]:
-        """How far the index of each vector is: of captions, then of pictures."""
-        states = (index_state(self._connection, *place) for place in self._store.layout.vectors)
-        return [state for state in states if state is not None]
+    def index_states(self) -> dict[Side, IndexState]:
+        """How far the index of each vector is; on Lite captions have none before the first one."""
+        sides: tuple[Side, Side] = ("text", "image")
+        states: dict[Side, IndexState] = {}
+        for side, place in zip(sides, self._store.layout.vectors, strict=True):
+            if (state := index_state(self._connection, *place)) is not None:
+                states[side] = state
+        return states
 
     def describe(self) -> CollectionInfo:
         """What the collection says about itself; `count` is as of now."""

@@ -11,7 +11,7 @@ from coca.search.connection import Connection
 from coca.search.nearest import Vectors
 from coca.search.records import Origin, Record
 from coca.search.rows import RECORD_COLUMNS, to_origin, to_record, to_row
-from coca.search.schema import Layout
+from coca.search.schema import Layout, index_captions
 
 Side: TypeAlias = Literal["image", "text"]
 """Which vector of a record is meant: that of the picture, or that of its caption."""
@@ -27,6 +27,7 @@ class RecordStore:
 
     def __init__(self, connection: Connection, layout: Layout) -> None:
         self.layout = layout
+        self._captions_indexed = False
         self.pictures = Collection(connection, layout.name, layout.consistency)
         # Where one row holds both vectors, this is the same collection once more.
         self._texts = self.pictures
@@ -42,6 +43,10 @@ class RecordStore:
     def write(self, batch: Sequence[Record]) -> None:
         """Write records of different ids, which have been checked."""
         written = [to_row(record) for record in batch]
+        if not self._captions_indexed and any(one.text_vector is not None for one in batch):
+            # Before they are written: whoever is killed leaves no caption without an index.
+            index_captions(self.pictures.connection, self.layout)
+            self._captions_indexed = True
         if self.layout.shared:
             for row, record in zip(written, batch, strict=True):
                 # A column of vectors cannot be empty. The picture's own vector stands in, hidden by

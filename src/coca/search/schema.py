@@ -174,7 +174,10 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
 def load_collection(connection: Connection, layout: Layout) -> None:
     """Make the collection ready to search, and finish what a killed `make_collection` left."""
     for name, column in layout.vectors:
-        if index_state(connection, name, column) is None:
+        # Lite searches a column without an index row by row, and building one is most of what a
+        # collection costs it: that of captions waits for the first of them.
+        waits = connection.is_lite and column == records.TEXT_VECTOR
+        if not waits and index_state(connection, name, column) is None:
             build_index(connection, name, column, layout.index, embed_dim=layout.embed_dim)
     client, timeout_s = connection.client, connection.timeout_s
     with connection.faults(f"load collection {layout.name!r}"):
@@ -186,6 +189,14 @@ def load_collection(connection: Connection, layout: Layout) -> None:
             client.load_collection(
                 name, timeout=max(timeout_s, _LOAD_S), replica_number=layout.replicas
             )
+
+
+def index_captions(connection: Connection, layout: Layout) -> None:
+    """Build the index of captions' vectors, if it is still waiting for the first of them."""
+    name, column = layout.texts, layout.text_column
+    with connection.write_lock:
+        if index_state(connection, name, column) is None:
+            build_index(connection, name, column, layout.index, embed_dim=layout.embed_dim)
 
 
 def release_collection(connection: Connection, layout: Layout) -> None:
