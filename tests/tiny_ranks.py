@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
+from coca.model.config import HeadConfig
 from coca.model.contrastive import contrastive_loss, sigmoid_loss
 from coca.train.backward import backward
 from coca.train.objective import CoCaObjective, LossConfig
@@ -129,7 +130,7 @@ def step_of_all_losses(
 ) -> Results:
     """Figures and gradients of one step of the same model everywhere."""
     torch.manual_seed(0)
-    model = sharpened(CoCa(tiny_config(num_classes=3)))
+    model = sharpened(CoCa(tiny_config(head=HeadConfig(classes=("a", "b", "c"), heads=2))))
     parallel = ParallelModel(model, kind, device=torch.device("cpu"))
     objective = CoCaObjective(LossConfig(classification_weight=0.5))
     losses = backward(parallel, objective, batch, micro_batch=micro_batch)

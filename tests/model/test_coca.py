@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
-from coca.model.config import PoolerConfig
+from coca.model.config import HeadConfig, PoolerConfig
 from tiny import BOS, CLS, EOS, PAD, caption, sharpened, tiny_config
 
 
@@ -235,7 +235,8 @@ def test_the_temperature_starts_at_the_papers_value_and_is_clamped(tiny_model: C
 
 
 def test_class_logits_come_without_running_the_text_tower(images: Tensor, tokens: Tensor) -> None:
-    model = CoCa(tiny_config(num_classes=7))
+    head = HeadConfig(classes=tuple("abcdefg"), heads=2)
+    model = CoCa(tiny_config(head=head))
     output = model(images, tokens, contrastive=False, captioning=False, classification=True)
     assert output.class_logits.shape == (3, 7)
     assert output.text_embedding is None

@@ -54,7 +54,6 @@ def test_a_patch_that_does_not_fit_names_near_sizes() -> None:
         (lambda: TextDecoderConfig(vocab_size=3), "below vocab_size"),
         (lambda: PoolerConfig(captioning_queries=0), "pooler.kind=none"),
         (lambda: CoCaConfig(embed_dim=0), "embed_dim"),
-        (lambda: CoCaConfig(num_classes=-1), "num_classes"),
         (lambda: CoCaConfig(initial_temperature=2.0), r"0\.01 to 1"),
         (lambda: CoCaConfig(pooler=PoolerConfig(heads=7)), "divisor of 768"),
     ],

@@ -87,6 +87,21 @@ def test_a_folder_from_before_there_were_architectures_is_a_coca(folder: Path) -
     assert isinstance(load_model(folder), CoCa)
 
 
+@pytest.mark.parametrize("classes", [0, 7])
+def test_a_folder_with_the_older_kind_of_head_is_read_where_there_was_none(
+    folder: Path, classes: int
+) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["model"]["num_classes"] = classes
+    path.write_text(json.dumps(content))
+    if not classes:
+        load_model(folder)
+        return
+    with pytest.raises(ModelError, match=r"num_classes 7: a kind of head .* train the model anew"):
+        load_model(folder)
+
+
 def test_weights_in_memory_become_a_model_if_they_fit(tiny_model: CoCa) -> None:
     state = tiny_model.state_dict()
     assert torch.equal(

@@ -31,8 +31,10 @@ LOSSES: dict[str, dict[str, Any]] = {
 def make_model(name: str = "paper") -> ParallelModel[CoCa]:
     torch.manual_seed(0)
     bias = -10.0 if name == "sigmoid" else None
-    head = HeadConfig(classes=("a", "b", "c"), reads="words", heads=3) if name == "words" else None
-    model = sharpened(CoCa(tiny_config(num_classes=3, initial_bias=bias, head=head)))
+    head = HeadConfig(classes=("a", "b", "c"), heads=2)
+    if name == "words":
+        head = HeadConfig(classes=head.classes, reads="words", heads=3)
+    model = sharpened(CoCa(tiny_config(initial_bias=bias, head=head)))
     return ParallelModel(model, "none", device=torch.device("cpu"))
 
 

@@ -8,6 +8,7 @@ from coca.core.errors import ConfigError
 from coca.data.sample import Batch
 from coca.model.captioner import CoCaOutput
 from coca.model.coca import CoCa
+from coca.model.config import HeadConfig
 from coca.model.contrastive import sigmoid_loss_plain
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from tiny import sharpened, tiny_config
@@ -19,7 +20,7 @@ ONLY = {"contrastive_weight": 0.0, "captioning_weight": 0.0, "classification_wei
 @pytest.fixture
 def model() -> CoCa:
     torch.manual_seed(0)
-    return sharpened(CoCa(tiny_config(num_classes=3)))
+    return sharpened(CoCa(tiny_config(head=HeadConfig(classes=("a", "b", "c"), heads=2))))
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_the_temperature_is_put_back_into_its_range(model: CoCa) -> None:
 
 def test_classes_that_are_asked_for_but_absent_are_told(model: CoCa, batch: Batch) -> None:
     headless = CoCa(tiny_config())
-    with pytest.raises(ConfigError, match="no classification head"):
+    with pytest.raises(ConfigError, match="has no head"):
         losses_of(headless, batch, classification_weight=1.0)
     with pytest.raises(ConfigError, match="carry no classes"):
         losses_of(model, dataclasses.replace(batch, class_targets=None), classification_weight=1.0)

@@ -19,8 +19,9 @@ from coca.model.coca import CoCa
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
-from coca.train.checkpoint import CHECKPOINT_FOLDER, load_newest
+from coca.train.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
 from coca.train.objective import CoCaObjective, LossConfig, Losses
+from coca.train.resume import require_same_run, run_identity
 from coca.train.tracker import JsonLinesTracker, read_metrics
 from coca.train.trainer import Trainer
 from tiny import tiny_config
@@ -141,6 +142,19 @@ def test_another_model_is_refused_with_the_setting_that_differs(
     other = CoCa(tiny_config(initial_temperature=0.1))
     with pytest.raises(ConfigError, match=r"model.initial_temperature is 0.07 there and 0.1 here"):
         tiny_trainer(tmp_path / "whole", model=other).fit()
+
+
+def test_a_setting_that_another_version_lacked_counts_where_it_is_on() -> None:
+    def held(**model: object) -> Checkpoint:
+        state = {"run": run_identity(model, {"steps": 2, "optimizer": {"name": "adamw"}}, "f")}
+        return Checkpoint(Path("run"), 1, state)
+
+    now = held(width=8, head=None).state["run"]
+    require_same_run(held(width=8, num_classes=0), now)
+    with pytest.raises(ConfigError, match=r"model\.num_classes is 3 there and None here"):
+        require_same_run(held(width=8, num_classes=3), now)
+    with pytest.raises(ConfigError, match=r"model\.width is 8 there and 0 here"):
+        require_same_run(held(width=8), held(width=0).state["run"])
 
 
 def test_other_data_are_refused(uninterrupted: Trainer[CoCa], tmp_path: Path) -> None:

@@ -147,17 +147,34 @@ def test_labels_and_captions_can_be_mixed(pictures: Path, tmp_path: Path) -> Non
     assert len(words.encode_prompt("a photo of the cat")) < 8
 
 
+def test_classes_can_be_named_beside_captions(pictures: Path, tmp_path: Path) -> None:
+    rows = [f"{path},a picture,{'ab'[n % 2]}" for n, path in enumerate(pictures.glob("*.png"))]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["image,caption,label", *rows]), encoding="utf-8")
+    result = pretrain(
+        recipe(
+            pictures,
+            tmp_path / "run",
+            f"data.sources=[{{kind: manifest, path: {table}}}]",
+            "loss.classification_weight=1",
+            "model.head={classes: [a, b], heads: 1}",
+        )
+    )
+    assert result.figures.keys() >= {"contrastive", "captioning", "classification"}
+    assert load(result.model).classes == ("a", "b")
+
+
 def test_a_classification_loss_needs_its_classes() -> None:
     wanted = "set both or neither"
     with pytest.raises(ConfigError, match=wanted):
         recipe(Path("p"), Path("r"), "loss.classification_weight=1")
-    with pytest.raises(ConfigError, match=r"num_classes is 0, but data\.loader"):
-        recipe(
-            Path("p"),
-            Path("r"),
-            "loss.classification_weight=1",
-            "data.loader.class_names=[cat, dog]",
-        )
+    with pytest.raises(ConfigError, match=wanted):
+        recipe(Path("p"), Path("r"), "model.head.classes=[cat, dog]")
+    both = ("loss.classification_weight=1", "model.head.classes=[cat, dog]", "model.head.heads=1")
+    with pytest.raises(ConfigError, match="reads words of 1 pictures; beside captions right is"):
+        recipe(Path("p"), Path("r"), *both, "model.head.reads=words")
+    with pytest.raises(ConfigError, match=r"follow from the head; set model\.head\.classes"):
+        recipe(Path("p"), Path("r"), *both, "data.loader.class_names=[cat, dog]")
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(pictures: Path, tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ from coca.core.errors import ConfigError
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
+from coca.model.config import HeadConfig
 from coca.model.openclip import OpenCLIP
 from coca.model.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.workflows.starting_weights import Adopted, adopt_weights
 from tiny import tiny_config
 from tiny_model import write_model
+
+THREE = HeadConfig(classes=("a", "b", "c"), heads=2)
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +65,16 @@ def test_a_head_that_only_one_has_is_new_or_left_and_told(
     source: Predictor, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        adopted = adopt_weights(fresh(source, num_classes=3, initial_bias=-10.0), source)
-    assert adopted.new == (
-        "classification_head.linear.bias", "classification_head.linear.weight", "logit_bias",
-    )  # fmt: skip
-    assert "has no classification_head" in caplog.text
-    headed = Predictor(
-        fresh(source, num_classes=3), source.processor, fingerprint="f", source="headed"
-    )
+        adopted = adopt_weights(fresh(source, head=THREE, initial_bias=-10.0), source)
+    assert {name.partition(".")[0] for name in adopted.new} == {"head", "logit_bias"}
+    assert "has no head, logit_bias" in caplog.text
+    headed = Predictor(fresh(source, head=THREE), source.processor, fingerprint="f", source="old")
     with caplog.at_level(logging.WARNING):
         adopted = adopt_weights(fresh(source), headed)
-    assert [name.partition(".")[0] for name in adopted.left] == ["classification_head"] * 2
-    assert "of headed is left out" in caplog.text
-    other = adopt_weights(fresh(source, num_classes=4), headed)
+    assert {name.partition(".")[0] for name in adopted.left} == {"head"}
+    assert "head of old is left out" in caplog.text
+    four = dataclasses.replace(THREE, classes=(*THREE.classes, "d"))
+    other = adopt_weights(fresh(source, head=four), headed)
     assert other.new == other.left == adopted.left
 
 

@@ -147,9 +147,8 @@ class Captioner(nn.Module, ABC):
     multimodal_decoder: MultimodalHalf
     image_projection: nn.Module
     text_projection: nn.Module
-    classification_head: nn.Module | None
     head: DownstreamHead | None
-    """Of a downstream problem; it goes before `classification_head`."""
+    """What names classes, answers or verdicts; None as after pretraining."""
     log_scale: nn.Parameter
     """Logarithm of one over the temperature."""
     logit_bias: nn.Parameter | None
@@ -186,17 +185,11 @@ class Captioner(nn.Module, ABC):
         by_words = head is not None and head.config.reads == "words"
         encoded = self.image_encoder(images.flatten(0, -4))
         pooled, image_tokens = self._pool(
-            encoded,
-            embedding=contrastive or (classification and head is None),
-            reading=captioning or by_words,
+            encoded, embedding=contrastive, reading=captioning or by_words
         )
         image_embedding = text_embedding = states = targets = logits = None
         if head is not None and not by_words:
             logits = head(encoded)
-        elif classification and head is None:
-            assert pooled is not None
-            assert self.classification_head is not None
-            logits = self.classification_head(pooled)
         if contrastive or captioning or by_words:
             assert tokens is not None, "these parts read words"
             each = len(encoded) // len(tokens)
@@ -209,13 +202,7 @@ class Captioner(nn.Module, ABC):
                 text_embedding = self._embed_text(unimodal, tokens, packing)
             if captioning or by_words:
                 assert image_tokens is not None
-                # The last tokens of a caption, such as [EOS], predict nothing.
-                inner = packing.shortened(self._idle_rows)
-                decoded = self.multimodal_decoder(
-                    packing.shorten(unimodal, self._idle_rows),
-                    image_tokens[packing.order],
-                    packing=inner,
-                )
+                decoded, inner = self._decoded(unimodal, image_tokens, packing)
                 real = self.predicts(tokens)
                 if by_words:
                     lengths = real.sum(dim=1)
@@ -263,9 +250,38 @@ class Captioner(nn.Module, ABC):
         tokens: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B K"]:
         """Gives the logits of the head's classes; `tokens` hold what is asked, if it is."""
-        output = self(images, tokens, contrastive=False, captioning=False, classification=True)
-        assert output.class_logits is not None
-        return output.class_logits
+        self._head(images, False)
+        return self.head_logits(self.head_tokens(images.flatten(0, -4)), tokens)
+
+    def head_tokens(self, images: Float[Tensor, "BF RGB height width"]) -> Float[Tensor, "BF S C"]:
+        """Gives what the head, or the decoder before it, reads of each picture."""
+        assert self.head is not None
+        encoded = self._encoded(images)
+        if self.head.config.reads == "image":
+            return encoded
+        _, tokens = self._pool(encoded, embedding=False, reading=True)
+        assert tokens is not None
+        return tokens
+
+    def head_logits(
+        self, image_tokens: Float[Tensor, "BF S C"], tokens: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B K"]:
+        """Gives the logits of the head's classes from what `head_tokens` gave.
+
+        Args:
+            image_tokens: Of all F pictures of the first sample, then of the next.
+            tokens: What is asked of each sample, for a head that reads words.
+        """
+        assert self.head is not None
+        if self.head.config.reads == "image":
+            return self.head(image_tokens)
+        assert tokens is not None, "this head reads words"
+        tokens = tokens.repeat_interleave(self.head.config.pictures, dim=0)
+        packing = self._packing(tokens)
+        unimodal = self.unimodal_decoder(tokens, packing=packing)
+        decoded, inner = self._decoded(unimodal, image_tokens, packing)
+        asked, is_asked = _padded(decoded, inner, self.predicts(tokens).sum(dim=1))
+        return self.head(asked, real=is_asked)
 
     def caption_logits(
         self, images: Float[Tensor, "B RGB height width"], tokens: Int[Tensor, "B T"]
@@ -322,6 +338,18 @@ class Captioner(nn.Module, ABC):
         encoded = self.image_encoder(images.flatten(0, -4))
         return encoded.reshape(len(images), -1, encoded.shape[2])
 
+    def _decoded(
+        self,
+        unimodal: Float[Tensor, "N D"],
+        image_tokens: Float[Tensor, "B Q C"],
+        packing: Packing,
+    ) -> tuple[Float[Tensor, "M D"], Packing]:
+        """The multimodal half's states and their packing; what predicts no word is left out."""
+        inner = packing.shortened(self._idle_rows)
+        shorter = packing.shorten(unimodal, self._idle_rows)
+        states = self.multimodal_decoder(shorter, image_tokens[packing.order], packing=inner)
+        return states, inner
+
     def _embed_image(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
         return _unit(self.image_projection(pooled))
 
@@ -331,12 +359,10 @@ class Captioner(nn.Module, ABC):
         pooled = self.unimodal_decoder.embedding(unimodal, tokens, packing)
         return _unit(self.text_projection(pooled))
 
-    def _head(self, images: Tensor, with_words: bool) -> DownstreamHead | None:
-        """The head that gives class logits; None stands for `classification_head`."""
+    def _head(self, images: Tensor, with_words: bool) -> DownstreamHead:
+        """The head that gives class logits."""
         if self.head is None:
-            if self.classification_head is None:
-                raise ConfigError("this model has no head that names classes; fine-tune one first")
-            return None
+            raise ConfigError("this model has no head that names classes; fine-tune one first")
         pictures, given = self.head.config.pictures, images.shape[1] if images.ndim == 5 else 1
         if given != pictures:
             raise ConfigError(f"the head reads {pictures} pictures a sample, and was given {given}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from coca.model.captioner import Captioner, Poolings
 from coca.model.config import CoCaConfig
-from coca.model.heads import ClassificationHead, DownstreamHead
+from coca.model.heads import DownstreamHead
 from coca.model.initial import draw_linears_, shrink_residuals_
 from coca.model.packing import Packing
 from coca.model.pooling import AttentionalPooler
@@ -52,9 +52,6 @@ class CoCa(Captioner):
         )
         self.image_projection = _projection(image.width, config.embed_dim)
         self.text_projection = _projection(text.width, config.embed_dim)
-        self.classification_head = (
-            ClassificationHead(image.width, config.num_classes) if config.num_classes else None
-        )
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None if config.initial_bias is None else nn.Parameter(torch.empty(()))
         self.initialise()

@@ -183,22 +183,19 @@ class CoCaConfig:
     embed_dim: int = 768
     """Size of the shared embedding. The paper leaves it open; where it equals a tower's width,
     that tower needs no projection."""
-    num_classes: int = 0
-    """Classes of the optional classification head; 0 leaves it out."""
     initial_temperature: float = 0.07
     """Start of the learned temperature of the contrastive loss (paper: 0.07; sigmoid loss: 0.1)."""
     initial_bias: float | None = None
     """Start of the learned bias that the sigmoid loss needs (SigLIP: -10); null: there is none,
     as in the paper, whose loss no bias can change."""
     head: HeadConfig | None = None
-    """A head for a downstream problem; null: none, as after pretraining."""
+    """A head for a downstream problem, or for naming classes beside pretraining; null: none."""
 
     def __post_init__(self) -> None:
         if self.head is not None:
             self.head.check_width(image=self.image.width, words=self.text.width)
         _require_heads("pooler", self.image.width, self.pooler.heads)
         _require(self.embed_dim > 0, f"embed_dim must be at least 1 (got {self.embed_dim})")
-        _require(self.num_classes >= 0, f"num_classes must not be negative ({self.num_classes})")
         _require(
             0.01 <= self.initial_temperature <= 1,
             f"initial_temperature must lie in 0.01 to 1, the range it is clamped to "

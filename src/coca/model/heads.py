@@ -1,4 +1,4 @@
-"""Heads that name classes: a linear layer on a pooled state, or with a pooler of their own.
+"""A head that names classes: a pooler of its own, and a linear layer.
 
 Letters: B samples, F pictures of a sample, P tokens of a picture, L states of what is asked,
 D width of what is read, K classes.
@@ -12,17 +12,6 @@ from torch import Tensor, nn
 from coca.model.config import HeadConfig
 from coca.model.initial import draw_linears_
 from coca.model.pooling import AttentionalPooler, Pooling
-
-
-class ClassificationHead(nn.Module):
-    """A linear layer from the pooled image to class logits."""
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, num_classes)
-
-    def forward(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
-        return self.linear(pooled)
 
 
 class DownstreamHead(nn.Module):

@@ -289,7 +289,6 @@ class OpenCLIP(Captioner):
         self.vocabulary = nn.Linear(text.width, text.vocab_size, bias=False)
         self.image_projection = nn.Linear(config.embed_dim, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(text.width, config.embed_dim, bias=False)
-        self.classification_head = None
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None
         self.initialise()

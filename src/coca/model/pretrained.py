@@ -102,6 +102,12 @@ def load_config_file(folder: str | Path) -> ModelConfig:
             f"{path} has the architecture {architecture!r}; this version of coca builds "
             f"{' and '.join(_CONFIGS)}"
         )
+    # There was a second, plainer kind of head once; models without one say so with a 0.
+    if classes := content["model"].pop("num_classes", 0):
+        raise ModelError(
+            f"{path} has num_classes {classes}: a kind of head that this version of coca does not "
+            "build; train the model anew with a `head`"
+        )
     try:
         return from_dict(_CONFIGS[architecture], content["model"], source=str(path))
     except ConfigError as error:

@@ -286,10 +286,10 @@ class CoCaObjective:
                     "set its initial_bias to null or contrastive to sigmoid"
                 )
         weight = config.classification_weight
-        if weight > 0 and model.classification_head is None and model.head is None:
+        if weight > 0 and model.head is None:
             raise ConfigError(
-                f"classification_weight is {weight}, but the model has no classification head; "
-                "set num_classes of the model, fine-tune with a head, or set the weight to 0"
+                f"classification_weight is {weight}, but the model has no head; give it one, or "
+                "set the weight to 0"
             )
         if weight > 0 and batch.class_targets is None:
             raise ConfigError(

@@ -19,8 +19,8 @@ from coca.core.extras import require
 from coca.core.registry import Registry
 from coca.train.groups import UNDECAYED_NAMES, GroupConfig, parameter_groups
 
-TABLES = ("token_embedding", "vocabulary", "classification_head")
-"""Matrices with a row for each word or class: rows of their own, and no map between layers."""
+TABLES = ("token_embedding", "vocabulary")
+"""Matrices with a row for each word: rows of their own, and no map between layers."""
 
 MUON_MOMENTUM = 0.95
 """Memory of the gradient before it is made orthogonal; its authors' value."""

@@ -56,10 +56,15 @@ def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str) -> list[str]:
-    """One phrase for each setting that differs, with its dotted name."""
+    """One phrase for each setting that differs, with its dotted name.
+
+    A setting that one of the two versions of this package does not know differs where it is on.
+    """
     phrases = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
+        if not (name in before and name in now) and not (old or new):
+            continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             phrases += _changes(old, new, f"{path}.{name}")
         elif old != new:

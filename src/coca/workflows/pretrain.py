@@ -114,16 +114,19 @@ class PretrainConfig:
                 f"{self.model.initial_bias}; the sigmoid loss needs a bias, -10 in SigLIP, and the "
                 "softmax loss has none"
             )
-        classes = len(self.data.loader.class_names)
-        if bool(self.loss.classification_weight) != bool(classes):
+        head = self.model.head
+        if bool(self.loss.classification_weight) != (head is not None):
             raise ConfigError(
-                "loss.classification_weight and data.loader.class_names go together: set both or "
-                "neither"
+                "loss.classification_weight and model.head go together: set both or neither"
             )
-        if classes and self.model.num_classes != classes:
+        if head is not None and (head.reads, head.pictures) != ("image", 1):
             raise ConfigError(
-                f"model.num_classes is {self.model.num_classes}, but data.loader.class_names lists "
-                f"{classes}"
+                f"model.head reads {head.reads} of {head.pictures} pictures; beside captions right "
+                "is image and 1"
+            )
+        if self.data.loader.class_names:
+            raise ConfigError(
+                "data.loader.class_names follow from the head; set model.head.classes"
             )
 
 
@@ -173,8 +176,9 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         add_lora_(model, config.lora)
     # The same weights everywhere, but each rank leaves out patches of its own.
     torch.manual_seed(config.seed + world.rank)
+    names = () if config.model.head is None else config.model.head.classes
     loader = make_loader(
-        config.data,
+        replace(config.data, loader=replace(config.data.loader, class_names=names)),
         sources,
         processor,
         steps=config.train.steps,

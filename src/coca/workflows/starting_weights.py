@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 POSITIONS = "image_encoder.positions"
 
-FREE_SETTINGS = ("image.image_size", "num_classes", "initial_temperature", "initial_bias", "head")
+FREE_SETTINGS = ("image.image_size", "initial_temperature", "initial_bias", "head")
 """Where a model may differ from the one that it begins with."""
 
 
