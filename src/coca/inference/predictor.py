@@ -7,13 +7,12 @@ Letters: N pictures or texts, M texts beside N pictures, E shared embedding, K l
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
@@ -30,6 +29,7 @@ from coca.inference.answering import (
 )
 from coca.inference.captioning import Caption, captions_of, prompts_for
 from coca.inference.prompts import PROMPTS, Templates, sentences_of
+from coca.inference.repeats import different, shared_out
 from coca.model.captioner import Captioner
 from coca.model.decoding import Decoding, DecodingOptions
 from coca.model.generation import generate
@@ -121,10 +121,7 @@ class Predictor:
     ) -> Float[ndarray, "N E"]:
         """Gives a unit vector for each text; a single text is a list of one."""
         rows = [
-            self.model.encode_text(self.processor.texts(batch).to(self._device))
-            .float()
-            .cpu()
-            .numpy()
+            self.model.encode_text(self._tokens(batch)).float().cpu().numpy()
             for batch in self._batches(_as_texts(texts), "embedding texts", progress)
         ]
         return self._stacked(rows)
@@ -161,17 +158,18 @@ class Predictor:
         """
         decoding, tokenizer = Decoding(**options), self.processor.tokenizer
         pictures = _as_pictures(images)
-        prompts = map(tokenizer.encode_prompt, prompts_for(prompt, len(pictures)))
-        captions = []
-        for pixels in self._read_ahead(pictures, "captioning", progress):
-            begun = list(islice(prompts, len(pixels)))
+        prompts = [*map(tokenizer.encode_prompt, prompts_for(prompt, len(pictures)))]
+        shown, places = different(pictures)
+        found: dict[int, Caption] = {}
+        for pixels in self._read_ahead(shown, "captioning", progress):
             tokens = self.model.image_tokens(pixels)
-            written = generate(self.model, tokens, prompts=begun, decoding=decoding)
-            captions += [
-                captions_of(row, tokenizer, prompt=ids)
-                for row, ids in zip(written, begun, strict=True)
-            ]
-        return captions
+            here, places = places[: len(pixels)], places[len(pixels) :]
+            for rows, wanted in shared_out(here, self.batch_size):
+                begun = [prompts[place] for place in wanted]
+                written = generate(self.model, tokens[rows], prompts=begun, decoding=decoding)
+                for place, one in zip(wanted, written, strict=True):
+                    found[place] = captions_of(one, tokenizer, prompt=prompts[place])
+        return [found[place] for place in range(len(pictures))]
 
     @torch.inference_mode()
     def score(
@@ -198,7 +196,7 @@ class Predictor:
         Raises:
             DataError: A picture cannot be read.
         """
-        tokens = self.processor.texts(_as_texts(texts)).to(self._device)
+        tokens = self._tokens(_as_texts(texts))
         rows, done = [], 0
         for pixels in self._read_ahead(_as_pictures(images), "scoring captions", progress):
             pairs = None if only is None else torch.from_numpy(only[done : done + len(pixels)])
@@ -307,7 +305,7 @@ class Predictor:
         *,
         progress: ProgressMaker = silent,
     ) -> Float[ndarray, "N K"]:
-        """Gives the logits of the head's classes.
+        """Gives the logits of the head's classes; what is shown more than once is encoded once.
 
         Args:
             samples: For each, its picture, or as many as the head reads, in order.
@@ -319,18 +317,18 @@ class Predictor:
             DataError: A picture cannot be read, or a sample has too few or too many.
         """
         head = head_of(self.model)
-        asked, rows, done = asked_of(head, texts, len(samples)), [], 0
+        asked, (shown, places) = asked_of(head, texts, len(samples)), different(samples)
+        logits = np.zeros((len(samples), len(head.classes)), np.float32)
         size = max(1, self.batch_size // head.pictures)
-        for batch in self._batches(samples, "answering", progress, size=size):
+        for batch in self._batches(shown, "answering", progress, size=size):
             pixels = self._placed(self.processor.images(pictures_of(head, batch)))
-            if head.pictures > 1:
-                pixels = pixels.unflatten(0, (len(batch), head.pictures))
-            tokens = None
-            if asked is not None:
-                tokens = self.processor.texts(asked[done : done + len(batch)]).to(self._device)
-            rows.append(self.model.class_logits(pixels, tokens).float().cpu().numpy())
-            done += len(batch)
-        return np.concatenate(rows) if rows else np.zeros((0, len(head.classes)), np.float32)
+            seen = self.model.head_tokens(pixels).unflatten(0, (len(batch), head.pictures))
+            here, places = places[: len(batch)], places[len(batch) :]
+            for rows, wanted in shared_out(here, size):
+                tokens = None if asked is None else self._tokens([asked[it] for it in wanted])
+                found = self.model.head_logits(seen[rows].flatten(0, 1), tokens)
+                logits[wanted] = found.float().cpu().numpy()
+        return logits
 
     def answer(
         self,
@@ -368,6 +366,9 @@ class Predictor:
             for pixels in self.processor.image_batches(batches):
                 yield self._placed(pixels)
                 bar.advance(len(pixels))
+
+    def _tokens(self, texts: Sequence[str]) -> Int[Tensor, "B T"]:
+        return self.processor.texts(texts).to(self._device)
 
     def _placed(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
         return pixels.to(self._device, self.model.log_scale.dtype)
