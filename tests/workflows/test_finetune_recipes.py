@@ -60,3 +60,4 @@ def test_a_recipe_runs_as_it_is_but_smaller(name: str, tmp_path: Path) -> None:
     (score,) = finetune(config).scores
     assert score.samples == 12
     assert 0 <= score.metrics["top1"] <= 1
+    assert "the paper" in (tmp_path / "run" / "scores" / "report.md").read_text()

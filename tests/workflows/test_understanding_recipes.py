@@ -123,6 +123,8 @@ def test_a_recipe_runs_as_it_is_on_data_in_the_published_format(
         assert score.bad == ()
         assert 0 <= score.metrics["accuracy"] <= 1
         assert 0 <= score.metrics["majority_accuracy"] <= 1
+    report = (tmp_path / "run" / "scores" / "report.md").read_text()
+    assert ("the paper" in report) == (name in TABLE_10)
     predictor = coca.load(result.model, device="cpu")
     pictures = [picture(1)] * (recipe.head.pictures if recipe.head else 1)
     (best,) = predictor.answer([pictures], ["what is it?"])

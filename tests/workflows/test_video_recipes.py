@@ -6,6 +6,7 @@ import pytest
 
 from coca.core.config import load_config
 from coca.workflows.finetune import FinetuneConfig, finetune
+from coca.workflows.published import benchmark_named
 from tiny_model import write_model
 from tiny_video import video
 
@@ -53,7 +54,7 @@ def test_a_recipe_says_what_the_paper_says(name: str) -> None:
     assert config.evaluate[0].data.frames == config.head.pictures
 
 
-@pytest.mark.parametrize("name", ["kinetics400_frozen", "moments_finetuned"])
+@pytest.mark.parametrize("name", TABLE_9)
 def test_a_recipe_runs_as_it_is_but_smaller(name: str, tmp_path: Path) -> None:
     pytest.importorskip("timm")
     table = write_clips(tmp_path / "clips", header=name.startswith("kinetics"))
@@ -81,3 +82,5 @@ def test_a_recipe_runs_as_it_is_but_smaller(name: str, tmp_path: Path) -> None:
     (score,) = finetune(config).scores
     assert score.samples == 4
     assert score.metrics["chance_top1"] == 0.5
+    report = (tmp_path / "run" / "scores" / "report.md").read_text()
+    assert benchmark_named(name).title in report
