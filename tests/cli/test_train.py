@@ -17,6 +17,7 @@ import coca
 from coca.train.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows import pretrain as workflow
+from tiny_video import video
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -33,6 +34,8 @@ RECIPE = {
     "data": {"sources": [{"kind": "folder", "path": "photos"}], "loader": {"batch_size": 2}},
     "train": {"steps": 3, "log_every": 1, "save_every": 2},
 }
+
+VIDEOS = ["data.kind=videos", "data.path=clips", "data.frames=3", "data.text=labels"]
 
 
 @pytest.fixture
@@ -221,3 +224,30 @@ def test_a_model_is_fine_tuned_and_its_scores_are_told(
     assert {one["label"] for one in named[0]["predictions"]} == {"a", "b"}
     shown = run("config", "show", "names.yaml").stdout
     assert "encoder_lr: 0" in shown
+
+
+def test_a_model_learns_to_name_videos_and_names_one(
+    run: Run, run_json: RunJson, model: str
+) -> None:
+    for name, colour in (("red", (220, 20, 20)), ("blue", (20, 20, 220))):
+        Path("clips", name).mkdir(parents=True)
+        Path("clips", name, "1.mp4").write_bytes(video(frames=8, colour=colour))
+    clips = {"kind": "videos", "path": "clips", "frames": 3, "text": "labels"}
+    settings = {
+        "run": "runs/actions",
+        "model": model,
+        "head": {"heads": 2, "pictures": 3},
+        "data": {"sources": [clips], "loader": {"batch_size": 2}},
+        "loss": {"contrastive_weight": 0, "captioning_weight": 0, "classification_weight": 1},
+        "train": {"steps": 2},
+        "evaluate": [{"task": "recognition", "data": clips}],
+    }
+    Path("actions.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    told = run_json("finetune", "actions.yaml")
+    assert told["scores"][0]["metrics"]["chance_top1"] == 0.5
+    named = run_json("classify", "clips/red/1.mp4", "-m", "runs/actions")
+    assert {one["label"] for one in named[0]["predictions"]} == {"red", "blue"}
+    Path("clips/red/1.mp4").write_bytes(b"no film")
+    said = run("evaluate", "runs/actions", "recognition", *VIDEOS)
+    assert "recognition on 1 samples" in said.stdout
+    assert "red/1" in said.stderr
