@@ -6,6 +6,7 @@ scores/      report.json  report.md  report.html  of the tasks on their own data
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -177,15 +178,23 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         return _finish(config, trainer, processor, result, progress)
 
 
-def paced(train: TrainConfig, encoder_lr: float | None) -> TrainConfig:
-    """The loop with a learning rate of its own for all that is not the head."""
+def paced(
+    train: TrainConfig, encoder_lr: float | None, *, encoder: str = ALL_BUT_HEAD
+) -> TrainConfig:
+    """The loop with a learning rate of its own for what was there before.
+
+    Args:
+        train: The loop.
+        encoder_lr: That rate; 0 freezes, None changes nothing.
+        encoder: Whose it is, as `GroupConfig.match` takes it.
+    """
     if encoder_lr is None:
         return train
     optimizer = train.optimizer
     if encoder_lr == 0:
-        optimizer = replace(optimizer, freeze=(ALL_BUT_HEAD, *optimizer.freeze))
+        optimizer = replace(optimizer, freeze=(encoder, *optimizer.freeze))
     else:
-        slower = GroupConfig(match=ALL_BUT_HEAD, lr_scale=encoder_lr / optimizer.lr)
+        slower = GroupConfig(match=encoder, lr_scale=encoder_lr / optimizer.lr)
         optimizer = replace(optimizer, groups=(slower, *optimizer.groups))
     return replace(train, optimizer=optimizer)
 
@@ -251,12 +260,41 @@ def _finish(
         weights = merged(weights, config.lora)
     finished = assemble(trainer.model.config, weights, source=config.run)  # type: ignore[arg-type]
     folder = world.from_main(lambda: save_finished(config.run, finished, processor))
-    scores: list[TaskResult] = []
-    if world.is_main and config.evaluate and not result.interrupted:
-        predictor = load(folder, device=str(trainer.device))
-        scores = evaluate(predictor, config.evaluate, out=config.run / "scores", progress=progress)
-    return FinetuneResult(
+    return scored(
         config.run,
+        config.evaluate,
+        result,
+        folder=folder,
+        device=trainer.device,
+        progress=progress,
+    )
+
+
+def scored(
+    run: Path,
+    tasks: Sequence[TaskConfig],
+    result: TrainResult,
+    *,
+    folder: Path,
+    device: torch.device,
+    progress: ProgressMaker,
+) -> FinetuneResult:
+    """The end of a run: its finished model is scored by the main rank, unless it was interrupted.
+
+    Args:
+        run: The run's folder.
+        tasks: What it is scored on.
+        result: What the training gave.
+        folder: The finished model's.
+        device: Where it is scored.
+        progress: Shows how far it is.
+    """
+    scores: list[TaskResult] = []
+    if World.current().is_main and tasks and not result.interrupted:
+        predictor = load(folder, device=str(device))
+        scores = evaluate(predictor, tasks, out=run / "scores", progress=progress)
+    return FinetuneResult(
+        run,
         folder,
         result.step,
         result.interrupted,

@@ -24,15 +24,13 @@ from coca.model.pretrained import ModelConfig, build
 from coca.processing.augment import AugmentConfig
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
-from coca.tasks import TaskConfig, TaskResult
+from coca.tasks import TaskConfig
 from coca.train.config import TrainConfig
 from coca.train.detection import DetectionObjective, Target
-from coca.train.groups import GroupConfig
 from coca.train.tracker import make_trackers
-from coca.train.trainer import Trainer, TrainResult
+from coca.train.trainer import Trainer
 from coca.train.world import World
-from coca.workflows.evaluate import evaluate
-from coca.workflows.finetune import FinetuneResult
+from coca.workflows.finetune import FinetuneResult, paced, scored
 from coca.workflows.pretrain_data import DataConfig, Sources, make_loader, open_sources
 from coca.workflows.run_folder import begin, compare_with_earlier, save_finished, threads
 from coca.workflows.starting_weights import adopt_weights
@@ -120,7 +118,7 @@ def finetune_detection(
         detector,
         DetectionObjective(targets),
         loader=loader,
-        config=_paced(config),
+        config=paced(config.train, config.encoder_lr, encoder=ENCODER),
         run_folder=config.run,
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
@@ -128,7 +126,21 @@ def finetune_detection(
     with threads(config.threads):
         result = trainer.fit(progress)
     detector.load_state_dict(trainer.weights())
-    return _finish(config, captioner, detector, processor, result, progress)
+
+    def write() -> Path:
+        folder = save_finished(config.run, captioner, processor)
+        save_detector(folder, detector)
+        return folder
+
+    folder = world.from_main(write)
+    return scored(
+        config.run,
+        config.evaluate,
+        result,
+        folder=folder,
+        device=trainer.device,
+        progress=progress,
+    )
 
 
 def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
@@ -148,20 +160,6 @@ def _squashed(source: Predictor, size: int) -> Processor:
     own = source.processor
     image = replace(own.image_config, image_size=size, resize="squash", trim=False)
     return Processor(ImageTransform(image), own.tokenizer, own.context_length)
-
-
-def _paced(config: DetectionConfig) -> TrainConfig:
-    """The loop, with the encoder at its own pace."""
-    optimizer = config.train.optimizer
-    if config.encoder_lr is None:
-        return config.train
-    if config.encoder_lr == 0:
-        optimizer = replace(optimizer, freeze=(*optimizer.freeze, ENCODER))
-    else:
-        scale = config.encoder_lr / optimizer.lr
-        group = GroupConfig(match=ENCODER, lr_scale=scale)
-        optimizer = replace(optimizer, groups=(*optimizer.groups, group))
-    return replace(config.train, optimizer=optimizer)
 
 
 def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
@@ -208,34 +206,3 @@ def _target(sample: Sample, classes: tuple[str, ...]) -> Target:
             boxes.append([edge / sides[axis % 2] for axis, edge in enumerate(edges)])
             labels.append(numbers[one["name"]])
     return Target(torch.tensor(boxes).view(-1, 4), torch.tensor(labels, dtype=torch.int64))
-
-
-def _finish(
-    config: DetectionConfig,
-    captioner: Captioner,
-    detector: Detector,
-    processor: Processor,
-    result: TrainResult,
-    progress: ProgressMaker,
-) -> FinetuneResult:
-    world = World.current()
-
-    def write() -> Path:
-        folder = save_finished(config.run, captioner, processor)
-        save_detector(folder, detector)
-        return folder
-
-    folder = world.from_main(write)
-    scores: list[TaskResult] = []
-    if world.is_main and config.evaluate and not result.interrupted:
-        predictor = load(folder, device=str(captioner.log_scale.device))
-        scores = evaluate(predictor, config.evaluate, out=config.run / "scores", progress=progress)
-    return FinetuneResult(
-        config.run,
-        folder,
-        result.step,
-        result.interrupted,
-        result.figures,
-        result.terminated,
-        tuple(scores),
-    )
