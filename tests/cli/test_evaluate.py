@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import pytest
 from typer.testing import Result
 
 from coca.inference.loading import load
+from tiny_video import video
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -28,7 +30,7 @@ def samples(pictures: list[str]) -> str:
 
 def test_one_task_is_one_result(run_json: RunJson, model: str, samples: str) -> None:
     told = run_json("evaluate", model, samples)
-    assert told.keys() == {"task", "metrics"}
+    assert told.keys() == {"task", "metrics", "beside"}
     assert told["task"] == "retrieval"
     assert told["metrics"]["text_to_image_recall@5"] == 1
     assert run_json("evaluate", model, "retrieval", *DATA) == told
@@ -95,6 +97,28 @@ def test_several_tasks_stand_in_one_table_beside_published_figures(
         it for it in told.stdout.splitlines() if "text to image recall@1" in it and "0.512" in it
     )
     assert line.split()[-2:] == ["0.512", "0.457"]
+
+
+def test_texts_find_videos_as_they_find_pictures(run_json: RunJson, model: str) -> None:
+    Path("films").mkdir()
+    for number in range(2):
+        Path("films", f"v{number}.mp4").write_bytes(video(frames=8, colour=(90 * number, 9, 9)))
+    rows = [f"ret{number},msr{number},v{number},film {number}" for number in range(2)]
+    Path("1k-A.csv").write_text("\n".join(["key,vid_key,video_id,sentence", *rows]))
+    data = ["data.kind=msrvtt", "data.path=1k-A.csv", "data.images=films", "data.frames=4"]
+    for mode in ("mean", "flatten"):
+        told = run_json("evaluate", model, "retrieval", *data, f"video={mode}")
+        assert told["metrics"]["chance_text_to_image_recall@1"] == 0.5
+        assert told["metrics"]["text_to_image_recall@5"] == 1
+
+
+def test_another_model_s_scores_stand_beside(
+    run: Run, run_json: RunJson, model: str, samples: str
+) -> None:
+    told = run_json("evaluate", model, samples, "--beside", "nano")
+    assert told["beside"]["nano"] == run_json("evaluate", "nano", samples)["metrics"]
+    table = run("evaluate", model, samples, "--beside", "nano").stdout
+    assert any({"this model", "nano"} <= {*re.split(r"\s{2,}", it)} for it in table.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.decoding import Decoding
 from coca.tasks import TASKS, TaskConfig, TaskResult
-from coca.workflows.evaluate import evaluate
+from coca.workflows.evaluate import evaluate, side_by_side
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -55,6 +55,35 @@ def test_tasks_are_scored_in_their_order_and_kept_with_where_they_come_from(
 def test_a_loaded_model_gives_the_scores_of_its_folder(model: Path, data: SourceConfig) -> None:
     config = TaskConfig(task="retrieval", data=data)
     assert evaluate(load(model), [config]) == evaluate(model, [config])
+
+
+def test_two_models_stand_side_by_side_with_the_scores_that_each_has_alone(
+    model: Path, data: SourceConfig, tmp_path: Path
+) -> None:
+    other = write_model(tmp_path / "other", seed=9)
+    configs = [TaskConfig(task="retrieval", data=data), TaskConfig(task="captioning", data=data)]
+    told: list[str] = []
+    both = side_by_side([model, other], configs, out=tmp_path / "out", tell=told.append)
+    assert both == [evaluate(one, configs) for one in (model, other)]
+    assert both[0] != both[1]
+    assert told[0].startswith(f"{model}: retrieval on ")
+    assert told[2].startswith(f"{other}: retrieval on ")
+    kept = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    for entry, result in zip(kept["tasks"], both[1], strict=True):
+        assert entry["beside"] == {str(other): result.metrics}
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert f"| this model | {other} | chance |" in report
+    # The other way round, nothing has to be run again.
+    told.clear()
+    assert (
+        side_by_side([other, model], configs, out=tmp_path / "out", tell=told.append) == both[::-1]
+    )
+    assert all("done before" in line for line in told)
+
+
+def test_a_model_beside_itself_is_refused(model: Path, data: SourceConfig) -> None:
+    with pytest.raises(ConfigError, match="is named twice"):
+        side_by_side([model, model], [TaskConfig(task="retrieval", data=data)])
 
 
 def test_an_unknown_task_is_told_before_any_runs(model: Path, data: SourceConfig) -> None:

@@ -35,6 +35,12 @@ def evaluate(
             show_default="runs/evaluate/MODEL",
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beside", "-b", help="Another model whose scores stand beside; may be repeated."
+        ),
+    ] = None,
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
@@ -46,9 +52,15 @@ def evaluate(
     given = Settings.of(tasks)
     configs = [config for name in given.recipes for config in _configs(name, given.changes)]
     folder = out or Path("runs", "evaluate", re.sub(r"[^\w.]+", "-", model).strip("-."))
-    results = workflow.evaluate(
-        model, configs, out=folder, device=device, progress=console.progress, tell=console.note
+    results, *of_others = workflow.side_by_side(
+        [model, *(beside or [])],
+        configs,
+        out=folder,
+        device=device,
+        progress=console.progress,
+        tell=console.note,
     )
+    others = dict(zip(beside or [], of_others, strict=True))
     pairs = list(zip(configs, results, strict=True))
     for config, result in pairs:
         for sentence in result.bad:
@@ -56,15 +68,20 @@ def evaluate(
         console.say(f"{result.task} on {result.samples} samples of {config.data.title}")
         columns = ["score", "value", "by chance"]
         console.table(columns, score_rows(result), right=columns[1:])
-    if len(pairs) > 1 or any(config.benchmark for config in configs):
-        table = overview(pairs)
+    if others or len(pairs) > 1 or any(config.benchmark for config in configs):
+        table = overview(pairs, others)
         cells = [[text for text, _ in row] for row in table.cells()]
         console.table(table.columns, cells, right=table.columns[2:])
     for name in ("report.json", "report.md", "report.html"):
         if (folder / name).exists():
             console.say(f"report: {folder / name}")
     entries: list[dict[str, Any]] = [
-        {"task": result.task, "metrics": dict(result.metrics)} for result in results
+        {
+            "task": result.task,
+            "metrics": dict(result.metrics),
+            "beside": {name: dict(theirs[place].metrics) for name, theirs in others.items()},
+        }
+        for place, result in enumerate(results)
     ]
     console.emit(entries[0] if len(entries) == 1 else entries)
 

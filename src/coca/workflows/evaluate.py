@@ -60,14 +60,63 @@ def evaluate(
         CocaError: The model cannot be loaded, or the samples do not suit a task. What can be seen
             without reading pictures is seen before any task runs.
     """
+    (results,) = side_by_side(
+        [model], configs, out=out, device=device, progress=progress, tell=tell
+    )
+    return results
+
+
+def side_by_side(
+    models: Sequence[Predictor | str | Path],
+    configs: Sequence[TaskConfig],
+    *,
+    out: str | Path | None = None,
+    device: str | None = None,
+    progress: ProgressMaker = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[list[TaskResult]]:
+    """Runs the same tasks by several models; the report is the first one's.
+
+    The others' scores stand beside its own. Everything else is as in `evaluate`.
+
+    Returns:
+        For each model, a result for each task.
+
+    Raises:
+        ConfigError: A model is named twice, or as in `evaluate`.
+        CocaError: As in `evaluate`.
+    """
     if not configs:
         raise ConfigError(f"no task is named; known: {', '.join(TASKS.names())}")
     for config in configs:
         TASKS.get(config.task)
         if config.benchmark:
             benchmark_named(config.benchmark)
-    predictor = model if isinstance(model, Predictor) else load(model, device=device)
-    prints = [check_task(predictor, config) for config in configs]
+    names = [it.source if isinstance(it, Predictor) else str(it) for it in models]
+    if len({*names}) < len(names):
+        raise ConfigError(f"one of the models {', '.join(names)} is named twice")
+    predictors = [it if isinstance(it, Predictor) else load(it, device=device) for it in models]
+    prints = [[check_task(predictor, config) for config in configs] for predictor in predictors]
+    runs = [
+        _run_all(predictor, configs, found, out, progress, tell)
+        for predictor, found in zip(predictors, prints, strict=True)
+    ]
+    results = [[entry.result for entry in entries] for entries in runs]
+    if out is not None:
+        beside = dict(zip(names[1:], results[1:], strict=True))
+        write_reports(Path(out), predictors[0], configs, runs[0], beside=beside)
+    return results
+
+
+def _run_all(
+    predictor: Predictor,
+    configs: Sequence[TaskConfig],
+    prints: Sequence[str],
+    out: str | Path | None,
+    progress: ProgressMaker,
+    tell: Callable[[str], None],
+) -> list[Kept]:
+    """A model's results on all tasks."""
     if len(configs) > 1:
         # Several tasks often look at the same samples.
         predictor = Remembering(predictor)
@@ -77,9 +126,7 @@ def evaluate(
         if out is not None:
             path = place_of(Path(out) / "results", config, model=predictor.fingerprint, data=data)
         entries.append(_run(predictor, config, path, progress, tell))
-    if out is not None:
-        write_reports(Path(out), predictor, configs, entries)
-    return [entry.result for entry in entries]
+    return entries
 
 
 def _run(
@@ -90,7 +137,8 @@ def _run(
     tell: Callable[[str], None],
 ) -> Kept:
     """The result of one task, from its file if it has been run before."""
-    title = f"{config.task} on {config.data.title}"
+    by = f"{predictor.source}: " if predictor.source else ""
+    title = f"{by}{config.task} on {config.data.title}"
     if path is not None and (before := kept_at(path)) is not None:
         tell(f"{title}: done before, in {before.seconds:.0f} s")
         return before

@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from coca.core.config import to_dict
@@ -33,6 +34,11 @@ logger = logging.getLogger(__name__)
 
 Row: TypeAlias = list[str | Number | None]
 
+Beside: TypeAlias = Mapping[str, Sequence[TaskResult]]
+"""Other models by name, with their results on the same tasks in the same order."""
+
+NOBODY: Beside = MappingProxyType({})
+
 BARS = 40
 """Classes that are drawn as bars; of more, the best and the worst."""
 
@@ -41,9 +47,21 @@ BESIDE = ("paper", "open_clip")
 
 
 def write_reports(
-    folder: Path, predictor: Predictor, configs: Sequence[TaskConfig], entries: Sequence[Kept]
+    folder: Path,
+    predictor: Predictor,
+    configs: Sequence[TaskConfig],
+    entries: Sequence[Kept],
+    *,
+    beside: Beside = NOBODY,
 ) -> list[Path]:
     """Writes `report.json`, `report.md` and, where the extra `report` is installed, `report.html`.
+
+    Args:
+        folder: Where they go.
+        predictor: The model that the report is of.
+        configs: Its tasks.
+        entries: What came of each.
+        beside: What other models reach on the same tasks.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -51,11 +69,11 @@ def write_reports(
     title, lead = f"Scores of {predictor.source or 'a model'}", _lead(predictor, entries)
     pairs = list(zip(configs, [entry.result for entry in entries], strict=True))
     files = {
-        "report.json": _as_json(predictor, configs, entries),
-        "report.md": render_markdown(title, lead, _sections(pairs, drawn=False)),
+        "report.json": _as_json(predictor, configs, entries, beside),
+        "report.md": render_markdown(title, lead, _sections(pairs, beside, drawn=False)),
     }
     try:
-        files["report.html"] = render(title, lead, _sections(pairs, drawn=True))
+        files["report.html"] = render(title, lead, _sections(pairs, beside, drawn=True))
     except MissingExtraError as error:
         logger.warning("there is no report.html: %s", error)
     for name, text in files.items():
@@ -63,16 +81,22 @@ def write_reports(
     return [folder / name for name in files]
 
 
-def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]]) -> Table:
-    """The one table over all tasks: the figures by which papers compare, beside published ones."""
+def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Beside = NOBODY) -> Table:
+    """The one table over all tasks: the figures by which papers compare, beside published ones.
+
+    Args:
+        pairs: Tasks and what came of each.
+        others: What other models reach on the same tasks.
+    """
     benchmarks = [benchmark_named(c.benchmark) if c.benchmark else None for c, _ in pairs]
     beside = [source for source in BESIDE if any(_strongest(it, source) for it in benchmarks if it)]
     rows: list[Row] = []
     named: dict[str, str] = {}
-    for (config, result), benchmark in zip(pairs, benchmarks, strict=True):
+    for place, ((config, result), benchmark) in enumerate(zip(pairs, benchmarks, strict=True)):
         where = f"{result.task}, {config.data.title}"
         for metric in result.headline or list(result.metrics)[:1]:
             row: Row = [where, spoken(metric), result.metrics[metric]]
+            row += [other[place].metrics.get(metric) for other in others.values()]
             row.append(result.metrics.get(f"chance_{metric}"))
             for source in beside:
                 strongest = _strongest(benchmark, source) if benchmark else None
@@ -82,7 +106,7 @@ def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]]) -> Table:
             rows.append(row)
     without = [c.data.title for (c, _), it in zip(pairs, benchmarks, strict=True) if it is None]
     return Table(
-        ["task", "score", "this model", "chance", *(_HEADS[source] for source in beside)],
+        ["task", "score", "this model", *others, "chance", *(_HEADS[source] for source in beside)],
         rows,
         _note(named, list(dict.fromkeys(without))),
     )
@@ -119,7 +143,12 @@ def _lead(predictor: Predictor, entries: Sequence[Kept]) -> str:
     return "; ".join(parts) + "."
 
 
-def _as_json(predictor: Predictor, configs: Sequence[TaskConfig], entries: Sequence[Kept]) -> str:
+def _as_json(
+    predictor: Predictor,
+    configs: Sequence[TaskConfig],
+    entries: Sequence[Kept],
+    beside: Beside,
+) -> str:
     content = {
         "model": predictor.source,
         "fingerprint": predictor.fingerprint,
@@ -127,6 +156,7 @@ def _as_json(predictor: Predictor, configs: Sequence[TaskConfig], entries: Seque
             {
                 "task": entry.result.task,
                 "metrics": dict(entry.result.metrics),
+                "beside": {name: dict(results[at].metrics) for name, results in beside.items()},
                 "headline": list(entry.result.headline),
                 "samples": entry.result.samples,
                 "seconds": round(entry.seconds, 3),
@@ -136,22 +166,29 @@ def _as_json(predictor: Predictor, configs: Sequence[TaskConfig], entries: Seque
                 "config": to_dict(config),
                 "record": dict(entry.record),
             }
-            for config, entry in zip(configs, entries, strict=True)
+            for at, (config, entry) in enumerate(zip(configs, entries, strict=True))
         ],
     }
     return json.dumps(content, indent=2) + "\n"
 
 
-def _sections(pairs: Sequence[tuple[TaskConfig, TaskResult]], *, drawn: bool) -> list[Section]:
+def _sections(
+    pairs: Sequence[tuple[TaskConfig, TaskResult]], beside: Beside = NOBODY, *, drawn: bool
+) -> list[Section]:
     """All parts; with `drawn` the classes are plots, else tables."""
     text = "Shares of 0 to 1; CIDEr is the mean of 0 to 10. Chance is what guessing gives."
-    first = Section("All tasks", text, [overview(pairs)])
-    return [first, *(_section(config, result, drawn=drawn) for config, result in pairs)]
+    sections = [Section("All tasks", text, [overview(pairs, beside)])]
+    for place, (config, result) in enumerate(pairs):
+        others = {name: results[place] for name, results in beside.items()}
+        sections.append(_section(config, result, others, drawn=drawn))
+    return sections
 
 
-def _section(config: TaskConfig, result: TaskResult, *, drawn: bool) -> Section:
+def _section(
+    config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult], *, drawn: bool
+) -> Section:
     shown = result.shown
-    blocks: list[Block] = [_scores(config, result)]
+    blocks: list[Block] = [_scores(config, result, others)]
     if shown.per_class:
         blocks.append(_bars(shown) if drawn else _classes(shown))
     if shown.confusion is not None:
@@ -164,14 +201,15 @@ def _section(config: TaskConfig, result: TaskResult, *, drawn: bool) -> Section:
     return Section(f"{result.task}: {config.data.title}", text, blocks)
 
 
-def _scores(config: TaskConfig, result: TaskResult) -> Table:
-    """Every score, beside all that is published of the benchmark."""
+def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult]) -> Table:
+    """Every score, beside those of others and all that is published of the benchmark."""
     benchmark = benchmark_named(config.benchmark) if config.benchmark else None
     models = benchmark.models if benchmark else ()
     rows: list[Row] = [
         [
             spoken(name),
             value,
+            *(other.metrics.get(name) for other in others.values()),
             result.metrics.get(f"chance_{name}"),
             *(benchmark.score(model, name) for model in models if benchmark),
         ]
@@ -182,7 +220,7 @@ def _scores(config: TaskConfig, result: TaskResult) -> Table:
         f"{published().sources[model.source]} ({model.place})" for model in models
     )
     note = f"{benchmark.title}. {'; '.join(places)}." if benchmark else ""
-    columns = ["score", "this model", "chance", *(model.model for model in models)]
+    columns = ["score", "this model", *others, "chance", *(model.model for model in models)]
     return Table(columns, rows, note)
 
 
