@@ -88,6 +88,39 @@ def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: A
     assert "nothing was found" in run("search", "x", "--min-score", "1").stdout
 
 
+def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
+    run: Run, run_json: RunJson, model: str, pictures: list[str]
+) -> None:
+    days = ["2024-05-31T23:59:59", "2024-06-01", "2024-06-02"]
+    for n, (path, day) in enumerate(zip(pictures, days, strict=True)):
+        words = {"caption": "x", "time": day, "tags": ["all", f"n{n}"]}
+        Path(path).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+    run("index", "photos", "-m", model)
+    for options, wanted in (
+        (["--since", "2024-06-01"], [1, 2]),
+        (["--until", "2024-06-01"], [0, 1]),
+        (["--since", "2024-06-01", "--until", "2024-06-01", "--filter", "width > 0"], [1]),
+        (["--since", "2024-05-31T23:59:59", "--until", "2024-05-31T23:59:59"], [0]),
+        (["--tag", "all", "--tag", "n2"], [2]),
+        (["--tag", "all", "--resident"], [0, 1, 2]),
+        (["--tag", "n1", "--until", "2024-05-31"], []),
+    ):
+        hits = run_json("search", "x", *options)
+        assert {hit["path"] for hit in hits} == {str(Path(pictures[n]).absolute()) for n in wanted}
+    table = run("search", "x", "--tag", "n1").stdout.splitlines()
+    assert table[1].split()[-1] == pictures[1]
+    assert "no day such as 2024-06-01" in run("search", "x", "--since", "June", code=2).stderr
+    ends = ["--since", "2024-06-02", "--until", "2024-06-01"]
+    assert "the end comes first" in run("search", "x", *ends, code=1).stderr
+
+
+def test_a_resident_search_answers_as_the_index_does(run_json: RunJson, filled: Any) -> None:
+    plain, exact = (run_json("search", "a red car", *one) for one in ([], ["--resident"]))
+    assert [hit["id"] for hit in exact] == [hit["id"] for hit in plain]
+    joined = run_json("search", "red car", "--hybrid", "--words", "0.9", "--resident")
+    assert joined[0]["caption"] == "a red [car]"
+
+
 def test_another_model_is_refused_by_one_sentence(
     run: Run, filled: Any, place: Path, pictures: list[str]
 ) -> None:

@@ -1,13 +1,12 @@
 """Pictures out of a collection: by words, by picture and by filter."""
 
-import dataclasses
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from coca.cli import defaults
 from coca.cli.console import Console, Json
+from coca.cli.looking import Among, Limit, Place, grouped, tell_hits
 
 
 class On(StrEnum):
@@ -24,6 +23,7 @@ class Method(StrEnum):
     scores = "scores"
 
 
+@grouped
 def search(
     text: Annotated[
         list[str] | None,
@@ -44,15 +44,9 @@ def search(
             show_default=False,
         ),
     ] = None,
-    filter: Annotated[
-        str,
-        typer.Option(
-            "--filter",
-            "-f",
-            help='Milvus expression, such as \'metadata["year"] > 2020 and caption like "%car%"\'.',
-        ),
-    ] = "",
-    k: Annotated[int, typer.Option("-k", "--limit", min=1, help="Most results.")] = 10,
+    *,
+    among: Among,
+    k: Limit = 10,
     offset: Annotated[
         int, typer.Option("--offset", min=0, help="How many of the nearest to leave out.")
     ] = 0,
@@ -90,11 +84,14 @@ def search(
             help="Put the first K in order by how likely the model is to say the text.",
         ),
     ] = 0,
-    uri: defaults.Uri = None,
-    collection: defaults.Collection = "pictures",
-    model: defaults.Model = None,
-    device: defaults.Device = None,
-    token: defaults.Token = "",
+    resident: Annotated[
+        bool,
+        typer.Option(
+            "--resident",
+            help="Read all vectors into memory and compare with each: exact, also behind filters.",
+        ),
+    ] = False,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Find pictures by words, by pictures, or by several of them together.
@@ -106,15 +103,14 @@ def search(
     from coca.search.terms import parse_terms
 
     terms = parse_terms(text or [], image or [])
-    place = defaults.search_uri(uri)
     from coca.search.fusion import Fusion
     from coca.search.resident import advice_on_size
-    from coca.workflows.search import Wish, find, open_search
+    from coca.workflows.search import Wish, find
 
     wish = Wish(
         k=k,
         offset=offset,
-        filter=filter,
+        filter=among.expression,
         min_score=min_score,
         on=on.value,
         one_each_album=one_per_album,
@@ -122,34 +118,8 @@ def search(
         rerank=rerank,
     )
 
-    with open_search(
-        place,
-        collection=collection,
-        token=token,
-        model=model,
-        fallback=lambda: defaults.model_name(None),
-        device=device,
-    ) as engine:
-        if advice := advice_on_size(engine.index.info):
+    with place.open(resident=resident, progress=console.progress) as engine:
+        if not resident and (advice := advice_on_size(engine.index.info)):
             console.note(advice)
         hits = find(engine, terms, wish)
-    columns = ["rank", "score", *(["log p"] if rerank else []), "caption", "path"]
-    rows = [
-        [
-            str(rank),
-            f"{hit.score:.3f}",
-            *([_shown(hit.log_likelihood)] if rerank else []),
-            hit.caption,
-            hit.path,
-        ]
-        for rank, hit in enumerate(hits, start=offset + 1)
-    ]
-    if rows:
-        console.table(columns, rows, right=["rank", "score", "log p"])
-    else:
-        console.say("nothing was found")
-    console.emit([dataclasses.asdict(hit) for hit in hits])
-
-
-def _shown(log_likelihood: float | None) -> str:
-    return "" if log_likelihood is None else f"{log_likelihood:.1f}"
+    tell_hits(console, hits, first=offset + 1, likelihood=rerank > 0)

@@ -1,21 +1,18 @@
 """What else a collection is good for: recommendations, near-duplicates, subsets to learn from."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coca.cli import defaults, pictures
+from coca.cli import pictures
 from coca.cli.console import Console, Json, to_try
+from coca.cli.looking import Among, Limit, Place, from_here, grouped, tell_hits
 from coca.core.errors import ConfigError
 from coca.search.pictures import IMAGE_SUFFIXES
 
-Filter = Annotated[
-    str, typer.Option("--filter", "-f", help="Milvus expression that a picture must fulfil.")
-]
 
-
+@grouped
 def recommend(
     like: Annotated[
         list[str],
@@ -24,6 +21,7 @@ def recommend(
             help="What results should be like: picture files, or texts.",
         ),
     ],
+    *,
     unlike: Annotated[
         list[str] | None,
         typer.Option("--unlike", help="What they should not be like.", show_default=False),
@@ -35,13 +33,9 @@ def recommend(
     diversity: Annotated[
         float, typer.Option("--diversity", min=0, max=1, help="How much results should differ.")
     ] = 0.3,
-    filter: Filter = "",
-    k: Annotated[int, typer.Option("-k", "--limit", min=1, help="Most results.")] = 10,
-    uri: defaults.Uri = None,
-    collection: defaults.Collection = "pictures",
-    model: defaults.Model = None,
-    device: defaults.Device = None,
-    token: defaults.Token = "",
+    among: Among,
+    k: Limit = 10,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Recommend pictures: more like some pictures and texts, less like others, not all the same."""
@@ -50,18 +44,9 @@ def recommend(
 
     wanted = parse_terms(*_texts_and_files(like))
     avoided = parse_terms(*_texts_and_files(unlike)) if unlike else []
-    place = defaults.search_uri(uri)
     from coca.search.recommend import recommend as recommended
-    from coca.workflows.search import open_search
 
-    with open_search(
-        place,
-        collection=collection,
-        token=token,
-        model=model,
-        fallback=lambda: defaults.model_name(None),
-        device=device,
-    ) as engine:
+    with place.open() as engine:
         # A picture of the collection would come back as the first.
         known = [
             hit.id
@@ -75,18 +60,14 @@ def recommend(
             wanted,
             unlike=avoided,
             k=k,
-            filter=filter,
+            filter=among.expression,
             seen={*(seen or []), *known},
             diversity=diversity,
         )
-    rows = [[f"{hit.score:.3f}", hit.caption, hit.path] for hit in hits]
-    if rows:
-        console.table(["score", "caption", "path"], rows, right=["score"])
-    else:
-        console.say("nothing was found")
-    console.emit([dataclasses.asdict(hit) for hit in hits])
+    tell_hits(console, hits)
 
 
+@grouped
 def duplicates(
     against: Annotated[
         list[str] | None,
@@ -96,29 +77,24 @@ def duplicates(
             show_default=False,
         ),
     ] = None,
+    *,
     least: Annotated[
         float, typer.Option("--least", help="Cosine from which two count as the same.")
     ] = 0.95,
     limit: Annotated[int, typer.Option("--show", min=0, help="Most pairs to show.")] = 20,
-    uri: defaults.Uri = None,
-    collection: defaults.Collection = "pictures",
-    model: defaults.Model = None,
-    device: defaults.Device = None,
-    token: defaults.Token = "",
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Report near-duplicates: within a collection, or of it and another set of pictures."""
     console = Console.current(json=as_json)
-    place = defaults.search_uri(uri)
     files = pictures.find(against or [])
     from coca.search.duplicates import groups_of, to_drop
-    from coca.search.milvus import Index
     from coca.workflows.mining import find_duplicates
 
     others = None
-    with Index.open(place, collection, token=token) as index:
+    with place.open_index() as index:
         if files:
-            predictor = defaults.load_model(model or index.info.model, device)
+            predictor = place.load_model(index)
             others = predictor.embed_images(files, progress=console.progress)
         pairs, hits = find_duplicates(index, least=least, others=others, progress=console.progress)
     paths = {row: hit.path for row, hit in hits.items()}
@@ -127,7 +103,10 @@ def duplicates(
         for one in pairs
     ]
     if shown:
-        rows = [[f"{score:.3f}", first, second] for score, first, second in shown[:limit]]
+        rows = [
+            [f"{score:.3f}", from_here(first), from_here(second)]
+            for score, first, second in shown[:limit]
+        ]
         console.table(["score", "picture", "like"], rows, right=["score"])
     drop = {one.first for one in pairs} if files else set(to_drop(groups_of(pairs)))
     what = f"{len(files)} other pictures" if files else "each other"
@@ -144,8 +123,10 @@ def duplicates(
     )
 
 
+@grouped
 def mine(
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Where the manifest goes.")],
+    *,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="How many.", show_default=False)
     ] = None,
@@ -191,12 +172,8 @@ def mine(
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Least score.", show_default=False)
     ] = None,
-    filter: Filter = "",
-    uri: defaults.Uri = None,
-    collection: defaults.Collection = "pictures",
-    model: defaults.Model = None,
-    device: defaults.Device = None,
-    token: defaults.Token = "",
+    among: Among,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Choose pictures of a collection to learn from, and write them as a manifest."""
@@ -209,26 +186,28 @@ def mine(
 
     terms = parse_terms(query) if query else []
     examples, apart = pictures.find(like or []), pictures.find(away_from or [])
-    place = defaults.search_uri(uri)
     from contextlib import ExitStack
 
-    from coca.search.milvus import Index
     from coca.search.mining import Choice
     from coca.workflows import mining as workflow
 
     with ExitStack() as opened:
-        index = opened.enter_context(Index.open(place, collection, token=token))
-        classes = opened.enter_context(Index.open(place, unsure, token=token)) if unsure else None
+        index = opened.enter_context(place.open_index())
+        classes = opened.enter_context(place.open_index(unsure)) if unsure else None
         wanted = workflow.Mining(
-            terms=terms, examples=examples, unsure_among=classes, filter=filter, away_from=apart
+            terms=terms,
+            examples=examples,
+            unsure_among=classes,
+            filter=among.expression,
+            away_from=apart,
         )
         choice = Choice(
-            count=count or max(1, round((share or 0) * index.count(filter))),
+            count=count or max(1, round((share or 0) * index.count(wanted.filter))),
             min_score=min_score,
             diverse=diverse,
             max_likeness=max_likeness,
         )
-        predictor = defaults.load_model(model or index.info.model, device)
+        predictor = place.load_model(index)
         chosen = workflow.mine(index, predictor, wanted, choice, out, progress=console.progress)
     console.say(f"{chosen} of {index.info.count} pictures are in {out}")
     learn = f"data.sources=[{{kind: manifest, path: {out}}}]"

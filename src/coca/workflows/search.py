@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coca.core.errors import ConfigError, SearchError
+from coca.core.progress import ProgressMaker, silent
 from coca.inference.loading import load, shipped
 from coca.inference.predictor import Predictor
 from coca.search.engine import SearchEngine
@@ -14,6 +15,7 @@ from coca.search.hybrid import search_hybrid, word_search
 from coca.search.milvus import Index, Side
 from coca.search.records import CollectionInfo, Hit
 from coca.search.rerank import CaptionScorer, reranked
+from coca.search.resident import Resident
 from coca.search.terms import Term
 
 
@@ -26,6 +28,8 @@ def open_search(
     model: Predictor | str | Path | None = None,
     fallback: Callable[[], str | Path] | None = None,
     device: str | None = None,
+    resident: bool = False,
+    progress: ProgressMaker = silent,
 ) -> Iterator[SearchEngine]:
     """Opens a collection for search with the model that filled it; closes it at the end.
 
@@ -37,6 +41,8 @@ def open_search(
         fallback: Names a folder to load if the collection's is not there; it may raise to say
             what else to do. Default: the collection's is loaded in any case.
         device: Where a model that is loaded goes; see `coca.load`.
+        resident: Read all vectors into memory, and answer exactly from there.
+        progress: Shows how far reading is.
 
     Yields:
         The engine.
@@ -50,7 +56,7 @@ def open_search(
         if not isinstance(model, Predictor):
             folder = model or _folder_of(index.info, fallback)
             model = load(folder, device=device)
-        yield SearchEngine(model, index)
+        yield SearchEngine(model, Resident(index, progress=progress) if resident else index)
 
 
 @dataclass(frozen=True, kw_only=True)
