@@ -2,11 +2,13 @@
 
     python benchmarks/search.py --rows 100000
     python benchmarks/search.py --rows 10000 --rounds 3
-    python benchmarks/search.py --rows 100000 --only lite,resident
+    python benchmarks/search.py --rows 1000000 --only lite --index IVF_SQ8:nlist=4096
 
 The vectors are shaped like a model's: 2,000 clusters on a 64-d surface, with noise in all numbers.
 A filter keeps a random share of them by a column of numbers. Recall is against all products.
-Each contestant builds its own store in a process of its own; the server is `make milvus`'s.
+Each contestant builds its own store in a process of its own, and is searched when its index is
+built; `resident` is a second face of `lite`, over the same collection. The server is that of `make
+milvus`. `search_curves.py` turns the settings of each index type.
 """
 
 import argparse
@@ -15,26 +17,42 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from side_by_side import emit, figure, in_turn, main, peak_bytes, table, write_report
 
+from coca.search.index_choice import parse_index
 from coca.search.milvus import Index
 from coca.search.records import Record
 from coca.search.resident import Resident
+from coca.search.settings import CollectionSettings
 
 DIM, K, QUERIES, BATCH = 512, 10, 60, 64
 SHARES = (1.0, 0.1, 0.01, 0.001)
+COSTS = {"ready_s": 1, "batch_qps": 0, "memory_mb": 0, "disk_mb": 0}
+ABOUT = """Vectors of {dim} numbers, {queries} queries one by one and {batch} at once; our
+collections with {index}. Ready: inserted and the index built. Memory: the most of all processes, of
+which the vectors that are inserted take 2 KB each."""
+FACES = {
+    "faiss-flat": ["faiss-flat"],
+    "faiss-hnsw": ["faiss-hnsw"],
+    "lancedb": ["lancedb"],
+    "lite": ["lite", "resident"],
+    "server": ["server"],
+}
+"""What each contestant is measured as."""
 NAMES = {
     "faiss-flat": "faiss Flat",
     "faiss-hnsw": "faiss HNSW 16/200, ef 64",
-    "lancedb": "LanceDB IVF_HNSW_SQ",
-    "lite": "Index on Milvus Lite",
-    "resident": "Resident over Lite",
-    "server": "Index on Milvus 2.3.5",
+    "lancedb": "LanceDB IVF_HNSW_SQ, ef 64",
+    "lite": "`Index`, Milvus Lite 3.2.2",
+    "resident": "`Resident` over Lite",
+    "server": "`Index`, Milvus server 2.3.5",
 }
 
 
@@ -43,7 +61,9 @@ class Store(Protocol):
 
     def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None: ...
 
-    def build(self) -> None: ...
+    def build(self) -> None:
+        """Finish the index, until searches use all of it."""
+        ...
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         """Rows of the nearest, among those whose rank is below a number."""
@@ -80,10 +100,11 @@ class Faiss:
             self._index = faiss.IndexFlatIP(DIM)
 
     def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None:
-        self._vectors, self._ranks = vectors, ranks
+        self._index.add(vectors)
+        self._ranks = ranks
 
     def build(self) -> None:
-        self._index.add(self._vectors)
+        pass
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         options: dict[str, Any] = {}
@@ -139,22 +160,44 @@ class Lance:
 class Ours:
     """A collection of this package; the rank stands in `width`."""
 
-    def __init__(self, uri: str, *, resident: bool = False, server: Any = None) -> None:
-        self._index = Index.open(uri, "bench", embed_dim=DIM, fingerprint="bench", create=True)
-        self._wanted, self._server = resident, server
-        self._search: Any = self._index
+    def __init__(self, uri: str, *, index: str = "HNSW", server: Any = None) -> None:
+        self._open = partial(Index.open, uri, "bench", embed_dim=DIM, fingerprint="bench")
+        settings = CollectionSettings(index=parse_index(index))
+        self.index = self._open(create=True, settings=settings)
+        self._server = server
+        self._search: Any = self.index
 
     def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None:
-        self._index.upsert(
+        self._rows = len(vectors)
+        self.index.upsert(
             Record(id=f"{row:08}", path=f"{row}.jpg", width=int(ranks[row]), vector=vector)
             for row, vector in enumerate(vectors)
         )
 
     def build(self) -> None:
-        self._index.flush()
-        self._index.count()
-        if self._wanted:
-            self._search = Resident(self._index)
+        self.index.flush()
+        if self._server is not None:
+            self.wait_for_index()
+        # Lite builds its index behind the writer's back, until the collection is closed; and one
+        # who did not write need not wait for what was written.
+        self.index.close()
+        self.index = self._search = self._open()
+
+    def wait_for_index(self) -> None:
+        """Wait until the server searches its index; until then it answers from a rough one."""
+        client, deadline = self.index._connection.client, time.monotonic() + 1_800
+        while time.monotonic() < deadline:
+            parts = client.list_loaded_segments("bench")
+            if all(part.index_name for part in parts) and self._rows <= sum(
+                part.num_rows for part in parts
+            ):
+                return
+            time.sleep(0.2)
+        raise SystemExit("the server did not build its index in half an hour")
+
+    def keep_in_memory(self) -> None:
+        """Answer from memory from now on."""
+        self._search = Resident(self.index)
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         filter = "" if below is None else f"width < {below}"
@@ -169,111 +212,140 @@ class Ours:
         return float(peak.split()[1]) * 1024
 
 
-def measure(store: Store, rows: int, folder: Path) -> dict[str, float]:
+def measure(store: Store, rows: int, folder: Path, faces: Sequence[str]) -> dict[str, float]:
     vectors, queries = cloud(rows, 1), cloud(QUERIES + BATCH, 2)
     ranks = np.random.default_rng(3).permutation(rows)
-    figures: dict[str, float] = {}
     start = time.perf_counter()
     store.insert(vectors, ranks)
-    figures["insert_s"] = time.perf_counter() - start
+    inserted = time.perf_counter() - start
     store.build()
-    figures["ready_s"] = time.perf_counter() - start
-    _settle(store, queries)
+    figures = asked(store, vectors, ranks, queries) | {
+        "insert_s": inserted,
+        "ready_s": time.perf_counter() - start,
+        "memory_mb": (peak_bytes() + store.extra_bytes()) / 1e6,
+        "disk_mb": disk_mb(folder),
+    }
+    named = {f"{faces[0]} {what}": value for what, value in figures.items()}
+    if "resident" in faces and isinstance(store, Ours):
+        start = time.perf_counter()
+        store.keep_in_memory()
+        figures |= {"ready_s": figures["ready_s"] + time.perf_counter() - start}
+        figures |= asked(store, vectors, ranks, queries) | {"memory_mb": peak_bytes() / 1e6}
+        named |= {f"resident {what}": value for what, value in figures.items()}
+    return named
+
+
+def asked(
+    store: Store, vectors: np.ndarray, ranks: np.ndarray, queries: np.ndarray
+) -> dict[str, float]:
+    """Recall and time of a query behind each filter, and the pace of many at once."""
+    figures: dict[str, float] = {}
     for share in SHARES:
-        below = None if share == 1 else max(int(share * rows), 1)
+        below = None if share == 1 else max(int(share * len(vectors)), 1)
+        kept = np.flatnonzero(ranks < below) if below else np.arange(len(vectors))
+        among = vectors[kept] if below else vectors
         seconds, right = [], 0
-        kept = np.flatnonzero(ranks < (below or rows))
+        # What the first call of a kind brings into memory is not a query's.
+        store.search(queries[-1:], below)
         for query in queries[:QUERIES]:
             start = time.perf_counter()
             found = store.search(query[np.newaxis], below)[0]
             seconds.append(time.perf_counter() - start)
-            exact = kept[np.argsort(-(vectors[kept] @ query), kind="stable")[:K]]
+            exact = kept[np.argsort(-(among @ query), kind="stable")[:K]]
             right += len(set(found) & set(exact.tolist()))
-        possible = QUERIES * min(K, len(kept))
-        figures[f"recall_{share}"] = right / possible
+        figures[f"recall_{share}"] = right / (QUERIES * min(K, len(kept)))
         figures[f"p50_ms_{share}"] = 1e3 * statistics.median(seconds)
         figures[f"p95_ms_{share}"] = 1e3 * sorted(seconds)[int(0.95 * len(seconds))]
     start = time.perf_counter()
     store.search(queries[QUERIES:], None)
     figures["batch_qps"] = BATCH / (time.perf_counter() - start)
-    figures["memory_mb"] = (peak_bytes() + store.extra_bytes()) / 1e6
-    files = (file for file in folder.rglob("*") if file.is_file())
-    figures["disk_mb"] = sum(file.stat().st_size for file in files) / 1e6
     return figures
 
 
-def _settle(store: Store, queries: np.ndarray) -> None:
-    """Ask until answers stop growing faster: a server builds its index in the background."""
-    last = float("inf")
-    for _ in range(60):
-        start = time.perf_counter()
-        store.search(queries[:20], None)
-        took = time.perf_counter() - start
-        if took > 0.8 * last:
-            return
-        last = took
-        time.sleep(1)
+def disk_mb(folder: Path) -> float:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+@contextmanager
+def milvus_server(folder: Path) -> Iterator[Any]:
+    """A server of its own with its data in a folder."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from milvus_server import MilvusServer, why_not
+
+    if reason := why_not():
+        raise SystemExit(reason)
+    with MilvusServer(folder) as server:
+        yield server
 
 
 def contestant(arguments: argparse.Namespace) -> None:
     name, rows = arguments.contestant, arguments.rows
     folder = Path(tempfile.mkdtemp(prefix="coca-search-", dir=arguments.work))
+    faces = [face for face in FACES[name] if face in wanted(arguments)]
     try:
-        if name.startswith("faiss"):
-            figures = measure(Faiss(hnsw=name == "faiss-hnsw"), rows, folder)
-        elif name == "lancedb":
-            figures = measure(Lance(folder), rows, folder)
-        elif name == "server":
-            sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-            from milvus_server import MilvusServer
-
-            with MilvusServer(folder) as server:
-                figures = measure(Ours(server.uri, server=server), rows, folder)
+        if name == "server":
+            with milvus_server(folder) as server:
+                store = Ours(server.uri, index=arguments.index, server=server)
+                figures = measure(store, rows, folder, faces)
         else:
-            store = Ours(str(folder / "bench.db"), resident=name == "resident")
-            figures = measure(store, rows, folder)
+            figures = measure(alone(name, folder, arguments.index), rows, folder, faces)
         emit(figures)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def alone(name: str, folder: Path, index: str) -> Store:
+    """A store without a server."""
+    if name.startswith("faiss"):
+        return Faiss(hnsw=name == "faiss-hnsw")
+    return Lance(folder) if name == "lancedb" else Ours(str(folder / "bench.db"), index=index)
+
+
+def wanted(arguments: argparse.Namespace) -> list[str]:
+    return arguments.only.split(",") if arguments.only else list(NAMES)
+
+
 def referee(arguments: argparse.Namespace) -> None:
-    names = arguments.only.split(",") if arguments.only else list(NAMES)
-    calls = {
-        name: ["--rows", str(arguments.rows), "--work", arguments.work, "--contestant", name]
-        for name in names
-    }
-    rounds = in_turn(calls, rounds=arguments.rounds)
+    faces = wanted(arguments)
+    names = [name for name in FACES if set(FACES[name]) & set(faces)]
+    shared = [f"--{name}={getattr(arguments, name)}" for name in ("rows", "only", "index", "work")]
+    rounds = in_turn(
+        {name: [*shared, f"--contestant={name}"] for name in names}, rounds=arguments.rounds
+    )
+    of = {face: rounds[name] for name in names for face in FACES[name] if face in faces}
 
-    def cells(shown: Callable[[str], Sequence[str]]) -> list[list[str]]:
-        return [[NAMES[name], *shown(name)] for name in names]
-
-    def one(name: str, what: str, digits: int = 1) -> str:
-        return figure(rounds[name], what).shown(digits)
+    def one(face: str, what: str, digits: int = 1) -> str:
+        spread = figure(of[face], f"{face} {what}")
+        return spread.shown(digits) if arguments.rounds > 1 else f"{spread.median:.{digits}f}"
 
     costs = table(
         ["store", "inserted, rows/s", "ready, s", "batch, queries/s", "memory, MB", "disk, MB"],
-        cells(
-            lambda name: [
-                f"{arguments.rows / figure(rounds[name], 'insert_s').median:,.0f}",
-                one(name, "ready_s"),
-                one(name, "batch_qps", 0),
-                one(name, "memory_mb", 0),
-                one(name, "disk_mb", 0),
+        [
+            [
+                NAMES[face],
+                f"{arguments.rows / figure(of[face], f'{face} insert_s').median:,.0f}",
+                *(one(face, what, digits) for what, digits in COSTS.items()),
             ]
-        ),
+            for face in of
+        ],
     )
     heads = ["all" if share == 1 else f"{100 * share:g} %" for share in SHARES]
-    sections = [f"## {arguments.rows:,} vectors of {DIM} numbers\n\n{costs}"]
+    sections = [ABOUT.format(index=arguments.index, dim=DIM, queries=QUERIES, batch=BATCH), costs]
     for title, what, digits in (
         (f"Recall@{K} where a filter keeps", "recall", 3),
         ("Time of a query, p50 in ms", "p50_ms", 1),
         ("Time of a query, p95 in ms", "p95_ms", 1),
     ):
-        rows = cells(lambda name, w=what, d=digits: [one(name, f"{w}_{s}", d) for s in SHARES])
-        sections.append(f"### {title}\n\n{table(['store', *heads], rows)}")
+        rows = [
+            [NAMES[face], *(one(face, f"{what}_{share}", digits) for share in SHARES)]
+            for face in of
+        ]
+        sections.append(f"## {title}\n\n{table(['store', *heads], rows)}")
+    if arguments.note:
+        sections.append(arguments.note)
     write_report(
-        f"search_{arguments.rows // 1000}k",
+        f"search_{arguments.rows // 1000}k{arguments.theme and f'-{arguments.theme}'}",
         f"Searching {arguments.rows:,} vectors",
         *sections,
         packages=["pymilvus", "milvus-lite", "faiss-cpu", "lancedb", "numpy"],
@@ -284,5 +356,8 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--rows", type=int, default=10_000, help="vectors (default 10,000)")
     options.add_argument("--only", default="", help="some of: " + ", ".join(NAMES))
+    options.add_argument("--index", default="HNSW", help="index of our collections (default HNSW)")
+    options.add_argument("--theme", default="", help="more of the report's name")
+    options.add_argument("--note", default="", help="last paragraph of the report")
     options.add_argument("--work", default=tempfile.gettempdir(), help="where stores are kept")
     main(options, contestant=contestant, referee=referee)

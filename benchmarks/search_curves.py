@@ -1,0 +1,217 @@
+"""Recall against time by index type: what each setting of a search gives, and what it costs.
+
+    python benchmarks/search_curves.py --rows 100000
+    python benchmarks/search_curves.py --rows 10000 --of lite
+
+The vectors and queries are those of `search.py`, one query at a time. Each place is filled once and
+given one index after the other by `Index.change_index`. The table comes with a drawing, as SVG.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from side_by_side import Figures, emit, in_turn, main, table, write_report
+
+from coca.search.index_choice import parse_index
+from search import DIM, QUERIES, K, Ours, cloud, milvus_server
+
+WIDTHS = [{"ef": ef} for ef in (10, 16, 32, 64, 128, 256, 512)]
+HEAPS = [{"nprobe": nprobe} for nprobe in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
+AGAIN = [{"nprobe": 128, "reorder_k": again} for again in (10, 20, 40, 80, 160, 640)]
+SWEEPS: dict[str, list[dict[str, int]]] = {
+    "FLAT": [{}],
+    "HNSW": WIDTHS,
+    "HNSW_SQ": WIDTHS,
+    "IVF_FLAT": HEAPS,
+    "IVF_SQ8": HEAPS,
+    "IVF_PQ": HEAPS,
+    "SCANN": AGAIN,
+}
+PLACES = {
+    "faiss": ("FLAT", "IVF_FLAT", "HNSW"),
+    "lite": ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW", "HNSW_SQ"),
+    "server": ("FLAT", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "HNSW"),
+}
+NAMES = {"faiss": "plain faiss", "lite": "Milvus Lite 3.2.2", "server": "Milvus server 2.3.5"}
+
+Search = Callable[[np.ndarray, dict[str, int]], list[int]]
+
+
+def described(kind: str, rows: int) -> str:
+    """The index as it is built."""
+    lists = round(4 * rows**0.5)
+    if kind == "IVF_PQ":
+        return f"IVF_PQ:nlist={lists},m={DIM // 8}"
+    if kind == "SCANN":
+        return f"SCANN:nlist={lists},with_raw_data=true"
+    return f"{kind}:nlist={lists}" if kind.startswith("IVF") else kind
+
+
+class Plain:
+    """faiss by itself, one thread."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        self._faiss, self._vectors = faiss, vectors
+
+    def build(self, kind: str) -> None:
+        faiss, product = self._faiss, self._faiss.METRIC_INNER_PRODUCT
+        if kind == "HNSW":
+            self._index: Any = faiss.IndexHNSWFlat(DIM, 16, product)
+            self._index.hnsw.efConstruction = 200
+        elif kind == "IVF_FLAT":
+            self._heaps = faiss.IndexFlatIP(DIM)
+            lists = round(4 * len(self._vectors) ** 0.5)
+            self._index = faiss.IndexIVFFlat(self._heaps, DIM, lists, product)
+            self._index.train(self._vectors)
+        else:
+            self._index = faiss.IndexFlatIP(DIM)
+        self._index.add(self._vectors)
+
+    def search(self, query: np.ndarray, params: dict[str, int]) -> list[int]:
+        if "ef" in params:
+            self._index.hnsw.efSearch = params["ef"]
+        if "nprobe" in params:
+            self._index.nprobe = params["nprobe"]
+        return self._index.search(query[np.newaxis], K)[1][0].tolist()
+
+
+def points(search: Search, kind: str, queries: np.ndarray, exact: list[set[int]]) -> Figures:
+    """Recall and time of each setting of one index."""
+    figures: Figures = {}
+    for place, params in enumerate(SWEEPS[kind]):
+        seconds, right = [], 0
+        search(queries[0], params)
+        for query, best in zip(queries, exact, strict=True):
+            start = time.perf_counter()
+            found = search(query, params)
+            seconds.append(time.perf_counter() - start)
+            right += len(best & set(found))
+        figures[f"{kind} {place} recall"] = right / (K * len(queries))
+        figures[f"{kind} {place} p50_ms"] = 1e3 * statistics.median(seconds)
+    return figures
+
+
+def of_milvus(store: Ours, place: str, vectors: np.ndarray, asked: Sequence[Any]) -> Figures:
+    store.insert(vectors, np.arange(len(vectors)))
+    store.index.flush()
+    figures: Figures = {}
+
+    def search(query: np.ndarray, params: dict[str, int]) -> list[int]:
+        return [int(hit.id) for hit in store.index.search(query[np.newaxis], K, params=params)[0]]
+
+    for kind in PLACES[place]:
+        start = time.perf_counter()
+        store.index.change_index(parse_index(described(kind, len(vectors))))
+        store.build()
+        figures[f"{kind} build_s"] = time.perf_counter() - start
+        figures |= points(search, kind, *asked)
+    return figures
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    place, rows = arguments.contestant, arguments.rows
+    vectors, queries = cloud(rows, 1), cloud(QUERIES, 2)
+    exact = [set(row.tolist()) for row in np.argsort(-(queries @ vectors.T), axis=1)[:, :K]]
+    folder = Path(tempfile.mkdtemp(prefix="coca-search-", dir=arguments.work))
+    figures: Figures = {}
+    try:
+        if place == "faiss":
+            plain = Plain(vectors)
+            for kind in PLACES[place]:
+                start = time.perf_counter()
+                plain.build(kind)
+                figures[f"{kind} build_s"] = time.perf_counter() - start
+                figures |= points(plain.search, kind, queries, exact)
+        elif place == "lite":
+            store = Ours(str(folder / "bench.db"), index="FLAT")
+            figures = of_milvus(store, place, vectors, (queries, exact))
+        else:
+            with milvus_server(folder) as server:
+                store = Ours(server.uri, index="FLAT", server=server)
+                figures = of_milvus(store, place, vectors, (queries, exact))
+        emit(figures)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    places = arguments.of.split(",")
+    shared = [f"--rows={arguments.rows}", f"--work={arguments.work}"]
+    rounds = in_turn({place: [*shared, f"--contestant={place}"] for place in places}, rounds=1)
+    figures = {place: rounds[place][0] for place in places}
+    sections = [
+        f"Each setting with {QUERIES} queries of {DIM} numbers, one at a time, one turn. Built: "
+        "from the wish for the index until searches use it, collection reopened.",
+        *(f"## {NAMES[place]}\n\n{rows_of(place, figures[place], arguments)}" for place in places),
+        "Drawn in the SVG file of the same name.",
+    ]
+    path = write_report(
+        f"search-curves_{arguments.rows // 1000}k",
+        f"Recall against time, {arguments.rows:,} vectors",
+        *sections,
+        packages=["pymilvus", "milvus-lite", "faiss-cpu", "numpy"],
+    )
+    draw(path.with_suffix(".svg"), figures)
+
+
+def rows_of(place: str, figures: Figures, arguments: argparse.Namespace) -> str:
+    rows = []
+    for kind in PLACES[place]:
+        for spot, params in enumerate(SWEEPS[kind]):
+            first = spot == 0
+            rows.append(
+                [
+                    described(kind, arguments.rows).replace(":", ", ", 1) if first else "",
+                    f"{figures[f'{kind} build_s']:.1f}" if first else "",
+                    ", ".join(f"{name} {value}" for name, value in params.items()) or "exact",
+                    f"{figures[f'{kind} {spot} recall']:.3f}",
+                    f"{figures[f'{kind} {spot} p50_ms']:.1f}",
+                ]
+            )
+    return table(["index", "built, s", "searched with", f"recall@{K}", "p50, ms"], rows)
+
+
+def draw(path: Path, figures: dict[str, Figures]) -> None:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(4 * len(figures), 4), layout="constrained")
+    panels: Any = drawing.subplots(1, len(figures), sharex=True, squeeze=False)
+    for panel, (place, own) in zip(panels[0], figures.items(), strict=True):
+        for color, kind in enumerate(SWEEPS):
+            if kind not in PLACES[place]:
+                continue
+            spots = range(len(SWEEPS[kind]))
+            panel.plot(
+                [own[f"{kind} {spot} recall"] for spot in spots],
+                [own[f"{kind} {spot} p50_ms"] for spot in spots],
+                marker="o",
+                markersize=4,
+                label=kind,
+                color=f"C{color}",
+            )
+        panel.set(title=NAMES[place], xlabel=f"recall@{K}", yscale="log")
+        panel.grid(alpha=0.3, which="both")
+        panel.legend(fontsize="small")
+    panels[0, 0].set_ylabel("p50 of a query, ms")
+    # Text stays text: a tenth of the size.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "search"}):
+        drawing.savefig(path, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--rows", type=int, default=10_000, help="vectors (default 10,000)")
+    options.add_argument("--of", default=",".join(PLACES), help="places")
+    options.add_argument("--work", default=tempfile.gettempdir(), help="where stores are kept")
+    main(options, contestant=contestant, referee=referee)
