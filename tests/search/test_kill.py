@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coca.search.catalog import drop_collection
@@ -60,6 +61,52 @@ def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
             found = index.get(names)
             assert names <= found.keys()
             assert all(record.text_vector is not None for record in found.values())
+
+
+HALF_WRITER = """
+import os, signal, sys
+from tiny_filling import fill, open_index
+place, collection, folder, id = sys.argv[1:]
+index = open_index(place, collection)
+pictures = index._store.pictures
+pictures.upsert = pictures.delete = lambda rows: os.kill(os.getpid(), signal.SIGKILL)
+index.delete([id]) if id else fill(folder, index)
+"""
+
+
+def test_a_writer_killed_between_caption_and_picture_leaves_no_half_of_a_record(
+    place: str, fresh: str, tmp_path: Path
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / f"{name}.jpg").write_bytes(name.encode())
+        (tmp_path / f"{name}.txt").write_text(f"a {name}")
+    query = np.stack([direction(b"a cat"), direction(b"a dog")])
+    dog = content_id(b"dog")
+
+    def kill(id: str = "") -> None:
+        command = [sys.executable, "-c", HALF_WRITER, place, fresh, str(tmp_path), id]
+        paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=False)
+        assert killed.returncode == -signal.SIGKILL
+
+    try:
+        kill()
+        (tmp_path / "cat.jpg").unlink()
+        with open_index(place, fresh) as index:
+            assert index.count() == 0
+            assert index.search(query, 5, on="text") == [[], []]
+            fill(tmp_path, index)
+            check(tmp_path, index)
+            assert index._store._texts.ids() == [dog]
+        kill(dog)
+        with open_index(place, fresh) as index:
+            fill(tmp_path, index)
+            check(tmp_path, index)
+            assert [hit.id for hit in index.search(query, 5, on="text")[1]] == [dog]
+    finally:
+        connection = Connection(place, create=True)
+        drop_collection(connection, fresh)
+        connection.close()
 
 
 def change(folder: Path, chance: random.Random, first: int) -> None:

@@ -131,9 +131,11 @@ class Filler:
                 continue
             records[id] = self._gather(id, stored.get(id), vectors.get(id), same)
         self._write_captions(records, copies)
-        spoken = self._embed_captions(records)
+        self._embed_captions(records)
         changed = {
-            id: record for id, record in records.items() if record != stored.get(id) or id in spoken
+            id: record
+            for id, record in records.items()
+            if record != stored.get(id) or _speaks(record) != _speaks(stored[id])
         }
         self._index.upsert(changed.values())
         for id, record in changed.items():
@@ -265,18 +267,15 @@ class Filler:
             origin = replace(records[id].origin, captioned=True)
             records[id] = replace(records[id], caption=caption, origin=origin)
 
-    def _embed_captions(self, records: dict[str, Record]) -> set[str]:
-        """Give their vectors to captions that are new; returns the ids of those records."""
+    def _embed_captions(self, records: dict[str, Record]) -> None:
+        """Give their vectors to captions that have none."""
         spoken = [
             id for id, record in records.items() if record.caption and record.text_vector is None
         ]
-        if self._embedder is None:
-            return set()
-        if spoken:
+        if spoken and self._embedder is not None:
             vectors = self._embedder.embed_texts([records[id].caption for id in spoken])
             for id, vector in zip(spoken, vectors, strict=True):
                 records[id] = replace(records[id], text_vector=vector)
-        return set(spoken)
 
     def _log_bad(self) -> None:
         if self._bad_log is not None:
@@ -314,13 +313,17 @@ def _with_words_of(fresh: Record, stored: Record) -> Record:
     if stored.origin.captioned and not fresh.caption:
         origin = replace(origin, captioned=True)
         fresh = replace(fresh, caption=stored.caption)
-    said_before = fresh.caption == stored.caption
+    kept = fresh.caption == stored.caption and _speaks(stored)
     return replace(
         fresh,
         vector=stored.vector,
-        text_vector=stored.text_vector if said_before else fresh.text_vector,
+        text_vector=stored.text_vector if kept else fresh.text_vector,
         origin=origin,
     )
+
+
+def _speaks(record: Record) -> bool:
+    return record.text_vector is not None
 
 
 def _label(words: Words) -> str:

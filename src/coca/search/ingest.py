@@ -134,7 +134,7 @@ def ingest_vectors(
     infos = [read_info(file) for file in files]
     for info in infos:
         check_same_model(index.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
-    ledger = Ledger(index.origins())
+    ledger = Ledger(index.origins(), half=index.mend())
     total = sum(info.pictures for info in infos)
     with (
         progress("index vectors", total) as bar,
@@ -247,7 +247,7 @@ def _as_sources(
 
 def _ledger(embedder: Embedder, index: Index) -> Ledger:
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
-    return Ledger(index.origins())
+    return Ledger(index.origins(), half=index.mend())
 
 
 def _reader(

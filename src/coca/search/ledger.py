@@ -3,8 +3,8 @@
 It is read from the collection itself, so that it cannot contradict what is there.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from coca.search.records import Origin
 from coca.search.sources import AnySource, Entry, series_of
@@ -22,11 +22,17 @@ class Known:
     origin: Origin
 
 
+UNSURE = "?"
+"""Ends the stamp of what must be read again, whatever the source says."""
+
+
 class Ledger:
     """The records of a collection by id and by path, kept in step with what is written."""
 
-    def __init__(self, rows: Iterable[tuple[str, str, str, Origin]]) -> None:
-        """Take id, path, caption and origin of every record."""
+    def __init__(
+        self, rows: Iterable[tuple[str, str, str, Origin]], half: Container[str] = ()
+    ) -> None:
+        """Take id, path, caption and origin of every record, and the ids of those not whole."""
         self._known: dict[str, Known] = {}
         # Path -> the records that claim it: several after a run that was killed.
         self._ids: dict[str, set[str]] = {}
@@ -36,6 +42,9 @@ class Ledger:
         self._stamps: dict[str, str] = {}
         self._gone: set[str] = set()
         for id, path, caption, origin in rows:
+            if id in half:
+                files = {path: stamp + UNSURE for path, stamp in origin.files.items()}
+                origin = replace(origin, files=files)
             self.remember(id, Known(path, bool(caption), origin))
 
     def __contains__(self, id: str) -> bool:

@@ -226,7 +226,9 @@ class Index:
 
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
         """The records with these ids as hits with these scores, in this order, as far as there."""
-        found = {row[records.ID]: row for row in self._store.pictures.get(scores, HIT_COLUMNS)}
+        pictures = self._store.pictures
+        told = pictures.get(scores, HIT_COLUMNS, freshness=pictures.freshness)
+        found = {row[records.ID]: row for row in told}
         return [to_hit(found[id], score) for id, score in scores.items() if id in found]
 
     @property
@@ -245,6 +247,17 @@ class Index:
             SearchError: Milvus does not understand the filter.
         """
         return self._store.pictures.count(filter)
+
+    def mend(self) -> set[str]:
+        """Remove captions that do not belong to their pictures, as killed writers leave them.
+
+        Only where captions have a collection of their own, as on Milvus 2.3; searches never show
+        them. Every filling begins so.
+
+        Returns:
+            The ids of records whose caption has no vector: to be written again.
+        """
+        return self._store.mend()
 
     def origins(self) -> Iterator[tuple[str, str, str, Origin]]:
         """Every record's id, path, caption and origin, in no order; write nothing meanwhile."""

@@ -13,7 +13,7 @@ from coca.search.collection import Collection, Row, batches
 from coca.search.filters import quoted
 from coca.search.index_settings import VectorIndex
 from coca.search.records import Hit
-from coca.search.rows import HIT_COLUMNS, to_hit
+from coca.search.rows import HIT_COLUMNS, belongs, to_hit
 from coca.search.schema import WORDS
 
 _QUERY_ROWS = 256
@@ -31,7 +31,10 @@ _LISTED_IDS = 20_000
 class Vectors:
     """One side of a collection: the vectors of its pictures, or those of its captions."""
 
+    pictures: Collection
+    """Whose rows tell what there is."""
     collection: Collection
+    """Where the vectors stand: there, or for captions in one of their own."""
     column: str
     index: VectorIndex
 
@@ -78,6 +81,9 @@ def nearest(
         page: Which of the nearest.
         captions: Leave out records that have no caption's vector, whose stand-ins may come up.
     """
+    if vectors.collection is not vectors.pictures:
+        answers = _rows_of_pictures(vectors, queries, page)
+        return [[to_hit(row, row["distance"]) for row in answer] for answer in answers]
     answers = _nearest_rows(vectors, queries, page)
     if captions and any(not row[records.HAS_TEXT] for answer in answers for row in answer):
         # Only now, as most collections have no stand-ins, and a filter takes time.
@@ -134,7 +140,7 @@ def _nearest_rows(
         lite = collection.connection.is_lite
         # To count on Lite takes as long as to read the ids.
         ids = collection.ids(page.filter) if lite else []
-        kept = len(ids) if lite else collection.count(page.filter)
+        kept = len(ids) if lite else collection.count(page.filter, freshness=collection.freshness)
         if kept <= _EXACT_ROWS:
             ids = ids if lite else collection.ids(page.filter)
             rows = list(collection.get(ids, [*HIT_COLUMNS, vectors.column]))
@@ -142,7 +148,7 @@ def _nearest_rows(
         if lite:
             page = replace(page, filter=_cheaper(page.filter, ids))
         # To meet as many rows that the filter keeps as an unfiltered search meets in all.
-        effort *= max(collection.count() / max(kept, 1), 1.0)
+        effort *= max(collection.count(freshness=collection.freshness) / max(kept, 1), 1.0)
     params = vectors.index.search_params(page.k + page.offset, effort) | dict(page.params or {})
     return [
         answer
@@ -157,6 +163,37 @@ def _nearest_rows(
             offset=page.offset,
         )
     ]
+
+
+def _rows_of_pictures(
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: Page
+) -> list[list[Row]]:
+    """The pictures whose captions are nearest, where captions have a collection of their own.
+
+    Captions that a killed writer left without their picture are passed over.
+    """
+    pictures, wanted = vectors.pictures, page.k + page.offset
+    limit = wanted
+    while True:
+        found = _nearest_rows(vectors, queries, replace(page, k=limit, offset=0))
+        ids = dict.fromkeys(row[records.ID] for rows in found for row in rows)
+        told = pictures.get(ids, HIT_COLUMNS, freshness=pictures.freshness)
+        known = {row[records.ID]: row for row in told}
+        answers = [
+            [
+                known[row[records.ID]] | {"distance": row["distance"]}
+                for row in rows
+                if belongs(row, known.get(row[records.ID]))
+            ]
+            for rows in found
+        ]
+        short = any(
+            len(answer) < wanted and len(rows) == limit
+            for answer, rows in zip(answers, found, strict=True)
+        )
+        if not short or limit == vectors.index.most_results:
+            return [answer[page.offset : wanted] for answer in answers]
+        limit = min(2 * limit, vectors.index.most_results)
 
 
 def _exact(

@@ -1,6 +1,7 @@
 """Records over one collection or two: a caption's vector stands where Milvus has room for it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -10,11 +11,14 @@ from coca.search.collection import WRITE_ROWS, Collection, Row, batches
 from coca.search.connection import Connection
 from coca.search.nearest import Vectors
 from coca.search.records import Origin, Record
-from coca.search.rows import RECORD_COLUMNS, to_origin, to_record, to_row
+from coca.search.rows import RECORD_COLUMNS, belongs, to_origin, to_record, to_row
 from coca.search.schema import Layout, index_captions
 
 Side: TypeAlias = Literal["image", "text"]
 """Which vector of a record is meant: that of the picture, or that of its caption."""
+
+_BETWEEN_S = 2.0
+"""How long a writer may be between the caption and the picture of a record."""
 
 
 class RecordStore:
@@ -37,8 +41,8 @@ class RecordStore:
     def vectors(self, side: Side) -> Vectors:
         """The vectors of pictures or of captions, to search in."""
         if side == "image":
-            return Vectors(self.pictures, records.VECTOR, self.layout.index)
-        return Vectors(self._texts, self.layout.text_column, self.layout.index)
+            return Vectors(self.pictures, self.pictures, records.VECTOR, self.layout.index)
+        return Vectors(self.pictures, self._texts, self.layout.text_column, self.layout.index)
 
     def write(self, batch: Sequence[Record]) -> None:
         """Write records of different ids, which have been checked."""
@@ -55,7 +59,8 @@ class RecordStore:
                 row[records.TEXT_VECTOR] = np.asarray(vector, dtype=np.float32)
         else:
             # The captions first: a run that is killed in between finds the picture unwritten, and
-            # writes both again.
+            # writes both again. Until then, or for ever if the picture is gone, searches hide what
+            # `mend` removes.
             spoken = [
                 row | {records.VECTOR: np.asarray(record.text_vector, dtype=np.float32)}
                 for row, record in zip(written, batch, strict=True)
@@ -76,6 +81,26 @@ class RecordStore:
         """Bring what was written into the index, where that is due."""
         self._texts.flush()
         self.pictures.flush()
+
+    def mend(self) -> set[str]:
+        """Remove captions that do not belong to their pictures, as killed writers leave them.
+
+        Returns:
+            The ids of records whose caption has no vector.
+        """
+        if self.layout.shared:
+            return set()
+        columns = [records.ID, records.CAPTION, records.HAS_TEXT]
+        texts = _by_id(self._texts.read_through(columns))
+        pictures = _by_id(self.pictures.read_through(columns))
+        if astray := _astray(texts, pictures):
+            # Another writer may have been between its two writes.
+            time.sleep(_BETWEEN_S)
+            texts_again = _by_id([self._texts.get(astray, columns)])
+            astray = _astray(texts_again, _by_id([self.pictures.get(astray, columns)]))
+            self._texts.delete(astray)
+        unspoken = set(astray) | (pictures.keys() - texts.keys())
+        return {id for id in unspoken if id in pictures and pictures[id][records.HAS_TEXT]}
 
     def get(self, ids: Iterable[str]) -> Iterator[Record]:
         """The records with these ids, as far as they are there, in no order."""
@@ -106,3 +131,11 @@ class RecordStore:
     def _columns(self) -> list[str]:
         extra = [records.TEXT_VECTOR] if self.layout.shared else []
         return [*RECORD_COLUMNS, *extra]
+
+
+def _by_id(parts: Iterable[Iterable[Row]]) -> dict[str, Row]:
+    return {row[records.ID]: row for part in parts for row in part}
+
+
+def _astray(texts: Mapping[str, Row], pictures: Mapping[str, Row]) -> list[str]:
+    return [id for id, row in texts.items() if not belongs(row, pictures.get(id))]

@@ -70,6 +70,18 @@ def to_origin(row: Mapping[str, Any]) -> Origin:
     return Origin(**row[records.ORIGIN])
 
 
+def belongs(caption: Mapping[str, Any], picture: Mapping[str, Any] | None) -> bool:
+    """Whether a row of the captions' own collection is what the row of its picture says.
+
+    It is not where a writer was killed between the two, until the writing is repeated.
+    """
+    return (
+        picture is not None
+        and picture[records.HAS_TEXT]
+        and picture[records.CAPTION] == caption[records.CAPTION]
+    )
+
+
 def to_hit(row: Mapping[str, Any], score: float) -> Hit:
     """The hit for a row of Milvus."""
     return Hit(
