@@ -55,42 +55,28 @@ class IvfFlat(VectorIndex):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IvfSq8(VectorIndex):
+class IvfSq8(IvfFlat):
     """As `IVF_FLAT`, with 8 bits a number: a quarter of the memory."""
 
     type = "IVF_SQ8"
-    nlist: int = setting(128, least=1, most=65_536)
-    """Heaps; about 4 times the root of the number of vectors."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        return {"nprobe": heaps(self.nlist, effort)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class IvfPq(VectorIndex):
+class IvfPq(IvfFlat):
     """As `IVF_FLAT`, with `nbits` for each of `m` pieces of a vector: 8 to 32 times smaller."""
 
     type = "IVF_PQ"
-    nlist: int = setting(128, least=1, most=65_536)
-    """Heaps; about 4 times the root of the number of vectors."""
     m: int | None = setting(None, least=1, most=65_536)
     """Pieces of a vector; must divide its size. Default: an eighth of the size."""
     nbits: int = setting(8, least=1, most=24)
     """Bits of a piece."""
 
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        return {"nprobe": heaps(self.nlist, effort)}
-
 
 @dataclass(frozen=True, kw_only=True)
-class IvfRabitq(VectorIndex):
+class IvfRabitq(IvfFlat):
     """As `IVF_FLAT`, with one bit a number and a finer copy to look twice: Milvus 2.6."""
 
     type = "IVF_RABITQ"
-    nlist: int = setting(128, least=1, most=65_536)
-    """Heaps; about 4 times the root of the number of vectors."""
     refine: bool = setting(True)
     """Keep a finer copy; without it the recall ends at about 0.75."""
     refine_type: str = setting("SQ8", choices=_REFINE_TYPES)
@@ -98,26 +84,22 @@ class IvfRabitq(VectorIndex):
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
-        params: dict[str, Any] = {"nprobe": heaps(self.nlist, effort), "rbq_query_bits": 0}
+        params = super().search_params(wanted, effort) | {"rbq_query_bits": 0}
         return params | ({"refine_k": refinement(effort)} if self.refine else {})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scann(VectorIndex):
+class Scann(IvfFlat):
     """As `IVF_PQ` with 4 bits a piece, made for fast instructions; the best are looked at twice."""
 
     type = "SCANN"
-    nlist: int = setting(128, least=1, most=65_536)
-    """Heaps; about 4 times the root of the number of vectors."""
     with_raw_data: bool = setting(True)
     """Keep the vectors, to look at the best twice."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
-        return {
-            "nprobe": heaps(self.nlist, effort),
-            "reorder_k": width(wanted, 4 * effort, most=MAX_RESULTS),
-        }
+        looked_at_twice = width(wanted, 4 * effort, most=MAX_RESULTS)
+        return super().search_params(wanted, effort) | {"reorder_k": looked_at_twice}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +118,10 @@ class Hnsw(VectorIndex):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HnswSq(VectorIndex):
+class HnswSq(Hnsw):
     """As `HNSW`, with fewer bits a number: a quarter of the memory, and hardly less recall."""
 
     type = "HNSW_SQ"
-    M: int = setting(16, least=2, most=2_048)
-    """Neighbours of a vector in the graph."""
-    ef_construction: int = setting(200, least=1, most=_LARGE, name="efConstruction")
-    """Candidates for these while building."""
     sq_type: str = setting("SQ8", choices=("SQ4U", "SQ6", "SQ8", "BF16", "FP16"))
     """Format of the vectors."""
     refine: bool = setting(False)
@@ -153,19 +131,15 @@ class HnswSq(VectorIndex):
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
-        params: dict[str, Any] = {"ef": width(wanted, effort)}
+        params = super().search_params(wanted, effort)
         return params | ({"refine_k": refinement(effort)} if self.refine else {})
 
 
 @dataclass(frozen=True, kw_only=True)
-class HnswPq(VectorIndex):
+class HnswPq(Hnsw):
     """As `HNSW`, with `nbits` for each of `m` pieces of a vector."""
 
     type = "HNSW_PQ"
-    M: int = setting(16, least=2, most=2_048)
-    """Neighbours of a vector in the graph."""
-    ef_construction: int = setting(200, least=1, most=_LARGE, name="efConstruction")
-    """Candidates for these while building."""
     m: int | None = setting(None, least=1, most=65_536)
     """Pieces of a vector; must divide its size. Default: an eighth of the size."""
     nbits: int = setting(8, least=1, most=24)
@@ -177,34 +151,17 @@ class HnswPq(VectorIndex):
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
-        params: dict[str, Any] = {"ef": width(wanted, effort)}
+        params = super().search_params(wanted, effort)
         return params | ({"refine_k": refinement(effort)} if self.refine else {})
 
 
 @dataclass(frozen=True, kw_only=True)
-class HnswPrq(VectorIndex):
+class HnswPrq(HnswPq):
     """As `HNSW_PQ`, with the rest of each piece coded again, `nrq` times."""
 
     type = "HNSW_PRQ"
-    M: int = setting(16, least=2, most=2_048)
-    """Neighbours of a vector in the graph."""
-    ef_construction: int = setting(200, least=1, most=_LARGE, name="efConstruction")
-    """Candidates for these while building."""
-    m: int | None = setting(None, least=1, most=65_536)
-    """Pieces of a vector; must divide its size. Default: an eighth of the size."""
     nrq: int = setting(2, least=1, most=16)
     """Codes of a piece."""
-    nbits: int = setting(8, least=1, most=24)
-    """Bits of a code."""
-    refine: bool = setting(True)
-    """Keep a finer copy as well, to look at the best twice."""
-    refine_type: str | None = setting("SQ8", choices=_REFINE_TYPES)
-    """Format of the finer copy."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        params: dict[str, Any] = {"ef": width(wanted, effort)}
-        return params | ({"refine_k": refinement(effort)} if self.refine else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,39 +222,25 @@ class GpuBruteForce(VectorIndex):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpuIvfFlat(VectorIndex):
+class GpuIvfFlat(IvfFlat):
     """`IVF_FLAT` on a GPU."""
 
     type = "GPU_IVF_FLAT"
     most_results = _GPU_RESULTS
-    nlist: int = setting(128, least=1, most=65_536)
-    """Heaps; about 4 times the root of the number of vectors."""
     cache_dataset_on_device: bool = setting(False)
     """Keep the vectors in the memory of the GPU."""
 
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        return {"nprobe": heaps(self.nlist, effort)}
-
 
 @dataclass(frozen=True, kw_only=True)
-class GpuIvfPq(VectorIndex):
+class GpuIvfPq(IvfPq):
     """`IVF_PQ` on a GPU."""
 
     type = "GPU_IVF_PQ"
     most_results = _GPU_RESULTS
-    nlist: int = setting(128, least=1, most=65_536)
-    """Heaps; about 4 times the root of the number of vectors."""
-    m: int | None = setting(None, least=1, most=65_536)
-    """Pieces of a vector; must divide its size. Default: an eighth of the size."""
     nbits: int = setting(8, least=4, most=8)
     """Bits of a piece."""
     cache_dataset_on_device: bool = setting(False)
     """Keep the vectors in the memory of the GPU."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        return {"nprobe": heaps(self.nlist, effort)}
 
 
 @dataclass(frozen=True, kw_only=True)
