@@ -270,6 +270,7 @@ def reindex(
     from coca.search.milvus import Index
     from coca.search.reindex import reindex as run
     from coca.search.settings import CollectionSettings
+    from coca.workflows.path_reader import PathReader
 
     new_name = f"{collection}_{predictor.fingerprint[:8]}"
     index = parse_index(index_type) if index_type else None
@@ -288,7 +289,12 @@ def reindex(
             settings=CollectionSettings(index=index or old.index_type, fallback=True),
         ) as new:
             report = run(
-                old, predictor, new, batch_size=predictor.batch_size, progress=console.progress
+                old,
+                predictor,
+                new,
+                open_picture=PathReader(),
+                batch_size=predictor.batch_size,
+                progress=console.progress,
             )
     for _, sentence in report.lost:
         console.complain(sentence)

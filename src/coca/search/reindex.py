@@ -13,9 +13,10 @@ from coca.search.collection import batches
 from coca.search.engine import Embedder
 from coca.search.milvus import Index
 from coca.search.records import Record, check_same_model, content_id
+from coca.search.sources import series_of
 
-OpenPicture = Callable[[str], bytes]
-"""Reads the encoded picture of a path, or raises a `DataError`."""
+OpenPicture = Callable[[str, str], bytes]
+"""Reads the encoded picture of a path that had a stamp, or raises a `DataError`."""
 
 
 @dataclass(kw_only=True)
@@ -30,7 +31,7 @@ class ReindexReport:
     """Path and reason of each picture that cannot be read any more."""
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, stamp: str = "") -> bytes:
     """The bytes of a picture file.
 
     Raises:
@@ -61,7 +62,7 @@ def reindex(
         source: The pictures, by any model.
         embedder: The new model.
         target: A collection of the new model.
-        open_picture: Reads the bytes of a path; by default files.
+        open_picture: Reads the picture of a path, in their order; by default files.
         batch_size: Pictures to embed at once.
         progress: Makes the bar to show.
 
@@ -70,11 +71,14 @@ def reindex(
     """
     check_same_model(target.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     report = ReindexReport()
-    ids, there = source.ids(), set(target.ids())
+    there = set(target.ids())
+    # By path, so that each tar or video is gone through once.
+    ids = [id for _, id in sorted((path, id) for id, path, _, _ in source.origins())]
     with progress("embed pictures again", len(ids)) as bar:
         for part in batches((id for id in ids if id not in there), batch_size):
             pictures = []
-            for record in source.get(part).values():
+            found = source.get(part)
+            for record in (found[id] for id in part if id in found):
                 try:
                     pictures.append((record, _picture_of(record, open_picture)))
                 except DataError as error:
@@ -94,11 +98,12 @@ def _picture_of(record: Record, open_picture: OpenPicture) -> bytes:
     reasons = []
     for path in dict.fromkeys((record.path, *record.origin.files)):
         try:
-            image = open_picture(path)
+            image = open_picture(path, record.origin.files.get(path, ""))
         except DataError as error:
             reasons.append(str(error))
             continue
-        if content_id(image) == record.id:
+        # Of a video the stamp tells: another decoder may draw the same frame a little differently.
+        if content_id(image) == record.id or series_of(path) != path:
             return image
         reasons.append(f"{path} holds another picture now")
     raise DataError(reasons[0], reason="unreadable")

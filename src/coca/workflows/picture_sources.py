@@ -23,6 +23,8 @@ EVERY_S = 5.0
 
 _TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
 """Suffix of a place -> kind of the source that reads it."""
+TABLE_SUFFIXES = frozenset(_TABLE_KINDS)
+"""Of files with a row for each picture, which may hold the pictures themselves."""
 
 _WRONG_KINDS = {
     ".json": "a manifest has one JSON object a line: write it as .jsonl, or as .csv or .parquet",

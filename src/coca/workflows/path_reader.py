@@ -1,0 +1,81 @@
+"""Pictures by the paths under which they were indexed, wherever they stand."""
+
+import re
+from pathlib import Path
+
+from coca.core.errors import DataError
+from coca.data.storage import Storage, is_remote
+from coca.search.ledger import WHOLE
+from coca.search.reindex import read_file
+from coca.search.sources import Entry, series_of
+from coca.workflows.picture_sources import TABLE_SUFFIXES, SampleSource, sources_of
+from coca.workflows.video_source import VideoSource
+
+_WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))})(?=/)", re.I)
+_EVERY = re.compile(r"/([\d.e+-]+)s$")
+"""Ends the stamp of a video: the seconds from one frame to the next."""
+
+
+class PathReader:
+    """Reads files, URLs, members of tars, rows of tables and zips, and frames of videos.
+
+    The last tar, table or video stays open: ask for paths in their order.
+    """
+
+    def __init__(self) -> None:
+        self._storage = Storage()
+        self._open = ""
+        self._source: SampleSource | None = None
+        self._entries: dict[str, Entry] = {}
+        self._video = ("", "")
+        self._frames: dict[str, bytes] = {}
+
+    def __call__(self, path: str, stamp: str) -> bytes:
+        """The encoded picture.
+
+        Args:
+            path: As `coca index` named it.
+            stamp: That it had; tells for a video how its frames were taken, and if it is the same.
+
+        Raises:
+            DataError: It is not there any more, or cannot be read.
+        """
+        if series_of(path) != path:
+            return self._frame(path, stamp.removesuffix(WHOLE))
+        if is_remote(path) or not Path(path).is_file():
+            if place := _holder_of(path):
+                return self._member(place, path)
+            if is_remote(path):
+                return self._storage.read_all(path)
+        return read_file(path)
+
+    def _member(self, place: str, path: str) -> bytes:
+        if self._open != place:
+            self._open, self._source, self._entries = "", None, {}
+            (self._source,) = (one for one in sources_of([place]) if isinstance(one, SampleSource))
+            self._entries = {entry.path: entry for entry in self._source.entries()}
+            self._open = place
+        assert self._source is not None
+        if path not in self._entries:
+            raise DataError(f"{place} holds no {path[len(place) + 1 :]} any more", reason="missing")
+        return self._source.read(self._entries[path]).image
+
+    def _frame(self, path: str, stamp: str) -> bytes:
+        file = series_of(path)
+        if self._video != (file, stamp):
+            every = _EVERY.search(stamp)
+            source = VideoSource([file], every_s=float(every[1]) if every else 0)
+            (entry,) = source.entries()
+            if entry.stamp != stamp:
+                raise DataError(f"{file} has changed since it was indexed", reason="changed")
+            self._frames = {picture.path: picture.image for picture in source.series(entry)}
+            self._video = (file, stamp)
+        if path not in self._frames:
+            raise DataError(f"{file} has no such frame any more: {path}", reason="missing")
+        return self._frames[path]
+
+
+def _holder_of(path: str) -> str | None:
+    """The tar, table or zip that a path leads into."""
+    places = [path[: found.end()] for found in _WITHIN.finditer(path)]
+    return next((one for one in places if is_remote(one) or Path(one).is_file()), None)
