@@ -16,8 +16,9 @@ from coca.data.sources import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.classification import top_k_accuracy
 from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.classified import classified
 from coca.tasks.logistic import choose_c, fit_logistic
-from coca.tasks.recognition import class_places, recognised
+from coca.tasks.recognition import class_places
 
 CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse penalties that a probe chooses from, on a fifth of its training pictures."""
@@ -38,7 +39,7 @@ def linear_probe(
     features, targets, more_bad = _embedded(predictor, config.data, names, config.limit, progress)
     c = config.inverse_penalty or choose_c(*known, len(names), candidates=CANDIDATES)
     layer = fit_logistic(*known, len(names), c=c)
-    return recognised(
+    return classified(
         "linear_probe",
         layer.logits(features),
         targets,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
@@ -11,10 +11,9 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.inference.answering import head_of
 from coca.inference.predictor import Predictor
-from coca.metrics.classification import per_class_accuracy, top_k_accuracy
 from coca.model.config import HeadConfig
 from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
-from coca.tasks.shown import Shown, classes_shown
+from coca.tasks.classified import classified
 
 
 @TASKS.register("recognition")
@@ -30,7 +29,7 @@ def recognition(
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     targets = class_places(samples, head.classes, config.data.title)
     logits = predictor.head_logits([sample.images for sample in samples], progress=progress)
-    return recognised("recognition", logits, targets, head.classes, bad)
+    return classified("recognition", logits, targets, head.classes, bad, samples=samples)
 
 
 @CHECKS.register("recognition")
@@ -63,38 +62,6 @@ def class_places(
             reason="unknown_label",
         )
     return np.array([places[sample.labels[0]] for sample in samples], np.int64)
-
-
-def recognised(
-    task: str,
-    scores: Float[ndarray, "N K"],
-    targets: Int[ndarray, " N"],
-    classes: Sequence[str],
-    bad: tuple[str, ...],
-    **details: float | int,
-) -> TaskResult:
-    """The result of any classifier with one right class a sample; `details` go along."""
-    predicted = scores.argmax(axis=1)
-    accuracy = per_class_accuracy(predicted, targets, len(classes))
-    metrics = {
-        "top1": top_k_accuracy(scores, targets, 1),
-        "top5": top_k_accuracy(scores, targets, min(5, len(classes))),
-        "mean_per_class": float(np.nanmean(accuracy)),
-        "chance_top1": 1 / len(classes),
-        "chance_top5": min(1.0, 5 / len(classes)),
-        "majority_top1": float(np.bincount(targets).max() / len(targets)),
-    }
-    worst = [classes[place] for place in np.argsort(accuracy, kind="stable")[:10]]
-    per_class, confusion = classes_shown(predicted, targets, list(classes))
-    return TaskResult(
-        task,
-        metrics,
-        len(targets),
-        bad,
-        {"classes": len(classes), "worst_classes": worst, **details},
-        headline=("top1", "top5"),
-        shown=Shown((), per_class, confusion),
-    )
 
 
 def _reading_pictures(predictor: Predictor) -> HeadConfig:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.errors import DataError
@@ -15,13 +15,9 @@ from coca.data.text import spoken
 from coca.inference.clips import embed_clips, require_pictures_alone
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import sentences_of, templates_named
-from coca.metrics.classification import per_class_accuracy, top_k_accuracy
 from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.classified import classified
 from coca.tasks.reranking import best_of_each_row, reranked
-from coca.tasks.shown import Case, Shown, Strip, classes_shown, probabilities, thumbnail
-
-SHOWN = 8
-"""Pictures of each kind that a report gets."""
 
 
 @TASKS.register("zero_shot")
@@ -38,30 +34,8 @@ def zero_shot(
     places = {name: place for place, name in enumerate(names)}
     targets = np.array([places[spoken(sample.labels[0])] for sample in samples])
     scores = _scores(predictor, config, [sample.images for sample in samples], names, progress)
-    predicted = scores.argmax(axis=1)
-    accuracy = per_class_accuracy(predicted, targets, len(names))
-    metrics = {
-        "top1": top_k_accuracy(scores, targets, 1),
-        "top5": top_k_accuracy(scores, targets, min(5, len(names))),
-        "mean_per_class": float(np.nanmean(accuracy)),
-        "chance_top1": 1 / len(names),
-        "chance_top5": min(1.0, 5 / len(names)),
-        "majority_top1": float(np.bincount(targets).max() / len(targets)),
-    }
-    worst = [names[place] for place in np.argsort(accuracy, kind="stable")[:10]]
-    details = {"classes": len(names), "worst_classes": worst}
-    per_class, confusion = classes_shown(predicted, targets, names)
     scale = predictor.logit_scale if config.by == "similarity" and not config.rerank else 1.0
-    strips = _cases(samples, probabilities(scale * scores), targets, names)
-    return TaskResult(
-        "zero_shot",
-        metrics,
-        len(samples),
-        bad,
-        details,
-        headline=("top1", "top5"),
-        shown=Shown(strips, per_class, confusion),
-    )
+    return classified("zero_shot", scale * scores, targets, names, bad, samples=samples)
 
 
 @CHECKS.register("zero_shot")
@@ -123,33 +97,3 @@ def _names(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
             reason="unknown_label",
         )
     return known or sorted(found)
-
-
-def _cases(
-    samples: Sequence[Sample],
-    probability: Float[ndarray, "N C"],
-    targets: Int[ndarray, " N"],
-    names: Sequence[str],
-) -> tuple[Strip, ...]:
-    """The pictures that the model was most sure of, where it was right and where it was wrong."""
-    predicted, sure = probability.argmax(axis=1), probability.max(axis=1)
-    strips = []
-    for heading, chosen in (
-        ("Surest and right", predicted == targets),
-        ("Surest and wrong", predicted != targets),
-    ):
-        rows = [row for row in np.argsort(-sure, kind="stable").tolist() if chosen[row]][:SHOWN]
-        cases = [
-            Case(
-                (
-                    f"{names[predicted[row]]} ({sure[row]:.0%})",
-                    f"is: {names[targets[row]]} ({probability[row, targets[row]]:.0%})",
-                ),
-                thumbnail(samples[row].image),
-                right=bool(predicted[row] == targets[row]),
-            )
-            for row in rows
-        ]
-        if cases:
-            strips.append(Strip(heading, tuple(cases)))
-    return tuple(strips)
