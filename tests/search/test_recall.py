@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float32
 
-from coca.search import nearest
+from coca.search import nearest_rows
 from coca.search.lite import is_lite
 from coca.search.milvus import Index
 from coca.search.records import Record
@@ -30,7 +30,7 @@ def test_recall_at_10_holds_behind_every_filter(
 ) -> None:
     if is_lite(place):
         # The graph alone, also where few rows are left. That of Milvus 2.3 would give 0.92 at 10 %.
-        monkeypatch.setattr(nearest, "_EXACT_ROWS", 0)
+        monkeypatch.setattr(nearest_rows, "_FEW_ROWS", 0)
     vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
     ranks = np.random.default_rng(3).permutation(ROWS)
     index = make_index(collection=fresh, embed_dim=DIM)

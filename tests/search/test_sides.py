@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search import collection, schema
+from coca.search import collection, nearest_rows, schema
 from coca.search.milvus import Index
 from coca.search.records import Record
 from coca.search.rows import to_row
@@ -142,6 +142,27 @@ def test_an_album_gives_one_hit(index: Index, make_record: MakeRecord) -> None:
         assert [hit.id for hit in page] == list(best.values())[offset : offset + k]
     kept = index.search(query[np.newaxis], 5, filter='album == "video 1"', one_each_album=True)[0]
     assert [hit.album for hit in kept] == ["video 1"]
+
+
+def test_albums_of_many_like_pictures_do_not_hide_each_other(
+    index: Index, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames of a video are like each other: the nearest hundred may be of one album."""
+    monkeypatch.setattr(nearest_rows, "_FEW_ROWS", 0)
+    rng = np.random.default_rng(0)
+    videos = rng.standard_normal((15, 16))
+    frames = np.repeat(videos, 60, axis=0) + 0.1 * rng.standard_normal((900, 16))
+    frames = (frames / np.linalg.norm(frames, axis=1, keepdims=True)).astype(np.float32)
+    index.upsert(
+        make_record(str(n), vector=vector, album=f"video {n // 60}")
+        for n, vector in enumerate(frames)
+    )
+    for query in frames[::300]:
+        best: dict[int, str] = {}
+        for n in np.argsort(-(frames @ query), kind="stable"):
+            best.setdefault(int(n) // 60, str(n))
+        found = index.search(query[np.newaxis], 4, offset=2, one_each_album=True)[0]
+        assert [hit.id for hit in found] == list(best.values())[2:6]
 
 
 def test_everything_can_be_read_through(index: Index, make_record: MakeRecord) -> None:

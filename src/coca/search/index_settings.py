@@ -10,7 +10,9 @@ from coca.core.errors import SearchError
 MAX_RESULTS = 16_384
 """Largest `offset + k`: the limit of a Milvus server, kept on Lite as well."""
 
-_MIN_WIDTH, _MAX_WIDTH = 64, 8_192
+_MIN_WIDTH = 64
+MAX_WIDTH = 8_192
+"""Most candidates that a search keeps, unless more results are wanted."""
 
 
 def setting(
@@ -71,7 +73,7 @@ class VectorIndex:
         return {}
 
 
-def width(wanted: int, effort: float, *, most: int = _MAX_WIDTH) -> int:
+def width(wanted: int, effort: float, *, most: int = MAX_WIDTH) -> int:
     """Candidates that a search keeps: twice the results, and at least 64, times the effort."""
     return max(min(int(max(_MIN_WIDTH, 2 * wanted) * effort), most), wanted)
 

@@ -21,7 +21,8 @@ from coca.search.connection import Connection
 from coca.search.index_change import change_index
 from coca.search.index_choice import choose_index
 from coca.search.index_settings import MAX_RESULTS, VectorIndex
-from coca.search.nearest import Page, nearest, nearest_of_each_album, words_of
+from coca.search.nearest import nearest, nearest_of_each_album, words_of
+from coca.search.nearest_rows import Page
 from coca.search.record_store import RecordStore, Side
 from coca.search.records import CollectionInfo, Hit, Origin, Record
 from coca.search.rows import HIT_COLUMNS, to_hit

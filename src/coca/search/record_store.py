@@ -9,7 +9,7 @@ import numpy as np
 from coca.search import records
 from coca.search.collection import WRITE_ROWS, Collection, Row, batches
 from coca.search.connection import Connection
-from coca.search.nearest import Vectors
+from coca.search.nearest_rows import Vectors
 from coca.search.records import Origin, Record
 from coca.search.rows import RECORD_COLUMNS, belongs, to_origin, to_record, to_row
 from coca.search.schema import Layout, index_captions
