@@ -9,10 +9,14 @@ A filter keeps a random share of them by a column of numbers. Recall is against 
 Each contestant builds its own store in a process of its own, and is searched when its index is
 built; `resident` is a second face of `lite`, over the same collection. The server is that of `make
 milvus`. `search_curves.py` turns the settings of each index type.
+
+What filling costs is told in processor seconds, which other work on the machine does not stretch.
+With `--store FOLDER` the collection of Milvus Lite stays there, and the next run, in a quiet
+moment, takes it as it is. `--words` adds how long a query takes from words to hits.
 """
 
 import argparse
-import shutil
+import json
 import statistics
 import sys
 import tempfile
@@ -21,10 +25,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from side_by_side import emit, figure, in_turn, main, peak_bytes, table, write_report
+from search_peers import DIM, Faiss, K, Lance, Store
+from side_by_side import (
+    Figures,
+    emit,
+    figure,
+    in_turn,
+    main,
+    own_seconds,
+    peak_bytes,
+    table,
+    write_report,
+)
 
 from coca.search.index_choice import parse_index
 from coca.search.milvus import Index
@@ -32,12 +47,12 @@ from coca.search.records import Record
 from coca.search.resident import Resident
 from coca.search.settings import CollectionSettings
 
-DIM, K, QUERIES, BATCH = 512, 10, 60, 64
+QUERIES, BATCH = 60, 64
 SHARES = (1.0, 0.1, 0.01, 0.001)
-COSTS = {"ready_s": 1, "batch_qps": 0, "memory_mb": 0, "disk_mb": 0}
+COSTS = {"insert_s": 0, "ready_s": 0, "batch_qps": 0, "memory_mb": 0, "disk_mb": 0}
 ABOUT = """Vectors of {dim} numbers, {queries} queries one by one and {batch} at once; our
-collections with {index}. Ready: inserted and the index built. Memory: the most of all processes, of
-which the vectors that are inserted take 2 KB each."""
+collections with {index}. Processor seconds until all is inserted, and until the index is built and
+opened. Memory: the most of all processes, of which the vectors that are inserted take 2 KB each."""
 FACES = {
     "faiss-flat": ["faiss-flat"],
     "faiss-hnsw": ["faiss-hnsw"],
@@ -56,24 +71,6 @@ NAMES = {
 }
 
 
-class Store(Protocol):
-    """What a contestant offers."""
-
-    def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None: ...
-
-    def build(self) -> None:
-        """Finish the index, until searches use all of it."""
-        ...
-
-    def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
-        """Rows of the nearest, among those whose rank is below a number."""
-        ...
-
-    def extra_bytes(self) -> float:
-        """Memory of other processes that belong to it."""
-        ...
-
-
 def cloud(rows: int, seed: int) -> np.ndarray:
     shape = np.random.default_rng(0)
     surface = shape.standard_normal((64, DIM), dtype=np.float32)
@@ -83,78 +80,6 @@ def cloud(rows: int, seed: int) -> np.ndarray:
     low = low + 0.6 * rng.standard_normal((rows, 64), dtype=np.float32)
     vectors = low @ surface + 0.8 * rng.standard_normal((rows, DIM), dtype=np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-class Faiss:
-    """faiss as it comes; a filter is a list of ids."""
-
-    def __init__(self, hnsw: bool) -> None:
-        import faiss
-
-        self._faiss, self._hnsw = faiss, hnsw
-        faiss.omp_set_num_threads(1)
-        if hnsw:
-            self._index = faiss.IndexHNSWFlat(DIM, 16, faiss.METRIC_INNER_PRODUCT)
-            self._index.hnsw.efConstruction = 200
-        else:
-            self._index = faiss.IndexFlatIP(DIM)
-
-    def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None:
-        self._index.add(vectors)
-        self._ranks = ranks
-
-    def build(self) -> None:
-        pass
-
-    def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
-        options: dict[str, Any] = {}
-        if below is not None:
-            kept = np.flatnonzero(self._ranks < below).astype(np.int64)
-            options["sel"] = self._faiss.IDSelectorBatch(kept)
-        if self._hnsw:
-            params = self._faiss.SearchParametersHNSW(efSearch=64, **options)
-        else:
-            params = self._faiss.SearchParameters(**options)
-        rows = self._index.search(queries, K, params=params)[1]
-        return [[row for row in one if row >= 0] for one in rows.tolist()]
-
-    def extra_bytes(self) -> float:
-        return 0.0
-
-
-class Lance:
-    """LanceDB in a folder, with the index that its pages name first for this size."""
-
-    def __init__(self, folder: Path) -> None:
-        import lancedb
-
-        self._db = lancedb.connect(str(folder))
-
-    def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None:
-        import pyarrow as pa
-
-        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIM)
-        rows = pa.array(np.arange(len(vectors)))
-        data = pa.table({"row": rows, "rank": pa.array(ranks), "vector": column})
-        self._table = self._db.create_table("pictures", data)
-
-    def build(self) -> None:
-        from lancedb.index import HnswSq
-
-        config = HnswSq(distance_type="dot", num_partitions=1, m=16, ef_construction=200)
-        self._table.create_index("vector", config=config)
-
-    def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
-        found = []
-        for query in queries:
-            asked = self._table.search(query).distance_type("dot").limit(K).ef(64)
-            if below is not None:
-                asked = asked.where(f"rank < {below}", prefilter=True)
-            found.append([row["row"] for row in asked.select(["row", "_distance"]).to_list()])
-        return found
-
-    def extra_bytes(self) -> float:
-        return 0.0
 
 
 class Ours:
@@ -195,9 +120,15 @@ class Ours:
             time.sleep(0.2)
         raise SystemExit("the server did not build its index in half an hour")
 
+    def is_filled(self, rows: int) -> bool:
+        """Whether an earlier run has filled it."""
+        self._rows = rows
+        return self.index.count() == rows
+
     def keep_in_memory(self) -> None:
         """Answer from memory from now on."""
-        self._search = Resident(self.index)
+        if not isinstance(self._search, Resident):
+            self._search = self.resident = Resident(self.index)
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         filter = "" if below is None else f"width < {below}"
@@ -212,27 +143,45 @@ class Ours:
         return float(peak.split()[1]) * 1024
 
 
-def measure(store: Store, rows: int, folder: Path, faces: Sequence[str]) -> dict[str, float]:
+def measure(store: Store, rows: int, folder: Path, faces: Sequence[str], *, words: bool) -> Figures:
     vectors, queries = cloud(rows, 1), cloud(QUERIES + BATCH, 2)
     ranks = np.random.default_rng(3).permutation(rows)
-    start = time.perf_counter()
+    costs = filled(store, vectors, ranks, folder)
+    figures = costs | asked(store, vectors, ranks, queries)
+    named = {f"{faces[0]} {what}": value for what, value in figures.items()}
+    if "resident" in faces and isinstance(store, Ours):
+        start = own_seconds()
+        store.keep_in_memory()
+        figures |= {"ready_s": figures["ready_s"] + own_seconds() - start}
+        figures |= asked(store, vectors, ranks, queries)
+        named |= {f"resident {what}": value for what, value in figures.items()}
+    if words and isinstance(store, Ours):
+        from search_words import timed
+
+        store.keep_in_memory()
+        taken = timed(store.index, store.resident)
+        named |= {f"{faces[0]} words {what}": value for what, value in taken.items()}
+    return named
+
+
+def filled(store: Store, vectors: np.ndarray, ranks: np.ndarray, folder: Path) -> Figures:
+    """Fills a store, unless an earlier run has, and tells what that cost."""
+    told = folder / "filled.json"
+    if isinstance(store, Ours) and store.is_filled(len(vectors)):
+        store.build()
+        return json.loads(told.read_text())
+    start = own_seconds()
     store.insert(vectors, ranks)
-    inserted = time.perf_counter() - start
+    inserted = own_seconds() - start
     store.build()
-    figures = asked(store, vectors, ranks, queries) | {
+    costs = {
         "insert_s": inserted,
-        "ready_s": time.perf_counter() - start,
+        "ready_s": own_seconds() - start,
         "memory_mb": (peak_bytes() + store.extra_bytes()) / 1e6,
         "disk_mb": disk_mb(folder),
     }
-    named = {f"{faces[0]} {what}": value for what, value in figures.items()}
-    if "resident" in faces and isinstance(store, Ours):
-        start = time.perf_counter()
-        store.keep_in_memory()
-        figures |= {"ready_s": figures["ready_s"] + time.perf_counter() - start}
-        figures |= asked(store, vectors, ranks, queries) | {"memory_mb": peak_bytes() / 1e6}
-        named |= {f"resident {what}": value for what, value in figures.items()}
-    return named
+    told.write_text(json.dumps(costs))
+    return costs
 
 
 def asked(
@@ -281,18 +230,27 @@ def milvus_server(folder: Path) -> Iterator[Any]:
 
 def contestant(arguments: argparse.Namespace) -> None:
     name, rows = arguments.contestant, arguments.rows
-    folder = Path(tempfile.mkdtemp(prefix="coca-search-", dir=arguments.work))
     faces = [face for face in FACES[name] if face in wanted(arguments)]
-    try:
+    with kept_folder(arguments.store, name) as folder:
         if name == "server":
             with milvus_server(folder) as server:
                 store = Ours(server.uri, index=arguments.index, server=server)
-                figures = measure(store, rows, folder, faces)
+                emit(measure(store, rows, folder, faces, words=arguments.words))
         else:
-            figures = measure(alone(name, folder, arguments.index), rows, folder, faces)
-        emit(figures)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            store = alone(name, folder, arguments.index)
+            emit(measure(store, rows, folder, faces, words=arguments.words))
+
+
+@contextmanager
+def kept_folder(store: str, name: str) -> Iterator[Path]:
+    """A folder for a store: one that stays, if it is named, else one for the moment."""
+    if store and name == "lite":
+        folder = Path(store) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="coca-search-", dir=store or None) as passing:
+            yield Path(passing)
 
 
 def alone(name: str, folder: Path, index: str) -> Store:
@@ -309,7 +267,8 @@ def wanted(arguments: argparse.Namespace) -> list[str]:
 def referee(arguments: argparse.Namespace) -> None:
     faces = wanted(arguments)
     names = [name for name in FACES if set(FACES[name]) & set(faces)]
-    shared = [f"--{name}={getattr(arguments, name)}" for name in ("rows", "only", "index", "work")]
+    shared = [f"--{name}={getattr(arguments, name)}" for name in ("rows", "only", "index", "store")]
+    shared += ["--words"] if arguments.words else []
     rounds = in_turn(
         {name: [*shared, f"--contestant={name}"] for name in names}, rounds=arguments.rounds
     )
@@ -320,13 +279,9 @@ def referee(arguments: argparse.Namespace) -> None:
         return spread.shown(digits) if arguments.rounds > 1 else f"{spread.median:.{digits}f}"
 
     costs = table(
-        ["store", "inserted, rows/s", "ready, s", "batch, queries/s", "memory, MB", "disk, MB"],
+        ["store", "inserted, s", "ready, s", "batch, queries/s", "memory, MB", "disk, MB"],
         [
-            [
-                NAMES[face],
-                f"{arguments.rows / figure(of[face], f'{face} insert_s').median:,.0f}",
-                *(one(face, what, digits) for what, digits in COSTS.items()),
-            ]
+            [NAMES[face], *(one(face, what, digits) for what, digits in COSTS.items())]
             for face in of
         ],
     )
@@ -342,6 +297,14 @@ def referee(arguments: argparse.Namespace) -> None:
             for face in of
         ]
         sections.append(f"## {title}\n\n{table(['store', *heads], rows)}")
+    if arguments.words:
+        from search_words import section
+
+        for face in ("lite", "server"):
+            if face in of:
+                start = f"{face} words "
+                own = {what.removeprefix(start): value for what, value in of[face][0].items()}
+                sections.append(section(NAMES[face], own))
     if arguments.note:
         sections.append(arguments.note)
     write_report(
@@ -359,5 +322,6 @@ if __name__ == "__main__":
     options.add_argument("--index", default="HNSW", help="index of our collections (default HNSW)")
     options.add_argument("--theme", default="", help="more of the report's name")
     options.add_argument("--note", default="", help="last paragraph of the report")
-    options.add_argument("--work", default=tempfile.gettempdir(), help="where stores are kept")
+    options.add_argument("--store", default="", help="folder where the collection of Lite stays")
+    options.add_argument("--words", action="store_true", help="search by words as well")
     main(options, contestant=contestant, referee=referee)

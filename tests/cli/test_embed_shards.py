@@ -1,3 +1,7 @@
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,3 +47,31 @@ def test_a_bad_tar_fails_the_command_after_the_others_are_done(
     ended = run("embed-shards", "shards", "-o", "vectors", "-m", model, code=1)
     assert "shard-000000.tar" in ended.stderr
     assert "1 of 2 tars embedded now, 0 found done, 1 bad" in ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_processes_of_torchrun_share_the_tars(
+    run_json: Callable[..., Any], model: str, place: Path
+) -> None:
+    with ShardWriter("shards", samples_per_shard=2) as writer:
+        for n in range(8):
+            writer.write(Sample(f"k{n}", picture(n)))
+    command = ["embed-shards", "shards", "--out", "vectors", "--model", model, "--device", "cpu"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    told = subprocess.run(
+        [sys.executable, *launcher, "-m", "coca", *command],
+        cwd=place,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    # Each tells what it made itself; together that is every tar, and none twice.
+    made = [int(n) for n in re.findall(r"(\d+) of 4 tars embedded now", told.stdout)]
+    assert len(made) == 2
+    assert sum(made) == len(list(Path("vectors").glob("*.parquet"))) == 4
+    filled = run_json("index", "vectors")
+    assert (filled["added"], filled["count"]) == (8, 8)

@@ -1,0 +1,181 @@
+"""Does a mined fifth teach more than a random fifth? Fine-tuning on Imagenette, beside all of it.
+
+    python benchmarks/mining.py --model runs/flickr8k/coca-0
+
+The training photos are put into a collection, without their labels having a say but where named:
+`diverse` spreads out (k-center), `like` takes what is nearest to 4 photos of each class, `unsure`
+what the model is least sure to classify by the names of the classes. Each choice is a manifest that
+`recipes/finetune/imagenette_frozen.yaml` learns from, with the same number of steps; scored on the
+500 validation photos. A round is a seed: of the training, of the random choice, of the examples.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from side_by_side import Figures, emit, figure, in_turn, main, table, write_report
+
+import coca
+from coca.inference.predictor import Predictor
+from coca.inference.prompts import prompts_named
+from coca.search.classify import add_classes
+from coca.search.milvus import Index
+from coca.search.mining import Choice
+from coca.workflows.classes import open_classes
+from coca.workflows.index import index_pictures
+from coca.workflows.mining import Mining, mine
+
+RECIPE = Path(__file__).parents[1] / "recipes/finetune/imagenette_frozen.yaml"
+SHARE, EXAMPLES = 0.2, 4
+WAYS = {
+    "random": "a random fifth",
+    "diverse": "spread out (`--diverse`)",
+    "like": "nearest to 4 photos a class (`--like`)",
+    "unsure": "least sure (`--unsure`)",
+    "sure": "most sure, same number of each guessed class",
+    "all": "all of it",
+}
+
+
+def unpacked(data: str, folder: Path) -> dict[Path, str]:
+    """The training photos as files, each with its label beside it; the label of each."""
+    labels = {}
+    with zipfile.ZipFile(data) as zipped:
+        for line in zipped.read("meta.jsonl").decode().splitlines():
+            row = json.loads(line)
+            if row["split"] != "train":
+                continue
+            path = folder / Path(row["image"]).name
+            path.write_bytes(zipped.read(row["image"]))
+            path.with_suffix(".json").write_text(json.dumps({"label": row["label"]}))
+            labels[path] = row["label"]
+    return labels
+
+
+def mined(
+    way: str, labels: dict[Path, str], predictor: Predictor, folder: Path, seed: int
+) -> list[Path]:
+    """The photos that this way chooses, written to `chosen.jsonl` too."""
+    rng, count = random.Random(seed), round(SHARE * len(labels))
+    uri, out = str(folder / "pool.db"), folder / "chosen.jsonl"
+    files = sorted(labels)
+    if way in ("random", "all"):
+        chosen = files if way == "all" else rng.sample(files, count)
+        return written(chosen, labels, out)
+    index_pictures(files, predictor, uri=uri, captions=False)
+    with (
+        Index.open(uri) as index,
+        open_classes(predictor, uri, create=True) as classes,
+    ):
+        names = sorted(set(labels.values()))
+        add_classes(classes, predictor, names, templates=prompts_named("photo"))
+        by_class = {name: [file for file in files if labels[file] == name] for name in names}
+        examples = [file for name in names for file in rng.sample(by_class[name], EXAMPLES)]
+        wanted = {
+            "diverse": Mining(),
+            "like": Mining(examples=examples),
+            "unsure": Mining(unsure_among=classes),
+        }
+        if way == "sure":
+            guesses = predictor.classify(files, names)
+            best = sorted(zip(files, guesses, strict=True), key=lambda one: -one[1][0].probability)
+            taken: Counter[str] = Counter()
+            chosen = []
+            for file, guess in best:
+                if taken[guess[0].label] < count // len(names):
+                    taken[guess[0].label] += 1
+                    chosen.append(file)
+            return written(chosen, labels, out)
+        mine(index, predictor, wanted[way], Choice(count=count, diverse=way == "diverse"), out)
+    return [Path(json.loads(line)["image"]) for line in out.read_text().splitlines()]
+
+
+def written(chosen: Sequence[Path], labels: dict[Path, str], out: Path) -> list[Path]:
+    rows = [{"image": str(path), "label": labels[path]} for path in chosen]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return list(chosen)
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "photos").mkdir()
+        labels = unpacked(arguments.data, folder / "photos")
+        predictor = coca.load(arguments.model, device="cpu")
+        figures: Figures = {}
+        for seed in range(arguments.seeds):
+            own = folder / str(seed)
+            own.mkdir()
+            chosen = mined(arguments.contestant, labels, predictor, own, seed)
+            counts = Counter(labels[path] for path in chosen)
+            figures |= {
+                f"{seed} chosen": len(chosen),
+                f"{seed} fewest": min(counts[name] for name in set(labels.values())),
+                f"{seed} most": max(counts.values()),
+                f"{seed} top1": score(arguments, own, seed),
+            }
+        emit(figures)
+
+
+def score(arguments: argparse.Namespace, folder: Path, seed: int) -> float:
+    """Top-1 after fine-tuning on what was chosen."""
+    source = f"{{kind: manifest, path: {folder / 'chosen.jsonl'}, text: labels}}"
+    told = subprocess.run(
+        [
+            *(sys.executable, "-m", "coca", "finetune", str(RECIPE), f"model={arguments.model}"),
+            *(f"run={folder / 'run'}", f"seed={seed}", f"data.sources=[{source}]"),
+            *(f"evaluate.0.data.path={arguments.data}", "--json"),
+        ],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    (task,) = json.loads(told.stdout)["scores"]
+    return float(task["metrics"]["top1"])
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    ways = arguments.of.split(",")
+    shared = [f"--{name}={getattr(arguments, name)}" for name in ("model", "data", "seeds")]
+    rounds = in_turn({way: [*shared, f"--contestant={way}"] for way in ways}, rounds=1)
+    rows = []
+    for way in ways:
+        (own,) = rounds[way]
+        seeds = range(arguments.seeds)
+        scores = [own[f"{seed} top1"] for seed in seeds]
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        fewest, most = (figure([own], f"0 {what}").median for what in ("fewest", "most"))
+        rows.append(
+            [
+                WAYS[way],
+                f"{own['0 chosen']:.0f}",
+                f"{fewest:.0f} to {most:.0f}",
+                f"{statistics.mean(scores):.3f} ± {spread:.3f}",
+                ", ".join(f"{one:.3f}" for one in scores),
+            ]
+        )
+    write_report(
+        "mining",
+        "A mined fifth beside a random fifth",
+        "Imagenette, 1,500 photos to choose from, top-1 on the 500 others; ± is the standard "
+        "deviation over seeds.",
+        table(["what is learned from", "photos", "of a class, seed 0", "top-1", "seeds"], rows),
+        packages=["torch", "pymilvus", "milvus-lite"],
+    )
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--model", default="runs/flickr8k/coca-0", help="what starts the training")
+    options.add_argument("--data", default="../shared/data/imagenette_96.zip")
+    options.add_argument("--seeds", type=int, default=3, help="runs of each way (default 3)")
+    options.add_argument("--of", default=",".join(WAYS), help="ways to choose")
+    main(options, contestant=contestant, referee=referee)

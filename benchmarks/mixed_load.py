@@ -1,0 +1,92 @@
+"""Searches while others write, for minutes: errors, lost writes, and how long searches take.
+
+    python benchmarks/mixed_load.py --minutes 10
+    python benchmarks/mixed_load.py --minutes 1 --of lite
+
+Two threads write 20 rows each half second (new ones, some again with other words, some removed) and
+look for what they wrote; two search five times a second and check every score. At the end, and
+after opening anew, the collection is compared with all that was acknowledged (tests/mixed_load.py).
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from side_by_side import Figures, emit, in_turn, main, table, write_report
+
+from coca.search.milvus import Index
+from search import DIM, milvus_server
+
+NAMES = {"lite": "Milvus Lite 3.2.2", "server": "Milvus server 2.3.5"}
+
+
+def measured(uri: str, seconds: float) -> Figures:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from mixed_load import run_load
+
+    load = run_load(
+        lambda: Index.open(uri, "load", embed_dim=DIM, fingerprint="load", create=True),
+        seconds=seconds,
+    )
+    for fault in load.faults:
+        print(fault, file=sys.stderr)
+    figures = {
+        "written": load.written,
+        "removed": load.removed,
+        "kept": load.kept,
+        "searches": len(load.search_s),
+        "faults": len(load.faults),
+    }
+    for part, (first, last) in {"first": (0.0, 0.1), "last": (0.9, 1.0)}.items():
+        taken = [1e3 * s for at, s in load.search_s if first <= at / seconds <= last]
+        for percent in (50, 95, 99):
+            figures[f"{part} p{percent}"] = float(np.percentile(taken, percent))
+    return figures
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="coca-load-", dir=arguments.work))
+    try:
+        if arguments.contestant == "lite":
+            emit(measured(str(folder / "load.db"), 60 * arguments.minutes))
+        else:
+            with milvus_server(folder) as server:
+                emit(measured(server.uri, 60 * arguments.minutes))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def referee(arguments: argparse.Namespace) -> None:
+    places = arguments.of.split(",")
+    shared = [f"--minutes={arguments.minutes}", f"--work={arguments.work}"]
+    rounds = in_turn({place: [*shared, f"--contestant={place}"] for place in places}, rounds=1)
+    own = {place: rounds[place][0] for place in places}
+    counts = ["written", "removed", "kept", "searches", "faults"]
+    columns = [f"{part} p{percent}" for part in ("first", "last") for percent in (50, 95, 99)]
+    write_report(
+        "mixed-load",
+        f"Searches while others write, {arguments.minutes:g} minutes",
+        f"Two threads write 20 rows of {DIM} numbers each half second, two search five times a "
+        "second. Faults: errors, lost or stale writes, wrong scores.",
+        table(
+            ["", "rows written", "removed", "left", "searches", "faults"],
+            [[NAMES[one], *(f"{own[one][what]:,.0f}" for what in counts)] for one in places],
+        ),
+        "A search in ms, in the first and in the last tenth of the time:",
+        table(
+            ["", *columns],
+            [[NAMES[one], *(f"{own[one][what]:.0f}" for what in columns)] for one in places],
+        ),
+        packages=["pymilvus", "milvus-lite", "numpy"],
+    )
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--minutes", type=float, default=10.0, help="how long (default 10)")
+    options.add_argument("--of", default=",".join(NAMES), help="places")
+    options.add_argument("--work", default=tempfile.gettempdir(), help="where stores are kept")
+    main(options, contestant=contestant, referee=referee)

@@ -1,0 +1,98 @@
+"""What `search.py` asks of a store, and the stores that it puts beside ours: faiss and LanceDB."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+DIM, K = 512, 10
+
+
+class Store(Protocol):
+    """What a contestant offers."""
+
+    def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None: ...
+
+    def build(self) -> None:
+        """Finish the index, until searches use all of it."""
+        ...
+
+    def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
+        """Rows of the nearest, among those whose rank is below a number."""
+        ...
+
+    def extra_bytes(self) -> float:
+        """Memory of other processes that belong to it."""
+        ...
+
+
+class Faiss:
+    """faiss as it comes; a filter is a list of ids."""
+
+    def __init__(self, hnsw: bool) -> None:
+        import faiss
+
+        self._faiss, self._hnsw = faiss, hnsw
+        faiss.omp_set_num_threads(1)
+        if hnsw:
+            self._index = faiss.IndexHNSWFlat(DIM, 16, faiss.METRIC_INNER_PRODUCT)
+            self._index.hnsw.efConstruction = 200
+        else:
+            self._index = faiss.IndexFlatIP(DIM)
+
+    def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None:
+        self._index.add(vectors)
+        self._ranks = ranks
+
+    def build(self) -> None:
+        pass
+
+    def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
+        options: dict[str, Any] = {}
+        if below is not None:
+            kept = np.flatnonzero(self._ranks < below).astype(np.int64)
+            options["sel"] = self._faiss.IDSelectorBatch(kept)
+        if self._hnsw:
+            params = self._faiss.SearchParametersHNSW(efSearch=64, **options)
+        else:
+            params = self._faiss.SearchParameters(**options)
+        rows = self._index.search(queries, K, params=params)[1]
+        return [[row for row in one if row >= 0] for one in rows.tolist()]
+
+    def extra_bytes(self) -> float:
+        return 0.0
+
+
+class Lance:
+    """LanceDB in a folder, with the index that its pages name first for this size."""
+
+    def __init__(self, folder: Path) -> None:
+        import lancedb
+
+        self._db = lancedb.connect(str(folder))
+
+    def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None:
+        import pyarrow as pa
+
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIM)
+        rows = pa.array(np.arange(len(vectors)))
+        data = pa.table({"row": rows, "rank": pa.array(ranks), "vector": column})
+        self._table = self._db.create_table("pictures", data)
+
+    def build(self) -> None:
+        from lancedb.index import HnswSq
+
+        config = HnswSq(distance_type="dot", num_partitions=1, m=16, ef_construction=200)
+        self._table.create_index("vector", config=config)
+
+    def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
+        found = []
+        for query in queries:
+            asked = self._table.search(query).distance_type("dot").limit(K).ef(64)
+            if below is not None:
+                asked = asked.where(f"rank < {below}", prefilter=True)
+            found.append([row["row"] for row in asked.select(["row", "_distance"]).to_list()])
+        return found
+
+    def extra_bytes(self) -> float:
+        return 0.0

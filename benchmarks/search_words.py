@@ -1,0 +1,119 @@
+"""What `search.py --words` adds: from words to hits, model included, beside pymilvus's own search.
+
+The model is of the architecture of `coca_ViT-B-32` with random weights, which takes as long as a
+trained one. For each query, in turn: pymilvus's `search` itself, with the settings and columns that
+`Index.search` uses; `Index.search` by the same vector; `SearchEngine.search` by the words, over the
+collection and over a `Resident` of it.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from search_peers import K
+from side_by_side import Figures, table
+
+from coca.inference.predictor import Predictor
+from coca.model.openclip import OpenCLIP
+from coca.model.openclip_config import OpenCLIPConfig
+from coca.processing.clip_bpe import installed_vocabulary, read_vocabulary
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
+from coca.search.engine import SearchEngine
+from coca.search.milvus import Index
+from coca.search.resident import Resident
+from coca.search.rows import HIT_COLUMNS
+
+QUERIES = 100
+WORDS = ("a", "the", "red", "old", "dog", "cat", "car", "man", "tree", "on", "beach", "snow", "two")
+WAYS = {
+    "pymilvus": "pymilvus's `search`, by vector",
+    "index": "`Index.search`, by vector",
+    "embed": "the model alone, one text",
+    "engine": "`SearchEngine.search`, by words",
+    "resident": "the same over `Resident`",
+}
+
+
+def model() -> Predictor:
+    """The shape of `coca_ViT-B-32` and its words; weights by chance."""
+    vocabulary = installed_vocabulary()
+    if vocabulary is None:
+        raise SystemExit("the words of CLIP come with the package open_clip_torch: install it")
+    torch.manual_seed(0)
+    config = OpenCLIPConfig()
+    image = ImageTransform(ImageConfig(image_size=config.image.image_size))
+    processor = Processor(image, read_vocabulary(vocabulary), config.text.context_length)
+    return Predictor(OpenCLIP(config), processor, fingerprint="bench")
+
+
+def ways_of(
+    index: Index, resident: Resident, predictor: Predictor
+) -> dict[str, Callable[[str, np.ndarray], object]]:
+    """Each way to ask, from words or from their vector."""
+    client, timeout_s = index._connection.client, index._connection.timeout_s
+    params = index.index_type.search_params(K, 1.0)
+
+    def pymilvus(text: str, vector: np.ndarray) -> object:
+        return client.search(
+            "bench",
+            data=[vector],
+            anns_field="vector",
+            limit=K,
+            output_fields=list(HIT_COLUMNS),
+            search_params={"metric_type": "IP", "params": params},
+            consistency_level="Bounded",
+            timeout=timeout_s,
+        )
+
+    engine = SearchEngine(predictor, index)
+    in_memory = SearchEngine(predictor, resident)
+    return {
+        "pymilvus": pymilvus,
+        "index": lambda text, vector: index.search(vector[np.newaxis], K),
+        "embed": lambda text, vector: predictor.embed_texts([text]),
+        "engine": lambda text, vector: engine.search(text, k=K),
+        "resident": lambda text, vector: in_memory.search(text, k=K),
+    }
+
+
+def timed(index: Index, resident: Resident) -> Figures:
+    """The time of each way, in ms, and the quotient of `Index.search` and pymilvus's."""
+    torch.set_num_threads(1)
+    words, predictor = random.Random(0), model()
+    queries = [" ".join(words.choices(WORDS, k=words.randint(2, 10))) for _ in range(QUERIES)]
+    ways = ways_of(index, resident, predictor)
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for turn, (text, vector) in enumerate(
+        zip(queries, predictor.embed_texts(queries), strict=True)
+    ):
+        for way in list(ways) if turn % 2 else reversed(list(ways)):
+            start = time.perf_counter()
+            ways[way](text, vector)
+            if turn >= 5:  # the first ones bring things into memory
+                taken[way].append(1e3 * (time.perf_counter() - start))
+    figures: Figures = {}
+    for way, times in taken.items():
+        figures[f"{way} p50"] = statistics.median(times)
+        figures[f"{way} p95"] = sorted(times)[int(0.95 * len(times))]
+    figures["ratio"] = statistics.median(
+        ours / own for ours, own in zip(taken["index"], taken["pymilvus"], strict=True)
+    )
+    return figures
+
+
+def section(store: str, own: Mapping[str, float]) -> str:
+    """The part of a report about one store."""
+    rows = [
+        [shown, *(f"{own[f'{way} {part}']:.1f}" for part in ("p50", "p95"))]
+        for way, shown in WAYS.items()
+    ]
+    return (
+        f"## From words to {K} hits, {store}\n\n"
+        f"{QUERIES} queries of 2 to 10 words, one at a time and each way in turn; the text side of "
+        f"`coca_ViT-B-32`, one thread.\n\n{table(['', 'p50, ms', 'p95, ms'], rows)}\n\n"
+        f"`Index.search` over pymilvus's, query by query: {own['ratio']:.2f} (median)."
+    )
