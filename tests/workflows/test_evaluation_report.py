@@ -52,6 +52,12 @@ def test_one_table_holds_all_tasks_with_published_figures_beside_ours() -> None:
     assert "No published figures of CoCa are known for mine." in table.note
 
 
+def test_a_column_that_would_be_empty_is_left_out() -> None:
+    table = overview([(config("counting", "mine"), TaskResult("counting", {"mean": 0.5}, 3))])
+    assert list(table.columns) == ["task", "score", "this model"]
+    assert [list(row) for row in table.rows] == [["counting, mine", "mean", 0.5]]
+
+
 def test_what_could_not_be_read_is_counted_and_named() -> None:
     sections = _sections([(config("retrieval", "COCO"), retrieval())], drawn=False)
     assert "cannot be read: a: broken and 1 more" in sections[1].text

@@ -1,6 +1,7 @@
 """Detection: boxes and names of objects, scored as COCO does."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -9,10 +10,20 @@ from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
 from coca.data.coco_instances import BOXES
 from coca.data.sample import Sample
-from coca.inference.detecting import Detection, load_detector
+from coca.inference.detecting import Detection, drawn, load_detector
 from coca.inference.predictor import Predictor
 from coca.metrics.detection import FoundBoxes, TrueBoxes, detection_scores
 from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.shown import Case, Shown, Strip, thumbnail
+
+SHOWN = 8
+"""Pictures that a report gets."""
+
+SURE = 0.3
+"""Least score of a box that is drawn, as `coca detect` has it."""
+
+PICTURE_PX = 288
+"""Larger side of a drawn picture: names must stay readable."""
 
 
 @TASKS.register("detection")
@@ -35,7 +46,15 @@ def detection(
     scores, each = detection_scores(truth, said, len(numbers))
     by_class = dict(zip(detector.classes, each, strict=True))
     details = {"classes": len(numbers), "AP_by_class": by_class}
-    return TaskResult("detection", scores, len(samples), bad, details, headline=("AP", "AP50"))
+    return TaskResult(
+        "detection",
+        scores,
+        len(samples),
+        bad,
+        details,
+        headline=("AP", "AP50"),
+        shown=Shown((Strip(f"Found, from {SURE:.0%} on", _cases(samples, found)),)),
+    )
 
 
 @CHECKS.register("detection")
@@ -57,6 +76,25 @@ def _class_numbers(samples: Sequence[Sample], classes: Sequence[str], title: str
             reason="unknown_label",
         )
     return numbers
+
+
+def _cases(samples: Sequence[Sample], found: Sequence[Sequence[Detection]]) -> tuple[Case, ...]:
+    """Pictures from all over the set, with what was found drawn into them, and what is there."""
+    cases = []
+    for row in range(0, len(samples), -(-len(samples) // SHOWN)):
+        sure = [one for one in found[row] if one.score >= SURE]
+        lines = (
+            f"found: {_listed(one.label for one in sure)}",
+            f"there: {_listed(one['name'] for one in samples[row].metadata[BOXES])}",
+        )
+        picture = thumbnail(drawn(samples[row].image, sure), PICTURE_PX)
+        cases.append(Case(lines, picture))
+    return tuple(cases)
+
+
+def _listed(names: Iterable[str]) -> str:
+    counts = sorted(Counter(names).items())
+    return ", ".join(name if n == 1 else f"{n} {name}" for name, n in counts) or "nothing"
 
 
 def _true(sample: Sample, numbers: dict[str, int]) -> TrueBoxes:

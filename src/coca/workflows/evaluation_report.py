@@ -105,11 +105,9 @@ def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Beside = NO
                     named[strongest.model] = published().sources[source]
             rows.append(row)
     without = [c.data.title for (c, _), it in zip(pairs, benchmarks, strict=True) if it is None]
-    return Table(
-        ["task", "score", "this model", *others, "chance", *(_HEADS[source] for source in beside)],
-        rows,
-        _note(named, list(dict.fromkeys(without))),
-    )
+    columns = ["task", "score", "this model", *others, "chance"]
+    columns += [_HEADS[source] for source in beside]
+    return _without_empty(columns, rows, _note(named, list(dict.fromkeys(without))))
 
 
 _HEADS = {"paper": "the paper", "open_clip": "open_clip"}
@@ -221,7 +219,13 @@ def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskRes
     )
     note = f"{benchmark.title}. {'; '.join(places)}." if benchmark else ""
     columns = ["score", "this model", *others, "chance", *(model.model for model in models)]
-    return Table(columns, rows, note)
+    return _without_empty(columns, rows, note)
+
+
+def _without_empty(columns: Sequence[str], rows: Sequence[Row], note: str) -> Table:
+    """The table without columns that hold nothing, such as chance where nobody can guess."""
+    kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
+    return Table([columns[at] for at in kept], [[row[at] for at in kept] for row in rows], note)
 
 
 def _ranked(shown: Shown) -> tuple[dict[str, float], str]:
