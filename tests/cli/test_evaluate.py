@@ -117,6 +117,8 @@ def test_another_model_s_scores_stand_beside(
 ) -> None:
     told = run_json("evaluate", model, samples, "--beside", "nano")
     assert told["beside"]["nano"] == run_json("evaluate", "nano", samples)["metrics"]
+    # A shipped model is called by its name, wherever it lies.
+    assert Path("runs/evaluate/nano/report.md").read_text().startswith("# Scores of nano\n")
     table = run("evaluate", model, samples, "--beside", "nano").stdout
     assert any({"this model", "nano"} <= {*re.split(r"\s{2,}", it)} for it in table.splitlines())
 

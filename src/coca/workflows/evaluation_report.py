@@ -52,6 +52,7 @@ def write_reports(
     configs: Sequence[TaskConfig],
     entries: Sequence[Kept],
     *,
+    name: str,
     beside: Beside = NOBODY,
 ) -> list[Path]:
     """Writes `report.json`, `report.md` and, where the extra `report` is installed, `report.html`.
@@ -61,12 +62,13 @@ def write_reports(
         predictor: The model that the report is of.
         configs: Its tasks.
         entries: What came of each.
+        name: What the model was called by.
         beside: What other models reach on the same tasks.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    title, lead = f"Scores of {predictor.source or 'a model'}", _lead(predictor, entries)
+    title, lead = f"Scores of {name or 'a model'}", _lead(predictor, entries)
     pairs = list(zip(configs, [entry.result for entry in entries], strict=True))
     files = {
         "report.json": _as_json(predictor, configs, entries, beside),
