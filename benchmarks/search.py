@@ -249,7 +249,7 @@ def kept_folder(store: str, name: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     else:
-        with tempfile.TemporaryDirectory(prefix="coca-search-", dir=store or None) as passing:
+        with tempfile.TemporaryDirectory(prefix="coca-search-") as passing:
             yield Path(passing)
 
 
