@@ -50,9 +50,13 @@ class MilvusServer:
     """One server with its data in a folder; several may run at a time.
 
     It ends with the process that started it, also when that one is killed.
+
+    A machine that is too busy to let it run for `stall_s` seconds ends it: its parts take each
+    other for dead. After a SIGKILL the next start in the same folder waits as long.
     """
 
-    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, stall_s: int = 300) -> None:
+        self._stall_s = stall_s
         self.folder = folder.absolute()
         self.port = port or free_port()
         # Kept from start to start: a server that was killed is known by its addresses.
@@ -137,8 +141,7 @@ class MilvusServer:
             "MILVUS_RUN_DIR": str(self.folder / "run"),
             "LD_LIBRARY_PATH": str(PROGRAMS),
             "MILVUSCONF": str(configs),
-            # After a SIGKILL the next start waits so many seconds for the old one to expire.
-            "COMMON_SESSION_TTL": "10",
+            "COMMON_SESSION_TTL": str(self._stall_s),
             "ETCD_CONFIG_PATH": str(configs / "etcd.yaml"),
         }
 
@@ -206,7 +209,7 @@ def _main() -> None:
         parser.error("name the folder where its data are kept")
     if reason := why_not():
         raise SystemExit(reason)
-    with MilvusServer(arguments.folder, port=arguments.port) as server:
+    with MilvusServer(arguments.folder, port=arguments.port, stall_s=10) as server:
         sys.stdout.write(f"{server.uri} is ready; its data are in {server.folder}\n")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
