@@ -212,6 +212,13 @@ def test_tables_tell_mean_and_spread_beside_chance_and_floors() -> None:
     assert "3 seeds; 1,055 drawings" in table.note
 
 
+def test_a_single_seed_claims_no_spread() -> None:
+    (table,) = result_tables([scores_of(0.5)])
+    assert table.note == "One seed; 1,055 drawings."
+    assert "spread" not in table.columns
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
 def test_weights_that_are_too_large_or_change_too_much_stay_out(
     runs: list[Path],
     tasks: list[TaskConfig],

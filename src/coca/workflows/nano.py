@@ -187,10 +187,14 @@ def score_run(
 def result_tables(seeds: Sequence[Scores]) -> list[ResultTable]:
     """A table for each part of the data: mean and spread over the seeds, chance and floors.
 
+    A single seed has no spread, and is said to be one.
+
     Args:
         seeds: Scores of each run; the floors are those of the first.
     """
-    columns = ["score", "nano", "spread", "chance", "raw pixels", "trimmed pixels"]
+    several = len(seeds) > 1
+    spread = ["spread"] if several else []
+    columns = ["score", "nano", *spread, "chance", "raw pixels", "trimmed pixels"]
     tables = []
     for part, first in seeds[0].items():
         rows = []
@@ -203,13 +207,14 @@ def result_tables(seeds: Sequence[Scores]) -> list[ResultTable]:
                 [
                     title,
                     f"{statistics.mean(values):.3f}",
-                    f"{min(values):.3f} to {max(values):.3f}",
+                    *([f"{min(values):.3f} to {max(values):.3f}"] if several else []),
                     f"{first[task][f'chance_{metric}']:.4f}",
                     *(_shown(first.get(name, {}).get(floor)) for name in _FLOORS),
                 ]
             )
         count = int(next(iter(first.values()))["samples"])
-        note = f"Mean, least and most of {len(seeds)} seeds; {count:,} drawings."
+        of = f"Mean, least and most of {len(seeds)} seeds" if several else "One seed"
+        note = f"{of}; {count:,} drawings."
         tables.append(ResultTable(part, columns, rows, note))
     return tables
 
@@ -260,6 +265,7 @@ def _training(runs: Sequence[str | Path]) -> str:
     first, start = recipes[0], records[0]["starts"][-1]
     steps, batch = first["train"]["steps"], first["data"]["loader"]["batch_size"]
     seeds = ", ".join(str(recipe["seed"]) for recipe in recipes)
+    said = f"Seeds {seeds}" if len(recipes) > 1 else f"Seed {seeds}"
     speeds = [row["pairs_per_s"] for run in runs for row in read_metrics(run)]
     minutes = steps * batch / statistics.median(speeds) / 60
     machine, code = start["machine"], start["code"]
@@ -267,7 +273,7 @@ def _training(runs: Sequence[str | Path]) -> str:
     return (
         f"`recipes/pretrain/nano.yaml`: both losses, {steps:,} steps of {batch} pairs, about "
         f"{minutes:.0f} minutes on {machine['cores']} cores of {machine['cpu']}{commit}, "
-        f"{start['started'][:10]}. Seeds {seeds}; the weights are those of seed "
+        f"{start['started'][:10]}. {said}; the weights are those of seed "
         f"{first['seed']}, stored in half precision. Fluent's two sets count as one vendor. "
         "OpenMoji was not read, nor were 200 concepts of any vendor, chosen by a hash within each "
         "group, flags left out."
