@@ -53,7 +53,10 @@ def peer_texts(dtype: torch.dtype) -> Embed:
 
 
 def our_texts(dtype: torch.dtype, class_mask: str = "legacy") -> Embed:
+    from coca.model.products import lay_out
+
     model = our_model(small=False, class_mask=class_mask).to(dtype)
+    lay_out(model)  # as `coca.load` does
 
     def embed(tokens: Items) -> Tensor:
         rows = []

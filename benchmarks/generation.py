@@ -62,11 +62,12 @@ def ours(way: str, batch: int, tokens: int, dtype: torch.dtype) -> Write:
     from coca.model.openclip import OpenCLIP
     from coca.model.openclip_config import OpenCLIPConfig
     from coca.model.openclip_weights import convert_state_dict
+    from coca.model.products import lay_out
 
     config = OpenCLIPConfig()
     model = OpenCLIP(config)
     model.load_state_dict(convert_state_dict(peer_model().state_dict(), config))
-    model.eval().to(dtype)
+    lay_out(model.eval().to(dtype))  # as `coca.load` does
     decoding = Decoding(
         num_beams=BEAMS if way == "beams" else 1, max_words=tokens - 1, min_words=tokens - 1
     )

@@ -42,6 +42,18 @@ def test_pictures_become_unit_vectors_that_differ(predictor: Predictor) -> None:
     assert (vectors @ vectors.T)[~np.eye(7, dtype=bool)].max() < 0.9999
 
 
+def test_weights_that_are_laid_out_change_nothing_but_the_time(
+    predictor: Predictor, folder: Path
+) -> None:
+    plain = coca.load(folder, device="cpu", laid_out=False)
+    assert_near(predictor.embed_images(PICTURES), plain.embed_images(PICTURES))
+    assert_near(predictor.embed_texts(TEXTS), plain.embed_texts(TEXTS))
+    assert_near(predictor.score(PICTURES, TEXTS), plain.score(PICTURES, TEXTS))
+    for beams in (1, 3):
+        one, other = (it.caption(PICTURES, num_beams=beams) for it in (predictor, plain))
+        assert [caption.text for caption in one] == [caption.text for caption in other]
+
+
 def test_texts_become_unit_vectors_that_differ(predictor: Predictor) -> None:
     vectors = predictor.embed_texts(TEXTS)
     assert vectors.shape == (5, 24)

@@ -21,7 +21,8 @@ from torch import Tensor
 from coca.core.errors import ConfigError
 from coca.core.extras import require
 from coca.inference.captioning import Caption
-from coca.inference.predictor import Picture, Predictor
+from coca.inference.given import Picture
+from coca.inference.predictor import Predictor
 from coca.model.looking import contributions, word_maps
 from coca.processing.tokenizer import TextTokenizer
 

@@ -22,7 +22,8 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.answering import Prediction, head_of, predictions
 from coca.inference.captioning import Caption, captions_of
-from coca.inference.predictor import Picture, Predictor
+from coca.inference.given import Picture
+from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS, Templates
 from coca.model.decoding import Decoding, DecodingOptions
 from coca.model.generation import generate

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
+from coca.inference.given import Picture
 from coca.inference.loading import load, model_folder
-from coca.inference.predictor import Picture, Predictor
+from coca.inference.predictor import Predictor
 from coca.model import detector as saved
 from coca.model.detector import Detector
 from coca.processing.image import decode

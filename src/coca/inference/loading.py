@@ -37,6 +37,7 @@ def load(
     device: str | None = None,
     precision: Precision = "fp32",
     batch_size: int = 64,
+    laid_out: bool = True,
 ) -> Predictor:
     """Loads a model by its name. Only names that begin with `openclip:` or `hf:` reach out.
 
@@ -47,6 +48,7 @@ def load(
         device: Such as `"cuda:0"`; default: the first accelerator, else the CPU.
         precision: Of weights and arithmetic; embeddings are fp32 always.
         batch_size: Pictures or texts at a time.
+        laid_out: On a CPU, keep the weights a second time in the order in which it reads them.
 
     Raises:
         ModelError: A file is missing, damaged, does not fit, or cannot be fetched.
@@ -63,7 +65,12 @@ def load(
     _require_fit(path, config, processor)
     model = load_model(path, device=target, dtype=_DTYPES[precision])
     return Predictor(
-        model, processor, fingerprint=fingerprint(path), source=str(path), batch_size=batch_size
+        model,
+        processor,
+        fingerprint=fingerprint(path),
+        source=str(path),
+        batch_size=batch_size,
+        laid_out=laid_out,
     )
 
 

@@ -7,14 +7,12 @@ Letters: N pictures or texts, M texts beside N pictures, E shared embedding, K l
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar, Unpack
+from typing import Literal, TypeVar, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
-from PIL import Image
 from torch import Tensor
 
 from coca.core.errors import ConfigError
@@ -28,16 +26,15 @@ from coca.inference.answering import (
     predictions,
 )
 from coca.inference.captioning import Caption, captions_of, prompts_for
+from coca.inference.given import Picture, as_pictures, as_texts
 from coca.inference.prompts import PROMPTS, Templates, sentences_of
 from coca.inference.repeats import different, shared_out
 from coca.model.captioner import Captioner
 from coca.model.decoding import Decoding, DecodingOptions
 from coca.model.generation import generate
+from coca.model.products import lay_out
 from coca.model.scoring import score_captions, scored_lengths
 from coca.processing.processor import Processor
-
-Picture: TypeAlias = str | Path | bytes | Image.Image | ndarray
-"""A path, an encoded file, a PIL image, or an array of height x width x 3 bytes."""
 
 T = TypeVar("T")
 
@@ -53,6 +50,7 @@ class Predictor:
         fingerprint: str,
         source: str = "",
         batch_size: int = 64,
+        laid_out: bool = True,
     ) -> None:
         """Joins parts that are already loaded; `load` does it from a folder.
 
@@ -63,6 +61,8 @@ class Predictor:
                 must never be compared.
             source: Where it was loaded from, for people.
             batch_size: Pictures or texts at a time.
+            laid_out: Keep a second copy of the weights in the order in which a CPU reads them:
+                quicker by a tenth for pictures and up to half for captions, for the memory.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 (got {batch_size})")
@@ -71,6 +71,8 @@ class Predictor:
         self.fingerprint = fingerprint
         self.source = source
         self.batch_size = batch_size
+        if laid_out:
+            lay_out(self.model)
 
     @property
     def embed_dim(self) -> int:
@@ -93,7 +95,7 @@ class Predictor:
         """
         rows = [
             self.model.encode_image(pixels).float().cpu().numpy()
-            for pixels in self._read_ahead(_as_pictures(images), "embedding pictures", progress)
+            for pixels in self._read_ahead(as_pictures(images), "embedding pictures", progress)
         ]
         return self._stacked(rows)
 
@@ -122,7 +124,7 @@ class Predictor:
         """Gives a unit vector for each text; a single text is a list of one."""
         rows = [
             self.model.encode_text(self._tokens(batch)).float().cpu().numpy()
-            for batch in self._batches(_as_texts(texts), "embedding texts", progress)
+            for batch in self._batches(as_texts(texts), "embedding texts", progress)
         ]
         return self._stacked(rows)
 
@@ -157,7 +159,7 @@ class Predictor:
                 prompts is not that of the pictures.
         """
         decoding, tokenizer = Decoding(**options), self.processor.tokenizer
-        pictures = _as_pictures(images)
+        pictures = as_pictures(images)
         prompts = [*map(tokenizer.encode_prompt, prompts_for(prompt, len(pictures)))]
         shown, places = different(pictures)
         found: dict[int, Caption] = {}
@@ -196,9 +198,9 @@ class Predictor:
         Raises:
             DataError: A picture cannot be read.
         """
-        tokens = self._tokens(_as_texts(texts))
+        tokens = self._tokens(as_texts(texts))
         rows, done = [], 0
-        for pixels in self._read_ahead(_as_pictures(images), "scoring captions", progress):
+        for pixels in self._read_ahead(as_pictures(images), "scoring captions", progress):
             pairs = None if only is None else torch.from_numpy(only[done : done + len(pixels)])
             seen = self.model.image_tokens(pixels)
             rows.append(score_captions(self.model, seen, tokens, only=pairs))
@@ -221,7 +223,7 @@ class Predictor:
             ConfigError: No label, the same label twice, one without sentences, or a template
                 without `{}`.
         """
-        groups = sentences_of(_as_texts(labels), templates)
+        groups = sentences_of(as_texts(labels), templates)
         vectors = self.embed_texts([text for group in groups for text in group], progress=progress)
         means = np.stack([part.mean(axis=0) for part in np.split(vectors, _ends(groups))])
         return means / np.linalg.norm(means, axis=1, keepdims=True)
@@ -248,7 +250,7 @@ class Predictor:
             DataError: A picture cannot be read.
             ConfigError: As `class_embeddings`.
         """
-        groups = sentences_of(_as_texts(labels), templates)
+        groups = sentences_of(as_texts(labels), templates)
         counts = [len(group) for group in groups]
         pairs = None if only is None else only.repeat(counts, axis=1)
         sentences = [text for group in groups for text in group]
@@ -282,7 +284,7 @@ class Predictor:
             DataError: A picture cannot be read.
             ConfigError: As `class_embeddings`.
         """
-        labels = _as_texts(labels)
+        labels = as_texts(labels)
         if by == "similarity":
             classes = self.class_embeddings(labels, templates=templates)
             logits = self.logit_scale * self.embed_images(images, progress=progress) @ classes.T
@@ -385,14 +387,6 @@ class Predictor:
 
     def _stacked(self, rows: list[ndarray]) -> ndarray:
         return np.concatenate(rows) if rows else np.zeros((0, self.embed_dim), np.float32)
-
-
-def _as_pictures(images: Picture | Sequence[Picture]) -> Sequence[Picture]:
-    return [images] if isinstance(images, str | bytes | Path | Image.Image | ndarray) else images
-
-
-def _as_texts(texts: str | Sequence[str]) -> Sequence[str]:
-    return [texts] if isinstance(texts, str) else texts
 
 
 def _ends(groups: Sequence[Sequence[str]]) -> list[int]:

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.predictor import Picture, Predictor
+from coca.inference.given import Picture
+from coca.inference.predictor import Predictor
 
 
 class Remembering(Predictor):

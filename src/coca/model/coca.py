@@ -18,6 +18,7 @@ from coca.model.heads import DownstreamHead
 from coca.model.initial import draw_linears_, shrink_residuals_
 from coca.model.packing import Packing
 from coca.model.pooling import AttentionalPooler
+from coca.model.products import Linear
 from coca.model.text import MultimodalDecoder, UnimodalDecoder
 from coca.model.vision import ImageEncoder
 
@@ -48,7 +49,7 @@ class CoCa(Captioner):
         self.unimodal_decoder = UnimodalDecoder(text)
         self.multimodal_decoder = MultimodalDecoder(text, image.width)
         self.vocabulary = (
-            None if text.tie_embeddings else nn.Linear(text.width, text.vocab_size, bias=False)
+            None if text.tie_embeddings else Linear(text.width, text.vocab_size, bias=False)
         )
         self.image_projection = _projection(image.width, config.embed_dim)
         self.text_projection = _projection(text.width, config.embed_dim)
@@ -130,4 +131,4 @@ class CoCa(Captioner):
 
 
 def _projection(width: int, embed_dim: int) -> nn.Module:
-    return nn.Identity() if width == embed_dim else nn.Linear(width, embed_dim, bias=False)
+    return nn.Identity() if width == embed_dim else Linear(width, embed_dim, bias=False)

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from coca.model.captioner import Captioner
 from coca.model.memory import KeyValueCache
+from coca.model.products import linear
 
 
 class Drafts:
@@ -108,7 +108,7 @@ class Drafts:
             cache.visible = hidden
 
     def _read_off(self, states: Float[Tensor, "B K D"]) -> Float[Tensor, "B K V"]:
-        return F.linear(states, self._model.vocabulary_weight).float()
+        return linear(states, self._model.vocabulary_weight).float()
 
 
 def few_left(going: Bool[Tensor, " B"]) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from coca.model.config import HeadConfig
 from coca.model.initial import draw_linears_
 from coca.model.pooling import AttentionalPooler, Pooling
+from coca.model.products import Linear
 
 
 class DownstreamHead(nn.Module):
@@ -29,7 +30,7 @@ class DownstreamHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.pooler = AttentionalPooler(width, config.heads, 1)
         read_apart = config.pictures if by_words else 1
-        self.linear = nn.Linear(width * read_apart, len(config.classes))
+        self.linear = Linear(width * read_apart, len(config.classes))
         self.initialise()
 
     def forward(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from coca.model.memory import Memory
 from coca.model.packing import Packing
+from coca.model.products import Linear
 from coca.model.reading import read
 
 KeysAndValues = tuple[Float[Tensor, "B H S d"], Float[Tensor, "B H S d"]]
@@ -26,11 +27,11 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, key_bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=key_bias)
+        self.qkv = Linear(width, 3 * width, bias=key_bias)
         if not key_bias:
             self.query_bias = nn.Parameter(torch.zeros(width))
             self.value_bias = nn.Parameter(torch.zeros(width))
-        self.out = nn.Linear(width, width)
+        self.out = Linear(width, width)
 
     def forward(
         self,
@@ -50,7 +51,7 @@ class SelfAttention(nn.Module):
             packing: How the flat rows make up sequences.
             mask: What each token may see, in place of `causal`.
         """
-        projected = F.linear(tokens, self.qkv.weight, self._bias())
+        projected = self.qkv(tokens, self._bias())
         if packing is None:
             return self.out(self._mix(projected, causal=causal, cache=cache, mask=mask))
         parts = packing.split(projected)
@@ -90,15 +91,15 @@ class CrossAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(context_width, 2 * width, bias=key_bias)
+        self.query = Linear(width, width)
+        self.key_value = Linear(context_width, 2 * width, bias=key_bias)
         if not key_bias:
             self.value_bias = nn.Parameter(torch.zeros(width))
-        self.out = nn.Linear(width, width)
+        self.out = Linear(width, width)
 
     def project(self, context: Float[Tensor, "B S C"]) -> KeysAndValues:
         """Gives the keys and values of `context`; do it once and attend many times."""
-        projected = F.linear(context, self.key_value.weight, self._bias())
+        projected = self.key_value(context, self._bias())
         keys, values = _by_head(projected, 2, self.heads)
         return keys, values
 
@@ -219,8 +220,8 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up = Linear(width, hidden)
+        self.down = Linear(hidden, width)
 
     def forward(self, tokens: Float[Tensor, "*B L D"]) -> Float[Tensor, "*B L D"]:
         return self.down(F.gelu(self.up(tokens)))

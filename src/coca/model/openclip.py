@@ -32,6 +32,7 @@ from coca.model.memory import Memory
 from coca.model.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.packing import Packing
 from coca.model.pooling import Pooling
+from coca.model.products import Linear
 from coca.model.reading import as_read
 
 EMBEDDING, READ = slice(0, 1), slice(1, None)
@@ -47,7 +48,7 @@ class OpenCLIPImageEncoder(nn.Module):
         super().__init__()
         self.config = config
         patch = config.channels * config.patch_size**2
-        self.patch_embedding = nn.Linear(patch, config.width, bias=False)
+        self.patch_embedding = Linear(patch, config.width, bias=False)
         self.class_token = nn.Parameter(torch.empty(config.width))
         self.positions = nn.Parameter(torch.empty(config.tokens + 1, config.width))
         self.norm = nn.LayerNorm(config.width)
@@ -286,9 +287,9 @@ class OpenCLIP(Captioner):
         self.pooler = OpenCLIPPooler(config)
         self.unimodal_decoder = OpenCLIPUnimodalDecoder(config)
         self.multimodal_decoder = OpenCLIPMultimodalDecoder(text)
-        self.vocabulary = nn.Linear(text.width, text.vocab_size, bias=False)
-        self.image_projection = nn.Linear(config.embed_dim, config.embed_dim, bias=False)
-        self.text_projection = nn.Linear(text.width, config.embed_dim, bias=False)
+        self.vocabulary = Linear(text.width, text.vocab_size, bias=False)
+        self.image_projection = Linear(config.embed_dim, config.embed_dim, bias=False)
+        self.text_projection = Linear(text.width, config.embed_dim, bias=False)
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None
         self.initialise()

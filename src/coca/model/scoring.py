@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from coca.model.captioner import Captioner
 from coca.model.memory import SideBySide
+from coca.model.products import linear
 
 PICTURES = 8
 """Pictures at a time: their keys and values in all layers take room."""
@@ -142,7 +143,7 @@ def _log_p(
 ) -> Float[Tensor, " R"]:
     """The log-probability of each target."""
     parts = [
-        F.cross_entropy(F.linear(rows, weight).float(), words, reduction="none")
+        F.cross_entropy(linear(rows, weight).float(), words, reduction="none")
         for rows, words in zip(states.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
     ]
     return -torch.cat(parts)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.config import ImageEncoderConfig
 from coca.model.layers import Block
+from coca.model.products import Linear
 
 
 class ImageEncoder(nn.Module):
@@ -31,7 +32,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embedding = nn.Linear(config.channels * config.patch_size**2, config.width)
+        self.patch_embedding = Linear(config.channels * config.patch_size**2, config.width)
         self.positions = nn.Parameter(torch.empty(config.tokens, config.width))
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_width) for _ in range(config.layers)

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from coca.inference.answering import Prediction
-from coca.inference.predictor import Picture, Predictor
+from coca.inference.given import Picture
+from coca.inference.predictor import Predictor
 from coca.search.classify import nearest_classes
 from coca.search.engine import Searchable
 from coca.search.milvus import Index
