@@ -1,5 +1,7 @@
 """Laid out weights: the same products, never those of weights that have changed."""
 
+import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -113,6 +115,16 @@ def test_a_weight_that_has_changed_is_never_taken_from_its_copy(
         assert torch.equal(layer(inputs), F.linear(inputs, layer.weight, layer.bias))
     lay_out(layer)
     assert used(layer, monkeypatch, inputs)
+
+
+def test_a_pickled_or_copied_layer_goes_without(
+    layer: Linear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = torch.randn(4, 48)
+    for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert not used(other, monkeypatch, inputs)
+        with torch.no_grad():
+            torch.testing.assert_close(other(inputs), layer(inputs))
 
 
 def test_gradients_are_those_of_a_plain_layer(layer: Linear) -> None:

@@ -12,8 +12,8 @@ GFLOP/s as they come and laid out:
 Letters: D and N the widths in front and behind.
 """
 
+from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -59,7 +59,8 @@ def lay_out(model: nn.Module) -> None:
         _lay_out(vocabulary)
 
 
-class _Copy(NamedTuple):
+@dataclass(frozen=True)
+class _Copy:
     """A laid out weight, and what tells whether the plain one is still the same."""
 
     blocks: Tensor
@@ -75,6 +76,10 @@ class _Copy(NamedTuple):
             and weight.data_ptr() == self.plain.data_ptr()
             and not torch.is_autocast_enabled("cpu")
         )
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        # Its order is this process's own: a model that is pickled goes without.
+        return type(None), ()
 
 
 def _lay_out(weight: Tensor) -> None:
