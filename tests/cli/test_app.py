@@ -25,6 +25,8 @@ def coca_process(*arguments: str, **settings: object) -> "subprocess.Popen[str]"
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever starts the tests in the background, without job control, has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **settings,  # type: ignore[call-overload]
     )
 
@@ -146,9 +148,7 @@ def test_ctrl_c_ends_a_long_command_with_a_sentence(
     process = coca_process(
         "classify", pictures[0], "--labels-file", "labels.txt", "-m", model, cwd=place
     )
-    writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has opened it
-    # What comes while Python imports the file's codec may be lost in a callback of the import.
-    time.sleep(0.5)
+    writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has begun to read
     process.send_signal(signal.SIGINT)
     # Only now: a signal between the reader's open and its read would leave it waiting for ever.
     # And not at once: another core may still be on its way to bring the signal.
