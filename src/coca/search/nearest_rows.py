@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from coca.core.errors import SearchError
 from coca.search import records
-from coca.search.building import index_state
+from coca.search.building import served_rows
 from coca.search.collection import Collection, Row, batches
 from coca.search.filters import quoted
 from coca.search.index_settings import MAX_WIDTH, VectorIndex
@@ -123,8 +123,7 @@ def _misses(vectors: Vectors, page: Page, kept: int, share: float) -> bool:
     if collection.connection.is_lite:
         return share * MAX_WIDTH < _MARGIN * (page.k + page.offset)
     # A server itself compares all rows where few are kept, but for those without an index.
-    state = index_state(collection.connection, collection.name, vectors.column)
-    return state is None or kept / share - state.indexed_rows > _ROUGH_ROWS
+    return kept / share - served_rows(collection.connection, collection.name) > _ROUGH_ROWS
 
 
 def _read(vectors: Vectors, filter: str, ids: Sequence[str]) -> list[Row]:
