@@ -51,12 +51,13 @@ def lay_out(model: nn.Module) -> None:
     It takes the memory of the weights once more. Nothing happens to weights that no CPU holds, or
     in a precision that it cannot lay out. A copy whose weight changes afterwards is used no more.
     """
-    for module in model.modules():
-        if isinstance(module, Linear):
-            _lay_out(module.weight)
+    weights = [module.weight for module in model.modules() if isinstance(module, Linear)]
+    # The vocabulary's may be that of an embedding, or of a layer that is among them.
     vocabulary = getattr(model, "vocabulary_weight", None)
-    if vocabulary is not None:
-        _lay_out(vocabulary)
+    if vocabulary is not None and all(vocabulary is not weight for weight in weights):
+        weights.append(vocabulary)
+    for weight in weights:
+        _lay_out(weight)
 
 
 @dataclass(frozen=True)
