@@ -1,7 +1,7 @@
 """A filter must not cost results, however little it leaves."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -29,28 +29,62 @@ def cloud(rows: int, seed: int) -> Float32[np.ndarray, "N E"]:
 def test_recall_at_10_holds_behind_every_filter(
     make_index: Callable[..., Index], fresh: str, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    if is_lite(place):
-        # The graph alone, also where few rows are left. That of Milvus 2.3 would give 0.92 at 10 %.
-        monkeypatch.setattr(nearest_rows, "_FEW_ROWS", 0)
     vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
     ranks = np.random.default_rng(3).permutation(ROWS)
-    index = make_index(collection=fresh, embed_dim=DIM)
+    index = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
+    check_recall(index, vectors, queries, ranks)
+    if is_lite(place):
+        # The graph alone, also where few rows are left. That of Milvus 2.3 would give 0.92 at 10 %.
+        monkeypatch.setattr(nearest_rows, "_MANY_ROWS", 0)
+        check_recall(index, vectors, queries, ranks)
+    if not is_lite(place):
+        wait_for_index(index)
+        check_recall(index, vectors, queries, ranks)
+
+
+@pytest.mark.slow
+def test_a_filter_that_keeps_what_lies_far_away_costs_few_results(
+    make_index: Callable[..., Index], fresh: str, place: str
+) -> None:
+    """As where cars are looked for among pictures of animals: what is nearest is all hidden."""
+    vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
+    likeness = vectors @ queries[0]
+    ranks = np.argsort(np.argsort(likeness))
+    index = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
+    around = queries[np.argsort(-(queries @ queries[0]))[:10]]
+    if not is_lite(place):
+        wait_for_index(index)
+    least = 0.95 if is_lite(place) else 0.9
+    check_recall(index, vectors, around, ranks, shares=(0.5, 0.2, 0.05), least=least)
+
+
+def filled(index: Index, vectors: np.ndarray, ranks: np.ndarray) -> Index:
+    """The index with these vectors; a rank stands in `width`."""
     index.upsert(
         Record(id=f"{row}", path=f"{row}.jpg", width=int(ranks[row]), vector=vector)
         for row, vector in enumerate(vectors)
     )
     index.flush()
     assert index.count() == ROWS
-    check_recall(index, vectors, queries, ranks)
-    if not is_lite(place):
-        # The index is finished, and for some 20 s nobody looks at it yet.
-        while index.index_states()["image"].indexed_rows < ROWS:
-            time.sleep(0.1)
-        check_recall(index, vectors, queries, ranks)
+    return index
 
 
-def check_recall(index: Index, vectors: np.ndarray, queries: np.ndarray, ranks: np.ndarray) -> None:
-    for share in SHARES:
+def wait_for_index(index: Index) -> None:
+    """It is finished soon, and for some 20 s a server does not look at it yet."""
+    while index.index_states()["image"].indexed_rows < ROWS:
+        time.sleep(0.1)
+
+
+def check_recall(
+    index: Index,
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    ranks: np.ndarray,
+    *,
+    shares: Sequence[float] = SHARES,
+    least: float = 0.95,
+) -> None:
+    for share in shares:
         kept = np.flatnonzero(ranks < share * ROWS)
         filter = "" if share == 1 else f"width < {share * ROWS:.0f}"
         exact = [
@@ -59,4 +93,4 @@ def check_recall(index: Index, vectors: np.ndarray, queries: np.ndarray, ranks: 
         ]
         found = [{hit.id for hit in hits} for hits in index.search(queries, K, filter=filter)]
         right = sum(len(one & other) for one, other in zip(found, exact, strict=True))
-        assert right / sum(map(len, exact)) >= 0.95, f"{100 * share} % are kept"
+        assert right / sum(map(len, exact)) >= least, f"{100 * share} % are kept"
