@@ -1,6 +1,9 @@
 """Loaders over samples in memory."""
 
 import itertools
+import os
+import signal
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +11,7 @@ import torch
 
 from coca.data.loader import Loader, LoaderConfig
 from coca.data.parts import Augmentation
-from coca.data.sample import Batch
+from coca.data.sample import Batch, Sample
 from coca.data.sources import Source, SourceConfig
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.processor import Processor
@@ -67,3 +70,31 @@ def two_sources() -> tuple[Source, Source]:
         MemorySource(make_samples(40, prefix="a"), fingerprint="a", block_size=4),
         MemorySource(make_samples(15, prefix="b"), fingerprint="b"),
     )
+
+
+class Interrupting(MemorySource):
+    def read(self, row: int) -> Sample:
+        # As a terminal does to all processes of a command; here only to the one that reads.
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().read(row)
+
+
+class Silent(MemorySource):
+    """A disk that does not answer."""
+
+    def read(self, row: int) -> Sample:
+        time.sleep(60)
+        return super().read(row)
+
+
+class Slow(MemorySource):
+    def read(self, row: int) -> Sample:
+        time.sleep(0.1)
+        return super().read(row)
+
+
+class Faulty(MemorySource):
+    """A source with a fault of its own, which is none of the data."""
+
+    def read(self, row: int) -> Sample:
+        raise RuntimeError("a bug")

@@ -19,9 +19,3 @@ def serve() -> Iterator[Serve]:
     yield start
     for server in servers:
         server.stop()
-
-
-@pytest.fixture(autouse=True)
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers fork whatever an earlier test has read, since starting afresh takes seconds."""
-    monkeypatch.setattr("coca.data.loader.fork_is_safe", lambda: True)

@@ -1,7 +1,6 @@
 import itertools
 import multiprocessing
-import os
-import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,23 @@ import torch
 from coca.core.errors import ConfigError, DataError
 from coca.data.loader import LoaderConfig
 from coca.data.opening import open_source
-from coca.data.sample import Batch, Sample
+from coca.data.sample import Batch
 from coca.data.shards import ShardWriter
 from coca.data.sources import Source, SourceConfig
-from coca.data.storage import fork_is_safe
 from range_server import Serve
 from tiny_data import MemorySource, make_samples, tiny_processor
-from tiny_loader import keys, lively, make_loader, named, same, take, two_sources
+from tiny_loader import (
+    Interrupting,
+    Silent,
+    Slow,
+    keys,
+    lively,
+    make_loader,
+    named,
+    same,
+    take,
+    two_sources,
+)
 
 
 def test_a_batch_holds_pictures_and_padded_captions() -> None:
@@ -173,6 +182,7 @@ def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], complaint:
         ({"batch_size": 0}, "batch_size 0 is below 1"),
         ({"workers": -1}, "workers -1 is below 0"),
         ({"prefetch": 0}, "prefetch 0 is below 1"),
+        ({"timeout_s": 0.0}, "timeout_s 0 is not above 0"),
         ({"max_bad_fraction": 1.5}, "outside 0 to 1"),
         ({"class_names": ("a", "b", "a")}, "holds 'a' twice"),
         ({"batch_size": 0, "workers": -1}, "batch_size 0 is below 1; workers"),
@@ -194,16 +204,9 @@ def test_a_worker_that_is_killed_is_told_in_a_sentence() -> None:
 
 
 def test_an_interrupt_from_the_keyboard_leaves_the_workers_alone() -> None:
-    source = _Interrupting(make_samples(16))
+    source = Interrupting(make_samples(16))
     batches = take(make_loader(source, settings={"workers": 1}), 4)
     assert len(batches) == 4
-
-
-class _Interrupting(MemorySource):
-    def read(self, row: int) -> Sample:
-        # As a terminal does to all processes of a command; here only to the one that reads.
-        os.kill(os.getpid(), signal.SIGINT)
-        return super().read(row)
 
 
 def test_another_thread_may_iterate() -> None:
@@ -244,11 +247,8 @@ def test_photographs_come_alike_for_any_workers_ranks_and_stops(
     assert not any(batch.bad for batch in alone)
 
 
-def test_workers_start_afresh_where_a_fork_would_hang(
-    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_read_from_an_object_store(tmp_path: Path, serve: Serve) -> None:
     pytest.importorskip("obstore")
-    monkeypatch.setattr("coca.data.loader.fork_is_safe", fork_is_safe)
     with ShardWriter(tmp_path, samples_per_shard=10) as writer:
         for sample in make_samples(30):
             writer.write(sample)
@@ -259,3 +259,52 @@ def test_workers_start_afresh_where_a_fork_would_hang(
     workers = {"workers": 1}
     shared = take(make_loader(remote, configs=[config], augment=lively(), settings=workers), 3)
     assert same(alone, shared)
+
+
+def test_a_lock_that_another_thread_holds_does_not_hold_the_workers() -> None:
+    enough = threading.Event()
+
+    def draw() -> None:
+        # Torch locks its random generator meanwhile, and a worker's first deed is to seed its own.
+        while not enough.is_set():
+            torch.empty(3_000_000).normal_()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        settings = {"workers": 2, "timeout_s": 60.0}
+        shared = take(make_loader(*two_sources(), settings=settings), 3)
+    finally:
+        enough.set()
+        thread.join()
+    assert same(shared, take(make_loader(*two_sources()), 3))
+
+
+def test_workers_that_hang_are_told_in_a_sentence() -> None:
+    settings = {"workers": 1, "timeout_s": 0.1}
+    with pytest.raises(DataError, match=r"no batch came from the data workers for 0\.1 s; a disk"):
+        take(make_loader(Silent(make_samples(8)), settings=settings), 1)
+
+
+def test_slow_workers_are_looked_at_again_until_the_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("coca.data.loader.LOOK_S", 0.2)
+    batches = take(make_loader(Slow(make_samples(8)), settings={"workers": 1}), 2)
+    assert len(batches) == 2
+
+
+def test_a_source_that_cannot_be_sent_to_workers_is_told_in_a_sentence() -> None:
+    source = MemorySource(make_samples(8))
+    source.lock = threading.Lock()  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"must be picklable, or set data\.loader\.workers to 0"):
+        take(make_loader(source, settings={"workers": 1}), 1)
+
+
+class _HereOnly(MemorySource):
+    """What no other process can import, as it stands in a test."""
+
+
+def test_a_source_that_workers_cannot_import_is_told_in_a_sentence() -> None:
+    with pytest.raises(DataError, match="its own sources in a module that can be imported"):
+        take(make_loader(_HereOnly(make_samples(8)), settings={"workers": 1}), 1)

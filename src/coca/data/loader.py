@@ -8,11 +8,16 @@ workers and ranks.
 """
 
 import itertools
+import math
+import multiprocessing
 import os
+import pickle
 import signal
-import threading
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +26,19 @@ from torch.utils.data import DataLoader, Sampler
 
 from coca.core.config import digest
 from coca.core.errors import ConfigError, DataError
+from coca.core.heap import keep_freed_memory
 from coca.data.bad_samples import BadSampleLog
 from coca.data.mixture import Mixture
 from coca.data.parts import Augmentation, Failure, Parts, Stage
 from coca.data.sample import Batch
 from coca.data.sources import Source, SourceConfig
-from coca.data.storage import fork_is_safe
 from coca.processing.processor import Processor
+
+PRELOADED = ("coca.data.loader", "coca.processing.augment")
+"""What workers need and takes seconds to import; the server that forks them has it in memory."""
+
+LOOK_S = 5.0
+"""Seconds between two looks at workers that are waited for, whether they still live."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,9 @@ class LoaderConfig:
 
     prefetch: int = 2
     """Batches that each worker prepares ahead."""
+
+    timeout_s: float = 600.0
+    """Seconds to wait for a batch of a worker, after which the run saves and stops; above 0."""
 
     max_bad_fraction: float = 0.01
     """Share of samples that may be unusable before the run stops, 0 to 1."""
@@ -66,6 +80,8 @@ class LoaderConfig:
             faults.append(f"pictures {self.pictures} is below 1")
         if self.prefetch < 1:
             faults.append(f"prefetch {self.prefetch} is below 1")
+        if not self.timeout_s > 0:
+            faults.append(f"timeout_s {self.timeout_s:g} is not above 0")
         if not 0 <= self.max_bad_fraction <= 1:
             faults.append(f"max_bad_fraction {self.max_bad_fraction} is outside 0 to 1")
         if len(set(self.class_names)) < len(self.class_names):
@@ -82,9 +98,10 @@ class Loader:
     contiguous, equal part of them. A bad sample is replaced by another of its source, so that
     batches stay full and the order elsewhere stays as it was; it is counted and listed.
 
-    Iterating again goes on where the last iteration stopped. Workers are forked, except after
-    reading from an object store: then they start afresh, and a script that trains must stand under
-    `if __name__ == "__main__":`.
+    Iterating again goes on where the last iteration stopped. Workers are never forked from this
+    process: a lock that one of its threads holds at that moment would be held in them for ever.
+    They come from a server that does nothing else. So each has its own copy of the sources, and a
+    script that trains with workers must stand under `if __name__ == "__main__":`.
 
     Args:
         sources: Each with the config that says how its words become captions.
@@ -155,23 +172,21 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        workers = self.config.workers
-        if workers:
-            # The tokenizer's threads do not live on in workers, and it says so on each fork.
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        workers, timeout_s = self.config.workers, self.config.timeout_s
         parts = DataLoader(
             self._parts,
             batch_size=None,
             sampler=_Starts(self.state + self._offset, self.config.batch_size),
             num_workers=workers,
             prefetch_factor=self.config.prefetch if workers else None,
-            worker_init_fn=_ignore_interrupt,
-            multiprocessing_context=None if fork_is_safe() or not workers else "spawn",
+            worker_init_fn=_begin_worker,
+            multiprocessing_context=_own_processes() if workers else None,
+            timeout=min(timeout_s, LOOK_S) if workers else 0,
             pin_memory=torch.cuda.is_available(),
             # Its own, since torch would draw a number from the global one that training uses.
             generator=torch.Generator(),
         )
-        for part in _with_clear_errors(_started(parts)):
+        for part in _with_clear_errors(_started(parts), timeout_s):
             if isinstance(part, Failure):
                 self.bad_samples.add(0, part.bad)
                 raise DataError(part.message, reason="no_usable_sample")
@@ -191,39 +206,93 @@ class _Starts(Sampler[int]):
         return itertools.count(self._start, self._step)
 
 
+def _own_processes() -> BaseContext:
+    """How workers start: afresh, and where the system can, from a server that is warm."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Without effect if the server runs already; workers then import for themselves.
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
 def _started(parts: DataLoader[Batch | Failure]) -> Iterator[Batch | Failure]:
-    """The iterator, with the process's own handler for ended children left in place.
+    """The iterator, with its workers on their way."""
+    try:
+        with _interrupts_held(), warnings.catch_warnings():
+            # It would have the workers forked.
+            warnings.filterwarnings("ignore", message="Got pickle error")
+            return iter(parts)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise DataError(
+            f"a source cannot be sent to data workers ({error}); it must be picklable, or set "
+            "data.loader.workers to 0",
+            reason="not_picklable",
+        ) from error
 
-    torch sets one that raises the death of a worker wherever the program happens to be, such as in
-    the middle of an optimizer's step. Without it, who waits for the next part learns of it there.
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block; processes that start within never get to know it.
+
+    It reaches all processes of a command at once. The training process decides when to end, and
+    ends these.
     """
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        return iter(parts)
-    handler = signal.getsignal(signal.SIGCHLD)
-    iterator = iter(parts)
-    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
-    return iterator
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _with_clear_errors(parts: Iterator[Batch | Failure]) -> Iterator[Batch | Failure]:
-    """The same items; a worker that the system killed becomes a sentence."""
+def _with_clear_errors(
+    parts: Iterator[Batch | Failure], timeout_s: float
+) -> Iterator[Batch | Failure]:
+    """The same items; a worker that ended or hangs becomes a sentence."""
+    # Looks are counted, and not seconds, so that a machine that slept wakes up to a whole wait.
+    looks = math.ceil(timeout_s / LOOK_S)
+    missed, came = 0, False
     while True:
         try:
             part = next(parts)
         except RuntimeError as error:
+            if str(error).startswith("DataLoader timed out"):
+                missed += 1
+                if missed < looks:
+                    continue
+                raise DataError(
+                    f"no batch came from the data workers for {timeout_s:g} s; a disk or a server "
+                    "does not answer, or data.loader.timeout_s is too short for one batch",
+                    reason="worker_hangs",
+                ) from error
             if not str(error).startswith("DataLoader worker"):
                 raise
+            advice = "" if came else _ADVICE_AT_START
             raise DataError(
                 f"a data worker was stopped from outside, most often for want of memory ({error}); "
-                "fewer workers or a smaller prefetch need less",
+                f"fewer workers or a smaller prefetch need less{advice}",
                 reason="worker_killed",
             ) from error
+        missed, came = 0, True
         yield part
 
 
-def _ignore_interrupt(worker: int) -> None:
-    # Ctrl-C reaches all processes; the training process decides when to end, and ends these.
+_ADVICE_AT_START = (
+    '; a script that trains must stand under `if __name__ == "__main__":`, and its own sources in '
+    "a module that can be imported"
+)
+
+
+def _begin_worker(worker: int) -> None:
+    # Where the signal cannot be held while workers start.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As the training process does: decoding asks for large blocks, too.
+    keep_freed_memory()
+    # Workers share the cores already.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _check_numbers(batch_size: int, world_size: int, rank: int, seed: int, start: int) -> None:

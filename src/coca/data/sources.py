@@ -159,7 +159,7 @@ class SourceConfig:
 
 @runtime_checkable
 class Source(Protocol):
-    """Samples by row number. It must survive pickling and forking, so open handles when reading."""
+    """Samples by row number. It must survive pickling, so open handles when reading."""
 
     @property
     def fingerprint(self) -> str:

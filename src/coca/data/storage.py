@@ -9,7 +9,6 @@ import importlib.util
 import io
 import logging
 import os
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -71,15 +70,6 @@ def local_stamp(path: str) -> str:
     except OSError:
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def fork_is_safe() -> bool:
-    """Whether a forked child may read remote files.
-
-    obstore starts threads that a fork does not copy, so that the child would wait for them for
-    ever; a process that may have used it must start its workers afresh.
-    """
-    return "obstore" not in sys.modules
 
 
 class Storage:

@@ -48,7 +48,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The samples of one tar, as arrays: millions of them cost little and fork well.
+    """The samples of one tar, as arrays: millions of them cost little, in each process.
 
     N samples; the four columns are `IMAGE`, `TEXT`, `JSON` and `LABEL`.
     """
