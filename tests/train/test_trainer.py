@@ -206,6 +206,21 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_its_last_good_checkpoint(
         tiny_trainer(tmp_path, loader=TinyStream(poisoned=poisoned), max_bad_steps=3).fit()
 
 
+def test_bad_steps_in_a_row_push_no_good_checkpoint_out(tmp_path: Path) -> None:
+    poisoned = frozenset(range(7, 100))
+    trainer = tiny_trainer(
+        tmp_path, loader=TinyStream(poisoned=poisoned), max_bad_steps=4, save_every=1
+    )
+    with pytest.raises(CocaError, match=r"step 11 by .*step_00000007"):
+        trainer.fit()
+    assert saved_steps(tmp_path) == [6, 7]
+
+
+def test_a_save_that_bad_steps_put_off_comes_with_the_next_good_one(tmp_path: Path) -> None:
+    tiny_trainer(tmp_path, loader=TinyStream(poisoned=frozenset({4, 5})), steps=9).fit()
+    assert saved_steps(tmp_path) == [7, 9]
+
+
 def test_bad_steps_are_counted_across_a_restart(tmp_path: Path) -> None:
     poisoned = frozenset(range(3, 100))
     stopped = tiny_trainer(

@@ -137,6 +137,7 @@ class Trainer(Generic[ModelT]):
         self._figures = RunFigures()
         self._logged = 0
         self._saver = Saver(self.run_folder, keep=config.keep, world=self.world)
+        self._save_is_due = False
         self._looked_for_checkpoint = False
         self._trouble: CocaError | None = None
 
@@ -330,8 +331,12 @@ class Trainer(Generic[ModelT]):
                 self._logged = self.step
         except StorageError as error:
             self._trouble = error
-        if last or self.step % self.config.save_every == 0:
+        self._save_is_due |= self.step % self.config.save_every == 0
+        # A row of bad steps may come from weights that have left all bounds. Saved again and again,
+        # they would push the last good ones out.
+        if last or (self._save_is_due and not self._figures.bad_in_a_row):
             self._save()
+            self._save_is_due = False
 
     def _save(self) -> None:
         """Write a checkpoint, unless there is nothing new to keep."""
