@@ -259,6 +259,30 @@ def test_a_class_that_training_lacks_is_told_before_any_work(
     assert nothing_was_begun(run)
 
 
+def test_a_run_refuses_to_go_on_with_classes_chosen_otherwise(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    settings = ("train.steps=1", "evaluate=[]")
+    finetune(recipe(model, pictures, tmp_path / "run", *settings))
+    with pytest.raises(
+        ConfigError, match=r"was begun with head .* give the new run another folder"
+    ):
+        finetune(recipe(model, pictures, tmp_path / "run", "head.at_least=2", *settings))
+
+
+def test_a_run_that_never_began_leaves_no_classes_to_the_next(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    settings = ("train.steps=1", "evaluate=[]")
+    with pytest.raises(ConfigError, match="this process is on its own"):
+        finetune(
+            recipe(model, pictures, run, "head.most_frequent=2", "train.parallel=ddp", *settings)
+        )
+    result = finetune(recipe(model, pictures, run, *settings))
+    assert coca.load(result.model, device="cpu").classes == tuple(sorted(COLORS))
+
+
 def test_data_of_one_class_are_told(model: Path, pictures: Path, tmp_path: Path) -> None:
     red = tmp_path / "one" / "red"
     red.mkdir(parents=True)

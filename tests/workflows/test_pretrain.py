@@ -12,6 +12,7 @@ from coca.core.config import load_config
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
 from coca.model.vision import ImageEncoder
+from coca.processing.tokenizer import Tokenizer
 from coca.train.checkpoint import load_newest
 from coca.train.tracker import read_metrics
 from coca.workflows.pretrain import PretrainConfig, pretrain
@@ -123,6 +124,26 @@ def test_a_run_refuses_to_go_on_as_another(pictures: Path, tmp_path: Path, chang
     pretrain(recipe(pictures, tmp_path / "run"))
     with pytest.raises(ConfigError, match="give the new run another folder"):
         pretrain(recipe(pictures, tmp_path / "run", change))
+
+
+def test_a_refused_recipe_is_not_written_down_as_what_was_run(
+    pictures: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    pretrain(recipe(pictures, run))
+    before = [(run / name).read_bytes() for name in ("recipe.json", "record.json")]
+    with pytest.raises(ConfigError, match="is of another model"):
+        pretrain(recipe(pictures, run, "model.initial_temperature=0.1"))
+    assert [(run / name).read_bytes() for name in ("recipe.json", "record.json")] == before
+
+
+def test_a_run_that_never_began_leaves_no_words_to_the_next(pictures: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match="this process is on its own"):
+        pretrain(recipe(pictures, run, "model.text.vocab_size=270", "train.parallel=ddp"))
+    few = Tokenizer.load(run / "tokenizer.json").vocab_size
+    result = pretrain(recipe(pictures, run, "train.steps=1", "train.schedule.warmup=0"))
+    assert load(result.model).model.config.text.vocab_size > few
 
 
 def test_changed_data_settings_are_told(

@@ -65,7 +65,9 @@ def test_a_sample_that_cannot_be_read_is_passed_over() -> None:
     assert tokenizer.decode(tokenizer.encode_prompt("a red car")) == "a red car"
 
 
-def test_a_tokenizer_is_learned_once_and_then_read(tmp_path: Path) -> None:
+def test_a_tokenizer_is_learned_until_the_run_has_a_checkpoint_and_then_read(
+    tmp_path: Path,
+) -> None:
     def obtain(sources: list[tuple[SourceConfig, MemorySource]], **settings: Any) -> str:
         tokenizer = obtain_tokenizer(
             tmp_path / "run", sources, TokenizerConfig(**settings), vocab_size=300
@@ -74,6 +76,9 @@ def test_a_tokenizer_is_learned_once_and_then_read(tmp_path: Path) -> None:
         return json.dumps(json.loads((tmp_path / "copy.json").read_text()))
 
     learned = obtain([(SOURCE, MemorySource(make_samples(3)))])
+    with pytest.raises(DataError, match="no text to learn"):
+        obtain([])
+    (tmp_path / "run" / "checkpoints" / "step_00000001").mkdir(parents=True)
     assert obtain([]) == learned
     (tmp_path / "run" / "tokenizer.json").rename(tmp_path / "kept.json")
     assert obtain([], path=tmp_path / "kept.json") == learned

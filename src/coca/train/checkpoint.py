@@ -116,6 +116,11 @@ def remove_others(run_folder: str | Path, step: int, *, keep: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def has_checkpoint(run_folder: str | Path) -> bool:
+    """Whether the run has a checkpoint, whole or not; without one it begins afresh."""
+    return bool(_by_step(run_folder))
+
+
 def load_newest(run_folder: str | Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; None if the run has none yet.
 

@@ -144,7 +144,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     keep_freed_memory()
     world = World.current()
     sources = open_sources(config.data.sources)
-    fixed = ("seed", "model", "weights", "image_size", "lora")
+    fixed = ("seed", "model", "weights", "image_size", "head", "lora")
     world.from_main(lambda: compare_with_earlier(config, fixed=fixed, told=("data", "loss")))
     source = load(config.model, device="cpu")
     head = _head(config, sources, progress)
@@ -163,7 +163,6 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     # The same weights everywhere, but each rank draws chance of its own.
     torch.manual_seed(config.seed + world.rank)
     loader = _loader(config, sources, processor, head)
-    world.from_main(lambda: begin(config, loader.fingerprint, facts))
     trainer = Trainer(
         model,
         CoCaObjective(config.loss),
@@ -173,6 +172,8 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
+    trainer.resume()  # what it refuses must not be written down as what is run
+    world.from_main(lambda: begin(config, loader.fingerprint, facts))
     with threads(config.threads):
         result = trainer.fit(progress)
         return _finish(config, trainer, processor, result, progress)

@@ -14,6 +14,7 @@ from coca.data.loader import LoaderConfig
 from coca.data.sources import SourceConfig, words_of
 from coca.metrics.answers import normalize_answer
 from coca.processing.augment import AugmentConfig
+from coca.train.checkpoint import has_checkpoint
 from coca.train.world import World
 from coca.workflows.pretrain_data import Sources
 from coca.workflows.run_folder import write_json
@@ -81,7 +82,8 @@ def obtain_classes(
 ) -> tuple[str, ...]:
     """The classes of the run's head; those that are found are kept in its folder.
 
-    On several ranks the main one looks for them, and all must call this.
+    Until the run has a checkpoint they are looked for anew. On several ranks the main one looks for
+    them, and all must call this.
 
     Raises:
         DataError: The sources hold fewer than two.
@@ -91,7 +93,7 @@ def obtain_classes(
     path = run / "classes.json"
 
     def look() -> list[str]:
-        if not path.exists():
+        if not (path.exists() and has_checkpoint(run)):
             found = find_classes(
                 sources,
                 by_answers=by_answers,

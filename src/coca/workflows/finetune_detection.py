@@ -113,7 +113,6 @@ def finetune_detection(
         seed=config.seed,
         bad_log=config.run / "bad_samples.jsonl",
     )
-    world.from_main(lambda: begin(config, loader.fingerprint, {"ranks": world.size}))
     trainer = Trainer(
         detector,
         DetectionObjective(targets),
@@ -123,6 +122,8 @@ def finetune_detection(
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
+    trainer.resume()  # what it refuses must not be written down as what is run
+    world.from_main(lambda: begin(config, loader.fingerprint, {"ranks": world.size}))
     with threads(config.threads):
         result = trainer.fit(progress)
     detector.load_state_dict(trainer.weights())

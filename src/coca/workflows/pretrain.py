@@ -185,7 +185,6 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         seed=config.seed,
         bad_log=config.run / "bad_samples.jsonl",
     )
-    world.from_main(lambda: begin(config, loader.fingerprint, facts))
     trainer = Trainer(
         model,
         CoCaObjective(config.loss),
@@ -195,6 +194,8 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
+    trainer.resume()  # what it refuses must not be written down as what is run
+    world.from_main(lambda: begin(config, loader.fingerprint, facts))
     with threads(config.threads):
         result = trainer.fit(progress)
     return _finish(config, trainer, processor, result)

@@ -17,6 +17,7 @@ from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
+from coca.train.checkpoint import has_checkpoint
 from coca.train.world import World
 
 TOKENIZER_SAMPLES = 1_000_000
@@ -142,7 +143,8 @@ def obtain_tokenizer(
 ) -> Tokenizer:
     """The run's tokenizer; one that is learned is kept in its folder, and read from there again.
 
-    On several ranks the main one learns it, and all must call this.
+    Until the run has a checkpoint it is learned anew, since data or size may be others by now. On
+    several ranks the main one learns it, and all must call this.
 
     Raises:
         DataError: The sources hold no words to learn from.
@@ -151,7 +153,7 @@ def obtain_tokenizer(
     path = config.path or run / "tokenizer.json"
 
     def learn() -> None:
-        if not path.exists():
+        if not (path.exists() and has_checkpoint(run)):
             tokenizer = train_tokenizer(
                 sources, vocab_size=vocab_size, config=config, progress=progress
             )
