@@ -1,13 +1,16 @@
 """Ranks that join, talk to each other and leave."""
 
 import os
+import signal
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from torch import distributed
 
 from coca.cli.train import leave
-from coca.core.errors import DataError
+from coca.core.errors import CocaError, DataError
 from coca.train.torchrun import join_from_environment
 from coca.train.world import World
 
@@ -32,6 +35,31 @@ def talk() -> dict[str, object]:
         "of main": world.from_main(lambda: f"of {world.rank}"),
         "refused": refused,
     }
+
+
+def wait_for_main() -> str:
+    """What the main rank gives after longer than other exchanges may take."""
+    distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=1), distributed.group.WORLD)
+
+    def slow() -> str:
+        time.sleep(3)
+        return "done"
+
+    return World.current().from_main(slow)
+
+
+def wait_for_main_that_ends(folder: Path, rank: int) -> None:
+    """Rank 0 is killed while rank 1 waits for it; rank 1 leaves what it says."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
+    )
+    world = World.current()
+    world.from_main(lambda: None)
+    try:
+        world.from_main(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    except CocaError as error:
+        (folder / "said").write_text(str(error))
+    os._exit(0)
 
 
 def join_and_leave(

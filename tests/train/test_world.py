@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import pytest
@@ -5,8 +6,8 @@ from torch import distributed
 
 from coca.core.errors import CocaError, DataError
 from coca.train.world import World, lost_ranks_told
-from tiny_ranks import on_ranks
-from tiny_talk import refuse, talk
+from tiny_ranks import on_ranks, start_process
+from tiny_talk import refuse, talk, wait_for_main, wait_for_main_that_ends
 
 
 def test_a_process_on_its_own_is_a_world_of_one() -> None:
@@ -31,6 +32,20 @@ def test_ranks_agree(tmp_path: Path) -> None:
             "of main": "of 0",
             "refused": "the main rank refuses (test)",
         }
+
+
+@pytest.mark.distributed
+def test_ranks_wait_for_the_main_one_longer_than_for_each_other(tmp_path: Path) -> None:
+    assert on_ranks(2, tmp_path, wait_for_main) == ["done", "done"]
+
+
+@pytest.mark.distributed
+def test_a_main_rank_that_ends_while_others_wait_for_it_is_told_at_once(tmp_path: Path) -> None:
+    ranks = [start_process(wait_for_main_that_ends, tmp_path, rank) for rank in range(2)]
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [-signal.SIGKILL, 0]
+    assert "rank 1 cannot go on, since another rank has ended" in (tmp_path / "said").read_text()
 
 
 GLOO = "[/pytorch/gloo/tcp/pair.cc:537] Read error [127.0.0.1]:11: Connection reset. Check logs."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json
+from coca.cli.console import Console, Json, tell_error
 from coca.cli.recipes import Settings, has_section, load
 
 if TYPE_CHECKING:
@@ -102,11 +102,21 @@ def leave(code: int | str | None) -> None:
         return
     from torch import distributed
 
+    from coca.core.errors import CocaError
+    from coca.train.world import World, lost_ranks_told
+
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     if code in (None, 0, STOPPED):
-        # All ranks come here, and the first must not leave while others still talk to it.
-        distributed.barrier()
+        world = World.current()
+        try:
+            # The main rank may still score the model. Then none leaves while others talk to it.
+            world.from_main(lambda: None)
+            with lost_ranks_told(world):
+                world.barrier()
+        except CocaError as error:
+            tell_error(str(error))
+            code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))

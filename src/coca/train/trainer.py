@@ -225,7 +225,8 @@ class Trainer(Generic[ModelT]):
         Every rank must call it.
         """
         averages = self.ema.tensors() if self.ema else {}
-        return whole_tensors({**model_tensors(self.model), **averages})
+        with lost_ranks_told(self.world):
+            return whole_tensors({**model_tensors(self.model), **averages})
 
     @property
     def _steps_left(self) -> int:

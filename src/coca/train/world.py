@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -12,6 +14,10 @@ from torch import distributed
 from coca.core.errors import CocaError
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long ranks wait for the main one, which may learn a tokenizer or score a model meanwhile. A
+rank that ends is noticed at once all the same."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,10 @@ class World:
         return values  # type: ignore[return-value]
 
     def from_main(self, function: Callable[[], T]) -> T:
-        """What `function` gives on the main rank; it is run there only.
+        """What `function` gives on the main rank; it is run there only, and may take hours.
 
         Raises:
-            CocaError: `function` raised it; every rank does.
+            CocaError: `function` raised it, and then every rank does; or another rank has ended.
         """
         if self.size == 1:
             return function()
@@ -69,7 +75,8 @@ class World:
                 outcome = [(function(), None)]
             except CocaError as error:
                 outcome = [(None, error)]
-        distributed.broadcast_object_list(outcome, src=0)
+        with lost_ranks_told(self):
+            distributed.broadcast_object_list(outcome, src=0, group=_patient_group(_all_ranks()))
         value, refusal = outcome[0]
         if refusal is not None:
             raise refusal
@@ -79,6 +86,21 @@ class World:
         """Wait until every rank is here."""
         if self.size > 1:
             self.largest([0])
+
+
+def _all_ranks() -> distributed.ProcessGroup:
+    group = distributed.group.WORLD
+    assert group is not None, "a world of several ranks has joined"
+    return group
+
+
+@cache
+def _patient_group(group: distributed.ProcessGroup) -> distributed.ProcessGroup:
+    """The same ranks, but with more patience: torch's own ends after half an hour.
+
+    Made when it is first needed, which all of them are at the same time.
+    """
+    return distributed.new_group(backend="gloo", timeout=PATIENCE)
 
 
 @contextmanager
