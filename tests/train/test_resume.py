@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,28 @@ def photos(tmp_path: Path) -> Path:
         (folder / f"{number}.txt").write_text(f"noise number {number}")
     (folder / "damaged.png").write_bytes(b"not a picture")
     return folder
+
+
+class SweptAway(TinyStream):
+    """A loader whose worker is ended by the SIGTERM of the job, while a batch is waited for."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if len(self.drawn) == 8:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise DataError("a data worker was stopped from outside", reason="worker_killed")
+            yield batch
+
+
+def test_a_job_that_is_ended_with_its_workers_stops_as_asked(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    result = tiny_trainer(tmp_path, loader=SweptAway()).fit()
+    assert (result.step, result.interrupted, result.terminated) == (7, True, True)
+    assert saved_steps(tmp_path) == [5, 7]
+    again = tiny_trainer(tmp_path)
+    again.fit()
+    assert same(weights(again), weights(uninterrupted))
 
 
 def real_loader(photos: Path, *, workers: int) -> Loader:

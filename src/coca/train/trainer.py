@@ -245,7 +245,9 @@ class Trainer(Generic[ModelT]):
                     batches = batches or iter(self.loader)
                     batch = next(batches)
                 except DataError as error:
-                    self._trouble = error
+                    # Schedulers send SIGTERM to all processes of a job, and workers obey at once.
+                    if not stop.requested or error.reason != "worker_killed":
+                        self._trouble = error
             in_trouble = self._trouble is not None or self._saver.failed
             stop.signal, any_in_trouble = self.world.largest([stop.signal, int(in_trouble)])
             if any_in_trouble:
