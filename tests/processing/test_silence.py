@@ -1,18 +1,19 @@
 import threading
 import warnings
 
-from coca.processing.silence import pillow_warnings_ignored
+from coca.processing.silence import decoder_warnings_ignored
 
 
-def warn_as_pillow() -> None:
-    warnings.warn_explicit("odd metadata", UserWarning, "Image.py", 1, module="PIL.Image")
+def warn_as(module: str, kind: type[Warning] = UserWarning) -> None:
+    warnings.warn_explicit("odd metadata", kind, "file.py", 1, module=module)
 
 
-def test_pillow_is_silent_and_others_are_heard() -> None:
+def test_decoders_are_silent_and_others_are_heard() -> None:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        with pillow_warnings_ignored():
-            warn_as_pillow()
+        with decoder_warnings_ignored():
+            warn_as("PIL.Image")
+            warn_as("torchvision.io.image", DeprecationWarning)
             warnings.warn("another", stacklevel=1)
     assert [str(one.message) for one in heard] == ["another"]
 
@@ -22,7 +23,7 @@ def test_threads_that_end_in_another_order_leave_the_filters_as_they_were() -> N
     first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
 
     def first() -> None:
-        with pillow_warnings_ignored():
+        with decoder_warnings_ignored():
             first_is_in.set()
             second_is_in.wait(timeout=10)
         first_is_out.set()
@@ -30,7 +31,7 @@ def test_threads_that_end_in_another_order_leave_the_filters_as_they_were() -> N
     thread = threading.Thread(target=first)
     thread.start()
     first_is_in.wait(timeout=10)
-    with pillow_warnings_ignored():
+    with decoder_warnings_ignored():
         second_is_in.set()
         assert first_is_out.wait(timeout=10)
         assert list(warnings.filters) != before

@@ -31,7 +31,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
-from coca.processing.silence import pillow_warnings_ignored
+from coca.processing.silence import decoder_warnings_ignored
 
 ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
 """File content, a path, a PIL image, or uint8 pixels (H, W), (H, W, 1), (H, W, 3), (H, W, 4)."""
@@ -85,7 +85,7 @@ def decode(
     Raises:
         DataError: The picture cannot be used; the module's head lists the reasons.
     """
-    if isinstance(source, bytes) and _FAST_DECODER in sys.modules:
+    if isinstance(source, bytes) and hasattr(sys.modules.get(_FAST_DECODER), "decode_webp"):
         from coca.processing.webp import decode_plain_webp
 
         plain = decode_plain_webp(source, max_pixels=max_pixels)
@@ -93,7 +93,7 @@ def decode(
             return plain
     name = _name(source)
     try:
-        with pillow_warnings_ignored(), _opened(source, name) as (picture, stream):
+        with decoder_warnings_ignored(), _opened(source, name) as (picture, stream):
             _check_size(picture, name, max_pixels)
             orientation = _orientation(picture)
             if stream is not None:

@@ -1,4 +1,4 @@
-"""Pillow's warnings silenced while pictures are read, by any number of threads at once."""
+"""Warnings of those who decode pictures silenced, by any number of threads at once."""
 
 import os
 import threading
@@ -12,12 +12,14 @@ _filters = ExitStack()
 
 
 @contextmanager
-def pillow_warnings_ignored() -> Iterator[None]:
-    """Silence Pillow alone: harmless oddities of metadata must not depend on warning settings.
+def decoder_warnings_ignored() -> Iterator[None]:
+    """Silence those who decode: harmless oddities must not depend on warning settings.
 
-    Its warning about decompression bombs is covered by our own, lower limit. The interpreter has
-    one list of filters for all threads, so the first reader changes it and the last one restores
-    it; each for itself, they would restore each other's.
+    Pillow's warning about decompression bombs is covered by our own, lower limit. Torchvision says
+    from 0.29 on that its decoders will go; without them Pillow reads everything.
+
+    The interpreter has one list of filters for all threads, so the first reader changes it and the
+    last one restores it; each for itself, they would restore each other's.
     """
     global _readers
     with _lock:
@@ -25,6 +27,7 @@ def pillow_warnings_ignored() -> Iterator[None]:
         if _readers == 1:
             _filters.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.filterwarnings("ignore", module=r"torchvision\.io\.")
     try:
         yield
     finally:

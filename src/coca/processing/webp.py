@@ -5,6 +5,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_webp
 
+from coca.processing.silence import decoder_warnings_ignored
+
 # "RIFF", 4 bytes of size, "WEBP", then the first chunk's name and size, a frame tag of 3 bytes, the
 # start code, and both sides in 14 bits each (RFC 9649, section 2.5; RFC 6386, section 9.1).
 _CHUNK = slice(8, 16)
@@ -25,8 +27,8 @@ def decode_plain_webp(content: bytes, *, max_pixels: int) -> UInt8[Tensor, "3 H 
         return None
     try:
         # A copy, since torch warns of memory that it may not write to.
-        return decode_webp(
-            torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB
-        )
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        with decoder_warnings_ignored():
+            return decode_webp(data, mode=ImageReadMode.RGB)
     except RuntimeError:
         return None
