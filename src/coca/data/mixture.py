@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 from numpy.typing import NDArray
 
 from coca.core.errors import ConfigError
@@ -79,7 +80,7 @@ class Mixture:
         # A source without blocks is one group.
         self._groups = np.where(self._blocks == 1, self._sizes, self._blocks * GROUP_BLOCKS)
 
-    def draw(self, indices: int | Indices) -> Draw:
+    def draw(self, indices: int | Int64[np.ndarray, "..."]) -> Draw:
         """Source, epoch and row of the samples with these global indices, each at least 0."""
         shape = np.shape(indices)
         lap, slot = np.divmod(
@@ -179,5 +180,5 @@ def _interleave(turns: Sequence[int]) -> tuple[Indices, Indices]:
     return order, rank
 
 
-def _words(numbers: int | Indices) -> NDArray[np.uint64]:
+def _words(numbers: int | Int64[np.ndarray, "..."]) -> NDArray[np.uint64]:
     return np.atleast_1d(np.asarray(numbers)).astype(np.uint64)

@@ -8,6 +8,7 @@ that fall outside are sent through again until they fall inside (cycle walking, 
 from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Integer
 from numpy.typing import NDArray
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -20,7 +21,7 @@ _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 
 
-def mix(*parts: int | NDArray[np.integer]) -> Words:
+def mix(*parts: int | Integer[np.ndarray, "..."]) -> Words:
     """One well spread 64-bit word for each combination of non-negative whole numbers.
 
     Args:
