@@ -66,3 +66,18 @@ def test_another_model_takes_over_when_all_pictures_are_embedded(
         1, abs=1e-3
     )
     assert len(run_json("search", "-i", pictures[0], "-c", done["before"])) == 3
+
+
+def test_going_back_to_an_earlier_model_brings_nothing_back(
+    run_json: RunJson, filled: Any, pictures: list[str], tmp_path: Path, model: str
+) -> None:
+    newer = str(write_model(tmp_path / "newer", seed=1))
+    run_json("reindex", "-m", newer)
+    Path(pictures[0]).unlink()
+    Path(pictures[1]).with_suffix(".txt").write_text("newer words")
+    run_json("index", "photos", "--prune", "-m", newer)
+    back = run_json("reindex", "-m", model)
+    assert (back["embedded"], back["kept"], back["updated"], back["removed"]) == (0, 2, 1, 1)
+    hits = run_json("search", "newer words")
+    assert {hit["path"] for hit in hits} == {str(Path(one).absolute()) for one in pictures[1:]}
+    assert "newer words" in {hit["caption"] for hit in hits}

@@ -77,6 +77,31 @@ def test_a_second_run_embeds_only_what_is_missing(both: tuple[Index, Index]) -> 
     assert newer.embedded == [b"3"]
 
 
+def test_an_earlier_model_gets_what_the_collection_holds_now(
+    both: tuple[Index, Index], folder: Path, embedder: Any
+) -> None:
+    old, new = both
+    reindex(old, Newer(), new)
+    (folder / "1.jpg").unlink()
+    (folder / "2.txt").write_text("other words")
+    (folder / "3.txt").unlink()
+    (folder / "4.json").write_text('{"tags": ["car"]}')
+    (folder / "0.txt").write_text("words at last")
+    (folder / "7.jpg").write_bytes(b"7")
+    ingest(folder, embedder, old, prune=True)
+    newer = Newer()
+    report = reindex(old, newer, new)
+    assert (report.embedded, report.kept, report.updated, report.removed) == (1, 5, 4, 1)
+    assert newer.embedded == [b"7"]
+    now = new.get(new.ids())
+    assert now == old.get(old.ids())
+    for text, id in (("other words", content_id(b"2")), ("words at last", content_id(b"0"))):
+        assert now[id].text_vector == pytest.approx(newer.embed_texts([text])[0])
+    assert now[content_id(b"3")].text_vector is None
+    assert now[content_id(b"4")].text_vector == pytest.approx(newer.embed_texts(["aaaa"])[0])
+    assert reindex(old, newer, new).updated == 0
+
+
 def test_pictures_that_are_gone_or_changed_are_told(
     both: tuple[Index, Index], folder: Path
 ) -> None:

@@ -260,7 +260,8 @@ def reindex(
 ) -> None:
     """Embed a collection's pictures by another model, then let its name lead to the result.
 
-    The old vectors stay beside, under a name of their own, until `coca collection drop`.
+    The old vectors stay beside, under a name of their own, until `coca collection drop`. Going back
+    to their model embeds only what is new since, and takes out what is gone.
     """
     console = Console.current(json=as_json)
     place = defaults.search_uri(uri)
@@ -306,6 +307,7 @@ def reindex(
     total = report.embedded + report.kept
     console.say(
         f"{total:,} pictures are embedded by {model} in {new_name!r}"
+        + (f", {report.removed:,} that are gone were taken out" if report.removed else "")
         + (f", {len(report.lost):,} cannot be read" if report.lost else "")
         + (
             f"; {collection!r} leads there now, and the old vectors are in {before!r}"
@@ -319,6 +321,8 @@ def reindex(
             "collection": new_name,
             "embedded": report.embedded,
             "kept": report.kept,
+            "updated": report.updated,
+            "removed": report.removed,
             "before": before,
             "lost": [{"path": path, "error": error} for path, error in report.lost],
         }

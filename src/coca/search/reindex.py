@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
-from coca.search.collection import batches
+from coca.search.collection import WRITE_ROWS, batches
 from coca.search.engine import Embedder
 from coca.search.milvus import Index
 from coca.search.records import Record, check_same_model, content_id
@@ -27,6 +27,10 @@ class ReindexReport:
     """Records that this run embedded."""
     kept: int = 0
     """Those that an earlier run had embedded."""
+    updated: int = 0
+    """Of the kept ones those whose words, paths or other fields had changed since."""
+    removed: int = 0
+    """Records of the second collection that the first one does not hold any more."""
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason of each picture that cannot be read any more."""
 
@@ -55,13 +59,15 @@ def reindex(
 ) -> ReindexReport:
     """Embed the pictures of one collection by another model, and write them to a second one.
 
-    Everything else of a record stays as it is. Records that the second collection has already are
-    left, so that a stopped run goes on; write nothing to the first meanwhile.
+    Everything else of a record stays as it is. Afterwards the second collection holds the records
+    of the first, and no others: what an earlier run embedded is not embedded again, but gets the
+    words that it has now, and what has left the first leaves the second. A stopped run so goes on,
+    and an earlier model can be gone back to. Write nothing to the first meanwhile.
 
     Args:
         source: The pictures, by any model.
         embedder: The new model.
-        target: A collection of the new model.
+        target: A collection of the new model, which becomes as the source is.
         open_picture: Reads the picture of a path, in their order; by default files.
         batch_size: Pictures to embed at once.
         progress: Makes the bar to show.
@@ -71,10 +77,13 @@ def reindex(
     """
     check_same_model(target.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     report = ReindexReport()
-    there = set(target.ids())
     # By path, so that each tar or video is gone through once.
     ids = [id for _, id in sorted((path, id) for id, path, _, _ in source.origins())]
+    there = set(target.ids())
     with progress("embed pictures again", len(ids)) as bar:
+        for part in batches((id for id in ids if id in there), WRITE_ROWS):
+            _bring_up_to_date(part, source, embedder, target, report)
+            bar.advance(len(part))
         for part in batches((id for id in ids if id not in there), batch_size):
             pictures = []
             found = source.get(part)
@@ -87,10 +96,41 @@ def reindex(
             target.upsert(made)
             report.embedded += len(made)
             bar.advance(len(part), lost=len(report.lost))
-        report.kept = len(there & set(ids))
-        bar.advance(report.kept)
+    gone = there.difference(ids)
+    target.delete(gone)
+    report.removed = len(gone)
     target.flush()
     return report
+
+
+def _bring_up_to_date(
+    ids: Sequence[str], source: Index, embedder: Embedder, target: Index, report: ReindexReport
+) -> None:
+    """Give records that are embedded already what the source says of them now.
+
+    The vector of a picture stays: its id is the hash of its bytes.
+    """
+    now, then = source.get(ids), target.get(ids)
+    pairs = [(now[id], then[id]) for id in ids if id in now and id in then]
+    changed = {new.id: (new, old) for new, old in pairs if new != old or _says_other(new, old)}
+    texts = _text_vectors([new for new, old in changed.values() if _says_other(new, old)], embedder)
+    target.upsert(
+        replace(
+            new,
+            vector=old.vector,
+            text_vector=None if new.text_vector is None else texts.get(id, old.text_vector),
+        )
+        for id, (new, old) in changed.items()
+    )
+    report.kept += len(pairs)
+    report.updated += len(changed)
+
+
+def _says_other(new: Record, old: Record) -> bool:
+    """Whether the vector of the caption is no longer that of the older record."""
+    if new.text_vector is None:
+        return old.text_vector is not None
+    return old.text_vector is None or new.caption != old.caption
 
 
 def _picture_of(record: Record, open_picture: OpenPicture) -> bytes:
@@ -126,12 +166,19 @@ def _embedded(
             for part in (pictures[:half], pictures[half:])
             for record in _embedded(part, embedder, report)
         ]
-    spoken = [row for row, (record, _) in enumerate(pictures) if record.text_vector is not None]
-    texts: dict[int, Any] = {}
-    if spoken:
-        said = embedder.embed_texts([pictures[row][0].caption for row in spoken])
-        texts = dict(zip(spoken, np.asarray(said), strict=True))
+    texts = _text_vectors([record for record, _ in pictures], embedder)
     return [
-        replace(record, vector=vectors[row], text_vector=texts.get(row))
-        for row, (record, _) in enumerate(pictures)
+        replace(record, vector=vector, text_vector=texts.get(record.id))
+        for (record, _), vector in zip(pictures, vectors, strict=True)
     ]
+
+
+def _text_vectors(
+    records: Sequence[Record], embedder: Embedder
+) -> dict[str, Float32[np.ndarray, " E"]]:
+    """The vectors of the captions, by id, of the records that have one."""
+    spoken = [record for record in records if record.text_vector is not None]
+    if not spoken:
+        return {}
+    vectors = embedder.embed_texts([record.caption for record in spoken])
+    return {record.id: vector for record, vector in zip(spoken, vectors, strict=True)}
