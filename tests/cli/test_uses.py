@@ -9,6 +9,7 @@ from typer.testing import Result
 
 from coca.data.sources import SOURCES, SourceConfig
 from tiny_data import picture
+from tiny_model import write_model
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -81,6 +82,33 @@ def test_doubt_needs_classes_of_the_same_model(
     away = ("mine", "apart.jsonl", "--count", "6", "--away-from", filled[1])
     assert "Set max_likeness" in run(*away, code=1).stderr
     assert run_json(*away, "--max-likeness", "0.99999")["chosen"] <= 5
+
+
+def test_another_models_vectors_are_refused(
+    run: Run, filled: list[str], model: str, tmp_path: Path
+) -> None:
+    newer = str(write_model(tmp_path / "newer", seed=1))
+    for call in (
+        ("mine", "x.jsonl", "--count", "1", "-q", "car"),
+        ("mine", "x.jsonl", "--count", "1", "--diverse"),
+        ("duplicates", "--against", filled[0]),
+    ):
+        assert "was filled by model" in run(*call, "-m", newer, code=1).stderr
+    run("classes", "add", "cat,dog", "-c", "newer", "-m", newer)
+    call = ("mine", "x.jsonl", "--count", "1", "--unsure", "newer")
+    assert "collection 'newer' in coca.db was filled by model" in run(*call, code=1).stderr
+    assert not Path("x.jsonl").exists()
+
+
+def test_what_holds_no_class_is_told_by_name(run: Run, filled: list[str], model: str) -> None:
+    run("classes", "add", "cat", "-m", model)
+    run("classes", "remove", "cat")
+    for call in (
+        ("mine", "x.jsonl", "--count", "1", "--unsure"),
+        ("classify", filled[0], "-m", model, "--classes"),
+    ):
+        assert "collection 'classes' holds no class" in run(*call, "classes", code=1).stderr
+        assert "collection 'pictures' holds" in run(*call, "pictures", code=1).stderr
 
 
 def test_classes_come_and_go_and_answer_as_labels_do(

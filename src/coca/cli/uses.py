@@ -91,12 +91,14 @@ def duplicates(
     from coca.search.duplicates import groups_of, to_drop
     from coca.workflows.mining import find_duplicates
 
-    others = None
     with place.open_index() as index:
-        if files:
-            predictor = place.load_model(index)
-            others = predictor.embed_images(files, progress=console.progress)
-        pairs, hits = find_duplicates(index, least=least, others=others, progress=console.progress)
+        pairs, hits = find_duplicates(
+            index,
+            least=least,
+            others=files,
+            predictor=place.load_model(index) if files else None,
+            progress=console.progress,
+        )
     paths = {row: hit.path for row, hit in hits.items()}
     shown = [
         (one.score, paths[one.first], files[one.second] if files else paths[one.second])

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 from coca.core.errors import SearchError
 from coca.search.engine import Searchable
 from coca.search.milvus import Index
-from coca.search.records import Record, check_same_model, content_id
+from coca.search.records import CollectionInfo, Record, check_same_model, content_id
 
 TEMPLATES = "templates"
 """The key of a class's metadata that holds its prompts."""
@@ -113,8 +113,37 @@ def nearest_classes(
         classes: The collection; a `Resident` of it is exact.
         pictures: Their vectors, each of length 1.
         k: How many classes for each, at most.
+
+    Raises:
+        SearchError: The collection holds no class, or pictures.
     """
-    return [[Class(hit.caption, hit.score) for hit in hits] for hits in classes.search(pictures, k)]
+    answers = classes.search(pictures, k)
+    for hits in answers:
+        if not hits:
+            raise SearchError(_nothing(classes.info))
+        if pictured := [hit.path for hit in hits if hit.path]:
+            raise SearchError(
+                f"collection {classes.info.collection!r} holds pictures, such as {pictured[0]}, "
+                "and not classes: name one that `coca classes add` filled"
+            )
+    return [[Class(hit.caption, hit.score) for hit in hits] for hits in answers]
+
+
+def class_vectors(index: Index) -> Float32[np.ndarray, "K E"]:
+    """The vectors of all classes, in no order.
+
+    Raises:
+        SearchError: The collection holds no class, or pictures.
+    """
+    _check_holds_classes(index)
+    vectors = [record.vector for batch in index.read_through() for record in batch]
+    if not vectors:
+        raise SearchError(_nothing(index.info))
+    return np.stack(vectors)
+
+
+def _nothing(info: CollectionInfo) -> str:
+    return f"collection {info.collection!r} holds no class: add some by `coca classes add`"
 
 
 def _id_of(label: str) -> str:

@@ -49,7 +49,7 @@ def classify_by(
     """Sorts classes of a collection by how well they fit each picture, as `Predictor.classify`.
 
     Raises:
-        SearchError: The collection belongs to another model.
+        SearchError: The collection belongs to another model, or holds pictures or nothing.
         DataError: A picture cannot be read.
     """
     check_same_model(classes.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim)
@@ -57,7 +57,7 @@ def classify_by(
     predictions = []
     for found in answers:
         logits = predictor.logit_scale * np.array([one.score for one in found])
-        odds = np.exp(logits - logits.max(initial=-np.inf))
+        odds = np.exp(logits - logits.max())
         shares = odds / odds.sum()
         predictions.append(
             [Prediction(one.label, float(p)) for one, p in zip(found, shares, strict=True)]

@@ -10,11 +10,12 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.predictor import Predictor
+from coca.search.classify import class_vectors
 from coca.search.duplicates import Pair, near_duplicates
 from coca.search.engine import SearchEngine
 from coca.search.milvus import Index
 from coca.search.mining import Choice, choose, doubt, likeness, write_manifest
-from coca.search.records import Hit
+from coca.search.records import Hit, check_same_model
 from coca.search.resident import Resident
 from coca.search.terms import Term
 
@@ -64,11 +65,15 @@ def mine(
 
     Raises:
         ConfigError: `out` is no name of a manifest.
-        SearchError: A picture is not a file of this machine.
+        SearchError: The collection or the classes belong to another model, there is no class, or a
+            picture is not a file of this machine.
         DataError: An example cannot be read.
     """
     if Path(out).suffix != ".jsonl":
         raise ConfigError(f"{out} is no name of a manifest: it ends in .jsonl")
+    _check_model(index, predictor)
+    if mining.unsure_among is not None:
+        _check_model(mining.unsure_among, predictor)
     resident = Resident(index, progress=progress)
     ids, vectors = resident.vectors()
     if mining.filter:
@@ -86,7 +91,8 @@ def find_duplicates(
     index: Index,
     *,
     least: float,
-    others: Float32[np.ndarray, "M E"] | None = None,
+    others: Sequence[str | Path] = (),
+    predictor: Predictor | None = None,
     progress: ProgressMaker = silent,
 ) -> tuple[list[Pair], dict[int, Hit]]:
     """The near-duplicates of a collection, and the records that rows of it stand for.
@@ -94,16 +100,24 @@ def find_duplicates(
     Args:
         index: The collection.
         least: Cosine from which two count as the same.
-        others: Vectors of another set to compare with; default: the collection with itself.
+        others: Pictures to compare with; default: the collection with itself.
+        predictor: The model that filled the collection; only `others` need it.
         progress: Shows how far it is.
 
     Raises:
-        SearchError: `least` is not above 0 and at most 1.
+        SearchError: `least` is not above 0 and at most 1, or the collection belongs to another
+            model.
+        DataError: One of `others` cannot be read.
     """
+    apart = None
+    if others:
+        assert predictor is not None, "other pictures need the model"
+        _check_model(index, predictor)
+        apart = predictor.embed_images(list(others), progress=progress)
     resident = Resident(index, progress=progress)
     ids, vectors = resident.vectors()
-    pairs = near_duplicates(vectors, others, least=least, progress=progress)
-    rows = [row for pair in pairs for row in _rows_of(pair, across=others is not None)]
+    pairs = near_duplicates(vectors, apart, least=least, progress=progress)
+    rows = [row for pair in pairs for row in _rows_of(pair, across=apart is not None)]
     hits = {hit.id: hit for hit in index.hits({ids[row]: 1.0 for row in rows})}
     return pairs, {row: hits[ids[row]] for row in rows if ids[row] in hits}
 
@@ -117,9 +131,13 @@ def _scores(
     if mining.examples:
         return likeness(vectors, predictor.embed_images(list(mining.examples)))
     if mining.unsure_among is not None:
-        _, classes = Resident(mining.unsure_among).vectors()
+        classes = class_vectors(mining.unsure_among)
         return doubt(vectors, classes, logit_scale=predictor.logit_scale)
     return None
+
+
+def _check_model(index: Index, predictor: Predictor) -> None:
+    check_same_model(index.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim)
 
 
 def _rows_of(pair: Pair, *, across: bool) -> tuple[int, ...]:
