@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from coca.data.opening import open_source
 from coca.data.sources import SOURCES, SourceConfig
 from tiny_data import picture
 from tiny_model import write_model
@@ -69,6 +70,10 @@ def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
     assert len(rows) == 2
     assert all(row["n"] > 1 for row in rows)
     run("mine", "query.jsonl", "--count", "1", "--query", "number 5")
+    run("mine", "copied", "--count", "3")
+    assert "{kind: shards, path: other}" in run("mine", "other", "--count", "3").stdout
+    copied = open_source(SourceConfig(kind="shards", path="copied"))
+    assert {copied.read(row).image for row in range(3)} <= {Path(p).read_bytes() for p in filled}
 
 
 def test_doubt_needs_classes_of_the_same_model(
@@ -139,6 +144,9 @@ def test_classes_come_and_go_and_answer_as_labels_do(
         (["mine", "x.jsonl"], 2, "--count or --share"),
         (["mine", "x.jsonl", "--share", "2"], 2, "right is above 0 to 1"),
         (["mine", "x.txt", "--count", "1"], 2, "ends in .jsonl"),
+        (["mine", "x.jsonl", "--count", "1", "--min-score", "0.5"], 2, "0.5 needs scores"),
+        (["mine", "x.jsonl", "--count", "1", "-q", "a", "--min-score", "2"], 1, "none of 6"),
+        (["mine", "x.jsonl", "--count", "1", "-f", "width > 9999"], 1, "fulfils the filter"),
         (
             ["mine", "x.jsonl", "--count", "1", "-q", "a", "--like", "photos/0.png"],
             2,

@@ -1,17 +1,10 @@
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError, SearchError
-from coca.data.sources import SOURCES, SourceConfig
-from coca.search.mining import Choice, choose, doubt, likeness, write_manifest
-from coca.search.records import Hit
-from tiny_data import picture
+from coca.search.mining import Choice, choose, doubt, likeness
 
 
 def cloud(seed: int, rows: int) -> np.ndarray:
@@ -64,33 +57,6 @@ def test_spreading_out_stays_among_the_best() -> None:
     assert (vectors @ vectors[everywhere].T).max(axis=1).min() > (
         (vectors @ vectors[:5].T).max(axis=1).min()
     )
-
-
-def test_a_manifest_is_read_back_as_pictures_with_their_words(tmp_path: Path) -> None:
-    hits = []
-    words: list[dict[str, Any]] = [{"captions": ["a car", "auto"], "kind": "x"}, {"label": "dog"}]
-    for n, metadata in enumerate(words):
-        (tmp_path / f"{n}.png").write_bytes(picture(n))
-        hits.append(
-            Hit(
-                id=f"id{n}",
-                score=0.5,
-                path=str(tmp_path / f"{n}.png"),
-                caption=f"c{n}",
-                metadata=metadata,
-            )
-        )
-    manifest = tmp_path / "below" / "subset.jsonl"
-    assert write_manifest(manifest, hits) == 2
-    source = SOURCES.get("manifest")(SourceConfig(kind="manifest", path=str(manifest)))
-    first, second = (source.read(row) for row in range(2))
-    assert (first.key, first.captions, first.image) == ("id0", ("a car", "auto"), picture(0))
-    assert (second.captions, second.labels) == (("c1",), ("dog",))
-    assert first.metadata == {"kind": "x", "score": 0.5}
-    (tmp_path / "1.png").unlink()
-    with pytest.raises(SearchError, match="no file of this machine"):
-        write_manifest(manifest, hits)
-    assert len([json.loads(line) for line in manifest.read_text().splitlines()]) == 2
 
 
 def test_a_choice_that_makes_no_sense_is_refused() -> None:

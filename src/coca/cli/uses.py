@@ -127,7 +127,14 @@ def duplicates(
 
 @grouped
 def mine(
-    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Where the manifest goes.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="A manifest OUT.jsonl that names the pictures, or a folder for shards with the "
+            "pictures themselves, as those of tars and videos need.",
+        ),
+    ],
     *,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="How many.", show_default=False)
@@ -178,7 +185,7 @@ def mine(
     place: Place,
     as_json: Json = False,
 ) -> None:
-    """Choose pictures of a collection to learn from, and write them as a manifest."""
+    """Choose pictures of a collection to learn from, and write them as a manifest or as shards."""
     console = Console.current(json=as_json)
     if (count is None) == (share is None):
         raise ConfigError("how many pictures? Give --count or --share, and one of them only")
@@ -210,11 +217,24 @@ def mine(
             max_likeness=max_likeness,
         )
         predictor = place.load_model(index)
-        chosen = workflow.mine(index, predictor, wanted, choice, out, progress=console.progress)
-    console.say(f"{chosen} of {index.info.count} pictures are in {out}")
-    learn = f"data.sources=[{{kind: manifest, path: {out}}}]"
+        subset = workflow.mine(index, predictor, wanted, choice, out, progress=console.progress)
+    for _, sentence in subset.lost:
+        console.complain(sentence)
+    console.say(
+        f"{subset.written:,} of {index.info.count:,} pictures are in {out}"
+        + (f", {len(subset.lost):,} chosen ones cannot be had" if subset.lost else "")
+    )
+    kind = "manifest" if out.suffix == ".jsonl" else "shards"
+    learn = f"data.sources=[{{kind: {kind}, path: {out}}}]"
     console.say(f"learn from them: {to_try('pretrain', 'RECIPE.yaml', learn)}")
-    console.emit({"out": str(out), "chosen": chosen, "of": index.info.count})
+    console.emit(
+        {
+            "out": str(out),
+            "chosen": subset.written,
+            "of": index.info.count,
+            "lost": [{"path": path, "error": error} for path, error in subset.lost],
+        }
+    )
 
 
 def _texts_and_files(words: list[str]) -> tuple[list[str], list[str]]:

@@ -1,26 +1,16 @@
 """Subsets of a collection to learn from: by a query, by examples, by doubt, or spread out.
 
-A subset is written as a manifest, a JSON line for each picture, which `coca pretrain` and every
-other reader of data sources takes.
-
 Letters: N pictures, M examples, K classes, E embedding.
 """
 
-import json
-import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ConfigError, SearchError
-from coca.core.files import write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.search.diversity import k_center, unlike
-from coca.search.records import Hit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,34 +101,3 @@ def choose(
     if not choice.diverse:
         return rows
     return [rows[place] for place in k_center(vectors[rows], choice.count, progress=progress)]
-
-
-def write_manifest(path: str | Path, hits: Iterable[Hit]) -> int:
-    """Write pictures and their words as JSON lines that `coca pretrain` reads.
-
-    Returns:
-        How many lines were written.
-
-    Raises:
-        SearchError: A picture is not a file of this machine, so that no manifest can name it.
-    """
-    rows = [_line(hit) for hit in hits]
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    return len(rows)
-
-
-def _line(hit: Hit) -> Mapping[str, Any]:
-    if not os.path.isfile(hit.path):
-        raise SearchError(
-            f"{hit.path} is no file of this machine, so a manifest cannot name it; "
-            "choose among plain files by a filter on path"
-        )
-    captions = hit.metadata.get("captions") or ([hit.caption] if hit.caption else [])
-    kept = {name: value for name, value in hit.metadata.items() if name != "captions"}
-    return {
-        **kept,
-        "image": os.path.abspath(hit.path),
-        "captions": captions,
-        "id": hit.id,
-        "score": round(hit.score, 6),
-    }

@@ -89,7 +89,7 @@ def reindex(
             found = source.get(part)
             for record in (found[id] for id in part if id in found):
                 try:
-                    pictures.append((record, _picture_of(record, open_picture)))
+                    pictures.append((record, picture_of(record, open_picture)))
                 except DataError as error:
                     report.lost.append((record.path, str(error)))
             made = _embedded(pictures, embedder, report)
@@ -133,8 +133,12 @@ def _says_other(new: Record, old: Record) -> bool:
     return old.text_vector is None or new.caption != old.caption
 
 
-def _picture_of(record: Record, open_picture: OpenPicture) -> bytes:
-    """The bytes, from whichever path still holds them."""
+def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
+    """The bytes of a record's picture, from whichever path still holds them.
+
+    Raises:
+        DataError: None does; the reason is that of the leading one.
+    """
     reasons = []
     for path in dict.fromkeys((record.path, *record.origin.files)):
         try:

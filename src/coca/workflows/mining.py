@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from coca.core.errors import ConfigError
+from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.predictor import Predictor
 from coca.search.classify import class_vectors
 from coca.search.duplicates import Pair, near_duplicates
 from coca.search.engine import SearchEngine
 from coca.search.milvus import Index
-from coca.search.mining import Choice, choose, doubt, likeness, write_manifest
+from coca.search.mining import Choice, choose, doubt, likeness
 from coca.search.records import Hit, check_same_model
 from coca.search.resident import Resident
 from coca.search.terms import Term
+from coca.workflows.subset import Subset, check_out, write_subset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,11 @@ class Mining:
         if sum(given) > 1:
             raise ConfigError("choose by a query, by examples, or by doubt: give one of them")
 
+    @property
+    def gives_scores(self) -> bool:
+        """Whether some pictures are wanted more than others."""
+        return bool(self.terms or self.examples or self.unsure_among)
+
 
 def mine(
     index: Index,
@@ -49,28 +55,32 @@ def mine(
     out: str | Path,
     *,
     progress: ProgressMaker = silent,
-) -> int:
-    """Chooses pictures of a collection, and writes them as a manifest that training reads.
+) -> Subset:
+    """Chooses pictures of a collection, and writes them so that training reads them.
 
     Args:
         index: The collection.
         predictor: The model that filled it.
         mining: What is wanted.
         choice: How many, and which not.
-        out: Where the manifest goes; ends in `.jsonl`.
+        out: Where they go: a manifest if it ends in `.jsonl`, else a folder for shards.
         progress: Shows how far it is.
 
     Returns:
-        How many pictures were chosen.
+        How many were chosen and written, and which of them cannot be had any more.
 
     Raises:
-        ConfigError: `out` is no name of a manifest.
-        SearchError: The collection or the classes belong to another model, there is no class, or a
-            picture is not a file of this machine.
+        ConfigError: `out` is no name of either, or a least score is asked for where none is given.
+        SearchError: The collection or the classes belong to another model, there is no class, no
+            picture is left to choose, or none of them can be written.
         DataError: An example cannot be read.
     """
-    if Path(out).suffix != ".jsonl":
-        raise ConfigError(f"{out} is no name of a manifest: it ends in .jsonl")
+    check_out(out)
+    if choice.min_score is not None and not mining.gives_scores:
+        raise ConfigError(
+            f"a least score of {choice.min_score:g} needs scores, which a query, examples or doubt "
+            "give: name one of them, or leave the least score out"
+        )
     _check_model(index, predictor)
     if mining.unsure_among is not None:
         _check_model(mining.unsure_among, predictor)
@@ -84,7 +94,9 @@ def mine(
     away = predictor.embed_images(list(mining.away_from)) if mining.away_from else None
     chosen = choose(vectors, choice, scores=scores, away_from=away, progress=progress)
     given = {ids[row]: 0.0 if scores is None else float(scores[row]) for row in chosen}
-    return write_manifest(out, index.hits(given))
+    if not given:
+        raise SearchError(_nothing_left(len(index.ids()), len(vectors), scores, choice))
+    return write_subset(out, index, given, progress=progress)
 
 
 def find_duplicates(
@@ -138,6 +150,25 @@ def _scores(
 
 def _check_model(index: Index, predictor: Predictor) -> None:
     check_same_model(index.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim)
+
+
+def _nothing_left(
+    total: int,
+    filtered: int,
+    scores: Float32[np.ndarray, " N"] | None,
+    choice: Choice,
+) -> str:
+    """Why no picture was chosen."""
+    if not total:
+        return "the collection is empty, so there is nothing to choose"
+    if not filtered:
+        return f"none of {total:,} pictures fulfils the filter, so nothing is written"
+    if scores is not None and choice.min_score is not None and scores.max() < choice.min_score:
+        return (
+            f"none of {filtered:,} pictures has a score of {choice.min_score:g} or more, the best "
+            f"has {scores.max():.3f}, so nothing is written"
+        )
+    return "all that could be chosen are too like what to stay away from, so nothing is written"
 
 
 def _rows_of(pair: Pair, *, across: bool) -> tuple[int, ...]:

@@ -42,12 +42,9 @@ class PathReader:
         """
         if series_of(path) != path:
             return self._frame(path, stamp.removesuffix(WHOLE))
-        if is_remote(path) or not Path(path).is_file():
-            if place := _holder_of(path):
-                return self._member(place, path)
-            if is_remote(path):
-                return self._storage.read_all(path)
-        return read_file(path)
+        if place := _holder_of(path):
+            return self._member(place, path)
+        return self._storage.read_all(path) if is_remote(path) else read_file(path)
 
     def _member(self, place: str, path: str) -> bytes:
         if self._open != place:
@@ -75,7 +72,14 @@ class PathReader:
         return self._frames[path]
 
 
+def is_within(path: str) -> bool:
+    """Whether a path leads into a file: to a member of a tar or zip, a row, or a frame."""
+    return series_of(path) != path or _holder_of(path) is not None
+
+
 def _holder_of(path: str) -> str | None:
-    """The tar, table or zip that a path leads into."""
+    """The tar, table or zip that a path leads into; None for a file of its own."""
+    if not is_remote(path) and Path(path).is_file():
+        return None
     places = [path[: found.end()] for found in _WITHIN.finditer(path)]
     return next((one for one in places if is_remote(one) or Path(one).is_file()), None)

@@ -1,0 +1,162 @@
+"""A subset of a collection, written so that training reads it: a manifest, or shards.
+
+A manifest names the pictures where they lie. What lies within a tar, a table, a zip or a video has
+no name that a manifest could give; shards hold the pictures themselves.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coca.core.errors import ConfigError, DataError, SearchError
+from coca.core.files import write_atomic
+from coca.core.progress import ProgressMaker, silent
+from coca.data.sample import Sample, split_record
+from coca.data.shards import ShardWriter
+from coca.data.storage import full_path, is_remote
+from coca.search.collection import batches
+from coca.search.milvus import Index
+from coca.search.records import Record
+from coca.search.reindex import picture_of
+from coca.workflows.path_reader import PathReader, is_within
+
+_READ_ROWS = 1_000
+
+
+@dataclass(kw_only=True)
+class Subset:
+    """What was written."""
+
+    written: int = 0
+    """Pictures that are in it."""
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    """Path and reason of each picture that was chosen and cannot be had any more."""
+
+
+def check_out(out: str | Path) -> None:
+    """Refuse, before any work, a place where no subset can be written.
+
+    Raises:
+        ConfigError: It is neither called `.jsonl` nor a folder, or holds other shards.
+    """
+    out = Path(out)
+    if out.suffix == ".jsonl":
+        return
+    if out.suffix and not out.is_dir():
+        raise ConfigError(
+            f"{out} is no name for a subset: a manifest ends in .jsonl, and a folder for shards "
+            "has no suffix"
+        )
+    ShardWriter(out)
+
+
+def write_subset(
+    out: str | Path,
+    index: Index,
+    scores: Mapping[str, float],
+    *,
+    progress: ProgressMaker = silent,
+) -> Subset:
+    """Write records with their words for `coca pretrain` and every other reader of data sources.
+
+    Captions, labels and other fields stay what they were. Tags are labels as well where nothing
+    else is: the labels of tars and tables became tags when they were indexed.
+
+    Args:
+        out: A manifest if it ends in `.jsonl`, else a folder for shards.
+        index: The collection.
+        scores: Of the records to write, by id; they stand in the manifest in this order, in shards
+            in the order of their paths.
+        progress: Makes the bar to show.
+
+    Raises:
+        ConfigError: As `check_out`.
+        SearchError: None of the pictures can be had, or a manifest would have to name one that is
+            part of a file.
+    """
+    check_out(out)
+    if Path(out).suffix == ".jsonl":
+        subset = _write_manifest(Path(out), index, scores)
+    else:
+        subset = _write_shards(Path(out), index, scores, progress)
+    if subset.lost and not subset.written:
+        raise SearchError(
+            f"none of {len(subset.lost):,} chosen pictures can be had, "
+            f"the first since {subset.lost[0][1]}"
+        )
+    return subset
+
+
+def _write_manifest(out: Path, index: Index, scores: Mapping[str, float]) -> Subset:
+    subset, lines = Subset(), []
+    for record in _records(index, list(scores), subset):
+        paths = list(dict.fromkeys((record.path, *record.origin.files)))
+        whole = [path for path in paths if not is_within(path)]
+        there = [path for path in whole if is_remote(path) or os.path.isfile(path)]
+        if not there and len(whole) < len(paths):
+            raise SearchError(
+                f"{record.path} is part of a file, which no manifest can name: give a folder in "
+                f"place of {out}, and shards with the pictures themselves are written there"
+            )
+        if not there:
+            subset.lost.append((record.path, f"{record.path} is no file of this machine"))
+            continue
+        try:
+            captions, labels, rest = _words(record, scores[record.id])
+        except DataError as error:
+            subset.lost.append((record.path, str(error)))
+            continue
+        spoken = {"image": full_path(there[0]), "captions": captions, "id": record.id}
+        row = {**rest, **spoken, **({"labels": labels} if labels else {})}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    subset.written = len(lines)
+    if lines:
+        write_atomic(out, "".join(lines).encode())
+    return subset
+
+
+def _write_shards(
+    out: Path, index: Index, scores: Mapping[str, float], progress: ProgressMaker
+) -> Subset:
+    subset, read = Subset(), PathReader()
+    # By path, so that each tar or video is gone through once.
+    ids = [hit.id for hit in sorted(index.hits(scores), key=lambda hit: hit.path)]
+    with progress("copy pictures", len(ids)) as bar, ShardWriter(out) as writer:
+        for record in _records(index, ids, subset):
+            try:
+                captions, labels, rest = _words(record, scores[record.id])
+                image = picture_of(record, read)
+                writer.write(Sample(record.id, image, captions, labels, rest))
+                subset.written += 1
+            except DataError as error:
+                subset.lost.append((record.path, str(error)))
+            bar.advance(lost=len(subset.lost))
+    return subset
+
+
+def _records(index: Index, ids: Sequence[str], subset: Subset) -> Iterator[Record]:
+    """The records in this order; who left the collection meanwhile counts as lost."""
+    for part in batches(ids, _READ_ROWS):
+        found = index.get(part)
+        for id in part:
+            if id in found:
+                yield found[id]
+            else:
+                subset.lost.append((id, f"record {id} has left the collection meanwhile"))
+
+
+def _words(record: Record, score: float) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
+    """Captions, labels, and everything else.
+
+    Raises:
+        DataError: The metadata hold something else than texts as captions or labels.
+    """
+    captions, labels, rest = split_record(record.metadata, record.path)
+    if not captions and record.caption:
+        captions = (record.caption,)
+    known = {"tags": list(record.tags), "album": record.album, "time": record.time}
+    fields = {name: value for name, value in known.items() if value}
+    return captions, labels or record.tags, {**rest, **fields, "score": round(score, 6)}
