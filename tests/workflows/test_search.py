@@ -2,10 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.errors import ConfigError, ModelError, SearchError
+from coca.core.errors import ConfigError, DataError, ModelError, SearchError
+from coca.data.sample import Sample
+from coca.data.shards import ShardWriter
 from coca.inference.loading import load
-from coca.workflows.index import captioner, index_pictures
-from coca.workflows.search import open_search
+from coca.search.terms import Term
+from coca.workflows.index import captioner, fill_collection, index_pictures
+from coca.workflows.picture_sources import sources_of
+from coca.workflows.search import Wish, find, open_search
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -63,6 +67,28 @@ def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> 
         pass
     with pytest.raises(SearchError, match="filled by model"):
         index_pictures([photos], load(other), uri=uri)
+
+
+def test_re_ranking_reads_pictures_wherever_they_stand(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    with ShardWriter(tmp_path / "shards") as writer:
+        for number in range(3, 6):
+            writer.write(Sample(f"k{number}", picture(number)))
+    uri, predictor = str(tmp_path / "pictures.db"), load(model)
+    fill_collection(sources_of([photos, *writer.paths]), predictor, uri=uri, captions=False)
+    terms = [Term(text="a red car")]
+    with open_search(uri, model=predictor) as engine:
+        plain = find(engine, terms, Wish(k=6))
+        hits = find(engine, terms, Wish(k=6, rerank=6))
+        assert {hit.id for hit in hits} == {hit.id for hit in plain}
+        for hit in hits:
+            number = int(Path(hit.path).stem.removeprefix("k"))
+            likely = predictor.score(picture(number), "a red car")[0, 0]
+            assert hit.log_likelihood == pytest.approx(likely, abs=1e-4)
+        (photos / "0.png").unlink()
+        with pytest.raises(DataError, match=r"0\.png cannot be read"):
+            find(engine, terms, Wish(rerank=6))
 
 
 def test_a_model_that_is_gone_is_replaced_by_the_fallback_or_told(

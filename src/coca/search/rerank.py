@@ -1,6 +1,5 @@
 """Second thoughts: the best few, put in order by how likely the model is to say the query."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -30,35 +29,35 @@ class CaptionScorer(Protocol):
         ...
 
 
-def reranked(hits: Sequence[Hit], texts: Mapping[str, float], scorer: CaptionScorer) -> list[Hit]:
+def reranked(
+    hits: Sequence[Hit],
+    pictures: Sequence[Any],
+    texts: Mapping[str, float],
+    scorer: CaptionScorer,
+) -> list[Hit]:
     """The same hits, those first of which the texts are most likely to be said.
 
     They are ordered by the scaled cosine plus the log-probability, as a joint model of both heads
     would; `score` stays the cosine, `log_likelihood` is filled in.
 
     Args:
-        hits: Of a search by vectors; their pictures are read again.
+        hits: Of a search by vectors.
+        pictures: Of each hit, in any form that the scorer reads.
         texts: The query's texts, each with its weight.
         scorer: The model.
 
     Raises:
-        SearchError: There is no text to score, or a picture is not a file of this machine.
+        SearchError: There is no text to score.
         DataError: A picture cannot be read.
     """
     if not texts:
         raise SearchError(
             "re-ranking asks how likely words are, and the query has none: add a text"
         )
-    away = [hit.path for hit in hits if not os.path.isfile(hit.path)]
-    if away:
-        raise SearchError(
-            f"re-ranking looks at the pictures again, and {len(away)} of {len(hits)} are no files "
-            f"of this machine, such as {away[0]}"
-        )
     if not hits:
         return []
     weights = np.array(list(texts.values()))
-    likely = scorer.score([hit.path for hit in hits], list(texts)) @ weights
+    likely = scorer.score(pictures, list(texts)) @ weights
     joint = scorer.logit_scale * np.array([hit.score for hit in hits]) + likely
     return [
         replace(hits[row], log_likelihood=float(likely[row]))

@@ -14,9 +14,11 @@ from coca.search.fusion import Fusion
 from coca.search.hybrid import search_hybrid, word_search
 from coca.search.milvus import Index, Side
 from coca.search.records import CollectionInfo, Hit
+from coca.search.reindex import picture_of
 from coca.search.rerank import CaptionScorer, reranked
 from coca.search.resident import Resident
 from coca.search.terms import Term
+from coca.workflows.path_reader import PathReader
 
 
 @contextmanager
@@ -130,8 +132,18 @@ def find(engine: SearchEngine, terms: Sequence[Term], wish: Wish) -> list[Hit]:
         return hits
     if not isinstance(engine.embedder, CaptionScorer):
         raise SearchError("this model writes no captions, so it cannot re-rank by them")
-    hits = reranked(hits[: wish.rerank], texts, engine.embedder) + hits[wish.rerank :]
+    first_few = hits[: wish.rerank]
+    pictures = _pictures_of(first_few, engine)
+    hits = reranked(first_few, pictures, texts, engine.embedder) + hits[wish.rerank :]
     return hits[wish.offset : wish.offset + wish.k]
+
+
+def _pictures_of(hits: Sequence[Hit], engine: SearchEngine) -> list[bytes]:
+    """The pictures of hits, read again from wherever they stand."""
+    records, read = engine.index.get(hit.id for hit in hits), PathReader()
+    # By path, so that each tar or video is gone through once.
+    found = {id: picture_of(records[id], read) for _, id in sorted((h.path, h.id) for h in hits)}
+    return [found[hit.id] for hit in hits]
 
 
 def _folder_of(info: CollectionInfo, fallback: Callable[[], str | Path] | None) -> str | Path:
