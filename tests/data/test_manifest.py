@@ -1,3 +1,5 @@
+import datetime
+import decimal
 import json
 import pickle
 from pathlib import Path
@@ -86,6 +88,49 @@ def test_parquet_may_hold_the_pictures_themselves(folder: Path, wrapped: bool) -
     source = open_manifest(write_table(folder, "m.parquet", [{"image": image, "text": "one"}]))
     assert source.read(0) == Sample("0", picture(5), ("one",))
     assert source.key(0) == "0"
+
+
+def test_parquet_gives_what_json_holds(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("pyarrow")
+    berlin = datetime.timezone(datetime.timedelta(hours=2))
+    row = {
+        "image": "pics/0.png",
+        "label": datetime.date(2024, 5, 31),
+        "day": datetime.date(2024, 5, 31),
+        "time": datetime.datetime(2024, 5, 31, 18, 30, tzinfo=berlin),
+        "hour": datetime.time(18, 30),
+        "length": datetime.timedelta(seconds=1.5),
+        "price": decimal.Decimal("12.30"),
+        "count": decimal.Decimal("12.00"),
+        "missing": float("nan"),
+        "inside": {"days": [datetime.date(2024, 5, 31), None]},
+        "small": {"bytes": picture(1), "path": "small.png"},
+    }
+    source = open_manifest(write_table(folder, "m.parquet", [row]))
+    sample = source.read(0)
+    assert sample.labels == ("2024-05-31",)
+    assert dict(sample.metadata) == {
+        "day": "2024-05-31",
+        "time": "2024-05-31T18:30:00+02:00",
+        "hour": "18:30:00",
+        "length": 1.5,
+        "price": 12.3,
+        "count": 12,
+        "missing": None,
+        "inside": {"days": ["2024-05-31", None]},
+    }
+    assert json.dumps(sample.metadata, allow_nan=False)
+    assert "m.parquet holds bytes in the column small; they are left out" in caplog.text
+
+
+def test_nanoseconds_are_cut_to_microseconds(folder: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    when = pa.array([1_717_180_200_123_456_789], pa.timestamp("ns", "UTC"))
+    took = pa.array([1_500_000_001], pa.duration("ns"))
+    rows = pa.table({"image": ["pics/0.png"], "time": when, "length": took})
+    pq.write_table(rows, folder / "m.parquet")
+    sample = open_manifest(folder / "m.parquet").read(0)
+    assert sample.metadata == {"time": "2024-05-31T18:30:00.123456+00:00", "length": 1.5}
 
 
 def test_absolute_paths_and_urls_stand_for_themselves(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +12,8 @@ from coca.data.sample import Sample, first_texts, split_record
 from coca.data.sources import SourceConfig
 from coca.data.storage import full_path
 from coca.data.tables import Table, open_table, part_of, select
+
+logger = logging.getLogger(__name__)
 
 # Where the parts of a sample usually stand; the first column that holds something wins.
 IMAGE_COLUMNS = ("image", "path", "filepath", "file_name", "filename", "url", "images")
@@ -79,13 +82,16 @@ class Columns:
         )
         texts = first_texts(rest, origin, self.text)
         answers = first_texts(rest, origin, self.answer)
-        named = {*self.image, *self.text, *self.answer, *KEY_COLUMNS}
         return Sample(
             key,
             images[0] if images else b"",
             captions,
             labels,
-            {name: value for name, value in rest.items() if name not in named},
+            {
+                name: value
+                for name, value in rest.items()
+                if name not in self._others and not _holds_bytes(value)
+            },
             text=texts[0] if texts else "",
             answers=answers,
             others=tuple(images[1:]),
@@ -93,6 +99,8 @@ class Columns:
 
     def check(self, table: Table, path: str) -> None:
         """Tell of a wrong column before the run, not as a million bad samples.
+
+        Bytes that are not the picture fit into no metadata: they are left out, with a warning.
 
         Raises:
             ConfigError: The first row has no column for the picture.
@@ -108,6 +116,14 @@ class Columns:
                 f"{path} has the columns {', '.join(record)}, but none of "
                 f"{', '.join(self.image)}; set image_column to the one with the pictures"
             )
+        for name, value in record.items():
+            if name not in self._others and _holds_bytes(value):
+                logger.warning("%s holds bytes in the column %s; they are left out", path, name)
+
+    @property
+    def _others(self) -> set[str]:
+        """The columns that no metadata come from, beside captions and labels."""
+        return {*self.image, *self.text, *self.answer, *KEY_COLUMNS}
 
 
 @runtime_checkable
@@ -217,6 +233,12 @@ class TableSource:
 
 def _brief(value: Any) -> str:
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
+
+
+def _holds_bytes(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_bytes, value.values()))
+    return isinstance(value, bytes) or (isinstance(value, list) and any(map(_holds_bytes, value)))
 
 
 def _chosen(name: str, usual: tuple[str, ...]) -> tuple[str, ...]:

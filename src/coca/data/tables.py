@@ -3,9 +3,13 @@
 import csv
 import hashlib
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, runtime_checkable
+from uuid import UUID
 
 import numpy as np
 
@@ -28,7 +32,7 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def row(self, number: int) -> Mapping[str, Any]:
-        """Names of columns to values.
+        """Names of columns to values that JSON can hold, or bytes.
 
         Raises:
             DataError: The row is damaged.
@@ -191,12 +195,43 @@ class _Parquet:
         arrow = require("pyarrow", extra="data")
         parquet = require("pyarrow.parquet", extra="data")
         try:
-            self._table = parquet.read_table(arrow.BufferReader(content)).combine_chunks()
+            table = parquet.read_table(arrow.BufferReader(content)).combine_chunks()
         except (arrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is no Parquet file: {error}", reason="bad_table") from error
+        # Python knows no nanoseconds: pyarrow would refuse them, or ask for pandas.
+        for place, column in enumerate(table.schema):
+            kind = column.type
+            if arrow.types.is_timestamp(kind) and kind.unit == "ns":
+                kind = arrow.timestamp("us", kind.tz)
+            elif arrow.types.is_duration(kind) and kind.unit == "ns":
+                kind = arrow.duration("us")
+            if kind != column.type:
+                cut = table.column(place).cast(kind, safe=False)
+                table = table.set_column(place, column.name, cut)
+        self._table = table
 
     def __len__(self) -> int:
         return self._table.num_rows
 
     def row(self, number: int) -> Mapping[str, Any]:
-        return self._table.slice(number, 1).to_pylist()[0]
+        return _as_in_json(self._table.slice(number, 1).to_pylist()[0])
+
+
+def _as_in_json(value: Any) -> Any:
+    """A value of Parquet as JSON would write it: moments by ISO 8601, lengths of time in seconds.
+
+    What is no number is nothing; bytes stay, as they may be a picture.
+    """
+    if isinstance(value, Mapping):
+        return {name: _as_in_json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_in_json(one) for one in value]
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, UUID):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
