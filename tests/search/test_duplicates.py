@@ -1,10 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import SearchError
-from coca.search.duplicates import Pair, groups_of, near_duplicates, to_drop
+from coca.search.duplicates import near_duplicates
 
 
 def cloud(seed: int, rows: int) -> np.ndarray:
@@ -18,8 +20,8 @@ def test_pairs_are_those_of_a_double_loop(block: int, seed: int, least: float) -
     vectors, others = cloud(seed, 13), cloud(seed + 1, 7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coca.search.duplicates._BLOCK", block)
-        within = near_duplicates(vectors, least=least)
-        across = near_duplicates(vectors, others, least=least)
+        within = near_duplicates(vectors, least=least).pairs
+        across = near_duplicates(vectors, others, least=least).pairs
     bound = min(least, 1 - 1e-6)
     assert {(p.first, p.second) for p in within} == {
         (a, b) for b in range(13) for a in range(b) if vectors[a] @ vectors[b] >= bound
@@ -32,26 +34,63 @@ def test_pairs_are_those_of_a_double_loop(block: int, seed: int, least: float) -
 
 def test_equal_pictures_are_found_at_a_cosine_of_1() -> None:
     vectors = cloud(0, 5)[[0, 1, 1, 2, 0]]
-    assert [(pair.first, pair.second) for pair in near_duplicates(vectors, least=1.0)] == [
+    assert [(pair.first, pair.second) for pair in near_duplicates(vectors, least=1.0).pairs] == [
         (0, 4),
         (1, 2),
     ]
 
 
-@given(st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda p: p[0] < p[1])))
-def test_groups_are_what_pairs_connect(edges: set[tuple[int, int]]) -> None:
-    groups = groups_of(Pair(a, b, 1.0) for a, b in edges)
+@pytest.mark.parametrize("block", [4, 2_048])
+@given(seed=st.integers(0, 50), least=st.floats(0.8, 1))
+def test_groups_are_what_pairs_connect(block: int, seed: int, least: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coca.search.duplicates._BLOCK", block)
+        found = near_duplicates(cloud(seed, 25), least=least)
+    edges = {(pair.first, pair.second) for pair in found.pairs}
     # By hand: spread the least name until nothing changes.
     name = {row: row for edge in edges for row in edge}
-    for _ in range(10):
+    for _ in range(25):
         for a, b in edges:
             name[a] = name[b] = min(name[a], name[b])
     by_hand: dict[int, set[int]] = {}
-    for row, least in name.items():
-        by_hand.setdefault(least, set()).add(row)
-    assert sorted(map(sorted, groups)) == sorted(map(sorted, by_hand.values()))
-    left = set(name) - set(to_drop(groups))
-    assert len(left) == len(groups)
+    for row, first in name.items():
+        by_hand.setdefault(first, set()).add(row)
+    assert sorted(found.groups) == sorted(map(sorted, by_hand.values()))
+    assert [len(group) for group in found.groups] == sorted(map(len, found.groups), reverse=True)
+    assert set(found.drop) == set(name) - set(by_hand)
+    assert found.drop == sorted(found.drop)
+
+
+def test_of_another_set_only_ones_own_rows_are_dropped() -> None:
+    vectors = cloud(0, 6)
+    found = near_duplicates(vectors[:5], vectors[[3, 3, 1, 5]], least=1.0)
+    assert (found.count, found.drop, found.groups) == (3, [1, 3], [])
+
+
+@given(st.integers(0, 50), st.integers(0, 30))
+def test_the_most_alike_pairs_are_kept_and_all_are_counted(seed: int, keep: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coca.search.duplicates._BLOCK", 4)
+        few = near_duplicates(cloud(seed, 20), least=0.3, keep=keep)
+    whole = near_duplicates(cloud(seed, 20), least=0.3)
+    assert whole.count == len(whole.pairs) == few.count
+    assert few.groups == whole.groups
+    scores = [pair.score for pair in whole.pairs]
+    assert [pair.score for pair in few.pairs] == pytest.approx(scores[:keep], abs=1e-6)
+
+
+def test_many_equal_pictures_take_memory_for_pictures_and_not_for_pairs() -> None:
+    vectors = np.tile(cloud(0, 1), (6_000, 1))
+    tracemalloc.start()
+    found = near_duplicates(vectors, least=1.0, keep=100)
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.count == 6_000 * 5_999 // 2
+    assert len(found.pairs) == 100
+    assert found.groups == [list(range(6_000))]
+    assert found.drop == list(range(1, 6_000))
+    # 18 million pairs; what a block of 2,048 by 2,048 takes.
+    assert most_bytes < 400e6
 
 
 def test_a_bound_that_makes_no_sense_is_refused() -> None:

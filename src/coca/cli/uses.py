@@ -88,21 +88,21 @@ def duplicates(
     """Report near-duplicates: within a collection, or of it and another set of pictures."""
     console = Console.current(json=as_json)
     files = pictures.find(against or [])
-    from coca.search.duplicates import groups_of, to_drop
+    from coca.search.duplicates import KEPT_PAIRS
     from coca.workflows.mining import find_duplicates
 
     with place.open_index() as index:
-        pairs, hits = find_duplicates(
+        found, paths = find_duplicates(
             index,
             least=least,
             others=files,
             predictor=place.load_model(index) if files else None,
+            keep=max(limit, KEPT_PAIRS),
             progress=console.progress,
         )
-    paths = {row: hit.path for row, hit in hits.items()}
     shown = [
         (one.score, paths[one.first], files[one.second] if files else paths[one.second])
-        for one in pairs
+        for one in found.pairs
     ]
     if shown:
         rows = [
@@ -110,17 +110,18 @@ def duplicates(
             for score, first, second in shown[:limit]
         ]
         console.table(["score", "picture", "like"], rows, right=["score"])
-    drop = {one.first for one in pairs} if files else set(to_drop(groups_of(pairs)))
-    what = f"{len(files)} other pictures" if files else "each other"
+    what = f"{len(files):,} other pictures" if files else "each other"
     console.say(
-        f"{len(pairs)} pairs of {index.info.count} pictures and {what} are alike from {least:g} "
-        f"on; without {len(drop)} pictures none is left"
+        f"{found.count:,} pairs of {index.info.count:,} pictures and {what} are alike from "
+        f"{least:g} on; without {len(found.drop):,} pictures none is left"
     )
     console.emit(
         {
             "count": index.info.count,
+            "pair_count": found.count,
             "pairs": [{"score": s, "first": one, "second": other} for s, one, other in shown],
-            "drop": sorted(paths[row] for row in drop),
+            "groups": [[paths[row] for row in group] for group in found.groups],
+            "drop": sorted(paths[row] for row in found.drop),
         }
     )
 

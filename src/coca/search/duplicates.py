@@ -3,18 +3,19 @@
 The paper's authors took 3.6M pictures out of their training data that were near-duplicates of
 evaluation sets; an index that only finds most neighbours would leave some.
 
-Letters: N pictures, M pictures of another set, E embedding.
+Letters: N pictures, M pictures of another set, E embedding, P pairs.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
 
+KEPT_PAIRS = 100_000
+"""Pairs that are told one by one; 100,000 equal pictures make 5 billion."""
 _BLOCK = 2_048
 
 
@@ -30,19 +31,35 @@ class Pair:
     """Their cosine."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What is almost the same."""
+
+    count: int
+    """Pairs in all."""
+    pairs: list[Pair]
+    """The most alike of them, the most alike first."""
+    groups: list[list[int]]
+    """Rows of one set that are connected by pairs, the largest groups first; none of two sets."""
+    drop: list[int]
+    """Rows without which no pair is left, sorted: of one set all but the first of each group."""
+
+
 def near_duplicates(
     vectors: Float32[np.ndarray, "N E"],
     others: Float32[np.ndarray, "M E"] | None = None,
     *,
     least: float = 0.95,
+    keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
-) -> list[Pair]:
-    """All pairs whose cosine is at least `least`, the most alike first.
+) -> Duplicates:
+    """All whose cosine is at least `least`; the memory grows with the pictures, not the pairs.
 
     Args:
         vectors: One a row, each of length 1.
         others: The set to compare with; by default the pictures are compared with each other.
         least: Cosine from which two count as the same, above 0; what it means depends on the model.
+        keep: Most pairs to name.
         progress: Shows how far it is; the work grows with the product of both sizes.
 
     Raises:
@@ -55,41 +72,95 @@ def near_duplicates(
     # A vector's product with itself may be rounded to below 1.
     least = min(least, 1 - 1e-6)
     right = vectors if others is None else others
-    pairs: list[Pair] = []
+    best, groups = _Best(keep), _Groups(len(vectors))
+    alike = np.zeros(len(vectors), bool)
     with progress("comparing pictures", len(vectors)) as bar:
         for top in range(0, len(vectors), _BLOCK):
             rows = vectors[top : top + _BLOCK]
             for left in range(top if others is None else 0, len(right), _BLOCK):
                 scores = rows @ right[left : left + _BLOCK].T
-                found = np.argwhere(scores >= least)
+                found = scores >= least
                 if others is None and left == top:
-                    found = found[found[:, 0] < found[:, 1]]
-                pairs += [
-                    Pair(int(top + row), int(left + column), float(scores[row, column]))
-                    for row, column in found
-                ]
-            bar.advance(len(rows), pairs=len(pairs))
-    return sorted(pairs, key=lambda pair: (-pair.score, pair.first, pair.second))
+                    found = np.triu(found, 1)
+                first, second = np.nonzero(found)
+                if len(first):
+                    best.add(first + top, second + left, scores[first, second])
+                    alike[first + top] = True
+                    if others is None:
+                        groups.join(first + top, second + left)
+            bar.advance(len(rows), pairs=best.count)
+    members = groups.members()
+    drop = [row for group in members for row in group[1:]]
+    return Duplicates(
+        count=best.count,
+        pairs=best.pairs(),
+        groups=members,
+        drop=sorted(drop) if others is None else np.flatnonzero(alike).tolist(),
+    )
 
 
-def groups_of(pairs: Iterable[Pair]) -> list[list[int]]:
-    """Rows that are connected by pairs of one set, the largest groups first."""
-    leader: dict[int, int] = {}
+class _Best:
+    """The best pairs so far, and the number of all."""
 
-    def lead(row: int) -> int:
-        while (above := leader.setdefault(row, row)) != row:
-            leader[row] = row = leader[above]
-        return row
+    def __init__(self, keep: int) -> None:
+        self.count = 0
+        self._keep = keep
+        self._first = self._second = np.zeros(0, np.int64)
+        self._score = np.zeros(0, np.float32)
+        self._least = -np.inf
 
-    for pair in pairs:
-        first, second = sorted((lead(pair.first), lead(pair.second)))
-        leader[second] = first
-    groups: dict[int, list[int]] = {}
-    for row in sorted(leader):
-        groups.setdefault(lead(row), []).append(row)
-    return sorted(groups.values(), key=lambda group: (-len(group), group[0]))
+    def add(
+        self,
+        first: Int64[np.ndarray, " P"],
+        second: Int64[np.ndarray, " P"],
+        score: Float32[np.ndarray, " P"],
+    ) -> None:
+        self.count += len(first)
+        wanted = score > self._least
+        self._first = np.concatenate([self._first, first[wanted]])
+        self._second = np.concatenate([self._second, second[wanted]])
+        self._score = np.concatenate([self._score, score[wanted]])
+        if len(self._score) > 2 * self._keep:
+            self._cut()
+
+    def pairs(self) -> list[Pair]:
+        self._cut()
+        order = np.lexsort((self._second, self._first, -self._score))
+        columns = (self._first[order], self._second[order], self._score[order])
+        return [Pair(*row) for row in zip(*(one.tolist() for one in columns), strict=True)]
+
+    def _cut(self) -> None:
+        if len(self._score) <= self._keep:
+            return
+        rows = np.argpartition(-self._score, max(self._keep - 1, 0))[: self._keep]
+        self._first, self._second = self._first[rows], self._second[rows]
+        self._score = self._score[rows]
+        self._least = self._score.min(initial=np.inf)
 
 
-def to_drop(groups: Sequence[Sequence[int]]) -> list[int]:
-    """Rows without which no two pictures of a group are left: all but the first of each."""
-    return sorted(row for group in groups for row in group[1:])
+class _Groups:
+    """Rows that are connected: each leads, step by step, to the least row of its group."""
+
+    def __init__(self, count: int) -> None:
+        self._above = np.arange(count)
+
+    def join(self, first: Int64[np.ndarray, " P"], second: Int64[np.ndarray, " P"]) -> None:
+        while len(first):
+            first, second = self._leaders(first), self._leaders(second)
+            apart = first != second
+            first, second = first[apart], second[apart]
+            np.minimum.at(self._above, np.maximum(first, second), np.minimum(first, second))
+        # So that no way to the least row gets long.
+        self._above = self._leaders(self._above)
+
+    def members(self) -> list[list[int]]:
+        """The groups of two rows or more, the largest first."""
+        order = np.argsort(self._above, kind="stable")
+        starts = np.flatnonzero(np.diff(self._above[order], prepend=-1))
+        parts = [part.tolist() for part in np.split(order, starts[1:]) if len(part) > 1]
+        return sorted(parts, key=lambda group: (-len(group), group[0]))
+
+    def _leaders(self, rows: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " P"]:
+        while not np.array_equal(above := self._above[rows], rows):
+            rows = above
+        return rows

@@ -11,14 +11,17 @@ from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.predictor import Predictor
 from coca.search.classify import class_vectors
-from coca.search.duplicates import Pair, near_duplicates
+from coca.search.collection import batches
+from coca.search.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
 from coca.search.engine import SearchEngine
 from coca.search.milvus import Index
 from coca.search.mining import Choice, choose, doubt, likeness
-from coca.search.records import Hit, check_same_model
+from coca.search.records import check_same_model
 from coca.search.resident import Resident
 from coca.search.terms import Term
 from coca.workflows.subset import Subset, check_out, write_subset
+
+_READ_ROWS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +108,17 @@ def find_duplicates(
     least: float,
     others: Sequence[str | Path] = (),
     predictor: Predictor | None = None,
+    keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
-) -> tuple[list[Pair], dict[int, Hit]]:
-    """The near-duplicates of a collection, and the records that rows of it stand for.
+) -> tuple[Duplicates, dict[int, str]]:
+    """The near-duplicates of a collection, and the paths of its rows that are among them.
 
     Args:
         index: The collection.
         least: Cosine from which two count as the same.
         others: Pictures to compare with; default: the collection with itself.
         predictor: The model that filled the collection; only `others` need it.
+        keep: Most pairs to name.
         progress: Shows how far it is.
 
     Raises:
@@ -128,10 +133,14 @@ def find_duplicates(
         apart = predictor.embed_images(list(others), progress=progress)
     resident = Resident(index, progress=progress)
     ids, vectors = resident.vectors()
-    pairs = near_duplicates(vectors, apart, least=least, progress=progress)
-    rows = [row for pair in pairs for row in _rows_of(pair, across=apart is not None)]
-    hits = {hit.id: hit for hit in index.hits({ids[row]: 1.0 for row in rows})}
-    return pairs, {row: hits[ids[row]] for row in rows if ids[row] in hits}
+    found = near_duplicates(vectors, apart, least=least, keep=keep, progress=progress)
+    rows = [row for group in found.groups for row in group] if apart is None else found.drop
+    # Of many only the paths are kept. What left the collection meanwhile goes by its id.
+    paths = {row: ids[row] for row in rows}
+    for part in batches(rows, _READ_ROWS):
+        there = {hit.id: hit.path for hit in index.hits({ids[row]: 1.0 for row in part})}
+        paths |= {row: there[ids[row]] for row in part if ids[row] in there}
+    return found, paths
 
 
 def _scores(
@@ -169,8 +178,3 @@ def _nothing_left(
             f"has {scores.max():.3f}, so nothing is written"
         )
     return "all that could be chosen are too like what to stay away from, so nothing is written"
-
-
-def _rows_of(pair: Pair, *, across: bool) -> tuple[int, ...]:
-    """The rows of the collection that a pair names."""
-    return (pair.first,) if across else (pair.first, pair.second)
