@@ -183,12 +183,19 @@ def test_processes_killed_at_any_moment_leave_every_picture_exactly_once(
 
 @pytest.mark.slow
 def test_a_ray_cluster_gives_the_same_files(
-    shards: list[str], model: Predictor, folder: Path, tmp_path: Path
+    shards: list[str],
+    model: Predictor,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("ray")
     from coca.workflows.on_ray import embed_shards_on_ray
 
-    done = list(embed_shards_on_ray(shards, str(folder), tmp_path / "ray", workers=2, device="cpu"))
+    monkeypatch.chdir(tmp_path)
+    here = [os.path.relpath(shard) for shard in shards]
+    done = list(embed_shards_on_ray(here, os.path.relpath(folder), "ray", workers=3, device="cpu"))
+    assert {one.shard for one in done} == set(here)
     list(embed_shards(shards, model, tmp_path / "here"))
     assert sum(one.made for one in done) == SHARDS
     names = [sorted(one.name for one in find_vectors(tmp_path / at)) for at in ("ray", "here")]
