@@ -22,6 +22,7 @@ from coca.search.reindex import reindex
 from coca.search.sources import SeriesSource
 from coca.workflows.path_reader import PathReader
 from coca.workflows.picture_sources import sources_of
+from range_server import RangeServer
 from tiny_data import picture
 
 HAS_AV = importlib.util.find_spec("av") is not None
@@ -111,6 +112,38 @@ def test_a_collection_of_all_kinds_is_embedded_by_another_model(
         for record in after.values():
             image = read(record.path, record.origin.files[record.path])
             assert record.vector == pytest.approx(newer.embed_images([image])[0], abs=1e-5)
+
+
+def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    server = RangeServer(tmp_path, fail_every=0)
+    try:
+        rows = [{"image": f"{server.url}/other.png", "caption": "far away"}]
+        (tmp_path / "far.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        far: list[str | Path] = [tmp_path / "far.jsonl", f"{server.url}/shards/shard-000000.tar"]
+        uri, newer = str(tmp_path / "a.db"), StandIn("two", 8)
+        with (
+            Index.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
+            Index.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
+            Index.open(uri, "last", embed_dim=8, fingerprint="two", create=True) as last,
+        ):
+            ingest(sources_of(far), StandIn("one", 16), old)
+            assert {record.path for record in old.get(old.ids()).values()} == {
+                f"{server.url}/other.png",
+                f"{server.url}/shards/shard-000000.tar/k2",
+                f"{server.url}/shards/shard-000000.tar/k3",
+            }
+            report = reindex(old, newer, new, open_picture=PathReader())
+            assert (report.embedded, report.lost) == (3, [])
+            assert new.get(new.ids()) == old.get(old.ids())
+            (tmp_path / "other.png").unlink()
+            report = reindex(old, newer, last, open_picture=PathReader())
+            assert report.embedded == 2
+            ((path, reason),) = report.lost
+            assert path == f"{server.url}/other.png"
+            assert path in reason
+    finally:
+        server.stop()
 
 
 def test_what_is_gone_is_told(places: list[Path], tmp_path: Path) -> None:
