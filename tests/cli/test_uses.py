@@ -55,6 +55,9 @@ def test_near_duplicates_are_told_within_and_against_others(
     assert "of 6 pictures and 1 other pictures" in (
         run("duplicates", "--against", "copy.png", "--least", "0.9999").stdout
     )
+    Path("other.png").write_bytes(picture(9))
+    alone = run("duplicates", "--against", "other.png", "--least", "1").stdout
+    assert "none of 6 pictures is like one of 1 other pictures from 1 on" in alone
     assert "above 0 to 1" in run("duplicates", "--least", "2", code=1).stderr
 
 

@@ -1,7 +1,7 @@
 """What else a collection is good for: recommendations, near-duplicates, subsets to learn from."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from coca.cli.console import Console, Json, to_try
 from coca.cli.looking import Among, Limit, Place, from_here, grouped, tell_hits
 from coca.core.errors import ConfigError
 from coca.search.pictures import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from coca.search.duplicates import Duplicates
 
 
 @grouped
@@ -110,11 +113,7 @@ def duplicates(
             for score, first, second in shown[:limit]
         ]
         console.table(["score", "picture", "like"], rows, right=["score"])
-    what = f"{len(files):,} other pictures" if files else "each other"
-    console.say(
-        f"{found.count:,} pairs of {index.info.count:,} pictures and {what} are alike from "
-        f"{least:g} on; without {len(found.drop):,} pictures none is left"
-    )
+    console.say(_sentence_on(found, count=index.info.count, others=len(files), least=least))
     console.emit(
         {
             "count": index.info.count,
@@ -235,6 +234,17 @@ def mine(
             "of": index.info.count,
             "lost": [{"path": path, "error": error} for path, error in subset.lost],
         }
+    )
+
+
+def _sentence_on(found: "Duplicates", *, count: int, others: int, least: float) -> str:
+    if not found.count:
+        alike = f"is like one of {others:,} other pictures" if others else "is like another"
+        return f"none of {count:,} pictures {alike} from {least:g} on"
+    what = f"{others:,} other pictures" if others else "each other"
+    return (
+        f"{found.count:,} pairs of {count:,} pictures and {what} are alike from {least:g} on; "
+        f"without {len(found.drop):,} pictures none is left"
     )
 
 
