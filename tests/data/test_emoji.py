@@ -30,6 +30,7 @@ def test_a_vendor_gives_pictures_with_names(vendor: str, side: int) -> None:
         assert picture.size == (side, side)
         assert np.asarray(picture.convert("RGBA"))[:, :, 3].any()
         assert sample.captions[0] == sample.metadata["name"]
+        assert sample.labels == (sample.metadata["name"],)  # the demo's recipe reads labels
         assert sample.key == f"{vendor}/{sample.metadata['codepoints']}"
         assert sample.metadata["vendor"] == vendor
         seen.add(sample.image)

@@ -42,8 +42,9 @@ def emoji_samples(vendor: str, *, size_px: int = 96) -> Iterator[Sample]:
     """One vendor's drawings, in the same order for each vendor.
 
     A sample's key is such as `"twemoji/1f697"`; its captions are the emoji's name and aliases as
-    plain words; its metadata hold vendor, name, group, subgroup, codepoints and flag. Flags have
-    names that nothing else in the picture explains, so scores are best told with and without.
+    plain words, its label is the name; its metadata hold vendor, name, group, subgroup, codepoints
+    and flag. Flags have names that nothing else in the picture explains, so scores are best told
+    with and without.
 
     Args:
         vendor: Who drew the pictures, `"twemoji"` or `"openmoji"`.
@@ -69,6 +70,7 @@ def _draw(vendor: str, concepts: list[_Concept], size_px: int) -> Iterator[Sampl
             key=f"{vendor}/{concept.code}",
             image=path.read_bytes() if path.suffix == ".png" else _rendered(path, size_px),
             captions=concept.names,
+            labels=concept.names[:1],
             metadata={
                 "vendor": vendor,
                 "name": concept.names[0],

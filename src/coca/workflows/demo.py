@@ -221,7 +221,7 @@ def _pack(folder: Path, vendor: str, progress: ProgressMaker, tell: Callable[[st
     if folder.exists():
         return
     tell(f"packing the drawings of {vendor} as shards in {folder}")
-    samples = [_labelled(sample) for sample in _counted(vendor, progress)]
+    samples = list(_counted(vendor, progress))
     with atomic_folder(folder) as unfinished:
         for name, flag in (("flags", True), ("others", False)):
             with ShardWriter(unfinished, name=name) as writer:
@@ -235,12 +235,6 @@ def _counted(vendor: str, progress: ProgressMaker) -> Iterator[Sample]:
         for sample in emoji_samples(vendor, size_px=RENDERED_PX):
             yield sample
             bar.advance()
-
-
-def _labelled(sample: Sample) -> Sample:
-    """The name is the label as well, for zero-shot classification and label prompts."""
-    name = sample.captions[0]
-    return Sample(sample.key, sample.image, sample.captions, (name,), sample.metadata)
 
 
 def shards(folder: Path, vendor: str, name: str = "*") -> SourceConfig:
