@@ -1,7 +1,9 @@
 """How captions are written: the way words are chosen, and the rules that hold for any way."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypedDict
+from math import isfinite
+from numbers import Integral, Real
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from coca.core.errors import ConfigError
 
@@ -9,6 +11,24 @@ Stopping: TypeAlias = Literal["full", "likely", "certain"]
 
 BEAMS = 4
 """Beams of a search that was not told how many."""
+
+MOST_LENGTH_PENALTY = 10.0
+"""Beyond it, either way, the power of a length no longer fits a number of 32 bits."""
+
+TEMPERATURES = (1e-9, 1e9)
+"""Below, logits divided by it no longer fit a number of 32 bits; above, all words are alike."""
+
+_WHOLE = (
+    "num_beams",
+    "num_return",
+    "max_words",
+    "min_words",
+    "num_beam_groups",
+    "top_k",
+    "seed",
+    "no_repeat_ngram",
+)
+_REAL = ("length_penalty", "diversity_penalty", "temperature", "top_p", "repetition_penalty")
 
 
 def _require(statement: bool, message: str) -> None:
@@ -36,7 +56,7 @@ class Decoding:
     """Tokens behind the prompt before [EOS] is allowed."""
     length_penalty: float = 1.0
     """Exponent of the length, by which a caption's log-probability is divided to rank it: 0 ranks
-    by the sum and favours short captions, 1 ranks by the mean."""
+    by the sum and favours short captions, 1 ranks by the mean. From -10 to 10."""
     early_stopping: Stopping = "likely"
     """When the search for a picture ends: `full`, once `num_beams` captions have ended; `likely`,
     once the best running caption ranks below all of them at its present length; `certain`, once
@@ -47,7 +67,7 @@ class Decoding:
     """Nats off a word for each beam of an earlier group that takes it at the same step
     (Vijayakumar et al., 2016, arXiv 1610.02424)."""
     temperature: float | None = None
-    """Divides the logits before words are drawn; below 1 favours likely words."""
+    """Divides the logits before words are drawn; below 1 favours likely words. From 1e-9 to 1e9."""
     top_k: int | None = None
     """Draw from the likeliest words only, so many."""
     top_p: float | None = None
@@ -63,6 +83,15 @@ class Decoding:
     """Length of a run of tokens that may occur only once, prompt included; 0: any may repeat."""
 
     def __post_init__(self) -> None:
+        for name in _WHOLE:
+            self._require_kind(name, Integral, "a whole number")
+        for name in _REAL:
+            self._require_kind(name, Real, "a number")
+        stoppings = get_args(Stopping)
+        _require(
+            self.early_stopping in stoppings,
+            f"early_stopping is {self.early_stopping!r}; choose one of {', '.join(stoppings)}",
+        )
         for name in ("num_return", "num_beam_groups"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; at least 1")
         for name in ("num_beams", "max_words", "top_k"):
@@ -71,9 +100,16 @@ class Decoding:
         for name in ("min_words", "no_repeat_ngram", "diversity_penalty", "seed"):
             value = getattr(self, name)
             _require(value >= 0, f"{name} is {value}; it must not be negative")
+        least, most = TEMPERATURES
         _require(
-            self.temperature is None or self.temperature > 0,
-            f"temperature is {self.temperature}; it must be above 0 (at 0 would be num_beams=1)",
+            self.temperature is None or least <= self.temperature <= most,
+            f"temperature is {self.temperature}; it must be from {least:g} to {most:g} (0 would be "
+            "num_beams=1)",
+        )
+        _require(
+            abs(self.length_penalty) <= MOST_LENGTH_PENALTY,
+            f"length_penalty is {self.length_penalty}; it must be from {-MOST_LENGTH_PENALTY:g} to "
+            f"{MOST_LENGTH_PENALTY:g}",
         )
         _require(
             self.top_p is None or 0 < self.top_p <= 1,
@@ -104,6 +140,13 @@ class Decoding:
         if self.sampled:
             return 1
         return max(BEAMS, self.num_return) if self.num_beams is None else self.num_beams
+
+    def _require_kind(self, name: str, kind: type[Any], words: str) -> None:
+        """Checks a field's type, as callers without a type checker need it; NaN is no number."""
+        value = getattr(self, name)
+        fits = isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)
+        optional = type(self).__dict__[name] is None
+        _require(fits or (optional and value is None), f"{name} is {value!r}; it must be {words}")
 
     def _check_groups(self) -> None:
         beams, groups = self.beams, self.num_beam_groups
