@@ -72,3 +72,20 @@ def test_an_error_that_no_picture_causes_is_passed_on(pictures: list[str]) -> No
 
     with pytest.raises(DataError, match="prompt"):
         work_through(pictures, work, batch_size=2, title="x", progress=silent)
+
+
+def test_what_can_be_read_but_not_used_does_not_stop_the_others(pictures: list[str]) -> None:
+    Path("photos/bad.png").write_bytes(b"no picture")
+
+    def work(batch: Sequence[str]) -> list[str]:
+        for path in batch:
+            if path in ("photos/bad.png", pictures[1]):
+                raise DataError(f"{path} is a video")
+        return [path.upper() for path in batch]
+
+    paths = [*pictures, "photos/bad.png"]
+    outcomes = work_through(paths, work, batch_size=9, title="x", progress=silent)
+    assert outcomes[0] == pictures[0].upper()
+    assert outcomes[1] == Bad(pictures[1], f"{pictures[1]} is a video")
+    assert outcomes[2:-1] == [path.upper() for path in pictures[2:]]
+    assert isinstance(outcomes[-1], Bad)

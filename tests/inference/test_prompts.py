@@ -1,7 +1,7 @@
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.inference.prompts import PROMPTS, fill, prompts_named
+from coca.inference.prompts import PROMPTS, fill, prompts_named, sentences_of
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -34,3 +34,8 @@ def test_a_template_without_a_place_for_the_label_is_refused() -> None:
 def test_no_template_at_all_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one template"):
         fill((), "dog")
+
+
+def test_a_single_sentence_needs_no_list() -> None:
+    assert sentences_of(["cat"], "a photo of a {}") == [["a photo of a cat"]]
+    assert sentences_of(["cat"], {"cat": "a {} with whiskers"}) == [["a cat with whiskers"]]

@@ -151,14 +151,27 @@ def _worked(
 ) -> Sequence[T | Bad]:
     try:
         return work(batch)
-    except DataError:
+    except DataError as error:
+        cause = error
         # Some picture is bad. Each is read once more, alone, to tell which.
         faults = {path: fault for path in batch if (fault := _fault(path)) is not None}
-        if not faults:
-            raise
+    if not faults:
+        # All can be read, but not by this work, such as a video: each is tried alone.
+        alone = [_alone(path, work) for path in batch]
+        if all(one == Bad(path, str(cause)) for path, one in zip(batch, alone, strict=True)):
+            # The same of each: no picture is the cause.
+            raise cause
+        return alone
     good = [path for path in batch if path not in faults]
-    outcomes = iter(work(good) if good else [])
+    outcomes = iter(_worked(good, work) if good else [])
     return [faults[path] if path in faults else next(outcomes) for path in batch]
+
+
+def _alone(path: str, work: Callable[[Sequence[str]], Sequence[T]]) -> T | Bad:
+    try:
+        return work([path])[0]
+    except DataError as error:
+        return Bad(path, str(error))
 
 
 def _fault(path: str) -> Bad | None:

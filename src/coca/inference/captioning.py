@@ -1,9 +1,10 @@
 """Captions for people: words from what a model wrote."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from coca.core.errors import ConfigError
+from coca.inference.given import as_texts
 from coca.model.decoding import Written
 from coca.processing.tokenizer import TextTokenizer
 
@@ -40,7 +41,7 @@ def captions_of(
     return replace(first, others=tuple(others))
 
 
-def prompts_for(prompt: str | Sequence[str], pictures: int) -> Sequence[str]:
+def prompts_for(prompt: str | Iterable[str], pictures: int) -> Sequence[str]:
     """Gives each picture its prompt: one text for all, or one text each.
 
     Raises:
@@ -48,11 +49,12 @@ def prompts_for(prompt: str | Sequence[str], pictures: int) -> Sequence[str]:
     """
     if isinstance(prompt, str):
         return [prompt] * pictures
-    if len(prompt) != pictures:
+    prompts = as_texts(prompt)
+    if len(prompts) != pictures:
         raise ConfigError(
-            f"{len(prompt)} prompts do not fit {pictures} pictures; give one for all or one each"
+            f"{len(prompts)} prompts do not fit {pictures} pictures; give one for all or one each"
         )
-    return prompt
+    return prompts
 
 
 def _caption(written: Written, tokenizer: TextTokenizer, prompt: Sequence[int]) -> Caption:

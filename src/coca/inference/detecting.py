@@ -6,19 +6,18 @@
 Letters: N pictures, S side of the model's square input, pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
-from numpy import ndarray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.given import Picture
+from coca.inference.given import Picture, as_pictures
 from coca.inference.loading import load, model_folder
 from coca.inference.predictor import Predictor
 from coca.model import detector as saved
@@ -54,7 +53,7 @@ class ObjectDetector:
     @torch.inference_mode()
     def detect(
         self,
-        images: Picture | Sequence[Picture],
+        images: Picture | Iterable[Picture],
         *,
         threshold: float = 0.3,
         progress: ProgressMaker = silent,
@@ -72,8 +71,7 @@ class ObjectDetector:
         """
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold is {threshold}; right is a number from 0 to 1")
-        single = isinstance(images, str | bytes | Path | Image.Image | ndarray)
-        pictures: Sequence[Picture] = [images] if single else images  # type: ignore[list-item, assignment]
+        pictures = as_pictures(images)
         results = []
         with progress("finding objects", len(pictures)) as bar:
             for start in range(0, len(pictures), self.predictor.batch_size):

@@ -164,8 +164,13 @@ def _device_named(name: str | None) -> torch.device:
             torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         )
         return found or torch.device("cpu")
+    usable = " or ".join(dict.fromkeys((str(_device_named(None)), "cpu")))
     try:
-        return torch.empty(0, device=name).device
+        target = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name!r} cannot be used here: {reason}") from None
+        # Torch goes on with a list of all that it was not built for.
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+        raise ConfigError(f"device {name!r} cannot be used here ({reason}); {usable} can") from None
+    if target.type == "meta":
+        raise ConfigError(f"device {name!r} holds no numbers, so it runs no model; {usable} can")
+    return target

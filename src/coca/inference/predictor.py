@@ -6,7 +6,7 @@
 Letters: N pictures or texts, M texts beside N pictures, E shared embedding, K labels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeVar, Unpack
 
 import numpy as np
@@ -86,7 +86,7 @@ class Predictor:
 
     @torch.inference_mode()
     def embed_images(
-        self, images: Picture | Sequence[Picture], *, progress: ProgressMaker = silent
+        self, images: Picture | Iterable[Picture], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
         """Gives a unit vector for each picture; a single picture is a list of one.
 
@@ -119,7 +119,7 @@ class Predictor:
 
     @torch.inference_mode()
     def embed_texts(
-        self, texts: str | Sequence[str], *, progress: ProgressMaker = silent
+        self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
         """Gives a unit vector for each text; a single text is a list of one."""
         rows = [
@@ -131,9 +131,9 @@ class Predictor:
     @torch.inference_mode()
     def caption(
         self,
-        images: Picture | Sequence[Picture],
+        images: Picture | Iterable[Picture],
         *,
-        prompt: str | Sequence[str] = "",
+        prompt: str | Iterable[str] = "",
         progress: ProgressMaker = silent,
         **options: Unpack[DecodingOptions],
     ) -> list[Caption]:
@@ -176,8 +176,8 @@ class Predictor:
     @torch.inference_mode()
     def score(
         self,
-        images: Picture | Sequence[Picture],
-        texts: str | Sequence[str],
+        images: Picture | Iterable[Picture],
+        texts: str | Iterable[str],
         *,
         by_length: bool = False,
         only: Bool[ndarray, "N M"] | None = None,
@@ -197,10 +197,14 @@ class Predictor:
 
         Raises:
             DataError: A picture cannot be read.
+            ConfigError: `only` has another shape.
         """
-        tokens = self._tokens(as_texts(texts))
+        pictures, tokens = as_pictures(images), self._tokens(as_texts(texts))
+        shape = (len(pictures), len(tokens))
+        if only is not None and only.shape != shape:
+            raise ConfigError(f"only has the shape {only.shape}; right is {shape}, as the scores")
         rows, done = [], 0
-        for pixels in self._read_ahead(as_pictures(images), "scoring captions", progress):
+        for pixels in self._read_ahead(pictures, "scoring captions", progress):
             pairs = None if only is None else torch.from_numpy(only[done : done + len(pixels)])
             seen = self.model.image_tokens(pixels)
             rows.append(score_captions(self.model, seen, tokens, only=pairs))
@@ -212,7 +216,7 @@ class Predictor:
 
     def class_embeddings(
         self,
-        labels: str | Sequence[str],
+        labels: str | Iterable[str],
         *,
         templates: Templates = PROMPTS["plain"],
         progress: ProgressMaker = silent,
@@ -230,8 +234,8 @@ class Predictor:
 
     def class_log_likelihoods(
         self,
-        images: Picture | Sequence[Picture],
-        labels: str | Sequence[str],
+        images: Picture | Iterable[Picture],
+        labels: str | Iterable[str],
         *,
         templates: Templates = PROMPTS["plain"],
         only: Bool[ndarray, "N K"] | None = None,
@@ -261,8 +265,8 @@ class Predictor:
 
     def classify(
         self,
-        images: Picture | Sequence[Picture],
-        labels: str | Sequence[str],
+        images: Picture | Iterable[Picture],
+        labels: str | Iterable[str],
         *,
         templates: Templates = PROMPTS["plain"],
         by: Literal["similarity", "likelihood"] = "similarity",
@@ -282,16 +286,18 @@ class Predictor:
 
         Raises:
             DataError: A picture cannot be read.
-            ConfigError: As `class_embeddings`.
+            ConfigError: As `class_embeddings`, or `by` is neither of the two.
         """
         labels = as_texts(labels)
         if by == "similarity":
             classes = self.class_embeddings(labels, templates=templates)
             logits = self.logit_scale * self.embed_images(images, progress=progress) @ classes.T
-        else:
+        elif by == "likelihood":
             logits = self.class_log_likelihoods(
                 images, labels, templates=templates, progress=progress
             )
+        else:
+            raise ConfigError(f"by is {by!r}; choose one of similarity, likelihood")
         return predictions(logits, labels)
 
     @property

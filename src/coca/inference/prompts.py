@@ -7,10 +7,11 @@ from typing import TypeAlias
 import yaml
 
 from coca.core.errors import ConfigError
+from coca.inference.given import as_texts
 from coca.processing.prompts import CLIP_PROMPTS
 
-Templates: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
-"""Sentences with `{}` for a label, or to each label its own sentences."""
+Templates: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+"""Sentences with `{}` for a label, or to each label its own sentences; a single one is a text."""
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
@@ -86,13 +87,13 @@ def sentences_of(labels: Sequence[str], templates: Templates) -> list[list[str]]
         twice = next(label for label in labels if labels.count(label) > 1)
         raise ConfigError(f"the label {twice!r} stands there twice; each needs its own name")
     if not isinstance(templates, Mapping):
-        return [fill(templates, label) for label in labels]
+        return [fill(as_texts(templates), label) for label in labels]
     if without := [label for label in labels if not templates.get(label)]:
         raise ConfigError(
             f"{len(without)} of {len(labels)} classes have no prompt, such as {without[0]!r}; give "
             "each at least one sentence"
         )
-    return [[text.replace("{}", label) for text in templates[label]] for label in labels]
+    return [[text.replace("{}", label) for text in as_texts(templates[label])] for label in labels]
 
 
 def fill(templates: Sequence[str], label: str) -> list[str]:

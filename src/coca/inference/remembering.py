@@ -1,13 +1,13 @@
 """A model that embeds each picture and each text once: for many tasks on the same samples."""
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
 
 from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.given import Picture
+from coca.inference.given import Picture, as_texts
 from coca.inference.predictor import Predictor
 
 
@@ -30,7 +30,7 @@ class Remembering(Predictor):
         self._vectors: dict[Hashable, ndarray] = {}
 
     def embed_images(
-        self, images: Picture | Sequence[Picture], *, progress: ProgressMaker = silent
+        self, images: Picture | Iterable[Picture], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
         """As `Predictor.embed_images`."""
         if not isinstance(images, list | tuple) or not all(isinstance(it, bytes) for it in images):
@@ -42,10 +42,10 @@ class Remembering(Predictor):
         return self._stacked([self._vectors[key][None] for key in keys])
 
     def embed_texts(
-        self, texts: str | Sequence[str], *, progress: ProgressMaker = silent
+        self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
         """As `Predictor.embed_texts`."""
-        listed = [texts] if isinstance(texts, str) else texts
+        listed = as_texts(texts)
         wanted = [text for text in dict.fromkeys(listed) if text not in self._vectors]
         new = super().embed_texts(wanted, progress=progress)
         self._vectors |= zip(wanted, new, strict=True)

@@ -10,7 +10,7 @@ A picture that cannot be used raises a `DataError` whose `reason` is one of
     too_large      more pixels than allowed; known from the header, before anything is decoded
     truncated      the file ends before the picture does
     corrupt        the data contradict themselves
-    unsupported    a kind of pixel without an agreed black and white
+    unsupported    a kind of pixel without an agreed black and white, or no kind of picture at all
 """
 
 import importlib
@@ -85,6 +85,12 @@ def decode(
     Raises:
         DataError: The picture cannot be used; the module's head lists the reasons.
     """
+    if not isinstance(source, bytes | str | Path | Image.Image | np.ndarray):
+        raise DataError(
+            f"a {type(source).__name__} is no picture; right is a path, the bytes of a file, a PIL "
+            "image, or an array",
+            reason="unsupported",
+        )
     if isinstance(source, bytes) and hasattr(sys.modules.get(_FAST_DECODER), "decode_webp"):
         from coca.processing.webp import decode_plain_webp
 
