@@ -251,6 +251,8 @@ def test_every_fault_is_told_at_once_a_line_each() -> None:
         ("model.width=5.0", "model.width = 5.0 should be a whole number"),
         ("model.width=2.5", "model.width = 2.5 should be a whole number"),
         ("optimizer.lr=true", "optimizer.lr = true should be a number"),
+        ("optimizer.lr=.nan", "optimizer.lr = NaN should be a number"),
+        ("optimizer.lr=.inf", "optimizer.lr = Infinity should be a number"),
         ("optimizer.lr=[1]", "optimizer.lr = [1] should be a number"),
         ("optimizer.betas=[1]", "optimizer.betas = [1] should be a list of 2: a number, a number"),
         ("optimizer=3", "optimizer = 3 should be a section with name, lr, betas, warmup"),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from coca.core.errors import ConfigError, did_you_mean
 from coca.core.fields import (
@@ -160,8 +160,9 @@ class _Check:
             return self.items(inner, item, given, path)
         try:
             # Strict JSON is just what YAML promises: a list may be a tuple and a text a path,
-            # but "5" is no number and true is not 1.
-            return TypeAdapter(hint).validate_json(json.dumps(given), strict=True)
+            # but "5" is no number, true is not 1, and nothing here may be infinite.
+            check = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+            return check.validate_json(json.dumps(given), strict=True)
         except (ValidationError, TypeError):
             return self.fault(path, given, f"should be {words(hint)}")
 
