@@ -8,8 +8,11 @@ from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.search.milvus import Index
 from coca.search.report import BadPicture, IngestReport
+from coca.search.sources import FileSource
 from coca.workflows.index import BadPictureLog, index_pictures
+from coca.workflows.picture_sources import SampleSource
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -57,3 +60,96 @@ def test_bad_pictures_are_listed_once_and_too_many_stop_the_run(tmp_path: Path) 
     assert [line["key"] for line in listed] == ["0.jpg", "1.jpg", "2.jpg"]
     with pytest.raises(DataError, match="3 truncated"):
         BadPictureLog(None, 0.002).add(100, bad)
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """A folder of three pictures: `a` with a caption beside it, and a table that names all."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for n, name in enumerate("abc"):
+        (folder / f"{name}.png").write_bytes(picture(n))
+    (folder / "a.txt").write_text("beside a")
+    (folder / "table.csv").write_text("image,caption,year\na.png,table a,1\nb.png,table b,2\n")
+    return folder
+
+
+def captions(uri: str) -> dict[str, str]:
+    with Index.open(uri) as index:
+        return {Path(path).stem: caption for _, path, caption, _ in index.origins()}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_table_and_the_folder_of_its_pictures_leave_each_others_words(
+    model: Predictor, tmp_path: Path, album: Path, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    rounds: list[list[Path]] = [[album, table]] if together else [[album], [table]]
+    for places in rounds:
+        index_pictures(places, model, uri=uri, captions=False)
+    spoken = {"a": "table a", "b": "table b", "c": ""}
+    assert captions(uri) == spoken
+    # The folder learns that the table came; then nothing is read by any of them.
+    index_pictures([album], model, uri=uri, captions=False)
+    with monkeypatch.context() as patch:
+        for kind in (FileSource, SampleSource):
+            patch.setattr(kind, "read", lambda _, entry: pytest.fail(f"{entry} was read"))
+        for places in ([album], [table], [album, table], [table, album]):
+            again = index_pictures(places, model, uri=uri, captions=False, prune=True)
+            assert (again.report.updated, again.report.removed) == (0, 0)
+            assert captions(uri) == spoken
+    # Each follows what changes.
+    (album / "c.txt").write_text("beside c")
+    table.write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
+    for places in rounds:
+        index_pictures(places, model, uri=uri, captions=False)
+    assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
+    (album / "b.png").write_bytes(picture(9))
+    for places in rounds:
+        index_pictures(places, model, uri=uri, captions=False)
+    assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
+
+
+def test_where_a_row_leaves_its_table_the_words_beside_the_picture_count_again(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    index_pictures([album, table], model, uri=uri, captions=False)
+    table.write_text("image,caption,year\nb.png,table b,2\n")
+    assert index_pictures([table], model, uri=uri, captions=False, prune=True).report.removed == 0
+    assert index_pictures([album], model, uri=uri, captions=False).report.updated == 1
+    assert captions(uri) == {"a": "beside a", "b": "table b", "c": ""}
+    table.write_text("image,caption,year\na.png,late a,3\n")
+    both = index_pictures([album, table], model, uri=uri, captions=False, prune=True)
+    assert both.report.removed == 0
+    assert captions(uri) == {"a": "late a", "b": "", "c": ""}
+
+
+def test_a_table_without_captions_leaves_those_beside_the_pictures(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    table.write_text("image,year\na.png,1\nb.png,2\n")
+    for places in ([album, table], [album], [table]):
+        index_pictures(places, model, uri=uri, captions=False)
+        assert captions(uri) == {"a": "beside a", "b": "", "c": ""}
+    (album / "b.txt").write_text("beside b")
+    index_pictures([album], model, uri=uri, captions=False)
+    assert captions(uri)["b"] == "beside b"
+
+
+def test_two_tables_of_the_same_pictures_do_not_take_turns(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, other = str(tmp_path / "pictures.db"), album / "other.csv"
+    other.write_text("image,caption\na.png,other a\n")
+    tables = [album / "table.csv", other]
+    index_pictures(tables, model, uri=uri, captions=False)
+    assert captions(uri) == {"a": "other a", "b": "table b"}
+    for places in (tables, tables[:1], tables[1:]):
+        again = index_pictures(places, model, uri=uri, captions=False)
+        assert again.report == IngestReport(unchanged=again.report.good)
+    # Whoever speaks last is heard.
+    tables[0].write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
+    index_pictures(tables, model, uri=uri, captions=False)
+    assert captions(uri) == {"a": "new a", "b": "table b"}

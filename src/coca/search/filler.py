@@ -18,6 +18,7 @@ from jaxtyping import Float32
 
 from coca.core.errors import DataError
 from coca.core.progress import Bar
+from coca.search.claims import claims_in, is_heard, join_claims, source_of, with_claim
 from coca.search.engine import Embedder
 from coca.search.ledger import Known, Ledger
 from coca.search.pictures import Words
@@ -138,8 +139,8 @@ class Filler:
             if record != stored.get(id) or _speaks(record) != _speaks(stored[id])
         }
         self._index.upsert(changed.values())
-        for id, record in changed.items():
-            self._ledger.remember(id, Known(record.path, bool(record.caption), record.origin))
+        for record in changed.values():
+            self._remember(record)
         ended = [found.series for found in batch if found.series is not None]
         stale = [path for series in ended for path in self._ledger.stale_paths_of(series)]
         self.let_go(kept | dict.fromkeys(stale))
@@ -163,19 +164,34 @@ class Filler:
             for other in self._ledger.ids_of(path):
                 if other != id:
                     freed.setdefault(other, set()).add(path)
+        records = self._index.get(freed)
+        return self._keep_files(
+            (
+                record,
+                {path: it for path, it in record.origin.files.items() if path not in freed[id]},
+            )
+            for id, record in records.items()
+        )
+
+    def forget_lost(self, paths: Iterable[str]) -> int:
+        """End the claims of sources that have lost these paths, while others may hold them.
+
+        Returns:
+            How many records were removed, as none of their files is left.
+        """
+        ids = {id for path in paths for id in self._ledger.ids_of(path)}
+        records = self._index.get(ids)
+        return self._keep_files((record, self._held(record.origin)) for record in records.values())
+
+    def _keep_files(self, left: Iterable[tuple[Record, Mapping[str, str]]]) -> int:
+        """Leave records no more than these files; how many were removed, having none."""
         removed, changed = [], []
-        for id, record in self._index.get(freed).items():
-            files = {
-                path: stamp for path, stamp in record.origin.files.items() if path not in freed[id]
-            }
+        for record, files in left:
             if files:
-                lead = record.path if record.path in files else min(files)
-                record = replace(record, path=lead, origin=replace(record.origin, files=files))
-                self._ledger.remember(id, Known(lead, bool(record.caption), record.origin))
-                changed.append(record)
+                changed.append(self._remember(_with_files(record, files)))
             else:
-                self._ledger.forget(id)
-                removed.append(id)
+                self._ledger.forget(record.id)
+                removed.append(record.id)
         self._index.upsert(changed)
         self._index.delete(removed)
         return len(removed)
@@ -184,19 +200,31 @@ class Filler:
         path, stamp, ledger = found.entry.path, found.entry.stamp, self._ledger
         for id in ledger.ids_of(path):
             known = ledger[id]
-            if known.origin.files[path] != stamp:
+            if stamp not in claims_in(known.origin.files[path]):
                 continue
             if known.path != path:
                 same = ledger.is_current(known.path, known.origin)
             else:
-                words = found.words
-                same = words is None or known.origin.label == _label(words)
+                same = self._says_nothing_new(found, known)
                 same = same and (known.has_caption or self._captioner is None)
             if same:
                 # What a killed run did not come to.
                 self.let_go({path: id})
             return same
         return False
+
+    def _says_nothing_new(self, found: Found, known: Known) -> bool:
+        """Whether the record that a path leads has the words that it should have."""
+        path, stamp, words = found.entry.path, found.entry.stamp, found.words
+        stamps, origin = known.origin.files[path], known.origin
+        speaker = next(iter(self._ledger.held(path, stamps)), "")
+        if speaker != claims_in(stamps)[0] or not origin.label:
+            # Whoever spoke is gone.
+            return False
+        if speaker == stamp:
+            return words is None or origin.label == _label(words)
+        given = known.has_caption and not origin.captioned
+        return words is None or not is_heard(stamp, words.caption, over=speaker, captioned=given)
 
     def _gather(
         self,
@@ -222,28 +250,43 @@ class Filler:
         """The record of the same bytes with one more path, or with newer words of its own."""
         picture, origin = found.picture, record.origin
         assert picture is not None
-        known = picture.path in origin.files
-        leads = picture.path == record.path or not self._ledger.is_current(record.path, origin)
+        path, stamp = picture.path, picture.stamp
+        known = path in origin.files
+        leads = path == record.path or not self._ledger.is_current(record.path, origin)
+        fresh = _fresh_record(found, record.vector)
+        claims = self._ledger.held(path, origin.files[path]) if known else []
+        speaks = leads
+        if path == record.path and claims and source_of(claims[0]) != source_of(stamp):
+            given = bool(record.caption) and not origin.captioned
+            speaks = is_heard(stamp, fresh.caption, over=claims[0], captioned=given)
         if known or leads or len(json.dumps(dict(origin.files))) < _MAX_FILES_BYTES:
-            files = {
-                path: stamp
-                for path, stamp in origin.files.items()
-                if not self._ledger.is_gone(path)
-            }
-            origin = replace(origin, files=files | {picture.path: picture.stamp})
+            files = self._held(origin) | {path: with_claim(claims, stamp, speaks=speaks)}
+            origin = replace(origin, files=files)
         if not leads:
             if known:
                 self.report.unchanged += 1
             else:
                 self.report.duplicates += 1
             return replace(record, origin=origin)
-        joined = _with_words_of(_fresh_record(found, record.vector), replace(record, origin=origin))
-        same = (record.path, record.origin.label) == (picture.path, joined.origin.label)
+        joined = replace(record, origin=origin)
+        if speaks:
+            joined = _with_words_of(fresh, joined)
+        same = (record.path, record.origin.label) == (path, joined.origin.label)
         if same and (joined.caption or self._captioner is None):
             self.report.unchanged += 1
         else:
             self.report.updated += 1
         return joined
+
+    def _held(self, origin: Origin) -> dict[str, str]:
+        """The paths of a record that the sources have not lost, with the claims on them."""
+        held = {path: self._ledger.held(path, stamps) for path, stamps in origin.files.items()}
+        return {path: join_claims(claims) for path, claims in held.items() if claims}
+
+    def _remember(self, record: Record) -> Record:
+        """Take note of a record that is written."""
+        self._ledger.remember(record.id, Known(record.path, bool(record.caption), record.origin))
+        return record
 
     def _embed(
         self, new: Mapping[str, Found]
@@ -305,6 +348,16 @@ def _fresh_record(found: Found, vector: Float32[np.ndarray, " E"] | None) -> Rec
         vector=vector,
         origin=Origin(files={picture.path: picture.stamp}, label=_label(words)),
     )
+
+
+def _with_files(record: Record, files: Mapping[str, str]) -> Record:
+    """The record with these paths; the first of them leads where the leading one is not there."""
+    lead = record.path if record.path in files else min(files)
+    speaker = claims_in(record.origin.files.get(record.path, ""))[0]
+    same = lead == record.path and claims_in(files[lead])[0] == speaker
+    # Without a label the next run looks at the words of who leads now.
+    label = record.origin.label if same else ""
+    return replace(record, path=lead, origin=replace(record.origin, files=files, label=label))
 
 
 def _with_words_of(fresh: Record, stored: Record) -> Record:

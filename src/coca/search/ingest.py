@@ -79,6 +79,7 @@ def ingest(
             for start in range(0, len(gone), _PRUNE_ROWS):
                 batch = gone[start : start + _PRUNE_ROWS]
                 filler.report.removed += filler.let_go(dict.fromkeys(batch))
+            filler.report.removed += filler.forget_lost(ledger.left)
     return filler.report
 
 

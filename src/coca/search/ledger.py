@@ -6,6 +6,7 @@ It is read from the collection itself, so that it cannot contradict what is ther
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from coca.search.claims import claims_in, join_claims, source_of
 from coca.search.records import Origin
 from coca.search.sources import AnySource, Entry, series_of
 
@@ -38,12 +39,17 @@ class Ledger:
         self._ids: dict[str, set[str]] = {}
         # Entry that is a series -> the paths of its pictures.
         self._series: dict[str, set[str]] = {}
-        # Path -> stamp as it is now, for what the sources of this run hold.
+        # Path -> stamps as they are now, for what the sources of this run hold.
         self._stamps: dict[str, str] = {}
+        # Path -> claims on it that the sources have lost.
+        self._lost: dict[str, set[str]] = {}
         self._gone: set[str] = set()
         for id, path, caption, origin in rows:
             if id in half:
-                files = {path: stamp + UNSURE for path, stamp in origin.files.items()}
+                files = {
+                    path: join_claims(stamp + UNSURE for stamp in claims_in(stamps))
+                    for path, stamps in origin.files.items()
+                }
                 origin = replace(origin, files=files)
             self.remember(id, Known(path, bool(caption), origin))
 
@@ -55,17 +61,26 @@ class Ledger:
 
     def look_at(self, sources: Sequence[AnySource]) -> int:
         """Take the stamps of everything that the sources hold; returns how much that is."""
-        self._stamps = {entry.path: entry.stamp for s in sources for entry in s.entries()}
-        self._gone = {
-            path
-            for path, ids in self._ids.items()
-            if (place := series_of(path)) not in self._stamps
-            and any(
-                source.has_lost(place, self._known[id].origin.files[path])
-                for id in ids
-                for source in sources
-            )
-        }
+        self._stamps = {}
+        for source in sources:
+            for entry in source.entries():
+                before = self._stamps.get(entry.path)
+                both = entry.stamp if before is None else join_claims([before, entry.stamp])
+                self._stamps[entry.path] = both
+        self._lost, self._gone = {}, set()
+        for path in self._ids:
+            claims = self._claims_on(path)
+            there = self._now(path)
+            lost = {
+                claim
+                for claim in claims
+                if source_of(claim) not in there
+                and any(source.has_lost(series_of(path), claim) for source in sources)
+            }
+            if lost == claims:
+                self._gone.add(path)
+            elif lost:
+                self._lost[path] = lost
         return sum(len(source.entries()) for source in sources)
 
     @property
@@ -73,13 +88,25 @@ class Ledger:
         """Paths that records claim and that the sources have lost, sorted."""
         return sorted(self._gone)
 
+    @property
+    def left(self) -> list[str]:
+        """Paths that some sources have lost while others may hold them, sorted."""
+        return sorted(self._lost)
+
+    def held(self, path: str, stamps: str) -> list[str]:
+        """Of a record's claims on a path, those that no source has lost."""
+        if path in self._gone:
+            return []
+        lost = self._lost.get(path, ())
+        return [claim for claim in claims_in(stamps) if claim not in lost]
+
     def ids_of(self, path: str) -> list[str]:
         """The records that claim a path, sorted."""
         return sorted(self._ids.get(path, ()))
 
     def is_claimed(self, path: str, stamp: str) -> bool:
         """Whether a record claims the path as it is now."""
-        return any(self._known[id].origin.files[path] == stamp for id in self.ids_of(path))
+        return stamp in self._claims_on(path)
 
     def is_whole(self, series: Entry, *, captions: bool) -> bool:
         """Whether every picture of a series, as it is now, is there, with captions if need be."""
@@ -104,12 +131,11 @@ class Ledger:
 
     def is_current(self, path: str, origin: Origin) -> bool:
         """Whether what a record claims is there and has not changed, as far as is known."""
-        claimed = origin.files.get(path, "").removesuffix(WHOLE)
-        return path not in self._gone and self._stamps.get(series_of(path), claimed) == claimed
-
-    def is_gone(self, path: str) -> bool:
-        """Whether a source has lost this path."""
-        return path in self._gone
+        now = self._now(path)
+        claims = [one.removesuffix(WHOLE) for one in claims_in(origin.files.get(path, ""))]
+        told = [claim for claim in claims if source_of(claim) in now]
+        same = not told or any(claim == now[source_of(claim)] for claim in told)
+        return path not in self._gone and same
 
     def remember(self, id: str, known: Known) -> None:
         """Take note of a record as it is written."""
@@ -127,3 +153,12 @@ class Ledger:
             self._ids[path].discard(id)
             if not self._ids[path]:
                 self._series.get(series_of(path), set()).discard(path)
+
+    def _claims_on(self, path: str) -> set[str]:
+        ids = self._ids.get(path, ())
+        return {claim for id in ids for claim in claims_in(self._known[id].origin.files[path])}
+
+    def _now(self, path: str) -> dict[str, str]:
+        """Source -> stamp of what the sources of this run hold under a path."""
+        stamps = self._stamps.get(series_of(path))
+        return {} if stamps is None else {source_of(one): one for one in claims_in(stamps)}

@@ -31,9 +31,11 @@ class Origin:
     """Where a record came from, so that a later run sees what changed."""
 
     files: Mapping[str, str] = field(default_factory=dict)
-    """Path -> stamp (size and time) of every file with these bytes."""
+    """Path -> stamp (size and time) of every file with these bytes; several stamps, see
+    `coca.search.claims`, where several sources hold the path."""
     label: str = ""
-    """Digest of the caption and metadata that were given beside the picture."""
+    """Digest of the caption and metadata that were given beside the picture; empty if they must be
+    looked at again."""
     captioned: bool = False
     """The caption was written by a model, and not given."""
 

@@ -23,7 +23,8 @@ class Entry:
     path: str
     """Names it, the same in each run."""
     stamp: str
-    """Changes when it does; known without reading it."""
+    """Changes when it does; known without reading it. It holds no `|`, and begins with eight hex
+    digits and a colon, the source's own, where another source may hold the same path."""
 
 
 @runtime_checkable
