@@ -10,10 +10,12 @@ import pytest
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
+from coca.inference.captioning import Caption
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus import Index
-from coca.search.vectors import find_vectors, read_vectors
+from coca.search.report import IngestReport
+from coca.search.vectors import find_vectors, read_info, read_vectors
 from coca.workflows.embed_shards import (
     EmbeddedShard,
     embed_shards,
@@ -105,6 +107,77 @@ def test_what_is_done_is_found_and_a_changed_tar_is_done_anew(
     writer.paths[0].replace(shards[0])
     (made,) = (one for one in embed_shards(shards, model, out) if one.made)
     assert made.pictures == 1
+
+
+def repack(shard: str, tmp_path: Path, numbers: range) -> None:
+    """Put other pictures into a tar."""
+    with ShardWriter(tmp_path / "other") as writer:
+        for n in numbers:
+            writer.write(Sample(f"k{n}", picture(100 + n), (f"new {n}",)))
+    writer.paths[0].replace(shard)
+
+
+def captions(uri: str) -> set[str]:
+    with Index.open(uri) as index:
+        return {caption for _, _, caption, _ in index.origins()}
+
+
+def test_the_file_of_a_changed_tar_takes_the_place_of_the_old_one(
+    shards: list[str], model: Predictor, tmp_path: Path
+) -> None:
+    out, uri = tmp_path / "vectors", str(tmp_path / "a.db")
+    list(embed_shards(shards[:2], model, out))
+    index_vectors([out], uri=uri)
+    other = load(write_model(tmp_path / "other model", seed=1), device="cpu")
+    list(embed_shards(shards[:1], other, tmp_path / "vectors"))
+    repack(shards[0], tmp_path, range(PER_SHARD))
+    list(embed_shards(shards[:2], model, out))
+    # Another model's file is another matter.
+    assert len(find_vectors(out)) == 3
+    for file in find_vectors(out):
+        if read_info(file).fingerprint == other.fingerprint:
+            file.unlink()
+    assert index_vectors([out], uri=uri).report.updated == PER_SHARD
+    assert index_vectors([out], uri=uri).report == IngestReport(unchanged=2 * PER_SHARD)
+    assert {f"new {n}" for n in range(PER_SHARD)} < captions(uri)
+
+
+def test_an_old_file_goes_although_a_process_was_killed_before_it_went(
+    shards: list[str], model: Predictor, tmp_path: Path
+) -> None:
+    out = tmp_path / "vectors"
+    list(embed_shards(shards[:1], model, out))
+    (old,) = find_vectors(out)
+    content = old.read_bytes()
+    repack(shards[0], tmp_path, range(2))
+    list(embed_shards(shards[:1], model, out))
+    (new,) = find_vectors(out)
+    # What a kill between the two leaves: both files, and the claim.
+    old.write_bytes(content)
+    (out / ".claims" / new.stem).touch()
+    (found,) = embed_shards(shards[:1], model, out)
+    assert (found.made, found.out) == (False, new)
+    assert find_vectors(out) == [new]
+    assert not list((out / ".claims").iterdir())
+
+
+def test_captions_that_are_made_later_reach_the_collection(
+    shards: list[str], model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, uri = tmp_path / "vectors", str(tmp_path / "a.db")
+    list(embed_shards(shards[:1], model, out))
+    index_vectors([out], uri=uri)
+    assert captions(uri) == {"", "number 1", "number 3"}
+    monkeypatch.setattr(
+        Predictor, "caption", lambda _, images: [Caption("written", "written", 0.0) for _ in images]
+    )
+    list(embed_shards(shards[:1], model, out, captions=True))
+    # Both files stay: whoever wants no captions finds what is done.
+    assert len(find_vectors(out)) == 2
+    assert index_vectors([out], uri=uri).report.updated == 2
+    assert captions(uri) == {"written", "number 1", "number 3"}
+    report = index_vectors([out], uri=uri).report
+    assert report == IngestReport(unchanged=2 * PER_SHARD)
 
 
 def test_processes_that_work_at_once_share_the_tars(

@@ -272,6 +272,7 @@ class Filler:
         if speaks:
             joined = _with_words_of(fresh, joined)
         same = (record.path, record.origin.label) == (path, joined.origin.label)
+        same = same and record.caption == joined.caption
         if same and (joined.caption or self._captioner is None):
             self.report.unchanged += 1
         else:

@@ -13,7 +13,7 @@ from coca.search.filler import Captioner, Filler
 from coca.search.ledger import Ledger
 from coca.search.milvus import Index
 from coca.search.pictures import Picture
-from coca.search.reading import Reader, found_records
+from coca.search.reading import Found, Reader, found_records
 from coca.search.records import Record, check_same_model
 from coca.search.report import BadLog, IngestReport
 from coca.search.sources import AnySource, FileSource, PictureSource, SeriesSource
@@ -120,7 +120,7 @@ def ingest_vectors(
 ) -> IngestReport:
     """Put records that were embedded elsewhere into a collection; no model is needed.
 
-    What is there already with the same stamp is left as it is.
+    What is there already with the same stamp is left as it is, unless it has no caption yet.
 
     Args:
         files: Parquet files of `coca embed-shards`.
@@ -144,7 +144,7 @@ def ingest_vectors(
         for file in files:
             for record in read_vectors(file):
                 for found in found_records(record):
-                    if ledger.is_claimed(found.entry.path, found.entry.stamp):
+                    if _is_there(record, found, ledger):
                         filler.report.unchanged += 1
                         bar.advance()
                     else:
@@ -202,6 +202,14 @@ class _Kept:
     def delete(self, ids: Iterable[str]) -> None:
         for id in ids:
             self.records.pop(id, None)
+
+
+def _is_there(record: Record, found: Found, ledger: Ledger) -> bool:
+    """Whether the collection has a record's picture of this path, and a caption if there is one."""
+    path, stamp = found.entry.path, found.entry.stamp
+    return ledger.is_claimed(path, stamp) and (
+        not record.caption or all(ledger[id].has_caption for id in ledger.ids_of(path))
+    )
 
 
 def reading_threads() -> int:

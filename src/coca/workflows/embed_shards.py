@@ -1,13 +1,15 @@
 """Embedding by many processes: a tar is the unit of work, and one Parquet file its result.
 
 Processes on any number of machines share the folder of results and nothing else. A file's name
-says which model and which content it was made from, so that what is there is never made again. A
-lock of the system, which ends with its process, keeps two from working on the same tar.
+says which model and which content it was made from, so that what is there is never made again;
+when a tar has changed, its new file takes the place of the old one. A lock of the system, which
+ends with its process, keeps two from working on the same tar.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -88,10 +90,14 @@ def embed_shard(
         source = SampleSource(SourceConfig(kind="shards", path=shard))
     except DataError as error:
         return EmbeddedShard(shard, None, fault=str(error))
-    name = f"{Path(shard).stem}-{_address(source, predictor, captions)}"
-    path = Path(out) / f"{name}.parquet"
-    if not path.exists():
-        claim = Path(out) / ".claims" / name
+    names = {
+        spoken: f"{Path(shard).stem}-{_address(source, predictor, spoken)}"
+        for spoken in (False, True)
+    }
+    path = Path(out) / f"{names[captions]}.parquet"
+    claim = Path(out) / ".claims" / names[captions]
+    # A claim beside the file is of a process that was killed before it had removed older ones.
+    if not path.exists() or claim.exists():
         held = _take(claim)
         if held is None:
             return EmbeddedShard(shard, None)
@@ -100,6 +106,7 @@ def embed_shard(
             # Whoever held the claim until now may have made it.
             if not path.exists():
                 made = _embed(shard, source, predictor, path, captions, progress)
+            _remove_older(shard, predictor, out, now=set(names.values()))
             # While it is held: whoever opened this very file looks for the result next.
             claim.unlink(missing_ok=True)
         if made is not None:
@@ -189,6 +196,16 @@ def _embed(
     )
     write_vectors(path, records, about)
     return EmbeddedShard(shard, path, made=True, pictures=report.good, bad=tuple(report.bad))
+
+
+def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set[str]) -> None:
+    """Remove what was made from a tar when it held other pictures; `now` names what is current."""
+    for file in Path(out).glob(f"{escape(Path(shard).stem)}-*.parquet"):
+        if file.stem in now or not find_vectors(file):
+            continue
+        info = read_info(file)
+        if (info.source, info.fingerprint) == (full_path(shard), predictor.fingerprint):
+            file.unlink(missing_ok=True)
 
 
 def _address(source: SampleSource, predictor: Predictor, captions: bool) -> str:
