@@ -115,6 +115,18 @@ def test_vanished_pictures_stay_until_they_are_pruned(run: Run, index: Index, fo
     assert contents(index).keys() == {"a.jpg", "b.jpg"}
 
 
+def test_a_folder_may_be_named_in_any_way(
+    run: Run, index: Index, folder: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    (folder / "sub").mkdir()
+    monkeypatch.chdir(folder / "sub")
+    for named in ("..", "../../pictures", "../sub/..", f"{folder}/sub/../"):
+        assert ingest(named, embedder, index, prune=True) == IngestReport(unchanged=3)
+    (folder / "c.jpg").unlink()
+    assert ingest("../sub/..", embedder, index, prune=True).removed == 1
+
+
 def test_pruning_spares_what_lies_elsewhere(
     folder: Path, embedder: Any, index: Index, tmp_path: Path
 ) -> None:

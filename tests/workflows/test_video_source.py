@@ -57,6 +57,14 @@ def test_broken_videos_are_bad_data(clip: Path) -> None:
     assert source.has_lost(str(clip), "")
 
 
+def test_a_folder_may_be_named_in_any_way(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clip.parent)
+    source = VideoSource(["../clips"], every_s=1.0)
+    assert [entry.path for entry in source.entries()] == [str(clip)]
+    clip.unlink()
+    assert source.has_lost(str(clip), "")
+
+
 def test_a_folder_with_videos_is_two_sources_unless_videos_are_unwanted(clip: Path) -> None:
     assert [len(one.entries()) for one in sources_of([clip.parent])] == [0, 1]
     assert [len(one.entries()) for one in sources_of([clip.parent], every_s=0.0)] == [0]

@@ -15,6 +15,7 @@ from coca.data.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus import Index
+from coca.search.report import IngestReport
 from coca.search.sources import AnySource
 from coca.workflows.index import FillResult, fill_collection
 from coca.workflows.watch import watch_folders
@@ -32,14 +33,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 class Watched:
     """A folder that is followed, and the collection that it fills."""
 
-    def __init__(self, folder: Path, model: Predictor) -> None:
+    def __init__(self, folder: Path, model: Predictor, named: str = "photos") -> None:
         self.folder = folder / "photos"
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
         # Within, as with `coca index .`: its own changes must start no filling.
         self.uri = str(self.folder / "pictures.db")
         self.faults: list[SearchError] = []
         self._model = model
-        self._rounds = watch_folders([self.folder], self.fill, every_s=0.0, settle_s=0.1)
+        self._rounds = watch_folders([folder / named], self.fill, every_s=0.0, settle_s=0.1)
 
     def fill(self, sources: Sequence[AnySource]) -> FillResult:
         if self.faults:
@@ -102,6 +103,20 @@ def test_folders_that_come_and_go_are_followed(watched: Watched, tmp_path: Path)
     shutil.move(watched.folder / "album", elsewhere)
     assert watched.next().report.removed == 2
     assert watched.paths() == {"0.png"}
+
+
+def test_a_folder_in_a_hidden_one_is_followed_however_it_is_named(
+    tmp_path: Path, model: Predictor
+) -> None:
+    watched = Watched(tmp_path / ".cache", model, named="../.cache/photos")
+    assert watched.next().report == IngestReport()
+    watched.put("0.png", 0)
+    watched.put(".thumbnails/1.png", 1)
+    assert watched.next().report.added == 1
+    assert watched.paths() == {"0.png"}
+    (watched.folder / "0.png").unlink()
+    assert watched.next().report.removed == 1
+    watched.close()
 
 
 def test_changed_words_are_followed(watched: Watched) -> None:

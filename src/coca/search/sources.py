@@ -105,7 +105,7 @@ class FileSource:
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         paths = list(paths)
-        self._tops = [Path(path).absolute() for path in paths]
+        self._tops = [Path(os.path.abspath(path)) for path in paths]
         self._entries = [Entry(str(file), stamp_of(file)) for file in find_pictures(paths)]
 
     def entries(self) -> Sequence[Entry]:

@@ -1,6 +1,7 @@
 """Videos as series of pictures: a frame every few seconds, all of one video in one album."""
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ class VideoSource:
     def __init__(self, paths: Iterable[str | Path], *, every_s: float) -> None:
         paths = list(paths)
         self._every_s = every_s
-        self._tops = [Path(path).absolute() for path in paths]
+        self._tops = [Path(os.path.abspath(path)) for path in paths]
         self._entries = [
             Entry(str(file), f"{stamp_of(file)}/{every_s:g}s")
             for file in find_pictures(paths, suffixes=VIDEO_SUFFIXES)

@@ -53,7 +53,7 @@ def watch_folders(
         MissingExtraError: The extra `search` is not installed.
     """
     check_watched(folders)
-    tops = [Path(folder).absolute() for folder in folders]
+    tops = [Path(os.path.abspath(folder)) for folder in folders]
     waiting: set[Path] = set()
     with _stop_on_ctrl_c() as stop:
         changes = require("watchfiles", extra="search").watch(
