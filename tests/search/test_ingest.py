@@ -249,6 +249,25 @@ def test_bad_words_and_unreadable_files_are_told(
     assert "No such file" in report.bad[2].detail
 
 
+def test_what_json_holds_and_milvus_does_not_is_one_pictures_fault(
+    run: Run, index: Index, folder: Path
+) -> None:
+    deep = '{"x":' * 600 + "1" + "}" * 600
+    run()
+    (folder / "a.json").write_text(f'{{"n": {2**70}}}')
+    (folder / "b.json").write_text(deep)
+    (folder / "d.jpg").write_bytes(b"d")
+    (folder / "d.json").write_text(deep)
+    (folder / "e.jpg").write_bytes(b"e")
+    (folder / "e.json").write_text(f'{{"n": {2**64 - 1}, "deep": {"[" * 99 + "]" * 99}}}')
+    report = run()
+    assert (report.added, report.unchanged) == (1, 1)
+    assert [(os.path.basename(bad.path), bad.reason) for bad in report.bad] == [
+        (name, "bad_words") for name in ("a.jpg", "b.jpg", "d.jpg")
+    ]
+    assert index.get([content_id(b"e")])[content_id(b"e")].metadata["n"] == 2**64 - 1
+
+
 def test_a_file_name_that_is_no_text_is_told_in_text(run: Run, folder: Path) -> None:
     name = os.fsencode(folder) + b"/\xff.jpg"
     try:

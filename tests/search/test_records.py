@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,9 @@ def test_a_vector_rounded_to_sixteen_bits_is_close_enough() -> None:
         ({"metadata": {"x": float("nan")}}, "cannot be written as JSON"),
         ({"metadata": {"x": object()}}, "cannot be written as JSON"),
         ({"metadata": {"x": 1, 2: 3}}, "cannot be written as JSON"),
+        ({"metadata": {"n": [{"x": 2**64}]}}, "'n' holds a whole number that does not fit into 64"),
+        ({"metadata": {"n": -(2**63) - 1}}, "-9,223,372,036,854,775,808 to 18,446,744,073,709,551"),
+        ({"metadata": {"n": json.loads("[" * 600 + "]" * 600)}}, "'n' is nested more than 100"),
         ({"caption": "\ud800"}, "the caption holds characters that are not valid Unicode"),
         ({"metadata": {"x": "\ud800"}}, "the metadata holds characters"),
         ({"path": "a\udcff.jpg"}, "the path holds characters"),
@@ -99,7 +103,9 @@ def test_words_that_cannot_be_stored_are_told(words: Any, fault: str) -> None:
 
 
 def test_ordinary_words_have_no_fault() -> None:
-    assert fault_of("/pictures/ä.jpg", "a 🚗\n", {"deep": {"er": [1, 2.5, None, True]}}) is None
+    deep = json.loads("[" * 98 + "]" * 98)
+    ordinary = {"deep": {"er": [1, 2.5, None, True]}, "n": [-(2**63), 2**64 - 1], "d": deep}
+    assert fault_of("/pictures/ä.jpg", "a 🚗\n", ordinary) is None
 
 
 def one() -> Any:

@@ -20,8 +20,11 @@ VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"
 MAX_BYTES = {ID: 64, PATH: 4_096, CAPTION: 65_535, METADATA: 65_535, ORIGIN: 65_535, ALBUM: 4_096}
 """Longest value of each column, in bytes of UTF-8: a Milvus server takes no more."""
 MAX_TAGS, MAX_TAG_BYTES = 256, 512
+MAX_LEVELS = 100
+"""How deep metadata may be nested; the packages on the way to Milvus give up at several hundred."""
 
 _LARGEST = 2**63 - 1
+_LEAST_IN_JSON, _LARGEST_IN_JSON = -(2**63), 2**64 - 1
 _UNIT_TOLERANCE = 1e-3
 """How far a length may be from 1; a vector that was rounded to 16 bits stays within it."""
 
@@ -171,6 +174,8 @@ def fault_of(
 ) -> str | None:
     """Why these words cannot be stored, or None if they can."""
     columns = {PATH: path, CAPTION: caption, ALBUM: album}
+    if fault := _fault_of_values(metadata):
+        return fault
     try:
         columns[METADATA] = json.dumps(
             dict(metadata), allow_nan=False, ensure_ascii=False, sort_keys=True
@@ -222,6 +227,27 @@ def _fault_of_numbers(record: Record) -> str | None:
         if not least <= number <= _LARGEST:
             return f"the {name} is {number:,}; it may be {least:,} to {_LARGEST:,}"
     return None
+
+
+def _fault_of_values(metadata: Mapping[str, Any]) -> str | None:
+    """What JSON can hold and Milvus cannot, looked for without recursion."""
+    level: list[tuple[str, Any]] = list(metadata.items())
+    for _ in range(MAX_LEVELS):
+        below: list[tuple[str, Any]] = []
+        for name, value in level:
+            if isinstance(value, Mapping):
+                below += [(name, one) for one in value.values()]
+            elif isinstance(value, list | tuple):
+                below += [(name, one) for one in value]
+            elif isinstance(value, int) and not _LEAST_IN_JSON <= value <= _LARGEST_IN_JSON:
+                return (
+                    f"the metadata {name!r} holds a whole number that does not fit into 64 bits: "
+                    f"it may be {_LEAST_IN_JSON:,} to {_LARGEST_IN_JSON:,}"
+                )
+        if not below:
+            return None
+        level = below
+    return f"the metadata {level[0][0]!r} is nested more than {MAX_LEVELS} levels deep"
 
 
 def _fault_of_text(what: str, text: str, most_bytes: int) -> str | None:
