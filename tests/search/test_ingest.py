@@ -324,6 +324,26 @@ def test_pictures_without_a_caption_get_one_written(
     assert not embedder.embedded
 
 
+def test_a_picture_of_which_the_model_says_nothing_is_not_asked_about_again(
+    run: Run, index: Index, folder: Path
+) -> None:
+    asked: list[bytes] = []
+
+    def silent(images: Sequence[bytes]) -> list[str]:
+        asked.extend(images)
+        return [""] * len(images)
+
+    assert run(captioner=silent) == IngestReport(added=3)
+    for settings in ({"captioner": silent}, {}):
+        assert run(**settings) == IngestReport(unchanged=3)
+    # New bytes are asked about, new words are not.
+    (folder / "c.json").write_text('{"kind": "letter"}')
+    (folder / "d.jpg").write_bytes(b"d")
+    assert run(captioner=silent) == IngestReport(added=1, updated=1, unchanged=2)
+    assert asked == [b"c", b"d"]
+    assert contents(index)["c.jpg"] == ""
+
+
 def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Index) -> None:
     pictures = [
         Picture(path=f"a.tar/{n}", image=b"%d" % n, words=Words(f"c{n}", {"n": n}))

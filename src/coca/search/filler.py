@@ -273,7 +273,7 @@ class Filler:
             joined = _with_words_of(fresh, joined)
         same = (record.path, record.origin.label) == (path, joined.origin.label)
         same = same and record.caption == joined.caption
-        if same and (joined.caption or self._captioner is None):
+        if same and (_is_answered(joined) or self._captioner is None):
             self.report.unchanged += 1
         else:
             self.report.updated += 1
@@ -286,7 +286,7 @@ class Filler:
 
     def _remember(self, record: Record) -> Record:
         """Take note of a record that is written."""
-        self._ledger.remember(record.id, Known(record.path, bool(record.caption), record.origin))
+        self._ledger.remember(record.id, Known.of(record.path, record.caption, record.origin))
         return record
 
     def _embed(
@@ -302,7 +302,7 @@ class Filler:
     def _write_captions(
         self, records: dict[str, Record], copies: Mapping[str, Sequence[Found]]
     ) -> None:
-        speechless = [id for id, record in records.items() if not record.caption]
+        speechless = [id for id, record in records.items() if not _is_answered(record)]
         if self._captioner is None or not speechless:
             return
         pictures = [copies[id][0].picture for id in speechless]
@@ -374,6 +374,11 @@ def _with_words_of(fresh: Record, stored: Record) -> Record:
         text_vector=stored.text_vector if kept else fresh.text_vector,
         origin=origin,
     )
+
+
+def _is_answered(record: Record) -> bool:
+    """Whether there is a caption, or none was found by the model that was asked."""
+    return bool(record.caption) or record.origin.captioned
 
 
 def _speaks(record: Record) -> bool:

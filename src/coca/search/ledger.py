@@ -20,7 +20,13 @@ class Known:
 
     path: str
     has_caption: bool
+    """It has one, or a model was asked for one and had nothing to say."""
     origin: Origin
+
+    @classmethod
+    def of(cls, path: str, caption: str, origin: Origin) -> "Known":
+        """What a record with this path, caption and origin is known by."""
+        return cls(path, bool(caption) or origin.captioned, origin)
 
 
 UNSURE = "?"
@@ -51,7 +57,7 @@ class Ledger:
                     for path, stamps in origin.files.items()
                 }
                 origin = replace(origin, files=files)
-            self.remember(id, Known(path, bool(caption), origin))
+            self.remember(id, Known.of(path, caption, origin))
 
     def __contains__(self, id: str) -> bool:
         return id in self._known

@@ -40,7 +40,7 @@ class Origin:
     """Digest of the caption and metadata that were given beside the picture; empty if they must be
     looked at again."""
     captioned: bool = False
-    """The caption was written by a model, and not given."""
+    """The caption was written by a model, and not given; an empty one if it had nothing to say."""
 
 
 @dataclass(frozen=True, kw_only=True)
