@@ -7,10 +7,9 @@ A record is written before the one that it replaces is removed, so that a run wh
 between leaves both, and the next run removes the old one.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -20,8 +19,15 @@ from coca.core.errors import DataError
 from coca.core.progress import Bar
 from coca.search.claims import claims_in, is_heard, join_claims, source_of, with_claim
 from coca.search.engine import Embedder
+from coca.search.joining import (
+    fresh_record,
+    has_spoken,
+    is_answered,
+    label_of,
+    with_files,
+    with_words_of,
+)
 from coca.search.ledger import Known, Ledger
-from coca.search.pictures import Words
 from coca.search.reading import Found, embed_found
 from coca.search.records import MAX_BYTES, ORIGIN, Origin, Record, fault_of
 from coca.search.report import BadLog, IngestReport
@@ -136,7 +142,7 @@ class Filler:
         changed = {
             id: record
             for id, record in records.items()
-            if record != stored.get(id) or _speaks(record) != _speaks(stored[id])
+            if record != stored.get(id) or has_spoken(record) != has_spoken(stored[id])
         }
         self._index.upsert(changed.values())
         for record in changed.values():
@@ -188,7 +194,7 @@ class Filler:
         removed, changed = [], []
         for record, files in left:
             if files:
-                changed.append(self._remember(_with_files(record, files)))
+                changed.append(self._remember(with_files(record, files)))
             else:
                 self._ledger.forget(record.id)
                 removed.append(record.id)
@@ -222,7 +228,7 @@ class Filler:
             # Whoever spoke is gone.
             return False
         if speaker == stamp:
-            return words is None or origin.label == _label(words)
+            return words is None or origin.label == label_of(words)
         given = known.has_caption and not origin.captioned
         return words is None or not is_heard(stamp, words.caption, over=speaker, captioned=given)
 
@@ -238,7 +244,7 @@ class Filler:
             if record is not None:
                 record = self._join(record, found)
                 continue
-            record = _fresh_record(found, vector)
+            record = fresh_record(found, vector)
             if self._ledger.ids_of(found.entry.path):
                 self.report.updated += 1
             else:
@@ -253,7 +259,7 @@ class Filler:
         path, stamp = picture.path, picture.stamp
         known = path in origin.files
         leads = path == record.path or not self._ledger.is_current(record.path, origin)
-        fresh = _fresh_record(found, record.vector)
+        fresh = fresh_record(found, record.vector)
         claims = self._ledger.held(path, origin.files[path]) if known else []
         speaks = leads
         if path == record.path and claims and source_of(claims[0]) != source_of(stamp):
@@ -270,10 +276,10 @@ class Filler:
             return replace(record, origin=origin)
         joined = replace(record, origin=origin)
         if speaks:
-            joined = _with_words_of(fresh, joined)
+            joined = with_words_of(fresh, joined)
         same = (record.path, record.origin.label) == (path, joined.origin.label)
         same = same and record.caption == joined.caption
-        if same and (_is_answered(joined) or self._captioner is None):
+        if same and (is_answered(joined) or self._captioner is None):
             self.report.unchanged += 1
         else:
             self.report.updated += 1
@@ -302,7 +308,7 @@ class Filler:
     def _write_captions(
         self, records: dict[str, Record], copies: Mapping[str, Sequence[Found]]
     ) -> None:
-        speechless = [id for id, record in records.items() if not _is_answered(record)]
+        speechless = [id for id, record in records.items() if not is_answered(record)]
         if self._captioner is None or not speechless:
             return
         pictures = [copies[id][0].picture for id in speechless]
@@ -326,71 +332,3 @@ class Filler:
             good, bad = self._logged
             self._logged = self.report.good, len(self.report.bad)
             self._bad_log.add(self.report.good - good, self.report.bad[bad:])
-
-
-def _fresh_record(found: Found, vector: Float32[np.ndarray, " E"] | None) -> Record:
-    """The record of a picture as if it were the first one."""
-    if found.given is not None:
-        return found.given
-    picture, header = found.picture, found.header
-    assert picture is not None
-    assert vector is not None
-    words = picture.words
-    return Record(
-        id=found.id,
-        path=picture.path,
-        caption=words.caption,
-        width=header.width,
-        height=header.height,
-        time=words.time or header.time or picture.changed,
-        tags=words.tags,
-        album=words.album,
-        metadata=words.metadata,
-        vector=vector,
-        origin=Origin(files={picture.path: picture.stamp}, label=_label(words)),
-    )
-
-
-def _with_files(record: Record, files: Mapping[str, str]) -> Record:
-    """The record with these paths; the first of them leads where the leading one is not there."""
-    lead = record.path if record.path in files else min(files)
-    speaker = claims_in(record.origin.files.get(record.path, ""))[0]
-    same = lead == record.path and claims_in(files[lead])[0] == speaker
-    # Without a label the next run looks at the words of who leads now.
-    label = record.origin.label if same else ""
-    return replace(record, path=lead, origin=replace(record.origin, files=files, label=label))
-
-
-def _with_words_of(fresh: Record, stored: Record) -> Record:
-    """The stored record with what is said now; what a model wrote gives way to what is given."""
-    origin = replace(stored.origin, label=fresh.origin.label, captioned=fresh.origin.captioned)
-    if stored.origin.captioned and not fresh.caption:
-        origin = replace(origin, captioned=True)
-        fresh = replace(fresh, caption=stored.caption)
-    kept = fresh.caption == stored.caption and _speaks(stored)
-    return replace(
-        fresh,
-        vector=stored.vector,
-        text_vector=stored.text_vector if kept else fresh.text_vector,
-        origin=origin,
-    )
-
-
-def _is_answered(record: Record) -> bool:
-    """Whether there is a caption, or none was found by the model that was asked."""
-    return bool(record.caption) or record.origin.captioned
-
-
-def _speaks(record: Record) -> bool:
-    return record.text_vector is not None
-
-
-def _label(words: Words) -> str:
-    """Digest of what was said beside a picture."""
-    said = {one.name: getattr(words, one.name) for one in fields(words)}
-    try:
-        text = json.dumps(said, sort_keys=True)
-    except RecursionError:
-        # No digest is empty: whoever reads it again tells what is wrong with it.
-        return ""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
