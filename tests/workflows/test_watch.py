@@ -4,8 +4,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.search.ledger import Copies
 from coca.search.milvus import Index
 from coca.search.report import IngestReport
 from coca.search.sources import AnySource
@@ -40,12 +42,15 @@ class Watched:
         self.uri = str(self.folder / "pictures.db")
         self.faults: list[SearchError] = []
         self._model = model
+        self._copies = Copies()
         self._rounds = watch_folders([folder / named], self.fill, every_s=0.0, settle_s=0.1)
 
     def fill(self, sources: Sequence[AnySource]) -> FillResult:
         if self.faults:
             raise self.faults.pop()
-        return fill_collection(sources, self._model, uri=self.uri, captions=False, prune=True)
+        return fill_collection(
+            sources, self._model, uri=self.uri, captions=False, prune=True, copies=self._copies
+        )
 
     def next(self) -> FillResult:
         return next(self._rounds)
@@ -89,6 +94,37 @@ def test_new_changed_renamed_and_vanished_files_reach_the_collection(watched: Wa
     assert watched.next().report.removed == 1
     # Between two fillings the collection is free for others.
     assert watched.paths() == {"2.png"}
+
+
+def test_a_change_reads_its_own_records_and_what_is_no_picture_none(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        watched.put(f"{n}.png", n)
+    watched.next()
+    monkeypatch.setattr(Index, "ids", narrow(Index.ids))
+    monkeypatch.setattr(Index, "origins", narrow(Index.origins))
+    # As editors and downloads leave them.
+    watched.put("3.png.part", 3).rename(watched.folder / "3.png")
+    assert watched.next().report == IngestReport(added=1)
+    watched.put("copy.png", 3)
+    assert watched.next().report == IngestReport(duplicates=1)
+    (watched.folder / "3.png").unlink()
+    (watched.folder / "copy.png").unlink()
+    (watched.folder / "0.png").with_suffix(".txt").write_text("zero")
+    assert watched.next().report == IngestReport(updated=1, removed=1)
+    monkeypatch.undo()
+    assert watched.paths() == {"0.png", "1.png", "2.png"}
+
+
+def narrow(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, which must be told what to look for."""
+
+    def told(index: Index, what: Any = None) -> Any:
+        assert what is not None
+        return method(index, what)
+
+    return told
 
 
 def test_folders_that_come_and_go_are_followed(watched: Watched, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def index(
         )
         _tell(console, filled, where)
         return
+    from coca.search.ledger import Copies
     from coca.workflows.index import FillSettings, fill_collection
     from coca.workflows.picture_sources import check_places, sources_of
     from coca.workflows.watch import check_watched, watch_folders
@@ -97,6 +98,7 @@ def index(
         "token": token,
         "captions": captions,
         "prune": prune or watch,
+        "copies": Copies() if watch else None,
         "bad_list": bad_list,
         "max_bad_fraction": max_bad,
     }

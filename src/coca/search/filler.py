@@ -128,7 +128,7 @@ class Filler:
         for found in batch:
             copies.setdefault(found.id, []).append(found)
             kept[found.entry.path] = found.id
-        stored = self._index.get([id for id in copies if id in self._ledger])
+        stored = self._index.get([id for id in copies if self._ledger.may_hold(id)])
         vectors, faults = self._embed({id: copies[id][0] for id in copies if id not in stored})
         records: dict[str, Record] = {}
         for id, same in copies.items():

@@ -10,17 +10,20 @@ from coca.search.behind import WriteBehind
 from coca.search.collection import WRITE_ROWS
 from coca.search.engine import Embedder
 from coca.search.filler import Captioner, Filler
-from coca.search.ledger import Ledger
+from coca.search.filters import where
+from coca.search.ledger import Copies, Ledger
 from coca.search.milvus import Index
 from coca.search.pictures import Picture
 from coca.search.reading import Found, Reader, found_records
-from coca.search.records import Record, check_same_model
+from coca.search.records import PATH, Record, check_same_model
 from coca.search.report import BadLog, IngestReport
-from coca.search.sources import AnySource, FileSource, PictureSource, SeriesSource
+from coca.search.sources import AnySource, FileSource, NamedSource, PictureSource, SeriesSource
 from coca.search.vectors import read_info, read_vectors
 
 _PRUNE_ROWS = 1_000
 _MOST_THREADS = 16
+_MOST_NAMES = 1_000
+"""From so many files on, reading the whole collection is no slower than asking for each."""
 READ_AHEAD_BATCHES = 2
 """How far reading may run ahead of the model."""
 _TITLE = "index pictures"
@@ -33,6 +36,7 @@ def ingest(
     *,
     captioner: Captioner | None = None,
     prune: bool = False,
+    copies: Copies | None = None,
     bad_log: BadLog | None = None,
     progress: ProgressMaker = silent,
     batch_size: int = 64,
@@ -49,6 +53,8 @@ def ingest(
         index: The collection.
         captioner: Writes the captions of pictures that come without one.
         prune: Remove records of what is gone from these places.
+        copies: The same in each of several fillings; then all but the first look only at the
+            records of their files, where they are given a few files and no folders.
         bad_log: Told of bad pictures; may stop the run.
         progress: Makes the bar to show.
         batch_size: Pictures to embed at once.
@@ -58,28 +64,35 @@ def ingest(
         SearchError: The collection was filled by another model, or cannot be written.
     """
     sources = _as_sources(places)
-    ledger = _ledger(embedder, index)
+    names = _names(sources) if copies is not None and copies.complete else None
+    known = copies.ids_of(names) if copies is not None and names is not None else set()
+    ledger = _ledger(embedder, index, names, known)
     total = ledger.look_at(sources)
     reader = _reader(embedder, ledger, captioner, batch_size)
-    with (
-        progress(_TITLE, total) as bar,
-        _filling(index, ledger, embedder, captioner, batch_size, bar, bad_log) as filler,
-    ):
-        for source in sources:
-            if isinstance(source, SeriesSource):
-                for found in reader.read_series(source):
-                    filler.offer(found)
-                continue
-            for found in reader.read(source):
-                if not filler.offer(found):
-                    filler.offer(reader.read_again(source, found.entry))
-        filler.write()
-        if prune:
-            gone = ledger.gone
-            for start in range(0, len(gone), _PRUNE_ROWS):
-                batch = gone[start : start + _PRUNE_ROWS]
-                filler.report.removed += filler.let_go(dict.fromkeys(batch))
-            filler.report.removed += filler.forget_lost(ledger.left)
+    try:
+        with (
+            progress(_TITLE, total) as bar,
+            _filling(index, ledger, embedder, captioner, batch_size, bar, bad_log) as filler,
+        ):
+            for source in sources:
+                if isinstance(source, SeriesSource):
+                    for found in reader.read_series(source):
+                        filler.offer(found)
+                    continue
+                for found in reader.read(source):
+                    if not filler.offer(found):
+                        filler.offer(reader.read_again(source, found.entry))
+            filler.write()
+            if prune:
+                gone = ledger.gone
+                for start in range(0, len(gone), _PRUNE_ROWS):
+                    batch = gone[start : start + _PRUNE_ROWS]
+                    filler.report.removed += filler.let_go(dict.fromkeys(batch))
+                filler.report.removed += filler.forget_lost(ledger.left)
+    finally:
+        # Also of a run that failed: what it has written is written.
+        if copies is not None:
+            copies.take_note(ledger)
     return filler.report
 
 
@@ -254,9 +267,32 @@ def _as_sources(
     return [FileSource(paths), *others] if paths else others
 
 
-def _ledger(embedder: Embedder, index: Index) -> Ledger:
+def _names(sources: Sequence[AnySource]) -> list[str] | None:
+    """All that these sources may have to do with, if they know, and if it is not too much."""
+    names: list[str] = []
+    for source in sources:
+        found = source.names() if isinstance(source, NamedSource) else None
+        if found is None or len(names) + len(found) > _MOST_NAMES:
+            return None
+        names += found
+    return names
+
+
+def _ledger(
+    embedder: Embedder,
+    index: Index,
+    names: Sequence[str] | None = None,
+    known: Iterable[str] = (),
+) -> Ledger:
+    """A ledger of all records, or of those with these paths and ids."""
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
-    return Ledger(index.origins(), half=index.mend())
+    half = index.mend()
+    if names is None:
+        return Ledger(index.origins(), half)
+    # A name that is no text stands in no collection.
+    texts = [name for name in names if name.encode(errors="replace").decode() == name]
+    ids = {*index.ids(where(PATH, "in", texts)), *known} if texts else set(known)
+    return Ledger(index.origins(ids), half, complete=False)
 
 
 def _reader(

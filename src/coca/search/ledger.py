@@ -3,7 +3,7 @@
 It is read from the collection itself, so that it cannot contradict what is there.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from coca.search.claims import claims_in, join_claims, source_of
@@ -33,13 +33,47 @@ UNSURE = "?"
 """Ends the stamp of what must be read again, whatever the source says."""
 
 
+class Copies:
+    """Which records claim paths that do not lead them, from one filling to the next.
+
+    All else about a path is asked of the collection by that path; this would take reading it all.
+    What other programs bring in meanwhile is not known.
+
+    Attributes:
+        complete: A filling has read the whole collection since.
+    """
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._ids: dict[str, set[str]] = {}
+
+    def ids_of(self, paths: Iterable[str]) -> set[str]:
+        """The records that may claim one of these paths."""
+        return {id for path in paths for id in self._ids.get(path, ())}
+
+    def take_note(self, ledger: "Ledger") -> None:
+        """Add the copies that a ledger knows."""
+        for path, id in ledger.copies():
+            self._ids.setdefault(path, set()).add(id)
+        self.complete = self.complete or ledger.complete
+
+
 class Ledger:
-    """The records of a collection by id and by path, kept in step with what is written."""
+    """The records of a collection by id and by path, kept in step with what is written.
+
+    Attributes:
+        complete: It knows every record, and not only those that matter to this filling.
+    """
 
     def __init__(
-        self, rows: Iterable[tuple[str, str, str, Origin]], half: Container[str] = ()
+        self,
+        rows: Iterable[tuple[str, str, str, Origin]],
+        half: Container[str] = (),
+        *,
+        complete: bool = True,
     ) -> None:
-        """Take id, path, caption and origin of every record, and the ids of those not whole."""
+        """Take id, path, caption and origin of records, and the ids of those not whole."""
+        self.complete = complete
         self._known: dict[str, Known] = {}
         # Path -> the records that claim it: several after a run that was killed.
         self._ids: dict[str, set[str]] = {}
@@ -64,6 +98,15 @@ class Ledger:
 
     def __getitem__(self, id: str) -> Known:
         return self._known[id]
+
+    def may_hold(self, id: str) -> bool:
+        """Whether the collection has this record, as far as is known."""
+        return id in self._known or not self.complete
+
+    def copies(self) -> Iterator[tuple[str, str]]:
+        """Every path that does not lead its record, and the record's id."""
+        for id, known in self._known.items():
+            yield from ((path, id) for path in known.origin.files if path != known.path)
 
     def look_at(self, sources: Sequence[AnySource]) -> int:
         """Take the stamps of everything that the sources hold; returns how much that is."""

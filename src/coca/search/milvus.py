@@ -260,9 +260,13 @@ class Index:
         """
         return self._store.mend()
 
-    def origins(self) -> Iterator[tuple[str, str, str, Origin]]:
-        """Every record's id, path, caption and origin, in no order; write nothing meanwhile."""
-        return self._store.origins()
+    def origins(self, ids: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, Origin]]:
+        """Every record's id, path, caption and origin, in no order; write nothing meanwhile.
+
+        Args:
+            ids: Only of these, as far as they are there; by default of all.
+        """
+        return self._store.origins(ids)
 
     def read_through(self, filter: str = "") -> Iterator[list[Record]]:
         """All records that fulfil a filter, in batches and in no order; write nothing meanwhile.

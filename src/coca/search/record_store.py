@@ -112,10 +112,15 @@ class RecordStore:
         for batch in self.pictures.read_through(self._columns, filter):
             yield self._to_records(batch)
 
-    def origins(self) -> Iterator[tuple[str, str, str, Origin]]:
-        """Every record's id, path, caption and origin, in no order."""
+    def origins(self, ids: Iterable[str] | None) -> Iterator[tuple[str, str, str, Origin]]:
+        """Id, path, caption and origin of the records with these ids, or of all, in no order."""
         columns = [records.ID, records.PATH, records.CAPTION, records.ORIGIN]
-        for batch in self.pictures.read_through(columns):
+        found: Iterable[Iterable[Row]] = (
+            self.pictures.read_through(columns)
+            if ids is None
+            else [self.pictures.get(ids, columns)]
+        )
+        for batch in found:
             for row in batch:
                 yield (row[records.ID], row[records.PATH], row[records.CAPTION], to_origin(row))
 

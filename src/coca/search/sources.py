@@ -83,6 +83,15 @@ class SeriesSource(Protocol):
         ...
 
 
+@runtime_checkable
+class NamedSource(Protocol):
+    """A source that can say which paths may have come from it, so that no others are looked at."""
+
+    def names(self) -> Sequence[str] | None:
+        """Every path that it holds or has lost; None where only the collection tells."""
+        ...
+
+
 AnySource: TypeAlias = PictureSource | SeriesSource
 
 
@@ -111,6 +120,11 @@ class FileSource:
     def entries(self) -> Sequence[Entry]:
         """The files, sorted by their absolute paths."""
         return self._entries
+
+    def names(self) -> Sequence[str] | None:
+        """The files, if no folder is searched through."""
+        paths = [entry.path for entry in self._entries]
+        return paths if {str(top) for top in self._tops} == set(paths) else None
 
     def words(self, entry: Entry) -> Words:
         """What `NAME.txt` and `NAME.json` say; the folder is the album unless they name one."""

@@ -11,6 +11,7 @@ from coca.data.sample import BadSample
 from coca.inference.predictor import Predictor
 from coca.search.filler import Captioner
 from coca.search.ingest import ingest
+from coca.search.ledger import Copies
 from coca.search.milvus import Index
 from coca.search.records import CollectionInfo
 from coca.search.report import BadPicture, IngestReport
@@ -32,6 +33,8 @@ class FillSettings(TypedDict, total=False):
     """Let the model write the captions of pictures that come without one; by default it does."""
     prune: bool
     """Remove records of what is gone from these places."""
+    copies: Copies | None
+    """The same in each of several fillings, so that later ones read only what changed."""
     bad_list: Path | None
     """File of JSON lines that lists bad pictures, each once."""
     max_bad_fraction: float
@@ -102,6 +105,7 @@ def fill_collection(
             index,
             captioner=captioner(predictor) if settings.get("captions", True) else None,
             prune=settings.get("prune", False),
+            copies=settings.get("copies"),
             bad_log=BadPictureLog(
                 settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
             ),

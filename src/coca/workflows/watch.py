@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -67,13 +67,16 @@ def watch_folders(
             stop_event=stop,
         )
         waiting |= _touched(next(changes, ()), tops)
-        yield fill(sources_of(folders, every_s=every_s))
+        sources: Sequence[AnySource] = sources_of(folders, every_s=every_s)
+        holding = folders_of(sources)
+        yield fill(sources)
         for batch in changes:
             if stop.is_set():
                 return
             waiting |= _touched(batch, tops)
             try:
-                sources = changed_sources(waiting, every_s=every_s)
+                sources = changed_sources(waiting, holding, every_s=every_s)
+                holding |= folders_of(sources)
                 if not sources:
                     waiting.clear()
                     continue
@@ -124,8 +127,28 @@ def check_watched(folders: Sequence[str | Path]) -> None:
             raise ConfigError(f"{folder} cannot be watched: only folders of this machine can")
 
 
-def changed_sources(paths: Iterable[Path], *, every_s: float) -> list[AnySource]:
-    """The sources of paths that were touched: what is there, and what vanished."""
+def folders_of(sources: Iterable[AnySource]) -> set[str]:
+    """All folders in which entries of these sources stand, and the folders of those folders."""
+    found: set[str] = set()
+    for source in sources:
+        for entry in source.entries():
+            folder = os.path.dirname(entry.path)
+            while folder not in found:
+                found.add(folder)
+                folder = os.path.dirname(folder)
+    return found
+
+
+def changed_sources(
+    paths: Iterable[Path], holding: Container[str], *, every_s: float
+) -> list[AnySource]:
+    """The sources of paths that were touched: what is there, and what vanished.
+
+    Args:
+        paths: Files and folders.
+        holding: Folders that have held pictures; any other that vanishes is none's loss.
+        every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
+    """
     there: set[str] = set()
     vanished: set[str] = set()
     for path in paths:
@@ -138,7 +161,7 @@ def changed_sources(paths: Iterable[Path], *, every_s: float) -> list[AnySource]
             )
         elif path.is_dir() or (path.suffix.lower() in _TAKEN and path.exists()):
             there.add(str(path))
-        elif is_gone(str(path)):
+        elif (path.suffix.lower() in _TAKEN or str(path) in holding) and is_gone(str(path)):
             vanished.add(str(path))
     tars = {path for path in there if path.endswith(".tar")}
     sources: list[AnySource] = [*sources_of(sorted(there - tars), every_s=every_s)]
@@ -148,18 +171,28 @@ def changed_sources(paths: Iterable[Path], *, every_s: float) -> list[AnySource]
         except DataError as error:
             # Most likely in the making; when it is whole, it has changed once more.
             logger.warning("%s", error)
-    return [*sources, VanishedSource(sorted(vanished))] if vanished else sources
+    return [*sources, VanishedSource(sorted(vanished), holding)] if vanished else sources
 
 
 class VanishedSource:
     """Places that were removed, with all that was in them."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], holding: Container[str]) -> None:
+        """Take the places, and what were folders among them."""
         self._paths = paths
+        self._holding = holding
 
     def entries(self) -> Sequence[Entry]:
         """Nothing is there."""
         return []
+
+    def names(self) -> Sequence[str] | None:
+        """The places, if they were pictures; what was in a folder, tar or video is not known."""
+        named = all(
+            Path(path).suffix.lower() in IMAGE_SUFFIXES and path not in self._holding
+            for path in self._paths
+        )
+        return self._paths if named else None
 
     def series(self, entry: Entry) -> Iterator[Picture]:
         """Never asked for."""
