@@ -79,6 +79,19 @@ def test_what_cannot_be_indexed_is_told_before_the_model_is_loaded(run: Run, pla
     assert "no file or folder" in run("index", "nowhere", code=1).stderr
 
 
+def test_a_place_with_nothing_in_it_is_a_fault_unless_all_of_it_was_removed(
+    run: Run, run_json: RunJson, model: str, filled: Any, pictures: list[str]
+) -> None:
+    Path("empty").mkdir()
+    told = run("index", "empty", "-m", "absent", "--uri", "new.db", code=1).stderr
+    assert told.startswith("error: there is nothing to index in empty: no picture (.avif")
+    assert not Path("new.db").exists()
+    for picture_file in pictures:
+        Path(picture_file).unlink()
+    told = run_json("index", "photos", "-m", model, "--prune")
+    assert (told["removed"], told["count"]) == (3, 0)
+
+
 def test_too_many_bad_pictures_stop_the_run_and_are_listed(
     run: Run, model: str, pictures: list[str]
 ) -> None:

@@ -10,7 +10,7 @@ from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
 from coca.search.pictures import Words
 from coca.search.sources import FileSource, PictureSource, SeriesSource
-from coca.workflows.picture_sources import SampleSource, check_places, sources_of
+from coca.workflows.picture_sources import SampleSource, check_filled, check_places, sources_of
 from tiny_data import CAPTIONS, picture
 
 
@@ -186,3 +186,18 @@ def test_what_cannot_be_indexed_is_told_with_what_to_do(
     for look in (check_places, sources_of):
         with pytest.raises(kind, match=advice):
             look([name])
+
+
+def test_places_without_anything_are_told(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = tmp_path / "photo"
+    (empty / ".hidden").mkdir(parents=True)
+    shutil.copy(photos / "0.png", empty / ".hidden")
+    (empty / "notes.pdf").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"nothing to index in .*photo: no picture \(\.avif"):
+        check_filled([empty], sources_of([empty]))
+    assert not caplog.records
+    check_filled([empty, photos], sources_of([empty, photos]))
+    (warned,) = caplog.records
+    assert warned.getMessage() == f"there is nothing to index in {empty}"

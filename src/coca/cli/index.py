@@ -85,13 +85,19 @@ def index(
         return
     from coca.search.ledger import Copies
     from coca.workflows.index import FillSettings, fill_collection
-    from coca.workflows.picture_sources import check_places, sources_of
+    from coca.workflows.picture_sources import check_filled, check_places, sources_of
     from coca.workflows.watch import check_watched, watch_folders
 
-    # What is wrong with a name is told before a model is loaded.
+    # What is wrong with a place is told before a model is loaded.
     check_places(places)
+    sources: list[AnySource] = []
     if watch:
         check_watched(places)
+    else:
+        sources += sources_of(places, every_s=every)
+    if not (watch or prune):
+        # An empty place is a fault, unless it is to be followed, or what was in it to be removed.
+        check_filled(places, sources)
     predictor = defaults.load_model(model, device)
     settings: FillSettings = {
         "collection": collection,
@@ -111,7 +117,7 @@ def index(
             _tell(console, result, where)
             console.note("watching; Ctrl-C ends it")
         return
-    result = fill(sources_of(places, every_s=every))
+    result = fill(sources)
     _tell(console, result, where)
     report = result.report
     if report.bad and not report.good and not report.removed:

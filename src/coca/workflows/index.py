@@ -16,7 +16,7 @@ from coca.search.milvus import Index
 from coca.search.records import CollectionInfo
 from coca.search.report import BadPicture, IngestReport
 from coca.search.sources import AnySource
-from coca.workflows.picture_sources import EVERY_S, sources_of
+from coca.workflows.picture_sources import EVERY_S, check_filled, sources_of
 
 MAX_BAD_FRACTION = 0.1
 """Above that share of bad pictures something is wrong with the place, and not with pictures."""
@@ -73,11 +73,13 @@ def index_pictures(
         **settings: See `FillSettings`.
 
     Raises:
-        ConfigError: A place holds nothing that can be indexed.
-        DataError: A place is missing, or too many pictures are bad.
+        ConfigError: A place is of a kind that cannot be indexed.
+        DataError: A place is missing, nothing is in any of them, or too many pictures are bad.
         SearchError: The collection belongs to another model, or cannot be written.
     """
     sources = sources_of(places, every_s=every_s)
+    if not settings.get("prune"):
+        check_filled(places, sources)
     return fill_collection(sources, predictor, uri=uri, progress=progress, **settings)
 
 

@@ -2,6 +2,8 @@
 
 import importlib.util
 import logging
+import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from coca.data.storage import expand_braces, is_remote
 from coca.data.tables import SUFFIXES
 from coca.processing.video_file import VIDEO_SUFFIXES
 from coca.search.pictures import IMAGE_SUFFIXES, Picture, Words
-from coca.search.sources import Entry, FileSource, PictureSource, SeriesSource
+from coca.search.sources import AnySource, Entry, FileSource, PictureSource, SeriesSource
 from coca.workflows.video_source import VideoSource
 
 logger = logging.getLogger(__name__)
@@ -83,6 +85,26 @@ def check_places(places: Sequence[str | Path]) -> None:
     """
     for place in places:
         _kinds(str(place))
+
+
+def check_filled(places: Sequence[str | Path], sources: Sequence[AnySource]) -> None:
+    """Refuse places in which there is nothing; warn of a folder in which there is nothing.
+
+    Raises:
+        DataError: No source has an entry.
+    """
+    paths = sorted(entry.path for source in sources for entry in source.entries())
+    if not paths:
+        raise DataError(
+            f"there is nothing to index in {', '.join(map(str, places))}: no picture "
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}), video or .tar is there",
+            reason="missing",
+        )
+    for place in places:
+        top = os.path.join(os.path.abspath(place), "")
+        after = bisect_left(paths, top)
+        if os.path.isdir(top) and not "".join(paths[after : after + 1]).startswith(top):
+            logger.warning("there is nothing to index in %s", place)
 
 
 class SampleSource:
