@@ -286,13 +286,12 @@ def _ledger(
 ) -> Ledger:
     """A ledger of all records, or of those with these paths and ids."""
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
-    half = index.mend()
     if names is None:
-        return Ledger(index.origins(), half)
+        return Ledger(index.origins(), half=index.mend())
     # A name that is no text stands in no collection.
     texts = [name for name in names if name.encode(errors="replace").decode() == name]
     ids = {*index.ids(where(PATH, "in", texts)), *known} if texts else set(known)
-    return Ledger(index.origins(ids), half, complete=False)
+    return Ledger(index.origins(ids), complete=False)
 
 
 def _reader(

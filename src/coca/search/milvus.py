@@ -253,7 +253,7 @@ class Index:
         """Remove captions that do not belong to their pictures, as killed writers leave them.
 
         Only where captions have a collection of their own, as on Milvus 2.3; searches never show
-        them. Every filling begins so.
+        them. Every filling begins so that reads the whole collection.
 
         Returns:
             The ids of records whose caption has no vector: to be written again.
