@@ -276,6 +276,9 @@ class Filler:
             return replace(record, origin=origin)
         joined = replace(record, origin=origin)
         if speaks:
+            if len(claims_in(origin.files[path])) > 1 and not fresh.album:
+                # A table seldom names one; the folder, which holds the picture as well, is one.
+                fresh = replace(fresh, album=record.album)
             joined = with_words_of(fresh, joined)
         same = (record.path, record.origin.label) == (path, joined.origin.label)
         same = same and record.caption == joined.caption

@@ -111,6 +111,14 @@ def stamp_of(path: str | Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
+def changed_at(path: str | Path) -> int:
+    """When a file changed, in seconds since 1970; 0 for what is no file of this machine."""
+    try:
+        return int(os.stat(path).st_mtime)
+    except (OSError, ValueError):
+        return 0
+
+
 def is_gone(path: str) -> bool:
     """Whether the system is sure that the file is not there, and not merely out of reach."""
     try:

@@ -14,7 +14,7 @@ from coca.data.sources import PlacedSource, SourceConfig
 from coca.data.storage import expand_braces, is_remote
 from coca.data.tables import SUFFIXES
 from coca.processing.video_file import VIDEO_SUFFIXES
-from coca.search.pictures import IMAGE_SUFFIXES, Picture, Words
+from coca.search.pictures import IMAGE_SUFFIXES, Picture, Words, changed_at
 from coca.search.sources import AnySource, Entry, FileSource, PictureSource, SeriesSource
 from coca.workflows.video_source import VideoSource
 
@@ -151,6 +151,7 @@ class SampleSource:
             path=entry.path,
             image=first.images[rows[0][1]],
             words=Words.of(captions[0] if captions else "", {**first.metadata, **words}, tags=tags),
+            changed=changed_at(entry.path),
             stamp=entry.stamp,
         )
 
