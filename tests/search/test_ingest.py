@@ -9,14 +9,12 @@ import pytest
 
 from coca.core.errors import DataError, SearchError
 from coca.search import filler
-from coca.search.collection import Collection
 from coca.search.ingest import add, ingest
-from coca.search.ledger import Copies
 from coca.search.milvus import Index
 from coca.search.pictures import Picture, Words
 from coca.search.records import content_id
 from coca.search.report import IngestReport
-from coca.search.sources import AnySource, Entry, FileSource
+from coca.search.sources import FileSource
 
 Run = Callable[..., IngestReport]
 
@@ -127,66 +125,6 @@ def test_a_folder_may_be_named_in_any_way(
         assert ingest(named, embedder, index, prune=True) == IngestReport(unchanged=3)
     (folder / "c.jpg").unlink()
     assert ingest("../sub/..", embedder, index, prune=True).removed == 1
-
-
-def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files(
-    run: Run, index: Index, folder: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copies, copy, odd = Copies(), folder / "z.jpg", folder / 'ü "x" [1].jpg'
-    copy.write_bytes(b"a")
-    assert run(copies=copies) == IngestReport(added=3, duplicates=1)
-    reads = Collection.read_through
-
-    def read_through(self: Collection, columns: Any, filter: str = "") -> Any:
-        assert filter, "it reads the whole collection"
-        return reads(self, columns, filter)
-
-    monkeypatch.setattr(Collection, "read_through", read_through)
-
-    def touch(*paths: Path) -> IngestReport:
-        sources: list[AnySource] = [
-            FileSource([path for path in paths if path.exists()]),
-            Gone(paths),
-        ]
-        return ingest(sources, embedder, index, copies=copies, prune=True)
-
-    # What is there is found by its path, its bytes, or as a copy.
-    assert touch(folder / "b.jpg", copy) == IngestReport(unchanged=2)
-    odd.write_bytes(b"c")
-    assert touch(odd) == IngestReport(duplicates=1)
-    for image in (b"odd", b"odder"):
-        odd.write_bytes(image)
-        assert touch(odd) == IngestReport(updated=1)
-    # A copy that changes or goes leaves its record; the last file that goes takes it along.
-    odd.unlink()
-    copy.write_bytes(b"z")
-    assert touch(copy, odd) == IngestReport(updated=1, removed=1)
-    (folder / "a.jpg").rename(folder / "n.jpg")
-    assert touch(folder / "a.jpg", folder / "n.jpg").updated == 1
-    (folder / "n.jpg").unlink()
-    assert touch(folder / "n.jpg").removed == 1
-    monkeypatch.undo()
-    assert contents(index) == {"b.jpg": "a bear", "c.jpg": "", "z.jpg": ""}
-    assert run(prune=True) == IngestReport(unchanged=3)
-
-
-class Gone:
-    """Files of which some may be gone."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = [str(path) for path in paths]
-
-    def entries(self) -> Sequence[Entry]:
-        return []
-
-    def names(self) -> Sequence[str]:
-        return self._paths
-
-    def series(self, entry: Entry) -> Iterator[Picture]:
-        raise AssertionError(entry)
-
-    def has_lost(self, path: str, stamp: str) -> bool:
-        return path in self._paths and not os.path.exists(path)
 
 
 def test_pruning_spares_what_lies_elsewhere(
@@ -402,8 +340,7 @@ def test_a_picture_of_which_the_model_says_nothing_is_not_asked_about_again(
     (folder / "c.json").write_text('{"kind": "letter"}')
     (folder / "d.jpg").write_bytes(b"d")
     assert run(captioner=silent) == IngestReport(added=1, updated=1, unchanged=2)
-    assert asked == [b"c", b"d"]
-    assert contents(index)["c.jpg"] == ""
+    assert (asked, contents(index)["c.jpg"]) == ([b"c", b"d"], "")
 
 
 def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Index) -> None:

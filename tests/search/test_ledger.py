@@ -1,0 +1,80 @@
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.search.collection import Collection
+from coca.search.ingest import ingest
+from coca.search.ledger import Copies
+from coca.search.milvus import Index
+from coca.search.pictures import Picture
+from coca.search.report import IngestReport
+from coca.search.sources import AnySource, Entry, FileSource
+
+
+def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files(
+    index: Index, tmp_path: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.jpg").write_bytes(name.encode())
+    copies, copy, odd = Copies(), folder / "z.jpg", folder / 'ü "x" [1].jpg'
+    copy.write_bytes(b"a")
+    first = ingest(folder, embedder, index, copies=copies)
+    assert first == IngestReport(added=3, duplicates=1)
+    reads = Collection.read_through
+
+    def read_through(self: Collection, columns: Any, filter: str = "") -> Any:
+        assert filter, "it reads the whole collection"
+        return reads(self, columns, filter)
+
+    monkeypatch.setattr(Collection, "read_through", read_through)
+
+    def touch(*paths: Path) -> IngestReport:
+        sources: list[AnySource] = [
+            FileSource([path for path in paths if path.exists()]),
+            Gone(paths),
+        ]
+        return ingest(sources, embedder, index, copies=copies, prune=True)
+
+    # What is there is found by its path, its bytes, or as a copy.
+    assert touch(folder / "b.jpg", copy) == IngestReport(unchanged=2)
+    odd.write_bytes(b"c")
+    assert touch(odd) == IngestReport(duplicates=1)
+    for image in (b"odd", b"odder"):
+        odd.write_bytes(image)
+        assert touch(odd) == IngestReport(updated=1)
+    # A copy that changes or goes leaves its record; the last file that goes takes it along.
+    odd.unlink()
+    copy.write_bytes(b"z")
+    assert touch(copy, odd) == IngestReport(updated=1, removed=1)
+    (folder / "a.jpg").rename(folder / "n.jpg")
+    assert touch(folder / "a.jpg", folder / "n.jpg").updated == 1
+    (folder / "n.jpg").unlink()
+    assert touch(folder / "n.jpg").removed == 1
+    monkeypatch.undo()
+    claimed = [Path(path).name for _, _, _, origin in index.origins() for path in origin.files]
+    assert sorted(claimed) == ["b.jpg", "c.jpg", "z.jpg"]
+    assert ingest(folder, embedder, index, prune=True) == IngestReport(unchanged=3)
+
+
+class Gone:
+    """Files of which some may be gone."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = [str(path) for path in paths]
+
+    def entries(self) -> Sequence[Entry]:
+        return []
+
+    def names(self) -> Sequence[str]:
+        return self._paths
+
+    def series(self, entry: Entry) -> Iterator[Picture]:
+        raise AssertionError(entry)
+
+    def has_lost(self, path: str, stamp: str) -> bool:
+        return path in self._paths and not os.path.exists(path)
