@@ -1,17 +1,31 @@
 """The captions of a whole collection in memory, to be ranked by their words."""
 
+import threading
+from dataclasses import dataclass
+
 import numpy as np
 
+from coca.search.changes import Watch
 from coca.search.milvus import Index
 from coca.search.records import Hit
 from coca.search.words import WordIndex
 
 
+@dataclass(frozen=True)
+class _Read:
+    """The captions as they were read at one time."""
+
+    writes: int
+    ids: np.ndarray
+    words: WordIndex
+
+
 class Captions:
     """Searches captions by their words where Milvus itself cannot: before 2.5.
 
-    They are read once, and again when something was written through the same index or the number
-    of records has changed.
+    Threads may share it. Captions are read once, and again when something was written through the
+    same index or the number of records has changed. What others replace on a server is seen when
+    they are next read: after twenty times as long as that takes.
     """
 
     def __init__(self, index: Index) -> None:
@@ -21,14 +35,14 @@ class Captions:
             MissingExtraError: The package `bm25s` is not installed.
         """
         self._index = index
-        self.refresh()
+        self._watch = Watch(index, check_s=0.0)
+        self._lock = threading.Lock()
+        self._held = self._read()
 
     def refresh(self) -> None:
         """Read the captions again."""
-        self._writes = self._index.writes
-        rows = [(id, caption) for id, _, caption, _ in self._index.origins()]
-        self._ids = np.array([id for id, _ in rows], dtype=object)
-        self._words = WordIndex([caption for _, caption in rows])
+        with self._lock:
+            self._held = self._read()
 
     def search_words(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
@@ -47,13 +61,33 @@ class Captions:
         Raises:
             SearchError: Milvus does not understand the filter.
         """
-        if self._index.writes != self._writes or self._index.count() != len(self._ids):
-            self.refresh()
-        scores = self._words.scores(text)
+        held = self._up_to_date()
+        scores = held.words.scores(text)
         if filter:
             kept = set(self._index.ids(filter))
-            scores = np.where([id in kept for id in self._ids], scores, 0)
+            scores = np.where([id in kept for id in held.ids], scores, 0)
         # By id where scores are equal, so that pages never overlap.
         rows = np.flatnonzero(scores)
-        rows = rows[np.lexsort((self._ids[rows], -scores[rows]))][offset : offset + k]
-        return self._index.hits({self._ids[row]: float(scores[row]) for row in rows})
+        rows = rows[np.lexsort((held.ids[rows], -scores[rows]))][offset : offset + k]
+        return self._index.hits({held.ids[row]: float(scores[row]) for row in rows})
+
+    def _up_to_date(self) -> _Read:
+        if self._is_stale():
+            with self._lock:
+                # Another thread may have read them meanwhile.
+                if self._is_stale():
+                    self._held = self._read()
+        return self._held
+
+    def _is_stale(self) -> bool:
+        return (
+            self._index.writes != self._held.writes
+            or self._watch.is_old()
+            or self._watch.has_changed(len(self._held.ids))
+        )
+
+    def _read(self) -> _Read:
+        with self._watch.reading() as writes:
+            rows = [(id, caption) for id, _, caption, _ in self._index.origins()]
+            ids = np.array([id for id, _ in rows], dtype=object)
+            return _Read(writes, ids, WordIndex([caption for _, caption in rows]))

@@ -6,7 +6,6 @@ writes wait for each other, and are flushed before they slow searches down.
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -21,7 +20,6 @@ WRITE_ROWS = 1_000
 FLUSH_ROWS = 5_000
 """Unflushed rows make each search on Lite slower, by about 45 microseconds a row."""
 
-_REMEMBERED_IDS = 100_000
 _SETTLED_S = 10.0
 """Age from which a write is in every answer of `Bounded` freshness, whose limit is 5 s."""
 
@@ -35,7 +33,8 @@ class Collection:
         connection: Where it is.
         name: Its own name, never an alias.
         unflushed: Rows that were written since the last flush.
-        writes: Rows that were written or removed since it was opened.
+        journal: What was written or removed since it was opened; on Lite, by whom ever, since all
+            are in this process.
     """
 
     def __init__(self, connection: Connection, name: str, consistency: str = "Bounded") -> None:
@@ -44,8 +43,7 @@ class Collection:
         self.name = name
         self._consistency = consistency
         self.unflushed = 0
-        self.writes = 0
-        self._changed: deque[str] = deque(maxlen=_REMEMBERED_IDS)
+        self.journal = connection.journal(name)
         self._upserted_s = self._deleted_s = -math.inf
 
     def upsert(self, rows: Sequence[Row]) -> None:
@@ -134,16 +132,6 @@ class Collection:
             return [row[ID] for row in self.query(filter or f'{ID} != ""', [ID])]
         return [row[ID] for rows in self.read_through([ID], filter) for row in rows]
 
-    def changed_since(self, writes: int) -> list[str] | None:
-        """Ids that were written or removed here since `writes` was that number.
-
-        None if they are no longer remembered.
-        """
-        newer = self.writes - writes
-        if newer > len(self._changed):
-            return None
-        return list(islice(self._changed, len(self._changed) - newer, None))
-
     def read_through(self, columns: Sequence[str], filter: str = "") -> Iterator[list[Row]]:
         """All rows that fulfil a filter, in batches and in no order; write nothing meanwhile."""
         if self.connection.is_lite:
@@ -178,7 +166,6 @@ class Collection:
         params: Mapping[str, Any],
         metric: str = "IP",
         filter: str = "",
-        offset: int = 0,
     ) -> list[list[Row]]:
         """The nearest rows to each query, nearest first, each with its `distance`."""
         with self.faults("search it", filter=filter):
@@ -190,7 +177,7 @@ class Collection:
                 limit=k,
                 # Without a list of columns Lite would send everything, the vectors included.
                 output_fields=list(columns),
-                search_params={"metric_type": metric, "offset": offset, "params": dict(params)},
+                search_params={"metric_type": metric, "params": dict(params)},
                 timeout=self._timeout_s,
                 consistency_level=self.freshness,
             )
@@ -207,8 +194,7 @@ class Collection:
         return self.connection.faults(doing, filter=filter)
 
     def _count(self, ids: Sequence[str]) -> None:
-        self._changed.extend(ids)
-        self.writes += len(ids)
+        self.journal.note(ids)
         self.unflushed += len(ids)
         # A server flushes by itself, and limits how often it may be asked to.
         if self.connection.is_lite and self.unflushed >= FLUSH_ROWS:

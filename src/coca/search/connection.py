@@ -9,6 +9,7 @@ from typing import Any
 from coca.core.errors import SearchError
 from coca.core.extras import require
 from coca.search.capabilities import capabilities_of
+from coca.search.changes import Journal
 from coca.search.lite import Lease, is_lite
 
 _UNREACHABLE = 2
@@ -74,6 +75,15 @@ class Connection:
         if self._client is None:
             raise SearchError(f"the collection in {self.uri} was closed; open it again")
         return self._client
+
+    def journal(self, collection: str) -> Journal:
+        """What is written to a collection: a new journal, or on Lite the one of this process."""
+        return self._lease.journal(collection) if self._lease else Journal()
+
+    @property
+    def sees_all_writes(self) -> bool:
+        """Whether whoever writes is in this process, and so in the journal."""
+        return self._lease is not None
 
     @property
     def data_type(self) -> Any:

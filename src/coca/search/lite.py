@@ -14,6 +14,7 @@ from pathlib import Path
 
 from coca.core.errors import SearchError
 from coca.core.extras import require
+from coca.search.changes import Journal
 
 
 def is_lite(uri: str) -> bool:
@@ -29,6 +30,8 @@ class Lease:
     write_lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)
     """To be held for every write: Lite writes its log without a lock of its own."""
     users: int = 0
+    journals: dict[str, Journal] = field(default_factory=dict)
+    """Collection -> what was written to it since the folder was taken."""
 
     @classmethod
     def take(cls, uri: str, *, create: bool) -> "Lease":
@@ -50,6 +53,11 @@ class Lease:
             lease = _leases[path]
             lease.users += 1
         return lease
+
+    def journal(self, collection: str) -> Journal:
+        """What everybody writes to a collection of the folder."""
+        with _guard:
+            return self.journals.setdefault(collection, Journal())
 
     def release(self) -> None:
         """Let go; the last user of the process stops Lite, which writes what is open to disk."""

@@ -234,12 +234,17 @@ class Index:
 
     @property
     def writes(self) -> int:
-        """How many rows were written or removed through this index so far."""
-        return self._store.pictures.writes
+        """How many rows were written or removed so far: through this index, on Lite by anybody."""
+        return self._store.pictures.journal.writes
+
+    @property
+    def sees_all_writes(self) -> bool:
+        """Whether `writes` counts those of everybody, as on Lite, and not only this index's own."""
+        return self._connection.sees_all_writes
 
     def changed_since(self, writes: int) -> list[str] | None:
         """The ids that these were, since `writes` was that number; None if it is too long ago."""
-        return self._store.pictures.changed_since(writes)
+        return self._store.pictures.journal.since(writes)
 
     def count(self, filter: str = "") -> int:
         """How many records there are, or how many the filter leaves.

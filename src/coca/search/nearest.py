@@ -9,7 +9,9 @@ from jaxtyping import Float
 from coca.search import records
 from coca.search.collection import Collection, Row
 from coca.search.filters import quoted
-from coca.search.nearest_rows import Page, Vectors, nearest_rows
+from coca.search.index_settings import MAX_RESULTS
+from coca.search.nearest_rows import Look, Page, Vectors, nearest_rows
+from coca.search.ranking import BM25_DIGITS, depth_of, pages, place_of
 from coca.search.records import Hit
 from coca.search.rows import HIT_COLUMNS, belongs, to_hit
 from coca.search.schema import WORDS
@@ -29,14 +31,21 @@ def nearest(
         page: Which of the nearest.
         captions: Leave out records that have no caption's vector, whose stand-ins may come up.
     """
-    if vectors.collection is not vectors.pictures:
-        answers = _rows_of_pictures(vectors, queries, page)
-        return [[to_hit(row, row["distance"]) for row in answer] for answer in answers]
-    answers = nearest_rows(vectors, queries, page)
-    if captions and any(not row[records.HAS_TEXT] for answer in answers for row in answer):
-        # Only now, as most collections have no stand-ins, and a filter takes time.
-        spoken = f"{records.HAS_TEXT} == true"
-        answers = nearest_rows(vectors, queries, replace(page, filter=_both(page.filter, spoken)))
+    separate = vectors.collection is not vectors.pictures
+
+    def search(some: Sequence[np.ndarray], limit: int) -> list[list[Row]]:
+        look, rows = page.look(limit), np.stack(some)
+        if separate:
+            return _rows_of_pictures(vectors, rows, look)
+        found = nearest_rows(vectors, rows, look)
+        if captions and any(not row[records.HAS_TEXT] for answer in found for row in answer):
+            # Only now, as most collections have no stand-ins, and a filter takes time.
+            spoken = f"{records.HAS_TEXT} == true"
+            found = nearest_rows(vectors, rows, replace(look, filter=_both(page.filter, spoken)))
+        return found
+
+    most = vectors.index.most_results
+    answers = pages(search, list(queries), offset=page.offset, k=page.k, most=most)
     return [[to_hit(row, row["distance"]) for row in answer] for answer in answers]
 
 
@@ -50,7 +59,7 @@ def nearest_of_each_album(
     are asked for, and albums that fill even the most of them are asked away.
     """
     wanted = page.k + page.offset
-    limit = 2 * wanted
+    limit = depth_of(2 * wanted)
     most = min(max(limit, _MOST_OF_ALBUMS), vectors.index.most_results)
     found: dict[str, Hit] = {}
     hidden: list[str] = []
@@ -61,7 +70,7 @@ def nearest_of_each_album(
         for hit in hits:
             found.setdefault(f"album {hit.album}" if hit.album else f"id {hit.id}", hit)
         if len(hits) < limit or len(found) >= wanted:
-            best = sorted(found.values(), key=lambda hit: -hit.score)
+            best = sorted(found.values(), key=lambda hit: place_of(hit.score, hit.id))
             return best[page.offset : wanted]
         if limit == most:
             hidden = sorted({hit.album for hit in found.values() if hit.album})
@@ -70,31 +79,36 @@ def nearest_of_each_album(
 
 def words_of(collection: Collection, text: str, page: Page) -> list[Hit]:
     """The records whose captions hold the words of a text, best first; the score is BM25."""
-    rows = collection.search(
-        [text],
-        column=WORDS,
-        columns=HIT_COLUMNS,
-        k=page.k,
-        params={},
-        metric="BM25",
-        filter=page.filter,
-        offset=page.offset,
+
+    def search(texts: Sequence[str], limit: int) -> list[list[Row]]:
+        answers = collection.search(
+            texts,
+            column=WORDS,
+            columns=HIT_COLUMNS,
+            k=limit,
+            params={},
+            metric="BM25",
+            filter=page.filter,
+        )
+        # Lite tells the score with a minus in front.
+        return [[row | {"distance": abs(row["distance"])} for row in rows] for rows in answers]
+
+    rows = pages(
+        search, [text], offset=page.offset, k=page.k, most=MAX_RESULTS, digits=BM25_DIGITS
     )[0]
-    # Lite tells the score with a minus in front.
-    return [to_hit(row, abs(row["distance"])) for row in rows]
+    return [to_hit(row, row["distance"]) for row in rows]
 
 
 def _rows_of_pictures(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: Page
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
 ) -> list[list[Row]]:
     """The pictures whose captions are nearest, where captions have a collection of their own.
 
     Captions that a killed writer left without their picture are passed over.
     """
-    pictures, wanted = vectors.pictures, page.k + page.offset
-    limit = wanted
+    pictures, limit = vectors.pictures, look.limit
     while True:
-        found = nearest_rows(vectors, queries, replace(page, k=limit, offset=0))
+        found = nearest_rows(vectors, queries, replace(look, limit=limit))
         ids = dict.fromkeys(row[records.ID] for rows in found for row in rows)
         told = pictures.get(ids, HIT_COLUMNS, freshness=pictures.freshness)
         known = {row[records.ID]: row for row in told}
@@ -107,11 +121,11 @@ def _rows_of_pictures(
             for rows in found
         ]
         short = any(
-            len(answer) < wanted and len(rows) == limit
+            len(answer) < look.limit and len(rows) == limit
             for answer, rows in zip(answers, found, strict=True)
         )
         if not short or limit == vectors.index.most_results:
-            return [answer[page.offset : wanted] for answer in answers]
+            return [answer[: look.limit] for answer in answers]
         limit = min(2 * limit, vectors.index.most_results)
 
 

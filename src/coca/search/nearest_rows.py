@@ -17,6 +17,7 @@ from coca.search.building import served_rows
 from coca.search.collection import Collection, Row, batches
 from coca.search.filters import quoted
 from coca.search.index_settings import MAX_WIDTH, VectorIndex
+from coca.search.ranking import depth_of
 from coca.search.rows import HIT_COLUMNS
 
 _QUERY_ROWS = 256
@@ -52,19 +53,30 @@ class Vectors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
-    """Which of the nearest are wanted, and how widely to look for them."""
+class Look:
+    """How many of the nearest are wanted, and how widely to look for them."""
 
-    k: int
+    limit: int
     """Results a query, at most."""
-    offset: int = 0
-    """How many of the nearest to leave out."""
     filter: str = ""
     """Milvus expression that a record must fulfil."""
     effort: float = 1.0
     """How much of the index is looked at, against the usual 1."""
     params: Mapping[str, Any] | None = None
     """Search settings by Milvus's names, instead of those that the effort gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Which of the nearest are wanted; the rest as in `Look`."""
+
+    k: int
+    """Results a query, at most."""
+    offset: int = 0
+    """How many of the nearest to leave out."""
+    filter: str = ""
+    effort: float = 1.0
+    params: Mapping[str, Any] | None = None
 
     def check(self, index: VectorIndex) -> None:
         """Refuse a page that the index cannot give.
@@ -81,26 +93,30 @@ class Page:
         if not self.effort > 0:
             raise SearchError(f"effort is {self.effort}; it must be above 0")
 
+    def look(self, limit: int) -> Look:
+        """For the first `limit` of them all."""
+        return Look(limit=limit, filter=self.filter, effort=self.effort, params=self.params)
+
 
 def nearest_rows(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: Page
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
 ) -> list[list[Row]]:
     """The nearest rows to each query, nearest first, each with its `distance`."""
     if not len(queries):
         return []
-    if not page.filter:
-        return _searched(vectors, queries, page, effort=page.effort)
+    if not look.filter:
+        return _searched(vectors, queries, look, effort=look.effort)
     if vectors.collection.connection.is_lite:
-        return _filtered_on_lite(vectors, queries, page)
-    return _filtered_on_server(vectors, queries, page)
+        return _filtered_on_lite(vectors, queries, look)
+    return _filtered_on_server(vectors, queries, look)
 
 
 def _filtered_on_server(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: Page
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
 ) -> list[list[Row]]:
     """Counts what the filter keeps, to know how widely to look."""
     collection = vectors.collection
-    kept, share = collection.count(page.filter, freshness=collection.freshness), 1.0
+    kept, share = collection.count(look.filter, freshness=collection.freshness), 1.0
     if kept > _FEW_ROWS:
         share = kept / max(collection.count(freshness=collection.freshness), kept)
     # A server itself compares all rows where few are kept, but for those without an index.
@@ -109,15 +125,15 @@ def _filtered_on_server(
         and kept / share - served_rows(collection.connection, collection.name) > _ROUGH_ROWS
     ):
         columns = [*HIT_COLUMNS, vectors.column]
-        rows = collection.query(page.filter, columns, freshness=collection.freshness)
-        return _exact(queries, rows, vectors.column, page)
+        rows = collection.query(look.filter, columns, freshness=collection.freshness)
+        return _exact(queries, rows, vectors.column, look)
     # To meet as many rows that the filter keeps as an unfiltered search meets in all.
-    effort = page.effort * (1.0 if share == 1 else _BEHIND_FILTER / share)
-    return _searched(vectors, queries, page, effort=effort)
+    effort = look.effort * (1.0 if share == 1 else _BEHIND_FILTER / share)
+    return _searched(vectors, queries, look, effort=effort)
 
 
 def _filtered_on_lite(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: Page
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
 ) -> list[list[Row]]:
     """Looks widely, and at the rows themselves if that has met too few of those that are kept.
 
@@ -125,45 +141,45 @@ def _filtered_on_lite(
     0.2 s, and 55 us for each that is kept, against 0.15 s.
     """
     collection, index = vectors.collection, vectors.index
-    if records.METADATA in page.filter or records.TAGS in page.filter:
+    if records.METADATA in look.filter or records.TAGS in look.filter:
         # For lists and JSON it turns each whole record into Python objects, its vectors included;
         # so only once.
-        ids = collection.ids(page.filter)
+        ids = collection.ids(look.filter)
         if len(ids) <= _FEW_ROWS:
             columns = [*HIT_COLUMNS, vectors.column]
-            return _exact(queries, list(collection.get(ids, columns)), vectors.column, page)
+            return _exact(queries, list(collection.get(ids, columns)), vectors.column, look)
         if len(ids) <= _LISTED_IDS:
             listed = f"{records.ID} in [{', '.join(map(quoted, ids))}]"
-            page = replace(page, filter=listed)
-    if "ef" not in index.search_params(page.k, 1.0):
-        return _searched(vectors, queries, page, effort=_UTMOST)
-    first, last = page.offset, page.offset + page.k
+            look = replace(look, filter=listed)
+    if "ef" not in index.search_params(look.limit, 1.0):
+        return _searched(vectors, queries, look, effort=_UTMOST)
     # That it finds more than is wanted shows that it did not find these by luck.
-    wider = replace(page, k=min(_MARGIN * last, index.most_results), offset=0)
+    wider = replace(look, limit=min(_MARGIN * look.limit, index.most_results))
     answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=MAX_WIDTH)
-    if any(len(answer) < wider.k for answer in answers):
+    if any(len(answer) < wider.limit for answer in answers):
         columns = [*HIT_COLUMNS, vectors.column]
-        read = collection.query(page.filter, columns, limit=_MANY_ROWS + 1)
+        read = collection.query(look.filter, columns, limit=_MANY_ROWS + 1)
         if len(read) <= _MANY_ROWS:
-            return _exact(queries, read, vectors.column, page)
+            return _exact(queries, read, vectors.column, look)
         # What is kept lies far from what is nearest: the whole graph.
         answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=collection.count())
-    return [answer[first:last] for answer in answers]
+    return [answer[: look.limit] for answer in answers]
 
 
 def _searched(
     vectors: Vectors,
     queries: Float[np.ndarray, "Q E"],
-    page: Page,
+    look: Look,
     *,
     effort: float,
     ef: int | None = None,
 ) -> list[list[Row]]:
     """What the index finds; `ef` in place of what the effort would give."""
-    params = vectors.index.search_params(page.k + page.offset, effort)
+    depth = min(depth_of(look.limit), vectors.index.most_results)
+    params = vectors.index.search_params(depth, effort)
     if ef is not None:
-        params["ef"] = max(ef, page.k + page.offset)
-    params |= dict(page.params or {})
+        params["ef"] = max(ef, look.limit)
+    params |= dict(look.params or {})
     return [
         answer
         for batch in batches(queries, _QUERY_ROWS)
@@ -171,16 +187,15 @@ def _searched(
             batch,
             column=vectors.column,
             columns=HIT_COLUMNS,
-            k=page.k,
+            k=look.limit,
             params=params,
-            filter=page.filter,
-            offset=page.offset,
+            filter=look.filter,
         )
     ]
 
 
 def _exact(
-    queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, page: Page
+    queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, look: Look
 ) -> list[list[Row]]:
     """The same answer as a search, from rows that hold their vectors."""
     if not rows:
@@ -188,6 +203,6 @@ def _exact(
     vectors = np.asarray([row[column] for row in rows], dtype=np.float32)
     answers = []
     for scores in queries @ vectors.T:
-        best = np.argsort(-scores, kind="stable")[page.offset : page.offset + page.k]
+        best = np.argsort(-scores, kind="stable")[: look.limit]
         answers.append([rows[row] | {"distance": float(scores[row])} for row in best])
     return answers

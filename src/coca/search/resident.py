@@ -1,14 +1,14 @@
 """A collection whose vectors are kept in memory as well: exact answers in milliseconds.
 
 Milvus stays the truth. It says which records a filter keeps, and what stands in a hit; what is kept
-here are ids and vectors. The vector of an id changes only with the caption, since an id is the hash
-of a picture's bytes.
+here are ids and vectors.
 
 Letters: N records, Q queries, E embedding.
 """
 
-import time
+import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -17,7 +17,9 @@ from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.captions import Captions
+from coca.search.changes import Watch
 from coca.search.milvus import MAX_RESULTS, Index, Side
+from coca.search.ranking import COSINE_DIGITS
 from coca.search.records import CollectionInfo, Hit, Record
 
 _READ_ROWS = 1_000
@@ -39,12 +41,31 @@ def advice_on_size(info: CollectionInfo) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """The vectors as they were at one time; never changed, so that threads may search it."""
+
+    writes: int
+    """How many writes of the index it knows."""
+    ids: list[str]
+    rows: dict[str, int]
+    sides: dict[Side, Float32[np.ndarray, "N E"]]
+    spoken: Bool[np.ndarray, " N"]
+    """Which records have a caption's vector."""
+    kept: dict[str, Bool[np.ndarray, " N"]] = field(default_factory=dict)
+    """Filter -> which records it keeps, as Milvus said."""
+
+
 class Resident:
     """Answers searches of one collection from memory; to be used like its `Index`.
 
-    Changes that are made through the same index are seen by the next search. Others may write as
-    well: every `check_s` seconds the number of records is compared, and if it has changed, ids are
-    read anew. `refresh` does so at once.
+    Threads may share it: each search answers from one copy, which is replaced as a whole.
+
+    What is written through the same index, or on Milvus Lite by anybody, is seen by the next
+    search. On a server others may write as well: every `check_s` seconds the number of records is
+    compared. A record that others replaced is seen when all is read anew, which is done when the
+    copy is twenty times as old as reading took: some seconds for a few thousand records, minutes
+    for 100,000. `refresh` does so at once.
 
     Example:
         with Index.open("pictures.db") as index:
@@ -56,32 +77,27 @@ class Resident:
     ) -> None:
         """Read all vectors; 100,000 of 512 numbers take 0.2 GB, twice that with their captions'.
 
+        For a moment two copies are there, whenever something has changed.
+
         Args:
             index: The collection; stays open as long as it is searched.
-            check_s: How old an answer may be where others write too, in seconds.
+            check_s: How long others' writes may be overlooked at least, in seconds.
             progress: Shows how far reading is.
         """
         self.info = index.info
         self._index = index
-        self._check_s = check_s
-        self._ids: list[str] = []
-        self._rows: dict[str, int] = {}
-        self._sides: dict[Side, Float32[np.ndarray, "N E"]] = {}
-        self._spoken = np.zeros(0, bool)
+        self._watch = Watch(index, check_s)
+        self._lock = threading.Lock()
         self._captions: Captions | None = None
-        self._kept: dict[str, Bool[np.ndarray, " N"]] = {}
-        self.refresh(progress)
+        self._copy = self._read(progress)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._copy.ids)
 
     def refresh(self, progress: ProgressMaker = silent) -> None:
-        """Compare with Milvus, record by record, and read what is new."""
-        self._writes = self._index.writes
-        self._checked = time.monotonic()
-        there = self._index.ids()
-        gone = self._rows.keys() - set(there)
-        self._take_in(there if not self._ids else _new(there, self._rows), gone, progress)
+        """Read all records anew."""
+        with self._lock:
+            self._copy = self._read(progress)
 
     def search(
         self,
@@ -105,16 +121,16 @@ class Resident:
             )
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
-        self._catch_up()
-        kept = self._fulfil(filter)
+        copy = self._up_to_date()
+        kept = self._fulfil(copy, filter)
         if on == "text":
-            kept = kept & self._spoken
+            kept = kept & copy.spoken
         answers = []
         for start in range(0, len(queries), _QUERY_ROWS):
-            scores = queries[start : start + _QUERY_ROWS] @ self._sides[on].T
+            scores = queries[start : start + _QUERY_ROWS] @ copy.sides[on].T
             if not kept.all():
                 scores[:, ~kept] = -np.inf
-            answers += [self._best(row, k, offset, one_each_album) for row in scores]
+            answers += [self._best(copy, row, k, offset, one_each_album) for row in scores]
         return answers
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
@@ -125,22 +141,29 @@ class Resident:
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
     ) -> list[Hit]:
         """The records whose captions share most with a text; see `Captions.search_words`."""
-        if self._captions is None:
-            self._captions = Captions(self._index)
-        return self._captions.search_words(text, k, filter=filter, offset=offset)
+        with self._lock:
+            if self._captions is None:
+                self._captions = Captions(self._index)
+            captions = self._captions
+        return captions.search_words(text, k, filter=filter, offset=offset)
 
     def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
         """The ids of all records, and their vectors in the same order; not to be written to."""
-        self._catch_up()
-        return self._ids, self._sides[on]
+        copy = self._up_to_date()
+        return copy.ids, copy.sides[on]
 
     def _best(
-        self, scores: Float32[np.ndarray, " N"], k: int, offset: int, one_each_album: bool
+        self,
+        copy: _Copy,
+        scores: Float32[np.ndarray, " N"],
+        k: int,
+        offset: int,
+        one_each_album: bool,
     ) -> list[Hit]:
         """The hits of one query, from its scores of all records."""
         found: dict[str, Hit] = {}
         wanted = k + offset
-        for hits in self._in_order(scores, wanted if not one_each_album else 2 * wanted):
+        for hits in self._in_order(copy, scores, wanted if not one_each_album else 2 * wanted):
             for hit in hits:
                 key = f"album {hit.album}" if one_each_album and hit.album else f"id {hit.id}"
                 found.setdefault(key, hit)
@@ -148,42 +171,71 @@ class Resident:
                 break
         return list(found.values())[offset:wanted]
 
-    def _in_order(self, scores: Float32[np.ndarray, " N"], count: int) -> Iterator[list[Hit]]:
+    def _in_order(
+        self, copy: _Copy, scores: Float32[np.ndarray, " N"], count: int
+    ) -> Iterator[list[Hit]]:
         """Hits from the best on, in batches that grow, until none is left."""
         done = 0
         possible = int(np.count_nonzero(scores > -np.inf))
         while done < possible:
             last = min(done + count, possible)
-            rows = np.argpartition(-scores, last - 1)[:last]
-            rows = rows[np.argsort(-scores[rows], kind="stable")][done:]
-            yield self._index.hits({self._ids[row]: float(scores[row]) for row in rows})
+            rows = _first(copy.ids, scores, last)[done:]
+            yield self._index.hits({copy.ids[row]: float(scores[row]) for row in rows})
             done, count = last, 4 * count
 
-    def _catch_up(self) -> None:
-        """Read what was written since the last look."""
-        if self._index.writes != self._writes:
-            changed = self._index.changed_since(self._writes)
-            if changed is None:
-                self.refresh()
-            else:
-                self._writes = self._index.writes
-                self._take_in(
-                    list(dict.fromkeys(changed)), set(changed) & self._rows.keys(), silent
-                )
-        elif time.monotonic() > self._checked + self._check_s:
-            self._checked = time.monotonic()
-            if self._index.count() != len(self._ids):
-                self.refresh()
-            elif not self._index.capabilities.lite:
-                self._kept.clear()
+    def _up_to_date(self) -> _Copy:
+        """The copy, after what was written since the last look has been read."""
+        if self._index.writes != self._copy.writes:
+            with self._lock:
+                # Another thread may have read it meanwhile.
+                if self._index.writes != self._copy.writes:
+                    self._copy = self._with_own_writes(self._copy)
+        elif self._watch.is_due() and self._lock.acquire(blocking=False):
+            # One thread looks; the others need not wait for what nobody promised them.
+            try:
+                self._copy = self._with_writes_of_others(self._copy)
+            finally:
+                self._lock.release()
+        return self._copy
 
-    def _take_in(self, ids: list[str], gone: set[str], progress: ProgressMaker) -> None:
-        """Drop the rows of `gone`, and add what Milvus holds for `ids`."""
-        stay = np.array([id not in gone for id in self._ids], dtype=bool)
-        parts = {on: [matrix[stay]] for on, matrix in self._sides.items()}
-        parts = parts or {"image": [], "text": []}
-        kept_ids = [id for id in self._ids if id not in gone]
-        spoken = [self._spoken[stay]]
+    def _with_own_writes(self, copy: _Copy) -> _Copy:
+        # Before they are read, so that what comes while they are is read again.
+        writes = self._index.writes
+        changed = self._index.changed_since(copy.writes)
+        if changed is None:
+            return self._read(silent)
+        return self._with(copy, list(dict.fromkeys(changed)), set(changed), writes)
+
+    def _with_writes_of_others(self, copy: _Copy) -> _Copy:
+        if self._watch.is_old():
+            return self._read(silent)
+        if self._watch.has_changed(len(copy.ids)):
+            there = self._index.ids()
+            new = [id for id in there if id not in copy.rows]
+            return self._with(copy, new, copy.rows.keys() - set(there), copy.writes)
+        # What a filter keeps may have changed with words, which are not kept here.
+        return copy if self._index.sees_all_writes else replace(copy, kept={})
+
+    def _read(self, progress: ProgressMaker) -> _Copy:
+        """A copy of all that is there."""
+        nothing = np.zeros((0, self.info.embed_dim), np.float32)
+        with self._watch.reading() as writes:
+            empty = _Copy(writes, [], {}, {"image": nothing, "text": nothing}, np.zeros(0, bool))
+            return self._with(empty, self._index.ids(), set(), writes, progress)
+
+    def _with(
+        self,
+        copy: _Copy,
+        ids: list[str],
+        gone: set[str],
+        writes: int,
+        progress: ProgressMaker = silent,
+    ) -> _Copy:
+        """A copy without the rows of `gone`, and with what Milvus holds for `ids`."""
+        stay = np.array([id not in gone for id in copy.ids], dtype=bool)
+        parts = {on: [matrix[stay]] for on, matrix in copy.sides.items()}
+        kept_ids = [id for id in copy.ids if id not in gone]
+        spoken = [copy.spoken[stay]]
         with progress("reading vectors", len(ids)) as bar:
             for start in range(0, len(ids), _READ_ROWS):
                 read = list(self._index.get(ids[start : start + _READ_ROWS]).values())
@@ -192,26 +244,33 @@ class Resident:
                     matrices.append(_stacked(read, on, self.info.embed_dim))
                 spoken.append(np.array([one.text_vector is not None for one in read], bool))
                 bar.advance(min(_READ_ROWS, len(ids) - start))
-        self._ids = kept_ids
-        self._rows = {id: row for row, id in enumerate(kept_ids)}
-        nothing = np.zeros((0, self.info.embed_dim), np.float32)
-        self._sides = {on: np.concatenate([nothing, *some]) for on, some in parts.items()}
-        self._spoken = np.concatenate(spoken)
-        self._kept.clear()
+        return _Copy(
+            writes,
+            kept_ids,
+            {id: row for row, id in enumerate(kept_ids)},
+            {on: np.concatenate(some) for on, some in parts.items()},
+            np.concatenate(spoken),
+        )
 
-    def _fulfil(self, filter: str) -> Bool[np.ndarray, " N"]:
+    def _fulfil(self, copy: _Copy, filter: str) -> Bool[np.ndarray, " N"]:
         """Which records a filter keeps; asked once, as long as an answer may be old."""
         if not filter:
-            return np.ones(len(self._ids), bool)
-        if filter not in self._kept:
-            kept = np.zeros(len(self._ids), bool)
-            kept[[self._rows[id] for id in self._index.ids(filter) if id in self._rows]] = True
-            self._kept[filter] = kept
-        return self._kept[filter]
+            return np.ones(len(copy.ids), bool)
+        if filter not in copy.kept:
+            kept = np.zeros(len(copy.ids), bool)
+            kept[[copy.rows[id] for id in self._index.ids(filter) if id in copy.rows]] = True
+            copy.kept[filter] = kept
+        return copy.kept[filter]
 
 
-def _new(ids: list[str], known: dict[str, int]) -> list[str]:
-    return [id for id in ids if id not in known]
+def _first(ids: list[str], scores: Float32[np.ndarray, " N"], count: int) -> np.ndarray:
+    """The rows of the best scores, best first, and by id where scores agree."""
+    rounded = np.round(scores, COSINE_DIGITS)
+    least = -np.partition(-rounded, count - 1)[count - 1]
+    rows = np.flatnonzero(rounded >= least)
+    # All of the last score, since an id decides which of them come first.
+    names = np.array([ids[row] for row in rows])
+    return rows[np.lexsort((names, -rounded[rows]))][:count]
 
 
 def _stacked(read: list[Record], on: Side, embed_dim: int) -> Float32[np.ndarray, "N E"]:

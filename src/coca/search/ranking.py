@@ -1,0 +1,77 @@
+"""One order of all that is found, of which pages are parts: by score, and by id where scores agree.
+
+Milvus puts rows of one score in an order that changes with how many are asked for, and pictures
+with the same caption, or captions with the same words, have one score.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from coca.search.collection import Row
+from coca.search.records import ID
+
+COSINE_DIGITS, BM25_DIGITS = 6, 4
+"""Decimals in which scores agree: equal vectors get cosines that differ by 1e-7, rounding."""
+
+_FIRST_DEPTH = 32
+_DEEPER = 4
+
+_Q = TypeVar("_Q")
+
+
+def depth_of(wanted: int) -> int:
+    """The depth that a page is searched to, in results: 32, 128, 512 and so on.
+
+    An index looks the more widely the more is wanted, and finds more by that. Pages of one depth
+    are looked for equally widely, so that none holds what another one missed.
+    """
+    depth = _FIRST_DEPTH
+    while depth < wanted:
+        depth *= _DEEPER
+    return depth
+
+
+def place_of(score: float, id: str, digits: int = COSINE_DIGITS) -> tuple[float, str]:
+    """What results are sorted by, the best first."""
+    return -round(score, digits), id
+
+
+def pages(
+    search: Callable[[Sequence[_Q], int], list[list[Row]]],
+    queries: Sequence[_Q],
+    *,
+    offset: int,
+    k: int,
+    most: int,
+    digits: int = COSINE_DIGITS,
+) -> list[list[Row]]:
+    """The rows of each query from place `offset` on.
+
+    Args:
+        search: Gives the first rows of each query, as many as its second argument says, each with
+            its score as `distance`.
+        queries: What it takes.
+        offset: How many of the best to leave out.
+        k: How many results a query, at most.
+        most: The most that may be asked for; rows of one score that are more are told apart by id
+            as far as they are found.
+        digits: Decimals in which scores agree.
+    """
+    answers: list[list[Row]] = [[] for _ in queries]
+    open_ones, last = list(range(len(queries))), offset + k
+    limit = min(last + 1, most)
+    while open_ones:
+        found = search([queries[number] for number in open_ones], limit)
+        torn = []
+        for number, rows in zip(open_ones, found, strict=True):
+            rows = sorted(rows, key=lambda row: place_of(row["distance"], row[ID], digits))
+            answers[number] = rows[offset:last]
+            # More of the last one's score may follow, and may come before it by id.
+            if last < limit == len(rows):
+                ends = [round(rows[place]["distance"], digits) for place in (last - 1, -1)]
+                if ends[0] == ends[1]:
+                    torn.append(number)
+        if limit == most:
+            break
+        open_ones, limit = torn, min(depth_of(limit + 1), most)
+    return answers
