@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
+from coca.search import hybrid
 from coca.search.engine import SearchEngine
 from coca.search.fusion import Fusion
 from coca.search.hybrid import search_hybrid, word_search
 from coca.search.milvus import Index
-from coca.search.records import Record
+from coca.search.records import Hit, Record
 from coca.search.terms import Term
 
 
@@ -52,6 +53,28 @@ def test_pages_cut_one_ranking_and_filters_hold_for_both(engine: SearchEngine) -
     assert [hit for page in pages for hit in page] == everything
     kept = search_hybrid(engine, captions, "picture 3", k=40, filter='metadata["n"] < 9')
     assert {hit.metadata["n"] for hit in kept} == set(range(9))
+
+
+def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(
+    index: Index, embedder: Any, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hybrid, "_DEPTHS", (16, 64, 256))
+    index.upsert(make_record(f"{n}", caption=f"picture {n % 7} of {n}") for n in range(150))
+    engine, captions = SearchEngine(embedder, index), word_search(index)
+    for fusion in (Fusion(), Fusion(method="scores"), Fusion(words=1.0), Fusion(words=0.0)):
+
+        def found(k: int, offset: int, fusion: Fusion = fusion) -> list[Hit]:
+            return search_hybrid(engine, captions, "picture 3", k=k, offset=offset, fusion=fusion)
+
+        pages = [hit for offset in range(0, 160, 8) for hit in found(8, offset)]
+        assert len(pages) == len({hit.id for hit in pages}) == 150
+        assert pages == found(150, 0)
+
+
+def test_a_page_that_cannot_be_is_refused(engine: SearchEngine) -> None:
+    for k, offset in ((0, 0), (1, -1), (10, 16_380)):
+        with pytest.raises(SearchError, match=f"k={k} with offset={offset}: .* at most 16,384"):
+            search_hybrid(engine, word_search(engine.index), "3", k=k, offset=offset)
 
 
 def test_a_hybrid_search_needs_words(engine: SearchEngine) -> None:

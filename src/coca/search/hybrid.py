@@ -11,9 +11,8 @@ from coca.search.milvus import MAX_RESULTS, Index, Side
 from coca.search.records import Hit
 from coca.search.terms import Term
 
-_DEPTH = 256
-"""Hits of each ranking that are joined, at least: a page further back needs more."""
-
+_DEPTHS = (256, 1_024, 4_096, MAX_RESULTS)
+"""Hits of each ranking that are joined; the next depth only gives what comes behind."""
 
 _RRF = Fusion()
 
@@ -68,19 +67,28 @@ def search_hybrid(
         on: What the query's vector is compared with.
 
     Returns:
-        The best first; `score` is what the rankings were joined by.
+        The best first; `score` is what the rankings were joined by. Two rankings cannot be joined
+        before they are read, so the first 256 of each are; those that are deeper follow behind,
+        joined among the first 1,024, and so on.
 
     Raises:
         SearchError: No words, `k` or `offset` out of range, or the collection cannot answer.
     """
     if not words.strip():
         raise SearchError("a hybrid search compares words, and the query has none: add a text")
-    # Pages of one depth are cut from one ranking, so that they neither overlap nor leave gaps.
-    depth = _DEPTH
-    while depth < 2 * (k + offset):
-        depth *= 4
-    depth = max(min(depth, MAX_RESULTS), k + offset)
-    near = engine.search(terms=terms or [Term(text=words)], k=depth, filter=filter, on=on)
-    said = by_words.search_words(words, depth, filter=filter)
-    fused = fuse([near, said], [1 - fusion.words, fusion.words], fusion)
-    return fused[offset : offset + k]
+    if k < 1 or offset < 0 or k + offset > MAX_RESULTS:
+        raise SearchError(
+            f"k={k} with offset={offset}: k is at least 1, offset at least 0, "
+            f"and both together at most {MAX_RESULTS:,}"
+        )
+    query = engine.query(terms or [Term(text=words)])
+    joined: dict[str, Hit] = {}
+    for depth in _DEPTHS:
+        near = engine.index.search(query, depth, filter=filter, on=on)[0]
+        said = by_words.search_words(words, depth, filter=filter)
+        # What was joined before keeps its place: pages are cut from one list, whatever their depth.
+        for hit in fuse([near, said], [1 - fusion.words, fusion.words], fusion):
+            joined.setdefault(hit.id, hit)
+        if len(joined) >= offset + k or max(len(near), len(said)) < depth:
+            break
+    return list(joined.values())[offset : offset + k]
