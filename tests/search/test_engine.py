@@ -99,6 +99,43 @@ def test_texts_and_images_must_pair_up(engine: SearchEngine) -> None:
         engine.search_batch(texts=["1", "2"], images=[b"1"])
 
 
+@pytest.mark.parametrize(
+    ("vector", "fault"),
+    [
+        (np.ones(5), r"have the shape \(1, 5\); this collection takes rows of 16 numbers"),
+        (np.full(16, np.nan), "vector 0 to search for has NaN or infinity"),
+        (np.full(16, np.inf), "vector 0 to search for has NaN or infinity"),
+        (np.zeros(16), "vector 0 to search for is all 0"),
+    ],
+)
+def test_a_vector_that_cannot_be_searched_for_is_told(
+    engine: SearchEngine, vector: np.ndarray, fault: str
+) -> None:
+    for text in (None, "1"):
+        with pytest.raises(SearchError, match=fault):
+            engine.search(text, vector=vector)
+    for texts in (None, ["1"]):
+        with pytest.raises(SearchError, match=fault):
+            engine.search_batch(texts=texts, vectors=vector[np.newaxis])
+
+
+def test_the_length_of_a_vector_does_not_count(engine: SearchEngine, embedder: Any) -> None:
+    by_words = engine.search("17")
+    longer = engine.search(vector=3 * embedder.direction(b"17"))
+    assert [hit.id for hit in longer] == [hit.id for hit in by_words]
+
+
+def test_no_queries_get_no_answers(engine: SearchEngine) -> None:
+    assert engine.search_batch(texts=[]) == []
+    assert engine.search_batch(vectors=np.zeros((0, 16))) == []
+
+
+def test_a_page_of_similar_pictures_that_cannot_be_is_refused(engine: SearchEngine) -> None:
+    for k, offset in ((0, 0), (5, -1)):
+        with pytest.raises(SearchError, match=f"k={k} with offset={offset}"):
+            engine.similar("8", k=k, offset=offset)
+
+
 def test_opposite_directions_cannot_be_joined(engine: SearchEngine, embedder: Any) -> None:
     with pytest.raises(SearchError, match="opposite directions"):
         engine.search("1", vector=-embedder.direction(b"1"))

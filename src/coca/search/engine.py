@@ -8,8 +8,9 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
 from coca.search.milvus import MAX_RESULTS, Side
+from coca.search.ranking import check_page
 from coca.search.records import CollectionInfo, Hit, Record, check_same_model
-from coca.search.terms import Term, direction
+from coca.search.terms import Term, check_terms, direction, query_vectors
 
 
 @runtime_checkable
@@ -103,7 +104,7 @@ class SearchEngine:
         Args:
             text: Words to search for.
             image: Picture to search for, in any form that the embedder reads.
-            vector: Embedding to search for, of length 1.
+            vector: Embedding to search for; its length does not count.
             terms: Any number of texts, pictures and vectors, each with a weight.
             k: How many results, at most.
             filter: Milvus expression that a picture must fulfil; `where` builds one safely.
@@ -137,8 +138,11 @@ class SearchEngine:
             SearchError: No term, or they cancel each other out.
             DataError: A picture cannot be read.
         """
+        check_terms(terms)
         if not terms:
             raise SearchError("nothing to search for: give a text, an image or a vector")
+        given = [term.vector for term in terms if term.vector is not None]
+        of_vectors = iter(query_vectors(given, self.index.info.embed_dim) if given else ())
         texts = [term.text for term in terms if term.text is not None]
         images = [term.image for term in terms if term.image is not None]
         of_texts = iter(self.embedder.embed_texts(texts) if texts else ())
@@ -146,7 +150,7 @@ class SearchEngine:
         vectors = []
         for term in terms:
             if term.vector is not None:
-                vectors.append(term.vector)
+                vectors.append(next(of_vectors))
             else:
                 vectors.append(next(of_images if term.text is None else of_texts))
         return direction([one[np.newaxis] for one in vectors], [term.weight for term in terms])
@@ -177,22 +181,31 @@ class SearchEngine:
             min_score: As in `search`.
             on: As in `search`.
             one_each_album: As in `search`.
+
+        Raises:
+            SearchError: As `search`, or the numbers of texts, images and vectors differ.
         """
         parts: list[Float[np.ndarray, "Q E"]] = []
         if texts is not None:
-            if not all(text.strip() for text in texts):
-                raise SearchError("the text to search for is empty")
+            if isinstance(texts, str):
+                raise SearchError(f"the texts are {texts!r}; right is a list, one text a query")
+            for text in texts:
+                Term(text=text)
+        given = [one for one in (texts, images, vectors) if one is not None]
+        if not given:
+            raise SearchError("nothing to search for: give a text, an image or a vector")
+        if len({len(one) for one in given}) > 1:
+            raise SearchError(
+                "texts, images and vectors that are searched together need the same number of each"
+            )
+        if not len(given[0]):
+            return []
+        if texts is not None:
             parts.append(self.embedder.embed_texts(texts))
         if images is not None:
             parts.append(self.embedder.embed_images(images))
         if vectors is not None:
-            parts.append(vectors)
-        if not parts:
-            raise SearchError("nothing to search for: give a text, an image or a vector")
-        if len({len(part) for part in parts}) > 1:
-            raise SearchError(
-                "texts, images and vectors that are searched together need the same number of each"
-            )
+            parts.append(query_vectors(vectors, self.index.info.embed_dim))
         queries = direction(parts, [1.0] * len(parts))
         answers = self.index.search(
             queries, k, filter=filter, offset=offset, on=on, one_each_album=one_each_album
@@ -203,8 +216,9 @@ class SearchEngine:
         """The pictures nearest to one of the collection, without that one.
 
         Raises:
-            SearchError: There is no such record.
+            SearchError: There is no such record, or `k` or `offset` is out of range.
         """
+        check_page(k, offset, MAX_RESULTS)
         record = self.index.get([id]).get(id)
         if record is None:
             raise SearchError(f"there is no record {id!r} in {self.index.info.collection!r}")

@@ -8,6 +8,7 @@ from coca.search.captions import Captions
 from coca.search.engine import Searchable, SearchEngine
 from coca.search.fusion import Fusion, fuse
 from coca.search.milvus import MAX_RESULTS, Index, Side
+from coca.search.ranking import check_page
 from coca.search.records import Hit
 from coca.search.terms import Term
 
@@ -76,11 +77,7 @@ def search_hybrid(
     """
     if not words.strip():
         raise SearchError("a hybrid search compares words, and the query has none: add a text")
-    if k < 1 or offset < 0 or k + offset > MAX_RESULTS:
-        raise SearchError(
-            f"k={k} with offset={offset}: k is at least 1, offset at least 0, "
-            f"and both together at most {MAX_RESULTS:,}"
-        )
+    check_page(k, offset, MAX_RESULTS)
     query = engine.query(terms or [Term(text=words)])
     joined: dict[str, Hit] = {}
     for depth in _DEPTHS:

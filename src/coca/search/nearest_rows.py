@@ -17,7 +17,7 @@ from coca.search.building import served_rows
 from coca.search.collection import Collection, Row, batches
 from coca.search.filters import quoted
 from coca.search.index_settings import MAX_WIDTH, VectorIndex
-from coca.search.ranking import depth_of
+from coca.search.ranking import check_page, depth_of
 from coca.search.rows import HIT_COLUMNS
 
 _QUERY_ROWS = 256
@@ -84,12 +84,7 @@ class Page:
         Raises:
             SearchError: `k`, `offset` or `effort` is out of range.
         """
-        most = index.most_results
-        if self.k < 1 or self.offset < 0 or self.k + self.offset > most:
-            raise SearchError(
-                f"k={self.k} with offset={self.offset}: k is at least 1, offset at least 0, "
-                f"and both together at most {most:,}"
-            )
+        check_page(self.k, self.offset, index.most_results)
         if not self.effort > 0:
             raise SearchError(f"effort is {self.effort}; it must be above 0")
 

@@ -7,6 +7,7 @@ with the same caption, or captions with the same words, have one score.
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from coca.core.errors import SearchError
 from coca.search.collection import Row
 from coca.search.records import ID
 
@@ -17,6 +18,19 @@ _FIRST_DEPTH = 32
 _DEEPER = 4
 
 _Q = TypeVar("_Q")
+
+
+def check_page(k: int, offset: int, most: int) -> None:
+    """Refuse a page that cannot be given.
+
+    Raises:
+        SearchError: `k` is below 1, `offset` below 0, or both together are above `most`.
+    """
+    if k < 1 or offset < 0 or k + offset > most:
+        raise SearchError(
+            f"k={k} with offset={offset}: k is at least 1, offset at least 0, "
+            f"and both together at most {most:,}"
+        )
 
 
 def depth_of(wanted: int) -> int:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from coca.core.errors import SearchError
 from coca.search import records
 from coca.search.collection import WRITE_ROWS, Collection, Row, batches
 from coca.search.connection import Connection
@@ -19,6 +20,16 @@ Side: TypeAlias = Literal["image", "text"]
 
 _BETWEEN_S = 2.0
 """How long a writer may be between the caption and the picture of a record."""
+
+
+def check_side(side: str) -> None:
+    """Refuse what is neither pictures nor captions.
+
+    Raises:
+        SearchError: It is neither.
+    """
+    if side not in get_args(Side):
+        raise SearchError(f"the side to search on is {side!r}; right is image or text")
 
 
 class RecordStore:
@@ -39,7 +50,12 @@ class RecordStore:
             self._texts = Collection(connection, layout.texts, layout.consistency)
 
     def vectors(self, side: Side) -> Vectors:
-        """The vectors of pictures or of captions, to search in."""
+        """The vectors of pictures or of captions, to search in.
+
+        Raises:
+            SearchError: It is neither.
+        """
+        check_side(side)
         if side == "image":
             return Vectors(self.pictures, self.pictures, records.VECTOR, self.layout.index)
         return Vectors(self.pictures, self._texts, self.layout.text_column, self.layout.index)

@@ -143,8 +143,13 @@ def unit_rows(
         names: What to call each row in an error.
 
     Raises:
-        SearchError: Wrong size, NaN or infinity, or a length that is not 1.
+        SearchError: Not one a row, wrong size, NaN or infinity, or a length that is not 1.
     """
+    if vectors.ndim != 2:
+        raise SearchError(
+            f"the vectors have the shape {vectors.shape}; this collection takes rows of "
+            f"{embed_dim} numbers"
+        )
     if vectors.shape[1] != embed_dim:
         raise SearchError(
             f"the vectors have {vectors.shape[1]} numbers each; this collection holds {embed_dim}"

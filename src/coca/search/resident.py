@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.captions import Captions
 from coca.search.changes import Watch
 from coca.search.milvus import MAX_RESULTS, Index, Side
-from coca.search.ranking import COSINE_DIGITS
+from coca.search.ranking import COSINE_DIGITS, check_page
+from coca.search.record_store import check_side
 from coca.search.records import CollectionInfo, Hit, Record
 
 _READ_ROWS = 1_000
@@ -34,10 +34,11 @@ def advice_on_size(info: CollectionInfo) -> str:
     """What to do about a collection that Milvus Lite is slow with; empty if it is small enough."""
     if not info.server_version.startswith("milvus_lite") or info.count < HINT_ROWS:
         return ""
-    slow = f"{info.count:,} records are {'far too ' if info.count >= WARN_ROWS else ''}many for "
+    many = "far too many" if info.count >= WARN_ROWS else "many"
     return (
-        f"{slow}Milvus Lite, which takes about {info.count // 2_000} ms to search them: "
-        "`coca.search.resident.Resident` answers in a tenth of it, and a server (--uri) at any size"
+        f"{info.count:,} records are {many} for Milvus Lite, where each search takes about "
+        f"{info.count // 2_000} ms: `coca migrate` copies them to a Milvus server, and from Python "
+        "`coca.search.resident.Resident` takes a third of the time"
     )
 
 
@@ -114,11 +115,8 @@ class Resident:
         Raises:
             SearchError: As `Index.search`.
         """
-        if k < 1 or offset < 0 or k + offset > MAX_RESULTS:
-            raise SearchError(
-                f"k={k} with offset={offset}: k is at least 1, offset at least 0, "
-                f"and both together at most {MAX_RESULTS:,}"
-            )
+        check_page(k, offset, MAX_RESULTS)
+        check_side(on)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
         copy = self._up_to_date()

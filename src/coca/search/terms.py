@@ -7,12 +7,12 @@ away from its term. On a command line a weight follows the last colon, as in `ni
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from coca.core.errors import ConfigError, SearchError
 
@@ -36,7 +36,7 @@ class Term:
     image: Any = None
     """A picture, in any form that the embedder reads."""
     vector: Float[np.ndarray, " E"] | None = field(default=None, compare=False)
-    """An embedding, of length 1."""
+    """An embedding."""
     weight: float = 1.0
     """How much it counts beside the others, -10 to 10; below 0, results lie away from it."""
 
@@ -44,6 +44,11 @@ class Term:
         given = [self.text, self.image, self.vector]
         if sum(one is not None for one in given) != 1:
             raise SearchError("a term is one of text, image and vector, and just one of them")
+        if self.text is not None and not isinstance(self.text, str):
+            raise SearchError(
+                f"the text to search for is {self.text!r}, and no words; several texts are several "
+                "terms"
+            )
         if self.text is not None and not self.text.strip():
             raise SearchError("the text to search for is empty")
         if not math.isfinite(self.weight) or not 0 < abs(self.weight) <= MAX_WEIGHT:
@@ -83,6 +88,49 @@ def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:
             "every term has a weight below 0, so there is nothing to look for: add one above 0"
         )
     return terms
+
+
+def check_terms(terms: Sequence[Term]) -> None:
+    """Refuse what is no list of terms, such as a text or a dict of texts and weights.
+
+    Raises:
+        SearchError: It is none.
+    """
+    if isinstance(terms, str | Mapping) or not all(isinstance(term, Term) for term in terms):
+        raise SearchError(
+            f"the terms are {terms!r}; right is a list such as "
+            "[Term(text='red car'), Term(text='night', weight=-0.3)]"
+        )
+
+
+def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
+    """Vectors to search for as rows of numbers; they may be of any length but 0.
+
+    Args:
+        vectors: One a query: an array, or anything that makes one.
+        embed_dim: The size that the collection holds.
+
+    Raises:
+        SearchError: They are no numbers, of another size, or a row is 0, NaN or infinite.
+    """
+    try:
+        rows = np.asarray(vectors, np.float64)
+    except (TypeError, ValueError):
+        raise SearchError(
+            f"the vectors to search for are no array of numbers; right is {embed_dim} a row"
+        ) from None
+    if rows.ndim != 2 or rows.shape[1] != embed_dim:
+        raise SearchError(
+            f"the vectors to search for have the shape {rows.shape}; this collection takes rows of "
+            f"{embed_dim} numbers"
+        )
+    lengths = np.linalg.norm(rows, axis=1)
+    for row, length in enumerate(lengths):
+        if not math.isfinite(length):
+            raise SearchError(f"vector {row} to search for has NaN or infinity among its numbers")
+        if length == 0:
+            raise SearchError(f"vector {row} to search for is all 0, and so leads nowhere")
+    return rows
 
 
 def direction(
