@@ -119,3 +119,14 @@ def test_a_video_is_indexed_by_frames_and_found_as_one_album(
     for settled in ("updated", "unchanged"):
         # Captions are made up for, once.
         assert run_json("index", "clips", "-m", model, "--every", "0.5")[settled] == 4
+
+
+def test_a_place_that_cannot_be_is_told_before_a_model_is_loaded(
+    run: Run, pictures: list[str]
+) -> None:
+    for command in (["index", "photos"], ["classes", "add", "cat,dog"]):
+        told = run(*command, "-m", "no-such-model", "--uri", "localhost", code=1).stderr
+        assert "localhost is no place of a collection" in told
+        assert "http://localhost:19530" in told
+        told = run(*command, "-m", "no-such-model", "--collection", "a-b", code=1).stderr
+        assert "cannot name a collection" in told

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from coca.cli import defaults
 from tiny_model import write_model
 
 Run = Callable[..., Result]
@@ -77,7 +76,7 @@ def test_re_ranking_shows_how_likely_the_words_are(
         run_json("search", "a red car", "--rerank", "2", "-k", "1", "--offset", n)[0] for n in "012"
     ]
     assert [hit["id"] for hit in pages] == [hit["id"] for hit in again]
-    assert "log p" in run("search", "a red car", "--rerank", "2").stdout
+    assert "log likelihood" in run("search", "a red car", "--rerank", "2").stdout
 
 
 def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: Any) -> None:
@@ -142,7 +141,8 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
     shutil.copytree(model, "moved")
     run("index", "photos", "--model", "moved", "--no-captions")
     shutil.rmtree("moved")
-    monkeypatch.setattr(defaults, "SHIPPED_MODEL", str(write_model(place / "other", seed=1)))
+    assert "name its folder by --model" in run("search", "x", code=1).stderr
+    monkeypatch.setenv("COCA_MODEL", str(write_model(place / "other", seed=1)))
     assert "was filled by model" in run("search", "x", code=1).stderr
     monkeypatch.setenv("COCA_MODEL", model)
     assert len(run_json("search", "x")) == 3

@@ -7,7 +7,7 @@ import pytest
 
 from coca.core.errors import SearchError
 from coca.search import lite
-from coca.search.lite import Lease, is_lite
+from coca.search.lite import Lease, address_of, is_lite
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,32 @@ def test_a_path_is_told_from_a_server(uri: str, expected: bool) -> None:
     assert is_lite(uri) is expected
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("localhost:19530", "http://localhost:19530"),
+        ("10.0.0.7:19530", "http://10.0.0.7:19530"),
+        ("[::1]:19530", "http://[::1]:19530"),
+        (" http://host:19530 ", "http://host:19530"),
+        ("file:/data/pictures.db", "/data/pictures.db"),
+        ("file:///data/pictures.db", "/data/pictures.db"),
+        ("file://localhost/data/pictures.db", "/data/pictures.db"),
+        ("file:pictures.db", "pictures.db"),
+        ("~/pictures.db", os.path.expanduser("~/pictures.db")),
+        ("a:1.db", "a:1.db"),
+        ("unix:/run/milvus.sock", "unix:/run/milvus.sock"),
+    ],
+)
+def test_an_address_may_be_written_as_people_do(written: str, meant: str) -> None:
+    assert address_of(written) == meant
+
+
+def test_an_address_without_port_is_told_what_is_right(tmp_path: Path) -> None:
+    for written in ("localhost", " "):
+        with pytest.raises(SearchError, match=r"right is .*\.db, or .*http://localhost:19530"):
+            Lease.take(address_of(written), create=False)
+
+
 def test_missing_parents_are_made(tmp_path: Path) -> None:
     lease = Lease.take(str(tmp_path / "a" / "b" / "pictures.db"), create=True)
     assert lease.path.is_dir()
@@ -36,7 +62,7 @@ def test_nothing_is_made_unasked(tmp_path: Path) -> None:
 
 
 def test_a_path_must_end_in_db(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"ends in \.db"):
+    with pytest.raises(SearchError, match=r"is no place of a collection; right is .* \.db"):
         Lease.take(str(tmp_path / "pictures"), create=True)
 
 

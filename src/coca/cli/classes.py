@@ -37,10 +37,12 @@ def add(
     console, names = Console.current(json=as_json), _names(labels)
     place = defaults.index_uri(uri)
     from coca.inference.prompts import prompts_named
+    from coca.search.catalog import check_place
     from coca.search.classify import add_classes, class_names
     from coca.workflows.classes import open_classes
 
     templates = prompts_named(prompts)
+    check_place(place, collection, token=token)
     predictor = defaults.load_model(model, device)
     with open_classes(predictor, place, collection, token=token, create=True) as index:
         add_classes(index, predictor, names, templates=templates)

@@ -265,17 +265,19 @@ def reindex(
     """
     console = Console.current(json=as_json)
     place = defaults.search_uri(uri)
-    predictor = defaults.load_model(model, device)
     from coca.search.catalog import point_alias
     from coca.search.index_choice import parse_index
     from coca.search.milvus import Index
     from coca.search.reindex import reindex as run
     from coca.search.settings import CollectionSettings
+    from coca.workflows.collection_model import lasting_name
     from coca.workflows.path_reader import PathReader
 
-    new_name = f"{collection}_{predictor.fingerprint[:8]}"
     index = parse_index(index_type) if index_type else None
+    # The collection first: what is wrong with it is told before a model is loaded.
     with Index.open(place, collection, token=token) as old:
+        predictor = defaults.load_model(model, device)
+        new_name = f"{collection}_{predictor.fingerprint[:8]}"
         if old.info.fingerprint == predictor.fingerprint:
             raise ConfigError(f"{collection!r} holds the vectors of {model} already")
         aside = f"{collection}_{old.info.fingerprint[:8]}"
@@ -285,7 +287,7 @@ def reindex(
             token=token,
             embed_dim=predictor.embed_dim,
             fingerprint=predictor.fingerprint,
-            model=predictor.source,
+            model=lasting_name(predictor),
             create=True,
             settings=CollectionSettings(index=index or old.index_type, fallback=True),
         ) as new:

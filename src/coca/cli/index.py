@@ -83,6 +83,7 @@ def index(
         )
         _tell(console, filled, where)
         return
+    from coca.search.catalog import check_place
     from coca.search.ledger import Copies
     from coca.workflows.index import FillSettings, fill_collection
     from coca.workflows.picture_sources import check_filled, check_places, sources_of
@@ -98,6 +99,7 @@ def index(
     if not (watch or prune):
         # An empty place is a fault, unless it is to be followed, or what was in it to be removed.
         check_filled(places, sources)
+    check_place(place, collection, token=token)
     predictor = defaults.load_model(model, device)
     settings: FillSettings = {
         "collection": collection,

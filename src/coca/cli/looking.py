@@ -106,7 +106,7 @@ class Place:
             collection=self.collection,
             token=self.token,
             model=self.model,
-            fallback=lambda: defaults.model_name(None),
+            fallback=lambda: os.environ.get("COCA_MODEL"),
             device=self.device,
             resident=resident,
             progress=progress,
@@ -124,8 +124,14 @@ class Place:
         return Index.open(uri, collection or self.collection, token=self.token)
 
     def load_model(self, index: "Index") -> "Predictor":
-        """The model that is named, or else the one that filled the collection."""
-        return defaults.load_model(self.model or index.info.model, self.device)
+        """The model that is named, or else the one that filled the collection.
+
+        Raises:
+            ModelError: It is not there.
+        """
+        from coca.workflows.collection_model import model_of
+
+        return defaults.load_model(self.model or model_of(index.info), self.device)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -177,8 +183,8 @@ def tell_hits(
         for rank, hit in enumerate(hits, start=first)
     ]
     if rows:
-        columns = ["rank", "score", *(["log p"] if likelihood else []), "caption", "path"]
-        console.table(columns, rows, right=["rank", "score", "log p"])
+        columns = ["rank", "score", *(["log likelihood"] if likelihood else []), "caption", "path"]
+        console.table(columns, rows, right=["rank", "score", "log likelihood"])
     else:
         console.say("nothing was found")
     console.emit([asdict(hit) for hit in hits])

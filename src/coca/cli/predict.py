@@ -158,6 +158,11 @@ def classify(
     templates = prompts_named(prompts)
     if classes and choices:
         raise ConfigError("labels come from --labels or from --classes: leave one of them out")
+    if classes:
+        from coca.search.milvus import Index
+
+        # What is wrong with a collection is told before a model is loaded.
+        Index.open(defaults.index_uri(uri), classes, token=token).close()
     predictor = defaults.load_model(model, device)
     if not choices and not classes and not predictor.classes:
         raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")

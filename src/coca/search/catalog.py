@@ -2,7 +2,37 @@
 
 from coca.core.errors import SearchError
 from coca.search.connection import Connection
-from coca.search.schema import check_name, has_collection, list_collections, texts_name
+from coca.search.lite import check_folder
+from coca.search.schema import (
+    check_name,
+    describe_collection,
+    has_collection,
+    list_collections,
+    texts_name,
+)
+
+
+def check_place(uri: str, collection: str, *, token: str = "") -> None:
+    """Find out in a moment, and without a model, whether a collection can be filled or made there.
+
+    Args:
+        uri: As for `Index.open`.
+        collection: Its name or alias; it need not be there.
+        token: As for `Index.open`.
+
+    Raises:
+        SearchError: The name or the address is wrong, nobody answers, another process has it open,
+            or the collection was not made by this package.
+    """
+    check_name(collection)
+    if not check_folder(uri):
+        return
+    connection = Connection(uri, token=token, create=False)
+    try:
+        if has_collection(connection, collection):
+            describe_collection(connection, collection)
+    finally:
+        connection.close()
 
 
 def drop_collection(connection: Connection, collection: str) -> None:

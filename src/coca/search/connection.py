@@ -10,7 +10,7 @@ from coca.core.errors import SearchError
 from coca.core.extras import require
 from coca.search.capabilities import capabilities_of
 from coca.search.changes import Journal
-from coca.search.lite import Lease, is_lite
+from coca.search.lite import Lease, address_of, is_lite
 
 _UNREACHABLE = 2
 """Error code of the client for a server that does not answer."""
@@ -20,7 +20,7 @@ class Connection:
     """A client of Milvus together with what must be known and guarded about its other end.
 
     Attributes:
-        uri: As it was given.
+        uri: As Milvus takes it.
         server_version: Such as `"v2.6.4"` or `"milvus_lite-3.2.2"`.
         capabilities: What a Milvus of that version can do.
         is_lite: The other end is Milvus Lite, in this process or served by another.
@@ -41,7 +41,7 @@ class Connection:
             SearchError: The folder cannot be opened, or no server answers.
             MissingExtraError: The Milvus packages are not installed.
         """
-        self.uri = uri
+        uri = self.uri = address_of(uri)
         self.timeout_s = timeout_s
         self._milvus = _quiet_client_package()
         self._rpc_error: type[Exception] = require("grpc", extra="search").RpcError

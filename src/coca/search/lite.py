@@ -6,6 +6,7 @@ after the client is closed. All four are put right here.
 """
 
 import os
+import re
 import sys
 import threading
 from contextlib import AbstractContextManager
@@ -16,10 +17,51 @@ from coca.core.errors import SearchError
 from coca.core.extras import require
 from coca.search.changes import Journal
 
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}(/\w*)?")
+
+
+def address_of(uri: str) -> str:
+    """The address as Milvus takes it, from what people write.
+
+    `localhost:19530` is a server, a path may begin with `~`, and `file:` may stand before one.
+
+    Raises:
+        SearchError: It is empty.
+
+    Example:
+        >>> address_of("localhost:19530"), address_of("file:///data/pictures.db")
+        ('http://localhost:19530', '/data/pictures.db')
+    """
+    uri = uri.strip()
+    if not uri:
+        raise SearchError(f"the place of a collection is empty; {_RIGHT}")
+    if uri.lower().startswith("file:"):
+        # file:/x, file:///x and file://localhost/x are one path; file:x is a relative one.
+        uri = re.sub(r"(?i)^file:(//(localhost)?(?=/))?", "", uri)
+    if _HOST_AND_PORT.fullmatch(uri) and not uri.endswith(".db"):
+        return f"http://{uri}"
+    return os.path.expanduser(uri) if is_lite(uri) else uri
+
 
 def is_lite(uri: str) -> bool:
     """Whether the address is a folder of this machine and not a server."""
     return "://" not in uri and not uri.startswith("unix:")
+
+
+def check_folder(uri: str) -> bool:
+    """Whether there is something to open; for a server, which only the opening tells, yes.
+
+    Raises:
+        SearchError: The address names neither a server nor a folder of Milvus Lite.
+    """
+    address = address_of(uri)
+    if not is_lite(address):
+        return True
+    path = Path(os.path.realpath(address))
+    if path.is_dir():
+        return True
+    _check_suffix(path)
+    return path.exists()
 
 
 @dataclass
@@ -69,13 +111,19 @@ class Lease:
                 manager.server_manager_instance.release_server(str(self.path))
 
 
+_RIGHT = "right is a path that ends in .db, or a server such as http://localhost:19530"
+
 _guard = threading.Lock()
 _leases: dict[Path, Lease] = {}
 
 
-def _prepare(path: Path, create: bool) -> None:
+def _check_suffix(path: Path) -> None:
     if path.suffix != ".db":
-        raise SearchError(f"a collection on this machine ends in .db, as in pictures.db: {path}")
+        raise SearchError(f"{path} is no place of a collection; {_RIGHT}")
+
+
+def _prepare(path: Path, create: bool) -> None:
+    _check_suffix(path)
     if path.is_file():
         raise SearchError(
             f"{path} is a file, and Milvus Lite 3 keeps a folder: Milvus Lite 2 wrote it, "

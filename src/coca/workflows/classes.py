@@ -12,6 +12,7 @@ from coca.search.classify import nearest_classes
 from coca.search.engine import Searchable
 from coca.search.milvus import Index
 from coca.search.records import check_same_model
+from coca.workflows.collection_model import lasting_name
 
 _MOST = 1_000
 """Classes that share the probability of a picture; those further away have none to speak of."""
@@ -37,7 +38,7 @@ def open_classes(
         token=token,
         embed_dim=predictor.embed_dim,
         fingerprint=predictor.fingerprint,
-        model=predictor.source,
+        model=lasting_name(predictor),
         create=create,
     ) as index:
         yield index

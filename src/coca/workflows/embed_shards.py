@@ -22,6 +22,7 @@ from coca.search.ingest import embed_source, ingest_vectors
 from coca.search.milvus import Index
 from coca.search.report import BadPicture
 from coca.search.vectors import VectorsInfo, find_vectors, read_info, write_vectors
+from coca.workflows.collection_model import lasting_name
 from coca.workflows.index import FillResult, captioner
 from coca.workflows.picture_sources import SampleSource
 
@@ -189,7 +190,7 @@ def _embed(
     about = VectorsInfo(
         fingerprint=predictor.fingerprint,
         embed_dim=predictor.embed_dim,
-        model=predictor.source,
+        model=lasting_name(predictor),
         source=full_path(shard),
         pictures=report.good,
         bad=len(report.bad),

@@ -16,6 +16,7 @@ from coca.search.milvus import Index
 from coca.search.records import CollectionInfo
 from coca.search.report import BadPicture, IngestReport
 from coca.search.sources import AnySource
+from coca.workflows.collection_model import lasting_name
 from coca.workflows.picture_sources import EVERY_S, check_filled, sources_of
 
 MAX_BAD_FRACTION = 0.1
@@ -98,7 +99,7 @@ def fill_collection(
         token=settings.get("token", ""),
         embed_dim=predictor.embed_dim,
         fingerprint=predictor.fingerprint,
-        model=predictor.source,
+        model=lasting_name(predictor),
         create=True,
     ) as index:
         report = ingest(

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from coca.core.errors import ConfigError, SearchError
+from coca.core.errors import ConfigError, ModelError, SearchError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.loading import load, shipped
+from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.engine import SearchEngine
 from coca.search.fusion import Fusion
@@ -17,7 +17,8 @@ from coca.search.records import CollectionInfo, Hit
 from coca.search.reindex import picture_of
 from coca.search.rerank import CaptionScorer, reranked
 from coca.search.resident import Resident
-from coca.search.terms import Term
+from coca.search.terms import Term, check_terms
+from coca.workflows.collection_model import model_of
 from coca.workflows.path_reader import PathReader
 
 
@@ -28,7 +29,7 @@ def open_search(
     collection: str = "pictures",
     token: str = "",
     model: Predictor | str | Path | None = None,
-    fallback: Callable[[], str | Path] | None = None,
+    fallback: Callable[[], str | Path | None] | None = None,
     device: str | None = None,
     resident: bool = False,
     progress: ProgressMaker = silent,
@@ -39,9 +40,9 @@ def open_search(
         uri: Path that ends in `.db`, or address of a Milvus server.
         collection: Name within that place.
         token: `"user:password"` or a key, for servers that want one.
-        model: A loaded model or a folder; by default the folder that the collection names.
-        fallback: Names a folder to load if the collection's is not there; it may raise to say
-            what else to do. Default: the collection's is loaded in any case.
+        model: A loaded model or a folder; by default the one that the collection names.
+        fallback: Names a model to load if the collection's is not there, or None if there is none;
+            it may raise to say what else to do.
         device: Where a model that is loaded goes; see `coca.load`.
         resident: Read all vectors into memory, and answer exactly from there.
         progress: Shows how far reading is.
@@ -56,8 +57,7 @@ def open_search(
     # The collection first: it opens in a moment, and what is wrong with it is told at once.
     with Index.open(uri, collection, token=token) as index:
         if not isinstance(model, Predictor):
-            folder = model or _folder_of(index.info, fallback)
-            model = load(folder, device=device)
+            model = load(model or _model_of(index.info, fallback), device=device)
         yield SearchEngine(model, Resident(index, progress=progress) if resident else index)
 
 
@@ -104,7 +104,11 @@ def find(engine: SearchEngine, terms: Sequence[Term], wish: Wish) -> list[Hit]:
         SearchError: The collection cannot answer, or the query lacks what the wish needs.
         DataError: A picture cannot be read.
     """
-    texts = {term.text: term.weight for term in terms if term.text is not None}
+    check_terms(terms)
+    texts: dict[str, float] = {}
+    for term in terms:
+        if term.text is not None:
+            texts[term.text] = texts.get(term.text, 0.0) + term.weight
     if wish.hybrid is not None:
         return search_hybrid(
             engine,
@@ -146,8 +150,10 @@ def _pictures_of(hits: Sequence[Hit], engine: SearchEngine) -> list[bytes]:
     return [found[hit.id] for hit in hits]
 
 
-def _folder_of(info: CollectionInfo, fallback: Callable[[], str | Path] | None) -> str | Path:
-    there = bool(info.model) and (Path(info.model).is_dir() or info.model in shipped())
-    if fallback is not None and not there:
-        return fallback()
-    return info.model
+def _model_of(info: CollectionInfo, fallback: Callable[[], str | Path | None] | None) -> str | Path:
+    try:
+        return model_of(info)
+    except ModelError:
+        if fallback is not None and (named := fallback()) is not None:
+            return named
+        raise
