@@ -14,7 +14,7 @@ WHOLE = "+"
 """Ends the stamp of a series' last picture, which is written after all others of it."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Known:
     """What the collection holds for one id, without the vector."""
 
@@ -75,8 +75,9 @@ class Ledger:
         """Take id, path, caption and origin of records, and the ids of those not whole."""
         self.complete = complete
         self._known: dict[str, Known] = {}
-        # Path -> the records that claim it: several after a run that was killed.
-        self._ids: dict[str, set[str]] = {}
+        # Path -> the records that claim it: several after a run that was killed. No sets, which
+        # would be a quarter of all memory.
+        self._ids: dict[str, tuple[str, ...]] = {}
         # Entry that is a series -> the paths of its pictures.
         self._series: dict[str, set[str]] = {}
         # Path -> stamps as they are now, for what the sources of this run hold.
@@ -191,7 +192,7 @@ class Ledger:
         self.forget(id)
         self._known[id] = known
         for path in known.origin.files:
-            self._ids.setdefault(path, set()).add(id)
+            self._ids[path] = (*self._ids.get(path, ()), id)
             if (series := series_of(path)) != path:
                 self._series.setdefault(series, set()).add(path)
 
@@ -199,8 +200,10 @@ class Ledger:
         """Take note of a record that is removed."""
         known = self._known.pop(id, None)
         for path in known.origin.files if known else ():
-            self._ids[path].discard(id)
-            if not self._ids[path]:
+            left = tuple(other for other in self._ids.pop(path) if other != id)
+            if left:
+                self._ids[path] = left
+            else:
                 self._series.get(series_of(path), set()).discard(path)
 
     def _claims_on(self, path: str) -> set[str]:

@@ -29,7 +29,7 @@ _UNIT_TOLERANCE = 1e-3
 """How far a length may be from 1; a vector that was rounded to 16 bits stays within it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
     """Where a record came from, so that a later run sees what changed."""
 
