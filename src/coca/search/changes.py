@@ -77,9 +77,12 @@ class Watch:
     def reading(self) -> Iterator[int]:
         """While all of the collection is read; gives the number of writes that the copy knows."""
         began_s = time.monotonic()
-        yield self._index.writes
-        self._looked_s = self._read_s = time.monotonic()
-        self._took_s = self._read_s - began_s
+        try:
+            yield self._index.writes
+        finally:
+            # Also if it failed, so that the next try waits.
+            self._looked_s = self._read_s = time.monotonic()
+            self._took_s = self._read_s - began_s
 
     def is_due(self) -> bool:
         """Whether it is time to look again."""

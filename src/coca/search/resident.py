@@ -6,13 +6,15 @@ here are ids and vectors.
 Letters: N records, Q queries, E embedding.
 """
 
-import threading
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from threading import Lock, Thread
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from coca.core.errors import CocaError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.captions import Captions
@@ -21,6 +23,8 @@ from coca.search.milvus import MAX_RESULTS, Index, Side
 from coca.search.ranking import COSINE_DIGITS, check_page
 from coca.search.record_store import check_side
 from coca.search.records import CollectionInfo, Hit, Record
+
+logger = logging.getLogger(__name__)
 
 _READ_ROWS = 1_000
 _QUERY_ROWS = 64
@@ -64,9 +68,9 @@ class Resident:
 
     What is written through the same index, or on Milvus Lite by anybody, is seen by the next
     search. On a server others may write as well: every `check_s` seconds the number of records is
-    compared. A record that others replaced is seen when all is read anew, which is done when the
-    copy is twenty times as old as reading took: some seconds for a few thousand records, minutes
-    for 100,000. `refresh` does so at once.
+    compared. A record that others replaced is seen when all is read anew, which is done beside the
+    searches when the copy is twenty times as old as reading took: some seconds for a few thousand
+    records, minutes for 100,000. `refresh` does so at once.
 
     Example:
         with Index.open("pictures.db") as index:
@@ -88,7 +92,7 @@ class Resident:
         self.info = index.info
         self._index = index
         self._watch = Watch(index, check_s)
-        self._lock = threading.Lock()
+        self._lock, self._reading = Lock(), Lock()
         self._captions: Captions | None = None
         self._copy = self._read(progress)
 
@@ -128,7 +132,7 @@ class Resident:
             scores = queries[start : start + _QUERY_ROWS] @ copy.sides[on].T
             if not kept.all():
                 scores[:, ~kept] = -np.inf
-            answers += [self._best(copy, row, k, offset, one_each_album) for row in scores]
+            answers += self._best(copy, scores, k, offset, one_each_album)
         return answers
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
@@ -153,33 +157,33 @@ class Resident:
     def _best(
         self,
         copy: _Copy,
-        scores: Float32[np.ndarray, " N"],
+        scores: Float32[np.ndarray, "Q N"],
         k: int,
         offset: int,
         one_each_album: bool,
-    ) -> list[Hit]:
-        """The hits of one query, from its scores of all records."""
-        found: dict[str, Hit] = {}
+    ) -> list[list[Hit]]:
+        """The hits of each query, from its scores of all records."""
         wanted = k + offset
-        for hits in self._in_order(copy, scores, wanted if not one_each_album else 2 * wanted):
-            for hit in hits:
-                key = f"album {hit.album}" if one_each_album and hit.album else f"id {hit.id}"
-                found.setdefault(key, hit)
-            if len(found) >= wanted:
-                break
-        return list(found.values())[offset:wanted]
-
-    def _in_order(
-        self, copy: _Copy, scores: Float32[np.ndarray, " N"], count: int
-    ) -> Iterator[list[Hit]]:
-        """Hits from the best on, in batches that grow, until none is left."""
-        done = 0
-        possible = int(np.count_nonzero(scores > -np.inf))
-        while done < possible:
+        found: list[dict[str, Hit]] = [{} for _ in scores]
+        # From the best on, in batches that grow, until none is left.
+        done, count = 0, 2 * wanted if one_each_album else wanted
+        possible = int(np.count_nonzero(scores[0] > -np.inf))
+        short = list(range(len(scores)))
+        while short and done < possible:
             last = min(done + count, possible)
-            rows = _first(copy.ids, scores, last)[done:]
-            yield self._index.hits({copy.ids[row]: float(scores[row]) for row in rows})
+            rows = [_first(copy.ids, scores[query], last)[done:] for query in short]
+            # Milvus is asked once for all queries.
+            ids = dict.fromkeys(copy.ids[row] for some in rows for row in some)
+            hits = {hit.id: hit for hit in self._index.hits(dict.fromkeys(ids, 0.0))}
+            for query, some in zip(short, rows, strict=True):
+                for row in some:
+                    if (hit := hits.get(copy.ids[row])) is None:
+                        continue
+                    key = f"album {hit.album}" if one_each_album and hit.album else f"id {hit.id}"
+                    found[query].setdefault(key, replace(hit, score=float(scores[query, row])))
+            short = [query for query in short if len(found[query]) < wanted]
             done, count = last, 4 * count
+        return [list(one.values())[offset:wanted] for one in found]
 
     def _up_to_date(self) -> _Copy:
         """The copy, after what was written since the last look has been read."""
@@ -191,10 +195,24 @@ class Resident:
         elif self._watch.is_due() and self._lock.acquire(blocking=False):
             # One thread looks; the others need not wait for what nobody promised them.
             try:
-                self._copy = self._with_writes_of_others(self._copy)
+                self._copy = self._with_changed_number(self._copy)
             finally:
                 self._lock.release()
+        if self._watch.is_old() and self._reading.acquire(blocking=False):
+            Thread(target=self._read_beside, name="reading a collection anew", daemon=True).start()
         return self._copy
+
+    def _read_beside(self) -> None:
+        """Read all anew, while searches go on with the copy that is there."""
+        try:
+            copy = self._read(silent)
+            with self._lock:
+                # The next search adds what was written through this index meanwhile.
+                self._copy = copy
+        except CocaError as error:
+            logger.warning("vectors in memory stay as they were, since %s", error)
+        finally:
+            self._reading.release()
 
     def _with_own_writes(self, copy: _Copy) -> _Copy:
         # Before they are read, so that what comes while they are is read again.
@@ -204,9 +222,7 @@ class Resident:
             return self._read(silent)
         return self._with(copy, list(dict.fromkeys(changed)), set(changed), writes)
 
-    def _with_writes_of_others(self, copy: _Copy) -> _Copy:
-        if self._watch.is_old():
-            return self._read(silent)
+    def _with_changed_number(self, copy: _Copy) -> _Copy:
         if self._watch.has_changed(len(copy.ids)):
             there = self._index.ids()
             new = [id for id in there if id not in copy.rows]
@@ -263,12 +279,11 @@ class Resident:
 
 def _first(ids: list[str], scores: Float32[np.ndarray, " N"], count: int) -> np.ndarray:
     """The rows of the best scores, best first, and by id where scores agree."""
-    rounded = np.round(scores, COSINE_DIGITS)
-    least = -np.partition(-rounded, count - 1)[count - 1]
-    rows = np.flatnonzero(rounded >= least)
-    # All of the last score, since an id decides which of them come first.
+    least = np.partition(scores, -count)[-count]
+    # All that agree with the last score, since an id decides which of them come first.
+    rows = np.flatnonzero(scores >= least - 10.0**-COSINE_DIGITS)
     names = np.array([ids[row] for row in rows])
-    return rows[np.lexsort((names, -rounded[rows]))][:count]
+    return rows[np.lexsort((names, -np.round(scores[rows], COSINE_DIGITS)))][:count]
 
 
 def _stacked(read: list[Record], on: Side, embed_dim: int) -> Float32[np.ndarray, "N E"]:
