@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,19 @@ def test_indexing_again_changes_nothing_and_prune_removes_what_is_gone(
     said = run("index", "photos", "-m", model).stdout
     assert "2 unchanged: 2 pictures are in collection 'pictures' of coca.db" in said
     assert "coca search 'red car'" in said
+
+
+def test_pictures_join_a_collection_by_the_model_that_filled_it(
+    run: Run, run_json: RunJson, model: str, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model, "own")
+    assert run_json("index", "photos", "-m", "own")["added"] == 3
+    assert run_json("index", "photos")["unchanged"] == 3
+    # Gone from where it was; then the environment says which model it is.
+    Path("own").rename("moved")
+    assert "name its folder by --model" in run("index", "photos", code=1).stderr
+    monkeypatch.setenv("COCA_MODEL", "moved")
+    assert run_json("index", "photos")["unchanged"] == 3
 
 
 def test_a_bad_picture_is_told_and_the_rest_is_indexed(

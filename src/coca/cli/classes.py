@@ -42,8 +42,8 @@ def add(
     from coca.workflows.classes import open_classes
 
     templates = prompts_named(prompts)
-    check_place(place, collection, token=token)
-    predictor = defaults.load_model(model, device)
+    joined = check_place(place, collection, token=token)
+    predictor = defaults.load_model(defaults.model_to_fill(model, joined), device)
     with open_classes(predictor, place, collection, token=token, create=True) as index:
         add_classes(index, predictor, names, templates=templates)
         there = class_names(index)

@@ -1,6 +1,6 @@
 """Where a command looks when it is not told: for a model, and for a collection.
 
-model       --model,  then COCA_MODEL,  then the one that the package brings
+model       --model,  then that of the collection,  then COCA_MODEL,  then the shipped one
 collection  --uri,    then COCA_URI,    then coca.db,  then runs/demo/pictures.db
 """
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coca.cli.console import Console
-from coca.core.errors import ConfigError
+from coca.core.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from coca.inference.predictor import Predictor
+    from coca.search.records import CollectionInfo
 
 SHIPPED_MODEL = "nano"
 DEMO_PICTURES = Path("runs/demo/pictures.db")
@@ -26,7 +27,8 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="Folder, run or name of a model; default: COCA_MODEL, else nano, which is shipped.",
+        help="Folder, run or name of a model; default: the collection's, else COCA_MODEL, else "
+        "nano, which is shipped.",
         show_default=False,
     ),
 ]
@@ -60,6 +62,23 @@ Token = Annotated[
 def model_name(given: str | None) -> str:
     """The model to load."""
     return given or os.environ.get("COCA_MODEL") or SHIPPED_MODEL
+
+
+def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
+    """The model for pictures that join a collection: by default the one of those that are there.
+
+    Raises:
+        ModelError: That one is gone, and none is named.
+    """
+    if given is None and there is not None:
+        from coca.workflows.collection_model import model_of
+
+        try:
+            return model_of(there)
+        except ModelError:
+            if not os.environ.get("COCA_MODEL"):
+                raise
+    return model_name(given)
 
 
 def load_model(given: str | None, device: str | None) -> "Predictor":

@@ -99,8 +99,8 @@ def index(
     if not (watch or prune):
         # An empty place is a fault, unless it is to be followed, or what was in it to be removed.
         check_filled(places, sources)
-    check_place(place, collection, token=token)
-    predictor = defaults.load_model(model, device)
+    joined = check_place(place, collection, token=token)
+    predictor = defaults.load_model(defaults.model_to_fill(model, joined), device)
     settings: FillSettings = {
         "collection": collection,
         "token": token,

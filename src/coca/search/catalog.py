@@ -3,6 +3,7 @@
 from coca.core.errors import SearchError
 from coca.search.connection import Connection
 from coca.search.lite import check_folder
+from coca.search.records import CollectionInfo
 from coca.search.schema import (
     check_name,
     describe_collection,
@@ -12,7 +13,7 @@ from coca.search.schema import (
 )
 
 
-def check_place(uri: str, collection: str, *, token: str = "") -> None:
+def check_place(uri: str, collection: str, *, token: str = "") -> CollectionInfo | None:
     """Find out in a moment, and without a model, whether a collection can be filled or made there.
 
     Args:
@@ -20,17 +21,21 @@ def check_place(uri: str, collection: str, *, token: str = "") -> None:
         collection: Its name or alias; it need not be there.
         token: As for `Index.open`.
 
+    Returns:
+        What the collection says about itself, except for its `count`; None if it is not there yet.
+
     Raises:
         SearchError: The name or the address is wrong, nobody answers, another process has it open,
             or the collection was not made by this package.
     """
     check_name(collection)
     if not check_folder(uri):
-        return
+        return None
     connection = Connection(uri, token=token, create=False)
     try:
         if has_collection(connection, collection):
-            describe_collection(connection, collection)
+            return describe_collection(connection, collection)[0]
+        return None
     finally:
         connection.close()
 
