@@ -75,6 +75,26 @@ def test_a_caption_given_or_written_is_found_by_its_own_vector(
     assert text_vector() is None
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_given_words_go_before_a_model_s_whichever_copy_they_lie_beside(
+    photo: Path, embedder: Any, index: Index, together: bool
+) -> None:
+    def fill() -> IngestReport:
+        written = ["written"] * 2
+        return ingest(
+            photo.parent, embedder, index, captioner=lambda images: written[: len(images)]
+        )
+
+    if not together:
+        fill()
+    copy = photo.with_name(f"z-{photo.name}")
+    copy.write_bytes(photo.read_bytes())
+    copy.with_suffix(".txt").write_text("given")
+    fill()
+    assert record_of(index, photo.read_bytes()).caption == "given"
+    assert fill() == IngestReport(unchanged=2)
+
+
 class Films:
     """Series of pictures from memory; one that ends in an error breaks there."""
 

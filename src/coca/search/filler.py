@@ -258,8 +258,13 @@ class Filler:
         assert picture is not None
         path, stamp = picture.path, picture.stamp
         known = path in origin.files
-        leads = path == record.path or not self._ledger.is_current(record.path, origin)
         fresh = fresh_record(found, record.vector)
+        # Given words go before a model's, whichever of two equal pictures they lie beside.
+        leads = (
+            path == record.path
+            or not self._ledger.is_current(record.path, origin)
+            or (bool(fresh.caption) and (origin.captioned or not record.caption))
+        )
         claims = self._ledger.held(path, origin.files[path]) if known else []
         speaks = leads
         if path == record.path and claims and source_of(claims[0]) != source_of(stamp):
