@@ -346,12 +346,14 @@ def test_any_mapping_gives_a_configuration_or_one_clear_error(mapping: dict[str,
 configs = st.builds(
     RunConfig,
     model=st.builds(ModelConfig, image=st.just(ImageConfig()), width=st.integers()),
-    optimizer=st.builds(OptimizerConfig, lr=st.floats(allow_nan=False)),
+    optimizer=st.builds(OptimizerConfig, lr=st.floats(allow_nan=False, allow_infinity=False)),
     sources=st.lists(
-        st.builds(SourceConfig, path=st.just(Path("a/b")), weight=st.floats(min_value=0.1)),
+        st.builds(SourceConfig, path=st.just(Path("a/b")), weight=st.floats(0.1, 1e300)),
         max_size=3,
     ).map(tuple),
-    weights=st.dictionaries(st.text(), st.floats(allow_nan=False), max_size=3),
+    weights=st.dictionaries(
+        st.text(), st.floats(allow_nan=False, allow_infinity=False), max_size=3
+    ),
     folder=st.none() | st.just(Path("c")),
     note=st.text(),
 )

@@ -8,6 +8,8 @@ import pytest
 from jaxtyping import Float32
 
 from coca.search import nearest_rows
+from coca.search.building import served_rows
+from coca.search.connection import Connection
 from coca.search.lite import is_lite
 from coca.search.milvus import Index
 from coca.search.records import Record
@@ -38,7 +40,7 @@ def test_recall_at_10_holds_behind_every_filter(
         monkeypatch.setattr(nearest_rows, "_MANY_ROWS", 0)
         check_recall(index, vectors, queries, ranks)
     if not is_lite(place):
-        wait_for_index(index)
+        wait_for_index(place, fresh)
         check_recall(index, vectors, queries, ranks)
 
 
@@ -53,7 +55,7 @@ def test_a_filter_that_keeps_what_lies_far_away_costs_few_results(
     index = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
     around = queries[np.argsort(-(queries @ queries[0]))[:10]]
     if not is_lite(place):
-        wait_for_index(index)
+        wait_for_index(place, fresh)
     least = 0.95 if is_lite(place) else 0.9
     check_recall(index, vectors, around, ranks, shares=(0.5, 0.2, 0.05), least=least)
 
@@ -69,10 +71,14 @@ def filled(index: Index, vectors: np.ndarray, ranks: np.ndarray) -> Index:
     return index
 
 
-def wait_for_index(index: Index) -> None:
+def wait_for_index(place: str, collection: str) -> None:
     """It is finished soon, and for some 20 s a server does not look at it yet."""
-    while index.index_states()["image"].indexed_rows < ROWS:
+    connection = Connection(place, create=False)
+    deadline = time.monotonic() + 120
+    while served_rows(connection, collection) < ROWS:
+        assert time.monotonic() < deadline, "the index is not used"
         time.sleep(0.1)
+    connection.close()
 
 
 def check_recall(
