@@ -54,7 +54,9 @@ def test_hours_and_dollars_of_loading_follow_from_the_inputs(inputs: dict[str, f
     share = pictures / 10_000_000 * inputs["numbers in a vector"] / 768
     building = inputs["core hours to index 10M vectors of 768"] * share
     assert f"needs {inserting:.0f} hours for a billion" in PAGE
-    assert f"100 million rows ({inserting / 10:.1f} hours)" in PAGE
+    assert f"20 million rows ({inserting / 50:.1f} hours)" in PAGE
+    remembered = 20_000_000 * inputs["bytes that `coca index` remembers of a record"]
+    assert f"{remembered / 1e9:.0f} GB for 20 million" in PAGE
     assert f"about {building:,.0f} core hours for a billion" in PAGE
     both = inputs["vectors of a picture"] * building
     assert f"{both / 256:.1f} hours on 256 cores" in PAGE
