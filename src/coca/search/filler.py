@@ -259,12 +259,10 @@ class Filler:
         path, stamp = picture.path, picture.stamp
         known = path in origin.files
         fresh = fresh_record(found, record.vector)
+        leads = path == record.path or not self._ledger.is_current(record.path, origin)
         # Given words go before a model's, whichever of two equal pictures they lie beside.
-        leads = (
-            path == record.path
-            or not self._ledger.is_current(record.path, origin)
-            or (bool(fresh.caption) and (origin.captioned or not record.caption))
-        )
+        outspeaks = not leads and bool(fresh.caption) and (origin.captioned or not record.caption)
+        leads |= outspeaks
         claims = self._ledger.held(path, origin.files[path]) if known else []
         speaks = leads
         if path == record.path and claims and source_of(claims[0]) != source_of(stamp):
@@ -289,6 +287,8 @@ class Filler:
         same = same and record.caption == joined.caption
         if same and (is_answered(joined) or self._captioner is None):
             self.report.unchanged += 1
+        elif outspeaks and not known:
+            self.report.duplicates += 1
         else:
             self.report.updated += 1
         return joined

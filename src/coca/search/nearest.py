@@ -69,9 +69,7 @@ def nearest_of_each_album(
         hits = nearest(vectors, query[np.newaxis], rest, captions=captions)[0]
         for hit in hits:
             found.setdefault(f"album {hit.album}" if hit.album else f"id {hit.id}", hit)
-        # Few hits are not yet all: while a server hands rows on, it finds some twice and tells them
-        # once.
-        if len(found) >= wanted or len(hits) < limit == most:
+        if len(hits) < limit or len(found) >= wanted:
             best = sorted(found.values(), key=lambda hit: place_of(hit.score, hit.id))
             return best[page.offset : wanted]
         if limit == most:
