@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -112,11 +113,13 @@ def leave(code: int | str | None) -> None:
         try:
             # The main rank may still score the model. Then none leaves while others talk to it.
             world.from_main(lambda: None)
-            with lost_ranks_told(world):
-                world.barrier()
         except CocaError as error:
             tell_error(str(error))
             code = 1
+        else:
+            # All work is done: whoever has closed the line by now has only left earlier.
+            with suppress(CocaError), lost_ranks_told(world):
+                world.barrier()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
