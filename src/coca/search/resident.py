@@ -101,8 +101,8 @@ class Resident:
 
     def refresh(self, progress: ProgressMaker = silent) -> None:
         """Read all records anew."""
-        with self._lock:
-            self._copy = self._read(progress)
+        with self._reading:
+            self._read_anew(progress)
 
     def search(
         self,
@@ -205,14 +205,18 @@ class Resident:
     def _read_beside(self) -> None:
         """Read all anew, while searches go on with the copy that is there."""
         try:
-            copy = self._read(silent)
-            with self._lock:
-                # The next search adds what was written through this index meanwhile.
-                self._copy = copy
+            self._read_anew(silent)
         except CocaError as error:
             logger.warning("vectors in memory stay as they were, since %s", error)
         finally:
             self._reading.release()
+
+    def _read_anew(self, progress: ProgressMaker) -> None:
+        """Whoever calls it holds `_reading`: an older copy must not replace a newer one."""
+        copy = self._read(progress)
+        with self._lock:
+            # The next search adds what was written through this index meanwhile.
+            self._copy = copy
 
     def _with_own_writes(self, copy: _Copy) -> _Copy:
         # Before they are read, so that what comes while they are is read again.
