@@ -3,8 +3,10 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from coca.core.errors import MissingExtraError, SearchError
@@ -25,6 +27,34 @@ def test_a_server_that_never_answers_is_given_up_on() -> None:
         silent.listen()
         with pytest.raises(SearchError, match="no Milvus answers"):
             Connection(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.5, create=False)
+
+
+class _Deaf:
+    """A server that lets clients in and then answers nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if not call.method.endswith("/Connect"):
+                self.end.wait(30)
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def test_a_server_that_falls_silent_after_the_welcome_is_given_up_on() -> None:
+    deaf = _Deaf()
+    server = grpc.server(ThreadPoolExecutor(2), handlers=(deaf,))
+    uri = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with pytest.raises(SearchError, match=rf"no Milvus answers at {uri} \(could not open"):
+            Connection(uri, timeout_s=0.5, create=False)
+    finally:
+        deaf.end.set()
+        server.stop(None).wait()
 
 
 def test_an_address_of_an_unknown_kind_is_refused_in_one_line() -> None:

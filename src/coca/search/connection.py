@@ -127,7 +127,12 @@ class Connection:
         except self._rpc_error as error:
             # The client lets faults of the network through as they are.
             reason = getattr(error, "details", lambda: "")() or type(error).__name__
-            raise SearchError(f"Milvus at {self.uri} could not {doing}: {reason}") from error
+            status = getattr(getattr(error, "code", lambda: None)(), "name", "")
+            if status in ("DEADLINE_EXCEEDED", "UNAVAILABLE"):
+                sentence = f"no Milvus answers at {self.uri} (could not {doing}): {reason}"
+            else:
+                sentence = f"Milvus at {self.uri} could not {doing}: {reason}"
+            raise SearchError(sentence) from error
         except self._milvus.MilvusException as error:
             reason = str(error.message).strip().partition("\n")[0] or type(error).__name__
             if error.code == _UNREACHABLE:
