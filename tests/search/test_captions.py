@@ -1,4 +1,7 @@
+import time
 from collections.abc import Callable
+from threading import Event
+from typing import Any
 
 import pytest
 
@@ -42,3 +45,42 @@ def test_what_was_written_meanwhile_is_found(
     assert [hit.id for hit in captions.search_words("zebra")] == ["0"]
     index.delete(["0"])
     assert captions.search_words("zebra") == []
+
+
+def test_searches_go_on_while_what_others_may_have_replaced_is_read(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions, began, may_end = Captions(index), Event(), Event()
+    origins = Index.origins
+
+    def slow(index: Index) -> Any:
+        began.set()
+        assert may_end.wait(30)
+        return origins(index)
+
+    monkeypatch.setattr(Index, "origins", slow)
+    monkeypatch.setattr(Index, "sees_all_writes", False)
+    try:
+        deadline = time.monotonic() + 30
+        while not began.is_set():
+            assert time.monotonic() < deadline
+            assert [hit.id for hit in captions.search_words("dogs")] == ["2"]
+        assert [hit.id for hit in captions.search_words("dogs")] == ["2"]
+    finally:
+        may_end.set()
+    captions.refresh()
+
+
+def test_the_number_of_records_is_asked_once_a_search(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions, asked = Captions(index), 0
+
+    def one_more(index: Index, filter: str = "") -> int:
+        nonlocal asked
+        asked += 1
+        return len(CAPTIONS) + 1
+
+    monkeypatch.setattr(Index, "count", one_more)
+    assert [hit.id for hit in captions.search_words("dogs")] == ["2"]
+    assert asked == 1

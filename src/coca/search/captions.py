@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coca.search.changes import Watch
+from coca.search.changes import Watch, read_beside
 from coca.search.milvus import Index
 from coca.search.records import Hit
 from coca.search.words import WordIndex
@@ -23,9 +23,10 @@ class _Read:
 class Captions:
     """Searches captions by their words where Milvus itself cannot: before 2.5.
 
-    Threads may share it. Captions are read once, and again when something was written through the
-    same index or the number of records has changed. What others replace on a server is seen when
-    they are next read: after twenty times as long as that takes.
+    Threads may share it. Captions are read once, and again by the next search when something was
+    written through the same index or the number of records has changed. What others replace on a
+    server is seen when all is read anew, which is done beside the searches after twenty times as
+    long as reading takes.
     """
 
     def __init__(self, index: Index) -> None:
@@ -42,7 +43,7 @@ class Captions:
     def refresh(self) -> None:
         """Read the captions again."""
         with self._lock:
-            self._held = self._read()
+            self._read_anew()
 
     def search_words(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
@@ -72,19 +73,22 @@ class Captions:
         return self._index.hits({held.ids[row]: float(scores[row]) for row in rows})
 
     def _up_to_date(self) -> _Read:
-        if self._is_stale():
+        while self._lacks_something(held := self._held):
             with self._lock:
-                # Another thread may have read them meanwhile.
-                if self._is_stale():
+                # Another thread may have read them meanwhile, and may have begun too early.
+                if self._held is held:
                     self._held = self._read()
-        return self._held
+                    return self._held
+        if self._watch.is_old():
+            read_beside("captions", self._read_anew, self._lock)
+        return held
 
-    def _is_stale(self) -> bool:
-        return (
-            self._index.writes != self._held.writes
-            or self._watch.is_old()
-            or self._watch.has_changed(len(self._held.ids))
-        )
+    def _lacks_something(self, held: _Read) -> bool:
+        return self._index.writes != held.writes or self._watch.has_changed(len(held.ids))
+
+    def _read_anew(self) -> None:
+        """Whoever calls it holds the lock."""
+        self._held = self._read()
 
     def _read(self) -> _Read:
         with self._watch.reading() as writes:

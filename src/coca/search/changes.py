@@ -1,12 +1,17 @@
 """What has changed in a collection: noted by who writes, looked for by who keeps a copy."""
 
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol, runtime_checkable
+
+from coca.core.errors import CocaError
+
+logger = logging.getLogger(__name__)
 
 _REMEMBERED_IDS = 100_000
 _SHARE = 20
@@ -97,3 +102,25 @@ class Watch:
         """Whether records may have been replaced that nobody told of, and it is time to read."""
         age_s = time.monotonic() - self._read_s
         return not self._index.sees_all_writes and age_s > max(self._check_s, _SHARE * self._took_s)
+
+
+def read_beside(what: str, read: Callable[[], None], lock: threading.Lock) -> None:
+    """Read something anew in a thread of its own, unless whoever holds the lock does so already.
+
+    Args:
+        what: What stays as it was if reading fails, for a line in the log.
+        read: Reads it.
+        lock: Held until it is read.
+    """
+    if not lock.acquire(blocking=False):
+        return
+
+    def run() -> None:
+        try:
+            read()
+        except CocaError as error:
+            logger.warning("%s in memory stay as they were, since %s", what, error)
+        finally:
+            lock.release()
+
+    threading.Thread(target=run, name="reading a collection anew", daemon=True).start()

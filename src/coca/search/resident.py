@@ -6,25 +6,22 @@ here are ids and vectors.
 Letters: N records, Q queries, E embedding.
 """
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from threading import Lock, Thread
+from functools import partial
+from threading import Lock
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from coca.core.errors import CocaError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.captions import Captions
-from coca.search.changes import Watch
+from coca.search.changes import Watch, read_beside
 from coca.search.milvus import MAX_RESULTS, Index, Side
 from coca.search.ranking import COSINE_DIGITS, check_page
 from coca.search.record_store import check_side
 from coca.search.records import CollectionInfo, Hit, Record
-
-logger = logging.getLogger(__name__)
 
 _READ_ROWS = 1_000
 _QUERY_ROWS = 64
@@ -198,18 +195,9 @@ class Resident:
                 self._copy = self._with_changed_number(self._copy)
             finally:
                 self._lock.release()
-        if self._watch.is_old() and self._reading.acquire(blocking=False):
-            Thread(target=self._read_beside, name="reading a collection anew", daemon=True).start()
+        if self._watch.is_old():
+            read_beside("vectors", partial(self._read_anew, silent), self._reading)
         return self._copy
-
-    def _read_beside(self) -> None:
-        """Read all anew, while searches go on with the copy that is there."""
-        try:
-            self._read_anew(silent)
-        except CocaError as error:
-            logger.warning("vectors in memory stay as they were, since %s", error)
-        finally:
-            self._reading.release()
 
     def _read_anew(self, progress: ProgressMaker) -> None:
         """Whoever calls it holds `_reading`: an older copy must not replace a newer one."""
