@@ -23,6 +23,18 @@ def test_folders_and_patterns_stand_for_the_pictures_within(files: list[str]) ->
     assert find(["ph*"]) == files
 
 
+def test_folders_give_their_videos_to_who_can_use_them(files: list[str]) -> None:
+    Path("photos/film.MP4").write_bytes(b"")
+    assert find(["photos"]) == files
+    assert find(["photos"], videos=True) == [*files[:3], "photos/film.MP4", files[3]]
+
+
+def test_an_archive_is_refused_with_what_to_do(place: Path) -> None:
+    Path("a.zip").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"a\.zip is an archive.* `coca index a\.zip`"):
+        find(["a.zip"])
+
+
 def test_each_picture_is_used_once_in_the_order_given(files: list[str]) -> None:
     assert find([files[2], "photos/*.png", files[2]]) == [files[2], files[0], files[1]]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import StorageError
-from coca.core.files import append_line, atomic_folder, sha256_file, write_atomic
+from coca.core.files import append_line, atomic_folder, read_json, sha256_file, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -222,3 +222,15 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one_but_no_part(tmp_path
     done = subprocess.run([sys.executable, "-c", program, str(target)], check=False)
     assert done.returncode == 9
     assert target.read_bytes() == b"o" * 1000
+
+
+def test_json_of_a_stranger_is_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [1]}')
+    assert read_json(path) == {"a": [1]}
+    for text in ("{", "[" * 100_000 + "]" * 100_000):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"Expecting|nested too deeply"):
+            read_json(path)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json")

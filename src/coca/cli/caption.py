@@ -180,7 +180,7 @@ def caption(
     }
     Decoding(**options)  # a wrong call ends here, before a model is loaded
     console = Console.current(json=as_json)
-    paths = pictures.find(files)
+    paths = pictures.find(files, videos=True)
     if explain is not None and len(paths) != 1:
         raise ConfigError(f"--explain draws one picture, and {len(paths)} are given")
     from coca.inference.clips import caption_files

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +14,8 @@ from coca.core.progress import ProgressMaker
 from coca.search.pictures import IMAGE_SUFFIXES
 
 T = TypeVar("T")
+
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 Files = Annotated[
     list[str],
@@ -36,15 +38,30 @@ class Bad:
         return {"path": self.path, "error": self.error}
 
 
-def find(given: Sequence[str]) -> list[str]:
+def find(given: Sequence[str], *, videos: bool = False) -> list[str]:
     """The pictures that files, folders and patterns stand for, each once, in the order given.
 
     A name that fits nothing is kept, so that it is told with the pictures that cannot be read.
 
+    Args:
+        given: Names from the command line.
+        videos: Take the videos of folders as well.
+
     Raises:
-        ConfigError: Only folders without a picture are given.
+        ConfigError: Only folders without a picture are given, or an archive.
     """
-    found = dict.fromkeys(path for name in given for path in _expanded(name))
+    suffixes: Set[str] = IMAGE_SUFFIXES
+    if videos:
+        from coca.processing.video_file import VIDEO_SUFFIXES
+
+        suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    found = dict.fromkeys(path for name in given for path in _expanded(name, suffixes))
+    for path in found:
+        if path.lower().endswith(_ARCHIVES):
+            raise ConfigError(
+                f"{path} is an archive, and here pictures and folders are read: unpack it, or "
+                f"`coca index {path}` to search in it"
+            )
     if given and not found:
         raise ConfigError(f"there is no picture in {', '.join(given)}")
     return list(found)
@@ -124,25 +141,25 @@ def end_with(console: Console, outcomes: Sequence[Any]) -> None:
         raise typer.Exit(1)
 
 
-def _expanded(name: str) -> Iterator[str]:
+def _expanded(name: str, suffixes: Set[str]) -> Iterator[str]:
     if os.path.isdir(name):
-        yield from _within(name)
+        yield from _within(name, suffixes)
     elif os.path.lexists(name) or not glob.has_magic(name):
         yield name
     else:
         # The shell leaves a pattern alone if it stands in quotes, or on Windows always.
         matches = sorted(glob.glob(name, recursive=True))
         for match in matches:
-            yield from _within(match) if os.path.isdir(match) else [match]
+            yield from _within(match, suffixes) if os.path.isdir(match) else [match]
         if not matches:
             yield name
 
 
-def _within(top: str) -> Iterator[str]:
+def _within(top: str, suffixes: Set[str]) -> Iterator[str]:
     for folder, subfolders, names in os.walk(top):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
                 yield os.path.join(folder, name)
 
 

@@ -58,7 +58,7 @@ def embed(
     from coca.core.files import write_atomic
 
     console = Console.current(json=as_json)
-    paths, texts = pictures.find(files or []), list(text or [])
+    paths, texts = pictures.find(files or [], videos=True), list(text or [])
     if not paths and not texts:
         raise ConfigError("there is nothing to embed: name pictures, or give --text")
     from coca.inference.clips import embed_files
@@ -151,7 +151,7 @@ def classify(
     """Choose the labels that fit pictures best: any, without training, or those of a head."""
     console = Console.current(json=as_json)
     choices = _labels(labels, labels_file)
-    paths = pictures.find(files)
+    paths = pictures.find(files, videos=True)
     from coca.inference.clips import classify_files
     from coca.inference.prompts import prompts_named
 

@@ -199,7 +199,9 @@ def mine(
 
     from coca.search.mining import Choice
     from coca.workflows import mining as workflow
+    from coca.workflows.subset import check_out
 
+    check_out(out)  # a wrong name ends here, before a model is loaded
     with ExitStack() as opened:
         index = opened.enter_context(place.open_index())
         classes = opened.enter_context(place.open_index(unsure)) if unsure else None

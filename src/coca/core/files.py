@@ -1,12 +1,14 @@
 """Files and folders that are either whole or absent, even if the machine stops in between."""
 
 import hashlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from coca.core.errors import StorageError
 
@@ -88,6 +90,19 @@ def append_line(path: str | Path, text: str) -> None:
             line = text.encode() + b"\n"
             while line:  # one call, so one piece, unless the disk fills up
                 line = line[file.write(line) :]
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file of somebody else holds.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no JSON, or nested so deeply that it would end the interpreter's stack.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def sha256_file(path: str | Path) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from coca.core.config import from_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files import atomic_folder, sha256_file, write_atomic
+from coca.core.files import atomic_folder, read_json, sha256_file, write_atomic
 from coca.model.openclip_config import OpenCLIPConfig, from_open_clip
 from coca.model.openclip_weights import (
     config_of_weights,
@@ -50,7 +50,7 @@ def read_about(path: Path) -> About:
         ModelError: It cannot be read, or describes another kind of model.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
@@ -123,7 +123,7 @@ def caveat_of(folder: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8")).get("caveat", ""))
+        return str(read_json(path).get("caveat", ""))
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
 

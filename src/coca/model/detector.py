@@ -20,7 +20,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from coca.core.config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files import write_atomic
+from coca.core.files import read_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.feature_pyramid import FeaturePyramid
 from coca.model.state_files import read_state
@@ -140,7 +140,7 @@ def load_detector(folder: str | Path, captioner: Captioner) -> Detector:
     """
     path = Path(folder) / CONFIG_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise ModelError(
             f"{folder} holds no detector ({CONFIG_FILE}); `coca finetune` with a recipe that has a "

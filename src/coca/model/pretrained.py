@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coca.core.config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files import write_atomic
+from coca.core.files import read_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
@@ -81,7 +81,7 @@ def load_config_file(folder: str | Path) -> ModelConfig:
     """
     path = Path(folder) / CONFIG_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise ModelError(
             f"{folder} is no model folder: it holds no {CONFIG_FILE}; `coca pretrain` writes one"

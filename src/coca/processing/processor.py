@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coca.core.config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
-from coca.core.files import write_atomic
+from coca.core.files import read_json, write_atomic
 from coca.processing.clip_bpe import ClipTokenizer
 from coca.processing.image import ImageConfig, ImageSource, ImageTransform, expect_many
 from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, TextTokenizer, Tokenizer, read_backend
@@ -184,7 +184,7 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_json(path)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -1,6 +1,5 @@
 """The page that travels with a model: what it is, learned from and scored, and its limits."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import yaml
 
 from coca.core.errors import ModelError
+from coca.core.files import read_json
 from coca.core.provenance import commit_shown
 from coca.inference.importing import SOURCE_FILE
 from coca.inference.loading import fingerprint
@@ -120,7 +120,7 @@ def results_of(path: str | Path, *, of: str) -> list[ResultTable]:
     if path.is_dir():
         path /= "report.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         found, tables = content["fingerprint"], [_scores(task) for task in content["tasks"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} holds no scores of `coca evaluate --out`: {error}") from None
@@ -187,7 +187,7 @@ def _description(folder: Path, config: ModelConfig) -> str:
     ]
     origin = folder / SOURCE_FILE
     if origin.exists():
-        known = json.loads(origin.read_text(encoding="utf-8"))
+        known = read_json(origin)
         rows += [[name, f"`{known[name]}`"] for name in ("source", "sha256") if name in known]
     return table(["part", "value"], rows)
 
