@@ -141,6 +141,24 @@ def test_folders_that_come_and_go_are_followed(watched: Watched, tmp_path: Path)
     assert watched.paths() == {"0.png"}
 
 
+def test_a_folder_that_is_empty_at_first_loses_nothing(
+    tmp_path: Path, model: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when the drive with the pictures is not mounted yet."""
+    watched = Watched(tmp_path, model)
+    path = watched.put("0.png", 0)
+    watched.next()
+    watched.close()
+    path.rename(tmp_path / "0.png")
+    again = watch_folders([watched.folder], watched.fill, every_s=0.0, settle_s=0.1)
+    assert next(again).report == IngestReport()
+    assert "until `coca index" in caplog.text
+    assert watched.paths() == {"0.png"}
+    (tmp_path / "0.png").rename(path)
+    assert next(again).report == IngestReport(unchanged=1)
+    again.close()  # type: ignore[attr-defined]
+
+
 def test_a_folder_in_a_hidden_one_is_followed_however_it_is_named(
     tmp_path: Path, model: Predictor
 ) -> None:

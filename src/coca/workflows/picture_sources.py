@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import os
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
@@ -93,18 +93,26 @@ def check_filled(places: Sequence[str | Path], sources: Sequence[AnySource]) -> 
     Raises:
         DataError: No source has an entry.
     """
-    paths = sorted(entry.path for source in sources for entry in source.entries())
-    if not paths:
+    if not any(source.entries() for source in sources):
         raise DataError(
             f"there is nothing to index in {', '.join(map(str, places))}: no picture "
             f"({', '.join(sorted(IMAGE_SUFFIXES))}), video or .tar is there",
             reason="missing",
         )
+    for folder in empty_folders(places, sources):
+        logger.warning("there is nothing to index in %s", folder)
+
+
+def empty_folders(places: Sequence[str | Path], sources: Iterable[AnySource]) -> list[str | Path]:
+    """The folders among the places in which no source has an entry."""
+    paths = sorted(entry.path for source in sources for entry in source.entries())
+    empty = []
     for place in places:
         top = os.path.join(os.path.abspath(place), "")
         after = bisect_left(paths, top)
         if os.path.isdir(top) and not "".join(paths[after : after + 1]).startswith(top):
-            logger.warning("there is nothing to index in %s", place)
+            empty.append(place)
+    return empty
 
 
 class SampleSource:

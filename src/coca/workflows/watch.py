@@ -15,7 +15,7 @@ from coca.processing.video_file import VIDEO_SUFFIXES
 from coca.search.pictures import IMAGE_SUFFIXES, Picture, is_gone
 from coca.search.sources import AnySource, Entry
 from coca.workflows.index import FillResult
-from coca.workflows.picture_sources import sources_of
+from coca.workflows.picture_sources import empty_folders, sources_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def watch_folders(
             stop_event=stop,
         )
         waiting |= _touched(next(changes, ()), tops)
-        sources: Sequence[AnySource] = sources_of(folders, every_s=every_s)
+        sources = _at_first(folders, every_s)
         holding = folders_of(sources)
         yield fill(sources)
         for batch in changes:
@@ -91,6 +91,23 @@ def watch_folders(
                 continue
             waiting.clear()
             yield result
+
+
+def _at_first(folders: Sequence[str | Path], every_s: float) -> list[AnySource]:
+    """What the folders hold, but for those that hold nothing: a drive may not be mounted yet."""
+    sources: list[AnySource] = [*sources_of(folders, every_s=every_s)]
+    empty = empty_folders(folders, sources)
+    if not empty:
+        return sources
+    for folder in empty:
+        logger.warning(
+            "there is nothing in %s yet; what the collection holds of it stays, until `coca index "
+            "%s --prune`",
+            folder,
+            folder,
+        )
+    filled = [folder for folder in folders if folder not in empty]
+    return [*sources_of(filled, every_s=every_s)]
 
 
 @contextmanager
