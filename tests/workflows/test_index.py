@@ -157,3 +157,24 @@ def test_two_tables_of_the_same_pictures_do_not_take_turns(
     tables[0].write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
     index_pictures(tables, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "new a", "b": "table b"}
+
+
+def test_questions_of_a_table_and_their_answers_stay_with_the_picture(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "questions.jsonl"
+    rows = [
+        {"image": "a.png", "question": "what?", "answers": ["a", "b"], "year": 1},
+        {"image": "a.png", "question": "where?", "answer": "here", "year": 1},
+    ]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    index_pictures([table], model, uri=uri, captions=False)
+    with Index.open(uri) as index:
+        ((record,),) = index.read_through()
+    assert record.metadata == {
+        "year": 1,
+        "questions": [
+            {"question": "what?", "answers": ["a", "b"]},
+            {"question": "where?", "answers": ["here"]},
+        ],
+    }

@@ -116,7 +116,9 @@ def empty_folders(places: Sequence[str | Path], sources: Iterable[AnySource]) ->
 
 
 class SampleSource:
-    """A source of training samples as a source of pictures; labels become tags.
+    """A source of training samples as a source of pictures.
+
+    Labels become tags; further captions, and questions with their answers, become metadata.
 
     Raises:
         DataError: It cannot be read.
@@ -153,12 +155,21 @@ class SampleSource:
         samples = [self._source.read(row) for row, _ in rows]
         captions = list(dict.fromkeys(one for sample in samples for one in sample.captions))
         first = samples[0]
-        words = {"captions": captions} if len(captions) > 1 else {}
+        questions = [
+            {"question": sample.text, "answers": list(sample.answers)}
+            for sample in samples
+            if sample.text or sample.answers
+        ]
+        metadata = dict(first.metadata)
+        if len(captions) > 1:
+            metadata["captions"] = captions
+        if questions:
+            metadata["questions"] = questions
         tags = [tag for sample in samples for tag in sample.labels]
         return Picture(
             path=entry.path,
             image=first.images[rows[0][1]],
-            words=Words.of(captions[0] if captions else "", {**first.metadata, **words}, tags=tags),
+            words=Words.of(captions[0] if captions else "", metadata, tags=tags),
             changed=changed_at(entry.path),
             stamp=entry.stamp,
         )
