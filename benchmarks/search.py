@@ -11,8 +11,8 @@ built; `resident` is a second face of `lite`, over the same collection. The serv
 milvus`. `search_curves.py` turns the settings of each index type.
 
 What filling costs is told in processor seconds, which other work on the machine does not stretch.
-With `--store FOLDER` the collection of Milvus Lite stays there, and the next run, in a quiet
-moment, takes it as it is. `--words` adds how long a query takes from words to hits.
+With `--store FOLDER` what was filled stays there: the next rounds, and the next run in a quiet
+moment, take it as it is. `--words` adds how long a query takes from words to hits.
 """
 
 import argparse
@@ -167,8 +167,9 @@ def measure(store: Store, rows: int, folder: Path, faces: Sequence[str], *, word
 def filled(store: Store, vectors: np.ndarray, ranks: np.ndarray, folder: Path) -> Figures:
     """Fills a store, unless an earlier run has, and tells what that cost."""
     told = folder / "filled.json"
-    if isinstance(store, Ours) and store.is_filled(len(vectors)):
-        store.build()
+    if told.exists() and store.is_filled(len(vectors)):
+        if isinstance(store, Ours):
+            store.build()
         return json.loads(told.read_text())
     start = own_seconds()
     store.insert(vectors, ranks)
@@ -231,7 +232,7 @@ def milvus_server(folder: Path) -> Iterator[Any]:
 def contestant(arguments: argparse.Namespace) -> None:
     name, rows = arguments.contestant, arguments.rows
     faces = [face for face in FACES[name] if face in wanted(arguments)]
-    with kept_folder(arguments.store, name) as folder:
+    with kept_folder(arguments.store, name, rows) as folder:
         if name == "server":
             with milvus_server(folder) as server:
                 store = Ours(server.uri, index=arguments.index, server=server)
@@ -242,10 +243,10 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def kept_folder(store: str, name: str) -> Iterator[Path]:
+def kept_folder(store: str, name: str, rows: int) -> Iterator[Path]:
     """A folder for a store: one that stays, if it is named, else one for the moment."""
-    if store and name == "lite":
-        folder = Path(store) / name
+    if store:
+        folder = Path(store) / f"{name}-{rows}"
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     else:
@@ -256,7 +257,7 @@ def kept_folder(store: str, name: str) -> Iterator[Path]:
 def alone(name: str, folder: Path, index: str) -> Store:
     """A store without a server."""
     if name.startswith("faiss"):
-        return Faiss(hnsw=name == "faiss-hnsw")
+        return Faiss(folder, hnsw=name == "faiss-hnsw")
     return Lance(folder) if name == "lancedb" else Ours(str(folder / "bench.db"), index=index)
 
 
@@ -300,11 +301,8 @@ def referee(arguments: argparse.Namespace) -> None:
     if arguments.words:
         from search_words import section
 
-        for face in ("lite", "server"):
-            if face in of:
-                start = f"{face} words "
-                own = {what.removeprefix(start): value for what, value in of[face][0].items()}
-                sections.append(section(NAMES[face], own))
+        both = [face for face in ("lite", "server") if face in of]
+        sections += [section(NAMES[face], partial(one, face)) for face in both]
     if arguments.note:
         sections.append(arguments.note)
     write_report(
@@ -322,6 +320,6 @@ if __name__ == "__main__":
     options.add_argument("--index", default="HNSW", help="index of our collections (default HNSW)")
     options.add_argument("--theme", default="", help="more of the report's name")
     options.add_argument("--note", default="", help="last paragraph of the report")
-    options.add_argument("--store", default="", help="folder where the collection of Lite stays")
+    options.add_argument("--store", default="", help="folder where what was filled stays")
     options.add_argument("--words", action="store_true", help="search by words as well")
     main(options, contestant=contestant, referee=referee)

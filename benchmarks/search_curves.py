@@ -118,7 +118,7 @@ def contestant(arguments: argparse.Namespace) -> None:
     vectors, queries = cloud(rows, 1), cloud(QUERIES, 2)
     exact = [set(row.tolist()) for row in np.argsort(-(queries @ vectors.T), axis=1)[:, :K]]
     figures: Figures = {}
-    with kept_folder(arguments.store, place) as folder:
+    with kept_folder(arguments.store, f"curves-{place}", rows) as folder:
         if place == "faiss":
             plain = Plain(vectors)
             for kind in PLACES[place]:
@@ -206,5 +206,5 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--rows", type=int, default=10_000, help="vectors (default 10,000)")
     options.add_argument("--of", default=",".join(PLACES), help="places")
-    options.add_argument("--store", default="", help="folder where the collection of Lite stays")
+    options.add_argument("--store", default="", help="folder where what was filled stays")
     main(options, contestant=contestant, referee=referee)

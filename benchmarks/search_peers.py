@@ -11,6 +11,10 @@ DIM, K = 512, 10
 class Store(Protocol):
     """What a contestant offers."""
 
+    def is_filled(self, rows: int) -> bool:
+        """Whether an earlier run has filled it, and built its index."""
+        ...
+
     def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None: ...
 
     def build(self) -> None:
@@ -29,10 +33,11 @@ class Store(Protocol):
 class Faiss:
     """faiss as it comes; a filter is a list of ids."""
 
-    def __init__(self, hnsw: bool) -> None:
+    def __init__(self, folder: Path, hnsw: bool) -> None:
         import faiss
 
         self._faiss, self._hnsw = faiss, hnsw
+        self._file, self._ranks_file = folder / "index.faiss", folder / "ranks.npy"
         faiss.omp_set_num_threads(1)
         if hnsw:
             self._index = faiss.IndexHNSWFlat(DIM, 16, faiss.METRIC_INNER_PRODUCT)
@@ -40,12 +45,20 @@ class Faiss:
         else:
             self._index = faiss.IndexFlatIP(DIM)
 
+    def is_filled(self, rows: int) -> bool:
+        if not self._ranks_file.exists():
+            return False
+        self._index = self._faiss.read_index(str(self._file))
+        self._ranks = np.load(self._ranks_file)
+        return True
+
     def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None:
         self._index.add(vectors)
         self._ranks = ranks
 
     def build(self) -> None:
-        pass
+        self._faiss.write_index(self._index, str(self._file))
+        np.save(self._ranks_file, self._ranks)
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         options: dict[str, Any] = {}
@@ -70,6 +83,13 @@ class Lance:
         import lancedb
 
         self._db = lancedb.connect(str(folder))
+
+    def is_filled(self, rows: int) -> bool:
+        try:
+            self._table = self._db.open_table("pictures")
+        except ValueError:
+            return False
+        return bool(self._table.list_indices())
 
     def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None:
         import pyarrow as pa

@@ -9,7 +9,7 @@ collection and over a `Resident` of it.
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -105,15 +105,16 @@ def timed(index: Index, resident: Resident) -> Figures:
     return figures
 
 
-def section(store: str, own: Mapping[str, float]) -> str:
-    """The part of a report about one store."""
+def section(store: str, shown: Callable[..., str]) -> str:
+    """The part of a report about one store; `shown` writes the figure of a name."""
     rows = [
-        [shown, *(f"{own[f'{way} {part}']:.1f}" for part in ("p50", "p95"))]
-        for way, shown in WAYS.items()
+        [way, *(shown(f"words {name} {part}") for part in ("p50", "p95"))]
+        for name, way in WAYS.items()
     ]
+    times = shown("words ratio", digits=2)
     return (
         f"## From words to {K} hits, {store}\n\n"
         f"{QUERIES} queries of 2 to 10 words, one at a time and each way in turn; the text side of "
         f"`coca_ViT-B-32`, one thread.\n\n{table(['', 'p50, ms', 'p95, ms'], rows)}\n\n"
-        f"`Index.search` over pymilvus's, query by query: {own['ratio']:.2f} (median)."
+        f"`Index.search` over pymilvus's, query by query: {times} (median)."
     )
