@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError, DataError
+from coca.core.formats import IMAGE_FORMATS
 from coca.data import storage as storage_module
 from coca.data.opening import open_source
 from coca.data.sample import Sample
@@ -105,7 +106,7 @@ def test_the_index_of_a_writer_is_the_one_that_a_reader_would_make(
     assert open_shards(path).fingerprint == kept
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("form", IMAGE_FORMATS)
 def test_pictures_of_every_format_are_written(tmp_path: Path, form: str) -> None:
     sample = Sample("a", picture(1, form=form))
     pack(tmp_path, [sample])

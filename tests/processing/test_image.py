@@ -152,6 +152,19 @@ def test_every_exif_orientation_is_turned_upright(
     assert np.array_equal(decode(encode(stored, form, exif=exif, **options)), pixels_of(scene))
 
 
+@pytest.mark.parametrize("orientation", STORED)
+def test_an_avif_is_read_and_turned_upright(
+    scene: Image.Image, encode: Encode, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(scene))))
+    avif = encode(stored, "AVIF", exif=exif, quality=100, subsampling="4:4:4")
+    apart = np.abs(np.asarray(decode(avif), int) - pixels_of(scene))
+    assert apart.max() <= 12
+    assert apart.mean() < 1
+
+
 @pytest.mark.parametrize("orientation", [*STORED, 0, 9, 60_000])
 def test_a_jpeg_is_turned_as_pillow_turns_it(
     scene: Image.Image, encode: Encode, orientation: int

@@ -70,6 +70,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lossless webp": ("WEBP", {"lossless": True}),
     "gif": ("GIF", {}),
     "bmp": ("BMP", {}),
+    "avif": ("AVIF", {}),
     "tiff": ("TIFF", {}),
     "packed tiff": ("TIFF", {"compression": "tiff_lzw"}),
 }

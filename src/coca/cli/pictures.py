@@ -10,8 +10,8 @@ import typer
 
 from coca.cli.console import Console
 from coca.core.errors import ConfigError, DataError
+from coca.core.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coca.core.progress import ProgressMaker
-from coca.search.pictures import IMAGE_SUFFIXES
 
 T = TypeVar("T")
 
@@ -50,11 +50,7 @@ def find(given: Sequence[str], *, videos: bool = False) -> list[str]:
     Raises:
         ConfigError: Only folders without a picture are given, or an archive.
     """
-    suffixes: Set[str] = IMAGE_SUFFIXES
-    if videos:
-        from coca.processing.video_file import VIDEO_SUFFIXES
-
-        suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
     found = dict.fromkeys(path for name in given for path in _expanded(name, suffixes))
     for path in found:
         if path.lower().endswith(_ARCHIVES):

@@ -9,7 +9,7 @@ from coca.cli import pictures
 from coca.cli.console import Console, Json, to_try
 from coca.cli.looking import Among, Limit, Place, from_here, grouped, tell_hits
 from coca.core.errors import ConfigError
-from coca.search.pictures import IMAGE_SUFFIXES
+from coca.core.formats import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from coca.search.duplicates import Duplicates

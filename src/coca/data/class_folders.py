@@ -17,7 +17,8 @@ import os
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.data.folder import IMAGE_SUFFIXES, walk
+from coca.core.formats import IMAGE_SUFFIXES
+from coca.data.folder import walk
 from coca.data.listed import Entry, ListedSource
 from coca.data.sample import parse_text
 from coca.data.sources import SOURCES, SourceConfig, single_path

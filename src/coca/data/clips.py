@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from coca.core.errors import DataError
+from coca.core.formats import VIDEO_SUFFIXES
 from coca.data.sample import Sample
 from coca.data.sources import SourceConfig
 from coca.data.storage import Storage
 from coca.processing.video import FRAME_SUFFIXES, as_file, clip_pictures
-from coca.processing.video_file import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from coca.core.errors import DataError
+from coca.core.formats import IMAGE_SUFFIXES
 from coca.data.sample import Sample, parse_record, parse_text, split_record
 from coca.data.sources import SOURCES, SourceConfig, single_path
 from coca.data.storage import Storage
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
 @SOURCES.register("folder")

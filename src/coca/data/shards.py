@@ -24,6 +24,7 @@ import numpy as np
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.files import write_atomic
+from coca.core.formats import IMAGE_FORMATS_SHOWN
 from coca.data.sample import Sample, parse_record, parse_text, split_record
 from coca.data.sources import SOURCES, SourceConfig
 from coca.data.storage import Range, Storage, expand_braces, full_path, is_remote
@@ -100,7 +101,7 @@ class ShardSource:
         """Whether the place is within a tar that the patterns name, or may have named."""
         tar = place.rpartition(".tar/")[0] + ".tar"
         return any(
-            fnmatch.fnmatchcase(tar, pattern) or os.path.dirname(tar) == pattern
+            tar == pattern or fnmatch.fnmatchcase(tar, pattern) or os.path.dirname(tar) == pattern
             for pattern in self._patterns
         )
 
@@ -322,6 +323,8 @@ def _extension(sample: Sample) -> str:
     image = sample.image
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "webp"
+    if image[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
     starts = {
         b"\xff\xd8\xff": "jpg",
         b"\x89PNG": "png",
@@ -334,6 +337,6 @@ def _extension(sample: Sample) -> str:
         if image.startswith(start):
             return extension
     raise DataError(
-        f"sample {sample.key} is no JPEG, PNG, WebP, GIF, BMP or TIFF picture",
+        f"sample {sample.key} is no {IMAGE_FORMATS_SHOWN} picture",
         reason="not_an_image",
     )

@@ -23,6 +23,7 @@ from jaxtyping import Int64, Shaped, UInt32
 
 from coca.core.errors import DataError, StorageError
 from coca.core.files import write_atomic
+from coca.core.formats import IMAGE_SUFFIXES
 from coca.data.storage import Storage, is_remote
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ READ_BYTES = 1 << 20
 # Columns of the arrays below: what a member is to its sample.
 IMAGE, TEXT, JSON, LABEL = range(4)
 _COLUMNS = {"txt": TEXT, "json": JSON, "cls": LABEL} | dict.fromkeys(
-    ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"), IMAGE
+    (suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES), IMAGE
 )
 
 

@@ -19,6 +19,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
+from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.answering import Prediction, head_of, predictions
 from coca.inference.captioning import Caption, captions_of
@@ -28,7 +29,7 @@ from coca.inference.prompts import PROMPTS, Templates
 from coca.model.decoding import Decoding, DecodingOptions
 from coca.model.generation import generate
 from coca.processing.video import clip_pictures
-from coca.processing.video_file import VIDEO_SUFFIXES, VideoSource
+from coca.processing.video_file import VideoSource
 
 Mode: TypeAlias = Literal["mean", "flatten"]
 

@@ -31,15 +31,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
+from coca.core.formats import IMAGE_FORMATS, IMAGE_FORMATS_SHOWN
 from coca.processing.silence import decoder_warnings_ignored
 
 ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
 """File content, a path, a PIL image, or uint8 pixels (H, W), (H, W, 1), (H, W, 3), (H, W, 4)."""
 
 Stream: TypeAlias = io.BytesIO | io.BufferedReader
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is read. Pillow knows many more, but each is a door for hostile files."""
 
 MAX_SIDE_PX = 65_535
 """JPEG's own limit. Longer strips are no pictures, and make resizing slow and hungry."""
@@ -150,11 +148,11 @@ def _opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Strea
             raise DataError(f"{name} is empty", reason="empty")
         stream.seek(0)
         try:
-            picture = Image.open(stream, formats=FORMATS)
+            picture = Image.open(stream, formats=IMAGE_FORMATS)
         except UnidentifiedImageError as error:
-            known = "JPEG, PNG, WebP, GIF, BMP or TIFF"
             raise DataError(
-                f"{name} is not a {known} picture, or its header is damaged", reason="not_an_image"
+                f"{name} is not a {IMAGE_FORMATS_SHOWN} picture, or its header is damaged",
+                reason="not_an_image",
             ) from error
         with picture:
             yield picture, stream

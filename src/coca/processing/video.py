@@ -31,9 +31,10 @@ from numpy import ndarray
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
+from coca.core.formats import IMAGE_SUFFIXES
 from coca.processing.video_file import DEFAULT_LIMITS, Frame, VideoFile, VideoLimits, VideoSource
 
-FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+FRAME_SUFFIXES = IMAGE_SUFFIXES - {".gif"}
 """Files of a folder that are taken for frames."""
 
 

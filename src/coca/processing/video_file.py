@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 VideoSource: TypeAlias = bytes | str | Path
 """Content of a file, or its path; web addresses are not fetched."""
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv"}
-    | {".ogv", ".wmv"}
-)
-"""By which files are taken for videos."""
-
 CONTAINERS = ("mov", "matroska", "webm", "avi", "mpeg", "mpegts", "flv", "ogg", "asf", "gif")
 """What is read. FFmpeg knows many more; playlists among them would open other files and URLs."""
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from PIL import Image
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""No others: each reader is a door for hostile files, and the model takes none either."""
+from coca.core.formats import IMAGE_FORMATS
+
 _ORIENTATION, _TIMES, _CHANGED = 0x0112, 0x8769, 0x0132
 _TAKEN, _TAKEN_ZONE = 0x9003, 0x9011
 
@@ -31,7 +31,7 @@ def read_header(image: bytes) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(io.BytesIO(image), formats=_FORMATS) as picture:
+            with Image.open(io.BytesIO(image), formats=IMAGE_FORMATS) as picture:
                 width, height = picture.size
                 exif = picture.getexif()
                 # From 5 on, the picture lies on its side.

@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coca.core.errors import DataError
+from coca.core.formats import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
+from coca.core.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coca.data.opening import open_source
 from coca.data.sources import PlacedSource, SourceConfig
 from coca.data.storage import expand_braces, is_remote
 from coca.data.tables import SUFFIXES
-from coca.processing.video_file import VIDEO_SUFFIXES
-from coca.search.pictures import IMAGE_SUFFIXES, Picture, Words, changed_at
+from coca.search.pictures import Picture, Words, changed_at
 from coca.search.sources import AnySource, Entry, FileSource, PictureSource, SeriesSource
 from coca.workflows.video_source import VideoSource
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from coca.core.errors import DataError
+from coca.core.formats import VIDEO_SUFFIXES
 from coca.processing.video import read_frames
-from coca.processing.video_file import VIDEO_SUFFIXES
 from coca.search.pictures import Picture, find_pictures, is_gone, read_words, stamp_of
 from coca.search.sources import Entry, series_path
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.extras import require
-from coca.processing.video_file import VIDEO_SUFFIXES
-from coca.search.pictures import IMAGE_SUFFIXES, Picture, is_gone
+from coca.core.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from coca.search.pictures import Picture, is_gone
 from coca.search.sources import AnySource, Entry
 from coca.workflows.index import FillResult
 from coca.workflows.picture_sources import empty_folders, sources_of
