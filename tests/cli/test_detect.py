@@ -32,3 +32,13 @@ def test_a_bad_picture_does_not_stop_the_others(run: Run, pictures: list[str]) -
     ended = run("detect", "broken.png", pictures[0], "--model", "detector", code=1)
     assert "broken.png" in ended.stderr
     assert pictures[0] in ended.stdout
+
+
+def test_no_drawing_takes_the_place_of_another(run: Run, pictures: list[str]) -> None:
+    write_detector(Path("detector"))
+    for name in ("one/a.png", "one/a-2.png", "two/a.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(Path(pictures[0]).read_bytes())
+    options = ("--model", "detector", "--device", "cpu", "--out", "drawn")
+    run("detect", "one/a.png", "one/a-2.png", "two/a.png", *options)
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["a-2.png", "a-3.png", "a.png"]

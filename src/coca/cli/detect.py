@@ -1,5 +1,6 @@
 """Objects in pictures: named boxes, told and drawn."""
 
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,9 +80,10 @@ def _names(folder: Path, paths: list[str]) -> dict[str, Path]:
     """Where each drawing goes; pictures of the same name are numbered."""
     names: dict[str, Path] = {}
     taken: set[str] = set()
-    for number, path in enumerate(paths):
+    for path in paths:
         stem = Path(path).stem
-        stem = f"{stem}-{number}" if stem in taken else stem
-        taken.add(stem)
-        names[path] = folder / f"{stem}.png"
+        numbered = (f"{stem}-{number}" for number in count(2))
+        name = next(one for one in chain([stem], numbered) if one not in taken)
+        taken.add(name)
+        names[path] = folder / f"{name}.png"
     return names
