@@ -225,7 +225,8 @@ def milvus_server(folder: Path) -> Iterator[Any]:
 
     if reason := why_not():
         raise SystemExit(reason)
-    with MilvusServer(folder) as server:
+    # A server that was ended is missed for so long by the next one in its folder.
+    with MilvusServer(folder, stall_s=30) as server:
         yield server
 
 

@@ -1,5 +1,6 @@
 """What `search.py` asks of a store, and the stores that it puts beside ours: faiss and LanceDB."""
 
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +54,9 @@ class Faiss:
         return True
 
     def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None:
+        self._faiss.omp_set_num_threads(os.cpu_count() or 1)
         self._index.add(vectors)
+        self._faiss.omp_set_num_threads(1)
         self._ranks = ranks
 
     def build(self) -> None:

@@ -100,17 +100,26 @@ def peak_bytes() -> float:
 
 
 def own_seconds() -> float:
-    """Processor time of this process, of its living children, and of those that have ended."""
-    living = 0
+    """Processor time of this process and of all below it, living or ended."""
+    # Of each: its parent, and its ticks with those of its children that have ended.
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # Behind the name: state, parent, and further on the ticks as user and as system.
+            # Behind the name: state, parent, and further on user's and system's, own and ended.
             fields = process.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:  # ended meanwhile
             continue
-        if int(fields[1]) == os.getpid():
-            living += int(fields[11]) + int(fields[12])
-    return sum(os.times()[:4]) + living / os.sysconf("SC_CLK_TCK")
+        number = int(process.parent.name)
+        parents[number], ticks[number] = int(fields[1]), sum(map(int, fields[11:15]))
+    below = 0
+    for number in parents:
+        # Workers may stand below a server that starts them.
+        above = parents.get(number, 0)
+        while above and above != os.getpid():
+            above = parents.get(above, 0)
+        below += ticks[number] if above else 0
+    return sum(os.times()[:4]) + below / os.sysconf("SC_CLK_TCK")
 
 
 def forget_peak() -> None:

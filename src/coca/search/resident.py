@@ -39,7 +39,7 @@ def advice_on_size(info: CollectionInfo) -> str:
     return (
         f"{info.count:,} records are {many} for Milvus Lite, where each search takes about "
         f"{info.count // 2_000} ms: `coca migrate` copies them to a Milvus server, and from Python "
-        "`coca.search.resident.Resident` takes a third of the time"
+        "`coca.search.resident.Resident` takes a fifth of the time"
     )
 
 
