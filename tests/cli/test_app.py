@@ -115,7 +115,7 @@ def test_a_wrong_call_is_told_in_one_sentence(
 def test_every_error_ends_as_a_sentence_and_a_code(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, told: str
 ) -> None:
-    def fail(given: object) -> None:
+    def fail(given: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr(pictures, "find", fail)
