@@ -1,5 +1,9 @@
 import itertools
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,6 +205,32 @@ def test_a_worker_that_is_killed_is_told_in_a_sentence() -> None:
         worker.join()
     with pytest.raises(DataError, match="a data worker was stopped from outside"):
         list(itertools.islice(batches, 50))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)"])
+def test_workers_end_with_the_process_that_trains_however_it_ends(end: str, tmp_path: Path) -> None:
+    program = (
+        "import os\n"
+        "from tiny_data import MemorySource, make_samples\n"
+        "from tiny_loader import make_loader\n"
+        "if __name__ == '__main__':\n"
+        "    batches = iter(make_loader(MemorySource(make_samples(8)), settings={'workers': 2}))\n"
+        "    next(batches)\n"
+        f"    {end}\n"
+    )
+    script = tmp_path / "trains.py"
+    script.write_text(program)
+    paths = os.pathsep.join(path for path in sys.path if path)
+    # All below it hold its output open: it ends when the last of them has.
+    done = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
 
 
 def test_an_interrupt_from_the_keyboard_leaves_the_workers_alone() -> None:

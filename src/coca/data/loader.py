@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from threading import Thread
 from typing import Literal
 
 import torch
@@ -287,12 +288,25 @@ _ADVICE_AT_START = (
 
 
 def _begin_worker(worker: int) -> None:
+    Thread(target=_end_with_trainer, name="waiting for the trainer's end", daemon=True).start()
     # Where the signal cannot be held while workers start.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # As the training process does: decoding asks for large blocks, too.
     keep_freed_memory()
     # Workers share the cores already.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _end_with_trainer() -> None:
+    """End this worker when the process that trains does, killed or not.
+
+    Torch's own watch looks at the parent, which is the server here, and the server lives as long as
+    one of its workers.
+    """
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+        os._exit(1)
 
 
 def _check_numbers(batch_size: int, world_size: int, rank: int, seed: int, start: int) -> None:
