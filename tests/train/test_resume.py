@@ -1,7 +1,7 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.resume import require_same_run, run_identity
 from coca.train.tracker import JsonLinesTracker, read_metrics
 from coca.train.trainer import Trainer
+from coca.train.world import World
 from tiny import tiny_config
 from tiny_run import (
     Bars,
@@ -135,6 +136,49 @@ def test_a_second_signal_aborts_and_leaves_the_last_checkpoint(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         tiny_trainer(tmp_path, objective=Twice(7)).fit()
     assert saved_steps(tmp_path) == [5]
+
+
+def test_a_signal_that_comes_while_ranks_agree_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreed = 0
+
+    def largest(world: World, values: Sequence[int]) -> list[int]:
+        nonlocal agreed
+        agreed += 1
+        told = list(values)
+        if agreed == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return told
+
+    monkeypatch.setattr(World, "largest", largest)
+    result = tiny_trainer(tmp_path).fit()
+    assert (result.step, result.interrupted, result.terminated) == (4, True, True)
+
+
+def test_an_own_signal_behind_that_of_another_rank_aborts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher tells all ranks to stop, and the word of one may reach another before that."""
+    calls = 0
+
+    def largest(world: World, values: Sequence[int]) -> list[int]:
+        nonlocal calls
+        calls += 1
+        return [signal.SIGTERM if calls == 4 else values[0], values[1]]
+
+    save = Trainer._save
+
+    def told_late(trainer: Trainer[CoCa]) -> None:
+        if calls == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(trainer)
+
+    monkeypatch.setattr(World, "largest", largest)
+    monkeypatch.setattr(Trainer, "_save", told_late)
+    result = tiny_trainer(tmp_path).fit()
+    assert (result.step, result.interrupted, result.terminated) == (3, True, True)
+    assert saved_steps(tmp_path) == [3]
 
 
 def test_another_model_is_refused_with_the_setting_that_differs(

@@ -38,10 +38,15 @@ def stop_on_signal() -> Iterator[StopRequest]:
         yield stop
         return
 
+    came = False
+
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
+        nonlocal came
+        if came:
             raise KeyboardInterrupt
-        stop.signal = number
+        came = True
+        # Another rank's signal may have been heard of before.
+        stop.signal = stop.signal or number
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

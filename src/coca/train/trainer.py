@@ -249,10 +249,13 @@ class Trainer(Generic[ModelT]):
                     if not stop.requested or error.reason != "worker_killed":
                         self._trouble = error
             in_trouble = self._trouble is not None or self._saver.failed
-            stop.signal, any_in_trouble = self.world.largest([stop.signal, int(in_trouble)])
+            agreed, any_in_trouble = self.world.largest([stop.signal, int(in_trouble)])
             if any_in_trouble:
                 self._end()
-            if batch is None or stop.requested:
+            if agreed:
+                # A signal that came while the ranks agreed stays for the next time.
+                stop.signal = agreed
+            if batch is None or agreed:
                 return
             yield batch
 
