@@ -22,9 +22,8 @@ help: ## List what there is
 demo: $(DEMO) ## Search, caption and score real pictures; FROM_SCRATCH=1 trains first (minutes)
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch)
 
-# For two cores: two of the three workers mostly wait for their Milvus servers.
 test: $(DEV) ## Run every test, and hold the coverage
-	$(BIN)/pytest -n 3 --dist loadgroup --cov=coca --cov-report=term
+	$(BIN)/pytest -n 2 --dist loadgroup --cov=coca --cov-report=term
 
 check: $(DEV) ## Lint, layout, types, floor plan and spelling
 	$(BIN)/ruff check

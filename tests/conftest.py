@@ -29,19 +29,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let two workers share the tests that wait for a Milvus server, each with its own.
-
-    A server that is named is one for all: its tests run in one worker.
-    """
-    tests = [item for item in items if item.get_closest_marker("milvus")]
-    parts = 1 if "MILVUS_URI" in os.environ else 2
-    files = {path: number for number, path in enumerate(dict.fromkeys(test.path for test in tests))}
-    for test in tests:
-        test.add_marker(pytest.mark.xdist_group(f"milvus {files[test.path] % parts}"))
-
-
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
     """Tests run commands in this process; their `--quiet` would silence the tests that follow."""
@@ -65,7 +52,7 @@ def shared_data() -> Path:
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real Milvus server: the one of MILVUS_URI, or one started for this session.
 
-    A test that asks for it carries `SERVER`, so that it runs in a worker that has it.
+    A test that asks for it carries `SERVER`, so that it runs in the one worker that has it.
     """
     if named := os.environ.get("MILVUS_URI"):
         yield named

@@ -29,8 +29,8 @@ ENVIRONMENT = Path(__file__).parents[1] / ".venv-milvus"
 PROGRAMS = ENVIRONMENT / "milvus"
 """The server and its libraries, unpacked."""
 
-SERVER = pytest.mark.milvus
-"""Mark of a test that talks to a server, which it shares with others; see `conftest.py`."""
+SERVER = (pytest.mark.milvus, pytest.mark.xdist_group("milvus"))
+"""Marks of a test that talks to a server: all of them run in one worker, and share it."""
 
 _START_S = 90.0
 _PORTS = (
