@@ -77,7 +77,7 @@ class Captions:
             with self._lock:
                 # Another thread may have read them meanwhile, and may have begun too early.
                 if self._held is held:
-                    self._held = self._read()
+                    self._read_anew()
                     return self._held
         if self._watch.is_old():
             read_beside("captions", self._read_anew, self._lock)
