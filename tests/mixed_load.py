@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coca.search.milvus import Index
+from coca.search.ranking import place_of
 from coca.search.records import Record
 
 BATCH = 20
@@ -152,7 +153,8 @@ class _Searcher:
         took = time.monotonic() - start
         self._load.search_s.append((start - self._begun, took))
         scores = [hit.score for hit in hits]
-        if len(hits) < min(before, 10) - 2 * 2 or scores != sorted(scores, reverse=True):
+        in_order = sorted(hits, key=lambda hit: place_of(hit.score, hit.id))
+        if len(hits) < min(before, 10) - 2 * 2 or hits != in_order:
             self._load.faults.append(f"{len(hits)} hits of {before} records, scores {scores}")
         for hit in hits:
             if abs(hit.score - float(query @ vector_of(hit.id, dim))) > 1e-3:

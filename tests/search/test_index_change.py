@@ -91,6 +91,20 @@ def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
         assert recall(filled, vectors) == usual
 
 
+def test_a_width_set_by_hand_may_be_as_small_as_the_page(
+    filled: Index, vectors: np.ndarray
+) -> None:
+    kinds = [("HNSW", {"ef": 10})]
+    if not filled.capabilities.lite:
+        kinds.append(("SCANN:nlist=16", {"nprobe": 16, "reorder_k": 10}))
+    for kind, params in kinds:
+        if filled.index_type.type != parse_index(kind).type:
+            filled.change_index(parse_index(kind))
+        answers = filled.search(vectors[:20], 10, params=params)
+        assert [answer[0].id for answer in answers] == [str(row) for row in range(20)]
+        assert {len(answer) for answer in answers} == {10}
+
+
 def test_lite_builds_no_index_of_captions_before_the_first_of_them(
     make_index: MakeIndex, fresh: str
 ) -> None:

@@ -266,6 +266,28 @@ def test_many_rows_are_flushed_on_the_way(
     assert index._store.pictures.unflushed == 0
 
 
+def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
+    make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection, "_SEARCHED_ROWS", 10)
+    index = make_index()
+    pictures = index._store.pictures
+    lite = index._connection.is_lite
+    query = make_record("cat").vector[np.newaxis]
+    for n in range(24):
+        index.upsert([make_record(str(n))])
+        if n == 11:
+            assert pictures.unflushed == 12
+            index.search(query)
+            # The search itself does not wait for a flush: the next write does.
+            assert pictures.unflushed == 12
+    assert pictures.unflushed == (11 if lite else 24)
+    index.search(query)
+    index.upsert(make_record(str(n)) for n in range(24, 27))
+    assert pictures.unflushed == (0 if lite else 27)
+    assert index.count() == 27
+
+
 def test_threads_may_search_while_others_write(index: Index, make_record: MakeRecord) -> None:
     index.upsert([make_record("cat")])
     query = make_record("cat").vector[np.newaxis]

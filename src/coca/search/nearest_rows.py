@@ -36,6 +36,8 @@ vectors of 512 numbers, recall@10 is 0.965 to 0.98 where it keeps 8 to 50 %, and
 _ROUGH_ROWS = 2_000
 """So many rows without an index are searched by a rough one, which loses one result in twelve
 whatever the effort: Milvus 2.3 makes it from 5,000 new rows on."""
+_WIDTHS = ("ef", "itopk_size", "reorder_k", "search_list")
+"""Settings of a search that are numbers of candidates, of which its results are a part."""
 _UTMOST = 1e6
 """An effort that looks at all heaps of an index."""
 
@@ -174,7 +176,7 @@ def _searched(
     params = vectors.index.search_params(depth, effort)
     if ef is not None:
         params["ef"] = max(ef, look.limit)
-    params |= dict(look.params or {})
+    params |= _wide_enough(look.params or {}, look.limit)
     return [
         answer
         for batch in batches(queries, _QUERY_ROWS)
@@ -187,6 +189,17 @@ def _searched(
             filter=look.filter,
         )
     ]
+
+
+def _wide_enough(params: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    """Settings as they were given, but no narrower than what is asked for, which Milvus refuses.
+
+    For pages to come out in one order a search asks for a few results more than it gives.
+    """
+    return {
+        name: max(value, limit) if name in _WIDTHS and isinstance(value, int) else value
+        for name, value in params.items()
+    }
 
 
 def _exact(

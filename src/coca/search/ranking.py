@@ -5,6 +5,7 @@ with the same caption, or captions with the same words, have one score.
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TypeVar
 
 from coca.core.errors import SearchError
@@ -24,8 +25,12 @@ def check_page(k: int, offset: int, most: int) -> None:
     """Refuse a page that cannot be given.
 
     Raises:
-        SearchError: `k` is below 1, `offset` below 0, or both together are above `most`.
+        SearchError: They are no whole numbers, `k` is below 1, `offset` below 0, or both together
+            are above `most`.
     """
+    for name, value in (("k", k), ("offset", offset)):
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise SearchError(f"{name} is {value!r}; right is a whole number")
     if k < 1 or offset < 0 or k + offset > most:
         raise SearchError(
             f"k={k} with offset={offset}: k is at least 1, offset at least 0, "

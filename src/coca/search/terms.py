@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ class Term:
             )
         if self.text is not None and not self.text.strip():
             raise SearchError("the text to search for is empty")
+        if isinstance(self.weight, bool) or not isinstance(self.weight, Real):
+            raise SearchError(f"the weight of a term is {self.weight!r}; right is a number")
         if not math.isfinite(self.weight) or not 0 < abs(self.weight) <= MAX_WEIGHT:
             raise SearchError(
                 f"a term has the weight {self.weight:g}; "
