@@ -63,6 +63,11 @@ def test_no_two_that_are_taken_are_alike_and_each_left_out_has_its_like(
     assert unlike(vectors, order, most=most, count=count) == taken[:count]
 
 
+def test_equal_vectors_are_never_more_than_equal() -> None:
+    twice = np.concatenate([cloud(3, 50), cloud(3, 50)])
+    assert len(unlike(twice, range(100), most=1.0)) == 100
+
+
 def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, test_set = cloud(1, 60), cloud(2, 5)
     whole = unlike(vectors, range(60), most=0.8, away_from=test_set)

@@ -123,6 +123,14 @@ def test_the_length_of_a_vector_does_not_count(engine: SearchEngine, embedder: A
     by_words = engine.search("17")
     longer = engine.search(vector=3 * embedder.direction(b"17"))
     assert [hit.id for hit in longer] == [hit.id for hit in by_words]
+    direction = embedder.direction(b"17")
+    once, *others = (
+        [hit.id for hit in engine.search("x", vector=length * direction)]
+        for length in (1, 1e-7, 50)
+    )
+    assert others == [once, once]
+    answers = engine.search_batch(texts=["x", "x"], vectors=np.stack([direction, 9 * direction]))
+    assert [[hit.id for hit in hits] for hits in answers] == [once, once]
 
 
 def test_no_queries_get_no_answers(engine: SearchEngine) -> None:

@@ -1,4 +1,6 @@
+import copy
 import operator
+import pickle
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -216,6 +218,16 @@ def test_a_day_has_all_of_its_seconds_and_no_time_is_no_day(
     assert found(index, taken(since=elsewhere, until=elsewhere)) == {"r4"}
     with pytest.raises(SearchError, match="the end comes first"):
         taken(since=date(1970, 1, 5), until=date(1970, 1, 4))
+
+
+def test_a_day_before_1970_ends_with_its_last_second() -> None:
+    assert "time <= -1)" in taken(until=date(1969, 12, 31))
+
+
+def test_a_filter_is_copied_with_its_opposite() -> None:
+    narrow = where("metadata.kind", "==", "cat")
+    for twin in (copy.deepcopy(narrow), pickle.loads(pickle.dumps(narrow))):
+        assert (twin, negate(twin)) == (narrow, negate(narrow))
 
 
 def test_a_filter_of_ones_own_joins_only_as_a_whole(stored: tuple[Index, list[Record]]) -> None:

@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +158,35 @@ def test_a_collection_whose_making_was_interrupted_is_finished(
         ({"vector": np.full(16, np.nan, np.float32)}, "record b .* NaN"),
         ({"vector": np.ones(4, np.float32) / 2}, "record b .* has 4 numbers; .* holds 16"),
         ({"metadata": {"x": float("nan")}}, "record b .* cannot be stored: the metadata"),
+        ({"id": ""}, "cannot be stored: the id is empty"),
+        ({"id": "dir\\new.jpg"}, r"cannot be stored: the id holds '\\\\'; right is text without"),
+        ({"id": 'a "b"'}, "cannot be stored: the id holds '\"'; right is text without quotes"),
+        ({"id": "two\nlines"}, r"cannot be stored: the id holds '\\n'"),
+        ({"id": "é" * 33}, "cannot be stored: the id has 66 bytes; at most 64 fit"),
     ],
 )
 def test_a_record_that_cannot_be_stored_is_named(
     index: Index, make_record: MakeRecord, record: Any, fault: str
 ) -> None:
     with pytest.raises(SearchError, match=fault):
-        index.upsert([make_record("a"), make_record("b", **record)])
+        index.upsert([make_record("a"), replace(make_record("b"), **record)])
     assert index.count() == 0
+
+
+def test_no_id_reaches_another_record(index: Index, make_record: MakeRecord) -> None:
+    odd = ["it's.jpg", "Katze 🐈", "%_[]()", "'] or id != ''", "x' or 'x' == 'x"]
+    index.upsert(make_record(id) for id in [*odd, "plain"])
+    assert set(index.ids()) == {*odd, "plain"}
+    assert {id: record.id for id, record in index.get(odd).items()} == {id: id for id in odd}
+    assert sum(len(batch) for batch in index.read_through()) == len(odd) + 1
+    others = ["x'] or id != '' or id in ['y", 'x"] or id != "" or id in ["y', "a\\", "a\nb"]
+    index.delete(others)
+    assert index.count() == len(odd) + 1
+    assert index.get(others) == {}
+    for id in odd:
+        index.delete([id])
+        assert index.get([id]) == {}
+    assert index.ids() == ["plain"]
 
 
 def test_a_query_that_cannot_be_compared_is_refused(index: Index) -> None:

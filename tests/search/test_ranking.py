@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from coca.search.collection import Row
+from coca.search.index_choice import parse_index
 from coca.search.milvus import Index
 from coca.search.ranking import depth_of, pages
 from coca.search.records import Hit, Record
 from coca.search.resident import Resident
+from coca.search.settings import CollectionSettings
 
 MakeRecord = Callable[..., Record]
 CAPTIONS, ROWS = 20, 400
@@ -90,3 +92,23 @@ def test_rows_of_one_score_are_told_apart_by_id_however_many_are_asked_for() -> 
 
 def test_pages_of_one_depth_are_looked_for_equally_widely() -> None:
     assert [depth_of(wanted) for wanted in (1, 32, 33, 128, 129)] == [32, 32, 128, 128, 512]
+
+
+def test_pages_behind_a_filter_join_where_the_index_rounds(
+    make_index: Callable[..., Index], fresh: str
+) -> None:
+    """The graph of a compressed index gives other scores than the rows that a filter leaves."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((700, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    settings = CollectionSettings(index=parse_index("HNSW_SQ"), fallback=True)
+    index = make_index(collection=fresh, settings=settings)
+    index.upsert(
+        Record(id=f"{n:03}", path="x", width=n % 7, vector=vector)
+        for n, vector in enumerate(vectors)
+    )
+    index.flush()
+    for query in vectors[:5]:
+        whole = index.search(query[np.newaxis], 31, filter="width == 3")[0]
+        for k in range(1, 31):
+            assert index.search(query[np.newaxis], k, filter="width == 3")[0] == whole[:k]

@@ -71,6 +71,31 @@ def test_captions_can_be_recommended_by(engine: SearchEngine, embedder: Any) -> 
     assert [hit.id for hit in found] == by_hand[:5]
 
 
+def test_many_different_ones_may_be_asked_for(engine: SearchEngine) -> None:
+    many = recommend(engine, ["3"], k=1_700, diversity=0.5)
+    assert {hit.id for hit in many} == {f"{n}" for n in range(40)} - {"3"}
+
+
+def test_what_is_removed_in_the_middle_of_it_is_left_out(
+    engine: SearchEngine, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recommend(engine, ["3"], k=3, diversity=0.5)
+    search = index.search
+
+    def and_remove(*args: Any, **settings: Any) -> Any:
+        answers = search(*args, **settings)
+        index.delete(hit.id for hit in answers[0] if hit.id in gone)
+        return answers
+
+    monkeypatch.setattr(index, "search", and_remove)
+    gone = {wanted[0].id}
+    left = recommend(engine, ["3"], k=3, diversity=0.5)
+    assert len(left) == 3
+    assert wanted[0].id not in {hit.id for hit in left}
+    gone = {f"{n}" for n in range(40)}
+    assert recommend(engine, [Term(text="x")], k=3, diversity=0.5) == []
+
+
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
@@ -78,6 +103,8 @@ def test_captions_can_be_recommended_by(engine: SearchEngine, embedder: Any) -> 
         ({"like": ["absent"]}, "no record 'absent'"),
         ({"like": ["3"], "unlike": ["absent"]}, "no record 'absent'"),
         ({"like": ["3"], "diversity": 1.5}, "right is 0 to 1"),
+        ({"like": ["3"], "k": 0, "diversity": 0.5}, "k=0 with offset=0: k is at least 1"),
+        ({"like": ["3"], "k": -2, "seen": {"1", "2", "4"}}, "k=-2 with offset=0"),
         ({"like": [Term(text="x", weight=-1.0)]}, "right is above 0"),
         ({"like": ["3"], "seen": {f"s{n}" for n in range(16_384)}}, "leave them out by a filter"),
     ],

@@ -166,6 +166,18 @@ def test_threads_never_see_a_copy_that_is_half_replaced(
     assert wrong == []
 
 
+def test_only_the_last_filters_are_remembered(
+    filled: Index, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coca.search.resident._FILTERS", 3)
+    resident, query = Resident(filled), embedder.direction(b"x")[np.newaxis]
+    for _ in range(2):
+        for n in range(1, 8):
+            hits = resident.search(query, 40, filter=f'metadata["n"] < {n}')[0]
+            assert {hit.metadata["n"] for hit in hits} == set(range(n))
+    assert len(resident._copy.kept) == 3
+
+
 def test_an_empty_collection_has_no_answers(index: Index, embedder: Any) -> None:
     resident = Resident(index)
     assert resident.search(embedder.direction(b"x")[np.newaxis]) == [[]]

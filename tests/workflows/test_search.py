@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> 
 
 
 def test_re_ranking_reads_pictures_wherever_they_stand(
-    model: Path, photos: Path, tmp_path: Path
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ShardWriter(tmp_path / "shards") as writer:
         for number in range(3, 6):
@@ -86,9 +87,26 @@ def test_re_ranking_reads_pictures_wherever_they_stand(
             number = int(Path(hit.path).stem.removeprefix("k"))
             likely = predictor.score(picture(number), "a red car")[0, 0]
             assert hit.log_likelihood == pytest.approx(likely, abs=1e-4)
+        gone = next(hit.id for hit in hits if not hit.path.endswith("0.png"))
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.index, "search", _and_remove(gone, engine.index))
+            left = find(engine, terms, Wish(k=6, rerank=6))
+        assert {hit.id for hit in left} == {hit.id for hit in hits} - {gone}
         (photos / "0.png").unlink()
         with pytest.raises(DataError, match=r"0\.png cannot be read"):
             find(engine, terms, Wish(rerank=6))
+
+
+def _and_remove(id: str, index: Any) -> Any:
+    """A search behind which, as by another thread, a record is removed."""
+    search = index.search
+
+    def search_and_remove(*args: Any, **settings: Any) -> Any:
+        answers = search(*args, **settings)
+        index.delete([id])
+        return answers
+
+    return search_and_remove
 
 
 def test_a_model_that_is_gone_is_replaced_by_the_fallback_or_told(

@@ -11,6 +11,8 @@ from jaxtyping import Float, Float32
 from coca.core.progress import ProgressMaker, silent
 
 _BLOCK = 1_024
+_ROUNDING = 1e-6
+"""By so much the cosine of equal vectors may be off 1."""
 
 
 def marginal_relevance(
@@ -99,8 +101,8 @@ def unlike(
         free = np.ones(len(block), bool)
         for others in (away_from, vectors[taken]):
             if others is not None and len(others):
-                free &= (vectors[block] @ others.T).max(axis=1) <= most
-        alike = vectors[block] @ vectors[block].T > most
+                free &= (vectors[block] @ others.T).max(axis=1) <= most + _ROUNDING
+        alike = vectors[block] @ vectors[block].T > most + _ROUNDING
         for place in range(len(block)):
             if len(taken) == wanted:
                 return taken

@@ -8,8 +8,9 @@ so each expression made here knows its opposite, and a filter keeps the same rec
 those for which a comparison in Python would be true.
 """
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time
 from typing import TypeAlias
 
@@ -31,6 +32,10 @@ class Filter(str):
 
     opposite: str
 
+    def __reduce__(self) -> tuple[type["Filter"], tuple[str, str]]:
+        """What a copy is made of, also in another process."""
+        return Filter, (str(self), self.opposite)
+
     def __new__(cls, text: str, opposite: str) -> "Filter":
         """Pair the two; use `where` and its neighbours instead."""
         made = super().__new__(cls, text)
@@ -47,7 +52,8 @@ def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
         operator: One of `== != < <= > >=`, or `in` and `not in` with a list.
         value: Text, number or truth value; for `in`, a list of them. Columns of text take text and
             columns of numbers whole numbers; a number in the metadata compares with numbers only,
-            a text with texts. On Lite, true equals 1 there.
+            a text with texts. On Lite, true equals 1 there, and a list or an object is neither
+            above nor below a number nor kept by the opposite.
 
     Raises:
         SearchError: Unknown field or operator, or a value that no filter can hold.
@@ -145,6 +151,11 @@ def negate(filter: str) -> Filter:
     return Filter(_opposite(filter), str(filter))
 
 
+def with_ids(ids: Iterable[str]) -> str:
+    """The expression for the records with these ids, whatever the ids hold."""
+    return f"{ID} in [{', '.join(map(quoted, ids))}]"
+
+
 def quoted(text: str) -> str:
     """The text as a literal of a filter."""
     return f'"{text.translate(_ESCAPES)}"'
@@ -232,7 +243,8 @@ def _whole(filter: str) -> str:
 def _seconds(day: date, of_day: time) -> int:
     if not isinstance(day, datetime):
         day = datetime.combine(day, of_day, UTC)
-    return int(day.timestamp() if day.tzinfo else day.replace(tzinfo=UTC).timestamp())
+    # The end of a day is a moment before the next one, also before 1970.
+    return math.floor(day.timestamp() if day.tzinfo else day.replace(tzinfo=UTC).timestamp())
 
 
 def _literal(value: object) -> str:

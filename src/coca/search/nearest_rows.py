@@ -15,7 +15,7 @@ from coca.core.errors import SearchError
 from coca.search import records
 from coca.search.building import served_rows
 from coca.search.collection import Collection, Row, batches
-from coca.search.filters import quoted
+from coca.search.filters import with_ids
 from coca.search.index_settings import MAX_WIDTH, VectorIndex
 from coca.search.ranking import check_page, depth_of
 from coca.search.rows import HIT_COLUMNS
@@ -146,12 +146,12 @@ def _filtered_on_lite(
             columns = [*HIT_COLUMNS, vectors.column]
             return _exact(queries, list(collection.get(ids, columns)), vectors.column, look)
         if len(ids) <= _LISTED_IDS:
-            listed = f"{records.ID} in [{', '.join(map(quoted, ids))}]"
-            look = replace(look, filter=listed)
+            look = replace(look, filter=with_ids(ids))
     if "ef" not in index.search_params(look.limit, 1.0):
         return _searched(vectors, queries, look, effort=_UTMOST)
-    # That it finds more than is wanted shows that it did not find these by luck.
-    wider = replace(look, limit=min(_MARGIN * look.limit, index.most_results))
+    # That it finds more than is wanted shows that it did not find these by luck. Pages of one depth
+    # are answered in one way: scores of a compressed graph and those of the rows differ.
+    wider = replace(look, limit=min(_MARGIN * depth_of(look.limit), index.most_results))
     answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=MAX_WIDTH)
     if any(len(answer) < wider.limit for answer in answers):
         columns = [*HIT_COLUMNS, vectors.column]

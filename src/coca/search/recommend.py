@@ -9,6 +9,7 @@ from coca.core.errors import SearchError
 from coca.search.diversity import marginal_relevance
 from coca.search.engine import SearchEngine
 from coca.search.milvus import MAX_RESULTS, Side
+from coca.search.ranking import check_page
 from coca.search.records import Hit, Record
 from coca.search.terms import Term
 
@@ -45,8 +46,8 @@ def recommend(
         The best first; `score` is the cosine to what is liked less what is not.
 
     Raises:
-        SearchError: Nothing is liked, an id is not there, `diversity` is not 0 to 1, or so much was
-            seen that Milvus cannot look past it.
+        SearchError: Nothing is liked, an id is not there, `k` is out of range, `diversity` is not 0
+            to 1, or so much was seen that Milvus cannot look past it.
         DataError: A picture cannot be read.
     """
     if not like:
@@ -58,18 +59,22 @@ def recommend(
         *(_share(engine, unlike, _UNLIKE_WEIGHT, on) if unlike else ()),
     ]
     hidden = {*seen, *(one for one in (*like, *unlike) if isinstance(one, str))}
-    pool = k * _POOL if diversity else k
-    if pool + len(hidden) > MAX_RESULTS:
+    check_page(k, 0, MAX_RESULTS)
+    if k + len(hidden) > MAX_RESULTS:
         raise SearchError(
             f"{len(hidden):,} records were seen, and Milvus looks at {MAX_RESULTS:,} at most; "
             "leave them out by a filter instead"
         )
+    pool = min(k * _POOL, MAX_RESULTS - len(hidden)) if diversity else k
     hits = engine.search(terms=terms, k=pool + len(hidden), filter=filter, on=on)
     hits = [hit for hit in hits if hit.id not in hidden][:pool]
-    if not diversity or len(hits) <= 1:
-        return hits[:k]
+    if not diversity:
+        return hits
     records = engine.index.get(hit.id for hit in hits)
+    # Without what was removed in this moment.
     hits = [hit for hit in hits if hit.id in records]
+    if len(hits) <= 1:
+        return hits
     sides = (_vector(records[hit.id], on) for hit in hits)
     relevance = np.array([hit.score for hit in hits])
     rows = marginal_relevance(np.stack(list(sides)), relevance, k, diversity=diversity)

@@ -204,7 +204,7 @@ def check_records(batch: Sequence[Record], embed_dim: int) -> None:
     """
     names = [f"record {record.id} ({record.path})" for record in batch]
     for name, record in zip(names, batch, strict=True):
-        fault = fault_of(
+        fault = _fault_of_id(record.id) or fault_of(
             record.path, record.caption, record.metadata, tags=record.tags, album=record.album
         )
         if fault := fault or _fault_of_numbers(record):
@@ -222,6 +222,15 @@ def check_records(batch: Sequence[Record], embed_dim: int) -> None:
     }
     if spoken:
         unit_rows(np.stack(list(spoken.values())), embed_dim, list(spoken))
+
+
+def _fault_of_id(id: str) -> str | None:
+    if not id:
+        return "the id is empty"
+    # A server's records are read through by ids that the client does not quote.
+    if wrong := [sign for sign in id if sign in '"\\' or sign < " "]:
+        return f"the id holds {wrong[0]!r}; right is text without quotes, backslashes and breaks"
+    return _fault_of_text("the id", id, MAX_BYTES[ID])
 
 
 def _fault_of_numbers(record: Record) -> str | None:

@@ -107,7 +107,7 @@ def check_terms(terms: Sequence[Term]) -> None:
 
 
 def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
-    """Vectors to search for as rows of numbers; they may be of any length but 0.
+    """Vectors to search for as rows of length 1; they may come with any length but 0.
 
     Args:
         vectors: One a query: an array, or anything that makes one.
@@ -133,7 +133,7 @@ def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
             raise SearchError(f"vector {row} to search for has NaN or infinity among its numbers")
         if length == 0:
             raise SearchError(f"vector {row} to search for is all 0, and so leads nowhere")
-    return rows
+    return rows / lengths[:, np.newaxis]
 
 
 def direction(

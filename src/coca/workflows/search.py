@@ -1,6 +1,6 @@
 """Joins a loaded model to a collection that is filled, and searches in it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from coca.search.engine import SearchEngine
 from coca.search.fusion import Fusion
 from coca.search.hybrid import search_hybrid, word_search
 from coca.search.milvus import Index, Side
-from coca.search.records import CollectionInfo, Hit
+from coca.search.records import CollectionInfo, Hit, Record
 from coca.search.reindex import picture_of
 from coca.search.rerank import CaptionScorer, reranked
 from coca.search.resident import Resident
@@ -136,15 +136,17 @@ def find(engine: SearchEngine, terms: Sequence[Term], wish: Wish) -> list[Hit]:
         return hits
     if not isinstance(engine.embedder, CaptionScorer):
         raise SearchError("this model writes no captions, so it cannot re-rank by them")
-    first_few = hits[: wish.rerank]
-    pictures = _pictures_of(first_few, engine)
+    records = engine.index.get(hit.id for hit in hits[: wish.rerank])
+    # Without what was removed in this moment.
+    first_few = [hit for hit in hits[: wish.rerank] if hit.id in records]
+    pictures = _pictures_of(first_few, records)
     hits = reranked(first_few, pictures, texts, engine.embedder) + hits[wish.rerank :]
     return hits[wish.offset : wish.offset + wish.k]
 
 
-def _pictures_of(hits: Sequence[Hit], engine: SearchEngine) -> list[bytes]:
+def _pictures_of(hits: Sequence[Hit], records: Mapping[str, Record]) -> list[bytes]:
     """The pictures of hits, read again from wherever they stand."""
-    records, read = engine.index.get(hit.id for hit in hits), PathReader()
+    read = PathReader()
     # By path, so that each tar or video is gone through once.
     found = {id: picture_of(records[id], read) for _, id in sorted((h.path, h.id) for h in hits)}
     return [found[hit.id] for hit in hits]
