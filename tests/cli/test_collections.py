@@ -42,7 +42,9 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
     assert run_json("collection", "list", "--uri", "b.db")[0]["aliases"] == ["best"]
     refused = run("collection", "drop", "best", "--yes", "--uri", "b.db", code=1)
     assert "alias of 'moved'" in refused.stderr
-    run("collection", "drop", "moved", "--uri", "b.db", code=130)
+    asked = run("collection", "drop", "moved", "--json", "--uri", "b.db", code=2)
+    assert "add --yes" in asked.stderr
+    assert asked.stdout.strip() == ""
     run("collection", "drop", "moved", "--yes", "--uri", "b.db")
     assert "there are none" in run("collection", "list", "--uri", "b.db").output
 

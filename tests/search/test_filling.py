@@ -95,6 +95,23 @@ def test_given_words_go_before_a_model_s_whichever_copy_they_lie_beside(
     assert fill() == IngestReport(unchanged=2)
 
 
+def test_words_that_come_later_beside_a_copy_go_before_a_model_s(
+    photo: Path, embedder: Any, index: Index
+) -> None:
+    copy = photo.with_name(f"z-{photo.name}")
+    copy.write_bytes(photo.read_bytes())
+
+    def fill() -> IngestReport:
+        return ingest(photo.parent, embedder, index, captioner=lambda some: ["written"] * len(some))
+
+    fill()
+    assert record_of(index, photo.read_bytes()).caption == "written"
+    copy.with_suffix(".txt").write_text("given")
+    assert fill() == IngestReport(updated=1, unchanged=1)
+    assert record_of(index, photo.read_bytes()).caption == "given"
+    assert fill() == IngestReport(unchanged=2)
+
+
 class Films:
     """Series of pictures from memory; one that ends in an error breaks there."""
 

@@ -113,6 +113,28 @@ def test_a_stopped_migration_goes_on(
     source.close()
 
 
+def test_what_changed_since_a_copy_was_made_is_copied_anew(
+    source: Index, index: Index, tmp_path: Path, make_record: MakeRecord
+) -> None:
+    records = given(make_record)
+    source.upsert(records.values())
+    assert migrate(source, index, tmp_path / "files", keep_files=True).written == len(records)
+    changed = next(iter(records))
+    source.upsert([dataclasses.replace(records[changed], caption="other words", text_vector=None)])
+    for written in (1, 0):
+        report = migrate(source, index, tmp_path / "files", keep_files=True)
+        assert (report.records, report.written) == (len(records), written)
+        assert index.get([changed])[changed].caption == "other words"
+    # From the files alone it arrives as it is, too.
+    index.delete([changed])
+    with pytest.raises(SearchError, match="did not come into"):
+        migrate(source, index, tmp_path / "files", keep_files=True)
+    (tmp_path / "files" / "written.txt").unlink()
+    migrate(source, index, tmp_path / "files", keep_files=True)
+    assert index.get([changed])[changed].caption == "other words"
+    source.close()
+
+
 def test_another_migration_or_model_is_refused(
     source: Index, index: Index, tmp_path: Path, make_record: MakeRecord
 ) -> None:

@@ -1,16 +1,19 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from coca.core.errors import DataError
+from coca.core.errors import DataError, SearchError
 from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.search.classify import add_classes
 from coca.search.milvus import Index
 from coca.search.report import BadPicture, IngestReport
 from coca.search.sources import FileSource
+from coca.workflows.classes import open_classes
 from coca.workflows.index import BadPictureLog, index_pictures
 from coca.workflows.picture_sources import SampleSource
 from tiny_data import picture
@@ -140,6 +143,48 @@ def test_a_table_without_captions_leaves_those_beside_the_pictures(
     (album / "b.txt").write_text("beside b")
     index_pictures([album], model, uri=uri, captions=False)
     assert captions(uri)["b"] == "beside b"
+
+
+@pytest.mark.parametrize("folder_first", [True, False])
+def test_a_picture_of_a_table_has_the_album_of_its_folder_whoever_comes_first(
+    model: Predictor, tmp_path: Path, album: Path, folder_first: bool
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    for place in [album, table] if folder_first else [table, album]:
+        index_pictures([place], model, uri=uri, captions=False)
+    with Index.open(uri) as index:
+        albums = {record.album for batch in index.read_through() for record in batch}
+    assert albums == {str(album)}
+    assert captions(uri)["a"] == "table a"
+
+
+def test_a_file_that_only_a_table_still_names_is_pruned(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    index_pictures([table], model, uri=uri, captions=False)
+    (album / "b.png").unlink()
+    kept = index_pictures([table], model, uri=uri, captions=False).report
+    assert (kept.removed, len(kept.bad)) == (0, 1)
+    assert index_pictures([table], model, uri=uri, captions=False, prune=True).report.removed == 1
+    assert captions(uri) == {"a": "table a"}
+    # A whole folder that is gone may be a drive that is not mounted.
+    shutil.move(album, tmp_path / "elsewhere")
+    moved = tmp_path / "table.csv"
+    moved.write_text(f"image,caption,year\n{album / 'a.png'},table a,1\n")
+    assert index_pictures([moved], model, uri=uri, captions=False, prune=True).report.removed == 0
+    assert captions(uri) == {"a": "table a"}
+
+
+def test_pictures_do_not_go_among_classes(model: Predictor, tmp_path: Path, album: Path) -> None:
+    uri = str(tmp_path / "pictures.db")
+    with open_classes(model, uri, create=True) as classes:
+        add_classes(classes, model, ["cat", "dog"], templates=["{}"])
+        name = classes.info.collection
+    with pytest.raises(SearchError, match=r"holds classes, such as '(cat|dog)'; pictures need one"):
+        index_pictures([album], model, uri=uri, collection=name, captions=False)
+    with open_classes(model, uri) as classes:
+        assert classes.count() == 2
 
 
 def test_two_tables_of_the_same_pictures_do_not_take_turns(

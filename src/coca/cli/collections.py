@@ -159,7 +159,12 @@ def drop(
     from coca.search.catalog import drop_collection
 
     place = defaults.search_uri(uri)
-    if not yes and not typer.confirm(f"drop collection {name!r} of {place}?"):
+    try:
+        # Not on standard output, which `--json` keeps for the document.
+        sure = yes or typer.confirm(f"drop collection {name!r} of {place}?", err=True)
+    except typer.Abort:
+        raise ConfigError(f"nobody says whether to drop {name!r}: add --yes") from None
+    if not sure:
         raise ConfigError("nothing was dropped")
     with _connected(place, token) as connection:
         drop_collection(connection, name)

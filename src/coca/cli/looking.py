@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -28,8 +28,10 @@ Limit = Annotated[int, typer.Option("-k", "--limit", min=1, help="Most results."
 
 
 def _day(text: str) -> date:
+    with suppress(ValueError):
+        return date.fromisoformat(text)
     try:
-        return date.fromisoformat(text) if len(text) == 10 else datetime.fromisoformat(text)
+        return datetime.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(
             f"{text!r} is no day such as 2024-06-01, nor a time such as 2024-06-01T18:30"

@@ -7,6 +7,7 @@ import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.looking import Among, Limit, Place, grouped, tell_hits
+from coca.core.errors import ConfigError
 
 
 class On(StrEnum):
@@ -14,6 +15,10 @@ class On(StrEnum):
 
     image = "image"
     text = "text"
+
+
+_EVEN = 0.5
+"""Weight of words that count as much as vectors."""
 
 
 class Method(StrEnum):
@@ -74,7 +79,7 @@ def search(
         typer.Option(
             "--words", min=0, max=1, help="With --hybrid: weight of the ranking by words."
         ),
-    ] = 0.5,
+    ] = _EVEN,
     rerank: Annotated[
         int,
         typer.Option(
@@ -103,6 +108,8 @@ def search(
     from coca.search.terms import parse_terms
 
     terms = parse_terms(text or [], image or [])
+    if not hybrid and (fusion != Method.rrf or words != _EVEN):
+        raise ConfigError("--fusion and --words say how --hybrid joins two rankings: add --hybrid")
     from coca.search.fusion import Fusion
     from coca.search.resident import advice_on_size
     from coca.workflows.search import Wish, find

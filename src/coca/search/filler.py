@@ -209,7 +209,10 @@ class Filler:
             if stamp not in claims_in(known.origin.files[path]):
                 continue
             if known.path != path:
-                same = ledger.is_current(known.path, known.origin)
+                # Given words go before a model's, whichever of equal pictures they lie beside.
+                given = known.has_caption and not known.origin.captioned
+                outspeaks = found.words is not None and found.words.caption and not given
+                same = ledger.is_current(known.path, known.origin) and not outspeaks
             else:
                 same = self._says_nothing_new(found, known)
                 same = same and (known.has_caption or self._captioner is None)
@@ -283,6 +286,8 @@ class Filler:
                 # A table seldom names one; the folder, which holds the picture as well, is one.
                 fresh = replace(fresh, album=record.album)
             joined = with_words_of(fresh, joined)
+        elif not joined.album:
+            joined = replace(joined, album=fresh.album)
         same = (record.path, record.origin.label) == (path, joined.origin.label)
         same = same and record.caption == joined.caption
         if same and (is_answered(joined) or self._captioner is None):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from coca.core.errors import SearchError
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search.behind import WriteBehind
 from coca.search.collection import WRITE_ROWS
@@ -13,9 +14,9 @@ from coca.search.filler import Captioner, Filler
 from coca.search.filters import where
 from coca.search.ledger import Copies, Ledger
 from coca.search.milvus import Index
-from coca.search.pictures import Picture
+from coca.search.pictures import Picture, is_gone
 from coca.search.reading import Found, Reader, found_records
-from coca.search.records import PATH, Record, check_same_model
+from coca.search.records import PATH, Origin, Record, check_same_model
 from coca.search.report import BadLog, IngestReport
 from coca.search.sources import AnySource, FileSource, NamedSource, PictureSource, SeriesSource
 from coca.search.vectors import read_info, read_vectors
@@ -84,7 +85,7 @@ def ingest(
                         filler.offer(reader.read_again(source, found.entry))
             filler.write()
             if prune:
-                gone = ledger.gone
+                gone = [*ledger.gone, *filter(is_gone, _missing_in(filler.report))]
                 for start in range(0, len(gone), _PRUNE_ROWS):
                     batch = gone[start : start + _PRUNE_ROWS]
                     filler.report.removed += filler.let_go(dict.fromkeys(batch))
@@ -148,7 +149,7 @@ def ingest_vectors(
     infos = [read_info(file) for file in files]
     for info in infos:
         check_same_model(index.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
-    ledger = Ledger(index.origins(), half=index.mend())
+    ledger = Ledger(_pictures_of(index), half=index.mend())
     total = sum(info.pictures for info in infos)
     with (
         progress("index vectors", total) as bar,
@@ -215,6 +216,29 @@ class _Kept:
     def delete(self, ids: Iterable[str]) -> None:
         for id in ids:
             self.records.pop(id, None)
+
+
+def _missing_in(report: IngestReport) -> Iterator[str]:
+    """What a table goes on naming, though it is not there any more."""
+    for bad in report.bad:
+        # With its folder: a drive that is not mounted is no loss.
+        if bad.reason == "missing" and os.path.isdir(os.path.dirname(bad.path)):
+            yield bad.path
+
+
+def _pictures_of(index: Index) -> Iterator[tuple[str, str, str, Origin]]:
+    """Its records, unless they are classes.
+
+    Raises:
+        SearchError: There is one without a path.
+    """
+    for id, path, caption, origin in index.origins():
+        if not path:
+            raise SearchError(
+                f"collection {index.info.collection!r} holds classes, such as {caption!r}; "
+                "pictures need one of their own: name another"
+            )
+        yield id, path, caption, origin
 
 
 def _is_there(record: Record, found: Found, ledger: Ledger) -> bool:
@@ -287,7 +311,7 @@ def _ledger(
     """A ledger of all records, or of those with these paths and ids."""
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     if names is None:
-        return Ledger(index.origins(), half=index.mend())
+        return Ledger(_pictures_of(index), half=index.mend())
     # A name that is no text stands in no collection.
     texts = [name for name in names if name.encode(errors="replace").decode() == name]
     ids = {*index.ids(where(PATH, "in", texts)), *known} if texts else set(known)

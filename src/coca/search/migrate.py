@@ -11,7 +11,7 @@ from coca.core.files import append_line, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.search.collection import batches
 from coca.search.milvus import Index
-from coca.search.record_files import read_ids, read_records, write_records
+from coca.search.record_files import read_origins, read_records, write_records
 from coca.search.records import check_same_model
 
 _PART_ROWS = 5_000
@@ -40,8 +40,8 @@ def migrate(
     """Copy every record of one collection into another, and check that all of them came.
 
     What a stopped run did is not done again: whole files stay, and files whose records were flushed
-    to the target are noted. Nothing is removed from either collection. Write nothing to the source
-    meanwhile.
+    to the target are noted; records whose path, caption or origin have changed since are copied
+    anew. Nothing is removed from either collection. Write nothing to the source while it runs.
 
     Args:
         source: Where the records are.
@@ -61,8 +61,8 @@ def migrate(
     folder = Path(folder)
     _claim(folder, source, target)
     ids = source.ids()
-    files = _export(source, ids, folder, progress)
-    written = _import(target, files, folder, len(ids), progress)
+    files, rows = _export(source, ids, folder, progress)
+    written = _import(target, files, folder, rows, progress)
     if missing := set(ids) - set(target.ids()):
         raise SearchError(
             f"{len(missing):,} of {len(ids):,} records did not come into "
@@ -97,18 +97,26 @@ def _claim(folder: Path, source: Index, target: Index) -> None:
         )
 
 
-def _export(source: Index, ids: list[str], folder: Path, progress: ProgressMaker) -> list[Path]:
-    """The files with all records; only those that no file has are read."""
+def _export(
+    source: Index, ids: list[str], folder: Path, progress: ProgressMaker
+) -> tuple[list[Path], int]:
+    """The files with all records, and their rows; only what no file has as it is now is read.
+
+    Of a record that stands in several files, the last one has it as it is.
+    """
     files = sorted(folder.glob("records-*.parquet"))
-    there = {id for file in files for id in read_ids(file)}
-    if gone := there - set(ids):
+    parts = [read_origins(file) for file in files]
+    there = {id: words for part in parts for id, *words in part}
+    if gone := there.keys() - set(ids):
         raise SearchError(
             f"{source.info.collection!r} lost {len(gone):,} records since the migration began: "
             f"remove {folder} and migrate again"
         )
-    missing = iter(id for id in ids if id not in there)
+    now = {id: words for id, *words in source.origins()} if there else {}
+    due = [id for id in ids if id not in there or there[id] != now[id]]
+    missing = iter(due)
     with progress("read records", len(ids)) as bar:
-        bar.advance(len(there))
+        bar.advance(len(ids) - len(due))
         while part := list(islice(missing, _PART_ROWS)):
             found = source.get(part)
             if len(found) < len(part):
@@ -120,7 +128,7 @@ def _export(source: Index, ids: list[str], folder: Path, progress: ProgressMaker
             write_records(file, list(found.values()))
             files.append(file)
             bar.advance(len(part))
-    return files
+    return files, sum(map(len, parts)) + len(due)
 
 
 def _import(

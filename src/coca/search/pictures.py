@@ -148,6 +148,8 @@ def read_words(picture: Path) -> Words:
             raise DataError(f"{sidecar} must hold a JSON object", reason="bad_sidecar")
         metadata |= _section(metadata, sidecar)
         captions = _captions(metadata, sidecar)
+        if caption:
+            captions = [caption, *(one for one in captions if one != caption)]
         caption = caption or (captions[0] if captions else "")
         if len(captions) > 1:
             metadata["captions"] = captions

@@ -46,13 +46,17 @@ def read_records(path: str | Path) -> list[Record]:
     return [_to_record(row) for row in _read(path).to_pylist()]
 
 
-def read_ids(path: str | Path) -> list[str]:
-    """The ids of these records, without the rest.
+def read_origins(path: str | Path) -> list[tuple[str, str, str, Origin]]:
+    """Id, path, caption and origin of these records, without the rest.
 
     Raises:
         StorageError: It is missing or damaged.
     """
-    return list(_read(path, ["id"]).column("id").to_pylist())
+    rows = _read(path, ["id", "path", "caption", "origin"]).to_pylist()
+    return [
+        (row["id"], row["path"], row["caption"], Origin(**json.loads(row["origin"])))
+        for row in rows
+    ]
 
 
 def _read(path: str | Path, columns: list[str] | None = None) -> Any:

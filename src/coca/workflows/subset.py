@@ -155,8 +155,8 @@ def _words(record: Record, score: float) -> tuple[tuple[str, ...], tuple[str, ..
         DataError: The metadata hold something else than texts as captions or labels.
     """
     captions, labels, rest = split_record(record.metadata, record.path)
-    if not captions and record.caption:
-        captions = (record.caption,)
+    if record.caption and record.caption not in captions:
+        captions = (record.caption, *captions)
     known = {"tags": list(record.tags), "album": record.album, "time": record.time}
     fields = {name: value for name, value in known.items() if value}
     return captions, labels or record.tags, {**rest, **fields, "score": round(score, 6)}
