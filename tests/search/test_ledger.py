@@ -61,6 +61,25 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
     assert ingest(folder, embedder, index, prune=True) == IngestReport(unchanged=3)
 
 
+def test_the_words_of_a_picture_that_is_gone_go_with_it(
+    index: Index, tmp_path: Path, embedder: Any
+) -> None:
+    folder, copies = tmp_path / "pictures", Copies()
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.jpg").write_bytes(b"same")
+        (folder / f"{name}.txt").write_text(f"words of {name}")
+    ingest(folder, embedder, index, copies=copies, prune=True)
+    (before,) = index.read_through()
+    assert [record.caption for record in before] == ["words of a"]
+    (folder / "a.jpg").unlink()
+    gone = Gone([folder / "a.jpg"])
+    assert ingest([gone], embedder, index, copies=copies, prune=True) == IngestReport(updated=1)
+    (after,) = index.read_through()
+    assert [record.caption for record in after] == ["words of b"]
+    assert ingest(folder, embedder, index, prune=True) == IngestReport(unchanged=1)
+
+
 class Gone:
     """Files of which some may be gone."""
 

@@ -62,6 +62,8 @@ class Filler:
 
     Attributes:
         report: What was done so far.
+        heirs: Paths that lead a record now, whose words are still those of a path that is gone;
+            without those that only tables know.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Filler:
         bad_log: BadLog | None,
     ) -> None:
         self.report = IngestReport()
+        self.heirs: list[str] = []
         self._embedder = embedder
         self._index = index
         self._ledger = ledger
@@ -194,7 +197,10 @@ class Filler:
         removed, changed = [], []
         for record, files in left:
             if files:
-                changed.append(self._remember(with_files(record, files)))
+                heir = self._remember(with_files(record, files))
+                changed.append(heir)
+                if heir.path != record.path and "" in map(source_of, claims_in(files[heir.path])):
+                    self.heirs.append(heir.path)
             else:
                 self._ledger.forget(record.id)
                 removed.append(record.id)

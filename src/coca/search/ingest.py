@@ -70,6 +70,12 @@ def ingest(
     ledger = _ledger(embedder, index, names, known)
     total = ledger.look_at(sources)
     reader = _reader(embedder, ledger, captioner, batch_size)
+
+    def read(source: PictureSource, filler: Filler) -> None:
+        for found in reader.read(source):
+            if not filler.offer(found):
+                filler.offer(reader.read_again(source, found.entry))
+
     try:
         with (
             progress(_TITLE, total) as bar,
@@ -79,10 +85,8 @@ def ingest(
                 if isinstance(source, SeriesSource):
                     for found in reader.read_series(source):
                         filler.offer(found)
-                    continue
-                for found in reader.read(source):
-                    if not filler.offer(found):
-                        filler.offer(reader.read_again(source, found.entry))
+                else:
+                    read(source, filler)
             filler.write()
             if prune:
                 gone = [*ledger.gone, *filter(is_gone, _missing_in(filler.report))]
@@ -90,6 +94,10 @@ def ingest(
                     batch = gone[start : start + _PRUNE_ROWS]
                     filler.report.removed += filler.let_go(dict.fromkeys(batch))
                 filler.report.removed += filler.forget_lost(ledger.left)
+                if names is not None:
+                    # No later filling would come by there until somebody touches them.
+                    read(FileSource(filter(os.path.isfile, filler.heirs)), filler)
+                    filler.write()
     finally:
         # Also of a run that failed: what it has written is written.
         if copies is not None:
