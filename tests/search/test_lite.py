@@ -7,6 +7,7 @@ import pytest
 
 from coca.core.errors import SearchError
 from coca.search import lite
+from coca.search.connection import Connection
 from coca.search.lite import Lease, address_of, is_lite
 
 
@@ -86,7 +87,9 @@ def test_a_place_that_cannot_be_written_is_told_with_the_reason(tmp_path: Path) 
         Lease.take(str(place), create=False)
 
 
-def test_the_process_that_holds_the_folder_is_named(tmp_path: Path) -> None:
+def test_the_process_that_holds_the_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path / "pictures.db"
     place.mkdir()
     code = (
@@ -105,6 +108,11 @@ def test_the_process_that_holds_the_folder_is_named(tmp_path: Path) -> None:
             Lease.take(str(place), create=False)
         if sys.platform == "linux":
             assert f"(pid {holder.pid})" in str(caught.value)
+        # So it is where the other one comes between the look and the opening.
+        with monkeypatch.context() as patch:
+            patch.setattr(lite, "check_free", lambda path: None)
+            with pytest.raises(SearchError, match=r"another process .*has it open"):
+                Connection(str(place), create=False)
     Lease.take(str(place), create=False).release()
 
 

@@ -10,7 +10,7 @@ from coca.core.errors import SearchError
 from coca.core.extras import require
 from coca.search.capabilities import capabilities_of
 from coca.search.changes import Journal
-from coca.search.lite import Lease, address_of, is_lite
+from coca.search.lite import Lease, address_of, check_free, is_lite
 
 _UNREACHABLE = 2
 """Error code of the client for a server that does not answer."""
@@ -60,8 +60,12 @@ class Connection:
                 self._client = self._milvus.MilvusClient(address, token=token, timeout=timeout_s)
                 self.server_version = str(self._client.get_server_version(timeout=timeout_s))
             self.capabilities = capabilities_of(self.server_version, uri)
-        except BaseException:
+        except BaseException as error:
+            lease = self._lease
             self.close()
+            if lease is not None and lease.users == 0 and isinstance(error, SearchError):
+                # Another process may have been faster, of which Lite says nothing.
+                check_free(lease.path)
             raise
         self.is_lite = self.capabilities.lite
 

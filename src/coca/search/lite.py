@@ -90,7 +90,7 @@ class Lease:
         with _guard:
             if path not in _leases:
                 _prepare(path, create)
-                _check_free(path)
+                check_free(path)
                 _leases[path] = cls(path)
             lease = _leases[path]
             lease.users += 1
@@ -138,7 +138,12 @@ def _prepare(path: Path, create: bool) -> None:
         raise SearchError(f"there is no collection at {path}: `coca index FOLDER` makes one")
 
 
-def _check_free(path: Path) -> None:
+def check_free(path: Path) -> None:
+    """Refuse a folder of Lite that another process has open.
+
+    Raises:
+        SearchError: One has, or it cannot be written.
+    """
     if sys.platform == "win32":  # pragma: no cover - no flock there; Lite's own words must do
         return
     import fcntl
