@@ -17,6 +17,7 @@ from coca.search.building import served_rows
 from coca.search.collection import Collection, Row, batches
 from coca.search.filters import with_ids
 from coca.search.index_settings import MAX_WIDTH, VectorIndex
+from coca.search.index_types import Hnsw
 from coca.search.ranking import check_page, depth_of
 from coca.search.rows import HIT_COLUMNS
 
@@ -149,9 +150,10 @@ def _filtered_on_lite(
             look = replace(look, filter=with_ids(ids))
     if "ef" not in index.search_params(look.limit, 1.0):
         return _searched(vectors, queries, look, effort=_UTMOST)
-    # That it finds more than is wanted shows that it did not find these by luck. Pages of one depth
-    # are answered in one way: scores of a compressed graph and those of the rows differ.
-    wider = replace(look, limit=min(_MARGIN * depth_of(look.limit), index.most_results))
+    # That it finds more than is wanted shows that it did not find these by luck. A compressed graph
+    # has other scores than the rows: there pages of one depth are answered in one way.
+    wanted = look.limit if index.type == Hnsw.type else depth_of(look.limit)
+    wider = replace(look, limit=min(_MARGIN * wanted, index.most_results))
     answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=MAX_WIDTH)
     if any(len(answer) < wider.limit for answer in answers):
         columns = [*HIT_COLUMNS, vectors.column]
