@@ -180,7 +180,12 @@ def main(
     parser.add_argument("--contestant", help="measure this one alone; used by the script itself")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
     arguments = parser.parse_args()
-    (contestant if arguments.contestant else referee)(arguments)
+    try:
+        (contestant if arguments.contestant else referee)(arguments)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"{error.name} is not installed: .venv/bin/pip install -e '.[bench]' brings all peers"
+        ) from error
 
 
 def _processor() -> str:
