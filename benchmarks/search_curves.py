@@ -21,7 +21,7 @@ from search import QUERIES, Ours, cloud, filled, kept_folder, milvus_server
 
 WIDTHS = [{"ef": ef} for ef in (10, 16, 32, 64, 128, 256, 512)]
 HEAPS = [{"nprobe": nprobe} for nprobe in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
-# From above K on: a search may ask a server for more than it gives, which refuses less.
+# Above K: a search asks for a few more than it gives, and widens what is set to less.
 AGAIN = [{"nprobe": 128, "reorder_k": again} for again in (20, 40, 80, 160, 640)]
 SWEEPS: dict[str, list[dict[str, int]]] = {
     "FLAT": [{}],

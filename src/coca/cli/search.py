@@ -9,16 +9,15 @@ from coca.cli.console import Console, Json
 from coca.cli.looking import Among, Limit, Place, grouped, tell_hits
 from coca.core.errors import ConfigError
 
+_EVEN = 0.5
+"""Weight of words that count as much as vectors."""
+
 
 class On(StrEnum):
     """Which vectors of a collection a query is compared with."""
 
     image = "image"
     text = "text"
-
-
-_EVEN = 0.5
-"""Weight of words that count as much as vectors."""
 
 
 class Method(StrEnum):

@@ -216,8 +216,8 @@ class Filler:
                 continue
             if known.path != path:
                 # Given words go before a model's, whichever of equal pictures they lie beside.
-                given = known.has_caption and not known.origin.captioned
-                outspeaks = found.words is not None and found.words.caption and not given
+                speaks = found.words is not None and bool(found.words.caption)
+                outspeaks = speaks and not known.has_given_caption
                 same = ledger.is_current(known.path, known.origin) and not outspeaks
             else:
                 same = self._says_nothing_new(found, known)
@@ -238,8 +238,9 @@ class Filler:
             return False
         if speaker == stamp:
             return words is None or origin.label == label_of(words)
-        given = known.has_caption and not origin.captioned
-        return words is None or not is_heard(stamp, words.caption, over=speaker, captioned=given)
+        return words is None or not is_heard(
+            stamp, words.caption, over=speaker, captioned=known.has_given_caption
+        )
 
     def _gather(
         self,

@@ -28,6 +28,11 @@ class Known:
         """What a record with this path, caption and origin is known by."""
         return cls(path, bool(caption) or origin.captioned, origin)
 
+    @property
+    def has_given_caption(self) -> bool:
+        """It has one that no model wrote."""
+        return self.has_caption and not self.origin.captioned
+
 
 UNSURE = "?"
 """Ends the stamp of what must be read again, whatever the source says."""

@@ -113,7 +113,7 @@ def _export(
             f"remove {folder} and migrate again"
         )
     now = {id: words for id, *words in source.origins()} if there else {}
-    due = [id for id in ids if id not in there or there[id] != now[id]]
+    due = [id for id in ids if id not in there or there[id] != now.get(id)]
     missing = iter(due)
     with progress("read records", len(ids)) as bar:
         bar.advance(len(ids) - len(due))

@@ -150,7 +150,8 @@ def read_words(picture: Path) -> Words:
         captions = _captions(metadata, sidecar)
         if caption:
             captions = [caption, *(one for one in captions if one != caption)]
-        caption = caption or (captions[0] if captions else "")
+        elif captions:
+            caption = captions[0]
         if len(captions) > 1:
             metadata["captions"] = captions
     return Words.of(caption, metadata)

@@ -54,12 +54,12 @@ def recommend(
         raise SearchError("nothing to recommend by: name a record, a text or a picture to be like")
     if not 0 <= diversity <= 1:
         raise SearchError(f"the diversity is {diversity}; right is 0 to 1")
+    check_page(k, 0, MAX_RESULTS)
     terms = [
         *_share(engine, like, 1.0, on),
         *(_share(engine, unlike, _UNLIKE_WEIGHT, on) if unlike else ()),
     ]
     hidden = {*seen, *(one for one in (*like, *unlike) if isinstance(one, str))}
-    check_page(k, 0, MAX_RESULTS)
     if k + len(hidden) > MAX_RESULTS:
         raise SearchError(
             f"{len(hidden):,} records were seen, and Milvus looks at {MAX_RESULTS:,} at most; "

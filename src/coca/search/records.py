@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ MAX_BYTES = {ID: 64, PATH: 4_096, CAPTION: 65_535, METADATA: 65_535, ORIGIN: 65_
 MAX_TAGS, MAX_TAG_BYTES = 256, 512
 MAX_LEVELS = 100
 """How deep metadata may be nested; the packages on the way to Milvus give up at several hundred."""
+
+_NOT_IN_ID = re.compile(r'["\\\x00-\x1f]')
+"""A server's records are read through by ids that its client does not quote."""
 
 _LARGEST = 2**63 - 1
 _LEAST_IN_JSON, _LARGEST_IN_JSON = -(2**63), 2**64 - 1
@@ -227,9 +231,10 @@ def check_records(batch: Sequence[Record], embed_dim: int) -> None:
 def _fault_of_id(id: str) -> str | None:
     if not id:
         return "the id is empty"
-    # A server's records are read through by ids that the client does not quote.
-    if wrong := [sign for sign in id if sign in '"\\' or sign < " "]:
-        return f"the id holds {wrong[0]!r}; right is text without quotes, backslashes and breaks"
+    if wrong := _NOT_IN_ID.search(id):
+        return (
+            f"the id holds {wrong.group()!r}; right is text without quotes, backslashes and breaks"
+        )
     return _fault_of_text("the id", id, MAX_BYTES[ID])
 
 

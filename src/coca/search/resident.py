@@ -25,9 +25,9 @@ from coca.search.records import CollectionInfo, Hit, Record
 
 _READ_ROWS = 1_000
 _QUERY_ROWS = 64
+"""Queries at a time: their scores for all records stand in memory."""
 _FILTERS = 64
 """What so many filters keep is remembered, a byte a record each."""
-"""Queries at a time: their scores for all records stand in memory."""
 
 HINT_ROWS, WARN_ROWS = 100_000, 300_000
 """On Lite each search goes through all ids, whatever the index: about 0.5 ms for 1,000 records."""
