@@ -24,7 +24,7 @@ from coca.search.filters import (
     where,
 )
 from coca.search.milvus import Index
-from coca.search.records import Record
+from coca.search.records import Origin, Record
 from milvus_server import SERVER
 
 Keeps = Callable[[Record], bool]
@@ -71,6 +71,23 @@ def column(name: str, values: list[Any]) -> st.SearchStrategy[Case]:
             st.sampled_from(["in", "not in"]),
             st.lists(st.sampled_from(values), max_size=3),
         ),
+    )
+
+
+def source() -> st.SearchStrategy[Case]:
+    """The source of captions, as `where` compares it."""
+
+    def make(sign: str, value: Any) -> tuple[str, Keeps]:
+        asked = value if sign in ("in", "not in") else [value]
+        return (
+            where("caption_source", sign, value),
+            lambda record: (record.caption_source in asked) == (sign in ("==", "in")),
+        )
+
+    values = st.sampled_from(["given", "model", ""])
+    return st.one_of(
+        st.builds(later(make), st.sampled_from(["==", "!="]), values),
+        st.builds(later(make), st.sampled_from(["in", "not in"]), st.lists(values, max_size=3)),
     )
 
 
@@ -127,6 +144,7 @@ def opposite(case: Case) -> tuple[str, Keeps]:
 LEAVES = st.one_of(
     column("caption", WORDS),
     column("album", WORDS),
+    source(),
     column("width", [0, 1, 640, 2**53]),
     key("kind"),
     key('a "key"] or ["'),
@@ -179,6 +197,7 @@ def every_kind_of_record() -> Iterator[Record]:
             time=n * 86_400,
             tags=tags,
             metadata=kinds[n % len(kinds)],
+            origin=Origin(captioned=n % 3 == 0),
             vector=np.eye(4, dtype=np.float32)[0],
         )
 
@@ -263,6 +282,9 @@ def test_a_filter_of_ones_own_joins_only_as_a_whole(stored: tuple[Index, list[Re
         (("width", ">", True), "compared with whole numbers"),
         (("width", "<", 2**63), "too large"),
         (("metadata.x", "<", True), "no order"),
+        (("caption_source", "==", "nano"), "got == 'nano'"),
+        (("caption_source", "in", ["model", 3]), "got == 3"),
+        (("caption_source", "<", "model"), "got < 'model'"),
         (("metadata.x", "==", float("inf")), "not inf"),
         (("metadata.x", "==", float("nan")), "not nan"),
     ],
@@ -270,6 +292,45 @@ def test_a_filter_of_ones_own_joins_only_as_a_whole(stored: tuple[Index, list[Re
 def test_a_filter_that_makes_no_sense_is_refused(arguments: Any, fault: str) -> None:
     with pytest.raises(SearchError, match=fault):
         where(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("own", "keeps"),
+    [
+        ('caption_source == "model"', lambda record: record.caption_source == "model"),
+        ("caption_source != 'given'", lambda record: record.caption_source != "given"),
+        (
+            'not (caption_source in ["model", ""]) and width > 0',
+            lambda record: record.caption_source == "given" and record.width > 0,
+        ),
+        (
+            'caption_source  not  in ["given"] or id == "caption_source == 3"',
+            lambda record: record.caption_source != "given",
+        ),
+        ('caption like "caption_source%"', lambda record: False),
+    ],
+)
+def test_a_filter_of_ones_own_may_name_the_source_of_captions(
+    stored: tuple[Index, list[Record]], own: str, keeps: Keeps
+) -> None:
+    index, records = stored
+    kept = {record.id for record in records if keeps(record)}
+    assert set(index.ids(own)) == kept
+    assert index.count(own) == len(kept)
+    hits = index.search(records[0].vector[np.newaxis], 64, filter=own)[0]
+    assert {hit.id for hit in hits} == kept
+    sources = {record.id: record.caption_source for record in records}
+    assert all(hit.caption_source == sources[hit.id] for hit in hits)
+
+
+@pytest.mark.parametrize(
+    "own", ['"model" == caption_source', "caption_source == model", 'caption_source like "m%"']
+)
+def test_another_comparison_of_the_source_of_captions_is_refused(
+    stored: tuple[Index, list[Record]], own: str
+) -> None:
+    with pytest.raises(SearchError, match="caption_source in a filter is compared by"):
+        stored[0].ids(own)
 
 
 def test_one_text_is_no_list_of_tags() -> None:

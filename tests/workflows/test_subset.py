@@ -89,6 +89,26 @@ def test_files_are_named_by_a_manifest_with_all_their_words(
     assert car.key in scores
 
 
+@pytest.mark.parametrize("name", ["some.jsonl", "some"])
+def test_captions_of_the_model_are_left_out_unless_asked_for(
+    index: Index, photos: Path, tmp_path: Path, name: str
+) -> None:
+    (photos / "2.png").write_bytes(picture(2))
+    ingest(photos, StandIn(), index, captioner=lambda images: ["guessed"] * len(images))
+    (guessed,) = index.ids('caption_source == "model"')
+    scores = dict.fromkeys(index.ids(), 0.5)
+    kind = "manifest" if name.endswith(".jsonl") else "shards"
+    subset = write_subset(tmp_path / name, index, scores)
+    assert (subset.written, subset.model_captions) == (3, 1)
+    captions = {one.key: one.captions for one in samples(kind, tmp_path / name)}
+    assert sorted(captions.values()) == [(), ("a car", "auto"), ("a dog",)]
+    assert captions[guessed] == ()
+    subset = write_subset(tmp_path / f"all-{name}", index, scores, model_captions=True)
+    assert (subset.written, subset.model_captions) == (3, 0)
+    captions = {one.key: one.captions for one in samples(kind, tmp_path / f"all-{name}")}
+    assert captions[guessed] == ("guessed",)
+
+
 @pytest.mark.parametrize("many", [True, False])
 def test_parts_of_files_are_copied_into_shards(
     index: Index, photos: Path, parts: list[Path], tmp_path: Path, many: bool

@@ -181,6 +181,10 @@ def mine(
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Least score.", show_default=False)
     ] = None,
+    model_captions: Annotated[
+        bool,
+        typer.Option("--model-captions", help="Write captions that a model wrote as well."),
+    ] = False,
     among: Among,
     place: Place,
     as_json: Json = False,
@@ -219,13 +223,26 @@ def mine(
             max_likeness=max_likeness,
         )
         predictor = place.load_model(index)
-        subset = workflow.mine(index, predictor, wanted, choice, out, progress=console.progress)
+        subset = workflow.mine(
+            index,
+            predictor,
+            wanted,
+            choice,
+            out,
+            model_captions=model_captions,
+            progress=console.progress,
+        )
     for _, sentence in subset.lost:
         console.complain(sentence)
     console.say(
         f"{subset.written:,} of {index.info.count:,} pictures are in {out}"
         + (f", {len(subset.lost):,} chosen ones cannot be had" if subset.lost else "")
     )
+    if subset.model_captions:
+        console.say(
+            f"{subset.model_captions:,} captions that a model wrote are left out; "
+            "--model-captions writes them as well"
+        )
     kind = "manifest" if out.suffix == ".jsonl" else "shards"
     learn = f"data.sources=[{{kind: {kind}, path: {out}}}]"
     console.say(f"learn from them: {to_try('pretrain', 'RECIPE.yaml', learn)}")
@@ -234,6 +251,7 @@ def mine(
             "out": str(out),
             "chosen": subset.written,
             "of": index.info.count,
+            "model_captions_left_out": subset.model_captions,
             "lost": [{"path": path, "error": error} for path, error in subset.lost],
         }
     )

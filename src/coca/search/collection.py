@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from coca.search.connection import Connection
-from coca.search.filters import with_ids
+from coca.search.filters import expanded, with_ids
 from coca.search.records import ID
 
 WRITE_ROWS = 1_000
@@ -112,7 +112,7 @@ class Collection:
         with self.faults("read from it", filter=filter):
             return self._client.query(
                 self.name,
-                filter=filter,
+                filter=expanded(filter),
                 output_fields=list(columns),
                 timeout=self._timeout_s,
                 consistency_level=freshness,
@@ -142,7 +142,7 @@ class Collection:
             iterator = self._client.query_iterator(
                 self.name,
                 batch_size=WRITE_ROWS,
-                filter=filter,
+                filter=expanded(filter),
                 output_fields=list(columns),
                 timeout=self._timeout_s,
                 consistency_level="Strong",
@@ -171,7 +171,7 @@ class Collection:
                 self.name,
                 data=list(queries),
                 anns_field=column,
-                filter=filter,
+                filter=expanded(filter),
                 limit=k,
                 # Without a list of columns Lite would send everything, the vectors included.
                 output_fields=list(columns),

@@ -144,8 +144,8 @@ class Connection:
             elif filter and _blames_filter(error.code, str(error.message)):
                 sentence = (
                     f"Milvus does not understand the filter {filter!r}: {reason}; "
-                    "fields are id, path, caption, album, tags, width, height, time and "
-                    'metadata["KEY"]'
+                    "fields are id, path, caption, caption_source, album, tags, width, height, "
+                    'time and metadata["KEY"]'
                 )
             else:
                 sentence = f"Milvus at {self.uri} could not {doing}: {reason}"

@@ -8,14 +8,28 @@ so each expression made here knows its opposite, and a filter keeps the same rec
 those for which a comparison in Python would be true.
 """
 
+import ast
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from coca.core.errors import SearchError
-from coca.search.records import ALBUM, CAPTION, HEIGHT, ID, METADATA, PATH, TAGS, TIME, WIDTH
+from coca.search.records import (
+    ALBUM,
+    CAPTION,
+    CAPTION_SOURCE,
+    HEIGHT,
+    ID,
+    METADATA,
+    ORIGIN,
+    PATH,
+    TAGS,
+    TIME,
+    WIDTH,
+    CaptionSource,
+)
 
 Value: TypeAlias = str | int | float | bool
 
@@ -25,6 +39,11 @@ _OPPOSITES = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'", re.DOTALL)
 _LARGEST = 2**63 - 1
+_CAPTION_SOURCE = re.compile(
+    rf"{_STRING.pattern}|\b{CAPTION_SOURCE}\b"
+    rf"(?:\s*(?P<operator>==|!=|not\s+in\b|in\b)\s*(?P<value>{_STRING.pattern}|\[[^\]]*\]))?",
+    re.DOTALL,
+)
 
 
 class Filter(str):
@@ -47,8 +66,8 @@ def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
     r"""A filter that compares one field with a value, whatever the value holds.
 
     Args:
-        field: `"id"`, `"path"`, `"caption"`, `"album"`, `"width"`, `"height"`, `"time"`, or
-            `"metadata.KEY"` for any key of the metadata.
+        field: `"id"`, `"path"`, `"caption"`, `"album"`, `"width"`, `"height"`, `"time"`,
+            `"caption_source"`, or `"metadata.KEY"` for any key of the metadata.
         operator: One of `== != < <= > >=`, or `in` and `not in` with a list.
         value: Text, number or truth value; for `in`, a list of them. Columns of text take text and
             columns of numbers whole numbers; a number in the metadata compares with numbers only,
@@ -63,12 +82,16 @@ def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
         'metadata["equipment"] == "a \\"heavy\\" bar"'
     """
     key = field.removeprefix(f"{METADATA}.")
-    if key == field and field not in (*_TEXTS, *_NUMBERS):
+    if key == field and field not in (*_TEXTS, *_NUMBERS, CAPTION_SOURCE):
         raise SearchError(
-            f"no filter on {field!r}: fields are {', '.join((*_TEXTS, *_NUMBERS))} and "
+            f"no filter on {field!r}: fields are "
+            f"{', '.join((*_TEXTS, *_NUMBERS, CAPTION_SOURCE))} and "
             f"{METADATA}.KEY; tags have has_any_tag and has_all_tags"
         )
+    compare: Callable[[str, str, object], Filter]
     compare = _compare_column if key == field else _compare_key
+    if field == CAPTION_SOURCE:
+        compare = _compare_source
     if operator in ("in", "not in"):
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise SearchError(f"`{operator}` needs a list of values, not {value!r}")
@@ -156,6 +179,18 @@ def with_ids(ids: Iterable[str]) -> str:
     return f"{ID} in [{', '.join(map(quoted, ids))}]"
 
 
+def expanded(filter: str) -> str:
+    """Replace comparisons of `caption_source`, which is no column, by those of stored columns.
+
+    Raises:
+        SearchError: It is compared in another way than by `==`, `!=`, `in` or `not in`, or with
+            another value than `"given"`, `"model"` and `""`.
+    """
+    if CAPTION_SOURCE not in filter:
+        return filter
+    return _CAPTION_SOURCE.sub(_expanded_source, filter)
+
+
 def quoted(text: str) -> str:
     """The text as a literal of a filter."""
     return f'"{text.translate(_ESCAPES)}"'
@@ -186,6 +221,37 @@ def _compare_key(key: str, operator: str, value: object) -> Filter:
     return Filter(text, f"({missing} or {other_kind} or not ({text}))")
 
 
+def _compare_source(field: str, operator: str, value: object) -> Filter:
+    if value not in get_args(CaptionSource) or operator not in ("==", "!="):
+        raise SearchError(
+            f'{field} is compared by ==, !=, in and not in with "given", "model" or "", '
+            f"got {operator} {value!r}"
+        )
+    if value == "":
+        return _compare_column(CAPTION, operator, "")
+    written = f'{ORIGIN}["captioned"]'
+    by_model = value == "model"
+    same, other = (f"{written} == {_literal(one)}" for one in (by_model, not by_model))
+    equal = _join([Filter(same, other), _compare_column(CAPTION, "!=", "")], "and")
+    return equal if operator == "==" else negate(equal)
+
+
+def _expanded_source(found: re.Match[str]) -> str:
+    if not found.group().startswith(CAPTION_SOURCE):
+        return found.group()  # a literal, whatever it holds
+    operator, value = found["operator"], found["value"]
+    if operator is None:
+        raise SearchError(
+            f"{CAPTION_SOURCE} in a filter is compared by ==, !=, in or not in, with "
+            '"given", "model" or "" behind it'
+        )
+    try:
+        parsed = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        raise SearchError(f"the filter compares {CAPTION_SOURCE} with {value}, no text") from None
+    return f"({where(CAPTION_SOURCE, ' '.join(operator.split()), parsed)})"
+
+
 def _in(
     field: str,
     key: str,
@@ -193,7 +259,7 @@ def _in(
     compare: Callable[[str, str, object], Filter],
 ) -> Filter:
     either = [compare(key, "==", value) for value in values]
-    if key != field:
+    if key != field or field == CAPTION_SOURCE:
         # Lite knows `in` for columns only.
         return any_of(*either)
     listed = f"[{', '.join(_literal(value) for value in values)}]"

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -15,8 +15,13 @@ from coca.core.errors import SearchError
 ID, PATH, CAPTION, ALBUM, TAGS = "id", "path", "caption", "album", "tags"
 WIDTH, HEIGHT, TIME = "width", "height", "time"
 METADATA, ORIGIN = "metadata", "origin"
+CAPTION_SOURCE = "caption_source"
+"""Derived from the origin, so that collections of every version answer it; filters may name it."""
 VECTOR, TEXT_VECTOR, HAS_TEXT = "vector", "text_vector", "has_text"
 """The columns of a collection."""
+
+CaptionSource: TypeAlias = Literal["given", "model", ""]
+"""Where a caption comes from: given with the image, written by a model, or nowhere."""
 
 MAX_BYTES = {ID: 64, PATH: 4_096, CAPTION: 65_535, METADATA: 65_535, ORIGIN: 65_535, ALBUM: 4_096}
 """Longest value of each column, in bytes of UTF-8: a Milvus server takes no more."""
@@ -46,6 +51,12 @@ class Origin:
     captioned: bool = False
     """The caption was written by a model, and not given; an empty one if it had nothing to say."""
 
+    def caption_source(self, caption: str) -> CaptionSource:
+        """Name the source of the record's caption."""
+        if not caption:
+            return ""
+        return "model" if self.captioned else "given"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -74,6 +85,11 @@ class Record:
     """The embedding of the caption, of length 1; None for a record that no text search may find."""
     origin: Origin = field(default_factory=Origin, repr=False)
 
+    @property
+    def caption_source(self) -> CaptionSource:
+        """Whether the caption was given or written by a model; empty without a caption."""
+        return self.origin.caption_source(self.caption)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
@@ -91,6 +107,8 @@ class Hit:
     time: int = 0
     tags: tuple[str, ...] = ()
     album: str = ""
+    caption_source: CaptionSource = ""
+    """`given` with the image, written by the `model`, or empty without a caption."""
     log_likelihood: float | None = None
     """How likely the model is to say the query of the picture, in nats; only where asked for."""
 

@@ -19,9 +19,10 @@ HIT_COLUMNS = (
     records.ALBUM,
     records.METADATA,
     records.HAS_TEXT,
+    records.ORIGIN,
 )
 """What `to_hit` reads."""
-RECORD_COLUMNS = (*HIT_COLUMNS, records.ORIGIN, records.VECTOR)
+RECORD_COLUMNS = (*HIT_COLUMNS, records.VECTOR)
 """What `to_record` reads, but for the vector of the caption, which may stand elsewhere."""
 
 
@@ -95,4 +96,5 @@ def to_hit(row: Mapping[str, Any], score: float) -> Hit:
         time=int(row[records.TIME]),
         tags=tuple(row[records.TAGS]),
         album=row[records.ALBUM],
+        caption_source=to_origin(row).caption_source(row[records.CAPTION]),
     )

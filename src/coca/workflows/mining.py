@@ -57,6 +57,7 @@ def mine(
     choice: Choice,
     out: str | Path,
     *,
+    model_captions: bool = False,
     progress: ProgressMaker = silent,
 ) -> Subset:
     """Chooses pictures of a collection, and writes them so that training reads them.
@@ -67,6 +68,7 @@ def mine(
         mining: What is wanted.
         choice: How many, and which not.
         out: Where they go: a manifest if it ends in `.jsonl`, else a folder for shards.
+        model_captions: Write captions that a model wrote as well; see `write_subset`.
         progress: Shows how far it is.
 
     Returns:
@@ -99,7 +101,7 @@ def mine(
     given = {ids[row]: 0.0 if scores is None else float(scores[row]) for row in chosen}
     if not given:
         raise SearchError(_nothing_left(len(index.ids()), len(vectors), scores, choice))
-    return write_subset(out, index, given, progress=progress)
+    return write_subset(out, index, given, model_captions=model_captions, progress=progress)
 
 
 def find_duplicates(

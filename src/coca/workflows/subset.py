@@ -32,6 +32,8 @@ class Subset:
 
     written: int = 0
     """Pictures that are in it."""
+    model_captions: int = 0
+    """Captions written by a model that were left out."""
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason of each picture that was chosen and cannot be had any more."""
 
@@ -58,6 +60,7 @@ def write_subset(
     index: Index,
     scores: Mapping[str, float],
     *,
+    model_captions: bool = False,
     progress: ProgressMaker = silent,
 ) -> Subset:
     """Write records with their words for `coca pretrain` and every other reader of data sources.
@@ -70,6 +73,8 @@ def write_subset(
         index: The collection.
         scores: Of the records to write, by id; they stand in the manifest in this order, in shards
             in the order of their paths.
+        model_captions: Write captions that a model wrote as well. By default only given captions
+            are written, since a model that trains on its own captions learns nothing new.
         progress: Makes the bar to show.
 
     Raises:
@@ -79,9 +84,9 @@ def write_subset(
     """
     check_out(out)
     if Path(out).suffix == ".jsonl":
-        subset = _write_manifest(Path(out), index, scores)
+        subset = _write_manifest(Path(out), index, scores, model_captions)
     else:
-        subset = _write_shards(Path(out), index, scores, progress)
+        subset = _write_shards(Path(out), index, scores, model_captions, progress)
     if subset.lost and not subset.written:
         raise SearchError(
             f"none of {len(subset.lost):,} chosen pictures can be had, "
@@ -90,7 +95,9 @@ def write_subset(
     return subset
 
 
-def _write_manifest(out: Path, index: Index, scores: Mapping[str, float]) -> Subset:
+def _write_manifest(
+    out: Path, index: Index, scores: Mapping[str, float], model_captions: bool
+) -> Subset:
     subset, lines = Subset(), []
     for record in _records(index, list(scores), subset):
         paths = list(dict.fromkeys((record.path, *record.origin.files)))
@@ -105,10 +112,11 @@ def _write_manifest(out: Path, index: Index, scores: Mapping[str, float]) -> Sub
             subset.lost.append((record.path, f"{record.path} is no file of this machine"))
             continue
         try:
-            captions, labels, rest = _words(record, scores[record.id])
+            captions, labels, rest = _words(record, scores[record.id], model_captions)
         except DataError as error:
             subset.lost.append((record.path, str(error)))
             continue
+        subset.model_captions += _leaves_out(record, captions)
         spoken = {"image": full_path(there[0]), "captions": captions, "id": record.id}
         row = {**rest, **spoken, **({"labels": labels} if labels else {})}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
@@ -119,7 +127,11 @@ def _write_manifest(out: Path, index: Index, scores: Mapping[str, float]) -> Sub
 
 
 def _write_shards(
-    out: Path, index: Index, scores: Mapping[str, float], progress: ProgressMaker
+    out: Path,
+    index: Index,
+    scores: Mapping[str, float],
+    model_captions: bool,
+    progress: ProgressMaker,
 ) -> Subset:
     subset, read = Subset(), PathReader()
     # By path, so that each tar or video is gone through once.
@@ -127,10 +139,11 @@ def _write_shards(
     with progress("copy pictures", len(ids)) as bar, ShardWriter(out) as writer:
         for record in _records(index, ids, subset):
             try:
-                captions, labels, rest = _words(record, scores[record.id])
+                captions, labels, rest = _words(record, scores[record.id], model_captions)
                 image = picture_of(record, read)
                 writer.write(Sample(record.id, image, captions, labels, rest))
                 subset.written += 1
+                subset.model_captions += _leaves_out(record, captions)
             except DataError as error:
                 subset.lost.append((record.path, str(error)))
             bar.advance(lost=len(subset.lost))
@@ -148,15 +161,23 @@ def _records(index: Index, ids: Sequence[str], subset: Subset) -> Iterator[Recor
                 subset.lost.append((id, f"record {id} has left the collection meanwhile"))
 
 
-def _words(record: Record, score: float) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
+def _words(
+    record: Record, score: float, model_captions: bool
+) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
     """Captions, labels, and everything else.
 
     Raises:
         DataError: The metadata hold something else than texts as captions or labels.
     """
     captions, labels, rest = split_record(record.metadata, record.path)
-    if record.caption and record.caption not in captions:
+    wanted = record.caption_source == "given" or model_captions
+    if record.caption and record.caption not in captions and wanted:
         captions = (record.caption, *captions)
     known = {"tags": list(record.tags), "album": record.album, "time": record.time}
     fields = {name: value for name, value in known.items() if value}
     return captions, labels or record.tags, {**rest, **fields, "score": round(score, 6)}
+
+
+def _leaves_out(record: Record, captions: Sequence[str]) -> bool:
+    """Whether the record has a caption of a model that is not among those written."""
+    return record.caption_source == "model" and record.caption not in captions
