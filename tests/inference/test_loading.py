@@ -52,6 +52,30 @@ def test_another_processor_has_another_fingerprint(folder: Path, tmp_path: Path)
     assert fingerprint(write_model(tmp_path, image_size=20)) != fingerprint(folder)
 
 
+def test_another_configuration_has_another_fingerprint(folder: Path, tmp_path: Path) -> None:
+    config = write_model(tmp_path) / "config.json"
+    content = json.loads(config.read_text())
+    content["model"]["text"]["pad_id"] = 5
+    config.write_text(json.dumps(content))
+    changed = fingerprint(tmp_path)
+    assert changed != fingerprint(folder)
+    # The weights are the same, and so are the digits that older collections carry.
+    assert changed[:16] == fingerprint(folder)[:16]
+
+
+def test_a_setting_at_its_default_may_be_missing(folder: Path, tmp_path: Path) -> None:
+    config = write_model(tmp_path) / "config.json"
+    content = json.loads(config.read_text())
+    assert content["model"].pop("head") is None
+    config.write_text(json.dumps(content))
+    assert fingerprint(tmp_path) == fingerprint(folder)
+
+
+def test_the_shipped_model_card_states_its_fingerprint() -> None:
+    home = shipped()["nano"]
+    assert f"| fingerprint | `{fingerprint(home)}` |" in (home / "README.md").read_text()
+
+
 def test_pictures_may_be_larger_than_the_model_was_made_for(tmp_path: Path) -> None:
     larger = coca.load(write_model(tmp_path, image_size=20))
     assert np.isfinite(larger.embed_images(picture(0))).all()

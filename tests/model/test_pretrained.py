@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -196,9 +197,34 @@ def test_a_damaged_folder_is_refused_in_one_sentence(folder: Path, kind: str, wo
         load_model(folder)
 
 
-def test_a_foreign_or_missing_file_has_no_digest(folder: Path, tmp_path: Path) -> None:
+def edit(weights: Path, **changes: torch.Tensor) -> None:
+    """Change tensors of a file whose header stays as it is."""
+    with safe_open(weights, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    save_file(state | changes, weights, metadata=metadata)
+
+
+def test_the_digest_follows_the_weights_and_not_the_header(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = weights_digest(folder)
+    assert not caplog.records
+    edit(folder / WEIGHTS_FILE, log_scale=torch.tensor(1.5))
+    assert weights_digest(folder) != before
+    assert "differ from the digest in their header" in caplog.text
+
+
+def test_a_damaged_byte_changes_the_digest(folder: Path) -> None:
+    before = weights_digest(folder)
+    content = bytearray((folder / WEIGHTS_FILE).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS_FILE).write_bytes(content)
+    assert weights_digest(folder) != before
+
+
+def test_a_foreign_file_has_a_digest_and_a_missing_one_none(folder: Path, tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, folder / WEIGHTS_FILE)
-    with pytest.raises(ModelError, match="carries no digest"):
-        weights_digest(folder)
+    assert len(weights_digest(folder)) == 64
     with pytest.raises(ModelError, match="cannot be read"):
         weights_digest(tmp_path / "nowhere")

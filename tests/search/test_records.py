@@ -11,6 +11,7 @@ from coca.search.records import (
     check_same_model,
     content_id,
     fault_of,
+    same_model,
     unit_rows,
 )
 from coca.search.rows import to_record, to_row
@@ -110,3 +111,14 @@ def test_ordinary_words_have_no_fault() -> None:
 
 def one() -> Any:
     return np.asarray([1, 0, 0, 0], dtype=np.float32)
+
+
+def test_a_fingerprint_of_before_the_configuration_counted_names_the_same_model() -> None:
+    short, long = "0123456789abcdef", "0123456789abcdef01234567"
+    assert same_model(short, long)
+    assert same_model(long, short)
+    assert same_model(long, long)
+    assert not same_model(long, long[:16] + "76543210")
+    assert not same_model("f" * 16, long)
+    # What is no fingerprint is compared as it is.
+    assert not same_model("model-one", "model-one-b")

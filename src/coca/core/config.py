@@ -91,6 +91,21 @@ def digest(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def non_default(config: Any) -> Tree:
+    """Return the settings that differ from the defaults of their classes, as JSON-able values.
+
+    A setting that a later version adds with a default leaves this unchanged, unlike `to_dict`.
+    """
+    tree: Tree = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == default_of(field):
+            continue
+        nested = dataclasses.is_dataclass(value)
+        tree[field.name] = non_default(value) if nested else to_plain(value)
+    return tree
+
+
 def _build(kind: type[T], layers: list[tuple[str, Tree]], faults: list[str]) -> T:
     tree: Any = {}
     for _, layer in layers:

@@ -10,6 +10,7 @@ A path that exists comes before a shipped name.
 """
 
 import hashlib
+import json
 import logging
 from importlib import resources
 from pathlib import Path
@@ -17,12 +18,20 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from coca.core.config import non_default
 from coca.core.errors import ConfigError, ModelError
+from coca.inference.digest_cache import cached_digest
 from coca.inference.importing import caveat_of
 from coca.inference.open_weights import OpenWeights, is_model, weights_in
 from coca.inference.predictor import Predictor
 from coca.model.openclip_config import OpenCLIPConfig
-from coca.model.pretrained import ModelConfig, load_config_file, load_model, weights_digest
+from coca.model.pretrained import (
+    WEIGHTS_FILE,
+    ModelConfig,
+    load_config_file,
+    load_model,
+    weights_digest,
+)
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
 
 logger = logging.getLogger(__name__)
@@ -75,18 +84,26 @@ def load(
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Names model and processor of a folder by 16 hex digits, without reading the weights.
+    """Compute the 24 hex digits that name weights, processor, tokenizer and configuration.
+
+    The first 16 digits are of weights, processor and tokenizer, the last 8 of the configuration.
+    Two configurations are equal if they differ in no setting; a setting at its default may be
+    missing. The weights are read; see `digest_cache` for files above 64 MiB.
 
     Raises:
         ModelError: A file is missing or damaged.
     """
-    digest = hashlib.sha256(weights_digest(folder).encode())
+    folder = Path(folder)
+    weights = cached_digest(folder / WEIGHTS_FILE, lambda: weights_digest(folder))
+    digest = hashlib.sha256(weights.encode())
     for name in (PROCESSOR_FILE, TOKENIZER_FILE):
         try:
-            digest.update((Path(folder) / name).read_bytes())
+            digest.update((folder / name).read_bytes())
         except OSError as error:
             raise ModelError(f"{folder} holds no readable {name}: {error.strerror}") from error
-    return digest.hexdigest()[:16]
+    config = load_config_file(folder)
+    settings = json.dumps([type(config).__name__, non_default(config)], sort_keys=True)
+    return digest.hexdigest()[:16] + hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
 def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -> Path:

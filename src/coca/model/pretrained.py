@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +20,8 @@ from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
 from coca.model.openclip import OpenCLIP
 from coca.model.openclip_config import OpenCLIPConfig
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -61,7 +64,7 @@ def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | Non
         name: _cast(tensor.detach().cpu(), dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    # The digest travels in the header, so that an index can name a model without reading it all.
+    # What the weights are now; `weights_digest` compares them with it later.
     metadata = {"format": "pt", "digest": _digest(state)}
     write_atomic(folder / WEIGHTS_FILE, save(state, metadata=metadata))
     architecture = next(name for name, kind in _CONFIGS.items() if isinstance(config, kind))
@@ -168,20 +171,31 @@ def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | 
 
 
 def weights_digest(folder: str | Path) -> str:
-    """Gives the digest of the weights from the file's header, in a moment.
+    """Compute the digest of the weights from the tensors in the file.
+
+    The header of a file that `save_model` wrote states the digest that it had then. If the two
+    differ, the weights were edited or damaged since, and a warning is logged.
 
     Raises:
-        ModelError: The file is missing, damaged, or was not written by `save_model`.
+        ModelError: The file is missing or damaged.
     """
     path = Path(folder) / WEIGHTS_FILE
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
+            stated = (file.metadata() or {}).get("digest")
+            digest = hashlib.sha256()
+            for name in sorted(file.keys()):
+                _update(digest, name, file.get_tensor(name))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
-    if "digest" not in metadata:
-        raise ModelError(f"{path} carries no digest: it was not written by `save_model`")
-    return metadata["digest"]
+    computed = digest.hexdigest()
+    if stated is not None and stated != computed:
+        logger.warning(
+            "%s: the weights differ from the digest in their header: they were edited or damaged "
+            "after they were saved, and count as another model",
+            path,
+        )
+    return computed
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
@@ -240,10 +254,15 @@ def _aligned(tensor: Tensor) -> Tensor:
 def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        _update(digest, name, state[name])
     return digest.hexdigest()
+
+
+def _update(digest: Any, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    # The memory of the tensor itself: a copy of a large one takes as long as reading it.
+    content: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    digest.update(content)
 
 
 def model_description(config: ModelConfig) -> dict[str, Any]:

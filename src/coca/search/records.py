@@ -133,13 +133,24 @@ def content_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
+def same_model(one: str, other: str) -> bool:
+    """Whether two fingerprints name one model.
+
+    Fingerprints had 16 digits before they covered the configuration, which 8 digits more do now. A
+    collection with such a fingerprint still opens, by whichever configuration.
+    """
+    short, long = sorted((one, other), key=len)
+    before = re.fullmatch(r"[0-9a-f]{16}", short) and re.fullmatch(r"[0-9a-f]{24}", long)
+    return one == other or bool(before and long.startswith(short))
+
+
 def check_same_model(info: CollectionInfo, *, fingerprint: str, embed_dim: int) -> None:
     """Refuse a model whose vectors cannot be compared with the collection's.
 
     Raises:
         SearchError: The fingerprints or the sizes differ.
     """
-    if (info.fingerprint, info.embed_dim) == (fingerprint, embed_dim):
+    if same_model(info.fingerprint, fingerprint) and info.embed_dim == embed_dim:
         return
     named = f" ({info.model})" if info.model else ""
     sizes = (

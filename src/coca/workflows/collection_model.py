@@ -6,7 +6,7 @@ from pathlib import Path
 from coca.core.errors import ModelError
 from coca.inference.loading import fingerprint, shipped
 from coca.inference.predictor import Predictor
-from coca.search.records import CollectionInfo
+from coca.search.records import CollectionInfo, same_model
 
 
 def lasting_name(predictor: Predictor) -> str:
@@ -30,7 +30,7 @@ def model_of(info: CollectionInfo) -> str:
         ModelError: It is not there.
     """
     for name, home in shipped().items():
-        if fingerprint(home) == info.fingerprint:
+        if same_model(info.fingerprint, fingerprint(home)):
             return name
     if info.model and Path(info.model).exists():
         return info.model

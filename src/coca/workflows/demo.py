@@ -28,6 +28,7 @@ from coca.model.pretrained import CONFIG_FILE
 from coca.search.engine import SearchEngine
 from coca.search.ingest import ingest
 from coca.search.milvus import Index
+from coca.search.records import same_model
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.base import read_samples
 from coca.train.tracker import read_metrics
@@ -200,7 +201,7 @@ def _forget_other_model(uri: Path, predictor: Predictor) -> None:
         return
     try:
         with Index.open(str(uri)) as index:
-            stale = index.info.fingerprint != predictor.fingerprint
+            stale = not same_model(index.info.fingerprint, predictor.fingerprint)
     except SearchError:
         # Made or mended, or told, where it is opened to be filled.
         return

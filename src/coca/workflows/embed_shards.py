@@ -20,6 +20,7 @@ from coca.data.storage import Storage, full_path
 from coca.inference.predictor import Predictor
 from coca.search.ingest import embed_source, ingest_vectors
 from coca.search.milvus import Index
+from coca.search.records import same_model
 from coca.search.report import BadPicture
 from coca.search.vectors import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.workflows.collection_model import lasting_name
@@ -153,8 +154,9 @@ def index_vectors(
     files = [file for place in places for file in find_vectors(place)]
     if not files:
         raise DataError(f"{', '.join(map(str, places))} holds no vectors", reason="missing")
-    infos = [read_info(file) for file in files]
-    if len({info.fingerprint for info in infos}) > 1:
+    # The longest fingerprint first: an older version wrote shorter ones.
+    infos = sorted(map(read_info, files), key=lambda info: -len(info.fingerprint))
+    if not all(same_model(info.fingerprint, infos[0].fingerprint) for info in infos):
         models = ", ".join(sorted({f"{info.fingerprint} ({info.model})" for info in infos}))
         raise SearchError(
             f"the vectors are of several models: {models}; give each a folder of its own"
