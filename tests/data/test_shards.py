@@ -301,6 +301,19 @@ def test_a_wrong_index_makes_bad_samples_not_wrong_ones(tmp_path: Path) -> None:
     assert reasons == {"checksum"}
 
 
+def test_a_file_that_is_too_large_is_a_bad_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = make_samples(4)
+    large = Sample("large", picture(1) + bytes(5_000))
+    pack(tmp_path, [*samples[:2], large, *samples[2:]], samples_per_shard=5)
+    monkeypatch.setattr("coca.data.shards.MAX_IMAGE_BYTES", 5_000)
+    results = open_shards(tmp_path).read_many(range(5))
+    assert [one for one in results if isinstance(one, Sample)] == samples
+    assert "a file of large in" in str(results[2])
+    assert "bytes, and at most 5,000 are read" in str(results[2])
+
+
 def test_shards_in_memory_are_read_in_blocks_and_indexed_in_the_given_folder(
     tmp_path: Path,
 ) -> None:

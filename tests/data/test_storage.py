@@ -1,13 +1,17 @@
 import os
 import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from coca.core.errors import DataError
+from coca.data import remote
 from coca.data import storage as storage_module
-from coca.data.storage import MAX_OPEN_FILES, Storage, expand_braces
+from coca.data.storage import Storage, expand_braces
 from range_server import Serve
 
 CONTENT = bytes(range(256)) * 40
@@ -92,20 +96,42 @@ def test_a_handle_survives_pickling_by_opening_anew(place: str) -> None:
 def test_a_forked_process_opens_remote_folders_anew(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    opened: list[str] = []
+
+    def watch(url: str) -> remote.Folder:
+        opened.append(url)
+        return remote.open_folder(url)
+
+    monkeypatch.setattr(storage_module, "open_folder", watch)
     storage = Storage()
-    storage.read(memory, [(0, 1)])
-    before = storage._folder(memory)[0]
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert storage._folder(memory)[0] is not before
+    for process in (1, 1, 2):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        assert storage.read(memory, [(0, 1)]) == [CONTENT[:1]]
+    assert opened == ["memory://storage"] * 2
 
 
-def test_no_more_than_a_few_files_stay_open(tmp_path: Path) -> None:
-    storage = Storage()
-    for number in [*range(MAX_OPEN_FILES + 20), 0]:
-        path = tmp_path / str(number)
-        path.write_bytes(b"x")
-        storage.read(str(path), [(0, 1)])
-    assert len(storage._descriptors) == MAX_OPEN_FILES
+def test_threads_have_a_file_system_each_where_it_is_not_asynchronous(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: dict[int, object] = {}
+    kind = fsspec.get_filesystem_class("memory")
+    cat = kind.cat_ranges
+
+    def watch(files: object, *args: object, **options: object) -> list[bytes]:
+        used[threading.get_ident()] = files
+        return cat(files, *args, **options)
+
+    monkeypatch.setattr(kind, "cat_ranges", watch)
+    storage, both = Storage(), threading.Barrier(2, timeout=60)
+
+    def read(_: int) -> bytes:
+        both.wait()
+        return storage.read(memory, [(0, 1)])[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(read, range(2))) == [CONTENT[:1]] * 2
+    first, second = used.values()
+    assert first is not second
 
 
 def test_broken_connections_and_server_errors_are_tried_again(tmp_path: Path, serve: Serve) -> None:
@@ -138,6 +164,47 @@ def test_a_store_that_never_answers_is_told_after_a_few_attempts(
 def test_an_unknown_scheme_is_told_in_a_sentence() -> None:
     with pytest.raises(DataError, match="cannot be opened: Protocol not known"):
         Storage().size("nonsense://a/b")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Storage.size,
+        Storage.read_all,
+        Storage.open,
+        lambda storage, path: storage.read(path, [(0, 1)]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["FIFO", "device"])
+def test_a_fifo_or_device_is_refused_at_once(
+    tmp_path: Path, kind: str, ask: Callable[[Storage, str], object]
+) -> None:
+    path = tmp_path / "x.png"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=rf"x\.png cannot be read: it is a {kind}") as caught:
+        ask(Storage(), str(path))
+    assert caught.value.reason == "unreadable"
+
+
+def test_a_file_above_the_limit_is_refused_everywhere(place: str) -> None:
+    assert Storage().read_all(place, max_bytes=len(CONTENT)) == CONTENT
+    with pytest.raises(DataError, match=r"10,240 bytes, and at most 10,239 are read") as caught:
+        Storage().read_all(place, max_bytes=len(CONTENT) - 1)
+    assert caught.value.reason == "too_large"
+
+
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="names no file"):
+        Storage().read_all(f"{tmp_path}/a\0.png")
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "s3://", "http://", "abc", "://"])
+def test_a_malformed_url_is_told(url: str) -> None:
+    with pytest.raises(DataError):
+        Storage().read_all(url)
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
@@ -199,7 +266,7 @@ def test_an_object_store_lists_what_a_pattern_fits(
 ) -> None:
     pytest.importorskip("obstore")
     # obstore's own local store stands for a bucket.
-    monkeypatch.setattr(storage_module, "OBJECT_STORES", {"file"})
+    monkeypatch.setattr(remote, "OBJECT_STORES", {"file"})
     found = Storage().find([f"file://{tars}/b-*.tar"], suffix=".tar")
     assert found == [f"file://{tars}/b-0.tar", f"file://{tars}/b-1.tar"]
 

@@ -25,9 +25,11 @@ import numpy as np
 from coca.core.errors import ConfigError, DataError
 from coca.core.files import write_atomic
 from coca.core.formats import IMAGE_FORMATS_SHOWN
+from coca.core.regular import MAX_IMAGE_BYTES
+from coca.data.remote import Range
 from coca.data.sample import Sample, parse_record, parse_text, split_record
 from coca.data.sources import SOURCES, SourceConfig
-from coca.data.storage import Range, Storage, expand_braces, full_path, is_remote
+from coca.data.storage import Storage, expand_braces, full_path, is_remote
 from coca.data.tar_index import (
     IMAGE,
     JSON,
@@ -133,7 +135,7 @@ class ShardSource:
         return tar, row - int(self._ends[number]) + len(tar.keys)
 
     def _read_tar(self, tar: TarIndex, rows: Sequence[int]) -> list[Sample | DataError]:
-        spans = [_spans(tar, row) for row in rows]
+        spans = [_spans(tar, row) if _fits(tar, row) else [] for row in rows]
         wanted = [span for of_row in spans for span in of_row]
         try:
             parts = iter(self._storage.read(tar.path, wanted) if wanted else [])
@@ -147,6 +149,11 @@ class ShardSource:
             except DataError as error:
                 results.append(error)
         return results
+
+
+def _fits(tar: TarIndex, row: int) -> bool:
+    """Whether no file of the sample is larger than what is read."""
+    return int(tar.sizes[row].max()) <= MAX_IMAGE_BYTES
 
 
 def _spans(tar: TarIndex, row: int) -> list[Range]:
@@ -166,6 +173,12 @@ def _spans(tar: TarIndex, row: int) -> list[Range]:
 
 def _sample(tar: TarIndex, row: int, spans: Mapping[Range, bytes]) -> Sample:
     key = tar.keys[row].decode("utf-8", "surrogateescape")
+    if not _fits(tar, row):
+        raise DataError(
+            f"a file of {key} in {tar.path} has {int(tar.sizes[row].max()):,} bytes, and at most "
+            f"{MAX_IMAGE_BYTES:,} are read",
+            reason="too_large",
+        )
     if tar.sizes[row, IMAGE] < 0:
         raise DataError(f"{key} in {tar.path} has no picture", reason="no_image")
     image, text, record, label = (

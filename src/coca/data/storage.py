@@ -1,54 +1,26 @@
-"""Byte ranges of files, here or behind a URL, with lost connections tried again.
+"""Byte ranges of files, here or behind a URL, with lost connections tried again."""
 
-Object stores (S3, Google, Azure, HTTP) are read through obstore where it is installed, which joins
-neighbouring ranges and asks for many at once; every other URL goes through fsspec.
-"""
-
-import fnmatch
-import importlib.util
+import errno
 import io
 import logging
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from coca.core.errors import DataError
+from coca.core.regular import check_regular, open_regular, read_regular
+from coca.data.open_files import OpenFiles
+from coca.data.remote import Folder, Range, open_folder
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Range: TypeAlias = tuple[int, int]
-"""First byte, and the byte after the last."""
-
-OBJECT_STORES = frozenset(
-    {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"}
-)
 RETRY_WAITS_S = (0.1, 0.5, 2.0)
 STREAM_BUFFER_BYTES = 8 << 20
-MAX_OPEN_FILES = 64
-
-
-@runtime_checkable
-class Folder(Protocol):
-    """A remote folder; names are relative to it."""
-
-    def size(self, name: str) -> int:
-        """Bytes of the file."""
-        ...
-
-    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
-        """The given ranges of the file."""
-        ...
-
-    def match(self, pattern: str) -> list[str]:
-        """Names of the files that fit a pattern with `*`."""
-        ...
 
 
 def is_remote(path: str) -> bool:
@@ -73,20 +45,19 @@ def local_stamp(path: str) -> str:
 
 
 class Storage:
-    """Reads files by path or URL. Handles open at first use, in each process anew."""
+    """Reads files by path or URL. Handles open at first use, in each process again.
+
+    Threads may share it. Local files must be regular: a FIFO or device is refused, not waited for.
+    """
 
     def __init__(self) -> None:
-        self._descriptors: OrderedDict[str, int] = OrderedDict()
+        self._open_files = OpenFiles()
         self._folders: dict[str, Folder] = {}
         self._process = os.getpid()
 
     def __reduce__(self) -> tuple[object, ...]:
         # Handles mean nothing to another process.
         return (Storage, ())
-
-    def __del__(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
 
     def size(self, path: str) -> int:
         """Bytes of the file.
@@ -98,7 +69,7 @@ class Storage:
             folder, name = self._folder(path)
             return _retried(path, lambda: folder.size(name))
         with _local_errors(path):
-            return os.stat(path).st_size
+            return check_regular(path).st_size
 
     def read(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
         """The given ranges of the file.
@@ -110,21 +81,28 @@ class Storage:
             folder, name = self._folder(path)
             return _retried(path, lambda: _whole(folder.read(name, ranges), ranges))
         with _local_errors(path):
-            descriptor = self._descriptor(path)
-            return _whole(
-                [os.pread(descriptor, end - start, start) for start, end in ranges], ranges
-            )
+            return self._open_files.read(path, ranges)
 
-    def read_all(self, path: str) -> bytes:
-        """The whole of a file that is known to be small.
+    def read_all(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        """The whole of a file.
+
+        Args:
+            path: Path or URL.
+            max_bytes: A larger file is refused unread. None: any size.
 
         Raises:
-            DataError: It is missing or out of reach.
+            DataError: It is missing, out of reach, or too large (reason `"too_large"`).
         """
         if is_remote(path):
-            return self.read(path, [(0, self.size(path))])[0]
+            size = self.size(path)
+            if max_bytes is not None and size > max_bytes:
+                raise DataError(
+                    f"{path} has {size:,} bytes, and at most {max_bytes:,} are read",
+                    reason="too_large",
+                )
+            return self.read(path, [(0, size)])[0]
         with _local_errors(path):
-            return Path(path).read_bytes()
+            return read_regular(path, max_bytes=max_bytes)
 
     def open(self, path: str) -> io.BufferedReader:
         """The file as a stream, for reading it from one end to the other.
@@ -135,7 +113,7 @@ class Storage:
         if is_remote(path):
             return io.BufferedReader(_RemoteStream(self, path), STREAM_BUFFER_BYTES)
         with _local_errors(path):
-            return io.BufferedReader(io.FileIO(path), STREAM_BUFFER_BYTES)
+            return io.BufferedReader(io.FileIO(open_regular(path)), STREAM_BUFFER_BYTES)
 
     def find(self, patterns: Sequence[str], *, suffix: str) -> list[str]:
         """The files that patterns name, each pattern's in the order of their names.
@@ -176,22 +154,13 @@ class Storage:
             return sorted(str(file) for file in fixed.glob(str(local.relative_to(fixed))))
         return [path] if local.exists() else []
 
-    def _descriptor(self, path: str) -> int:
-        descriptor = self._descriptors.pop(path, None)
-        if descriptor is None:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        self._descriptors[path] = descriptor
-        if len(self._descriptors) > MAX_OPEN_FILES:
-            os.close(self._descriptors.popitem(last=False)[1])
-        return descriptor
-
     def _folder(self, url: str) -> tuple[Folder, str]:
         if self._process != os.getpid():
             self._folders.clear()
             self._process = os.getpid()
         parent, _, name = url.rpartition("/")
         if parent not in self._folders:
-            self._folders[parent] = _open_folder(parent)
+            self._folders[parent] = open_folder(parent)
         return self._folders[parent], name
 
 
@@ -224,7 +193,10 @@ def _local_errors(path: str) -> Iterator[None]:
         raise DataError(f"{path} is missing", reason="missing") from error
     except OSError as error:
         problem = error.strerror or error
-        raise DataError(f"{path} cannot be read: {problem}", reason="unreadable") from error
+        reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
+        raise DataError(f"{path} cannot be read: {problem}", reason=reason) from error
+    except ValueError as error:  # a NUL in a name
+        raise DataError(f"{path!r} names no file: {error}", reason="unreadable") from error
     except EOFError as error:
         raise DataError(f"{path} is truncated: {error}", reason="truncated") from error
 
@@ -250,61 +222,6 @@ def _retried(path: str, action: Callable[[], T]) -> T:
             logger.info("%s: %s; trying again in %s s", path, what, wait_s)
             time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
-
-
-def _open_folder(url: str) -> Folder:
-    scheme = url.partition("://")[0]
-    if scheme in OBJECT_STORES and importlib.util.find_spec("obstore"):
-        return _ObjectStoreFolder(url)
-    return _FsspecFolder(url)
-
-
-class _ObjectStoreFolder:
-    def __init__(self, url: str) -> None:
-        import obstore
-        from obstore.store import from_url
-
-        self._obstore = obstore
-        self._store = from_url(
-            url,
-            client_options={"allow_http": url.startswith("http://")},
-            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
-        )
-
-    def size(self, name: str) -> int:
-        return int(self._obstore.head(self._store, name)["size"])
-
-    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
-        starts, ends = zip(*ranges, strict=True)
-        parts = self._obstore.get_ranges(self._store, name, starts=starts, ends=ends)
-        return [bytes(part) for part in parts]
-
-    def match(self, pattern: str) -> list[str]:
-        listing = self._obstore.list_with_delimiter(self._store)
-        names = (entry["path"].rpartition("/")[2] for entry in listing["objects"])
-        return sorted(fnmatch.filter(names, pattern))
-
-
-class _FsspecFolder:
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise DataError(f"{url} cannot be opened: {error}", reason="unreachable") from error
-
-    def size(self, name: str) -> int:
-        return int(self._files.size(f"{self._root}/{name}"))
-
-    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
-        starts, ends = (list(bounds) for bounds in zip(*ranges, strict=True))
-        paths = [f"{self._root}/{name}"] * len(ranges)
-        parts = self._files.cat_ranges(paths, starts, ends, on_error="raise")
-        return [bytes(part) for part in parts]
-
-    def match(self, pattern: str) -> list[str]:
-        return sorted(p.rpartition("/")[2] for p in self._files.glob(f"{self._root}/{pattern}"))
 
 
 class _RemoteStream(io.RawIOBase):

@@ -1,0 +1,81 @@
+"""Regular files only: a FIFO waits for a writer for ever, and a device may have no end."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+MAX_IMAGE_BYTES = 512 << 20
+"""Largest encoded image that is read: 50 million pixels of 16-bit RGBA take 400 MB as they are."""
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def open_regular(path: str | Path) -> int:
+    """Open a regular file, or a link to one, and return its descriptor.
+
+    Raises:
+        OSError: It is missing, not readable, or something else than a regular file, which is then
+            neither opened nor waited for.
+    """
+    _check(os.stat(path), path)
+    # Should the file be exchanged meanwhile, O_NONBLOCK keeps a FIFO from blocking.
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    try:
+        _check(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_regular(path: str | Path) -> os.stat_result:
+    """The status of a regular file, or of the one that a link leads to.
+
+    Raises:
+        OSError: It is missing, or something else than a regular file.
+    """
+    status = os.stat(path)
+    _check(status, path)
+    return status
+
+
+def read_regular(path: str | Path, *, max_bytes: int | None = None) -> bytes:
+    """The whole of a regular file.
+
+    Args:
+        path: Of the file, or of a link to it.
+        max_bytes: A larger file is refused unread. None: any size.
+
+    Raises:
+        OSError: It is missing, not readable, too large, or something else than a regular file.
+    """
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if max_bytes is None:
+            return file.read()
+        content = file.read(size + 1) if size <= max_bytes else b""
+        if len(content) != size:
+            # It grows, or is a file of `/proc`, which says that it is empty.
+            content += file.read(max(max_bytes + 1 - len(content), 0))
+    if size > max_bytes or len(content) > max_bytes:
+        large = max(size, len(content))
+        raise OSError(
+            errno.EFBIG, f"it has {large:,} bytes, and at most {max_bytes:,} are read", str(path)
+        )
+    return content
+
+
+def _check(status: os.stat_result, path: str | Path) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if kind != stat.S_IFREG:
+        what = _KINDS.get(kind, "of an unknown kind")
+        raise OSError(errno.EINVAL, f"it is {what}, not a regular file", str(path))

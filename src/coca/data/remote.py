@@ -1,0 +1,110 @@
+"""Remote folders: object stores by obstore where it is installed, every other URL by fsspec.
+
+obstore joins neighbouring ranges and asks for many at once.
+"""
+
+import fnmatch
+import importlib.util
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from coca.core.errors import DataError
+
+Range: TypeAlias = tuple[int, int]
+"""First byte, and the byte after the last."""
+
+OBJECT_STORES = frozenset(
+    {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"}
+)
+
+
+@runtime_checkable
+class Folder(Protocol):
+    """A remote folder; names are relative to it."""
+
+    def size(self, name: str) -> int:
+        """Bytes of the file."""
+        ...
+
+    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
+        """The given ranges of the file."""
+        ...
+
+    def match(self, pattern: str) -> list[str]:
+        """Names of the files that fit a pattern with `*`."""
+        ...
+
+
+def open_folder(url: str) -> Folder:
+    """The folder at a URL; threads may share it.
+
+    Raises:
+        DataError: The URL is malformed, or nothing that is installed reads its scheme.
+    """
+    scheme = url.partition("://")[0]
+    try:
+        if scheme in OBJECT_STORES and importlib.util.find_spec("obstore"):
+            return _ObjectStoreFolder(url)
+        return _FsspecFolder(url)
+    except Exception as error:
+        # As with reading, each kind of store raises errors of its own.
+        what = str(error).partition("\n")[0]
+        raise DataError(f"{url} cannot be opened: {what}", reason="unreachable") from error
+
+
+class _ObjectStoreFolder:
+    def __init__(self, url: str) -> None:
+        import obstore
+        from obstore.store import from_url
+
+        self._obstore = obstore
+        self._store = from_url(
+            url,
+            client_options={"allow_http": url.startswith("http://")},
+            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
+        )
+
+    def size(self, name: str) -> int:
+        return int(self._obstore.head(self._store, name)["size"])
+
+    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
+        starts, ends = zip(*ranges, strict=True)
+        parts = self._obstore.get_ranges(self._store, name, starts=starts, ends=ends)
+        return [bytes(part) for part in parts]
+
+    def match(self, pattern: str) -> list[str]:
+        listing = self._obstore.list_with_delimiter(self._store)
+        names = (entry["path"].rpartition("/")[2] for entry in listing["objects"])
+        return sorted(fnmatch.filter(names, pattern))
+
+
+class _FsspecFolder:
+    """A folder by fsspec, whose file systems are one to a thread unless they are asynchronous."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._of_thread = threading.local()
+        self._opened()  # so that a wrong URL is refused now
+
+    def size(self, name: str) -> int:
+        files, root = self._opened()
+        return int(files.size(f"{root}/{name}"))
+
+    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
+        files, root = self._opened()
+        starts, ends = (list(bounds) for bounds in zip(*ranges, strict=True))
+        parts = files.cat_ranges([f"{root}/{name}"] * len(ranges), starts, ends, on_error="raise")
+        return [bytes(part) for part in parts]
+
+    def match(self, pattern: str) -> list[str]:
+        files, root = self._opened()
+        return sorted(path.rpartition("/")[2] for path in files.glob(f"{root}/{pattern}"))
+
+    def _opened(self) -> tuple[Any, str]:
+        if not hasattr(self._of_thread, "opened"):
+            import fsspec
+
+            self._of_thread.opened = fsspec.core.url_to_fs(self._url)
+        return self._of_thread.opened
