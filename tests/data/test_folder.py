@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.opening import open_source
-from coca.data.sources import Source, SourceConfig
+from coca.data.sources import Source, SourceConfig, read_rows
 from tiny_data import picture
 
 
@@ -122,3 +123,13 @@ def test_a_folder_survives_pickling(tmp_path: Path) -> None:
     fill(tmp_path, {"a.png": picture(1)})
     source = open_folder(tmp_path)
     assert pickle.loads(pickle.dumps(source)).read(0) == source.read(0)
+
+
+@pytest.mark.parametrize("name", ["b.png", "a.txt", "a.json"])
+def test_a_fifo_is_a_bad_sample_and_leaves_the_others(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, {"a.png": picture(1), "c.png": picture(2)})
+    os.mkfifo(tmp_path / name)
+    results = read_rows(source := open_folder(tmp_path), range(len(source)))
+    bad = [one for one in results if isinstance(one, DataError)]
+    assert len(bad) == 1
+    assert f"{name} cannot be read: it is a FIFO" in str(bad[0])

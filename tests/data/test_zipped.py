@@ -1,5 +1,6 @@
 import json
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,50 @@ def test_the_same_bytes_come_out_as_by_the_standard_library(tmp_path: Path) -> N
             file.writestr(entry, content)
     archive = Archive(str(path), Storage())
     assert {name: archive.read(name) for name in archive.names} == contents
+
+
+def test_a_file_that_inflates_to_too_much_is_refused_before_memory_is_taken(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED) as file:
+        file.writestr("bomb.png", bytes(50 << 20))
+    archive = Archive(str(path), Storage())
+    assert len(archive.read("bomb.png")) == 50 << 20
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"bomb\.png in .* has 52,428,800 bytes, and at") as caught:
+        archive.read("bomb.png", max_bytes=(50 << 20) - 1)
+    assert caught.value.reason == "too_large"
+    # The same, where the directory promises less than there is.
+    content = path.read_bytes()
+    path.write_bytes(content.replace((50 << 20).to_bytes(4, "little"), (99).to_bytes(4, "little")))
+    with pytest.raises(DataError, match=r"bomb\.png in .* is damaged"):
+        Archive(str(path), Storage()).read("bomb.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 << 20
+
+
+@pytest.mark.parametrize("promised", [1, 200, (1 << 32) - 2])
+def test_a_file_that_is_shorter_or_longer_than_promised_is_damaged(
+    tmp_path: Path, promised: int
+) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.png", bytes(199))
+    content = path.read_bytes()
+    path.write_bytes(content.replace((199).to_bytes(4, "little"), promised.to_bytes(4, "little")))
+    with pytest.raises(DataError, match=r"a\.png in .*(is damaged|has 4,294,967,294 bytes)"):
+        Archive(str(path), Storage()).read("a.png")
+
+
+def test_an_encrypted_file_is_named(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip")
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"pics/1\.png in .* is encrypted"):
+        open_zip(path).read(1)
 
 
 def test_a_flipped_byte_is_found(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from coca.core.errors import DataError
 from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
 from coca.data.sources import SourceConfig
 from coca.data.storage import Storage
@@ -78,7 +79,9 @@ class ClipSource:
         assert isinstance(clip, Clip)
         pictures = clip_pictures(clip.path, self._frames, shorter_px=self._frame_px)
         first, *others = (
-            self._storage.read_all(str(one)) if isinstance(one, Path) else as_file(one)
+            self._storage.read_all(str(one), max_bytes=MAX_IMAGE_BYTES)
+            if isinstance(one, Path)
+            else as_file(one)
             for one in pictures
         )
         return replace(sample, image=first, others=tuple(others))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from coca.core.errors import DataError
 from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.sample import Sample, parse_record, parse_text, split_record
 from coca.data.sources import SOURCES, SourceConfig, single_path
 from coca.data.storage import Storage
@@ -80,7 +81,7 @@ class FolderSource:
         return Sample(key, b"", captions, labels, metadata)
 
     def _content(self, path: str) -> bytes:
-        return self._storage.read_all(os.path.join(self._root, path))
+        return self._storage.read_all(os.path.join(self._root, path), max_bytes=MAX_IMAGE_BYTES)
 
     def _refuse_twins(self) -> None:
         previous = ""

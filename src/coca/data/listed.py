@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from coca.core.errors import DataError
+from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.sample import Sample, parse_record, parse_text
 from coca.data.sources import SourceConfig, single_path
 from coca.data.storage import Storage, is_remote
@@ -94,7 +95,8 @@ class ListedSource:
         return entry
 
     def _picture(self, file: str) -> bytes:
-        return self._storage.read_all(f"{self._images}/{file}" if self._images else file)
+        path = f"{self._images}/{file}" if self._images else file
+        return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
 
 
 def read_annotations(config: SourceConfig) -> tuple[dict[str, Any], str]:

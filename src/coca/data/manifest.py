@@ -2,6 +2,7 @@
 
 import os
 
+from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.columns import TableSource
 from coca.data.sources import SOURCES, SourceConfig, single_path
 from coca.data.storage import Storage, full_path, is_remote, local_stamp
@@ -15,7 +16,7 @@ class _Files:
         self._storage = storage
 
     def read(self, name: str) -> bytes:
-        return self._storage.read_all(self._resolved(name))
+        return self._storage.read_all(self._resolved(name), max_bytes=MAX_IMAGE_BYTES)
 
     def place(self, name: str) -> str:
         return full_path(self._resolved(name))

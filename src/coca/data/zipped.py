@@ -5,10 +5,14 @@ import zlib
 from typing import NamedTuple
 
 from coca.core.errors import ConfigError, DataError
+from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.columns import TableSource
 from coca.data.sources import SOURCES, SourceConfig, single_path
 from coca.data.storage import Storage, full_path
 from coca.data.tables import SUFFIXES
+
+MAX_TABLE_BYTES = 1 << 30
+"""Largest table that is read out of a zip; a larger one is unpacked and read as a manifest."""
 
 _HEADER_BYTES = 30
 _SLACK_BYTES = 512
@@ -21,6 +25,9 @@ class _Member(NamedTuple):
     """As it is stored, bytes."""
     method: int
     checksum: int
+    inflated: int
+    """Bytes of its content, as the directory promises."""
+    is_encrypted: bool
     end: int
     """Where nothing of it can stand any more."""
 
@@ -49,6 +56,8 @@ class Archive:
                 entry.compress_size,
                 entry.compress_type,
                 entry.CRC,
+                entry.file_size,
+                bool(entry.flag_bits & 1),
                 min(directory or size, size),
             )
             for entry in entries
@@ -60,15 +69,28 @@ class Archive:
         """Names of its files, in the order of the zip."""
         return tuple(self._members)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
         """The content of a file.
 
+        Args:
+            name: Of the file within the zip.
+            max_bytes: A file that inflates to more is refused, before memory is taken for it.
+
         Raises:
-            DataError: There is no such file (reason `"missing"`), or it is damaged.
+            DataError: There is no such file (reason `"missing"`), it is too large (`"too_large"`),
+                or it is damaged.
         """
         if name not in self._members:
             raise DataError(f"{self._path} holds no {name}", reason="missing")
         member = self._members[name]
+        if member.inflated > max_bytes:
+            raise DataError(
+                f"{name} in {self._path} has {member.inflated:,} bytes, and at most {max_bytes:,} "
+                "are read out of a zip",
+                reason="too_large",
+            )
+        if member.is_encrypted:
+            raise DataError(f"{name} in {self._path} is encrypted", reason="encrypted")
         length = _HEADER_BYTES + len(name.encode()) + member.size
         end = min(member.start + length + _SLACK_BYTES, member.end)
         (part,) = self._storage.read(self._path, [(member.start, end)])
@@ -78,7 +100,7 @@ class Archive:
                 self._path, [(member.start, member.start + first + member.size)]
             )
         content = self._inflated(name, member, part[first : first + member.size])
-        if zlib.crc32(content) != member.checksum:
+        if len(content) != member.inflated or zlib.crc32(content) != member.checksum:
             raise DataError(f"{name} in {self._path} is damaged", reason="bad_checksum")
         return content
 
@@ -95,7 +117,9 @@ class Archive:
             return stored
         if member.method == zipfile.ZIP_DEFLATED:
             try:
-                return zlib.decompress(stored, -zlib.MAX_WBITS)
+                # A byte more than promised shows that the promise is wrong; more is not inflated.
+                inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+                return inflater.decompress(stored, member.inflated + 1)
             except zlib.error as error:
                 raise DataError(
                     f"{name} in {self._path} is damaged: {error}", reason="bad_checksum"
@@ -121,7 +145,8 @@ def zip_source(config: SourceConfig) -> TableSource:
     path = single_path(config)
     archive = Archive(path, Storage())
     table = _table_name(archive, config, path)
-    return TableSource(archive.read(table), f"{path}/{table}", archive, config)
+    content = archive.read(table, max_bytes=MAX_TABLE_BYTES)
+    return TableSource(content, f"{path}/{table}", archive, config)
 
 
 def _table_name(archive: Archive, config: SourceConfig, path: str) -> str:

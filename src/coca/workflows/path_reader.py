@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from coca.core.errors import DataError
+from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.storage import Storage, is_remote
 from coca.search.ledger import WHOLE
 from coca.search.reindex import read_file
@@ -44,7 +45,9 @@ class PathReader:
             return self._frame(path, stamp.removesuffix(WHOLE))
         if place := _holder_of(path):
             return self._member(place, path)
-        return self._storage.read_all(path) if is_remote(path) else read_file(path)
+        if is_remote(path):
+            return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
+        return read_file(path)
 
     def _member(self, place: str, path: str) -> bytes:
         if self._open != place:
