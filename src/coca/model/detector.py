@@ -1,21 +1,25 @@
 """Detection on a captioner's image encoder: a simple feature pyramid, and torchvision's FCOS on it.
 
-FCOS (arXiv 1904.01355) judges each place of each map: which class, how far to the four sides of
-its box, how near to the middle. Letters: B pictures, S side of the model's square input in
-pixels, N boxes of a picture, D width of the tokens.
+FCOS (arXiv 1904.01355) judges each location of each map: which class, how far to the four sides of
+its box, how near to the middle. Letters: B images, S side of the model's square input in pixels,
+N boxes of an image, A locations of all maps, D width of the tokens.
 """
 
 import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+import torch
 from jaxtyping import Float, Int
 from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from coca.core.config import from_dict, to_dict
@@ -27,6 +31,8 @@ from coca.model.state_files import read_state
 
 CONFIG_FILE = "detector.json"
 WEIGHTS_FILE = "detector.safetensors"
+FORMAT_VERSION = 2
+"""Version 1 put the locations of a map at the corners of its cells, at whole strides."""
 _ENCODER = "backbone.image_encoder."
 _GROUPS = 32  # of the norms in torchvision's head
 
@@ -87,6 +93,54 @@ class _Backbone(nn.Module):
         return OrderedDict((str(number), one) for number, one in enumerate(maps))
 
 
+class CellCentres(AnchorGenerator):  # type: ignore[misc]
+    """Place one location at the centre of each cell of each map, in fp32.
+
+    A cell of a map is `patch_size / scale` pixels wide, which need not be whole: 4.5 at patch 18
+    and four times the grid. torchvision derives a whole stride from the sizes of image and map, and
+    puts the locations at the corners: at patch 18 they end 36 pixels before the border of an image
+    of 288.
+
+    Args:
+        strides: Sides of a cell of each map, pixels.
+    """
+
+    def __init__(self, strides: Sequence[float]) -> None:
+        super().__init__(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
+        self.strides = tuple(strides)
+
+    def forward(self, images: ImageList, maps: list[Tensor]) -> list[Float[Tensor, "A 4"]]:
+        """Return for each image the square cell around each location, pixels of the input."""
+        cells = torch.cat(
+            [
+                _cells(one.shape[2], one.shape[3], stride, one.device)
+                for stride, one in zip(self.strides, maps, strict=True)
+            ]
+        )
+        return [cells] * len(images.image_sizes)
+
+
+def _cells(h: int, w: int, stride: float, device: torch.device) -> Float[Tensor, "hw 4"]:
+    """Left, top, right, bottom of each cell of a map, row by row."""
+    top, left = torch.meshgrid(
+        torch.arange(h, dtype=torch.float32, device=device) * stride,
+        torch.arange(w, dtype=torch.float32, device=device) * stride,
+        indexing="ij",
+    )
+    corner = torch.stack((left, top), dim=-1).reshape(-1, 2)
+    return torch.cat((corner, corner + stride), dim=1)
+
+
+class DetectionHead(FCOSHead):  # type: ignore[misc]
+    """torchvision's head of FCOS, with outputs in fp32.
+
+    In bf16, a box of an image of 576 pixels would be off by up to 2.
+    """
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        return {name: output.float() for name, output in super().forward(maps).items()}
+
+
 class _AsTheyAre(GeneralizedRCNNTransform):  # type: ignore[misc]
     """Pictures come as the processor makes them; torchvision would enlarge them to 800 pixels."""
 
@@ -107,11 +161,11 @@ class Detector(FCOS):  # type: ignore[misc]
         if not config.classes:
             raise ConfigError("classes is empty; a detector needs something to find")
         patch_size = captioner.config.image.patch_size
-        sides = tuple((round(patch_size / scale),) for scale in config.scales)
         super().__init__(
             _Backbone(captioner, config),
             num_classes=len(config.classes),
-            anchor_generator=AnchorGenerator(sides, ((1.0,),) * len(sides)),
+            anchor_generator=CellCentres([patch_size / scale for scale in config.scales]),
+            head=DetectionHead(config.channels, 1, len(config.classes)),
             score_thresh=config.score_threshold,
             nms_thresh=config.overlap_threshold,
             detections_per_img=config.most_boxes,
@@ -128,8 +182,8 @@ def save_detector(folder: str | Path, detector: Detector) -> None:
         if not name.startswith(_ENCODER)
     }
     write_atomic(Path(folder) / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
-    content = json.dumps(to_dict(detector.config), indent=2) + "\n"
-    write_atomic(Path(folder) / CONFIG_FILE, content.encode())
+    content = {"format_version": FORMAT_VERSION, "detector": to_dict(detector.config)}
+    write_atomic(Path(folder) / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def load_detector(folder: str | Path, captioner: Captioner) -> Detector:
@@ -148,8 +202,15 @@ def load_detector(folder: str | Path, captioner: Captioner) -> Detector:
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format_version", 1) != FORMAT_VERSION:
+        version = content.get("format_version", 1) if isinstance(content, dict) else None
+        raise ModelError(
+            f"{path} has format_version {version}; this version of coca reads {FORMAT_VERSION}, "
+            "whose detectors look at other locations, so train this one again"
+        )
     try:
-        detector = Detector(captioner, from_dict(DetectorConfig, content, source=str(path)))
+        settings = from_dict(DetectorConfig, content.get("detector", {}), source=str(path))
+        detector = Detector(captioner, settings)
     except ConfigError as error:
         raise ModelError(str(error)) from None
     weights = read_state(Path(folder) / WEIGHTS_FILE)
