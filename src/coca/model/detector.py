@@ -26,6 +26,7 @@ from coca.core.config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files import read_json, write_atomic
 from coca.model.captioner import Captioner
+from coca.model.collectives import sum_over_ranks, world_size
 from coca.model.feature_pyramid import FeaturePyramid
 from coca.model.state_files import read_state
 
@@ -132,13 +133,30 @@ def _cells(h: int, w: int, stride: float, device: torch.device) -> Float[Tensor,
 
 
 class DetectionHead(FCOSHead):  # type: ignore[misc]
-    """torchvision's head of FCOS, with outputs in fp32.
+    """torchvision's head of FCOS, with outputs in fp32 and losses that add up over ranks.
 
     In bf16, a box of an image of 576 pixels would be off by up to 2.
     """
 
     def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
         return {name: output.float() for name, output in super().forward(maps).items()}
+
+    def compute_loss(
+        self,
+        targets: list[Boxes],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Compute the losses, divided by the mean count of foreground locations of all ranks.
+
+        torchvision divides by this rank's own count; the mean over ranks would then weigh the
+        boxes of a rank with few of them more.
+        """
+        losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        own = torch.stack([(match >= 0).sum() for match in matched_idxs]).sum().float()
+        share = own.clamp(min=1) * world_size() / sum_over_ranks(own).clamp(min=1)
+        return {name: loss * share for name, loss in losses.items()}
 
 
 class _AsTheyAre(GeneralizedRCNNTransform):  # type: ignore[misc]

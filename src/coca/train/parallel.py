@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from coca.core.errors import ConfigError
 from coca.model.layers import Block, CrossBlock
+from coca.model.openclip import OpenCLIPDecoderLayer
 from coca.train.world import World
 
 Kind: TypeAlias = Literal["auto", "none", "ddp", "fsdp"]
@@ -152,13 +153,17 @@ def _shard(module: nn.Module, mesh: DeviceMesh, *, half: bool) -> list[nn.Parame
     )
     # Nothing here changes keys or values in place, which is what torch warns about.
     warnings.filterwarnings("ignore", message=".* returned a view tensor")
-    for part in list(module.modules()):
+    # From the inside out: what is sharded once belongs to no group around it.
+    for part in reversed(list(module.modules())):
         if isinstance(part, CrossBlock):
             # The keys and values of the image are asked for before the block itself runs.
             fully_shard(part.cross_attention, mesh=mesh, mp_policy=block)
             register_fsdp_forward_method(part.cross_attention, "project")
-        if isinstance(part, Block | CrossBlock):
+        if isinstance(part, Block | CrossBlock | OpenCLIPDecoderLayer):
             fully_shard(part, mesh=mesh, mp_policy=block)
+        if isinstance(part, OpenCLIPDecoderLayer):
+            # Likewise, but its own norm takes part.
+            register_fsdp_forward_method(part, "read_image")
     # FSDP2 refuses single numbers, such as the temperature.
     numbers = [parameter for parameter in module.parameters() if parameter.ndim == 0]
     fully_shard(module, mesh=mesh, ignored_params=set(numbers))

@@ -4,11 +4,13 @@ run/  recipe.json  record.json  metrics.jsonl  bad_samples.jsonl  checkpoints/  
 model/       what `coca detect` reads; all but `detector.*` is the captioner's
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
@@ -20,7 +22,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.detector import Detector, DetectorConfig, save_detector
-from coca.model.pretrained import ModelConfig, build
+from coca.model.pretrained import ModelConfig, assemble, build
 from coca.processing.augment import AugmentConfig
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
@@ -126,11 +128,12 @@ def finetune_detection(
     world.from_main(lambda: begin(config, loader.fingerprint, {"ranks": world.size}))
     with threads(config.threads):
         result = trainer.fit(progress)
-    detector.load_state_dict(trainer.weights())
+    weights = trainer.weights()
 
     def write() -> Path:
-        folder = save_finished(config.run, captioner, processor)
-        save_detector(folder, detector)
+        finished, trained = _finished(captioner, detector, weights, config.run)
+        folder = save_finished(config.run, finished, processor)
+        save_detector(folder, trained)
         return folder
 
     folder = world.from_main(write)
@@ -154,6 +157,27 @@ def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
     if config.weights == "pretrained":
         adopt_weights(fresh, source)
     return fresh, _squashed(source, size)
+
+
+def _finished(
+    captioner: Captioner, detector: Detector, weights: Mapping[str, Tensor], source: Path
+) -> tuple[Captioner, Detector]:
+    """Build the captioner and the detector of the trained weights, on the CPU.
+
+    The ones that were trained may be on an accelerator, or sharded over ranks.
+    """
+    prefix = f"{ENCODER}."
+    state = captioner.state_dict() | {
+        f"image_encoder.{name.removeprefix(prefix)}": tensor
+        for name, tensor in weights.items()
+        if name.startswith(prefix)
+    }
+    shape = captioner.config
+    assert isinstance(shape, ModelConfig)
+    finished = assemble(shape, state, source=source)
+    trained = Detector(finished, detector.config)
+    trained.load_state_dict(dict(weights))
+    return finished, trained
 
 
 def _squashed(source: Predictor, size: int) -> Processor:

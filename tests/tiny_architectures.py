@@ -1,0 +1,124 @@
+"""A detector and OpenCLIP's CoCa in a training step, on one rank or several."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+from coca.data.sample import Batch
+from coca.model.coca import CoCa
+from coca.model.config import ImageEncoderConfig
+from coca.model.detector import Detector, DetectorConfig
+from coca.model.openclip import OpenCLIP
+from coca.model.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
+from coca.train.backward import backward
+from coca.train.detection import DetectionObjective, Target
+from coca.train.objective import CoCaObjective, LossConfig, Objective
+from coca.train.parallel import Kind, ParallelModel
+from coca.train.world import World
+from coca.workflows.finetune_detection import DetectionConfig, finetune_detection
+from tiny import sharpened, tiny_config
+from tiny_ranks import Results
+from tiny_shared_run import whole
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+CPU = torch.device("cpu")
+PAIRS = 4
+BOS, EOS = 58, 59
+
+
+def openclip_config(**changes: Any) -> OpenCLIPConfig:
+    config = OpenCLIPConfig(
+        image=ImageEncoderConfig(
+            image_size=16, patch_size=4, width=32, layers=2, heads=2, mlp_width=64
+        ),
+        text=OpenCLIPTextConfig(
+            vocab_size=60,
+            context_length=12,
+            width=32,
+            heads=2,
+            mlp_width=64,
+            unimodal_layers=2,
+            multimodal_layers=2,
+            bos_id=BOS,
+            eos_id=EOS,
+        ),
+        pooler_queries=7,
+        pooler_heads=2,
+        embed_dim=32,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def openclip(*, image_size: int = 16) -> OpenCLIP:
+    image = dataclasses.replace(openclip_config().image, image_size=image_size)
+    torch.manual_seed(0)
+    return sharpened(OpenCLIP(openclip_config(image=image)))
+
+
+def openclip_batch(*, image_size: int = 16) -> Batch:
+    """Captions of 1, 2, 3 and 4 words."""
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.zeros(PAIRS, 12, dtype=torch.int64)
+    for words, row in enumerate(tokens, start=1):
+        row[0], row[words + 1] = BOS, EOS
+        row[1 : words + 1] = torch.randint(1, BOS, (words,), generator=generator)
+    return Batch(
+        images=torch.randn(PAIRS, 3, image_size, image_size, generator=generator),
+        tokens=tokens,
+        keys=tuple(map(str, range(PAIRS))),
+        start=0,
+    )
+
+
+def detector() -> Detector:
+    torch.manual_seed(0)
+    config = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
+    return Detector(sharpened(CoCa(tiny_config())), config)
+
+
+def boxes() -> dict[str, Target]:
+    """Images with no, one, two and three objects: each rank has another number of locations."""
+    generator = torch.Generator().manual_seed(7)
+    targets = {}
+    for count in range(PAIRS):
+        corners = torch.rand(count, 2, generator=generator) * 0.5
+        sides = torch.rand(count, 2, generator=generator) * 0.3 + 0.2
+        labels = torch.arange(count) % 2
+        targets[str(count)] = Target(torch.cat((corners, corners + sides), dim=1), labels)
+    return targets
+
+
+def step(parallel: ParallelModel[ModelT], objective: Objective[ModelT], prefix: str) -> Results:
+    """Figures and whole gradients of one step with this rank's part of the pairs."""
+    world = World.current()
+    batch = openclip_batch().split(PAIRS // world.size)[world.rank]
+    losses = backward(parallel, objective, batch)
+    return {
+        **{f"{prefix}/figure/{name}": value for name, value in losses.parts.items()},
+        **{
+            f"{prefix}/gradient/{name}": whole(parameter.grad)
+            for name, parameter in parallel.model.named_parameters()
+            if parameter.grad is not None
+        },
+    }
+
+
+def steps(kind: Kind) -> Results:
+    """A step of a detector, and one of OpenCLIP's model."""
+    results = step(
+        ParallelModel(detector(), kind, device=CPU), DetectionObjective(boxes()), "boxes"
+    )
+    parallel = ParallelModel(openclip(), kind, device=CPU)
+    results |= step(parallel, CoCaObjective(LossConfig()), "openclip")
+    apart = [isinstance(layer, FSDPModule) for layer in parallel.model.multimodal_decoder.layers]
+    return {**results, "apart": torch.tensor(apart)}
+
+
+def steps_and_run(config: DetectionConfig) -> dict[str, Results]:
+    """Steps of each kind, and a whole run of detection."""
+    results = {"ddp": steps("ddp"), "fsdp": steps("fsdp")}
+    finetune_detection(config)
+    return results
