@@ -197,11 +197,14 @@ def naive_groups(
     return sorted(words for group in beams for _, words in group)
 
 
-def test_groups_of_beams_keep_away_from_each_other(model: Captioner) -> None:
+@pytest.mark.parametrize(("groups", "size"), [(4, 1), (3, 2), (2, 3)])
+def test_groups_of_beams_equal_the_plain_reference(
+    model: Captioner, groups: int, size: int
+) -> None:
     decoding = Decoding(
-        num_beams=6,
-        num_return=6,
-        num_beam_groups=3,
+        num_beams=groups * size,
+        num_return=groups * size,
+        num_beam_groups=groups,
         diversity_penalty=0.4,
         max_words=4,
         min_words=4,
@@ -209,7 +212,7 @@ def test_groups_of_beams_keep_away_from_each_other(model: Captioner) -> None:
     for image, row in zip(
         pictures(3), generate(model, image_tokens(model, 3), decoding=decoding), strict=True
     ):
-        wanted = naive_groups(model, image, groups=3, size=2, penalty=0.4, steps=4)
+        wanted = naive_groups(model, image, groups=groups, size=size, penalty=0.4, steps=4)
         found = sorted(one.token_ids for one in row)
         # Where two groups end up with the same caption it comes once.
         assert found == sorted(map(list, {tuple(words) for words in wanted}))

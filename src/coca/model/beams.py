@@ -120,7 +120,8 @@ class BeamSearch:
     ) -> _Ways:
         """The best two ways a beam; one of each beam may end, so that enough go on."""
         before = self._scores.shape[2]
-        first = 0 if before == 1 else group * before
+        # Before the first step one beam is that of all groups; later each has its own.
+        first = 0 if logits.shape[1] == 1 else group * before
         own = slice(first, first + before)
         logits = logits[:, own]
         if taken:
