@@ -168,7 +168,8 @@ def our_pictures(
         )
     )
     words = Tokenizer.train(["a photo"], vocab_size=300)
-    predictor = Predictor(model, Processor(image, words, 76), fingerprint="", batch_size=BATCH)
+    processor = Processor(image, words, 76)
+    predictor = Predictor(model, processor, fingerprint="", batch_size=BATCH, laid_out=True)
     return lambda files: torch.from_numpy(predictor.embed_images(files))
 
 

@@ -47,7 +47,7 @@ def model() -> Predictor:
     config = OpenCLIPConfig()
     image = ImageTransform(ImageConfig(image_size=config.image.image_size))
     processor = Processor(image, read_vocabulary(vocabulary), config.text.context_length)
-    return Predictor(OpenCLIP(config), processor, fingerprint="bench")
+    return Predictor(OpenCLIP(config), processor, fingerprint="bench", laid_out=True)
 
 
 def ways_of(

@@ -28,6 +28,12 @@ def test_answers_are_those_of_the_model_in_the_order_of_the_question(plain: Pred
     assert model.fingerprint == plain.fingerprint
 
 
+def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
+    plain = load(write_model(tmp_path), device="cpu", laid_out=False)
+    Remembering(plain)
+    assert not any("laid_out" in vars(weight) for weight in plain.model.parameters())
+
+
 def test_nothing_is_embedded_twice(plain: Predictor) -> None:
     model = Remembering(plain)
     pictures = [picture(n) for n in range(4)]

@@ -95,6 +95,14 @@ def swap(layer: Linear) -> None:
     layer.weight.data = torch.randn(80, 48)
 
 
+def write_data(layer: Linear) -> None:
+    layer.weight.data.mul_(2)
+
+
+def copy_data(layer: Linear) -> None:
+    layer.weight.data.copy_(torch.randn(80, 48))
+
+
 def there_and_back(layer: Linear) -> None:
     for _ in range(4):  # the allocator hands out the same memory again and again
         layer.bfloat16().float()
@@ -104,17 +112,28 @@ def replace(layer: Linear) -> None:
     layer.weight = nn.Parameter(torch.randn(80, 48))
 
 
-@pytest.mark.parametrize("change", [add_in_place, load, learn, swap, there_and_back, replace])
+CHANGES = [add_in_place, load, learn, swap, write_data, copy_data, there_and_back, replace]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_weight_that_has_changed_is_never_taken_from_its_copy(
     layer: Linear, change: Callable[[Linear], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = torch.randn(4, 48)
     change(layer)
     assert not used(layer, monkeypatch, inputs)
+    assert type(layer.weight) is nn.Parameter  # the memory of the copy is free again
     with torch.no_grad():
         assert torch.equal(layer(inputs), F.linear(inputs, layer.weight, layer.bias))
     lay_out(layer)
     assert used(layer, monkeypatch, inputs)
+
+
+def test_reading_a_weight_keeps_its_copy(layer: Linear, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer.state_dict()
+    assert isinstance(layer.weight, nn.Parameter)
+    assert layer.weight.detach().sum() == sum(it.sum() for it in layer.weight)
+    assert used(layer, monkeypatch, torch.randn(4, 48))
 
 
 def test_a_pickled_or_copied_layer_goes_without(
@@ -122,7 +141,9 @@ def test_a_pickled_or_copied_layer_goes_without(
 ) -> None:
     inputs = torch.randn(4, 48)
     for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert used(layer, monkeypatch, inputs)
         assert not used(other, monkeypatch, inputs)
+        assert type(other.weight) is nn.Parameter
         with torch.no_grad():
             torch.testing.assert_close(other(inputs), layer(inputs))
 

@@ -99,10 +99,19 @@ def test_adapters_learn_in_place_of_the_weights_and_are_merged(
         assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) <= 2
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("train.ema.decay=0.9", "data.augment.rand_augment=[2,10]"),
+        # Embeds each batch without gradients first, where a copy of the weights could serve.
+        ("train.micro_batch=2", "loss.contrastive_weight=1", "encoder_lr=0.01"),
+    ],
+    ids=["average", "parts"],
+)
 def test_a_stopped_run_ends_as_one_that_was_not(
-    model: Path, pictures: Path, tmp_path: Path
+    model: Path, pictures: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    settings = ("evaluate=[]", "train.ema.decay=0.9", "data.augment.rand_augment=[2,10]")
+    settings = ("evaluate=[]", *options)
     whole = finetune(recipe(model, pictures, tmp_path / "whole", *settings))
     broken = recipe(model, pictures, tmp_path / "broken", *settings)
     assert finetune(broken, progress=stopping_at(7)).interrupted

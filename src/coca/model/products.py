@@ -14,6 +14,7 @@ Letters: D and N the widths in front and behind.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -40,7 +41,12 @@ def linear(
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return F.linear(inputs, weight, bias)
     copy: _Copy | None = getattr(weight, _ATTRIBUTE, None)
-    if copy is None or not copy.serves(inputs, weight):
+    if copy is None:
+        return F.linear(inputs, weight, bias)
+    if not copy.is_current(weight):
+        _drop(weight)
+        return F.linear(inputs, weight, bias)
+    if not copy.suits(inputs):
         return F.linear(inputs, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(inputs, copy.blocks, bias, "none", [], "")
 
@@ -49,7 +55,12 @@ def lay_out(model: nn.Module) -> None:
     """Gives the weights of all linear layers, and of the vocabulary, their laid out copies.
 
     It takes the memory of the weights once more. Nothing happens to weights that no CPU holds, or
-    in a precision that it cannot lay out. A copy whose weight changes afterwards is used no more.
+    in a precision that it cannot lay out. A copy whose weight changes afterwards is dropped, also
+    where the change goes through `weight.data`. Only memory that is written past torch, such as by
+    a NumPy view of the weight, changes unseen; call this again after it.
+
+    Do not call it on a model that is going to train: passes without gradients would use the copies
+    until the first update, and give other last bits than a resumed run, which has none.
     """
     weights = [module.weight for module in model.modules() if isinstance(module, Linear)]
     # The vocabulary's may be that of an embedding, or of a layer that is among them.
@@ -69,25 +80,55 @@ class _Copy:
     plain: Tensor
     """Shares the weight's memory, and so keeps anything else from getting its address."""
 
-    def serves(self, inputs: Tensor, weight: Tensor) -> bool:
+    def is_current(self, weight: Tensor) -> bool:
+        return weight._version == self.version and weight.data_ptr() == self.plain.data_ptr()
+
+    def suits(self, inputs: Tensor) -> bool:
         return (
             inputs.dtype == self.blocks.dtype
             and inputs.numel() > 0
-            and weight._version == self.version
-            and weight.data_ptr() == self.plain.data_ptr()
             and not torch.is_autocast_enabled("cpu")
         )
 
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        # Its order is this process's own: a model that is pickled goes without.
-        return type(None), ()
+
+class PrepackedParameter(nn.Parameter):
+    """A weight with a laid out copy, which access to `.data` drops.
+
+    Torch counts the changes of a tensor (`_version`), but not those through `.data`.
+    """
+
+    @property
+    def data(self) -> Tensor:
+        """As of any tensor; the copy is dropped, since the caller may write."""
+        _drop(self)
+        return self.data
+
+    @data.setter
+    def data(self, other: Tensor) -> None:
+        _drop(self)
+        self.data = other
+
+    # The order of a copy is this process's own: what is pickled or copied goes without.
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return nn.Parameter(self.detach(), self.requires_grad).__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Parameter:
+        return nn.Parameter(self.detach().clone(), self.requires_grad)
 
 
 def _lay_out(weight: Tensor) -> None:
-    own = type(weight) is nn.Parameter and not weight.is_inference()
+    own = type(weight) in (nn.Parameter, PrepackedParameter) and not weight.is_inference()
     if own and weight.device.type == "cpu" and _can_lay_out(weight.dtype):
         plain = weight.detach()
         setattr(weight, _ATTRIBUTE, _Copy(_blocks(plain), weight._version, plain))
+        weight.__class__ = PrepackedParameter
+
+
+def _drop(weight: Tensor) -> None:
+    """Makes a plain parameter of it again."""
+    weight.__dict__.pop(_ATTRIBUTE, None)
+    weight.__class__ = nn.Parameter
 
 
 def _blocks(weight: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     sources = open_sources(config.data.sources)
     fixed = ("seed", "model", "weights", "image_size", "head", "lora")
     world.from_main(lambda: compare_with_earlier(config, fixed=fixed, told=("data", "loss")))
-    source = load(config.model, device="cpu")
+    source = load(config.model, device="cpu", laid_out=False)
     head = _head(config, sources, progress)
     processor = _processor(config, source)
     torch.manual_seed(config.seed)
@@ -154,6 +154,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
     if config.weights == "pretrained":
         facts["model"] = asdict(adopt_weights(model, source))
+    del source
     if config.lora is not None:
         add_lora_(model, config.lora)
     # A model that is not yet trained tells as well what a finished one would stumble over.

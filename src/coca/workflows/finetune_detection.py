@@ -149,7 +149,7 @@ def finetune_detection(
 
 def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
     """The captioner that the encoder is taken from, and the processor for its pictures."""
-    source = load(config.model, device="cpu")
+    source = load(config.model, device="cpu", laid_out=False)
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
     size = config.image_size or shape.image.image_size

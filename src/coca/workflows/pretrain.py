@@ -164,7 +164,9 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
             config, fixed=("seed", "tokenizer", "init_from", "lora"), told=("data", "loss")
         )
     )
-    source = load(config.init_from, device="cpu") if config.init_from is not None else None
+    source = None
+    if config.init_from is not None:
+        source = load(config.init_from, device="cpu", laid_out=False)
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
     model = CoCa(_fitted(config.model, source, processor.tokenizer))
