@@ -86,7 +86,16 @@ def test_a_configuration_is_kept_as_plain_values() -> None:
     assert config.text.never_written == (0, 49_406)
 
 
-def test_a_model_that_openclip_cannot_describe_is_not_written() -> None:
-    text = dataclasses.replace(OpenCLIPTextConfig(), mlp_width=1000)
-    with pytest.raises(ModelError, match="whole multiple of the width"):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mlp_width": 1000}, "whole multiple of the width"),
+        ({"pad_id": 7, "bos_id": 0}, r"cannot hold text\.pad_id 7, text\.bos_id 0$"),
+    ],
+)
+def test_a_model_that_openclip_cannot_describe_is_not_written(
+    changes: dict[str, Any], told: str
+) -> None:
+    text = dataclasses.replace(OpenCLIPTextConfig(), **changes)
+    with pytest.raises(ModelError, match=told):
         to_open_clip(OpenCLIPConfig(text=text))

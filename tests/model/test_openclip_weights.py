@@ -88,7 +88,8 @@ def test_a_model_built_on_weights_is_ready_to_use_and_to_train() -> None:
 
 
 def test_a_configuration_survives_the_way_there_and_back() -> None:
-    for config in (*OpenCLIPConfig.presets().values(), tiny_openclip_config()):
+    configs = (*OpenCLIPConfig.presets().values(), tiny_openclip_config())
+    for config in (*configs, dataclasses.replace(configs[0], class_mask="corrected")):
         assert from_open_clip(to_open_clip(config)) == config
 
 

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -13,7 +14,7 @@ from coca.inference.loading import fingerprint
 from coca.inference.open_weights import MODEL_FILES
 from coca.workflows.convert import convert
 from tiny_model import write_model
-from tiny_weights import ABOUT, WEIGHTS, tiny_peer, write_open_clip
+from tiny_weights import ABOUT, WEIGHTS, model_cfg, tiny_peer, write_open_clip
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +71,22 @@ def test_open_clip_loads_the_folder_written_for_it(theirs: Path, tmp_path: Path)
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(model.eval().encode_image(images), tiny_peer().encode_image(images))
     assert transform.transforms[0].size == 16
+
+
+def test_the_class_mask_survives_in_a_folder_and_refuses_a_file(
+    theirs: Path, tmp_path: Path
+) -> None:
+    about = {"model_cfg": model_cfg()}
+    about["model_cfg"]["text_cfg"]["correct_cls_mask"] = True
+    (theirs / ABOUT).write_text(json.dumps(about))
+    ours = convert(theirs, tmp_path / "ours")
+    out = convert(ours, tmp_path / "back", to="openclip")
+    again = convert(out, tmp_path / "again", vocabulary=theirs / "tokenizer.json")
+    before, after = (coca.load(it).embed_texts("the cat") for it in (ours, again))
+    assert np.array_equal(before, after)
+    with pytest.raises(ModelError, match=r"weights alone, .* class_mask corrected; name a folder"):
+        convert(ours, tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
 
 
 def test_a_model_of_the_paper_cannot_become_one_of_open_clip(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The shape of OpenCLIP's CoCa, and its translation from and to OpenCLIP's own configuration."""
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from coca.core.errors import ConfigError, ModelError
@@ -156,6 +156,8 @@ _IGNORED = {
     *("hf_proj_type", "hf_pooler_type", "n_queries", "dim_head", "context_length", "vocab_size"),
     "attn_pooler_heads",
 }
+# Settings of a model here that conversion leaves out.
+_NOT_CONVERTED = ("head", "initial_temperature")
 
 
 def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
@@ -223,8 +225,11 @@ def _unknown_parts(content: Mapping[str, Any]) -> list[str]:
 def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
     """Writes `model_cfg` for OpenCLIP: what `from_open_clip` reads.
 
+    The head is left out, since OpenCLIP has none, and so is the initial temperature: the weights
+    hold the learned one.
+
     Raises:
-        ModelError: OpenCLIP's configuration has no words for this model.
+        ModelError: OpenCLIP's configuration cannot describe this model.
     """
     image, text = config.image, config.text
     if text.mlp_width % text.width or image.channels != 3:
@@ -239,7 +244,9 @@ def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
         "heads": text.heads,
         "mlp_ratio": text.mlp_width // text.width,
     }
-    return {
+    # OpenCLIP 3.3.0 refuses a file with this key; without it, it would compute other embeddings.
+    mask = {"correct_cls_mask": True} if config.class_mask == "corrected" else {}
+    content = {
         "embed_dim": config.embed_dim,
         "vision_cfg": {
             "image_size": image.image_size,
@@ -258,7 +265,29 @@ def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
             "layers": text.unimodal_layers,
             "embed_cls": True,
             "output_tokens": True,
+            **mask,
         },
         "multimodal_cfg": {**shared, "layers": text.multimodal_layers},
         "custom_text": True,
     }
+    if lost := differences(config, from_open_clip(content)):
+        raise ModelError(f"OpenCLIP's configuration cannot hold {lost}")
+    return content
+
+
+def differences(config: OpenCLIPConfig, other: OpenCLIPConfig) -> str:
+    """Names the settings, and the values of `config`, in which a converted model differs."""
+    pairs = [
+        (f"{section}{setting.name}", getattr(own, setting.name), getattr(theirs, setting.name))
+        for section, own, theirs in (
+            ("image.", config.image, other.image),
+            ("text.", config.text, other.text),
+            ("", config, other),
+        )
+        for setting in fields(own)
+    ]
+    return ", ".join(
+        f"{name} {value}"
+        for name, value, found in pairs
+        if value != found and name not in ("image", "text", *_NOT_CONVERTED)
+    )

@@ -1,6 +1,7 @@
 """A model from one project's files into another's: OpenCLIP's weights to a folder, and back."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,11 +22,13 @@ from coca.inference.open_weights import (
     is_model,
     weights_in,
 )
-from coca.model.openclip_config import OpenCLIPConfig, to_open_clip
-from coca.model.openclip_weights import restore_state_dict
+from coca.model.openclip_config import OpenCLIPConfig, differences, to_open_clip
+from coca.model.openclip_weights import config_of_weights, restore_state_dict
 from coca.model.pretrained import WEIGHTS_FILE, load_config_file
 from coca.model.state_files import SUFFIXES, read_state
 from coca.processing.processor import Processor
+
+logger = logging.getLogger(__name__)
 
 Format: TypeAlias = Literal["coca", "openclip"]
 """`coca`: a model's folder; `openclip`: what OpenCLIP reads."""
@@ -53,7 +56,8 @@ def convert(
         What was written.
 
     Raises:
-        ModelError: The source is no model, or OpenCLIP has no such architecture.
+        ModelError: The source is no model, OpenCLIP has no such architecture, or the form cannot
+            hold a setting that changes what the model computes.
         ConfigError: A model's folder is to go into a file.
     """
     out = Path(out)
@@ -86,6 +90,8 @@ def _for_open_clip(folder: Path, out: Path) -> Path:
             f"{folder} holds a CoCa of the paper's architecture, for which OpenCLIP has no model; "
             "only weights that came from OpenCLIP can go back to it"
         )
+    if config.head is not None:
+        logger.warning("the head of %s is left out: OpenCLIP has none", folder)
     state = restore_state_dict(read_state(folder / WEIGHTS_FILE), config)
     if out.suffix not in SUFFIXES:
         with atomic_folder(out) as unfinished:
@@ -93,6 +99,11 @@ def _for_open_clip(folder: Path, out: Path) -> Path:
             about = json.dumps(_about(config, folder), indent=2) + "\n"
             (unfinished / OPEN_CLIP_CONFIG).write_text(about, encoding="utf-8")
         return out
+    if lost := _not_in_weights(state, config):
+        raise ModelError(
+            f"{out} would hold weights alone, which do not tell {lost}; name a folder to write the "
+            "configuration as well"
+        )
     unfinished = out.with_name(f".incomplete-{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -101,6 +112,14 @@ def _for_open_clip(folder: Path, out: Path) -> Path:
     finally:
         unfinished.unlink(missing_ok=True)
     return out
+
+
+def _not_in_weights(state: dict[str, Tensor], config: OpenCLIPConfig) -> str:
+    """What of the configuration is lost where only the weights are kept."""
+    try:
+        return differences(config, config_of_weights(state))
+    except ModelError:
+        return "how many heads the model has"
 
 
 def _write_state(state: dict[str, Tensor], path: Path) -> None:
