@@ -57,7 +57,8 @@ def load(
         device: Such as `"cuda:0"`; default: the first accelerator, else the CPU.
         precision: Of weights and arithmetic; embeddings are fp32 always.
         batch_size: Pictures or texts at a time.
-        laid_out: On a CPU, keep the weights a second time in the order in which it reads them.
+        laid_out: On a CPU, keep the weights a second time in the order in which it reads them:
+            quicker by a tenth for images and up to half for captions. Not for a model to train.
 
     Raises:
         ModelError: A file is missing, damaged, does not fit, or cannot be fetched.

@@ -61,9 +61,7 @@ class Predictor:
                 must never be compared.
             source: Where it was loaded from, for people.
             batch_size: Pictures or texts at a time.
-            laid_out: Prepack the weights for a CPU, as `load` does: quicker by a tenth for images
-                and up to half for captions, for the memory of a second copy. Not for a model that
-                is going to train. False leaves the model as it is.
+            laid_out: Prepack the weights for a CPU, as `load` does; not if the model will train.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 (got {batch_size})")
