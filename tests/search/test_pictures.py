@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.pictures import Words, find_pictures, is_gone, read_words, stamp_of
+from coca.search.pictures import Words, find_pictures, read_words, stamp_of
 
 
 def test_pictures_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> None:
@@ -58,15 +58,6 @@ def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
     assert first == stamp_of(path)
     path.write_bytes(b"12")
     assert stamp_of(path) != first
-
-
-def test_only_a_file_that_is_surely_absent_is_gone(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert not is_gone(str(tmp_path / "file"))
-    assert is_gone(str(tmp_path / "absent"))
-    assert is_gone(str(tmp_path / "file" / "below"))
-    assert not is_gone("/" + "x" * 5_000)
-    assert not is_gone("a\0b")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import re
 import tarfile
 import zlib
 from collections import defaultdict
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from coca.core.absence import nearest
 from coca.core.errors import ConfigError, DataError
 from coca.core.files import write_atomic
 from coca.core.formats import IMAGE_FORMATS_SHOWN
@@ -51,6 +53,8 @@ SPAN_GAP_BYTES = 4096
 
 INDEX_THREADS = 8
 
+_TAR_WITHIN = re.compile(r"\.tar(?=/)")
+
 
 @SOURCES.register("shards")
 class ShardSource:
@@ -74,6 +78,7 @@ class ShardSource:
                     lambda path: load_index(path, self._storage, folder=config.index_folder), paths
                 )
             )
+        self._files = {full_path(tar.path) for tar in self._tars}
         self._ends = np.cumsum([len(tar.keys) for tar in self._tars])
         digests = b"".join(tar.digest() for tar in self._tars)
         self.fingerprint = hashlib.sha256(digests).hexdigest()[:16]
@@ -100,12 +105,19 @@ class ShardSource:
         return hashlib.sha256(parts).hexdigest()[:16]
 
     def owned(self, place: str, stamp: str) -> bool:
-        """Whether the place is within a tar that the patterns name, or may have named."""
-        tar = place.rpartition(".tar/")[0] + ".tar"
-        return any(
-            tar == pattern or fnmatch.fnmatchcase(tar, pattern) or os.path.dirname(tar) == pattern
-            for pattern in self._patterns
-        )
+        """Whether the place is within a tar that was read, or one that is gone and had been read.
+
+        A file that exists and is none of these tars keeps what is in it, and so does a folder that
+        is gone with all its tars.
+        """
+        tars = [place[: found.end()] for found in _TAR_WITHIN.finditer(place)]
+        if any(tar in self._files for tar in tars):
+            return True
+        named = [tar for tar in tars if any(_is_named(tar, pattern) for pattern in self._patterns)]
+        if is_remote(place):
+            return bool(named)
+        there = nearest(place) or ""
+        return os.path.isdir(there) and any(os.path.dirname(tar) == there for tar in named)
 
     def read(self, row: int) -> Sample:
         """The sample in this row; `DataError` if it is damaged or has no picture."""
@@ -154,6 +166,19 @@ class ShardSource:
 def _fits(tar: TarIndex, row: int) -> bool:
     """Whether no file of the sample is larger than what is read."""
     return int(tar.sizes[row].max()) <= MAX_IMAGE_BYTES
+
+
+def _is_named(tar: str, pattern: str) -> bool:
+    """Whether a pattern or folder stands for this tar, by the rules of `Storage.find`."""
+    if tar == pattern or os.path.dirname(tar) == pattern:
+        return True
+    names, parts = tar.split("/"), pattern.split("/")
+    if "*" not in pattern or (len(names) != len(parts) and "**" not in parts):
+        return False
+    if "**" in parts:
+        return fnmatch.fnmatchcase(tar, pattern)
+    # Of the names one by one, since `*` stands for no `/`.
+    return all(map(fnmatch.fnmatchcase, names, parts))
 
 
 def _spans(tar: TarIndex, row: int) -> list[Range]:

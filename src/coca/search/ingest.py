@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from coca.core.absence import is_gone
 from coca.core.errors import SearchError
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search.behind import WriteBehind
@@ -14,7 +15,7 @@ from coca.search.filler import Captioner, Filler
 from coca.search.filters import where
 from coca.search.ledger import Copies, Ledger
 from coca.search.milvus import Index
-from coca.search.pictures import Picture, is_gone
+from coca.search.pictures import Picture
 from coca.search.reading import Found, Reader, found_records
 from coca.search.records import PATH, Origin, Record, check_same_model
 from coca.search.report import BadLog, IngestReport

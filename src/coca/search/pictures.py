@@ -116,17 +116,6 @@ def changed_at(path: str | Path) -> int:
         return 0
 
 
-def is_gone(path: str) -> bool:
-    """Whether the system is sure that the file is not there, and not merely out of reach."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
-
-
 def read_words(picture: Path) -> Words:
     """What `NAME.txt` and `NAME.json` beside the picture say; the text file's caption goes first.
 

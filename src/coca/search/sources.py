@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from coca.core.absence import Roots
 from coca.core.errors import DataError
-from coca.search.pictures import Picture, Words, find_pictures, is_gone, read_words, stamp_of
+from coca.search.pictures import Picture, Words, find_pictures, read_words, stamp_of
 
 _MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
 
@@ -114,7 +115,8 @@ class FileSource:
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         paths = list(paths)
-        self._tops = [Path(os.path.abspath(path)) for path in paths]
+        self._tops = {os.path.abspath(path) for path in paths}
+        self._roots = Roots(self._tops)
         self._entries = [Entry(str(file), stamp_of(file)) for file in find_pictures(paths)]
 
     def entries(self) -> Sequence[Entry]:
@@ -124,7 +126,7 @@ class FileSource:
     def names(self) -> Sequence[str] | None:
         """The files, if no folder is searched through."""
         paths = [entry.path for entry in self._entries]
-        return paths if {str(top) for top in self._tops} == set(paths) else None
+        return paths if self._tops == set(paths) else None
 
     def words(self, entry: Entry) -> Words:
         """What `NAME.txt` and `NAME.json` say; the folder is the album unless they name one."""
@@ -146,5 +148,5 @@ class FileSource:
         )
 
     def has_lost(self, path: str, stamp: str) -> bool:
-        """Whether a file below one of the paths is gone."""
-        return any(Path(path).is_relative_to(top) for top in self._tops) and is_gone(path)
+        """Whether a file at or below one of the paths is gone."""
+        return self._roots.has_lost(path)

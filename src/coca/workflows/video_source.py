@@ -1,17 +1,17 @@
 """Videos as series of pictures: a frame every few seconds, all of one video in one album."""
 
 import io
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
+from coca.core.absence import Roots
 from coca.core.errors import DataError
 from coca.core.formats import VIDEO_SUFFIXES
 from coca.processing.video import read_frames
-from coca.search.pictures import Picture, find_pictures, is_gone, read_words, stamp_of
+from coca.search.pictures import Picture, find_pictures, read_words, stamp_of
 from coca.search.sources import Entry, series_path
 
 _SHORTER_PX = 720
@@ -32,7 +32,7 @@ class VideoSource:
     def __init__(self, paths: Iterable[str | Path], *, every_s: float) -> None:
         paths = list(paths)
         self._every_s = every_s
-        self._tops = [Path(os.path.abspath(path)) for path in paths]
+        self._roots = Roots(paths)
         self._entries = [
             Entry(str(file), f"{stamp_of(file)}/{every_s:g}s")
             for file in find_pictures(paths, suffixes=VIDEO_SUFFIXES)
@@ -70,5 +70,5 @@ class VideoSource:
             )
 
     def has_lost(self, path: str, stamp: str) -> bool:
-        """Whether a file below one of the paths is gone."""
-        return any(Path(path).is_relative_to(top) for top in self._tops) and is_gone(path)
+        """Whether a file at or below one of the paths is gone."""
+        return self._roots.has_lost(path)

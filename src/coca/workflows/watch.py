@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
+from coca.core.absence import Roots, is_gone
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.extras import require
 from coca.core.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from coca.search.pictures import Picture, is_gone
+from coca.search.pictures import Picture
 from coca.search.sources import AnySource, Entry
 from coca.workflows.index import FillResult
 from coca.workflows.picture_sources import empty_folders, sources_of
@@ -197,6 +198,7 @@ class VanishedSource:
     def __init__(self, paths: Sequence[str], holding: Container[str]) -> None:
         """Take the places, and what were folders among them."""
         self._paths = paths
+        self._roots = Roots(paths)
         self._holding = holding
 
     def entries(self) -> Sequence[Entry]:
@@ -217,9 +219,8 @@ class VanishedSource:
 
     def has_lost(self, path: str, stamp: str) -> bool:
         """Whether the path was one of these places, or stood in one."""
-        return any(
-            (path == top or path.startswith(top + os.sep)) and is_gone(top) for top in self._paths
-        )
+        top = self._roots.above(path)
+        return top is not None and is_gone(top)
 
 
 def _touched(changes: Iterable[tuple[object, str]], tops: Sequence[Path]) -> set[Path]:

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from coca.core.absence import Roots, is_gone, nearest
+
+
+def test_only_a_file_that_is_surely_absent_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert not is_gone(str(tmp_path / "file"))
+    assert is_gone(str(tmp_path / "absent"))
+    assert is_gone(str(tmp_path / "absent" / "below"))
+    assert not is_gone("/" + "x" * 5_000)
+    assert not is_gone("a\0b")
+
+
+@pytest.mark.parametrize("key", ["k0", "k0/k1", "../k0", "", "/absolute", "k0#t=5"])
+def test_what_a_file_that_exists_may_hold_is_not_gone(tmp_path: Path, key: str) -> None:
+    archive = tmp_path / "a.tar"
+    archive.touch()
+    assert not is_gone(f"{archive}/{key}")
+    assert not Roots([tmp_path]).has_lost(f"{archive}/{key}")
+    archive.unlink()
+    if key:
+        assert Roots([tmp_path]).has_lost(f"{archive}/{key}")
+
+
+def test_what_is_behind_a_link_that_leads_nowhere_is_not_gone(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "drive")
+    assert not is_gone(str(tmp_path / "link"))
+    assert not is_gone(str(tmp_path / "link" / "k0"))
+    (tmp_path / "drive").mkdir()
+    assert is_gone(str(tmp_path / "link" / "k0"))
+
+
+def test_relative_paths_end_at_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.tar").touch()
+    assert [is_gone(path) for path in ("a.tar/k0", "absent", "absent/k0")] == [False, True, True]
+    assert nearest("a.tar/k0/k1") == "a.tar"
+
+
+def test_nothing_is_lost_with_a_root_that_is_gone_nor_outside_of_all_roots(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    (root / "album").mkdir(parents=True)
+    file = tmp_path / "one.png"
+    roots = Roots([root / ".." / "photos", file])
+    lost = [f"{root}/a.png", f"{root}/gone/a.png", f"{root}/album/a.png", str(file)]
+    kept = [f"{tmp_path}/a.png", f"{root}2/a.png", f"{file}/k", "https://example.org/a.png", "a/b"]
+    assert [path for path in lost + kept if roots.has_lost(path)] == lost
+    (root / "album").rmdir()
+    root.rmdir()
+    assert [path for path in lost + kept if roots.has_lost(path)] == [str(file)]

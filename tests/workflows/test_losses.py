@@ -1,0 +1,141 @@
+"""What a filling takes for lost: what is gone for sure, and nothing that only has no file."""
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from coca.data.sample import Sample
+from coca.data.shards import ShardWriter
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.search.milvus import Index
+from coca.search.report import IngestReport
+from coca.search.sources import AnySource
+from coca.workflows.index import FillResult, fill_collection, index_pictures
+from coca.workflows.picture_sources import sources_of
+from coca.workflows.watch import watch_folders
+from tiny_data import picture
+from tiny_model import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return load(write_model(tmp_path_factory.mktemp("model") / "model"))
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return str(tmp_path / "pictures.db")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder of two tars, a zip, a Parquet file and a folder of pictures: 9 pictures."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path / "data"
+    photos = folder / "photos"
+    photos.mkdir(parents=True)
+    pack(folder / "shards", range(3))
+    with zipfile.ZipFile(folder / "pack.zip", "w") as file:
+        for n in (3, 4):
+            file.writestr(f"pics/{n}.png", picture(n))
+        rows = [{"image": f"pics/{n}.png", "caption": f"given {n}"} for n in (3, 4)]
+        file.writestr("meta.jsonl", "\n".join(map(json.dumps, rows)))
+    table = [{"key": f"k{n}", "image": picture(n), "caption": f"given {n}"} for n in (5, 6)]
+    parquet.write_table(arrow.Table.from_pylist(table), folder / "rows.parquet")
+    for n in (7, 8):
+        (photos / f"{n}.png").write_bytes(picture(n))
+        (photos / f"{n}.txt").write_text(f"given {n}")
+    return folder
+
+
+def pack(folder: Path, numbers: Sequence[int]) -> None:
+    with ShardWriter(folder, samples_per_shard=2) as writer:
+        for n in numbers:
+            writer.write(Sample(f"k{n}", picture(n), (f"given {n}",)))
+
+
+def places(data: Path) -> list[str | Path]:
+    return [f"{data}/shards/*.tar", data / "pack.zip", data / "rows.parquet", data / "photos"]
+
+
+def claims(uri: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """Path of each record -> its caption, and its files with their stamps."""
+    with Index.open(uri) as index:
+        return {path: (caption, dict(origin.files)) for _, path, caption, origin in index.origins()}
+
+
+@pytest.fixture
+def before(data: Path, uri: str, model: Predictor) -> dict[str, tuple[str, dict[str, str]]]:
+    """What a collection of all of it holds."""
+    index_pictures(places(data), model, uri=uri, captions=False)
+    held = claims(uri)
+    assert sorted(caption for caption, _ in held.values()) == [f"given {n}" for n in range(9)]
+    return held
+
+
+def watched(folder: Path, uri: str, model: Predictor) -> Iterator[FillResult]:
+    def fill(sources: Sequence[AnySource]) -> FillResult:
+        return fill_collection(sources, model, uri=uri, captions=False, prune=True)
+
+    return watch_folders([folder], fill, every_s=0.0, settle_s=0.1)
+
+
+def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(
+    data: Path, uri: str, model: Predictor, before: dict[str, tuple[str, dict[str, str]]]
+) -> None:
+    for prune in (False, True):
+        again = index_pictures([data], model, uri=uri, captions=False, prune=prune)
+        assert again.report == IngestReport(unchanged=2)
+        assert claims(uri) == before
+    rounds = watched(data, uri, model)
+    assert next(rounds).report == IngestReport(unchanged=2)
+    rounds.close()  # type: ignore[attr-defined]
+    assert claims(uri) == before
+    (data / "pack.zip").unlink()
+    (data / "shards" / "shard-000001.tar").unlink()
+    pruned = index_pictures([data], model, uri=uri, captions=False, prune=True)
+    assert pruned.report == IngestReport(unchanged=2, removed=3)
+    assert claims(uri).keys() == {
+        path for path in before if "pack.zip" not in path and "000001" not in path
+    }
+
+
+def test_a_folder_with_a_copy_takes_neither_source_nor_caption_from_an_archive(
+    data: Path, uri: str, model: Predictor, before: dict[str, tuple[str, dict[str, str]]]
+) -> None:
+    for n in (0, 3, 5):
+        (data / "photos" / f"copy of {n}.png").write_bytes(picture(n))
+    again = index_pictures([data], model, uri=uri, captions=False)
+    assert again.report == IngestReport(unchanged=2, duplicates=3)
+    after = claims(uri)
+    assert {path: caption for path, (caption, _) in after.items()} == {
+        path: caption for path, (caption, _) in before.items()
+    }
+    for path, (_, files) in before.items():
+        assert files.items() <= after[path][1].items()
+
+
+def test_a_pattern_of_tars_loses_nothing_in_folders_below_nor_in_folders_called_tar(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    pack(data, range(3))
+    pack(data / "below", range(1))
+    (data / "b.tar").mkdir()
+    (data / "b.tar" / "2.png").write_bytes(picture(2))
+    here = [f"{data}/shard-000000.tar/gone", f"{data}/shard-000010.tar/k0/sub.tar/k1"]
+    below = [f"{data}/below/shard-000000.tar/gone", f"{data}/below/shard-000010.tar/k0"]
+    others = [
+        f"{data}/shard-000001.tar/k2",
+        f"{data}/b.tar/2.png",
+        f"{data}/b.tar/gone.png",
+        # Of a drive that is not mounted.
+        f"{data}/drive/shard-000000.tar/k0",
+    ]
+    for pattern, lost in (("*0.tar", here), ("*/*0.tar", below)):
+        (source,) = sources_of([f"{data}/{pattern}"])
+        assert [path for path in here + below + others if source.has_lost(path, "")] == lost
