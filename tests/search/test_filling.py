@@ -11,11 +11,12 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.search.ingest import ingest
+from coca.search.ledger import UNSURE, WHOLE
 from coca.search.milvus import Index
 from coca.search.pictures import Picture, Words
 from coca.search.records import Record, content_id
 from coca.search.report import IngestReport
-from coca.search.sources import Entry, series_of, series_path
+from coca.search.sources import Entry, every_of, series_of, series_path, series_stamp
 from tiny_data import picture
 
 
@@ -117,7 +118,7 @@ class Films:
 
     def __init__(self, films: dict[str, Sequence[bytes | DataError]], stamp: str = "1") -> None:
         self.films = films
-        self.stamp = stamp
+        self.stamp = series_stamp(stamp, 0.5)
         self.read: list[str] = []
 
     def entries(self) -> Sequence[Entry]:
@@ -159,9 +160,18 @@ def test_the_path_of_a_moment_leads_back_to_its_film() -> None:
         "/a.mp4#t=2.5",
         "/a.mp4#t=0.123",
     ]
-    for path in ("/a.mp4", "/#t=3.jpg", "/a#t=x"):
-        assert series_of(path) == path
-        assert series_of(series_path(path, 12.25)) == path
+    for every_s in (0.5, 1e-05, 1e20, float("inf")):
+        stamp = series_stamp("512-17", every_s)
+        for path in ("/a.mp4", "/#t=3.jpg", "/a#t=x"):
+            for marked in (stamp, f"{stamp}{WHOLE}", f"{stamp}{WHOLE}{UNSURE}", f"0|{stamp}"):
+                assert series_of(path, marked) == path
+                assert series_of(series_path(path, 12.25), marked) == path
+        assert every_of(stamp) == every_s
+
+
+@pytest.mark.parametrize("stamp", ["", "512-17", "0123456789abcdef", "89abcdef:0123456789abcdef"])
+def test_only_a_stamp_tells_a_moment_from_a_key_that_looks_like_one(stamp: str) -> None:
+    assert series_of("/a.tar/k#t=3", stamp) == "/a.tar/k#t=3"
 
 
 @pytest.mark.parametrize("batch_size", [2, 64])

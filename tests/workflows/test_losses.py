@@ -13,8 +13,9 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus import Index
 from coca.search.report import IngestReport
-from coca.search.sources import AnySource
+from coca.search.sources import AnySource, FileSource
 from coca.workflows.index import FillResult, fill_collection, index_pictures
+from coca.workflows.path_reader import PathReader, is_within
 from coca.workflows.picture_sources import sources_of
 from coca.workflows.watch import watch_folders
 from tiny_data import picture
@@ -139,3 +140,27 @@ def test_a_pattern_of_tars_loses_nothing_in_folders_below_nor_in_folders_called_
     for pattern, lost in (("*0.tar", here), ("*/*0.tar", below)):
         (source,) = sources_of([f"{data}/{pattern}"])
         assert [path for path in here + below + others if source.has_lost(path, "")] == lost
+
+
+def test_keys_that_look_like_moments_of_a_video_are_no_moments(
+    tmp_path: Path, uri: str, model: Predictor
+) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    with ShardWriter(tmp_path / "shards") as writer:
+        for n in range(2):
+            writer.write(Sample(f"cam/a#t={n}", picture(n), (f"given {n}",)))
+    rows = [{"key": f"b#t={n}", "image": picture(n), "caption": f"given {n}"} for n in (2, 3)]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    file = tmp_path / "shot#t=4"
+    file.write_bytes(picture(4))
+    (file.with_suffix(".txt")).write_text("given 4")
+    named: list[str | Path] = [f"{tmp_path}/shards/*.tar", tmp_path / "rows.parquet"]
+    sources = [*sources_of(named), FileSource([file])]
+    for report in (IngestReport(added=5), IngestReport(unchanged=5)):
+        filled = fill_collection(sources, model, uri=uri, captions=False, prune=True)
+        assert filled.report == report
+    held, read = claims(uri), PathReader()
+    assert sorted(caption for caption, _ in held.values()) == [f"given {n}" for n in range(5)]
+    for path, (caption, files) in held.items():
+        assert read(path, files[path]) == picture(int(caption[-1]))
+        assert is_within(path, files[path]) == (path != str(file))

@@ -154,7 +154,9 @@ class Filler:
         stale = [path for series in ended for path in self._ledger.stale_paths_of(series)]
         self.let_go(kept | dict.fromkeys(stale))
         self._log_bad()
-        alone = sum(series_of(found.entry.path) == found.entry.path for found in batch)
+        alone = sum(
+            series_of(found.entry.path, found.entry.stamp) == found.entry.path for found in batch
+        )
         self._bar.advance(alone + len(ended), added=self.report.added, bad=len(self.report.bad))
 
     def let_go(self, kept: Mapping[str, str | None]) -> int:

@@ -125,12 +125,12 @@ class Ledger:
         self._lost, self._gone = {}, set()
         for path in self._ids:
             claims = self._claims_on(path)
-            there = self._now(path)
+            there = self._now(path, claims)
             lost = {
                 claim
                 for claim in claims
                 if source_of(claim) not in there
-                and any(source.has_lost(series_of(path), claim) for source in sources)
+                and any(source.has_lost(series_of(path, claim), claim) for source in sources)
             }
             if lost == claims:
                 self._gone.add(path)
@@ -186,8 +186,9 @@ class Ledger:
 
     def is_current(self, path: str, origin: Origin) -> bool:
         """Whether what a record claims is there and has not changed, as far as is known."""
-        now = self._now(path)
-        claims = [one.removesuffix(WHOLE) for one in claims_in(origin.files.get(path, ""))]
+        stamps = claims_in(origin.files.get(path, ""))
+        now = self._now(path, stamps)
+        claims = [one.removesuffix(WHOLE) for one in stamps]
         told = [claim for claim in claims if source_of(claim) in now]
         same = not told or any(claim == now[source_of(claim)] for claim in told)
         return path not in self._gone and same
@@ -196,26 +197,27 @@ class Ledger:
         """Take note of a record as it is written."""
         self.forget(id)
         self._known[id] = known
-        for path in known.origin.files:
+        for path, stamps in known.origin.files.items():
             self._ids[path] = (*self._ids.get(path, ()), id)
-            if (series := series_of(path)) != path:
+            if (series := series_of(path, stamps)) != path:
                 self._series.setdefault(series, set()).add(path)
 
     def forget(self, id: str) -> None:
         """Take note of a record that is removed."""
         known = self._known.pop(id, None)
-        for path in known.origin.files if known else ():
+        for path, stamps in known.origin.files.items() if known else ():
             left = tuple(other for other in self._ids.pop(path) if other != id)
             if left:
                 self._ids[path] = left
             else:
-                self._series.get(series_of(path), set()).discard(path)
+                self._series.get(series_of(path, stamps), set()).discard(path)
 
     def _claims_on(self, path: str) -> set[str]:
         ids = self._ids.get(path, ())
         return {claim for id in ids for claim in claims_in(self._known[id].origin.files[path])}
 
-    def _now(self, path: str) -> dict[str, str]:
-        """Source -> stamp of what the sources of this run hold under a path."""
-        stamps = self._stamps.get(series_of(path))
-        return {} if stamps is None else {source_of(one): one for one in claims_in(stamps)}
+    def _now(self, path: str, claims: Iterable[str]) -> dict[str, str]:
+        """Source -> stamp of what the sources of this run hold under a path with these claims."""
+        names = {path, *(series_of(path, claim) for claim in claims)}
+        texts = [self._stamps[name] for name in names if name in self._stamps]
+        return {source_of(one): one for text in texts for one in claims_in(text)}

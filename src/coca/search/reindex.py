@@ -141,13 +141,14 @@ def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
     """
     reasons = []
     for path in dict.fromkeys((record.path, *record.origin.files)):
+        stamps = record.origin.files.get(path, "")
         try:
-            image = open_picture(path, record.origin.files.get(path, ""))
+            image = open_picture(path, stamps)
         except DataError as error:
             reasons.append(str(error))
             continue
         # Of a video the stamp tells: another decoder may draw the same frame a little differently.
-        if content_id(image) == record.id or series_of(path) != path:
+        if content_id(image) == record.id or series_of(path, stamps) != path:
             return image
         reasons.append(f"{path} holds another picture now")
     raise DataError(reasons[0], reason="unreadable")

@@ -12,9 +12,12 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.absence import Roots
 from coca.core.errors import DataError
+from coca.search.claims import claims_in
 from coca.search.pictures import Picture, Words, find_pictures, read_words, stamp_of
 
 _MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
+_EVERY = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")
+"""Ends the stamp of a series, but for marks of the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,8 @@ class PictureSource(Protocol):
 class SeriesSource(Protocol):
     """Entries that each hold many pictures in order, such as videos.
 
-    A picture of a series has the path `series_path(ENTRY, SECONDS)` and the entry's stamp.
+    A picture of a series has the path `series_path(ENTRY, SECONDS)` and the entry's stamp, which is
+    made by `series_stamp`.
     """
 
     def entries(self) -> Sequence[Entry]:
@@ -101,9 +105,27 @@ def series_path(entry: str, seconds: float) -> str:
     return f"{entry}#t={seconds:.3f}".rstrip("0").rstrip(".")
 
 
-def series_of(path: str) -> str:
-    """The entry that a path of a series belongs to; any other path stays as it is."""
-    return _MOMENT.sub("", path)
+def series_stamp(stamp: str, every_s: float) -> str:
+    """The stamp of a series: that of its file, and the seconds from one picture to the next."""
+    return f"{stamp}/{every_s:g}s"
+
+
+def every_of(stamp: str) -> float | None:
+    """The seconds from one picture of a series to the next; None for any other stamp."""
+    every = _EVERY.search(stamp)
+    return float(every[1]) if every else None
+
+
+def series_of(path: str, stamps: str) -> str:
+    """The entry that a path of a series belongs to; any other path stays as it is.
+
+    Args:
+        path: Of a picture. Keys of tars and tables may look like moments of a video as well.
+        stamps: Of the path; they tell whether it is one.
+    """
+    if any(every_of(stamp) is not None for stamp in claims_in(stamps)):
+        return _MOMENT.sub("", path)
+    return path
 
 
 class FileSource:

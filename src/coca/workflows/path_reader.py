@@ -8,13 +8,11 @@ from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.storage import Storage, is_remote
 from coca.search.ledger import WHOLE
 from coca.search.reindex import read_file
-from coca.search.sources import Entry, series_of
+from coca.search.sources import Entry, every_of, series_of
 from coca.workflows.picture_sources import TABLE_SUFFIXES, SampleSource, sources_of
 from coca.workflows.video_source import VideoSource
 
 _WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))})(?=/)", re.I)
-_EVERY = re.compile(r"/([\d.e+-]+)s$")
-"""Ends the stamp of a video: the seconds from one frame to the next."""
 
 
 class PathReader:
@@ -41,7 +39,7 @@ class PathReader:
         Raises:
             DataError: It is not there any more, or cannot be read.
         """
-        if series_of(path) != path:
+        if series_of(path, stamp) != path:
             return self._frame(path, stamp.removesuffix(WHOLE))
         if place := _holder_of(path):
             return self._member(place, path)
@@ -61,10 +59,9 @@ class PathReader:
         return self._source.read(self._entries[path]).image
 
     def _frame(self, path: str, stamp: str) -> bytes:
-        file = series_of(path)
+        file = series_of(path, stamp)
         if self._video != (file, stamp):
-            every = _EVERY.search(stamp)
-            source = VideoSource([file], every_s=float(every[1]) if every else 0)
+            source = VideoSource([file], every_s=every_of(stamp) or 0.0)
             (entry,) = source.entries()
             if entry.stamp != stamp:
                 raise DataError(f"{file} has changed since it was indexed", reason="changed")
@@ -75,9 +72,9 @@ class PathReader:
         return self._frames[path]
 
 
-def is_within(path: str) -> bool:
+def is_within(path: str, stamp: str) -> bool:
     """Whether a path leads into a file: to a member of a tar or zip, a row, or a frame."""
-    return series_of(path) != path or _holder_of(path) is not None
+    return series_of(path, stamp) != path or _holder_of(path) is not None
 
 
 def _holder_of(path: str) -> str | None:

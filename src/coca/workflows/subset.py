@@ -101,7 +101,8 @@ def _write_manifest(
     subset, lines = Subset(), []
     for record in _records(index, list(scores), subset):
         paths = list(dict.fromkeys((record.path, *record.origin.files)))
-        whole = [path for path in paths if not is_within(path)]
+        files = record.origin.files
+        whole = [path for path in paths if not is_within(path, files.get(path, ""))]
         there = [path for path in whole if is_remote(path) or os.path.isfile(path)]
         if not there and len(whole) < len(paths):
             raise SearchError(

@@ -12,7 +12,7 @@ from coca.core.errors import DataError
 from coca.core.formats import VIDEO_SUFFIXES
 from coca.processing.video import read_frames
 from coca.search.pictures import Picture, find_pictures, read_words, stamp_of
-from coca.search.sources import Entry, series_path
+from coca.search.sources import Entry, series_path, series_stamp
 
 _SHORTER_PX = 720
 """Frames are kept no larger; no model reads more."""
@@ -34,7 +34,7 @@ class VideoSource:
         self._every_s = every_s
         self._roots = Roots(paths)
         self._entries = [
-            Entry(str(file), f"{stamp_of(file)}/{every_s:g}s")
+            Entry(str(file), series_stamp(stamp_of(file), every_s))
             for file in find_pictures(paths, suffixes=VIDEO_SUFFIXES)
         ]
 
