@@ -41,7 +41,7 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
     assert len(run_json("search", "car", "--uri", "b.db", "-c", "best")) == 3
     assert run_json("collection", "list", "--uri", "b.db")[0]["aliases"] == ["best"]
     refused = run("collection", "drop", "best", "--yes", "--uri", "b.db", code=1)
-    assert "alias of 'moved'" in refused.stderr
+    assert "alias of 'moved_" in refused.stderr
     asked = run("collection", "drop", "moved", "--json", "--uri", "b.db", code=2)
     assert "add --yes" in asked.stderr
     assert asked.stdout.strip() == ""

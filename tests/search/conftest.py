@@ -14,7 +14,7 @@ from coca.search.connection import Connection
 from coca.search.lite import is_lite
 from coca.search.milvus import Index
 from coca.search.records import Record
-from coca.search.schema import list_collections
+from coca.search.schema import has_collection
 from milvus_server import SERVER
 
 DIM = 16
@@ -96,8 +96,9 @@ def make_index(place: str) -> Iterator[Callable[..., Index]]:
         index.close()
     if made:
         connection = Connection(place, create=False)
-        for collection in made & set(list_collections(connection)):
-            drop_collection(connection, collection)
+        for collection in sorted(made):
+            if has_collection(connection, collection):
+                drop_collection(connection, collection)
         connection.close()
 
 

@@ -210,8 +210,8 @@ def test_a_field_that_cannot_be_stored_is_told(
 
 
 def test_the_collection_of_captions_is_not_shown(index: Index) -> None:
-    assert index.info.collection in schema.list_collections(index._connection)
-    assert index._store._texts.name in {index.info.collection, f"{index.info.collection}_texts"}
+    assert index.own_name in schema.list_collections(index._connection)
+    assert index._store._texts.name in {index.own_name, f"{index.own_name}_texts"}
     assert not any(name.endswith("_texts") for name in schema.list_collections(index._connection))
 
 

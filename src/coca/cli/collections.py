@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,36 +35,26 @@ IndexType = Annotated[
 def list_(uri: defaults.Uri = None, token: defaults.Token = "", as_json: Json = False) -> None:
     """List the collections of a place, with their sizes and aliases."""
     console = Console.current(json=as_json)
-    from coca.core.errors import SearchError
-    from coca.search.catalog import aliases
-    from coca.search.milvus import Index
-    from coca.search.schema import list_collections
+    from coca.search.catalog import list_all
 
-    found: list[dict[str, Any]] = []
     with _connected(defaults.search_uri(uri), token) as connection:
-        other_names = aliases(connection)
-        for name in list_collections(connection):
-            also = sorted(alias for alias, to in other_names.items() if to == name)
-            try:
-                with Index.open(connection.uri, name, token=token) as index:
-                    count, model = index.info.count, index.info.model
-            except SearchError:
-                count, model = None, "(not made by coca)"
-            found.append({"name": name, "count": count, "model": model, "aliases": also})
+        found = list_all(connection)
     if found:
         rows = [
             [
-                row["name"],
-                "" if row["count"] is None else f"{row['count']:,}",
-                row["model"],
-                ", ".join(row["aliases"]),
+                one.name,
+                f"{'' if one.exact else 'about '}{one.count:,}",
+                one.model or "(not made by coca)",
+                ", ".join(one.aliases),
+                one.own_name,
             ]
-            for row in found
+            for one in found
         ]
-        console.table(["name", "records", "model", "aliases"], rows, right=["records"])
+        header = ["name", "records", "model", "aliases", "own name"]
+        console.table(header, rows, right=["records"])
     else:
         console.say("there are none")
-    console.emit(found)
+    console.emit([asdict(one) for one in found])
 
 
 @app.command()
@@ -133,12 +124,15 @@ def alias(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Let a name lead to a collection, at once for everybody who opens it from now on."""
+    """Let a name lead to a collection, at once for everybody who opens it from now on.
+
+    Who has the name open keeps the collection that it led to.
+    """
     console = Console.current(json=as_json)
     from coca.search.catalog import point_alias
 
     with _connected(defaults.search_uri(uri), token) as connection:
-        before = point_alias(connection, name, collection, set_aside=f"{name}_before")
+        before = point_alias(connection, name, collection)
     console.say(
         f"{name!r} leads to {collection!r}"
         + (f" now; what it led to before is {before!r}" if before else "")
@@ -148,7 +142,7 @@ def alias(
 
 @app.command()
 def drop(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its own name, not an alias.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, or its own name.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     uri: defaults.Uri = None,
     token: defaults.Token = "",
@@ -167,9 +161,9 @@ def drop(
     if not sure:
         raise ConfigError("nothing was dropped")
     with _connected(place, token) as connection:
-        drop_collection(connection, name)
+        own_name = drop_collection(connection, name)
     console.say(f"collection {name!r} is gone")
-    console.emit({"dropped": name})
+    console.emit({"dropped": name, "own_name": own_name})
 
 
 @contextmanager
@@ -270,9 +264,10 @@ def reindex(
     """
     console = Console.current(json=as_json)
     place = defaults.search_uri(uri)
-    from coca.search.catalog import point_alias
+    from coca.search.catalog import check_switchable, point_alias
     from coca.search.index_choice import parse_index
     from coca.search.milvus import Index
+    from coca.search.records import same_model
     from coca.search.reindex import reindex as run
     from coca.search.settings import CollectionSettings
     from coca.workflows.collection_model import lasting_name
@@ -282,13 +277,14 @@ def reindex(
     # The collection first: what is wrong with it is told before a model is loaded.
     with Index.open(place, collection, token=token) as old:
         predictor = defaults.load_model(model, device)
-        new_name = f"{collection}_{predictor.fingerprint[:8]}"
-        if old.info.fingerprint == predictor.fingerprint:
+        if same_model(old.info.fingerprint, predictor.fingerprint):
             raise ConfigError(f"{collection!r} holds the vectors of {model} already")
-        aside = f"{collection}_{old.info.fingerprint[:8]}"
+        with _connected(place, token) as connection:
+            check_switchable(connection, collection)
         with Index.open(
             place,
-            new_name,
+            collection,
+            staged=True,
             token=token,
             embed_dim=predictor.embed_dim,
             fingerprint=predictor.fingerprint,
@@ -296,6 +292,7 @@ def reindex(
             create=True,
             settings=CollectionSettings(index=index or old.index_type, fallback=True),
         ) as new:
+            new_name = new.own_name
             report = run(
                 old,
                 predictor,
@@ -310,7 +307,7 @@ def reindex(
     before = ""
     if done:
         with _connected(place, token) as connection:
-            before = point_alias(connection, collection, new_name, set_aside=aside)
+            before = point_alias(connection, collection, new_name)
     total = report.embedded + report.kept
     console.say(
         f"{total:,} pictures are embedded by {model} in {new_name!r}"

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from coca.core.errors import SearchError
 from coca.search.connection import Connection
 from coca.search.filters import expanded, with_ids
 from coca.search.records import ID
@@ -40,11 +41,26 @@ class Collection:
             are in this process.
     """
 
-    def __init__(self, connection: Connection, name: str, consistency: str = "Bounded") -> None:
-        """Wrap it; `consistency` is how fresh its answers must be, as Milvus names it."""
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        consistency: str = "Bounded",
+        *,
+        may_move: bool = False,
+    ) -> None:
+        """Wrap it.
+
+        Args:
+            connection: Where it is.
+            name: Its own name.
+            consistency: How fresh its answers must be, as Milvus names it.
+            may_move: The name may come to lead elsewhere, so it is checked before each call.
+        """
         self.connection = connection
         self.name = name
         self._consistency = consistency
+        self._may_move = may_move
         self.unflushed = 0
         self.journal = connection.journal(name)
         self._upserted_s = self._deleted_s = -math.inf
@@ -53,6 +69,7 @@ class Collection:
     def upsert(self, rows: Sequence[Row]) -> None:
         """Write rows of different ids; one whose id is there already is replaced."""
         for start in range(0, len(rows), WRITE_ROWS):
+            self._check_name()
             batch = list(rows[start : start + WRITE_ROWS])
             with self.connection.write_lock, self.faults("write to it"):
                 self._client.upsert(self.name, batch, timeout=self._timeout_s)
@@ -62,6 +79,7 @@ class Collection:
     def delete(self, ids: Iterable[str]) -> None:
         """Remove rows; ids that are not there are ignored."""
         for batch in batches(ids, WRITE_ROWS):
+            self._check_name()
             with self.connection.write_lock, self.faults("delete from it"):
                 # By a filter of ours: the client quotes no id.
                 self._client.delete(self.name, filter=with_ids(batch), timeout=self._timeout_s)
@@ -109,6 +127,7 @@ class Collection:
         freshness: str = "Strong",
     ) -> list[Row]:
         """Rows that fulfil a filter; at most `limit` of them."""
+        self._check_name()
         with self.faults("read from it", filter=filter):
             return self._client.query(
                 self.name,
@@ -166,6 +185,7 @@ class Collection:
     ) -> list[list[Row]]:
         """The nearest rows to each query, nearest first, each with its `distance`."""
         self._searched = True
+        self._check_name()
         with self.faults("search it", filter=filter):
             answers = self._client.search(
                 self.name,
@@ -190,6 +210,21 @@ class Collection:
     def faults(self, doing: str, *, filter: str = "") -> AbstractContextManager[None]:
         """Turn what Milvus raises into one sentence."""
         return self.connection.faults(doing, filter=filter)
+
+    def _check_name(self) -> None:
+        """Refuse to go on where the name has come to lead to another collection.
+
+        Only collections of earlier versions need it; it takes one call, 1 ms.
+        """
+        if not self._may_move:
+            return
+        with self.faults(f"find collection {self.name!r}"):
+            found = self._client.describe_collection(self.name, timeout=self._timeout_s)
+        if found["collection_name"] != self.name:
+            raise SearchError(
+                f"collection {self.name!r} in {self.connection.uri} is gone, and its name leads to "
+                f"{found['collection_name']!r} now: open it again"
+            )
 
     def _count(self, ids: Sequence[str]) -> None:
         self.journal.note(ids)

@@ -13,9 +13,10 @@ from jaxtyping import Float
 
 from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
-from coca.search import records, schema
+from coca.search import names, records, schema
 from coca.search.building import PATIENCE_S, IndexState, index_state
 from coca.search.capabilities import Capabilities
+from coca.search.catalog import make_named, missing
 from coca.search.collection import WRITE_ROWS, batches
 from coca.search.connection import Connection
 from coca.search.index_change import change_index
@@ -59,6 +60,7 @@ class Index:
         fingerprint: str | None = None,
         model: str = "",
         create: bool = False,
+        staged: bool = False,
         settings: CollectionSettings | None = None,
         timeout_s: float = 60.0,
     ) -> "Index":
@@ -72,6 +74,8 @@ class Index:
             fingerprint: Of the model whose vectors it holds; as `embed_dim`.
             model: Name or folder of that model, kept for whoever opens the collection later.
             create: Make the collection if it is missing.
+            staged: Open the collection that is made for this name and `fingerprint`, whether or not
+                the name leads there yet; `point_alias` switches the name.
             settings: How a new collection is kept; one that is there keeps its own.
             timeout_s: Limit of every call in seconds.
 
@@ -83,23 +87,30 @@ class Index:
         connection = Connection(uri, token=token, timeout_s=timeout_s, create=create)
         try:
             with connection.write_lock:
-                if not schema.has_collection(connection, collection):
+                own = (
+                    names.resolve_staged(connection, collection, fingerprint or "")
+                    if staged
+                    else names.resolve(connection, collection)
+                )
+                if own is None:
                     if not create:
-                        raise SearchError(_missing(connection, collection))
+                        raise SearchError(missing(connection, collection))
                     if embed_dim is None or not fingerprint:
                         raise SearchError(
                             f"to make collection {collection!r} in {uri}, "
                             "name embed_dim and fingerprint of the model that will fill it"
                         )
-                    schema.make_collection(
+                    own = make_named(
                         connection,
                         collection,
                         embed_dim=embed_dim,
                         fingerprint=fingerprint,
                         model=model,
                         settings=settings or CollectionSettings(),
+                        staged=staged,
                     )
-                info, layout = schema.describe_collection(connection, collection)
+                info, layout = schema.describe_collection(connection, own)
+                info = replace(info, collection=collection)
                 records.check_same_model(
                     info,
                     fingerprint=fingerprint or info.fingerprint,
@@ -121,6 +132,16 @@ class Index:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def own_name(self) -> str:
+        """The name that leads to this collection for ever; others may be switched."""
+        return self._store.layout.name
+
+    @property
+    def made_for(self) -> str:
+        """The public name that it was made for; empty if that is its own name."""
+        return self._store.layout.made_for
 
     @property
     def capabilities(self) -> Capabilities:
@@ -358,11 +379,3 @@ class Index:
     def has_words(self) -> bool:
         """Whether `search_words` can answer."""
         return self._store.layout.words
-
-
-def _missing(connection: Connection, collection: str) -> str:
-    names = ", ".join(schema.list_collections(connection))
-    return (
-        f"there is no collection {collection!r} in {connection.uri} "
-        f"({f'there are: {names}' if names else 'it is empty'}); `coca index FOLDER` makes one"
-    )

@@ -43,7 +43,8 @@ class RecordStore:
     def __init__(self, connection: Connection, layout: Layout) -> None:
         self.layout = layout
         self._captions_indexed = False
-        self.pictures = Collection(connection, layout.name, layout.consistency)
+        may_move = not layout.made_for
+        self.pictures = Collection(connection, layout.name, layout.consistency, may_move=may_move)
         # Where one row holds both vectors, this is the same collection once more.
         self._texts = self.pictures
         if not layout.shared:

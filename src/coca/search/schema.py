@@ -21,7 +21,8 @@ WORDS = "words"
 """Column that Milvus fills with the words of the caption, where it can rank by them."""
 
 # Lite forgets a collection's description but keeps its properties; servers keep both.
-_FINGERPRINT, _MODEL, _LAYOUT = "coca.fingerprint", "coca.model", "coca.layout"
+FINGERPRINT, MADE_FOR, LEADS_TO = "coca.fingerprint", "coca.made_for", "coca.leads_to"
+_MODEL, _LAYOUT = "coca.model", "coca.layout"
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
 _NEWEST = "2"
 _TEXTS = "_texts"
@@ -47,6 +48,11 @@ class Layout:
     replicas: int
     consistency: str
     """How fresh an answer must be, as Milvus names it."""
+    made_for: str = ""
+    """The public name that it was made for; "" where that is its own name, as in earlier versions.
+
+    Only then may its own name come to lead to another collection.
+    """
 
     @property
     def vectors(self) -> list[tuple[str, str]]:
@@ -86,8 +92,18 @@ def make_collection(
     fingerprint: str,
     model: str,
     settings: CollectionSettings,
+    made_for: str = "",
 ) -> None:
     """Make an empty collection for the vectors of one model.
+
+    Args:
+        connection: Where.
+        collection: Its own name.
+        embed_dim: Numbers in a vector.
+        fingerprint: Of the model.
+        model: Its name or folder.
+        settings: How the collection is kept.
+        made_for: The public name that leads to it.
 
     Raises:
         SearchError: Milvus refuses, for instance the size, or lacks what the settings ask for.
@@ -96,7 +112,8 @@ def make_collection(
     assert settings.index is not None, "fitted settings name an index"
     settings.index.build_params(embed_dim)
     properties = {
-        _FINGERPRINT: fingerprint,
+        FINGERPRINT: fingerprint,
+        MADE_FOR: made_for,
         _MODEL: model,
         _LAYOUT: _NEWEST,
         _INDEX: str(settings.index),
@@ -124,19 +141,30 @@ def list_collections(connection: Connection) -> list[str]:
     return sorted(names - {texts_name(name) for name in names})
 
 
+def describe(connection: Connection, collection: str) -> dict[str, Any]:
+    """What Milvus says about a collection."""
+    with connection.faults(f"describe collection {collection!r}"):
+        found: dict[str, Any] = connection.client.describe_collection(
+            collection, timeout=connection.timeout_s
+        )
+    return found
+
+
+def model_in(found: dict[str, Any]) -> str:
+    """The model of a described collection; empty if it was not made by this package."""
+    return str(found["properties"].get(_MODEL, ""))
+
+
 def describe_collection(connection: Connection, collection: str) -> tuple[CollectionInfo, Layout]:
     """What the collection says about itself, except for its `count`; and where its parts stand.
 
     Raises:
         SearchError: It was not made by `make_collection`, or by an older version of it.
     """
-    with connection.faults(f"describe collection {collection!r}"):
-        found: dict[str, Any] = connection.client.describe_collection(
-            collection, timeout=connection.timeout_s
-        )
+    found = describe(connection, collection)
     properties = found["properties"]
     columns = {column["name"]: column for column in found["fields"]}
-    if _FINGERPRINT not in properties or records.ORIGIN not in columns:
+    if FINGERPRINT not in properties or records.ORIGIN not in columns:
         raise SearchError(
             f"collection {collection!r} in {connection.uri} was not made by `coca index`: "
             "it does not tell which model made its vectors; use another name"
@@ -154,7 +182,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         collection=collection,
         count=0,
         embed_dim=int(columns[records.VECTOR]["params"]["dim"]),
-        fingerprint=properties[_FINGERPRINT],
+        fingerprint=properties[FINGERPRINT],
         model=properties.get(_MODEL, ""),
         server_version=connection.server_version,
     )
@@ -167,6 +195,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         index=parse_index(properties.get(_INDEX, "HNSW")),
         replicas=int(properties.get(_REPLICAS, 1)),
         consistency=properties.get(_CONSISTENCY, "Bounded"),
+        made_for=properties.get(MADE_FOR, ""),
     )
     return info, layout
 
