@@ -149,19 +149,19 @@ def test_an_index_folder_is_used_alone_and_keeps_tars_of_one_name_apart(tmp_path
     assert not list(tmp_path.glob("*/x.tar.idx"))
 
 
-def test_a_folder_marked_read_only_is_left_alone(
+def test_the_index_of_a_tar_in_a_read_only_folder_is_kept_in_the_users_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scans: list[str]
 ) -> None:
-    data, temporary = tmp_path / "data", tmp_path / "tmp"
+    data, cache = tmp_path / "data", tmp_path / "cache"
     data.mkdir()
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(temporary))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     make_tar(data / "x.tar", FILES)
     data.chmod(0o555)
     load(data / "x.tar")
     load(data / "x.tar")
     data.chmod(0o755)
     assert [file.name for file in data.iterdir()] == ["x.tar"]
-    assert len(list((temporary / "coca-index").iterdir())) == 1
+    assert len(list((cache / "coca" / "index").iterdir())) == 1
     assert len(scans) == 1
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from coca.core.errors import ConfigError, ModelError
 from coca.inference import open_weights
 from coca.inference.importing import SOURCE_FILE, caveat_of
-from coca.inference.open_weights import PUBLISHED, OpenWeights, Published, is_model, user_cache
+from coca.core.files import user_cache
+from coca.inference.open_weights import PUBLISHED, OpenWeights, Published, is_model
 from coca.model.openclip_config import OpenCLIPConfig, from_open_clip
 from coca.model.pretrained import load_model
 from tiny_model import write_model

@@ -13,6 +13,11 @@ from typing import Any
 from coca.core.errors import StorageError
 
 
+def user_cache() -> Path:
+    """Where everything can be made again: `coca` within XDG_CACHE_HOME, else within ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coca"
+
+
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Write a file so that a reader sees the old or the new one, never a part.
 

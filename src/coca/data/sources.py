@@ -116,7 +116,8 @@ class SourceConfig:
     as pictures."""
 
     index_folder: str = ""
-    """Shards: where their indexes are kept; by default beside them, where that may be written."""
+    """Shards: where their indexes are kept; by default next to them, or in the user's cache
+    (`~/.cache/coca/index`) if that folder is read-only."""
 
     block_size: int = 0
     """Shards: neighbouring samples that are read together; 0 takes 1 for local files and 256 for

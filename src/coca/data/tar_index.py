@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt32
 
 from coca.core.errors import DataError, StorageError
-from coca.core.files import write_atomic
+from coca.core.files import user_cache, write_atomic
 from coca.core.formats import IMAGE_SUFFIXES
 from coca.data.storage import Storage, is_remote
 
@@ -80,8 +79,8 @@ def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
     Args:
         path: Path or URL of the tar.
         storage: Reads it.
-        folder: Where indexes are kept. By default beside the tar; where that may not be
-            written, in a folder of the system for temporary files.
+        folder: Where indexes are kept. By default next to the tar; where that may not be
+            written, in `index` of the user's cache.
 
     Raises:
         DataError: The tar is missing, truncated, compressed or damaged, or holds a name twice.
@@ -210,7 +209,7 @@ def _places(path: str, folder: str) -> list[str]:
     own = f"{name}-{hashlib.sha256(full.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.idx"
     if folder:
         return [os.path.join(folder, own)]
-    return [path + ".idx", os.path.join(tempfile.gettempdir(), "coca-index", own)]
+    return [path + ".idx", os.path.join(user_cache(), "index", own)]
 
 
 def _keep(path: str, folder: str, content: bytes) -> None:

@@ -9,7 +9,6 @@ The cache holds `models/NAME`, a model's folder with `source.json` beside the us
 """
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coca.core.errors import ConfigError, ModelError, did_you_mean
-from coca.core.files import atomic_folder
+from coca.core.files import atomic_folder, user_cache
 from coca.inference.hub import Hub, HuggingFace
 from coca.inference.importing import SOURCE_FILE, About, import_weights, read_about
 from coca.model.openclip_config import OpenCLIPConfig
@@ -91,11 +90,6 @@ class _Remote:
 
 
 _VOCABULARY = _Remote("openai/clip-vit-base-patch32", "merges.txt")
-
-
-def user_cache() -> Path:
-    """Where everything can be made again: `coca` within XDG_CACHE_HOME, else within ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coca"
 
 
 class OpenWeights:
