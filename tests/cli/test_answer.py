@@ -1,4 +1,4 @@
-"""Questions at the prompt: answered by a head where there is one, else in words."""
+"""Questions at the prompt: answered by a head, or in words where that is asked for."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from coca.core.errors import ConfigError
 from coca.inference.loading import load
+from coca.model.config import HeadConfig
 from coca.model.pretrained import save_model
 from tiny_answers import answering, words_head
 
@@ -40,16 +42,31 @@ def test_a_head_chooses_among_its_answers(
         assert sum(it["probability"] for it in entry["answers"]) == pytest.approx(1)
 
 
-def test_a_model_without_a_head_writes_what_follows_the_question(
+def test_in_words_a_model_writes_what_follows_the_question(
     run_json: RunJson, model: str, answerer: str, pictures: list[str]
 ) -> None:
-    words = ["--max-words", "3", "--top", "2"]
-    for name, more in ((model, []), (answerer, ["--in-words"])):
-        told = run_json("answer", pictures[0], "two dogs", "-m", name, *words, *more)
+    words = ["--max-words", "3", "--top", "2", "--in-words"]
+    for name in (model, answerer):
+        told = run_json("answer", pictures[0], "two dogs", "-m", name, *words)
         wanted = load(name).caption(pictures[0], prompt="two dogs", max_words=3, num_return=2)[0]
         said = [it["answer"] for it in told[0]["answers"]]
         assert said == [wanted.said, wanted.others[0].said]
         assert not said[0].startswith("two dogs")
+
+
+@pytest.mark.parametrize("reads", [None, "image"])
+def test_a_model_without_a_head_for_questions_is_refused_as_in_python(
+    run: Run, place: Path, pictures: list[str], reads: str | None
+) -> None:
+    head = None if reads is None else HeadConfig(classes=ANSWERS, heads=2)
+    predictor = answering(head)
+    save_model(place / "other", predictor.model)
+    predictor.processor.save(place / "other")
+    with pytest.raises(ConfigError):
+        load(place / "other").answer([pictures[0]], ["what is it?"])
+    told = run("answer", pictures[0], "what is it?", "-m", "other", code=2)
+    assert "--in-words" in told.stderr
+    assert not told.stdout
 
 
 def test_two_pictures_are_judged_together_by_a_head_that_reads_pairs(

@@ -27,7 +27,7 @@ def answer(
     in_words: Annotated[
         bool,
         typer.Option(
-            "--in-words", "-w", help="Write the answer, though the model has a head that chooses."
+            "--in-words", "-w", help="Write the answer behind the question; needs no head."
         ),
     ] = False,
     top: Annotated[
@@ -48,9 +48,9 @@ def answer(
 ) -> None:
     """Answer a question about each picture, or judge a statement.
 
-    A model with a head for it (`coca finetune`) chooses among the answers that it learned; any
-    other goes on writing behind the question. Where a head reads pairs, each two pictures belong
-    together.
+    A model with a head for questions (`coca finetune`) chooses among the answers that it learned.
+    With --in-words, any model continues the question as it would a caption. Where a head reads
+    pairs, each two pictures belong together.
     """
     console = Console.current(json=as_json)
     if os.path.lexists(question):
@@ -59,10 +59,17 @@ def answer(
         raise ConfigError("the question is empty; ask something, such as 'what is this?'")
     paths = pictures.find(files)
     predictor = defaults.load_model(model, device)
-    head = None if predictor.model.head is None else predictor.model.head.config
-    if in_words or head is None or head.reads != "words":
+    if in_words:
         _write(console, predictor, paths, question, top=top, max_words=max_words)
         return
+    head = None if predictor.model.head is None else predictor.model.head.config
+    if head is None or head.reads != "words":
+        found = "has no head" if head is None else "has a head that reads pictures only"
+        raise ConfigError(
+            f"the model {predictor.source or model} {found}, so it answers no question; `coca "
+            "finetune` adds a head for questions, and --in-words lets the model write on behind "
+            "the question as behind a caption"
+        )
     if len(paths) % head.pictures:
         raise ConfigError(
             f"the model's head reads {head.pictures} pictures at a time, and {len(paths)} are given"

@@ -6,13 +6,19 @@ import typer
 
 from coca.cli import defaults
 from coca.cli.console import Console, Json, to_try
+from coca.cli.names import read_names
 from coca.core.errors import ConfigError
 
 app = typer.Typer(
     help="Keep classes in a collection, for `coca classify --classes`.", no_args_is_help=True
 )
 
-Labels = Annotated[str, typer.Argument(metavar="LABELS", help="Names of classes: cat,dog.")]
+Labels = Annotated[
+    str,
+    typer.Argument(
+        metavar="LABELS|FILE", help="Names of classes: cat,dog, or a text file with a name a line."
+    ),
+]
 Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
 
 
@@ -93,7 +99,7 @@ def list_(
 
 
 def _names(labels: str) -> list[str]:
-    names = list(dict.fromkeys(part.strip() for part in labels.split(",") if part.strip()))
+    names = list(dict.fromkeys(read_names(labels)))
     if not names:
         raise ConfigError(f"there is no class in {labels!r}: name some, such as cat,dog")
     return names

@@ -10,6 +10,7 @@ import typer
 
 from coca.cli import defaults, pictures
 from coca.cli.console import Console, Json
+from coca.cli.names import lines_of, read_names
 from coca.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ def classify(
         typer.Option(
             "--labels",
             "-l",
-            help="Labels to choose from: a,b,c; default: what a fine-tuned model was trained on.",
+            metavar="LABELS|FILE",
+            help="Labels to choose from: a,b,c, or a text file with a label a line; default: what a "
+            "fine-tuned model was trained on.",
             show_default=False,
         ),
     ] = "",
@@ -265,11 +268,4 @@ def _labels(listed: str, file: Path | None) -> list[str]:
     Raises:
         ConfigError: The file cannot be read.
     """
-    lines: list[str] = []
-    if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the labels in {file} cannot be read: {error}") from error
-    labels = [label for part in (*listed.split(","), *lines) if (label := part.strip())]
-    return list(dict.fromkeys(labels))
+    return list(dict.fromkeys([*read_names(listed), *(lines_of(file) if file else [])]))

@@ -1,0 +1,35 @@
+"""Names of classes, as a list `a,b,c` or as a text file with a name a line."""
+
+from pathlib import Path
+
+from coca.core.errors import ConfigError
+
+_TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".list", ".lst")
+
+
+def read_names(listed: str) -> list[str]:
+    """Read the names of an option: of a file if there is one of that name, else `a,b,c`.
+
+    Raises:
+        ConfigError: The file cannot be read, or the option is the name of a text file that does not
+            exist.
+    """
+    path = Path(listed)
+    if listed and path.is_file():
+        return lines_of(path)
+    if "," not in listed and path.suffix.lower() in _TEXT_SUFFIXES:
+        raise ConfigError(f"there is no file {listed} to read labels from")
+    return [name for part in listed.split(",") if (name := part.strip())]
+
+
+def lines_of(path: Path) -> list[str]:
+    """Read a name a line; empty lines are left out.
+
+    Raises:
+        ConfigError: The file cannot be read as UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the labels in {path} cannot be read: {error}") from error
+    return [name for line in lines if (name := line.strip())]
