@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from typer.testing import Result
 
 import coca
 from coca.cli import pictures
+from coca.cli.app import app
 from coca.core.errors import CocaError, ConfigError
 
 Run = Callable[..., Result]
@@ -54,6 +57,13 @@ def test_help_comes_at_once_and_without_anything_heavy() -> None:
     print(f"coca --help: {min(times_s):.2f} s")  # noqa: T201
     # The best of three, since the machine may be busy.
     assert min(times_s) < 0.5
+
+
+def test_a_group_of_commands_offers_only_what_it_has() -> None:
+    root: Any = typer.main.get_command(app)
+    help_of = root.commands["collection"].help
+    offered = set(re.findall(r"\b(list|info|index|alias|drop|rename|describe)\b", help_of))
+    assert offered == set(root.commands["collection"].commands)
 
 
 def test_the_version_is_told(run: Run) -> None:

@@ -6,6 +6,8 @@ import pytest
 import yaml
 from typer.testing import Result
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
 
@@ -47,3 +49,15 @@ def test_every_setting_is_listed_with_what_it_does(run: Run, run_json: RunJson) 
     assert all(one["text"] for one in settings.values())
     assert "task" in {one["key"] for one in run_json("config", "keys", "task")}
     assert "train.grad_clip" in run("config", "keys").stdout
+    assert "detector.channels" in {one["key"] for one in run_json("config", "keys", "detection")}
+
+
+def test_no_line_break_of_the_source_is_printed_in_a_text(run: Run, run_json: RunJson) -> None:
+    assert not [one["key"] for one in run_json("config", "keys") if "\n" in one["text"]]
+    assert "\\n" not in run("config", "keys").stdout
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_is_shown(run_json: RunJson, recipe: Path) -> None:
+    tree = run_json("config", "show", str(recipe))
+    assert tree.get("run") or tree.get("task") or tree["tasks"]

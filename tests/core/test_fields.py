@@ -64,7 +64,7 @@ def test_a_row_holds_type_default_and_the_docstring_below_the_field() -> None:
         default="[0.9, 0.95]",
         text="Decay of the two means.",
     )
-    assert ROWS["name"].text == "What it is called,\nin a few words."
+    assert ROWS["name"].text == "What it is called, in a few words."
     assert ROWS["part.shown"].text == ""
 
 

@@ -13,6 +13,8 @@ import typer.main
 import coca
 from coca.cli.app import app
 from coca.core import errors
+from coca.data.sample import Sample
+from coca.data.shards import ShardWriter
 from coca.data.sources import SOURCES
 from coca.model.config import CoCaConfig
 from coca.search.milvus import Index
@@ -75,6 +77,9 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawings.mkdir(parents=True)
     for number, name in enumerate(("1f697", "1f438")):
         (drawings / f"{name}.png").write_bytes(picture(number))
+    with ShardWriter(run / "shards" / "openmoji", name="others") as writer:
+        for number, label in enumerate(("car", "frog")):
+            writer.write(Sample(label, picture(number), captions=(label,), labels=(label,)))
     (root / "clip.mp4").write_bytes(video(frames=16))
     model = coca.load("nano", device="cpu")
     uri = str(run / "pictures.db")

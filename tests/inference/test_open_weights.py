@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from coca.core.errors import ConfigError, ModelError
+from coca.core.errors import ConfigError, MissingExtraError, ModelError
+from coca.core.files import user_cache
 from coca.inference import open_weights
 from coca.inference.importing import SOURCE_FILE, caveat_of
-from coca.core.files import user_cache
 from coca.inference.open_weights import PUBLISHED, OpenWeights, Published, is_model
 from coca.model.openclip_config import OpenCLIPConfig, from_open_clip
 from coca.model.pretrained import load_model
@@ -175,11 +175,21 @@ def test_the_vocabulary_may_be_named(hub: FolderHub, tmp_path: Path) -> None:
 
 
 def test_without_a_vocabulary_a_local_file_says_where_to_place_it(
-    weights: OpenWeights, hub: FolderHub, tmp_path: Path
+    weights: OpenWeights, hub: FolderHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def without_package(*_: object, **__: object) -> Path:
+        raise MissingExtraError("huggingface_hub", "hub")
+
     theirs = write_open_clip(tmp_path / "theirs", vocabulary=False)
     shutil.rmtree(hub.root)
-    with pytest.raises(ModelError, match=r"place tokenizer.json of clip as"):
+    with pytest.raises(ModelError, match=r"place tokenizer.json of clip as") as caught:
+        weights.local(theirs)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{theirs / WEIGHTS} is there, but CLIP's vocabulary is not")
+    assert "--vocabulary" in sentence
+    # Without the package of the hub, too, it is the vocabulary that is missing.
+    monkeypatch.setattr(hub, "fetch", without_package)
+    with pytest.raises(ModelError, match="CLIP's vocabulary is not"):
         weights.local(theirs)
 
 

@@ -75,6 +75,15 @@ def test_a_label_is_read_as_one_would_say_it(predictor: Predictor, tmp_path: Pat
     assert result.metrics["top1"] == result.metrics["chance_top1"] == 1
 
 
+def test_one_class_alone_is_warned_of(
+    predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    solve(predictor, tmp_path / "two", SAMPLES, "plain")
+    assert not caplog.records
+    solve(predictor, tmp_path / "one", [Sample("a", picture(0), labels=("cat",))], "plain")
+    assert "have the one class 'cat', so every score is 1 and says nothing" in caplog.text
+
+
 def test_a_picture_without_a_label_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"1 samples of .* have no label \(such as bare\)"

@@ -81,6 +81,28 @@ def test_two_models_stand_side_by_side_with_the_scores_that_each_has_alone(
     assert all("done before" in line for line in told)
 
 
+def test_a_second_evaluation_keeps_the_report_of_the_first(
+    model: Path, data: SourceConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first, second = (TaskConfig(task=name, data=data) for name in ("retrieval", "captioning"))
+    evaluate(model, [first], out=out)
+    reports = {name: (out / name).read_bytes() for name in ("report.json", "report.md")}
+    evaluate(model, [first], out=out)
+    assert not [*out.glob("report-*")], "the same report again takes its own place"
+    evaluate(model, [second], out=out)
+    evaluate(model, [first, second], out=out)
+    for name, content in reports.items():
+        stem, _, suffix = name.partition(".")
+        assert (out / f"{stem}-1.{suffix}").read_bytes() == content
+    kept = [json.loads((out / f"report{place}.json").read_text()) for place in ("-1", "-2", "")]
+    assert [[task["task"] for task in one["tasks"]] for one in kept] == [
+        ["retrieval"],
+        ["captioning"],
+        ["retrieval", "captioning"],
+    ]
+
+
 def test_a_model_beside_itself_is_refused(model: Path, data: SourceConfig) -> None:
     with pytest.raises(ConfigError, match="is named twice"):
         side_by_side([model, model], [TaskConfig(task="retrieval", data=data)])

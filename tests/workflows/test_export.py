@@ -94,6 +94,16 @@ def test_a_run_outside_of_any_checkout_has_no_commit(run: Path, tmp_path: Path) 
     assert "commit" not in card
 
 
+def test_the_licence_is_the_one_that_is_stated_and_else_unknown(run: Path, tmp_path: Path) -> None:
+    first = export(run, tmp_path / "first")
+    assert "license: unknown" in (first / CARD).read_text(encoding="utf-8")
+    stated = export(run, tmp_path / "stated", licence="cc-by-4.0")
+    again = export(stated, tmp_path / "again")
+    assert "license: cc-by-4.0" in (again / CARD).read_text(encoding="utf-8")
+    nano = export("nano", tmp_path / "nano")
+    assert "license: apache-2.0" in (nano / CARD).read_text(encoding="utf-8")
+
+
 def test_a_model_without_a_run_has_a_shorter_card(tmp_path: Path) -> None:
     out = export(write_model(tmp_path / "model"), tmp_path / "shared")
     card = (out / CARD).read_text(encoding="utf-8")

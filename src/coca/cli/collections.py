@@ -15,7 +15,7 @@ from coca.core.errors import ConfigError
 if TYPE_CHECKING:
     from coca.search.connection import Connection
 
-app = typer.Typer(help="Collections: list, describe, index, rename and drop them.")
+app = typer.Typer(help="Collections: list them, their info, index and alias, or drop one.")
 
 _SIDES = {"image": "pictures", "text": "captions"}
 

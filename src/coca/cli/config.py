@@ -17,7 +17,9 @@ class Kind(StrEnum):
 
     PRETRAIN = "pretrain"
     FINETUNE = "finetune"
+    DETECTION = "detection"
     TASK = "task"
+    SUITE = "suite"
 
 
 @app.command()
@@ -72,6 +74,10 @@ def _kind_of(settings: Settings) -> Kind:
     trees = [read_recipe(Path(recipe)) for recipe in settings.recipes]
     if any("task" in tree for tree in trees):
         return Kind.TASK
+    if any("tasks" in tree for tree in trees):
+        return Kind.SUITE
+    if any("detector" in tree for tree in trees):
+        return Kind.DETECTION
     # What only the recipe of a fine-tuning says.
     if any({"head", "encoder_lr", "evaluate"} & tree.keys() for tree in trees):
         return Kind.FINETUNE
@@ -83,6 +89,14 @@ def _class_of(kind: Kind) -> type[Any]:
         from coca.tasks import TaskConfig
 
         return TaskConfig
+    if kind is Kind.SUITE:
+        from coca.workflows.evaluate import SuiteConfig
+
+        return SuiteConfig
+    if kind is Kind.DETECTION:
+        from coca.workflows.finetune_detection import DetectionConfig
+
+        return DetectionConfig
     if kind is Kind.FINETUNE:
         from coca.workflows.finetune import FinetuneConfig
 

@@ -105,8 +105,8 @@ def classify(
             "--labels",
             "-l",
             metavar="LABELS|FILE",
-            help="Labels to choose from: a,b,c, or a text file with a label a line; default: what a "
-            "fine-tuned model was trained on.",
+            help="Labels to choose from: a,b,c, or a text file with a label a line; default: what "
+            "a fine-tuned model was trained on.",
             show_default=False,
         ),
     ] = "",

@@ -73,8 +73,14 @@ def export(
     use: Annotated[str, typer.Option("--use", help="What it is good for.")] = "",
     limits: Annotated[str, typer.Option("--limits", help="What it is not good for.")] = "",
     licence: Annotated[
-        str, typer.Option("--licence", help="Licence of the weights, such as cc-by-4.0.")
-    ] = "apache-2.0",
+        str,
+        typer.Option(
+            "--licence",
+            help="Licence of the weights, such as cc-by-4.0; default: that of the model's own "
+            "card, else `unknown`.",
+            show_default=False,
+        ),
+    ] = "",
     results: Annotated[
         list[Path] | None,
         typer.Option(

@@ -166,5 +166,6 @@ def _docstrings(kind: type) -> dict[str, str]:
                 ast.AnnAssign(target=ast.Name(name)),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                texts[name] = inspect.cleandoc(text)
+                # A line break of the source means nothing where the text is shown.
+                texts[name] = " ".join(text.split())
     return texts

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coca.core.errors import ConfigError, ModelError, did_you_mean
+from coca.core.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
 from coca.core.files import atomic_folder, user_cache
 from coca.inference.hub import Hub, HuggingFace
 from coca.inference.importing import SOURCE_FILE, About, import_weights, read_about
@@ -197,7 +197,7 @@ class OpenWeights:
         name = f"{weights.stem} {hashlib.sha256(key.encode()).hexdigest()[:16]}"
         folder = into or self._folder(name)
         if into is not None or not is_model(folder):
-            (vocabulary,) = self._fetch(str(path), [self._vocabulary(beside=weights.parent)])
+            vocabulary = self._vocabulary_of(weights)
             about = weights.with_name(OPEN_CLIP_CONFIG)
             import_weights(
                 weights,
@@ -223,6 +223,22 @@ class OpenWeights:
             if found:
                 return found[0]
         return installed_vocabulary() or _VOCABULARY
+
+    def _vocabulary_of(self, weights: Path) -> Path:
+        """CLIP's vocabulary for weights on this machine.
+
+        Raises:
+            ModelError: It is nowhere here, and the hub does not bring it.
+        """
+        try:
+            (found,) = self._fetch("CLIP's vocabulary", [self._vocabulary(beside=weights.parent)])
+        except (ModelError, MissingExtraError) as error:
+            raise ModelError(
+                f"{weights} is there, but CLIP's vocabulary is not: place one of "
+                f"{', '.join(VOCABULARY_NAMES)} in {weights.parent}, or name it by "
+                f"`coca convert --vocabulary`. ({error})"
+            ) from None
+        return found
 
     def _fetch(self, source: str, wanted: Sequence[Path | _Remote]) -> list[Path]:
         """The files, from where they were placed or from the hub."""

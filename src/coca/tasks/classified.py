@@ -3,6 +3,7 @@
 Axes: N samples, C classes.
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from coca.data.sample import Sample
 from coca.metrics.classification import per_class_accuracy, top_k_accuracy
 from coca.tasks.base import TaskResult
 from coca.tasks.shown import Case, Shown, Strip, classes_shown, probabilities, thumbnail
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 8
 """Samples of each kind that a report gets."""
@@ -39,6 +42,14 @@ def classified(
         samples: With their pictures, so that a report shows the surest; none: it shows none.
         **details: What goes along.
     """
+    if len(classes) == 1:
+        logger.warning(
+            "all %d samples of %s have the one class %r, so every score is 1 and says nothing; "
+            "label them by class folders, a label column or sidecars",
+            len(targets),
+            task,
+            classes[0],
+        )
     predicted = logits.argmax(axis=1)
     accuracy = per_class_accuracy(predicted, targets, len(classes))
     metrics = {

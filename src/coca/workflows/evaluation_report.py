@@ -2,10 +2,11 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from coca.core.config import to_dict
 from coca.core.errors import MissingExtraError
@@ -57,6 +58,8 @@ def write_reports(
 ) -> list[Path]:
     """Writes `report.json`, `report.md` and, where the extra `report` is installed, `report.html`.
 
+    A report of other tasks or of another model that is there is kept as `report-1.json` and so on.
+
     Args:
         folder: Where they go.
         predictor: The model that the report is of.
@@ -78,9 +81,35 @@ def write_reports(
         files["report.html"] = render(title, lead, _sections(pairs, beside, drawn=True))
     except MissingExtraError as error:
         logger.warning("there is no report.html: %s", error)
+    _keep_earlier(folder, json.loads(files["report.json"]))
     for name, text in files.items():
         write_atomic(folder / name, text.encode())
     return [folder / name for name in files]
+
+
+def _keep_earlier(folder: Path, new: Mapping[str, Any]) -> None:
+    """Rename a report of other tasks or of another model to `report-1`, `report-2` and so on."""
+    try:
+        old = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if _subject(old) == _subject(new):
+        return
+    found = [_KEPT.fullmatch(path.name) for path in folder.iterdir()]
+    places = [int(match[1]) for match in found if match]
+    for name in ("report.md", "report.html", "report.json"):
+        if (folder / name).exists():
+            stem, dot, suffix = name.partition(".")
+            (folder / name).replace(folder / f"{stem}-{max(places, default=0) + 1}{dot}{suffix}")
+
+
+_KEPT = re.compile(r"report-(\d+)\.\w+")
+
+
+def _subject(report: Mapping[str, Any]) -> Any:
+    """What a report is of: the model, its tasks with their settings, and the models next to it."""
+    tasks = [(task.get("config"), sorted(task.get("beside", {}))) for task in report["tasks"]]
+    return report.get("fingerprint"), tasks
 
 
 def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Beside = NOBODY) -> Table:

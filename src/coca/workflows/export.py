@@ -15,7 +15,14 @@ from coca.inference.predictor import Predictor
 from coca.model.pretrained import load_model, save_model
 from coca.workflows.convert import copy_model
 from coca.workflows.markdown import table
-from coca.workflows.model_card import CARD_FILE, DataLine, model_card, results_of
+from coca.workflows.model_card import (
+    CARD_FILE,
+    UNKNOWN_LICENCE,
+    DataLine,
+    licence_of,
+    model_card,
+    results_of,
+)
 
 
 def export(
@@ -25,7 +32,7 @@ def export(
     title: str = "",
     intended_use: str = "",
     limits: str = "",
-    licence: str = "apache-2.0",
+    licence: str = "",
     results: Sequence[str | Path] = (),
     half: bool = False,
     load_as: str = "",
@@ -40,7 +47,8 @@ def export(
         title: The model's name; default: the name of `out`.
         intended_use: What it is good for.
         limits: What it is not good for.
-        licence: Identifier of the licence of the weights, in the hub's spelling.
+        licence: Identifier of the licence of the weights, in the hub's spelling; default: that of
+            the card next to the model, else `unknown`.
         results: Files that `coca evaluate --out` wrote; they must be this model's.
         half: Store the weights in 16 bits; they load as 32 again.
         load_as: The name by which others will load it, such as `hf:organisation/name`.
@@ -71,7 +79,7 @@ def export(
         training=_training(run),
         results=tables,
         limits=limits,
-        licence=licence,
+        licence=licence or licence_of(folder) or UNKNOWN_LICENCE,
         load_as=load_as,
     )
     write_atomic(out / CARD_FILE, card.encode())

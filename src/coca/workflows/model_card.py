@@ -19,6 +19,9 @@ from coca.workflows.markdown import table
 
 CARD_FILE = "README.md"
 
+UNKNOWN_LICENCE = "unknown"
+"""The hub's identifier where nobody states under which terms weights are given."""
+
 _TAGS = ("coca", "contrastive-captioner", "image-text", "image-captioning", "multimodal-search")
 
 
@@ -57,7 +60,7 @@ def model_card(
     training: str = "",
     results: Sequence[ResultTable] = (),
     limits: str = "",
-    licence: str = "apache-2.0",
+    licence: str = UNKNOWN_LICENCE,
     load_as: str = "",
 ) -> str:
     """Writes the card of a model folder, as the text of a `README.md`.
@@ -72,7 +75,8 @@ def model_card(
         training: How it learned, as far as it is known.
         results: What was measured.
         limits: What it is not good for, and what is known to go wrong.
-        licence: Identifier of the licence of the weights, in the hub's spelling.
+        licence: Identifier of the licence of the weights, in the hub's spelling. It follows
+            from the terms of the data, not from those of this package.
         load_as: The name to pass to `coca.load`; default: the folder's own name.
 
     Raises:
@@ -104,6 +108,16 @@ def model_card(
     if limits:
         parts.append(_section("Limits", limits))
     return "\n\n".join(parts) + "\n"
+
+
+def licence_of(folder: Path) -> str:
+    """Read the licence that the card of a model's folder states; empty if it states none."""
+    try:
+        _, front, _ = (folder / CARD_FILE).read_text(encoding="utf-8").split("---\n", 2)
+        stated = yaml.safe_load(front)
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    return str(stated.get("license") or "") if isinstance(stated, dict) else ""
 
 
 def results_of(path: str | Path, *, of: str) -> list[ResultTable]:

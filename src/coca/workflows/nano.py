@@ -134,6 +134,7 @@ def ship(
             training=_training(runs),
             results=result_tables(scores),
             limits=LIMITS,
+            licence="apache-2.0",
             load_as="nano",
         )
         write_atomic(folder / CARD_FILE, card.encode())
