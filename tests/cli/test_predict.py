@@ -61,8 +61,8 @@ def test_labels_that_name_a_file_are_read_from_it(
     Path("labels.txt").write_text("cat\n\nred, car\n", encoding="utf-8")
     (told,) = run_json("classify", pictures[0], "--labels", "labels.txt", "-m", model)
     assert {one["label"] for one in told["predictions"]} == {"cat", "red, car"}
-    missing = run("classify", pictures[0], "--labels", "lables.txt", "-m", model, code=2)
-    assert "there is no file lables.txt" in missing.stderr
+    missing = run("classify", pictures[0], "--labels", "other.txt", "-m", model, code=2)
+    assert "there is no file other.txt" in missing.stderr
 
 
 def test_labels_come_from_a_file_as_well(

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from coca.cli.recipes import Settings, has_section
+from coca.cli.recipes import Settings, has_section, require_data_root
+from coca.core.errors import ConfigError
 
 
 def test_recipes_and_changes_are_told_apart_whatever_their_order() -> None:
@@ -29,3 +30,26 @@ def test_a_section_is_found_in_recipes_and_in_changes(
     assert has_section(Settings.of(["without.yaml", "with.yaml"]), "detector")
     assert has_section(Settings.of(["without.yaml", "detector.channels=64"]), "detector")
     assert not has_section(Settings.of(["without.yaml", "broken.yaml", "gone.yaml"]), "detector")
+
+
+SUITE = """data_root: data
+tasks:
+- task: retrieval
+  data: {kind: shards, path: "${data_root}/x.tar"}
+"""
+
+
+def test_a_folder_of_data_that_is_not_there_is_told_with_the_variable_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("suite.yaml").write_text(SUITE, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"suite.yaml reads .* folder data, .* data_root=FOLDER"):
+        require_data_root(["suite.yaml"], [])
+    with pytest.raises(ConfigError, match="folder mine"):
+        require_data_root(["suite.yaml"], ["data_root=mine", "limit=5"])
+    # Elsewhere, there, not read, or to be found wrong by whoever loads it.
+    Path("mine").mkdir()
+    for changes in (["data_root=mine"], ["data_root=s3://bucket"], ["data.path=y.tar"], ["x"]):
+        require_data_root(["suite.yaml"], changes)
+    require_data_root(["gone.yaml"], [])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError
-from coca.core.recipe import merge, parse_override, read_recipe
+from coca.core.recipe import fill_in, merge, parse_override, read_recipe
 
 # Keys and texts that no rule of `merge` treats apart, so that its plain laws hold.
 keys = st.sampled_from(["a", "b", "c", "d"])
@@ -232,3 +232,43 @@ def test_an_override_with_a_bad_value_is_told(text: str, sentence: str) -> None:
     assert sentence in str(caught.value)
     assert repr(text) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# --- the variable ---
+
+
+@pytest.mark.parametrize(
+    ("root", "path"),
+    [("photos", "photos/a"), ("photos/", "photos/a"), ("/", "/a"), ("s3://it", "s3://it/a")],
+)
+def test_the_folder_of_the_data_is_filled_in_everywhere(root: str, path: str) -> None:
+    tree = {"data_root": root, "data": [{"path": "${data_root}/a", "n": 1}], "text": "{} $5"}
+    assert fill_in(tree) == {"data": [{"path": path, "n": 1}], "text": "{} $5"}
+
+
+def test_a_home_folder_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert fill_in({"data_root": "~/x", "path": "${data_root}/a"}) == {"path": "/home/me/x/a"}
+
+
+@given(trees)
+def test_a_tree_without_the_variable_stays_as_it_is(tree: Any) -> None:
+    assert fill_in(tree) == tree == fill_in({**tree, "data_root": "x"})
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        ({"path": "${data_root}/a"}, "data_root is missing"),
+        ({"data_root": 5, "path": "${data_root}/a"}, "data_root is 5; it must be the folder"),
+        ({"data_root": "x", "path": "${root}/a"}, r"\$\{root\} is unknown"),
+    ],
+)
+def test_a_variable_without_a_value_is_refused(tree: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        fill_in(tree)
+
+
+def test_a_folder_that_nothing_reads_is_refused_where_it_is_given() -> None:
+    with pytest.raises(ConfigError, match=r"data_root = 'x' changes nothing"):
+        fill_in({"data_root": "x", "path": "a"}, given=True)

@@ -3,68 +3,51 @@
 import ast
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import typer.main
 
 import coca
 from coca.cli.app import app
+from coca.cli.recipes import Settings, for_all_tasks
 from coca.core import errors
+from coca.core.config import load_config
+from coca.core.recipe import read_recipe
 from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
 from coca.data.sources import SOURCES
 from coca.model.config import CoCaConfig
 from coca.search.milvus import Index
-from coca.tasks import TASKS
+from coca.tasks import TASKS, TaskConfig
 from coca.train.optimizer import OPTIMIZERS
 from coca.train.tracker import TRACKERS
+from coca.workflows.evaluate import SuiteConfig
+from coca.workflows.finetune import FinetuneConfig
+from coca.workflows.finetune_detection import DetectionConfig
+from coca.workflows.pretrain import PretrainConfig
+from documented import (
+    COMMANDS,
+    OF_RECIPES,
+    PAGES,
+    RECIPES,
+    ROOT,
+    Block,
+    Command,
+    blocks,
+    name_of,
+)
 from tiny_data import picture
 from tiny_model import write_model
 from tiny_video import video
 
-ROOT = Path(__file__).parent.parent.parent
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-]
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 REGISTRIES = {"source": SOURCES, "task": TASKS, "optimizer": OPTIMIZERS, "tracker": TRACKERS}
-
-
-class Block(NamedTuple):
-    """A fenced block of a page."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-
-
-def name_of(value: object) -> str:
-    if isinstance(value, Block):
-        return f"{value.page.relative_to(ROOT).as_posix()}:{value.line}"
-    return value.relative_to(ROOT).as_posix() if isinstance(value, Path) else str(value)
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    text = page.read_text(encoding="utf-8")
-    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        line = text.count("\n", 0, match.start()) + 1
-        yield Block(page, line, match[1], match[2])
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
-COMMANDS = [
-    (block, line.partition(" #")[0].strip())
-    for block in BLOCKS
-    if block.language == "sh"
-    for line in block.text.splitlines()
-    if line.startswith("coca ")
-]
+OURS = [command for command in (*COMMANDS, *OF_RECIPES) if "coca" in command.text.split()]
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +72,7 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_is_something_to_hold() -> None:
     assert len(PYTHON) >= 5
-    assert len(COMMANDS) >= 10
+    assert len(OURS) >= 100
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=name_of)
@@ -108,23 +91,61 @@ def test_what_is_shown_in_python_is_short(block: Block) -> None:
     assert ast.parse(block.text).body
 
 
-@pytest.mark.parametrize(("block", "line"), COMMANDS, ids=name_of)
-def test_a_command_line_names_commands_and_options_that_exist(block: Block, line: str) -> None:
-    command: Any = typer.main.get_command(app)
-    words = shlex.split(line)[1:]
-    while hasattr(command, "commands"):
-        assert words, f"`{line}` stops before its command"
-        assert words[0] in command.commands, f"`{line}`: {words[0]} is no command"
-        command = command.commands[words.pop(0)]
-    known = {name for option in command.params for name in option.opts + option.secondary_opts}
-    given = {word.partition("=")[0] for word in words if re.fullmatch(r"--?[a-z].*", word)}
-    assert given <= known, f"`{line}`: {given - known} is no option"
+def parsed(command: Command) -> tuple[str, Any]:
+    """The name of a command and what `coca` reads from its words; nothing is run."""
+    group: Any = typer.main.get_command(app)
+    words, name = command.arguments, "coca"
+    while hasattr(group, "commands"):
+        assert words, f"`{command.text}` stops before its command"
+        assert words[0] in group.commands, f"`{command.text}`: {words[0]} is no command"
+        name, group = f"{name} {words[0]}", group.commands[words.pop(0)]
+    return name, group.make_context(name, words)
 
 
-@pytest.mark.parametrize(("block", "line"), COMMANDS, ids=name_of)
-def test_a_command_line_names_files_of_the_project_that_exist(block: Block, line: str) -> None:
-    named = [word for word in shlex.split(line) if word.startswith(("recipes/", "docs/", "src/"))]
+@pytest.mark.parametrize("command", OURS, ids=name_of)
+def test_a_documented_command_is_one_that_coca_accepts(command: Command) -> None:
+    name, context = parsed(command)
+    assert context.command.name in name
+
+
+@pytest.mark.parametrize(
+    "command",
+    [it for it in OURS if {"pretrain", "finetune", "evaluate", "show"} & {*it.arguments[:2]}],
+    ids=name_of,
+)
+def test_the_settings_of_a_documented_command_exist(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    name, context = parsed(command)
+    given = Settings.of(context.params["tasks" if name == "coca evaluate" else "settings"])
+    trees = [read_recipe(Path(recipe)) for recipe in given.recipes if recipe.endswith(".yaml")]
+    if name == "coca evaluate":
+        for recipe in given.recipes:
+            if recipe in TASKS.names():
+                load_config(TaskConfig, {"task": recipe}, overrides=given.changes)
+        for tree in trees:
+            several = "tasks" in tree
+            changes = for_all_tasks(len(tree["tasks"]), given.changes) if several else given.changes
+            load_config(SuiteConfig if several else TaskConfig, tree, overrides=changes)
+        return
+    keys = {key for tree in trees for key in tree}
+    kind: type = FinetuneConfig if {"head", "encoder_lr", "evaluate"} & keys else PretrainConfig
+    kind = DetectionConfig if "detector" in keys else kind
+    load_config(kind, *map(Path, given.recipes), overrides=given.changes)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *OF_RECIPES], ids=name_of)
+def test_a_command_names_files_of_the_project_that_exist(command: Command) -> None:
+    words = shlex.split(command.text)
+    named = [word for word in words if word.startswith(("recipes/", "docs/", "src/"))]
     assert [word for word in named if not (ROOT / word).exists()] == []
+
+
+def test_every_recipe_has_its_command() -> None:
+    named = {word for command in OF_RECIPES for word in shlex.split(command.text)}
+    paths = [path.relative_to(ROOT).as_posix() for path in RECIPES]
+    assert [path for path in paths if path not in named] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from coca.core.files import user_cache
 from coca.inference import digest_cache
 from coca.inference.digest_cache import cached_digest
-from coca.inference.open_weights import user_cache
 
 
 @pytest.fixture

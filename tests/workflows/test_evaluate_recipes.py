@@ -90,7 +90,7 @@ def test_a_recipe_scores_its_benchmark_beside_published_figures(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     MAKERS[name]()
-    configs = tasks_of(name)
+    configs = tasks_of(name, "data_root=.")
     results = evaluate(write_model(tmp_path / "model"), configs, out="out")
     for config, result in zip(configs, results, strict=True):
         assert result.samples

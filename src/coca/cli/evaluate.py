@@ -9,7 +9,7 @@ import typer
 
 from coca.cli import defaults
 from coca.cli.console import Console, Json
-from coca.cli.recipes import Settings
+from coca.cli.recipes import Settings, for_all_tasks, require_data_root
 from coca.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -99,11 +99,11 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
 
     path = Path(name)
     if path.is_file() or name.endswith((".yaml", ".yml")):
+        require_data_root([name], changes)
         tasks = read_recipe(path).get("tasks")
         if isinstance(tasks, list):
-            places = range(len(tasks))
-            all_of_them = [f"tasks.{place}.{change}" for change in changes for place in places]
-            return load_config(SuiteConfig, path, overrides=all_of_them).tasks
+            changes = tuple(for_all_tasks(len(tasks), changes))
+            return load_config(SuiteConfig, path, overrides=changes).tasks
         return [load_config(TaskConfig, path, overrides=changes)]
     if name not in TASKS.names():
         raise ConfigError(

@@ -48,6 +48,42 @@ def load(kind: type[T], settings: Settings) -> T:
     return load_config(kind, *map(Path, settings.recipes), overrides=settings.changes)
 
 
+def for_all_tasks(tasks: int, changes: Sequence[str]) -> list[str]:
+    """Changes to a file of several tasks: each goes to every task, but `data_root` to the file."""
+    of_file = [change for change in changes if change.startswith("data_root=")]
+    of_tasks = [change for change in changes if change not in of_file]
+    return of_file + [f"tasks.{place}.{change}" for change in of_tasks for place in range(tasks)]
+
+
+def require_data_root(recipes: Sequence[str], changes: Sequence[str]) -> None:
+    """Check that the folder which the paths of merged recipes begin at is there.
+
+    A recipe or a change that cannot be read is left to whoever loads it.
+
+    Raises:
+        ConfigError: It is on this machine and not there.
+    """
+    from coca.core.recipe import Tree, data_root_of, merge, parse_override, read_recipe
+
+    tree: Tree = {}
+    try:
+        for recipe in recipes:
+            tree = merge(tree, read_recipe(Path(recipe)))
+        tasks = tree.get("tasks")
+        given = for_all_tasks(len(tasks), changes) if isinstance(tasks, list) else changes
+        for change in given:
+            tree = merge(tree, parse_override(change))
+    except ConfigError:
+        return
+    root = data_root_of(tree)
+    if root is not None and "://" not in root and not Path(root).expanduser().exists():
+        raise ConfigError(
+            f"{', '.join(recipes)} reads its data from the folder {root}, which does not exist: "
+            "name yours by data_root=FOLDER; the head of the recipe says where the data set is to "
+            "be had and which files are expected"
+        )
+
+
 def has_section(settings: Settings, name: str) -> bool:
     """Whether a recipe or a change speaks of a section; files that cannot be read do not."""
     import yaml

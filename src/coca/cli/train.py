@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coca.cli.console import Console, Json, tell_error
-from coca.cli.recipes import Settings, has_section, load
+from coca.cli.recipes import Settings, has_section, load, require_data_root
 
 if TYPE_CHECKING:
     from coca.workflows.finetune import FinetuneConfig, FinetuneResult
@@ -37,7 +37,9 @@ def pretrain(
     from coca.train.torchrun import join_from_environment
     from coca.workflows import pretrain as workflow
 
-    config = load(workflow.PretrainConfig, Settings.of(settings))
+    given = Settings.of(settings)
+    require_data_root(given.recipes, given.changes)
+    config = load(workflow.PretrainConfig, given)
     world = join_from_environment(config.device)
     result = workflow.pretrain(config, progress=console.progress)
     if world.is_main:
@@ -68,6 +70,7 @@ def finetune(
     from coca.workflows import finetune_detection as detection
 
     given = Settings.of(settings)
+    require_data_root(given.recipes, given.changes)
     config: workflow.FinetuneConfig | detection.DetectionConfig
     result: workflow.FinetuneResult
     if has_section(given, "detector"):

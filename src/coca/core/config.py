@@ -27,7 +27,7 @@ from coca.core.fields import (
     without_none,
     words,
 )
-from coca.core.recipe import Tree, merge, parse_override, read_recipe
+from coca.core.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, read_recipe
 
 T = TypeVar("T")
 
@@ -43,7 +43,8 @@ def load_config(
         kind: The dataclass to build.
         layers: YAML files or mappings, merged key by key in this order.
         overrides: Texts such as `optimizer.lr=1e-3`, applied last; the value is YAML. An item of
-            a list is reached by its position: `data.sources.0.path=photos`.
+            a list is reached by its position: `data.sources.0.path=photos`; `data_root=FOLDER` is
+            the folder that the paths of a recipe begin at.
 
     Raises:
         ConfigError: Something is wrong; the message has a line for every fault.
@@ -110,6 +111,11 @@ def _build(kind: type[T], layers: list[tuple[str, Tree]], faults: list[str]) -> 
     tree: Any = {}
     for _, layer in layers:
         tree = merge(tree, layer)
+    given = any(DATA_ROOT in layer for name, layer in layers if name.startswith("override "))
+    try:
+        tree = fill_in(tree, given=given)
+    except ConfigError as error:
+        raise ConfigError("\n".join([*faults, str(error)])) from None
     check = _Check(kind, layers, faults)
     config: T = check.section(kind, tree, (), base=None)
     if check.faults:

@@ -1,8 +1,10 @@
 """Recipes: YAML files and `a.b=value` overrides, read into plain trees and merged.
 
-Plain means: dict with text keys, list, str, int, float, bool, None.
+Plain means: dict with text keys, list, str, int, float, bool, None. A recipe has one variable, the
+folder of its data: the key `data_root`, which texts name as `${data_root}`.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from coca.core.errors import ConfigError
 from coca.core.fields import to_plain
 
 Tree = dict[str, Any]
+
+DATA_ROOT = "data_root"
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,6 +100,62 @@ def merge(base: Any, over: Any) -> Any:
     if not isinstance(base, dict):
         return over
     return base | {key: merge(base.get(key), value) for key, value in over.items()}
+
+
+def data_root_of(tree: Tree) -> str | None:
+    """The folder or URL that the texts of a tree begin at; None if none of them names it."""
+    return str(tree.get(DATA_ROOT)) if DATA_ROOT in _variables(tree) else None
+
+
+def fill_in(tree: Tree, *, given: bool = False) -> Tree:
+    """Replace `${data_root}` in every text by the value of the key `data_root`, and drop the key.
+
+    Args:
+        tree: A merged recipe.
+        given: Whether an override sets the key, which then must be of use.
+
+    Raises:
+        ConfigError: A text names another variable, the key is missing or no text, or it is given
+            and nothing names it.
+    """
+    names = _variables(tree)
+    if unknown := sorted(names - {DATA_ROOT}):
+        raise ConfigError(f"${{{unknown[0]}}} is unknown; a recipe may name ${{{DATA_ROOT}}} only")
+    root = tree.get(DATA_ROOT)
+    if names and not (isinstance(root, str) and root):
+        found = "is missing" if root is None else f"is {root!r}"
+        raise ConfigError(f"{DATA_ROOT} {found}; it must be the folder or URL of the data")
+    if given and not names:
+        raise ConfigError(
+            f"{DATA_ROOT} = {root!r} changes nothing: no path here begins with ${{{DATA_ROOT}}}"
+        )
+    rest = {key: value for key, value in tree.items() if key != DATA_ROOT}
+    if not names:
+        return rest
+    filled: Tree = _replace(rest, os.path.expanduser(str(root)).rstrip("/"))
+    return filled
+
+
+def _variables(value: Any) -> set[str]:
+    match value:
+        case str():
+            return set(_VARIABLE.findall(value))
+        case dict():
+            return set().union(*map(_variables, value.values()))
+        case list():
+            return set().union(*map(_variables, value))
+    return set()
+
+
+def _replace(value: Any, root: str) -> Any:
+    match value:
+        case str():
+            return value.replace(f"${{{DATA_ROOT}}}", root)
+        case dict():
+            return {key: _replace(item, root) for key, item in value.items()}
+        case list():
+            return [_replace(item, root) for item in value]
+    return value
 
 
 def _is_position(key: str, items: list[Any]) -> bool:

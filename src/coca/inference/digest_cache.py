@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coca.core.errors import StorageError
-from coca.core.files import write_atomic
-from coca.inference.open_weights import user_cache
+from coca.core.files import user_cache, write_atomic
 
 CACHED_BYTES = 64 << 20
 """Files from this size on are cached; smaller files are read in 0.1 s."""

@@ -1,0 +1,113 @@
+"""The recipes read their data below one folder, which `data_root=FOLDER` moves: all of it."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.cli.recipes import for_all_tasks
+from coca.core.config import load_config
+from coca.core.recipe import Tree, read_recipe
+from coca.data.opening import open_source
+from coca.data.sources import SourceConfig
+from coca.tasks import TaskConfig
+from coca.workflows.evaluate import SuiteConfig
+from coca.workflows.finetune import FinetuneConfig
+from coca.workflows.finetune_detection import DetectionConfig
+from coca.workflows.pretrain import PretrainConfig
+from tiny_data import picture
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+NAMES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml"))
+INSTALLED = "finetune/easy_vqa.yaml"
+"""Its data are within a pip package."""
+
+
+def load(name: str, *changes: str) -> Any:
+    tree: Tree = read_recipe(RECIPES / name)
+    kind: type = PretrainConfig if name.startswith("pretrain") else FinetuneConfig
+    kind = DetectionConfig if "detector" in tree else kind
+    if name.startswith("evaluate"):
+        kind = SuiteConfig if "tasks" in tree else TaskConfig
+    given = for_all_tasks(len(tree["tasks"]), changes) if kind is SuiteConfig else changes
+    return load_config(kind, RECIPES / name, overrides=given)
+
+
+def sources_of(config: Any) -> Iterator[SourceConfig]:
+    """All sources, of training and of scoring."""
+    tasks: tuple[TaskConfig, ...] = getattr(config, "evaluate", ())
+    match config:
+        case TaskConfig():
+            tasks = (config,)
+        case SuiteConfig():
+            tasks = config.tasks
+        case _:
+            yield from config.data.sources
+    for task in tasks:
+        yield task.data
+        if task.reference is not None:
+            yield task.reference
+
+
+def head_of(name: str) -> str:
+    """The comment on top of a recipe, as one line."""
+    lines = (RECIPES / name).read_text(encoding="utf-8").splitlines()
+    return " ".join(line.lstrip("# ") for line in takewhile(lambda it: it.startswith("#"), lines))
+
+
+def places_of(source: SourceConfig) -> list[str]:
+    named = (*source.paths, source.images, source.names, source.classes)
+    return [place for place in named if place]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != INSTALLED])
+def test_one_variable_moves_all_data_of_training_and_scoring(name: str) -> None:
+    sources = [*sources_of(load(name, "data_root=/elsewhere"))]
+    assert sources
+    places = [place for source in sources for place in places_of(source)]
+    assert [place for place in places if not place.startswith("/elsewhere/")] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_points_into_the_clone_and_says_where_its_data_are_to_be_had(name: str) -> None:
+    places = [place for source in sources_of(load(name)) for place in places_of(source)]
+    assert [place for place in places if place.startswith(("../", "/"))] == []
+    told = head_of(name).partition("Data ")[2].partition("Command ")[0]
+    known = r"https?://|coca data |pip install|extra `|in data_root=FOLDER|of stage 1"
+    assert re.search(known, told)
+
+
+def published_changes(name: str) -> list[str]:
+    """The overrides that the head of a recipe gives for the files as they are published."""
+    told = head_of(name).partition("The published f")[2]
+    words = re.findall(r"((?:data|evaluate)[\w.]*='[^']*')", told)
+    return [shlex.split(word)[0] for word in words]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if published_changes(name)])
+def test_the_override_for_published_files_is_complete(name: str) -> None:
+    sources = [*sources_of(load(name, "data_root=/mine", *published_changes(name)))]
+    assert {source.kind for source in sources} <= {"karpathy", "folder", "daquar", "nlvr"}
+    assert all(place.startswith("/mine") for it in sources for place in places_of(it))
+
+
+def test_flickr8k_is_read_as_it_is_published(tmp_path: Path) -> None:
+    (tmp_path / "Images").mkdir()
+    images = []
+    for row, split in enumerate(("train", "train", "val")):
+        (tmp_path / "Images" / f"{row}.jpg").write_bytes(picture(row))
+        images.append({"filename": f"{row}.jpg", "split": split, "sentences": [{"raw": "a dog"}]})
+    (tmp_path / "dataset_flickr8k.json").write_text(json.dumps({"images": images}))
+    names = [name for name in NAMES if "flickr8k" in name]
+    assert len(names) == 6
+    for name in names:
+        config = load(name, f"data_root={tmp_path}", *published_changes(name))
+        learned = config.data.sources if name.startswith(("pretrain", "finetune")) else ()
+        assert [len(open_source(source)) for source in learned] == [2] * len(learned)
+        scored = [source for source in sources_of(config) if source not in learned]
+        assert [len(open_source(source)) for source in scored] == [1] * len(scored)
