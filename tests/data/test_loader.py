@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.loader import LoaderConfig
@@ -46,6 +47,22 @@ def test_a_batch_holds_pictures_and_padded_captions() -> None:
     assert batch.images.dtype == torch.uint8
     assert torch.equal(batch.to("cpu").images[:1], processor.images([first.image]))
     assert processor.tokenizer.decode(batch.tokens[0].tolist()) in first.captions
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_memory_is_pinned_only_if_asked_for(pinned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, begin = [], DataLoader.__init__
+
+    def recorded(*given: Any, pin_memory: bool, **options: Any) -> None:
+        asked.append(pin_memory)
+        begin(*given, **options)
+
+    monkeypatch.setattr(DataLoader, "__init__", recorded)
+    loader = make_loader(MemorySource(make_samples(20)), pin_memory=pinned)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        take(loader, 1)
+    assert asked == [pinned]
 
 
 def test_half_of_each_batch_comes_from_each_of_two_sources() -> None:

@@ -116,6 +116,28 @@ def test_the_word_head_never_sees_the_answer(architecture: str, pictures: Tensor
     assert not torch.allclose(other, output.class_logits)
 
 
+def test_a_pad_within_a_question_hides_none_of_its_tokens(pictures: Tensor) -> None:
+    """In CLIP's vocabulary the pad's id 0 is also a token of its own."""
+    model = make("openclip", reads="words")
+    tokens = laid_out("openclip", [5, 0, 7], [9])
+    logits = model.class_logits(pictures, tokens)
+    output = model(
+        pictures, tokens, contrastive=False, captioning=False, classification=True
+    ).class_logits
+    torch.testing.assert_close(output, logits)
+    asked = model(
+        pictures,
+        tokens,
+        contrastive=False,
+        captioning=False,
+        classification=True,
+        prompt_lengths=torch.tensor([4, 2]),
+    ).class_logits
+    torch.testing.assert_close(logits, asked)
+    other = model.class_logits(pictures, laid_out("openclip", [5, 0, 8], [9]))
+    assert not torch.allclose(other[0], logits[0])
+
+
 @both
 def test_the_word_head_depends_on_the_picture_and_on_the_words(
     architecture: str, pictures: Tensor

@@ -56,6 +56,16 @@ def test_words_are_drawn_as_often_as_the_filters_of_transformers_say(
     assert ((found - chances).abs() <= spread).all()
 
 
+def test_an_accelerator_without_64_bit_floats_leaves_the_drawing_to_the_cpu() -> None:
+    logits, samples = torch.randn(1, 5, 20), torch.arange(5)[None]
+    words = []
+    for device in ("cpu", "mps"):
+        decoding = Decoding(num_return=5, temperature=1.0)
+        choose = Chooser(decoding, steps=1, device=torch.device(device))
+        words.append(choose(logits, samples=samples, step=0))
+    assert torch.equal(*words)
+
+
 @pytest.fixture(params=ARCHITECTURES)
 def model(request: pytest.FixtureRequest) -> Captioner:
     return writer(request.param)

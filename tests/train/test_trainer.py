@@ -1,5 +1,6 @@
 import errno
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -310,6 +311,24 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(
     again.fit()
     assert same(weights(again), weights(uninterrupted))
     assert rows(tmp_path / "again") == rows(tmp_path / "whole")
+
+
+def test_a_deterministic_run_allows_deterministic_algorithms_only(
+    uninterrupted: Trainer[CoCa], tmp_path: Path
+) -> None:
+    allowed = []
+
+    class Watching(TinyStream):
+        def __iter__(self) -> Iterator[Batch]:
+            for batch in super().__iter__():
+                allowed.append(torch.are_deterministic_algorithms_enabled())
+                yield batch
+
+    trainer = tiny_trainer(tmp_path, loader=Watching(), deterministic=True)
+    trainer.fit()
+    assert set(allowed) == {True}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert same(weights(trainer), weights(uninterrupted))
 
 
 def test_a_tower_without_a_loss_is_left_as_it_is(tmp_path: Path) -> None:

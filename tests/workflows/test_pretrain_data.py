@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
@@ -131,6 +132,22 @@ def test_a_stage_without_augmentation_shows_the_plain_picture(tmp_path: Path) ->
         bad_log=tmp_path / "b",
     )
     assert next(iter(loader)).to("cpu").images.equal(small.images([sample.image] * 2))
+
+
+def test_only_a_run_on_a_gpu_pins_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = DataConfig(sources=(SOURCE,), loader=LoaderConfig(batch_size=4))
+    for device, pinned in (("cpu", False), ("auto", True), ("cuda:0", True)):
+        loader = make_loader(
+            config,
+            [(SOURCE, MemorySource(make_samples(10)))],
+            tiny_processor(),
+            steps=5,
+            seed=0,
+            bad_log=tmp_path / "bad.jsonl",
+            device=device,
+        )
+        assert loader.pin_memory == pinned
 
 
 @pytest.mark.parametrize("until", [0.0, 1.0, -0.5])

@@ -116,6 +116,8 @@ class Loader:
         world_size: Processes that share each batch; must divide `batch_size`.
         start: Samples that the run has seen before, over all ranks.
         bad_log: File in which bad samples are listed, one JSON line each.
+        pin_memory: Copy batches into page-locked memory, from which they reach a GPU faster. It
+            opens a CUDA context.
 
     Raises:
         ConfigError: `world_size` does not divide `batch_size`, or a number is out of range.
@@ -134,6 +136,7 @@ class Loader:
         world_size: int = 1,
         start: int = 0,
         bad_log: Path | None = None,
+        pin_memory: bool = False,
     ) -> None:
         _check_numbers(config.batch_size, world_size, rank, seed, start)
         configs = [source_config for source_config, _ in sources]
@@ -156,6 +159,7 @@ class Loader:
         )
         """Changes when the order of samples does; a run must not go on under another one."""
         self.bad_samples = BadSampleLog(bad_log, config.max_bad_fraction)
+        self.pin_memory = pin_memory
         share = config.batch_size // world_size
         self._offset = rank * share
         self._parts = Parts(
@@ -183,7 +187,7 @@ class Loader:
             worker_init_fn=_begin_worker,
             multiprocessing_context=_own_processes() if workers else None,
             timeout=min(timeout_s, LOOK_S) if workers else 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
             # Its own, since torch would draw a number from the global one that training uses.
             generator=torch.Generator(),
         )

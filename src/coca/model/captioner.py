@@ -20,7 +20,7 @@ from coca.model.config import HeadConfig, ImageEncoderConfig
 from coca.model.heads import DownstreamHead
 from coca.model.layers import KeysAndValues
 from coca.model.memory import Memory
-from coca.model.packing import Packing
+from coca.model.packing import Packing, last_places
 from coca.model.pooling import Pooling
 
 HOTTEST, COLDEST = 1.0, 0.01
@@ -205,7 +205,7 @@ class Captioner(nn.Module, ABC):
                 decoded, inner = self._decoded(unimodal, image_tokens, packing)
                 real = self.predicts(tokens)
                 if by_words:
-                    lengths = real.sum(dim=1)
+                    lengths = last_places(real)
                     if prompt_lengths is not None:
                         lengths = prompt_lengths.repeat_interleave(each)
                     assert head is not None
@@ -280,7 +280,7 @@ class Captioner(nn.Module, ABC):
         packing = self._packing(tokens)
         unimodal = self.unimodal_decoder(tokens, packing=packing)
         decoded, inner = self._decoded(unimodal, image_tokens, packing)
-        asked, is_asked = _padded(decoded, inner, self.predicts(tokens).sum(dim=1))
+        asked, is_asked = _padded(decoded, inner, last_places(self.predicts(tokens)))
         return self.head(asked, real=is_asked)
 
     def caption_logits(

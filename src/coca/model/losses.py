@@ -33,7 +33,8 @@ def captioning_loss(
         targets: The words.
         vocabulary_weight: Matrix from states to logits.
         chunk_size: Positions at a time; peak memory is `chunk_size` x V numbers.
-        label_smoothing: Share of the target spread over all words; 0 to 1.
+        label_smoothing: Fraction of each target that is spread evenly over the whole vocabulary,
+            the target token included; 0 to 1.
         word_weight: Weight of each word, where these are only a part of the words that the mean
             goes over; None: one over their number.
     """
@@ -71,7 +72,8 @@ def classification_loss(
     Args:
         logits: Of each picture.
         targets: Its class, or weights of all classes.
-        label_smoothing: Share of the target spread over all classes; 0 to 1.
+        label_smoothing: Fraction of each target that is spread evenly over all classes, the target
+            class included; 0 to 1.
         picture_weight: Weight of each picture, where these are only a part of the pictures that
             the mean goes over; None: one over their number.
 

@@ -30,7 +30,7 @@ from coca.model.initial import draw_linears_, shrink_residuals_
 from coca.model.layers import MLP, Block, CrossAttention, KeysAndValues
 from coca.model.memory import Memory
 from coca.model.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
-from coca.model.packing import Packing
+from coca.model.packing import Packing, last_places
 from coca.model.pooling import Pooling
 from coca.model.products import Linear
 from coca.model.reading import as_read
@@ -171,8 +171,7 @@ class OpenCLIPUnimodalDecoder(nn.Module):
 
     def _ends(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
         """Tokens of each caption; 2 at least, so that a row is left to predict from."""
-        places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        return (places * (tokens != self.config.pad_id)).amax(dim=1).clamp(min=2)
+        return last_places(tokens != self.config.pad_id).clamp(min=2)
 
     def _class_rows(self, tokens: Int[Tensor, "B T"], packing: Packing) -> Int[Tensor, " B"]:
         ends = self._ends(tokens)

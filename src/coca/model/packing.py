@@ -24,6 +24,12 @@ RECTANGLE_COST = 8
 """Rows that one more rectangle costs: its attention is a call of its own in each layer."""
 
 
+def last_places(marked: Bool[Tensor, "B t"]) -> Int[Tensor, " B"]:
+    """Counts the places of each row up to the last marked one; 0 if there is none."""
+    places = torch.arange(1, marked.shape[1] + 1, device=marked.device)
+    return (places * marked).amax(dim=1)
+
+
 @dataclass(frozen=True)
 class Rectangle:
     """Captions that are neighbours in the sorted order and share one length."""

@@ -27,7 +27,9 @@ class Chooser:
             np.random.default_rng((decoding.seed, sample)).integers(2**32, size=steps)
             for sample in range(decoding.num_return)
         ]
-        self._chance = torch.tensor(np.stack(streams) / 2**32, device=device)
+        # fp64, which Apple's accelerators lack: there the CPU draws.
+        place = torch.device("cpu") if device.type == "mps" else device
+        self._chance = torch.tensor(np.stack(streams) / 2**32, device=place)
 
     def __call__(
         self, logits: Float[Tensor, "B K V"], *, samples: Int[Tensor, "B K"], step: int
@@ -36,7 +38,7 @@ class Chooser:
         if not self._decoding.sampled:
             return logits.argmax(dim=2)
         logits = logits / (self._decoding.temperature or 1.0)
-        chance = self._chance[samples, step][:, :, None]
+        chance = self._chance[samples.to(self._chance.device), step][:, :, None]
         if self._decoding.top_k is None and self._decoding.top_p is None:
             return _drawn(logits.softmax(dim=2), chance)[:, :, 0]
         weights, words = self._likeliest(logits)
@@ -152,5 +154,6 @@ def _drawn(
 ) -> Int[Tensor, "B K 1"]:
     """The place where the weights, laid end to end, reach the share `chance` of their sum."""
     # fp64: fifty thousand small numbers are added up.
-    reached = weights.double().cumsum(dim=2)
-    return torch.searchsorted(reached, chance * reached[..., -1:], right=True)
+    reached = weights.to(chance.device).double().cumsum(dim=2)
+    places = torch.searchsorted(reached, chance * reached[..., -1:], right=True)
+    return places.to(weights.device)

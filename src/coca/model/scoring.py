@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from coca.model.captioner import Captioner
 from coca.model.memory import SideBySide
+from coca.model.packing import last_places
 from coca.model.products import linear
 
 PICTURES = 8
@@ -79,7 +80,7 @@ class _Texts:
         counts = model.predicts(tokens)
         places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         # A place that predicts nothing may lie between others that do.
-        last = (places * counts).amax(dim=1)
+        last = last_places(counts)
         self.lengths = last.tolist()
         """Rows of each text."""
         self._targets, self._counts = tokens.roll(-1, dims=1), counts

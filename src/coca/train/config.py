@@ -24,6 +24,9 @@ class TrainConfig:
     """Average the weights over the run; the finished model is made of the averages. null: not."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` runs matrix products in half precision (autocast); weights stay fp32."""
+    deterministic: bool = False
+    """Use deterministic algorithms only, so that a run on CUDA repeats and resumes bit for bit;
+    slower. What has none there is refused. On a CPU runs repeat without it."""
     parallel: Kind = "auto"
     """How several processes share the model: `ddp` has it whole on each, `fsdp` in pieces, with
     its gradients and the optimizer's state. `auto` is `ddp` where there are several."""

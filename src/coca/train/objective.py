@@ -41,7 +41,8 @@ class LossConfig:
     contrastive_rows: int = BLOCK_ROWS
     """Pictures whose similarities to all captions exist at one time."""
     label_smoothing: float = 0.0
-    """Share of each target, word or class, that is spread over all others; 0 to below 1."""
+    """Fraction of each target, token or class, that is spread evenly over all of them, the target
+    included; 0 to below 1."""
     class_smoothing: float | None = None
     """The same for classes alone, where it differs from that of words; null: as for words."""
     caption_chunk: int = 1024

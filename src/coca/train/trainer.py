@@ -19,6 +19,7 @@ from coca.train.backward import backward
 from coca.train.bad_steps import cause_of, clue, place_of
 from coca.train.checkpoint import Checkpoint, load_newest, remove_unfinished
 from coca.train.config import TrainConfig
+from coca.train.device import deterministic_algorithms, training_device
 from coca.train.ema import Ema
 from coca.train.figures import RunFigures
 from coca.train.groups import freeze
@@ -78,9 +79,9 @@ class TrainResult:
 class Trainer(Generic[ModelT]):
     """Trains one model in one folder.
 
-    If the folder holds a checkpoint, the run goes on from it. On one machine in fp32 and with as
-    many ranks as before, its weights then become those of a run that was never stopped, bit for
-    bit.
+    If the folder holds a checkpoint, the run goes on from it. On the CPU of one machine, in fp32
+    and with as many ranks as before, its weights then become those of a run that was never stopped,
+    bit for bit. On CUDA this needs `deterministic: true`.
 
     Where several processes have joined (`world`), each of them makes a trainer of the same model
     and calls the same methods; they share each batch. Only the main one writes figures.
@@ -111,14 +112,12 @@ class Trainer(Generic[ModelT]):
             config: Length, pace and precision.
             run_folder: Where checkpoints are kept and looked for; made if needed.
             trackers: Where figures go, see `make_trackers`.
-            device: A torch device; `auto` takes an accelerator if there is one.
+            device: As `training_device` takes it.
 
         Raises:
             ConfigError: `parallel` does not fit the number of processes.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = training_device(device)
         self.model = model
         self.world = World.current()
         freeze(model, config.optimizer.freeze)
@@ -155,7 +154,7 @@ class Trainer(Generic[ModelT]):
             CocaError: Loss or gradient was not finite for `max_bad_steps` steps in a row; or
                 another rank has ended.
         """
-        with lost_ranks_told(self.world):
+        with lost_ranks_told(self.world), deterministic_algorithms(self.config.deterministic):
             return self._fit(progress)
 
     def _fit(self, progress: ProgressMaker) -> TrainResult:

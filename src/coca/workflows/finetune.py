@@ -62,7 +62,7 @@ class FinetuneConfig:
     seed: int = 0
     """Of new weights, order and augmentation."""
     device: str = "auto"
-    """A torch device; `auto` takes an accelerator if there is one."""
+    """A torch device; `auto` takes a GPU of CUDA if there is one."""
     threads: int = 0
     """CPU threads of each operation; 0 leaves it to torch."""
     weights: Literal["pretrained", "random"] = "pretrained"
@@ -246,6 +246,7 @@ def _loader(
         steps=config.train.steps,
         seed=config.seed,
         bad_log=config.run / "bad_samples.jsonl",
+        device=config.device,
     )
 
 

@@ -49,7 +49,7 @@ class DetectionConfig:
     seed: int = 0
     """Of weights, order and augmentation."""
     device: str = "auto"
-    """A torch device; `auto` takes an accelerator if there is one."""
+    """A torch device; `auto` takes a GPU of CUDA if there is one."""
     threads: int = 0
     """CPU threads of each operation; 0 leaves it to torch."""
     model: str = "nano"
@@ -114,6 +114,7 @@ def finetune_detection(
         steps=config.train.steps,
         seed=config.seed,
         bad_log=config.run / "bad_samples.jsonl",
+        device=config.device,
     )
     trainer = Trainer(
         detector,

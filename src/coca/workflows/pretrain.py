@@ -57,7 +57,7 @@ class PretrainConfig:
     seed: int = 0
     """Of weights, order and augmentation."""
     device: str = "auto"
-    """A torch device; `auto` takes an accelerator if there is one."""
+    """A torch device; `auto` takes a GPU of CUDA if there is one."""
     threads: int = 0
     """CPU threads of each operation; 0 leaves it to torch. A small model on a busy machine is
     fastest with 1, beside a loader with workers."""
@@ -186,6 +186,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         steps=config.train.steps,
         seed=config.seed,
         bad_log=config.run / "bad_samples.jsonl",
+        device=config.device,
     )
     trainer = Trainer(
         model,

@@ -18,6 +18,7 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.train.checkpoint import has_checkpoint
+from coca.train.device import training_device
 from coca.train.world import World
 
 TOKENIZER_SAMPLES = 1_000_000
@@ -181,8 +182,9 @@ def make_loader(
     steps: int,
     seed: int,
     bad_log: Path,
+    device: str = "cpu",
 ) -> Loader:
-    """This rank's part of the batches of a run of `steps` steps.
+    """This rank's part of the batches of a run of `steps` steps, for a device named as a run's.
 
     Raises:
         ConfigError: The ranks cannot share a batch.
@@ -206,4 +208,5 @@ def make_loader(
         rank=world.rank,
         world_size=world.size,
         bad_log=bad_log,
+        pin_memory=training_device(device).type == "cuda",
     )
