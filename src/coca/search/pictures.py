@@ -4,6 +4,7 @@
 `caption` or `captions`, `tags`, `album`, `time`, and anything else as metadata.
 """
 
+import errno
 import json
 import logging
 import os
@@ -15,10 +16,14 @@ from typing import Any, TypeVar
 
 from coca.core.errors import DataError
 from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.regular import MAX_IMAGE_BYTES, read_regular
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_MAX_SIDECAR_BYTES = 16 << 20
+"""A collection takes 64 KiB of metadata; the rest is room for layout."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,12 @@ def find_pictures(
     found: set[str] = set()
     for path in paths:
         top = os.path.abspath(path)
-        if os.path.isfile(top):
+        if not os.path.isdir(top):
+            if not os.path.exists(top):
+                raise DataError(f"there is no file or folder {path}", reason="missing")
+            # What is no regular file is refused when it is read, as in folders.
             found.add(top)
             continue
-        if not os.path.isdir(top):
-            raise DataError(f"there is no file or folder {path}", reason="missing")
         for folder, subfolders, names in os.walk(top, onerror=_warn):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             found.update(
@@ -114,6 +120,23 @@ def changed_at(path: str | Path) -> int:
         return int(os.stat(path).st_mtime)
     except (OSError, ValueError):
         return 0
+
+
+def read_file(path: str, stamp: str = "") -> bytes:
+    """The bytes of an image file of this machine; its stamp is not looked at.
+
+    Raises:
+        DataError: It is missing, not readable or no regular file (reason `"unreadable"`), or larger
+            than `MAX_IMAGE_BYTES` (reason `"too_large"`).
+    """
+    try:
+        return read_regular(path, max_bytes=MAX_IMAGE_BYTES)
+    except (OSError, ValueError) as error:
+        large = isinstance(error, OSError) and error.errno == errno.EFBIG
+        raise DataError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            reason="too_large" if large else "unreadable",
+        ) from error
 
 
 def read_words(picture: Path) -> Words:
@@ -201,8 +224,9 @@ def _captions(sidecar: dict[str, Any], path: Path) -> list[str]:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular(path, max_bytes=_MAX_SIDECAR_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}", reason="bad_sidecar") from error
+        problem = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read: {problem}", reason="bad_sidecar") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
@@ -12,6 +11,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search.collection import WRITE_ROWS, batches
 from coca.search.engine import Embedder
 from coca.search.milvus import Index
+from coca.search.pictures import read_file
 from coca.search.records import Record, check_same_model, content_id
 from coca.search.sources import series_of
 
@@ -33,19 +33,6 @@ class ReindexReport:
     """Records of the second collection that the first one does not hold any more."""
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason of each picture that cannot be read any more."""
-
-
-def read_file(path: str, stamp: str = "") -> bytes:
-    """The bytes of a picture file.
-
-    Raises:
-        DataError: It is no file, or cannot be read.
-    """
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{path} cannot be read: {reason}", reason="unreadable") from error
 
 
 def reindex(

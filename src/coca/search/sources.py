@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.absence import Roots
-from coca.core.errors import DataError
 from coca.search.claims import claims_in
-from coca.search.pictures import Picture, Words, find_pictures, read_words, stamp_of
+from coca.search.pictures import (
+    Picture,
+    Words,
+    changed_at,
+    find_pictures,
+    read_file,
+    read_words,
+    stamp_of,
+)
 
 _MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
 _EVERY = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")
@@ -158,15 +165,12 @@ class FileSource:
     def read(self, entry: Entry) -> Picture:
         """The file and its words."""
         words = self.words(entry)
-        try:
-            with open(entry.path, "rb") as file:
-                image, changed = file.read(), int(os.fstat(file.fileno()).st_mtime)
-        except OSError as error:
-            raise DataError(
-                f"{entry.path} cannot be read: {error.strerror}", reason="unreadable"
-            ) from error
         return Picture(
-            path=entry.path, image=image, words=words, changed=changed, stamp=entry.stamp
+            path=entry.path,
+            image=read_file(entry.path),
+            words=words,
+            changed=changed_at(entry.path),
+            stamp=entry.stamp,
         )
 
     def has_lost(self, path: str, stamp: str) -> bool:

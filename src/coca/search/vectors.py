@@ -63,7 +63,9 @@ def find_vectors(place: str | Path) -> list[Path]:
     """The files of vectors that a path stands for: itself, or those in a folder; else none."""
     path = Path(place)
     found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    return [file for file in found if file.suffix == ".parquet" and _about(file) is not None]
+    # A FIFO would wait for a writer for ever.
+    files = (file for file in found if file.suffix == ".parquet" and file.is_file())
+    return [file for file in files if _about(file) is not None]
 
 
 def read_info(path: str | Path) -> VectorsInfo:

@@ -10,6 +10,7 @@ from PIL import Image
 from coca.core.absence import Roots
 from coca.core.errors import DataError
 from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.regular import check_regular
 from coca.processing.video import read_frames
 from coca.search.pictures import Picture, find_pictures, read_words, stamp_of
 from coca.search.sources import Entry, series_path, series_stamp
@@ -47,10 +48,12 @@ class VideoSource:
         words = read_words(Path(entry.path))
         spoken = {"video_caption": words.caption} if words.caption else {}
         try:
-            changed = int(Path(entry.path).stat().st_mtime)
+            # A FIFO would wait for a writer for ever.
+            changed = int(check_regular(entry.path).st_mtime)
         except OSError as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
             raise DataError(
-                f"{entry.path} cannot be read: {error.strerror}", reason="missing"
+                f"{entry.path} cannot be read: {error.strerror}", reason=reason
             ) from error
         for frame in read_frames(entry.path, every_s=self._every_s, shorter_px=_SHORTER_PX):
             stream = io.BytesIO()

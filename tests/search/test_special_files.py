@@ -1,0 +1,67 @@
+"""Files that never end, never begin, or are too large, among those to be read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import DataError
+from coca.core.regular import MAX_IMAGE_BYTES
+from coca.search.ingest import embed_source
+from coca.search.pictures import read_words
+from coca.search.sources import FileSource
+from coca.search.vectors import find_vectors
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A picture beside a FIFO, an endless device and a file of half a gigabyte without content."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "good.png").write_bytes(b"good")
+    os.mkfifo(folder / "fifo.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    with (folder / "large.png").open("wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    return folder
+
+
+@pytest.mark.timeout(60)
+def test_special_and_too_large_files_are_reported_and_the_others_are_read(
+    folder: Path, embedder: Any
+) -> None:
+    named = [folder, folder / "fifo.png"]
+    records, report = embed_source(FileSource(named), embedder)
+    assert [Path(record.path).name for record in records] == ["good.png"]
+    faults = {Path(bad.path).name: (bad.reason, bad.detail) for bad in report.bad}
+    assert {name: reason for name, (reason, _) in faults.items()} == {
+        "fifo.png": "unreadable",
+        "large.png": "too_large",
+        "zero.png": "unreadable",
+    }
+    assert faults["fifo.png"][1].endswith("it is a FIFO, not a regular file")
+    assert faults["zero.png"][1].endswith("it is a device, not a regular file")
+    assert "at most 536,870,912 are read" in faults["large.png"][1]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["a.txt", "a.json"])
+def test_words_are_read_from_regular_files_of_a_sane_size(tmp_path: Path, name: str) -> None:
+    words = tmp_path / name
+    os.mkfifo(words)
+    with pytest.raises(DataError, match="it is a FIFO") as caught:
+        read_words(tmp_path / "a.png")
+    assert caught.value.reason == "bad_sidecar"
+    words.unlink()
+    with words.open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(DataError, match="at most 16,777,216 are read"):
+        read_words(tmp_path / "a.png")
+
+
+@pytest.mark.timeout(60)
+def test_a_fifo_called_parquet_holds_no_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    os.mkfifo(tmp_path / "a.parquet")
+    assert find_vectors(tmp_path) == []
