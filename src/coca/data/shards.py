@@ -69,9 +69,9 @@ class ShardSource:
     def __init__(self, config: SourceConfig) -> None:
         self._storage = Storage()
         paths = self._storage.find(config.paths, suffix=".tar")
-        self._patterns = [
-            full_path(path) for given in config.paths for path in expand_braces(given)
-        ]
+        named = {full_path(path) for given in config.paths for path in expand_braces(given)}
+        self._patterns = [path for path in named if "*" in path]
+        self._plain = named.difference(self._patterns)
         with ThreadPoolExecutor(INDEX_THREADS) as pool:
             self._tars = list(
                 pool.map(
@@ -113,11 +113,15 @@ class ShardSource:
         tars = [place[: found.end()] for found in _TAR_WITHIN.finditer(place)]
         if any(tar in self._files for tar in tars):
             return True
-        named = [tar for tar in tars if any(_is_named(tar, pattern) for pattern in self._patterns)]
+        named = [tar for tar in tars if self._is_named(tar)]
         if is_remote(place):
             return bool(named)
         there = nearest(place) or ""
         return os.path.isdir(there) and any(os.path.dirname(tar) == there for tar in named)
+
+    def _is_named(self, tar: str) -> bool:
+        plain = tar in self._plain or os.path.dirname(tar) in self._plain
+        return plain or any(_matches(tar, pattern) for pattern in self._patterns)
 
     def read(self, row: int) -> Sample:
         """The sample in this row; `DataError` if it is damaged or has no picture."""
@@ -168,17 +172,13 @@ def _fits(tar: TarIndex, row: int) -> bool:
     return int(tar.sizes[row].max()) <= MAX_IMAGE_BYTES
 
 
-def _is_named(tar: str, pattern: str) -> bool:
-    """Whether a pattern or folder stands for this tar, by the rules of `Storage.find`."""
-    if tar == pattern or os.path.dirname(tar) == pattern:
-        return True
+def _matches(tar: str, pattern: str) -> bool:
+    """Whether a pattern stands for this tar, by the rules of `Storage.find`."""
     names, parts = tar.split("/"), pattern.split("/")
-    if "*" not in pattern or (len(names) != len(parts) and "**" not in parts):
-        return False
     if "**" in parts:
         return fnmatch.fnmatchcase(tar, pattern)
     # Of the names one by one, since `*` stands for no `/`.
-    return all(map(fnmatch.fnmatchcase, names, parts))
+    return len(names) == len(parts) and all(map(fnmatch.fnmatchcase, names, parts))
 
 
 def _spans(tar: TarIndex, row: int) -> list[Range]:
