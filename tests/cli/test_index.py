@@ -86,6 +86,15 @@ def test_tars_and_tables_are_indexed_beside_folders(
     assert (told["added"], told["count"]) == (3, 3)
 
 
+def test_a_tar_that_cannot_be_read_is_told_by_the_exit_code_and_the_rest_is_indexed(
+    run: Run, model: str, pictures: list[str]
+) -> None:
+    Path("bad.tar").write_bytes(b"no tar")
+    told = run("index", "photos", "bad.tar", "-m", model, "--no-captions", code=1)
+    assert "3 added, 1 bad: 3 pictures are in collection" in told.stdout
+    assert "bad.tar is truncated, damaged or not a plain tar" in told.stderr
+
+
 def test_what_cannot_be_indexed_is_told_before_the_model_is_loaded(run: Run, place: Path) -> None:
     Path("table.json").write_text("[]")
     told = run("index", "table.json", "-m", "absent", code=2).stderr

@@ -86,7 +86,12 @@ def index(
     from coca.search.catalog import check_place
     from coca.search.ledger import Copies
     from coca.workflows.index import FillSettings, fill_collection
-    from coca.workflows.picture_sources import check_filled, check_places, sources_of
+    from coca.workflows.picture_sources import (
+        UnreadableFile,
+        check_filled,
+        check_places,
+        sources_of,
+    )
     from coca.workflows.watch import check_watched, watch_folders
 
     # What is wrong with a place is told before a model is loaded.
@@ -122,7 +127,8 @@ def index(
     result = fill(sources)
     _tell(console, result, where)
     report = result.report
-    if report.bad and not report.good and not report.removed:
+    nothing_used = report.bad and not report.good and not report.removed
+    if nothing_used or any(isinstance(source, UnreadableFile) for source in sources):
         raise typer.Exit(1)
 
 

@@ -5,7 +5,6 @@ The files of a tar that share a name up to the first dot are one sample: `KEY.jp
 is known, `KEY.cls` with a label.
 """
 
-import fnmatch
 import hashlib
 import io
 import json
@@ -15,7 +14,7 @@ import re
 import tarfile
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +30,7 @@ from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.remote import Range
 from coca.data.sample import Sample, parse_record, parse_text, split_record
 from coca.data.sources import SOURCES, SourceConfig
-from coca.data.storage import Storage, expand_braces, full_path, is_remote
+from coca.data.storage import Storage, expand_braces, full_path, is_remote, matches
 from coca.data.tar_index import (
     IMAGE,
     JSON,
@@ -62,23 +61,41 @@ class ShardSource:
 
     Every file is checked against its checksum when it is read.
 
+    Args:
+        config: Its `path` names tars, folders and patterns.
+        on_bad: Called with the path of each tar that cannot be read, which is then left out.
+
     Raises:
-        DataError: A tar is missing, truncated or damaged; the message names the last good member.
+        DataError: A pattern fits nothing; or, without `on_bad`, a tar is truncated or damaged, and
+            the message names the last good member.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(
+        self, config: SourceConfig, *, on_bad: Callable[[str, DataError], object] | None = None
+    ) -> None:
         self._storage = Storage()
         paths = self._storage.find(config.paths, suffix=".tar")
         named = {full_path(path) for given in config.paths for path in expand_braces(given)}
         self._patterns = [path for path in named if "*" in path]
         self._plain = named.difference(self._patterns)
+
+        def index(path: str) -> TarIndex | DataError:
+            try:
+                return load_index(path, self._storage, folder=config.index_folder)
+            except DataError as error:
+                if on_bad is None:
+                    raise
+                return error
+
         with ThreadPoolExecutor(INDEX_THREADS) as pool:
-            self._tars = list(
-                pool.map(
-                    lambda path: load_index(path, self._storage, folder=config.index_folder), paths
-                )
-            )
+            indexes = dict(zip(paths, pool.map(index, paths), strict=True))
+        self._tars = [tar for tar in indexes.values() if isinstance(tar, TarIndex)]
+        bad = {path: error for path, error in indexes.items() if isinstance(error, DataError)}
+        for path, error in bad.items():
+            assert on_bad is not None
+            on_bad(path, error)
         self._files = {full_path(tar.path) for tar in self._tars}
+        self._left_out = set(map(full_path, bad))
         self._ends = np.cumsum([len(tar.keys) for tar in self._tars])
         digests = b"".join(tar.digest() for tar in self._tars)
         self.fingerprint = hashlib.sha256(digests).hexdigest()[:16]
@@ -87,7 +104,7 @@ class ShardSource:
         self.block_size = config.block_size or default_block
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._ends[-1]) if self._tars else 0
 
     def key(self, row: int) -> str:
         """The key as the tar has it."""
@@ -111,6 +128,8 @@ class ShardSource:
         is gone with all its tars.
         """
         tars = [place[: found.end()] for found in _TAR_WITHIN.finditer(place)]
+        if any(tar in self._left_out for tar in tars):
+            return False
         if any(tar in self._files for tar in tars):
             return True
         named = [tar for tar in tars if self._is_named(tar)]
@@ -121,7 +140,7 @@ class ShardSource:
 
     def _is_named(self, tar: str) -> bool:
         plain = tar in self._plain or os.path.dirname(tar) in self._plain
-        return plain or any(_matches(tar, pattern) for pattern in self._patterns)
+        return plain or any(matches(tar, pattern) for pattern in self._patterns)
 
     def read(self, row: int) -> Sample:
         """The sample in this row; `DataError` if it is damaged or has no picture."""
@@ -170,15 +189,6 @@ class ShardSource:
 def _fits(tar: TarIndex, row: int) -> bool:
     """Whether no file of the sample is larger than what is read."""
     return int(tar.sizes[row].max()) <= MAX_IMAGE_BYTES
-
-
-def _matches(tar: str, pattern: str) -> bool:
-    """Whether a pattern stands for this tar, by the rules of `Storage.find`."""
-    names, parts = tar.split("/"), pattern.split("/")
-    if "**" in parts:
-        return fnmatch.fnmatchcase(tar, pattern)
-    # Of the names one by one, since `*` stands for no `/`.
-    return len(names) == len(parts) and all(map(fnmatch.fnmatchcase, names, parts))
 
 
 def _spans(tar: TarIndex, row: int) -> list[Range]:

@@ -1,6 +1,7 @@
 """Byte ranges of files, here or behind a URL, with lost connections tried again."""
 
 import errno
+import fnmatch
 import io
 import logging
 import os
@@ -147,11 +148,11 @@ class Storage:
             return [f"{parent}/{match}" for match in _retried(path, lambda: folder.match(name))]
         local = Path(path)
         if local.is_dir():
-            return sorted(str(file) for file in local.glob(f"*{suffix}"))
+            return _files(local, f"*{suffix}")
         if "*" in path:
             # From the first folder without a pattern, so that absolute and relative paths both do.
             fixed = next(parent for parent in local.parents if "*" not in str(parent))
-            return sorted(str(file) for file in fixed.glob(str(local.relative_to(fixed))))
+            return _files(fixed, str(local.relative_to(fixed)))
         return [path] if local.exists() else []
 
     def _folder(self, url: str) -> tuple[Folder, str]:
@@ -162,6 +163,20 @@ class Storage:
         if parent not in self._folders:
             self._folders[parent] = open_folder(parent)
         return self._folders[parent], name
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether `Storage.find` would find this path by a pattern without braces."""
+    names, parts = path.split("/"), pattern.split("/")
+    if "**" in parts:
+        return fnmatch.fnmatchcase(path, pattern)
+    # Name by name, since `*` stands for no `/`.
+    return len(names) == len(parts) and all(map(fnmatch.fnmatchcase, names, parts))
+
+
+def _files(folder: Path, pattern: str) -> list[str]:
+    """What fits a pattern, sorted; folders may have any name, such as `old.tar`."""
+    return sorted(str(file) for file in folder.glob(pattern) if not file.is_dir())
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -4,15 +4,16 @@ import importlib.util
 import logging
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coca.data.opening import open_source
+from coca.data.shards import ShardSource
 from coca.data.sources import PlacedSource, SourceConfig
-from coca.data.storage import expand_braces, is_remote
+from coca.data.storage import expand_braces, full_path, is_remote
 from coca.data.tables import SUFFIXES
 from coca.search.pictures import Picture, Words, changed_at
 from coca.search.sources import AnySource, Entry, FileSource, PictureSource, SeriesSource
@@ -46,13 +47,16 @@ def sources_of(
 ) -> list[PictureSource | SeriesSource]:
     """The sources that folders, files, patterns and URLs stand for, of several kinds together.
 
+    A tar or table that cannot be read as a whole does not stop the others: it becomes an
+    `UnreadableFile`, whose one entry is reported as bad.
+
     Args:
         places: Folders of pictures, videos or tars, single files, tars (with `*` and braces, also
             behind URLs), manifests (JSON lines, CSV, Parquet), and zips with pictures and a table.
         every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
 
     Raises:
-        DataError: A place is missing or cannot be read.
+        DataError: A place is missing, or none can be read.
         ConfigError: A place holds nothing that can be indexed; the message says what to do.
         MissingExtraError: A video is named, and the extra `video` is not installed.
     """
@@ -67,13 +71,25 @@ def sources_of(
         source = VideoSource(videos, every_s=every_s)
         if _can_read(source, videos):
             sources.append(source)
+    unreadable: list[UnreadableFile] = []
     if tars := by_kind["tars"]:
-        sources.append(SampleSource(SourceConfig(kind="shards", path=tuple(tars))))
-    sources += [
-        SampleSource(SourceConfig(kind=_TABLE_KINDS[Path(table).suffix.lower()], path=table))
-        for table in by_kind["table"]
-    ]
-    return sources
+        shards = SampleSource(
+            SourceConfig(kind="shards", path=tuple(tars)),
+            on_bad_tar=lambda tar, error: unreadable.append(UnreadableFile(tar, error)),
+        )
+        if shards.entries() or not unreadable:
+            sources.append(shards)
+    for table in by_kind["table"]:
+        kind = _TABLE_KINDS[Path(table).suffix.lower()]
+        try:
+            sources.append(SampleSource(SourceConfig(kind=kind, path=table)))
+        except DataError as error:
+            if not is_remote(table) and not os.path.exists(table):
+                raise
+            unreadable.append(UnreadableFile(table, error))
+    if unreadable and not sources:
+        raise unreadable[0].fault
+    return [*sources, *unreadable]
 
 
 def check_places(places: Sequence[str | Path]) -> None:
@@ -115,18 +131,54 @@ def empty_folders(places: Sequence[str | Path], sources: Iterable[AnySource]) ->
     return empty
 
 
+class UnreadableFile:
+    """A tar or table that cannot be read as a whole: one entry, whose reading fails.
+
+    Attributes:
+        fault: Why.
+    """
+
+    def __init__(self, path: str, fault: DataError) -> None:
+        self.fault = fault
+        self._entry = Entry(full_path(path), "")
+
+    def entries(self) -> Sequence[Entry]:
+        """The file."""
+        return [self._entry]
+
+    def words(self, entry: Entry) -> None:
+        """Nothing."""
+
+    def read(self, entry: Entry) -> Picture:
+        """Raises the fault."""
+        raise self.fault
+
+    def has_lost(self, path: str, stamp: str) -> bool:
+        """Never: nothing tells what it holds."""
+        return False
+
+
 class SampleSource:
     """A source of training samples as a source of pictures.
 
     Labels become tags; further captions, and questions with their answers, become metadata.
+
+    Args:
+        config: Of the source.
+        on_bad_tar: Of a source of tars: called for each that cannot be read, which is left out.
 
     Raises:
         DataError: It cannot be read.
         ConfigError: It has no pictures that can be followed over time.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
-        source = open_source(config)
+    def __init__(
+        self,
+        config: SourceConfig,
+        *,
+        on_bad_tar: Callable[[str, DataError], object] | None = None,
+    ) -> None:
+        source = ShardSource(config, on_bad=on_bad_tar) if on_bad_tar else open_source(config)
         if not isinstance(source, PlacedSource):
             raise ConfigError(f"a source of kind {config.kind} cannot be indexed")
         self._source = source
@@ -194,7 +246,8 @@ def _kinds(place: str) -> set[str]:
     path = Path(place)
     suffix = path.suffix.lower()
     if not is_remote(place) and path.is_dir() and suffix != ".db":
-        return {"files", "videos", *(["tars"] if any(path.glob("*.tar")) else [])}
+        tars = any(not one.is_dir() for one in path.glob("*.tar"))
+        return {"files", "videos", *(["tars"] if tars else [])}
     if suffix == ".tar" or any(one.endswith(".tar") for one in expand_braces(place)):
         return {"tars"}
     if suffix in _TABLE_KINDS:
