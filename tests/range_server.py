@@ -1,5 +1,6 @@
 """A small web server with range reads, which can be told to fail now and then."""
 
+import hashlib
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,14 +9,18 @@ from typing import Protocol
 
 
 class RangeServer(ThreadingHTTPServer):
-    """Serves a folder; every `fail_every`-th range read breaks off or answers 500, by turns."""
+    """Serves a folder; every `fail_every`-th range read breaks off or answers 500, by turns.
+
+    With `etags`, answers carry a hash of the content, as object stores send one.
+    """
 
     daemon_threads = True
 
-    def __init__(self, folder: Path, fail_every: int) -> None:
+    def __init__(self, folder: Path, fail_every: int = 0, etags: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.fail_every = fail_every
+        self.etags = etags
         self.seen: Counter[str] = Counter()
 
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -48,6 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         content = path.read_bytes()
+        tag = f'"{hashlib.sha256(content).hexdigest()}"'
         wanted = self.headers.get("Range")
         self.server.seen["range" if wanted else "whole"] += 1
         fails = (
@@ -67,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[start:end]
         else:
             self.send_response(200)
+        if self.server.etags:
+            self.send_header("ETag", tag)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if fails:
@@ -78,4 +86,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Serve(Protocol):
-    def __call__(self, folder: Path, *, fail_every: int = 0) -> RangeServer: ...
+    def __call__(
+        self, folder: Path, *, fail_every: int = 0, etags: bool = False
+    ) -> RangeServer: ...

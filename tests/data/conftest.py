@@ -12,8 +12,8 @@ from range_server import RangeServer, Serve
 def serve() -> Iterator[Serve]:
     servers: list[RangeServer] = []
 
-    def start(folder: Path, *, fail_every: int = 0) -> RangeServer:
-        servers.append(RangeServer(folder, fail_every))
+    def start(folder: Path, *, fail_every: int = 0, etags: bool = False) -> RangeServer:
+        servers.append(RangeServer(folder, fail_every, etags))
         return servers[-1]
 
     yield start

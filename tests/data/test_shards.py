@@ -75,8 +75,9 @@ def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
     assert [path.name for path in first] == ["shard-000000.tar", "shard-000001.tar"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
-        index, other_index = (path.with_name(path.name + ".idx") for path in (one, other))
-        assert index.read_bytes() == other_index.read_bytes()
+        indexes = (json.loads(Path(f"{path}.idx").read_text()) for path in (one, other))
+        index, other_index = ({**it, "tar": it["tar"]["bytes"]} for it in indexes)
+        assert index == other_index
 
 
 def test_other_readers_find_the_usual_layout(tmp_path: Path) -> None:

@@ -20,12 +20,17 @@ OBJECT_STORES = frozenset(
 )
 
 
+# What the file systems of fsspec call them.
+_ETAG_NAMES = ("ETag", "etag", "e_tag", "md5Hash", "Content-MD5", "Digest")
+_TIME_NAMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
+
+
 @runtime_checkable
 class Folder(Protocol):
     """A remote folder; names are relative to it."""
 
-    def size(self, name: str) -> int:
-        """Bytes of the file."""
+    def state(self, name: str) -> dict[str, int | str]:
+        """Bytes of the file, and its `etag` or time `modified`, as far as the store knows them."""
         ...
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
@@ -54,6 +59,12 @@ def open_folder(url: str) -> Folder:
         raise DataError(f"{url} cannot be opened: {what}", reason="unreachable") from error
 
 
+def _state(size: int, etag: object, modified: object) -> dict[str, int | str]:
+    if etag:
+        return {"bytes": size, "etag": str(etag)}
+    return {"bytes": size, "modified": str(modified)} if modified else {"bytes": size}
+
+
 class _ObjectStoreFolder:
     def __init__(self, url: str) -> None:
         import obstore
@@ -66,8 +77,11 @@ class _ObjectStoreFolder:
             retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
         )
 
-    def size(self, name: str) -> int:
-        return int(self._obstore.head(self._store, name)["size"])
+    def state(self, name: str) -> dict[str, int | str]:
+        head = self._obstore.head(self._store, name)
+        # A server that tells no time gets the beginning of 1970.
+        modified = head["last_modified"] if head["last_modified"].timestamp() else ""
+        return _state(int(head["size"]), head["e_tag"], modified)
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
         starts, ends = zip(*ranges, strict=True)
@@ -88,9 +102,14 @@ class _FsspecFolder:
         self._of_thread = threading.local()
         self._opened()  # so that a wrong URL is refused now
 
-    def size(self, name: str) -> int:
+    def state(self, name: str) -> dict[str, int | str]:
         files, root = self._opened()
-        return int(files.size(f"{root}/{name}"))
+        info = files.info(f"{root}/{name}")
+        etag, modified = (
+            next((info[name] for name in names if info.get(name)), "")
+            for names in (_ETAG_NAMES, _TIME_NAMES)
+        )
+        return _state(int(info["size"]), etag, modified)
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
         files, root = self._opened()

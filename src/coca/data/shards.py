@@ -39,8 +39,8 @@ from coca.data.tar_index import (
     TarIndex,
     index_bytes,
     load_index,
-    scan_tar,
 )
+from coca.data.tar_scan import scan_tar
 
 logger = logging.getLogger(__name__)
 
@@ -322,7 +322,9 @@ class ShardWriter:
         path = self.folder / f"{self.name}-{len(self.paths):06d}.tar"
         write_atomic(path, buffer.getvalue())
         buffer.seek(0)
-        index = index_bytes(list(scan_tar(buffer, str(path))), len(buffer.getvalue()))
+        members = list(scan_tar(buffer, str(path)))
+        end = buffer.tell() - tarfile.BLOCKSIZE
+        index = index_bytes(members, Storage().state(str(path)), end)
         write_atomic(path.with_name(path.name + ".idx"), index)
         self.paths.append(path)
         self._waiting.clear()

@@ -66,11 +66,29 @@ class Storage:
         Raises:
             DataError: It is missing or out of reach.
         """
+        return int(self.state(path)["bytes"])
+
+    def state(self, path: str) -> dict[str, int | str]:
+        """What tells a file from another one under its name, without reading it.
+
+        Returns:
+            `bytes`; besides, of a local file `mtime_ns`, `ctime_ns` and `inode`, and of a remote
+            one `etag`, or else `modified`, as far as its store knows them.
+
+        Raises:
+            DataError: It is missing or out of reach.
+        """
         if is_remote(path):
             folder, name = self._folder(path)
-            return _retried(path, lambda: folder.size(name))
+            return _retried(path, lambda: folder.state(name))
         with _local_errors(path):
-            return check_regular(path).st_size
+            status = check_regular(path)
+        return {
+            "bytes": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "ctime_ns": status.st_ctime_ns,
+            "inode": status.st_ino,
+        }
 
     def read(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
         """The given ranges of the file.

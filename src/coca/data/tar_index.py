@@ -1,18 +1,18 @@
 """What a tar holds and where, so that any sample can be read without the others.
 
-The index of `NAME.tar` is the file `NAME.tar.idx`: JSON with the tar's size and, for each member,
-name, offset, size (bytes) and CRC-32. It is made by reading the tar once, which also finds
-truncated and damaged ones before a run begins.
+The index of `NAME.tar` is the file `NAME.tar.idx`: JSON with what tells the tar from another of
+that name (`Storage.state`), where it ends and, for each member, name, offset, size (bytes) and
+CRC-32.
 """
 
 import hashlib
-import io
 import json
 import logging
 import os
 import tarfile
+import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,26 +24,25 @@ from coca.core.errors import DataError, StorageError
 from coca.core.files import user_cache, write_atomic
 from coca.core.formats import IMAGE_SUFFIXES
 from coca.data.storage import Storage, is_remote
+from coca.data.tar_scan import Member, scan_tar
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
-READ_BYTES = 1 << 20
+VERSION = 2
+
+SPOTS = 16
+"""Members that are compared with a tar whose index was made elsewhere."""
+
+TICK_S = 0.02
+
+MAX_KEY_BYTES = 4096
+"""Longest key; all keys of a tar take the room of its longest."""
 
 # Columns of the arrays below: what a member is to its sample.
 IMAGE, TEXT, JSON, LABEL = range(4)
 _COLUMNS = {"txt": TEXT, "json": JSON, "cls": LABEL} | dict.fromkeys(
     (suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES), IMAGE
 )
-
-
-class Member(NamedTuple):
-    """A file within a tar."""
-
-    name: str
-    offset: int
-    size: int
-    crc32: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,11 @@ class TarIndex:
 def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
     """The index of a tar: as it was kept, or made now and kept for the next time.
 
-    A kept index counts if it names the size that the tar has and is no older than the tar.
+    A kept index counts if the tar has the same size and, on this machine, the same times of change
+    (nanoseconds) and inode, or behind a URL the same ETag. If it was made elsewhere, so that these
+    do not compare - a copy that keeps its time, an index that was uploaded with its tar - the
+    headers and checksums of up to `SPOTS` members and the end of the tar decide. In all other cases
+    the tar is read again.
 
     Args:
         path: Path or URL of the tar.
@@ -85,72 +88,44 @@ def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
     Raises:
         DataError: The tar is missing, truncated, compressed or damaged, or holds a name twice.
     """
-    tar_bytes = storage.size(path)
+    state = storage.state(path)
+    likely = None
     for place in _places(path, folder):
-        members = _read_index(place, path, tar_bytes, storage)
-        if members is not None:
-            return _arrange(path, members)
+        kept = _read_index(place, path, storage)
+        if kept is None:
+            continue
+        fits = _compare(kept.state, state)
+        if fits:
+            return _arrange(path, kept.members)
+        if fits is None and likely is None:
+            likely = kept
+    if likely is not None and _agrees(likely, path, storage):
+        index = _arrange(path, likely.members)
+        _keep(path, folder, index_bytes(likely.members, state, likely.end))
+        return index
     logger.info("indexing %s", path)
+    state = _settled(path, state, storage)
     with storage.open(path) as stream:
         members = list(scan_tar(stream, path))
+        end = stream.tell() - tarfile.BLOCKSIZE
     index = _arrange(path, members)
-    _keep(path, folder, index_bytes(members, tar_bytes))
+    if storage.state(path) == state:
+        _keep(path, folder, index_bytes(members, state, end))
+    else:
+        logger.warning("%s changed while it was indexed; its index is not kept", path)
     return index
 
 
-def index_bytes(members: Sequence[Member], tar_bytes: int) -> bytes:
-    """The content of an index file."""
-    content = {"version": VERSION, "tar_bytes": tar_bytes, "members": members}
-    return json.dumps(content, separators=(",", ":")).encode()
-
-
-def scan_tar(stream: io.BufferedIOBase, path: str) -> Iterator[Member]:
-    """The files in a tar, found by reading the whole of it.
+def index_bytes(members: Sequence[Member], state: Mapping[str, int | str], end: int) -> bytes:
+    """The content of an index file.
 
     Args:
-        stream: The tar, at its beginning; must be able to seek.
-        path: What errors call it.
-
-    Raises:
-        DataError: The tar is truncated, compressed or damaged; the message names the last good
-            member.
+        members: Of the tar.
+        state: Of the tar, by `Storage.state`.
+        end: First byte of the tar's end mark.
     """
-    last = "none"
-    try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            while (entry := tar.next()) is not None:
-                if entry.isfile():
-                    member = _checked(stream, entry)
-                    yield member
-                    last = member.name
-                # tarfile keeps each header for random access, which a single pass does not need.
-                tar.members.clear()  # type: ignore[attr-defined]
-            stream.seek(tar.offset)
-            end_mark = stream.read(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(
-            f"{path} is truncated, damaged or not a plain tar ({error}); last good member: {last}",
-            reason="damaged_tar",
-        ) from error
-    # A tar ends with blocks of zeros. tarfile takes a damaged header for the end, too, and a writer
-    # that was killed between two members left no end at all.
-    if end_mark != bytes(tarfile.BLOCKSIZE):
-        raise DataError(
-            f"{path} is truncated or damaged: no end mark after its last good member {last}",
-            reason="damaged_tar",
-        )
-
-
-def _checked(stream: io.BufferedIOBase, entry: tarfile.TarInfo) -> Member:
-    stream.seek(entry.offset_data)
-    crc32, left = 0, entry.size
-    while left:
-        piece = stream.read(min(left, READ_BYTES))
-        if not piece:
-            raise EOFError(f"{entry.name} lacks its last {left:,} bytes")
-        crc32 = zlib.crc32(piece, crc32)
-        left -= len(piece)
-    return Member(entry.name, entry.offset_data, entry.size, crc32)
+    content = {"version": VERSION, "tar": dict(state), "end": end, "members": members}
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -168,6 +143,11 @@ def _arrange(path: str, members: Sequence[Member]) -> TarIndex:
         column = _COLUMNS.get(extension)
         if column is None:
             continue
+        if len(key.encode("utf-8", "surrogateescape")) > MAX_KEY_BYTES:
+            raise DataError(
+                f"{path} holds a file whose name has {len(key):,} characters: {key:.40}..",
+                reason="bad_key",
+            )
         row = rows.setdefault(key, len(rows))
         if (row, column) in found:
             raise DataError(
@@ -185,21 +165,98 @@ def _arrange(path: str, members: Sequence[Member]) -> TarIndex:
     return TarIndex(path, keys, offsets, sizes, crc32s)
 
 
-def _read_index(place: str, path: str, tar_bytes: int, storage: Storage) -> list[Member] | None:
-    """The members that a kept index lists; None if there is none or it does not fit."""
+class _Kept(NamedTuple):
+    """What an index file holds."""
+
+    state: dict[str, int | str]
+    end: int
+    members: list[Member]
+
+
+def _read_index(place: str, path: str, storage: Storage) -> _Kept | None:
+    """What a kept index says; None if there is none, or it is damaged or of another version."""
     try:
         content = json.loads(storage.read_all(place))
-        members = [Member(*member) for member in content["members"]]
-        fits = content["version"] == VERSION and content["tar_bytes"] == tar_bytes
-        inside = all(0 <= m.offset <= m.offset + m.size <= tar_bytes for m in members)
+        if content["version"] != VERSION:
+            return None
+        kept = _Kept(
+            dict(content["tar"]), content["end"], [Member(*one) for one in content["members"]]
+        )
+        tar_bytes = kept.state["bytes"]
+        for name, offset, size, crc32 in kept.members:
+            name.encode("utf-8", "surrogateescape")
+            if not (0 <= offset <= offset + size <= tar_bytes and 0 <= crc32 < 1 << 32):
+                raise ValueError(f"the place of {name!r:.80} is wrong")
+        if not 0 <= kept.end <= tar_bytes:
+            raise ValueError(f"the end {kept.end} is wrong")
     except DataError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.warning("%s is damaged (%r) and is made again", place, error)
         return None
-    if not is_remote(place) and not is_remote(path):
-        fits = fits and os.stat(place).st_mtime_ns >= os.stat(path).st_mtime_ns
-    return members if fits and inside else None
+    return kept
+
+
+def _compare(kept: Mapping[str, int | str], now: Mapping[str, int | str]) -> bool | None:
+    """Whether a tar is the one that was indexed; None if only its content can tell."""
+    if kept["bytes"] != now["bytes"]:
+        return False
+    if kept == now and len(now) > 1:
+        return True
+    # An inode and its time of change are those of a machine; a copy may keep all else.
+    shared = (kept.keys() & now.keys()) - {"inode", "ctime_ns"}
+    return None if all(kept[name] == now[name] for name in shared) else False
+
+
+def _agrees(kept: _Kept, path: str, storage: Storage) -> bool:
+    """Whether members here and there, and the end mark, are where an index says."""
+    by_offset = {member.offset: member for member in reversed(kept.members)}
+    offsets = sorted(by_offset)
+    chosen = {offsets[len(offsets) * spot // SPOTS] for spot in range(SPOTS) if offsets}
+    members = [by_offset[offset] for offset in sorted(chosen | set(offsets[-1:]))]
+    block = tarfile.BLOCKSIZE
+    try:
+        *parts, end_mark = storage.read(
+            path,
+            [(one.offset - block, one.offset + one.size) for one in members]
+            + [(kept.end, kept.end + block)],
+        )
+    except DataError:
+        return False
+    return end_mark == bytes(block) and all(
+        _is_member(part[:block], part[block:], member)
+        for part, member in zip(parts, members, strict=True)
+    )
+
+
+def _is_member(header: bytes, content: bytes, member: Member) -> bool:
+    try:
+        found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    # Other names stand in a header of their own before this one.
+    is_plain = member.name.isascii() and len(member.name) <= tarfile.LENGTH_NAME
+    return (
+        (found.name == member.name or not is_plain)
+        and found.size == member.size
+        and zlib.crc32(content) == member.crc32
+    )
+
+
+def _settled(
+    path: str, state: Mapping[str, int | str], storage: Storage
+) -> Mapping[str, int | str]:
+    """The state, when so much time has passed that the next write will change it.
+
+    File systems count time in ticks of up to 10 ms; two writes within one look like one.
+    """
+    if "ctime_ns" not in state:
+        return state
+    age_s = (time.time_ns() - max(int(state["ctime_ns"]), int(state["mtime_ns"]))) / 1e9
+    if not 0 <= age_s < TICK_S:
+        return state
+    time.sleep(TICK_S - age_s)
+    return storage.state(path)
 
 
 def _places(path: str, folder: str) -> list[str]:

@@ -1,0 +1,122 @@
+"""Find the members of a tar by reading the whole of it, which also finds damaged ones."""
+
+import io
+import logging
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from coca.core.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+READ_BYTES = 1 << 20
+
+
+class Member(NamedTuple):
+    """A file within a tar."""
+
+    name: str
+    offset: int
+    size: int
+    crc32: int
+
+
+def scan_tar(stream: io.BufferedIOBase, path: str) -> Iterator[Member]:
+    """The files in a tar. A hard link is the file that it leads to, under its own name.
+
+    Symbolic links, devices and FIFOs are left out, with a warning that counts them.
+
+    Args:
+        stream: The tar, at its beginning; must be able to seek.
+        path: What errors call it.
+
+    Raises:
+        DataError: The tar is truncated, compressed or damaged, or holds a sparse file; the message
+            names the last good member.
+    """
+    last, seen, left_out = "none", dict[str, Member](), list[str]()
+    try:
+        with tarfile.open(fileobj=_Within(stream), mode="r:") as tar:  # type: ignore[call-overload]
+            while (entry := tar.next()) is not None:
+                _check(entry)
+                if entry.isfile():
+                    member = _read(stream, entry)
+                elif entry.islnk() and entry.linkname in seen:
+                    member = seen[entry.linkname]._replace(name=entry.name)
+                else:
+                    if not entry.isdir():
+                        left_out.append(entry.name)
+                    tar.members.clear()
+                    continue
+                seen[member.name] = member
+                yield member
+                last = member.name
+                # tarfile keeps each header for random access, which a single pass does not need.
+                tar.members.clear()
+            stream.seek(tar.offset)
+            end_mark = stream.read(tarfile.BLOCKSIZE)
+    # Of hostile headers tarfile raises the last ones, too: sizes below 0 or of 80 bits, names in
+    # headers that nest a thousandfold.
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        raise DataError(
+            f"{path} is truncated, damaged or not a plain tar ({error}); last good member: {last}",
+            reason="damaged_tar",
+        ) from error
+    except OSError as error:
+        problem = error.strerror or error
+        raise DataError(
+            f"{path} cannot be read: {problem}; last good member: {last}", reason="unreadable"
+        ) from error
+    # A tar ends with blocks of zeros. tarfile takes a damaged header for the end, too, and a writer
+    # that was killed between two members left no end at all.
+    if end_mark != bytes(tarfile.BLOCKSIZE):
+        raise DataError(
+            f"{path} is truncated or damaged: no end mark after its last good member {last}",
+            reason="damaged_tar",
+        )
+    if left_out:
+        logger.warning(
+            "%s: %s links, devices or the like are left out, the first is %s",
+            path,
+            f"{len(left_out):,}",
+            left_out[0],
+        )
+
+
+def _check(entry: tarfile.TarInfo) -> None:
+    if entry.size < 0:
+        raise tarfile.ReadError(f"{entry.name} has a size of {entry.size:,} bytes")
+    if entry.issparse():
+        raise tarfile.ReadError(f"{entry.name} is a sparse file; pack it without its holes")
+    if "\0" in entry.name:
+        raise tarfile.ReadError(f"the name {entry.name!r:.80} holds a NUL")
+
+
+def _read(stream: io.BufferedIOBase, entry: tarfile.TarInfo) -> Member:
+    stream.seek(entry.offset_data)
+    crc32, left = 0, entry.size
+    while left:
+        piece = stream.read(min(left, READ_BYTES))
+        if not piece:
+            raise EOFError(f"{entry.name} lacks its last {left:,} bytes")
+        crc32 = zlib.crc32(piece, crc32)
+        left -= len(piece)
+    return Member(entry.name, entry.offset_data, entry.size, crc32)
+
+
+class _Within:
+    """A stream that takes no memory for bytes beyond its end, however many a header promises."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream = stream
+        start = stream.tell()
+        self._size = stream.seek(0, io.SEEK_END)
+        stream.seek(start)
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, count: int) -> bytes:
+        if count < 0:
+            raise ValueError(f"a header has a size of {count:,} bytes")
+        return self._stream.read(min(count, max(self._size - self._stream.tell(), 0)))
