@@ -1,5 +1,6 @@
 """A zip that holds pictures and a table of their words, read in place: nothing is unpacked."""
 
+import struct
 import zipfile
 import zlib
 from typing import NamedTuple
@@ -48,7 +49,18 @@ class Archive:
         try:
             with storage.open(path) as stream, zipfile.ZipFile(stream) as file:
                 entries, directory = file.infolist(), file.start_dir
-        except (zipfile.BadZipFile, NotImplementedError) as error:
+        # Of hostile directories zipfile raises the last ones, too: names that are not UTF-8, places
+        # below 0 or of 64 bits, records that end early.
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            EOFError,
+            OSError,
+            ValueError,
+            OverflowError,
+            MemoryError,
+            struct.error,
+        ) as error:
             raise DataError(f"{path} is no whole zip: {error}", reason="bad_zip") from error
         self._members = {
             entry.filename: _Member(
