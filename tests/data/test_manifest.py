@@ -10,7 +10,7 @@ import pytest
 from coca.core.errors import ConfigError, DataError
 from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import Source, SourceConfig
+from coca.data.sources import PlacedSource, Source, SourceConfig
 from tiny_data import picture
 
 ROWS = [
@@ -131,6 +131,83 @@ def test_nanoseconds_are_cut_to_microseconds(folder: Path) -> None:
     pq.write_table(rows, folder / "m.parquet")
     sample = open_manifest(folder / "m.parquet").read(0)
     assert sample.metadata == {"time": "2024-05-31T18:30:00.123456+00:00", "length": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["2018", "-3", ""], [2018, -3, None]),
+        (["1", "0.5", "-.5e-3"], [1.0, 0.5, -0.0005]),
+        (["12.30", "1.", "7"], [12.3, 1.0, 7.0]),
+        (["999999999999999"], [999999999999999]),
+        (["007", "8"], ["007", "8"]),
+        (["2018", "n/a"], ["2018", "n/a"]),
+        (["1234567890123456"], ["1234567890123456"]),
+        (["1234567890123456", "0.5"], ["1234567890123456", "0.5"]),
+        (["+49", "50"], ["+49", "50"]),
+        (["1e999"], ["1e999"]),
+        (["nan", "1"], ["nan", "1"]),
+        (["1_000"], ["1_000"]),
+        (["\u0663"], ["\u0663"]),
+        (["", "", "x"], ["", "", "x"]),
+        ([" 1"], [" 1"]),
+        (["true"], ["true"]),
+    ],
+)
+def test_a_column_of_a_csv_holds_numbers_if_all_of_its_values_are(
+    folder: Path, texts: list[str], values: list[Any]
+) -> None:
+    rows = [{"image": "pics/0.png", "it": text} for text in texts]
+    source = open_manifest(write_table(folder, "m.csv", rows))
+    found = [source.read(row).metadata["it"] for row in range(len(source))]
+    assert found == values
+    assert [type(one) for one in found] == [type(one) for one in values]
+
+
+def test_columns_of_a_csv_that_have_a_meaning_stay_text(folder: Path) -> None:
+    row = {"id": "7", "image": "pics/0.png", "caption": "1.50", "label": "3", "question": "2"}
+    sample = open_manifest(write_table(folder, "m.csv", [row | {"answer": "4.0"}])).read(0)
+    assert sample == Sample("7", picture(0), ("1.50",), ("3",), text="2", answers=("4.0",))
+
+
+def test_times_of_a_csv_are_seconds_and_days_stay_days(folder: Path) -> None:
+    for name, times, values in (
+        ("s.csv", ["1717180200", "20240531"], [1717180200, 20240531]),
+        ("d.csv", ["20240531", "20231201"], ["20240531", "20231201"]),
+    ):
+        rows = [{"image": "pics/0.png", "time": time} for time in times]
+        source = open_manifest(write_table(folder, name, rows))
+        assert [source.read(row).metadata["time"] for row in range(2)] == values
+
+
+def test_the_whole_table_tells_the_kind_of_a_column_whatever_rows_are_read(folder: Path) -> None:
+    rows = [
+        {"image": "pics/0.png", "it": "1", "split": "a"},
+        {"image": "pics/1.png", "it": "x", "split": "b"},
+    ]
+    path = write_table(folder, "m.csv", rows)
+    source = open_manifest(path, where={"split": "a"})
+    assert source.read(0).metadata["it"] == "1"
+    assert isinstance(source, PlacedSource)
+    stamp = source.stamp(0)
+    write_table(folder, "m.csv", [rows[0], rows[1] | {"it": "2"}])
+    source = open_manifest(path, where={"it": 1})
+    assert source.read(0).metadata["it"] == 1
+    # The sample has changed, though its row has not.
+    assert isinstance(source, PlacedSource)
+    assert source.stamp(0) != stamp
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.parquet"])
+def test_two_columns_of_one_name_are_refused(folder: Path, name: str) -> None:
+    if name == "m.csv":
+        (folder / name).write_text("image,year,year\npics/0.png,1,2\n")
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        columns = [pa.array(["pics/0.png"]), pa.array([1]), pa.array([2])]
+        pq.write_table(pa.table(columns, names=["image", "year", "year"]), folder / name)
+    with pytest.raises(DataError, match=r"m\.\w+ has two columns called 'year'"):
+        open_manifest(folder / name)
 
 
 def test_absolute_paths_and_urls_stand_for_themselves(folder: Path) -> None:

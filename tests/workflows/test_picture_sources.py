@@ -2,16 +2,31 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
+from coca.search.ingest import ingest
+from coca.search.milvus import Index
 from coca.search.pictures import Words
 from coca.search.sources import FileSource, PictureSource, SeriesSource
 from coca.workflows.picture_sources import SampleSource, check_filled, check_places, sources_of
 from tiny_data import CAPTIONS, picture
+
+
+class StandIn:
+    """Stands in for a model: every picture gets the same vector."""
+
+    fingerprint, embed_dim = "one", 4
+
+    def embed_images(self, images: Any) -> Any:
+        return np.tile(np.eye(4, dtype=np.float32)[0], (len(images), 1))
+
+    embed_texts = embed_images
 
 
 def pack(folder: Path, count: int = 5, *, per_shard: int = 3) -> Path:
@@ -201,3 +216,18 @@ def test_places_without_anything_are_told(
     check_filled([empty, photos], sources_of([empty, photos]))
     (warned,) = caplog.records
     assert warned.getMessage() == f"there is nothing to index in {empty}"
+
+
+def test_records_of_a_csv_are_found_by_its_numbers_and_have_its_times(
+    tmp_path: Path, photos: Path
+) -> None:
+    table = tmp_path / "m.csv"
+    rows = [f"photos/{n}.png,{2017 + n},{1717180200 + n},00{n}" for n in range(3)]
+    table.write_text("image,year,time,code\n" + "\n".join(rows))
+    with Index.open(str(tmp_path / "x.db"), embed_dim=4, fingerprint="one", create=True) as index:
+        ingest(sources_of([table]), StandIn(), index)
+        found = index.get(index.ids('metadata["year"] > 2017')).values()
+        assert {Path(one.path).name for one in found} == {"1.png", "2.png"}
+        assert {one.time for one in found} == {1717180201, 1717180202}
+        assert index.count('metadata["code"] == "001"') == 1
+        assert index.count("time >= 1717180202") == 1

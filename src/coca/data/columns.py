@@ -11,7 +11,14 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample, first_texts, split_record
 from coca.data.sources import SourceConfig
 from coca.data.storage import full_path
-from coca.data.tables import Table, open_table, part_of, select
+from coca.data.tables import (
+    Table,
+    as_number,
+    numeric_columns,
+    open_table,
+    part_of,
+    select,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +128,11 @@ class Columns:
                 logger.warning("%s holds bytes in the column %s; they are left out", path, name)
 
     @property
+    def named(self) -> set[str]:
+        """All columns with a meaning, which no metadata come from."""
+        return {*self._others, *self.caption, *self.label}
+
+    @property
     def _others(self) -> set[str]:
         """The columns that no metadata come from, beside captions and labels."""
         return {*self.image, *self.text, *self.answer, *KEY_COLUMNS}
@@ -164,7 +176,13 @@ class TableSource:
     ) -> None:
         self._path = path
         self._files = files
-        chosen = select(open_table(content, path), config.where, path)
+        table = open_table(content, path)
+        self._columns = Columns.of(config)
+        named = self._columns.named
+        self._numbers = {
+            name: kind for name, kind in numeric_columns(table).items() if name not in named
+        }
+        chosen = select(table, config.where, path)
         self._table = part_of(chosen, config.part, path)
         digest = hashlib.sha256(content)
         if config.where:
@@ -173,7 +191,6 @@ class TableSource:
             digest.update(repr(config.part).encode())
         self.fingerprint = digest.hexdigest()[:16]
         """Hash of the table and of the choice of rows; the pictures are not looked at."""
-        self._columns = Columns.of(config)
         self._columns.check(self._table, path)
         self._full_path = full_path(path)
         self._mark = hashlib.sha256(self._full_path.encode()).hexdigest()[:8] + ":"
@@ -202,7 +219,7 @@ class TableSource:
 
     def stamp(self, row: int) -> str:
         """Names the table, and changes with the row and with its pictures where they are files."""
-        record = self._table.row(row)
+        record = self._record(row)
         pictures = self._columns.pictures(record, self._origin(row))
         named = [self._files.stamp(one) for one in pictures if isinstance(one, str)]
         text = json.dumps([record, named], sort_keys=True, default=_brief)
@@ -214,14 +231,21 @@ class TableSource:
 
     def words(self, row: int) -> Sample:
         """The sample in this row without its pictures; `DataError` if the row is damaged."""
-        return self._sample(self._table.row(row), row, images=())
+        return self._sample(self._record(row), row, images=())
 
     def read(self, row: int) -> Sample:
         """The sample in this row; `DataError` if the row is damaged or a picture is missing."""
-        record = self._table.row(row)
+        record = self._record(row)
         pictures = self._columns.pictures(record, self._origin(row))
         images = [self._files.read(one) if isinstance(one, str) else one for one in pictures]
         return self._sample(record, row, images=images)
+
+    def _record(self, row: int) -> dict[str, Any]:
+        """The row, with numbers where a CSV has a column of them."""
+        record = dict(self._table.row(row))
+        for name, kind in self._numbers.items():
+            record[name] = as_number(record[name], kind)
+        return record
 
     def _sample(self, record: Mapping[str, Any], row: int, *, images: Sequence[bytes]) -> Sample:
         key = self._columns.key(record, row)

@@ -5,7 +5,8 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -142,6 +143,23 @@ def open_table(content: bytes, path: str) -> Table:
     )
 
 
+def numeric_columns(table: Table) -> dict[str, type[int] | type[float]]:
+    """The columns of a CSV that hold numbers, since a CSV itself holds texts only.
+
+    A column is one of numbers if each of its values is: whole ones such as `2018` or `-3`, or, if
+    any of them has a point or exponent, decimal ones such as `0.5` or `1e-3`; empty values are
+    missing numbers. All else stays text: a column with any other value, with zeros in front
+    (`007`), with whole numbers of more than 15 digits (ids), and a `time` of eight-digit days
+    (`20240531`). Other kinds of tables know the types of their values, and none is listed here.
+    """
+    return table.numbers() if isinstance(table, _Csv) else {}
+
+
+def as_number(value: str, kind: type[int] | type[float]) -> int | float | None:
+    """A value of such a column; None where it is empty."""
+    return kind(value) if value else None
+
+
 class _JsonLines:
     def __init__(self, content: bytes, path: str) -> None:
         self._content = content
@@ -175,6 +193,7 @@ class _Csv:
             self._rows = [row for row in rows if row]
         except csv.Error as error:
             raise DataError(f"{path} is no CSV: {error}", reason="bad_table") from error
+        _refuse_twins([name for name in self._names if name], path)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -189,13 +208,55 @@ class _Csv:
             )
         return dict(zip(self._names, values, strict=True))
 
+    def numbers(self) -> dict[str, type[int] | type[float]]:
+        """See `numeric_columns`; damaged rows do not count."""
+        rows = [row for row in self._rows if len(row) == len(self._names)]
+        kinds = {
+            name: _number_kind((row[place] for row in rows), is_time=name == "time")
+            for place, name in enumerate(self._names)
+        }
+        return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,14})")
+_DECIMAL = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_DAY = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
+
+
+def _number_kind(values: Iterable[str], *, is_time: bool) -> type[int] | type[float] | None:
+    """What turns each of the values into a number; None if they are texts."""
+    kind: type[int] | type[float] | None = None
+    are_days = is_time
+    for value in values:
+        if not value:
+            continue
+        if _WHOLE.fullmatch(value):
+            kind = kind or int
+        elif _DECIMAL.fullmatch(value) and not value.lstrip("-").isdigit():
+            if not math.isfinite(float(value)):
+                return None
+            kind = float
+        else:
+            return None
+        are_days = are_days and bool(_DAY.fullmatch(value))
+    return None if are_days else kind
+
+
+def _refuse_twins(names: Sequence[str], path: str) -> None:
+    """Refuse two columns of one name, of which a row could hold one only."""
+    if len(set(names)) < len(names):
+        twin = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path} has two columns called {twin!r}", reason="bad_table")
+
 
 class _Parquet:
     def __init__(self, content: bytes, path: str) -> None:
         arrow = require("pyarrow", extra="data")
         parquet = require("pyarrow.parquet", extra="data")
         try:
-            table = parquet.read_table(arrow.BufferReader(content)).combine_chunks()
+            file = parquet.ParquetFile(arrow.BufferReader(content))
+            _refuse_twins(file.schema_arrow.names, path)
+            table = file.read().combine_chunks()
         except (arrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is no Parquet file: {error}", reason="bad_table") from error
         # Python knows no nanoseconds: pyarrow would refuse them, or ask for pandas.
