@@ -214,7 +214,7 @@ def test_absolute_paths_and_urls_stand_for_themselves(folder: Path) -> None:
     absolute = folder / "pics" / "0.png"
     rows = [{"image": str(absolute)}, {"url": f"file://{absolute}"}]
     path = write_table(folder, "m.jsonl", rows)
-    source = open_manifest(path)
+    source = open_manifest(path, read_from=("file:///",))
     assert [source.read(row).image for row in range(2)] == [picture(0)] * 2
 
 

@@ -127,7 +127,7 @@ def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_pa
             Index.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
             Index.open(uri, "last", embed_dim=8, fingerprint="two", create=True) as last,
         ):
-            ingest(sources_of(far), StandIn("one", 16), old)
+            ingest(sources_of(far, read_from=[server.url]), StandIn("one", 16), old)
             assert {record.path for record in old.get(old.ids()).values()} == {
                 f"{server.url}/other.png",
                 f"{server.url}/shards/shard-000000.tar/k2",

@@ -45,6 +45,15 @@ def index(
             "--every", min=0, help="Seconds between frames of a video; 0 leaves videos out."
         ),
     ] = 5.0,
+    read_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--read-from",
+            help="Folder or beginning of a URL that tables may name besides local files and public "
+            "addresses, such as http://localhost:8000/; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option(
@@ -100,7 +109,7 @@ def index(
     if watch:
         check_watched(places)
     else:
-        sources += sources_of(places, every_s=every)
+        sources += sources_of(places, every_s=every, read_from=read_from or ())
     if not (watch or prune):
         # An empty place is a fault, unless it is to be followed, or what was in it to be removed.
         check_filled(places, sources)

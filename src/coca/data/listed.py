@@ -95,6 +95,11 @@ class ListedSource:
         return entry
 
     def _picture(self, file: str) -> bytes:
+        if is_remote(file):
+            raise DataError(
+                f"{file:.200} is a URL; these lists name files below the folder `images`",
+                reason="not_allowed",
+            )
         path = f"{self._images}/{file}" if self._images else file
         return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
 

@@ -4,19 +4,26 @@ import os
 
 from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.columns import TableSource
+from coca.data.reach import Reach
 from coca.data.sources import SOURCES, SourceConfig, single_path
 from coca.data.storage import Storage, full_path, is_remote, local_stamp
 
 
 class _Files:
-    """Pictures by path or URL; a relative path starts at the manifest's folder."""
+    """Pictures by path or URL; a relative path starts at the manifest's folder.
 
-    def __init__(self, folder: str, storage: Storage) -> None:
+    What the manifest may not name (`Reach`) is a `DataError` when it is read.
+    """
+
+    def __init__(self, folder: str, storage: Storage, reach: Reach) -> None:
         self._folder = folder
         self._storage = storage
+        self._reach = reach
 
     def read(self, name: str) -> bytes:
-        return self._storage.read_all(self._resolved(name), max_bytes=MAX_IMAGE_BYTES)
+        path = self._resolved(name)
+        self._reach.check(path)
+        return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
 
     def place(self, name: str) -> str:
         return full_path(self._resolved(name))
@@ -35,9 +42,10 @@ def manifest_source(config: SourceConfig) -> TableSource:
     """The rows of a table, one sample each.
 
     The picture is a path (relative ones start at the manifest's folder), a URL, or, in Parquet,
-    the file's bytes; a list of them is several pictures of one sample. Columns have usual names
-    (see `coca.data.columns`) or those that the config gives. Columns with another meaning become
-    metadata. The key is the column `key` or `id`, else the path.
+    the file's bytes; a list of them is several pictures of one sample. URLs of this machine and of
+    private networks, and schemes such as `file`, are read only from `read_from` (`Reach`). Columns
+    have usual names (see `coca.data.columns`) or those that the config gives. Columns with another
+    meaning become metadata. The key is the column `key` or `id`, else the path.
 
     Raises:
         DataError: The manifest is missing, damaged, or of an unknown kind.
@@ -45,4 +53,5 @@ def manifest_source(config: SourceConfig) -> TableSource:
     """
     path, storage = single_path(config), Storage()
     folder = path.replace(os.sep, "/").rpartition("/")[0]
-    return TableSource(storage.read_all(path), path, _Files(folder, storage), config)
+    files = _Files(folder, storage, Reach(path, config.read_from))
+    return TableSource(storage.read_all(path), path, files, config)

@@ -105,6 +105,11 @@ class SourceConfig:
     table: str = ""
     """Zip: the table inside, if there are several."""
 
+    read_from: tuple[str, ...] = ()
+    """Manifest: folders and beginnings of URLs that its rows may name besides local files (of a
+    local manifest), its own host, object stores and public web addresses. Without it, `file://`
+    and addresses of this machine and of private networks are refused."""
+
     frames: int = 16
     """Videos, frame folders and strips: frames of each sample, spread over its length."""
 

@@ -58,6 +58,7 @@ def index_pictures(
     *,
     uri: str,
     every_s: float = EVERY_S,
+    read_from: Sequence[str] = (),
     progress: ProgressMaker = silent,
     **settings: Unpack[FillSettings],
 ) -> FillResult:
@@ -70,6 +71,7 @@ def index_pictures(
         predictor: The model that the collection belongs to.
         uri: Path that ends in `.db`, or address of a Milvus server.
         every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
+        read_from: What tables may name besides; see `SourceConfig.read_from`.
         progress: Shows how far it is.
         **settings: See `FillSettings`.
 
@@ -78,7 +80,7 @@ def index_pictures(
         DataError: A place is missing, nothing is in any of them, or too many pictures are bad.
         SearchError: The collection belongs to another model, or cannot be written.
     """
-    sources = sources_of(places, every_s=every_s)
+    sources = sources_of(places, every_s=every_s, read_from=read_from)
     if not settings.get("prune"):
         check_filled(places, sources)
     return fill_collection(sources, predictor, uri=uri, progress=progress, **settings)

@@ -43,7 +43,7 @@ _WRONG_KINDS = {
 
 
 def sources_of(
-    places: Sequence[str | Path], *, every_s: float = EVERY_S
+    places: Sequence[str | Path], *, every_s: float = EVERY_S, read_from: Sequence[str] = ()
 ) -> list[PictureSource | SeriesSource]:
     """The sources that folders, files, patterns and URLs stand for, of several kinds together.
 
@@ -54,6 +54,7 @@ def sources_of(
         places: Folders of pictures, videos or tars, single files, tars (with `*` and braces, also
             behind URLs), manifests (JSON lines, CSV, Parquet), and zips with pictures and a table.
         every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
+        read_from: What tables may name besides; see `SourceConfig.read_from`.
 
     Raises:
         DataError: A place is missing, or none can be read.
@@ -82,7 +83,9 @@ def sources_of(
     for table in by_kind["table"]:
         kind = _TABLE_KINDS[Path(table).suffix.lower()]
         try:
-            sources.append(SampleSource(SourceConfig(kind=kind, path=table)))
+            sources.append(
+                SampleSource(SourceConfig(kind=kind, path=table, read_from=tuple(read_from)))
+            )
         except DataError as error:
             if not is_remote(table) and not os.path.exists(table):
                 raise
