@@ -6,7 +6,6 @@ import shutil
 import tarfile
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from coca.core.errors import DataError
 from coca.data import tar_index
 from coca.data.storage import Storage
 from coca.data.tar_index import IMAGE, JSON, LABEL, TEXT, TarIndex, load_index, split_name
-from coca.data.tar_scan import Member, scan_tar
+from coca.data.tar_scan import Scan, scan_tar
 from range_server import Serve
 
 FILES = {
@@ -85,7 +84,7 @@ def test_names_are_split_at_the_first_dot_of_the_file(name: str, parts: tuple[st
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tars that were read whole."""
     scanned: list[str] = []
-    scan = tar_index.scan_tar
+    scan = scan_tar
 
     def watch(stream: io.BufferedIOBase, path: str) -> object:
         scanned.append(path)
@@ -263,11 +262,12 @@ def test_a_tar_that_changes_while_it_is_indexed_keeps_no_index(
 ) -> None:
     path = tmp_path / "x.tar"
     make_tar(path, FILES)
-    scan = tar_index.scan_tar
+    scan = scan_tar
 
-    def touch(stream: io.BufferedIOBase, name: str) -> Iterator[Member]:
-        yield from scan(stream, name)
+    def touch(stream: io.BufferedIOBase, name: str) -> Scan:
+        found = scan(stream, name)
         os.utime(path, ns=(5, 5))
+        return found
 
     monkeypatch.setattr(tar_index, "scan_tar", touch)
     load(path)
@@ -297,7 +297,7 @@ def test_an_index_that_was_uploaded_with_its_tar_is_used(
     tmp_path: Path, serve: Serve, scans: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("obstore")
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_tar(tmp_path / "x.tar", FILES)
     load(tmp_path / "x.tar")
     server = serve(tmp_path, etags=True)
@@ -327,7 +327,7 @@ def test_a_tar_without_its_end_mark_is_truncated(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     content = make_tar(path, {"a.jpg": b"x" * 512})
     path.write_bytes(content[: 3 * 512])
-    with pytest.raises(DataError, match=r"no end mark after its last good member a\.jpg"):
+    with pytest.raises(DataError, match=r"no end mark at byte 1,536.*last good member: a\.jpg"):
         load(path)
 
 
@@ -336,8 +336,21 @@ def test_a_damaged_header_in_the_middle_is_no_end(tmp_path: Path) -> None:
     content = bytearray(make_tar(path, {"a.jpg": b"x", "b.jpg": b"y", "c.jpg": b"z"}))
     content[content.index(b"b.jpg")] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"damaged.* last good member a\.jpg"):
+    with pytest.raises(DataError, match=r"damaged.* last good member: a\.jpg"):
         load(path)
+
+
+@pytest.mark.parametrize("lost", ["header", "joined"])
+def test_members_behind_an_end_mark_are_not_lost_silently(tmp_path: Path, lost: str) -> None:
+    path = tmp_path / "x.tar"
+    content = make_tar(path, {"a.jpg": b"x", "b.jpg": b"y", "c.jpg": b"z"})
+    at = content.index(b"b.jpg")
+    # As a disk that lost a sector leaves it, or `cat x.tar y.tar`.
+    broken = content[:at] + bytes(512) + content[at + 512 :]
+    path.write_bytes(broken if lost == "header" else content + content)
+    with pytest.raises(DataError, match=r"data behind the end mark at byte [\d,]+\)") as caught:
+        load(path)
+    assert ("a.jpg" if lost == "header" else "c.jpg") in str(caught.value)
 
 
 def test_a_compressed_tar_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -455,6 +468,6 @@ def test_a_tar_whose_promise_is_huge_takes_no_memory(tmp_path: Path) -> None:
     broken = header("L", b"\x80" + (1 << 40).to_bytes(11, "big"), b"L")
     tracemalloc.start()
     with pytest.raises(DataError, match="damaged"):
-        list(scan_tar(io.BytesIO(broken + bytes(10_240)), "x.tar"))
+        scan_tar(io.BytesIO(broken + bytes(10_240)), "x.tar")
     assert tracemalloc.get_traced_memory()[1] < 10 << 20
     tracemalloc.stop()

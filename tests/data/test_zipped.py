@@ -141,6 +141,14 @@ def test_a_name_that_is_not_utf8_is_told_with_the_zip(tmp_path: Path) -> None:
     assert caught.value.reason == "bad_zip"
 
 
+def test_a_file_without_a_name_leaves_the_others(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("x", b"x")
+        file.infolist()[-1].filename = ""
+    assert open_zip(path).read(1).image == picture(1)
+
+
 def test_an_encrypted_file_is_named(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip")
     content = bytearray(path.read_bytes())

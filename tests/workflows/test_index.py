@@ -94,7 +94,7 @@ def test_a_table_and_the_folder_of_its_pictures_leave_each_others_words(
     assert captions(uri) == spoken
     with Index.open(uri) as index:
         for (record,) in index.read_through('path like "%a.png"'):
-            assert (record.album, record.metadata) == (str(album), {"year": "1"})
+            assert (record.album, record.metadata) == (str(album), {"year": 1})
             assert record.time == int((album / "a.png").stat().st_mtime)
     # The folder learns that the table came; then nothing is read by any of them.
     index_pictures([album], model, uri=uri, captions=False)

@@ -231,3 +231,12 @@ def test_records_of_a_csv_are_found_by_its_numbers_and_have_its_times(
         assert {one.time for one in found} == {1717180201, 1717180202}
         assert index.count('metadata["code"] == "001"') == 1
         assert index.count("time >= 1717180202") == 1
+
+
+@pytest.mark.parametrize("name", ["a\\u0000.png", "\\ud800.png"])
+def test_a_name_that_no_file_can_have_is_a_bad_picture(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m.jsonl").write_text(f'{{"image": "{name}"}}')
+    source = only(tmp_path / "m.jsonl")
+    (entry,) = source.entries()
+    with pytest.raises(DataError, match="names no file"):
+        source.read(entry)

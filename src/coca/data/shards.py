@@ -322,9 +322,8 @@ class ShardWriter:
         path = self.folder / f"{self.name}-{len(self.paths):06d}.tar"
         write_atomic(path, buffer.getvalue())
         buffer.seek(0)
-        members = list(scan_tar(buffer, str(path)))
-        end = buffer.tell() - tarfile.BLOCKSIZE
-        index = index_bytes(members, Storage().state(str(path)), end)
+        found = scan_tar(buffer, str(path))
+        index = index_bytes(found.members, Storage().state(str(path)), found.end)
         write_atomic(path.with_name(path.name + ".idx"), index)
         self.paths.append(path)
         self._waiting.clear()

@@ -40,7 +40,7 @@ def local_stamp(path: str) -> str:
         return ""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # the latter of a NUL in the name
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
 

@@ -106,8 +106,7 @@ def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
     logger.info("indexing %s", path)
     state = _settled(path, state, storage)
     with storage.open(path) as stream:
-        members = list(scan_tar(stream, path))
-        end = stream.tell() - tarfile.BLOCKSIZE
+        members, end = scan_tar(stream, path)
     index = _arrange(path, members)
     if storage.state(path) == state:
         _keep(path, folder, index_bytes(members, state, end))
@@ -182,7 +181,7 @@ def _read_index(place: str, path: str, storage: Storage) -> _Kept | None:
         kept = _Kept(
             dict(content["tar"]), content["end"], [Member(*one) for one in content["members"]]
         )
-        tar_bytes = kept.state["bytes"]
+        tar_bytes = int(kept.state["bytes"])
         for name, offset, size, crc32 in kept.members:
             name.encode("utf-8", "surrogateescape")
             if not (0 <= offset <= offset + size <= tar_bytes and 0 <= crc32 < 1 << 32):
@@ -243,9 +242,7 @@ def _is_member(header: bytes, content: bytes, member: Member) -> bool:
     )
 
 
-def _settled(
-    path: str, state: Mapping[str, int | str], storage: Storage
-) -> Mapping[str, int | str]:
+def _settled(path: str, state: dict[str, int | str], storage: Storage) -> dict[str, int | str]:
     """The state, when so much time has passed that the next write will change it.
 
     File systems count time in ticks of up to 10 ms; two writes within one look like one.

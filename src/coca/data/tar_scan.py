@@ -4,7 +4,6 @@ import io
 import logging
 import tarfile
 import zlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from coca.core.errors import DataError
@@ -23,7 +22,15 @@ class Member(NamedTuple):
     crc32: int
 
 
-def scan_tar(stream: io.BufferedIOBase, path: str) -> Iterator[Member]:
+class Scan(NamedTuple):
+    """What a tar holds."""
+
+    members: list[Member]
+    end: int
+    """First byte of the end mark."""
+
+
+def scan_tar(stream: io.BufferedIOBase, path: str) -> Scan:
     """The files in a tar. A hard link is the file that it leads to, under its own name.
 
     Symbolic links, devices and FIFOs are left out, with a warning that counts them.
@@ -33,49 +40,42 @@ def scan_tar(stream: io.BufferedIOBase, path: str) -> Iterator[Member]:
         path: What errors call it.
 
     Raises:
-        DataError: The tar is truncated, compressed or damaged, or holds a sparse file; the message
-            names the last good member.
+        DataError: The tar is truncated, compressed or damaged, or holds a sparse file or something
+            behind its end mark; the message names the last good member.
     """
-    last, seen, left_out = "none", dict[str, Member](), list[str]()
+    members, seen, left_out = list[Member](), dict[str, Member](), list[str]()
     try:
         with tarfile.open(fileobj=_Within(stream), mode="r:") as tar:  # type: ignore[call-overload]
             while (entry := tar.next()) is not None:
-                _check(entry)
-                if entry.isfile():
-                    member = _read(stream, entry)
-                elif entry.islnk() and entry.linkname in seen:
-                    member = seen[entry.linkname]._replace(name=entry.name)
-                else:
-                    if not entry.isdir():
-                        left_out.append(entry.name)
-                    tar.members.clear()
-                    continue
-                seen[member.name] = member
-                yield member
-                last = member.name
                 # tarfile keeps each header for random access, which a single pass does not need.
                 tar.members.clear()
-            stream.seek(tar.offset)
-            end_mark = stream.read(tarfile.BLOCKSIZE)
+                _check(entry)
+                if entry.isfile():
+                    members.append(_read(stream, entry))
+                elif entry.islnk() and entry.linkname in seen:
+                    members.append(seen[entry.linkname]._replace(name=entry.name))
+                elif not entry.isdir():
+                    left_out.append(entry.name)
+                    continue
+                else:
+                    continue
+                seen[entry.name] = members[-1]
+            end = tar.offset
+        _check_end(stream, end)
     # Of hostile headers tarfile raises the last ones, too: sizes below 0 or of 80 bits, names in
     # headers that nest a thousandfold.
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
-            f"{path} is truncated, damaged or not a plain tar ({error}); last good member: {last}",
+            f"{path} is truncated, damaged or not a plain tar ({error}); "
+            f"last good member: {_last(members)}",
             reason="damaged_tar",
         ) from error
     except OSError as error:
         problem = error.strerror or error
         raise DataError(
-            f"{path} cannot be read: {problem}; last good member: {last}", reason="unreadable"
+            f"{path} cannot be read: {problem}; last good member: {_last(members)}",
+            reason="unreadable",
         ) from error
-    # A tar ends with blocks of zeros. tarfile takes a damaged header for the end, too, and a writer
-    # that was killed between two members left no end at all.
-    if end_mark != bytes(tarfile.BLOCKSIZE):
-        raise DataError(
-            f"{path} is truncated or damaged: no end mark after its last good member {last}",
-            reason="damaged_tar",
-        )
     if left_out:
         logger.warning(
             "%s: %s links, devices or the like are left out, the first is %s",
@@ -83,6 +83,26 @@ def scan_tar(stream: io.BufferedIOBase, path: str) -> Iterator[Member]:
             f"{len(left_out):,}",
             left_out[0],
         )
+    return Scan(members, end)
+
+
+def _last(members: list[Member]) -> str:
+    return members[-1].name if members else "none"
+
+
+def _check_end(stream: io.BufferedIOBase, end: int) -> None:
+    """A tar ends with blocks of zeros, and nothing follows them.
+
+    tarfile takes a damaged header for the end, too; a writer that was killed between two members
+    left no end at all; and where a disk lost a header to zeros, or tars were joined, more members
+    follow.
+    """
+    stream.seek(end)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no end mark at byte {end:,}")
+    while piece := stream.read(READ_BYTES):
+        if piece.count(0) < len(piece):
+            raise tarfile.ReadError(f"there are data behind the end mark at byte {end:,}")
 
 
 def _check(entry: tarfile.TarInfo) -> None:

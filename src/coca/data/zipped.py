@@ -73,7 +73,7 @@ class Archive:
                 min(directory or size, size),
             )
             for entry in entries
-            if not entry.is_dir()
+            if not entry.filename.endswith("/")
         }
 
     @property
