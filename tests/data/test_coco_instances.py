@@ -56,6 +56,7 @@ def test_crowds_and_areas_are_kept(tmp_path: Path) -> None:
         {**BOX, "bbox": [1, 2, 0, 4]},
         {**BOX, "bbox": [1, 2, 3]},
         {**BOX, "bbox": [1, 2, "wide", 4]},
+        {**BOX, "bbox": [1, 2, 10**400, 4]},
         {**BOX, "image_id": 6},
         "no object",
     ],
@@ -70,9 +71,17 @@ def test_a_malformed_box_is_a_bad_sample_of_its_own(tmp_path: Path, note: Any) -
     assert caught.value.reason == "bad_record"
 
 
-@pytest.mark.parametrize("side", [0, "wide", None])
+@pytest.mark.parametrize("side", [0, "wide", None, float("inf")])
 def test_a_picture_without_a_size_is_a_bad_sample(tmp_path: Path, side: Any) -> None:
     (tmp_path / "pictures").mkdir()
     write_instances(tmp_path / "instances.json", [{**IMAGE, "width": side}], [])
+    with pytest.raises(DataError, match="image 0 of"):
+        open_instances(tmp_path / "instances.json").read(0)
+
+
+@pytest.mark.parametrize("number", [[1], {"a": 1}])
+def test_a_picture_whose_number_is_none_is_a_bad_sample(tmp_path: Path, number: Any) -> None:
+    (tmp_path / "pictures").mkdir()
+    write_instances(tmp_path / "instances.json", [{**IMAGE, "id": number}], [BOX])
     with pytest.raises(DataError, match="image 0 of"):
         open_instances(tmp_path / "instances.json").read(0)

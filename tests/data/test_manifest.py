@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError, DataError
@@ -208,6 +209,28 @@ def test_two_columns_of_one_name_are_refused(folder: Path, name: str) -> None:
         pq.write_table(pa.table(columns, names=["image", "year", "year"]), folder / name)
     with pytest.raises(DataError, match=r"m\.\w+ has two columns called 'year'"):
         open_manifest(folder / name)
+
+
+def test_a_value_of_parquet_that_python_cannot_hold_makes_a_bad_row(folder: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    ends = pa.py_buffer(np.asarray([0, 1, 2], np.int32))
+    values = [
+        pa.Array.from_buffers(pa.string(), 2, [None, ends, pa.py_buffer(b"\xffa")]),
+        pa.array([2**62, 0], pa.timestamp("us")),
+        pa.array([2**31 - 1, 0], pa.date32()),
+        pa.array([2**60, 0], pa.duration("s")),
+        pa.Array.from_buffers(
+            pa.time64("us"), 2, [None, pa.py_buffer(np.asarray([2**60, 0], np.int64))]
+        ),
+    ]
+    for column in values:
+        rows = pa.table({"image": ["pics/0.png", "pics/1.png"], "odd": column})
+        pq.write_table(rows, folder / "m.parquet")
+        source = open_manifest(folder / "m.parquet")
+        with pytest.raises(DataError, match=r"row 0 of .*m\.parquet has a odd that") as caught:
+            source.read(0)
+        assert caught.value.reason == "bad_record"
+        assert source.read(1).image == picture(1)
 
 
 def test_absolute_paths_and_urls_stand_for_themselves(folder: Path) -> None:

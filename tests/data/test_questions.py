@@ -115,6 +115,20 @@ def test_questions_of_test_dev_ask_about_pictures_of_the_test_set(tmp_path: Path
     assert faults(open_source(config)) == []
 
 
+def test_a_picture_of_vqa_without_a_whole_number_is_a_bad_sample(tmp_path: Path) -> None:
+    asked = {
+        "data_subtype": "{odd}",
+        "questions": [
+            {"question_id": 1, "image_id": float("inf"), "question": "why?"},
+            {"question_id": 2, "image_id": 3, "question": "who?"},
+        ],
+    }
+    (tmp_path / "q.json").write_text(json.dumps(asked))
+    first, second = everything(open_source(SourceConfig(kind="vqa", path=str(tmp_path / "q.json"))))
+    assert "question 0 of" in str(first)
+    assert "COCO_{odd}_000000000003.jpg is missing" in str(second)
+
+
 def test_what_vqa_lacks_is_told_by_question(tmp_path: Path) -> None:
     config = write_vqa(tmp_path)
     files: list[dict[str, Any]] = [json.loads(Path(path).read_text()) for path in config.paths]

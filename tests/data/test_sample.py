@@ -23,6 +23,12 @@ def test_captions_labels_and_metadata_are_told_apart() -> None:
     )
 
 
+def test_what_is_no_number_in_json_is_null() -> None:
+    text = '{"a": NaN, "b": [-Infinity, 1e999, -1e999], "c": 1e-400, "d": 0.1, "e": 12}'
+    expected = {"a": None, "b": [None, None, None], "c": 0.0, "d": 0.1, "e": 12}
+    assert parse_record(text, "a.json") == expected
+
+
 @pytest.mark.parametrize("empty", [None, "", []])
 def test_a_name_that_holds_nothing_leaves_the_turn_to_the_next(empty: object) -> None:
     assert split_record({"captions": empty, "caption": "a car"}, "a.json")[0] == ("a car",)

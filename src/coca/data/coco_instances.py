@@ -41,7 +41,7 @@ def coco_instances(config: SourceConfig) -> ListedSource:
     for place, note in enumerate(list_in(annotations, "annotations", config.title)):
         try:
             objects.setdefault(note["image_id"], []).append(_object(note, names))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             faults.append(
                 DataError(
                     f"annotation {place} of {config.title} is malformed ({error!r}); right is an "
@@ -95,13 +95,13 @@ def _entry(image: Any, objects: dict[Any, list[dict[str, Any]]], origin: str) ->
         size = {side: int(image[side]) for side in ("width", "height")}
         if min(size.values()) < 1:
             raise ValueError(f"size {size}")
-    except (KeyError, TypeError, ValueError) as error:
+        found = objects.pop(number, [])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         return DataError(
             f"{origin} is malformed ({error!r}); right is an object with id, file_name, width "
             "and height",
             reason="bad_record",
         )
-    found = objects.pop(number, [])
     labels = tuple(dict.fromkeys(one["name"] for one in found))
     metadata = {"image_id": number, **size, BOXES: found}
     return Entry(str(number), file, (), labels, metadata, text=QUESTION)

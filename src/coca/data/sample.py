@@ -5,6 +5,7 @@ Axes: B batch (of this rank), S image side in pixels, T tokens, C classes.
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,11 +155,13 @@ def parse_text(content: bytes, name: str) -> str:
 def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
     """The JSON object of a sidecar or line; `name` is what errors call it.
 
+    NaN, Infinity and what is beyond the range of a float, which JSON itself does not know, is null.
+
     Raises:
         DataError: It is no JSON, or another thing than an object (reason `"bad_record"`).
     """
     try:
-        record = json.loads(content)
+        record = json.loads(content, parse_constant=_nothing, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is no JSON: {error}", reason="bad_record") from error
     if not isinstance(record, dict):
@@ -166,6 +169,15 @@ def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
             f"{name} holds {record!r:.40}; right is an object in braces", reason="bad_record"
         )
     return record
+
+
+def _nothing(constant: str) -> None:
+    return None
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
 
 
 def split_record(

@@ -270,12 +270,27 @@ class _Parquet:
                 cut = table.column(place).cast(kind, safe=False)
                 table = table.set_column(place, column.name, cut)
         self._table = table
+        self._path = path
+        self._errors = (ValueError, ArithmeticError, arrow.ArrowException)
 
     def __len__(self) -> int:
         return self._table.num_rows
 
     def row(self, number: int) -> Mapping[str, Any]:
-        return _as_in_json(self._table.slice(number, 1).to_pylist()[0])
+        return {
+            name: self._value(number, place) for place, name in enumerate(self._table.column_names)
+        }
+
+    def _value(self, number: int, place: int) -> Any:
+        """A value; Python cannot hold texts that are not UTF-8, nor days after the year 9999."""
+        try:
+            return _as_in_json(self._table.column(place)[number].as_py())
+        except self._errors as error:
+            raise DataError(
+                f"row {number} of {self._path} has a {self._table.column_names[place]} that cannot "
+                f"be read: {error}",
+                reason="bad_record",
+            ) from error
 
 
 def _as_in_json(value: Any) -> Any:

@@ -115,7 +115,7 @@ def _entry(
             answers, kinds = notes.pop(number)
             metadata |= kinds
         return Entry(str(number), file, (), (), metadata, text.strip(), answers)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         return malformed(origin, error, "an object with question_id, image_id and question")
 
 
@@ -125,4 +125,5 @@ def _picture_name(asked: Mapping[str, Any]) -> str:
     part = _SHARED_PICTURES.get(part, part)
     kind = str(asked.get("data_type", "mscoco"))
     head, suffix = ("COCO", "jpg") if kind == "mscoco" else (kind, "png")
-    return f"{head}_{part}_{{:012d}}.{suffix}"
+    named = f"{head}_{part}".replace("{", "{{").replace("}", "}}")
+    return f"{named}_{{:012d}}.{suffix}"
