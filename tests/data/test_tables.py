@@ -1,13 +1,16 @@
 """Parts of a table: always the same rows, together what belongs together."""
 
+import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError, DataError
+from coca.data import tables
 from coca.data.sources import PartConfig
 from coca.data.tables import Table, open_table, part_of
 
@@ -62,3 +65,33 @@ def test_what_cannot_be_parted_is_told() -> None:
         part_of(table([("a",)]), PartConfig(by="image", end=0.3), "m.jsonl")
     with pytest.raises(ConfigError, match=r"start 0\.8 and end 0\.2"):
         PartConfig(by="image", start=0.8, end=0.2)
+
+
+def test_parquet_that_takes_far_more_memory_than_its_size_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(tables, "FREE_BYTES", 4 << 20)
+    # One text of 10 kB in each of 100,000 rows: 1 GB.
+    texts = pa.DictionaryArray.from_arrays(np.zeros(100_000, np.int32), ["x" * 10_000])
+    nothing = pa.nulls(2_000_000, pa.int64())
+    for column in (texts, nothing):
+        file = io.BytesIO()
+        pq.write_table(pa.table({"image": column}), file, compression="zstd", store_schema=False)
+        assert len(file.getvalue()) < 10_000
+        with pytest.raises(DataError, match=r"m\.parquet of [\d,]+ bytes takes more") as caught:
+            open_table(file.getvalue(), "m.parquet")
+        assert caught.value.reason == "too_large"
+
+
+def test_parquet_of_many_rows_and_groups_is_read_whole() -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = io.BytesIO()
+    pq.write_table(
+        pa.table({"image": [f"{n}.png" for n in range(1_000)]}), file, row_group_size=300
+    )
+    found = open_table(file.getvalue(), "m.parquet")
+    assert [found.row(n)["image"] for n in range(len(found))] == [f"{n}.png" for n in range(1_000)]
+    empty = io.BytesIO()
+    pq.write_table(pa.table({"image": pa.array([], pa.string())}), empty)
+    assert len(open_table(empty.getvalue(), "m.parquet")) == 0
