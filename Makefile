@@ -14,16 +14,19 @@ MILVUS := .venv-milvus/.installed-2.3.5
 .DEFAULT_GOAL := help
 # Two installations at a time would spoil the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test check format docs milvus clean
+.PHONY: help demo test test-docs check format docs milvus clean
 
 help: ## List what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## Search, caption and score real pictures; FROM_SCRATCH=1 trains first (minutes)
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch)
 
 test: $(DEV) ## Run every test, and hold the coverage
 	$(BIN)/pytest -n 2 --dist loadgroup --cov=coca --cov-report=term
+
+test-docs: $(DEV) ## Run every command of README and docs in a copy of the clone (half an hour)
+	$(BIN)/pytest tests/documented_run.py -q
 
 check: $(DEV) ## Lint, layout, types, floor plan and spelling
 	$(BIN)/ruff check

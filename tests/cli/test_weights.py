@@ -55,6 +55,8 @@ def test_an_exported_model_has_a_card(run: Run, run_json: RunJson, model: str) -
     told = run("export", model, "shared", "--title", "Tiny", "--licence", "cc0-1.0", "--half")
     assert "its card is shared/README.md" in told.stdout.replace("\n", " ")
     assert "# Tiny" in Path("shared/README.md").read_text()
+    assert "states no licence" not in told.stdout
+    assert "states no licence" in run("export", model, "third").stdout
     assert run_json("export", model, "again") == {"out": "again", "pushed": None}
 
 

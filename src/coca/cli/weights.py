@@ -108,6 +108,7 @@ def export(
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
     from coca.workflows import export as workflow
+    from coca.workflows.model_card import UNKNOWN_LICENCE, licence_of
 
     made = workflow.export(
         model,
@@ -121,6 +122,8 @@ def export(
         load_as=f"hf:{push}" if push else "",
     )
     console.say(f"{model} is in {made}; its card is {made / 'README.md'}")
+    if licence_of(made) == UNKNOWN_LICENCE:
+        console.say("the card states no licence: name the one of the weights by --licence")
     name = workflow.push_to_hub(made, push, private=private) if push else None
     if name:
         console.say(f"others load it as {name}")
