@@ -2,12 +2,13 @@ import dataclasses
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.layers import CrossAttention
 from coca.model.looking import contributions, embedding_map, word_maps
+from coca.model.vision import PatchEncoder
 from tiny import sharpened, tiny_config
 from tiny_writer import ARCHITECTURES, pictures, writer
 
@@ -58,12 +59,13 @@ def test_a_map_depends_on_no_later_word(model: Captioner, tokens: Tensor) -> Non
     assert not torch.allclose(maps[:, 2:], others[:, 2:], atol=1e-3)
 
 
-class Shuffled(nn.Module):
+class Shuffled(PatchEncoder):
     """An encoder that gives the tokens of the patches in another order."""
 
-    def __init__(self, encoder: nn.Module, order: Tensor) -> None:
-        super().__init__()
+    def __init__(self, encoder: PatchEncoder, order: Tensor) -> None:
+        super().__init__(encoder.config)
         self.encoder, self.order = encoder, order
+        self.extra_tokens = encoder.extra_tokens
 
     def forward(self, images: Tensor) -> Tensor:
         return self.encoder(images)[:, self.order]
@@ -77,7 +79,7 @@ def test_shuffling_the_patches_shuffles_the_maps(model: Captioner, tokens: Tenso
         embedding_map(model, pictures()),
         contributions(model, pictures(), texts)[0],
     )
-    extra = model.poolings.extra_tokens
+    extra = model.image_encoder.extra_tokens
     all_tokens = torch.cat([torch.arange(extra), order + extra])
     model.image_encoder = Shuffled(model.image_encoder, all_tokens)
     after = (
@@ -135,7 +137,7 @@ def test_contributions_are_gradient_times_token_of_the_frozen_model(
     embedding, leaf = frozen_embedding(model, pictures())
     ((embedding / embedding.detach().norm(dim=1, keepdim=True)) * texts).sum().backward()
     assert leaf.grad is not None
-    wanted = (leaf.grad * leaf).sum(dim=2)[:, model.poolings.extra_tokens :]
+    wanted = (leaf.grad * leaf).sum(dim=2)[:, model.image_encoder.extra_tokens :]
     found, _ = contributions(model, pictures(), texts)
     assert torch.allclose(found, wanted.detach(), atol=1e-5)
     assert found.abs().max() > 1e-3

@@ -8,7 +8,7 @@ import pytest
 import torch
 from open_clip.coca_model import CoCa as Peer
 from open_clip.loss import CoCaLoss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
@@ -159,6 +159,22 @@ def test_half_precision_stays_near_fp32(images: Tensor, tokens: Tensor, dtype: t
     ):
         assert rounded.dtype == dtype
         assert F.cosine_similarity(exact, rounded.float(), dim=-1).min() > 0.999
+
+
+def test_patch_dropout_leaves_out_patches_and_never_the_class_token(images: Tensor) -> None:
+    encoder = ours_of(peer()).image_encoder
+    # Without blocks each token is that of its own patch.
+    encoder.blocks = nn.ModuleList()
+    whole = encoder.eval()(images)
+    encoder.patch_dropout = 0.5
+    assert torch.equal(encoder(images), whole)
+    some = encoder.train()(images)
+    found = (some[:, :, None] - whole[:, None]).abs().amax(-1) < 1e-5  # (B, K, P)
+    assert some.shape[1] == 1 + 2
+    assert bool((found.sum(-1) == 1).all())
+    kept = [tuple(row) for row in found.int().argmax(-1).tolist()]
+    assert all(row[0] == 0 and 0 not in row[1:] and len({*row}) == 3 for row in kept)
+    assert len({*kept}) > 1
 
 
 def test_an_untrained_model_starts_like_a_coca_and_learns_everywhere(

@@ -10,6 +10,8 @@ from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
 from coca.train.schedule import ScheduleConfig, set_patch_dropout
 from coca.train.trainer import Trainer
+from tiny import tiny_config
+from tiny_architectures import openclip
 from tiny_run import SignalAfter, rows, same, tiny_trainer, weights
 
 HALF = ScheduleConfig(warmup=0.25, patch_dropout=0.5, unmasked_tail=0.25)
@@ -53,6 +55,15 @@ def test_both_passes_of_a_step_in_parts_see_the_same_patches(tmp_path: Path) -> 
     assert torch.equal(first, again_first)
     assert torch.equal(second, again_second)
     assert not torch.equal(first, seen[4])
+
+
+def test_both_architectures_and_what_wraps_them_leave_out_patches() -> None:
+    images = torch.randn(2, 3, 16, 16)
+    for model, tokens in ((CoCa(tiny_config()), 8), (openclip(), 1 + 8)):
+        set_patch_dropout(nn.Sequential(model), 0.5)
+        assert model.image_encoder(images).shape[1] == tokens
+        set_patch_dropout(nn.Sequential(model), 0.0)
+        assert model.image_encoder(images).shape[1] == tokens + 8
 
 
 def test_a_model_that_cannot_leave_out_patches_is_told() -> None:

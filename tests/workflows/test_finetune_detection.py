@@ -17,6 +17,7 @@ from coca.processing.augment import AugmentConfig
 from coca.tasks import TaskConfig
 from coca.train.config import TrainConfig
 from coca.train.optimizer import OptimizerConfig
+from coca.train.schedule import ScheduleConfig
 from coca.workflows.finetune_detection import DetectionConfig, finetune_detection
 from coca.workflows.pretrain_data import DataConfig
 from tiny_model import write_model
@@ -112,6 +113,13 @@ def test_what_moves_in_a_picture_is_refused(tmp_path: Path, scenes: SourceConfig
         with pytest.raises(ConfigError, match="its boxes would stay"):
             replace(config, data=replace(config.data, **change))
     replace(config, data=replace(config.data, augment=AugmentConfig(color=0.5, grayscale=0.5)))
+
+
+def test_patch_dropout_is_refused(tmp_path: Path, scenes: SourceConfig) -> None:
+    config = recipe(tmp_path, scenes)
+    schedule = ScheduleConfig(patch_dropout=0.5)
+    with pytest.raises(ConfigError, match=r"patch_dropout is 0\.5, but a detector reads the whole"):
+        replace(config, train=replace(config.train, schedule=schedule))
 
 
 def test_data_without_boxes_and_unknown_objects_are_told_before_training(

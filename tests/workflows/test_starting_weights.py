@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from open_clip.coca_model import CoCa as Peer
+from open_clip.model import resize_pos_embed
 
 from coca.core.errors import ConfigError
 from coca.inference.loading import load
@@ -15,6 +17,7 @@ from coca.model.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.workflows.starting_weights import Adopted, adopt_weights
 from tiny import tiny_config
 from tiny_model import write_model
+from tiny_openclip import ours_of, peer, peer_config
 
 THREE = HeadConfig(classes=("a", "b", "c"), heads=2)
 
@@ -59,6 +62,34 @@ def test_larger_pictures_get_interpolated_positions_and_all_else_as_it_was(
     # are kept, both are computed by the weights as they come.
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.encode_image(images), theirs.encode_image(images))
+
+
+@pytest.mark.parametrize("image_size", [8, 24, 40])
+def test_openclips_positions_are_resized_as_by_open_clip_itself(
+    source: Predictor, image_size: int
+) -> None:
+    theirs = peer()
+    old = ours_of(theirs)
+    predictor = Predictor(old, source.processor, fingerprint="f", source="old")
+    torch.manual_seed(5)
+    image = dataclasses.replace(old.config.image, image_size=image_size)
+    model = OpenCLIP(dataclasses.replace(old.config, image=image)).eval()
+    adopted = adopt_weights(model, predictor)
+    assert adopted.resized == ("image_encoder.positions",)
+    assert adopted.taken == len(old.state_dict()) - 1
+    # The reference: the peer at that size, with the weights that it has resized itself.
+    settings = peer_config()
+    settings["vision_cfg"]["image_size"] = image_size
+    resized, state = Peer(**settings).eval(), theirs.state_dict()
+    resize_pos_embed(state, resized)
+    resized.load_state_dict(state)
+    positions = resized.visual.positional_embedding
+    assert torch.equal(positions[0], old.image_encoder.positions[0])
+    torch.testing.assert_close(model.image_encoder.positions, positions, rtol=0, atol=1e-6)
+    images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        model.encode_image(images), resized.encode_image(images), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_head_that_only_one_has_is_new_or_left_and_told(

@@ -22,6 +22,7 @@ from coca.model.layers import KeysAndValues
 from coca.model.memory import Memory
 from coca.model.packing import Packing, last_places
 from coca.model.pooling import Pooling
+from coca.model.vision import PatchEncoder
 
 HOTTEST, COLDEST = 1.0, 0.01
 """Range of the learned temperature; 0.01 is the bound that CLIP set."""
@@ -130,8 +131,6 @@ class Poolings:
     """To the one token that the embedding is a projection of."""
     projection: nn.Module
     """To the embedding, before it is normalised."""
-    extra_tokens: int = 0
-    """Tokens in front of those of the patches."""
 
 
 class Captioner(nn.Module, ABC):
@@ -142,7 +141,7 @@ class Captioner(nn.Module, ABC):
     """
 
     config: CaptionerConfig
-    image_encoder: nn.Module
+    image_encoder: PatchEncoder
     unimodal_decoder: UnimodalHalf
     multimodal_decoder: MultimodalHalf
     image_projection: nn.Module

@@ -85,7 +85,7 @@ class _Backbone(nn.Module):
         self.out_channels = config.channels
         self._patch_size = image.patch_size
         # Such as a class token, which stands nowhere in the picture.
-        self._before = captioner.poolings.extra_tokens
+        self._before = captioner.image_encoder.extra_tokens
 
     def forward(self, images: Float[Tensor, "B RGB h w"]) -> OrderedDict[str, Tensor]:
         tokens = self.image_encoder(images)[:, self._before :]

@@ -56,7 +56,7 @@ def word_maps(
     finally:
         for hook in hooks:
             hook.remove()
-    return _of_patches(torch.stack(read).mean(dim=0) @ shares, model.poolings.extra_tokens)
+    return _of_patches(torch.stack(read).mean(dim=0) @ shares, model.image_encoder.extra_tokens)
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def embedding_map(
     """
     poolings = model.poolings
     _, shares = _traced(poolings.contrastive, model.image_encoder(images))
-    return _of_patches(shares, poolings.extra_tokens)[:, 0]
+    return _of_patches(shares, model.image_encoder.extra_tokens)[:, 0]
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ def contributions(
     for step in reversed(poolings.contrastive):
         pulled = step.pull_back(read[-1], pulled)
         seen = step.seen(read.pop())
-    each = (pulled * seen).sum(dim=2)[:, poolings.extra_tokens :]
+    each = (pulled * seen).sum(dim=2)[:, model.image_encoder.extra_tokens :]
     whole = (F.normalize(projected, dim=1) * directions).sum(dim=1)
     return each, whole - each.sum(dim=1)
 

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import cast
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +33,7 @@ from coca.model.packing import Packing, last_places
 from coca.model.pooling import Pooling
 from coca.model.products import Linear
 from coca.model.reading import as_read
+from coca.model.vision import PatchEncoder
 
 EMBEDDING, READ = slice(0, 1), slice(1, None)
 """The pooler's queries: the first for the embedding, the others for the decoder."""
@@ -41,12 +41,13 @@ ROOM = 3
 """Places behind the longest caption that a plan of rows may touch."""
 
 
-class OpenCLIPImageEncoder(nn.Module):
+class OpenCLIPImageEncoder(PatchEncoder):
     """A Vision Transformer with a class token; every token is read by the pooler."""
 
+    extra_tokens = 1
+
     def __init__(self, config: ImageEncoderConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         patch = config.channels * config.patch_size**2
         self.patch_embedding = Linear(patch, config.width, bias=False)
         self.class_token = nn.Parameter(torch.empty(config.width))
@@ -58,17 +59,17 @@ class OpenCLIPImageEncoder(nn.Module):
         )
 
     def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P D"]:
-        size, p = self.config.image_size, self.config.patch_size
+        size = self.config.image_size
         if images.shape[2:] != (size, size):
             height, width = images.shape[2:]
             raise ConfigError(
                 f"a picture of {height} x {width} pixels does not fit: this model reads "
                 f"{size} x {size}"
             )
-        patches = rearrange(images, "B C (h p) (w q) -> B (h w) (C p q)", p=p, q=p)
-        embedded = self.patch_embedding(patches)
-        first = self.class_token.to(embedded.dtype).expand(len(images), 1, -1)
-        tokens = self.norm(torch.cat([first, embedded], dim=1) + self.positions)
+        patches, positions = self._patches(images)
+        embedded = self.patch_embedding(patches) + positions
+        first = (self.class_token + self.positions[0]).expand(len(images), 1, -1)
+        tokens = self.norm(torch.cat([first, embedded], dim=1))
         for block in self.blocks:
             tokens = block(tokens)
         return tokens
@@ -304,7 +305,7 @@ class OpenCLIP(Captioner):
     @property
     def poolings(self) -> Poolings:
         last, read = (self.pooler.laid_open(wanted) for wanted in (EMBEDDING, READ))
-        return Poolings((read,), (last,), self.image_projection, extra_tokens=1)
+        return Poolings((read,), (last,), self.image_projection)
 
     @property
     def vocabulary_weight(self) -> Float[Tensor, "V D"]:

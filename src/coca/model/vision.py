@@ -1,7 +1,7 @@
 """The image encoder: a Vision Transformer without class token, at any resolution.
 
-Letters: B batch, P patches, K patches that are kept, D width; `h` and `w` count patches along a
-side, `p` pixels in one.
+Letters: B batch, P patches, K patches that are kept, S tokens with a position, D width; `h` and `w`
+count patches along a side, `p` pixels in one.
 """
 
 import torch
@@ -16,11 +16,8 @@ from coca.model.layers import Block
 from coca.model.products import Linear
 
 
-class ImageEncoder(nn.Module):
-    """Turns pictures into one token per patch.
-
-    Positions are learned for `image_size`. A picture of another size gets them resized
-    (bicubic, antialiased), as when the paper goes from 288 to 576 pixels.
+class PatchEncoder(nn.Module):
+    """What the image encoders of both architectures share: patches, their positions, and dropout.
 
     Attributes:
         patch_dropout: Share of the patches of each picture that is left out while training, at
@@ -29,16 +26,65 @@ class ImageEncoder(nn.Module):
             the model's shape, so it is neither configured nor saved.
     """
 
+    extra_tokens = 0
+    """Tokens in front of those of the patches, such as a class token; they have positions, too."""
+    positions: nn.Parameter
+
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.patch_dropout = 0.0
+
+    def positions_for(self, h: int, w: int) -> Float[Tensor, "S D"]:
+        """Return the position embeddings of the extra tokens, then of a grid of `h` x `w` patches.
+
+        Those of patches are interpolated from the grid of the model's own size (bicubic,
+        antialiased), as in OpenCLIP's `resize_pos_embed`; those of extra tokens stay as they are.
+        """
+        side = self.config.image_size // self.config.patch_size
+        if (h, w) == (side, side):
+            return self.positions
+        extra, grid = self.positions[: self.extra_tokens], self.positions[self.extra_tokens :]
+        square = rearrange(grid, "(h w) D -> 1 D h w", h=side)
+        # Interpolated in fp32: half precision has no antialiased kernel and would lose detail.
+        resized = F.interpolate(
+            square.float(), size=(h, w), mode="bicubic", align_corners=False, antialias=True
+        )
+        return torch.cat([extra, rearrange(resized, "1 D h w -> (h w) D").to(grid.dtype)])
+
+    def _patches(
+        self, images: Float[Tensor, "B C height width"]
+    ) -> tuple[Float[Tensor, "B K pixels"], Float[Tensor, "*B K D"]]:
+        """Cut images into patches, and give those that are read with their positions."""
+        p = self.config.patch_size
+        # A matmul over unfolded patches equals the usual strided convolution, and is faster.
+        patches = rearrange(images, "B C (h p) (w q) -> B (h w) (C p q)", p=p, q=p)
+        positions = self.positions_for(images.shape[2] // p, images.shape[3] // p)
+        positions = positions[self.extra_tokens :]
+        if not (self.training and self.patch_dropout > 0):
+            return patches, positions
+        count = max(1, round((1 - self.patch_dropout) * patches.shape[1]))
+        chance = torch.rand(patches.shape[:2], device=patches.device)
+        kept = chance.topk(count, dim=1).indices  # (B, K)
+        # Indexing would do, but its gradient is not the same to the bit on several threads.
+        return patches.take_along_dim(kept[..., None], dim=1), F.embedding(kept, positions)
+
+
+class ImageEncoder(PatchEncoder):
+    """Turns pictures into one token per patch.
+
+    Positions are learned for `image_size`. A picture of another size gets them resized, as when
+    the paper goes from 288 to 576 pixels.
+    """
+
+    def __init__(self, config: ImageEncoderConfig) -> None:
+        super().__init__(config)
         self.patch_embedding = Linear(config.channels * config.patch_size**2, config.width)
         self.positions = nn.Parameter(torch.empty(config.tokens, config.width))
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_width) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
-        self.patch_dropout = 0.0
 
     def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P D"]:
         p = self.config.patch_size
@@ -47,34 +93,8 @@ class ImageEncoder(nn.Module):
             raise ConfigError(
                 f"a picture of {height} x {width} pixels is no multiple of patch_size {p}"
             )
-        # A matmul over unfolded patches equals the usual strided convolution, and is faster.
-        patches = rearrange(images, "B C (h p) (w q) -> B (h w) (C p q)", p=p, q=p)
-        positions = self.positions_for(height // p, width // p)
-        if self.training and self.patch_dropout > 0:
-            patches, positions = self._some(patches, positions)
+        patches, positions = self._patches(images)
         tokens = self.patch_embedding(patches) + positions
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
-
-    def positions_for(self, h: int, w: int) -> Float[Tensor, "P D"]:
-        """Gives the position embeddings of a grid of `h` x `w` patches."""
-        side = self.config.image_size // self.config.patch_size
-        if (h, w) == (side, side):
-            return self.positions
-        grid = rearrange(self.positions, "(h w) D -> 1 D h w", h=side)
-        # Interpolated in fp32: half precision has no antialiased kernel and would lose detail.
-        resized = F.interpolate(
-            grid.float(), size=(h, w), mode="bicubic", align_corners=False, antialias=True
-        )
-        return rearrange(resized, "1 D h w -> (h w) D").to(self.positions.dtype)
-
-    def _some(
-        self, patches: Float[Tensor, "B P pixels"], positions: Float[Tensor, "P D"]
-    ) -> tuple[Float[Tensor, "B K pixels"], Float[Tensor, "B K D"]]:
-        """Gives a random part of each picture's patches, as large for all, and their positions."""
-        count = max(1, round((1 - self.patch_dropout) * patches.shape[1]))
-        chance = torch.rand(patches.shape[:2], device=patches.device)
-        kept = chance.topk(count, dim=1).indices  # (B, K)
-        # Indexing would do, but its gradient is not the same to the bit on several threads.
-        return patches.take_along_dim(kept[..., None], dim=1), F.embedding(kept, positions)

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 
 from coca.core.errors import ConfigError
-from coca.model.vision import ImageEncoder
+from coca.model.vision import PatchEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def set_patch_dropout(model: nn.Module, share: float) -> None:
     Raises:
         ConfigError: The model has no image encoder that can.
     """
-    encoders = [module for module in model.modules() if isinstance(module, ImageEncoder)]
+    encoders = [module for module in model.modules() if isinstance(module, PatchEncoder)]
     if share and not encoders:
         raise ConfigError(
             f"patch_dropout is {share}, but {type(model).__name__} has no image encoder that can "

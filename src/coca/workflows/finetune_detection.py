@@ -80,6 +80,11 @@ class DetectionConfig:
             )
         if self.data.resolution:
             raise ConfigError("data.resolution is not for detection; set image_size")
+        if dropout := self.train.schedule.patch_dropout:
+            raise ConfigError(
+                f"train.schedule.patch_dropout is {dropout}, but a detector reads the whole grid "
+                "of patches; set it to 0"
+            )
         if self.encoder_lr is not None and self.encoder_lr < 0:
             raise ConfigError(f"encoder_lr is {self.encoder_lr}; right is 0 to freeze, or more")
 

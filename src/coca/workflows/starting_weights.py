@@ -11,7 +11,6 @@ from coca.core.config import to_dict
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
-from coca.model.coca import CoCa
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +59,8 @@ def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
     given = theirs.state_dict()
     own = model.state_dict()
     resized = tuple(name for name in (POSITIONS,) if own[name].shape != given[name].shape)
-    if isinstance(theirs, CoCa):
-        side = model.config.image.image_size // model.config.image.patch_size
-        given[POSITIONS] = theirs.image_encoder.positions_for(side, side)
+    side = model.config.image.image_size // model.config.image.patch_size
+    given[POSITIONS] = theirs.image_encoder.positions_for(side, side)
     same_head = model.config.head == theirs.config.head
     # What is left are heads and biases: all else is there on both sides, in the same shape.
     taken = [
