@@ -11,6 +11,7 @@ from coca.core.errors import ConfigError
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
+from coca.processing.image import ImageConfig, ImageTransform
 from coca.train.backward import backward
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.parallel import ParallelModel
@@ -146,6 +147,28 @@ def test_parts_equal_the_whole_in_half_precision_too() -> None:
     torch.testing.assert_close(losses.total, plain.total, rtol=1e-2, atol=0)
     for key, gradient in gradients.items():
         assert (gradient - expected[key]).norm() <= 3e-2 * expected[key].norm() + 1e-3, key
+
+
+def test_images_become_floats_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    batch = dataclasses.replace(
+        ragged_batch(5), images=images, image_config=ImageConfig(image_size=16)
+    )
+    plain, expected = step("all three", batch.to("cpu"), None)
+    sizes: list[int] = []
+    normalize = ImageTransform.normalize
+
+    def counted(transform: ImageTransform, images: Any) -> Any:
+        sizes.append(len(images))
+        return normalize(transform, images)
+
+    monkeypatch.setattr(ImageTransform, "normalize", counted)
+    losses, gradients = step("all three", batch, 2)
+    # For the embeddings, then for the step; never the five at once.
+    assert sizes == [2, 2, 1, 2, 2, 1]
+    torch.testing.assert_close(losses.total, plain.total, rtol=1e-5, atol=0)
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).norm() < 1e-5 * gradient.norm(), name
 
 
 def test_pictures_without_labels_in_a_part_do_no_harm() -> None:

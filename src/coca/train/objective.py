@@ -188,6 +188,8 @@ class CoCaObjective:
             counts[0] = model.predicts(batch.tokens).sum()
         if self.config.classification_weight > 0 and batch.class_targets is not None:
             counts[1] = _labelled(batch.class_targets).sum()
+        # A batch that goes through the model in parts is still on the host.
+        counts = counts.to(model.log_scale.device)
         return Totals(*(world_size() / sum_over_ranks(counts).clamp(min=1)).unbind())
 
     def embed(self, model: Captioner, batch: Batch) -> Embedded | None:

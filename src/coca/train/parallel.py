@@ -54,6 +54,7 @@ class ParallelModel(Generic[ModelT]):
             ConfigError: The kind does not fit the number of processes.
         """
         self.model = model
+        self.device = device
         self.world = World.current()
         kind = _resolved(kind, self.world)
         self._module: nn.Module = _Inside(model)

@@ -270,7 +270,6 @@ class Trainer(Generic[ModelT]):
 
     def _train_on(self, batch: Batch) -> float:
         """One update; returns the loss, which may not be finite: the update is skipped then."""
-        batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr_scale"] * self._lr_of(self.step)
         schedule = self.config.schedule
