@@ -106,15 +106,20 @@ def step(parallel: ParallelModel[ModelT], objective: Objective[ModelT], prefix: 
     }
 
 
-def steps(kind: Kind) -> Results:
+def steps(kind: Kind, device: torch.device = CPU) -> Results:
     """A step of a detector, and one of OpenCLIP's model."""
-    results = step(
-        ParallelModel(detector(), kind, device=CPU), DetectionObjective(boxes()), "boxes"
-    )
-    parallel = ParallelModel(openclip(), kind, device=CPU)
+    finder = ParallelModel(detector(), kind, device=device)
+    results = step(finder, DetectionObjective(boxes()), "boxes")
+    parallel = ParallelModel(openclip(), kind, device=device)
     results |= step(parallel, CoCaObjective(LossConfig()), "openclip")
     apart = [isinstance(layer, FSDPModule) for layer in parallel.model.multimodal_decoder.layers]
     return {**results, "apart": torch.tensor(apart)}
+
+
+def sharded_steps_on_cuda() -> Results:
+    """The steps with sharded weights, on the one accelerator of this process."""
+    torch.backends.cudnn.allow_tf32 = False
+    return {name: value.cpu() for name, value in steps("fsdp", torch.device("cuda")).items()}
 
 
 def steps_and_run(config: DetectionConfig) -> dict[str, Results]:

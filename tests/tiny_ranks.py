@@ -29,12 +29,14 @@ HANGING_S = 200.0
 """Seconds after which processes that wait for each other are ended."""
 
 
-def on_ranks(count: int, folder: Path, function: Callable[[], T]) -> list[T]:
+def on_ranks(
+    count: int, folder: Path, function: Callable[[], T], *, backend: str = "gloo"
+) -> list[T]:
     """What each of `count` processes gives; `function` must stand in a module like this one.
 
     It may give tensors, numbers and words.
     """
-    ranks = start_ranks(count, folder, function)
+    ranks = start_ranks(count, folder, function, backend=backend)
     for process in ranks:
         process.join(HANGING_S)
         process.kill()
@@ -43,12 +45,12 @@ def on_ranks(count: int, folder: Path, function: Callable[[], T]) -> list[T]:
 
 
 def start_ranks(
-    count: int, folder: Path, function: Callable[[], object]
+    count: int, folder: Path, function: Callable[[], object], *, backend: str = "gloo"
 ) -> list[multiprocessing.context.ForkServerProcess]:
     """The processes of `on_ranks`, at work; each leaves what it gives in `folder`."""
     meeting = folder / f"meeting-{uuid.uuid4().hex[:8]}"
     return [
-        start_process(_run_rank, rank, count, str(folder), str(meeting), function)
+        start_process(_run_rank, rank, count, str(folder), str(meeting), function, backend)
         for rank in range(count)
     ]
 
@@ -68,11 +70,16 @@ def start_process(
 
 
 def _run_rank(
-    rank: int, count: int, folder: str, meeting: str, function: Callable[[], object]
+    rank: int,
+    count: int,
+    folder: str,
+    meeting: str,
+    function: Callable[[], object],
+    backend: str,
 ) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=count
+        backend, init_method=f"file://{meeting}", rank=rank, world_size=count
     )
     try:
         torch.save(function(), Path(folder) / f"{rank}.pt")

@@ -79,6 +79,7 @@ def tiny_trainer(
     model: CoCa | None = None,
     objective: Any = None,
     optimizer: str = "adamw",
+    device: str | torch.device = "cpu",
     **changes: Any,
 ) -> Trainer[CoCa]:
     settings: dict[str, Any] = {
@@ -100,7 +101,7 @@ def tiny_trainer(
         config=TrainConfig(**{**settings, **changes}),
         run_folder=run_folder,
         trackers=make_trackers(["jsonl"], run_folder) if trackers is None else trackers,
-        device="cpu",
+        device=device,
     )
 
 

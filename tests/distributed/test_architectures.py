@@ -17,7 +17,7 @@ from coca.train.optimizer import OptimizerConfig
 from coca.train.parallel import Kind
 from coca.workflows.finetune_detection import DetectionConfig, finetune_detection
 from coca.workflows.pretrain_data import DataConfig
-from tiny_architectures import steps, steps_and_run
+from tiny_architectures import sharded_steps_on_cuda, steps, steps_and_run
 from tiny_model import write_model
 from tiny_ranks import Results, on_ranks
 from tiny_scenes import write_scenes
@@ -66,17 +66,33 @@ def alone() -> Results:
 def test_ranks_give_the_losses_and_gradients_of_one_process(
     made: Made, alone: Results, kind: Kind, model: str
 ) -> None:
+    for rank in made.ranks:
+        # fp32 has seven digits, and sums come in another order.
+        assert_same_step(rank[kind], alone, model, tolerance=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
+def test_sharded_weights_on_an_accelerator_give_the_gradients_of_the_cpu(
+    alone: Results, tmp_path: Path
+) -> None:
+    (found,) = on_ranks(1, tmp_path, sharded_steps_on_cuda, backend="cpu:gloo,cuda:nccl")
+    for model in ("boxes", "openclip"):
+        assert_same_step(found, alone, model, tolerance=1e-5)
+
+
+def assert_same_step(found: Results, alone: Results, model: str, *, tolerance: float) -> None:
+    """Figures differ by this share of themselves, gradients by this share of the whole gradient.
+
+    Some gradients are rounding alone, as of a bias before a norm.
+    """
     wanted = {name: value for name, value in alone.items() if name.startswith(f"{model}/")}
     gradients = [value.flatten() for name, value in wanted.items() if "/gradient/" in name]
     length = float(torch.cat(gradients).norm())
-    for rank in made.ranks:
-        found = {name: value for name, value in rank[kind].items() if name in wanted}
-        assert found.keys() == wanted.keys()
-        for name, value in wanted.items():
-            # fp32 has seven digits, and sums come in another order. Some gradients are such
-            # rounding alone, as of a bias before a norm.
-            tolerance = 1e-6 * (length if "/gradient/" in name else float(value.abs()))
-            assert float((found[name] - value).norm()) <= tolerance, name
+    assert wanted.keys() == {name for name in found if name.startswith(f"{model}/")}
+    for name, value in wanted.items():
+        size = length if "/gradient/" in name else float(value.abs())
+        assert float((found[name] - value).norm()) <= tolerance * size, name
 
 
 def test_each_decoder_layer_of_openclip_is_gathered_by_itself(made: Made) -> None:

@@ -1,0 +1,187 @@
+"""A CUDA device that is only pretended: real numbers on the CPU behind tensors that name `cuda:0`.
+
+Torch's own `FakeTensorMode` has shapes and no values, but a caption's packing and generation read
+values. So tensors hold their numbers, Python code sees a CUDA device and takes its branches, and an
+operation that mixes devices is refused as CUDA would refuse it. Works on any build of torch.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+DEVICE = torch.device("cuda", 0)
+SEEN_IN_C = torch.device("meta")
+"""What torch's code in C++ takes it for, which would look for a driver of CUDA."""
+PRETENDED = (DEVICE.type, SEEN_IN_C.type)
+COPIES = {"to", "_to_copy"}
+MAY_MIX = {*COPIES, "copy_", "index", "index_put", "index_put_", "_index_put_impl_"}
+"""Operations that take tensors of the CPU beside those of CUDA: copies, and positions to read."""
+
+
+class Pretended(Tensor):
+    """A tensor of the pretended device."""
+
+    held: Tensor
+    """Its numbers."""
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> "Pretended":
+        tensor: Pretended = Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=SEEN_IN_C,
+            dispatch_device=True,
+        )
+        tensor.held = held
+        return tensor
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return DEVICE
+
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    # A list or number would become a tensor of `SEEN_IN_C`, and be lost.
+    def __getitem__(self, places: Any) -> Tensor:
+        return super().__getitem__(_as_tensors(places))
+
+    def __setitem__(self, places: Any, value: Any) -> None:
+        super().__setitem__(_as_tensors(places), torch.as_tensor(value))
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Pretended({self.held})"
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Mode(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # In the place of FakeTensorMode torch does not look for a real CUDA.
+        self._mode_key = torch._C._TorchDispatchModeKey.FAKE
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+@contextmanager
+def pretended_cuda() -> Iterator[torch.device]:
+    """Within, `cuda:0` can be used; its random generator is the CPU's."""
+    with pytest.MonkeyPatch.context() as patch, _Mode():
+        patch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
+        patch.setattr(torch.cuda, "set_rng_state", lambda state, device: torch.set_rng_state(state))
+        # What inference mode gives cannot be wrapped; it changes no number.
+        patch.setattr(torch._C, "_InferenceMode", lambda mode: torch.no_grad())
+        # As in `FakeTensorMode`: `torch.tensor(..., device=...)` is made on the CPU, then moved.
+        torch._C._set_only_lift_cpu_tensors(True)
+        try:
+            yield DEVICE
+        finally:
+            torch._C._set_only_lift_cpu_tensors(False)
+
+
+class Place(NamedTuple):
+    """A device to compare with the CPU."""
+
+    device: torch.device
+    tolerance: float
+    """Largest difference, relative to the length of all numbers compared."""
+
+
+PLACES = (
+    "pretended",
+    pytest.param(
+        "real",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here"),
+        ],
+    ),
+)
+"""What a test that uses `place` is run on."""
+
+
+@contextmanager
+def place(kind: str) -> Iterator[Place]:
+    """The pretended device, or a real one without TF32."""
+    if kind == "pretended":
+        with pretended_cuda() as device:
+            # The same kernels, but for branches in Python: fp32 has seven digits.
+            yield Place(device, 1e-6)
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        patch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+        # Sums of thousands of fp32 numbers in another order.
+        yield Place(DEVICE, 1e-5)
+
+
+def on_cpu(tree: Any) -> Any:
+    """The same values on the CPU, from any device."""
+    return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, real(tree))
+
+
+def real(tree: Any) -> Any:
+    """The same values on the CPU."""
+    return tree_map(_real, tree)
+
+
+def _real(leaf: Any) -> Any:
+    if isinstance(leaf, Pretended):
+        return leaf.held
+    named = isinstance(leaf, torch.device) and leaf.type in PRETENDED
+    return torch.device("cpu") if named else leaf
+
+
+def _as_tensors(places: Any) -> Any:
+    if isinstance(places, tuple):
+        return tuple(map(_as_tensors, places))
+    return torch.tensor(places, device=DEVICE) if isinstance(places, list) else places
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    if func is torch.ops.prim.device.default:
+        return SEEN_IN_C
+    name = func._opname
+    leaves = tree_leaves((args, dict(kwargs)))
+    given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    there = [tensor for tensor in given if isinstance(tensor, Pretended)]
+    # A single number of the CPU goes with everything.
+    here = [tensor for tensor in given if not isinstance(tensor, Pretended) and tensor.ndim]
+    if here and there and name not in MAY_MIX:
+        shapes = [(str(tensor.device), tuple(tensor.shape)) for tensor in given]
+        raise RuntimeError(f"{func} was given tensors of different devices: {shapes}")
+    if name.startswith("index") and here and there and not isinstance(given[0], Pretended):
+        raise RuntimeError(f"{func} reads a tensor of the CPU by positions on {DEVICE}")
+    wanted = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
+    result = func(*real(args), **real(dict(kwargs)))
+    if not (wanted[0].type in PRETENDED if wanted else there):
+        return result
+    wrapped = tree_map(lambda leaf: Pretended(leaf) if isinstance(leaf, Tensor) else leaf, result)
+    if name in COPIES:
+        return wrapped
+    return return_and_correct_aliasing(func, args, dict(kwargs), wrapped)
