@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from coca.model.decoding import Decoding
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.workflows.evaluate import evaluate, side_by_side
 from tiny_data import picture
+from tiny_detector import write_detector
 from tiny_model import write_model
 
 
@@ -152,20 +155,48 @@ def test_what_is_finished_is_not_run_again_after_a_stop(
     assert len(counted) == 3
 
 
-@pytest.mark.parametrize("change", ["settings", "data", "model"])
+@pytest.mark.parametrize(
+    "change",
+    ["settings", "data", "model", "image", "caption", "reference", "prompts", "precision", "head"],
+)
 def test_a_result_is_kept_for_its_settings_its_data_and_its_model(
     model: Path, data: SourceConfig, tmp_path: Path, counted: list[str], change: str
 ) -> None:
-    config = TaskConfig(task="first", data=data)
-    evaluate(model, [config], out=tmp_path / "out")
-    if change == "settings":
-        config = TaskConfig(task="first", data=data, limit=3)
-    elif change == "data":
-        (Path(data.paths[0]) / "0.txt").write_text("other words", encoding="utf-8")
-    else:
-        model = write_model(tmp_path / "other", seed=1)
-    evaluate(model, [config], out=tmp_path / "out")
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text('["a {}"]', encoding="utf-8")
+    shutil.copytree(data.paths[0], tmp_path / "others")
+    others = dataclasses.replace(data, path=str(tmp_path / "others"))
+    config = TaskConfig(task="first", data=data, reference=others, prompts=str(prompts))
+    used: Predictor | Path = write_detector(tmp_path / "model") if change == "head" else model
+    evaluate(used, [config], out=tmp_path / "out")
+    match change:
+        case "settings":
+            config = dataclasses.replace(config, limit=3)
+        case "data":
+            (Path(data.paths[0]) / "0.txt").write_text("other words", encoding="utf-8")
+        case "image":
+            _change_in_place(Path(data.paths[0]) / "0.png")
+        case "caption":
+            _change_in_place(Path(data.paths[0]) / "0.txt")
+        case "reference":
+            _change_in_place(tmp_path / "others" / "0.png")
+        case "prompts":
+            prompts.write_text('["o {}"]', encoding="utf-8")
+        case "precision":
+            used = load(model, precision="bf16")
+        case "head":
+            _change_in_place(tmp_path / "model" / "detector.safetensors")
+        case _:
+            used = write_model(tmp_path / "other", seed=1)
+    evaluate(used, [config], out=tmp_path / "out")
     assert counted == ["first", "first"]
+
+
+def _change_in_place(path: Path) -> None:
+    """The last byte, so that neither name nor size tells; later than any clock can mistake."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, (2e9, 2e9))
 
 
 def test_a_kept_result_is_the_result_with_its_pictures(

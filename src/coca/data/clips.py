@@ -12,7 +12,7 @@ from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
 from coca.data.sources import SourceConfig
-from coca.data.storage import Storage
+from coca.data.storage import Storage, local_stamp
 from coca.processing.video import FRAME_SUFFIXES, as_file, clip_pictures
 
 
@@ -71,6 +71,13 @@ class ClipSource:
         if isinstance(clip, DataError):
             raise clip
         return Sample(clip.key, b"", clip.captions, clip.labels, clip.metadata)
+
+    def stamp(self, row: int) -> str:
+        """Size and modification time of the video file, or of the folder of its frames."""
+        clip = self._clips[row]
+        if isinstance(clip, DataError):
+            raise clip
+        return local_stamp(clip.path)
 
     def read(self, row: int) -> Sample:
         """The sample with its frames; `DataError` if the video is missing or damaged."""

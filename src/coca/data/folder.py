@@ -10,7 +10,7 @@ from coca.core.formats import IMAGE_SUFFIXES
 from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.sample import Sample, parse_record, parse_text, split_record
 from coca.data.sources import SOURCES, SourceConfig, single_path
-from coca.data.storage import Storage
+from coca.data.storage import Storage, local_stamp
 
 
 @SOURCES.register("folder")
@@ -79,6 +79,13 @@ class FolderSource:
         if not labels and "/" in key:
             labels = (key.partition("/")[0],)
         return Sample(key, b"", captions, labels, metadata)
+
+    def stamp(self, row: int) -> str:
+        """Size and modification time of the picture and of its sidecars."""
+        stem = os.path.splitext(self._images[row])[0]
+        sidecars = [f"{stem}{suffix}" for suffix in (".json", ".txt")]
+        files = [self._images[row], *(file for file in sidecars if file in self._sidecars)]
+        return " ".join(local_stamp(os.path.join(self._root, file)) for file in files)
 
     def _content(self, path: str) -> bytes:
         return self._storage.read_all(os.path.join(self._root, path), max_bytes=MAX_IMAGE_BYTES)

@@ -11,7 +11,7 @@ from coca.core.errors import DataError
 from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.sample import Sample, parse_record, parse_text
 from coca.data.sources import SourceConfig, single_path
-from coca.data.storage import Storage, is_remote
+from coca.data.storage import Storage, is_remote, local_stamp
 
 T = TypeVar("T")
 
@@ -88,6 +88,11 @@ class ListedSource:
         entry = self._entry(row)
         return entry.sample([self._picture(file) for file in (entry.file, *entry.others)])
 
+    def stamp(self, row: int) -> str:
+        """Size and modification time of the pictures; the fingerprint covers the list itself."""
+        entry = self._entry(row)
+        return " ".join(local_stamp(self._place(file)) for file in (entry.file, *entry.others))
+
     def _entry(self, row: int) -> Entry:
         entry = self._entries[row]
         if isinstance(entry, DataError):
@@ -100,8 +105,10 @@ class ListedSource:
                 f"{file:.200} is a URL; these lists name files below the folder `images`",
                 reason="not_allowed",
             )
-        path = f"{self._images}/{file}" if self._images else file
-        return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
+        return self._storage.read_all(self._place(file), max_bytes=MAX_IMAGE_BYTES)
+
+    def _place(self, file: str) -> str:
+        return f"{self._images}/{file}" if self._images else file
 
 
 def read_annotations(config: SourceConfig) -> tuple[dict[str, Any], str]:

@@ -211,21 +211,26 @@ class WordySource(Protocol):
 
 
 @runtime_checkable
-class PlacedSource(Source, Protocol):
-    """What a source has besides, if its pictures can be told apart and followed over time."""
-
-    def places(self, row: int) -> Sequence[str]:
-        """Where the sample's pictures lie, the same in each run: files, URLs, or names within one.
-
-        Rows that describe the same picture share its place.
-        """
-        ...
+class StampedSource(Protocol):
+    """Optional interface of a source that detects changed samples without reading their images."""
 
     def stamp(self, row: int) -> str:
         """Changes when the sample does; known without reading its pictures.
 
         Raises:
             DataError: The row cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class PlacedSource(Source, StampedSource, Protocol):
+    """What a source has besides, if its pictures can be told apart and followed over time."""
+
+    def places(self, row: int) -> Sequence[str]:
+        """Where the sample's pictures lie, the same in each run: files, URLs, or names within one.
+
+        Rows that describe the same picture share its place.
         """
         ...
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 
 from coca.data.sample import Sample
-from coca.data.sources import Source, words_of
+from coca.data.sources import Source, StampedSource, words_of
 from coca.processing.image import decode
 from coca.processing.video import as_file, cut_strip, spread
 
@@ -33,6 +33,10 @@ class StripSource:
     def key(self, row: int) -> str:
         """The key of the strip."""
         return self._source.key(row)
+
+    def stamp(self, row: int) -> str:
+        """The stamp of the strip; empty if its source has none."""
+        return self._source.stamp(row) if isinstance(self._source, StampedSource) else ""
 
     def words(self, row: int) -> Sample:
         """The sample without its frames; `DataError` if it cannot be read."""

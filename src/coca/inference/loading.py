@@ -26,6 +26,7 @@ from coca.inference.open_weights import OpenWeights, is_model, weights_in
 from coca.inference.predictor import Predictor
 from coca.model.openclip_config import OpenCLIPConfig
 from coca.model.pretrained import (
+    DETECTOR_FILES,
     WEIGHTS_FILE,
     ModelConfig,
     load_config_file,
@@ -89,7 +90,8 @@ def fingerprint(folder: str | Path) -> str:
 
     The first 16 digits are of weights, processor and tokenizer, the last 8 of the configuration.
     Two configurations are equal if they differ in no setting; a setting at its default may be
-    missing. The weights are read; see `digest_cache` for files above 64 MiB.
+    missing. The weights are read; see `digest_cache` for files above 64 MiB. A detector in
+    the folder counts by the content of its files.
 
     Raises:
         ModelError: A file is missing or damaged.
@@ -97,6 +99,14 @@ def fingerprint(folder: str | Path) -> str:
     folder = Path(folder)
     weights = cached_digest(folder / WEIGHTS_FILE, lambda: weights_digest(folder))
     digest = hashlib.sha256(weights.encode())
+    for name in DETECTOR_FILES:
+        if (path := folder / name).exists():
+            try:
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+            digest.update(f"{name} {content}".encode())
     for name in (PROCESSOR_FILE, TOKENIZER_FILE):
         try:
             digest.update((folder / name).read_bytes())

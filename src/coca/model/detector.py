@@ -28,10 +28,10 @@ from coca.core.files import read_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.collectives import sum_over_ranks, world_size
 from coca.model.feature_pyramid import FeaturePyramid
+from coca.model.pretrained import DETECTOR_FILES
 from coca.model.state_files import read_state
 
-CONFIG_FILE = "detector.json"
-WEIGHTS_FILE = "detector.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = DETECTOR_FILES
 FORMAT_VERSION = 2
 """Version 1 put the locations of a map at the corners of its cells, at whole strides."""
 _ENCODER = "backbone.image_encoder."

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+DETECTOR_FILES = ("detector.json", "detector.safetensors")
+"""What `coca.model.detector` writes next to them; named here to load a model without torchvision's
+detection, which is slow to import."""
 FORMAT_VERSION = 1
 _ALIGNMENT_BYTES = 64
 """What torch itself aligns tensors to."""

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from coca.core.errors import ConfigError, DataError
@@ -11,7 +12,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.core.registry import Registry
 from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import Source, SourceConfig, WordySource
+from coca.data.sources import Source, SourceConfig, StampedSource, WordySource
 from coca.inference.predictor import Predictor
 from coca.model.decoding import Decoding
 from coca.processing.image import decode
@@ -143,18 +144,39 @@ def check_task(predictor: Predictor, config: TaskConfig) -> str:
     """Looks whether a task can be run: its name, its data, and its own check if it has one.
 
     Returns:
-        A hash of the data, which changes when they do.
+        A hash of the content of all files that the task reads: the samples, and a file of prompts.
+        Local images count by size and modification time.
 
     Raises:
         CocaError: It cannot; the message says why.
     """
     TASKS.get(config.task)
-    prints = [open_source(config.data).fingerprint]
+    prints = [_samples_digest(config.data, config.limit)]
     if config.reference is not None:
-        prints.append(open_source(config.reference).fingerprint)
+        prints.append(_samples_digest(config.reference))
+    if Path(config.prompts).is_file():
+        prints.append(hashlib.sha256(Path(config.prompts).read_bytes()).hexdigest())
     if config.task in CHECKS.names():
         CHECKS.get(config.task)(predictor, config)
     return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
+
+
+def _samples_digest(config: SourceConfig, limit: int = 0) -> str:
+    """Hash a source's fingerprint, and the stamps of its samples where it has any.
+
+    A fingerprint alone covers names and sizes: an image or a caption that is replaced by one of
+    the same size would keep it.
+    """
+    source = open_source(config)
+    digest = hashlib.sha256(source.fingerprint.encode())
+    if isinstance(source, StampedSource):
+        for row in range(min(limit, len(source)) if limit else len(source)):
+            try:
+                stamp = source.stamp(row)
+            except DataError:
+                stamp = ""  # the task counts and names it
+            digest.update(f"{stamp}\n".encode())
+    return digest.hexdigest()
 
 
 def words_in(config: SourceConfig, *, limit: int = 0) -> list[Sample]:

@@ -30,10 +30,11 @@ from coca.search.ingest import ingest
 from coca.search.milvus import Index
 from coca.search.records import same_model
 from coca.tasks import TASKS, TaskConfig
-from coca.tasks.base import read_samples
+from coca.tasks.base import check_task, read_samples
 from coca.train.tracker import read_metrics
 from coca.workflows.demo_report import lead_of_shipped, lead_of_trained, write_report
 from coca.workflows.demo_search import IMAGE_QUERIES, search_pictures, use_collection
+from coca.workflows.kept_results import result_key
 from coca.workflows.pretrain import PretrainConfig, pretrain
 
 SEEN, UNSEEN = VENDORS
@@ -246,15 +247,8 @@ def shards(folder: Path, vendor: str, name: str = "*") -> SourceConfig:
 def _evaluate(
     folder: Path, predictor: Predictor, progress: ProgressMaker, tell: Callable[[str], None]
 ) -> dict[str, dict[str, int | float]]:
-    """Scores on the unseen vendor, with and without flags, kept with the model's fingerprint."""
-    path = folder / "evaluation.json"
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["fingerprint"] == predictor.fingerprint:
-            return kept["scores"]
-    tell(f"evaluating on {UNSEEN}, which no training has read")
-    scores: dict[str, dict[str, int | float]] = {}
-    remembering = Remembering(predictor)
+    """Scores on the unseen vendor, with and without flags; kept for this model and these data."""
+    configs: dict[str, TaskConfig] = {}
     for label, part in (("all", "*"), ("without flags", "others")):
         data, reference = shards(folder, UNSEEN, part), shards(folder, SEEN, part)
         for config in (
@@ -262,13 +256,22 @@ def _evaluate(
             TaskConfig(task="zero_shot", data=data, prompts="drawing"),
             TaskConfig(task="pixel_floor", data=data, reference=reference, captions="first"),
         ):
-            result = TASKS.get(config.task)(remembering, config, progress=progress)
-            metrics = {name: round(value, 5) for name, value in result.metrics.items()}
-            scores[f"{config.task} {label}"] = {**metrics, "samples": result.samples}
-    write_atomic(
-        path,
-        json.dumps({"fingerprint": predictor.fingerprint, "scores": scores}, indent=2).encode(),
-    )
+            configs[f"{config.task} {label}"] = config
+    keys = [result_key(predictor, it, data=check_task(predictor, it)) for it in configs.values()]
+    path = folder / "evaluation.json"
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.get("keys") == keys:
+            return kept["scores"]
+    tell(f"evaluating on {UNSEEN}, which no training has read")
+    scores: dict[str, dict[str, int | float]] = {}
+    remembering = Remembering(predictor)
+    for name, config in configs.items():
+        result = TASKS.get(config.task)(remembering, config, progress=progress)
+        metrics = {metric: round(value, 5) for metric, value in result.metrics.items()}
+        scores[name] = {**metrics, "samples": result.samples}
+    content = {"fingerprint": predictor.fingerprint, "keys": keys, "scores": scores}
+    write_atomic(path, json.dumps(content, indent=2).encode())
     return scores
 
 

@@ -124,7 +124,7 @@ def _run_all(
     for config, data in zip(configs, prints, strict=True):
         path = None
         if out is not None:
-            path = place_of(Path(out) / "results", config, model=predictor.fingerprint, data=data)
+            path = place_of(Path(out) / "results", predictor, config, data=data)
         entries.append(_run(predictor, config, path, progress, tell))
     return entries
 

@@ -1,7 +1,7 @@
 """Results of tasks as files, so that what is done is not done again after a stop.
 
-A file is named by what the result depends on: the model, the task's settings, and the data. What
-changes one of them changes the name, and the task is run.
+A file is named by what the result depends on: the model and its precision, the task's settings, and
+the content of the data. What changes one of them changes the name, and the task is run.
 """
 
 import base64
@@ -14,6 +14,7 @@ from typing import Any
 
 from coca.core.config import digest
 from coca.core.files import write_atomic
+from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.shown import Case, Confusion, Shown, Strip
 
@@ -33,17 +34,22 @@ class Kept:
     """How long the task took."""
 
 
-def place_of(folder: Path, config: TaskConfig, *, model: str, data: str) -> Path:
-    """The file of a result.
+def result_key(predictor: Predictor, config: TaskConfig, *, data: str) -> str:
+    """Hash all that a task's scores depend on.
 
     Args:
-        folder: Holds the results.
+        predictor: Counts by its fingerprint and the precision of its weights.
         config: The task's settings.
-        model: Fingerprint of the model.
         data: Hash of the data, from `check_task`.
     """
-    key = " ".join((str(FORMAT), model, digest(config), data))
-    return folder / f"{config.task}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    precision = str(predictor.model.log_scale.dtype)
+    key = " ".join((str(FORMAT), predictor.fingerprint, precision, digest(config), data))
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def place_of(folder: Path, predictor: Predictor, config: TaskConfig, *, data: str) -> Path:
+    """The file of a result in the folder that holds them; see `result_key`."""
+    return folder / f"{config.task}-{result_key(predictor, config, data=data)}.json"
 
 
 def keep(path: Path, kept: Kept) -> None:

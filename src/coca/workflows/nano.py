@@ -21,8 +21,9 @@ from coca.inference.predictor import Predictor
 from coca.inference.remembering import Remembering
 from coca.model.pretrained import save_model
 from coca.tasks import TASKS, TaskConfig
-from coca.tasks.base import read_samples
+from coca.tasks.base import check_task, read_samples
 from coca.train.tracker import read_metrics
+from coca.workflows.kept_results import result_key
 from coca.workflows.model_card import CARD_FILE, DataLine, ResultTable, model_card
 
 MAX_BYTES = 20_000_000
@@ -171,17 +172,21 @@ def score_run(
     path = Path(run) / "evaluation.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     kept = content.get("scores", {}) if content.get("fingerprint") == predictor.fingerprint else {}
-    missing = [task for task in wanted if digest(task) not in kept]
+    keys = {
+        digest(task): result_key(predictor, task, data=check_task(predictor, task))
+        for task in wanted
+    }
+    missing = [task for task in wanted if keys[digest(task)] not in kept]
     if missing:
         tell(f"scoring {run} on {len(missing)} tasks")
     for task in missing:
         result = TASKS.get(task.task)(predictor, task, progress=progress)
-        kept[digest(task)] = {**result.metrics, "samples": result.samples}
+        kept[keys[digest(task)]] = {**result.metrics, "samples": result.samples}
         record = {"fingerprint": predictor.fingerprint, "scores": kept}
         write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())
     scores: Scores = {}
     for task in wanted:
-        scores.setdefault(task.data.title, {})[task.task] = kept[digest(task)]
+        scores.setdefault(task.data.title, {})[task.task] = kept[keys[digest(task)]]
     return scores
 
 
