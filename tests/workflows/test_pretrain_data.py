@@ -13,6 +13,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.loader import LoaderConfig
 from coca.data.sample import Sample
 from coca.data.sources import SourceConfig
+from coca.data.text import draw_words
 from coca.processing.prompts import CLIP_PROMPTS
 from coca.processing.tokenizer import Tokenizer
 from coca.workflows import pretrain_data
@@ -53,6 +54,41 @@ def test_the_words_of_prompts_are_learned_with_the_labels(monkeypatch: pytest.Mo
     train_tokenizer(sources[:1], vocab_size=300, config=TokenizerConfig())
     assert len(read) == 80
     assert set(read) == {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS}
+
+
+def test_questions_and_answers_are_learned() -> None:
+    samples = [Sample("s", b"", text="what colour is it", answers=("turquoise", "blue"))] * 5
+    asked = SourceConfig(kind="memory", path="m", text="question", templates=("question: {}?",))
+    tokenizer = train_tokenizer(
+        [(asked, MemorySource(samples))], vocab_size=400, config=TokenizerConfig()
+    )
+    # A frequent word is a token of its own; bytes alone would be one for each letter.
+    for text in ("question: what colour is it?", "turquoise", "blue"):
+        assert len(tokenizer.encode_prompt(text)) <= 1 + 2 * len(text.split())
+
+
+def test_a_label_is_learned_as_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [Sample("s", b"", labels=("tabby_cat",))] * 5
+    config = SourceConfig(kind="memory", path="m", text="labels")
+    tokenizer = train_tokenizer(
+        [(config, MemorySource(samples))], vocab_size=400, config=TokenizerConfig()
+    )
+    drawn = draw_words(samples[0], config, torch.Generator()).text
+    assert len(tokenizer.encode_prompt(drawn)) <= 1 + len(drawn.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("captions", "none of 4 samples of m has a caption, and text is captions"),
+        ("question", "none of 4 samples of m has a question"),
+    ],
+)
+def test_a_source_without_the_text_it_is_set_to_is_refused(text: Any, message: str) -> None:
+    config = SourceConfig(kind="memory", path="m", text=text)
+    sources = [(SOURCE, MemorySource(make_samples(3))), (config, MemorySource(labelled(4)))]
+    with pytest.raises(DataError, match=message):
+        train_tokenizer(sources, vocab_size=300, config=TokenizerConfig())
 
 
 def test_a_sample_that_cannot_be_read_is_passed_over() -> None:

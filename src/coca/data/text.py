@@ -1,5 +1,6 @@
 """From a sample's words to the one text that the model sees at this visit."""
 
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -35,6 +36,15 @@ class Words(NamedTuple):
     answer: str = ""
 
 
+def texts_of(sample: Sample, config: SourceConfig) -> tuple[list[str], list[str]]:
+    """Every text that `draw_words` may draw of a sample, before templates; then every answer."""
+    if config.text == "labels":
+        return _filled(spoken(label) for label in sample.labels), []
+    if config.text == "question":
+        return _filled([sample.text]), _filled(sample.answers)
+    return _filled(sample.captions), []
+
+
 def draw_words(sample: Sample, config: SourceConfig, generator: torch.Generator) -> Words:
     """The words of the sample, drawn anew from `generator`.
 
@@ -46,18 +56,13 @@ def draw_words(sample: Sample, config: SourceConfig, generator: torch.Generator)
         DataError: The sample has no such text (reason `"empty_caption"`), or it is no valid text
             (`"bad_text"`).
     """
-    answer = ""
-    if config.text == "question":
-        text = sample.text.strip()
-        answers = [said for answer in sample.answers if (said := answer.strip())]
-        answer = _draw(answers, generator) if answers else ""
-    elif config.text == "labels":
-        names = [name for label in sample.labels if (name := spoken(label))]
-        order = torch.randperm(len(names), generator=generator).tolist()
-        text = ", ".join(names[place] for place in order)
+    texts, answers = texts_of(sample, config)
+    answer = _draw(answers, generator) if answers else ""
+    if config.text == "labels":
+        order = torch.randperm(len(texts), generator=generator).tolist()
+        text = ", ".join(texts[place] for place in order)
     else:
-        captions = [text for caption in sample.captions if (text := caption.strip())]
-        text = _draw(captions, generator) if captions else ""
+        text = _draw(texts, generator) if texts else ""
     if not text:
         raise DataError(f"sample {sample.key} has no {config.text} to read", reason="empty_caption")
     try:
@@ -75,6 +80,10 @@ def draw_words(sample: Sample, config: SourceConfig, generator: torch.Generator)
 def spoken(label: str) -> str:
     """A label as one would say it: names of folders and classes often hold underscores."""
     return label.replace("_", " ").strip()
+
+
+def _filled(texts: Iterable[str]) -> list[str]:
+    return [text for it in texts if (text := it.strip())]
 
 
 def _draw(choices: tuple[str, ...] | list[str], generator: torch.Generator) -> str:

@@ -12,7 +12,7 @@ from coca.data.loader import Loader, LoaderConfig
 from coca.data.opening import open_source
 from coca.data.parts import Stage
 from coca.data.sources import Source, SourceConfig, words_of
-from coca.data.text import templates_of
+from coca.data.text import templates_of, texts_of
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
@@ -20,6 +20,8 @@ from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.train.checkpoint import has_checkpoint
 from coca.train.device import training_device
 from coca.train.world import World
+
+_TEXT_NAMES = {"captions": "a caption", "labels": "a label", "question": "a question"}
 
 TOKENIZER_SAMPLES = 1_000_000
 """Samples whose words the tokenizer learns from at most; more would not change it."""
@@ -100,10 +102,12 @@ def train_tokenizer(
     config: TokenizerConfig,
     progress: ProgressMaker = silent,
 ) -> Tokenizer:
-    """Learns a tokenizer from all words of the sources: captions, labels and templates.
+    """Learns a tokenizer from all texts of the sources: captions, labels, questions, answers.
+
+    Templates are learned with the texts that they hold.
 
     Raises:
-        DataError: The sources hold no words.
+        DataError: The sources hold no text, or one holds none of the kind that it is set to.
     """
     total = min(sum(len(source) for _, source in sources), TOKENIZER_SAMPLES)
     with progress("reading captions", total) as bar:
@@ -119,19 +123,31 @@ def train_tokenizer(
 
 
 def _texts(sources: Sources) -> Iterator[str]:
-    """The words of each sample in one text; every n-th sample of sources that are very long."""
+    """The texts of each sample as one string; every n-th sample of sources that are very long.
+
+    Raises:
+        DataError: No sample of a source has the kind of text that its settings ask for.
+    """
     total = sum(len(source) for _, source in sources)
     step = -(-total // TOKENIZER_SAMPLES)
     for config, source in sources:
         templates = templates_of(config) or ("{}",)
+        read = found = 0
         for row in range(0, len(source), step):
             try:
                 sample = words_of(source, row)
             except DataError:
                 continue  # the loader counts and names it when the run meets it
-            words = sample.labels if config.text == "labels" else sample.captions
+            texts, answers = texts_of(sample, config)
             template = templates[row // step % len(templates)]
-            yield "\n".join(template.replace("{}", text) for text in words)
+            read, found = read + 1, found + bool(texts)
+            yield "\n".join([*(template.replace("{}", text) for text in texts), *answers])
+        if read and not found:
+            raise DataError(
+                f"none of {read:,} samples of {config.title} has {_TEXT_NAMES[config.text]}, and "
+                f"text is {config.text}; choose among {', '.join(_TEXT_NAMES)}",
+                reason="empty_caption",
+            )
 
 
 def obtain_tokenizer(
