@@ -21,12 +21,13 @@ from coca.core.formats import IMAGE_SUFFIXES
 from coca.data.folder import walk
 from coca.data.listed import Entry, ListedSource
 from coca.data.sample import parse_text
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage import Storage
 from coca.processing.image import decode
 
 
 @SOURCES.register("class_folders")
+@reads("names", "classes", "border_px")
 class ClassFolderSource(ListedSource):
     """All pictures, sorted by path; the topmost folder says the class, `config.names` its name.
 

@@ -17,12 +17,13 @@ from coca.data.listed import (
     read_annotations,
     require_splits,
 )
-from coca.data.sources import SOURCES, SourceConfig
+from coca.data.sources import SOURCES, SourceConfig, reads
 
 _KEPT = ("domain", "open_images_id", "coco_url")
 
 
 @SOURCES.register("coco_captions")
+@reads("images", "split")
 def coco_captions(config: SourceConfig) -> ListedSource:
     """The pictures with all of their captions, in the order of the list of pictures.
 

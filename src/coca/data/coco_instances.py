@@ -14,7 +14,7 @@ from typing import Any
 
 from coca.core.errors import DataError
 from coca.data.listed import Entry, ListedSource, image_folder, list_in, read_annotations
-from coca.data.sources import SOURCES, SourceConfig
+from coca.data.sources import SOURCES, SourceConfig, reads
 
 QUESTION = "which objects are where"
 """What is asked of each picture, also of one without any object."""
@@ -24,6 +24,7 @@ BOXES = "boxes"
 
 
 @SOURCES.register("coco_instances")
+@reads("images")
 def coco_instances(config: SourceConfig) -> ListedSource:
     """The pictures with their objects, in the order of the list of pictures.
 

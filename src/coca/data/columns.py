@@ -30,6 +30,17 @@ TEXT_COLUMNS = ("question", "sentence", "hypothesis")
 ANSWER_COLUMNS = ("answers", "answer")
 KEY_COLUMNS = ("key", "id")
 
+TABLE_SETTINGS = (
+    "image_column",
+    "caption_column",
+    "label_column",
+    "text_column",
+    "answer_column",
+    "where",
+    "part",
+)
+"""What each source of a table reads of `SourceConfig`."""
+
 
 @dataclass(frozen=True)
 class Columns:

@@ -14,7 +14,7 @@ from collections import Counter
 from coca.core.errors import DataError
 from coca.data.listed import Entry, ListedSource, fingerprint_of, image_folder
 from coca.data.sample import parse_text
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage import Storage
 
 _QUESTION = re.compile(
@@ -23,6 +23,7 @@ _QUESTION = re.compile(
 
 
 @SOURCES.register("daquar")
+@reads("images")
 def daquar(config: SourceConfig) -> ListedSource:
     """Each question with its one answer, in the order of the file.
 

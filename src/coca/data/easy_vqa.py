@@ -19,7 +19,7 @@ from coca.data.listed import (
     parse_json,
     require_splits,
 )
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage import Storage
 
 INSTALLED = "installed"
@@ -29,6 +29,7 @@ _PARTS = ("train", "test")
 
 
 @SOURCES.register("easy_vqa")
+@reads("split")
 def easy_vqa(config: SourceConfig) -> ListedSource:
     """Each question with its one answer, in the order of the file.
 

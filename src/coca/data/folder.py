@@ -9,11 +9,13 @@ from coca.core.errors import DataError
 from coca.core.formats import IMAGE_SUFFIXES
 from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.sample import Sample, parse_record, parse_text, split_record
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.selection import selected_rows
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage import Storage, local_stamp
 
 
 @SOURCES.register("folder")
+@reads("where", "part")
 class FolderSource:
     """All pictures below a folder, sorted by path; hidden files and folders are left out.
 
@@ -24,6 +26,7 @@ class FolderSource:
 
     Raises:
         DataError: The folder is missing, or two pictures differ in nothing but the suffix.
+        ConfigError: No picture fits `where` and `part`.
     """
 
     block_size = 1
@@ -49,9 +52,13 @@ class FolderSource:
             else:
                 continue
             digest.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
-        self.fingerprint = digest.hexdigest()[:16]
-        """Hash of the names and sizes of pictures and sidecars."""
         self._refuse_twins()
+        rows = selected_rows(self.words, len(self._images), config)
+        if rows is not None:
+            self._images = [self._images[row] for row in rows]
+            digest.update(rows.tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+        """Hash of the names and sizes of pictures and sidecars, and of the choice of rows."""
 
     def __len__(self) -> int:
         return len(self._images)

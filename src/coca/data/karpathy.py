@@ -19,10 +19,11 @@ from coca.data.listed import (
     read_annotations,
     require_splits,
 )
-from coca.data.sources import SOURCES, SourceConfig
+from coca.data.sources import SOURCES, SourceConfig, reads
 
 
 @SOURCES.register("karpathy")
+@reads("images", "split")
 def karpathy(config: SourceConfig) -> ListedSource:
     """The pictures of `config.split` with all of their sentences, in the order of the file.
 

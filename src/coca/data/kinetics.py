@@ -20,12 +20,13 @@ from coca.core.errors import DataError
 from coca.data.clips import Clip, ClipFolder, ClipSource
 from coca.data.listed import image_folder, require_splits
 from coca.data.sample import parse_text
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage import Storage
 from coca.data.tables import open_table
 
 
 @SOURCES.register("kinetics")
+@reads("images", "split", "frames", "frame_px")
 def kinetics(config: SourceConfig) -> ClipSource:
     """The clips of a Kinetics CSV; those of `split`, if it is set.
 
@@ -55,6 +56,7 @@ def kinetics(config: SourceConfig) -> ClipSource:
 
 
 @SOURCES.register("moments")
+@reads("images", "frames", "frame_px")
 def moments(config: SourceConfig) -> ClipSource:
     """The clips of a CSV of Moments in Time; `+` in a label is read as a space.
 

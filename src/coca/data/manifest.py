@@ -3,9 +3,9 @@
 import os
 
 from coca.core.regular import MAX_IMAGE_BYTES
-from coca.data.columns import TableSource
+from coca.data.columns import TABLE_SETTINGS, TableSource
 from coca.data.reach import Reach
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage import Storage, full_path, is_remote, local_stamp
 
 
@@ -38,6 +38,7 @@ class _Files:
 
 
 @SOURCES.register("manifest")
+@reads("read_from", *TABLE_SETTINGS)
 def manifest_source(config: SourceConfig) -> TableSource:
     """The rows of a table, one sample each.
 

@@ -14,12 +14,13 @@ from typing import Any
 from coca.core.errors import DataError
 from coca.data.clips import Clip, ClipFolder, ClipSource
 from coca.data.listed import image_folder, list_in, read_annotations, require_splits
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage import Storage
 from coca.data.tables import open_table
 
 
 @SOURCES.register("msrvtt")
+@reads("images", "split", "frames", "frame_px")
 def msrvtt(config: SourceConfig) -> ClipSource:
     """The videos of `split` with all of their sentences; the key is `video_id`.
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from coca.core.errors import DataError
 from coca.data.listed import Entry, ListedSource, image_folder, malformed, read_lines
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage import is_remote
 
 CLASSES = ("false", "true")
@@ -26,6 +26,7 @@ _Reading: TypeAlias = Callable[[dict[str, Any]], list[Entry]]
 
 
 @SOURCES.register("nlvr2")
+@reads("images")
 def nlvr2(config: SourceConfig) -> ListedSource:
     """Each statement with its two photos, the left one first, in the order of the lines.
 
@@ -67,6 +68,7 @@ def nlvr2(config: SourceConfig) -> ListedSource:
 
 
 @SOURCES.register("nlvr")
+@reads("images")
 def nlvr(config: SourceConfig) -> ListedSource:
     """Each statement six times, once for each order of the boxes, in the order of the lines.
 

@@ -1,7 +1,7 @@
 """From the words of a recipe to a source that can be read."""
 
 from coca.core.errors import DataError
-from coca.data.sources import SOURCES, Source, SourceConfig
+from coca.data.sources import SOURCES, Source, SourceConfig, require_read
 from coca.data.strips import StripSource
 
 
@@ -9,9 +9,10 @@ def open_source(config: SourceConfig) -> Source:
     """The source that `config` describes.
 
     Raises:
-        ConfigError: No such kind; the message holds the nearest name.
+        ConfigError: No such kind, with the nearest name; or the kind ignores a setting that is set.
         DataError: Nothing usable stands at the path.
     """
+    require_read(config)
     source = SOURCES.get(config.kind)(config)
     if config.strip:
         source = StripSource(source, config.strip, config.frames)

@@ -12,9 +12,8 @@ import logging
 import os
 import re
 import tarfile
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -26,13 +25,11 @@ from coca.core.absence import nearest
 from coca.core.errors import ConfigError, DataError
 from coca.core.files import write_atomic
 from coca.core.formats import IMAGE_FORMATS_SHOWN
-from coca.core.regular import MAX_IMAGE_BYTES
-from coca.data.remote import Range
-from coca.data.sample import Sample, parse_record, parse_text, split_record
-from coca.data.sources import SOURCES, SourceConfig
+from coca.data.sample import Sample
+from coca.data.selection import selected_rows
+from coca.data.sources import SOURCES, SourceConfig, reads
 from coca.data.storage import Storage, expand_braces, full_path, is_remote, matches
 from coca.data.tar_index import (
-    IMAGE,
     JSON,
     LABEL,
     TEXT,
@@ -40,6 +37,7 @@ from coca.data.tar_index import (
     index_bytes,
     load_index,
 )
+from coca.data.tar_samples import read_tar
 from coca.data.tar_scan import scan_tar
 
 logger = logging.getLogger(__name__)
@@ -47,15 +45,13 @@ logger = logging.getLogger(__name__)
 # Samples that are near each other in a remote tar, and so are cheap to fetch by one request.
 REMOTE_BLOCK = 256
 
-# Files of a sample that lie this near to one another are read by one request.
-SPAN_GAP_BYTES = 4096
-
 INDEX_THREADS = 8
 
 _TAR_WITHIN = re.compile(r"\.tar(?=/)")
 
 
 @SOURCES.register("shards")
+@reads("index_folder", "block_size", "where", "part")
 class ShardSource:
     """The samples of a list of tars, in the order of the list.
 
@@ -68,6 +64,7 @@ class ShardSource:
     Raises:
         DataError: A pattern fits nothing; or, without `on_bad`, a tar is truncated or damaged, and
             the message names the last good member.
+        ConfigError: No sample fits `where` and `part`.
     """
 
     def __init__(
@@ -97,13 +94,18 @@ class ShardSource:
         self._files = {full_path(tar.path) for tar in self._tars}
         self._left_out = set(map(full_path, bad))
         self._ends = np.cumsum([len(tar.keys) for tar in self._tars])
+        self._rows: np.ndarray | None = None
+        self._rows = selected_rows(self._words, len(self), config)
         digests = b"".join(tar.digest() for tar in self._tars)
-        self.fingerprint = hashlib.sha256(digests).hexdigest()[:16]
-        """Hash of the names, sizes and checksums of all files in the tars."""
+        chosen = b"" if self._rows is None else self._rows.tobytes()
+        self.fingerprint = hashlib.sha256(digests + chosen).hexdigest()[:16]
+        """Hash of the names, sizes and checksums of all files in the tars, and of chosen rows."""
         default_block = REMOTE_BLOCK if any(map(is_remote, paths)) else 1
         self.block_size = config.block_size or default_block
 
     def __len__(self) -> int:
+        if self._rows is not None:
+            return len(self._rows)
         return int(self._ends[-1]) if self._tars else 0
 
     def key(self, row: int) -> str:
@@ -159,92 +161,24 @@ class ShardSource:
         results: list[Sample | DataError | None] = [None] * len(rows)
         for numbers in by_tar.values():
             tar = places[numbers[0]][0]
-            found = self._read_tar(tar, [places[number][1] for number in numbers])
+            found = read_tar(self._storage, tar, [places[number][1] for number in numbers])
             for number, result in zip(numbers, found, strict=True):
                 results[number] = result
         return [result for result in results if result is not None]
 
+    def _words(self, row: int) -> Sample:
+        """The sample in this row without its image, of which no byte is read."""
+        tar, local_row = self._locate(row)
+        (result,) = read_tar(self._storage, tar, [local_row], columns=(TEXT, JSON, LABEL))
+        if isinstance(result, DataError):
+            raise result
+        return result
+
     def _locate(self, row: int) -> tuple[TarIndex, int]:
+        row = row if self._rows is None else int(self._rows[row])
         number = int(np.searchsorted(self._ends, row, side="right"))
         tar = self._tars[number]
         return tar, row - int(self._ends[number]) + len(tar.keys)
-
-    def _read_tar(self, tar: TarIndex, rows: Sequence[int]) -> list[Sample | DataError]:
-        spans = [_spans(tar, row) if _fits(tar, row) else [] for row in rows]
-        wanted = [span for of_row in spans for span in of_row]
-        try:
-            parts = iter(self._storage.read(tar.path, wanted) if wanted else [])
-        except DataError as error:
-            return [error] * len(rows)
-        results: list[Sample | DataError] = []
-        for row, of_row in zip(rows, spans, strict=True):
-            content = {span: next(parts) for span in of_row}
-            try:
-                results.append(_sample(tar, row, content))
-            except DataError as error:
-                results.append(error)
-        return results
-
-
-def _fits(tar: TarIndex, row: int) -> bool:
-    """Whether no file of the sample is larger than what is read."""
-    return int(tar.sizes[row].max()) <= MAX_IMAGE_BYTES
-
-
-def _spans(tar: TarIndex, row: int) -> list[Range]:
-    """The ranges that hold the files of a sample; files that lie close share one."""
-    spans: list[Range] = []
-    for offset, size in sorted(
-        zip(tar.offsets[row].tolist(), tar.sizes[row].tolist(), strict=True)
-    ):
-        if size <= 0:
-            continue
-        if spans and offset - spans[-1][1] <= SPAN_GAP_BYTES:
-            spans[-1] = (spans[-1][0], offset + size)
-        else:
-            spans.append((offset, offset + size))
-    return spans
-
-
-def _sample(tar: TarIndex, row: int, spans: Mapping[Range, bytes]) -> Sample:
-    key = tar.keys[row].decode("utf-8", "surrogateescape")
-    if not _fits(tar, row):
-        raise DataError(
-            f"a file of {key} in {tar.path} has {int(tar.sizes[row].max()):,} bytes, and at most "
-            f"{MAX_IMAGE_BYTES:,} are read",
-            reason="too_large",
-        )
-    if tar.sizes[row, IMAGE] < 0:
-        raise DataError(f"{key} in {tar.path} has no picture", reason="no_image")
-    image, text, record, label = (
-        _member(tar, row, column, key, spans) for column in (IMAGE, TEXT, JSON, LABEL)
-    )
-    place = f"{tar.path}: {key}"
-    fields = parse_record(record, f"{place}.json") if record else {}
-    captions, labels, metadata = split_record(fields, f"{place}.json")
-    if not captions and text is not None:
-        captions = (parse_text(text, f"{place}.txt").strip(),)
-    if not labels and label is not None:
-        labels = (parse_text(label, f"{place}.cls").strip(),)
-    return Sample(key, image or b"", captions, labels, metadata)
-
-
-def _member(
-    tar: TarIndex, row: int, column: int, key: str, spans: Mapping[Range, bytes]
-) -> bytes | None:
-    offset, size = int(tar.offsets[row, column]), int(tar.sizes[row, column])
-    if size <= 0:
-        return None if size < 0 else b""
-    start = max(start for start, _ in spans if start <= offset)
-    content = next(part for span, part in spans.items() if span[0] == start)
-    content = content[offset - start : offset - start + size]
-    if zlib.crc32(content) != tar.crc32s[row, column]:
-        raise DataError(
-            f"a file of {key} in {tar.path} differs from its checksum; the tar is damaged, or "
-            "changed after its index was made",
-            reason="checksum",
-        )
-    return content
 
 
 class ShardWriter:

@@ -11,12 +11,13 @@ from typing import Any
 
 from coca.core.errors import DataError
 from coca.data.listed import Entry, ListedSource, image_folder, malformed, read_lines
-from coca.data.sources import SOURCES, SourceConfig
+from coca.data.sources import SOURCES, SourceConfig, reads
 
 CLASSES = ("entailment", "neutral", "contradiction")
 
 
 @SOURCES.register("snli_ve")
+@reads("images")
 def snli_ve(config: SourceConfig) -> ListedSource:
     """Each hypothesis as the text, with its verdict as the label, in the order of the lines.
 

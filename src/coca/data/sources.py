@@ -1,8 +1,8 @@
 """Where samples come from: what a source is, and how one is named in a recipe."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from coca.core.errors import ConfigError, DataError, did_you_mean
 from coca.core.registry import Registry
@@ -97,10 +97,12 @@ class SourceConfig:
     """Manifest, zip: where answers stand, if not under `answers` or `answer`."""
 
     where: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
-    """Manifest, zip: the rows to read, by columns and their value or values: `{split: train}`."""
+    """Manifest, zip, shards, folder: the samples to read, by columns or fields of the sidecar and
+    their value or values: `{split: train}`. Other kinds refuse it."""
 
     part: PartConfig | None = None
-    """Manifest, zip: of these a part, to hold some of them out where no split says which."""
+    """Manifest, zip, shards, folder: of these a part, to hold some of them out where no split says
+    which. Other kinds refuse it."""
 
     table: str = ""
     """Zip: the table inside, if there are several."""
@@ -251,7 +253,58 @@ class ClassSource(Protocol):
 
 SourceMaker: TypeAlias = Callable[[SourceConfig], Source]
 
+Maker = TypeVar("Maker", bound=SourceMaker)
+
 SOURCES: Registry[SourceMaker] = Registry("data source")
+
+_READ: dict[SourceMaker, frozenset[str]] = {}
+"""The settings of `SourceConfig` that a kind reads besides those that all kinds share."""
+
+_SHARED = frozenset({"kind", "path", "name", "weight", "text", "templates", "strip"})
+_SELECTING = frozenset({"where", "part"})
+
+
+def reads(*names: str) -> Callable[[Maker], Maker]:
+    """Declare which further settings a kind of source reads; `require_read` refuses the others."""
+    known = {it.name for it in fields(SourceConfig)}
+    assert known.issuperset(names), f"{names} are no settings of a source"
+
+    def declare(maker: Maker) -> Maker:
+        _READ[maker] = frozenset(names)
+        return maker
+
+    return declare
+
+
+def require_read(config: SourceConfig) -> None:
+    """Refuse a setting that a source would ignore.
+
+    A plugin's kind that declares nothing is only refused `where` and `part`: who trains on a part
+    of the samples must not train on all of them.
+
+    Raises:
+        ConfigError: No such kind, or it does not read a setting that is set.
+    """
+    declared = _READ.get(SOURCES.get(config.kind))
+    given = {
+        it.name
+        for it in fields(SourceConfig)
+        if getattr(config, it.name) != _default(it) and it.name not in _SHARED
+    }
+    if config.strip:
+        given.discard("frames")
+    ignored = given & _SELECTING if declared is None else given - declared
+    if ignored:
+        name = min(ignored)
+        read = ", ".join(sorted(declared or ())) or "none"
+        raise ConfigError(
+            f"{name} is {getattr(config, name)!r}, but a source of kind {config.kind} does not "
+            f"read {name}; besides path, text and templates it reads {read}"
+        )
+
+
+def _default(setting: "Field[Any]") -> Any:
+    return setting.default if setting.default_factory is MISSING else setting.default_factory()
 
 
 def single_path(config: SourceConfig) -> str:

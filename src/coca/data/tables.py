@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from uuid import UUID
 
 import numpy as np
+from jaxtyping import Int64
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
@@ -114,16 +115,21 @@ def _listed(values: set[str]) -> str:
     return " or ".join(few) + (" or another" if len(values) > len(few) else "")
 
 
+def rows_of(table: Table) -> Int64[np.ndarray, " N"]:
+    """The numbers that the rows of a selected table have in the whole one."""
+    return table.rows if isinstance(table, _Selected) else np.arange(len(table), dtype=np.int64)
+
+
 class _Selected:
     def __init__(self, table: Table, rows: Sequence[int]) -> None:
-        self._table = table
-        self._rows = np.asarray(rows, np.int64)
+        self.rows = rows_of(table)[np.asarray(rows, np.int64)]
+        self._table: Table = table._table if isinstance(table, _Selected) else table
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def row(self, number: int) -> Mapping[str, Any]:
-        return self._table.row(int(self._rows[number]))
+        return self._table.row(int(self.rows[number]))
 
 
 def open_table(content: bytes, path: str) -> Table:

@@ -2,10 +2,11 @@
 
 from coca.core.errors import DataError
 from coca.data.clips import Clip, ClipFolder, ClipSource
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 
 
 @SOURCES.register("videos")
+@reads("frames", "frame_px")
 def videos(config: SourceConfig) -> ClipSource:
     """All videos and folders of frames below a folder, sorted by path.
 

@@ -22,7 +22,7 @@ from coca.data.listed import (
     malformed,
     parse_json,
 )
-from coca.data.sources import SOURCES, SourceConfig
+from coca.data.sources import SOURCES, SourceConfig, reads
 from coca.data.storage import Storage
 
 _SHARED_PICTURES = {"test-dev2015": "test2015"}
@@ -30,6 +30,7 @@ _SHARED_PICTURES = {"test-dev2015": "test2015"}
 
 
 @SOURCES.register("vqa")
+@reads("images")
 def vqa(config: SourceConfig) -> ListedSource:
     """Each question with the answers of all people, in the order of the questions.
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.regular import MAX_IMAGE_BYTES
-from coca.data.columns import TableSource
-from coca.data.sources import SOURCES, SourceConfig, single_path
+from coca.data.columns import TABLE_SETTINGS, TableSource
+from coca.data.sources import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage import Storage, full_path
 from coca.data.tables import SUFFIXES
 
@@ -144,6 +144,7 @@ class Archive:
 
 
 @SOURCES.register("zip")
+@reads("table", *TABLE_SETTINGS)
 def zip_source(config: SourceConfig) -> TableSource:
     """The rows of a table inside a zip, whose pictures stand in the same zip.
 
