@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,15 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from coca.core.config import load_config
 from coca.data.opening import open_source
 from coca.data.sources import SOURCES, SourceConfig
+from coca.workflows.pretrain_data import (
+    DataConfig,
+    TokenizerConfig,
+    open_sources,
+    train_tokenizer,
+)
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -78,6 +86,33 @@ def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
     assert "{kind: shards, path: other}" in run("mine", "other", "--count", "3").stdout
     copied = open_source(SourceConfig(kind="shards", path="copied"))
     assert {copied.read(row).image for row in range(3)} <= {Path(p).read_bytes() for p in filled}
+
+
+@pytest.mark.parametrize("out", ["some.jsonl", "some"])
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ([{"caption": "a car"}, {"caption": "a dog"}], "path: OUT}]"),
+        ([{"label": "car"}, {"label": "dog"}], "path: OUT, text: labels}]"),
+        ([{"caption": "a car"}, {}], "1 of 2 have captions"),
+        ([{}, {}], "none of them has a caption or a label"),
+    ],
+)
+def test_the_hint_of_mine_fits_what_was_mined(
+    run: Run, model: str, pictures: list[str], words: list[dict[str, Any]], hint: str, out: str
+) -> None:
+    for path, record in zip(pictures, words, strict=False):
+        Path(path).with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
+    run("index", *pictures[: len(words)], "-m", model)
+    told = run("mine", out, "--count", "2").stdout
+    assert hint.replace("OUT", out) in told
+    # What is hinted at is read by training: its sources have the text that they are set to.
+    if "data.sources=" in told:
+        changes = shlex.split(told[told.index("pretrain RECIPE.yaml") :])[2:]
+        loaded = load_config(DataConfig, overrides=[one.removeprefix("data.") for one in changes])
+        sources = open_sources(loaded.sources)
+        assert len(sources[0][1]) == 2
+        train_tokenizer(sources, vocab_size=300, config=TokenizerConfig())
 
 
 def test_doubt_needs_classes_of_the_same_model(

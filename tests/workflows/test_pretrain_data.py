@@ -1,6 +1,7 @@
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.loader import LoaderConfig
+from coca.data.loader import Loader, LoaderConfig
 from coca.data.sample import Sample
 from coca.data.sources import SourceConfig
 from coca.data.text import draw_words
@@ -121,6 +122,36 @@ def test_a_tokenizer_is_learned_until_the_run_has_a_checkpoint_and_then_read(
     assert obtain([], path=tmp_path / "kept.json") == learned
     with pytest.raises(DataError, match="no text to learn"):
         obtain([])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"others": (b"2",)}, "samples of m have 2 images each, but this run reads 1 of each"),
+        ({"captions": ()}, "none of 3 samples of m has a caption, and text is captions"),
+    ],
+)
+def test_samples_that_are_all_unusable_are_refused_before_the_first_step(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    samples = [replace(sample, **change) for sample in make_samples(5)]
+
+    def loader(source: MemorySource, **settings: Any) -> Loader:
+        config = DataConfig(sources=(SOURCE,), loader=LoaderConfig(batch_size=2, **settings))
+        return make_loader(
+            config,
+            [(SOURCE, source)],
+            tiny_processor(),
+            steps=1,
+            seed=0,
+            bad_log=tmp_path / "bad.jsonl",
+        )
+
+    with pytest.raises(DataError, match=message):
+        loader(MemorySource(samples))
+    # Some usable ones may be enough, and who allows bad ones is not asked.
+    loader(MemorySource([*samples, *make_samples(1)]))
+    loader(MemorySource(samples), max_bad_fraction=1.0)
 
 
 def test_stages_end_at_whole_batches_of_the_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What else a collection is good for: recommendations, near-duplicates, subsets to learn from."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from coca.core.formats import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from coca.search.duplicates import Duplicates
+    from coca.workflows.subset import Subset
 
 
 @grouped
@@ -243,9 +245,7 @@ def mine(
             f"{subset.model_captions:,} captions that a model wrote are left out; "
             "--model-captions writes them as well"
         )
-    kind = "manifest" if out.suffix == ".jsonl" else "shards"
-    learn = f"data.sources=[{{kind: {kind}, path: {out}}}]"
-    console.say(f"learn from them: {to_try('pretrain', 'RECIPE.yaml', learn)}")
+    console.say(_how_to_train(subset, out))
     console.emit(
         {
             "out": str(out),
@@ -255,6 +255,23 @@ def mine(
             "lost": [{"path": path, "error": error} for path, error in subset.lost],
         }
     )
+
+
+def _how_to_train(subset: "Subset", out: Path) -> str:
+    """The command that trains on a subset; its `text` is what most of the images have."""
+    if subset.text is None:
+        return "none of them has a caption or a label, so `coca pretrain` cannot train on them"
+    usable = subset.captioned if subset.text == "captions" else subset.labelled
+    kind = "manifest" if out.suffix == ".jsonl" else "shards"
+    text = ", text: labels" if subset.text == "labels" else ""
+    changes = [f"data.sources=[{{kind: {kind}, path: {out}{text}}}]"]
+    sentence = "train on them"
+    if usable < subset.written:
+        # Those without are replaced by others, and would end the run above the allowed fraction.
+        sentence += f" ({usable:,} of {subset.written:,} have {subset.text})"
+        fraction = math.ceil(100 * (1 - usable / subset.written)) / 100
+        changes.append(f"data.loader.max_bad_fraction={min(1, fraction + 0.1):.2f}")
+    return f"{sentence}: {to_try('pretrain', 'RECIPE.yaml', *changes)}"
 
 
 def _sentence_on(found: "Duplicates", *, count: int, others: int, least: float) -> str:

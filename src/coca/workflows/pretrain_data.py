@@ -1,6 +1,7 @@
 """The data of a pretraining run: sources, tokenizer, processor, and the loader over all of them."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,9 @@ from coca.train.device import training_device
 from coca.train.world import World
 
 _TEXT_NAMES = {"captions": "a caption", "labels": "a label", "question": "a question"}
+
+_MANY_BAD = 0.5
+"""Who allows that many bad samples is not asked whether a few of them are usable."""
 
 TOKENIZER_SAMPLES = 1_000_000
 """Samples whose words the tokenizer learns from at most; more would not change it."""
@@ -143,11 +147,15 @@ def _texts(sources: Sources) -> Iterator[str]:
             read, found = read + 1, found + bool(texts)
             yield "\n".join([*(template.replace("{}", text) for text in texts), *answers])
         if read and not found:
-            raise DataError(
-                f"none of {read:,} samples of {config.title} has {_TEXT_NAMES[config.text]}, and "
-                f"text is {config.text}; choose among {', '.join(_TEXT_NAMES)}",
-                reason="empty_caption",
-            )
+            raise _without_text(config, read)
+
+
+def _without_text(config: SourceConfig, count: int) -> DataError:
+    return DataError(
+        f"none of {count:,} samples of {config.title} has {_TEXT_NAMES[config.text]}, and text is "
+        f"{config.text}; choose among {', '.join(_TEXT_NAMES)}",
+        reason="empty_caption",
+    )
 
 
 def obtain_tokenizer(
@@ -190,6 +198,24 @@ def make_processor(
     return Processor(ImageTransform(image), tokenizer, context_length)
 
 
+def _require_usable(config: SourceConfig, source: Source, pictures: int) -> None:
+    """Refuse a source of which each sample would be bad, as far as a few of them show."""
+    samples = []
+    for row in sorted({0, len(source) // 2, len(source) - 1}):
+        with suppress(DataError):
+            samples.append(source.read(row))
+    counts = {len(sample.images) for sample in samples}
+    if counts and pictures not in counts:
+        raise DataError(
+            f"the samples of {config.title} have {min(counts)} images each, but this run reads "
+            f"{pictures} of each; write a row for each image, or fine-tune a head with pictures: "
+            f"{min(counts)}",
+            reason="picture_count",
+        )
+    if samples and not any(texts_of(sample, config)[0] for sample in samples):
+        raise _without_text(config, len(samples))
+
+
 def make_loader(
     config: DataConfig,
     sources: Sources,
@@ -204,7 +230,12 @@ def make_loader(
 
     Raises:
         ConfigError: The ranks cannot share a batch.
+        DataError: The samples of a source have another number of images than the run reads, or no
+            text.
     """
+    if config.loader.max_bad_fraction < _MANY_BAD:
+        for source_config, source in sources:
+            _require_usable(source_config, source, config.loader.pictures)
     world = World.current()
     augment, native = config.augment, processor.image_config
     stages = [

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.files import write_atomic
@@ -32,10 +32,27 @@ class Subset:
 
     written: int = 0
     """Pictures that are in it."""
+    captioned: int = 0
+    """Of these, those with a caption."""
+    labelled: int = 0
+    """Of these, those with a label."""
     model_captions: int = 0
     """Captions written by a model that were left out."""
     lost: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason of each picture that was chosen and cannot be had any more."""
+
+    def count(self, captions: Sequence[str], labels: Sequence[str]) -> None:
+        """Count a picture that is written."""
+        self.written += 1
+        self.captioned += bool(captions)
+        self.labelled += bool(labels)
+
+    @property
+    def text(self) -> Literal["captions", "labels"] | None:
+        """What training reads of most of the pictures; None where they have neither."""
+        if not self.captioned and not self.labelled:
+            return None
+        return "captions" if self.captioned >= self.labelled else "labels"
 
 
 def check_out(out: str | Path) -> None:
@@ -117,11 +134,11 @@ def _write_manifest(
         except DataError as error:
             subset.lost.append((record.path, str(error)))
             continue
+        subset.count(captions, labels)
         subset.model_captions += _leaves_out(record, captions)
         spoken = {"image": full_path(there[0]), "captions": captions, "id": record.id}
         row = {**rest, **spoken, **({"labels": labels} if labels else {})}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    subset.written = len(lines)
     if lines:
         write_atomic(out, "".join(lines).encode())
     return subset
@@ -143,7 +160,7 @@ def _write_shards(
                 captions, labels, rest = _words(record, scores[record.id], model_captions)
                 image = picture_of(record, read)
                 writer.write(Sample(record.id, image, captions, labels, rest))
-                subset.written += 1
+                subset.count(captions, labels)
                 subset.model_captions += _leaves_out(record, captions)
             except DataError as error:
                 subset.lost.append((record.path, str(error)))
