@@ -104,9 +104,10 @@ def test_a_value_that_no_sample_has_is_refused_with_those_there_are(
 @pytest.mark.parametrize("kind", ["shards", "folder"])
 def test_another_choice_has_another_fingerprint(tmp_path: Path, kind: str) -> None:
     path = _write(kind, tmp_path / "data")
+    choices: list[dict[str, Any]] = [{}, {"split": "train"}, {"split": "val"}]
     prints = {
         open_source(SourceConfig(kind=kind, path=path, where=where)).fingerprint
-        for where in ({}, {"split": "train"}, {"split": "val"})
+        for where in choices
     }
     assert len(prints) == 3
 
