@@ -38,6 +38,7 @@ TABLE_SETTINGS = (
     "answer_column",
     "where",
     "part",
+    "read_from",
 )
 """What each source of a table reads of `SourceConfig`."""
 

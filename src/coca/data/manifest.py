@@ -38,7 +38,7 @@ class _Files:
 
 
 @SOURCES.register("manifest")
-@reads("read_from", *TABLE_SETTINGS)
+@reads(*TABLE_SETTINGS)
 def manifest_source(config: SourceConfig) -> TableSource:
     """The rows of a table, one sample each.
 
