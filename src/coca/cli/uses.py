@@ -52,21 +52,13 @@ def recommend(
     from coca.search.recommend import recommend as recommended
 
     with place.open() as engine:
-        # A picture of the collection would come back as the first.
-        known = [
-            hit.id
-            for term in wanted
-            if term.image
-            for hit in engine.search(terms=[term], k=1)
-            if hit.score > 1 - 1e-4
-        ]
         hits = recommended(
             engine,
             wanted,
             unlike=avoided,
             k=k,
             filter=among.expression,
-            seen={*(seen or []), *known},
+            seen=set(seen or []),
             diversity=diversity,
         )
     tell_hits(console, hits)

@@ -34,6 +34,8 @@ class VectorIndex:
 
     type: ClassVar[str]
     most_results: ClassVar[int] = MAX_RESULTS
+    exact_scores: ClassVar[bool] = False
+    """It compares the vectors themselves; otherwise scores are of compressed copies of them."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -27,6 +27,7 @@ class Flat(VectorIndex):
     """No index: every vector is compared. Exact, and fine for tens of thousands."""
 
     type = "FLAT"
+    exact_scores = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class IvfFlat(VectorIndex):
     """Vectors in `nlist` heaps, of which a search looks at some."""
 
     type = "IVF_FLAT"
+    exact_scores = True
     nlist: int = setting(128, least=1, most=65_536)
     """Heaps; about 4 times the root of the number of vectors."""
 
@@ -59,6 +61,7 @@ class IvfSq8(IvfFlat):
     """As `IVF_FLAT`, with 8 bits a number: a quarter of the memory."""
 
     type = "IVF_SQ8"
+    exact_scores = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,7 @@ class IvfPq(IvfFlat):
     """As `IVF_FLAT`, with `nbits` for each of `m` pieces of a vector: 8 to 32 times smaller."""
 
     type = "IVF_PQ"
+    exact_scores = False
     m: int | None = setting(None, least=1, most=65_536)
     """Pieces of a vector; must divide its size. Default: an eighth of the size."""
     nbits: int = setting(8, least=1, most=24)
@@ -77,6 +81,7 @@ class IvfRabitq(IvfFlat):
     """As `IVF_FLAT`, with one bit a number and a finer copy to look twice: Milvus 2.6."""
 
     type = "IVF_RABITQ"
+    exact_scores = False
     refine: bool = setting(True)
     """Keep a finer copy; without it the recall ends at about 0.75."""
     refine_type: str = setting("SQ8", choices=_REFINE_TYPES)
@@ -93,6 +98,7 @@ class Scann(IvfFlat):
     """As `IVF_PQ` with 4 bits a piece, made for fast instructions; the best are looked at twice."""
 
     type = "SCANN"
+    exact_scores = False
     with_raw_data: bool = setting(True)
     """Keep the vectors, to look at the best twice."""
 
@@ -107,6 +113,7 @@ class Hnsw(VectorIndex):
     """A graph of neighbours: the best recall for its time, as long as all fits into memory."""
 
     type = "HNSW"
+    exact_scores = True
     M: int = setting(16, least=2, most=2_048)
     """Neighbours of a vector in the graph."""
     ef_construction: int = setting(200, least=1, most=_LARGE, name="efConstruction")
@@ -122,6 +129,7 @@ class HnswSq(Hnsw):
     """As `HNSW`, with fewer bits a number: a quarter of the memory, and hardly less recall."""
 
     type = "HNSW_SQ"
+    exact_scores = False
     sq_type: str = setting("SQ8", choices=("SQ4U", "SQ6", "SQ8", "BF16", "FP16"))
     """Format of the vectors."""
     refine: bool = setting(False)
@@ -140,6 +148,7 @@ class HnswPq(Hnsw):
     """As `HNSW`, with `nbits` for each of `m` pieces of a vector."""
 
     type = "HNSW_PQ"
+    exact_scores = False
     m: int | None = setting(None, least=1, most=65_536)
     """Pieces of a vector; must divide its size. Default: an eighth of the size."""
     nbits: int = setting(8, least=1, most=24)
@@ -218,6 +227,7 @@ class GpuBruteForce(VectorIndex):
     """Every vector is compared, on a GPU."""
 
     type = "GPU_BRUTE_FORCE"
+    exact_scores = True
     most_results = _GPU_RESULTS
 
 

@@ -22,6 +22,8 @@ from coca.search.ranking import check_page, depth_of
 from coca.search.rows import HIT_COLUMNS
 
 _QUERY_ROWS = 256
+_ANSWER_BYTES = 64 << 20
+"""Where results come with their vectors, queries are sent in batches whose answers are below it."""
 _LISTED_IDS = 20_000
 
 _FEW_ROWS = 200
@@ -175,24 +177,41 @@ def _searched(
     effort: float,
     ef: int | None = None,
 ) -> list[list[Row]]:
-    """What the index finds; `ef` in place of what the effort would give."""
+    """What the index finds; `ef` in place of what the effort would give.
+
+    Scores of compressed copies are not cosines, and order the results differently. So the stored
+    vectors of all results to the depth of the page are compared with the query: then pages of one
+    depth agree, and a score does not depend on the index or the filter.
+    """
     depth = min(depth_of(look.limit), vectors.index.most_results)
+    exact = vectors.index.exact_scores
     params = vectors.index.search_params(depth, effort)
+    limit = look.limit if exact else depth
     if ef is not None:
-        params["ef"] = max(ef, look.limit)
-    params |= _wide_enough(look.params or {}, look.limit)
-    return [
+        params["ef"] = max(ef, limit)
+    params |= _wide_enough(look.params or {}, limit)
+    answers = [
         answer
-        for batch in batches(queries, _QUERY_ROWS)
+        for batch in batches(queries, _QUERY_ROWS if exact else _rescored(depth, queries.shape[1]))
         for answer in vectors.collection.search(
             batch,
             column=vectors.column,
-            columns=HIT_COLUMNS,
-            k=look.limit,
+            columns=HIT_COLUMNS if exact else [*HIT_COLUMNS, vectors.column],
+            k=limit,
             params=params,
             filter=look.filter,
         )
     ]
+    if exact:
+        return answers
+    return [
+        _exact(query[np.newaxis], answer, vectors.column, look)[0]
+        for query, answer in zip(queries, answers, strict=True)
+    ]
+
+
+def _rescored(depth: int, embed_dim: int) -> int:
+    return min(max(_ANSWER_BYTES // (4 * depth * embed_dim), 1), _QUERY_ROWS)
 
 
 def _wide_enough(params: Mapping[str, Any], limit: int) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Recommendation by content: more like these, less like those, and not all the same."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
@@ -10,7 +12,7 @@ from coca.search.diversity import marginal_relevance
 from coca.search.engine import SearchEngine
 from coca.search.milvus import MAX_RESULTS, Side
 from coca.search.ranking import check_page
-from coca.search.records import Hit, Record
+from coca.search.records import Hit, Record, content_id
 from coca.search.terms import Term
 
 _UNLIKE_WEIGHT = -0.5
@@ -38,7 +40,8 @@ def recommend(
         unlike: As `like`; together they count half as much.
         k: How many results, at most.
         filter: Milvus expression that a record must fulfil.
-        seen: Ids that are not given again; those of `like` and `unlike` never are.
+        seen: Ids that are not given again; those of `like` and `unlike` never are, nor is the
+            record of a picture given as a file or as encoded bytes.
         diversity: 0 goes by likeness alone; the nearer to 1, the more results differ.
         on: Whether pictures or captions are recommended by.
 
@@ -59,7 +62,7 @@ def recommend(
         *_share(engine, like, 1.0, on),
         *(_share(engine, unlike, _UNLIKE_WEIGHT, on) if unlike else ()),
     ]
-    hidden = {*seen, *(one for one in (*like, *unlike) if isinstance(one, str))}
+    hidden = {*seen, *_ids_of((*like, *unlike))}
     if k + len(hidden) > MAX_RESULTS:
         raise SearchError(
             f"{len(hidden):,} records were seen, and Milvus looks at {MAX_RESULTS:,} at most; "
@@ -79,6 +82,19 @@ def recommend(
     relevance = np.array([hit.score for hit in hits])
     rows = marginal_relevance(np.stack(list(sides)), relevance, k, diversity=diversity)
     return [hits[row] for row in rows]
+
+
+def _ids_of(given: Iterable[str | Term]) -> Iterator[str]:
+    """The ids of records among what is given: a picture's is the hash of its bytes."""
+    for one in given:
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one.image, bytes):
+            yield content_id(one.image)
+        elif isinstance(one.image, str | Path):
+            # One that cannot be read is reported where it is embedded.
+            with suppress(OSError, ValueError):
+                yield content_id(Path(one.image).read_bytes())
 
 
 def _vector(record: Record, on: Side) -> Float32[np.ndarray, " E"]:

@@ -1,0 +1,112 @@
+"""A score is the cosine, whatever the index: compressed copies of vectors only find candidates."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from coca.search.engine import SearchEngine
+from coca.search.index_choice import parse_index
+from coca.search.lite import is_lite
+from coca.search.milvus import Index
+from coca.search.recommend import recommend
+from coca.search.records import Record, content_id
+from coca.search.resident import Resident
+from coca.search.terms import Term
+
+DIM = 16
+ROWS = 1_200
+"""A server indexes no segment below 1,024 rows."""
+
+
+@pytest.fixture
+def vectors() -> np.ndarray:
+    drawn = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def compressed(
+    make_index: Callable[..., Index], fresh: str, vectors: np.ndarray, place: str
+) -> Index:
+    kind = "HNSW_SQ" if is_lite(place) else "IVF_PQ:nlist=4,m=4"
+    index = make_index(collection=fresh)
+    index.upsert(
+        Record(
+            id=content_id(b"%d" % row),
+            path=f"/{row}",
+            album="even" if row % 2 == 0 else "odd",
+            vector=vector,
+            text_vector=-vector,
+        )
+        for row, vector in enumerate(vectors)
+    )
+    client = index._connection.client
+    for name in {index._store.layout.name, index._store.layout.texts}:
+        client.flush(name, timeout=60)
+    index.change_index(parse_index(kind))
+    return index
+
+
+def test_scores_of_a_compressed_index_are_cosines_in_order(
+    compressed: Index, vectors: np.ndarray
+) -> None:
+    cosines = vectors[:20] @ vectors.T
+    for on, sign in (("image", 1), ("text", -1)):
+        queries = sign * vectors[:20]
+        for filter in ("", 'album == "even"', 'path != "/1"'):
+            answers = compressed.search(queries, 10, on=on, filter=filter, effort=4.0)  # type: ignore[arg-type]
+            for row, hits in enumerate(answers):
+                by_hand = [float(cosines[row][int(hit.path[1:])]) for hit in hits]
+                np.testing.assert_allclose([hit.score for hit in hits], by_hand, atol=1e-6)
+                assert by_hand == sorted(by_hand, reverse=True)
+
+
+def test_pages_of_a_compressed_index_are_parts_of_one_order(
+    compressed: Index, vectors: np.ndarray
+) -> None:
+    # Up to 31 results are one depth of the index, and looked for equally widely.
+    whole = [hit.id for hit in compressed.search(vectors[:1], 28)[0]]
+    paged = [
+        hit.id for at in range(0, 28, 7) for hit in compressed.search(vectors[:1], 7, offset=at)[0]
+    ]
+    assert paged == whole
+
+
+class OfBytes:
+    """Embeds the encoded number of a row as the vector of that row."""
+
+    fingerprint, embed_dim = "model-one", DIM
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self._vectors = vectors
+
+    def embed_images(self, images: Sequence[bytes]) -> np.ndarray:
+        return self._vectors[[int(image) for image in images]]
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        raise AssertionError("no text is searched for")
+
+
+def test_what_is_liked_is_never_recommended_whatever_its_score(
+    compressed: Index, vectors: np.ndarray
+) -> None:
+    engine = SearchEngine(OfBytes(vectors), compressed)
+    for row in range(20):
+        found = recommend(engine, [Term(image=b"%d" % row)], k=5)
+        assert len(found) == 5
+        assert content_id(b"%d" % row) not in {hit.id for hit in found}
+
+
+def test_vectors_in_memory_come_in_the_order_of_their_ids(
+    compressed: Index, vectors: np.ndarray
+) -> None:
+    resident = Resident(compressed)
+    ids, held = resident.vectors()
+    assert ids == sorted(content_id(b"%d" % row) for row in range(ROWS))
+    # Also when rows were written again and so came last, or were removed.
+    compressed.upsert([Record(id=ids[0], path="/again", vector=held[0])])
+    compressed.delete([ids[1]])
+    again, anew = resident.vectors()
+    assert again == [ids[0], *ids[2:]]
+    np.testing.assert_array_equal(anew, held[[0, *range(2, ROWS)]])
