@@ -149,9 +149,16 @@ class Resident:
         return captions.search_words(text, k, filter=filter, offset=offset)
 
     def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
-        """The ids of all records, and their vectors in the same order; not to be written to."""
+        """The ids of all records, sorted, and their vectors in that order; not to be written to.
+
+        Milvus returns rows in an order that changes with writes and differs between servers. What
+        is chosen by position, such as the first of equal vectors, must not depend on it.
+        """
         copy = self._up_to_date()
-        return copy.ids, copy.sides[on]
+        order = sorted(range(len(copy.ids)), key=copy.ids.__getitem__)
+        if order == list(range(len(order))):
+            return copy.ids, copy.sides[on]
+        return [copy.ids[row] for row in order], copy.sides[on][order]
 
     def _best(
         self,
@@ -229,7 +236,8 @@ class Resident:
         nothing = np.zeros((0, self.info.embed_dim), np.float32)
         with self._watch.reading() as writes:
             empty = _Copy(writes, [], {}, {"image": nothing, "text": nothing}, np.zeros(0, bool))
-            return self._with(empty, self._index.ids(), set(), writes, progress)
+            # Sorted, so that `vectors` need not copy them.
+            return self._with(empty, sorted(self._index.ids()), set(), writes, progress)
 
     def _with(
         self,
@@ -246,7 +254,9 @@ class Resident:
         spoken = [copy.spoken[stay]]
         with progress("reading vectors", len(ids)) as bar:
             for start in range(0, len(ids), _READ_ROWS):
-                read = list(self._index.get(ids[start : start + _READ_ROWS]).values())
+                part = ids[start : start + _READ_ROWS]
+                found = self._index.get(part)
+                read = [found[id] for id in part if id in found]
                 kept_ids += [record.id for record in read]
                 for on, matrices in parts.items():
                     matrices.append(_stacked(read, on, self.info.embed_dim))
