@@ -22,13 +22,30 @@ def test_a_collection_is_listed_described_and_given_another_index(
     (row,) = run_json("collection", "list")
     assert (row["name"], row["count"], row["aliases"]) == ("pictures", 3, [])
     told = run_json("collection", "info")
-    assert told["records"].startswith("3, 3 of them")
-    assert told["index of pictures"] == "HNSW:M=16,efConstruction=200, Finished"
+    assert (told["count"], told["captioned"], told["own_name"]) == (3, 3, row["own_name"])
+    image = told["indexes"]["image"]
+    assert (image["index"], image["state"]) == ("HNSW:M=16,efConstruction=200", "Finished")
     assert run_json("collection", "index", "pictures", "flat")["index"] == "FLAT"
-    assert run_json("collection", "info")["index of captions"] == "FLAT, Finished"
+    assert run_json("collection", "info")["indexes"]["text"]["index"] == "FLAT"
     refused = run("collection", "index", "pictures", "DISKANN", "--no-fallback", code=1)
     assert "cannot build DISKANN" in refused.stderr
-    assert "did you mean 'HNSW'" in run("collection", "index", "pictures", "HNWS", code=1).stderr
+    assert "did you mean 'HNSW'" in run("collection", "index", "pictures", "HNWS", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["search", "x", "-k", "99999"],
+        ["search", "x", "--since", "2024-02-01", "--until", "2024-01-01"],
+        ["duplicates", "--least", "2"],
+        ["collection", "index", "pictures", "NOPE"],
+        ["collection", "index", "pictures", "HNSW:M=1"],
+        ["collection", "list", "--uri", "foo.txt"],
+        ["migrate", "coca.db", "./coca.db"],
+    ],
+)
+def test_a_wrong_call_ends_with_2(run: Run, filled: Any, call: list[str]) -> None:
+    run(*call, code=2)
 
 
 def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -> None:
@@ -36,7 +53,9 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
     assert (moved["records"], moved["written"]) == (3, 3)
     assert len(run_json("search", "car", "--uri", "b.db", "-c", "moved")) == 3
     assert not list(Path("runs").iterdir())
-    assert "are the same collection" in run("migrate", "b.db", "b.db", code=2).stderr
+    assert (
+        "are the same collection" in run("migrate", "b.db", "./b.db", "-c", "moved", code=2).stderr
+    )
     run("collection", "alias", "best", "moved", "--uri", "b.db")
     assert len(run_json("search", "car", "--uri", "b.db", "-c", "best")) == 3
     assert run_json("collection", "list", "--uri", "b.db")[0]["aliases"] == ["best"]

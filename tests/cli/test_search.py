@@ -111,7 +111,7 @@ def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
     assert table[1].split()[-1] == pictures[1]
     assert "no day such as 2024-06-01" in run("search", "x", "--since", "June", code=2).stderr
     ends = ["--since", "2024-06-02", "--until", "2024-06-01"]
-    assert "the end comes first" in run("search", "x", *ends, code=1).stderr
+    assert "the end comes first" in run("search", "x", *ends, code=2).stderr
 
 
 def test_a_resident_search_answers_as_the_index_does(run_json: RunJson, filled: Any) -> None:
@@ -155,8 +155,8 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
         ([], 2, "nothing to search for"),
         (["  "], 2, "nothing to search for"),
         (["x", "--hybrid", "--min-score", "0.1"], 2, "goes by the cosine"),
-        (["--image", "photos/0.png", "--hybrid"], 1, "compares words"),
-        (["--image", "photos/0.png", "--rerank", "2"], 1, "add a text"),
+        (["--image", "photos/0.png", "--hybrid"], 2, "compares words"),
+        (["--image", "photos/0.png", "--rerank", "2"], 2, "add a text"),
         (["night:-0.3"], 2, "a single term needs no weight"),
         (["x", "12:30"], 2, "write '12:30:1'"),
         (["x", "--filter", "year ><"], 1, "does not understand the filter"),

@@ -66,7 +66,7 @@ def test_near_duplicates_are_told_within_and_against_others(
     Path("other.png").write_bytes(picture(9))
     alone = run("duplicates", "--against", "other.png", "--least", "1").stdout
     assert "none of 6 pictures is like one of 1 other pictures from 1 on" in alone
-    assert "above 0 to 1" in run("duplicates", "--least", "2", code=1).stderr
+    assert "above 0 to 1" in run("duplicates", "--least", "2", code=2).stderr
 
 
 def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
@@ -124,7 +124,7 @@ def test_doubt_needs_classes_of_the_same_model(
     assert scores == sorted(scores, reverse=True)
     assert all(0 <= score <= 1.1 for score in scores)  # at most log 3
     away = ("mine", "apart.jsonl", "--count", "6", "--away-from", filled[1])
-    assert "Set max_likeness" in run(*away, code=1).stderr
+    assert "Set max_likeness" in run(*away, code=2).stderr
     assert run_json(*away, "--max-likeness", "0.99999")["chosen"] <= 5
 
 

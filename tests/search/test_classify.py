@@ -6,7 +6,13 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import SearchError
-from coca.search.classify import add_classes, class_names, nearest_classes, remove_classes
+from coca.search.classify import (
+    add_classes,
+    class_names,
+    nearest_classes,
+    read_classes,
+    remove_classes,
+)
 from coca.search.milvus import Index
 from coca.search.resident import Resident
 
@@ -50,6 +56,15 @@ def test_the_collection_answers_as_all_products_in_memory(
         assert [row[0].label for row in found] == in_memory
         assert [row[0].score for row in found] == pytest.approx(scores.max(axis=1), abs=1e-5)
         assert all({one.label for one in row} == set(LABELS) for row in found)
+
+
+def test_all_classes_are_read_in_the_order_of_their_names(
+    index: Index, model: Model, embedder: Any
+) -> None:
+    add_classes(index, model, ["b", "c", "a"], templates=["{}"])
+    names, vectors = read_classes(index)
+    assert names == ["a", "b", "c"]
+    np.testing.assert_allclose(vectors, model.class_embeddings(names, templates=["{}"]), atol=1e-6)
 
 
 def test_classes_come_change_and_go_while_in_use(index: Index, model: Model, embedder: Any) -> None:

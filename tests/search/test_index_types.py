@@ -143,3 +143,13 @@ def test_zilliz_cloud_chooses_itself() -> None:
     cloud = capabilities_of("v2.6.4", "https://x.zillizcloud.com")
     assert choose_index(None, cloud).type == "AUTOINDEX"
     assert choose_index(Hnsw(), cloud, fallback=True).type == "AUTOINDEX"
+
+
+def test_a_gpu_graph_for_processors_is_refused_where_it_is_not_known() -> None:
+    wanted = parse_index("GPU_CAGRA:adapt_for_cpu=true")
+    for version in ("v2.4.9", "v2.6.0"):
+        older = capabilities_of(version)
+        with pytest.raises(SearchError, match=r"no adapt_for_cpu; servers from 2\.6\.1"):
+            choose_index(wanted, older)
+        assert choose_index(wanted, older, fallback=True) == parse_index("GPU_CAGRA")
+    assert choose_index(wanted, capabilities_of("v2.6.1")) == wanted

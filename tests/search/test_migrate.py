@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from coca.core.errors import SearchError, StorageError
+from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.search import migrate as module
 from coca.search.migrate import migrate
 from coca.search.milvus import Index
@@ -132,6 +133,38 @@ def test_what_changed_since_a_copy_was_made_is_copied_anew(
     (tmp_path / "files" / "written.txt").unlink()
     migrate(source, index, tmp_path / "files", keep_files=True)
     assert index.get([changed])[changed].caption == "other words"
+    source.close()
+
+
+@pytest.mark.parametrize("field", ["vector", "text_vector", "metadata", "tags", "time"])
+def test_a_change_in_any_field_is_copied_again(
+    source: Index, tmp_path: Path, make_record: MakeRecord, field: str
+) -> None:
+    record = make_record("a", text_vector=make_record("t").vector, metadata={"n": 1})
+    other = make_record("other").vector
+    values: dict[str, Any] = {"metadata": {"n": 2}, "tags": ("x",), "time": 7}
+    source.upsert([record, make_record("b")])
+    about: dict[str, Any] = {"embed_dim": 16, "fingerprint": "model-one", "create": True}
+    with source, Index.open(str(tmp_path / "target.db"), **about) as target:
+        migrate(source, target, tmp_path / "run", keep_files=True)
+        changed = dataclasses.replace(record, **{field: values.get(field, other)})
+        source.upsert([changed])
+        assert migrate(source, target, tmp_path / "run", keep_files=True).written == 1
+        assert same(target.get(["a"])["a"], changed)
+
+
+def test_a_collection_is_never_copied_onto_itself(
+    source: Index, tmp_path: Path, make_record: MakeRecord
+) -> None:
+    source.upsert([make_record("a")])
+    (tmp_path / "link.db").symlink_to(tmp_path / "source.db")
+    for uri in ("source.db", "./x/../source.db", "link.db"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with (
+            Index.open(f"{tmp_path}/{uri}", source.own_name) as target,
+            pytest.raises(ArgumentError, match="are the same collection"),
+        ):
+            migrate(source, target, tmp_path / "run")
     source.close()
 
 

@@ -70,8 +70,9 @@ def info(
 
     with Index.open(defaults.search_uri(uri), name, token=token) as index:
         found = index.info
-        captioned = index.count("has_text == true")
+        captioned, states = index.count("has_text == true"), index.index_states()
         rows = [
+            ["own name", index.own_name],
             ["records", f"{found.count:,}, {captioned:,} of them with a vector of the caption"],
             ["vectors", f"{found.embed_dim} numbers"],
             ["model", f"{found.model} ({found.fingerprint})"],
@@ -79,11 +80,33 @@ def info(
             ["words", "ranked by Milvus" if index.has_words else "ranked here, from captions"],
             *(
                 [f"index of {_SIDES[side]}", f"{state.index}, {state.state}"]
-                for side, state in index.index_states().items()
+                for side, state in states.items()
             ),
         ]
         console.table(["what", "is"], rows)
-        console.emit(dict(rows))
+        console.emit(
+            {
+                "collection": found.collection,
+                "own_name": index.own_name,
+                "uri": found.uri,
+                "server": found.server_version,
+                "count": found.count,
+                "captioned": captioned,
+                "embed_dim": found.embed_dim,
+                "model": found.model,
+                "fingerprint": found.fingerprint,
+                "full_text": index.has_words,
+                "indexes": {
+                    side: {
+                        "index": str(state.index),
+                        "state": state.state,
+                        "rows": state.rows,
+                        "indexed_rows": state.indexed_rows,
+                    }
+                    for side, state in states.items()
+                },
+            }
+        )
 
 
 @app.command(name="index")
@@ -212,8 +235,6 @@ def migrate(
     from coca.search.settings import CollectionSettings
 
     name = to_collection or collection
-    if (source, collection) == (target, name):
-        raise ConfigError("SOURCE and TARGET are the same collection: name another")
     index = parse_index(index_type) if index_type else None
     with (
         Index.open(source, collection, token=token) as old,

@@ -204,13 +204,13 @@ def classify(
 def _by_collection(
     predictor: "Predictor", uri: str, collection: str, token: str
 ) -> Iterator[Callable[[Sequence[str]], Sequence[list["Prediction"]]]]:
-    from coca.search.resident import Resident
+    from coca.search.classify import read_classes
     from coca.workflows.classes import classify_by, open_classes
 
     with open_classes(predictor, uri, collection, token=token) as index:
-        # In memory, as few things are: then no class is missed.
-        held = Resident(index)
-        yield lambda batch: classify_by(held, predictor, batch)
+        # In memory: then no class is missed, however many there are.
+        labels, vectors = read_classes(index)
+    yield lambda batch: classify_by(predictor, labels, vectors, batch)
 
 
 def _shown(labels: Sequence["Prediction"]) -> str:

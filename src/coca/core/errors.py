@@ -5,6 +5,7 @@
     +-- DataError           a picture, caption or shard cannot be used; carries a short `reason`
     +-- ModelError          a checkpoint or model folder cannot be used
     +-- SearchError         the collection cannot answer
+    |   +-- ArgumentError   an argument of a search is wrong; a ConfigError as well
     +-- StorageError        a file cannot be read or written, for want of room or permission
     +-- MissingExtraError   an optional dependency is not installed
 
@@ -49,6 +50,10 @@ class ModelError(CocaError):
 
 class SearchError(CocaError):
     """The collection is missing, locked, or was filled by another model."""
+
+
+class ArgumentError(SearchError, ConfigError):
+    """An argument for a collection is out of range or contradicts another; nothing was done yet."""
 
 
 class StorageError(CocaError):

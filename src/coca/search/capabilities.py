@@ -71,6 +71,8 @@ class Capabilities:
     """
     consistency: bool
     """Readers may ask how fresh an answer must be; otherwise each answer is."""
+    adapt_for_cpu: bool = False
+    """A graph that a GPU has built may be searched on processors."""
     like_escapes: bool = False
     r"""`\%` and `\_` in a `like` mean the characters themselves."""
 
@@ -157,7 +159,9 @@ _SERVER_2_6 = replace(
     vector_types=_SERVER_2_5.vector_types | {"INT8_VECTOR"},
 )
 
-_SERVER_2_6_4 = replace(_SERVER_2_6, indexes=_SERVER_2_6.indexes | {"AISAQ"})
+_SERVER_2_6_1 = replace(_SERVER_2_6, adapt_for_cpu=True)
+
+_SERVER_2_6_4 = replace(_SERVER_2_6_1, indexes=_SERVER_2_6_1.indexes | {"AISAQ"})
 
 _SERVER_3_0 = replace(_SERVER_2_6_4, indexes=_SERVER_2_6_4.indexes | {"FAISS"})
 
@@ -166,6 +170,7 @@ _SERVERS = {
     (2, 4, 0): _SERVER_2_4,
     (2, 5, 0): _SERVER_2_5,
     (2, 6, 0): _SERVER_2_6,
+    (2, 6, 1): _SERVER_2_6_1,
     (2, 6, 4): _SERVER_2_6_4,
     (3, 0, 0): _SERVER_3_0,
 }

@@ -129,17 +129,18 @@ def nearest_classes(
     return [[Class(hit.caption, hit.score) for hit in hits] for hits in answers]
 
 
-def class_vectors(index: Index) -> Float32[np.ndarray, "K E"]:
-    """The vectors of all classes, in no order.
+def read_classes(index: Index) -> tuple[list[str], Float32[np.ndarray, "K E"]]:
+    """Return the names of all classes, sorted, and their vectors.
 
     Raises:
         SearchError: The collection holds no class, or pictures.
     """
     _check_holds_classes(index)
-    vectors = [record.vector for batch in index.read_through() for record in batch]
+    vectors = {one.caption: one.vector for batch in index.read_through() for one in batch}
     if not vectors:
         raise SearchError(_nothing(index.info))
-    return np.stack(vectors)
+    names = sorted(vectors)
+    return names, np.stack([vectors[name] for name in names])
 
 
 def _nothing(info: CollectionInfo) -> str:

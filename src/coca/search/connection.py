@@ -85,6 +85,13 @@ class Connection:
         return self._lease.journal(collection) if self._lease else Journal()
 
     @property
+    def place(self) -> str:
+        """The same text for the same folder, or the same address of a server."""
+        if self._lease:
+            return str(self._lease.path)
+        return self.uri.rstrip("/").lower()
+
+    @property
     def sees_all_writes(self) -> bool:
         """Whether whoever writes is in this process, and so in the journal."""
         return self._lease is not None

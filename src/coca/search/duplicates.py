@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressMaker, silent
 
 KEPT_PAIRS = 100_000
@@ -66,7 +66,7 @@ def near_duplicates(
         SearchError: `least` is not above 0 and at most 1.
     """
     if not 0 < least <= 1:
-        raise SearchError(
+        raise ArgumentError(
             f"near-duplicates have a cosine of at least {least}; right is above 0 to 1"
         )
     # A vector's product with itself may be rounded to below 1.

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Float32
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.search.milvus import MAX_RESULTS, Side
 from coca.search.ranking import check_page
 from coca.search.records import CollectionInfo, Hit, Record, check_same_model
@@ -140,7 +140,7 @@ class SearchEngine:
         """
         check_terms(terms)
         if not terms:
-            raise SearchError("nothing to search for: give a text, an image or a vector")
+            raise ArgumentError("nothing to search for: give a text, an image or a vector")
         given = [term.vector for term in terms if term.vector is not None]
         of_vectors = iter(query_vectors(given, self.index.info.embed_dim) if given else ())
         texts = [term.text for term in terms if term.text is not None]
@@ -188,14 +188,14 @@ class SearchEngine:
         parts: list[Float[np.ndarray, "Q E"]] = []
         if texts is not None:
             if isinstance(texts, str):
-                raise SearchError(f"the texts are {texts!r}; right is a list, one text a query")
+                raise ArgumentError(f"the texts are {texts!r}; right is a list, one text a query")
             for text in texts:
                 Term(text=text)
         given = [one for one in (texts, images, vectors) if one is not None]
         if not given:
-            raise SearchError("nothing to search for: give a text, an image or a vector")
+            raise ArgumentError("nothing to search for: give a text, an image or a vector")
         if len({len(one) for one in given}) > 1:
-            raise SearchError(
+            raise ArgumentError(
                 "texts, images and vectors that are searched together need the same number of each"
             )
         if not len(given[0]):

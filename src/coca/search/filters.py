@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time
 from typing import TypeAlias, get_args
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError
 from coca.search.records import (
     ALBUM,
     CAPTION,
@@ -83,7 +83,7 @@ def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
     """
     key = field.removeprefix(f"{METADATA}.")
     if key == field and field not in (*_TEXTS, *_NUMBERS, CAPTION_SOURCE):
-        raise SearchError(
+        raise ArgumentError(
             f"no filter on {field!r}: fields are "
             f"{', '.join((*_TEXTS, *_NUMBERS, CAPTION_SOURCE))} and "
             f"{METADATA}.KEY; tags have has_any_tag and has_all_tags"
@@ -94,12 +94,12 @@ def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
         compare = _compare_source
     if operator in ("in", "not in"):
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise SearchError(f"`{operator}` needs a list of values, not {value!r}")
+            raise ArgumentError(f"`{operator}` needs a list of values, not {value!r}")
         found = _in(field, key, value, compare)
         return found if operator == "in" else negate(found)
     if operator not in _OPPOSITES:
         known = " ".join(_OPPOSITES)
-        raise SearchError(f"no operator {operator!r}: use one of {known}, in, or not in")
+        raise ArgumentError(f"no operator {operator!r}: use one of {known}, in, or not in")
     return compare(key, operator, value)
 
 
@@ -127,7 +127,9 @@ def taken(*, since: date | None = None, until: date | None = None) -> Filter:
     first = None if since is None else _seconds(since, time.min)
     last = None if until is None else _seconds(until, time.max)
     if first is not None and last is not None and last < first:
-        raise SearchError(f"nothing is taken since {since} and until {until}: the end comes first")
+        raise ArgumentError(
+            f"nothing is taken since {since} and until {until}: the end comes first"
+        )
     return all_of(where(TIME, "!=", 0), between(TIME, first, last))
 
 
@@ -157,7 +159,7 @@ def any_of(*filters: str) -> Filter:
         SearchError: An expression is empty, or has an open quote or parenthesis.
     """
     if not all(filters):
-        raise SearchError("an empty filter keeps everything, so `any_of` would keep everything")
+        raise ArgumentError("an empty filter keeps everything, so `any_of` would keep everything")
     return _join(filters, "or") if filters else negate(_everything())
 
 
@@ -170,7 +172,7 @@ def negate(filter: str) -> Filter:
         SearchError: The expression is empty, or has an open quote or parenthesis.
     """
     if not filter:
-        raise SearchError("an empty filter keeps everything, and its opposite nothing")
+        raise ArgumentError("an empty filter keeps everything, and its opposite nothing")
     return Filter(_opposite(filter), str(filter))
 
 
@@ -201,7 +203,7 @@ def _compare_column(column: str, operator: str, value: object) -> Filter:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (isinstance(value, str) if text else whole):
         kind = "text" if text else "whole numbers"
-        raise SearchError(f"{column} is compared with {kind}, not with {value!r}")
+        raise ArgumentError(f"{column} is compared with {kind}, not with {value!r}")
     literal = _literal(value)
     return Filter(f"{column} {operator} {literal}", f"{column} {_OPPOSITES[operator]} {literal}")
 
@@ -215,7 +217,7 @@ def _compare_key(key: str, operator: str, value: object) -> Filter:
         equal, differs = f"{path} == {literal}", f"({missing} or {path} != {literal})"
         return Filter(equal, differs) if operator == "==" else Filter(differs, equal)
     if isinstance(value, bool):
-        raise SearchError(f"true and false have no order: {key!r} {operator} {literal}")
+        raise ArgumentError(f"true and false have no order: {key!r} {operator} {literal}")
     # And so is one of text with a number. `like "%"` holds for every text.
     other_kind = f'{path} like "%"' if not isinstance(value, str) else f'not ({path} like "%")'
     return Filter(text, f"({missing} or {other_kind} or not ({text}))")
@@ -223,7 +225,7 @@ def _compare_key(key: str, operator: str, value: object) -> Filter:
 
 def _compare_source(field: str, operator: str, value: object) -> Filter:
     if value not in get_args(CaptionSource) or operator not in ("==", "!="):
-        raise SearchError(
+        raise ArgumentError(
             f'{field} is compared by ==, !=, in and not in with "given", "model" or "", '
             f"got {operator} {value!r}"
         )
@@ -241,14 +243,14 @@ def _expanded_source(found: re.Match[str]) -> str:
         return found.group()  # a literal, whatever it holds
     operator, value = found["operator"], found["value"]
     if operator is None:
-        raise SearchError(
+        raise ArgumentError(
             f"{CAPTION_SOURCE} in a filter is compared by ==, !=, in or not in, with "
             '"given", "model" or "" behind it'
         )
     try:
         parsed = ast.literal_eval(value)
     except (SyntaxError, ValueError):
-        raise SearchError(f"the filter compares {CAPTION_SOURCE} with {value}, no text") from None
+        raise ArgumentError(f"the filter compares {CAPTION_SOURCE} with {value}, no text") from None
     return f"({where(CAPTION_SOURCE, ' '.join(operator.split()), parsed)})"
 
 
@@ -270,7 +272,7 @@ def _in(
 
 def _tagged(function: str, tags: Sequence[str]) -> Filter:
     if isinstance(tags, str):
-        raise SearchError(f"tags are a list of texts, not the text {tags!r}")
+        raise ArgumentError(f"tags are a list of texts, not the text {tags!r}")
     call = f"{function}({TAGS}, [{', '.join(map(quoted, tags))}])"
     return Filter(call, f"not {call}")
 
@@ -303,7 +305,7 @@ def _whole(filter: str) -> str:
     else:
         if depth == 0:
             return str(filter)
-    raise SearchError(f"the filter {filter!r} has a quote or parenthesis without its partner")
+    raise ArgumentError(f"the filter {filter!r} has a quote or parenthesis without its partner")
 
 
 def _seconds(day: date, of_day: time) -> int:
@@ -322,7 +324,7 @@ def _literal(value: object) -> str:
         case int() if abs(value) <= _LARGEST:
             return str(value)
         case int():
-            raise SearchError(f"{value} is too large for a filter; at most {_LARGEST:,} fits")
+            raise ArgumentError(f"{value} is too large for a filter; at most {_LARGEST:,} fits")
         case float() if value - value == 0:  # finite
             return repr(value)
-    raise SearchError(f"a filter compares text, numbers and truth values, not {value!r}")
+    raise ArgumentError(f"a filter compares text, numbers and truth values, not {value!r}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.search.captions import Captions
 from coca.search.engine import Searchable, SearchEngine
 from coca.search.fusion import Fusion, fuse
@@ -76,7 +76,7 @@ def search_hybrid(
         SearchError: No words, `k` or `offset` out of range, or the collection cannot answer.
     """
     if not words.strip():
-        raise SearchError("a hybrid search compares words, and the query has none: add a text")
+        raise ArgumentError("a hybrid search compares words, and the query has none: add a text")
     check_page(k, offset, MAX_RESULTS)
     query = engine.query(terms or [Term(text=words)])
     joined: dict[str, Hit] = {}

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, get_args
 
-from coca.core.errors import SearchError, did_you_mean
+from coca.core.errors import ArgumentError, SearchError, did_you_mean
 from coca.search.capabilities import Capabilities
 from coca.search.index_settings import VectorIndex
-from coca.search.index_types import INDEX_TYPES, Auto, Hnsw
+from coca.search.index_types import INDEX_TYPES, Auto, GpuCagra, Hnsw
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +48,16 @@ def parse_index(text: str) -> VectorIndex:
     name, _, rest = text.partition(":")
     name = name.strip().upper()
     if name in _NOT_FOR_FLOATS:
-        raise SearchError(f"{name} is for {_NOT_FOR_FLOATS[name]}; CoCa's vectors are floats")
+        raise ArgumentError(f"{name} is for {_NOT_FOR_FLOATS[name]}; CoCa's vectors are floats")
     if name not in INDEX_TYPES:
-        raise SearchError(f"no index type {name!r}: {did_you_mean(name, INDEX_TYPES)}")
+        raise ArgumentError(f"no index type {name!r}: {did_you_mean(name, INDEX_TYPES)}")
     kind = INDEX_TYPES[name]
     fields = {field.metadata["name"] or field.name: field for field in dataclasses.fields(kind)}
     settings = {}
     for part in filter(None, (part.strip() for part in _split(rest))):
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals or key not in fields:
-            raise SearchError(f"{name} has no setting {part!r}: {did_you_mean(key, fields)}")
+            raise ArgumentError(f"{name} has no setting {part!r}: {did_you_mean(key, fields)}")
         settings[fields[key].name] = _read(value, fields[key].type, f"{key} of {name}")
     return kind(**settings)
 
@@ -78,7 +78,7 @@ def choose_index(
     if wanted is None:
         return Auto() if capabilities.cloud else Hnsw()
     if wanted.type in capabilities.indexes:
-        return wanted
+        return _fitted(wanted, capabilities, fallback)
     taken, losses = wanted.type, []
     while taken not in capabilities.indexes:
         if capabilities.cloud or taken not in _NEXT_BEST:
@@ -99,6 +99,17 @@ def choose_index(
         losses[-1],
     )
     return _with_settings_of(wanted, INDEX_TYPES[taken])
+
+
+def _fitted(wanted: VectorIndex, capabilities: Capabilities, fallback: bool | None) -> VectorIndex:
+    """The index without a setting that this Milvus does not know, and would ignore or refuse."""
+    if not isinstance(wanted, GpuCagra) or not wanted.adapt_for_cpu or capabilities.adapt_for_cpu:
+        return wanted
+    sentence = f"{capabilities.name} has no adapt_for_cpu; servers from 2.6.1 on have it"
+    if not (capabilities.lite if fallback is None else fallback):
+        raise SearchError(f"{sentence}: without it, searches by {wanted.type} need the GPU")
+    logger.warning("%s: it is left out, so searches by %s need the GPU", sentence, wanted.type)
+    return dataclasses.replace(wanted, adapt_for_cpu=False)
 
 
 def index_of(description: Mapping[str, Any]) -> VectorIndex:
@@ -140,12 +151,12 @@ def _read(text: str, kind: Any, name: str) -> Any:
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     if bool in kinds:
         if text.lower() not in ("true", "false"):
-            raise SearchError(f"{name} is {text!r}; it may be true or false")
+            raise ArgumentError(f"{name} is {text!r}; it may be true or false")
         return text.lower() == "true"
     for number in (int, float):
         if number in kinds:
             try:
                 return number(text)
             except ValueError:
-                raise SearchError(f"{name} is {text!r}, and not a number") from None
+                raise ArgumentError(f"{name} is {text!r}, and not a number") from None
     return text

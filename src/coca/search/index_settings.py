@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError
 
 MAX_RESULTS = 16_384
 """Largest `offset + k`: the limit of a Milvus server, kept on Lite as well."""
@@ -97,17 +97,17 @@ def _check(index_type: str, field: Any, value: Any) -> None:
     if value is None and "None" in str(kind):
         return
     if kind is bool and not isinstance(value, bool):
-        raise SearchError(f"{name} is {value!r}, and not true or false")
+        raise ArgumentError(f"{name} is {value!r}, and not true or false")
     if choices and value not in choices:
-        raise SearchError(f"{name} is {value!r}; it may be {', '.join(choices)}")
+        raise ArgumentError(f"{name} is {value!r}; it may be {', '.join(choices)}")
     if least is None:
         return
     right = int | float if "float" in str(kind) else int
     if isinstance(value, bool) or not isinstance(value, right):
-        raise SearchError(f"{name} is {value!r}, and not a number")
+        raise ArgumentError(f"{name} is {value!r}, and not a number")
     if value < least or (most is not None and value > most):
         ending = "or more" if most is None else f"to {most:,}"
-        raise SearchError(f"{name} is {value:,}; it may be {least:,} {ending}")
+        raise ArgumentError(f"{name} is {value:,}; it may be {least:,} {ending}")
 
 
 def _pieces(index_type: str, given: int | None, embed_dim: int) -> int:
@@ -116,7 +116,7 @@ def _pieces(index_type: str, given: int | None, embed_dim: int) -> int:
     if embed_dim % given:
         whole = [m for m in range(1, embed_dim + 1) if embed_dim % m == 0]
         near = sorted(sorted(whole, key=lambda m: abs(m - given))[:2])
-        raise SearchError(
+        raise ArgumentError(
             f"m of {index_type} is {given}, which does not divide the {embed_dim} numbers of a "
             f"vector; near ones that do: {', '.join(map(str, near))}"
         )

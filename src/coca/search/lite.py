@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.core.extras import require
 from coca.search.changes import Journal
 
@@ -34,7 +34,7 @@ def address_of(uri: str) -> str:
     """
     uri = uri.strip()
     if not uri:
-        raise SearchError(f"the place of a collection is empty; {_RIGHT}")
+        raise ArgumentError(f"the place of a collection is empty; {_RIGHT}")
     if uri.lower().startswith("file:"):
         # file:/x, file:///x and file://localhost/x are one path; file:x is a relative one.
         uri = re.sub(r"(?i)^file:(//(localhost)?(?=/))?", "", uri)
@@ -119,7 +119,7 @@ _leases: dict[Path, Lease] = {}
 
 def _check_suffix(path: Path) -> None:
     if path.suffix != ".db":
-        raise SearchError(f"{path} is no place of a collection; {_RIGHT}")
+        raise ArgumentError(f"{path} is no place of a collection; {_RIGHT}")
 
 
 def _prepare(path: Path, create: bool) -> None:

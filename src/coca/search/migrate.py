@@ -1,18 +1,23 @@
 """Moving a collection between any two places through Parquet, and going on after any stop."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from coca.core.errors import SearchError, StorageError
+import numpy as np
+
+from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.core.files import append_line, write_atomic
 from coca.core.progress import ProgressMaker, silent
+from coca.search import records
 from coca.search.collection import batches
 from coca.search.milvus import Index
-from coca.search.record_files import read_origins, read_records, write_records
-from coca.search.records import check_same_model
+from coca.search.record_files import read_records, write_records
+from coca.search.records import Record, check_same_model
+from coca.search.rows import to_row
 
 _PART_ROWS = 5_000
 
@@ -40,8 +45,8 @@ def migrate(
     """Copy every record of one collection into another, and check that all of them came.
 
     What a stopped run did is not done again: whole files stay, and files whose records were flushed
-    to the target are noted; records whose path, caption or origin have changed since are copied
-    anew. Nothing is removed from either collection. Write nothing to the source while it runs.
+    to the target are noted; records that have changed since, in whatever field, are copied again.
+    Nothing is removed from either collection. Write nothing to the source while it runs.
 
     Args:
         source: Where the records are.
@@ -51,16 +56,22 @@ def migrate(
         progress: Makes the bars to show.
 
     Raises:
+        ArgumentError: Source and target are the same collection.
         SearchError: The collections belong to different models, the folder to another migration,
             the source changed meanwhile, or records are missing in the target.
         StorageError: The folder cannot be written, or a file in it is damaged.
     """
+    if source.is_same(target):
+        raise ArgumentError(
+            f"source and target are the same collection, {source.own_name!r} of {source.info.uri}: "
+            "name another place or another collection"
+        )
     check_same_model(
         target.info, fingerprint=source.info.fingerprint, embed_dim=source.info.embed_dim
     )
     folder = Path(folder)
     _claim(folder, source, target)
-    ids = source.ids()
+    ids = sorted(source.ids())
     files, rows = _export(source, ids, folder, progress)
     written = _import(target, files, folder, rows, progress)
     if missing := set(ids) - set(target.ids()):
@@ -77,7 +88,7 @@ def migrate(
 def _claim(folder: Path, source: Index, target: Index) -> None:
     """Refuse the folder of another migration."""
     ours = {
-        end: {"uri": index.info.uri, "collection": index.info.collection}
+        end: {"uri": index.info.uri, "collection": index.own_name}
         for end, index in (("source", source), ("target", target))
     }
     ours["source"]["fingerprint"] = source.info.fingerprint
@@ -105,14 +116,20 @@ def _export(
     Of a record that stands in several files, the last one has it as it is.
     """
     files = sorted(folder.glob("records-*.parquet"))
-    parts = [read_origins(file) for file in files]
-    there = {id: words for part in parts for id, *words in part}
+    there: dict[str, bytes] = {}
+    rows = 0
+    for file in files:
+        read = read_records(file)
+        there |= {record.id: _digest(record) for record in read}
+        rows += len(read)
     if gone := there.keys() - set(ids):
         raise SearchError(
             f"{source.info.collection!r} lost {len(gone):,} records since the migration began: "
             f"remove {folder} and migrate again"
         )
-    now = {id: words for id, *words in source.origins()} if there else {}
+    now = {}
+    if there:
+        now = {one.id: _digest(one) for part in source.read_through() for one in part}
     due = [id for id in ids if id not in there or there[id] != now.get(id)]
     missing = iter(due)
     with progress("read records", len(ids)) as bar:
@@ -128,7 +145,18 @@ def _export(
             write_records(file, list(found.values()))
             files.append(file)
             bar.advance(len(part))
-    return files, sum(map(len, parts)) + len(due)
+    return files, rows + len(due)
+
+
+def _digest(record: Record) -> bytes:
+    """16 bytes that are equal for records that are equal in every field, vectors included."""
+    fields = to_row(record) | {records.TEXT_VECTOR: record.text_vector}
+    digest = hashlib.sha256()
+    for vector in (records.VECTOR, records.TEXT_VECTOR):
+        value = fields.pop(vector)
+        digest.update(b"none" if value is None else np.asarray(value, np.float32).tobytes())
+    digest.update(json.dumps(fields, sort_keys=True).encode())
+    return digest.digest()[:16]
 
 
 def _import(
@@ -140,13 +168,13 @@ def _import(
     written = 0
     with progress("write records", total) as bar:
         for file in files:
-            records = read_records(file)
+            read = read_records(file)
             if file.name not in done:
-                for batch in batches(records, 1_000):
+                for batch in batches(read, 1_000):
                     target.upsert(batch)
                 # Noted only when the rows outlive the machine, not the process alone.
                 target.flush()
                 append_line(ledger, file.name)
-                written += len(records)
-            bar.advance(len(records))
+                written += len(read)
+            bar.advance(len(read))
     return written

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import names, records, schema
 from coca.search.building import PATIENCE_S, IndexState, index_state
@@ -137,6 +137,15 @@ class Index:
     def own_name(self) -> str:
         """The name that leads to this collection for ever; others may be switched."""
         return self._store.layout.name
+
+    def is_same(self, other: "Index") -> bool:
+        """Whether both are one collection, under whatever names and addresses."""
+        one, another = self._store.layout, other._store.layout
+        return one.name == another.name and (
+            self._connection.place == other._connection.place
+            # Of one server under two addresses, the collection has one id and time of creation.
+            or (one.identity != (0, 0) and one.identity == another.identity)
+        )
 
     @property
     def made_for(self) -> str:
@@ -370,7 +379,7 @@ class Index:
                 "Milvus Lite 3.2 and servers from 2.5 can"
             )
         if not text.strip():
-            raise SearchError("the text to search for is empty")
+            raise ArgumentError("the text to search for is empty")
         page = Page(k=k, offset=offset, filter=filter)
         page.check(self.index_type)
         return words_of(self._store.pictures, text, page)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32
 
-from coca.core.errors import ConfigError, SearchError
+from coca.core.errors import ArgumentError, ConfigError
 from coca.core.progress import ProgressMaker, silent
 from coca.search.diversity import k_center, unlike
 
@@ -85,7 +85,7 @@ def choose(
         SearchError: `away_from` is given without `max_likeness`.
     """
     if away_from is not None and choice.max_likeness is None:
-        raise SearchError("how like the pictures to stay away from is too like? Set max_likeness")
+        raise ArgumentError("how like the pictures to stay away from is too like? Set max_likeness")
     order = np.arange(len(vectors)) if scores is None else np.argsort(-scores, kind="stable")
     if scores is not None and choice.min_score is not None:
         order = order[scores[order] >= choice.min_score]

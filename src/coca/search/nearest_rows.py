@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError
 from coca.search import records
 from coca.search.building import served_rows
 from coca.search.collection import Collection, Row, batches
@@ -93,7 +93,7 @@ class Page:
         """
         check_page(self.k, self.offset, index.most_results)
         if not self.effort > 0:
-            raise SearchError(f"effort is {self.effort}; it must be above 0")
+            raise ArgumentError(f"effort is {self.effort}; it must be above 0")
 
     def look(self, limit: int) -> Look:
         """For the first `limit` of them all."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import TypeVar
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError
 from coca.search.collection import Row
 from coca.search.records import ID
 
@@ -30,9 +30,9 @@ def check_page(k: int, offset: int, most: int) -> None:
     """
     for name, value in (("k", k), ("offset", offset)):
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise SearchError(f"{name} is {value!r}; right is a whole number")
+            raise ArgumentError(f"{name} is {value!r}; right is a whole number")
     if k < 1 or offset < 0 or k + offset > most:
-        raise SearchError(
+        raise ArgumentError(
             f"k={k} with offset={offset}: k is at least 1, offset at least 0, "
             f"and both together at most {most:,}"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.search.diversity import marginal_relevance
 from coca.search.engine import SearchEngine
 from coca.search.milvus import MAX_RESULTS, Side
@@ -54,9 +54,11 @@ def recommend(
         DataError: A picture cannot be read.
     """
     if not like:
-        raise SearchError("nothing to recommend by: name a record, a text or a picture to be like")
+        raise ArgumentError(
+            "nothing to recommend by: name a record, a text or a picture to be like"
+        )
     if not 0 <= diversity <= 1:
-        raise SearchError(f"the diversity is {diversity}; right is 0 to 1")
+        raise ArgumentError(f"the diversity is {diversity}; right is 0 to 1")
     check_page(k, 0, MAX_RESULTS)
     terms = [
         *_share(engine, like, 1.0, on),
@@ -64,7 +66,7 @@ def recommend(
     ]
     hidden = {*seen, *_ids_of((*like, *unlike))}
     if k + len(hidden) > MAX_RESULTS:
-        raise SearchError(
+        raise ArgumentError(
             f"{len(hidden):,} records were seen, and Milvus looks at {MAX_RESULTS:,} at most; "
             "leave them out by a filter instead"
         )
@@ -117,7 +119,7 @@ def _share(
         Term(vector=_vector(records[one], on)) if isinstance(one, str) else one for one in given
     ]
     if negative := [term for term in terms if term.weight < 0]:
-        raise SearchError(
+        raise ArgumentError(
             f"what is liked or not has the weight {negative[0].weight:g}; right is above 0"
         )
     total = sum(term.weight for term in terms)

@@ -46,19 +46,6 @@ def read_records(path: str | Path) -> list[Record]:
     return [_to_record(row) for row in _read(path).to_pylist()]
 
 
-def read_origins(path: str | Path) -> list[tuple[str, str, str, Origin]]:
-    """Id, path, caption and origin of these records, without the rest.
-
-    Raises:
-        StorageError: It is missing or damaged.
-    """
-    rows = _read(path, ["id", "path", "caption", "origin"]).to_pylist()
-    return [
-        (row["id"], row["path"], row["caption"], Origin(**json.loads(row["origin"])))
-        for row in rows
-    ]
-
-
 def _read(path: str | Path, columns: list[str] | None = None) -> Any:
     arrow, parquet = (require(name, extra="search") for name in ("pyarrow", "pyarrow.parquet"))
     try:

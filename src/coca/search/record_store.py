@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError
 from coca.search import records
 from coca.search.collection import WRITE_ROWS, Collection, Row, batches
 from coca.search.connection import Connection
@@ -29,7 +29,7 @@ def check_side(side: str) -> None:
         SearchError: It is neither.
     """
     if side not in get_args(Side):
-        raise SearchError(f"the side to search on is {side!r}; right is image or text")
+        raise ArgumentError(f"the side to search on is {side!r}; right is image or text")
 
 
 class RecordStore:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError
 from coca.search.records import Hit
 
 
@@ -51,7 +51,7 @@ def reranked(
         DataError: A picture cannot be read.
     """
     if not texts:
-        raise SearchError(
+        raise ArgumentError(
             "re-ranking asks how likely words are, and the query has none: add a text"
         )
     if not hits:

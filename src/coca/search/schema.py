@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.search import records
 from coca.search.building import build_index, index_state
 from coca.search.connection import Connection
@@ -48,6 +48,8 @@ class Layout:
     replicas: int
     consistency: str
     """How fresh an answer must be, as Milvus names it."""
+    identity: tuple[int, int] = (0, 0)
+    """Id and time of creation, as a server knows it; Lite gives none."""
     made_for: str = ""
     """The public name that it was made for; "" where that is its own name, as in earlier versions.
 
@@ -73,12 +75,12 @@ def check_name(collection: str) -> None:
         SearchError: It is such a name.
     """
     if not re.fullmatch(r"[A-Za-z_]\w{0,247}", collection, re.ASCII):
-        raise SearchError(
+        raise ArgumentError(
             f"{collection!r} cannot name a collection: use letters, digits and _, "
             "and begin with a letter or _"
         )
     if collection.endswith(_TEXTS):
-        raise SearchError(
+        raise ArgumentError(
             f"{collection!r} cannot name a collection: "
             f"{_TEXTS} at the end is kept for the captions of another one"
         )
@@ -195,6 +197,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         index=parse_index(properties.get(_INDEX, "HNSW")),
         replicas=int(properties.get(_REPLICAS, 1)),
         consistency=properties.get(_CONSISTENCY, "Bounded"),
+        identity=(int(found.get("collection_id", 0)), int(found.get("created_timestamp", 0))),
         made_for=properties.get(MADE_FOR, ""),
     )
     return info, layout

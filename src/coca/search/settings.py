@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.search.capabilities import Capabilities
 from coca.search.index_choice import choose_index
 from coca.search.index_settings import VectorIndex
@@ -37,11 +37,11 @@ class CollectionSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.shards <= 16:
-            raise SearchError(f"shards is {self.shards}; it may be 1 to 16")
+            raise ArgumentError(f"shards is {self.shards}; it may be 1 to 16")
         if self.replicas < 1:
-            raise SearchError(f"replicas is {self.replicas}; it may be 1 or more")
+            raise ArgumentError(f"replicas is {self.replicas}; it may be 1 or more")
         if self.consistency not in get_args(Consistency):
-            raise SearchError(
+            raise ArgumentError(
                 f"consistency is {self.consistency!r}; it may be {', '.join(get_args(Consistency))}"
             )
 

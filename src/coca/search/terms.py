@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from coca.core.errors import ConfigError, SearchError
+from coca.core.errors import ArgumentError, ConfigError
 
 MAX_WEIGHT = 10.0
 """Weights only count relative to each other, and a time of day (`12:30`) is no weight."""
@@ -44,18 +44,18 @@ class Term:
     def __post_init__(self) -> None:
         given = [self.text, self.image, self.vector]
         if sum(one is not None for one in given) != 1:
-            raise SearchError("a term is one of text, image and vector, and just one of them")
+            raise ArgumentError("a term is one of text, image and vector, and just one of them")
         if self.text is not None and not isinstance(self.text, str):
-            raise SearchError(
+            raise ArgumentError(
                 f"the text to search for is {self.text!r}, and no words; several texts are several "
                 "terms"
             )
         if self.text is not None and not self.text.strip():
-            raise SearchError("the text to search for is empty")
+            raise ArgumentError("the text to search for is empty")
         if isinstance(self.weight, bool) or not isinstance(self.weight, Real):
-            raise SearchError(f"the weight of a term is {self.weight!r}; right is a number")
+            raise ArgumentError(f"the weight of a term is {self.weight!r}; right is a number")
         if not math.isfinite(self.weight) or not 0 < abs(self.weight) <= MAX_WEIGHT:
-            raise SearchError(
+            raise ArgumentError(
                 f"a term has the weight {self.weight:g}; "
                 f"right is -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}, and not 0"
             )
@@ -100,7 +100,7 @@ def check_terms(terms: Sequence[Term]) -> None:
         SearchError: It is none.
     """
     if isinstance(terms, str | Mapping) or not all(isinstance(term, Term) for term in terms):
-        raise SearchError(
+        raise ArgumentError(
             f"the terms are {terms!r}; right is a list such as "
             "[Term(text='red car'), Term(text='night', weight=-0.3)]"
         )
@@ -119,20 +119,20 @@ def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
     try:
         rows = np.asarray(vectors, np.float64)
     except (TypeError, ValueError):
-        raise SearchError(
+        raise ArgumentError(
             f"the vectors to search for are no array of numbers; right is {embed_dim} a row"
         ) from None
     if rows.ndim != 2 or rows.shape[1] != embed_dim:
-        raise SearchError(
+        raise ArgumentError(
             f"the vectors to search for have the shape {rows.shape}; this collection takes rows of "
             f"{embed_dim} numbers"
         )
     lengths = np.linalg.norm(rows, axis=1)
     for row, length in enumerate(lengths):
         if not math.isfinite(length):
-            raise SearchError(f"vector {row} to search for has NaN or infinity among its numbers")
+            raise ArgumentError(f"vector {row} to search for has NaN or infinity among its numbers")
         if length == 0:
-            raise SearchError(f"vector {row} to search for is all 0, and so leads nowhere")
+            raise ArgumentError(f"vector {row} to search for is all 0, and so leads nowhere")
     return rows / lengths[:, np.newaxis]
 
 
@@ -148,7 +148,7 @@ def direction(
     total = np.sum([weight * np.asarray(part, np.float64) for part, weight in pairs], axis=0)
     length = np.linalg.norm(total, axis=1, keepdims=True)
     if not np.all(length > 1e-6):
-        raise SearchError("the terms point in opposite directions: nothing is left to search for")
+        raise ArgumentError("the terms point in opposite directions: nothing is left to search for")
     return (total / length).astype(np.float32)
 
 

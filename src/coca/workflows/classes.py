@@ -4,18 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+from jaxtyping import Float32
 
 from coca.inference.answering import Prediction
 from coca.inference.given import Picture
 from coca.inference.predictor import Predictor
-from coca.search.classify import nearest_classes
-from coca.search.engine import Searchable
 from coca.search.milvus import Index
-from coca.search.records import check_same_model
 from coca.workflows.collection_model import lasting_name
-
-_MOST = 1_000
-"""Classes that share the probability of a picture; those further away have none to speak of."""
 
 
 @contextmanager
@@ -45,22 +40,27 @@ def open_classes(
 
 
 def classify_by(
-    classes: Searchable, predictor: Predictor, images: Sequence[Picture]
+    predictor: Predictor,
+    labels: Sequence[str],
+    vectors: Float32[np.ndarray, "K E"],
+    images: Sequence[Picture],
 ) -> list[list[Prediction]]:
-    """Sorts classes of a collection by how well they fit each picture, as `Predictor.classify`.
+    """Sort all classes of a collection by how well they fit each picture, as `Predictor.classify`.
+
+    Args:
+        predictor: The model that the classes belong to.
+        labels: Their names, as `read_classes` returns them.
+        vectors: Their vectors.
+        images: The pictures.
 
     Raises:
-        SearchError: The collection belongs to another model, or holds pictures or nothing.
         DataError: A picture cannot be read.
     """
-    check_same_model(classes.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim)
-    answers = nearest_classes(classes, predictor.embed_images(images), k=_MOST)
-    predictions = []
-    for found in answers:
-        logits = predictor.logit_scale * np.array([one.score for one in found])
-        odds = np.exp(logits - logits.max())
-        shares = odds / odds.sum()
-        predictions.append(
-            [Prediction(one.label, float(p)) for one, p in zip(found, shares, strict=True)]
-        )
-    return predictions
+    logits = predictor.logit_scale * (predictor.embed_images(images) @ vectors.T)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares = odds / odds.sum(axis=1, keepdims=True)
+    # Equal classes by name.
+    return [
+        [Prediction(labels[at], float(row[at])) for at in np.argsort(-row, kind="stable")]
+        for row in shares
+    ]

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.predictor import Predictor
-from coca.search.classify import class_vectors
+from coca.search.classify import read_classes
 from coca.search.collection import batches
 from coca.search.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
 from coca.search.engine import SearchEngine
@@ -154,7 +154,7 @@ def _scores(
     if mining.examples:
         return likeness(vectors, predictor.embed_images(list(mining.examples)))
     if mining.unsure_among is not None:
-        classes = class_vectors(mining.unsure_among)
+        _, classes = read_classes(mining.unsure_among)
         return doubt(vectors, classes, logit_scale=predictor.logit_scale)
     return None
 
