@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,29 @@ def test_a_picture_finds_itself_first(run_json: RunJson, filled: Any, pictures: 
     assert hits[0]["path"] == str(Path(pictures[1]).absolute())
     assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
     assert run_json("search", "-i", pictures[1], "--offset", "1", "-k", "1") == hits[1:]
+
+
+def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
+    """Counted in modules and objects: the time depends on the load of the machine."""
+    program = (
+        "import gc, sys\n"
+        "sys.argv = ['coca', 'search', 'a red car', '-k', '1']\n"
+        "import coca.cli.app\n"
+        "try:\n"
+        "    coca.cli.app.main()\n"
+        "finally:\n"
+        "    print(gc.get_freeze_count(), *sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "a red [car]" in done.stdout or ".png" in done.stdout
+    frozen, *modules = done.stderr.split()
+    assert int(frozen) > 100_000
+    # The first comes with drawing numbers on the meta device, and costs as much as torch itself.
+    needless = {"torch._dynamo", "sympy", "torchvision", "transformers", "rich.markdown", "av"}
+    assert needless & set(modules) == set()
+    assert not {name for name in modules if name.startswith(("coca.train", "coca.tasks"))}
 
 
 def test_words_filters_and_the_least_score_narrow_a_search(

@@ -106,11 +106,11 @@ def leave(code: int | str | None) -> None:
         return
     from torch import distributed
 
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
     from coca.core.errors import CocaError
     from coca.train.world import World, lost_ranks_told
 
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
     if code in (None, 0, STOPPED):
         world = World.current()
         try:

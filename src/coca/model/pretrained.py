@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from coca.core.config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
@@ -46,7 +47,7 @@ def build(config: ModelConfig) -> Captioner:
 
 def without_weights(config: ModelConfig) -> Captioner:
     """Makes a model whose tensors have shapes but no numbers, and take no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoDraws():
         return build(config)
 
 
@@ -215,6 +216,22 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
     total = sum(counts.values())
     poolers = sum(counts.get(name, 0) for name in _POOLERS)
     return {**counts, "total": total, "total_without_poolers": total - poolers}
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves tensors without numbers undrawn.
+
+    On the meta device torch draws by way of its compiler, whose import takes as long as torch's.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        is_draw = getattr(func, "__name__", "") in ("normal_", "uniform_")
+        if is_draw or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
