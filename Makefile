@@ -14,10 +14,10 @@ MILVUS := .venv-milvus/.installed-2.3.5
 .DEFAULT_GOAL := help
 # Two installations at a time would spoil the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test test-docs check format docs milvus clean
+.PHONY: help demo test test-docs test-lowest check format docs milvus clean
 
 help: ## List what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## Search, caption and score real pictures; FROM_SCRATCH=1 trains first (minutes)
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch)
@@ -27,6 +27,13 @@ test: $(DEV) ## Run every test, and hold the coverage
 
 test-docs: $(DEV) ## Run every command of README and docs in a copy of the clone (half an hour)
 	$(BIN)/pytest tests/documented_run.py -q
+
+test-lowest: ## Run a small example with the lowest versions that pyproject.toml allows; downloads 3 GB
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(PYTHON) tests/lowest.py constraints > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint .venv-lowest/constraints.txt --editable '.[data,detection,hub,report,search,train,video,vqa]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python tests/lowest.py smoke
 
 check: $(DEV) ## Lint, layout, types, floor plan and spelling
 	$(BIN)/ruff check
