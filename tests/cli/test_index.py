@@ -111,8 +111,13 @@ def test_a_place_with_nothing_in_it_is_a_fault_unless_all_of_it_was_removed(
     assert not Path("new.db").exists()
     for picture_file in pictures:
         Path(picture_file).unlink()
-    told = run_json("index", "photos", "-m", model, "--prune")
+    # Or its drive is not mounted.
+    told = run("index", "photos", "-m", model, "--prune", code=1).stderr
+    assert told.endswith("and no drive that is not mounted, add --yes\n")
+    told = run_json("index", "photos", "-m", model, "--prune", "--yes")
     assert (told["removed"], told["count"]) == (3, 0)
+    for alone in (["--yes"], ["--yes", "--watch"]):
+        assert "--yes goes with --prune" in run("index", "photos", *alone, code=2).stderr
 
 
 def test_too_many_bad_pictures_stop_the_run_and_are_listed(

@@ -80,6 +80,28 @@ def test_the_words_of_a_picture_that_is_gone_go_with_it(
     assert ingest(folder, embedder, index, prune=True) == IngestReport(unchanged=1)
 
 
+def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_trusted(
+    index: Index, tmp_path: Path, embedder: Any
+) -> None:
+    folder, other = tmp_path / "drive", tmp_path / "other"
+    for place in (folder, other):
+        place.mkdir()
+        (place / f"{place.name}.jpg").write_bytes(place.name.encode())
+    ingest([folder, other], embedder, index)
+    (folder / "drive.jpg").unlink()
+    # A note is no picture.
+    (folder / "note.txt").write_text("a note")
+    for places in ([folder], [folder, other]):
+        kept = ingest(places, embedder, index, prune=True)
+        assert kept == IngestReport(unchanged=len(places) - 1)
+    # What is gone from a folder that holds others is gone.
+    (other / "more.jpg").write_bytes(b"more")
+    (other / "other.jpg").unlink()
+    assert ingest(other, embedder, index, prune=True) == IngestReport(added=1, removed=1)
+    trusted = ingest([folder, other], embedder, index, prune=True, prune_empty=True)
+    assert trusted == IngestReport(unchanged=1, removed=1)
+
+
 class Gone:
     """Files of which some may be gone."""
 

@@ -174,6 +174,13 @@ def test_a_file_that_only_a_table_still_names_is_pruned(
     moved.write_text(f"image,caption,year\n{album / 'a.png'},table a,1\n")
     assert index_pictures([moved], model, uri=uri, captions=False, prune=True).report.removed == 0
     assert captions(uri) == {"a": "table a"}
+    # Nor is an empty one where it would be mounted.
+    album.mkdir()
+    for trust in (False, True):
+        pruned = index_pictures(
+            [moved], model, uri=uri, captions=False, prune=True, prune_empty=trust
+        )
+        assert pruned.report.removed == int(trust)
 
 
 def test_pictures_do_not_go_among_classes(model: Predictor, tmp_path: Path, album: Path) -> None:

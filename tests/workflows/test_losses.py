@@ -78,11 +78,11 @@ def before(data: Path, uri: str, model: Predictor) -> dict[str, tuple[str, dict[
     return held
 
 
-def watched(folder: Path, uri: str, model: Predictor) -> Iterator[FillResult]:
+def watched(folders: Sequence[Path], uri: str, model: Predictor) -> Iterator[FillResult]:
     def fill(sources: Sequence[AnySource]) -> FillResult:
         return fill_collection(sources, model, uri=uri, captions=False, prune=True)
 
-    return watch_folders([folder], fill, every_s=0.0, settle_s=0.1)
+    return watch_folders(folders, fill, every_s=0.0, settle_s=0.1)
 
 
 def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(
@@ -92,7 +92,7 @@ def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(
         again = index_pictures([data], model, uri=uri, captions=False, prune=prune)
         assert again.report == IngestReport(unchanged=2)
         assert claims(uri) == before
-    rounds = watched(data, uri, model)
+    rounds = watched([data], uri, model)
     assert next(rounds).report == IngestReport(unchanged=2)
     rounds.close()  # type: ignore[attr-defined]
     assert claims(uri) == before
@@ -164,3 +164,28 @@ def test_keys_that_look_like_moments_of_a_video_are_no_moments(
     for path, (caption, files) in held.items():
         assert read(path, files[path]) == picture(int(caption[-1]))
         assert is_within(path, files[path]) == (path != str(file))
+
+
+def test_a_folder_that_vanishes_while_it_is_followed_may_be_a_drive(
+    tmp_path: Path, uri: str, model: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    drive, home = tmp_path / "drive", tmp_path / "home"
+    for n, folder in enumerate((drive, home)):
+        folder.mkdir()
+        (folder / f"{n}.png").write_bytes(picture(n))
+    rounds = watched([drive, home], uri, model)
+    assert next(rounds).report == IngestReport(added=2)
+    drive.rename(tmp_path / "elsewhere")
+    (home / "2.png").write_bytes(picture(2))
+    assert next(rounds).report == IngestReport(added=1)
+    rounds.close()  # type: ignore[attr-defined]
+    assert {Path(path).name for path in claims(uri)} == {"0.png", "1.png", "2.png"}
+    assert f"{drive} is gone: its drive may not be mounted" in caplog.text
+    # Where a drive is mounted at other times there is an empty folder.
+    drive.mkdir()
+    for trust in (False, True):
+        pruned = index_pictures(
+            [drive, home], model, uri=uri, captions=False, prune=True, prune_empty=trust
+        )
+        assert pruned.report == IngestReport(unchanged=2, removed=int(trust))
+    assert caplog.text.count(f"its 1 paths stay in the collection, until `coca index {drive}") == 1

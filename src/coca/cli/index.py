@@ -39,6 +39,15 @@ def index(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove records of what is gone from these places.")
     ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes",
+            "-y",
+            help="With --prune: also of folders in which nothing is left. Without it, their drive "
+            "is taken for not mounted.",
+        ),
+    ] = False,
     every: Annotated[
         float,
         typer.Option(
@@ -80,6 +89,8 @@ def index(
     A caption may lie beside a picture in NAME.txt, captions and metadata in NAME.json.
     """
     console = Console.current(json=as_json)
+    if yes and (watch or not prune):
+        raise ConfigError("--yes goes with --prune, and not with --watch")
     place = defaults.index_uri(uri)
     where = _where(uri, collection)
     from coca.workflows.embed_shards import index_vectors, only_vectors
@@ -110,9 +121,9 @@ def index(
         check_watched(places)
     else:
         sources += sources_of(places, every_s=every, read_from=read_from or ())
-    if not (watch or prune):
+    if not (watch or (prune and yes)):
         # An empty place is a fault, unless it is to be followed, or what was in it to be removed.
-        check_filled(places, sources)
+        check_filled(places, sources, prune=prune)
     joined = check_place(place, collection, token=token)
     predictor = defaults.load_model(defaults.model_to_fill(model, joined), device)
     settings: FillSettings = {
@@ -120,6 +131,7 @@ def index(
         "token": token,
         "captions": captions,
         "prune": prune or watch,
+        "prune_empty": prune and yes,
         "copies": Copies() if watch else None,
         "bad_list": bad_list,
         "max_bad_fraction": max_bad,

@@ -1,5 +1,6 @@
 """Filling a collection: only what is new is embedded, and a killed run can be repeated."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from coca.search.report import BadLog, IngestReport
 from coca.search.sources import AnySource, FileSource, NamedSource, PictureSource, SeriesSource
 from coca.search.vectors import read_info, read_vectors
 
+logger = logging.getLogger(__name__)
+
 _PRUNE_ROWS = 1_000
 _MOST_THREADS = 16
 _MOST_NAMES = 1_000
@@ -38,6 +41,7 @@ def ingest(
     *,
     captioner: Captioner | None = None,
     prune: bool = False,
+    prune_empty: bool = False,
     copies: Copies | None = None,
     bad_log: BadLog | None = None,
     progress: ProgressMaker = silent,
@@ -54,7 +58,9 @@ def ingest(
         embedder: The model that the collection belongs to.
         index: The collection.
         captioner: Writes the captions of pictures that come without one.
-        prune: Remove records of what is gone from these places.
+        prune: Remove records of what is gone from these places. A folder that is gone, or in which
+            nothing is left, loses nothing, since its drive may not be mounted.
+        prune_empty: Remove records of folders in which nothing is left as well.
         copies: The same in each of several fillings; then all but the first look only at the
             records of their files, where they are given a few files and no folders.
         bad_log: Told of bad pictures; may stop the run.
@@ -69,8 +75,16 @@ def ingest(
     names = _names(sources) if copies is not None and copies.complete else None
     known = copies.ids_of(names) if copies is not None and names is not None else set()
     ledger = _ledger(embedder, index, names, known)
-    total = ledger.look_at(sources)
+    total = ledger.look_at(sources, trust_empty=prune_empty)
     reader = _reader(embedder, ledger, captioner, batch_size)
+    for folder, paths in ledger.spared.items() if prune else ():
+        logger.warning(
+            "nothing is left in %s: its drive may not be mounted, so its %s paths stay in the "
+            "collection, until `coca index %s --prune --yes`",
+            folder,
+            f"{len(paths):,}",
+            folder,
+        )
 
     def read(source: PictureSource, filler: Filler) -> None:
         for found in reader.read(source):
@@ -90,7 +104,8 @@ def ingest(
                     read(source, filler)
             filler.write()
             if prune:
-                gone = [*ledger.gone, *filter(is_gone, _missing_in(filler.report))]
+                missing = _missing_in(filler.report, trust_empty=prune_empty)
+                gone = [*ledger.gone, *filter(is_gone, missing)]
                 for start in range(0, len(gone), _PRUNE_ROWS):
                     batch = gone[start : start + _PRUNE_ROWS]
                     filler.report.removed += filler.let_go(dict.fromkeys(batch))
@@ -227,12 +242,16 @@ class _Kept:
             self.records.pop(id, None)
 
 
-def _missing_in(report: IngestReport) -> Iterator[str]:
+def _missing_in(report: IngestReport, *, trust_empty: bool) -> Iterator[str]:
     """What a table goes on naming, though it is not there any more."""
-    for bad in report.bad:
-        # With its folder: a drive that is not mounted is no loss.
-        if bad.reason == "missing" and os.path.isdir(os.path.dirname(bad.path)):
-            yield bad.path
+    filled: dict[str, bool] = {}
+    for path in (bad.path for bad in report.bad if bad.reason == "missing"):
+        folder = os.path.dirname(path)
+        if folder not in filled:
+            # A drive that is not mounted is no loss.
+            filled[folder] = os.path.isdir(folder) and (trust_empty or bool(os.listdir(folder)))
+        if filled[folder]:
+            yield path
 
 
 def _pictures_of(index: Index) -> Iterator[tuple[str, str, str, Origin]]:

@@ -6,9 +6,10 @@ It is read from the collection itself, so that it cannot contradict what is ther
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from coca.core.absence import Roots
 from coca.search.claims import claims_in, join_claims, source_of
 from coca.search.records import Origin
-from coca.search.sources import AnySource, Entry, series_of
+from coca.search.sources import AnySource, Entry, RootedSource, empty_folders, series_of
 
 WHOLE = "+"
 """Ends the stamp of a series' last picture, which is written after all others of it."""
@@ -68,6 +69,7 @@ class Ledger:
 
     Attributes:
         complete: It knows every record, and not only those that matter to this filling.
+        spared: Folder that is empty -> paths in it that would be lost if its drive is mounted.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Ledger:
         # Path -> claims on it that the sources have lost.
         self._lost: dict[str, set[str]] = {}
         self._gone: set[str] = set()
+        self.spared: dict[str, set[str]] = {}
         for id, path, caption, origin in rows:
             if id in half:
                 files = {
@@ -114,23 +117,40 @@ class Ledger:
         for id, known in self._known.items():
             yield from ((path, id) for path in known.origin.files if path != known.path)
 
-    def look_at(self, sources: Sequence[AnySource]) -> int:
-        """Take the stamps of everything that the sources hold; returns how much that is."""
+    def look_at(self, sources: Sequence[AnySource], *, trust_empty: bool = False) -> int:
+        """Take the stamps of everything that the sources hold; returns how much that is.
+
+        Args:
+            sources: Of this run.
+            trust_empty: A folder in which no source holds anything has lost what was in it;
+                otherwise its drive may not be mounted, and nothing of it is lost.
+        """
         self._stamps = {}
         for source in sources:
             for entry in source.entries():
                 before = self._stamps.get(entry.path)
                 both = entry.stamp if before is None else join_claims([before, entry.stamp])
                 self._stamps[entry.path] = both
-        self._lost, self._gone = {}, set()
+        self._lost, self._gone, self.spared = {}, set(), {}
+        searching = [source for source in sources if isinstance(source, RootedSource)]
+        folders = {root for source in searching for root in source.roots()}
+        empty = Roots(() if trust_empty or not folders else empty_folders(folders, sources))
+
+        def is_lost(path: str, claim: str) -> bool:
+            entry = series_of(path, claim)
+            for source in sources:
+                if source.has_lost(entry, claim):
+                    folder = empty.above(entry) if source in searching else None
+                    if folder is None:
+                        return True
+                    self.spared.setdefault(folder, set()).add(path)
+            return False
+
         for path in self._ids:
             claims = self._claims_on(path)
             there = self._now(path, claims)
             lost = {
-                claim
-                for claim in claims
-                if source_of(claim) not in there
-                and any(source.has_lost(series_of(path, claim), claim) for source in sources)
+                claim for claim in claims if source_of(claim) not in there and is_lost(path, claim)
             }
             if lost == claims:
                 self._gone.add(path)

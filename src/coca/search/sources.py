@@ -5,6 +5,7 @@ Files are known here. Whatever else holds pictures, such as tars and tables, joi
 
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +105,18 @@ class NamedSource(Protocol):
         ...
 
 
+@runtime_checkable
+class RootedSource(Protocol):
+    """A source that searches folders through.
+
+    A folder in which nothing is left may be where a drive is mounted at other times.
+    """
+
+    def roots(self) -> Sequence[str]:
+        """The folders."""
+        ...
+
+
 AnySource: TypeAlias = PictureSource | SeriesSource
 
 
@@ -135,6 +148,18 @@ def series_of(path: str, stamps: str) -> str:
     return path
 
 
+def empty_folders(places: Iterable[str | Path], sources: Iterable[AnySource]) -> list[str | Path]:
+    """The folders among the places in which no source has an entry."""
+    paths = sorted(entry.path for source in sources for entry in source.entries())
+    empty = []
+    for place in places:
+        top = os.path.join(os.path.abspath(place), "")
+        after = bisect_left(paths, top)
+        if os.path.isdir(top) and not "".join(paths[after : after + 1]).startswith(top):
+            empty.append(place)
+    return empty
+
+
 class FileSource:
     """Picture files, found in folders or named, with the words that lie beside them.
 
@@ -151,6 +176,10 @@ class FileSource:
     def entries(self) -> Sequence[Entry]:
         """The files, sorted by their absolute paths."""
         return self._entries
+
+    def roots(self) -> Sequence[str]:
+        """The folders among the paths."""
+        return sorted(filter(os.path.isdir, self._tops))
 
     def names(self) -> Sequence[str] | None:
         """The files, if no folder is searched through."""

@@ -34,6 +34,8 @@ class FillSettings(TypedDict, total=False):
     """Let the model write the captions of pictures that come without one; by default it does."""
     prune: bool
     """Remove records of what is gone from these places."""
+    prune_empty: bool
+    """Also of folders in which nothing is left, whose drive may not be mounted."""
     copies: Copies | None
     """The same in each of several fillings, so that later ones read only what changed."""
     bad_list: Path | None
@@ -81,8 +83,9 @@ def index_pictures(
         SearchError: The collection belongs to another model, or cannot be written.
     """
     sources = sources_of(places, every_s=every_s, read_from=read_from)
-    if not settings.get("prune"):
-        check_filled(places, sources)
+    prune = settings.get("prune", False)
+    if not (prune and settings.get("prune_empty")):
+        check_filled(places, sources, prune=prune)
     return fill_collection(sources, predictor, uri=uri, progress=progress, **settings)
 
 
@@ -110,6 +113,7 @@ def fill_collection(
             index,
             captioner=captioner(predictor) if settings.get("captions", True) else None,
             prune=settings.get("prune", False),
+            prune_empty=settings.get("prune_empty", False),
             copies=settings.get("copies"),
             bad_log=BadPictureLog(
                 settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)

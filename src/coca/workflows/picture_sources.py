@@ -3,8 +3,7 @@
 import importlib.util
 import logging
 import os
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
@@ -16,7 +15,14 @@ from coca.data.sources import PlacedSource, SourceConfig
 from coca.data.storage import expand_braces, full_path, is_remote
 from coca.data.tables import SUFFIXES
 from coca.search.pictures import Picture, Words, changed_at
-from coca.search.sources import AnySource, Entry, FileSource, PictureSource, SeriesSource
+from coca.search.sources import (
+    AnySource,
+    Entry,
+    FileSource,
+    PictureSource,
+    SeriesSource,
+    empty_folders,
+)
 from coca.workflows.video_source import VideoSource
 
 logger = logging.getLogger(__name__)
@@ -106,8 +112,15 @@ def check_places(places: Sequence[str | Path]) -> None:
         _kinds(str(place))
 
 
-def check_filled(places: Sequence[str | Path], sources: Sequence[AnySource]) -> None:
+def check_filled(
+    places: Sequence[str | Path], sources: Sequence[AnySource], *, prune: bool = False
+) -> None:
     """Refuse places in which there is nothing; warn of a folder in which there is nothing.
+
+    Args:
+        places: As they were given.
+        sources: Of these places.
+        prune: Say how to remove what was in the places; that of a folder is warned of elsewhere.
 
     Raises:
         DataError: No source has an entry.
@@ -115,23 +128,12 @@ def check_filled(places: Sequence[str | Path], sources: Sequence[AnySource]) -> 
     if not any(source.entries() for source in sources):
         raise DataError(
             f"there is nothing to index in {', '.join(map(str, places))}: no picture "
-            f"({', '.join(sorted(IMAGE_SUFFIXES))}), video or .tar is there",
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}), video or .tar is there"
+            + ("; if that is right, and no drive that is not mounted, add --yes" if prune else ""),
             reason="missing",
         )
-    for folder in empty_folders(places, sources):
+    for folder in [] if prune else empty_folders(places, sources):
         logger.warning("there is nothing to index in %s", folder)
-
-
-def empty_folders(places: Sequence[str | Path], sources: Iterable[AnySource]) -> list[str | Path]:
-    """The folders among the places in which no source has an entry."""
-    paths = sorted(entry.path for source in sources for entry in source.entries())
-    empty = []
-    for place in places:
-        top = os.path.join(os.path.abspath(place), "")
-        after = bisect_left(paths, top)
-        if os.path.isdir(top) and not "".join(paths[after : after + 1]).startswith(top):
-            empty.append(place)
-    return empty
 
 
 class UnreadableFile:

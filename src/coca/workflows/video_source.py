@@ -1,6 +1,7 @@
 """Videos as series of pictures: a frame every few seconds, all of one video in one album."""
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,8 @@ class VideoSource:
     def __init__(self, paths: Iterable[str | Path], *, every_s: float) -> None:
         paths = list(paths)
         self._every_s = every_s
-        self._roots = Roots(paths)
+        self._tops = {os.path.abspath(path) for path in paths}
+        self._roots = Roots(self._tops)
         self._entries = [
             Entry(str(file), series_stamp(stamp_of(file), every_s))
             for file in find_pictures(paths, suffixes=VIDEO_SUFFIXES)
@@ -42,6 +44,10 @@ class VideoSource:
     def entries(self) -> Sequence[Entry]:
         """The files, sorted by their absolute paths."""
         return self._entries
+
+    def roots(self) -> Sequence[str]:
+        """The folders among the paths."""
+        return sorted(filter(os.path.isdir, self._tops))
 
     def series(self, entry: Entry) -> Iterator[Picture]:
         """The frames of a video, as JPEG files; `DataError` if it is broken or has none."""

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
-from coca.core.absence import Roots, is_gone
+from coca.core.absence import Roots
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.extras import require
 from coca.core.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from coca.search.pictures import Picture
 from coca.search.sources import AnySource, Entry
 from coca.workflows.index import FillResult
-from coca.workflows.picture_sources import empty_folders, sources_of
+from coca.workflows.picture_sources import sources_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def watch_folders(
     """
     check_watched(folders)
     tops = [Path(os.path.abspath(folder)) for folder in folders]
+    roots = Roots(tops)
     waiting: set[Path] = set()
     with _stop_on_ctrl_c() as stop:
         changes = require("watchfiles", extra="search").watch(
@@ -68,7 +69,7 @@ def watch_folders(
             stop_event=stop,
         )
         waiting |= _touched(next(changes, ()), tops)
-        sources = _at_first(folders, every_s)
+        sources: list[AnySource] = [*sources_of(folders, every_s=every_s)]
         holding = folders_of(sources)
         yield fill(sources)
         for batch in changes:
@@ -76,7 +77,7 @@ def watch_folders(
                 return
             waiting |= _touched(batch, tops)
             try:
-                sources = changed_sources(waiting, holding, every_s=every_s)
+                sources = changed_sources(waiting, holding, roots, every_s=every_s)
                 holding |= folders_of(sources)
                 if not sources:
                     waiting.clear()
@@ -92,23 +93,6 @@ def watch_folders(
                 continue
             waiting.clear()
             yield result
-
-
-def _at_first(folders: Sequence[str | Path], every_s: float) -> list[AnySource]:
-    """What the folders hold, but for those that hold nothing: a drive may not be mounted yet."""
-    sources: list[AnySource] = [*sources_of(folders, every_s=every_s)]
-    empty = empty_folders(folders, sources)
-    if not empty:
-        return sources
-    for folder in empty:
-        logger.warning(
-            "there is nothing in %s yet; what the collection holds of it stays, until `coca index "
-            "%s --prune`",
-            folder,
-            folder,
-        )
-    filled = [folder for folder in folders if folder not in empty]
-    return [*sources_of(filled, every_s=every_s)]
 
 
 @contextmanager
@@ -158,13 +142,14 @@ def folders_of(sources: Iterable[AnySource]) -> set[str]:
 
 
 def changed_sources(
-    paths: Iterable[Path], holding: Container[str], *, every_s: float
+    paths: Iterable[Path], holding: Container[str], roots: Roots, *, every_s: float
 ) -> list[AnySource]:
     """The sources of paths that were touched: what is there, and what vanished.
 
     Args:
         paths: Files and folders.
         holding: Folders that have held pictures; any other that vanishes is none's loss.
+        roots: The folders that are followed; one that vanishes may be a drive.
         every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
     """
     there: set[str] = set()
@@ -179,7 +164,13 @@ def changed_sources(
             )
         elif path.is_dir() or (path.suffix.lower() in _TAKEN and path.exists()):
             there.add(str(path))
-        elif (path.suffix.lower() in _TAKEN or str(path) in holding) and is_gone(str(path)):
+        elif roots.above(str(path)) == str(path):
+            logger.warning(
+                "%s is gone: its drive may not be mounted, so what the collection holds of it "
+                "stays; when it is back, start again",
+                path,
+            )
+        elif path.suffix.lower() in _TAKEN or str(path) in holding:
             vanished.add(str(path))
     tars = {path for path in there if path.endswith(".tar")}
     sources: list[AnySource] = [*sources_of(sorted(there - tars), every_s=every_s)]
@@ -189,16 +180,18 @@ def changed_sources(
         except DataError as error:
             # Most likely in the making; when it is whole, it has changed once more.
             logger.warning("%s", error)
-    return [*sources, VanishedSource(sorted(vanished), holding)] if vanished else sources
+    lost = sorted(filter(roots.has_lost, vanished))
+    return [*sources, VanishedSource(lost, holding, roots)] if lost else sources
 
 
 class VanishedSource:
     """Places that were removed, with all that was in them."""
 
-    def __init__(self, paths: Sequence[str], holding: Container[str]) -> None:
-        """Take the places, and what were folders among them."""
+    def __init__(self, paths: Sequence[str], holding: Container[str], roots: Roots) -> None:
+        """Take the places, what were folders among them, and the roots that they were in."""
         self._paths = paths
-        self._roots = Roots(paths)
+        self._removed = Roots(paths)
+        self._roots = roots
         self._holding = holding
 
     def entries(self) -> Sequence[Entry]:
@@ -219,8 +212,8 @@ class VanishedSource:
 
     def has_lost(self, path: str, stamp: str) -> bool:
         """Whether the path was one of these places, or stood in one."""
-        top = self._roots.above(path)
-        return top is not None and is_gone(top)
+        top = self._removed.above(path)
+        return top is not None and self._roots.has_lost(top)
 
 
 def _touched(changes: Iterable[tuple[object, str]], tops: Sequence[Path]) -> set[Path]:
