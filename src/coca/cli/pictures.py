@@ -10,7 +10,8 @@ import typer
 
 from coca.cli.console import Console
 from coca.core.errors import ConfigError, DataError
-from coca.core.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.heif import PHOTO_SUFFIXES
 from coca.core.progress import ProgressMaker
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ def find(given: Sequence[str], *, videos: bool = False) -> list[str]:
     Raises:
         ConfigError: Only folders without a picture are given, or an archive.
     """
-    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
+    suffixes = PHOTO_SUFFIXES | VIDEO_SUFFIXES if videos else PHOTO_SUFFIXES
     found = dict.fromkeys(path for name in given for path in _expanded(name, suffixes))
     for path in found:
         if path.lower().endswith(_ARCHIVES):

@@ -10,6 +10,7 @@ A picture that cannot be used raises a `DataError` whose `reason` is one of
     too_large      more pixels than allowed; known from the header, before anything is decoded
     truncated      the file ends before the picture does
     corrupt        the data contradict themselves
+    missing_extra  a HEIF image, and the extra `heif` is not installed
     unsupported    a kind of pixel without an agreed black and white, or no kind of picture at all
 """
 
@@ -30,8 +31,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from coca.core.errors import ConfigError, DataError
-from coca.core.formats import IMAGE_FORMATS, IMAGE_FORMATS_SHOWN
+from coca.core.errors import ConfigError, DataError, MissingExtraError
+from coca.core.formats import IMAGE_FORMATS_SHOWN
+from coca.core.heif import HEAD_BYTES, formats_of
 from coca.processing.silence import decoder_warnings_ignored
 
 ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
@@ -144,11 +146,14 @@ def _opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Strea
         yield _from_array(source, name), None
         return
     with io.BytesIO(source) if isinstance(source, bytes) else _open_file(source, name) as stream:
-        if not stream.read(1):
+        head = stream.read(HEAD_BYTES)
+        if not head:
             raise DataError(f"{name} is empty", reason="empty")
         stream.seek(0)
         try:
-            picture = Image.open(stream, formats=IMAGE_FORMATS)
+            picture = Image.open(stream, formats=formats_of(head))
+        except MissingExtraError as error:
+            raise DataError(f"{name} is a HEIF image: {error}", reason="missing_extra") from error
         except UnidentifiedImageError as error:
             raise DataError(
                 f"{name} is not a {IMAGE_FORMATS_SHOWN} picture, or its header is damaged",

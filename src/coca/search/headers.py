@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from PIL import Image
 
-from coca.core.formats import IMAGE_FORMATS
+from coca.core.heif import HEAD_BYTES, formats_of
 
 _ORIENTATION, _TIMES, _CHANGED = 0x0112, 0x8769, 0x0132
 _TAKEN, _TAKEN_ZONE = 0x9003, 0x9011
@@ -31,7 +31,7 @@ def read_header(image: bytes) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(io.BytesIO(image), formats=IMAGE_FORMATS) as picture:
+            with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as picture:
                 width, height = picture.size
                 exif = picture.getexif()
                 # From 5 on, the picture lies on its side.

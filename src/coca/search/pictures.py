@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coca.core.errors import DataError
-from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.heif import HEIF_SUFFIXES, PHOTO_SUFFIXES, has_heif
 from coca.core.regular import MAX_IMAGE_BYTES, read_regular
 
 logger = logging.getLogger(__name__)
@@ -74,16 +74,19 @@ class Picture:
 
 
 def find_pictures(
-    paths: Iterable[str | Path], *, suffixes: frozenset[str] = IMAGE_SUFFIXES
+    paths: Iterable[str | Path], *, suffixes: frozenset[str] = PHOTO_SUFFIXES
 ) -> list[Path]:
     """The files of a kind below the given folders, and the given files, sorted by absolute path.
 
-    Names that begin with a dot are left out: thumbnails and shadow files of desktops.
+    Names that begin with a dot are left out: thumbnails and shadow files of desktops. Where the
+    extra `heif` is missing, HEIF images of folders are left out with a warning.
 
     Raises:
         DataError: A path does not exist.
     """
     found: set[str] = set()
+    unread = frozenset() if has_heif() else HEIF_SUFFIXES & suffixes
+    left_out = 0
     for path in paths:
         top = os.path.abspath(path)
         if not os.path.isdir(top):
@@ -94,11 +97,19 @@ def find_pictures(
             continue
         for folder, subfolders, names in os.walk(top, onerror=_warn):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            kinds = {name: os.path.splitext(name)[1].lower() for name in names if name[0] != "."}
             found.update(
                 os.path.join(folder, name)
-                for name in names
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+                for name, kind in kinds.items()
+                if kind in suffixes and kind not in unread
             )
+            left_out += sum(kind in unread for kind in kinds.values())
+    if left_out:
+        logger.warning(
+            "%s HEIF images are left out: pip install 'coca-captioners[heif]' brings what reads "
+            "them",
+            f"{left_out:,}",
+        )
     return [Path(path) for path in sorted(found)]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
-from coca.core.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.heif import PHOTO_SUFFIXES
 from coca.data.opening import open_source
 from coca.data.shards import ShardSource
 from coca.data.sources import PlacedSource, SourceConfig
@@ -128,7 +129,7 @@ def check_filled(
     if not any(source.entries() for source in sources):
         raise DataError(
             f"there is nothing to index in {', '.join(map(str, places))}: no picture "
-            f"({', '.join(sorted(IMAGE_SUFFIXES))}), video or .tar is there"
+            f"({', '.join(sorted(PHOTO_SUFFIXES))}), video or .tar is there"
             + ("; if that is right, and no drive that is not mounted, add --yes" if prune else ""),
             reason="missing",
         )
@@ -257,12 +258,12 @@ def _kinds(place: str) -> set[str]:
         return {"tars"}
     if suffix in _TABLE_KINDS:
         return {"table"}
-    if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES and is_remote(place):
+    if suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES and is_remote(place):
         raise ConfigError(f"{place}: single URLs are not fetched; list them in a manifest")
     if not is_remote(place) and not path.exists():
         raise DataError(f"there is no file or folder {place}", reason="missing")
-    if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-        return {"files"} if suffix in IMAGE_SUFFIXES else {"videos"}
+    if suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES:
+        return {"files"} if suffix in PHOTO_SUFFIXES else {"videos"}
     advice = _WRONG_KINDS.get(
         suffix,
         f"right are folders, pictures, videos, .tar shards, and tables: {', '.join(_TABLE_KINDS)}",

@@ -12,7 +12,8 @@ from pathlib import Path
 from coca.core.absence import Roots
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.extras import require
-from coca.core.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.heif import PHOTO_SUFFIXES
 from coca.search.pictures import Picture
 from coca.search.sources import AnySource, Entry
 from coca.workflows.index import FillResult
@@ -24,7 +25,7 @@ SETTLE_S = 0.5
 """So long nothing may change before files are read: a copy in the making is no picture yet."""
 _LONGEST_WAIT_S = 10.0
 _AGAIN_S = 2.0
-_TAKEN = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
+_TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
 _SIDECARS = frozenset({".txt", ".json"})
 
 
@@ -201,7 +202,7 @@ class VanishedSource:
     def names(self) -> Sequence[str] | None:
         """The places, if they were pictures; what was in a folder, tar or video is not known."""
         named = all(
-            Path(path).suffix.lower() in IMAGE_SUFFIXES and path not in self._holding
+            Path(path).suffix.lower() in PHOTO_SUFFIXES and path not in self._holding
             for path in self._paths
         )
         return self._paths if named else None
