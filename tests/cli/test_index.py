@@ -113,7 +113,7 @@ def test_a_place_with_nothing_in_it_is_a_fault_unless_all_of_it_was_removed(
         Path(picture_file).unlink()
     # Or its drive is not mounted.
     told = run("index", "photos", "-m", model, "--prune", code=1).stderr
-    assert told.endswith("and no drive that is not mounted, add --yes\n")
+    assert told.endswith("add --yes to remove its records if its drive is mounted\n")
     told = run_json("index", "photos", "-m", model, "--prune", "--yes")
     assert (told["removed"], told["count"]) == (3, 0)
     for alone in (["--yes"], ["--yes", "--watch"]):

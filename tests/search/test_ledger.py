@@ -102,6 +102,27 @@ def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_truste
     assert trusted == IngestReport(unchanged=1, removed=1)
 
 
+def test_a_copy_takes_no_words_from_a_file_that_is_out_of_reach(
+    index: Index, tmp_path: Path, embedder: Any
+) -> None:
+    folder, drive = tmp_path / "pictures", tmp_path / "drive"
+    for place in (folder, drive):
+        place.mkdir()
+    (drive / "a.jpg").write_bytes(b"same")
+    (folder / "a.jpg").symlink_to(drive / "a.jpg")
+    (folder / "a.txt").write_text("words of a")
+    (folder / "z.jpg").write_bytes(b"same")
+    (folder / "z.txt").write_text("words of z")
+    assert ingest(folder, embedder, index) == IngestReport(added=1, duplicates=1)
+    (before,) = index.read_through()
+    drive.rename(tmp_path / "unplugged")
+    report = ingest(folder, embedder, index, prune=True)
+    assert (report.unchanged, report.removed, len(report.bad)) == (1, 0, 1)
+    (after,) = index.read_through()
+    assert after == before
+    assert [record.caption for record in after] == ["words of a"]
+
+
 class Gone:
     """Files of which some may be gone."""
 

@@ -209,7 +209,8 @@ class Ledger:
         stamps = claims_in(origin.files.get(path, ""))
         now = self._now(path, stamps)
         claims = [one.removesuffix(WHOLE) for one in stamps]
-        told = [claim for claim in claims if source_of(claim) in now]
+        # An empty stamp tells nothing: such as of a file on a drive that is not mounted.
+        told = [claim for claim in claims if now.get(source_of(claim))]
         same = not told or any(claim == now[source_of(claim)] for claim in told)
         return path not in self._gone and same
 

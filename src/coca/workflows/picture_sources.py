@@ -130,7 +130,7 @@ def check_filled(
         raise DataError(
             f"there is nothing to index in {', '.join(map(str, places))}: no picture "
             f"({', '.join(sorted(PHOTO_SUFFIXES))}), video or .tar is there"
-            + ("; if that is right, and no drive that is not mounted, add --yes" if prune else ""),
+            + ("; add --yes to remove its records if its drive is mounted" if prune else ""),
             reason="missing",
         )
     for folder in [] if prune else empty_folders(places, sources):

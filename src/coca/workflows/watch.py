@@ -173,7 +173,7 @@ def changed_sources(
             )
         elif path.suffix.lower() in _TAKEN or str(path) in holding:
             vanished.add(str(path))
-    tars = {path for path in there if path.endswith(".tar")}
+    tars = {path for path in there if path.lower().endswith(".tar")}
     sources: list[AnySource] = [*sources_of(sorted(there - tars), every_s=every_s)]
     for tar in sorted(tars):
         try:
