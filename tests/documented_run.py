@@ -40,7 +40,7 @@ INSTEAD = {
     " && coca pretrain recipes/pretrain/emoji.yaml",
 }
 
-SHORT = "train.steps=2 train.save_every=2 data.loader.workers=0"
+SHORT = "train.steps=2 train.schedule.warmup=0 train.save_every=2 data.loader.workers=0"
 
 
 def in_order() -> list[Command]:
