@@ -31,7 +31,7 @@ def test_captions_have_a_text_and_a_logarithmic_score(
     assert [entry["path"] for entry in told] == pictures
     for entry in told:
         (caption,) = entry["captions"]
-        assert caption.keys() == {"text", "score", "token_ids", "log_probabilities"}
+        assert caption.keys() == {"text", "score", "rank_score", "token_ids", "log_probabilities"}
         assert caption["score"] == pytest.approx(sum(caption["log_probabilities"]))
         assert len(caption["token_ids"]) <= 4
 
@@ -48,6 +48,17 @@ def test_captions_for_people_stand_beside_their_path(
 ) -> None:
     shown = run("caption", *pictures, "-m", model, "--max-words", "3").stdout
     assert all(path in shown for path in pictures)
+
+
+def test_several_captions_are_sorted_by_a_number_that_is_shown(
+    run: Run, run_json: RunJson, model: str, pictures: list[str]
+) -> None:
+    asked = ["caption", pictures[0], "-m", model, "--num-return", "4", "--length-penalty", "2"]
+    ranks = [one["rank_score"] for one in run_json(*asked)[0]["captions"]]
+    assert ranks == sorted(ranks, reverse=True)
+    first, *rows = run(*asked).stdout.splitlines()
+    assert first.split() == ["caption", "rank", "score", "score", "path"]
+    assert [float(row.split()[-3]) for row in rows] == pytest.approx(ranks, abs=1e-3)
 
 
 def test_options_reach_the_model(run_json: RunJson, model: str, pictures: list[str]) -> None:

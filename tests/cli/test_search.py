@@ -101,7 +101,38 @@ def test_re_ranking_shows_how_likely_the_words_are(
         run_json("search", "a red car", "--rerank", "2", "-k", "1", "--offset", n)[0] for n in "012"
     ]
     assert [hit["id"] for hit in pages] == [hit["id"] for hit in again]
-    assert "log likelihood" in run("search", "a red car", "--rerank", "2").stdout
+    first, *shown = run("search", "a red car", "--rerank", "3").stdout.splitlines()
+    assert first.split() == [
+        "rank",
+        "rank",
+        "score",
+        "log",
+        "likelihood",
+        "score",
+        "caption",
+        "path",
+    ]
+    scores = [float(line.split()[1]) for line in shown]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_hybrid_searches_are_re_ranked_cut_and_paged(run_json: RunJson, filled: Any) -> None:
+    plain = run_json("search", "red car", "--hybrid")
+    both = run_json("search", "red car", "--hybrid", "--rerank", "3")
+    assert {hit["id"]: hit["score"] for hit in both} == {hit["id"]: hit["score"] for hit in plain}
+    ranks = [hit["rank_score"] for hit in both]
+    assert ranks == sorted(ranks, reverse=True)
+    alone = run_json("search", "red car", "--rerank", "3")
+    # The formula is that of a search by vectors, whatever found the picture.
+    assert sorted(ranks) == pytest.approx(sorted(hit["rank_score"] for hit in alone), abs=1e-4)
+    pages = [
+        run_json("search", "red car", "--hybrid", "--rerank", "3", "-k", "1", "--offset", n)[0]
+        for n in "012"
+    ]
+    assert pages == both
+    least = str(sorted(hit["score"] for hit in alone)[1] - 1e-5)
+    cut = run_json("search", "red car", "--hybrid", "--min-score", least, "--one-per-album")
+    assert 1 <= len(cut) <= 2
 
 
 def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: Any) -> None:
@@ -179,7 +210,6 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
     [
         ([], 2, "nothing to search for"),
         (["  "], 2, "nothing to search for"),
-        (["x", "--hybrid", "--min-score", "0.1"], 2, "goes by the cosine"),
         (["--image", "photos/0.png", "--hybrid"], 2, "compares words"),
         (["--image", "photos/0.png", "--rerank", "2"], 2, "add a text"),
         (["night:-0.3"], 2, "a single term needs no weight"),

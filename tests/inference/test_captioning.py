@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from functools import partial
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from coca.core.errors import ConfigError
+from coca.inference.clips import caption_videos
 from coca.inference.predictor import Predictor
 from coca.model.decoding import Decoding, DecodingOptions
 from coca.model.losses import captioning_loss_plain
@@ -21,6 +23,13 @@ LABELS = ["car", "small cat", "dogs", "bench"]
 def test_the_options_of_a_call_are_the_fields_of_decoding() -> None:
     fields = {field.name: field.type for field in dataclasses.fields(Decoding)}
     assert get_type_hints(DecodingOptions) == fields
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_right_one(predictor: Predictor) -> None:
+    unknown: dict[str, Any] = {"num_beems": 2}
+    for call in (predictor.caption, partial(caption_videos, predictor)):
+        with pytest.raises(ConfigError, match="no option 'num_beems'; did you mean 'num_beams'"):
+            call([], **unknown)
 
 
 def test_a_caption_is_what_the_model_believes_most(predictor: Predictor) -> None:

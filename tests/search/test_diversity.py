@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -18,14 +18,28 @@ def cloud(seed: int, rows: int, dim: int = 3) -> Float32[np.ndarray, "N E"]:
 def test_without_diversity_relevance_alone_decides(seed: int, count: int) -> None:
     vectors, relevance = cloud(seed, 10), np.random.default_rng(seed).random(10)
     chosen = marginal_relevance(vectors, relevance, count, diversity=0.0)
-    assert chosen == np.argsort(-relevance, kind="stable")[:count].tolist()
+    assert [row for row, _ in chosen] == np.argsort(-relevance, kind="stable")[:count].tolist()
+
+
+@given(st.integers(0, 99), st.floats(0, 1))
+def test_marginal_relevance_is_the_formula_and_never_grows(seed: int, diversity: float) -> None:
+    vectors, relevance = cloud(seed, 10), np.random.default_rng(seed).random(10)
+    chosen = marginal_relevance(vectors, relevance, 10, diversity=diversity)
+    for place, (row, gain) in enumerate(chosen):
+        before = [other for other, _ in chosen[:place]]
+        nearest = max((float(vectors[row] @ vectors[other]) for other in before), default=-1.0)
+        by_hand = (1 - diversity) * relevance[row] - diversity * nearest
+        assert gain == pytest.approx(by_hand, abs=1e-6)
+    gains = [gain for _, gain in chosen]
+    assert all(one >= other - 1e-6 for one, other in pairwise(gains))
 
 
 def test_a_copy_of_what_was_chosen_waits_behind_something_new() -> None:
     x, y = np.eye(2, dtype=np.float32)
     vectors, relevance = np.stack([x, x, y]), np.array([0.9, 0.89, 0.5])
-    assert marginal_relevance(vectors, relevance, 3, diversity=0.0) == [0, 1, 2]
-    assert marginal_relevance(vectors, relevance, 3, diversity=0.5) == [0, 2, 1]
+    for diversity, order in ((0.0, [0, 1, 2]), (0.5, [0, 2, 1])):
+        chosen = marginal_relevance(vectors, relevance, 3, diversity=diversity)
+        assert [row for row, _ in chosen] == order
 
 
 @given(st.integers(0, 99), st.integers(1, 4))

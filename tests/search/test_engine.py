@@ -94,6 +94,21 @@ def test_a_picture_that_cannot_be_read_is_the_callers_fault(engine: SearchEngine
         engine.search(image=b"bad")
 
 
+def test_the_texts_of_many_searches_need_no_keyword(engine: SearchEngine) -> None:
+    assert engine.search_batch(["17", "3"]) == engine.search_batch(texts=["17", "3"])
+
+
+def test_a_re_ranking_that_cannot_be_done_is_refused_before_the_search(
+    engine: SearchEngine,
+) -> None:
+    with pytest.raises(SearchError, match="rerank=-1 with offset=0: rerank is at least 1"):
+        engine.search("17", rerank=-1)
+    with pytest.raises(SearchError, match="add a text"):
+        engine.search(image=b"17", rerank=2)
+    with pytest.raises(SearchError, match="writes no captions"):
+        engine.search("17", rerank=2)
+
+
 def test_texts_and_images_must_pair_up(engine: SearchEngine) -> None:
     with pytest.raises(SearchError, match="the same number of each"):
         engine.search_batch(texts=["1", "2"], images=[b"1"])

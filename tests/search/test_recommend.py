@@ -59,7 +59,9 @@ def test_diversity_makes_results_differ(engine: SearchEngine, embedder: Any) -> 
         return float(np.triu(vectors @ vectors.T, 1).sum())
 
     plain, diverse = (recommend(engine, ["3"], k=6, diversity=d) for d in (0.0, 0.7))
-    assert diverse[0] == plain[0]
+    assert diverse[0].id == plain[0].id
+    ranks = [hit.rank_score for hit in diverse]
+    assert ranks == sorted(ranks, key=lambda rank: -(rank or 0.0))
     assert alike(diverse) < alike(plain)
     assert len({hit.id for hit in diverse}) == 6
 

@@ -41,6 +41,7 @@ def test_cosine_and_likelihood_are_added_by_hand(tmp_path: Path) -> None:
     assert [hit.id for hit in order] == ["1", "0", "2"]
     assert [hit.score for hit in order] == [0.9, 1.0, 0.8]
     assert [hit.log_likelihood for hit in order] == [-1, -5, -8]
+    assert [hit.rank_score for hit in order] == [8, 5, 0]
 
 
 def test_what_no_picture_says_better_changes_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from coca.core.errors import SearchError
 from coca.search.captions import Captions
 from coca.search.engine import SearchEngine
-from coca.search.hybrid import search_hybrid, word_search
+from coca.search.fusion import Fusion
 from coca.search.milvus import Index
 from coca.search.records import Record
 from coca.search.resident import Resident, advice_on_size
@@ -58,8 +58,16 @@ def test_an_engine_searches_it_like_an_index(filled: Index, embedder: Any) -> No
     resident = SearchEngine(embedder, Resident(filled))
     plain = SearchEngine(embedder, filled)
     assert [hit.id for hit in resident.similar("08")] == [hit.id for hit in plain.similar("08")]
-    hybrid = [search_hybrid(one, word_search(one.index), "c7", k=5) for one in (resident, plain)]
+    hybrid = [one.search("c7", hybrid=Fusion(), k=5) for one in (resident, plain)]
     assert [hit.id for hit in hybrid[0]] == [hit.id for hit in hybrid[1]]
+
+
+def test_leaving_its_block_closes_the_collection(filled: Index, embedder: Any) -> None:
+    with Resident(filled) as resident:
+        assert len(resident) == 40
+    with pytest.raises(SearchError, match="closed"):
+        resident.search(embedder.direction(b"05")[np.newaxis], 1)
+    resident.close()
 
 
 def test_own_writes_are_seen_by_the_next_search(

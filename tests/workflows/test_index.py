@@ -1,10 +1,11 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from coca.core.errors import DataError, SearchError
+from coca.core.errors import ConfigError, DataError, SearchError
 from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
 from coca.inference.loading import load
@@ -14,7 +15,7 @@ from coca.search.milvus import Index
 from coca.search.report import BadPicture, IngestReport
 from coca.search.sources import FileSource
 from coca.workflows.classes import open_classes
-from coca.workflows.index import BadPictureLog, index_pictures
+from coca.workflows.index import BadPictureLog, fill_collection, index_pictures
 from coca.workflows.picture_sources import SampleSource
 from tiny_data import picture
 from tiny_model import write_model
@@ -181,6 +182,14 @@ def test_a_file_that_only_a_table_still_names_is_pruned(
             [moved], model, uri=uri, captions=False, prune=True, prune_empty=trust
         )
         assert pruned.report.removed == int(trust)
+
+
+def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: Path) -> None:
+    wrong: Any = {"collections": "mine"}
+    with pytest.raises(ConfigError, match="no option 'collections'; did you mean 'collection'"):
+        index_pictures([album], model, uri="none.db", **wrong)
+    with pytest.raises(ConfigError, match="no option 'collections'"):
+        fill_collection([], model, uri="none.db", **wrong)
 
 
 def test_pictures_do_not_go_among_classes(model: Predictor, tmp_path: Path, album: Path) -> None:

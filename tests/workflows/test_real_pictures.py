@@ -17,7 +17,6 @@ from coca.inference.predictor import Predictor
 from coca.search.engine import SearchEngine
 from coca.search.filters import all_of, any_of, has_any_tag, negate, where
 from coca.search.fusion import Fusion
-from coca.search.hybrid import search_hybrid, word_search
 from coca.search.milvus import Index
 from coca.search.recommend import recommend
 from coca.search.records import Record, content_id
@@ -117,11 +116,11 @@ def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(
     photos: tuple[Index, list[Record], list[tuple[str, ...]]], predictor: Predictor
 ) -> None:
     index, records, captions = photos
-    engine, words = SearchEngine(predictor, index), word_search(index)
+    engine = SearchEngine(predictor, index)
     found = {0.0: 0, 0.5: 0, 1.0: 0}
     for record, own in zip(records, captions, strict=True):
         for weight in found:
-            hits = search_hybrid(engine, words, own[1], fusion=Fusion(words=weight), k=10)
+            hits = engine.search(own[1], hybrid=Fusion(words=weight), k=10)
             found[weight] += record.id in {hit.id for hit in hits}
     # The shipped model has seen drawings only, so the words of another person say far more.
     assert found[0.5] > found[0.0]

@@ -3,14 +3,13 @@ from typing import Any
 
 import pytest
 
-from coca.core.errors import ConfigError, DataError, ModelError, SearchError
+from coca.core.errors import ConfigError, ModelError, SearchError
 from coca.data.sample import Sample
 from coca.data.shards import ShardWriter
 from coca.inference.loading import load
-from coca.search.terms import Term
 from coca.workflows.index import captioner, fill_collection, index_pictures
 from coca.workflows.picture_sources import sources_of
-from coca.workflows.search import Wish, find, open_search
+from coca.workflows.search import open_search
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -71,17 +70,20 @@ def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> 
 
 
 def test_re_ranking_reads_pictures_wherever_they_stand(
-    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with ShardWriter(tmp_path / "shards") as writer:
         for number in range(3, 6):
             writer.write(Sample(f"k{number}", picture(number)))
     uri, predictor = str(tmp_path / "pictures.db"), load(model)
     fill_collection(sources_of([photos, *writer.paths]), predictor, uri=uri, captions=False)
-    terms = [Term(text="a red car")]
     with open_search(uri, model=predictor) as engine:
-        plain = find(engine, terms, Wish(k=6))
-        hits = find(engine, terms, Wish(k=6, rerank=6))
+        plain = engine.search("a red car", k=6)
+        hits = engine.search("a red car", k=6, rerank=6)
         assert {hit.id for hit in hits} == {hit.id for hit in plain}
         for hit in hits:
             number = int(Path(hit.path).stem.removeprefix("k"))
@@ -90,11 +92,19 @@ def test_re_ranking_reads_pictures_wherever_they_stand(
         gone = next(hit.id for hit in hits if not hit.path.endswith("0.png"))
         with monkeypatch.context() as patch:
             patch.setattr(engine.index, "search", _and_remove(gone, engine.index))
-            left = find(engine, terms, Wish(k=6, rerank=6))
+            left = engine.search("a red car", k=6, rerank=6)
         assert {hit.id for hit in left} == {hit.id for hit in hits} - {gone}
+        # One that is gone from the disk follows the others, and is named.
         (photos / "0.png").unlink()
-        with pytest.raises(DataError, match=r"0\.png cannot be read"):
-            find(engine, terms, Wish(rerank=6))
+        left = engine.search("a red car", k=6, rerank=6)
+    lost = next(hit.id for hit in hits if hit.path.endswith("0.png"))
+    still = [hit for hit in hits if hit.id not in (gone, lost)]
+    assert [hit.id for hit in left] == [*(hit.id for hit in still), lost]
+    assert [hit.rank_score for hit in left[:-1]] == [hit.rank_score for hit in still]
+    assert (left[-1].rank_score, left[-1].log_likelihood) == (None, None)
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "1 of 5 pictures cannot be re-ranked" in told
+    assert "0.png cannot be read" in told
 
 
 def _and_remove(id: str, index: Any) -> Any:

@@ -138,13 +138,17 @@ def _write(
         console,
         paths,
         outcomes,
-        columns=["answer", "score", "path"],
-        right=["score"],
+        columns=["answer", "rank score", "score", "path"],
+        right=["rank score", "score"],
         rows=lambda path, best: [
-            [one.said, f"{one.score:.2f}", path] for one in (best, *best.others)
+            [one.said, f"{one.rank_score:.3f}", f"{one.score:.2f}", path]
+            for one in (best, *best.others)
         ],
         entry=lambda best: {
-            "answers": [{"answer": one.said, "score": one.score} for one in (best, *best.others)]
+            "answers": [
+                {"answer": one.said, "score": one.score, "rank_score": one.rank_score}
+                for one in (best, *best.others)
+            ]
         },
     )
 

@@ -158,7 +158,9 @@ def caption(
 ) -> None:
     """Describe pictures in words.
 
-    The score is the natural logarithm of the caption's probability: 0 is certain.
+    The score is the natural logarithm of the caption's probability: 0 is certain. Several captions
+    of a picture are sorted by their rank score: the score, less the penalties of the rules, divided
+    by the number of tokens to the power of --length-penalty; the score where words are drawn.
     """
     from coca.model.decoding import Decoding, DecodingOptions
 
@@ -206,10 +208,16 @@ def caption(
         console,
         paths,
         outcomes,
-        columns=["caption", "score", "path"],
-        right=["score"],
+        columns=["caption", *(["rank score"] if num_return > 1 else []), "score", "path"],
+        right=["rank score", "score"],
         rows=lambda path, best: [
-            [one.text, f"{one.score:.2f}", path] for one in (best, *best.others)
+            [
+                one.text,
+                *([f"{one.rank_score:.3f}"] if num_return > 1 else []),
+                f"{one.score:.2f}",
+                path,
+            ]
+            for one in (best, *best.others)
         ],
         entry=lambda best: {"captions": [_entry(one) for one in (best, *best.others)]},
     )
@@ -219,6 +227,7 @@ def _entry(caption: "Caption") -> dict[str, Any]:
     return {
         "text": caption.text,
         "score": caption.score,
+        "rank_score": caption.rank_score,
         "token_ids": list(caption.token_ids),
         "log_probabilities": list(caption.log_probabilities),
     }

@@ -170,23 +170,23 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return taken_apart
 
 
-def tell_hits(
-    console: Console, hits: Sequence["Hit"], *, first: int = 1, likelihood: bool = False
-) -> None:
-    """Show results: a table for people, with their places from `first` on; records for machines."""
+def tell_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:
+    """Show results: a table for people, with their places from `first` on; records for machines.
+
+    What results are sorted by is always among the columns.
+    """
+    reasons: dict[str, list[str]] = {
+        "rank score": [_number(hit.rank_score, digits=3) for hit in hits],
+        "log likelihood": [_number(hit.log_likelihood, digits=1) for hit in hits],
+    }
+    shown = {name: column for name, column in reasons.items() if any(column)}
     rows = [
-        [
-            str(rank),
-            f"{hit.score:.3f}",
-            *([_number(hit.log_likelihood)] if likelihood else []),
-            hit.caption,
-            from_here(hit.path),
-        ]
-        for rank, hit in enumerate(hits, start=first)
+        [str(rank), *reason, f"{hit.score:.3f}", hit.caption, from_here(hit.path)]
+        for rank, (hit, *reason) in enumerate(zip(hits, *shown.values(), strict=True), start=first)
     ]
     if rows:
-        columns = ["rank", "score", *(["log likelihood"] if likelihood else []), "caption", "path"]
-        console.table(columns, rows, right=["rank", "score", "log likelihood"])
+        columns = ["rank", *shown, "score", "caption", "path"]
+        console.table(columns, rows, right=["rank", *shown, "score"])
     else:
         console.say("nothing was found")
     console.emit([asdict(hit) for hit in hits])
@@ -197,5 +197,5 @@ def from_here(path: str) -> str:
     return path.removeprefix(os.path.join(os.getcwd(), ""))
 
 
-def _number(log_likelihood: float | None) -> str:
-    return "" if log_likelihood is None else f"{log_likelihood:.1f}"
+def _number(value: float | None, *, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -85,7 +85,8 @@ def search(
             "--rerank",
             min=0,
             metavar="K",
-            help="Put the first K in order by how likely the model is to say the text.",
+            help="Sort the first K by the rank score: logit scale x cosine + log likelihood of "
+            "the text, given the picture.",
         ),
     ] = 0,
     resident: Annotated[
@@ -100,8 +101,9 @@ def search(
 ) -> None:
     """Find pictures by words, by pictures, or by several of them together.
 
-    Without --model, the model that filled the collection is used. The score is the cosine; with
-    --hybrid, what the two rankings were joined by.
+    Without --model, the model that filled the collection is used. Results are sorted by score, the
+    cosine; with --hybrid the score is what the two rankings were joined by. With --rerank the first
+    K are sorted by their rank score, which is shown as well.
     """
     console = Console.current(json=as_json)
     from coca.search.terms import parse_terms
@@ -111,21 +113,20 @@ def search(
         raise ConfigError("--fusion and --words say how --hybrid joins two rankings: add --hybrid")
     from coca.search.fusion import Fusion
     from coca.search.resident import advice_on_size
-    from coca.workflows.search import Wish, find
 
-    wish = Wish(
-        k=k,
-        offset=offset,
-        filter=among.expression,
-        min_score=min_score,
-        on=on.value,
-        one_each_album=one_per_album,
-        hybrid=Fusion(method=fusion.value, words=words) if hybrid else None,
-        rerank=rerank,
-    )
-
+    joined = Fusion(method=fusion.value, words=words) if hybrid else False
     with place.open(resident=resident, progress=console.progress) as engine:
         if not resident and (advice := advice_on_size(engine.index.info)):
             console.note(advice)
-        hits = find(engine, terms, wish)
-    tell_hits(console, hits, first=offset + 1, likelihood=rerank > 0)
+        hits = engine.search(
+            terms=terms,
+            k=k,
+            filter=among.expression,
+            offset=offset,
+            min_score=min_score,
+            on=on.value,
+            one_each_album=one_per_album,
+            hybrid=joined,
+            rerank=rerank,
+        )
+    tell_hits(console, hits, first=offset + 1)

@@ -43,7 +43,11 @@ def recommend(
     place: Place,
     as_json: Json = False,
 ) -> None:
-    """Recommend pictures: more like some pictures and texts, less like others, not all the same."""
+    """Recommend pictures: more like some pictures and texts, less like others, not all the same.
+
+    The score is the cosine. With --diversity D results are sorted by their rank score, the marginal
+    relevance: (1 - D) x score - D x (cosine to the nearest result above, -1 for the first).
+    """
     console = Console.current(json=as_json)
     from coca.search.terms import parse_terms
 

@@ -75,6 +75,23 @@ class MissingExtraError(CocaError):
         return (type(self), (self.module, self.extra))
 
 
+def check_options(given: Iterable[str], known: Iterable[str], *, of: str) -> None:
+    """Refuse keywords that a call does not know, which it would ignore or raise a TypeError for.
+
+    Args:
+        given: Names of the keywords.
+        known: Names that are right.
+        of: What takes them, such as "captioning".
+
+    Raises:
+        ConfigError: One is unknown; the message holds the nearest right name.
+    """
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"{of} has no option {name!r}; {did_you_mean(name, names)}")
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest right one, or all of them."""
     names = sorted(known)

@@ -25,6 +25,10 @@ class Caption:
     """What the score is the sum of: one for each token, and for the end where it was reached."""
     others: tuple["Caption", ...] = ()
     """The next best captions, best first, where more than one was asked for."""
+    rank_score: float = 0.0
+    """What the captions of a picture are sorted by: of a search the score, less the penalties of
+    the rules, divided by the number of tokens to the power of `length_penalty`; of samples the
+    score."""
 
 
 def captions_of(
@@ -62,5 +66,10 @@ def _caption(written: Written, tokenizer: TextTokenizer, prompt: Sequence[int]) 
     text = tokenizer.decode([*prompt[1:], *written.token_ids]).strip()
     said = tokenizer.decode(written.token_ids).strip()
     return Caption(
-        text, said, written.total, tuple(written.token_ids), tuple(written.log_probabilities)
+        text,
+        said,
+        written.total,
+        tuple(written.token_ids),
+        tuple(written.log_probabilities),
+        rank_score=written.rank,
     )

@@ -128,7 +128,7 @@ def caption_videos(
         DataError: A video cannot be read.
         ConfigError: Options contradict each other.
     """
-    decoding, tokenizer = Decoding(**options), predictor.processor.tokenizer
+    decoding, tokenizer = Decoding.of(**options), predictor.processor.tokenizer
     begun = [tokenizer.encode_prompt(prompt)]
     captions = []
     listed = _as_videos(videos)

@@ -157,7 +157,7 @@ class Predictor:
             ConfigError: Options contradict each other, a prompt fills the context, or the number of
                 prompts is not that of the pictures.
         """
-        decoding, tokenizer = Decoding(**options), self.processor.tokenizer
+        decoding, tokenizer = Decoding.of(**options), self.processor.tokenizer
         pictures = as_pictures(images)
         prompts = [*map(tokenizer.encode_prompt, prompts_for(prompt, len(pictures)))]
         shown, places = different(pictures)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any, Literal, TypeAlias, TypedDict, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
-from coca.core.errors import ConfigError
+from coca.core.errors import ConfigError, check_options
 
 Stopping: TypeAlias = Literal["full", "likely", "certain"]
 
@@ -128,6 +128,16 @@ class Decoding:
             "temperature, top_k and top_p draw words, num_beams searches; use either",
         )
         self._check_groups()
+
+    @classmethod
+    def of(cls, **options: Unpack["DecodingOptions"]) -> "Decoding":
+        """Make it from the keywords of a call.
+
+        Raises:
+            ConfigError: One is unknown, out of range, or contradicts another.
+        """
+        check_options(options, DecodingOptions.__annotations__, of="captioning")
+        return cls(**options)
 
     @property
     def sampled(self) -> bool:

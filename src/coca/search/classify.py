@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
-from coca.search.engine import Searchable
 from coca.search.milvus import Index
 from coca.search.records import CollectionInfo, Record, check_same_model, content_id
+from coca.search.searchable import Searchable
 
 TEMPLATES = "templates"
 """The key of a class's metadata that holds its prompts."""

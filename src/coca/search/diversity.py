@@ -21,25 +21,29 @@ def marginal_relevance(
     count: int,
     *,
     diversity: float,
-) -> list[int]:
+) -> list[tuple[int, float]]:
     """The rows to show: each the best by relevance less its likeness to those before it.
 
     Maximal marginal relevance (Carbonell and Goldstein 1998): the next row is the one of largest
-    `(1 - diversity) * relevance - diversity * (cosine to the nearest row chosen before)`.
+    `(1 - diversity) * relevance - diversity * (cosine to the nearest row chosen before)`, where
+    that cosine is -1 for the first row.
 
     Args:
         vectors: Of the candidates, each of length 1.
         relevance: Of each candidate, such as its cosine to the query.
         count: How many to choose, at most.
         diversity: 0 goes by relevance alone, 1 by difference alone.
+
+    Returns:
+        Rows, each with the marginal relevance that it was chosen by, which never grows.
     """
     nearest = np.full(len(vectors), -1.0)
     left = np.ones(len(vectors), bool)
-    chosen: list[int] = []
+    chosen: list[tuple[int, float]] = []
     for _ in range(min(count, len(vectors))):
-        gain = (1 - diversity) * relevance - (diversity * nearest if chosen else 0)
+        gain = (1 - diversity) * relevance - diversity * nearest
         row = int(np.argmax(np.where(left, gain, -np.inf)))
-        chosen.append(row)
+        chosen.append((row, float(gain[row])))
         left[row] = False
         nearest = np.maximum(nearest, vectors @ vectors[row])
     return chosen

@@ -1,15 +1,22 @@
 """Search by words, by picture or by both: an embedder joined to a collection."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
+from coca.search.fusion import Fusion
+from coca.search.hybrid import WordSearch, search_hybrid, word_search
 from coca.search.milvus import MAX_RESULTS, Side
+from coca.search.originals import OpenPicture
+from coca.search.pictures import read_file
 from coca.search.ranking import check_page
-from coca.search.records import CollectionInfo, Hit, Record, check_same_model
+from coca.search.records import Hit, check_same_model
+from coca.search.rerank import CaptionScorer, check_texts, rerank
+from coca.search.searchable import Searchable, cosine
 from coca.search.terms import Term, check_terms, direction, query_vectors
 
 
@@ -40,30 +47,6 @@ class Embedder(Protocol):
         ...
 
 
-@runtime_checkable
-class Searchable(Protocol):
-    """A collection that answers: an `Index`, or a `Resident` that keeps its vectors in memory."""
-
-    info: CollectionInfo
-
-    def search(
-        self,
-        vectors: Float[np.ndarray, "Q E"],
-        k: int = 10,
-        *,
-        filter: str = "",
-        offset: int = 0,
-        on: Side = "image",
-        one_each_album: bool = False,
-    ) -> list[list[Hit]]:
-        """The nearest records to each vector, nearest first; see `Index.search`."""
-        ...
-
-    def get(self, ids: Iterable[str]) -> dict[str, Record]:
-        """The records with these ids, as far as they are there."""
-        ...
-
-
 class SearchEngine:
     """Finds pictures in a collection.
 
@@ -73,8 +56,20 @@ class SearchEngine:
                 print(hit.score, hit.path)
     """
 
-    def __init__(self, embedder: Embedder, index: Searchable) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        index: Searchable,
+        *,
+        picture_reader: Callable[[], OpenPicture] = lambda: read_file,
+    ) -> None:
         """Join the two; the engine does not close the index.
+
+        Args:
+            embedder: The model that filled the collection.
+            index: The collection.
+            picture_reader: Makes what reads the pictures of one re-ranking by their paths: files
+                by default; `coca.workflows.search.open_search` reads tars, tables and videos, too.
 
         Raises:
             SearchError: The collection was filled by another model.
@@ -82,6 +77,12 @@ class SearchEngine:
         check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
         self.embedder = embedder
         self.index = index
+        self._picture_reader = picture_reader
+
+    @cached_property
+    def _by_words(self) -> WordSearch:
+        """What ranks captions; once, as it may hold all of them in memory."""
+        return word_search(self.index)
 
     def search(
         self,
@@ -96,6 +97,8 @@ class SearchEngine:
         min_score: float | None = None,
         on: Side = "image",
         one_each_album: bool = False,
+        hybrid: Fusion | bool = False,
+        rerank: int = 0,
     ) -> list[Hit]:
         """The records nearest to a text, a picture, a vector, or several of them together.
 
@@ -112,24 +115,60 @@ class SearchEngine:
             min_score: Cosine below which nothing is returned, -1 to 1.
             on: What the query is compared with: the pictures, or their captions.
             one_each_album: Only the best picture of each album or video.
+            hybrid: Rank by the words of captions (BM25) as well, and join the two rankings so; True
+                joins them by `Fusion()`.
+            rerank: How many of the first results to sort by their `rank_score`, which is
+                `logit_scale * cosine + log p(text | picture)`; 0: none.
 
         Returns:
-            The nearest first.
+            The best first: by cosine, with `hybrid` by what the rankings were joined by, and the
+            first `rerank` of these by `rank_score`. Pages are parts of one list.
 
         Raises:
-            SearchError: Nothing to search for, or the collection cannot answer.
+            SearchError: Nothing to search for, `hybrid` or `rerank` without a text, or the
+                collection cannot answer.
             DataError: The picture cannot be read.
         """
+        check_terms(terms)
         whole = [
             *([] if text is None else [Term(text=text)]),
             *([] if image is None else [Term(image=image)]),
             *([] if vector is None else [Term(vector=vector)]),
             *terms,
         ]
-        answers = self.index.search(
-            self.query(whole), k, filter=filter, offset=offset, on=on, one_each_album=one_each_album
-        )
-        return _at_least(min_score, answers)[0]
+        check_page(k, offset, MAX_RESULTS)
+        texts: dict[str, float] = {}
+        for term in whole:
+            if term.text is not None:
+                texts[term.text] = texts.get(term.text, 0.0) + term.weight
+        if rerank:
+            self._check_rerank(rerank, texts)
+        query = self.query(whole)
+        first = 0 if rerank else offset
+        size = max(rerank, offset + k) - first
+        if hybrid is False:
+            found = self.index.search(
+                query, size, filter=filter, offset=first, on=on, one_each_album=one_each_album
+            )
+            (hits,) = _at_least(min_score, found)
+        else:
+            hits = search_hybrid(
+                self.index,
+                self._by_words,
+                " ".join(text for text, weight in texts.items() if weight > 0),
+                query,
+                fusion=Fusion() if hybrid is True else hybrid,
+                k=size,
+                filter=filter,
+                offset=first,
+                min_score=min_score,
+                on=on,
+                one_each_album=one_each_album,
+            )
+        if not rerank:
+            return hits
+        hits = self._reranked(hits[:rerank], query[0], texts, on) + hits[rerank:]
+        return hits[offset : offset + k]
 
     def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
         """The vector that stands for these terms together, of length 1.
@@ -157,8 +196,8 @@ class SearchEngine:
 
     def search_batch(
         self,
-        *,
         texts: Sequence[str] | None = None,
+        *,
         images: Sequence[Any] | None = None,
         vectors: Float[np.ndarray, "Q E"] | None = None,
         k: int = 10,
@@ -226,6 +265,36 @@ class SearchEngine:
         wanted = min(offset + k + 1, MAX_RESULTS)
         hits = self.index.search(record.vector[np.newaxis], wanted, filter=filter)[0]
         return [hit for hit in hits if hit.id != id][offset : offset + k]
+
+    def _check_rerank(self, rerank: int, texts: Mapping[str, float]) -> None:
+        """Refuse a re-ranking that cannot be done, before anything is searched for.
+
+        Raises:
+            SearchError: It is no number of results, there is no text, or the model scores none.
+        """
+        check_page(rerank, 0, MAX_RESULTS, name="rerank")
+        check_texts(texts)
+        if not isinstance(self.embedder, CaptionScorer):
+            raise SearchError("this model writes no captions, so it cannot re-rank by them")
+
+    def _reranked(
+        self,
+        hits: Sequence[Hit],
+        query: Float32[np.ndarray, " E"],
+        texts: Mapping[str, float],
+        on: Side,
+    ) -> list[Hit]:
+        assert isinstance(self.embedder, CaptionScorer)
+        # Without what was removed in this moment.
+        records = self.index.get(hit.id for hit in hits)
+        return rerank(
+            hits,
+            records,
+            texts,
+            self.embedder,
+            cosines={id: cosine(query, record, on) for id, record in records.items()},
+            open_picture=self._picture_reader(),
+        )
 
 
 def _at_least(min_score: float | None, answers: list[list[Hit]]) -> list[list[Hit]]:

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Float
+
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.captions import Captions
-from coca.search.engine import Searchable, SearchEngine
 from coca.search.fusion import Fusion, fuse
 from coca.search.milvus import MAX_RESULTS, Index, Side
-from coca.search.ranking import check_page
+from coca.search.ranking import check_page, group_of
 from coca.search.records import Hit
-from coca.search.terms import Term
+from coca.search.searchable import Searchable, cosine
 
 _DEPTHS = (256, 1_024, 4_096, MAX_RESULTS)
 """Hits of each ranking that are joined; the next depth only gives what comes behind."""
@@ -43,29 +45,33 @@ def word_search(index: Searchable) -> WordSearch:
 
 
 def search_hybrid(
-    engine: SearchEngine,
+    index: Searchable,
     by_words: WordSearch,
     words: str,
+    query: Float[np.ndarray, "1 E"],
     *,
-    terms: Sequence[Term] = (),
     fusion: Fusion = _RRF,
     k: int = 10,
     filter: str = "",
     offset: int = 0,
+    min_score: float | None = None,
     on: Side = "image",
+    one_each_album: bool = False,
 ) -> list[Hit]:
     """The records nearest to a query whose captions also share its words.
 
     Args:
-        engine: Searches by vectors.
+        index: Searches by vectors.
         by_words: Searches the captions of the same collection.
         words: What captions should say.
-        terms: The query by vectors; default: the words.
+        query: The query's vector, of length 1.
         fusion: How the two rankings become one.
         k: How many results, at most.
         filter: Milvus expression that a record must fulfil.
         offset: How many of the best to leave out, for paging.
+        min_score: Cosine below which nothing is returned, -1 to 1, whatever a hit was found by.
         on: What the query's vector is compared with.
+        one_each_album: Only the best picture of each album or video.
 
     Returns:
         The best first; `score` is what the rankings were joined by. Two rankings cannot be joined
@@ -78,14 +84,31 @@ def search_hybrid(
     if not words.strip():
         raise ArgumentError("a hybrid search compares words, and the query has none: add a text")
     check_page(k, offset, MAX_RESULTS)
-    query = engine.query(terms or [Term(text=words)])
     joined: dict[str, Hit] = {}
     for depth in _DEPTHS:
-        near = engine.index.search(query, depth, filter=filter, on=on)[0]
+        near = index.search(query, depth, filter=filter, on=on)[0]
         said = by_words.search_words(words, depth, filter=filter)
+        fused = fuse([near, said], [1 - fusion.words, fusion.words], fusion)
+        if min_score is not None:
+            fused = _similar_enough(fused, index, near, query[0], min_score, on)
         # What was joined before keeps its place: pages are cut from one list, whatever their depth.
-        for hit in fuse([near, said], [1 - fusion.words, fusion.words], fusion):
-            joined.setdefault(hit.id, hit)
+        for hit in fused:
+            joined.setdefault(group_of(hit) if one_each_album else hit.id, hit)
         if len(joined) >= offset + k or max(len(near), len(said)) < depth:
             break
     return list(joined.values())[offset : offset + k]
+
+
+def _similar_enough(
+    fused: Sequence[Hit],
+    index: Searchable,
+    near: Sequence[Hit],
+    query: Float[np.ndarray, " E"],
+    min_score: float,
+    on: Side,
+) -> list[Hit]:
+    """The hits whose cosine is `min_score` or more; that of hits by words is computed here."""
+    cosines = {hit.id: hit.score for hit in near}
+    rest = index.get([hit.id for hit in fused if hit.id not in cosines])
+    cosines |= {id: cosine(query, record, on) for id, record in rest.items()}
+    return [hit for hit in fused if cosines.get(hit.id, -np.inf) >= min_score]

@@ -11,7 +11,7 @@ from coca.search.collection import Collection, Row
 from coca.search.filters import quoted
 from coca.search.index_settings import MAX_RESULTS
 from coca.search.nearest_rows import Look, Page, Vectors, nearest_rows
-from coca.search.ranking import BM25_DIGITS, depth_of, pages, place_of
+from coca.search.ranking import BM25_DIGITS, depth_of, group_of, pages, place_of
 from coca.search.records import Hit
 from coca.search.rows import HIT_COLUMNS, belongs, to_hit
 from coca.search.schema import WORDS
@@ -68,7 +68,7 @@ def nearest_of_each_album(
         rest = replace(page, k=limit, offset=0, filter=_without(hidden, page.filter))
         hits = nearest(vectors, query[np.newaxis], rest, captions=captions)[0]
         for hit in hits:
-            found.setdefault(f"album {hit.album}" if hit.album else f"id {hit.id}", hit)
+            found.setdefault(group_of(hit), hit)
         if len(hits) < limit or len(found) >= wanted:
             best = sorted(found.values(), key=lambda hit: place_of(hit.score, hit.id))
             return best[page.offset : wanted]

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from coca.core.errors import ArgumentError
 from coca.search.collection import Row
-from coca.search.records import ID
+from coca.search.records import ID, Hit
 
 COSINE_DIGITS, BM25_DIGITS = 6, 4
 """Decimals in which scores agree: equal vectors get cosines that differ by 1e-7, rounding."""
@@ -21,19 +21,19 @@ _DEEPER = 4
 _Q = TypeVar("_Q")
 
 
-def check_page(k: int, offset: int, most: int) -> None:
-    """Refuse a page that cannot be given.
+def check_page(k: int, offset: int, most: int, *, name: str = "k") -> None:
+    """Refuse a page that cannot be given; `name` is what errors call `k`.
 
     Raises:
         SearchError: They are no whole numbers, `k` is below 1, `offset` below 0, or both together
             are above `most`.
     """
-    for name, value in (("k", k), ("offset", offset)):
+    for what, value in ((name, k), ("offset", offset)):
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ArgumentError(f"{name} is {value!r}; right is a whole number")
+            raise ArgumentError(f"{what} is {value!r}; right is a whole number")
     if k < 1 or offset < 0 or k + offset > most:
         raise ArgumentError(
-            f"k={k} with offset={offset}: k is at least 1, offset at least 0, "
+            f"{name}={k} with offset={offset}: {name} is at least 1, offset at least 0, "
             f"and both together at most {most:,}"
         )
 
@@ -48,6 +48,11 @@ def depth_of(wanted: int) -> int:
     while depth < wanted:
         depth *= _DEEPER
     return depth
+
+
+def group_of(hit: Hit) -> str:
+    """Name what a result stands for where each album has one: its album, else itself."""
+    return f"album {hit.album}" if hit.album else f"id {hit.id}"
 
 
 def place_of(score: float, id: str, digits: int = COSINE_DIGITS) -> tuple[float, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def recommend(
         on: Whether pictures or captions are recommended by.
 
     Returns:
-        The best first; `score` is the cosine to what is liked less what is not.
+        The best first; `score` is the cosine to what is liked less what is not. With `diversity`
+        they are sorted by `rank_score`, their marginal relevance.
 
     Raises:
         SearchError: Nothing is liked, an id is not there, `k` is out of range, `diversity` is not 0
@@ -78,12 +80,12 @@ def recommend(
     records = engine.index.get(hit.id for hit in hits)
     # Without what was removed in this moment.
     hits = [hit for hit in hits if hit.id in records]
-    if len(hits) <= 1:
+    if not hits:
         return hits
     sides = (_vector(records[hit.id], on) for hit in hits)
     relevance = np.array([hit.score for hit in hits])
-    rows = marginal_relevance(np.stack(list(sides)), relevance, k, diversity=diversity)
-    return [hits[row] for row in rows]
+    chosen = marginal_relevance(np.stack(list(sides)), relevance, k, diversity=diversity)
+    return [replace(hits[row], rank_score=gain) for row, gain in chosen]
 
 
 def _ids_of(given: Iterable[str | Term]) -> Iterator[str]:

@@ -111,6 +111,9 @@ class Hit:
     """`given` with the image, written by the `model`, or empty without a caption."""
     log_likelihood: float | None = None
     """How likely the model is to say the query of the picture, in nats; only where asked for."""
+    rank_score: float | None = None
+    """What results are sorted by where that is not `score`: of re-ranking the logit scale times the
+    cosine plus `log_likelihood`, of diverse recommendations the marginal relevance."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Another model for a collection: its pictures embedded again, beside the older vectors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,12 +11,9 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search.collection import WRITE_ROWS, batches
 from coca.search.engine import Embedder
 from coca.search.milvus import Index
+from coca.search.originals import OpenPicture, picture_of
 from coca.search.pictures import read_file
-from coca.search.records import Record, check_same_model, content_id
-from coca.search.sources import series_of
-
-OpenPicture = Callable[[str, str], bytes]
-"""Reads the encoded picture of a path that had a stamp, or raises a `DataError`."""
+from coca.search.records import Record, check_same_model
 
 
 @dataclass(kw_only=True)
@@ -118,27 +115,6 @@ def _says_other(new: Record, old: Record) -> bool:
     if new.text_vector is None:
         return old.text_vector is not None
     return old.text_vector is None or new.caption != old.caption
-
-
-def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
-    """The bytes of a record's picture, from whichever path still holds them.
-
-    Raises:
-        DataError: None does; the reason is that of the leading one.
-    """
-    reasons = []
-    for path in dict.fromkeys((record.path, *record.origin.files)):
-        stamps = record.origin.files.get(path, "")
-        try:
-            image = open_picture(path, stamps)
-        except DataError as error:
-            reasons.append(str(error))
-            continue
-        # Of a video the stamp tells: another decoder may draw the same frame a little differently.
-        if content_id(image) == record.id or series_of(path, stamps) != path:
-            return image
-        reasons.append(f"{path} holds another picture now")
-    raise DataError(reasons[0], reason="unreadable")
 
 
 def _embedded(

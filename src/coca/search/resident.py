@@ -19,7 +19,7 @@ from coca.search import records
 from coca.search.captions import Captions
 from coca.search.changes import Watch, read_beside
 from coca.search.milvus import MAX_RESULTS, Index, Side
-from coca.search.ranking import COSINE_DIGITS, check_page
+from coca.search.ranking import COSINE_DIGITS, check_page, group_of
 from coca.search.record_store import check_side
 from coca.search.records import CollectionInfo, Hit, Record
 
@@ -72,8 +72,8 @@ class Resident:
     records, minutes for 100,000. `refresh` does so at once.
 
     Example:
-        with Index.open("pictures.db") as index:
-            engine = SearchEngine(coca.load("nano"), Resident(index))
+        with Resident(Index.open("pictures.db")) as resident:
+            engine = SearchEngine(coca.load("nano"), resident)
     """
 
     def __init__(
@@ -97,6 +97,16 @@ class Resident:
 
     def __len__(self) -> int:
         return len(self._copy.ids)
+
+    def __enter__(self) -> "Resident":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the collection that it answers for; closing twice does nothing."""
+        self._index.close()
 
     def refresh(self, progress: ProgressMaker = silent) -> None:
         """Read all records anew."""
@@ -185,7 +195,7 @@ class Resident:
                 for row in some:
                     if (hit := hits.get(copy.ids[row])) is None:
                         continue
-                    key = f"album {hit.album}" if one_each_album and hit.album else f"id {hit.id}"
+                    key = group_of(hit) if one_each_album else hit.id
                     found[query].setdefault(key, replace(hit, score=float(scores[query, row])))
             short = [query for query in short if len(found[query]) < wanted]
             done, count = last, 4 * count

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from coca.core.errors import check_options
 from coca.core.progress import ProgressMaker, silent
 from coca.data.bad_samples import BadSampleLog
 from coca.data.sample import BadSample
@@ -78,10 +79,11 @@ def index_pictures(
         **settings: See `FillSettings`.
 
     Raises:
-        ConfigError: A place is of a kind that cannot be indexed.
+        ConfigError: A place is of a kind that cannot be indexed, or a setting is unknown.
         DataError: A place is missing, nothing is in any of them, or too many pictures are bad.
         SearchError: The collection belongs to another model, or cannot be written.
     """
+    check_options(settings, FillSettings.__annotations__, of="indexing")
     sources = sources_of(places, every_s=every_s, read_from=read_from)
     prune = settings.get("prune", False)
     if not (prune and settings.get("prune_empty")):
@@ -98,6 +100,7 @@ def fill_collection(
     **settings: Unpack[FillSettings],
 ) -> FillResult:
     """As `index_pictures`, from sources that are open already."""
+    check_options(settings, FillSettings.__annotations__, of="indexing")
     with Index.open(
         uri,
         settings.get("collection", "pictures"),

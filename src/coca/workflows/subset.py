@@ -19,8 +19,8 @@ from coca.data.shards import ShardWriter
 from coca.data.storage import full_path, is_remote
 from coca.search.collection import batches
 from coca.search.milvus import Index
+from coca.search.originals import picture_of
 from coca.search.records import Record
-from coca.search.reindex import picture_of
 from coca.workflows.path_reader import PathReader, is_within
 
 _READ_ROWS = 1_000
