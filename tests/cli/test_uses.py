@@ -69,6 +69,30 @@ def test_near_duplicates_are_told_within_and_against_others(
     assert "above 0 to 1" in run("duplicates", "--least", "2", code=2).stderr
 
 
+def test_exact_copies_are_named_when_they_come_and_as_duplicates(
+    run: Run, run_json: RunJson, filled: list[str], model: str
+) -> None:
+    folder = Path("photos").absolute()
+    for name in ("z1.png", "z2.png"):
+        shutil.copy(filled[4], folder / name)
+    told = run_json("index", "photos", "-m", model)
+    copies = [str(folder / name) for name in ("z1.png", "z2.png")]
+    assert told["duplicates"] == 2
+    assert told["copies"] == [{"path": path, "of": filled[4]} for path in copies]
+    within = run_json("duplicates", "--least", "1")
+    assert within["copies"] == [{"path": filled[4], "copies": copies}]
+    assert set(copies) <= set(within["drop"])
+    shown = run("duplicates", "--least", "1").stdout
+    assert "copy  photos/4.png  photos/z1.png" in shown
+    assert "2 files are copies of another one, byte for byte" in shown
+    # Whoever drops what is like a test set must drop its copies as well.
+    shutil.copy(filled[4], "test.png")
+    against = run_json("duplicates", "--against", "test.png", "--least", "0.99999")
+    assert {filled[4], *copies} <= set(against["drop"])
+    shutil.copy(filled[5], folder / "z3.png")
+    assert "photos/z3.png is a copy of photos/5.png" in run("index", "photos", "-m", model).stdout
+
+
 def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
     run: Run, run_json: RunJson, filled: list[str]
 ) -> None:
@@ -153,6 +177,46 @@ def test_what_holds_no_class_is_told_by_name(run: Run, filled: list[str], model:
     ):
         assert "collection 'classes' holds no class" in run(*call, "classes", code=1).stderr
         assert "collection 'pictures' holds" in run(*call, "pictures", code=1).stderr
+
+
+def test_classes_take_the_model_of_the_pictures_in_the_same_place(
+    run: Run, run_json: RunJson, filled: list[str], model: str, tmp_path: Path
+) -> None:
+    assert run_json("classes", "add", "cat,dog")["classes"] == ["cat", "dog"]
+    # The model of both is found by the collection, also where pictures are named.
+    assert len(run_json("classify", filled[0], "--classes", "classes")[0]["predictions"]) == 2
+    run("mine", "unsure.jsonl", "--count", "3", "--unsure", "classes")
+    newer = str(write_model(tmp_path / "newer", seed=1))
+    cure = "with `coca classes add LABELS --collection NAME`"
+    wrong = ("classify", filled[0], "--classes", "classes", "-m", newer)
+    assert cure in run(*wrong, code=1).stderr
+    run("classes", "add", "cat", "-c", "newer", "-m", newer)
+    assert cure in run("mine", "x.jsonl", "--count", "1", "--unsure", "newer", code=1).stderr
+    # Where none is called `pictures`, one model is enough, and several are a question.
+    for models, code in (([newer, newer], 0), ([newer, model], 2)):
+        place = f"{code}.db"
+        for name, one in zip("ab", models, strict=True):
+            run("index", "photos", "--uri", place, "-c", name, "-m", one, "--no-captions")
+        told = run("classes", "add", "cat", "--uri", place, code=code)
+        assert code == 0 or "by several models" in told.stderr
+
+
+def test_classes_that_are_not_there_are_explained_by_the_command_that_adds_them(
+    run: Run, pictures: list[str]
+) -> None:
+    for made in (False, True):
+        if made:
+            run("classes", "add", "cat", "-c", "other", "-m", "nano")
+        for call in (
+            ("classify", pictures[0], "--classes", "none"),
+            ("classes", "list", "-c", "none"),
+            ("classes", "remove", "cat", "-c", "none"),
+        ):
+            told = run(*call, code=1).stderr
+            assert "`coca classes add LABELS --collection none` makes one" in told
+            assert "coca index" not in told
+    wrong = ("classify", pictures[0], "--classes", "other", "--prompts", "photo")
+    assert "`coca classes add --prompts`" in run(*wrong, code=2).stderr
 
 
 def test_classes_come_and_go_and_answer_as_labels_do(

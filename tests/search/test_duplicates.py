@@ -1,4 +1,6 @@
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import SearchError
-from coca.search.duplicates import near_duplicates
+from coca.search.duplicates import exact_copies, near_duplicates
+from coca.search.ingest import ingest
+from coca.search.milvus import Index
+from coca.search.report import Copy, IngestReport
 
 
 def cloud(seed: int, rows: int) -> np.ndarray:
@@ -97,3 +102,21 @@ def test_a_bound_that_makes_no_sense_is_refused() -> None:
     for wrong in (0.0, 1.1):
         with pytest.raises(SearchError, match="above 0 to 1"):
             near_duplicates(cloud(0, 2), least=wrong)
+
+
+def test_files_of_the_same_bytes_are_named_when_they_come_and_later(
+    embedder: Any, index: Index, tmp_path: Path
+) -> None:
+    first, *others = (str(tmp_path / f"{name}.jpg") for name in ("a", "z", "0"))
+    (tmp_path / "b.jpg").write_bytes(b"b")
+    Path(first).write_bytes(b"a")
+    assert ingest(tmp_path, embedder, index).copies == []
+    for other in others:
+        Path(other).write_bytes(b"a")
+    report = ingest(tmp_path, embedder, index)
+    assert report == IngestReport(unchanged=2, duplicates=2)
+    assert sorted(report.copies, key=lambda copy: copy.path) == [
+        Copy(other, first) for other in sorted(others)
+    ]
+    assert ingest(tmp_path, embedder, index).copies == []
+    assert exact_copies(index) == {first: sorted(others)}

@@ -39,17 +39,20 @@ def add(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Add classes; one that is there gets its vector anew."""
+    """Add classes; one that is there gets its vector anew.
+
+    Without --model, the model is that of these classes, else of the pictures in the same place.
+    """
     console, names = Console.current(json=as_json), _names(labels)
     place = defaults.index_uri(uri)
     from coca.inference.prompts import prompts_named
     from coca.search.catalog import check_place
     from coca.search.classify import add_classes, class_names
-    from coca.workflows.classes import open_classes
+    from coca.workflows.classes import info_beside, open_classes
 
     templates = prompts_named(prompts)
-    joined = check_place(place, collection, token=token)
-    predictor = defaults.load_model(defaults.model_to_fill(model, joined), device)
+    beside = (check_place if model else info_beside)(place, collection, token=token)
+    predictor = defaults.load_model(defaults.model_to_fill(model, beside), device)
     with open_classes(predictor, place, collection, token=token, create=True) as index:
         add_classes(index, predictor, names, templates=templates)
         there = class_names(index)
@@ -71,7 +74,9 @@ def remove(
     place = defaults.index_uri(uri)
     from coca.search.classify import class_names, remove_classes
     from coca.search.milvus import Index
+    from coca.workflows.classes import find_classes
 
+    find_classes(place, collection, token=token)
     with Index.open(place, collection, token=token) as index:
         remove_classes(index, names)
         there = class_names(index)
@@ -90,8 +95,11 @@ def list_(
     console = Console.current(json=as_json)
     from coca.search.classify import class_names
     from coca.search.milvus import Index
+    from coca.workflows.classes import find_classes
 
-    with Index.open(defaults.index_uri(uri), collection, token=token) as index:
+    place = defaults.index_uri(uri)
+    find_classes(place, collection, token=token)
+    with Index.open(place, collection, token=token) as index:
         there = class_names(index)
     for name in there:
         console.say(name)

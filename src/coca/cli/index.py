@@ -8,6 +8,7 @@ import typer
 
 from coca.cli import defaults
 from coca.cli.console import Console, Json, to_try
+from coca.cli.looking import from_here
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from coca.search.sources import AnySource
     from coca.workflows.index import FillResult
+
+_SHOWN_COPIES = 20
 
 
 def index(
@@ -162,8 +165,15 @@ def _tell(console: Console, result: "FillResult", where: list[str]) -> None:
     ]
     for _, sentence in bad_ones:
         console.complain(sentence)
-    counts = dataclasses.asdict(report)
-    del counts["bad"]
+    counts = {
+        one.name: count
+        for one in dataclasses.fields(report)
+        if isinstance(count := getattr(report, one.name), int)
+    }
+    for copy in report.copies[:_SHOWN_COPIES]:
+        console.say(f"{from_here(copy.path)} is a copy of {from_here(copy.of)}")
+    if (more := len(report.copies) - _SHOWN_COPIES) > 0:
+        console.say(f"{more:,} more copies: --json names them all, and `coca duplicates` as well")
     console.say(
         f"{', '.join(f'{count} {what}' for what, count in counts.items() if count) or 'nothing'}"
         f"{f', {len(report.bad)} bad' if report.bad else ''}: "
@@ -178,6 +188,7 @@ def _tell(console: Console, result: "FillResult", where: list[str]) -> None:
             "count": filled.count,
             "fingerprint": filled.fingerprint,
             **counts,
+            "copies": [dataclasses.asdict(copy) for copy in report.copies],
             "bad": [
                 {"path": bad.path, "reason": bad.reason, "error": sentence}
                 for bad, sentence in bad_ones

@@ -161,11 +161,17 @@ def classify(
     templates = prompts_named(prompts)
     if classes and choices:
         raise ConfigError("labels come from --labels or from --classes: leave one of them out")
+    if not choices and (prompts != "plain" or by != By.similarity):
+        raise ConfigError(
+            "--prompts and --by say how --labels are compared, and there are none: classes of a "
+            "collection have the sentences of `coca classes add --prompts`, those of a head none"
+        )
     if classes:
-        from coca.search.milvus import Index
+        from coca.workflows.classes import find_classes
 
         # What is wrong with a collection is told before a model is loaded.
-        Index.open(defaults.index_uri(uri), classes, token=token).close()
+        found = find_classes(defaults.index_uri(uri), classes, token=token)
+        model = defaults.model_to_fill(model, found)
     predictor = defaults.load_model(model, device)
     if not choices and not classes and not predictor.classes:
         raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")

@@ -86,10 +86,14 @@ def duplicates(
     place: Place,
     as_json: Json = False,
 ) -> None:
-    """Report near-duplicates: within a collection, or of it and another set of pictures."""
+    """Report near-duplicates: within a collection, or of it and another set of pictures.
+
+    Within a collection, files with the very same bytes are named as copies. `drop` of --json names
+    all files without which neither a pair nor a copy is left.
+    """
     console = Console.current(json=as_json)
     files = pictures.find(against or [])
-    from coca.search.duplicates import KEPT_PAIRS
+    from coca.search.duplicates import KEPT_PAIRS, exact_copies
     from coca.workflows.mining import find_duplicates
 
     with place.open_index() as index:
@@ -101,24 +105,39 @@ def duplicates(
             keep=max(limit, KEPT_PAIRS),
             progress=console.progress,
         )
+        copies = exact_copies(index)
+    dropped = {paths[row] for row in found.drop}
+    drop = dropped.union(*(copies.get(path, ()) for path in dropped))
+    listed = {} if files else copies
+    drop.update(one for others in listed.values() for one in others)
     shown = [
         (one.score, paths[one.first], files[one.second] if files else paths[one.second])
         for one in found.pairs
     ]
-    if shown:
-        rows = [
-            [f"{score:.3f}", from_here(first), from_here(second)]
-            for score, first, second in shown[:limit]
-        ]
-        console.table(["score", "picture", "like"], rows, right=["score"])
-    console.say(_sentence_on(found, count=index.info.count, others=len(files), least=least))
+    rows = [
+        ["copy", from_here(path), from_here(other)]
+        for path, others in listed.items()
+        for other in others
+    ]
+    count = len(rows)
+    rows += [
+        [f"{score:.3f}", from_here(first), from_here(second)] for score, first, second in shown
+    ]
+    if rows:
+        console.table(["score", "picture", "like"], rows[:limit], right=["score"])
+    if count:
+        console.say(f"{count:,} files are copies of another one, byte for byte")
+    console.say(
+        _sentence_on(found, count=index.info.count, others=len(files), least=least, drop=len(drop))
+    )
     console.emit(
         {
             "count": index.info.count,
             "pair_count": found.count,
             "pairs": [{"score": s, "first": one, "second": other} for s, one, other in shown],
             "groups": [[paths[row] for row in group] for group in found.groups],
-            "drop": sorted(paths[row] for row in found.drop),
+            "copies": [{"path": path, "copies": others} for path, others in listed.items()],
+            "drop": sorted(drop),
         }
     )
 
@@ -201,11 +220,14 @@ def mine(
 
     from coca.search.mining import Choice
     from coca.workflows import mining as workflow
+    from coca.workflows.classes import find_classes
     from coca.workflows.subset import check_out
 
     check_out(out)  # a wrong name ends here, before a model is loaded
     with ExitStack() as opened:
         index = opened.enter_context(place.open_index())
+        if unsure:
+            find_classes(index.info.uri, unsure, token=place.token)
         classes = opened.enter_context(place.open_index(unsure)) if unsure else None
         wanted = workflow.Mining(
             terms=terms,
@@ -270,14 +292,14 @@ def _how_to_train(subset: "Subset", out: Path) -> str:
     return f"{sentence}: {to_try('pretrain', 'RECIPE.yaml', *changes)}"
 
 
-def _sentence_on(found: "Duplicates", *, count: int, others: int, least: float) -> str:
+def _sentence_on(found: "Duplicates", *, count: int, others: int, least: float, drop: int) -> str:
     if not found.count:
         alike = f"is like one of {others:,} other pictures" if others else "is like another"
         return f"none of {count:,} pictures {alike} from {least:g} on"
     what = f"{others:,} other pictures" if others else "each other"
     return (
         f"{found.count:,} pairs of {count:,} pictures and {what} are alike from {least:g} on; "
-        f"without {len(found.drop):,} pictures none is left"
+        f"without {drop:,} files none is left"
     )
 
 

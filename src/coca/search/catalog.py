@@ -1,5 +1,6 @@
 """The collections of one place: made, listed, dropped, and reached by other names."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from coca.core.errors import SearchError
@@ -48,6 +49,33 @@ def check_place(uri: str, collection: str, *, token: str = "") -> CollectionInfo
         return None
     finally:
         connection.close()
+
+
+def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
+    """What the collections of a place say about themselves, except for their `count`.
+
+    Those that were not made by this package are left out.
+
+    Args:
+        uri: As for `Index.open`.
+        token: As for `Index.open`.
+
+    Raises:
+        SearchError: The address is wrong, nobody answers, or another process has it open.
+    """
+    if not check_folder(uri):
+        return []
+    connection = Connection(uri, token=token, create=False)
+    found = []
+    try:
+        for name in list_collections(connection):
+            with suppress(SearchError):
+                info, _ = describe_collection(connection, name)
+                public = names.made_for(describe(connection, name))
+                found.append(replace(info, collection=public or name))
+    finally:
+        connection.close()
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

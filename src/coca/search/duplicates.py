@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 
 from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressMaker, silent
+from coca.search.milvus import Index
 
 KEPT_PAIRS = 100_000
 """Pairs that are told one by one; 100,000 equal pictures make 5 billion."""
@@ -97,6 +98,20 @@ def near_duplicates(
         groups=members,
         drop=sorted(drop) if others is None else np.flatnonzero(alike).tolist(),
     )
+
+
+def exact_copies(index: Index) -> dict[str, list[str]]:
+    """List the files that hold the same bytes as another one, of which a record is made once.
+
+    Returns:
+        Path of each record with several files -> its other paths, both sorted.
+    """
+    found = {
+        path: sorted(set(origin.files) - {path})
+        for _, path, _, origin in index.origins()
+        if len(origin.files) > 1
+    }
+    return {path: found[path] for path in sorted(found)}
 
 
 class _Best:

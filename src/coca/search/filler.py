@@ -287,7 +287,7 @@ class Filler:
             if known:
                 self.report.unchanged += 1
             else:
-                self.report.duplicates += 1
+                self.report.repeat(path, record.path)
             return replace(record, origin=origin)
         joined = replace(record, origin=origin)
         if speaks:
@@ -302,7 +302,7 @@ class Filler:
         if same and (is_answered(joined) or self._captioner is None):
             self.report.unchanged += 1
         elif outspeaks and not known:
-            self.report.duplicates += 1
+            self.report.repeat(path, record.path)
         else:
             self.report.updated += 1
         return joined

@@ -147,8 +147,16 @@ def same_model(one: str, other: str) -> bool:
     return one == other or bool(before and long.startswith(short))
 
 
-def check_same_model(info: CollectionInfo, *, fingerprint: str, embed_dim: int) -> None:
+def check_same_model(
+    info: CollectionInfo, *, fingerprint: str, embed_dim: int, maker: str = "coca index"
+) -> None:
     """Refuse a model whose vectors cannot be compared with the collection's.
+
+    Args:
+        info: The collection's.
+        fingerprint: Of the model.
+        embed_dim: Of its vectors.
+        maker: The command that fills such a collection, for the error.
 
     Raises:
         SearchError: The fingerprints or the sizes differ.
@@ -164,7 +172,7 @@ def check_same_model(info: CollectionInfo, *, fingerprint: str, embed_dim: int) 
     raise SearchError(
         f"collection {info.collection!r} in {info.uri} was filled by model {info.fingerprint}"
         f"{named}, and not by {fingerprint}{sizes}: load that model, or fill another collection "
-        "with `coca index --collection NAME`"
+        f"with `{maker} --collection NAME`"
     )
 
 

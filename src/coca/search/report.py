@@ -16,6 +16,15 @@ class BadPicture:
     """A sentence."""
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A path with the bytes of a picture that another path had brought."""
+
+    path: str
+    of: str
+    """The path that led the record until then."""
+
+
 @runtime_checkable
 class BadLog(Protocol):
     """Keeps the list of bad pictures, and says when there are too many."""
@@ -40,6 +49,8 @@ class IngestReport:
     unchanged: int = 0
     duplicates: int = 0
     """Pictures that another path had already brought."""
+    copies: list[Copy] = field(default_factory=list, compare=False)
+    """These pictures, each with the path that had brought it; not compared, as their number is."""
     bad: list[BadPicture] = field(default_factory=list)
     removed: int = 0
     """Records whose files are gone; only with `prune`."""
@@ -48,6 +59,11 @@ class IngestReport:
     def good(self) -> int:
         """Pictures that could be used."""
         return self.added + self.updated + self.unchanged + self.duplicates
+
+    def repeat(self, path: str, of: str) -> None:
+        """Count a picture that another path had already brought."""
+        self.duplicates += 1
+        self.copies.append(Copy(path, of))
 
     def reject(self, path: str, reason: str, detail: str) -> None:
         """Count a picture that was left out."""

@@ -19,6 +19,7 @@ from coca.search.mining import Choice, choose, doubt, likeness
 from coca.search.records import check_same_model
 from coca.search.resident import Resident
 from coca.search.terms import Term
+from coca.workflows.classes import check_classes_model
 from coca.workflows.subset import Subset, check_out, write_subset
 
 _READ_ROWS = 1_000
@@ -88,7 +89,7 @@ def mine(
         )
     _check_model(index, predictor)
     if mining.unsure_among is not None:
-        _check_model(mining.unsure_among, predictor)
+        check_classes_model(mining.unsure_among.info, predictor)
     resident = Resident(index, progress=progress)
     ids, vectors = resident.vectors()
     if mining.filter:
