@@ -144,7 +144,9 @@ def test_doubt_needs_classes_of_the_same_model(
 ) -> None:
     run("classes", "add", "cat,dog,car", "-m", model)
     run("mine", "unsure.jsonl", "--count", "3", "--unsure", "classes")
-    scores = [json.loads(line)["score"] for line in Path("unsure.jsonl").read_text().splitlines()]
+    scores = [
+        json.loads(line)["mined"]["score"] for line in Path("unsure.jsonl").read_text().splitlines()
+    ]
     assert scores == sorted(scores, reverse=True)
     assert all(0 <= score <= 1.1 for score in scores)  # at most log 3
     away = ("mine", "apart.jsonl", "--count", "6", "--away-from", filled[1])

@@ -83,10 +83,40 @@ def test_files_are_named_by_a_manifest_with_all_their_words(
     read = {one.image: one for one in samples("manifest", tmp_path / "below" / "some.jsonl")}
     car, dog = read[picture(0)], read[picture(1)]
     assert (car.captions, car.labels) == (("a car", "auto"), ("red",))
-    assert car.metadata == {"kind": "x", "tags": ["red"], "time": 7, "album": "trip", "score": 0.5}
+    assert {name: car.metadata[name] for name in car.metadata if name != "mined"} == {
+        "kind": "x",
+        "tags": ["red"],
+        "time": 7,
+        "album": "trip",
+    }
+    assert car.metadata["mined"] == {"id": car.key, "score": 0.5}
     assert (dog.captions, dog.labels) == (("a dog",), ("dog",))
     assert dog.metadata["tags"] == ["brown"]
     assert car.key in scores
+
+
+@pytest.mark.parametrize("name", ["some.jsonl", "some"])
+def test_fields_of_the_record_are_never_replaced(index: Index, tmp_path: Path, name: str) -> None:
+    own = {"score": 9, "id": "mine", "key": "k", "image": "x.png", "time": "noon", "album": 7}
+    own |= {"tags": [1], "mined": "once", "path": "p", "url": "u"}
+    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "a.json").write_text(json.dumps(own | {"caption": "a car"}))
+    ingest(tmp_path / "a.png", StandIn(), index)
+    (id,) = index.ids()
+    write_subset(tmp_path / name, index, {id: 0.25})
+    if name == "some":
+        (sample,) = samples("shards", tmp_path / name)
+        fields, image = dict(sample.metadata), own["image"]
+        assert sample.key == id
+    else:
+        fields = json.loads((tmp_path / name).read_text())
+        # The name of the picture is what a manifest is for.
+        image = str(tmp_path / "a.png")
+        assert fields["mined"].pop("image") == own["image"]
+        assert fields.pop("captions") == ["a car"]
+        (sample,) = samples("manifest", tmp_path / name)
+        assert (sample.image, sample.captions) == (picture(0), ("a car",))
+    assert fields == own | {"image": image, "mined": {"id": id, "score": 0.25}}
 
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some"])

@@ -2,6 +2,8 @@
 
 A manifest names the pictures where they lie. What lies within a tar, a table, a zip or a video has
 no name that a manifest could give; shards hold the pictures themselves.
+
+A record's own fields keep their names. What is added about the choice is in one field, `mined`.
 """
 
 import json
@@ -24,6 +26,8 @@ from coca.search.records import Record
 from coca.workflows.path_reader import PathReader, is_within
 
 _READ_ROWS = 1_000
+_MINED = "mined"
+"""The field that holds a record's id and score; that of an earlier subset is replaced."""
 
 
 @dataclass(kw_only=True)
@@ -82,8 +86,10 @@ def write_subset(
 ) -> Subset:
     """Write records with their words for `coca pretrain` and every other reader of data sources.
 
-    Captions, labels and other fields stay what they were. Tags are labels as well where nothing
-    else is: the labels of tars and tables became tags when they were indexed.
+    Captions, labels and other fields stay what they were; `mined` holds the record's id and score.
+    A manifest needs the field `image` itself, so a record's own one is in `mined` there, too. Tags
+    are labels as well where nothing else is: the labels of tars and tables became tags when they
+    were indexed.
 
     Args:
         out: A manifest if it ends in `.jsonl`, else a folder for shards.
@@ -136,8 +142,12 @@ def _write_manifest(
             continue
         subset.count(captions, labels)
         subset.model_captions += _leaves_out(record, captions)
-        spoken = {"image": full_path(there[0]), "captions": captions, "id": record.id}
-        row = {**rest, **spoken, **({"labels": labels} if labels else {})}
+        row: dict[str, Any] = {"key": record.id, **rest, "captions": captions}
+        if labels:
+            row["labels"] = labels
+        if "image" in row:
+            row[_MINED] = {**row[_MINED], "image": row["image"]}
+        row["image"] = full_path(there[0])
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     if lines:
         write_atomic(out, "".join(lines).encode())
@@ -193,7 +203,11 @@ def _words(
         captions = (record.caption, *captions)
     known = {"tags": list(record.tags), "album": record.album, "time": record.time}
     fields = {name: value for name, value in known.items() if value}
-    return captions, labels or record.tags, {**rest, **fields, "score": round(score, 6)}
+    mined: dict[str, Any] = {"id": record.id, "score": round(score, 6)}
+    if record.caption_source == "model" and record.caption in captions:
+        mined["caption_source"] = "model"
+    # A field that is called so and was not read as such is the record's own.
+    return captions, labels or record.tags, {**fields, **rest, _MINED: mined}
 
 
 def _leaves_out(record: Record, captions: Sequence[str]) -> bool:
