@@ -20,15 +20,55 @@ WRONG = {
     "Term(text=['x'])": "the text to search for is ['x'], and no words",
     "check_terms('red car')": "the terms are 'red car'; right is a list",
     "check_terms({'red car': 1.0})": "the terms are {'red car': 1.0}; right is a list",
+    "index.search(['a', 'b'])": "the vectors are no array of numbers",
+    "index.search(eye, filter=3)": "the filter is 3; right is text",
+    "resident.search(eye, filter=3)": "the filter is 3; right is text",
+    "index.count(3)": "the filter is 3; right is text",
+    "index.search_words(3)": "the text to search for is 3, and no words",
+    "resident.search_words(3)": "the text to search for is 3, and no words",
+    "engine.search('x', min_score='0.5')": "min_score is '0.5'; right is a number",
+    "engine.search('x', min_score=float('nan'))": "min_score is nan; right is a number",
+    "engine.search('x', hybrid='rrf')": "hybrid is 'rrf'; right is True or a Fusion",
+    "engine.search('x', rerank='5')": "rerank is '5'; right is a whole number",
+    "engine.search_batch('dog')": "the texts are 'dog'; right is a list",
+    "engine.search_batch(5)": "the texts are 5; right is a list",
+    "engine.search_batch(images='a.png')": "the images are 'a.png'; right is a list",
+    "recommend(engine, 'r0')": "like is 'r0'; right is a list",
+    "recommend(engine, [3])": "like is [3]; right is a list",
+    "recommend(engine, ['r0'], seen='r1')": "seen is 'r1'; right is a list",
+    "recommend(engine, ['r0'], diversity='0.5')": "the diversity is '0.5'; right is 0 to 1",
     "query_vectors(['a', 'b'], 4)": "the vectors to search for are no array of numbers",
 }
-RIGHT = ["check_page(np.int64(10), np.int32(0), 100)", "Term(text='x', weight=np.float32(2))"]
+RIGHT = [
+    "index.search([[1.0, 0.0, 0.0, 0.0]])",
+    "resident.search([[1.0, 0.0, 0.0, 0.0]])",
+    "engine.search_batch(['dog'])",
+    "check_page(np.int64(10), np.int32(0), 100)",
+    "Term(text='x', weight=np.float32(2))",
+]
 PROGRAM = """
 import json, sys
 import numpy as np
 from coca.core.errors import SearchError
+from coca.search.engine import SearchEngine
+from coca.search.milvus import Index
 from coca.search.ranking import check_page
+from coca.search.recommend import recommend
+from coca.search.records import Record
+from coca.search.resident import Resident
 from coca.search.terms import Term, check_terms, query_vectors
+class Embedder:
+    fingerprint, embed_dim = "one", 4
+
+    def embed_texts(self, texts):
+        return np.eye(4, dtype=np.float32)[: len(texts)]
+
+    embed_images = embed_texts
+
+eye = np.eye(4, dtype=np.float32)
+index = Index.open(sys.argv[2], embed_dim=4, fingerprint="one", create=True)
+index.upsert([Record(id="r0", path="/r0.jpg", caption="a car", vector=eye[0])])
+resident, engine = Resident(index), SearchEngine(Embedder(), index)
 told = {}
 for call in json.loads(sys.argv[1]):
     try:
@@ -41,10 +81,10 @@ print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, str]:
-    calls: list[str] = [*WRONG, *RIGHT]
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    calls, place = [*WRONG, *RIGHT], tmp_path_factory.mktemp("wrong")
     run: Any = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(calls)],
+        [sys.executable, "-c", PROGRAM, json.dumps(calls), str(place / "a.db")],
         capture_output=True,
         text=True,
         check=True,

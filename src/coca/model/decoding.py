@@ -136,7 +136,8 @@ class Decoding:
         Raises:
             ConfigError: One is unknown, out of range, or contradicts another.
         """
-        check_options(options, DecodingOptions.__annotations__, of="captioning")
+        known = [*DecodingOptions.__annotations__, "prompt", "progress"]
+        check_options(options, known, of="captioning")
         return cls(**options)
 
     @property

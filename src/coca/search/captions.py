@@ -8,6 +8,7 @@ import numpy as np
 from coca.search.changes import Watch, read_beside
 from coca.search.milvus import Index
 from coca.search.records import Hit
+from coca.search.terms import check_text
 from coca.search.words import WordIndex
 
 
@@ -60,8 +61,9 @@ class Captions:
             The best first; their score is BM25.
 
         Raises:
-            SearchError: Milvus does not understand the filter.
+            SearchError: The text is empty, or Milvus does not understand the filter.
         """
+        check_text(text)
         held = self._up_to_date()
         scores = held.words.scores(text)
         if filter:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -130,6 +131,9 @@ class SearchEngine:
             DataError: The picture cannot be read.
         """
         check_terms(terms)
+        check_min_score(min_score)
+        if not isinstance(hybrid, bool | Fusion):
+            raise ArgumentError(f"hybrid is {hybrid!r}; right is True or a Fusion")
         whole = [
             *([] if text is None else [Term(text=text)]),
             *([] if image is None else [Term(image=image)]),
@@ -225,9 +229,11 @@ class SearchEngine:
             SearchError: As `search`, or the numbers of texts, images and vectors differ.
         """
         parts: list[Float[np.ndarray, "Q E"]] = []
+        check_min_score(min_score)
+        for name, some in (("texts", texts), ("images", images)):
+            if some is not None and (isinstance(some, str | bytes) or not hasattr(some, "__len__")):
+                raise ArgumentError(f"the {name} are {some!r:.80}; right is a list, one a query")
         if texts is not None:
-            if isinstance(texts, str):
-                raise ArgumentError(f"the texts are {texts!r}; right is a list, one text a query")
             for text in texts:
                 Term(text=text)
         given = [one for one in (texts, images, vectors) if one is not None]
@@ -295,6 +301,18 @@ class SearchEngine:
             cosines={id: cosine(query, record, on) for id, record in records.items()},
             open_picture=self._picture_reader(),
         )
+
+
+def check_min_score(min_score: float | None) -> None:
+    """Refuse a least score that no cosine can be compared with.
+
+    Raises:
+        SearchError: It is no number.
+    """
+    if min_score is None:
+        return
+    if isinstance(min_score, bool) or not isinstance(min_score, Real) or min_score != min_score:
+        raise ArgumentError(f"min_score is {min_score!r}; right is a number, -1 to 1")
 
 
 def _at_least(min_score: float | None, answers: list[list[Hit]]) -> list[list[Hit]]:

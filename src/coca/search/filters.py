@@ -188,9 +188,20 @@ def expanded(filter: str) -> str:
         SearchError: It is compared in another way than by `==`, `!=`, `in` or `not in`, or with
             another value than `"given"`, `"model"` and `""`.
     """
+    check_filter(filter)
     if CAPTION_SOURCE not in filter:
         return filter
     return _CAPTION_SOURCE.sub(_expanded_source, filter)
+
+
+def check_filter(filter: str) -> None:
+    """Refuse what is no text.
+
+    Raises:
+        SearchError: It is of another kind.
+    """
+    if not isinstance(filter, str):
+        raise ArgumentError(f"the filter is {filter!r}; right is text, such as 'width > 100'")
 
 
 def quoted(text: str) -> str:

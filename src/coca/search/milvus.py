@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from coca.core.errors import ArgumentError, SearchError
+from coca.core.errors import SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.search import names, records, schema
 from coca.search.building import PATIENCE_S, IndexState, index_state
@@ -29,6 +29,7 @@ from coca.search.records import CollectionInfo, Hit, Origin, Record
 from coca.search.rows import HIT_COLUMNS, to_hit
 from coca.search.schema import Layout
 from coca.search.settings import CollectionSettings
+from coca.search.terms import check_text
 
 __all__ = ["MAX_RESULTS", "Index", "Side"]
 
@@ -378,8 +379,7 @@ class Index:
                 f"{self.capabilities.name} cannot rank captions by their words: "
                 "Milvus Lite 3.2 and servers from 2.5 can"
             )
-        if not text.strip():
-            raise ArgumentError("the text to search for is empty")
+        check_text(text)
         page = Page(k=k, offset=offset, filter=filter)
         page.check(self.index_type)
         return words_of(self._store.pictures, text, page)

@@ -15,7 +15,7 @@ from coca.core.errors import ArgumentError
 from coca.search import records
 from coca.search.building import served_rows
 from coca.search.collection import Collection, Row, batches
-from coca.search.filters import with_ids
+from coca.search.filters import check_filter, with_ids
 from coca.search.index_settings import MAX_WIDTH, VectorIndex
 from coca.search.index_types import Hnsw
 from coca.search.ranking import check_page, depth_of
@@ -92,6 +92,7 @@ class Page:
             SearchError: `k`, `offset` or `effort` is out of range.
         """
         check_page(self.k, self.offset, index.most_results)
+        check_filter(self.filter)
         if not self.effort > 0:
             raise ArgumentError(f"effort is {self.effort}; it must be above 0")
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +56,17 @@ def recommend(
             to 1, or so much was seen that Milvus cannot look past it.
         DataError: A picture cannot be read.
     """
+    for name, some in (("like", like), ("unlike", unlike)):
+        if isinstance(some, str) or not all(isinstance(one, str | Term) for one in some):
+            raise ArgumentError(f"{name} is {some!r}; right is a list of ids of records and terms")
+    if isinstance(seen, str):
+        raise ArgumentError(f"seen is {seen!r}; right is a list of ids of records")
     if not like:
         raise ArgumentError(
             "nothing to recommend by: name a record, a text or a picture to be like"
         )
-    if not 0 <= diversity <= 1:
-        raise ArgumentError(f"the diversity is {diversity}; right is 0 to 1")
+    if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
+        raise ArgumentError(f"the diversity is {diversity!r}; right is 0 to 1")
     check_page(k, 0, MAX_RESULTS)
     terms = [
         *_share(engine, like, 1.0, on),

@@ -189,6 +189,12 @@ def unit_rows(
     Raises:
         SearchError: Not one a row, wrong size, NaN or infinity, or a length that is not 1.
     """
+    try:
+        vectors = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise SearchError(
+            f"the vectors are no array of numbers; this collection takes rows of {embed_dim}"
+        ) from None
     if vectors.ndim != 2:
         raise SearchError(
             f"the vectors have the shape {vectors.shape}; this collection takes rows of "

@@ -18,6 +18,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.captions import Captions
 from coca.search.changes import Watch, read_beside
+from coca.search.filters import check_filter
 from coca.search.milvus import MAX_RESULTS, Index, Side
 from coca.search.ranking import COSINE_DIGITS, check_page, group_of
 from coca.search.record_store import check_side
@@ -130,6 +131,7 @@ class Resident:
         """
         check_page(k, offset, MAX_RESULTS)
         check_side(on)
+        check_filter(filter)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
         copy = self._up_to_date()

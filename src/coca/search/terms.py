@@ -45,13 +45,8 @@ class Term:
         given = [self.text, self.image, self.vector]
         if sum(one is not None for one in given) != 1:
             raise ArgumentError("a term is one of text, image and vector, and just one of them")
-        if self.text is not None and not isinstance(self.text, str):
-            raise ArgumentError(
-                f"the text to search for is {self.text!r}, and no words; several texts are several "
-                "terms"
-            )
-        if self.text is not None and not self.text.strip():
-            raise ArgumentError("the text to search for is empty")
+        if self.text is not None:
+            check_text(self.text)
         if isinstance(self.weight, bool) or not isinstance(self.weight, Real):
             raise ArgumentError(f"the weight of a term is {self.weight!r}; right is a number")
         if not math.isfinite(self.weight) or not 0 < abs(self.weight) <= MAX_WEIGHT:
@@ -91,6 +86,20 @@ def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:
             "every term has a weight below 0, so there is nothing to look for: add one above 0"
         )
     return terms
+
+
+def check_text(text: str) -> None:
+    """Refuse what is no text to search for.
+
+    Raises:
+        SearchError: It is of another kind, or empty.
+    """
+    if not isinstance(text, str):
+        raise ArgumentError(
+            f"the text to search for is {text!r}, and no words; several texts are several terms"
+        )
+    if not text.strip():
+        raise ArgumentError("the text to search for is empty")
 
 
 def check_terms(terms: Sequence[Term]) -> None:
