@@ -32,6 +32,9 @@ def test_tars_are_embedded_once_and_indexed_without_a_model(
     Path("one.png").write_bytes(picture(1))
     (hit,) = run_json("search", "--image", "one.png", "-k", "1")
     assert hit["path"] == str(Path("shards/shard-000000.tar/k1").absolute())
+    idle = ("--no-captions", "--every", "2", "--max-bad", "0.5", "--bad-list", "bad.jsonl")
+    refused = run("index", "vectors", *idle, code=2).stderr
+    assert "--no-captions, --every, --max-bad, --bad-list look at pictures" in refused
     refused = run("index", "vectors", "--prune", code=2).stderr
     assert "look at pictures, and these are vectors" in refused
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from coca.workflows.index import FillResult
 
 _SHOWN_COPIES = 20
+_EVERY_S, _MAX_BAD = 5.0, 0.1
+"""Defaults of two options, which are seen to be given by another value."""
 
 
 def index(
@@ -56,7 +58,7 @@ def index(
         typer.Option(
             "--every", min=0, help="Seconds between frames of a video; 0 leaves videos out."
         ),
-    ] = 5.0,
+    ] = _EVERY_S,
     read_from: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,7 +79,7 @@ def index(
         typer.Option(
             "--max-bad", min=0, max=1, help="Stop when more than this share of pictures is bad."
         ),
-    ] = 0.1,
+    ] = _MAX_BAD,
     bad_list: Annotated[
         Path | None,
         typer.Option("--bad-list", help="List bad pictures in this file.", show_default=False),
@@ -99,8 +101,19 @@ def index(
     from coca.workflows.embed_shards import index_vectors, only_vectors
 
     if only_vectors(places):
-        if watch or prune:
-            raise ConfigError("--watch and --prune look at pictures, and these are vectors")
+        given = {
+            "--watch": watch,
+            "--prune": prune,
+            "--no-captions": not captions,
+            "--every": every != _EVERY_S,
+            "--max-bad": max_bad != _MAX_BAD,
+            "--bad-list": bad_list is not None,
+            "--read-from": bool(read_from),
+        }
+        if idle := [name for name, is_given in given.items() if is_given]:
+            raise ConfigError(
+                f"{', '.join(idle)} look at pictures, and these are vectors: leave them out"
+            )
         filled = index_vectors(
             places, uri=place, collection=collection, token=token, progress=console.progress
         )
