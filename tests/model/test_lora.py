@@ -73,9 +73,19 @@ def test_the_adapter_of_every_kind_of_layer_is_heard(layer: str) -> None:
     assert not torch.allclose(before[2], outputs(model)[2], atol=1e-4)
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["coca", "openclip"])
+def test_the_embeddings_of_tokens_learn_whole(which: int) -> None:
+    model = models()[which]
+    add_lora_(model, LoraConfig())
+    whole = {name for name, it in model.named_parameters() if it.requires_grad}
+    tables = {name for name in whole if "token_embedding" in name or "vocabulary" in name}
+    assert tables
+    assert not any("parametrizations" in name for name in tables)
+
+
 def test_only_adapters_and_the_head_learn() -> None:
     model = models()[0]
-    add_lora_(model, LoraConfig(match=("image_encoder.*.qkv",)))
+    add_lora_(model, LoraConfig(match=("image_encoder.*.qkv",), modules_to_save=()))
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     adapters = {name for name in learning if name.endswith((".0.up", ".0.down"))}
     assert len(adapters) == 2 * len(model.image_encoder.blocks)  # type: ignore[arg-type]

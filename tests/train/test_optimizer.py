@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError, MissingExtraError
 from coca.model.coca import CoCa
+from coca.model.config import HeadConfig
+from coca.model.lora import LoraConfig, add_lora_
 from coca.train import optimizer as module
 from coca.train.groups import GroupConfig
-from coca.train.optimizer import OPTIMIZERS, OptimizerConfig, make_optimizer
+from coca.train.optimizer import OPTIMIZERS, OptimizerConfig, for_adapters, make_optimizer
 from tiny import tiny_config
 
 
@@ -150,6 +152,26 @@ def test_a_group_steps_at_its_own_pace_from_the_start() -> None:
     # AdamW's first step has the length of the learning rate.
     for parameter, old, length in zip(model.parameters(), before, (0.1, 0.01), strict=True):
         torch.testing.assert_close(parameter.detach(), old - length)
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactor", "adamw"])
+def test_adapters_have_adamw_and_a_rate_of_their_own(name: str) -> None:
+    model = CoCa(tiny_config(head=HeadConfig(classes=("a", "b"))))
+    add_lora_(model, LoraConfig())
+    config = OptimizerConfig(name=name, lr=2e-3, weight_decay=0.2)
+    optimizer = make_optimizer(model, for_adapters(config, LoraConfig(lr=5e-3), head=True))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    head = {id(parameter) for parameter in model.get_submodule("head").parameters()}
+    for group in optimizer.param_groups:
+        of_head = {id(parameter) in head for parameter in group["params"]}
+        assert len(of_head) == 1
+        assert group["lr"] == pytest.approx(2e-3 if of_head.pop() else 5e-3)
+        assert group["lr"] == pytest.approx(2e-3) or group["weight_decay"] == 0
+    # Without a head all that learns has the adapters' rate.
+    plain = CoCa(tiny_config())
+    add_lora_(plain, LoraConfig())
+    alone = make_optimizer(plain, for_adapters(config, LoraConfig(lr=5e-3), head=False))
+    assert all(group["lr"] == pytest.approx(5e-3) for group in alone.param_groups)
 
 
 def test_frozen_parameters_are_left_out() -> None:

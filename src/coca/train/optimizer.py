@@ -6,8 +6,9 @@ momentum in bf16, no relative step and no scaling by the parameter. `muon` turns
 matrix into the nearest orthogonal one; small runs learn several times as much from a pair.
 """
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -17,7 +18,10 @@ from torch.optim import Optimizer
 from coca.core.errors import ConfigError
 from coca.core.extras import require
 from coca.core.registry import Registry
+from coca.model.lora import LoraConfig
 from coca.train.groups import UNDECAYED_NAMES, GroupConfig, parameter_groups
+
+logger = logging.getLogger(__name__)
 
 TABLES = ("token_embedding", "vocabulary")
 """Matrices with a row for each word: rows of their own, and no map between layers."""
@@ -86,6 +90,25 @@ class OptimizerConfig:
                 f"layer_decay must be above 0 and at most 1, or null for none "
                 f"(got {self.layer_decay})"
             )
+
+
+def for_adapters(config: OptimizerConfig, lora: LoraConfig, *, head: bool) -> OptimizerConfig:
+    """The optimiser of a run with low-rank adapters: AdamW, at the adapters' own learning rate.
+
+    Muon makes the update of each matrix orthogonal, which for a factor of rank 8 is a large step in
+    every direction that it has; and a rate that suits full matrices is too low for adapters.
+
+    Args:
+        config: The run's own; its `lr` stays that of a head.
+        lora: The adapters.
+        head: Whether the model has a head, which learns whole.
+    """
+    if config.name != "adamw":
+        logger.info("lora is trained by adamw at %g, not by %s", lora.lr, config.name)
+    adapters = GroupConfig(
+        match="!head" if head else "*", lr_scale=lora.lr / config.lr, weight_decay=0.0
+    )
+    return replace(config, name="adamw", groups=(adapters, *config.groups))
 
 
 ParameterGroups: TypeAlias = Sequence[dict[str, Any]]

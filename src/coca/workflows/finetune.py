@@ -30,6 +30,7 @@ from coca.tasks.base import check_task
 from coca.train.config import TrainConfig
 from coca.train.groups import GroupConfig
 from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.optimizer import for_adapters
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer, TrainResult
 from coca.train.world import World
@@ -78,7 +79,7 @@ class FinetuneConfig:
     the head then. null: the same for all."""
     lora: LoraConfig | None = None
     """Learn low-rank adapters in place of the pretrained weights; they are merged into the finished
-    model. `encoder_lr` is theirs. null: none."""
+    model. `lora.lr` is their learning rate, whatever `encoder_lr` is. null: none."""
     data: FinetuneDataConfig
     """The data."""
     loss: LossConfig
@@ -97,8 +98,6 @@ class FinetuneConfig:
             faults.append(f"encoder_lr is {self.encoder_lr}; right is 0 to freeze, or more")
         if self.encoder_lr is not None and self.head is None:
             faults.append("encoder_lr is set, but there is no head; set train.optimizer.lr alone")
-        if self.lora is not None and self.encoder_lr == 0:
-            faults.append("encoder_lr is 0, which freezes the adapters of lora, too")
         if self.lora is not None and self.train.parallel == "fsdp":
             faults.append("lora does not go with train.parallel fsdp; take ddp")
         if (self.head is None) != (self.loss.classification_weight == 0):
@@ -168,7 +167,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         model,
         CoCaObjective(config.loss),
         loader=loader,
-        config=paced(config.train, config.encoder_lr),
+        config=_paced(config),
         run_folder=config.run,
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
@@ -178,6 +177,14 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     with threads(config.threads):
         result = trainer.fit(progress)
         return _finish(config, trainer, processor, result, progress)
+
+
+def _paced(config: FinetuneConfig) -> TrainConfig:
+    if config.lora is None:
+        return paced(config.train, config.encoder_lr)
+    head = config.head is not None
+    optimizer = for_adapters(config.train.optimizer, config.lora, head=head)
+    return replace(config.train, optimizer=optimizer)
 
 
 def paced(

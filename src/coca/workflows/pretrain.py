@@ -24,6 +24,7 @@ from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.train.config import TrainConfig
 from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.optimizer import for_adapters
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer, TrainResult
 from coca.train.world import World
@@ -192,7 +193,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         model,
         CoCaObjective(config.loss),
         loader=loader,
-        config=config.train,
+        config=_paced(config),
         run_folder=config.run,
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
@@ -202,6 +203,15 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     with threads(config.threads):
         result = trainer.fit(progress)
     return _finish(config, trainer, processor, result)
+
+
+def _paced(config: PretrainConfig) -> TrainConfig:
+    """The loop, with the optimiser that adapters need."""
+    if config.lora is None:
+        return config.train
+    head = config.model.head is not None
+    optimizer = for_adapters(config.train.optimizer, config.lora, head=head)
+    return replace(config.train, optimizer=optimizer)
 
 
 def _processor(
