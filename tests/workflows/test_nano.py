@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +91,13 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def refuse(name: str) -> object:
-    raise AssertionError(f"task {name} is run again")
+def refuse(name: str) -> Callable[..., object]:
+    """A task that must not run; to look for it is allowed."""
+
+    def run(*_: object, **__: object) -> object:
+        raise AssertionError(f"task {name} is run again")
+
+    return run
 
 
 def test_the_first_run_is_shipped_in_half_precision_and_says_the_same(
