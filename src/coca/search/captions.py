@@ -7,8 +7,8 @@ import numpy as np
 
 from coca.search.changes import Watch, read_beside
 from coca.search.milvus import Index
+from coca.search.ranking import check_text
 from coca.search.records import Hit
-from coca.search.terms import check_text
 from coca.search.words import WordIndex
 
 

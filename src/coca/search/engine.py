@@ -12,8 +12,7 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.fusion import Fusion
 from coca.search.hybrid import WordSearch, search_hybrid, word_search
 from coca.search.milvus import MAX_RESULTS, Side
-from coca.search.originals import OpenPicture
-from coca.search.pictures import read_file
+from coca.search.originals import OpenPicture, read_file
 from coca.search.ranking import check_page
 from coca.search.records import Hit, check_same_model
 from coca.search.rerank import CaptionScorer, check_texts, rerank

@@ -19,6 +19,7 @@ from coca.core.errors import DataError
 from coca.core.progress import Bar
 from coca.search.claims import claims_in, is_heard, join_claims, source_of, with_claim
 from coca.search.engine import Embedder
+from coca.search.frame_paths import series_of
 from coca.search.joining import (
     fresh_record,
     has_spoken,
@@ -31,7 +32,6 @@ from coca.search.ledger import Known, Ledger
 from coca.search.reading import Found, embed_found
 from coca.search.records import MAX_BYTES, ORIGIN, Origin, Record, fault_of
 from coca.search.report import BadLog, IngestReport
-from coca.search.sources import series_of
 
 Captioner: TypeAlias = Callable[[Sequence[bytes]], Sequence[str]]
 """Writes a caption for each encoded picture."""

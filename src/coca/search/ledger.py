@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from coca.core.absence import Roots
 from coca.search.claims import claims_in, join_claims, source_of
+from coca.search.frame_paths import series_of
 from coca.search.records import Origin
-from coca.search.sources import AnySource, Entry, RootedSource, empty_folders, series_of
+from coca.search.sources import AnySource, Entry, RootedSource, empty_folders
 
 WHOLE = "+"
 """Ends the stamp of a series' last picture, which is written after all others of it."""

@@ -24,12 +24,12 @@ from coca.search.index_choice import choose_index
 from coca.search.index_settings import MAX_RESULTS, VectorIndex
 from coca.search.nearest import nearest, nearest_of_each_album, words_of
 from coca.search.nearest_rows import Page
+from coca.search.ranking import check_text
 from coca.search.record_store import RecordStore, Side
 from coca.search.records import CollectionInfo, Hit, Origin, Record
 from coca.search.rows import HIT_COLUMNS, to_hit
 from coca.search.schema import Layout
 from coca.search.settings import CollectionSettings
-from coca.search.terms import check_text
 
 __all__ = ["MAX_RESULTS", "Index", "Side"]
 

@@ -4,7 +4,6 @@
 `caption` or `captions`, `tags`, `album`, `time`, and anything else as metadata.
 """
 
-import errno
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 from coca.core.errors import DataError
 from coca.core.heif import HEIF_SUFFIXES, PHOTO_SUFFIXES, has_heif
-from coca.core.regular import MAX_IMAGE_BYTES, read_regular
+from coca.core.regular import read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -131,23 +130,6 @@ def changed_at(path: str | Path) -> int:
         return int(os.stat(path).st_mtime)
     except (OSError, ValueError):
         return 0
-
-
-def read_file(path: str, stamp: str = "") -> bytes:
-    """The bytes of an image file of this machine; its stamp is not looked at.
-
-    Raises:
-        DataError: It is missing, not readable or no regular file (reason `"unreadable"`), or larger
-            than `MAX_IMAGE_BYTES` (reason `"too_large"`).
-    """
-    try:
-        return read_regular(path, max_bytes=MAX_IMAGE_BYTES)
-    except (OSError, ValueError) as error:
-        large = isinstance(error, OSError) and error.errno == errno.EFBIG
-        raise DataError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
-            reason="too_large" if large else "unreadable",
-        ) from error
 
 
 def read_words(picture: Path) -> Words:

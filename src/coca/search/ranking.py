@@ -99,3 +99,17 @@ def pages(
             break
         open_ones, limit = torn, min(depth_of(limit + 1), most)
     return answers
+
+
+def check_text(text: str) -> None:
+    """Refuse what is no text to search for.
+
+    Raises:
+        SearchError: It is of another kind, or empty.
+    """
+    if not isinstance(text, str):
+        raise ArgumentError(
+            f"the text to search for is {text!r}, and no words; several texts are several terms"
+        )
+    if not text.strip():
+        raise ArgumentError("the text to search for is empty")

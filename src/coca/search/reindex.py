@@ -11,8 +11,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search.collection import WRITE_ROWS, batches
 from coca.search.engine import Embedder
 from coca.search.milvus import Index
-from coca.search.originals import OpenPicture, picture_of
-from coca.search.pictures import read_file
+from coca.search.originals import OpenPicture, picture_of, read_file
 from coca.search.records import Record, check_same_model
 
 

@@ -4,7 +4,6 @@ Files are known here. Whatever else holds pictures, such as tars and tables, joi
 """
 
 import os
-import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,19 +11,9 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.absence import Roots
-from coca.search.claims import claims_in
-from coca.search.pictures import (
-    Picture,
-    Words,
-    changed_at,
-    find_pictures,
-    read_file,
-    read_words,
-    stamp_of,
-)
+from coca.search.originals import read_file
+from coca.search.pictures import Picture, Words, changed_at, find_pictures, read_words, stamp_of
 
-_MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
-_EVERY = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")
 """Ends the stamp of a series, but for marks of the ledger."""
 
 
@@ -118,34 +107,6 @@ class RootedSource(Protocol):
 
 
 AnySource: TypeAlias = PictureSource | SeriesSource
-
-
-def series_path(entry: str, seconds: float) -> str:
-    """The path of a picture in a series: `film.mp4#t=12.5`, as links to a moment are written."""
-    return f"{entry}#t={seconds:.3f}".rstrip("0").rstrip(".")
-
-
-def series_stamp(stamp: str, every_s: float) -> str:
-    """The stamp of a series: that of its file, and the seconds from one picture to the next."""
-    return f"{stamp}/{every_s:g}s"
-
-
-def every_of(stamp: str) -> float | None:
-    """The seconds from one picture of a series to the next; None for any other stamp."""
-    every = _EVERY.search(stamp)
-    return float(every[1]) if every else None
-
-
-def series_of(path: str, stamps: str) -> str:
-    """The entry that a path of a series belongs to; any other path stays as it is.
-
-    Args:
-        path: Of a picture. Keys of tars and tables may look like moments of a video as well.
-        stamps: Of the path; they tell whether it is one.
-    """
-    if any(every_of(stamp) is not None for stamp in claims_in(stamps)):
-        return _MOMENT.sub("", path)
-    return path
 
 
 def empty_folders(places: Iterable[str | Path], sources: Iterable[AnySource]) -> list[str | Path]:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from coca.core.errors import ArgumentError, ConfigError
+from coca.search.ranking import check_text
 
 MAX_WEIGHT = 10.0
 """Weights only count relative to each other, and a time of day (`12:30`) is no weight."""
@@ -86,20 +87,6 @@ def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:
             "every term has a weight below 0, so there is nothing to look for: add one above 0"
         )
     return terms
-
-
-def check_text(text: str) -> None:
-    """Refuse what is no text to search for.
-
-    Raises:
-        SearchError: It is of another kind, or empty.
-    """
-    if not isinstance(text, str):
-        raise ArgumentError(
-            f"the text to search for is {text!r}, and no words; several texts are several terms"
-        )
-    if not text.strip():
-        raise ArgumentError("the text to search for is empty")
 
 
 def check_terms(terms: Sequence[Term]) -> None:

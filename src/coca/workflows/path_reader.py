@@ -6,9 +6,10 @@ from pathlib import Path
 from coca.core.errors import DataError
 from coca.core.regular import MAX_IMAGE_BYTES
 from coca.data.storage import Storage, is_remote
+from coca.search.frame_paths import every_of, series_of
 from coca.search.ledger import WHOLE
-from coca.search.pictures import read_file
-from coca.search.sources import Entry, every_of, series_of
+from coca.search.originals import read_file
+from coca.search.sources import Entry
 from coca.workflows.picture_sources import TABLE_SUFFIXES, SampleSource, sources_of
 from coca.workflows.video_source import VideoSource
 

@@ -13,8 +13,9 @@ from coca.core.errors import DataError
 from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.regular import check_regular
 from coca.processing.video import read_frames
+from coca.search.frame_paths import series_path, series_stamp
 from coca.search.pictures import Picture, find_pictures, read_words, stamp_of
-from coca.search.sources import Entry, series_path, series_stamp
+from coca.search.sources import Entry
 
 _SHORTER_PX = 720
 """Frames are kept no larger; no model reads more."""
