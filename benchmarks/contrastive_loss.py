@@ -25,7 +25,7 @@ from side_by_side import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from coca.model.contrastive import (
+from coca.model.losses.contrastive import (
     contrastive_loss,
     contrastive_loss_plain,
     sigmoid_loss,

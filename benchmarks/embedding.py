@@ -53,7 +53,7 @@ def peer_texts(dtype: torch.dtype) -> Embed:
 
 
 def our_texts(dtype: torch.dtype, class_mask: str = "legacy") -> Embed:
-    from coca.model.products import lay_out
+    from coca.model.layers.prepacked_linear import lay_out
 
     model = our_model(small=False, class_mask=class_mask).to(dtype)
     lay_out(model)  # as `coca.load` does
@@ -70,9 +70,9 @@ def our_texts(dtype: torch.dtype, class_mask: str = "legacy") -> Embed:
 
 
 def our_model(*, small: bool, class_mask: str = "legacy") -> nn.Module:
-    from coca.model.openclip import OpenCLIP
-    from coca.model.openclip_config import OpenCLIPConfig, from_open_clip
-    from coca.model.openclip_weights import convert_state_dict
+    from coca.model.openclip.config import OpenCLIPConfig, from_open_clip
+    from coca.model.openclip.model import OpenCLIP
+    from coca.model.openclip.weights import convert_state_dict
 
     config = from_open_clip(SMALL) if small else OpenCLIPConfig()
     model = OpenCLIP(replace(config, class_mask=class_mask))  # type: ignore[arg-type]

@@ -19,12 +19,12 @@ from side_by_side import Rounds, emit, figure, in_turn, main, ratio, table, writ
 
 import coca
 from coca.inference.predictor import Predictor
-from coca.search.ingest import READ_AHEAD_BATCHES, reading_threads
-from coca.search.ledger import Ledger
-from coca.search.pictures import find_pictures
-from coca.search.reading import Reader, embed_found
-from coca.search.sources import FileSource
-from coca.workflows.index import index_pictures
+from coca.search.ingest.local_files import find_pictures
+from coca.search.ingest.pipeline import READ_AHEAD_BATCHES, reading_threads
+from coca.search.ingest.prefetch import Reader, embed_found
+from coca.search.ingest.snapshot import Ledger
+from coca.search.ingest.sources import FileSource
+from coca.workflows.collections.index import index_pictures
 
 NAMES = {
     "embed": "embedding alone, reading ahead",

@@ -57,12 +57,12 @@ def peer(way: str, batch: int, tokens: int) -> Write:
 
 
 def ours(way: str, batch: int, tokens: int, dtype: torch.dtype) -> Write:
-    from coca.model.decoding import Decoding
-    from coca.model.generation import generate
-    from coca.model.openclip import OpenCLIP
-    from coca.model.openclip_config import OpenCLIPConfig
-    from coca.model.openclip_weights import convert_state_dict
-    from coca.model.products import lay_out
+    from coca.model.generation.config import Decoding
+    from coca.model.generation.generate import generate
+    from coca.model.layers.prepacked_linear import lay_out
+    from coca.model.openclip.config import OpenCLIPConfig
+    from coca.model.openclip.model import OpenCLIP
+    from coca.model.openclip.weights import convert_state_dict
 
     config = OpenCLIPConfig()
     model = OpenCLIP(config)

@@ -15,10 +15,10 @@ import numpy as np
 from side_by_side import Figures, emit, in_turn, main, table, write_report
 
 import coca
-from coca.data.opening import open_source
-from coca.data.sources import SourceConfig
-from coca.search.fusion import Fusion, fuse
-from coca.search.milvus import Index
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
+from coca.search.milvus.collection import Index
+from coca.search.query.fusion import Fusion, fuse
 from coca.search.records import Hit, Record
 
 WEIGHTS, DEPTH = (0.3, 0.5, 0.7), 256

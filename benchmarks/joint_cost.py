@@ -18,12 +18,17 @@ import torch
 from side_by_side import Figures, figure, ratio, table, write_report
 
 from coca.core.config import load_config
-from coca.core.heap import keep_freed_memory
+from coca.core.malloc import keep_freed_memory
 from coca.model.coca import CoCa
 from coca.train.objective import CoCaObjective
 from coca.train.optimizer import make_optimizer
-from coca.workflows.pretrain import PretrainConfig
-from coca.workflows.pretrain_data import make_loader, make_processor, open_sources, train_tokenizer
+from coca.workflows.training.pretrain import PretrainConfig
+from coca.workflows.training.pretrain_data import (
+    make_loader,
+    make_processor,
+    open_sources,
+    train_tokenizer,
+)
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "pretrain"
 KINDS = ("contrastive", "captioning", "coca")

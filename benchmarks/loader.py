@@ -30,9 +30,9 @@ from side_by_side import (
     write_report,
 )
 
-from coca.data.loader import Loader, LoaderConfig
-from coca.data.opening import open_source
-from coca.data.sources import SourceConfig
+from coca.data.loading.loader import Loader, LoaderConfig
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor

@@ -26,12 +26,12 @@ from side_by_side import Figures, emit, figure, in_turn, main, table, write_repo
 import coca
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import prompts_named
-from coca.search.classify import add_classes
-from coca.search.milvus import Index
-from coca.search.mining import Choice
-from coca.workflows.classes import open_classes
-from coca.workflows.index import index_pictures
-from coca.workflows.mining import Mining, mine
+from coca.search.milvus.collection import Index
+from coca.search.mining.selection import Choice
+from coca.search.mining.zero_shot import add_classes
+from coca.workflows.collections.class_prompts import open_classes
+from coca.workflows.collections.index import index_pictures
+from coca.workflows.collections.mining import Mining, mine
 
 RECIPE = Path(__file__).parents[1] / "recipes/finetune/imagenette_frozen.yaml"
 SHARE, EXAMPLES = 0.2, 4

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from side_by_side import Figures, emit, in_turn, main, table, write_report
 
-from coca.search.milvus import Index
+from coca.search.milvus.collection import Index
 from search import DIM, milvus_server
 
 NAMES = {"lite": "Milvus Lite 3.2.2", "server": "Milvus server 2.3.5"}

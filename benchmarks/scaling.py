@@ -20,7 +20,7 @@ from ceiling import ceiling
 from side_by_side import Rounds, emit, figure, in_turn, main, table, write_report
 from torch.utils.flop_counter import FlopCounterMode
 
-from coca.core.heap import keep_freed_memory
+from coca.core.malloc import keep_freed_memory
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig

@@ -41,11 +41,11 @@ from side_by_side import (
     write_report,
 )
 
-from coca.search.index_choice import parse_index
-from coca.search.milvus import Index
+from coca.search.index_params.advisor import parse_index
+from coca.search.milvus.collection import Index
+from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.query.in_memory import Resident
 from coca.search.records import Record
-from coca.search.resident import Resident
-from coca.search.settings import CollectionSettings
 
 QUERIES, BATCH = 60, 64
 SHARES = (1.0, 0.1, 0.01, 0.001)

@@ -16,7 +16,7 @@ import numpy as np
 from search_peers import DIM, K
 from side_by_side import Figures, emit, in_turn, main, own_seconds, table, write_report
 
-from coca.search.index_choice import parse_index
+from coca.search.index_params.advisor import parse_index
 from search import QUERIES, Ours, cloud, filled, kept_folder, milvus_server
 
 WIDTHS = [{"ef": ef} for ef in (10, 16, 32, 64, 128, 256, 512)]

@@ -17,15 +17,15 @@ from search_peers import K
 from side_by_side import Figures, table
 
 from coca.inference.predictor import Predictor
-from coca.model.openclip import OpenCLIP
-from coca.model.openclip_config import OpenCLIPConfig
+from coca.model.openclip.config import OpenCLIPConfig
+from coca.model.openclip.model import OpenCLIP
 from coca.processing.clip_bpe import installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
-from coca.search.engine import SearchEngine
-from coca.search.milvus import Index
-from coca.search.resident import Resident
-from coca.search.rows import HIT_COLUMNS
+from coca.search.milvus.collection import Index
+from coca.search.milvus.row_codec import HIT_COLUMNS
+from coca.search.query.engine import SearchEngine
+from coca.search.query.in_memory import Resident
 
 QUERIES = 100
 WORDS = ("a", "the", "red", "old", "dog", "cat", "car", "man", "tree", "on", "beach", "snow", "two")

@@ -31,14 +31,14 @@ from side_by_side import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from coca.core.heap import keep_freed_memory
+from coca.core.malloc import keep_freed_memory
 from coca.data.sample import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
-from coca.model.openclip import OpenCLIP
-from coca.model.openclip_config import OpenCLIPConfig
-from coca.model.openclip_weights import convert_state_dict
+from coca.model.openclip.config import OpenCLIPConfig
+from coca.model.openclip.model import OpenCLIP
+from coca.model.openclip.weights import convert_state_dict
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optimizer import OptimizerConfig, make_optimizer
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coca.search.milvus import Index
-from coca.search.ranking import place_of
+from coca.search.milvus.collection import Index
+from coca.search.milvus.pagination import place_of
 from coca.search.records import Record
 
 BATCH = 20

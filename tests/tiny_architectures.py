@@ -10,15 +10,15 @@ from torch.distributed.fsdp import FSDPModule
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
 from coca.model.config import ImageEncoderConfig
-from coca.model.detector import Detector, DetectorConfig
-from coca.model.openclip import OpenCLIP
-from coca.model.openclip_config import OpenCLIPConfig, OpenCLIPTextConfig
+from coca.model.detection.detector import Detector, DetectorConfig
+from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
+from coca.model.openclip.model import OpenCLIP
 from coca.train.backward import backward
 from coca.train.detection import DetectionObjective, Target
+from coca.train.distributed_context import World
 from coca.train.objective import CoCaObjective, LossConfig, Objective
 from coca.train.parallel import Kind, ParallelModel
-from coca.train.world import World
-from coca.workflows.finetune_detection import DetectionConfig, finetune_detection
+from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
 from tiny import sharpened, tiny_config
 from tiny_ranks import Results
 from tiny_shared_run import whole

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from coca.inference.loading import load
-from coca.workflows.embed_shards import embed_shards
+from coca.workflows.collections.embed_shards import embed_shards
 
 
 def embed(model: str, out: str, tars: tuple[str, ...], ready: str) -> None:

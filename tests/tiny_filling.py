@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from coca.search.ingest import ingest
-from coca.search.milvus import Index
-from coca.search.report import IngestReport
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.report import IngestReport
+from coca.search.milvus.collection import Index
 
 DIM = 16
 

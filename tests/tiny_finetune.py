@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from coca.core.config import load_config
-from coca.workflows.finetune import FinetuneConfig
+from coca.workflows.training.finetune import FinetuneConfig
 from tiny_pretrain import write_squares
 
 COLORS = ("red", "green", "blue", "yellow")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coca.data.sample import Sample
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
 
 
 def write_folder(root: Path, samples: Sequence[Sample]) -> SourceConfig:

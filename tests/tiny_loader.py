@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from coca.data.loader import Loader, LoaderConfig
-from coca.data.parts import Augmentation
+from coca.data.loading.batches import Augmentation
+from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sample import Batch, Sample
-from coca.data.sources import Source, SourceConfig
+from coca.data.sources.base import Source, SourceConfig
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.processor import Processor
 from tiny_data import MemorySource, make_samples, tiny_processor

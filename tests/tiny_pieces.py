@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from coca.core.errors import StorageError
-from coca.train.sharded import staged, write_shards
+from coca.train.sharded_safetensors import staged, write_shards
 
 WHOLE: dict[str, Tensor] = {
     "even": torch.arange(16.0).reshape(8, 2),

@@ -15,7 +15,7 @@ from PIL import Image
 from coca.core.config import load_config
 from coca.core.progress import ProgressMaker
 from coca.inference.loading import load
-from coca.workflows.pretrain import PretrainConfig, pretrain
+from coca.workflows.training.pretrain import PretrainConfig, pretrain
 from tiny_ranks import Results
 
 NAMES = ("red square", "green square", "blue square", "yellow square")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
 from tiny_data import picture
 
 ANSWERS = ("yes", "no", "red", "2")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
-from coca.model.contrastive import contrastive_loss, sigmoid_loss
+from coca.model.losses.contrastive import contrastive_loss, sigmoid_loss
 from coca.train.backward import backward
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.parallel import ParallelModel

@@ -6,9 +6,9 @@ import torch
 
 from coca.core.config import load_config
 from coca.data.sample import Sample
-from coca.data.shards import ShardWriter
+from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
-from coca.workflows.pretrain import PretrainConfig, PretrainResult, pretrain
+from coca.workflows.training.pretrain import PretrainConfig, PretrainResult, pretrain
 from tiny_data import picture
 from tiny_ranks import Results
 

@@ -14,12 +14,12 @@ from coca.core.errors import DataError
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
 from coca.train.backward import backward
+from coca.train.distributed_context import World
 from coca.train.ema import EmaConfig
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.parallel import Kind, ParallelModel
 from coca.train.state import model_tensors, optimizer_state, whole_tensors
 from coca.train.trainer import Trainer
-from coca.train.world import World
 from tiny import sharpened, tiny_config
 from tiny_ranks import Results, ragged_batch
 from tiny_run import TinyStream, kill_at_sync_number, tiny_trainer

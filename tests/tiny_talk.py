@@ -11,8 +11,8 @@ from torch import distributed
 
 from coca.cli.train import leave
 from coca.core.errors import CocaError, DataError
-from coca.train.torchrun import join_from_environment
-from coca.train.world import World
+from coca.train.distributed_context import World
+from coca.train.distributed_init import join_from_environment
 
 
 def refuse() -> None:

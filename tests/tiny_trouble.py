@@ -16,11 +16,11 @@ from coca.core.errors import CocaError, StorageError
 from coca.data.sample import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.train import saver, sharded
+from coca.train import checkpoint_manager, sharded_safetensors
+from coca.train.distributed_context import World
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.tracker import JsonLinesTracker
 from coca.train.trainer import Trainer, TrainResult
-from coca.train.world import World
 from tiny import tiny_config
 from tiny_run import SignalAfter
 from tiny_shared_run import PAIRS, SharedStream, shared_trainer
@@ -167,7 +167,7 @@ def run_of_another_model(folder: Path) -> Outcome:
 
 def slow_saves(folder: Path) -> Outcome:
     """Each save takes longer than the steps between two."""
-    write, events = sharded.write_shards, []
+    write, events = sharded_safetensors.write_shards, []
     trainer = shared_trainer(folder, "ddp", steps=6, save_every=2)
 
     def slow(*arguments: Any) -> Any:
@@ -177,9 +177,9 @@ def slow_saves(folder: Path) -> Outcome:
         events.append(("end", trainer.step))
         return paths
 
-    saver.write_shards = slow  # type: ignore[assignment, attr-defined]
+    checkpoint_manager.write_shards = slow  # type: ignore[assignment, attr-defined]
     outcome = ended(trainer)
-    saver.write_shards = write  # type: ignore[attr-defined]
+    checkpoint_manager.write_shards = write  # type: ignore[attr-defined]
     return outcome | {"events": events, "kept": saved(folder)}
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from coca.inference.predictor import Predictor
     from coca.model.coca import CoCa
     from coca.model.config import CoCaConfig
-    from coca.search.engine import SearchEngine
+    from coca.search.query.engine import SearchEngine
 
 __version__ = "0.1.0"
 
@@ -18,7 +18,7 @@ _HOMES = {
     "CoCa": "coca.model.coca",
     "CoCaConfig": "coca.model.config",
     "Predictor": "coca.inference.predictor",
-    "SearchEngine": "coca.search.engine",
+    "SearchEngine": "coca.search.query.engine",
     "load": "coca.inference.loading",
 }
 

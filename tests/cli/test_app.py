@@ -13,7 +13,7 @@ import typer.main
 from typer.testing import Result
 
 import coca
-from coca.cli import pictures
+from coca.cli import images
 from coca.cli.app import app
 from coca.core.errors import CocaError, ConfigError
 
@@ -128,7 +128,7 @@ def test_every_error_ends_as_a_sentence_and_a_code(
     def fail(given: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(pictures, "find", fail)
+    monkeypatch.setattr(images, "find", fail)
     assert run("caption", "x.png", code=code).stderr == told
     with_debug = run("caption", "x.png", "--debug", code=code).stderr
     assert with_debug.startswith("Traceback")
@@ -151,12 +151,12 @@ def test_a_process_ends_with_the_code_of_its_error(place: Path) -> None:
 
 
 def test_ctrl_c_ends_a_long_command_with_a_sentence(
-    place: Path, model: str, pictures: list[str]
+    place: Path, model: str, images: list[str]
 ) -> None:
     # Endless work: the reader of a pipe without a writer waits until it is stopped.
     os.mkfifo("labels.txt")
     process = coca_process(
-        "classify", pictures[0], "--labels-file", "labels.txt", "-m", model, cwd=place
+        "classify", images[0], "--labels-file", "labels.txt", "-m", model, cwd=place
     )
     writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has begun to read
     process.send_signal(signal.SIGINT)

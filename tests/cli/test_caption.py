@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from coca.cli.caption import caption
 from coca.inference.loading import load
-from coca.model.decoding import Decoding
+from coca.model.generation.config import Decoding
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

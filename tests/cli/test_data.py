@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from coca.data import emoji_packages
-from coca.data.opening import open_source
-from coca.data.shards import ShardWriter
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
+from coca.data.sources.shards import ShardWriter
+from coca.demo.emoji import packages
 from coca.processing.tokenizer import Tokenizer
 from tiny_data import make_samples
 from tiny_emoji import write_packages
@@ -116,7 +116,7 @@ def test_without_a_folder_of_packages_npm_is_asked(
 ) -> None:
     pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
     monkeypatch.setattr(
-        emoji_packages, "install_packages", lambda folder: write_packages(folder / "node_modules")
+        packages, "install_packages", lambda folder: write_packages(folder / "node_modules")
     )
     told = run("data", "emoji-sets", "out", "--size-px", "16", "--held-out", "1")
     assert "fetching the packages by npm" in told.stderr

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from coca.workflows import demo as workflow
+from coca.demo import run as workflow
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

@@ -16,7 +16,7 @@ from typer.testing import Result
 import coca
 from coca.train.checkpoint import load_newest
 from coca.train.tracker import read_metrics
-from coca.workflows import pretrain as workflow
+from coca.workflows.training import pretrain as workflow
 from tiny_video import video
 
 Run = Callable[..., Result]

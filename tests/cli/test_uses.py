@@ -9,9 +9,9 @@ import pytest
 from typer.testing import Result
 
 from coca.core.config import load_config
-from coca.data.opening import open_source
-from coca.data.sources import SOURCES, SourceConfig
-from coca.workflows.pretrain_data import (
+from coca.data.sources.base import SOURCES, SourceConfig
+from coca.data.sources.factory import open_source
+from coca.workflows.training.pretrain_data import (
     DataConfig,
     TokenizerConfig,
     open_sources,

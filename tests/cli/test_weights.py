@@ -64,7 +64,7 @@ def test_an_exported_model_is_pushed_if_asked(
     run: Run, place: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = FolderHub(place / "hub")
-    monkeypatch.setattr("coca.workflows.export.HuggingFace", lambda: hub)
+    monkeypatch.setattr("coca.release.export.HuggingFace", lambda: hub)
     told = run("export", model, "shared", "--push", "me/tiny")
     assert "others load it as hf:me/tiny" in told.stdout
     assert 'coca.load("hf:me/tiny")' in (place / "hub/me/tiny/README.md").read_text()

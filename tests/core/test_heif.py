@@ -14,8 +14,8 @@ from coca.core.errors import DataError
 from coca.core.formats import IMAGE_FORMATS
 from coca.core.heif import formats_of, has_heif, is_heif
 from coca.processing.image import decode
-from coca.search.headers import read_header
-from coca.search.pictures import find_pictures
+from coca.search.ingest.image_metadata import read_header
+from coca.search.ingest.local_files import find_pictures
 
 
 def head(major: bytes, *others: bytes) -> bytes:

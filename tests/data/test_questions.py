@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, DataError, MissingExtraError
-from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import Source, SourceConfig, words_of
+from coca.data.sources.base import Source, SourceConfig, words_of
+from coca.data.sources.factory import open_source
 from tiny_data import picture
 from tiny_questions import (
     lines,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from coca.data.parts import Stage
+from coca.data.loading.batches import Stage
 from coca.data.sample import Batch
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig

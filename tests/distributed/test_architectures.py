@@ -8,15 +8,15 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from coca.data.loader import LoaderConfig
-from coca.data.sources import SourceConfig
+from coca.data.loading.loader import LoaderConfig
+from coca.data.sources.base import SourceConfig
 from coca.inference.detecting import load_detector
-from coca.model.detector import Boxes, DetectorConfig
+from coca.model.detection.detector import Boxes, DetectorConfig
 from coca.train.config import TrainConfig
 from coca.train.optimizer import OptimizerConfig
 from coca.train.parallel import Kind
-from coca.workflows.finetune_detection import DetectionConfig, finetune_detection
-from coca.workflows.pretrain_data import DataConfig
+from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
+from coca.workflows.training.pretrain_data import DataConfig
 from tiny_architectures import sharded_steps_on_cuda, steps, steps_and_run
 from tiny_model import write_model
 from tiny_ranks import Results, on_ranks

@@ -16,17 +16,17 @@ from coca.core import errors
 from coca.core.config import load_config
 from coca.core.recipe import read_recipe
 from coca.data.sample import Sample
-from coca.data.shards import ShardWriter
-from coca.data.sources import SOURCES
+from coca.data.sources.base import SOURCES
+from coca.data.sources.shards import ShardWriter
 from coca.model.config import CoCaConfig
-from coca.search.milvus import Index
+from coca.search.milvus.collection import Index
 from coca.tasks import TASKS, TaskConfig
 from coca.train.optimizer import OPTIMIZERS
 from coca.train.tracker import TRACKERS
-from coca.workflows.evaluate import SuiteConfig
-from coca.workflows.finetune import FinetuneConfig
-from coca.workflows.finetune_detection import DetectionConfig
-from coca.workflows.pretrain import PretrainConfig
+from coca.workflows.evaluation.evaluate import SuiteConfig
+from coca.workflows.training.finetune import FinetuneConfig
+from coca.workflows.training.finetune_detection import DetectionConfig
+from coca.workflows.training.pretrain import PretrainConfig
 from documented import (
     COMMANDS,
     OF_RECIPES,

@@ -9,9 +9,9 @@ import yaml
 
 from coca.core.config import load_config
 from coca.model.coca import CoCa
-from coca.train.groups import freeze
 from coca.train.optimizer import make_optimizer
-from coca.workflows.pretrain import PretrainConfig
+from coca.train.param_groups import freeze
+from coca.workflows.training.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = ("data.md", "training.md")

@@ -16,7 +16,7 @@ from coca.inference.attention import (
     explain_match,
 )
 from coca.inference.predictor import Predictor
-from coca.model.looking import word_maps
+from coca.model.attribution import word_maps
 from tiny_data import picture
 
 PICTURE = picture(3)

@@ -9,10 +9,10 @@ import torch
 from numpy.testing import assert_allclose
 
 from coca.core.errors import ConfigError
-from coca.inference.clips import caption_videos
 from coca.inference.predictor import Predictor
-from coca.model.decoding import Decoding, DecodingOptions
-from coca.model.losses import captioning_loss_plain
+from coca.inference.video import caption_videos
+from coca.model.generation.config import Decoding, DecodingOptions
+from coca.model.losses.captioning import captioning_loss_plain
 from tiny_data import picture
 
 PICTURES = [picture(number) for number in range(5)]

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from coca.core.errors import ConfigError, MissingExtraError, ModelError
 from coca.core.files import user_cache
 from coca.inference import open_weights
-from coca.inference.importing import SOURCE_FILE, caveat_of
+from coca.inference.convert_openclip import SOURCE_FILE, caveat_of
 from coca.inference.open_weights import PUBLISHED, OpenWeights, Published, is_model
-from coca.model.openclip_config import OpenCLIPConfig, from_open_clip
+from coca.model.openclip.config import OpenCLIPConfig, from_open_clip
 from coca.model.pretrained import load_model
 from tiny_model import write_model
 from tiny_weights import WEIGHTS, FolderHub, model_cfg, write_open_clip

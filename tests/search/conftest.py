@@ -9,12 +9,12 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import DataError
-from coca.search.catalog import drop_collection
-from coca.search.connection import Connection
-from coca.search.lite import is_lite
-from coca.search.milvus import Index
+from coca.search.milvus.catalog import drop_collection
+from coca.search.milvus.collection import Index
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.lite import is_lite
+from coca.search.milvus.schema import has_collection
 from coca.search.records import Record
-from coca.search.schema import has_collection
 from milvus_server import SERVER
 
 DIM = 16

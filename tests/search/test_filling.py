@@ -11,13 +11,13 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.search.frame_paths import every_of, series_of, series_path, series_stamp
-from coca.search.ingest import ingest
-from coca.search.ledger import UNSURE, WHOLE
-from coca.search.milvus import Index
-from coca.search.pictures import Picture, Words
+from coca.search.ingest.local_files import Picture, Words
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.report import IngestReport
+from coca.search.ingest.snapshot import UNSURE, WHOLE
+from coca.search.ingest.sources import Entry
+from coca.search.milvus.collection import Index
 from coca.search.records import Record, content_id
-from coca.search.report import IngestReport
-from coca.search.sources import Entry
 from tiny_data import picture
 
 

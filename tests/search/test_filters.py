@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coca.core.errors import SearchError
-from coca.search.catalog import drop_collection
 from coca.search.filters import (
     all_of,
     any_of,
@@ -23,7 +22,8 @@ from coca.search.filters import (
     taken,
     where,
 )
-from coca.search.milvus import Index
+from coca.search.milvus.catalog import drop_collection
+from coca.search.milvus.collection import Index
 from coca.search.records import Origin, Record
 from milvus_server import SERVER
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coca.search.catalog import drop_collection
-from coca.search.connection import Connection
-from coca.search.milvus import Index
+from coca.search.ingest.report import IngestReport
+from coca.search.milvus.catalog import drop_collection
+from coca.search.milvus.collection import Index
+from coca.search.milvus.connection import Connection
 from coca.search.records import content_id
-from coca.search.report import IngestReport
 from tiny_filling import direction, fill, open_index
 
 KILLS = int(os.environ.get("KILLS", "2"))
@@ -24,7 +24,7 @@ KILLS = int(os.environ.get("KILLS", "2"))
 
 WRITER = """
 import sys, threading, numpy as np
-from coca.search.milvus import Index
+from coca.search.milvus.collection import Index
 from coca.search.records import Record
 place, collection, round = sys.argv[1:]
 index = Index.open(place, collection)

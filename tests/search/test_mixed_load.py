@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coca.search.milvus import Index
+from coca.search.milvus.collection import Index
 from mixed_load import run_load
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus import Index
+from coca.search.milvus.collection import Index
 from coca.search.records import Record
 
 MakeRecord = Callable[..., Record]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from jaxtyping import Float32
 
-from coca.search import nearest_rows
-from coca.search.building import served_rows
-from coca.search.connection import Connection
-from coca.search.lite import is_lite
-from coca.search.milvus import Index
+from coca.search.milvus import ann_pages
+from coca.search.milvus.collection import Index
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.index_build import served_rows
+from coca.search.milvus.lite import is_lite
 from coca.search.records import Record
 
 ROWS, DIM, QUERIES, K = 6_000, 48, 30, 10
@@ -37,7 +37,7 @@ def test_recall_at_10_holds_behind_every_filter(
     check_recall(index, vectors, queries, ranks)
     if is_lite(place):
         # The graph alone, also where few rows are left. That of Milvus 2.3 would give 0.92 at 10 %.
-        monkeypatch.setattr(nearest_rows, "_MANY_ROWS", 0)
+        monkeypatch.setattr(ann_pages, "_MANY_ROWS", 0)
         check_recall(index, vectors, queries, ranks)
     if not is_lite(place):
         wait_for_index(place, fresh)

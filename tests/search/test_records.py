@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
+from coca.search.milvus.row_codec import to_record, to_row
 from coca.search.records import (
     CollectionInfo,
     Record,
@@ -14,7 +15,6 @@ from coca.search.records import (
     same_model,
     unit_rows,
 )
-from coca.search.rows import to_record, to_row
 
 INFO = CollectionInfo(
     uri="a.db",

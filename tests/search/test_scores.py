@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from coca.search.engine import SearchEngine
-from coca.search.index_choice import parse_index
-from coca.search.lite import is_lite
-from coca.search.milvus import Index
-from coca.search.recommend import recommend
+from coca.search.index_params.advisor import parse_index
+from coca.search.milvus.collection import Index
+from coca.search.milvus.lite import is_lite
+from coca.search.mining.recommend import recommend
+from coca.search.query.engine import SearchEngine
+from coca.search.query.in_memory import Resident
+from coca.search.query.query_terms import Term
 from coca.search.records import Record, content_id
-from coca.search.resident import Resident
-from coca.search.terms import Term
 
 DIM = 16
 ROWS = 1_200

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search import collection, nearest_rows, schema
-from coca.search.milvus import Index
+from coca.search.milvus import ann_pages, collection_io, schema
+from coca.search.milvus.collection import Index
+from coca.search.milvus.row_codec import to_row
 from coca.search.records import Record
-from coca.search.rows import to_row
 
 MakeIndex = Callable[..., Index]
 MakeRecord = Callable[..., Record]
@@ -115,13 +115,13 @@ def test_searches_wait_for_own_writes_only_while_they_are_new(
     index: Index, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = index._store.pictures
-    monkeypatch.setattr(collection, "_SETTLED_S", 60)
+    monkeypatch.setattr(collection_io, "_SETTLED_S", 60)
     before = pictures.freshness
     index.upsert([make_record("cat")])
     after_upsert = pictures.freshness
     index.delete(["cat"])
     after_delete = pictures.freshness
-    monkeypatch.setattr(collection, "_SETTLED_S", 0)
+    monkeypatch.setattr(collection_io, "_SETTLED_S", 0)
     assert (before, after_upsert, after_delete) == ("Bounded", "Session", "Strong")
     assert pictures.freshness == "Bounded"
 
@@ -153,7 +153,7 @@ def test_albums_of_many_like_pictures_do_not_hide_each_other(
     """Frames of a video are like each other: the nearest hundred may be of one album."""
     # Thousands of removed rows, as in the collection that tests share, make a server's index rough.
     index = make_index(collection=fresh)
-    monkeypatch.setattr(nearest_rows, "_FEW_ROWS", 0)
+    monkeypatch.setattr(ann_pages, "_FEW_ROWS", 0)
     rng = np.random.default_rng(0)
     videos = rng.standard_normal((15, 16))
     frames = np.repeat(videos, 60, axis=0) + 0.1 * rng.standard_normal((900, 16))

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from coca.core.errors import DataError
-from coca.core.regular import MAX_IMAGE_BYTES
-from coca.search.ingest import embed_source
-from coca.search.pictures import read_words
-from coca.search.sources import FileSource
-from coca.search.vectors import find_vectors
+from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.search.ingest.local_files import read_words
+from coca.search.ingest.parquet import find_vectors
+from coca.search.ingest.pipeline import embed_source
+from coca.search.ingest.sources import FileSource
 
 
 @pytest.fixture

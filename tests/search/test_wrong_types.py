@@ -50,13 +50,13 @@ PROGRAM = """
 import json, sys
 import numpy as np
 from coca.core.errors import SearchError
-from coca.search.engine import SearchEngine
-from coca.search.milvus import Index
-from coca.search.ranking import check_page
-from coca.search.recommend import recommend
+from coca.search.query.engine import SearchEngine
+from coca.search.milvus.collection import Index
+from coca.search.milvus.pagination import check_page
+from coca.search.mining.recommend import recommend
 from coca.search.records import Record
-from coca.search.resident import Resident
-from coca.search.terms import Term, check_terms, query_vectors
+from coca.search.query.in_memory import Resident
+from coca.search.query.query_terms import Term, check_terms, query_vectors
 class Embedder:
     fingerprint, embed_dim = "one", 4
 

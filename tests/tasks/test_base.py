@@ -5,7 +5,7 @@ import pytest
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.base import read_samples
 from tiny_data import make_samples

@@ -7,11 +7,11 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.captioning import caption_scores
 from coca.metrics.ptb import words
-from coca.model.decoding import Decoding, DecodingOptions
+from coca.model.generation.config import Decoding, DecodingOptions
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from tiny_data import CAPTIONS, picture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task

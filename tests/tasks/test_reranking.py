@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
 from coca.tasks.base import TaskConfig
 from coca.tasks.reranking import best_of_each_row, reranked
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.opening import open_source
 from coca.data.sample import Sample
+from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import vqa_accuracy
 from coca.model.config import HeadConfig
-from coca.model.decoding import Decoding
+from coca.model.generation.config import Decoding
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from tiny_answers import answering, words_head

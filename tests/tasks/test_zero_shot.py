@@ -9,7 +9,7 @@ import torch
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS
 from coca.tasks import TASKS, TaskConfig, TaskResult

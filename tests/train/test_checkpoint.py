@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from coca.core.errors import ModelError, StorageError
 from coca.train import checkpoint as module
-from coca.train import sharded
+from coca.train import sharded_safetensors
 from coca.train.checkpoint import (
     CHECKPOINT_FOLDER,
     COMMIT_FILE,
@@ -236,7 +236,7 @@ def test_a_save_that_fails_midway_leaves_the_older_one(
 
     no_space = OSError(errno.ENOSPC, "No space left on device")
     sealed = SafetensorError("I/O error: No space left on device (os error 28)")
-    monkeypatch.setattr(sharded, "save_file", until_full(save_file, sealed))
+    monkeypatch.setattr(sharded_safetensors, "save_file", until_full(save_file, sealed))
     monkeypatch.setattr(Path, "write_bytes", until_full(Path.write_bytes, no_space))
     with pytest.raises(StorageError, match=r"step_00000002 cannot be written: .*No space left"):
         save(tmp_path, 2)

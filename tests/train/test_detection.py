@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from coca.data.sample import Batch
-from coca.model.detector import Detector
+from coca.model.detection.detector import Detector
 from coca.train.detection import DetectionObjective, Target
 
 

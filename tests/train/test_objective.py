@@ -9,7 +9,7 @@ from coca.data.sample import Batch
 from coca.model.captioner import CoCaOutput
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
-from coca.model.contrastive import sigmoid_loss_plain
+from coca.model.losses.contrastive import sigmoid_loss_plain
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from tiny import sharpened, tiny_config
 from tiny_run import TinyStream

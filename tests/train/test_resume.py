@@ -11,21 +11,21 @@ import torch
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.loader import Loader, LoaderConfig
-from coca.data.opening import open_source
+from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sample import Batch
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 from coca.train.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
+from coca.train.distributed_context import World
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.resume import require_same_run, run_identity
 from coca.train.tracker import JsonLinesTracker, read_metrics
 from coca.train.trainer import Trainer
-from coca.train.world import World
 from tiny import tiny_config
 from tiny_run import (
     Bars,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.config import load_config
-from coca.workflows.finetune import FinetuneConfig, finetune
+from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_data import picture
 from tiny_model import write_model
 

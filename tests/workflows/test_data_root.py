@@ -13,13 +13,13 @@ import pytest
 from coca.cli.recipes import for_all_tasks
 from coca.core.config import load_config
 from coca.core.recipe import Tree, read_recipe
-from coca.data.opening import open_source
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
 from coca.tasks import TaskConfig
-from coca.workflows.evaluate import SuiteConfig
-from coca.workflows.finetune import FinetuneConfig
-from coca.workflows.finetune_detection import DetectionConfig
-from coca.workflows.pretrain import PretrainConfig
+from coca.workflows.evaluation.evaluate import SuiteConfig
+from coca.workflows.training.finetune import FinetuneConfig
+from coca.workflows.training.finetune_detection import DetectionConfig
+from coca.workflows.training.pretrain import PretrainConfig
 from tiny_data import picture
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -8,8 +8,8 @@ import pytest
 from coca.core.config import load_config
 from coca.core.recipe import read_recipe
 from coca.tasks import TaskConfig
-from coca.workflows.evaluate import SuiteConfig, evaluate
-from coca.workflows.published import benchmark_named
+from coca.workflows.evaluation.evaluate import SuiteConfig, evaluate
+from coca.workflows.evaluation.reference_results import benchmark_named
 from tiny_data import picture
 from tiny_model import write_model
 from tiny_video import video

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.opening import open_source
-from coca.data.sources import SourceConfig
-from coca.workflows.finetune_data import HeadChoice, find_classes
-from coca.workflows.pretrain_data import Sources
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
+from coca.workflows.training.finetune_data import HeadChoice, find_classes
+from coca.workflows.training.pretrain_data import Sources
 
 
 def table(folder: Path, answers: Sequence[Sequence[str]]) -> Sources:

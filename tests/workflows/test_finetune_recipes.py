@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.config import load_config
-from coca.workflows.finetune import FinetuneConfig, finetune
+from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_finetune import write_classes
 from tiny_model import write_model
 

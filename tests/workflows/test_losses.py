@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from coca.data.sample import Sample
-from coca.data.shards import ShardWriter
+from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.milvus import Index
-from coca.search.report import IngestReport
-from coca.search.sources import AnySource, FileSource
-from coca.workflows.index import FillResult, fill_collection, index_pictures
-from coca.workflows.path_reader import PathReader, is_within
-from coca.workflows.picture_sources import sources_of
-from coca.workflows.watch import watch_folders
+from coca.search.ingest.report import IngestReport
+from coca.search.ingest.sources import AnySource, FileSource
+from coca.search.milvus.collection import Index
+from coca.workflows.collections.image_resolver import PathReader, is_within
+from coca.workflows.collections.image_sources import sources_of
+from coca.workflows.collections.index import FillResult, fill_collection, index_pictures
+from coca.workflows.collections.watch import watch_folders
 from tiny_data import picture
 from tiny_model import write_model
 

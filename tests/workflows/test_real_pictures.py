@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.data.opening import open_source
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.engine import SearchEngine
 from coca.search.filters import all_of, any_of, has_any_tag, negate, where
-from coca.search.fusion import Fusion
-from coca.search.milvus import Index
-from coca.search.recommend import recommend
+from coca.search.milvus.collection import Index
+from coca.search.mining.recommend import recommend
+from coca.search.query.engine import SearchEngine
+from coca.search.query.fusion import Fusion
 from coca.search.records import Record, content_id
 
 PHOTOS, EXERCISES = 80, 120

@@ -12,7 +12,7 @@ from coca.inference.loading import load
 from coca.model.coca import CoCa
 from coca.model.pretrained import count_parameters
 from coca.train.tracker import read_metrics
-from coca.workflows.pretrain import PretrainConfig
+from coca.workflows.training.pretrain import PretrainConfig
 from tiny_ranks import on_ranks
 from tiny_recipes import RECIPES, both_stages_on_this_rank, run_recipe, write_shards
 

@@ -11,8 +11,8 @@ import pytest
 
 import coca
 from coca.core.config import load_config
-from coca.data.sources import SourceConfig
-from coca.workflows.finetune import FinetuneConfig, finetune
+from coca.data.sources.base import SourceConfig
+from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_data import picture
 from tiny_model import write_model
 from tiny_questions import write_easy_vqa, write_nlvr2, write_snli_ve, write_vqa

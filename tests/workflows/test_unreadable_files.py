@@ -9,12 +9,12 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
-from coca.data.shards import ShardWriter
+from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.milvus import Index
-from coca.workflows.index import index_pictures
-from coca.workflows.picture_sources import UnreadableFile, sources_of
+from coca.search.milvus.collection import Index
+from coca.workflows.collections.image_sources import UnreadableFile, sources_of
+from coca.workflows.collections.index import index_pictures
 from tiny_data import picture
 from tiny_model import write_model
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from coca.core.config import load_config
-from coca.workflows.finetune import FinetuneConfig, finetune
-from coca.workflows.published import benchmark_named
+from coca.workflows.evaluation.reference_results import benchmark_named
+from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_model import write_model
 from tiny_video import video
 

@@ -1,1 +1,1 @@
-"""The shell door: `coca ...`. Torch and the like are imported inside commands only."""
+"""Command line, `coca ...`; torch is imported inside commands only."""

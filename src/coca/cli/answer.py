@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli import defaults, pictures
+from coca.cli import defaults, images
 from coca.cli.console import Console, Json
 from coca.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from coca.inference.answering import Prediction
     from coca.inference.captioning import Caption
+    from coca.inference.head_inference import Prediction
     from coca.inference.predictor import Predictor
 
 
 def answer(
-    files: pictures.Files,
+    files: images.Files,
     question: Annotated[
         str,
         typer.Argument(
@@ -57,7 +57,7 @@ def answer(
         raise ConfigError(f"the last argument is the question, and {question} is a file")
     if not question.strip():
         raise ConfigError("the question is empty; ask something, such as 'what is this?'")
-    paths = pictures.find(files)
+    paths = images.find(files)
     predictor = defaults.load_model(model, device)
     if in_words:
         _write(console, predictor, paths, question, top=top, max_words=max_words)
@@ -75,7 +75,7 @@ def answer(
             f"the model's head reads {head.pictures} pictures at a time, and {len(paths)} are given"
         )
     names, outcomes = _choose(console, predictor, paths, question, together=head.pictures)
-    pictures.tell(
+    images.tell(
         console,
         names,
         outcomes,
@@ -91,10 +91,10 @@ def answer(
 
 def _choose(
     console: Console, predictor: "Predictor", paths: list[str], question: str, *, together: int
-) -> tuple[list[str], Sequence["list[Prediction] | pictures.Bad"]]:
+) -> tuple[list[str], Sequence["list[Prediction] | images.Bad"]]:
     """What the head makes of each picture, or of each few that belong together."""
     if together == 1:
-        return paths, pictures.work_through(
+        return paths, images.work_through(
             paths,
             lambda batch: predictor.answer(batch, [question] * len(batch)),
             batch_size=predictor.batch_size,
@@ -102,13 +102,13 @@ def _choose(
             progress=console.progress,
         )
     groups = [paths[first : first + together] for first in range(0, len(paths), together)]
-    outcomes: list[list[Prediction] | pictures.Bad] = []
+    outcomes: list[list[Prediction] | images.Bad] = []
     with console.progress("answering", len(groups)) as bar:
         for group in groups:
             try:
                 outcomes += predictor.answer([group], [question])
             except DataError as error:
-                outcomes.append(pictures.Bad(", ".join(group), str(error)))
+                outcomes.append(images.Bad(", ".join(group), str(error)))
             bar.advance()
     return [", ".join(group) for group in groups], outcomes
 
@@ -127,14 +127,14 @@ def _write(
     def ask(batch: Sequence[str]) -> "list[Caption]":
         return predictor.caption(batch, prompt=question, num_return=top, max_words=max_words)
 
-    outcomes = pictures.work_through(
+    outcomes = images.work_through(
         paths,
         ask,
         batch_size=predictor.batch_size,
         title="answering",
         progress=console.progress,
     )
-    pictures.tell(
+    images.tell(
         console,
         paths,
         outcomes,

@@ -30,8 +30,8 @@ from coca.cli import (
     evaluate,
     index,
     predict,
+    release,
     search,
-    ship,
     train,
     uses,
     weights,
@@ -81,7 +81,7 @@ app.command(rich_help_panel=_TRAINING)(train.pretrain)
 app.command(rich_help_panel=_TRAINING)(train.finetune)
 app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
 app.command(rich_help_panel=_TRAINING)(demo.demo)
-app.command(hidden=True)(ship.ship)
+app.command(hidden=True)(release.ship)
 app.command(rich_help_panel=_MODELS)(predict.info)
 app.command(rich_help_panel=_MODELS)(predict.embed)
 app.command(rich_help_panel=_MODELS)(caption.caption)

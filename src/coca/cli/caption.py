@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli import defaults, pictures
+from coca.cli import defaults, images
 from coca.cli.console import Console, Json
 from coca.core.errors import ConfigError
 
@@ -17,7 +17,7 @@ _CHOICE, _RULES = "How words are chosen", "What captions must be like"
 
 
 class Stopping(StrEnum):
-    """When a search ends; see `coca.model.decoding.Decoding`."""
+    """When a search ends; see `coca.model.generation.config.Decoding`."""
 
     full = "full"
     likely = "likely"
@@ -25,7 +25,7 @@ class Stopping(StrEnum):
 
 
 def caption(
-    files: pictures.Files,
+    files: images.Files,
     prompt: Annotated[
         str, typer.Option("--prompt", help="Words that each caption begins with.")
     ] = "",
@@ -162,7 +162,7 @@ def caption(
     of a picture are sorted by their rank score: the score, less the penalties of the rules, divided
     by the number of tokens to the power of --length-penalty; the score where words are drawn.
     """
-    from coca.model.decoding import Decoding, DecodingOptions
+    from coca.model.generation.config import Decoding, DecodingOptions
 
     options: DecodingOptions = {
         "num_beams": num_beams,
@@ -182,13 +182,13 @@ def caption(
     }
     Decoding(**options)  # a wrong call ends here, before a model is loaded
     console = Console.current(json=as_json)
-    paths = pictures.find(files, videos=True)
+    paths = images.find(files, videos=True)
     if explain is not None and len(paths) != 1:
         raise ConfigError(f"--explain draws one picture, and {len(paths)} are given")
-    from coca.inference.clips import caption_files
+    from coca.inference.video import caption_files
 
     predictor = defaults.load_model(model, device)
-    outcomes = pictures.work_through(
+    outcomes = images.work_through(
         paths,
         lambda batch: caption_files(predictor, batch, prompt=prompt, **options),
         batch_size=predictor.batch_size,
@@ -200,11 +200,11 @@ def caption(
         from coca.inference.attention import draw_word_maps, explain_caption
 
         (outcome,) = outcomes
-        if not isinstance(outcome, pictures.Bad):
+        if not isinstance(outcome, images.Bad):
             maps = explain_caption(predictor, paths[0], caption=outcome, prompt=prompt)
             write_atomic(explain, draw_word_maps(maps))
             console.say(f"what the words looked at is in {explain}")
-    pictures.tell(
+    images.tell(
         console,
         paths,
         outcomes,

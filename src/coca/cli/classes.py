@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from coca.cli import defaults
+from coca.cli.class_names import read_names
 from coca.cli.console import Console, Json, to_try
-from coca.cli.names import read_names
 from coca.core.errors import ConfigError
 
 app = typer.Typer(
@@ -46,9 +46,9 @@ def add(
     console, names = Console.current(json=as_json), _names(labels)
     place = defaults.index_uri(uri)
     from coca.inference.prompts import prompts_named
-    from coca.search.catalog import check_place
-    from coca.search.classify import add_classes, class_names
-    from coca.workflows.classes import info_beside, open_classes
+    from coca.search.milvus.catalog import check_place
+    from coca.search.mining.zero_shot import add_classes, class_names
+    from coca.workflows.collections.class_prompts import info_beside, open_classes
 
     templates = prompts_named(prompts)
     beside = (check_place if model else info_beside)(place, collection, token=token)
@@ -72,9 +72,9 @@ def remove(
     """Take classes out."""
     console, names = Console.current(json=as_json), _names(labels)
     place = defaults.index_uri(uri)
-    from coca.search.classify import class_names, remove_classes
-    from coca.search.milvus import Index
-    from coca.workflows.classes import find_classes
+    from coca.search.milvus.collection import Index
+    from coca.search.mining.zero_shot import class_names, remove_classes
+    from coca.workflows.collections.class_prompts import find_classes
 
     find_classes(place, collection, token=token)
     with Index.open(place, collection, token=token) as index:
@@ -93,9 +93,9 @@ def list_(
 ) -> None:
     """Name the classes that are there."""
     console = Console.current(json=as_json)
-    from coca.search.classify import class_names
-    from coca.search.milvus import Index
-    from coca.workflows.classes import find_classes
+    from coca.search.milvus.collection import Index
+    from coca.search.mining.zero_shot import class_names
+    from coca.workflows.collections.class_prompts import find_classes
 
     place = defaults.index_uri(uri)
     find_classes(place, collection, token=token)

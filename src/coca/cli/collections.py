@@ -13,7 +13,7 @@ from coca.cli.console import Console, Json
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from coca.search.connection import Connection
+    from coca.search.milvus.connection import Connection
 
 app = typer.Typer(help="Collections: list them, their info, index and alias, or drop one.")
 
@@ -35,7 +35,7 @@ IndexType = Annotated[
 def list_(uri: defaults.Uri = None, token: defaults.Token = "", as_json: Json = False) -> None:
     """List the collections of a place, with their sizes and aliases."""
     console = Console.current(json=as_json)
-    from coca.search.catalog import list_all
+    from coca.search.milvus.catalog import list_all
 
     with _connected(defaults.search_uri(uri), token) as connection:
         found = list_all(connection)
@@ -66,7 +66,7 @@ def info(
 ) -> None:
     """Tell what a collection holds, by which model, and how far its indexes are."""
     console = Console.current(json=as_json)
-    from coca.search.milvus import Index
+    from coca.search.milvus.collection import Index
 
     with Index.open(defaults.search_uri(uri), name, token=token) as index:
         found = index.info
@@ -129,8 +129,8 @@ def index_(
 ) -> None:
     """Build another index; nobody can search meanwhile, and no record is lost."""
     console = Console.current(json=as_json)
-    from coca.search.index_choice import parse_index
-    from coca.search.milvus import Index
+    from coca.search.index_params.advisor import parse_index
+    from coca.search.milvus.collection import Index
 
     wanted = parse_index(index_type)
     with Index.open(defaults.search_uri(uri), name, token=token) as index:
@@ -152,7 +152,7 @@ def alias(
     Who has the name open keeps the collection that it led to.
     """
     console = Console.current(json=as_json)
-    from coca.search.catalog import point_alias
+    from coca.search.milvus.catalog import point_alias
 
     with _connected(defaults.search_uri(uri), token) as connection:
         before = point_alias(connection, name, collection)
@@ -173,7 +173,7 @@ def drop(
 ) -> None:
     """Remove a collection with everything in it; the picture files stay."""
     console = Console.current(json=as_json)
-    from coca.search.catalog import drop_collection
+    from coca.search.milvus.catalog import drop_collection
 
     place = defaults.search_uri(uri)
     try:
@@ -191,7 +191,7 @@ def drop(
 
 @contextmanager
 def _connected(place: str, token: str) -> Iterator["Connection"]:
-    from coca.search.connection import Connection
+    from coca.search.milvus.connection import Connection
 
     connection = Connection(place, token=token, create=False)
     try:
@@ -229,10 +229,10 @@ def migrate(
     A stopped run goes on where it was. Nothing is removed from either place.
     """
     console = Console.current(json=as_json)
-    from coca.search.index_choice import parse_index
-    from coca.search.migrate import migrate as run
-    from coca.search.milvus import Index
-    from coca.search.settings import CollectionSettings
+    from coca.search.index_params.advisor import parse_index
+    from coca.search.ingest.migrate import migrate as run
+    from coca.search.milvus.collection import Index
+    from coca.search.milvus.collection_config import CollectionSettings
 
     name = to_collection or collection
     index = parse_index(index_type) if index_type else None
@@ -285,14 +285,14 @@ def reindex(
     """
     console = Console.current(json=as_json)
     place = defaults.search_uri(uri)
-    from coca.search.catalog import check_switchable, point_alias
-    from coca.search.index_choice import parse_index
-    from coca.search.milvus import Index
+    from coca.search.index_params.advisor import parse_index
+    from coca.search.ingest.reindex import reindex as run
+    from coca.search.milvus.catalog import check_switchable, point_alias
+    from coca.search.milvus.collection import Index
+    from coca.search.milvus.collection_config import CollectionSettings
     from coca.search.records import same_model
-    from coca.search.reindex import reindex as run
-    from coca.search.settings import CollectionSettings
-    from coca.workflows.collection_model import lasting_name
-    from coca.workflows.path_reader import PathReader
+    from coca.workflows.collections.collection_model import lasting_name
+    from coca.workflows.collections.image_resolver import PathReader
 
     index = parse_index(index_type) if index_type else None
     # The collection first: what is wrong with it is told before a model is loaded.

@@ -53,7 +53,7 @@ def keys(
     """List every setting with its type, its default and what it does."""
     import dataclasses
 
-    from coca.core.fields import describe
+    from coca.core.config_docs import describe
 
     console = Console.current(json=as_json)
     settings = list(describe(_class_of(kind)))
@@ -90,17 +90,17 @@ def _class_of(kind: Kind) -> type[Any]:
 
         return TaskConfig
     if kind is Kind.SUITE:
-        from coca.workflows.evaluate import SuiteConfig
+        from coca.workflows.evaluation.evaluate import SuiteConfig
 
         return SuiteConfig
     if kind is Kind.DETECTION:
-        from coca.workflows.finetune_detection import DetectionConfig
+        from coca.workflows.training.finetune_detection import DetectionConfig
 
         return DetectionConfig
     if kind is Kind.FINETUNE:
-        from coca.workflows.finetune import FinetuneConfig
+        from coca.workflows.training.finetune import FinetuneConfig
 
         return FinetuneConfig
-    from coca.workflows.pretrain import PretrainConfig
+    from coca.workflows.training.pretrain import PretrainConfig
 
     return PretrainConfig

@@ -70,9 +70,9 @@ def tokenizer(
     `coca pretrain` does this by itself; use it to share one among runs (tokenizer.path).
     """
     console = Console.current(json=as_json)
-    from coca.data.opening import open_source
-    from coca.data.sources import SourceConfig
-    from coca.workflows.pretrain_data import TokenizerConfig, train_tokenizer
+    from coca.data.sources.base import SourceConfig
+    from coca.data.sources.factory import open_source
+    from coca.workflows.training.pretrain_data import TokenizerConfig, train_tokenizer
 
     configs = [SourceConfig(kind=_kind(path), path=path, text=text.value) for path in sources]
     kind: Literal["bpe", "unigram"] = learned.value
@@ -105,8 +105,8 @@ def index(
     A run makes the indexes that are missing by itself; this does it ahead.
     """
     console = Console.current(json=as_json)
-    from coca.data.storage import Storage
-    from coca.data.tar_index import load_index
+    from coca.data.sources.tar_index import load_index
+    from coca.data.storage.storage import Storage
 
     storage = Storage()
     paths = storage.find(tars, suffix=".tar")
@@ -141,8 +141,8 @@ def emoji(
     from itertools import islice
 
     from coca.core.files import atomic_folder
-    from coca.data.emoji import emoji_samples
-    from coca.data.shards import ShardWriter
+    from coca.data.sources.shards import ShardWriter
+    from coca.demo.emoji.concepts import emoji_samples
 
     samples = islice(emoji_samples(vendor.value, size_px=size_px), limit or None)
     count = 0
@@ -186,8 +186,8 @@ def emoji_sets(
     console = Console.current(json=as_json)
     from tempfile import TemporaryDirectory
 
-    from coca.data.emoji_packages import install_packages
-    from coca.data.emoji_sets import pack_sets
+    from coca.demo.emoji.packages import install_packages
+    from coca.demo.emoji.sets import pack_sets
 
     with TemporaryDirectory() as folder:
         if packages is None:
@@ -227,7 +227,7 @@ def emoji_scenes(
     They need the extra `demo`.
     """
     console = Console.current(json=as_json)
-    from coca.data.emoji_scenes import write_scenes
+    from coca.demo.emoji.scenes import write_scenes
 
     objects = write_scenes(
         out,

@@ -71,7 +71,7 @@ def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
         ModelError: That one is gone, and none is named.
     """
     if given is None and there is not None:
-        from coca.workflows.collection_model import model_of
+        from coca.workflows.collections.collection_model import model_of
 
         try:
             return model_of(there)

@@ -47,7 +47,7 @@ def demo(
     console = Console.current(json=as_json)
     if changes and not from_scratch:
         raise ConfigError(f"{changes[0]} changes a recipe, which only --from-scratch trains")
-    from coca.workflows import demo as workflow
+    from coca.demo import run as workflow
 
     if from_scratch:
         result = workflow.demo_from_scratch(

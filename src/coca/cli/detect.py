@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli import defaults, pictures
+from coca.cli import defaults, images
 from coca.cli.console import Console, Json
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def detect(
-    files: pictures.Files,
+    files: images.Files,
     model: Annotated[
         str,
         typer.Option("--model", "-m", help="A detector that `coca finetune` made, or its run."),
@@ -39,11 +39,11 @@ def detect(
     `coca finetune recipes/finetune/emoji_detection.yaml` makes a detector.
     """
     console = Console.current(json=as_json)
-    paths = pictures.find(files)
+    paths = images.find(files)
     from coca.inference.detecting import drawn, load_detector
 
     detector = load_detector(model, device=device)
-    outcomes = pictures.work_through(
+    outcomes = images.work_through(
         paths,
         lambda batch: detector.detect(batch, threshold=threshold),
         batch_size=detector.predictor.batch_size,
@@ -52,12 +52,12 @@ def detect(
     )
     drawings = _names(out, paths) if out is not None else {}
     for path, found in zip(paths, outcomes, strict=True):
-        if path in drawings and not isinstance(found, pictures.Bad):
+        if path in drawings and not isinstance(found, images.Bad):
             drawings[path].parent.mkdir(parents=True, exist_ok=True)
             drawn(path, found).save(drawings[path])
     if drawings:
         console.say(f"pictures with boxes are in {out}")
-    pictures.tell(
+    images.tell(
         console,
         paths,
         outcomes,

@@ -12,7 +12,7 @@ from coca.cli.console import Console, Json, to_try
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from coca.workflows.embed_shards import EmbeddedShard
+    from coca.workflows.collections.embed_shards import EmbeddedShard
 
 
 def embed_shards(
@@ -46,12 +46,12 @@ def embed_shards(
     done by one of them, and what is done is not done again.
     """
     console = Console.current(json=as_json)
-    from coca.workflows.embed_shards import embed_shards, find_shards
+    from coca.workflows.collections.embed_shards import embed_shards, find_shards
 
     shards = find_shards(places)
     results: Iterable[EmbeddedShard]
     if on_ray:
-        from coca.workflows.on_ray import embed_shards_on_ray
+        from coca.workflows.collections.on_ray import embed_shards_on_ray
 
         results = embed_shards_on_ray(
             shards,

@@ -46,8 +46,8 @@ def evaluate(
 ) -> None:
     """Score a model on tasks, beside what guessing and other models give."""
     console = Console.current(json=as_json)
-    from coca.workflows import evaluate as workflow
-    from coca.workflows.evaluation_report import overview
+    from coca.workflows.evaluation import evaluate as workflow
+    from coca.workflows.evaluation.evaluation_report import overview
 
     given = Settings.of(tasks)
     configs = [config for name in given.recipes for config in _configs(name, given.changes)]
@@ -95,7 +95,7 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
     from coca.core.config import load_config
     from coca.core.recipe import read_recipe
     from coca.tasks import TASKS, TaskConfig
-    from coca.workflows.evaluate import SuiteConfig
+    from coca.workflows.evaluation.evaluate import SuiteConfig
 
     path = Path(name)
     if path.is_file() or name.endswith((".yaml", ".yml")):

@@ -8,14 +8,14 @@ import typer
 
 from coca.cli import defaults
 from coca.cli.console import Console, Json, to_try
-from coca.cli.looking import from_here
+from coca.cli.search_options import from_here
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from coca.search.sources import AnySource
-    from coca.workflows.index import FillResult
+    from coca.search.ingest.sources import AnySource
+    from coca.workflows.collections.index import FillResult
 
 _SHOWN_COPIES = 20
 _EVERY_S, _MAX_BAD = 5.0, 0.1
@@ -98,7 +98,7 @@ def index(
         raise ConfigError("--yes goes with --prune, and not with --watch")
     place = defaults.index_uri(uri)
     where = _where(uri, collection)
-    from coca.workflows.embed_shards import index_vectors, only_vectors
+    from coca.workflows.collections.embed_shards import index_vectors, only_vectors
 
     if only_vectors(places):
         given = {
@@ -119,16 +119,16 @@ def index(
         )
         _tell(console, filled, where)
         return
-    from coca.search.catalog import check_place
-    from coca.search.ledger import Copies
-    from coca.workflows.index import FillSettings, fill_collection
-    from coca.workflows.picture_sources import (
+    from coca.search.ingest.snapshot import Copies
+    from coca.search.milvus.catalog import check_place
+    from coca.workflows.collections.image_sources import (
         UnreadableFile,
         check_filled,
         check_places,
         sources_of,
     )
-    from coca.workflows.watch import check_watched, watch_folders
+    from coca.workflows.collections.index import FillSettings, fill_collection
+    from coca.workflows.collections.watch import check_watched, watch_folders
 
     # What is wrong with a place is told before a model is loaded.
     check_places(places)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coca.cli import defaults, pictures
+from coca.cli import defaults, images
+from coca.cli.class_names import lines_of, read_names
 from coca.cli.console import Console, Json
-from coca.cli.names import lines_of, read_names
 from coca.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from coca.inference.answering import Prediction
+    from coca.inference.head_inference import Prediction
     from coca.inference.predictor import Predictor
 
 SHOWN_LABELS = 3
@@ -59,22 +59,22 @@ def embed(
     from coca.core.files import write_atomic
 
     console = Console.current(json=as_json)
-    paths, texts = pictures.find(files or [], videos=True), list(text or [])
+    paths, texts = images.find(files or [], videos=True), list(text or [])
     if not paths and not texts:
         raise ConfigError("there is nothing to embed: name pictures, or give --text")
-    from coca.inference.clips import embed_files
+    from coca.inference.video import embed_files
 
     predictor = defaults.load_model(model, device)
-    outcomes: list[Any] = pictures.work_through(
+    outcomes: list[Any] = images.work_through(
         paths,
         lambda batch: list(embed_files(predictor, batch)),
         batch_size=predictor.batch_size,
         title="embedding pictures",
         progress=console.progress,
     )
-    rows = [row for row in outcomes if not isinstance(row, pictures.Bad)]
+    rows = [row for row in outcomes if not isinstance(row, images.Bad)]
     items: list[dict[str, Any]] = [
-        outcome.to_json() if isinstance(outcome, pictures.Bad) else {"path": path}
+        outcome.to_json() if isinstance(outcome, images.Bad) else {"path": path}
         for path, outcome in zip(paths, outcomes, strict=True)
     ]
     if texts:
@@ -94,11 +94,11 @@ def embed(
             "items": items,
         }
     )
-    pictures.end_with(console, outcomes)
+    images.end_with(console, outcomes)
 
 
 def classify(
-    files: pictures.Files,
+    files: images.Files,
     labels: Annotated[
         str,
         typer.Option(
@@ -154,9 +154,9 @@ def classify(
     """Choose the labels that fit pictures best: any, without training, or those of a head."""
     console = Console.current(json=as_json)
     choices = _labels(labels, labels_file)
-    paths = pictures.find(files, videos=True)
-    from coca.inference.clips import classify_files
+    paths = images.find(files, videos=True)
     from coca.inference.prompts import prompts_named
+    from coca.inference.video import classify_files
 
     templates = prompts_named(prompts)
     if classes and choices:
@@ -167,7 +167,7 @@ def classify(
             "collection have the sentences of `coca classes add --prompts`, those of a head none"
         )
     if classes:
-        from coca.workflows.classes import find_classes
+        from coca.workflows.collections.class_prompts import find_classes
 
         # What is wrong with a collection is told before a model is loaded.
         found = find_classes(defaults.index_uri(uri), classes, token=token)
@@ -184,14 +184,14 @@ def classify(
             def work(batch: Sequence[str]) -> Sequence[list["Prediction"]]:
                 return classify_files(predictor, batch, choices, templates=templates, by=by.value)
 
-        outcomes = pictures.work_through(
+        outcomes = images.work_through(
             paths,
             work,
             batch_size=predictor.batch_size,
             title="classifying",
             progress=console.progress,
         )
-    pictures.tell(
+    images.tell(
         console,
         paths,
         outcomes,
@@ -210,8 +210,8 @@ def classify(
 def _by_collection(
     predictor: "Predictor", uri: str, collection: str, token: str
 ) -> Iterator[Callable[[Sequence[str]], Sequence[list["Prediction"]]]]:
-    from coca.search.classify import read_classes
-    from coca.workflows.classes import classify_by, open_classes
+    from coca.search.mining.zero_shot import read_classes
+    from coca.workflows.collections.class_prompts import classify_by, open_classes
 
     with open_classes(predictor, uri, collection, token=token) as index:
         # In memory: then no class is missed, however many there are.
@@ -241,7 +241,7 @@ def info(
         name = defaults.model_name(None)
     from coca.inference.loading import model_folder, shipped
     from coca.model.config import CoCaConfig
-    from coca.model.openclip_config import OpenCLIPConfig
+    from coca.model.openclip.config import OpenCLIPConfig
     from coca.model.pretrained import ModelConfig, load_config_file, model_description
 
     config: ModelConfig

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from coca.cli.console import Console, Json
-from coca.cli.looking import Among, Limit, Place, grouped, tell_hits
+from coca.cli.search_options import Among, Limit, Place, grouped, tell_hits
 from coca.core.errors import ConfigError
 
 _EVEN = 0.5
@@ -106,13 +106,13 @@ def search(
     K are sorted by their rank score, which is shown as well.
     """
     console = Console.current(json=as_json)
-    from coca.search.terms import parse_terms
+    from coca.search.query.query_terms import parse_terms
 
     terms = parse_terms(text or [], image or [])
     if not hybrid and (fusion != Method.rrf or words != _EVEN):
         raise ConfigError("--fusion and --words say how --hybrid joins two rankings: add --hybrid")
-    from coca.search.fusion import Fusion
-    from coca.search.resident import advice_on_size
+    from coca.search.query.fusion import Fusion
+    from coca.search.query.in_memory import advice_on_size
 
     joined = Fusion(method=fusion.value, words=words) if hybrid else False
     with place.open(resident=resident, progress=console.progress) as engine:

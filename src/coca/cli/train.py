@@ -11,9 +11,9 @@ from coca.cli.console import Console, Json, tell_error
 from coca.cli.recipes import Settings, has_section, load, require_data_root
 
 if TYPE_CHECKING:
-    from coca.workflows.finetune import FinetuneConfig, FinetuneResult
-    from coca.workflows.finetune_detection import DetectionConfig
-    from coca.workflows.pretrain import PretrainConfig, PretrainResult
+    from coca.workflows.training.finetune import FinetuneConfig, FinetuneResult
+    from coca.workflows.training.finetune_detection import DetectionConfig
+    from coca.workflows.training.pretrain import PretrainConfig, PretrainResult
 
 STOPPED = 130
 
@@ -34,8 +34,8 @@ def pretrain(
     `torchrun --nproc-per-node N -m coca pretrain ...`, N processes share each batch.
     """
     console = Console.current(json=as_json)
-    from coca.train.torchrun import join_from_environment
-    from coca.workflows import pretrain as workflow
+    from coca.train.distributed_init import join_from_environment
+    from coca.workflows.training import pretrain as workflow
 
     given = Settings.of(settings)
     require_data_root(given.recipes, given.changes)
@@ -65,9 +65,9 @@ def finetune(
     """
     console = Console.current(json=as_json)
     from coca.cli.evaluate import score_rows
-    from coca.train.torchrun import join_from_environment
-    from coca.workflows import finetune as workflow
-    from coca.workflows import finetune_detection as detection
+    from coca.train.distributed_init import join_from_environment
+    from coca.workflows.training import finetune as workflow
+    from coca.workflows.training import finetune_detection as detection
 
     given = Settings.of(settings)
     require_data_root(given.recipes, given.changes)
@@ -109,7 +109,7 @@ def leave(code: int | str | None) -> None:
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     from coca.core.errors import CocaError
-    from coca.train.world import World, lost_ranks_told
+    from coca.train.distributed_context import World, lost_ranks_told
 
     if code in (None, 0, STOPPED):
         world = World.current()

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli import pictures
+from coca.cli import images
 from coca.cli.console import Console, Json, to_try
-from coca.cli.looking import Among, Limit, Place, from_here, grouped, tell_hits
+from coca.cli.search_options import Among, Limit, Place, from_here, grouped, tell_hits
 from coca.core.errors import ConfigError
 from coca.core.formats import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
-    from coca.search.duplicates import Duplicates
-    from coca.workflows.subset import Subset
+    from coca.search.mining.duplicates import Duplicates
+    from coca.workflows.collections.subset import Subset
 
 
 @grouped
@@ -49,11 +49,11 @@ def recommend(
     relevance: (1 - D) x score - D x (cosine to the nearest result above, -1 for the first).
     """
     console = Console.current(json=as_json)
-    from coca.search.terms import parse_terms
+    from coca.search.query.query_terms import parse_terms
 
     wanted = parse_terms(*_texts_and_files(like))
     avoided = parse_terms(*_texts_and_files(unlike)) if unlike else []
-    from coca.search.recommend import recommend as recommended
+    from coca.search.mining.recommend import recommend as recommended
 
     with place.open() as engine:
         hits = recommended(
@@ -92,9 +92,9 @@ def duplicates(
     all files without which neither a pair nor a copy is left.
     """
     console = Console.current(json=as_json)
-    files = pictures.find(against or [])
-    from coca.search.duplicates import KEPT_PAIRS, exact_copies
-    from coca.workflows.mining import find_duplicates
+    files = images.find(against or [])
+    from coca.search.mining.duplicates import KEPT_PAIRS, exact_copies
+    from coca.workflows.collections.mining import find_duplicates
 
     with place.open_index() as index:
         found, paths = find_duplicates(
@@ -212,16 +212,16 @@ def mine(
         raise ConfigError("how many pictures? Give --count or --share, and one of them only")
     if share is not None and not 0 < share <= 1:
         raise ConfigError(f"--share is {share}; right is above 0 to 1")
-    from coca.search.terms import parse_terms
+    from coca.search.query.query_terms import parse_terms
 
     terms = parse_terms(query) if query else []
-    examples, apart = pictures.find(like or []), pictures.find(away_from or [])
+    examples, apart = images.find(like or []), images.find(away_from or [])
     from contextlib import ExitStack
 
-    from coca.search.mining import Choice
-    from coca.workflows import mining as workflow
-    from coca.workflows.classes import find_classes
-    from coca.workflows.subset import check_out
+    from coca.search.mining.selection import Choice
+    from coca.workflows.collections import mining as workflow
+    from coca.workflows.collections.class_prompts import find_classes
+    from coca.workflows.collections.subset import check_out
 
     check_out(out)  # a wrong name ends here, before a model is loaded
     with ExitStack() as opened:

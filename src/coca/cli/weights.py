@@ -57,7 +57,7 @@ def convert(
     """Turn OpenCLIP's weights into a model folder, or such a folder into OpenCLIP's weights."""
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
-    from coca.workflows import convert as workflow
+    from coca.release import convert as workflow
 
     made = workflow.convert(source, out, to=None if to is None else to.value, vocabulary=vocabulary)
     console.say(f"{source} is now in {made}")
@@ -107,8 +107,8 @@ def export(
     """Write a model as a folder to share, with a card that says what it is and what it scored."""
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
-    from coca.workflows import export as workflow
-    from coca.workflows.model_card import UNKNOWN_LICENCE, licence_of
+    from coca.release import export as workflow
+    from coca.release.model_card import UNKNOWN_LICENCE, licence_of
 
     made = workflow.export(
         model,

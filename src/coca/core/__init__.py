@@ -1,1 +1,1 @@
-"""Ground floor: configuration, registry, errors, files, progress, provenance."""
+"""Configuration, registry, errors, files, progress, provenance."""

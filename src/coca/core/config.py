@@ -16,8 +16,7 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from coca.core.errors import ConfigError, did_you_mean
-from coca.core.fields import (
+from coca.core.config_docs import (
     default_of,
     field_types,
     is_section,
@@ -27,6 +26,7 @@ from coca.core.fields import (
     without_none,
     words,
 )
+from coca.core.errors import ConfigError, did_you_mean
 from coca.core.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, read_recipe
 
 T = TypeVar("T")

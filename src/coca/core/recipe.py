@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from coca.core.config_docs import to_plain
 from coca.core.errors import ConfigError
-from coca.core.fields import to_plain
 
 Tree = dict[str, Any]
 

@@ -1,1 +1,1 @@
-"""A loaded model for people."""
+"""Load a trained model: embed, caption, score, classify, answer."""

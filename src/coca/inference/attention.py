@@ -21,9 +21,9 @@ from torch import Tensor
 from coca.core.errors import ConfigError
 from coca.core.extras import require
 from coca.inference.captioning import Caption
-from coca.inference.given import Picture
+from coca.inference.inputs import Picture
 from coca.inference.predictor import Predictor
-from coca.model.looking import contributions, word_maps
+from coca.model.attribution import contributions, word_maps
 from coca.processing.tokenizer import TextTokenizer
 
 COLUMNS = 6

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from coca.core.errors import ConfigError
-from coca.inference.given import as_texts
-from coca.model.decoding import Written
+from coca.inference.inputs import as_texts
+from coca.model.generation.config import Written
 from coca.processing.tokenizer import TextTokenizer
 
 

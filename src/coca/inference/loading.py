@@ -20,11 +20,11 @@ import torch
 
 from coca.core.config import non_default
 from coca.core.errors import ConfigError, ModelError
+from coca.inference.convert_openclip import caveat_of
 from coca.inference.digest_cache import cached_digest
-from coca.inference.importing import caveat_of
 from coca.inference.open_weights import OpenWeights, is_model, weights_in
 from coca.inference.predictor import Predictor
-from coca.model.openclip_config import OpenCLIPConfig
+from coca.model.openclip.config import OpenCLIPConfig
 from coca.model.pretrained import (
     DETECTOR_FILES,
     WEIGHTS_FILE,

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from coca.core.errors import ConfigError, MissingExtraError, ModelError, did_you_mean
 from coca.core.files import atomic_folder, user_cache
+from coca.inference.convert_openclip import SOURCE_FILE, About, import_weights, read_about
 from coca.inference.hub import Hub, HuggingFace
-from coca.inference.importing import SOURCE_FILE, About, import_weights, read_about
-from coca.model.openclip_config import OpenCLIPConfig
+from coca.model.openclip.config import OpenCLIPConfig
 from coca.model.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.answering import (
+from coca.inference.captioning import Caption, captions_of, prompts_for
+from coca.inference.head_inference import (
     Prediction,
     Shown,
     asked_of,
@@ -25,15 +26,14 @@ from coca.inference.answering import (
     pictures_of,
     predictions,
 )
-from coca.inference.captioning import Caption, captions_of, prompts_for
-from coca.inference.given import Picture, as_pictures, as_texts
+from coca.inference.inputs import Picture, as_pictures, as_texts
 from coca.inference.prompts import PROMPTS, Templates, sentences_of
 from coca.inference.repeats import different, shared_out
 from coca.model.captioner import Captioner
-from coca.model.decoding import Decoding, DecodingOptions
-from coca.model.generation import generate
-from coca.model.products import lay_out
-from coca.model.scoring import score_captions, scored_lengths
+from coca.model.generation.config import Decoding, DecodingOptions
+from coca.model.generation.generate import generate
+from coca.model.generation.scoring import score_captions, scored_lengths
+from coca.model.layers.prepacked_linear import lay_out
 from coca.processing.processor import Processor
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class Predictor:
             images: One or many.
             prompt: Words that each caption begins with, or a text for each picture.
             progress: Shows how far it is.
-            **options: The fields of `coca.model.decoding.Decoding`.
+            **options: The fields of `coca.model.generation.config.Decoding`.
 
         Returns:
             The best caption of each picture; `num_return` above 1 puts more into its `others`.

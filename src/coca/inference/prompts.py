@@ -7,7 +7,7 @@ from typing import TypeAlias
 import yaml
 
 from coca.core.errors import ConfigError
-from coca.inference.given import as_texts
+from coca.inference.inputs import as_texts
 from coca.processing.prompts import CLIP_PROMPTS
 
 Templates: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]

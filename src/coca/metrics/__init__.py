@@ -1,1 +1,1 @@
-"""Pure scores in NumPy."""
+"""Scores in NumPy."""

@@ -1,1 +1,1 @@
-"""The CoCa model: tensors in, tensors out."""
+"""The CoCa model, its losses, generation and weights: tensors in, tensors out."""

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.config import HeadConfig, ImageEncoderConfig
 from coca.model.heads import DownstreamHead
-from coca.model.layers import KeysAndValues
-from coca.model.memory import Memory
-from coca.model.packing import Packing, last_places
+from coca.model.layers.kv_cache import Memory
+from coca.model.layers.packing import Packing, last_places
+from coca.model.layers.transformer import KeysAndValues
 from coca.model.pooling import Pooling
 from coca.model.vision import PatchEncoder
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from coca.model.captioner import Captioner, Poolings
 from coca.model.config import CoCaConfig
 from coca.model.heads import DownstreamHead
-from coca.model.initial import draw_linears_, shrink_residuals_
-from coca.model.packing import Packing
+from coca.model.layers.init import draw_linears_, shrink_residuals_
+from coca.model.layers.packing import Packing
+from coca.model.layers.prepacked_linear import Linear
 from coca.model.pooling import AttentionalPooler
-from coca.model.products import Linear
 from coca.model.text import MultimodalDecoder, UnimodalDecoder
 from coca.model.vision import ImageEncoder
 

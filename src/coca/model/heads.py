@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from coca.model.config import HeadConfig
-from coca.model.initial import draw_linears_
+from coca.model.layers.init import draw_linears_
+from coca.model.layers.prepacked_linear import Linear
 from coca.model.pooling import AttentionalPooler, Pooling
-from coca.model.products import Linear
 
 
 class DownstreamHead(nn.Module):

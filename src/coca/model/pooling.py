@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from coca.model.layers import CrossAttention
+from coca.model.layers.transformer import CrossAttention
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,16 @@ from coca.core.files import read_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
-from coca.model.openclip import OpenCLIP
-from coca.model.openclip_config import OpenCLIPConfig
+from coca.model.openclip.config import OpenCLIPConfig
+from coca.model.openclip.model import OpenCLIP
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 DETECTOR_FILES = ("detector.json", "detector.safetensors")
-"""What `coca.model.detector` writes next to them; named here to load a model without torchvision's
-detection, which is slow to import."""
+"""What `coca.model.detection.detector` writes next to them; named here to load a model without
+torchvision's detection, which is slow to import."""
 FORMAT_VERSION = 1
 _ALIGNMENT_BYTES = 64
 """What torch itself aligns tensors to."""

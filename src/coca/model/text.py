@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.config import TextDecoderConfig
-from coca.model.layers import Block, CrossBlock, KeysAndValues
-from coca.model.memory import Memory
-from coca.model.packing import Packing
-from coca.model.reading import as_read
+from coca.model.layers.kv_cache import Memory
+from coca.model.layers.latent_attention import as_read
+from coca.model.layers.packing import Packing
+from coca.model.layers.transformer import Block, CrossBlock, KeysAndValues
 
 
 class UnimodalDecoder(nn.Module):

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.config import ImageEncoderConfig
-from coca.model.layers import Block
-from coca.model.products import Linear
+from coca.model.layers.prepacked_linear import Linear
+from coca.model.layers.transformer import Block
 
 
 class PatchEncoder(nn.Module):

@@ -1,1 +1,1 @@
-"""Pixels and words to tensors and back."""
+"""From images, text and video files to tensors, and back."""

@@ -34,7 +34,7 @@ from torch import Tensor
 from coca.core.errors import ConfigError, DataError, MissingExtraError
 from coca.core.formats import IMAGE_FORMATS_SHOWN
 from coca.core.heif import HEAD_BYTES, formats_of
-from coca.processing.silence import decoder_warnings_ignored
+from coca.processing.suppress_native_stderr import decoder_warnings_ignored
 
 ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
 """File content, a path, a PIL image, or uint8 pixels (H, W), (H, W, 1), (H, W, 3), (H, W, 4)."""

@@ -1,1 +1,1 @@
-"""Vectors and records in Milvus; knows no torch."""
+"""Vectors and records in Milvus: index, query, mine. Imports no torch."""

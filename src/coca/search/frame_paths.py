@@ -2,7 +2,7 @@
 
 import re
 
-from coca.search.claims import claims_in
+from coca.search.source_entries import claims_in
 
 _MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
 _EVERY = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")

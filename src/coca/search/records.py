@@ -44,7 +44,7 @@ class Origin:
 
     files: Mapping[str, str] = field(default_factory=dict)
     """Path -> stamp (size and time) of every file with these bytes; several stamps, see
-    `coca.search.claims`, where several sources hold the path."""
+    `coca.search.source_entries`, where several sources hold the path."""
     label: str = ""
     """Digest of the caption and metadata that were given beside the picture; empty if they must be
     looked at again."""

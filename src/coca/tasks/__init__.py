@@ -1,14 +1,14 @@
-"""Downstream problems and their scores; importing this room registers all of its tasks."""
+"""Downstream tasks and their scores; importing this package registers all tasks."""
 
 from coca.tasks import (
     captioning,
     detection,
+    entailment,
     image_retrieval,
     linear_probe,
-    pixel_floor,
+    pixel_baseline,
     recognition,
     retrieval,
-    statements,
     vqa,
     zero_shot,
 )
@@ -21,12 +21,12 @@ __all__ = [
     "TaskResult",
     "captioning",
     "detection",
+    "entailment",
     "image_retrieval",
     "linear_probe",
-    "pixel_floor",
+    "pixel_baseline",
     "recognition",
     "retrieval",
-    "statements",
     "vqa",
     "zero_shot",
 ]

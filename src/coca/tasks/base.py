@@ -10,13 +10,13 @@ from typing import Any, Literal, Protocol
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.core.registry import Registry
-from coca.data.opening import open_source
 from coca.data.sample import Sample
-from coca.data.sources import Source, SourceConfig, StampedSource, WordySource
+from coca.data.sources.base import Source, SourceConfig, StampedSource, WordySource
+from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
-from coca.model.decoding import Decoding
+from coca.model.generation.config import Decoding
 from coca.processing.image import decode
-from coca.tasks.shown import Shown
+from coca.tasks.report_samples import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ class TaskConfig:
     """Captioning: metadata by which scores are also told apart, such as NoCaps' `domain`; each
     group is scored as a corpus of its own."""
     benchmark: str = ""
-    """Name in `coca.workflows.published` of what this measures; published figures of other models
-    then stand beside the model's own."""
+    """Name in `coca.workflows.evaluation.reference_results` of what this measures; published
+    figures of other models then stand beside the model's own."""
     answers: Literal["head", "words"] = "head"
     """Questions: choose among the answers of the model's head, or write the answer behind the
     question, as `decoding` says."""

@@ -16,7 +16,7 @@ from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.captioning import caption_scores, cider
 from coca.metrics.ptb import words
-from coca.model.decoding import DecodingOptions
+from coca.model.generation.config import DecodingOptions
 from coca.tasks.base import (
     CHECKS,
     TASKS,
@@ -27,7 +27,7 @@ from coca.tasks.base import (
     words_in,
 )
 from coca.tasks.meteor import meteor, require_meteor
-from coca.tasks.shown import Case, Shown, Strip, thumbnail
+from coca.tasks.report_samples import Case, Shown, Strip, thumbnail
 
 SHOWN = 5
 """Captions of either end, best and worst, that a report gets."""

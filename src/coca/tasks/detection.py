@@ -8,13 +8,13 @@ import numpy as np
 from coca.core.errors import DataError
 from coca.core.extras import require
 from coca.core.progress import ProgressMaker, silent
-from coca.data.coco_instances import BOXES
+from coca.data.datasets.coco_instances import BOXES
 from coca.data.sample import Sample
 from coca.inference.detecting import Detection, drawn, load_detector
 from coca.inference.predictor import Predictor
 from coca.metrics.detection import FoundBoxes, TrueBoxes, detection_scores
 from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
-from coca.tasks.shown import Case, Shown, Strip, thumbnail
+from coca.tasks.report_samples import Case, Shown, Strip, thumbnail
 
 SHOWN = 8
 """Pictures that a report gets."""

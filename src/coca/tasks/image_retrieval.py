@@ -10,8 +10,8 @@ from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
+from coca.data.loading.text import spoken
 from coca.data.sample import Sample
-from coca.data.text import spoken
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.tasks.base import TASKS, TaskConfig, TaskResult, read_samples

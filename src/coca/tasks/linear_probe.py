@@ -12,11 +12,11 @@ from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
-from coca.data.sources import SourceConfig
+from coca.data.sources.base import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.classification import top_k_accuracy
 from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
-from coca.tasks.classified import classified
+from coca.tasks.classification_report import classified
 from coca.tasks.logistic import choose_c, fit_logistic
 from coca.tasks.recognition import class_places
 

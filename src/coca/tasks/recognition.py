@@ -9,11 +9,11 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.answering import head_of
+from coca.inference.head_inference import head_of
 from coca.inference.predictor import Predictor
 from coca.model.config import HeadConfig
 from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
-from coca.tasks.classified import classified
+from coca.tasks.classification_report import classified
 
 
 @TASKS.register("recognition")

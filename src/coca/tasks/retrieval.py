@@ -15,8 +15,8 @@ from numpy import ndarray
 
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.clips import embed_clips, require_pictures_alone
 from coca.inference.predictor import Predictor
+from coca.inference.video import embed_clips, require_pictures_alone
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.tasks.base import (
     CHECKS,
@@ -27,8 +27,8 @@ from coca.tasks.base import (
     require_captions,
     words_in,
 )
+from coca.tasks.report_samples import Case, Shown, Strip, thumbnail
 from coca.tasks.reranking import best_of_each_row, reranked
-from coca.tasks.shown import Case, Shown, Strip, thumbnail
 
 SHOWN, WORST, FOUND = 6, 3, 5
 """Queries from all over the set and failed ones that a report gets, and hits of each."""

@@ -16,14 +16,14 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.inference.answering import head_of
+from coca.inference.head_inference import head_of
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import answer_scores, exact_match, normalize_answer, vqa_accuracy
-from coca.metrics.blind import BlindGuess
-from coca.model.decoding import DecodingOptions
-from coca.tasks.asking import asked, require_texts
+from coca.metrics.language_prior import BlindGuess
+from coca.model.generation.config import DecodingOptions
 from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
-from coca.tasks.shown import Case, Shown, Strip, thumbnail
+from coca.tasks.prompts import asked, require_texts
+from coca.tasks.report_samples import Case, Shown, Strip, thumbnail
 
 SHOWN = 8
 """Questions of each kind that a report gets."""

@@ -8,15 +8,15 @@ from numpy import ndarray
 
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
-from coca.data.opening import open_source
+from coca.data.loading.text import spoken
 from coca.data.sample import Sample
-from coca.data.sources import ClassSource
-from coca.data.text import spoken
-from coca.inference.clips import embed_clips, require_pictures_alone
+from coca.data.sources.base import ClassSource
+from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import sentences_of, templates_named
+from coca.inference.video import embed_clips, require_pictures_alone
 from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
-from coca.tasks.classified import classified
+from coca.tasks.classification_report import classified
 from coca.tasks.reranking import best_of_each_row, reranked
 
 

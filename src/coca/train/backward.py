@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
 from coca.data.sample import Batch
-from coca.model.collectives import sum_over_ranks, world_size
+from coca.model.losses.collectives import sum_over_ranks, world_size
 from coca.train.objective import Embedded, Losses, Objective, PartwiseObjective, add_losses
 from coca.train.parallel import ParallelModel
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from coca.data.sample import Batch
-from coca.model.detector import Boxes, Detector
+from coca.model.detection.detector import Boxes, Detector
 from coca.train.objective import Losses
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 from coca.data.sample import Batch
 from coca.model.captioner import Captioner, CoCaOutput
-from coca.model.collectives import sum_over_ranks, world_size
-from coca.model.contrastive import BLOCK_ROWS, Contrast, contrastive_loss, sigmoid_loss
-from coca.model.losses import captioning_loss, classification_loss
+from coca.model.losses.captioning import captioning_loss, classification_loss
+from coca.model.losses.collectives import sum_over_ranks, world_size
+from coca.model.losses.contrastive import BLOCK_ROWS, Contrast, contrastive_loss, sigmoid_loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from coca.core.errors import ConfigError
 from coca.core.extras import require
 from coca.core.registry import Registry
 from coca.model.lora import LoraConfig
-from coca.train.groups import UNDECAYED_NAMES, GroupConfig, parameter_groups
+from coca.train.param_groups import UNDECAYED_NAMES, GroupConfig, parameter_groups
 
 logger = logging.getLogger(__name__)
 

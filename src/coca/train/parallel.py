@@ -22,9 +22,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from coca.core.errors import ConfigError
-from coca.model.layers import Block, CrossBlock
-from coca.model.openclip import OpenCLIPDecoderLayer
-from coca.train.world import World
+from coca.model.layers.transformer import Block, CrossBlock
+from coca.model.openclip.model import OpenCLIPDecoderLayer
+from coca.train.distributed_context import World
 
 Kind: TypeAlias = Literal["auto", "none", "ddp", "fsdp"]
 

@@ -16,19 +16,21 @@ from coca.core.errors import CocaError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Batch
 from coca.train.backward import backward
-from coca.train.bad_steps import cause_of, clue, place_of
 from coca.train.checkpoint import Checkpoint, load_newest, remove_unfinished
+from coca.train.checkpoint_manager import OTHER_RANKS, Saver
 from coca.train.config import TrainConfig
 from coca.train.device import deterministic_algorithms, training_device
+from coca.train.distributed_context import World, lost_ranks_told
 from coca.train.ema import Ema
-from coca.train.figures import RunFigures
-from coca.train.groups import freeze
+from coca.train.metrics_logger import RunFigures
+from coca.train.nonfinite import cause_of, clue, place_of
 from coca.train.objective import Losses, Objective
 from coca.train.optimizer import make_optimizer
 from coca.train.parallel import ParallelModel
+from coca.train.param_groups import freeze
 from coca.train.resume import require_same_run, run_identity
-from coca.train.saver import OTHER_RANKS, Saver
 from coca.train.schedule import lr_at, patch_dropout_at, set_patch_dropout
+from coca.train.signals import StopRequest, stop_on_signal
 from coca.train.state import (
     model_tensors,
     optimizer_state,
@@ -39,9 +41,7 @@ from coca.train.state import (
     shared_out,
     whole_tensors,
 )
-from coca.train.stopping import StopRequest, stop_on_signal
 from coca.train.tracker import Tracker
-from coca.train.world import World, lost_ranks_told
 
 logger = logging.getLogger(__name__)
 

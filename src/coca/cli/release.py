@@ -1,0 +1,50 @@
+"""For those who make this package: a trained model becomes part of it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coca.cli.console import Console, Json
+
+
+def ship(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Runs of one recipe; the first is shipped.")
+    ],
+    tasks: Annotated[Path, typer.Option("--tasks", help="What each run is scored on.")] = Path(
+        "recipes/evaluate/nano.yaml"
+    ),
+    data: Annotated[Path, typer.Option("--data", help="What `coca data emoji-sets` wrote.")] = Path(
+        "runs/nano-data"
+    ),
+    into: Annotated[Path, typer.Option("--into", help="Folder to write.")] = Path(
+        "src/coca/weights/nano"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Put a trained model into the package: half-precision weights, and a card of all its seeds."""
+    console = Console.current(json=as_json)
+    from coca.core.config import load_config
+    from coca.release.release_nano import ship as workflow
+    from coca.workflows.evaluation.evaluate import SuiteConfig
+
+    shipped = workflow(
+        runs,
+        load_config(SuiteConfig, tasks).tasks,
+        into,
+        data=data,
+        progress=console.progress,
+        tell=console.note,
+    )
+    console.say(
+        f"{shipped.folder} holds {shipped.size_bytes / 1e6:.1f} MB; half precision moves "
+        f"embeddings by at most {shipped.largest_change:.1e}"
+    )
+    console.emit(
+        {
+            "folder": str(shipped.folder),
+            "size_bytes": shipped.size_bytes,
+            "largest_change": shipped.largest_change,
+        }
+    )

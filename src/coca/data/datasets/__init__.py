@@ -1,0 +1,1 @@
+"""Readers of published datasets in the formats in which their authors distribute them."""

@@ -1,0 +1,108 @@
+"""Objects in COCO's own format: pictures, boxes and categories, joined by number.
+
+    {"images": [{"id": 397133, "file_name": "000000397133.jpg", "width": 640, "height": 427}, ...],
+     "annotations": [{"image_id": 397133, "category_id": 44, "bbox": [217.6, 240.5, 38.9, 57.7],
+                      "area": 1481.3, "iscrowd": 0}, ...],
+     "categories": [{"id": 44, "name": "bottle"}, ...]}
+
+A box is left, top, width and height in pixels. LVIS and many annotation tools write the same.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from coca.core.errors import DataError
+from coca.data.sources.annotated import Entry, ListedSource, image_folder, list_in, read_annotations
+from coca.data.sources.base import SOURCES, SourceConfig, reads
+
+QUESTION = "which objects are where"
+"""What is asked of each picture, also of one without any object."""
+
+BOXES = "boxes"
+"""Where a sample's metadata hold its objects: a list of name, box, area and crowd."""
+
+
+@SOURCES.register("coco_instances")
+@reads("images")
+def coco_instances(config: SourceConfig) -> ListedSource:
+    """The pictures with their objects, in the order of the list of pictures.
+
+    The key is the picture's number. Labels are the names of what the picture holds; metadata have
+    `width`, `height` and `boxes`. A malformed box, or one of an unlisted picture or category,
+    stands as a bad sample at the end.
+
+    Raises:
+        DataError: The file or the folder of the pictures is missing or malformed.
+    """
+    annotations, fingerprint = read_annotations(config)
+    names = _names(list_in(annotations, "categories", config.title), config.title)
+    objects: dict[Any, list[dict[str, Any]]] = {}
+    faults: list[Entry | DataError] = []
+    for place, note in enumerate(list_in(annotations, "annotations", config.title)):
+        try:
+            objects.setdefault(note["image_id"], []).append(_object(note, names))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            faults.append(
+                DataError(
+                    f"annotation {place} of {config.title} is malformed ({error!r}); right is an "
+                    "object with image_id, category_id, and bbox of four numbers, its width and "
+                    "height above 0",
+                    reason="bad_record",
+                )
+            )
+    entries = [
+        _entry(image, objects, f"image {place} of {config.title}")
+        for place, image in enumerate(list_in(annotations, "images", config.title))
+    ]
+    # Whatever is left over belongs to no picture.
+    faults += [
+        DataError(
+            f"a box of {config.title} belongs to picture {number}, which is not listed",
+            reason="bad_record",
+        )
+        for number in objects
+    ]
+    return ListedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
+
+
+def _names(categories: list[Any], title: str) -> dict[Any, str]:
+    try:
+        return {category["id"]: str(category["name"]) for category in categories}
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"a category of {title} is malformed ({error!r}); right is an object with id and name",
+            reason="bad_record",
+        ) from error
+
+
+def _object(note: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]:
+    left, top, width, height = (float(number) for number in note["bbox"])
+    if not (math.isfinite(left + top + width + height) and width > 0 and height > 0):
+        raise ValueError(f"bbox {note['bbox']}")
+    return {
+        "name": names[note["category_id"]],
+        "box": [left, top, width, height],
+        # COCO's is that of the outline, and tells small objects from large ones.
+        "area": float(note.get("area", width * height)),
+        "crowd": bool(note.get("iscrowd", 0)),
+    }
+
+
+def _entry(image: Any, objects: dict[Any, list[dict[str, Any]]], origin: str) -> Entry | DataError:
+    """The picture with its objects, which are taken out of `objects`."""
+    try:
+        number, file = image["id"], str(image["file_name"])
+        size = {side: int(image[side]) for side in ("width", "height")}
+        if min(size.values()) < 1:
+            raise ValueError(f"size {size}")
+        found = objects.pop(number, [])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        return DataError(
+            f"{origin} is malformed ({error!r}); right is an object with id, file_name, width "
+            "and height",
+            reason="bad_record",
+        )
+    labels = tuple(dict.fromkeys(one["name"] for one in found))
+    metadata = {"image_id": number, **size, BOXES: found}
+    return Entry(str(number), file, (), labels, metadata, text=QUESTION)

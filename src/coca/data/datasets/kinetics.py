@@ -1,0 +1,120 @@
+"""Kinetics-400, -600, -700 and Moments in Time: a CSV of clips and labels beside the videos.
+
+Kinetics, with a header; the clip is `<youtube_id>_<start>_<end>.mp4`, six digits each, in any
+folder (whether by label, by split, or all in one). The test split comes without labels:
+
+    label,youtube_id,time_start,time_end,split
+    testifying,---QUuC4vJs,84,94,validate
+
+Moments in Time, without a header: file, label, and how many people agreed and disagreed.
+
+    adult+female+singing/0-1-1-3-2-2-5-7-0-2510112757_10.mp4,adult+female+singing,3,0
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coca.core.errors import DataError
+from coca.data.sample import parse_text
+from coca.data.sources.annotated import image_folder, require_splits
+from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.clips import Clip, ClipFolder, ClipSource
+from coca.data.sources.tables import open_table
+from coca.data.storage.storage import Storage
+
+
+@SOURCES.register("kinetics")
+@reads("images", "split", "frames", "frame_px")
+def kinetics(config: SourceConfig) -> ClipSource:
+    """The clips of a Kinetics CSV; those of `split`, if it is set.
+
+    `images` is the folder above the videos; by default the CSV's own. A clip whose video is not
+    there, as many are not any more, is a bad sample.
+
+    Raises:
+        DataError: The CSV or the folder is missing, has no such columns, or a split holds nothing.
+    """
+    path = single_path(config)
+    content = Storage().read_all(path)
+    table = open_table(content, path)
+    if not len(table) or "youtube_id" not in table.row(0):
+        raise DataError(
+            f"{path} has no column youtube_id; right is label,youtube_id,time_start,time_end,split",
+            reason="bad_table",
+        )
+    folder = ClipFolder(image_folder(config) or ".")
+    rows = [_row(table, number) for number in range(len(table))]
+    require_splits(config, (_split(row) for row in rows))
+    clips = [
+        row if isinstance(row, DataError) else _kinetics_clip(row, folder)
+        for row in rows
+        if isinstance(row, DataError) or not config.splits or _split(row) in config.splits
+    ]
+    return ClipSource(clips, config=config, origin=content)
+
+
+@SOURCES.register("moments")
+@reads("images", "frames", "frame_px")
+def moments(config: SourceConfig) -> ClipSource:
+    """The clips of a CSV of Moments in Time; `+` in a label is read as a space.
+
+    `images` is the folder above the videos; by default the CSV's own.
+
+    Raises:
+        DataError: The CSV or the folder is missing.
+    """
+    path = single_path(config)
+    content = Storage().read_all(path)
+    folder = ClipFolder(image_folder(config) or ".")
+    rows = csv.reader(io.StringIO(parse_text(content, path), newline=""))
+    try:
+        clips = [
+            _moments_clip(row, folder, f"row {number} of {path}")
+            for number, row in enumerate(rows)
+            if row
+        ]
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV: {error}", reason="bad_table") from error
+    return ClipSource(clips, config=config, origin=content)
+
+
+def _row(table: Any, number: int) -> Mapping[str, str] | DataError:
+    try:
+        return table.row(number)
+    except DataError as error:
+        return error
+
+
+def _split(row: Mapping[str, str] | DataError) -> str:
+    return "malformed" if isinstance(row, DataError) else row.get("split", "")
+
+
+def _kinetics_clip(row: Mapping[str, str], folder: ClipFolder) -> Clip | DataError:
+    name = row["youtube_id"]
+    try:
+        if row.get("time_start") and row.get("time_end"):
+            start, end = (round(float(row[part])) for part in ("time_start", "time_end"))
+            name = f"{name}_{start:06d}_{end:06d}"
+        label = row.get("label", "")
+        return Clip(name, folder.find(name), labels=(label,) if label else ())
+    except ValueError as error:
+        return DataError(f"the clip {name} has no time as a number: {error}", reason="bad_record")
+    except DataError as error:
+        return error
+
+
+def _moments_clip(row: Sequence[str], folder: ClipFolder, origin: str) -> Clip | DataError:
+    if len(row) < 2:
+        return DataError(
+            f"{origin} holds {','.join(row)!r:.60}; right is file,label,agreed,disagreed",
+            reason="bad_record",
+        )
+    file, label, *votes = row
+    metadata = dict(zip(("agreed", "disagreed"), votes, strict=False))
+    try:
+        path = folder.find(file)
+    except DataError as error:
+        return error
+    return Clip(file, path, labels=(label.replace("+", " "),), metadata=metadata)

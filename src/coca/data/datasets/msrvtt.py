@@ -1,0 +1,92 @@
+"""MSR-VTT: videos with twenty sentences each, as the JSON of 2016 or the 1k-A list of test pairs.
+
+    {"videos": [{"video_id": "video7010", "category": 9, "split": "test", ...}, ...],
+     "sentences": [{"video_id": "video7010", "caption": "a man is ...", "sen_id": 1}, ...]}
+
+The list 1k-A, on which zero-shot retrieval is told since 2018, is a CSV of one sentence a video:
+
+    key,vid_key,video_id,sentence
+    ret0,msr9770,video9770,a person is connecting something to system
+"""
+
+from typing import Any
+
+from coca.core.errors import DataError
+from coca.data.sources.annotated import image_folder, list_in, read_annotations, require_splits
+from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.clips import Clip, ClipFolder, ClipSource
+from coca.data.sources.tables import open_table
+from coca.data.storage.storage import Storage
+
+
+@SOURCES.register("msrvtt")
+@reads("images", "split", "frames", "frame_px")
+def msrvtt(config: SourceConfig) -> ClipSource:
+    """The videos of `split` with all of their sentences; the key is `video_id`.
+
+    `images` is the folder of the videos; by default the file's own.
+
+    Raises:
+        DataError: The file or the folder is missing or malformed, or a split holds nothing.
+    """
+    path = single_path(config)
+    content = Storage().read_all(path)
+    folder = ClipFolder(image_folder(config) or ".")
+    if path.lower().endswith(".csv"):
+        return ClipSource(_from_table(content, path, folder), config=config, origin=content)
+    annotations, _ = read_annotations(config)
+    captions: dict[str, list[str]] = {}
+    for place, sentence in enumerate(list_in(annotations, "sentences", path)):
+        try:
+            captions.setdefault(sentence["video_id"], []).append(sentence["caption"].strip())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"sentence {place} of {path} is malformed ({error!r}); right is an object with "
+                "video_id and caption",
+                reason="bad_record",
+            ) from error
+    videos = list_in(annotations, "videos", path)
+    require_splits(config, (_split(video) for video in videos))
+    clips = [
+        _clip(video, captions, folder, f"video {place} of {path}")
+        for place, video in enumerate(videos)
+        if not config.splits or _split(video) in (*config.splits, "malformed")
+    ]
+    return ClipSource(clips, config=config, origin=content)
+
+
+def _split(video: Any) -> str:
+    return str(video.get("split", "")) if isinstance(video, dict) else "malformed"
+
+
+def _clip(
+    video: Any, captions: dict[str, list[str]], folder: ClipFolder, origin: str
+) -> Clip | DataError:
+    if not isinstance(video, dict) or not isinstance(video.get("video_id"), str):
+        return DataError(
+            f"{origin} is malformed; right is an object with video_id and split",
+            reason="bad_record",
+        )
+    name = video["video_id"]
+    metadata = {key: video[key] for key in ("split", "category") if key in video}
+    try:
+        return Clip(name, folder.find(name), tuple(captions.get(name, ())), (), metadata)
+    except DataError as error:
+        return error
+
+
+def _from_table(content: bytes, path: str, folder: ClipFolder) -> list[Clip | DataError]:
+    table = open_table(content, path)
+    clips: list[Clip | DataError] = []
+    for number in range(len(table)):
+        try:
+            row = table.row(number)
+            if not row.get("video_id") or not row.get("sentence"):
+                raise DataError(
+                    f"row {number} of {path} lacks a video_id or a sentence", reason="bad_record"
+                )
+            name = str(row["video_id"])
+            clips.append(Clip(name, folder.find(name), (str(row["sentence"]),)))
+        except DataError as error:
+            clips.append(error)
+    return clips

@@ -1,0 +1,127 @@
+"""Statements about pictures, true or false, as NLVR and NLVR2 publish them: JSON lines.
+
+    NLVR   {"identifier": "3988-0", "directory": "99", "sentence": "There is ...", "label": "true"}
+    NLVR2  {"identifier": "train-10171-0-0", "directory": 42, "sentence": ..., "label": "True"}
+
+Suhr et al., 2017 and 2018, arXiv 1811.00491. A line of NLVR stands for six pictures, in which the
+same three boxes are ordered differently; a line of NLVR2 for a pair of photos.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from coca.core.errors import DataError
+from coca.data.sources.annotated import Entry, ListedSource, image_folder, malformed, read_lines
+from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.storage.storage import is_remote
+
+CLASSES = ("false", "true")
+
+BOX_ORDERS = 6
+"""Pictures of NLVR for each statement."""
+
+_Reading: TypeAlias = Callable[[dict[str, Any]], list[Entry]]
+
+
+@SOURCES.register("nlvr2")
+@reads("images")
+def nlvr2(config: SourceConfig) -> ListedSource:
+    """Each statement with its two photos, the left one first, in the order of the lines.
+
+    `config.images` is the folder of the photos, `train-10171-0-img0.png` and so on, where the file
+    of the training set may have them in numbered folders. The key is the identifier; the metadata
+    `group` names the statement, of whichever pair it is said. A malformed line is a bad sample.
+
+    Raises:
+        DataError: The file or the folder is missing.
+    """
+    images = image_folder(config)
+    numbered: dict[str, bool] = {}
+
+    def folder(line: dict[str, Any]) -> str:
+        """`42/` where the photos stand in numbered folders, else nothing."""
+        name = str(line.get("directory", ""))
+        if name not in numbered:
+            numbered[name] = bool(name) and (
+                is_remote(images) or os.path.isdir(os.path.join(images, name))
+            )
+        return f"{name}/" if numbered[name] else ""
+
+    def read(line: dict[str, Any]) -> list[Entry]:
+        identifier, text, label = _parts(line)
+        part, pictures, pair, sentence = identifier.rsplit("-", 3)
+        stem = f"{folder(line)}{part}-{pictures}-{pair}"
+        return [
+            Entry(
+                identifier,
+                f"{stem}-img0.png",
+                labels=(label,),
+                metadata={"group": f"{part}-{pictures}-{sentence}"},
+                text=text,
+                others=(f"{stem}-img1.png",),
+            )
+        ]
+
+    return _source(config, images, read)
+
+
+@SOURCES.register("nlvr")
+@reads("images")
+def nlvr(config: SourceConfig) -> ListedSource:
+    """Each statement six times, once for each order of the boxes, in the order of the lines.
+
+    `config.images` is the folder with the numbered folders of pictures, by default `images` beside
+    the file, whose name says which part it is (`dev.json`). The key is the picture's name without
+    its suffix; the metadata `group` names the statement. A malformed line is a bad sample.
+
+    Raises:
+        DataError: The file or the folder is missing.
+    """
+    part = Path(single_path(config)).stem
+    images = config.images and image_folder(config)
+    if not images:
+        beside = image_folder(config)
+        images = f"{beside}/images" if beside else "images"
+
+    def read(line: dict[str, Any]) -> list[Entry]:
+        identifier, text, label = _parts(line)
+        group, _, _ = identifier.partition("-")
+        keys = [f"{part}-{identifier}-{order}" for order in range(BOX_ORDERS)]
+        return [
+            Entry(
+                key,
+                f"{line['directory']}/{key}.png",
+                labels=(label,),
+                metadata={"group": f"{part}-{group}"},
+                text=text,
+            )
+            for key in keys
+        ]
+
+    return _source(config, images, read)
+
+
+def _source(config: SourceConfig, images: str, read: _Reading) -> ListedSource:
+    lines, fingerprint = read_lines(config)
+    entries: list[Entry | DataError] = []
+    for place, line in enumerate(lines):
+        if isinstance(line, DataError):
+            entries.append(line)
+            continue
+        origin = f"statement {place} of {config.title}"
+        try:
+            entries += read(line)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            right = "an object with identifier, sentence, and label true or false"
+            entries.append(malformed(origin, error, right))
+    return ListedSource(entries, images=images, fingerprint=fingerprint)
+
+
+def _parts(line: dict[str, Any]) -> tuple[str, str, str]:
+    """Identifier, sentence and label."""
+    label = str(line["label"]).lower()
+    if label not in CLASSES:
+        raise ValueError(f"the label {line['label']!r}")
+    return line["identifier"], line["sentence"].strip(), label

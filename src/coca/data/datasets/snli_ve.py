@@ -1,0 +1,55 @@
+"""Visual entailment as SNLI-VE publishes it: JSON lines over the photos of Flickr30k.
+
+    {"Flickr30K_ID": "3416050480", "gold_label": "neutral", "pairID": "3416050480.jpg#4r1n",
+     "sentence1": "A man with ...", "sentence2": "The man is tall."}
+
+Xie et al., 2019, arXiv 1901.06706. The second sentence is claimed of the photo; the first, the
+premise of the text-only task, is not read by the model (CoCa, appendix B).
+"""
+
+from typing import Any
+
+from coca.core.errors import DataError
+from coca.data.sources.annotated import Entry, ListedSource, image_folder, malformed, read_lines
+from coca.data.sources.base import SOURCES, SourceConfig, reads
+
+CLASSES = ("entailment", "neutral", "contradiction")
+
+
+@SOURCES.register("snli_ve")
+@reads("images")
+def snli_ve(config: SourceConfig) -> ListedSource:
+    """Each hypothesis as the text, with its verdict as the label, in the order of the lines.
+
+    `config.images` is the folder of Flickr30k's pictures. The key is `pairID`; the premise becomes
+    metadata. A line whose annotators found no majority (`-`), or a malformed one, is a bad sample.
+
+    Raises:
+        DataError: The file or the folder is missing.
+    """
+    lines, fingerprint = read_lines(config)
+    entries = [
+        line if isinstance(line, DataError) else _entry(line, f"pair {place} of {config.title}")
+        for place, line in enumerate(lines)
+    ]
+    return ListedSource(entries, images=image_folder(config), fingerprint=fingerprint)
+
+
+def _entry(line: dict[str, Any], origin: str) -> Entry | DataError:
+    try:
+        image, label, hypothesis = line["Flickr30K_ID"], line["gold_label"], line["sentence2"]
+        if label not in CLASSES:
+            return DataError(
+                f"{origin} has the verdict {label!r}; right is {', '.join(CLASSES)}",
+                reason="unknown_label",
+            )
+        image = str(image).removesuffix(".jpg")
+        return Entry(
+            str(line.get("pairID", origin)),
+            f"{image}.jpg",
+            labels=(label,),
+            metadata={"image": image, "premise": str(line.get("sentence1", ""))},
+            text=hypothesis.strip(),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        return malformed(origin, error, "an object with Flickr30K_ID, gold_label and sentence2")

@@ -1,0 +1,1 @@
+"""Sampling order, batches and data workers: from sources to tensors."""

@@ -1,0 +1,171 @@
+"""A folder for each class, as ImageNet is laid out, and its relatives V2, A, R, Sketch, ObjectNet.
+
+Folders are often called by number (`n01440764`, `7`); a file beside them says what they show. It is
+the user's, since published lists of names have terms of their own. Read are
+
+    {"n01440764": "tench", ...}               JSON: folder to name
+    {"0": ["n01440764", "tench"], ...}        JSON: number to folder and name
+    ["tench", "goldfish", ...]                JSON: the name of folder 0, 1, ...
+    n01440764 tench, Tinca tinca              text: a folder a line, then its name up to a comma
+"""
+
+import hashlib
+import io
+import json
+import os
+
+from PIL import Image
+
+from coca.core.errors import DataError
+from coca.core.formats import IMAGE_SUFFIXES
+from coca.data.sample import parse_text
+from coca.data.sources.annotated import Entry, ListedSource
+from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.folder import walk
+from coca.data.storage.storage import Storage
+from coca.processing.image import decode
+
+
+@SOURCES.register("class_folders")
+@reads("names", "classes", "border_px")
+class ClassFolderSource(ListedSource):
+    """All pictures, sorted by path; the topmost folder says the class, `config.names` its name.
+
+    `config.classes` lists the classes that are read, by folder or by name; the pictures of others
+    are left out. So ObjectNet is scored on the 113 classes that it shares with ImageNet: `names` is
+    its `folder_to_objectnet_label.json`, `classes` its `objectnet_to_imagenet_1k.json`, and
+    `border_px` is 2, for the red frame.
+
+    Raises:
+        DataError: A folder or file is missing, a folder has no name, or two have the same.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        root = single_path(config)
+        if not os.path.isdir(root):
+            raise DataError(f"{root} is no folder; it should hold one a class", reason="missing")
+        files = [
+            (path.replace(os.sep, "/"), size)
+            for path, size in walk(root)
+            if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and os.sep in path
+        ]
+        named = _named({path.partition("/")[0] for path, _ in files}, config)
+        kept = [(path, size) for path, size in files if path.partition("/")[0] in named]
+        entries = [
+            Entry(os.path.splitext(path)[0], path, (), (named[folder],), {"folder": folder})
+            for path, _ in kept
+            for folder in (path.partition("/")[0],)
+        ]
+        self._border_px = config.border_px
+        self.classes = tuple(sorted(named.values()))
+        """Names of all classes."""
+        parts = json.dumps([kept, sorted(named.items()), config.border_px])
+        digest = hashlib.sha256(parts.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        super().__init__(entries, images=root, fingerprint=digest)
+
+    def _picture(self, file: str) -> bytes:
+        image = super()._picture(file)
+        return _without_border(image, self._border_px, file) if self._border_px else image
+
+
+def read_names(path: str) -> dict[str, str]:
+    """Folder to name, from a file in any of the forms at the head of this module.
+
+    Raises:
+        DataError: It is missing, or in none of them.
+    """
+    text = parse_text(Storage().read_all(path), path).removeprefix("\ufeff")
+    if not path.endswith(".json"):
+        lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+        return {first: _first_name(rest[0] if rest else first) for first, *rest in lines}
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON: {error}", reason="bad_record") from error
+    if isinstance(content, list):
+        content = {str(place): name for place, name in enumerate(content)}
+    names: dict[str, str] = {}
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if isinstance(value, list) and len(value) == 2:
+            names[str(value[0])] = names[key] = str(value[1])
+        else:
+            names[key] = str(value)
+    if not names:
+        raise DataError(
+            f"{path} names no class; see coca.data.sources.class_folders", reason="bad_record"
+        )
+    return {folder: name.replace("_", " ") for folder, name in names.items()}
+
+
+def _named(folders: set[str], config: SourceConfig) -> dict[str, str]:
+    """The folders to read, each with its name."""
+    names = read_names(config.names) if config.names else {}
+    named = {folder: names.get(folder, folder.replace("_", " ")) for folder in folders}
+    if config.classes:
+        named = _listed(named, config)
+    if unnamed := sorted(named.keys() - names.keys() if config.names else ()):
+        raise DataError(
+            f"{len(unnamed)} folders of {config.title} have no name in {config.names}, such as "
+            f"{unnamed[0]}; add them, or list in `classes` what is to be read",
+            reason="no_name",
+        )
+    owners: dict[str, str] = {}
+    for folder, name in sorted(named.items()):
+        if name in owners:
+            raise DataError(
+                f"the folders {owners[name]} and {folder} of {config.title} are both called "
+                f"{name!r}; give each a name of its own in a file, and name that in `names`",
+                reason="duplicate_name",
+            )
+        owners[name] = folder
+    return named
+
+
+def _listed(named: dict[str, str], config: SourceConfig) -> dict[str, str]:
+    """The folders that the config's list of classes asks for, by folder or by name."""
+    known = {form: folder for folder, name in named.items() for form in (name.casefold(), folder)}
+    kept = {}
+    for forms in _read_classes(config.classes):
+        folder = next((known[form] for form in forms if form in known), None)
+        if folder is None:
+            raise DataError(
+                f"{config.classes} lists the class {forms[-1]!r}, of which {config.title} has no "
+                "picture; leave it out there",
+                reason="empty_class",
+            )
+        kept[folder] = named[folder]
+    return kept
+
+
+def _read_classes(path: str) -> list[tuple[str, ...]]:
+    """The listed classes, each in the forms that it may be known by."""
+    text = parse_text(Storage().read_all(path), path).removeprefix("\ufeff")
+    if path.endswith(".json"):
+        try:
+            listed = [str(name) for name in json.loads(text)]  # of an object, its keys
+        except (ValueError, RecursionError, TypeError) as error:
+            raise DataError(f"{path} is no list in JSON: {error}", reason="bad_record") from error
+        return [(name.casefold(), name) for name in listed]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return [(line.casefold(), line.split()[0], line) for line in lines]
+
+
+def _first_name(names: str) -> str:
+    """Of several names between commas, the first."""
+    return names.partition(",")[0].strip()
+
+
+def _without_border(image: bytes, border_px: int, name: str) -> bytes:
+    """The picture, upright and without so many pixels at each side, as PNG."""
+    pixels = decode(image)
+    inner = pixels[:, border_px:-border_px, border_px:-border_px]
+    if not inner.numel():
+        raise DataError(
+            f"{name} is {pixels.shape[2]} x {pixels.shape[1]} px; nothing is left of it without "
+            f"{border_px} px at each side",
+            reason="too_small",
+        )
+    buffer = io.BytesIO()
+    picture = Image.fromarray(inner.permute(1, 2, 0).contiguous().numpy())
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

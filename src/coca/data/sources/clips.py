@@ -1,0 +1,167 @@
+"""Clips as samples: the first of their frames is the picture, the others follow it in order."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from coca.core.errors import DataError
+from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.data.sample import Sample
+from coca.data.sources.base import SourceConfig
+from coca.data.storage.storage import Storage, local_stamp
+from coca.processing.video import FRAME_SUFFIXES, as_file, clip_pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A sample but for its frames, which are read when they are asked for."""
+
+    key: str
+    """As `Sample`."""
+    path: str
+    """A video file, or a folder of frames."""
+    captions: tuple[str, ...] = ()
+    """As `Sample`."""
+    labels: tuple[str, ...] = ()
+    """As `Sample`."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """As `Sample`."""
+
+
+class ClipSource:
+    """Samples from a list of clips; an error in the place of a clip is raised when it is read.
+
+    Args:
+        clips: In the order of the rows.
+        config: Says how many frames are taken, and how large.
+        origin: What the list was made from; changes when its words do.
+    """
+
+    block_size = 1
+
+    def __init__(
+        self, clips: Sequence[Clip | DataError], *, config: SourceConfig, origin: bytes = b""
+    ) -> None:
+        self._clips = clips
+        self._frames = config.frames
+        self._frame_px = config.frame_px
+        self._storage = Storage()
+        digest = hashlib.sha256(origin + f"{config.frames} {config.frame_px}".encode())
+        for row, clip in enumerate(clips):
+            path = "" if isinstance(clip, DataError) else clip.path
+            digest.update(f"{self.key(row)}\0{path}\0".encode("utf-8", "surrogateescape"))
+        self.fingerprint = digest.hexdigest()[:16]
+        """Hash of the clips' keys, paths and words, and of how frames are taken."""
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def key(self, row: int) -> str:
+        """The key of the clip, or the row's number where the clip is malformed."""
+        clip = self._clips[row]
+        return str(row) if isinstance(clip, DataError) else clip.key
+
+    def words(self, row: int) -> Sample:
+        """The sample without its frames; `DataError` if the clip is malformed."""
+        clip = self._clips[row]
+        if isinstance(clip, DataError):
+            raise clip
+        return Sample(clip.key, b"", clip.captions, clip.labels, clip.metadata)
+
+    def stamp(self, row: int) -> str:
+        """Size and modification time of the video file, or of the folder of its frames."""
+        clip = self._clips[row]
+        if isinstance(clip, DataError):
+            raise clip
+        return local_stamp(clip.path)
+
+    def read(self, row: int) -> Sample:
+        """The sample with its frames; `DataError` if the video is missing or damaged."""
+        sample = self.words(row)
+        clip = self._clips[row]
+        assert isinstance(clip, Clip)
+        pictures = clip_pictures(clip.path, self._frames, shorter_px=self._frame_px)
+        first, *others = (
+            self._storage.read_all(str(one), max_bytes=MAX_IMAGE_BYTES)
+            if isinstance(one, Path)
+            else as_file(one)
+            for one in pictures
+        )
+        return replace(sample, image=first, others=tuple(others))
+
+
+class ClipFolder:
+    """The videos and folders of frames below a folder, found by their names.
+
+    Hidden files and folders are left out. A folder that holds pictures is one clip.
+
+    Raises:
+        DataError: The folder is missing.
+    """
+
+    def __init__(self, root: str) -> None:
+        if not os.path.isdir(root):
+            raise DataError(f"the folder of the videos, {root}, is missing", reason="missing")
+        self._root = root
+        self.paths: list[str] = sorted(_clips_below(root))
+        """Relative paths of the clips, sorted."""
+        self._named: dict[str, list[str]] = {}
+        for path in self.paths:
+            self._named.setdefault(_stem(path), []).append(path)
+
+    def find(self, name: str) -> str:
+        """The path of a clip by its name, with or without folders and suffix.
+
+        Raises:
+            DataError: There is none (reason `"missing"`), or several (reason `"ambiguous"`).
+        """
+        found = self._named.get(_stem(name), [])
+        if len(found) > 1:
+            found = [path for path in found if _is_end(_bare(name), _bare(path))] or found
+        if len(found) == 1:
+            return os.path.join(self._root, found[0])
+        if not found:
+            raise DataError(
+                f"no video or folder of frames in {self._root} is called {_stem(name)}",
+                reason="missing",
+            )
+        raise DataError(
+            f"{len(found)} clips in {self._root} are called {_stem(name)}, such as {found[0]} and "
+            f"{found[1]}",
+            reason="ambiguous",
+        )
+
+
+def _clips_below(root: str) -> list[str]:
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        here = os.path.relpath(folder, root)
+        shown = [name for name in names if not name.startswith(".")]
+        suffixes = {os.path.splitext(name)[1].lower() for name in shown}
+        if here != "." and suffixes & FRAME_SUFFIXES:
+            found.append(here)
+        found += [
+            os.path.normpath(os.path.join(here, name))
+            for name in shown
+            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+        ]
+    return [path.replace(os.sep, "/") for path in found]
+
+
+def _bare(path: str) -> str:
+    """Without the suffix of a video; other dots belong to the name."""
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in VIDEO_SUFFIXES else path
+
+
+def _stem(path: str) -> str:
+    return _bare(path.rpartition("/")[2])
+
+
+def _is_end(end: str, path: str) -> bool:
+    return path == end or path.endswith(f"/{end}")

@@ -1,0 +1,124 @@
+"""A folder of pictures, with their words in files beside them or in the names of class folders."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from coca.core.errors import DataError
+from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.data.sample import Sample, parse_record, parse_text, split_record
+from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.selection import selected_rows
+from coca.data.storage.storage import Storage, local_stamp
+
+
+@SOURCES.register("folder")
+@reads("where", "part")
+class FolderSource:
+    """All pictures below a folder, sorted by path; hidden files and folders are left out.
+
+    Beside `cat.jpg` may stand `cat.txt` with a caption on each line, and `cat.json` with
+    `caption` or `captions`, `label` or `labels`, and whatever else is known; captions in the JSON
+    come first. Without labels there, a picture in a subfolder has the name of the topmost one
+    as its label: `ROOT/cat/1.jpg` shows a "cat". The key is the path without its suffix.
+
+    Raises:
+        DataError: The folder is missing, or two pictures differ in nothing but the suffix.
+        ConfigError: No picture fits `where` and `part`.
+    """
+
+    block_size = 1
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._root = single_path(config)
+        if not os.path.isdir(self._root):
+            raise DataError(
+                f"{self._root} is no folder; for a table of files take `kind: manifest`, for tars "
+                "`kind: shards`",
+                reason="missing",
+            )
+        self._storage = Storage()
+        self._images: list[str] = []
+        self._sidecars: set[str] = set()
+        digest = hashlib.sha256()
+        for path, size in walk(self._root):
+            suffix = os.path.splitext(path)[1]
+            if suffix.lower() in IMAGE_SUFFIXES:
+                self._images.append(path)
+            elif suffix in (".txt", ".json"):
+                self._sidecars.add(path)
+            else:
+                continue
+            digest.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
+        self._refuse_twins()
+        rows = selected_rows(self.words, len(self._images), config)
+        if rows is not None:
+            self._images = [self._images[row] for row in rows]
+            digest.update(rows.tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+        """Hash of the names and sizes of pictures and sidecars, and of the choice of rows."""
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def key(self, row: int) -> str:
+        """Path of the picture within the folder, without its suffix."""
+        return os.path.splitext(self._images[row])[0].replace(os.sep, "/")
+
+    def read(self, row: int) -> Sample:
+        """The sample in this row; `DataError` if a file is gone or a sidecar is damaged."""
+        return replace(self.words(row), image=self._content(self._images[row]))
+
+    def words(self, row: int) -> Sample:
+        """The sample in this row without its picture; `DataError` if a sidecar is damaged."""
+        key = self.key(row)
+        stem = os.path.splitext(self._images[row])[0]
+        record_file, text_file = f"{stem}.json", f"{stem}.txt"
+        record = {}
+        if record_file in self._sidecars:
+            record = parse_record(self._content(record_file), record_file)
+        captions, labels, metadata = split_record(record, record_file)
+        if not captions and text_file in self._sidecars:
+            lines = parse_text(self._content(text_file), text_file).splitlines()
+            captions = tuple(line.strip() for line in lines if line.strip())
+        if not labels and "/" in key:
+            labels = (key.partition("/")[0],)
+        return Sample(key, b"", captions, labels, metadata)
+
+    def stamp(self, row: int) -> str:
+        """Size and modification time of the picture and of its sidecars."""
+        stem = os.path.splitext(self._images[row])[0]
+        sidecars = [f"{stem}{suffix}" for suffix in (".json", ".txt")]
+        files = [self._images[row], *(file for file in sidecars if file in self._sidecars)]
+        return " ".join(local_stamp(os.path.join(self._root, file)) for file in files)
+
+    def _content(self, path: str) -> bytes:
+        return self._storage.read_all(os.path.join(self._root, path), max_bytes=MAX_IMAGE_BYTES)
+
+    def _refuse_twins(self) -> None:
+        previous = ""
+        for row in range(len(self)):
+            key = self.key(row)
+            if key == previous:
+                raise DataError(
+                    f"{self._images[row - 1]} and {self._images[row]} in {self._root} share their "
+                    "name, and so their captions; rename one of them",
+                    reason="duplicate_key",
+                )
+            previous = key
+
+
+def walk(root: str) -> Iterator[tuple[str, int]]:
+    """Relative path and size (bytes) of each file, sorted by path."""
+    files = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        files += [os.path.join(folder, name) for name in names if not name.startswith(".")]
+    for path in sorted(files):
+        try:
+            yield os.path.relpath(path, root), os.stat(path).st_size
+        except FileNotFoundError:
+            # A link to nowhere stays in, so that reading it reports it.
+            yield os.path.relpath(path, root), -1

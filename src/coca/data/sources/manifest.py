@@ -1,0 +1,58 @@
+"""A table of files: JSON lines, CSV (also by tabs), or Parquet, that names pictures and words."""
+
+import os
+
+from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.columns import TABLE_SETTINGS, TableSource
+from coca.data.storage.storage import Storage, full_path, is_remote, local_stamp
+from coca.data.storage.url_policy import Reach
+
+
+class _Files:
+    """Pictures by path or URL; a relative path starts at the manifest's folder.
+
+    What the manifest may not name (`Reach`) is a `DataError` when it is read.
+    """
+
+    def __init__(self, folder: str, storage: Storage, reach: Reach) -> None:
+        self._folder = folder
+        self._storage = storage
+        self._reach = reach
+
+    def read(self, name: str) -> bytes:
+        path = self._resolved(name)
+        self._reach.check(path)
+        return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
+
+    def place(self, name: str) -> str:
+        return full_path(self._resolved(name))
+
+    def stamp(self, name: str) -> str:
+        return local_stamp(self._resolved(name))
+
+    def _resolved(self, name: str) -> str:
+        if is_remote(name) or os.path.isabs(name) or not self._folder:
+            return name
+        return f"{self._folder}/{name}"
+
+
+@SOURCES.register("manifest")
+@reads(*TABLE_SETTINGS)
+def manifest_source(config: SourceConfig) -> TableSource:
+    """The rows of a table, one sample each.
+
+    The picture is a path (relative ones start at the manifest's folder), a URL, or, in Parquet,
+    the file's bytes; a list of them is several pictures of one sample. URLs of this machine and of
+    private networks, and schemes such as `file`, are read only from `read_from` (`Reach`). Columns
+    have usual names (see `coca.data.sources.columns`) or those that the config gives. Columns with
+    another meaning become metadata. The key is the column `key` or `id`, else the path.
+
+    Raises:
+        DataError: The manifest is missing, damaged, or of an unknown kind.
+        ConfigError: The first row has no column for the picture, or no row fits `where`.
+    """
+    path, storage = single_path(config), Storage()
+    folder = path.replace(os.sep, "/").rpartition("/")[0]
+    files = _Files(folder, storage, Reach(path, config.read_from))
+    return TableSource(storage.read_all(path), path, files, config)

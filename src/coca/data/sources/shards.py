@@ -1,0 +1,325 @@
+"""Tars in the layout of WebDataset and img2dataset, read at any place and written.
+
+The files of a tar that share a name up to the first dot are one sample: `KEY.jpg` (or png, webp,
+...), `KEY.txt` with a caption, `KEY.json` with `caption` or `captions`, `labels` and whatever else
+is known, `KEY.cls` with a label.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from coca.core.absence import nearest
+from coca.core.errors import ConfigError, DataError
+from coca.core.files import write_atomic
+from coca.core.formats import IMAGE_FORMATS_SHOWN
+from coca.data.sample import Sample
+from coca.data.sources.base import SOURCES, SourceConfig, reads
+from coca.data.sources.selection import selected_rows
+from coca.data.sources.tar_index import (
+    JSON,
+    LABEL,
+    TEXT,
+    TarIndex,
+    index_bytes,
+    load_index,
+)
+from coca.data.sources.tar_samples import read_tar
+from coca.data.sources.tar_scan import scan_tar
+from coca.data.storage.storage import Storage, expand_braces, full_path, is_remote, matches
+
+logger = logging.getLogger(__name__)
+
+# Samples that are near each other in a remote tar, and so are cheap to fetch by one request.
+REMOTE_BLOCK = 256
+
+INDEX_THREADS = 8
+
+_TAR_WITHIN = re.compile(r"\.tar(?=/)")
+
+
+@SOURCES.register("shards")
+@reads("index_folder", "block_size", "where", "part")
+class ShardSource:
+    """The samples of a list of tars, in the order of the list.
+
+    Every file is checked against its checksum when it is read.
+
+    Args:
+        config: Its `path` names tars, folders and patterns.
+        on_bad: Called with the path of each tar that cannot be read, which is then left out.
+
+    Raises:
+        DataError: A pattern fits nothing; or, without `on_bad`, a tar is truncated or damaged, and
+            the message names the last good member.
+        ConfigError: No sample fits `where` and `part`.
+    """
+
+    def __init__(
+        self, config: SourceConfig, *, on_bad: Callable[[str, DataError], object] | None = None
+    ) -> None:
+        self._storage = Storage()
+        paths = self._storage.find(config.paths, suffix=".tar")
+        named = {full_path(path) for given in config.paths for path in expand_braces(given)}
+        self._patterns = [path for path in named if "*" in path]
+        self._plain = named.difference(self._patterns)
+
+        def index(path: str) -> TarIndex | DataError:
+            try:
+                return load_index(path, self._storage, folder=config.index_folder)
+            except DataError as error:
+                if on_bad is None:
+                    raise
+                return error
+
+        with ThreadPoolExecutor(INDEX_THREADS) as pool:
+            indexes = dict(zip(paths, pool.map(index, paths), strict=True))
+        self._tars = [tar for tar in indexes.values() if isinstance(tar, TarIndex)]
+        bad = {path: error for path, error in indexes.items() if isinstance(error, DataError)}
+        for path, error in bad.items():
+            assert on_bad is not None
+            on_bad(path, error)
+        self._files = {full_path(tar.path) for tar in self._tars}
+        self._left_out = set(map(full_path, bad))
+        self._ends = np.cumsum([len(tar.keys) for tar in self._tars])
+        self._rows: np.ndarray | None = None
+        self._rows = selected_rows(self._words, len(self), config)
+        digests = b"".join(tar.digest() for tar in self._tars)
+        chosen = b"" if self._rows is None else self._rows.tobytes()
+        self.fingerprint = hashlib.sha256(digests + chosen).hexdigest()[:16]
+        """Hash of the names, sizes and checksums of all files in the tars, and of chosen rows."""
+        default_block = REMOTE_BLOCK if any(map(is_remote, paths)) else 1
+        self.block_size = config.block_size or default_block
+
+    def __len__(self) -> int:
+        if self._rows is not None:
+            return len(self._rows)
+        return int(self._ends[-1]) if self._tars else 0
+
+    def key(self, row: int) -> str:
+        """The key as the tar has it."""
+        tar, local_row = self._locate(row)
+        return tar.keys[local_row].decode("utf-8", "surrogateescape")
+
+    def places(self, row: int) -> tuple[str]:
+        """The tar's full path or URL, and the key within it."""
+        return (f"{full_path(self._locate(row)[0].path)}/{self.key(row)}",)
+
+    def stamp(self, row: int) -> str:
+        """Hash of the checksums of the sample's files."""
+        tar, local_row = self._locate(row)
+        parts = tar.crc32s[local_row].tobytes() + tar.sizes[local_row].tobytes()
+        return hashlib.sha256(parts).hexdigest()[:16]
+
+    def owned(self, place: str, stamp: str) -> bool:
+        """Whether the place is within a tar that was read, or one that is gone and had been read.
+
+        A file that exists and is none of these tars keeps what is in it, and so does a folder that
+        is gone with all its tars.
+        """
+        tars = [place[: found.end()] for found in _TAR_WITHIN.finditer(place)]
+        if any(tar in self._left_out for tar in tars):
+            return False
+        if any(tar in self._files for tar in tars):
+            return True
+        named = [tar for tar in tars if self._is_named(tar)]
+        if is_remote(place):
+            return bool(named)
+        there = nearest(place) or ""
+        return os.path.isdir(there) and any(os.path.dirname(tar) == there for tar in named)
+
+    def _is_named(self, tar: str) -> bool:
+        plain = tar in self._plain or os.path.dirname(tar) in self._plain
+        return plain or any(matches(tar, pattern) for pattern in self._patterns)
+
+    def read(self, row: int) -> Sample:
+        """The sample in this row; `DataError` if it is damaged or has no picture."""
+        (result,) = self.read_many([row])
+        if isinstance(result, DataError):
+            raise result
+        return result
+
+    def read_many(self, rows: Sequence[int]) -> list[Sample | DataError]:
+        """Samples of many rows; remote tars are asked once for all of theirs."""
+        places = [self._locate(row) for row in rows]
+        by_tar: dict[str | int, list[int]] = defaultdict(list)
+        for number, (tar, _) in enumerate(places):
+            # Local reads gain nothing from being asked for at once, and each fails for itself.
+            by_tar[tar.path if is_remote(tar.path) else number].append(number)
+        results: list[Sample | DataError | None] = [None] * len(rows)
+        for numbers in by_tar.values():
+            tar = places[numbers[0]][0]
+            found = read_tar(self._storage, tar, [places[number][1] for number in numbers])
+            for number, result in zip(numbers, found, strict=True):
+                results[number] = result
+        return [result for result in results if result is not None]
+
+    def _words(self, row: int) -> Sample:
+        """The sample in this row without its image, of which no byte is read."""
+        tar, local_row = self._locate(row)
+        (result,) = read_tar(self._storage, tar, [local_row], columns=(TEXT, JSON, LABEL))
+        if isinstance(result, DataError):
+            raise result
+        return result
+
+    def _locate(self, row: int) -> tuple[TarIndex, int]:
+        row = row if self._rows is None else int(self._rows[row])
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        tar = self._tars[number]
+        return tar, row - int(self._ends[number]) + len(tar.keys)
+
+
+class ShardWriter:
+    """Packs samples into tars `NAME-000000.tar`, .. that ShardSource and WebDataset read.
+
+    The same samples give the same bytes. A tar appears only when it is whole, with its index
+    beside it; until then it is held in memory. If the body of the `with` raises, the tar it was
+    filling is dropped.
+
+    Args:
+        folder: Made if missing; must not hold tars of this name yet.
+        samples_per_shard: How many samples a tar holds, at least 1; the last may hold fewer.
+        name: What the tars are called.
+
+    Raises:
+        ConfigError: The folder holds such tars already; old and new ones would be mixed.
+
+    Example:
+        >>> with ShardWriter("shards") as writer:  # doctest: +SKIP
+        ...     writer.write(Sample("a", image=content, captions=("a red car",)))
+    """
+
+    def __init__(
+        self, folder: str | Path, *, samples_per_shard: int = 1000, name: str = "shard"
+    ) -> None:
+        self.folder = Path(folder)
+        self.samples_per_shard = samples_per_shard
+        self.name = name
+        self.paths: list[Path] = []
+        """The tars that are written."""
+        self._waiting: dict[str, list[tuple[str, bytes]]] = {}
+        if samples_per_shard < 1:
+            raise ConfigError(f"samples_per_shard is {samples_per_shard}; it must be at least 1")
+        if any(self.folder.glob(f"{name}-*.tar")):
+            raise ConfigError(
+                f"{folder} holds shards called {name}-*.tar already; remove them or take another "
+                "folder"
+            )
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None and self._waiting:
+            self._finish()
+
+    def write(self, sample: Sample) -> None:
+        """Add a sample.
+
+        Raises:
+            DataError: The key cannot name a file of a tar, or was written to this tar already; the
+                picture has no known format; the metadata do not fit into JSON.
+        """
+        _check_key(sample.key)
+        if sample.key in self._waiting:
+            raise DataError(f"the key {sample.key} is written twice", reason="duplicate_key")
+        self._waiting[sample.key] = _members(sample)
+        if len(self._waiting) == self.samples_per_shard:
+            self._finish()
+
+    def _finish(self) -> None:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for members in self._waiting.values():
+                for name, content in members:
+                    # Owner and time of change stay 0, so that equal samples give equal bytes.
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+        path = self.folder / f"{self.name}-{len(self.paths):06d}.tar"
+        write_atomic(path, buffer.getvalue())
+        buffer.seek(0)
+        found = scan_tar(buffer, str(path))
+        index = index_bytes(found.members, Storage().state(str(path)), found.end)
+        write_atomic(path.with_name(path.name + ".idx"), index)
+        self.paths.append(path)
+        self._waiting.clear()
+
+
+def _check_key(key: str) -> None:
+    parts = key.split("/")
+    if not all(parts) or any("." in part for part in parts) or not key.isprintable():
+        raise DataError(
+            f"the key {key!r} cannot be written: right are printable characters without dots, "
+            "since WebDataset splits names at the first dot, and folders parted by /",
+            reason="bad_key",
+        )
+
+
+def _members(sample: Sample) -> list[tuple[str, bytes]]:
+    """The files of a sample by name, sorted."""
+    record: dict[str, Any] = dict(sample.metadata)
+    if taken := record.keys() & {"caption", "captions", "label", "labels"}:
+        raise DataError(
+            f"sample {sample.key} has metadata called {sorted(taken)[0]!r}, a name that is taken",
+            reason="bad_record",
+        )
+    members = {f"{sample.key}.{_extension(sample)}": sample.image}
+    if sample.captions:
+        record["captions"] = list(sample.captions)
+    if sample.labels:
+        record["labels"] = list(sample.labels)
+    try:
+        if record:
+            text = json.dumps(record, ensure_ascii=False, sort_keys=True)
+            members[f"{sample.key}.json"] = text.encode()
+        if sample.captions:
+            # For readers that know one caption only.
+            members[f"{sample.key}.txt"] = sample.captions[0].encode()
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the words or metadata of {sample.key} do not fit into JSON: {error}",
+            reason="bad_record",
+        ) from error
+    return sorted(members.items())
+
+
+def _extension(sample: Sample) -> str:
+    """The extension that the picture's first bytes ask for."""
+    image = sample.image
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "webp"
+    if image[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
+    starts = {
+        b"\xff\xd8\xff": "jpg",
+        b"\x89PNG": "png",
+        b"GIF8": "gif",
+        b"BM": "bmp",
+        b"II*\0": "tif",
+        b"MM\0*": "tif",
+    }
+    for start, extension in starts.items():
+        if image.startswith(start):
+            return extension
+    raise DataError(
+        f"sample {sample.key} is no {IMAGE_FORMATS_SHOWN} picture",
+        reason="not_an_image",
+    )

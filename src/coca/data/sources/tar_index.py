@@ -1,0 +1,288 @@
+"""What a tar holds and where, so that any sample can be read without the others.
+
+The index of `NAME.tar` is the file `NAME.tar.idx`: JSON with what tells the tar from another of
+that name (`Storage.state`), where it ends and, for each member, name, offset, size (bytes) and
+CRC-32.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tarfile
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, Shaped, UInt32
+
+from coca.core.errors import DataError, StorageError
+from coca.core.files import user_cache, write_atomic
+from coca.core.formats import IMAGE_SUFFIXES
+from coca.data.sources.tar_scan import Member, scan_tar
+from coca.data.storage.storage import Storage, is_remote
+
+logger = logging.getLogger(__name__)
+
+VERSION = 2
+
+SPOTS = 16
+"""Members that are compared with a tar whose index was made elsewhere."""
+
+TICK_S = 0.02
+
+MAX_KEY_BYTES = 4096
+"""Longest key; all keys of a tar take the room of its longest."""
+
+# Columns of the arrays below: what a member is to its sample.
+IMAGE, TEXT, JSON, LABEL = range(4)
+_COLUMNS = {"txt": TEXT, "json": JSON, "cls": LABEL} | dict.fromkeys(
+    (suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES), IMAGE
+)
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """The samples of one tar, as arrays: millions of them cost little, in each process.
+
+    N samples; the four columns are `IMAGE`, `TEXT`, `JSON` and `LABEL`.
+    """
+
+    path: str
+    keys: Shaped[np.ndarray, " N"]
+    """UTF-8 bytes."""
+
+    offsets: Int64[np.ndarray, "N 4"]
+    sizes: Int64[np.ndarray, "N 4"]
+    """Bytes; -1 where the sample has no such member."""
+
+    crc32s: UInt32[np.ndarray, "N 4"]
+
+    def digest(self) -> bytes:
+        """A hash of the tar's own name and of all names, sizes and checksums in it."""
+        digest = hashlib.sha256(_base_name(self.path).encode("utf-8", "surrogateescape"))
+        for array in (self.keys, self.sizes, self.crc32s):
+            digest.update(array.tobytes())
+        return digest.digest()
+
+
+def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
+    """The index of a tar: as it was kept, or made now and kept for the next time.
+
+    A kept index counts if the tar has the same size and, on this machine, the same times of change
+    (nanoseconds) and inode, or behind a URL the same ETag. If it was made elsewhere, so that these
+    do not compare - a copy that keeps its time, an index that was uploaded with its tar - the
+    headers and checksums of up to `SPOTS` members and the end of the tar decide. In all other cases
+    the tar is read again.
+
+    Args:
+        path: Path or URL of the tar.
+        storage: Reads it.
+        folder: Where indexes are kept. By default next to the tar; where that may not be
+            written, in `index` of the user's cache.
+
+    Raises:
+        DataError: The tar is missing, truncated, compressed or damaged, or holds a name twice.
+    """
+    state = storage.state(path)
+    likely = None
+    for place in _places(path, folder):
+        kept = _read_index(place, path, storage)
+        if kept is None:
+            continue
+        fits = _compare(kept.state, state)
+        if fits:
+            return _arrange(path, kept.members)
+        if fits is None and likely is None:
+            likely = kept
+    if likely is not None and _agrees(likely, path, storage):
+        index = _arrange(path, likely.members)
+        _keep(path, folder, index_bytes(likely.members, state, likely.end))
+        return index
+    logger.info("indexing %s", path)
+    state = _settled(path, state, storage)
+    with storage.open(path) as stream:
+        members, end = scan_tar(stream, path)
+    index = _arrange(path, members)
+    if storage.state(path) == state:
+        _keep(path, folder, index_bytes(members, state, end))
+    else:
+        logger.warning("%s changed while it was indexed; its index is not kept", path)
+    return index
+
+
+def index_bytes(members: Sequence[Member], state: Mapping[str, int | str], end: int) -> bytes:
+    """The content of an index file.
+
+    Args:
+        members: Of the tar.
+        state: Of the tar, by `Storage.state`.
+        end: First byte of the tar's end mark.
+    """
+    content = {"version": VERSION, "tar": dict(state), "end": end, "members": members}
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension of a member, as WebDataset has them: split at the file's first dot."""
+    folder, slash, file = name.removeprefix("./").rpartition("/")
+    stem, _, extension = file.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _arrange(path: str, members: Sequence[Member]) -> TarIndex:
+    rows: dict[str, int] = {}
+    found: dict[tuple[int, int], Member] = {}
+    for member in members:
+        key, extension = split_name(member.name)
+        column = _COLUMNS.get(extension)
+        if column is None:
+            continue
+        if len(key.encode("utf-8", "surrogateescape")) > MAX_KEY_BYTES:
+            raise DataError(
+                f"{path} holds a file whose name has {len(key):,} characters: {key:.40}..",
+                reason="bad_key",
+            )
+        row = rows.setdefault(key, len(rows))
+        if (row, column) in found:
+            raise DataError(
+                f"{path} holds two files of one kind for the key {key}: "
+                f"{found[row, column].name} and {member.name}",
+                reason="duplicate_key",
+            )
+        found[row, column] = member
+    offsets = np.zeros((len(rows), 4), np.int64)
+    sizes = np.full((len(rows), 4), -1, np.int64)
+    crc32s = np.zeros((len(rows), 4), np.uint32)
+    for place, member in found.items():
+        offsets[place], sizes[place], crc32s[place] = member.offset, member.size, member.crc32
+    keys = np.array([key.encode("utf-8", "surrogateescape") for key in rows], np.bytes_)
+    return TarIndex(path, keys, offsets, sizes, crc32s)
+
+
+class _Kept(NamedTuple):
+    """What an index file holds."""
+
+    state: dict[str, int | str]
+    end: int
+    members: list[Member]
+
+
+def _read_index(place: str, path: str, storage: Storage) -> _Kept | None:
+    """What a kept index says; None if there is none, or it is damaged or of another version."""
+    try:
+        content = json.loads(storage.read_all(place))
+        if content["version"] != VERSION:
+            return None
+        kept = _Kept(
+            dict(content["tar"]), content["end"], [Member(*one) for one in content["members"]]
+        )
+        tar_bytes = int(kept.state["bytes"])
+        for name, offset, size, crc32 in kept.members:
+            name.encode("utf-8", "surrogateescape")
+            if not (0 <= offset <= offset + size <= tar_bytes and 0 <= crc32 < 1 << 32):
+                raise ValueError(f"the place of {name!r:.80} is wrong")
+        if not 0 <= kept.end <= tar_bytes:
+            raise ValueError(f"the end {kept.end} is wrong")
+    except DataError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        logger.warning("%s is damaged (%r) and is made again", place, error)
+        return None
+    return kept
+
+
+def _compare(kept: Mapping[str, int | str], now: Mapping[str, int | str]) -> bool | None:
+    """Whether a tar is the one that was indexed; None if only its content can tell."""
+    if kept["bytes"] != now["bytes"]:
+        return False
+    if kept == now and len(now) > 1:
+        return True
+    # An inode and its time of change are those of a machine; a copy may keep all else.
+    shared = (kept.keys() & now.keys()) - {"inode", "ctime_ns"}
+    return None if all(kept[name] == now[name] for name in shared) else False
+
+
+def _agrees(kept: _Kept, path: str, storage: Storage) -> bool:
+    """Whether members here and there, and the end mark, are where an index says."""
+    by_offset = {member.offset: member for member in reversed(kept.members)}
+    offsets = sorted(by_offset)
+    chosen = {offsets[len(offsets) * spot // SPOTS] for spot in range(SPOTS) if offsets}
+    members = [by_offset[offset] for offset in sorted(chosen | set(offsets[-1:]))]
+    block = tarfile.BLOCKSIZE
+    try:
+        *parts, end_mark = storage.read(
+            path,
+            [(one.offset - block, one.offset + one.size) for one in members]
+            + [(kept.end, kept.end + block)],
+        )
+    except DataError:
+        return False
+    return end_mark == bytes(block) and all(
+        _is_member(part[:block], part[block:], member)
+        for part, member in zip(parts, members, strict=True)
+    )
+
+
+def _is_member(header: bytes, content: bytes, member: Member) -> bool:
+    try:
+        found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    # Other names stand in a header of their own before this one.
+    is_plain = member.name.isascii() and len(member.name) <= tarfile.LENGTH_NAME
+    return (
+        (found.name == member.name or not is_plain)
+        and found.size == member.size
+        and zlib.crc32(content) == member.crc32
+    )
+
+
+def _settled(path: str, state: dict[str, int | str], storage: Storage) -> dict[str, int | str]:
+    """The state, when so much time has passed that the next write will change it.
+
+    File systems count time in ticks of up to 10 ms; two writes within one look like one.
+    """
+    if "ctime_ns" not in state:
+        return state
+    age_s = (time.time_ns() - max(int(state["ctime_ns"]), int(state["mtime_ns"]))) / 1e9
+    if not 0 <= age_s < TICK_S:
+        return state
+    time.sleep(TICK_S - age_s)
+    return storage.state(path)
+
+
+def _places(path: str, folder: str) -> list[str]:
+    """Where an index may be kept, best first."""
+    name = _base_name(path)
+    full = path if is_remote(path) else os.path.abspath(path)
+    own = f"{name}-{hashlib.sha256(full.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.idx"
+    if folder:
+        return [os.path.join(folder, own)]
+    return [path + ".idx", os.path.join(user_cache(), "index", own)]
+
+
+def _keep(path: str, folder: str, content: bytes) -> None:
+    for place in _places(path, folder):
+        if is_remote(place) or _is_locked(Path(place).parent):
+            continue
+        try:
+            write_atomic(place, content)
+        except StorageError as error:
+            logger.info("%s", error)
+        else:
+            return
+    logger.warning("the index of %s can be kept nowhere; it is made again each time", path)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a folder is marked read-only; the system itself would let its root user write."""
+    return folder.exists() and not folder.stat().st_mode & 0o222
+
+
+def _base_name(path: str) -> str:
+    return path.replace(os.sep, "/").rpartition("/")[2]

@@ -1,0 +1,287 @@
+"""Byte ranges of files, here or behind a URL, with lost connections tried again."""
+
+import errno
+import fnmatch
+import io
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coca.core.errors import DataError
+from coca.core.regular_files import check_regular, open_regular, read_regular
+from coca.data.storage.open_files import OpenFiles
+from coca.data.storage.remote import Folder, Range, open_folder
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_WAITS_S = (0.1, 0.5, 2.0)
+STREAM_BUFFER_BYTES = 8 << 20
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path is a URL."""
+    return "://" in path
+
+
+def full_path(path: str) -> str:
+    """The same for every working folder; a URL stays as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
+def local_stamp(path: str) -> str:
+    """Size and time of change of a local file; empty if it cannot be looked at, or is remote."""
+    if is_remote(path):
+        return ""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # the latter of a NUL in the name
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+class Storage:
+    """Reads files by path or URL. Handles open at first use, in each process again.
+
+    Threads may share it. Local files must be regular: a FIFO or device is refused, not waited for.
+    """
+
+    def __init__(self) -> None:
+        self._open_files = OpenFiles()
+        self._folders: dict[str, Folder] = {}
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Handles mean nothing to another process.
+        return (Storage, ())
+
+    def size(self, path: str) -> int:
+        """Bytes of the file.
+
+        Raises:
+            DataError: It is missing or out of reach.
+        """
+        return int(self.state(path)["bytes"])
+
+    def state(self, path: str) -> dict[str, int | str]:
+        """What tells a file from another one under its name, without reading it.
+
+        Returns:
+            `bytes`; besides, of a local file `mtime_ns`, `ctime_ns` and `inode`, and of a remote
+            one `etag`, or else `modified`, as far as its store knows them.
+
+        Raises:
+            DataError: It is missing or out of reach.
+        """
+        if is_remote(path):
+            folder, name = self._folder(path)
+            return _retried(path, lambda: folder.state(name))
+        with _local_errors(path):
+            status = check_regular(path)
+        return {
+            "bytes": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "ctime_ns": status.st_ctime_ns,
+            "inode": status.st_ino,
+        }
+
+    def read(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
+        """The given ranges of the file.
+
+        Raises:
+            DataError: It is missing, out of reach, or ends before a range does.
+        """
+        if is_remote(path):
+            folder, name = self._folder(path)
+            return _retried(path, lambda: _whole(folder.read(name, ranges), ranges))
+        with _local_errors(path):
+            return self._open_files.read(path, ranges)
+
+    def read_all(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        """The whole of a file.
+
+        Args:
+            path: Path or URL.
+            max_bytes: A larger file is refused unread. None: any size.
+
+        Raises:
+            DataError: It is missing, out of reach, or too large (reason `"too_large"`).
+        """
+        if is_remote(path):
+            size = self.size(path)
+            if max_bytes is not None and size > max_bytes:
+                raise DataError(
+                    f"{path} has {size:,} bytes, and at most {max_bytes:,} are read",
+                    reason="too_large",
+                )
+            return self.read(path, [(0, size)])[0]
+        with _local_errors(path):
+            return read_regular(path, max_bytes=max_bytes)
+
+    def open(self, path: str) -> io.BufferedReader:
+        """The file as a stream, for reading it from one end to the other.
+
+        Raises:
+            DataError: It is missing or out of reach.
+        """
+        if is_remote(path):
+            return io.BufferedReader(_RemoteStream(self, path), STREAM_BUFFER_BYTES)
+        with _local_errors(path):
+            return io.BufferedReader(io.FileIO(open_regular(path)), STREAM_BUFFER_BYTES)
+
+    def find(self, patterns: Sequence[str], *, suffix: str) -> list[str]:
+        """The files that patterns name, each pattern's in the order of their names.
+
+        Args:
+            patterns: Paths or URLs; may hold `*` and braces such as `{0..9}` or `{a,b}`. A
+                local folder stands for all files in it that end in `suffix`.
+            suffix: Such as `".tar"`.
+
+        Raises:
+            DataError: A pattern fits nothing.
+        """
+        found: list[str] = []
+        for pattern in patterns:
+            for path in expand_braces(pattern):
+                matches = self._match(path, suffix)
+                if not matches:
+                    raise DataError(f"no {suffix} file is found at {path}", reason="missing")
+                found += matches
+        if len(set(found)) < len(found):
+            twice = next(path for path in found if found.count(path) > 1)
+            raise DataError(f"{twice} is named twice by {', '.join(patterns)}", reason="duplicate")
+        return found
+
+    def _match(self, path: str, suffix: str) -> list[str]:
+        if is_remote(path):
+            folder, name = self._folder(path)
+            if "*" not in name:
+                return [path]
+            parent = path.rpartition("/")[0]
+            return [f"{parent}/{match}" for match in _retried(path, lambda: folder.match(name))]
+        local = Path(path)
+        if local.is_dir():
+            return _files(local, f"*{suffix}")
+        if "*" in path:
+            # From the first folder without a pattern, so that absolute and relative paths both do.
+            fixed = next(parent for parent in local.parents if "*" not in str(parent))
+            return _files(fixed, str(local.relative_to(fixed)))
+        return [path] if local.exists() else []
+
+    def _folder(self, url: str) -> tuple[Folder, str]:
+        if self._process != os.getpid():
+            self._folders.clear()
+            self._process = os.getpid()
+        parent, _, name = url.rpartition("/")
+        if parent not in self._folders:
+            self._folders[parent] = open_folder(parent)
+        return self._folders[parent], name
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether `Storage.find` would find this path by a pattern without braces."""
+    names, parts = path.split("/"), pattern.split("/")
+    if "**" in parts:
+        return fnmatch.fnmatchcase(path, pattern)
+    # Name by name, since `*` stands for no `/`.
+    return len(names) == len(parts) and all(map(fnmatch.fnmatchcase, names, parts))
+
+
+def _files(folder: Path, pattern: str) -> list[str]:
+    """What fits a pattern, sorted; folders may have any name, such as `old.tar`."""
+    return sorted(str(file) for file in folder.glob(pattern) if not file.is_dir())
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """All texts that a pattern with braces stands for: `{000..127}`, `{a,b}`, as a shell has them.
+
+    Braces that hold neither are left as they are.
+    """
+    before, opened, rest = pattern.partition("{")
+    inside, closed, after = rest.partition("}")
+    if not opened or not closed:
+        return [pattern]
+    first, dots, last = inside.partition("..")
+    if dots and first.isdigit() and last.isdigit():
+        width = len(first) if first.startswith("0") else 0
+        choices = [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
+    elif "," in inside:
+        choices = inside.split(",")
+    else:
+        choices = ["{" + inside + "}"]
+    return [before + choice + tail for choice in choices for tail in expand_braces(after)]
+
+
+@contextmanager
+def _local_errors(path: str) -> Iterator[None]:
+    """Turns what the system says about a local file into a sentence."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing", reason="missing") from error
+    except OSError as error:
+        problem = error.strerror or error
+        reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
+        raise DataError(f"{path} cannot be read: {problem}", reason=reason) from error
+    except ValueError as error:  # a NUL in a name
+        raise DataError(f"{path!r} names no file: {error}", reason="unreadable") from error
+    except EOFError as error:
+        raise DataError(f"{path} is truncated: {error}", reason="truncated") from error
+
+
+def _whole(parts: list[bytes], ranges: Sequence[Range]) -> list[bytes]:
+    for part, (start, end) in zip(parts, ranges, strict=True):
+        if len(part) != end - start:
+            raise EOFError(f"{len(part):,} of {end - start:,} bytes came from byte {start:,} on")
+    return parts
+
+
+def _retried(path: str, action: Callable[[], T]) -> T:
+    for wait_s in (*RETRY_WAITS_S, None):
+        try:
+            return action()
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing", reason="missing") from error
+        except Exception as error:
+            # Each kind of store raises errors of its own, without a common parent.
+            what = str(error).partition("\n")[0]
+            if wait_s is None:
+                raise DataError(f"{path} cannot be read: {what}", reason="unreachable") from error
+            logger.info("%s: %s; trying again in %s s", path, what, wait_s)
+            time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _RemoteStream(io.RawIOBase):
+    """A remote file read in pieces, as large as the buffer around it asks for."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+        self._size = storage.size(path)
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = origin + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._place + len(buffer), self._size)
+        if end <= self._place:
+            return 0
+        (part,) = self._storage.read(self._path, [(self._place, end)])
+        buffer[: len(part)] = part
+        self._place = end
+        return len(part)

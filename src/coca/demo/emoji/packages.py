@@ -1,0 +1,272 @@
+"""Packages of npm that emoji come from: five sets of drawings, and the words of emojibase.
+
+A concept is an emoji, whoever draws it, without the variants for skin tones.
+"""
+
+import io
+import json
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from PIL import Image
+
+from coca.core.errors import ConfigError, DataError, StorageError
+from coca.demo.emoji.concepts import rendered
+
+
+@dataclass(frozen=True)
+class EmojiSet:
+    """A package of drawings and its terms."""
+
+    name: str
+    """What shards and keys call it."""
+    vendor: str
+    """Who drew it; two sets of one vendor resemble each other."""
+    package: str
+    """On npm."""
+    version: str
+    licence: str
+    """SPDX."""
+    author: str
+    """Whom the licence asks to name."""
+    source: str
+    """Where the drawings come from."""
+
+    @property
+    def vectors(self) -> bool:
+        """Whether it is one of Iconify's files of SVG; otherwise it is a folder of WebP."""
+        return self.package.startswith("@iconify-json/")
+
+
+SETS = (
+    EmojiSet(
+        name="noto",
+        vendor="noto",
+        package="@iconify-json/noto",
+        version="1.2.9",
+        licence="Apache-2.0",
+        author="Google Inc",
+        source="https://github.com/googlefonts/noto-emoji",
+    ),
+    EmojiSet(
+        name="twemoji",
+        vendor="twemoji",
+        package="@iconify-json/twemoji",
+        version="1.2.5",
+        licence="CC-BY-4.0",
+        author="Twitter, Inc and other contributors",
+        source="https://github.com/jdecked/twemoji",
+    ),
+    EmojiSet(
+        name="fluent-flat",
+        vendor="fluent",
+        package="@iconify-json/fluent-emoji-flat",
+        version="1.2.6",
+        licence="MIT",
+        author="Microsoft Corporation",
+        source="https://github.com/microsoft/fluentui-emoji",
+    ),
+    EmojiSet(
+        name="fluent-3d",
+        vendor="fluent",
+        package="@lobehub/fluent-emoji-3d",
+        version="1.1.0",
+        licence="MIT",
+        author="Microsoft Corporation, packed by LobeHub",
+        source="https://github.com/lobehub/fluent-emoji",
+    ),
+    EmojiSet(
+        name="openmoji",
+        vendor="openmoji",
+        package="@iconify-json/openmoji",
+        version="1.2.29",
+        licence="CC-BY-SA-4.0",
+        author="OpenMoji, HfG Schwäbisch Gmünd",
+        source="https://github.com/hfg-gmuend/openmoji",
+    ),
+)
+"""Every set; none of EmojiOne, which stays unread for checks from outside."""
+
+WORDS = EmojiSet(
+    name="emojibase",
+    vendor="emojibase",
+    package="emojibase-data",
+    version="17.0.0",
+    licence="MIT",
+    author="Miles Johnson",
+    source="https://github.com/milesj/emojibase",
+)
+"""Labels, tags and groups."""
+
+TAGGED_CAPTIONS = 4
+"""Captions of a concept that hold tags, beside the label alone."""
+
+_STYLE = "fe0f"
+_SKIN_TONES = frozenset(f"1f3f{digit}" for digit in "bcdef")
+_COMPONENT, _FLAGS = "component", "flags"
+# Iconify's measures, with what they are where the file is silent.
+_BOX = {"left": 0, "top": 0, "width": 16, "height": 16}
+
+Draw: TypeAlias = Callable[[int], bytes]
+"""Gives a drawing as a PNG with this side in pixels."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One emoji with its words."""
+
+    code: str
+    """Its code points in small hexadecimal, joined by hyphens, without the style selector."""
+    label: str
+    tags: tuple[str, ...]
+    """Words that the label does not hold."""
+    group: str
+    subgroup: str
+    toned: bool
+    """Whether it comes in several skin tones."""
+
+    @property
+    def flag(self) -> bool:
+        """Flags carry names that nothing else in a picture explains."""
+        return self.group == _FLAGS
+
+    def captions(self) -> tuple[str, ...]:
+        """The label, and the label with one to three tags, drawn the same way at each call."""
+        chance = random.Random(self.code)
+        tagged = []
+        for _ in range(TAGGED_CAPTIONS):
+            count = min(len(self.tags), chance.randint(1, 3))
+            tagged.append(", ".join([self.label, *chance.sample(self.tags, count)]))
+        return tuple(dict.fromkeys([self.label, *tagged]))
+
+
+def install_packages(folder: Path) -> Path:
+    """Fetches the packages by npm, at their pinned versions; gives the `node_modules`.
+
+    Raises:
+        ConfigError: npm is not installed.
+        StorageError: npm fails.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ConfigError(
+            "npm is needed to fetch the emoji sets and is not installed; install Node.js, or name "
+            "a node_modules folder that holds them with --packages"
+        )
+    wanted = [f"{it.package}@{it.version}" for it in (*SETS, WORDS)]
+    command = [npm, "install", "--prefix", str(folder), "--no-save", "--no-audit", "--no-fund"]
+    done = subprocess.run(
+        [*command, "--ignore-scripts", *wanted], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or "it gave no reason").splitlines()[-1]
+        raise StorageError(f"npm could not install the emoji sets: {last}")
+    return folder / "node_modules"
+
+
+def read_concepts(packages: Path) -> dict[str, Concept]:
+    """The concepts of emojibase by code, in its order; parts of emoji (tones, hair) left out.
+
+    Raises:
+        DataError: The package is missing or not what it should be.
+    """
+    folder = _package(WORDS, packages)
+    names = read_json(folder / "meta" / "groups.json")
+    concepts = {}
+    for entry in read_json(folder / "en" / "data.json"):
+        # Single letters of flags belong to no group.
+        group = names["groups"].get(str(entry.get("group")), _COMPONENT)
+        if group == _COMPONENT:
+            continue
+        code = _plain_code(entry["hexcode"])
+        label = _spoken(entry["label"])
+        known = label.casefold().split()
+        concepts[code] = Concept(
+            code=code,
+            label=label,
+            tags=tuple(tag for tag in entry.get("tags", []) if tag.casefold() not in known),
+            group=group,
+            subgroup=names["subgroups"][str(entry["subgroup"])],
+            toned="skins" in entry,
+        )
+    return concepts
+
+
+def _spoken(label: str) -> str:
+    """`flag: Peru` to `flag of Peru`, `kiss: woman, man` to `kiss, woman, man`."""
+    return label.replace("flag: ", "flag of ").replace(": ", ", ")
+
+
+def _plain_code(code: str) -> str:
+    """Sets differ in whether a code holds the style selector; none differs in the rest."""
+    return "-".join(part for part in code.lower().split("-") if part != _STYLE)
+
+
+def read_drawings(one: EmojiSet, packages: Path) -> dict[str, Draw]:
+    """What a set draws, by code; rendered only when called.
+
+    Raises:
+        DataError: The package is missing or not what it should be.
+    """
+    folder = _package(one, packages)
+    if one.vectors:
+        icons = read_json(folder / "icons.json")
+        made = {
+            _plain_code(code): _vector(icons["icons"][name], icons)
+            for code, name in read_json(folder / "chars.json").items()
+            if name in icons["icons"]
+        }
+    else:
+        made = {_plain_code(it.stem): _scaled(it) for it in sorted(folder.glob("assets/*.webp"))}
+    return {code: draw for code, draw in made.items() if not _SKIN_TONES & set(code.split("-"))}
+
+
+def _vector(icon: Mapping[str, Any], whole: Mapping[str, Any]) -> Draw:
+    """An icon of an Iconify file, whose measures hold where the icon has none of its own."""
+    box = [icon.get(name, whole.get(name, low)) for name, low in _BOX.items()]
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
+    )
+
+    return partial(rendered, svg)
+
+
+def _scaled(path: Path) -> Draw:
+    def draw(size_px: int) -> bytes:
+        with Image.open(path) as picture:
+            small = picture.convert("RGBA").resize((size_px, size_px), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    return draw
+
+
+def _package(one: EmojiSet, packages: Path) -> Path:
+    folder = packages / one.package
+    if not (folder / "package.json").is_file():
+        raise DataError(
+            f"{packages} does not hold the npm package {one.package}; npm install "
+            f"{one.package}@{one.version} brings it",
+            reason="missing",
+        )
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    """What a file of a package holds.
+
+    Raises:
+        DataError: It is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}", reason="bad_package") from error

@@ -1,0 +1,208 @@
+"""Pictures with known boxes, composed here: emoji on made backgrounds, in COCO's format.
+
+Each scene follows from the seed and its number alone. The drawings come from the packages of the
+extra `demo`.
+"""
+
+import io
+import json
+import math
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from coca.core.errors import ConfigError
+from coca.core.files import atomic_folder
+from coca.core.progress import ProgressMaker, silent
+from coca.demo.emoji.concepts import emoji_samples
+
+CLASSES = {
+    "apple": "1f34e",
+    "balloon": "1f388",
+    "cactus": "1f335",
+    "car": "1f697",
+    "fish": "1f41f",
+    "frog": "1f438",
+    "guitar": "1f3b8",
+    "mushroom": "1f344",
+    "rocket": "1f680",
+    "soccer ball": "26bd",
+}
+"""What is to be found, and the code of its emoji."""
+
+OTHERS = ("1f310", "1f4a1", "1f511", "1f381", "1f33b", "1f427", "1f355", "1f6b2", "1f3e0", "2615")
+"""Emoji that stand in scenes and are not to be found."""
+
+MOST_OBJECTS, MOST_OTHERS = 5, 2
+SMALLEST, LARGEST = 0.18, 0.45
+"""Sides of a drawing, as a share of the scene's."""
+MOST_OVERLAP = 0.15
+"""Of two boxes, as intersection over the smaller one."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom, pixels."""
+
+
+def write_scenes(
+    out: Path,
+    *,
+    vendor: str,
+    count: int,
+    size_px: int = 128,
+    seed: int = 0,
+    progress: ProgressMaker = silent,
+) -> int:
+    """Writes `pictures/` and `instances.json` into a new folder; gives the number of objects.
+
+    Args:
+        out: The folder.
+        vendor: Who drew the emoji, see `emoji_samples`.
+        count: Scenes.
+        size_px: Side of a scene.
+        seed: Another one gives other scenes.
+        progress: Shows how far it is.
+
+    Raises:
+        ConfigError: There is no such vendor, or no scene is asked for.
+        MissingExtraError: The extra `demo` is not installed.
+    """
+    if count < 1 or size_px < 32:
+        raise ConfigError(f"{count} scenes of {size_px} px; right is 1 or more, of 32 px or more")
+    drawings = read_drawings(vendor)
+    numbers = {name: number for number, name in enumerate(CLASSES, start=1)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    with progress("composing scenes", count) as bar, atomic_folder(out) as unfinished:
+        (unfinished / "pictures").mkdir()
+        for number in range(count):
+            scene, found = compose(drawings, size_px, random.Random(f"{seed} {number}"))
+            file = f"{number:06d}.png"
+            scene.save(unfinished / "pictures" / file)
+            images.append({"id": number, "file_name": file, "width": size_px, "height": size_px})
+            for name, (left, top, right, bottom) in found:
+                box = [left, top, right - left, bottom - top]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": numbers[name],
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "iscrowd": 0,
+                    }
+                )
+            bar.advance()
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": number, "name": name} for name, number in numbers.items()],
+        }
+        (unfinished / "instances.json").write_text(json.dumps(content), encoding="utf-8")
+    return len(annotations)
+
+
+def read_drawings(vendor: str) -> dict[str, Image.Image]:
+    """A vendor's drawings of `CLASSES`, by name, and of `OTHERS`, by code; transparent around.
+
+    Raises:
+        ConfigError: There is no such vendor.
+        MissingExtraError: The extra `demo` is not installed.
+    """
+    names = {code: name for name, code in CLASSES.items()} | {code: code for code in OTHERS}
+    found = {}
+    for sample in emoji_samples(vendor, size_px=72):
+        code = sample.metadata["codepoints"].removesuffix("-fe0f")
+        if code in names:
+            drawing = Image.open(io.BytesIO(sample.image)).convert("RGBA")
+            found[names[code]] = drawing.crop(drawing.getchannel("A").getbbox())
+    return found
+
+
+def compose(
+    drawings: Mapping[str, Image.Image], size_px: int, chance: random.Random
+) -> tuple[Image.Image, list[tuple[str, Box]]]:
+    """A scene, and the name and tight box of each object in it."""
+    scene = _background(size_px, chance)
+    names = [chance.choice(list(CLASSES)) for _ in range(chance.randint(1, MOST_OBJECTS))]
+    others = [chance.choice(OTHERS) for _ in range(chance.randint(0, MOST_OTHERS))]
+    boxes: list[Box] = []
+    found = []
+    for name in (*names, *others):
+        drawing = _changed(drawings[name], size_px, chance)
+        box = _free_place(drawing.size, size_px, boxes, chance)
+        if box is None:
+            continue
+        scene.paste(drawing, box[:2], drawing)
+        boxes.append(box)
+        if name in CLASSES:
+            found.append((name, box))
+    return scene, found
+
+
+def _changed(drawing: Image.Image, size_px: int, chance: random.Random) -> Image.Image:
+    """The drawing in a size and turn by chance, cut to what is seen of it."""
+    if chance.random() < 0.5:
+        drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    drawing = drawing.rotate(chance.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
+    drawing = drawing.crop(_seen(drawing))
+    scale = chance.uniform(SMALLEST, LARGEST) * size_px / max(drawing.size)
+    size = [max(1, round(side * scale)) for side in drawing.size]
+    drawing = drawing.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    return drawing.crop(_seen(drawing))
+
+
+def _seen(drawing: Image.Image) -> tuple[int, int, int, int]:
+    """The box of what is not nearly clear."""
+    box = drawing.getchannel("A").point(lambda alpha: 255 * (alpha > 32)).getbbox()
+    assert box is not None, "no emoji is empty"
+    return box
+
+
+def _free_place(
+    size: tuple[int, int], size_px: int, taken: list[Box], chance: random.Random
+) -> Box | None:
+    """A box that covers hardly any other one; None after some attempts."""
+    for _ in range(20):
+        left = chance.randint(0, size_px - size[0])
+        top = chance.randint(0, size_px - size[1])
+        box = (left, top, left + size[0], top + size[1])
+        if all(_overlap(box, other) <= MOST_OVERLAP for other in taken):
+            return box
+    return None
+
+
+def _overlap(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    least = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return max(0, width) * max(0, height) / least
+
+
+def _background(size_px: int, chance: random.Random) -> Image.Image:
+    """Two colours that run into each other, pale shapes on them, and grain."""
+    colours = [np.array([chance.randint(90, 255) for _ in range(3)]) for _ in range(2)]
+    angle = chance.uniform(0, 2 * math.pi)
+    places = np.linspace(-0.5, 0.5, size_px)
+    slope = np.cos(angle) * places[None, :] + np.sin(angle) * places[:, None]
+    share = (slope / math.sqrt(2) + 0.5)[..., None]
+    picture = Image.fromarray(_bytes(colours[0] * share + colours[1] * (1 - share)))
+    shapes = Image.new("RGBA", picture.size)
+    draw = ImageDraw.Draw(shapes)
+    for _ in range(chance.randint(0, 6)):
+        left, top = (chance.randint(-size_px // 4, size_px) for _ in range(2))
+        width, height = (chance.randint(size_px // 10, size_px // 2) for _ in range(2))
+        colour = (*(chance.randint(0, 255) for _ in range(3)), chance.randint(40, 140))
+        shape = chance.choice((draw.ellipse, draw.rectangle))
+        shape((left, top, left + width, top + height), fill=colour)
+    picture.paste(shapes, mask=shapes)
+    grain = np.random.default_rng(chance.getrandbits(32)).normal(0, 6, (size_px, size_px, 1))
+    return Image.fromarray(_bytes(np.asarray(picture) + grain))
+
+
+def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return values.clip(0, 255).astype(np.uint8)

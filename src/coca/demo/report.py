@@ -1,0 +1,159 @@
+"""The demo's page: curves, scores beside chance and raw pixels, searches, captions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coca.core.files import write_atomic
+from coca.demo.emoji.concepts import VENDORS
+from coca.model.pretrained import count_parameters
+from coca.search.records import Hit
+from coca.workflows.evaluation.plots import line_plot
+from coca.workflows.evaluation.report import (
+    Block,
+    Card,
+    Drawing,
+    Grid,
+    Number,
+    Plot,
+    Section,
+    Table,
+    parameters_shown,
+    render,
+)
+from coca.workflows.training.pretrain import PretrainConfig
+
+SEEN, UNSEEN = (vendor.capitalize() for vendor in VENDORS)
+_CURVES = {
+    "contrastive loss (nats)": "contrastive",
+    "captioning loss (nats a word)": "captioning",
+    "image to text, right in the batch": "image_to_text@1",
+}
+
+
+def lead_of_shipped(model: str, parameters: int) -> str:
+    """The page's first sentence for a model that is already there."""
+    size = parameters_shown(parameters)
+    return f"{model}, a CoCa of {size} parameters, shown on {UNSEEN}'s drawings."
+
+
+def lead_of_trained(config: PretrainConfig) -> str:
+    """The page's first sentence for a model that this run trained."""
+    size = parameters_shown(count_parameters(config.model)["total"])
+    seen = config.train.steps * config.data.loader.batch_size
+    return (
+        f"A CoCa of {size} parameters, trained from scratch on {SEEN}'s drawings ({seen:,} pairs "
+        f"seen, both losses), and shown here on {UNSEEN}'s, by a vendor whose pictures it has "
+        "never seen."
+    )
+
+
+def write_report(
+    path: Path,
+    *,
+    lead: str,
+    metrics: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, Number]],
+    found: Sequence[Mapping[str, Any]],
+    captions: Sequence[tuple[Path, Sequence[str], str]],
+    word_maps: Mapping[str, bytes],
+) -> None:
+    """Writes the page.
+
+    Args:
+        path: Where to.
+        lead: What is shown, in a sentence.
+        metrics: Rows of the training; none if the model came trained.
+        scores: Task and part to its metrics.
+        found: Queries and their hits, with `words`, `filter`, `image` and `hits`.
+        captions: Picture, its true names, and what the model wrote.
+        word_maps: True name of a picture to a drawing of what the words of its caption looked at.
+    """
+    sections = [
+        Section(
+            "Scores on the unseen vendor",
+            "Chance is what guessing gives. The raw-pixel floor answers with the nearest 16 x 16 "
+            f"thumbnail among {SEEN}'s drawings, whose names are known.",
+            [_scores_table(part, scores) for part in ("all", "without flags")],
+        ),
+        *([Section("Training", blocks=[_curves(metrics)])] if metrics else []),
+        Section(
+            "Searching in Milvus",
+            f"{UNSEEN}'s drawings in a Milvus Lite collection; the score is the cosine. Captions "
+            "below the pictures are their true names, which the search does not read.",
+            [_hits(one) for one in found],
+        ),
+        Section(
+            "Captions of unseen pictures",
+            "Above, what the model wrote behind “a drawing of”; below, the true name. A frame "
+            "marks a caption that is one of the true names word for word.",
+            [_captions(captions)],
+        ),
+        Section(
+            "What the words looked at",
+            "Red is where the decoder looked more for this word than for the others of the "
+            "caption, blue where less; the scale is below each drawing.",
+            [Drawing(png, name) for name, png in word_maps.items()],
+        ),
+    ]
+    write_atomic(path, render("CoCa on emoji", lead, sections).encode())
+
+
+def _scores_table(part: str, scores: Mapping[str, Mapping[str, Number]]) -> Table:
+    model, floor = scores[f"retrieval {part}"], scores[f"pixel_floor {part}"]
+    zero_shot = scores[f"zero_shot {part}"]
+    rows: list[tuple[str, Number, Number, Number]] = []
+    for title, way in (
+        ("text finds its picture", "text_to_image"),
+        ("picture finds its name", "image_to_text"),
+    ):
+        for k in (1, 5, 10):
+            key = f"{way}_recall@{k}"
+            rows.append((f"{title}, recall@{k}", model[key], model[f"chance_{key}"], floor[key]))
+    for k in (1, 5):
+        # Naming a picture among all names is what the floor's picture-to-name way does, too.
+        near = floor[f"image_to_text_recall@{k}"]
+        score, chance = zero_shot[f"top{k}"], zero_shot[f"chance_top{k}"]
+        rows.append((f"zero-shot with prompts, top-{k}", score, chance, near))
+    above = sum(score > pixels for _, score, _, pixels in rows)
+    note = f"CoCa is above raw pixels in {above} of {len(rows)} rows. " + (
+        "Some drawings are the same for two names, which no model can tell apart."
+        if part == "all"
+        else "Flags carry names of countries that nothing else in the pictures explains."
+    )
+    columns = [f"{model['samples']:,} drawings, {part}", "CoCa", "chance", "raw pixels"]
+    return Table(columns, rows, note)
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> Plot:
+    panels = {
+        title: {name: [(row["step"], row[name]) for row in metrics if name in row]}
+        for title, name in _CURVES.items()
+    }
+    shown = {title: curves for title, curves in panels.items() if all(curves.values())}
+    speed = sorted(row["pairs_per_s"] for row in metrics)[len(metrics) // 2]
+    return Plot(line_plot(shown, x_label="step"), f"Median speed {speed:,.0f} pairs a second.")
+
+
+def _hits(found: Mapping[str, Any]) -> Block:
+    heading = found["title"] or f"“{found['words']}”"
+    if found["filter"]:
+        heading += f" with filter {found['filter']}"
+    hits: Sequence[Hit] = found["hits"]
+    cards = [Card(hit.path, [hit.caption, f"{hit.score:.2f}"]) for hit in hits]
+    if found["image"] is None:
+        return Grid(heading, cards)
+    return Grid(
+        found["title"] or f"The picture of {heading}",
+        cards,
+        lead=Card(found["image"], [found["words"], "the query"]),
+    )
+
+
+def _captions(captions: Sequence[tuple[Path, Sequence[str], str]]) -> Grid:
+    cards = [
+        Card(path, [written, names[0]], marked=written in [name.lower() for name in names])
+        for path, names, written in captions
+    ]
+    right = sum(card.marked for card in cards)
+    return Grid(f"{right} of {len(cards)} word for word", cards)

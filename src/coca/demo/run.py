@@ -1,0 +1,300 @@
+"""The whole way on real pictures: pack, evaluate on an unseen vendor, index, search, report.
+
+With the model that the package brings, or with one that is trained first. Each stage leaves files
+in the demo's folder and is passed over when they are there, so a stopped demo goes on and a
+finished one is quick.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coca.core.config import load_config
+from coca.core.errors import CocaError, SearchError
+from coca.core.files import atomic_folder, write_atomic
+from coca.core.progress import ProgressMaker, silent
+from coca.data.sample import Sample
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.shards import ShardWriter
+from coca.demo.emoji.concepts import VENDORS, emoji_samples
+from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
+from coca.demo.search import IMAGE_QUERIES, search_pictures, use_collection
+from coca.inference.attention import draw_word_maps, explain_caption
+from coca.inference.caching import Remembering
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.model.pretrained import CONFIG_FILE
+from coca.search.ingest.pipeline import ingest
+from coca.search.milvus.collection import Index
+from coca.search.query.engine import SearchEngine
+from coca.search.records import same_model
+from coca.tasks import TASKS, TaskConfig
+from coca.tasks.base import check_task, read_samples
+from coca.train.tracker import read_metrics
+from coca.workflows.evaluation.result_cache import result_key
+from coca.workflows.training.pretrain import PretrainConfig, pretrain
+
+SEEN, UNSEEN = VENDORS
+"""The vendor whose drawings are learned from, and the one that no model here has seen."""
+
+SHIPPED = "nano"
+"""What `coca.load` calls the model that the package brings."""
+
+CAPTIONED, EXPLAINED = 24, 3
+CAPTION_PROMPT = "a drawing of"
+RENDERED_PX = 96
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made."""
+
+    folder: Path
+    """Everything."""
+    model: str
+    """What `coca.load` reads."""
+    index: Path
+    """The Milvus Lite collection."""
+    report: Path
+    """The page to look at."""
+    example: Path
+    """A picture of the unseen vendor, to try commands on."""
+    interrupted: bool = False
+    """Training was stopped; run again to go on."""
+
+
+def demo(
+    folder: str | Path = "runs/demo",
+    *,
+    model: str | Path = SHIPPED,
+    progress: ProgressMaker = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> DemoResult:
+    """Shows a model on the unseen vendor; runs every stage that is not done yet.
+
+    Args:
+        folder: Where everything goes.
+        model: What to show: the shipped model, or a folder that `coca.load` reads.
+        progress: Shows how far a stage is.
+        tell: Gets a line at the start of each stage.
+
+    Raises:
+        CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
+    """
+    result = _result(Path(folder), str(model))
+    # First, since a model that is not there would make the rest a waste of time.
+    predictor = load(model)
+    for vendor in VENDORS:
+        _pack(result.folder / "shards" / vendor, vendor, progress, tell)
+    parameters = sum(weight.numel() for weight in predictor.model.parameters())
+    lead = lead_of_shipped(str(model), parameters)
+    _show(result, predictor, lead, progress, tell)
+    return result
+
+
+def demo_from_scratch(
+    folder: str | Path = "runs/from-scratch",
+    *,
+    recipe: str | Path = "recipes/pretrain/emoji.yaml",
+    overrides: Sequence[str] = (),
+    progress: ProgressMaker = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> DemoResult:
+    """Trains a model on one vendor, then shows it on the other as `demo` does.
+
+    Args:
+        folder: Where everything goes.
+        recipe: What to train; its `run` is replaced by `folder`, its data read from there.
+        overrides: Changes to the recipe, such as `train.steps=10`.
+        progress: Shows how far a stage is.
+        tell: Gets a line at the start of each stage.
+
+    Raises:
+        CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    result = _result(folder, str(folder / "model"))
+    if not Path(recipe).exists():
+        raise CocaError(f"the recipe {recipe} is not here; run the demo from the project's folder")
+    for vendor in VENDORS:
+        _pack(folder / "shards" / vendor, vendor, progress, tell)
+    config = _config(folder, recipe, overrides)
+    if not _finished(config):
+        size = config.data.loader.batch_size
+        tell(f"training on {SEEN}: {config.train.steps} steps of {size} pairs")
+    if pretrain(config, progress=progress).interrupted:
+        return replace(result, interrupted=True)
+    _show(result, load(result.model), lead_of_trained(config), progress, tell)
+    return result
+
+
+def _result(folder: Path, model: str) -> DemoResult:
+    return DemoResult(
+        folder=folder,
+        model=model,
+        index=folder / "pictures.db",
+        report=folder / "report.html",
+        example=folder / "pictures" / UNSEEN / f"{IMAGE_QUERIES[0]}.png",
+    )
+
+
+def _finished(config: PretrainConfig) -> bool:
+    """Whether the run has done all of its steps in an earlier call."""
+    rows = read_metrics(config.run)
+    written = (config.run / "model" / CONFIG_FILE).exists()
+    return written and bool(rows) and rows[-1]["step"] >= config.train.steps
+
+
+def _show(
+    result: DemoResult,
+    predictor: Predictor,
+    lead: str,
+    progress: ProgressMaker,
+    tell: Callable[[str], None],
+) -> None:
+    """Everything behind the model: scores, files, collection, searches, captions, report."""
+    scores = _evaluate(result.folder, predictor, progress, tell)
+    pictures = _write_pictures(result.folder, tell)
+    tell(f"indexing {UNSEEN} in {result.index}")
+    _forget_other_model(result.index, predictor)
+    with Index.open(
+        str(result.index),
+        embed_dim=predictor.embed_dim,
+        fingerprint=predictor.fingerprint,
+        model=result.model,
+        create=True,
+    ) as index:
+        ingest(result.folder / "pictures", predictor, index, progress=progress)
+        found = [
+            *search_pictures(SearchEngine(predictor, index), pictures),
+            *use_collection(predictor, index, str(result.index), pictures),
+        ]
+    tell("captioning and writing the report")
+    shown = _spread(pictures, CAPTIONED)
+    captions = predictor.caption(
+        [path for path, _ in shown], prompt=CAPTION_PROMPT, progress=progress
+    )
+    write_report(
+        result.report,
+        lead=lead,
+        metrics=read_metrics(result.folder),
+        scores=scores,
+        found=[vars(one) for one in found],
+        captions=[
+            (path, sample.captions, caption.text.removeprefix(CAPTION_PROMPT).strip())
+            for (path, sample), caption in zip(shown, captions, strict=True)
+        ],
+        word_maps={
+            sample.captions[0]: draw_word_maps(
+                explain_caption(predictor, path, caption=caption, prompt=CAPTION_PROMPT)
+            )
+            for (path, sample), caption in zip(shown[:EXPLAINED], captions, strict=False)
+        },
+    )
+
+
+def _forget_other_model(uri: Path, predictor: Predictor) -> None:
+    """A collection that an earlier model filled here is of no use to this one."""
+    if not uri.exists():
+        return
+    try:
+        with Index.open(str(uri)) as index:
+            stale = not same_model(index.info.fingerprint, predictor.fingerprint)
+    except SearchError:
+        # Made or mended, or told, where it is opened to be filled.
+        return
+    if stale:
+        shutil.rmtree(uri)
+
+
+def _config(folder: Path, recipe: str | Path, overrides: Sequence[str]) -> PretrainConfig:
+    """The recipe, with everything read from and written to the demo's folder."""
+    config = load_config(PretrainConfig, Path(recipe), overrides=overrides)
+    packed = shards(folder, SEEN).path
+    sources = tuple(replace(source, path=packed) for source in config.data.sources)
+    return replace(config, run=folder, data=replace(config.data, sources=sources))
+
+
+def _pack(folder: Path, vendor: str, progress: ProgressMaker, tell: Callable[[str], None]) -> None:
+    """One vendor's drawings as WebDataset shards; flags apart, since scores are told without."""
+    if folder.exists():
+        return
+    tell(f"packing the drawings of {vendor} as shards in {folder}")
+    samples = list(_counted(vendor, progress))
+    with atomic_folder(folder) as unfinished:
+        for name, flag in (("flags", True), ("others", False)):
+            with ShardWriter(unfinished, name=name) as writer:
+                for sample in samples:
+                    if sample.metadata["flag"] == flag:
+                        writer.write(sample)
+
+
+def _counted(vendor: str, progress: ProgressMaker) -> Iterator[Sample]:
+    with progress(f"drawing {vendor}", None) as bar:
+        for sample in emoji_samples(vendor, size_px=RENDERED_PX):
+            yield sample
+            bar.advance()
+
+
+def shards(folder: Path, vendor: str, name: str = "*") -> SourceConfig:
+    """The shards of a vendor: all, or only `flags` or `others`."""
+    return SourceConfig(kind="shards", path=str(folder / "shards" / vendor / f"{name}-*.tar"))
+
+
+def _evaluate(
+    folder: Path, predictor: Predictor, progress: ProgressMaker, tell: Callable[[str], None]
+) -> dict[str, dict[str, int | float]]:
+    """Scores on the unseen vendor, with and without flags; kept for this model and these data."""
+    configs: dict[str, TaskConfig] = {}
+    for label, part in (("all", "*"), ("without flags", "others")):
+        data, reference = shards(folder, UNSEEN, part), shards(folder, SEEN, part)
+        for config in (
+            TaskConfig(task="retrieval", data=data, captions="first"),
+            TaskConfig(task="zero_shot", data=data, prompts="drawing"),
+            TaskConfig(task="pixel_floor", data=data, reference=reference, captions="first"),
+        ):
+            configs[f"{config.task} {label}"] = config
+    keys = [result_key(predictor, it, data=check_task(predictor, it)) for it in configs.values()]
+    path = folder / "evaluation.json"
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.get("keys") == keys:
+            return kept["scores"]
+    tell(f"evaluating on {UNSEEN}, which no training has read")
+    scores: dict[str, dict[str, int | float]] = {}
+    remembering = Remembering(predictor)
+    for name, config in configs.items():
+        result = TASKS.get(config.task)(remembering, config, progress=progress)
+        metrics = {metric: round(value, 5) for metric, value in result.metrics.items()}
+        scores[name] = {**metrics, "samples": result.samples}
+    content = {"fingerprint": predictor.fingerprint, "keys": keys, "scores": scores}
+    write_atomic(path, json.dumps(content, indent=2).encode())
+    return scores
+
+
+def _write_pictures(folder: Path, tell: Callable[[str], None]) -> list[tuple[Path, Sample]]:
+    """The unseen vendor as plain files with sidecars: what a user's own folder looks like."""
+    samples, _ = read_samples(shards(folder, UNSEEN))
+    target = folder / "pictures" / UNSEEN
+    if not target.exists():
+        tell(f"writing the pictures of {UNSEEN} to {target}")
+        with atomic_folder(target) as unfinished:
+            for sample in samples:
+                path = unfinished / _file_name(sample)
+                path.write_bytes(sample.image)
+                sidecar: dict[str, Any] = {"caption": sample.captions[0], **sample.metadata}
+                path.with_suffix(".json").write_text(json.dumps(sidecar), encoding="utf-8")
+    return [(target / _file_name(sample), sample) for sample in samples]
+
+
+def _file_name(sample: Sample) -> str:
+    return sample.key.split("/")[-1] + ".png"
+
+
+def _spread(pictures: list[tuple[Path, Sample]], count: int) -> list[tuple[Path, Sample]]:
+    """Pictures from all over the list, flags left out: their names cannot be seen."""
+    plain = [pair for pair in pictures if not pair[1].metadata["flag"]]
+    return plain[:: max(1, len(plain) // count)][:count]

@@ -1,0 +1,103 @@
+"""What the demo does with its collection: searches, recommends, names, adds and deletes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coca.data.sample import Sample
+from coca.inference.predictor import Predictor
+from coca.inference.prompts import prompts_named
+from coca.search.milvus.collection import Index
+from coca.search.mining.recommend import recommend
+from coca.search.mining.zero_shot import add_classes, nearest_classes
+from coca.search.query.engine import SearchEngine
+from coca.search.query.in_memory import Resident
+from coca.search.query.query_terms import Term
+from coca.search.records import Hit, content_id
+from coca.workflows.collections.class_prompts import open_classes
+
+TEXT_QUERIES = ("red car", "smiling face", "apple", "sailboat", "hamburger", "green heart")
+IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
+FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
+LIKED, UNLIKED = ("1f438", "green heart"), "1f697"
+"""More like this drawing and these words, less like that drawing."""
+CLASSES, NAMED = 200, 8
+"""Names to choose from, and drawings to name."""
+TAKEN_OUT = ("1f34e", "apple")
+
+Pictures = Sequence[tuple[Path, Sample]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A query of the report and what it found."""
+
+    words: str
+    """The text, or what the picture shows."""
+    filter: str
+    """Milvus expression, or nothing."""
+    image: Path | None
+    """The picture, if the query is one."""
+    hits: Sequence[Hit]
+    """Nearest first."""
+    title: str = ""
+    """What was done, if it was no plain search."""
+
+
+def search_pictures(engine: SearchEngine, pictures: Pictures) -> Iterator[Found]:
+    """Searches by words, behind a filter, and by pictures."""
+    for words in TEXT_QUERIES:
+        yield Found(words, "", None, engine.search(words, k=8))
+    words, filter = FILTERED_QUERY
+    yield Found(words, filter, None, engine.search(words, k=8, filter=filter))
+    by_code = {path.stem: (path, sample) for path, sample in pictures}
+    for code in IMAGE_QUERIES:
+        path, sample = by_code[code]
+        # The first hit is the picture itself.
+        yield Found(sample.captions[0], "", path, engine.search(image=path, k=9)[1:])
+
+
+def use_collection(
+    predictor: Predictor, index: Index, uri: str, pictures: Pictures
+) -> Iterator[Found]:
+    """Recommends, names by a collection of classes, and takes a picture out and puts it back."""
+    engine = SearchEngine(predictor, index)
+    by_code = {path.stem: (path, sample) for path, sample in pictures}
+    (code, words), (path, sample) = LIKED, by_code[LIKED[0]]
+    liked, avoided = content_id(sample.image), content_id(by_code[UNLIKED][1].image)
+    hits = recommend(engine, [liked, Term(text=words)], unlike=[avoided], k=8, diversity=0.3)
+    title = (
+        f"Recommended: like “{sample.captions[0]}” and “{words}”, "
+        f"unlike “{by_code[UNLIKED][1].captions[0]}”"
+    )
+    yield Found(sample.captions[0], "", path, hits, title)
+    yield _named(predictor, uri, pictures)
+    code, words = TAKEN_OUT
+    id = content_id(by_code[code][1].image)
+    taken_out = index.get([id])
+    index.delete([id])
+    yield Found(words, "", None, engine.search(words, k=8), f"“{words}”, its drawing deleted")
+    index.upsert(taken_out.values())
+    yield Found(words, "", None, engine.search(words, k=8), f"“{words}”, its drawing added again")
+
+
+def _named(predictor: Predictor, uri: str, pictures: Pictures) -> Found:
+    """Some drawings with the nearest of the names that stand in a collection of their own."""
+    some = pictures[:: max(1, len(pictures) // CLASSES)][:CLASSES]
+    names = list(dict.fromkeys(sample.captions[0] for _, sample in some))
+    shown = some[:: max(1, len(some) // NAMED)][:NAMED]
+    with open_classes(predictor, uri, "names", create=True) as classes:
+        add_classes(classes, predictor, names, templates=prompts_named("drawing"))
+        vectors = predictor.embed_images([sample.image for _, sample in shown])
+        nearest = nearest_classes(Resident(classes), vectors, k=1)
+    hits = [
+        Hit(
+            id=content_id(sample.image),
+            score=best.score,
+            path=str(path),
+            caption=f"{best.label} (is: {sample.captions[0]})",
+            metadata={},
+        )
+        for (path, sample), (best,) in zip(shown, nearest, strict=True)
+    ]
+    return Found("", "", None, hits, f"Named by the nearest of {len(names)} classes in Milvus")

@@ -1,0 +1,52 @@
+"""A model that embeds each picture and each text once: for many tasks on the same samples."""
+
+import hashlib
+from collections.abc import Hashable, Iterable
+
+from jaxtyping import Float
+from numpy import ndarray
+
+from coca.core.progress import ProgressMaker, silent
+from coca.inference.inputs import Picture, as_texts
+from coca.inference.predictor import Predictor
+
+
+class Remembering(Predictor):
+    """A predictor that keeps every vector that it has made; the same answers, sooner.
+
+    Only encoded pictures (bytes) are known again; files may change, and arrays cost as much to
+    compare as to embed.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        """Take over a loaded model; the given one stays as it is."""
+        super().__init__(
+            predictor.model,
+            predictor.processor,
+            fingerprint=predictor.fingerprint,
+            source=predictor.source,
+            batch_size=predictor.batch_size,
+        )
+        self._vectors: dict[Hashable, ndarray] = {}
+
+    def embed_images(
+        self, images: Picture | Iterable[Picture], *, progress: ProgressMaker = silent
+    ) -> Float[ndarray, "N E"]:
+        """As `Predictor.embed_images`."""
+        if not isinstance(images, list | tuple) or not all(isinstance(it, bytes) for it in images):
+            return super().embed_images(images, progress=progress)
+        keys = [hashlib.sha256(image).digest() for image in images]
+        wanted = {key: place for place, key in enumerate(keys) if key not in self._vectors}
+        new = super().embed_images([images[place] for place in wanted.values()], progress=progress)
+        self._vectors |= zip(wanted, new, strict=True)
+        return self._stacked([self._vectors[key][None] for key in keys])
+
+    def embed_texts(
+        self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
+    ) -> Float[ndarray, "N E"]:
+        """As `Predictor.embed_texts`."""
+        listed = as_texts(texts)
+        wanted = [text for text in dict.fromkeys(listed) if text not in self._vectors]
+        new = super().embed_texts(wanted, progress=progress)
+        self._vectors |= zip(wanted, new, strict=True)
+        return self._stacked([self._vectors[text][None] for text in listed])

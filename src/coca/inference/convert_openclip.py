@@ -1,0 +1,148 @@
+"""Turns weights of OpenCLIP into a model's folder of our own, with tokenizer and preprocessing."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from coca.core.config import from_dict
+from coca.core.errors import ConfigError, ModelError
+from coca.core.files import atomic_folder, read_json, sha256_file, write_atomic
+from coca.model.openclip.config import OpenCLIPConfig, from_open_clip
+from coca.model.openclip.state_dict_io import read_state
+from coca.model.openclip.weights import (
+    config_of_weights,
+    convert_state_dict,
+    restore_state_dict,
+)
+from coca.model.pretrained import assemble, save_model, without_weights
+from coca.processing.clip_bpe import read_vocabulary
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
+
+SOURCE_FILE = "source.json"
+"""Tells where the weights of a folder come from, and what to beware of."""
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Colours of CLIP's training pictures, from 0 to 1."""
+
+_RESIZE = {"shortest": "shortest", "squash": "squash"}
+
+
+@dataclass(frozen=True)
+class About:
+    """What an `open_clip_config.json` says."""
+
+    model: OpenCLIPConfig
+    """The model's shape."""
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    """How pictures are prepared, in OpenCLIP's words; what is left out is as for CLIP."""
+
+
+def read_about(path: Path) -> About:
+    """Reads an `open_clip_config.json`, or a file with the model's part of it alone.
+
+    Raises:
+        ModelError: It cannot be read, or describes another kind of model.
+    """
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold one JSON object")
+    try:
+        return About(
+            from_open_clip(content.get("model_cfg", content)), content.get("preprocess_cfg") or {}
+        )
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def import_weights(
+    weights: Path,
+    folder: Path,
+    *,
+    vocabulary: Path,
+    about: About | None = None,
+    source: str,
+    caveat: str = "",
+) -> None:
+    """Writes a model's folder from a file of weights; it appears when it is whole.
+
+    Args:
+        weights: A state dict of OpenCLIP's CoCa; see `read_state`.
+        folder: Where the model goes; what stands there is replaced.
+        vocabulary: CLIP's; see `read_vocabulary`.
+        about: What the weights are; by default it is read off their shapes.
+        source: The name that they were asked for by.
+        caveat: What a user must know before relying on them.
+
+    Raises:
+        ModelError: The weights, or what is said about them, cannot be used.
+    """
+    state = read_state(weights)
+    try:
+        about = about or About(config_of_weights(state))
+        _require_shapes(about.model, state)
+        converted = convert_state_dict(state, about.model)
+    except ModelError as error:
+        raise ModelError(f"{weights} cannot be used: {error}") from error
+    model = assemble(about.model, converted, source=weights)
+    image = ImageTransform(_image_config(about))
+    processor = Processor(image, read_vocabulary(vocabulary), about.model.text.context_length)
+    known = {"source": source, "file": weights.name, "sha256": sha256_file(weights)}
+    with atomic_folder(folder) as unfinished:
+        save_model(unfinished, model)
+        processor.save(unfinished)
+        text = json.dumps(known | ({"caveat": caveat} if caveat else {}), indent=2) + "\n"
+        write_atomic(unfinished / SOURCE_FILE, text.encode())
+
+
+def _require_shapes(config: OpenCLIPConfig, state: Mapping[str, Tensor]) -> None:
+    """Compare under OpenCLIP's names, by which the file is known to whoever made it."""
+    wanted = restore_state_dict(without_weights(config).state_dict(), config)
+    for name in wanted.keys() & state.keys():
+        given, asked = tuple(state[name].shape), tuple(wanted[name].shape)
+        # A scale may be a number or a row of one.
+        if given != asked and {given, asked} != {(), (1,)}:
+            raise ModelError(f"{name} has shape {given}, but the configuration asks for {asked}")
+
+
+def caveat_of(folder: Path) -> str:
+    """What a user must know before relying on a folder's model; usually nothing.
+
+    Raises:
+        ModelError: The folder's `source.json` is damaged.
+    """
+    path = folder / SOURCE_FILE
+    if not path.is_file():
+        return ""
+    try:
+        return str(read_json(path).get("caveat", ""))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+
+
+def _image_config(about: About) -> ImageConfig:
+    given = about.preprocess
+    resize = given.get("resize_mode", "shortest")
+    if resize not in _RESIZE:
+        raise ModelError(
+            f"pictures resized by {resize!r} are unknown here; known: {', '.join(_RESIZE)}"
+        )
+    content = {
+        "image_size": about.model.image.image_size,
+        "resize": _RESIZE[resize],
+        "mean": given.get("mean", OPENAI_MEAN),
+        "std": given.get("std", OPENAI_STD),
+        "interpolation": given.get("interpolation", "bicubic"),
+    }
+    try:
+        return from_dict(ImageConfig, content, source="preprocess_cfg")
+    except ConfigError as error:
+        raise ModelError(str(error)) from None

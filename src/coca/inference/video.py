@@ -1,0 +1,244 @@
+"""Clips: the frames of a video, or all pictures of a sample, as one vector or one caption.
+
+    embed_videos(predictor, ["clip.mp4"]) @ predictor.embed_texts(["a dog runs"]).T
+
+`mean` is the mean of the frames' own vectors, by which the paper tells zero-shot video-text
+retrieval (16 frames, section 4.2). `flatten` lets the model's poolers read the tokens of all frames
+at once, without any new parameter (VideoCoCa, arXiv 2212.04979); it was made for models that go on
+training that way. Letters: N clips, E shared embedding.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias, Unpack
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from coca.core.errors import ConfigError, DataError
+from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.progress import ProgressMaker, silent
+from coca.inference.captioning import Caption, captions_of
+from coca.inference.head_inference import Prediction, head_of, predictions
+from coca.inference.inputs import Picture
+from coca.inference.predictor import Predictor
+from coca.inference.prompts import PROMPTS, Templates
+from coca.model.generation.config import Decoding, DecodingOptions
+from coca.model.generation.generate import generate
+from coca.processing.video import clip_pictures
+from coca.processing.video_file import VideoSource
+
+Mode: TypeAlias = Literal["mean", "flatten"]
+
+FRAMES = 16
+"""As in the paper's video-text retrieval."""
+
+
+def embed_clips(
+    predictor: Predictor,
+    clips: Sequence[Sequence[Picture]],
+    *,
+    mode: Mode = "mean",
+    progress: ProgressMaker = silent,
+) -> Float[ndarray, "N E"]:
+    """Gives a unit vector for each clip.
+
+    Args:
+        predictor: A loaded model.
+        clips: The pictures of each, in order.
+        mode: How several pictures become one vector.
+        progress: Shows how far it is.
+
+    Raises:
+        DataError: A clip has no picture, or one cannot be read.
+    """
+    if empty := [place for place, clip in enumerate(clips) if not clip]:
+        raise DataError(f"clip {empty[0]} has no picture", reason="no_frames")
+    if all(len(clip) == 1 for clip in clips):
+        return predictor.embed_images([clip[0] for clip in clips], progress=progress)
+    if mode == "mean":
+        vectors = predictor.embed_images([one for clip in clips for one in clip], progress=progress)
+        ends = np.cumsum([len(clip) for clip in clips])
+        means = [part.mean(axis=0) for part in np.split(vectors, ends[:-1])]
+    else:
+        with torch.inference_mode():
+            means = [
+                predictor.model.encode_image(pixels)[0].float().cpu().numpy()
+                for pixels in _one_by_one(predictor, clips, progress)
+            ]
+    stacked = np.stack(means)
+    return stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
+
+
+def embed_videos(
+    predictor: Predictor,
+    videos: VideoSource | Sequence[VideoSource],
+    *,
+    frames: int = FRAMES,
+    mode: Mode = "mean",
+    progress: ProgressMaker = silent,
+) -> Float[ndarray, "N E"]:
+    """Gives a unit vector for each video; a single one is a list of one.
+
+    Args:
+        predictor: A loaded model.
+        videos: Files, their content, or folders of frames.
+        frames: Pictures that are taken of each, spread over its length.
+        mode: How they become one vector.
+        progress: Shows how far it is.
+
+    Raises:
+        DataError: A video cannot be read.
+        MissingExtraError: The extra `video` is not installed.
+    """
+    listed = _as_videos(videos)
+    rows = []
+    with progress("embedding videos", len(listed)) as bar:
+        # One after the other: the frames of many would fill the memory.
+        for video in listed:
+            rows.append(embed_clips(predictor, [clip_pictures(video, frames)], mode=mode))
+            bar.advance()
+    return np.concatenate(rows) if rows else np.zeros((0, predictor.embed_dim), np.float32)
+
+
+@torch.inference_mode()
+def caption_videos(
+    predictor: Predictor,
+    videos: VideoSource | Sequence[VideoSource],
+    *,
+    frames: int = FRAMES,
+    prompt: str = "",
+    progress: ProgressMaker = silent,
+    **options: Unpack[DecodingOptions],
+) -> list[Caption]:
+    """Describes each video as a whole: the decoder reads what the pooler gathered of all frames.
+
+    Args:
+        predictor: A loaded model.
+        videos: Files, their content, or folders of frames.
+        frames: Pictures that are taken of each.
+        prompt: Words that each caption begins with.
+        progress: Shows how far it is.
+        **options: The fields of `coca.model.generation.config.Decoding`.
+
+    Raises:
+        DataError: A video cannot be read.
+        ConfigError: Options contradict each other.
+    """
+    decoding, tokenizer = Decoding.of(**options), predictor.processor.tokenizer
+    begun = [tokenizer.encode_prompt(prompt)]
+    captions = []
+    listed = _as_videos(videos)
+    with progress("captioning videos", len(listed)) as bar:
+        for video in listed:
+            (pixels,) = _one_by_one(predictor, [clip_pictures(video, frames)], silent)
+            tokens = predictor.model.image_tokens(pixels)
+            (written,) = generate(predictor.model, tokens, prompts=begun, decoding=decoding)
+            captions.append(captions_of(written, tokenizer, prompt=begun[0]))
+            bar.advance()
+    return captions
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a file is taken for a video, by the end of its name."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def embed_files(predictor: Predictor, files: Sequence[str]) -> Float[ndarray, "N E"]:
+    """Gives a unit vector for each file, picture or video, in their order.
+
+    Raises:
+        DataError: One cannot be read.
+    """
+    stills = predictor.embed_images([file for file in files if not is_video(file)])
+    videos = embed_videos(predictor, [file for file in files if is_video(file)])
+    rows = np.empty((len(files), predictor.embed_dim), np.float32)
+    moving = np.array([is_video(file) for file in files], bool)
+    rows[~moving], rows[moving] = stills, videos
+    return rows
+
+
+def classify_files(
+    predictor: Predictor,
+    files: Sequence[str],
+    labels: Sequence[str],
+    *,
+    templates: Templates = PROMPTS["plain"],
+    by: Literal["similarity", "likelihood"] = "similarity",
+) -> list[list[Prediction]]:
+    """Sorts labels by how well they fit each file, picture or video.
+
+    Args:
+        predictor: A loaded model.
+        files: Pictures and videos.
+        labels: Names to choose from; none leaves the choice to the model's head, which sees as many
+            frames of a video as it was trained with.
+        templates: Sentences with `{}` for the label.
+        by: As `Predictor.classify`; videos are compared by similarity only.
+
+    Raises:
+        DataError: One cannot be read.
+        ConfigError: Likelihood is asked of a video, or there is neither a label nor a head.
+    """
+    moving = [file for file in files if is_video(file)]
+    if not labels:
+        frames = head_of(predictor.model).pictures
+        return predictor.answer(
+            [clip_pictures(one, frames) if is_video(one) else one for one in files]
+        )
+    if not moving:
+        return predictor.classify(files, labels, templates=templates, by=by)
+    if by == "likelihood":
+        raise ConfigError(f"{moving[0]} is a video, which is compared by similarity only")
+    classes = predictor.class_embeddings(labels, templates=templates)
+    cosines = embed_files(predictor, files) @ classes.T
+    return predictions(predictor.logit_scale * cosines, labels)
+
+
+def caption_files(
+    predictor: Predictor,
+    files: Sequence[str],
+    *,
+    prompt: str = "",
+    **options: Unpack[DecodingOptions],
+) -> list[Caption]:
+    """Describes each file, picture or video, in their order.
+
+    Raises:
+        DataError: One cannot be read.
+        ConfigError: As `Predictor.caption`.
+    """
+    stills = [file for file in files if not is_video(file)]
+    videos = [file for file in files if is_video(file)]
+    of_stills = iter(predictor.caption(stills, prompt=prompt, **options))
+    of_videos = iter(caption_videos(predictor, videos, prompt=prompt, **options))
+    return [next(of_videos if is_video(file) else of_stills) for file in files]
+
+
+def require_pictures_alone(clips: Sequence[Sequence[Picture]], what: str) -> None:
+    """Checks that no clip has several pictures, for what can only be said of one.
+
+    Raises:
+        ConfigError: One has.
+    """
+    if any(len(clip) > 1 for clip in clips):
+        raise ConfigError(
+            f"{what} reads one picture a sample, and these have several; leave it out"
+        )
+
+
+def _one_by_one(
+    predictor: Predictor, clips: Sequence[Sequence[Picture]], progress: ProgressMaker
+) -> Iterator[Float[Tensor, "1 F 3 S S"]]:
+    scale = predictor.model.log_scale
+    with progress("reading clips", len(clips)) as bar:
+        for clip in clips:
+            yield predictor.processor.images(clip).to(scale.device, scale.dtype)[None]
+            bar.advance()
+
+
+def _as_videos(videos: VideoSource | Sequence[VideoSource]) -> Sequence[VideoSource]:
+    return [videos] if isinstance(videos, str | bytes | Path) else videos

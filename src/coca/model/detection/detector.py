@@ -1,0 +1,243 @@
+"""Detection on a captioner's image encoder: a simple feature pyramid, and torchvision's FCOS on it.
+
+FCOS (arXiv 1904.01355) judges each location of each map: which class, how far to the four sides of
+its box, how near to the middle. Letters: B images, S side of the model's square input in pixels,
+N boxes of an image, A locations of all maps, D width of the tokens.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from coca.core.config import from_dict, to_dict
+from coca.core.errors import ConfigError, ModelError
+from coca.core.files import read_json, write_atomic
+from coca.model.captioner import Captioner
+from coca.model.detection.feature_pyramid import FeaturePyramid
+from coca.model.losses.collectives import sum_over_ranks, world_size
+from coca.model.openclip.state_dict_io import read_state
+from coca.model.pretrained import DETECTOR_FILES
+
+CONFIG_FILE, WEIGHTS_FILE = DETECTOR_FILES
+FORMAT_VERSION = 2
+"""Version 1 put the locations of a map at the corners of its cells, at whole strides."""
+_ENCODER = "backbone.image_encoder."
+_GROUPS = 32  # of the norms in torchvision's head
+
+
+class Boxes(TypedDict):
+    """The objects of a picture."""
+
+    boxes: Float[Tensor, "N 4"]
+    """Left, top, right, bottom, pixels of the model's input."""
+    labels: Int[Tensor, " N"]
+    """Numbers of their classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """What stands on the encoder."""
+
+    classes: tuple[str, ...] = ()
+    """What is found, in the order of the outputs."""
+    channels: int = 256
+    """Of each map; a multiple of 32."""
+    scales: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
+    """Sides of the maps, relative to the grid of patches; fewer are faster, and the largest finds
+    the smallest objects."""
+    score_threshold: float = 0.05
+    """Boxes of a lower score are dropped, 0 to 1."""
+    overlap_threshold: float = 0.5
+    """Of two boxes of one class that overlap more (intersection over union), one is dropped."""
+    most_boxes: int = 100
+    """Boxes of a picture at most."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) < len(self.classes):
+            raise ConfigError(f"classes is {list(self.classes)}; right are different names")
+        if self.channels < 1 or self.channels % _GROUPS:
+            raise ConfigError(f"channels is {self.channels}; right is a multiple of {_GROUPS}")
+        if list(self.scales) != sorted(self.scales, reverse=True):
+            raise ConfigError(f"scales is {list(self.scales)}; right are falling ones")
+
+
+class _Backbone(nn.Module):
+    """The image encoder and the pyramid on it, as torchvision's detectors want them."""
+
+    def __init__(self, captioner: Captioner, config: DetectorConfig) -> None:
+        super().__init__()
+        image = captioner.config.image
+        self.image_encoder = captioner.image_encoder
+        self.pyramid = FeaturePyramid(image.width, config.channels, config.scales)
+        self.out_channels = config.channels
+        self._patch_size = image.patch_size
+        # Such as a class token, which stands nowhere in the picture.
+        self._before = captioner.image_encoder.extra_tokens
+
+    def forward(self, images: Float[Tensor, "B RGB h w"]) -> OrderedDict[str, Tensor]:
+        tokens = self.image_encoder(images)[:, self._before :]
+        grid = images.shape[2] // self._patch_size, images.shape[3] // self._patch_size
+        maps = self.pyramid(tokens, grid)
+        return OrderedDict((str(number), one) for number, one in enumerate(maps))
+
+
+class CellCentres(AnchorGenerator):  # type: ignore[misc]
+    """Place one location at the centre of each cell of each map, in fp32.
+
+    A cell of a map is `patch_size / scale` pixels wide, which need not be whole: 4.5 at patch 18
+    and four times the grid. torchvision derives a whole stride from the sizes of image and map, and
+    puts the locations at the corners: at patch 18 they end 36 pixels before the border of an image
+    of 288.
+
+    Args:
+        strides: Sides of a cell of each map, pixels.
+    """
+
+    def __init__(self, strides: Sequence[float]) -> None:
+        super().__init__(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
+        self.strides = tuple(strides)
+
+    def forward(self, images: ImageList, maps: list[Tensor]) -> list[Float[Tensor, "A 4"]]:
+        """Return for each image the square cell around each location, pixels of the input."""
+        cells = torch.cat(
+            [
+                _cells(one.shape[2], one.shape[3], stride, one.device)
+                for stride, one in zip(self.strides, maps, strict=True)
+            ]
+        )
+        return [cells] * len(images.image_sizes)
+
+
+def _cells(h: int, w: int, stride: float, device: torch.device) -> Float[Tensor, "hw 4"]:
+    """Left, top, right, bottom of each cell of a map, row by row."""
+    top, left = torch.meshgrid(
+        torch.arange(h, dtype=torch.float32, device=device) * stride,
+        torch.arange(w, dtype=torch.float32, device=device) * stride,
+        indexing="ij",
+    )
+    corner = torch.stack((left, top), dim=-1).reshape(-1, 2)
+    return torch.cat((corner, corner + stride), dim=1)
+
+
+class DetectionHead(FCOSHead):  # type: ignore[misc]
+    """torchvision's head of FCOS, with outputs in fp32 and losses that add up over ranks.
+
+    In bf16, a box of an image of 576 pixels would be off by up to 2.
+    """
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        return {name: output.float() for name, output in super().forward(maps).items()}
+
+    def compute_loss(
+        self,
+        targets: list[Boxes],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Compute the losses, divided by the mean count of foreground locations of all ranks.
+
+        torchvision divides by this rank's own count; the mean over ranks would then weigh the
+        boxes of a rank with few of them more.
+        """
+        losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        own = torch.stack([(match >= 0).sum() for match in matched_idxs]).sum().float()
+        share = own.clamp(min=1) * world_size() / sum_over_ranks(own).clamp(min=1)
+        return {name: loss * share for name, loss in losses.items()}
+
+
+class _AsTheyAre(GeneralizedRCNNTransform):  # type: ignore[misc]
+    """Pictures come as the processor makes them; torchvision would enlarge them to 800 pixels."""
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        return image, target
+
+
+class Detector(FCOS):  # type: ignore[misc]
+    """A captioner's image encoder that finds objects; the encoder is shared, not copied.
+
+    In training, `forward` takes pictures with their `Boxes` and gives losses by name; else it
+    gives `boxes`, `scores` and `labels` of each picture.
+    """
+
+    def __init__(self, captioner: Captioner, config: DetectorConfig) -> None:
+        if not config.classes:
+            raise ConfigError("classes is empty; a detector needs something to find")
+        patch_size = captioner.config.image.patch_size
+        super().__init__(
+            _Backbone(captioner, config),
+            num_classes=len(config.classes),
+            anchor_generator=CellCentres([patch_size / scale for scale in config.scales]),
+            head=DetectionHead(config.channels, 1, len(config.classes)),
+            score_thresh=config.score_threshold,
+            nms_thresh=config.overlap_threshold,
+            detections_per_img=config.most_boxes,
+        )
+        self.transform = _AsTheyAre(0, 0, [0.0] * 3, [1.0] * 3, size_divisible=1)
+        self.config = config
+
+
+def save_detector(folder: str | Path, detector: Detector) -> None:
+    """Writes all but the encoder, which belongs to the captioner's own files in this folder."""
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in detector.state_dict().items()
+        if not name.startswith(_ENCODER)
+    }
+    write_atomic(Path(folder) / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
+    content = {"format_version": FORMAT_VERSION, "detector": to_dict(detector.config)}
+    write_atomic(Path(folder) / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def load_detector(folder: str | Path, captioner: Captioner) -> Detector:
+    """Puts a saved detector on its captioner, in evaluation mode.
+
+    Raises:
+        ModelError: The folder holds no detector, or one that does not fit the captioner.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder} holds no detector ({CONFIG_FILE}); `coca finetune` with a recipe that has a "
+            "section `detector` makes one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format_version", 1) != FORMAT_VERSION:
+        version = content.get("format_version", 1) if isinstance(content, dict) else None
+        raise ModelError(
+            f"{path} has format_version {version}; this version of coca reads {FORMAT_VERSION}, "
+            "whose detectors look at other locations, so train this one again"
+        )
+    try:
+        settings = from_dict(DetectorConfig, content.get("detector", {}), source=str(path))
+        detector = Detector(captioner, settings)
+    except ConfigError as error:
+        raise ModelError(str(error)) from None
+    weights = read_state(Path(folder) / WEIGHTS_FILE)
+    wanted = {
+        name: tensor.shape
+        for name, tensor in detector.state_dict().items()
+        if not name.startswith(_ENCODER)
+    }
+    if {name: tensor.shape for name, tensor in weights.items()} != wanted:
+        raise ModelError(f"{folder}/{WEIGHTS_FILE} does not fit {CONFIG_FILE} and the encoder")
+    detector.load_state_dict(weights, strict=False)
+    return detector.to(captioner.log_scale.device).eval()

@@ -1,0 +1,1 @@
+"""Generate and score text: greedy, sampling and beam search over a key-value cache."""

@@ -1,0 +1,91 @@
+"""What must not be written, and what should not, whichever way words are chosen.
+
+Letters: B pictures, K branches a picture, V vocabulary, t tokens so far, prompt included.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from coca.model.captioner import TextConfig
+from coca.model.generation.config import Decoding
+
+NOTHING = -1
+"""Fills up shorter rows of what was written; no token."""
+
+
+class Rules:
+    """Changes the logits of the next word."""
+
+    def __init__(self, decoding: Decoding, text: TextConfig) -> None:
+        self._decoding = decoding
+        self._eos = text.eos_id
+        self._never = list(text.never_written)
+
+    @property
+    def look_back(self) -> bool:
+        """Whether any rule asks what was written."""
+        return self._decoding.repetition_penalty != 1 or self._decoding.no_repeat_ngram > 0
+
+    @property
+    def reweigh(self) -> bool:
+        """Whether any rule changes the logits of words that may still be written."""
+        return self._decoding.repetition_penalty != 1
+
+    def apply_(
+        self,
+        logits: Float[Tensor, "B K V"],
+        *,
+        step: int,
+        written: Int[Tensor, "B K t"],
+        normaliser: Float[Tensor, "B K"] | None = None,
+    ) -> None:
+        """Changes `logits` in place.
+
+        Args:
+            logits: Of the next word.
+            step: Words behind the prompt so far.
+            written: Prompt and words so far; looked at only if `look_back`. Prompts end where the
+                words begin, and shorter ones have `NOTHING` before them.
+            normaliser: What makes log-probabilities of the logits if it is subtracted; None to
+                penalise repetition on the logits as they are.
+        """
+        logits[..., self._never] = -torch.inf
+        if self.reweigh:
+            self._penalise_(logits, written, normaliser)
+        if self._decoding.no_repeat_ngram:
+            self._forbid_repeats_(logits, written)
+        if step < self._decoding.min_words:
+            logits[..., self._eos] = -torch.inf
+
+    def _penalise_(
+        self,
+        logits: Float[Tensor, "B K V"],
+        written: Int[Tensor, "B K t"],
+        normaliser: Float[Tensor, "B K"] | None,
+    ) -> None:
+        penalty = self._decoding.repetition_penalty
+        words = self._real(written)
+        scores = logits.gather(2, words)
+        if normaliser is not None:
+            scores -= normaliser[:, :, None]
+        scores = torch.where(scores < 0, scores * penalty, scores / penalty)
+        if normaliser is not None:
+            scores += normaliser[:, :, None]
+        logits.scatter_(2, words, scores)
+
+    def _forbid_repeats_(
+        self, logits: Float[Tensor, "B K V"], written: Int[Tensor, "B K t"]
+    ) -> None:
+        size = self._decoding.no_repeat_ngram
+        if written.shape[2] < size:
+            return
+        runs = written.unfold(2, size, 1)
+        latest = written[:, :, None, written.shape[2] - size + 1 :]
+        again = (runs[..., :-1] == latest).all(dim=3) & (runs >= 0).all(dim=3)
+        words = torch.where(again, runs[..., -1], self._never[0])
+        logits.scatter_(2, words, -torch.inf)
+
+    def _real(self, written: Int[Tensor, "B K t"]) -> Int[Tensor, "B K t"]:
+        """Puts a word that is never written in place of `NOTHING`."""
+        return torch.where(written == NOTHING, self._never[0], written)

@@ -1,0 +1,1 @@
+"""Transformer layers: attention, packing, KV cache, prepacked linear layers, initialization."""

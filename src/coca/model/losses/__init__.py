@@ -1,0 +1,1 @@
+"""Contrastive and captioning losses, and the collectives that they need."""

@@ -1,0 +1,1 @@
+"""The CoCa architecture of OpenCLIP: model, config, and weights in both directions."""

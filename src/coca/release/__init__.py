@@ -1,0 +1,1 @@
+"""Release tooling: conversion, export, model cards, and the weights in the package."""

@@ -1,0 +1,146 @@
+"""A model from one project's files into another's: OpenCLIP's weights to a folder, and back."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from coca.core.errors import ConfigError, ModelError
+from coca.core.files import atomic_folder
+from coca.inference.convert_openclip import SOURCE_FILE
+from coca.inference.loading import model_folder
+from coca.inference.open_weights import (
+    MODEL_FILES,
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_WEIGHTS,
+    OpenWeights,
+    is_model,
+    weights_in,
+)
+from coca.model.openclip.config import OpenCLIPConfig, differences, to_open_clip
+from coca.model.openclip.state_dict_io import SUFFIXES, read_state
+from coca.model.openclip.weights import config_of_weights, restore_state_dict
+from coca.model.pretrained import WEIGHTS_FILE, load_config_file
+from coca.processing.processor import Processor
+
+logger = logging.getLogger(__name__)
+
+Format: TypeAlias = Literal["coca", "openclip"]
+"""`coca`: a model's folder; `openclip`: what OpenCLIP reads."""
+
+# Ways to make a picture square that have another name there; the others have the same.
+_RESIZE_MODES = {"crop": "shortest", "pad": "longest"}
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: Format | None = None,
+    vocabulary: str | Path | None = None,
+) -> Path:
+    """Writes a model anew in the other project's form.
+
+    Args:
+        source: Any name that `coca.load` understands.
+        out: A folder, or for OpenCLIP a file that ends in `.safetensors`, `.bin` or `.pt`.
+        to: The form; by default `openclip` if `out` is such a file, else `coca`.
+        vocabulary: CLIP's vocabulary, if neither open_clip_torch nor the hub is at hand.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ModelError: The source is no model, OpenCLIP has no such architecture, or the form cannot
+            hold a setting that changes what the model computes.
+        ConfigError: A model's folder is to go into a file.
+    """
+    out = Path(out)
+    is_file = out.suffix in SUFFIXES
+    if to == "coca" and is_file:
+        raise ConfigError(f"{out} is a file, but a model's folder is to be written; name a folder")
+    path = Path(source)
+    weights = OpenWeights(vocabulary=None if vocabulary is None else Path(vocabulary))
+    foreign = path.is_file() or (not is_model(path) and path.is_dir() and bool(weights_in(path)))
+    if to == "openclip" or (to is None and is_file):
+        return _for_open_clip(model_folder(source, open_weights=weights), out)
+    if foreign:
+        return weights.local(path, into=out)
+    return copy_model(model_folder(source, open_weights=weights), out)
+
+
+def copy_model(folder: Path, out: Path) -> Path:
+    """Copies the files of a model's folder, and nothing else that lies there."""
+    names = [*MODEL_FILES, *(name for name in (SOURCE_FILE,) if (folder / name).is_file())]
+    with atomic_folder(out) as unfinished:
+        for name in names:
+            shutil.copyfile(folder / name, unfinished / name)
+    return out
+
+
+def _for_open_clip(folder: Path, out: Path) -> Path:
+    config = load_config_file(folder)
+    if not isinstance(config, OpenCLIPConfig):
+        raise ModelError(
+            f"{folder} holds a CoCa of the paper's architecture, for which OpenCLIP has no model; "
+            "only weights that came from OpenCLIP can go back to it"
+        )
+    if config.head is not None:
+        logger.warning("the head of %s is left out: OpenCLIP has none", folder)
+    state = restore_state_dict(read_state(folder / WEIGHTS_FILE), config)
+    if out.suffix not in SUFFIXES:
+        with atomic_folder(out) as unfinished:
+            _write_state(state, unfinished / OPEN_CLIP_WEIGHTS[0])
+            about = json.dumps(_about(config, folder), indent=2) + "\n"
+            (unfinished / OPEN_CLIP_CONFIG).write_text(about, encoding="utf-8")
+        return out
+    if lost := _not_in_weights(state, config):
+        raise ModelError(
+            f"{out} would hold weights alone, which do not tell {lost}; name a folder to write the "
+            "configuration as well"
+        )
+    unfinished = out.with_name(f".incomplete-{out.name}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_state(state, unfinished)
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return out
+
+
+def _not_in_weights(state: dict[str, Tensor], config: OpenCLIPConfig) -> str:
+    """What of the configuration is lost where only the weights are kept."""
+    try:
+        return differences(config, config_of_weights(state))
+    except ModelError:
+        return "how many heads the model has"
+
+
+def _write_state(state: dict[str, Tensor], path: Path) -> None:
+    if path.suffix == ".safetensors":
+        save_file(state, path, metadata={"format": "pt"})
+    else:
+        torch.save(state, path)
+
+
+def _about(config: OpenCLIPConfig, folder: Path) -> dict[str, Any]:
+    """What `open_clip_config.json` says."""
+    image = Processor.load(folder).image_config
+    return {
+        "model_cfg": to_open_clip(config),
+        "preprocess_cfg": {
+            "size": image.image_size,
+            "mode": "RGB",
+            "mean": list(image.mean),
+            "std": list(image.std),
+            "interpolation": image.interpolation,
+            "resize_mode": _RESIZE_MODES.get(image.resize, image.resize),
+            "fill_color": 255,
+        },
+    }

@@ -1,0 +1,215 @@
+"""The page that travels with a model: what it is, learned from and scored, and its limits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coca.core.errors import ModelError
+from coca.core.files import read_json
+from coca.core.provenance import commit_shown
+from coca.inference.convert_openclip import SOURCE_FILE
+from coca.inference.loading import fingerprint
+from coca.model.openclip.config import OpenCLIPConfig
+from coca.model.pretrained import WEIGHTS_FILE, ModelConfig, count_parameters, load_config_file
+from coca.processing.processor import Processor
+from coca.workflows.evaluation.markdown import table
+
+CARD_FILE = "README.md"
+
+UNKNOWN_LICENCE = "unknown"
+"""The hub's identifier where nobody states under which terms weights are given."""
+
+_TAGS = ("coca", "contrastive-captioner", "image-text", "image-captioning", "multimodal-search")
+
+
+@dataclass(frozen=True)
+class DataLine:
+    """One source that a model learned from."""
+
+    name: str
+    """What it is called."""
+    size: str
+    """How much of it was used, with its unit: `3,200 drawings`."""
+    terms: str
+    """Its licence, or the terms that it is given under."""
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Measured numbers and how they were measured."""
+
+    title: str
+    """What was measured on which data: `Retrieval on 1,000 held-out drawings`."""
+    columns: Sequence[str]
+    """Heads of the columns; the first names a score."""
+    rows: Sequence[Sequence[str]]
+    """A row for each score."""
+    note: str = ""
+    """Seeds, machine, date: what a reader needs to measure it again."""
+
+
+def model_card(
+    folder: str | Path,
+    *,
+    title: str,
+    intended_use: str,
+    data: Sequence[DataLine] = (),
+    training: str = "",
+    results: Sequence[ResultTable] = (),
+    limits: str = "",
+    licence: str = UNKNOWN_LICENCE,
+    load_as: str = "",
+) -> str:
+    """Writes the card of a model folder, as the text of a `README.md`.
+
+    Sizes, format and origin are read from the folder; scores are only those that are given.
+
+    Args:
+        folder: Holds the model.
+        title: The model's name.
+        intended_use: What it is good for, in a paragraph.
+        data: What it learned from.
+        training: How it learned, as far as it is known.
+        results: What was measured.
+        limits: What it is not good for, and what is known to go wrong.
+        licence: Identifier of the licence of the weights, in the hub's spelling. It follows
+            from the terms of the data, not from those of this package.
+        load_as: The name to pass to `coca.load`; default: the folder's own name.
+
+    Raises:
+        ModelError: The folder holds no model.
+    """
+    folder = Path(folder)
+    config = load_config_file(folder)
+    name = load_as or folder.name
+    parts = [
+        _front_matter(config, licence=licence, results=results),
+        f"# {title}",
+        intended_use,
+        _section(
+            "Use",
+            f'```python\nimport coca\n\nmodel = coca.load("{name}")\n'
+            'pictures = model.embed_images(["cat.jpg"])\n'
+            'print(pictures @ model.embed_texts(["a cat", "a dog"]).T)\n'
+            'print(model.caption("cat.jpg"))\n```',
+        ),
+        _section("Model", _description(folder, config)),
+    ]
+    if data:
+        lines = [[line.name, line.size, line.terms] for line in data]
+        parts.append(_section("Data", table(["source", "used", "terms"], lines)))
+    if training:
+        parts.append(_section("Training", training))
+    if results:
+        parts.append(_section("Results", "\n\n".join(map(_result, results))))
+    if limits:
+        parts.append(_section("Limits", limits))
+    return "\n\n".join(parts) + "\n"
+
+
+def licence_of(folder: Path) -> str:
+    """Read the licence that the card of a model's folder states; empty if it states none."""
+    try:
+        _, front, _ = (folder / CARD_FILE).read_text(encoding="utf-8").split("---\n", 2)
+        stated = yaml.safe_load(front)
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    return str(stated.get("license") or "") if isinstance(stated, dict) else ""
+
+
+def results_of(path: str | Path, *, of: str) -> list[ResultTable]:
+    """Reads the scores that `coca evaluate --out` wrote.
+
+    Args:
+        path: The folder that it wrote, or the `report.json` in it.
+        of: Fingerprint of the model that they must be of.
+
+    Raises:
+        ModelError: The file is missing, holds no scores, or those of another model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path /= "report.json"
+    try:
+        content = read_json(path)
+        found, tables = content["fingerprint"], [_scores(task) for task in content["tasks"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} holds no scores of `coca evaluate --out`: {error}") from None
+    if found != of:
+        raise ModelError(f"{path} holds scores of the model {found}, not of {of}")
+    return tables
+
+
+def _scores(task: dict[str, Any]) -> ResultTable:
+    metrics: dict[str, float] = task["metrics"]
+    rows = [
+        [name, f"{value:.4g}", _chance(metrics.get(f"chance_{name}"))]
+        for name, value in metrics.items()
+        if not name.startswith("chance")
+    ]
+    record = task["record"]
+    machine = record["machine"]
+    note = f"{record['started'][:10]}, {machine['cores']} cores of {machine['cpu']}"
+    code = record["code"]
+    if code is not None:
+        note += f", {commit_shown(code)}"
+    return ResultTable(
+        f"{task['task']} on {task['samples']:,} samples",
+        ("score", "value", "by chance"),
+        rows,
+        note,
+    )
+
+
+def _chance(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _front_matter(config: ModelConfig, *, licence: str, results: Sequence[ResultTable]) -> str:
+    openclip = isinstance(config, OpenCLIPConfig)
+    content: dict[str, Any] = {
+        "license": licence,
+        "library_name": "coca-captioners",
+        "pipeline_tag": "image-to-text",
+        "tags": [*_TAGS, *(["open_clip"] if openclip else [])],
+    }
+    metrics = list(dict.fromkeys(row[0] for one in results for row in one.rows))
+    if metrics:
+        content["metrics"] = metrics
+    return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
+
+
+def _description(folder: Path, config: ModelConfig) -> str:
+    processor = Processor.load(folder)
+    counts = count_parameters(config)
+    weights = (folder / WEIGHTS_FILE).stat().st_size
+    architecture = (
+        "OpenCLIP's CoCa" if isinstance(config, OpenCLIPConfig) else "Contrastive Captioner (CoCa)"
+    )
+    rows = [
+        ["architecture", architecture],
+        ["parameters", f"{counts['total']:,}"],
+        ["weights", f"{weights / 1e6:,.1f} MB"],
+        ["pictures", f"{processor.image_config.image_size} px"],
+        ["captions", f"up to {processor.context_length} tokens"],
+        ["vocabulary", f"{processor.tokenizer.vocab_size:,} pieces"],
+        ["vectors", f"{config.embed_dim} numbers"],
+        ["fingerprint", f"`{fingerprint(folder)}`"],
+    ]
+    origin = folder / SOURCE_FILE
+    if origin.exists():
+        known = read_json(origin)
+        rows += [[name, f"`{known[name]}`"] for name in ("source", "sha256") if name in known]
+    return table(["part", "value"], rows)
+
+
+def _result(result: ResultTable) -> str:
+    text = f"{result.title}\n\n{table(result.columns, result.rows)}"
+    return f"{text}\n\n{result.note}" if result.note else text
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}"

@@ -1,0 +1,286 @@
+"""From finished runs to the model that the package brings: scores of each seed, card, weights."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from coca.core.config import digest
+from coca.core.errors import ConfigError, DataError, ModelError
+from coca.core.files import atomic_folder, write_atomic
+from coca.core.progress import ProgressMaker, silent
+from coca.core.provenance import commit_shown
+from coca.demo.emoji.sets import UNSEEN_VENDOR
+from coca.inference.caching import Remembering
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.model.pretrained import save_model
+from coca.release.model_card import CARD_FILE, DataLine, ResultTable, model_card
+from coca.tasks import TASKS, TaskConfig
+from coca.tasks.base import check_task, read_samples
+from coca.train.tracker import read_metrics
+from coca.workflows.evaluation.result_cache import result_key
+
+MAX_BYTES = 20_000_000
+"""What the package may grow by."""
+
+TOLERANCE = 1e-2
+"""How far a number of an embedding may move when weights are stored in half precision."""
+
+CHECKED_SAMPLES = 64
+
+Scores: TypeAlias = dict[str, dict[str, dict[str, float]]]
+"""Title of the data, then task, then metrics; `samples` among them."""
+
+INTENDED_USE = (
+    "A small CoCa for first steps, tests and demonstrations: it embeds drawings and English words "
+    "in one space, so that icons and emoji are found by words or by another drawing, and it names "
+    "what a drawing shows. It comes with the package and needs no network."
+)
+
+LIMITS = (
+    "It knows drawings in the manner of emoji, not photographs, and English words that name emoji, "
+    "not sentences. It cannot read text in pictures, count, or tell people apart. Names of "
+    "countries are learned by heart from flags; a flag that it has not seen tells it nothing, "
+    "which is why scores stand with and without flags. Concepts that differ by a detail (hours of "
+    "a clock, sexes of a profession, faces that differ by a mouth) are often mixed up. The emoji "
+    "carry the choices of their vendors and of Unicode in whom and what they show. For photographs "
+    "load other weights."
+)
+
+# Rows of a table: what it says, then task and metric of the model, then metric of the floor.
+_ROWS = (
+    *((f"text to picture, R@{k}", "retrieval", f"text_to_image_recall@{k}") for k in (1, 5, 10)),
+    *((f"picture to text, R@{k}", "retrieval", f"image_to_text_recall@{k}") for k in (1, 5, 10)),
+    *(
+        (f"picture to picture, R@{k}", "image_retrieval", f"image_to_image_recall@{k}")
+        for k in (1, 5, 10)
+    ),
+    ("zero-shot with prompts, top-1", "zero_shot", "top1"),
+    ("zero-shot with prompts, top-5", "zero_shot", "top5"),
+)
+_FLOORS = ("pixel_floor", "trimmed_pixel_floor")
+# The floor answers a picture by the nearest known one, whatever is asked about it.
+_FLOOR_METRICS = {
+    **{f"image_to_image_recall@{k}": f"image_to_text_recall@{k}" for k in (1, 5, 10)},
+    "top1": "image_to_text_recall@1",
+    "top5": "image_to_text_recall@5",
+}
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What was put into the package."""
+
+    folder: Path
+    size_bytes: int
+    """Of all files together."""
+    largest_change: float
+    """Of any number of an embedding, for the weights being stored in half precision."""
+
+
+def ship(
+    runs: Sequence[str | Path],
+    tasks: Sequence[TaskConfig],
+    into: str | Path,
+    *,
+    data: str | Path,
+    progress: ProgressMaker = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Shipped:
+    """Writes the first run's model in half precision, with a card that tells of all of them.
+
+    The first is shipped and not the best, since to choose by these scores would flatter them.
+
+    Args:
+        runs: Runs of one recipe with different seeds.
+        tasks: What each is scored on; floors are measured once. Scores are kept in each run.
+        into: Folder to write.
+        data: Folder that `pack_sets` wrote, for the names and terms of the drawings.
+        progress: Shows how far it is.
+        tell: Gets a line at the start of each stage.
+
+    Raises:
+        ModelError: The weights are too large for the package, or half precision changes what the
+            model says.
+        CocaError: A run holds no model, or the data are not there.
+    """
+    if not runs:
+        raise ConfigError("no run is named; name at least one folder of `coca pretrain`")
+    scores = [
+        score_run(run, tasks, floors=number == 0, progress=progress, tell=tell)
+        for number, run in enumerate(runs)
+    ]
+    tell(f"writing the model to {into}")
+    predictor = load(runs[0], device="cpu")
+    with atomic_folder(into) as folder:
+        save_model(folder, predictor.model, dtype=torch.float16)
+        predictor.processor.save(folder)
+        change = largest_change(predictor, load(folder, device="cpu"), tasks[0])
+        if not change <= TOLERANCE:
+            raise ModelError(
+                f"half precision changes embeddings of {runs[0]} by up to {change:.3g}; at most "
+                f"{TOLERANCE} is accepted"
+            )
+        card = model_card(
+            folder,
+            title="nano",
+            intended_use=INTENDED_USE,
+            data=_data_lines(Path(data)),
+            training=_training(runs),
+            results=result_tables(scores),
+            limits=LIMITS,
+            licence="apache-2.0",
+            load_as="nano",
+        )
+        write_atomic(folder / CARD_FILE, card.encode())
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        if size > MAX_BYTES:
+            raise ModelError(
+                f"the model takes {size:,} bytes; at most {MAX_BYTES:,} go into the package"
+            )
+    return Shipped(Path(into), size, change)
+
+
+def score_run(
+    run: str | Path,
+    tasks: Sequence[TaskConfig],
+    *,
+    floors: bool = True,
+    progress: ProgressMaker = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Scores:
+    """Scores of a run's model, from its `evaluation.json` if that holds them.
+
+    Args:
+        run: Its folder.
+        tasks: What it is scored on.
+        floors: Run those, too, that look at pixels alone and not at the model.
+        progress: Shows how far it is.
+        tell: Gets a line if there is something to do.
+
+    Raises:
+        CocaError: The run holds no model, or a task cannot be done.
+    """
+    predictor = Remembering(load(run))
+    wanted = [task for task in tasks if floors or task.task not in _FLOORS]
+    path = Path(run) / "evaluation.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = content.get("scores", {}) if content.get("fingerprint") == predictor.fingerprint else {}
+    keys = {
+        digest(task): result_key(predictor, task, data=check_task(predictor, task))
+        for task in wanted
+    }
+    missing = [task for task in wanted if keys[digest(task)] not in kept]
+    if missing:
+        tell(f"scoring {run} on {len(missing)} tasks")
+    for task in missing:
+        result = TASKS.get(task.task)(predictor, task, progress=progress)
+        kept[keys[digest(task)]] = {**result.metrics, "samples": result.samples}
+        record = {"fingerprint": predictor.fingerprint, "scores": kept}
+        write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())
+    scores: Scores = {}
+    for task in wanted:
+        scores.setdefault(task.data.title, {})[task.task] = kept[keys[digest(task)]]
+    return scores
+
+
+def result_tables(seeds: Sequence[Scores]) -> list[ResultTable]:
+    """A table for each part of the data: mean and spread over the seeds, chance and floors.
+
+    A single seed has no spread, and is said to be one.
+
+    Args:
+        seeds: Scores of each run; the floors are those of the first.
+    """
+    several = len(seeds) > 1
+    spread = ["spread"] if several else []
+    columns = ["score", "nano", *spread, "chance", "raw pixels", "trimmed pixels"]
+    tables = []
+    for part, first in seeds[0].items():
+        rows = []
+        for title, task, metric in _ROWS:
+            if metric not in first.get(task, {}):
+                continue
+            values = [scores[part][task][metric] for scores in seeds]
+            floor = _FLOOR_METRICS.get(metric, metric)
+            rows.append(
+                [
+                    title,
+                    f"{statistics.mean(values):.3f}",
+                    *([f"{min(values):.3f} to {max(values):.3f}"] if several else []),
+                    f"{first[task][f'chance_{metric}']:.4f}",
+                    *(_shown(first.get(name, {}).get(floor)) for name in _FLOORS),
+                ]
+            )
+        count = int(next(iter(first.values()))["samples"])
+        of = f"Mean, least and most of {len(seeds)} seeds" if several else "One seed"
+        note = f"{of}; {count:,} drawings."
+        tables.append(ResultTable(part, columns, rows, note))
+    return tables
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def largest_change(one: Predictor, other: Predictor, task: TaskConfig) -> float:
+    """Largest difference of any number of an embedding between two models, on samples of a task."""
+    samples, _ = read_samples(task.data, limit=CHECKED_SAMPLES)
+    pictures = [sample.image for sample in samples]
+    texts = [text for sample in samples for text in sample.captions]
+    pairs = (
+        (one.embed_images(pictures), other.embed_images(pictures)),
+        (one.embed_texts(texts), other.embed_texts(texts)),
+    )
+    return max(float(np.abs(left - right).max()) for left, right in pairs)
+
+
+def _data_lines(data: Path) -> list[DataLine]:
+    """What was learned from, and what only tests read, with whom the licences ask to name."""
+    path = data / "sets.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}", reason="missing") from error
+    return [_data_line(one) for one in content["sets"]]
+
+
+def _data_line(one: Mapping[str, Any]) -> DataLine:
+    counts: Mapping[str, int] = one["pictures"]
+    if one["vendor"] == UNSEEN_VENDOR:
+        used = f"{sum(counts.values()):,} drawings, for tests only"
+    elif counts:
+        used = f"{counts['train']:,} drawings; {counts['heldout']:,} held out for tests"
+    else:
+        used = "labels and tags of all concepts"
+    name = f"[{one['name']}]({one['source']}), npm {one['package']} {one['version']}"
+    return DataLine(name, used, f"{one['licence']}, {one['author']}")
+
+
+def _training(runs: Sequence[str | Path]) -> str:
+    recipes, records = (
+        [json.loads((Path(run) / name).read_text(encoding="utf-8")) for run in runs]
+        for name in ("recipe.json", "record.json")
+    )
+    first, start = recipes[0], records[0]["starts"][-1]
+    steps, batch = first["train"]["steps"], first["data"]["loader"]["batch_size"]
+    seeds = ", ".join(str(recipe["seed"]) for recipe in recipes)
+    said = f"Seeds {seeds}" if len(recipes) > 1 else f"Seed {seeds}"
+    speeds = [row["pairs_per_s"] for run in runs for row in read_metrics(run)]
+    minutes = steps * batch / statistics.median(speeds) / 60
+    machine, code = start["machine"], start["code"]
+    commit = f", {commit_shown(code)}" if code else ""
+    return (
+        f"`recipes/pretrain/nano.yaml`: both losses, {steps:,} steps of {batch} pairs, about "
+        f"{minutes:.0f} minutes on {machine['cores']} cores of {machine['cpu']}{commit}, "
+        f"{start['started'][:10]}. {said}; the weights are those of seed "
+        f"{first['seed']}, stored in half precision. Fluent's two sets count as one vendor. "
+        "OpenMoji was not read, nor were 200 concepts of any vendor, chosen by a hash within each "
+        "group, flags left out."
+    )

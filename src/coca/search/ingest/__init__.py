@@ -1,0 +1,1 @@
+"""Index images: sources, changes since the last run, embedding, writing."""

@@ -1,0 +1,180 @@
+"""Moving a collection between any two places through Parquet, and going on after any stop."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from coca.core.errors import ArgumentError, SearchError, StorageError
+from coca.core.files import append_line, write_atomic
+from coca.core.progress import ProgressMaker, silent
+from coca.search import records
+from coca.search.ingest.record_files import read_records, write_records
+from coca.search.milvus.collection import Index
+from coca.search.milvus.collection_io import batches
+from coca.search.milvus.row_codec import to_row
+from coca.search.records import Record, check_same_model
+
+_PART_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class MigrateReport:
+    """What a migration did."""
+
+    records: int
+    """Records of the source, all of which are in the target now."""
+    written: int
+    """Those that this run wrote; an earlier run may have written others."""
+    folder: Path | None
+    """Where the files are, if they were kept."""
+
+
+def migrate(
+    source: Index,
+    target: Index,
+    folder: str | Path,
+    *,
+    keep_files: bool = False,
+    progress: ProgressMaker = silent,
+) -> MigrateReport:
+    """Copy every record of one collection into another, and check that all of them came.
+
+    What a stopped run did is not done again: whole files stay, and files whose records were flushed
+    to the target are noted; records that have changed since, in whatever field, are copied again.
+    Nothing is removed from either collection. Write nothing to the source while it runs.
+
+    Args:
+        source: Where the records are.
+        target: Where they go, made for the same model.
+        folder: For the files of this migration; of no other one.
+        keep_files: Leave the files there, as a copy of the collection.
+        progress: Makes the bars to show.
+
+    Raises:
+        ArgumentError: Source and target are the same collection.
+        SearchError: The collections belong to different models, the folder to another migration,
+            the source changed meanwhile, or records are missing in the target.
+        StorageError: The folder cannot be written, or a file in it is damaged.
+    """
+    if source.is_same(target):
+        raise ArgumentError(
+            f"source and target are the same collection, {source.own_name!r} of {source.info.uri}: "
+            "name another place or another collection"
+        )
+    check_same_model(
+        target.info, fingerprint=source.info.fingerprint, embed_dim=source.info.embed_dim
+    )
+    folder = Path(folder)
+    _claim(folder, source, target)
+    ids = sorted(source.ids())
+    files, rows = _export(source, ids, folder, progress)
+    written = _import(target, files, folder, rows, progress)
+    if missing := set(ids) - set(target.ids()):
+        raise SearchError(
+            f"{len(missing):,} of {len(ids):,} records did not come into "
+            f"{target.info.collection!r} of {target.info.uri}, such as {min(missing)}: "
+            f"remove {folder} and migrate again"
+        )
+    if not keep_files:
+        shutil.rmtree(folder)
+    return MigrateReport(len(ids), written, folder if keep_files else None)
+
+
+def _claim(folder: Path, source: Index, target: Index) -> None:
+    """Refuse the folder of another migration."""
+    ours = {
+        end: {"uri": index.info.uri, "collection": index.own_name}
+        for end, index in (("source", source), ("target", target))
+    }
+    ours["source"]["fingerprint"] = source.info.fingerprint
+    note = folder / "migration.json"
+    if not note.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise SearchError(f"{folder} holds other files: name an empty folder for the migration")
+        write_atomic(note, json.dumps(ours, indent=1).encode())
+        return
+    try:
+        theirs = json.loads(note.read_text())
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{note} cannot be read: {error}") from error
+    if theirs != ours:
+        raise SearchError(
+            f"{folder} belongs to another migration ({note} tells which): name another folder"
+        )
+
+
+def _export(
+    source: Index, ids: list[str], folder: Path, progress: ProgressMaker
+) -> tuple[list[Path], int]:
+    """The files with all records, and their rows; only what no file has as it is now is read.
+
+    Of a record that stands in several files, the last one has it as it is.
+    """
+    files = sorted(folder.glob("records-*.parquet"))
+    there: dict[str, bytes] = {}
+    rows = 0
+    for file in files:
+        read = read_records(file)
+        there |= {record.id: _digest(record) for record in read}
+        rows += len(read)
+    if gone := there.keys() - set(ids):
+        raise SearchError(
+            f"{source.info.collection!r} lost {len(gone):,} records since the migration began: "
+            f"remove {folder} and migrate again"
+        )
+    now = {}
+    if there:
+        now = {one.id: _digest(one) for part in source.read_through() for one in part}
+    due = [id for id in ids if id not in there or there[id] != now.get(id)]
+    missing = iter(due)
+    with progress("read records", len(ids)) as bar:
+        bar.advance(len(ids) - len(due))
+        while part := list(islice(missing, _PART_ROWS)):
+            found = source.get(part)
+            if len(found) < len(part):
+                raise SearchError(
+                    f"{source.info.collection!r} lost records while it was read: "
+                    f"remove {folder} and migrate again"
+                )
+            file = folder / f"records-{len(files):06}.parquet"
+            write_records(file, list(found.values()))
+            files.append(file)
+            bar.advance(len(part))
+    return files, rows + len(due)
+
+
+def _digest(record: Record) -> bytes:
+    """16 bytes that are equal for records that are equal in every field, vectors included."""
+    fields = to_row(record) | {records.TEXT_VECTOR: record.text_vector}
+    digest = hashlib.sha256()
+    for vector in (records.VECTOR, records.TEXT_VECTOR):
+        value = fields.pop(vector)
+        digest.update(b"none" if value is None else np.asarray(value, np.float32).tobytes())
+    digest.update(json.dumps(fields, sort_keys=True).encode())
+    return digest.digest()[:16]
+
+
+def _import(
+    target: Index, files: list[Path], folder: Path, total: int, progress: ProgressMaker
+) -> int:
+    """Write what no earlier run has written; returns how many records these were."""
+    ledger = folder / "written.txt"
+    done = set(ledger.read_text().splitlines()) if ledger.exists() else set()
+    written = 0
+    with progress("write records", total) as bar:
+        for file in files:
+            read = read_records(file)
+            if file.name not in done:
+                for batch in batches(read, 1_000):
+                    target.upsert(batch)
+                # Noted only when the rows outlive the machine, not the process alone.
+                target.flush()
+                append_line(ledger, file.name)
+                written += len(read)
+            bar.advance(len(read))
+    return written

@@ -1,0 +1,142 @@
+"""Records as Parquet files: vectors that were made elsewhere, on their way into a collection.
+
+The columns are those of a collection that keeps both vectors in one row, so that Milvus can also
+import the files by itself.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coca.core.errors import DataError
+from coca.core.extras import require
+from coca.core.files import write_atomic
+from coca.search import records
+from coca.search.milvus import row_codec
+from coca.search.records import Record
+
+_ABOUT = b"coca.vectors"
+_BATCH_ROWS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsInfo:
+    """What a file of vectors says about itself."""
+
+    fingerprint: str
+    """Of the model that made the vectors."""
+    embed_dim: int
+    model: str
+    """Name or folder of that model."""
+    source: str
+    """What the pictures came from, such as a tar."""
+    pictures: int
+    """Pictures that are in the file; equal ones share a row."""
+    bad: int
+    """Pictures that could not be used."""
+
+
+def write_vectors(path: str | Path, batch: Sequence[Record], about: VectorsInfo) -> None:
+    """Write a file that is whole or absent.
+
+    Raises:
+        SearchError: A record cannot be stored in a collection.
+        StorageError: The place may not be written.
+        MissingExtraError: The extra `search` is not installed.
+    """
+    arrow = require("pyarrow", extra="search")
+    parquet = require("pyarrow.parquet", extra="search")
+    if batch:
+        records.check_records(batch, about.embed_dim)
+    schema = _schema(arrow, about)
+    table = arrow.Table.from_pylist([_to_plain(record) for record in batch], schema)
+    stream = io.BytesIO()
+    parquet.write_table(table, stream, compression="zstd")
+    write_atomic(path, stream.getvalue())
+
+
+def find_vectors(place: str | Path) -> list[Path]:
+    """The files of vectors that a path stands for: itself, or those in a folder; else none."""
+    path = Path(place)
+    found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    # A FIFO would wait for a writer for ever.
+    files = (file for file in found if file.suffix == ".parquet" and file.is_file())
+    return [file for file in files if _about(file) is not None]
+
+
+def read_info(path: str | Path) -> VectorsInfo:
+    """What a file says about itself.
+
+    Raises:
+        DataError: It is no file of vectors.
+    """
+    about = _about(Path(path))
+    if about is None:
+        raise DataError(f"{path} holds no vectors of `coca embed-shards`", reason="unknown_kind")
+    return about
+
+
+def read_vectors(path: str | Path) -> Iterator[Record]:
+    """The records of a file.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    arrow = require("pyarrow", extra="search")
+    parquet = require("pyarrow.parquet", extra="search")
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    row[records.METADATA] = json.loads(row[records.METADATA])
+                    row[records.ORIGIN] = json.loads(row[records.ORIGIN])
+                    spoken = row[records.TEXT_VECTOR] if row[records.HAS_TEXT] else None
+                    yield row_codec.to_record(row, spoken)
+    except (arrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is damaged: {error}", reason="bad_table") from error
+
+
+def _about(path: Path) -> VectorsInfo | None:
+    arrow = require("pyarrow", extra="search")
+    parquet = require("pyarrow.parquet", extra="search")
+    try:
+        metadata = parquet.read_schema(path).metadata or {}
+    except (arrow.ArrowException, OSError):
+        return None
+    return VectorsInfo(**json.loads(metadata[_ABOUT])) if _ABOUT in metadata else None
+
+
+def _to_plain(record: Record) -> dict[str, Any]:
+    row = row_codec.to_row(record)
+    # As in a collection: the picture's vector stands in, and `has_text` says so.
+    vector = record.vector if record.text_vector is None else record.text_vector
+    return row | {
+        records.TEXT_VECTOR: np.asarray(vector, dtype=np.float32),
+        records.METADATA: json.dumps(row[records.METADATA], ensure_ascii=False),
+        records.ORIGIN: json.dumps(row[records.ORIGIN], ensure_ascii=False),
+    }
+
+
+def _schema(arrow: Any, about: VectorsInfo) -> Any:
+    text, number, vector = arrow.string(), arrow.int64(), arrow.list_(arrow.float32())
+    types = {
+        records.ID: text,
+        records.VECTOR: vector,
+        records.TEXT_VECTOR: vector,
+        records.PATH: text,
+        records.CAPTION: text,
+        records.WIDTH: number,
+        records.HEIGHT: number,
+        records.TIME: number,
+        records.TAGS: arrow.list_(text),
+        records.ALBUM: text,
+        records.METADATA: text,
+        records.HAS_TEXT: arrow.bool_(),
+        records.ORIGIN: text,
+    }
+    return arrow.schema(list(types.items()), metadata={_ABOUT: json.dumps(asdict(about))})

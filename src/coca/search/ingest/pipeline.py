@@ -1,0 +1,364 @@
+"""Filling a collection: only what is new is embedded, and a killed run can be repeated."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from coca.core.absence import is_gone
+from coca.core.errors import SearchError
+from coca.core.progress import Bar, ProgressMaker, silent
+from coca.search.filters import where
+from coca.search.ingest.local_files import Picture
+from coca.search.ingest.parquet import read_info, read_vectors
+from coca.search.ingest.planner import Captioner, Filler
+from coca.search.ingest.prefetch import Found, Reader, found_records
+from coca.search.ingest.report import BadLog, IngestReport
+from coca.search.ingest.snapshot import Copies, Ledger
+from coca.search.ingest.sources import (
+    AnySource,
+    FileSource,
+    NamedSource,
+    PictureSource,
+    SeriesSource,
+)
+from coca.search.ingest.write_behind import WriteBehind
+from coca.search.milvus.collection import Index
+from coca.search.milvus.collection_io import WRITE_ROWS
+from coca.search.query.engine import Embedder
+from coca.search.records import PATH, Origin, Record, check_same_model
+
+logger = logging.getLogger(__name__)
+
+_PRUNE_ROWS = 1_000
+_MOST_THREADS = 16
+_MOST_NAMES = 1_000
+"""From so many files on, reading the whole collection is no slower than asking for each."""
+READ_AHEAD_BATCHES = 2
+"""How far reading may run ahead of the model."""
+_TITLE = "index pictures"
+
+
+def ingest(
+    places: str | Path | AnySource | Iterable[str | Path | AnySource],
+    embedder: Embedder,
+    index: Index,
+    *,
+    captioner: Captioner | None = None,
+    prune: bool = False,
+    prune_empty: bool = False,
+    copies: Copies | None = None,
+    bad_log: BadLog | None = None,
+    progress: ProgressMaker = silent,
+    batch_size: int = 64,
+) -> IngestReport:
+    """Put pictures into a collection, with the words that lie beside them.
+
+    What has not changed, by size and time of its file or by the checksum in its tar, is not read
+    again. Run it as often as you like: what is there already stays as it is. Pictures are read by
+    threads and written by another, while the model works.
+
+    Args:
+        places: One or several: folders, searched through, single files, and other sources.
+        embedder: The model that the collection belongs to.
+        index: The collection.
+        captioner: Writes the captions of pictures that come without one.
+        prune: Remove records of what is gone from these places. A folder that is gone, or in which
+            nothing is left, loses nothing, since its drive may not be mounted.
+        prune_empty: Remove records of folders in which nothing is left as well.
+        copies: The same in each of several fillings; then all but the first look only at the
+            records of their files, where they are given a few files and no folders.
+        bad_log: Told of bad pictures; may stop the run.
+        progress: Makes the bar to show.
+        batch_size: Pictures to embed at once.
+
+    Raises:
+        DataError: A path does not exist, or too many pictures are bad.
+        SearchError: The collection was filled by another model, or cannot be written.
+    """
+    sources = _as_sources(places)
+    names = _names(sources) if copies is not None and copies.complete else None
+    known = copies.ids_of(names) if copies is not None and names is not None else set()
+    ledger = _ledger(embedder, index, names, known)
+    total = ledger.look_at(sources, trust_empty=prune_empty)
+    reader = _reader(embedder, ledger, captioner, batch_size)
+    for folder, paths in ledger.spared.items() if prune else ():
+        logger.warning(
+            "nothing is left in %s: its drive may not be mounted, so its %s paths stay in the "
+            "collection, until `coca index %s --prune --yes`",
+            folder,
+            f"{len(paths):,}",
+            folder,
+        )
+
+    def read(source: PictureSource, filler: Filler) -> None:
+        for found in reader.read(source):
+            if not filler.offer(found):
+                filler.offer(reader.read_again(source, found.entry))
+
+    try:
+        with (
+            progress(_TITLE, total) as bar,
+            _filling(index, ledger, embedder, captioner, batch_size, bar, bad_log) as filler,
+        ):
+            for source in sources:
+                if isinstance(source, SeriesSource):
+                    for found in reader.read_series(source):
+                        filler.offer(found)
+                else:
+                    read(source, filler)
+            filler.write()
+            if prune:
+                missing = _missing_in(filler.report, trust_empty=prune_empty)
+                gone = [*ledger.gone, *filter(is_gone, missing)]
+                for start in range(0, len(gone), _PRUNE_ROWS):
+                    batch = gone[start : start + _PRUNE_ROWS]
+                    filler.report.removed += filler.let_go(dict.fromkeys(batch))
+                filler.report.removed += filler.forget_lost(ledger.left)
+                if names is not None:
+                    # No later filling would come by there until somebody touches them.
+                    read(FileSource(filter(os.path.isfile, filler.heirs)), filler)
+                    filler.write()
+    finally:
+        # Also of a run that failed: what it has written is written.
+        if copies is not None:
+            copies.take_note(ledger)
+    return filler.report
+
+
+def add(
+    pictures: Iterable[Picture],
+    embedder: Embedder,
+    index: Index,
+    *,
+    captioner: Captioner | None = None,
+    bad_log: BadLog | None = None,
+    progress: ProgressMaker = silent,
+    batch_size: int = 64,
+) -> IngestReport:
+    """Put pictures from anywhere into a collection: downloads, another program.
+
+    Works as `ingest` does, but each picture is read to see whether it is new.
+
+    Raises:
+        DataError: Too many pictures are bad.
+        SearchError: The collection was filled by another model, or cannot be written.
+    """
+    ledger = _ledger(embedder, index)
+    with (
+        progress(_TITLE, None) as bar,
+        _filling(index, ledger, embedder, captioner, batch_size, bar, bad_log) as filler,
+    ):
+        for found in _reader(embedder, ledger, captioner, batch_size).take(pictures):
+            filler.offer(found)
+    return filler.report
+
+
+def ingest_vectors(
+    files: Sequence[str | Path],
+    index: Index,
+    *,
+    progress: ProgressMaker = silent,
+    batch_size: int = WRITE_ROWS,
+) -> IngestReport:
+    """Put records that were embedded elsewhere into a collection; no model is needed.
+
+    What is there already with the same stamp is left as it is, unless it has no caption yet.
+
+    Args:
+        files: Parquet files of `coca embed-shards`.
+        index: The collection, of the same model.
+        progress: Makes the bar to show.
+        batch_size: Records to write at once.
+
+    Raises:
+        DataError: A file is damaged.
+        SearchError: The vectors are another model's, or the collection cannot be written.
+    """
+    infos = [read_info(file) for file in files]
+    for info in infos:
+        check_same_model(index.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
+    ledger = Ledger(_pictures_of(index), half=index.mend())
+    total = sum(info.pictures for info in infos)
+    with (
+        progress("index vectors", total) as bar,
+        _filling(index, ledger, None, None, batch_size, bar, None) as filler,
+    ):
+        for file in files:
+            for record in read_vectors(file):
+                for found in found_records(record):
+                    if _is_there(record, found, ledger):
+                        filler.report.unchanged += 1
+                        bar.advance()
+                    else:
+                        filler.offer(found)
+    return filler.report
+
+
+def embed_source(
+    source: PictureSource,
+    embedder: Embedder,
+    *,
+    captioner: Captioner | None = None,
+    progress: ProgressMaker = silent,
+    batch_size: int = 64,
+) -> tuple[list[Record], IngestReport]:
+    """The records of all pictures of a source, equal pictures joined to one, kept in memory.
+
+    Args:
+        source: Such as one tar.
+        embedder: The model.
+        captioner: Writes the captions of pictures that come without one.
+        progress: Makes the bar to show.
+        batch_size: Pictures to embed at once.
+    """
+    kept, ledger = _Kept(), Ledger([])
+    total = ledger.look_at([source])
+    with progress("embed pictures", total) as bar:
+        filler = Filler(
+            embedder,
+            kept,
+            ledger,
+            captioner=captioner,
+            batch_size=batch_size,
+            bar=bar,
+            bad_log=None,
+        )
+        for found in _reader(embedder, ledger, captioner, batch_size).read(source):
+            filler.offer(found)
+        filler.write()
+    return list(kept.records.values()), filler.report
+
+
+class _Kept:
+    """Records in memory, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        return {id: self.records[id] for id in ids if id in self.records}
+
+    def upsert(self, rows: Iterable[Record]) -> None:
+        self.records |= {record.id: record for record in rows}
+
+    def delete(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            self.records.pop(id, None)
+
+
+def _missing_in(report: IngestReport, *, trust_empty: bool) -> Iterator[str]:
+    """What a table goes on naming, though it is not there any more."""
+    filled: dict[str, bool] = {}
+    for path in (bad.path for bad in report.bad if bad.reason == "missing"):
+        folder = os.path.dirname(path)
+        if folder not in filled:
+            # A drive that is not mounted is no loss.
+            filled[folder] = os.path.isdir(folder) and (trust_empty or bool(os.listdir(folder)))
+        if filled[folder]:
+            yield path
+
+
+def _pictures_of(index: Index) -> Iterator[tuple[str, str, str, Origin]]:
+    """Its records, unless they are classes.
+
+    Raises:
+        SearchError: There is one without a path.
+    """
+    for id, path, caption, origin in index.origins():
+        if not path:
+            raise SearchError(
+                f"collection {index.info.collection!r} holds classes, such as {caption!r}; "
+                "pictures need one of their own: name another"
+            )
+        yield id, path, caption, origin
+
+
+def _is_there(record: Record, found: Found, ledger: Ledger) -> bool:
+    """Whether the collection has a record's picture of this path, and a caption if there is one."""
+    path, stamp = found.entry.path, found.entry.stamp
+    return ledger.is_claimed(path, stamp) and (
+        not record.caption or all(ledger[id].has_caption for id in ledger.ids_of(path))
+    )
+
+
+def reading_threads() -> int:
+    """How many threads read pictures on this machine."""
+    return min(os.cpu_count() or 1, _MOST_THREADS)
+
+
+@contextmanager
+def _filling(
+    index: Index,
+    ledger: Ledger,
+    embedder: Embedder | None,
+    captioner: Captioner | None,
+    batch_size: int,
+    bar: Bar,
+    bad_log: BadLog | None,
+) -> Iterator[Filler]:
+    """A filler whose writes are done behind it; at the end all of them are on disk."""
+    with WriteBehind(index) as behind:
+        filler = Filler(
+            embedder,
+            behind,
+            ledger,
+            captioner=captioner,
+            batch_size=batch_size,
+            bar=bar,
+            bad_log=bad_log,
+        )
+        yield filler
+        filler.write()
+        behind.flush()
+
+
+def _as_sources(
+    places: str | Path | AnySource | Iterable[str | Path | AnySource],
+) -> Sequence[AnySource]:
+    if isinstance(places, str | Path | PictureSource | SeriesSource):
+        places = [places]
+    places = list(places)
+    paths = [place for place in places if isinstance(place, str | Path)]
+    others = [place for place in places if not isinstance(place, str | Path)]
+    return [FileSource(paths), *others] if paths else others
+
+
+def _names(sources: Sequence[AnySource]) -> list[str] | None:
+    """All that these sources may have to do with, if they know, and if it is not too much."""
+    names: list[str] = []
+    for source in sources:
+        found = source.names() if isinstance(source, NamedSource) else None
+        if found is None or len(names) + len(found) > _MOST_NAMES:
+            return None
+        names += found
+    return names
+
+
+def _ledger(
+    embedder: Embedder,
+    index: Index,
+    names: Sequence[str] | None = None,
+    known: Iterable[str] = (),
+) -> Ledger:
+    """A ledger of all records, or of those with these paths and ids."""
+    check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
+    if names is None:
+        return Ledger(_pictures_of(index), half=index.mend())
+    # A name that is no text stands in no collection.
+    texts = [name for name in names if name.encode(errors="replace").decode() == name]
+    ids = {*index.ids(where(PATH, "in", texts)), *known} if texts else set(known)
+    return Ledger(index.origins(ids), complete=False)
+
+
+def _reader(
+    embedder: Embedder, ledger: Ledger, captioner: Captioner | None, batch_size: int
+) -> Reader:
+    return Reader(
+        embedder,
+        ledger,
+        captions=captioner is not None,
+        threads=reading_threads(),
+        ahead=READ_AHEAD_BATCHES * batch_size,
+    )

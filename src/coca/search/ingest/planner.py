@@ -1,0 +1,356 @@
+"""One filling: each picture against what the collection holds, and the batch to write next.
+
+One picture is one record, wherever it lies: its id is the hash of its bytes. The first path that
+brings it leads: its path, caption and metadata are the record's; the others are remembered in
+`origin.files`. When the leading file is gone or holds another picture now, the next one leads.
+A record is written before the one that it replaces is removed, so that a run which is killed in
+between leaves both, and the next run removes the old one.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from coca.core.errors import DataError
+from coca.core.progress import Bar
+from coca.search.frame_paths import series_of
+from coca.search.ingest.merge import (
+    fresh_record,
+    has_spoken,
+    is_answered,
+    label_of,
+    with_files,
+    with_words_of,
+)
+from coca.search.ingest.prefetch import Found, embed_found
+from coca.search.ingest.report import BadLog, IngestReport
+from coca.search.ingest.snapshot import Known, Ledger
+from coca.search.query.engine import Embedder
+from coca.search.records import MAX_BYTES, ORIGIN, Origin, Record, fault_of
+from coca.search.source_entries import claims_in, is_heard, join_claims, source_of, with_claim
+
+Captioner: TypeAlias = Callable[[Sequence[bytes]], Sequence[str]]
+"""Writes a caption for each encoded picture."""
+
+_MAX_FILES_BYTES = MAX_BYTES[ORIGIN] // 2
+"""Room for the paths of one record; copies beyond it are read again by each run."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """What is filled; an index is one."""
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        """The records with these ids, as far as they are there."""
+        ...
+
+    def upsert(self, rows: Iterable[Record]) -> object:
+        """Write records; one whose id is there already is replaced."""
+        ...
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Remove records; ids that are not there are ignored."""
+        ...
+
+
+class Filler:
+    """Gathers pictures into batches, embeds what is new, and writes.
+
+    Attributes:
+        report: What was done so far.
+        heirs: Paths that lead a record now, whose words are still those of a path that is gone;
+            without those that only tables know.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder | None,
+        index: Store,
+        ledger: Ledger,
+        *,
+        captioner: Captioner | None,
+        batch_size: int,
+        bar: Bar,
+        bad_log: BadLog | None,
+    ) -> None:
+        self.report = IngestReport()
+        self.heirs: list[str] = []
+        self._embedder = embedder
+        self._index = index
+        self._ledger = ledger
+        self._captioner = captioner
+        self._batch_size = batch_size
+        self._bar = bar
+        self._bad_log = bad_log
+        self._logged = (0, 0)
+        self._batch: list[Found] = []
+
+    def offer(self, found: Found) -> bool:
+        """Take in what was found; it is written when its batch is full.
+
+        Returns:
+            Whether that is all; otherwise the entry was left unread and must be read.
+        """
+        picture = found.picture
+        if picture is None:
+            if found.fault is not None:
+                self.report.reject(found.entry.path, found.fault.reason, str(found.fault))
+            elif found.series is not None:
+                # What a killed run did not come to.
+                self.let_go(dict.fromkeys(self._ledger.stale_paths_of(found.series)))
+                self.report.unchanged += len(self._ledger.paths_of(found.series))
+            elif not self._is_unchanged(found):
+                return False
+            else:
+                self.report.unchanged += 1
+            self._bar.advance()
+            return True
+        words = picture.words
+        if found.given is None and (
+            fault := fault_of(
+                picture.path, words.caption, words.metadata, tags=words.tags, album=words.album
+            )
+        ):
+            self.report.reject(picture.path, "bad_words", f"{picture.path}: {fault}")
+            self._bar.advance()
+            return True
+        self._batch.append(found)
+        if len(self._batch) >= self._batch_size:
+            self.write()
+        return True
+
+    def write(self) -> None:
+        """Embed and write the batch."""
+        batch, self._batch = self._batch, []
+        copies: dict[str, list[Found]] = {}
+        kept: dict[str, str | None] = {}
+        for found in batch:
+            copies.setdefault(found.id, []).append(found)
+            kept[found.entry.path] = found.id
+        stored = self._index.get([id for id in copies if self._ledger.may_hold(id)])
+        vectors, faults = self._embed({id: copies[id][0] for id in copies if id not in stored})
+        records: dict[str, Record] = {}
+        for id, same in copies.items():
+            if fault := faults.get(id):
+                for found in same:
+                    self.report.reject(found.entry.path, fault.reason, str(fault))
+                continue
+            records[id] = self._gather(id, stored.get(id), vectors.get(id), same)
+        self._write_captions(records, copies)
+        self._embed_captions(records)
+        changed = {
+            id: record
+            for id, record in records.items()
+            if record != stored.get(id) or has_spoken(record) != has_spoken(stored[id])
+        }
+        self._index.upsert(changed.values())
+        for record in changed.values():
+            self._remember(record)
+        ended = [found.series for found in batch if found.series is not None]
+        stale = [path for series in ended for path in self._ledger.stale_paths_of(series)]
+        self.let_go(kept | dict.fromkeys(stale))
+        self._log_bad()
+        alone = sum(
+            series_of(found.entry.path, found.entry.stamp) == found.entry.path for found in batch
+        )
+        self._bar.advance(alone + len(ended), added=self.report.added, bad=len(self.report.bad))
+
+    def let_go(self, kept: Mapping[str, str | None]) -> int:
+        """End the claims of all records on these paths, but for the one that is named.
+
+        A record without a file left is removed.
+
+        Args:
+            kept: Path -> id of the record that it belongs to now, or None.
+
+        Returns:
+            How many records were removed.
+        """
+        freed: dict[str, set[str]] = {}
+        for path, id in kept.items():
+            for other in self._ledger.ids_of(path):
+                if other != id:
+                    freed.setdefault(other, set()).add(path)
+        records = self._index.get(freed)
+        return self._keep_files(
+            (
+                record,
+                {path: it for path, it in record.origin.files.items() if path not in freed[id]},
+            )
+            for id, record in records.items()
+        )
+
+    def forget_lost(self, paths: Iterable[str]) -> int:
+        """End the claims of sources that have lost these paths, while others may hold them.
+
+        Returns:
+            How many records were removed, as none of their files is left.
+        """
+        ids = {id for path in paths for id in self._ledger.ids_of(path)}
+        records = self._index.get(ids)
+        return self._keep_files((record, self._held(record.origin)) for record in records.values())
+
+    def _keep_files(self, left: Iterable[tuple[Record, Mapping[str, str]]]) -> int:
+        """Leave records no more than these files; how many were removed, having none."""
+        removed, changed = [], []
+        for record, files in left:
+            if files:
+                heir = self._remember(with_files(record, files))
+                changed.append(heir)
+                if heir.path != record.path and "" in map(source_of, claims_in(files[heir.path])):
+                    self.heirs.append(heir.path)
+            else:
+                self._ledger.forget(record.id)
+                removed.append(record.id)
+        self._index.upsert(changed)
+        self._index.delete(removed)
+        return len(removed)
+
+    def _is_unchanged(self, found: Found) -> bool:
+        path, stamp, ledger = found.entry.path, found.entry.stamp, self._ledger
+        for id in ledger.ids_of(path):
+            known = ledger[id]
+            if stamp not in claims_in(known.origin.files[path]):
+                continue
+            if known.path != path:
+                # Given words go before a model's, whichever of equal pictures they lie beside.
+                speaks = found.words is not None and bool(found.words.caption)
+                outspeaks = speaks and not known.has_given_caption
+                same = ledger.is_current(known.path, known.origin) and not outspeaks
+            else:
+                same = self._says_nothing_new(found, known)
+                same = same and (known.has_caption or self._captioner is None)
+            if same:
+                # What a killed run did not come to.
+                self.let_go({path: id})
+            return same
+        return False
+
+    def _says_nothing_new(self, found: Found, known: Known) -> bool:
+        """Whether the record that a path leads has the words that it should have."""
+        path, stamp, words = found.entry.path, found.entry.stamp, found.words
+        stamps, origin = known.origin.files[path], known.origin
+        speaker = next(iter(self._ledger.held(path, stamps)), "")
+        if speaker != claims_in(stamps)[0] or not origin.label:
+            # Whoever spoke is gone.
+            return False
+        if speaker == stamp:
+            return words is None or origin.label == label_of(words)
+        return words is None or not is_heard(
+            stamp, words.caption, over=speaker, captioned=known.has_given_caption
+        )
+
+    def _gather(
+        self,
+        id: str,
+        record: Record | None,
+        vector: Float32[np.ndarray, " E"] | None,
+        copies: Sequence[Found],
+    ) -> Record:
+        """The record of some copies: a new one, or one that is there and may change."""
+        for found in copies:
+            if record is not None:
+                record = self._join(record, found)
+                continue
+            record = fresh_record(found, vector)
+            if self._ledger.ids_of(found.entry.path):
+                self.report.updated += 1
+            else:
+                self.report.added += 1
+        assert record is not None
+        return record
+
+    def _join(self, record: Record, found: Found) -> Record:
+        """The record of the same bytes with one more path, or with newer words of its own."""
+        picture, origin = found.picture, record.origin
+        assert picture is not None
+        path, stamp = picture.path, picture.stamp
+        known = path in origin.files
+        fresh = fresh_record(found, record.vector)
+        leads = path == record.path or not self._ledger.is_current(record.path, origin)
+        # Given words go before a model's, whichever of two equal pictures they lie beside.
+        outspeaks = not leads and bool(fresh.caption) and (origin.captioned or not record.caption)
+        leads |= outspeaks
+        claims = self._ledger.held(path, origin.files[path]) if known else []
+        speaks = leads
+        if path == record.path and claims and source_of(claims[0]) != source_of(stamp):
+            given = bool(record.caption) and not origin.captioned
+            speaks = is_heard(stamp, fresh.caption, over=claims[0], captioned=given)
+        if known or leads or len(json.dumps(dict(origin.files))) < _MAX_FILES_BYTES:
+            files = self._held(origin) | {path: with_claim(claims, stamp, speaks=speaks)}
+            origin = replace(origin, files=files)
+        if not leads:
+            if known:
+                self.report.unchanged += 1
+            else:
+                self.report.repeat(path, record.path)
+            return replace(record, origin=origin)
+        joined = replace(record, origin=origin)
+        if speaks:
+            if len(claims_in(origin.files[path])) > 1 and not fresh.album:
+                # A table seldom names one; the folder, which holds the picture as well, is one.
+                fresh = replace(fresh, album=record.album)
+            joined = with_words_of(fresh, joined)
+        elif not joined.album:
+            joined = replace(joined, album=fresh.album)
+        same = (record.path, record.origin.label) == (path, joined.origin.label)
+        same = same and record.caption == joined.caption
+        if same and (is_answered(joined) or self._captioner is None):
+            self.report.unchanged += 1
+        elif outspeaks and not known:
+            self.report.repeat(path, record.path)
+        else:
+            self.report.updated += 1
+        return joined
+
+    def _held(self, origin: Origin) -> dict[str, str]:
+        """The paths of a record that the sources have not lost, with the claims on them."""
+        held = {path: self._ledger.held(path, stamps) for path, stamps in origin.files.items()}
+        return {path: join_claims(claims) for path, claims in held.items() if claims}
+
+    def _remember(self, record: Record) -> Record:
+        """Take note of a record that is written."""
+        self._ledger.remember(record.id, Known.of(record.path, record.caption, record.origin))
+        return record
+
+    def _embed(
+        self, new: Mapping[str, Found]
+    ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
+        """Vectors and faults by id, of what does not bring its own."""
+        bare = {id: found for id, found in new.items() if found.given is None}
+        if not bare:
+            return {}, {}
+        assert self._embedder is not None, "without a model, all records are given"
+        return embed_found(self._embedder, bare)
+
+    def _write_captions(
+        self, records: dict[str, Record], copies: Mapping[str, Sequence[Found]]
+    ) -> None:
+        speechless = [id for id, record in records.items() if not is_answered(record)]
+        if self._captioner is None or not speechless:
+            return
+        pictures = [copies[id][0].picture for id in speechless]
+        captions = self._captioner([one.image for one in pictures if one is not None])
+        for id, caption in zip(speechless, captions, strict=True):
+            origin = replace(records[id].origin, captioned=True)
+            records[id] = replace(records[id], caption=caption, origin=origin)
+
+    def _embed_captions(self, records: dict[str, Record]) -> None:
+        """Give their vectors to captions that have none."""
+        spoken = [
+            id for id, record in records.items() if record.caption and record.text_vector is None
+        ]
+        if spoken and self._embedder is not None:
+            vectors = self._embedder.embed_texts([records[id].caption for id in spoken])
+            for id, vector in zip(spoken, vectors, strict=True):
+                records[id] = replace(records[id], text_vector=vector)
+
+    def _log_bad(self) -> None:
+        if self._bad_log is not None:
+            good, bad = self._logged
+            self._logged = self.report.good, len(self.report.bad)
+            self._bad_log.add(self.report.good - good, self.report.bad[bad:])

@@ -1,0 +1,1 @@
+"""One collection in Milvus: connection, schema, rows, approximate nearest neighbor search."""

@@ -1,0 +1,253 @@
+"""One collection of Milvus as rows in and rows out, with the rules that every call must keep.
+
+Rows are upserted, never inserted; each call has a limit of time and names its columns; on Lite
+writes wait for each other, and are flushed before they slow searches down.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+
+from coca.core.errors import SearchError
+from coca.search.filters import expanded, with_ids
+from coca.search.milvus.connection import Connection
+from coca.search.records import ID
+
+WRITE_ROWS = 1_000
+FLUSH_ROWS = 5_000
+"""Unflushed rows make each search on Lite slower, by about 45 microseconds a row."""
+_SEARCHED_ROWS = 1_000
+"""So many are flushed where searches happen meanwhile; it costs a filling without them more."""
+
+_SETTLED_S = 10.0
+"""Age from which a write is in every answer of `Bounded` freshness, whose limit is 5 s."""
+
+Row = dict[str, Any]
+
+
+class Collection:
+    """A collection that is there and loaded.
+
+    Attributes:
+        connection: Where it is.
+        name: Its own name, never an alias.
+        unflushed: Rows that were written since the last flush.
+        journal: What was written or removed since it was opened; on Lite, by whom ever, since all
+            are in this process.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        consistency: str = "Bounded",
+        *,
+        may_move: bool = False,
+    ) -> None:
+        """Wrap it.
+
+        Args:
+            connection: Where it is.
+            name: Its own name.
+            consistency: How fresh its answers must be, as Milvus names it.
+            may_move: The name may come to lead elsewhere, so it is checked before each call.
+        """
+        self.connection = connection
+        self.name = name
+        self._consistency = consistency
+        self._may_move = may_move
+        self.unflushed = 0
+        self.journal = connection.journal(name)
+        self._upserted_s = self._deleted_s = -math.inf
+        self._searched = False
+
+    def upsert(self, rows: Sequence[Row]) -> None:
+        """Write rows of different ids; one whose id is there already is replaced."""
+        for start in range(0, len(rows), WRITE_ROWS):
+            self._check_name()
+            batch = list(rows[start : start + WRITE_ROWS])
+            with self.connection.write_lock, self.faults("write to it"):
+                self._client.upsert(self.name, batch, timeout=self._timeout_s)
+            self._upserted_s = time.monotonic()
+            self._count([row[ID] for row in batch])
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Remove rows; ids that are not there are ignored."""
+        for batch in batches(ids, WRITE_ROWS):
+            self._check_name()
+            with self.connection.write_lock, self.faults("delete from it"):
+                # By a filter of ours: the client quotes no id.
+                self._client.delete(self.name, filter=with_ids(batch), timeout=self._timeout_s)
+            self._deleted_s = time.monotonic()
+            self._count(batch)
+
+    def flush(self) -> None:
+        """Bring what was written into the index, where that is due.
+
+        A server keeps new rows in a log on its disk, searches them as they are, and flushes by
+        itself; asking for it takes seconds, and leaves small pieces if there are few rows.
+        """
+        if self.unflushed >= (1 if self.connection.is_lite else FLUSH_ROWS):
+            with self.connection.write_lock, self.faults("flush it"):
+                self._client.flush(self.name, timeout=self._timeout_s)
+            self.unflushed, self._searched = 0, False
+
+    @property
+    def freshness(self) -> str:
+        """How fresh, as Milvus names it, an answer must be that knows all of this object's writes.
+
+        Those of others are in it after the time that the collection was made for, 5 s by default.
+        To wait for them as well, which is `Strong`, costs 0.2 s a call.
+        """
+        now = time.monotonic()
+        if now < self._deleted_s + _SETTLED_S:
+            # Milvus 2.3 does not tell when a deletion happened, so a session cannot wait for it.
+            return "Strong"
+        recent = now < self._upserted_s + _SETTLED_S
+        return "Session" if recent and self._consistency != "Strong" else self._consistency
+
+    def get(
+        self, ids: Iterable[str], columns: Sequence[str], *, freshness: str = "Strong"
+    ) -> Iterator[Row]:
+        """The rows with these ids, as far as they are there, in no order."""
+        for batch in batches(ids, WRITE_ROWS):
+            yield from self.query(with_ids(batch), columns, freshness=freshness)
+
+    def query(
+        self,
+        filter: str,
+        columns: Sequence[str],
+        *,
+        limit: int | None = None,
+        freshness: str = "Strong",
+    ) -> list[Row]:
+        """Rows that fulfil a filter; at most `limit` of them."""
+        self._check_name()
+        with self.faults("read from it", filter=filter):
+            return self._client.query(
+                self.name,
+                filter=expanded(filter),
+                output_fields=list(columns),
+                timeout=self._timeout_s,
+                consistency_level=freshness,
+                **({} if limit is None else {"limit": limit}),
+            )
+
+    def count(self, filter: str = "", *, freshness: str = "Strong") -> int:
+        """How many rows fulfil a filter."""
+        return int(self.query(filter, ["count(*)"], freshness=freshness)[0]["count(*)"])
+
+    def ids(self, filter: str = "") -> list[str]:
+        """The ids of all rows that fulfil a filter, in no order."""
+        if self.connection.is_lite:
+            return [row[ID] for row in self.query(filter or f'{ID} != ""', [ID])]
+        return [row[ID] for rows in self.read_through([ID], filter) for row in rows]
+
+    def read_through(self, columns: Sequence[str], filter: str = "") -> Iterator[list[Row]]:
+        """All rows that fulfil a filter, in batches and in no order; write nothing meanwhile."""
+        if self.connection.is_lite:
+            # Its iterator reads the whole collection again for each batch: minutes for 100,000.
+            for batch in batches(self.ids(filter), WRITE_ROWS):
+                yield list(self.get(batch, columns))
+            return
+        # An iterator of a server may miss the newest writes; a strong read first waits for them.
+        self.count()
+        with self.faults("read it through", filter=filter):
+            iterator = self._client.query_iterator(
+                self.name,
+                batch_size=WRITE_ROWS,
+                filter=expanded(filter),
+                output_fields=list(columns),
+                timeout=self._timeout_s,
+                consistency_level="Strong",
+            )
+            try:
+                while rows := iterator.next():
+                    yield list(rows)
+            finally:
+                iterator.close()
+
+    def search(
+        self,
+        queries: Sequence[np.ndarray] | Sequence[str],
+        *,
+        column: str,
+        columns: Sequence[str],
+        k: int,
+        params: Mapping[str, Any],
+        metric: str = "IP",
+        filter: str = "",
+    ) -> list[list[Row]]:
+        """The nearest rows to each query, nearest first, each with its `distance`."""
+        self._searched = True
+        self._check_name()
+        with self.faults("search it", filter=filter):
+            answers = self._client.search(
+                self.name,
+                data=list(queries),
+                anns_field=column,
+                filter=expanded(filter),
+                limit=k,
+                # Without a list of columns Lite would send everything, the vectors included.
+                output_fields=list(columns),
+                search_params={"metric_type": metric, "params": dict(params)},
+                timeout=self._timeout_s,
+                consistency_level=self.freshness,
+            )
+        return [
+            [
+                dict(hit["entity"]) | {ID: hit[ID], "distance": float(hit["distance"])}
+                for hit in hits
+            ]
+            for hits in answers
+        ]
+
+    def faults(self, doing: str, *, filter: str = "") -> AbstractContextManager[None]:
+        """Turn what Milvus raises into one sentence."""
+        return self.connection.faults(doing, filter=filter)
+
+    def _check_name(self) -> None:
+        """Refuse to go on where the name has come to lead to another collection.
+
+        Only collections of earlier versions need it; it takes one call, 1 ms.
+        """
+        if not self._may_move:
+            return
+        with self.faults(f"find collection {self.name!r}"):
+            found = self._client.describe_collection(self.name, timeout=self._timeout_s)
+        if found["collection_name"] != self.name:
+            raise SearchError(
+                f"collection {self.name!r} in {self.connection.uri} is gone, and its name leads to "
+                f"{found['collection_name']!r} now: open it again"
+            )
+
+    def _count(self, ids: Sequence[str]) -> None:
+        self.journal.note(ids)
+        self.unflushed += len(ids)
+        # A server flushes by itself, and limits how often it may be asked to.
+        most = _SEARCHED_ROWS if self._searched else FLUSH_ROWS
+        if self.connection.is_lite and self.unflushed >= most:
+            self.flush()
+
+    @property
+    def _client(self) -> Any:
+        return self.connection.client
+
+    @property
+    def _timeout_s(self) -> float:
+        return self.connection.timeout_s
+
+
+_T = TypeVar("_T")
+
+
+def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """The items in lists of `size`; the last one may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,173 @@
+"""One connection to Milvus, a folder or a server, whose faults are sentences."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import ModuleType
+from typing import Any
+
+from coca.core.errors import SearchError
+from coca.core.extras import require
+from coca.search.index_params.capabilities import capabilities_of
+from coca.search.milvus.change_log import Journal
+from coca.search.milvus.lite import Lease, address_of, check_free, is_lite
+
+_UNREACHABLE = 2
+"""Error code of the client for a server that does not answer."""
+
+
+class Connection:
+    """A client of Milvus together with what must be known and guarded about its other end.
+
+    Attributes:
+        uri: As Milvus takes it.
+        server_version: Such as `"v2.6.4"` or `"milvus_lite-3.2.2"`.
+        capabilities: What a Milvus of that version can do.
+        is_lite: The other end is Milvus Lite, in this process or served by another.
+        timeout_s: Limit of every call.
+        write_lock: To be held for every write.
+    """
+
+    def __init__(self, uri: str, *, token: str = "", timeout_s: float = 60.0, create: bool) -> None:
+        """Connect.
+
+        Args:
+            uri: Path of a folder that ends in `.db`, or address of a server.
+            token: `"user:password"` or a key, for servers that want one.
+            timeout_s: Limit of every call in seconds.
+            create: Make the folder if it is missing.
+
+        Raises:
+            SearchError: The folder cannot be opened, or no server answers.
+            MissingExtraError: The Milvus packages are not installed.
+        """
+        uri = self.uri = address_of(uri)
+        self.timeout_s = timeout_s
+        self._milvus = _quiet_client_package()
+        self._rpc_error: type[Exception] = require("grpc", extra="search").RpcError
+        self._lease: Lease | None = None
+        self._client: Any = None
+        if is_lite(uri):
+            require("milvus_lite", extra="search")
+            self._lease = Lease.take(uri, create=create)
+        self.write_lock: AbstractContextManager[Any] = (
+            self._lease.write_lock if self._lease else nullcontext()
+        )
+        address = str(self._lease.path) if self._lease else uri
+        try:
+            # Two threads that start Lite for one folder at once would shut each other out.
+            with self.write_lock, self.faults("open it"):
+                self._client = self._milvus.MilvusClient(address, token=token, timeout=timeout_s)
+                self.server_version = str(self._client.get_server_version(timeout=timeout_s))
+            self.capabilities = capabilities_of(self.server_version, uri)
+        except BaseException as error:
+            lease = self._lease
+            self.close()
+            if lease is not None and lease.users == 0 and isinstance(error, SearchError):
+                # Another process may have been faster, of which Lite says nothing.
+                check_free(lease.path)
+            raise
+        self.is_lite = self.capabilities.lite
+
+    @property
+    def client(self) -> Any:
+        """The client of Milvus.
+
+        Raises:
+            SearchError: The connection is closed.
+        """
+        if self._client is None:
+            raise SearchError(f"the collection in {self.uri} was closed; open it again")
+        return self._client
+
+    def journal(self, collection: str) -> Journal:
+        """What is written to a collection: a new journal, or on Lite the one of this process."""
+        return self._lease.journal(collection) if self._lease else Journal()
+
+    @property
+    def place(self) -> str:
+        """The same text for the same folder, or the same address of a server."""
+        if self._lease:
+            return str(self._lease.path)
+        return self.uri.rstrip("/").lower()
+
+    @property
+    def sees_all_writes(self) -> bool:
+        """Whether whoever writes is in this process, and so in the journal."""
+        return self._lease is not None
+
+    @property
+    def data_type(self) -> Any:
+        """The column types of Milvus."""
+        return self._milvus.DataType
+
+    def bm25(self, text_column: str, words_column: str) -> Any:
+        """The function by which Milvus itself fills a column with the words of another."""
+        return self._milvus.Function(
+            name=f"{words_column}_of_{text_column}",
+            function_type=self._milvus.FunctionType.BM25,
+            input_field_names=[text_column],
+            output_field_names=[words_column],
+        )
+
+    def index_fault(self, collection: str, index_name: str) -> str:
+        """Why an index is not built, as far as Milvus says; its description leaves that out."""
+        handler = self.client._get_connection()
+        _, reason = handler.get_index_state(collection, index_name, timeout=self.timeout_s)
+        return str(reason or "")
+
+    def close(self) -> None:
+        """Let go of the server or folder; closing twice does nothing."""
+        client, self._client = self._client, None
+        lease, self._lease = self._lease, None
+        if client is not None:
+            client.close()
+        if lease is not None:
+            lease.release()
+
+    @contextmanager
+    def faults(self, doing: str, *, filter: str = "") -> Iterator[None]:
+        """Turn what Milvus raises into one sentence.
+
+        Args:
+            doing: What fails, to follow "Milvus could not".
+            filter: The expression that is sent along, which may be what Milvus dislikes.
+        """
+        try:
+            yield
+        except self._rpc_error as error:
+            # The client lets faults of the network through as they are.
+            reason = getattr(error, "details", lambda: "")() or type(error).__name__
+            status = getattr(getattr(error, "code", lambda: None)(), "name", "")
+            if status in ("DEADLINE_EXCEEDED", "UNAVAILABLE"):
+                sentence = f"no Milvus answers at {self.uri} (could not {doing}): {reason}"
+            else:
+                sentence = f"Milvus at {self.uri} could not {doing}: {reason}"
+            raise SearchError(sentence) from error
+        except self._milvus.MilvusException as error:
+            reason = str(error.message).strip().partition("\n")[0] or type(error).__name__
+            if error.code == _UNREACHABLE:
+                sentence = f"no Milvus answers at {self.uri}: {reason}"
+            elif filter and _blames_filter(error.code, str(error.message)):
+                sentence = (
+                    f"Milvus does not understand the filter {filter!r}: {reason}; "
+                    "fields are id, path, caption, caption_source, album, tags, width, height, "
+                    'time and metadata["KEY"]'
+                )
+            else:
+                sentence = f"Milvus at {self.uri} could not {doing}: {reason}"
+            raise SearchError(sentence) from error
+
+
+def _blames_filter(code: int, message: str) -> bool:
+    # Lite has a code of its own; servers share one code among many faults (2.3) or use 1100.
+    return code == 6 or "expression" in message or "query plan" in message
+
+
+def _quiet_client_package() -> ModuleType:
+    package = require("pymilvus", extra="search")
+    # They print a traceback for each fault that they also raise; `faults` tells it once. The last
+    # one prints those that Lite and its client settle between them.
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return package

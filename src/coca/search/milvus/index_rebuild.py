@@ -1,0 +1,78 @@
+"""Another index for a collection that is filled already."""
+
+import logging
+from collections.abc import Sequence
+
+from coca.core.errors import SearchError
+from coca.core.progress import Bar, ProgressMaker, silent
+from coca.search.index_params.params import VectorIndex
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.index_build import PATIENCE_S, build_index, drop_index, index_state
+from coca.search.milvus.schema import Layout, keep_index, load_collection, release_collection
+
+logger = logging.getLogger(__name__)
+
+
+def change_index(
+    connection: Connection,
+    layout: Layout,
+    index: VectorIndex,
+    *,
+    rows: int,
+    progress: ProgressMaker = silent,
+    patience_s: float = PATIENCE_S,
+) -> Layout:
+    """Replace the index of all vectors; nobody can search meanwhile, and no row is lost.
+
+    Args:
+        connection: Where the collection is.
+        layout: The collection.
+        index: Its new index, one that this Milvus can build.
+        rows: How many rows it has, to show how far it is.
+        progress: Makes the bar to show.
+        patience_s: How long no row may be added before it is given up.
+
+    Returns:
+        The collection with its new index.
+
+    Raises:
+        SearchError: It cannot be built; the old index is there again.
+    """
+    index.build_params(layout.embed_dim)
+    # On Lite that of captions may still wait for the first of them.
+    there = [place for place in layout.vectors if index_state(connection, *place) is not None]
+    release_collection(connection, layout)
+    try:
+        with progress(f"build {index.type}", rows * len(there)) as bar:
+            _replace(connection, there, index, layout.embed_dim, bar, patience_s)
+        layout = keep_index(connection, layout, index)
+    except SearchError:
+        logger.warning("%s could not be built: %s comes back", index.type, layout.index.type)
+        with progress(f"build {layout.index.type} again", rows * len(there)) as bar:
+            _replace(connection, there, layout.index, layout.embed_dim, bar, PATIENCE_S)
+        raise
+    finally:
+        # It also finishes what Ctrl-C left.
+        load_collection(connection, layout)
+    return layout
+
+
+def _replace(
+    connection: Connection,
+    places: Sequence[tuple[str, str]],
+    index: VectorIndex,
+    embed_dim: int,
+    bar: Bar,
+    patience_s: float,
+) -> None:
+    for name, column in places:
+        drop_index(connection, name, column)
+        build_index(
+            connection,
+            name,
+            column,
+            index,
+            embed_dim=embed_dim,
+            bar=bar,
+            patience_s=patience_s,
+        )

@@ -1,0 +1,179 @@
+"""The folder of a Milvus Lite collection: who holds it, who may write, when it is let go.
+
+Milvus Lite runs inside this process. It takes one process a folder, says nothing about the reason
+when it is refused, loses acknowledged rows when two threads write at once, and keeps its hold
+after the client is closed. All four are put right here.
+"""
+
+import os
+import re
+import sys
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coca.core.errors import ArgumentError, SearchError
+from coca.core.extras import require
+from coca.search.milvus.change_log import Journal
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}(/\w*)?")
+
+
+def address_of(uri: str) -> str:
+    """The address as Milvus takes it, from what people write.
+
+    `localhost:19530` is a server, a path may begin with `~`, and `file:` may stand before one.
+
+    Raises:
+        SearchError: It is empty.
+
+    Example:
+        >>> address_of("localhost:19530"), address_of("file:///data/pictures.db")
+        ('http://localhost:19530', '/data/pictures.db')
+    """
+    uri = uri.strip()
+    if not uri:
+        raise ArgumentError(f"the place of a collection is empty; {_RIGHT}")
+    if uri.lower().startswith("file:"):
+        # file:/x, file:///x and file://localhost/x are one path; file:x is a relative one.
+        uri = re.sub(r"(?i)^file:(//(localhost)?(?=/))?", "", uri)
+    if _HOST_AND_PORT.fullmatch(uri) and not uri.endswith(".db"):
+        return f"http://{uri}"
+    return os.path.expanduser(uri) if is_lite(uri) else uri
+
+
+def is_lite(uri: str) -> bool:
+    """Whether the address is a folder of this machine and not a server."""
+    return "://" not in uri and not uri.startswith("unix:")
+
+
+def check_folder(uri: str) -> bool:
+    """Whether there is something to open; for a server, which only the opening tells, yes.
+
+    Raises:
+        SearchError: The address names neither a server nor a folder of Milvus Lite.
+    """
+    address = address_of(uri)
+    if not is_lite(address):
+        return True
+    path = Path(os.path.realpath(address))
+    if path.is_dir():
+        return True
+    _check_suffix(path)
+    return path.exists()
+
+
+@dataclass
+class Lease:
+    """This process's hold on one folder, shared by everyone in the process who opens it."""
+
+    path: Path
+    write_lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)
+    """To be held for every write: Lite writes its log without a lock of its own."""
+    users: int = 0
+    journals: dict[str, Journal] = field(default_factory=dict)
+    """Collection -> what was written to it since the folder was taken."""
+
+    @classmethod
+    def take(cls, uri: str, *, create: bool) -> "Lease":
+        """Hold the folder; each `take` needs one `release`.
+
+        Args:
+            uri: The folder; must end in `.db`.
+            create: Make the folder and its parents if they are missing.
+
+        Raises:
+            SearchError: It is missing, not a Lite folder, not writable, or held by another process.
+        """
+        path = Path(os.path.realpath(uri))
+        with _guard:
+            if path not in _leases:
+                _prepare(path, create)
+                check_free(path)
+                _leases[path] = cls(path)
+            lease = _leases[path]
+            lease.users += 1
+        return lease
+
+    def journal(self, collection: str) -> Journal:
+        """What everybody writes to a collection of the folder."""
+        with _guard:
+            return self.journals.setdefault(collection, Journal())
+
+    def release(self) -> None:
+        """Let go; the last user of the process stops Lite, which writes what is open to disk."""
+        with _guard:
+            self.users -= 1
+            if self.users == 0:
+                del _leases[self.path]
+                manager = require("milvus_lite.server_manager", extra="search")
+                manager.server_manager_instance.release_server(str(self.path))
+
+
+_RIGHT = "right is a path that ends in .db, or a server such as http://localhost:19530"
+
+_guard = threading.Lock()
+_leases: dict[Path, Lease] = {}
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix != ".db":
+        raise ArgumentError(f"{path} is no place of a collection; {_RIGHT}")
+
+
+def _prepare(path: Path, create: bool) -> None:
+    _check_suffix(path)
+    if path.is_file():
+        raise SearchError(
+            f"{path} is a file, and Milvus Lite 3 keeps a folder: Milvus Lite 2 wrote it, "
+            "and it cannot be read any more; index the pictures again into another path"
+        )
+    if create:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SearchError(f"{path} cannot be made: {error.strerror or error}") from error
+    elif not path.is_dir():
+        raise SearchError(f"there is no collection at {path}: `coca index FOLDER` makes one")
+
+
+def check_free(path: Path) -> None:
+    """Refuse a folder of Lite that another process has open.
+
+    Raises:
+        SearchError: One has, or it cannot be written.
+    """
+    if sys.platform == "win32":  # pragma: no cover - no flock there; Lite's own words must do
+        return
+    import fcntl
+
+    lock = path / "LOCK"
+    try:
+        with lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = _holder(lock)
+        raise SearchError(
+            f"{path} is in use: another process{f' (pid {holder})' if holder else ''} has it open, "
+            "and Milvus Lite takes one at a time; end that process, or point --uri at a server"
+        ) from error
+    except OSError as error:
+        raise SearchError(
+            f"{path} cannot be written: {error.strerror}; "
+            "Milvus Lite writes there even for a search"
+        ) from error
+
+
+def _holder(lock: Path) -> int | None:
+    """Process that holds the lock, where the system tells (Linux)."""
+    try:
+        inode = lock.stat().st_ino
+        # "1: FLOCK  ADVISORY  WRITE 4242 fd:01:131090 0 EOF"
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+                return int(words[4])
+    except (OSError, IndexError, ValueError):
+        pass
+    return None

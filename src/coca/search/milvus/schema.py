@@ -1,0 +1,304 @@
+"""How a collection is laid out, and how it remembers the model that filled it.
+
+A picture is one row. Its caption's vector stands in the same row where Milvus takes two columns of
+vectors; otherwise in a second collection, `NAME_texts`, whose rows carry the same columns.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from coca.core.errors import ArgumentError, SearchError
+from coca.search import records
+from coca.search.index_params.advisor import parse_index
+from coca.search.index_params.params import VectorIndex
+from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.milvus.connection import Connection
+from coca.search.milvus.index_build import build_index, index_state
+from coca.search.records import MAX_BYTES, CollectionInfo
+
+WORDS = "words"
+"""Column that Milvus fills with the words of the caption, where it can rank by them."""
+
+# Lite forgets a collection's description but keeps its properties; servers keep both.
+FINGERPRINT, MADE_FOR, LEADS_TO = "coca.fingerprint", "coca.made_for", "coca.leads_to"
+_MODEL, _LAYOUT = "coca.model", "coca.layout"
+_INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
+_NEWEST = "2"
+_TEXTS = "_texts"
+_LOAD_S = 3_600.0
+"""Least limit for bringing a collection into memory, which is when Lite builds a new index."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a collection stand."""
+
+    name: str
+    """The collection's own name, whatever alias it was opened by."""
+    texts: str
+    """The collection with the vectors of captions: itself, or the second one."""
+    text_column: str
+    """The column of these vectors in there."""
+    words: bool
+    """It has a column of words."""
+    embed_dim: int
+    index: VectorIndex
+    """The index that was asked for when it was made, or later."""
+    replicas: int
+    consistency: str
+    """How fresh an answer must be, as Milvus names it."""
+    identity: tuple[int, int] = (0, 0)
+    """Id and time of creation, as a server knows it; Lite gives none."""
+    made_for: str = ""
+    """The public name that it was made for; "" where that is its own name, as in earlier versions.
+
+    Only then may its own name come to lead to another collection.
+    """
+
+    @property
+    def vectors(self) -> list[tuple[str, str]]:
+        """Collection and column of each vector."""
+        texts = (self.texts, self.text_column)
+        return [texts, (self.name, records.VECTOR)]
+
+    @property
+    def shared(self) -> bool:
+        """Both vectors stand in one row."""
+        return self.texts == self.name
+
+
+def check_name(collection: str) -> None:
+    """Refuse a name that Milvus would refuse, or that is taken for the vectors of captions.
+
+    Raises:
+        SearchError: It is such a name.
+    """
+    if not re.fullmatch(r"[A-Za-z_]\w{0,247}", collection, re.ASCII):
+        raise ArgumentError(
+            f"{collection!r} cannot name a collection: use letters, digits and _, "
+            "and begin with a letter or _"
+        )
+    if collection.endswith(_TEXTS):
+        raise ArgumentError(
+            f"{collection!r} cannot name a collection: "
+            f"{_TEXTS} at the end is kept for the captions of another one"
+        )
+
+
+def make_collection(
+    connection: Connection,
+    collection: str,
+    *,
+    embed_dim: int,
+    fingerprint: str,
+    model: str,
+    settings: CollectionSettings,
+    made_for: str = "",
+) -> None:
+    """Make an empty collection for the vectors of one model.
+
+    Args:
+        connection: Where.
+        collection: Its own name.
+        embed_dim: Numbers in a vector.
+        fingerprint: Of the model.
+        model: Its name or folder.
+        settings: How the collection is kept.
+        made_for: The public name that leads to it.
+
+    Raises:
+        SearchError: Milvus refuses, for instance the size, or lacks what the settings ask for.
+    """
+    settings = settings.fitted(connection.capabilities)
+    assert settings.index is not None, "fitted settings name an index"
+    settings.index.build_params(embed_dim)
+    properties = {
+        FINGERPRINT: fingerprint,
+        MADE_FOR: made_for,
+        _MODEL: model,
+        _LAYOUT: _NEWEST,
+        _INDEX: str(settings.index),
+        _REPLICAS: str(settings.replicas),
+        _CONSISTENCY: settings.consistency,
+    }
+    several = connection.capabilities.several_vectors
+    # The one that is asked for comes last: what a killed process leaves is never half a collection.
+    if not several:
+        _drop_leftover(connection, texts_name(collection))
+        _make(connection, texts_name(collection), embed_dim, properties, settings)
+    _make(connection, collection, embed_dim, properties, settings)
+
+
+def has_collection(connection: Connection, collection: str) -> bool:
+    """Whether a collection or alias of that name is there."""
+    with connection.faults("list its collections"):
+        return bool(connection.client.has_collection(collection, timeout=connection.timeout_s))
+
+
+def list_collections(connection: Connection) -> list[str]:
+    """The names of all collections, sorted, without the second ones."""
+    with connection.faults("list its collections"):
+        names = set(connection.client.list_collections(timeout=connection.timeout_s))
+    return sorted(names - {texts_name(name) for name in names})
+
+
+def describe(connection: Connection, collection: str) -> dict[str, Any]:
+    """What Milvus says about a collection."""
+    with connection.faults(f"describe collection {collection!r}"):
+        found: dict[str, Any] = connection.client.describe_collection(
+            collection, timeout=connection.timeout_s
+        )
+    return found
+
+
+def model_in(found: dict[str, Any]) -> str:
+    """The model of a described collection; empty if it was not made by this package."""
+    return str(found["properties"].get(_MODEL, ""))
+
+
+def describe_collection(connection: Connection, collection: str) -> tuple[CollectionInfo, Layout]:
+    """What the collection says about itself, except for its `count`; and where its parts stand.
+
+    Raises:
+        SearchError: It was not made by `make_collection`, or by an older version of it.
+    """
+    found = describe(connection, collection)
+    properties = found["properties"]
+    columns = {column["name"]: column for column in found["fields"]}
+    if FINGERPRINT not in properties or records.ORIGIN not in columns:
+        raise SearchError(
+            f"collection {collection!r} in {connection.uri} was not made by `coca index`: "
+            "it does not tell which model made its vectors; use another name"
+        )
+    if properties.get(_LAYOUT) != _NEWEST:
+        raise SearchError(
+            f"collection {collection!r} in {connection.uri} was made by another version of coca, "
+            "whose records hold other fields: `coca index` the pictures again with another "
+            "--collection or --uri"
+        )
+    name = str(found["collection_name"])
+    shared = records.TEXT_VECTOR in columns
+    info = CollectionInfo(
+        uri=connection.uri,
+        collection=collection,
+        count=0,
+        embed_dim=int(columns[records.VECTOR]["params"]["dim"]),
+        fingerprint=properties[FINGERPRINT],
+        model=properties.get(_MODEL, ""),
+        server_version=connection.server_version,
+    )
+    layout = Layout(
+        name=name,
+        texts=name if shared else texts_name(name),
+        text_column=records.TEXT_VECTOR if shared else records.VECTOR,
+        words=WORDS in columns,
+        embed_dim=info.embed_dim,
+        index=parse_index(properties.get(_INDEX, "HNSW")),
+        replicas=int(properties.get(_REPLICAS, 1)),
+        consistency=properties.get(_CONSISTENCY, "Bounded"),
+        identity=(int(found.get("collection_id", 0)), int(found.get("created_timestamp", 0))),
+        made_for=properties.get(MADE_FOR, ""),
+    )
+    return info, layout
+
+
+def load_collection(connection: Connection, layout: Layout) -> None:
+    """Make the collection ready to search, and finish what a killed `make_collection` left."""
+    for name, column in layout.vectors:
+        # Lite searches a column without an index row by row, and building one is most of what a
+        # collection costs it: that of captions waits for the first of them.
+        waits = connection.is_lite and column == records.TEXT_VECTOR
+        if not waits and index_state(connection, name, column) is None:
+            build_index(connection, name, column, layout.index, embed_dim=layout.embed_dim)
+    client, timeout_s = connection.client, connection.timeout_s
+    with connection.faults(f"load collection {layout.name!r}"):
+        if layout.words and WORDS not in client.list_indexes(layout.name, timeout=timeout_s):
+            words = client.prepare_index_params()
+            words.add_index(WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+            client.create_index(layout.name, words, timeout=timeout_s, sync=not connection.is_lite)
+        for name in {layout.texts, layout.name}:
+            client.load_collection(
+                name, timeout=max(timeout_s, _LOAD_S), replica_number=layout.replicas
+            )
+
+
+def index_captions(connection: Connection, layout: Layout) -> None:
+    """Build the index of captions' vectors, if it is still waiting for the first of them."""
+    name, column = layout.texts, layout.text_column
+    with connection.write_lock:
+        if index_state(connection, name, column) is None:
+            build_index(connection, name, column, layout.index, embed_dim=layout.embed_dim)
+
+
+def release_collection(connection: Connection, layout: Layout) -> None:
+    """Take the collection out of memory, so that its index may change."""
+    with connection.faults(f"release collection {layout.name!r}"):
+        for name in {layout.texts, layout.name}:
+            connection.client.release_collection(name, timeout=connection.timeout_s)
+
+
+def keep_index(connection: Connection, layout: Layout, index: VectorIndex) -> Layout:
+    """Remember that this index is wanted from now on."""
+    with connection.faults(f"change collection {layout.name!r}"):
+        connection.client.alter_collection_properties(
+            layout.name, properties={_INDEX: str(index)}, timeout=connection.timeout_s
+        )
+    return replace(layout, index=index)
+
+
+def _make(
+    connection: Connection,
+    name: str,
+    embed_dim: int,
+    properties: dict[str, str],
+    settings: CollectionSettings,
+) -> None:
+    client, types = connection.client, connection.data_type
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field(records.ID, types.VARCHAR, is_primary=True, max_length=MAX_BYTES[records.ID])
+    schema.add_field(records.VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
+    if connection.capabilities.several_vectors:
+        schema.add_field(records.TEXT_VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
+    schema.add_field(records.PATH, types.VARCHAR, max_length=MAX_BYTES[records.PATH])
+    key = {"is_partition_key": True} if settings.partition_by_album else {}
+    schema.add_field(records.ALBUM, types.VARCHAR, max_length=MAX_BYTES[records.ALBUM], **key)
+    for column in (records.WIDTH, records.HEIGHT, records.TIME):
+        schema.add_field(column, types.INT64)
+    schema.add_field(
+        records.TAGS,
+        types.ARRAY,
+        element_type=types.VARCHAR,
+        max_capacity=records.MAX_TAGS,
+        max_length=records.MAX_TAG_BYTES,
+    )
+    schema.add_field(records.HAS_TEXT, types.BOOL)
+    schema.add_field(records.METADATA, types.JSON)
+    schema.add_field(records.ORIGIN, types.JSON)
+    longest = {"max_length": MAX_BYTES[records.CAPTION]}
+    if connection.capabilities.bm25:
+        schema.add_field(records.CAPTION, types.VARCHAR, **longest, enable_analyzer=True)
+        schema.add_field(WORDS, types.SPARSE_FLOAT_VECTOR)
+        schema.add_function(connection.bm25(records.CAPTION, WORDS))
+    else:
+        schema.add_field(records.CAPTION, types.VARCHAR, **longest)
+    with connection.faults(f"make collection {name!r}"):
+        client.create_collection(
+            name,
+            schema=schema,
+            properties=properties,
+            num_shards=settings.shards,
+            consistency_level=settings.consistency,
+            timeout=connection.timeout_s,
+        )
+
+
+def _drop_leftover(connection: Connection, name: str) -> None:
+    """Remove a second collection whose first one was never made."""
+    with connection.faults(f"drop collection {name!r}"):
+        connection.client.drop_collection(name, timeout=connection.timeout_s)
+
+
+def texts_name(collection: str) -> str:
+    """The collection with the vectors of captions that belongs to one of pictures."""
+    return f"{collection}{_TEXTS}"

@@ -1,0 +1,1 @@
+"""Use the vectors of a collection: recommendation, duplicates, selection, zero-shot labels."""

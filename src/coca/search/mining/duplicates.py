@@ -1,0 +1,181 @@
+"""Near-duplicates: pairs of pictures whose vectors are almost the same, found exactly.
+
+The paper's authors took 3.6M pictures out of their training data that were near-duplicates of
+evaluation sets; an index that only finds most neighbours would leave some.
+
+Letters: N pictures, M pictures of another set, E embedding, P pairs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from coca.core.errors import ArgumentError
+from coca.core.progress import ProgressMaker, silent
+from coca.search.milvus.collection import Index
+
+KEPT_PAIRS = 100_000
+"""Pairs that are told one by one; 100,000 equal pictures make 5 billion."""
+_BLOCK = 2_048
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures that are almost the same."""
+
+    first: int
+    """Row of one."""
+    second: int
+    """Row of the other: of the same set, and later; or of the second set."""
+    score: float
+    """Their cosine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What is almost the same."""
+
+    count: int
+    """Pairs in all."""
+    pairs: list[Pair]
+    """The most alike of them, the most alike first."""
+    groups: list[list[int]]
+    """Rows of one set that are connected by pairs, the largest groups first; none of two sets."""
+    drop: list[int]
+    """Rows without which no pair is left, sorted: of one set all but the first of each group."""
+
+
+def near_duplicates(
+    vectors: Float32[np.ndarray, "N E"],
+    others: Float32[np.ndarray, "M E"] | None = None,
+    *,
+    least: float = 0.95,
+    keep: int = KEPT_PAIRS,
+    progress: ProgressMaker = silent,
+) -> Duplicates:
+    """All whose cosine is at least `least`; the memory grows with the pictures, not the pairs.
+
+    Args:
+        vectors: One a row, each of length 1.
+        others: The set to compare with; by default the pictures are compared with each other.
+        least: Cosine from which two count as the same, above 0; what it means depends on the model.
+        keep: Most pairs to name.
+        progress: Shows how far it is; the work grows with the product of both sizes.
+
+    Raises:
+        SearchError: `least` is not above 0 and at most 1.
+    """
+    if not 0 < least <= 1:
+        raise ArgumentError(
+            f"near-duplicates have a cosine of at least {least}; right is above 0 to 1"
+        )
+    # A vector's product with itself may be rounded to below 1.
+    least = min(least, 1 - 1e-6)
+    right = vectors if others is None else others
+    best, groups = _Best(keep), _Groups(len(vectors))
+    alike = np.zeros(len(vectors), bool)
+    with progress("comparing pictures", len(vectors)) as bar:
+        for top in range(0, len(vectors), _BLOCK):
+            rows = vectors[top : top + _BLOCK]
+            for left in range(top if others is None else 0, len(right), _BLOCK):
+                scores = rows @ right[left : left + _BLOCK].T
+                found = scores >= least
+                if others is None and left == top:
+                    found = np.triu(found, 1)
+                first, second = np.nonzero(found)
+                if len(first):
+                    best.add(first + top, second + left, scores[first, second])
+                    alike[first + top] = True
+                    if others is None:
+                        groups.join(first + top, second + left)
+            bar.advance(len(rows), pairs=best.count)
+    members = groups.members()
+    drop = [row for group in members for row in group[1:]]
+    return Duplicates(
+        count=best.count,
+        pairs=best.pairs(),
+        groups=members,
+        drop=sorted(drop) if others is None else np.flatnonzero(alike).tolist(),
+    )
+
+
+def exact_copies(index: Index) -> dict[str, list[str]]:
+    """List the files that hold the same bytes as another one, of which a record is made once.
+
+    Returns:
+        Path of each record with several files -> its other paths, both sorted.
+    """
+    found = {
+        path: sorted(set(origin.files) - {path})
+        for _, path, _, origin in index.origins()
+        if len(origin.files) > 1
+    }
+    return {path: found[path] for path in sorted(found)}
+
+
+class _Best:
+    """The best pairs so far, and the number of all."""
+
+    def __init__(self, keep: int) -> None:
+        self.count = 0
+        self._keep = keep
+        self._first = self._second = np.zeros(0, np.int64)
+        self._score = np.zeros(0, np.float32)
+        self._least = -np.inf
+
+    def add(
+        self,
+        first: Int64[np.ndarray, " P"],
+        second: Int64[np.ndarray, " P"],
+        score: Float32[np.ndarray, " P"],
+    ) -> None:
+        self.count += len(first)
+        wanted = score > self._least
+        self._first = np.concatenate([self._first, first[wanted]])
+        self._second = np.concatenate([self._second, second[wanted]])
+        self._score = np.concatenate([self._score, score[wanted]])
+        if len(self._score) > 2 * self._keep:
+            self._cut()
+
+    def pairs(self) -> list[Pair]:
+        self._cut()
+        order = np.lexsort((self._second, self._first, -self._score))
+        columns = (self._first[order], self._second[order], self._score[order])
+        return [Pair(*row) for row in zip(*(one.tolist() for one in columns), strict=True)]
+
+    def _cut(self) -> None:
+        if len(self._score) <= self._keep:
+            return
+        rows = np.argpartition(-self._score, max(self._keep - 1, 0))[: self._keep]
+        self._first, self._second = self._first[rows], self._second[rows]
+        self._score = self._score[rows]
+        self._least = self._score.min(initial=np.inf)
+
+
+class _Groups:
+    """Rows that are connected: each leads, step by step, to the least row of its group."""
+
+    def __init__(self, count: int) -> None:
+        self._above = np.arange(count)
+
+    def join(self, first: Int64[np.ndarray, " P"], second: Int64[np.ndarray, " P"]) -> None:
+        while len(first):
+            first, second = self._leaders(first), self._leaders(second)
+            apart = first != second
+            first, second = first[apart], second[apart]
+            np.minimum.at(self._above, np.maximum(first, second), np.minimum(first, second))
+        # So that no way to the least row gets long.
+        self._above = self._leaders(self._above)
+
+    def members(self) -> list[list[int]]:
+        """The groups of two rows or more, the largest first."""
+        order = np.argsort(self._above, kind="stable")
+        starts = np.flatnonzero(np.diff(self._above[order], prepend=-1))
+        parts = [part.tolist() for part in np.split(order, starts[1:]) if len(part) > 1]
+        return sorted(parts, key=lambda group: (-len(group), group[0]))
+
+    def _leaders(self, rows: Int64[np.ndarray, " P"]) -> Int64[np.ndarray, " P"]:
+        while not np.array_equal(above := self._above[rows], rows):
+            rows = above
+        return rows

@@ -1,0 +1,1 @@
+"""Query a collection: dense, hybrid and reranked search by text or image."""

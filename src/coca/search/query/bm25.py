@@ -1,0 +1,99 @@
+"""The captions of a whole collection in memory, to be ranked by their words."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from coca.search.milvus.change_log import Watch, read_beside
+from coca.search.milvus.collection import Index
+from coca.search.milvus.pagination import check_text
+from coca.search.query.bm25_index import WordIndex
+from coca.search.records import Hit
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The captions as they were read at one time."""
+
+    writes: int
+    ids: np.ndarray
+    words: WordIndex
+
+
+class Captions:
+    """Searches captions by their words where Milvus itself cannot: before 2.5.
+
+    Threads may share it. Captions are read once, and again by the next search when something was
+    written through the same index or the number of records has changed. What others replace on a
+    server is seen when all is read anew, which is done beside the searches after twenty times as
+    long as reading takes.
+    """
+
+    def __init__(self, index: Index) -> None:
+        """Read the captions.
+
+        Raises:
+            MissingExtraError: The package `bm25s` is not installed.
+        """
+        self._index = index
+        self._watch = Watch(index, check_s=0.0)
+        self._lock = threading.Lock()
+        self._held = self._read()
+
+    def refresh(self) -> None:
+        """Read the captions again."""
+        with self._lock:
+            self._read_anew()
+
+    def search_words(
+        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
+    ) -> list[Hit]:
+        """The records whose captions share most with a text; those that share no word are left out.
+
+        Args:
+            text: Words.
+            k: How many, at most.
+            filter: Milvus expression that a record must fulfil.
+            offset: How many of the best to leave out, for paging.
+
+        Returns:
+            The best first; their score is BM25.
+
+        Raises:
+            SearchError: The text is empty, or Milvus does not understand the filter.
+        """
+        check_text(text)
+        held = self._up_to_date()
+        scores = held.words.scores(text)
+        if filter:
+            kept = set(self._index.ids(filter))
+            scores = np.where([id in kept for id in held.ids], scores, 0)
+        # By id where scores are equal, so that pages never overlap.
+        rows = np.flatnonzero(scores)
+        rows = rows[np.lexsort((held.ids[rows], -scores[rows]))][offset : offset + k]
+        return self._index.hits({held.ids[row]: float(scores[row]) for row in rows})
+
+    def _up_to_date(self) -> _Read:
+        while self._lacks_something(held := self._held):
+            with self._lock:
+                # Another thread may have read them meanwhile, and may have begun too early.
+                if self._held is held:
+                    self._read_anew()
+                    return self._held
+        if self._watch.is_old():
+            read_beside("captions", self._read_anew, self._lock)
+        return held
+
+    def _lacks_something(self, held: _Read) -> bool:
+        return self._index.writes != held.writes or self._watch.has_changed(len(held.ids))
+
+    def _read_anew(self) -> None:
+        """Whoever calls it holds the lock."""
+        self._held = self._read()
+
+    def _read(self) -> _Read:
+        with self._watch.reading() as writes:
+            rows = [(id, caption) for id, _, caption, _ in self._index.origins()]
+            ids = np.array([id for id, _ in rows], dtype=object)
+            return _Read(writes, ids, WordIndex([caption for _, caption in rows]))

@@ -1,0 +1,321 @@
+"""Search by words, by picture or by both: an embedder joined to a collection."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from numbers import Real
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from coca.core.errors import ArgumentError, SearchError
+from coca.search.milvus.collection import MAX_RESULTS, Side
+from coca.search.milvus.pagination import check_page
+from coca.search.query.fusion import Fusion
+from coca.search.query.hybrid import WordSearch, search_hybrid, word_search
+from coca.search.query.originals import OpenPicture, read_file
+from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
+from coca.search.query.rerank import CaptionScorer, check_texts, rerank
+from coca.search.query.searchable import Searchable, cosine
+from coca.search.records import Hit, check_same_model
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Turns pictures and texts into vectors of one space; a loaded model is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the vectors would."""
+        ...
+
+    @property
+    def embed_dim(self) -> int:
+        """Numbers in a vector."""
+        ...
+
+    def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
+        """A vector of length 1 for each picture: bytes, a path, or whatever else it reads.
+
+        Raises:
+            DataError: A picture cannot be read.
+        """
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
+        """A vector of length 1 for each text."""
+        ...
+
+
+class SearchEngine:
+    """Finds pictures in a collection.
+
+    Example:
+        with Index.open("pictures.db") as index:
+            for hit in SearchEngine(coca.load("nano"), index).search("red car"):
+                print(hit.score, hit.path)
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        index: Searchable,
+        *,
+        picture_reader: Callable[[], OpenPicture] = lambda: read_file,
+    ) -> None:
+        """Join the two; the engine does not close the index.
+
+        Args:
+            embedder: The model that filled the collection.
+            index: The collection.
+            picture_reader: Makes what reads the pictures of one re-ranking by their paths: files
+                by default; `coca.workflows.collections.search.open_search` reads tars, tables and
+                videos, too.
+
+        Raises:
+            SearchError: The collection was filled by another model.
+        """
+        check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
+        self.embedder = embedder
+        self.index = index
+        self._picture_reader = picture_reader
+
+    @cached_property
+    def _by_words(self) -> WordSearch:
+        """What ranks captions; once, as it may hold all of them in memory."""
+        return word_search(self.index)
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: Any = None,
+        vector: Float[np.ndarray, " E"] | None = None,
+        terms: Sequence[Term] = (),
+        k: int = 10,
+        filter: str = "",
+        offset: int = 0,
+        min_score: float | None = None,
+        on: Side = "image",
+        one_each_album: bool = False,
+        hybrid: Fusion | bool = False,
+        rerank: int = 0,
+    ) -> list[Hit]:
+        """The records nearest to a text, a picture, a vector, or several of them together.
+
+        Given together they count alike; `terms` says how much each counts, and what to avoid.
+
+        Args:
+            text: Words to search for.
+            image: Picture to search for, in any form that the embedder reads.
+            vector: Embedding to search for; its length does not count.
+            terms: Any number of texts, pictures and vectors, each with a weight.
+            k: How many results, at most.
+            filter: Milvus expression that a picture must fulfil; `where` builds one safely.
+            offset: How many of the nearest to leave out, for paging.
+            min_score: Cosine below which nothing is returned, -1 to 1.
+            on: What the query is compared with: the pictures, or their captions.
+            one_each_album: Only the best picture of each album or video.
+            hybrid: Rank by the words of captions (BM25) as well, and join the two rankings so; True
+                joins them by `Fusion()`.
+            rerank: How many of the first results to sort by their `rank_score`, which is
+                `logit_scale * cosine + log p(text | picture)`; 0: none.
+
+        Returns:
+            The best first: by cosine, with `hybrid` by what the rankings were joined by, and the
+            first `rerank` of these by `rank_score`. Pages are parts of one list.
+
+        Raises:
+            SearchError: Nothing to search for, `hybrid` or `rerank` without a text, or the
+                collection cannot answer.
+            DataError: The picture cannot be read.
+        """
+        check_terms(terms)
+        check_min_score(min_score)
+        if not isinstance(hybrid, bool | Fusion):
+            raise ArgumentError(f"hybrid is {hybrid!r}; right is True or a Fusion")
+        whole = [
+            *([] if text is None else [Term(text=text)]),
+            *([] if image is None else [Term(image=image)]),
+            *([] if vector is None else [Term(vector=vector)]),
+            *terms,
+        ]
+        check_page(k, offset, MAX_RESULTS)
+        texts: dict[str, float] = {}
+        for term in whole:
+            if term.text is not None:
+                texts[term.text] = texts.get(term.text, 0.0) + term.weight
+        if rerank:
+            self._check_rerank(rerank, texts)
+        query = self.query(whole)
+        first = 0 if rerank else offset
+        size = max(rerank, offset + k) - first
+        if hybrid is False:
+            found = self.index.search(
+                query, size, filter=filter, offset=first, on=on, one_each_album=one_each_album
+            )
+            (hits,) = _at_least(min_score, found)
+        else:
+            hits = search_hybrid(
+                self.index,
+                self._by_words,
+                " ".join(text for text, weight in texts.items() if weight > 0),
+                query,
+                fusion=Fusion() if hybrid is True else hybrid,
+                k=size,
+                filter=filter,
+                offset=first,
+                min_score=min_score,
+                on=on,
+                one_each_album=one_each_album,
+            )
+        if not rerank:
+            return hits
+        hits = self._reranked(hits[:rerank], query[0], texts, on) + hits[rerank:]
+        return hits[offset : offset + k]
+
+    def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
+        """The vector that stands for these terms together, of length 1.
+
+        Raises:
+            SearchError: No term, or they cancel each other out.
+            DataError: A picture cannot be read.
+        """
+        check_terms(terms)
+        if not terms:
+            raise ArgumentError("nothing to search for: give a text, an image or a vector")
+        given = [term.vector for term in terms if term.vector is not None]
+        of_vectors = iter(query_vectors(given, self.index.info.embed_dim) if given else ())
+        texts = [term.text for term in terms if term.text is not None]
+        images = [term.image for term in terms if term.image is not None]
+        of_texts = iter(self.embedder.embed_texts(texts) if texts else ())
+        of_images = iter(self.embedder.embed_images(images) if images else ())
+        vectors = []
+        for term in terms:
+            if term.vector is not None:
+                vectors.append(next(of_vectors))
+            else:
+                vectors.append(next(of_images if term.text is None else of_texts))
+        return direction([one[np.newaxis] for one in vectors], [term.weight for term in terms])
+
+    def search_batch(
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        images: Sequence[Any] | None = None,
+        vectors: Float[np.ndarray, "Q E"] | None = None,
+        k: int = 10,
+        filter: str = "",
+        offset: int = 0,
+        min_score: float | None = None,
+        on: Side = "image",
+        one_each_album: bool = False,
+    ) -> list[list[Hit]]:
+        """Many searches at once; each is faster than on its own. See `search`.
+
+        Args:
+            texts: One a query.
+            images: One a query.
+            vectors: One a query. Of texts, images and vectors, those given together are of one
+                length, and their n-th entries make the n-th query.
+            k: As in `search`.
+            filter: As in `search`.
+            offset: As in `search`.
+            min_score: As in `search`.
+            on: As in `search`.
+            one_each_album: As in `search`.
+
+        Raises:
+            SearchError: As `search`, or the numbers of texts, images and vectors differ.
+        """
+        parts: list[Float[np.ndarray, "Q E"]] = []
+        check_min_score(min_score)
+        for name, some in (("texts", texts), ("images", images)):
+            if some is not None and (isinstance(some, str | bytes) or not hasattr(some, "__len__")):
+                raise ArgumentError(f"the {name} are {some!r:.80}; right is a list, one a query")
+        if texts is not None:
+            for text in texts:
+                Term(text=text)
+        given = [one for one in (texts, images, vectors) if one is not None]
+        if not given:
+            raise ArgumentError("nothing to search for: give a text, an image or a vector")
+        if len({len(one) for one in given}) > 1:
+            raise ArgumentError(
+                "texts, images and vectors that are searched together need the same number of each"
+            )
+        if not len(given[0]):
+            return []
+        if texts is not None:
+            parts.append(self.embedder.embed_texts(texts))
+        if images is not None:
+            parts.append(self.embedder.embed_images(images))
+        if vectors is not None:
+            parts.append(query_vectors(vectors, self.index.info.embed_dim))
+        queries = direction(parts, [1.0] * len(parts))
+        answers = self.index.search(
+            queries, k, filter=filter, offset=offset, on=on, one_each_album=one_each_album
+        )
+        return _at_least(min_score, answers)
+
+    def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
+        """The pictures nearest to one of the collection, without that one.
+
+        Raises:
+            SearchError: There is no such record, or `k` or `offset` is out of range.
+        """
+        check_page(k, offset, MAX_RESULTS)
+        record = self.index.get([id]).get(id)
+        if record is None:
+            raise SearchError(f"there is no record {id!r} in {self.index.info.collection!r}")
+        # One more, as the picture finds itself; it may stand on an earlier page.
+        wanted = min(offset + k + 1, MAX_RESULTS)
+        hits = self.index.search(record.vector[np.newaxis], wanted, filter=filter)[0]
+        return [hit for hit in hits if hit.id != id][offset : offset + k]
+
+    def _check_rerank(self, rerank: int, texts: Mapping[str, float]) -> None:
+        """Refuse a re-ranking that cannot be done, before anything is searched for.
+
+        Raises:
+            SearchError: It is no number of results, there is no text, or the model scores none.
+        """
+        check_page(rerank, 0, MAX_RESULTS, name="rerank")
+        check_texts(texts)
+        if not isinstance(self.embedder, CaptionScorer):
+            raise SearchError("this model writes no captions, so it cannot re-rank by them")
+
+    def _reranked(
+        self,
+        hits: Sequence[Hit],
+        query: Float32[np.ndarray, " E"],
+        texts: Mapping[str, float],
+        on: Side,
+    ) -> list[Hit]:
+        assert isinstance(self.embedder, CaptionScorer)
+        # Without what was removed in this moment.
+        records = self.index.get(hit.id for hit in hits)
+        return rerank(
+            hits,
+            records,
+            texts,
+            self.embedder,
+            cosines={id: cosine(query, record, on) for id, record in records.items()},
+            open_picture=self._picture_reader(),
+        )
+
+
+def check_min_score(min_score: float | None) -> None:
+    """Refuse a least score that no cosine can be compared with.
+
+    Raises:
+        SearchError: It is no number.
+    """
+    if min_score is None:
+        return
+    if isinstance(min_score, bool) or not isinstance(min_score, Real) or min_score != min_score:
+        raise ArgumentError(f"min_score is {min_score!r}; right is a number, -1 to 1")
+
+
+def _at_least(min_score: float | None, answers: list[list[Hit]]) -> list[list[Hit]]:
+    if min_score is None:
+        return answers
+    return [[hit for hit in hits if hit.score >= min_score] for hits in answers]

@@ -1,0 +1,134 @@
+"""Reranking: the top k hits, sorted by cosine and caption likelihood together.
+
+The score that they are sorted by is `logit_scale * cosine + log p(text | picture)`, in nats, as a
+joint model of the contrastive and of the captioning head would have it.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from coca.core.errors import ArgumentError, DataError
+from coca.search.query.originals import OpenPicture, picture_of
+from coca.search.records import Hit, Record
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class CaptionScorer(Protocol):
+    """Knows how likely words are, given a picture; a loaded CoCa does."""
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by to become logits."""
+        ...
+
+    def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
+        """Log p(text | picture) of all pairs, in nats.
+
+        Raises:
+            DataError: A picture cannot be read.
+        """
+        ...
+
+
+def check_texts(texts: Mapping[str, float]) -> None:
+    """Refuse a query without a text whose likelihood could be asked for.
+
+    Raises:
+        SearchError: There is none.
+    """
+    if not texts:
+        raise ArgumentError(
+            "re-ranking asks how likely words are, and the query has none: add a text"
+        )
+
+
+def rerank(
+    hits: Sequence[Hit],
+    records: Mapping[str, Record],
+    texts: Mapping[str, float],
+    scorer: CaptionScorer,
+    *,
+    cosines: Mapping[str, float],
+    open_picture: OpenPicture,
+) -> list[Hit]:
+    """Rerank hits by cosine and caption likelihood; read their pictures again for that.
+
+    Hits whose picture cannot be read any more follow the others in their former order, and a
+    warning names the first of them.
+
+    Args:
+        hits: Of a search.
+        records: Of the hits, by id; hits without a record are left out.
+        texts: The query's texts, each with its weight.
+        scorer: The model.
+        cosines: Of the query and each hit, by id.
+        open_picture: Reads a picture by its path.
+
+    Raises:
+        SearchError: There is no text to score.
+    """
+    check_texts(texts)
+    hits = [hit for hit in hits if hit.id in records]
+    pictures: dict[str, bytes] = {}
+    lost: list[str] = []
+    # By path, so that each tar or video is gone through once.
+    for _, id in sorted((hit.path, hit.id) for hit in hits):
+        try:
+            pictures[id] = picture_of(records[id], open_picture)
+        except DataError as error:
+            lost.append(str(error))
+    if lost:
+        logger.warning(
+            "%s of %s pictures cannot be re-ranked and follow the others, the first since %s",
+            f"{len(lost):,}",
+            f"{len(hits):,}",
+            lost[0],
+        )
+    read = [hit for hit in hits if hit.id in pictures]
+    images = [pictures[hit.id] for hit in read]
+    ranked = reranked(read, images, texts, scorer, cosines=[cosines[hit.id] for hit in read])
+    return [*ranked, *(hit for hit in hits if hit.id not in pictures)]
+
+
+def reranked(
+    hits: Sequence[Hit],
+    pictures: Sequence[Any],
+    texts: Mapping[str, float],
+    scorer: CaptionScorer,
+    *,
+    cosines: Sequence[float] | None = None,
+) -> list[Hit]:
+    """Sort hits by the scaled cosine plus the log-probability of the texts, the best first.
+
+    `score` stays as it was; `log_likelihood` and `rank_score`, the sum of both, are filled in.
+
+    Args:
+        hits: Of a search.
+        pictures: Of each hit, in any form that the scorer reads.
+        texts: The query's texts, each with its weight.
+        scorer: The model.
+        cosines: Of the query and each hit, -1 to 1; by default their scores.
+
+    Raises:
+        SearchError: There is no text to score.
+        DataError: A picture cannot be read.
+    """
+    check_texts(texts)
+    if not hits:
+        return []
+    weights = np.array(list(texts.values()))
+    likely = scorer.score(pictures, list(texts)) @ weights
+    if cosines is None:
+        cosines = [hit.score for hit in hits]
+    joint = scorer.logit_scale * np.array(cosines) + likely
+    return [
+        replace(hits[row], log_likelihood=float(likely[row]), rank_score=float(joint[row]))
+        for row in np.argsort(-joint, kind="stable")
+    ]

@@ -1,0 +1,1 @@
+"""Workflows on collections: index, search, watch, mine."""

@@ -1,0 +1,86 @@
+"""Pictures by the paths under which they were indexed, wherever they stand."""
+
+import re
+from pathlib import Path
+
+from coca.core.errors import DataError
+from coca.core.regular_files import MAX_IMAGE_BYTES
+from coca.data.storage.storage import Storage, is_remote
+from coca.search.frame_paths import every_of, series_of
+from coca.search.ingest.snapshot import WHOLE
+from coca.search.ingest.sources import Entry
+from coca.search.query.originals import read_file
+from coca.workflows.collections.image_sources import TABLE_SUFFIXES, SampleSource, sources_of
+from coca.workflows.collections.video_source import VideoSource
+
+_WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))})(?=/)", re.I)
+
+
+class PathReader:
+    """Reads files, URLs, members of tars, rows of tables and zips, and frames of videos.
+
+    The last tar, table or video stays open: ask for paths in their order.
+    """
+
+    def __init__(self) -> None:
+        self._storage = Storage()
+        self._open = ""
+        self._source: SampleSource | None = None
+        self._entries: dict[str, Entry] = {}
+        self._video = ("", "")
+        self._frames: dict[str, bytes] = {}
+
+    def __call__(self, path: str, stamp: str) -> bytes:
+        """The encoded picture.
+
+        Args:
+            path: As `coca index` named it.
+            stamp: That it had; tells for a video how its frames were taken, and if it is the same.
+
+        Raises:
+            DataError: It is not there any more, or cannot be read.
+        """
+        if series_of(path, stamp) != path:
+            return self._frame(path, stamp.removesuffix(WHOLE))
+        if place := _holder_of(path):
+            return self._member(place, path)
+        if is_remote(path):
+            return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
+        return read_file(path)
+
+    def _member(self, place: str, path: str) -> bytes:
+        if self._open != place:
+            self._open, self._source, self._entries = "", None, {}
+            (self._source,) = (one for one in sources_of([place]) if isinstance(one, SampleSource))
+            self._entries = {entry.path: entry for entry in self._source.entries()}
+            self._open = place
+        assert self._source is not None
+        if path not in self._entries:
+            raise DataError(f"{place} holds no {path[len(place) + 1 :]} any more", reason="missing")
+        return self._source.read(self._entries[path]).image
+
+    def _frame(self, path: str, stamp: str) -> bytes:
+        file = series_of(path, stamp)
+        if self._video != (file, stamp):
+            source = VideoSource([file], every_s=every_of(stamp) or 0.0)
+            (entry,) = source.entries()
+            if entry.stamp != stamp:
+                raise DataError(f"{file} has changed since it was indexed", reason="changed")
+            self._frames = {picture.path: picture.image for picture in source.series(entry)}
+            self._video = (file, stamp)
+        if path not in self._frames:
+            raise DataError(f"{file} has no such frame any more: {path}", reason="missing")
+        return self._frames[path]
+
+
+def is_within(path: str, stamp: str) -> bool:
+    """Whether a path leads into a file: to a member of a tar or zip, a row, or a frame."""
+    return series_of(path, stamp) != path or _holder_of(path) is not None
+
+
+def _holder_of(path: str) -> str | None:
+    """The tar, table or zip that a path leads into; None for a file of its own."""
+    if not is_remote(path) and Path(path).is_file():
+        return None
+    places = [path[: found.end()] for found in _WITHIN.finditer(path)]
+    return next((one for one in places if is_remote(one) or Path(one).is_file()), None)

@@ -1,0 +1,110 @@
+"""Embedding of tars on a cluster of Ray, where there is one; each worker loads the model once."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from coca.core.errors import ConfigError
+from coca.core.extras import require
+from coca.core.progress import ProgressMaker, silent
+from coca.data.storage.storage import full_path
+from coca.workflows.collections.embed_shards import EmbeddedShard, embed_shard
+
+
+def embed_shards_on_ray(
+    shards: Sequence[str],
+    model: str,
+    out: str | Path,
+    *,
+    workers: int,
+    captions: bool = False,
+    device: str | None = None,
+    address: str | None = None,
+    progress: ProgressMaker = silent,
+) -> Iterator[EmbeddedShard]:
+    """As `embed_shards`, by workers of Ray.
+
+    Args:
+        shards: Tars that every node can read.
+        model: Folder or name of the model, the same on every node.
+        out: Folder that every node can write.
+        workers: How many; they share the accelerators of the cluster, if it has any and `device`
+            is not `"cpu"`, else its cores.
+        captions: Let the model write the captions of pictures that come without one.
+        device: `"cpu"`, `"cuda"`, or None for an accelerator where there is one; Ray says which.
+        address: Of a running cluster; default: one is started on this machine, and ended.
+        progress: Counts the tars.
+
+    Yields:
+        What became of each tar, as it is done.
+
+    Raises:
+        ConfigError: The device is a certain one, or there is none of its kind in the cluster.
+        MissingExtraError: The extra `ray` is not installed.
+    """
+    if device not in (None, "cpu", "cuda"):
+        raise ConfigError(
+            f"--device is {device}, and Ray itself gives each worker a device: right is cuda, cpu, "
+            "or to leave it out"
+        )
+    ray = require("ray", extra="ray")
+    pools = require("ray.util", extra="ray")
+    started_here = not ray.is_initialized()
+    if started_here and address is None:
+        cores = max(workers, os.cpu_count() or 1)
+        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    elif started_here:
+        ray.init(address, log_to_driver=False)
+    # A worker may begin in any folder, so that a relative path would lead anywhere.
+    given = {full_path(shard): shard for shard in shards}
+    place = full_path(model) if os.path.exists(model) else model
+    try:
+        worker = ray.remote(_Worker).options(
+            **share_of_each(workers, ray.cluster_resources(), device=device)
+        )
+        pool = pools.ActorPool(
+            [worker.remote(place, device, full_path(str(out)), captions) for _ in range(workers)]
+        )
+        with progress("embed tars", len(shards)) as bar:
+            for one in pool.map_unordered(lambda actor, shard: actor.embed.remote(shard), given):
+                bar.advance(1, pictures=one.pictures)
+                yield replace(one, shard=given[one.shard])
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def share_of_each(
+    workers: int, cluster: Mapping[str, float], *, device: str | None
+) -> dict[str, float]:
+    """What each worker asks of Ray, so that all of them find room; one too many waits for ever.
+
+    Args:
+        workers: How many.
+        cluster: What there is, as `ray.cluster_resources` tells it: `{"CPU": 16.0, "GPU": 2.0}`.
+        device: As for `embed_shards_on_ray`.
+
+    Raises:
+        ConfigError: The device is `"cuda"`, and there is no accelerator.
+    """
+    accelerators = int(cluster.get("GPU", 0))
+    if device == "cuda" and not accelerators:
+        raise ConfigError("--device is cuda, and Ray knows no accelerator in the cluster")
+    if device != "cpu" and accelerators:
+        # Whole numbers share one accelerator: two thirds of each of two have no room for three.
+        return {"num_gpus": 1 / math.ceil(workers / accelerators), "num_cpus": 0}
+    return {"num_cpus": 1 / math.ceil(workers / max(int(cluster.get("CPU", 0)), 1))}
+
+
+class _Worker:
+    def __init__(self, model: str, device: str | None, out: str, captions: bool) -> None:
+        from coca.inference.loading import load
+
+        self._predictor = load(model, device=device)
+        self._out = out
+        self._captions = captions
+
+    def embed(self, shard: str) -> EmbeddedShard:
+        return embed_shard(shard, self._predictor, self._out, captions=self._captions)

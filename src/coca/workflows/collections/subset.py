@@ -1,0 +1,215 @@
+"""A subset of a collection, written so that training reads it: a manifest, or shards.
+
+A manifest names the pictures where they lie. What lies within a tar, a table, a zip or a video has
+no name that a manifest could give; shards hold the pictures themselves.
+
+A record's own fields keep their names. What is added about the choice is in one field, `mined`.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from coca.core.errors import ConfigError, DataError, SearchError
+from coca.core.files import write_atomic
+from coca.core.progress import ProgressMaker, silent
+from coca.data.sample import Sample, split_record
+from coca.data.sources.shards import ShardWriter
+from coca.data.storage.storage import full_path, is_remote
+from coca.search.milvus.collection import Index
+from coca.search.milvus.collection_io import batches
+from coca.search.query.originals import picture_of
+from coca.search.records import Record
+from coca.workflows.collections.image_resolver import PathReader, is_within
+
+_READ_ROWS = 1_000
+_MINED = "mined"
+"""The field that holds a record's id and score; that of an earlier subset is replaced."""
+
+
+@dataclass(kw_only=True)
+class Subset:
+    """What was written."""
+
+    written: int = 0
+    """Pictures that are in it."""
+    captioned: int = 0
+    """Of these, those with a caption."""
+    labelled: int = 0
+    """Of these, those with a label."""
+    model_captions: int = 0
+    """Captions written by a model that were left out."""
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    """Path and reason of each picture that was chosen and cannot be had any more."""
+
+    def count(self, captions: Sequence[str], labels: Sequence[str]) -> None:
+        """Count a picture that is written."""
+        self.written += 1
+        self.captioned += bool(captions)
+        self.labelled += bool(labels)
+
+    @property
+    def text(self) -> Literal["captions", "labels"] | None:
+        """What training reads of most of the pictures; None where they have neither."""
+        if not self.captioned and not self.labelled:
+            return None
+        return "captions" if self.captioned >= self.labelled else "labels"
+
+
+def check_out(out: str | Path) -> None:
+    """Refuse, before any work, a place where no subset can be written.
+
+    Raises:
+        ConfigError: It is neither called `.jsonl` nor a folder, or holds other shards.
+    """
+    out = Path(out)
+    if out.suffix == ".jsonl":
+        return
+    if out.suffix and not out.is_dir():
+        raise ConfigError(
+            f"{out} is no name for a subset: a manifest ends in .jsonl, and a folder for shards "
+            "has no suffix"
+        )
+    ShardWriter(out)
+
+
+def write_subset(
+    out: str | Path,
+    index: Index,
+    scores: Mapping[str, float],
+    *,
+    model_captions: bool = False,
+    progress: ProgressMaker = silent,
+) -> Subset:
+    """Write records with their words for `coca pretrain` and every other reader of data sources.
+
+    Captions, labels and other fields stay what they were; `mined` holds the record's id and score.
+    A manifest needs the field `image` itself, so a record's own one is in `mined` there, too. Tags
+    are labels as well where nothing else is: the labels of tars and tables became tags when they
+    were indexed.
+
+    Args:
+        out: A manifest if it ends in `.jsonl`, else a folder for shards.
+        index: The collection.
+        scores: Of the records to write, by id; they stand in the manifest in this order, in shards
+            in the order of their paths.
+        model_captions: Write captions that a model wrote as well. By default only given captions
+            are written, since a model that trains on its own captions learns nothing new.
+        progress: Makes the bar to show.
+
+    Raises:
+        ConfigError: As `check_out`.
+        SearchError: None of the pictures can be had, or a manifest would have to name one that is
+            part of a file.
+    """
+    check_out(out)
+    if Path(out).suffix == ".jsonl":
+        subset = _write_manifest(Path(out), index, scores, model_captions)
+    else:
+        subset = _write_shards(Path(out), index, scores, model_captions, progress)
+    if subset.lost and not subset.written:
+        raise SearchError(
+            f"none of {len(subset.lost):,} chosen pictures can be had, "
+            f"the first since {subset.lost[0][1]}"
+        )
+    return subset
+
+
+def _write_manifest(
+    out: Path, index: Index, scores: Mapping[str, float], model_captions: bool
+) -> Subset:
+    subset, lines = Subset(), []
+    for record in _records(index, list(scores), subset):
+        paths = list(dict.fromkeys((record.path, *record.origin.files)))
+        files = record.origin.files
+        whole = [path for path in paths if not is_within(path, files.get(path, ""))]
+        there = [path for path in whole if is_remote(path) or os.path.isfile(path)]
+        if not there and len(whole) < len(paths):
+            raise SearchError(
+                f"{record.path} is part of a file, which no manifest can name: give a folder in "
+                f"place of {out}, and shards with the pictures themselves are written there"
+            )
+        if not there:
+            subset.lost.append((record.path, f"{record.path} is no file of this machine"))
+            continue
+        try:
+            captions, labels, rest = _words(record, scores[record.id], model_captions)
+        except DataError as error:
+            subset.lost.append((record.path, str(error)))
+            continue
+        subset.count(captions, labels)
+        subset.model_captions += _leaves_out(record, captions)
+        row: dict[str, Any] = {"key": record.id, **rest, "captions": captions}
+        if labels:
+            row["labels"] = labels
+        if "image" in row:
+            row[_MINED] = {**row[_MINED], "image": row["image"]}
+        row["image"] = full_path(there[0])
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    if lines:
+        write_atomic(out, "".join(lines).encode())
+    return subset
+
+
+def _write_shards(
+    out: Path,
+    index: Index,
+    scores: Mapping[str, float],
+    model_captions: bool,
+    progress: ProgressMaker,
+) -> Subset:
+    subset, read = Subset(), PathReader()
+    # By path, so that each tar or video is gone through once.
+    ids = [hit.id for hit in sorted(index.hits(scores), key=lambda hit: hit.path)]
+    with progress("copy pictures", len(ids)) as bar, ShardWriter(out) as writer:
+        for record in _records(index, ids, subset):
+            try:
+                captions, labels, rest = _words(record, scores[record.id], model_captions)
+                image = picture_of(record, read)
+                writer.write(Sample(record.id, image, captions, labels, rest))
+                subset.count(captions, labels)
+                subset.model_captions += _leaves_out(record, captions)
+            except DataError as error:
+                subset.lost.append((record.path, str(error)))
+            bar.advance(lost=len(subset.lost))
+    return subset
+
+
+def _records(index: Index, ids: Sequence[str], subset: Subset) -> Iterator[Record]:
+    """The records in this order; who left the collection meanwhile counts as lost."""
+    for part in batches(ids, _READ_ROWS):
+        found = index.get(part)
+        for id in part:
+            if id in found:
+                yield found[id]
+            else:
+                subset.lost.append((id, f"record {id} has left the collection meanwhile"))
+
+
+def _words(
+    record: Record, score: float, model_captions: bool
+) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
+    """Captions, labels, and everything else.
+
+    Raises:
+        DataError: The metadata hold something else than texts as captions or labels.
+    """
+    captions, labels, rest = split_record(record.metadata, record.path)
+    wanted = record.caption_source == "given" or model_captions
+    if record.caption and record.caption not in captions and wanted:
+        captions = (record.caption, *captions)
+    known = {"tags": list(record.tags), "album": record.album, "time": record.time}
+    fields = {name: value for name, value in known.items() if value}
+    mined: dict[str, Any] = {"id": record.id, "score": round(score, 6)}
+    if record.caption_source == "model" and record.caption in captions:
+        mined["caption_source"] = "model"
+    # A field that is called so and was not read as such is the record's own.
+    return captions, labels or record.tags, {**fields, **rest, _MINED: mined}
+
+
+def _leaves_out(record: Record, captions: Sequence[str]) -> bool:
+    """Whether the record has a caption of a model that is not among those written."""
+    return record.caption_source == "model" and record.caption not in captions

@@ -1,0 +1,1 @@
+"""Workflows that evaluate a model and report the results."""

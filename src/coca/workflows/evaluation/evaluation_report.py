@@ -1,0 +1,315 @@
+"""The report of an evaluation: one table over all tasks, then each with its cases and pictures."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from coca.core.config import to_dict
+from coca.core.errors import MissingExtraError
+from coca.core.files import write_atomic
+from coca.core.provenance import commit_shown
+from coca.inference.predictor import Predictor
+from coca.tasks import TaskConfig, TaskResult
+from coca.tasks.report_samples import Case, Confusion, Shown, Strip
+from coca.workflows.evaluation.plots import bar_plot, heat_map
+from coca.workflows.evaluation.reference_results import (
+    Benchmark,
+    PublishedModel,
+    benchmark_named,
+    published,
+)
+from coca.workflows.evaluation.report import (
+    Block,
+    Card,
+    Grid,
+    Number,
+    Plot,
+    Section,
+    Table,
+    parameters_shown,
+    render,
+    render_markdown,
+)
+from coca.workflows.evaluation.result_cache import Kept
+
+logger = logging.getLogger(__name__)
+
+Row: TypeAlias = list[str | Number | None]
+
+Beside: TypeAlias = Mapping[str, Sequence[TaskResult]]
+"""Other models by name, with their results on the same tasks in the same order."""
+
+NOBODY: Beside = MappingProxyType({})
+
+BARS = 40
+"""Classes that are drawn as bars; of more, the best and the worst."""
+
+BESIDE = ("paper", "open_clip")
+"""Sources whose strongest model stands beside ours in the table over all tasks."""
+
+
+def write_reports(
+    folder: Path,
+    predictor: Predictor,
+    configs: Sequence[TaskConfig],
+    entries: Sequence[Kept],
+    *,
+    name: str,
+    beside: Beside = NOBODY,
+) -> list[Path]:
+    """Writes `report.json`, `report.md` and, where the extra `report` is installed, `report.html`.
+
+    A report of other tasks or of another model that is there is kept as `report-1.json` and so on.
+
+    Args:
+        folder: Where they go.
+        predictor: The model that the report is of.
+        configs: Its tasks.
+        entries: What came of each.
+        name: What the model was called by.
+        beside: What other models reach on the same tasks.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    title, lead = f"Scores of {name or 'a model'}", _lead(predictor, entries)
+    pairs = list(zip(configs, [entry.result for entry in entries], strict=True))
+    files = {
+        "report.json": _as_json(predictor, configs, entries, beside),
+        "report.md": render_markdown(title, lead, _sections(pairs, beside, drawn=False)),
+    }
+    try:
+        files["report.html"] = render(title, lead, _sections(pairs, beside, drawn=True))
+    except MissingExtraError as error:
+        logger.warning("there is no report.html: %s", error)
+    _keep_earlier(folder, json.loads(files["report.json"]))
+    for name, text in files.items():
+        write_atomic(folder / name, text.encode())
+    return [folder / name for name in files]
+
+
+def _keep_earlier(folder: Path, new: Mapping[str, Any]) -> None:
+    """Rename a report of other tasks or of another model to `report-1`, `report-2` and so on."""
+    try:
+        old = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if _subject(old) == _subject(new):
+        return
+    found = [_KEPT.fullmatch(path.name) for path in folder.iterdir()]
+    places = [int(match[1]) for match in found if match]
+    for name in ("report.md", "report.html", "report.json"):
+        if (folder / name).exists():
+            stem, dot, suffix = name.partition(".")
+            (folder / name).replace(folder / f"{stem}-{max(places, default=0) + 1}{dot}{suffix}")
+
+
+_KEPT = re.compile(r"report-(\d+)\.\w+")
+
+
+def _subject(report: Mapping[str, Any]) -> Any:
+    """What a report is of: the model, its tasks with their settings, and the models next to it."""
+    tasks = [(task.get("config"), sorted(task.get("beside", {}))) for task in report["tasks"]]
+    return report.get("fingerprint"), tasks
+
+
+def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Beside = NOBODY) -> Table:
+    """The one table over all tasks: the figures by which papers compare, beside published ones.
+
+    Args:
+        pairs: Tasks and what came of each.
+        others: What other models reach on the same tasks.
+    """
+    benchmarks = [benchmark_named(c.benchmark) if c.benchmark else None for c, _ in pairs]
+    beside = [source for source in BESIDE if any(_strongest(it, source) for it in benchmarks if it)]
+    rows: list[Row] = []
+    named: dict[str, str] = {}
+    for place, ((config, result), benchmark) in enumerate(zip(pairs, benchmarks, strict=True)):
+        where = f"{result.task}, {config.data.title}"
+        for metric in result.headline or list(result.metrics)[:1]:
+            row: Row = [where, spoken(metric), result.metrics[metric]]
+            row += [other[place].metrics.get(metric) for other in others.values()]
+            row.append(result.metrics.get(f"chance_{metric}"))
+            for source in beside:
+                strongest = _strongest(benchmark, source) if benchmark else None
+                row.append(benchmark.score(strongest, metric) if benchmark and strongest else None)
+                if strongest:
+                    named[strongest.model] = published().sources[source]
+            rows.append(row)
+    without = [c.data.title for (c, _), it in zip(pairs, benchmarks, strict=True) if it is None]
+    columns = ["task", "score", "this model", *others, "chance"]
+    columns += [_HEADS[source] for source in beside]
+    return _without_empty(columns, rows, _note(named, list(dict.fromkeys(without))))
+
+
+_HEADS = {"paper": "the paper", "open_clip": "open_clip"}
+
+
+def spoken(metric: str) -> str:
+    """A metric as a table calls it."""
+    return metric.replace("_", " ")
+
+
+def _note(named: dict[str, str], without: Sequence[str]) -> str:
+    parts = [f"{model}: {source}." for model, source in named.items()]
+    if without:
+        parts.append(f"No published figures of CoCa are known for {', '.join(without)}.")
+    return " ".join(parts)
+
+
+def _strongest(benchmark: Benchmark, source: str) -> PublishedModel | None:
+    return next((model for model in benchmark.models if model.source == source), None)
+
+
+def _lead(predictor: Predictor, entries: Sequence[Kept]) -> str:
+    size = parameters_shown(sum(weight.numel() for weight in predictor.model.parameters()))
+    last = max((entry.record for entry in entries), key=lambda record: record["started"])
+    parts = [
+        f"{size} parameters, fingerprint {predictor.fingerprint}",
+        f"{last['started'][:10]}, {last['machine']['cores']} cores of {last['machine']['cpu']}",
+    ]
+    if last["code"] is not None:
+        parts.append(commit_shown(last["code"]))
+    return "; ".join(parts) + "."
+
+
+def _as_json(
+    predictor: Predictor,
+    configs: Sequence[TaskConfig],
+    entries: Sequence[Kept],
+    beside: Beside,
+) -> str:
+    content = {
+        "model": predictor.source,
+        "fingerprint": predictor.fingerprint,
+        "tasks": [
+            {
+                "task": entry.result.task,
+                "metrics": dict(entry.result.metrics),
+                "beside": {name: dict(results[at].metrics) for name, results in beside.items()},
+                "headline": list(entry.result.headline),
+                "samples": entry.result.samples,
+                "seconds": round(entry.seconds, 3),
+                "bad": list(entry.result.bad),
+                "details": dict(entry.result.details),
+                "per_class": dict(entry.result.shown.per_class),
+                "config": to_dict(config),
+                "record": dict(entry.record),
+            }
+            for at, (config, entry) in enumerate(zip(configs, entries, strict=True))
+        ],
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _sections(
+    pairs: Sequence[tuple[TaskConfig, TaskResult]], beside: Beside = NOBODY, *, drawn: bool
+) -> list[Section]:
+    """All parts; with `drawn` the classes are plots, else tables."""
+    text = "Shares of 0 to 1; CIDEr is the mean of 0 to 10. Chance is what guessing gives."
+    sections = [Section("All tasks", text, [overview(pairs, beside)])]
+    for place, (config, result) in enumerate(pairs):
+        others = {name: results[place] for name, results in beside.items()}
+        sections.append(_section(config, result, others, drawn=drawn))
+    return sections
+
+
+def _section(
+    config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult], *, drawn: bool
+) -> Section:
+    shown = result.shown
+    blocks: list[Block] = [_scores(config, result, others)]
+    if shown.per_class:
+        blocks.append(_bars(shown) if drawn else _classes(shown))
+    if shown.confusion is not None:
+        blocks.append(_heat(shown.confusion) if drawn else _confused(shown.confusion))
+    blocks += [_grid(strip) for strip in shown.strips]
+    text = f"{result.samples:,} samples."
+    if result.bad:
+        more = f" and {len(result.bad) - 1:,} more" if len(result.bad) > 1 else ""
+        text += f" Left out, since they cannot be read: {result.bad[0]}{more}."
+    return Section(f"{result.task}: {config.data.title}", text, blocks)
+
+
+def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult]) -> Table:
+    """Every score, beside those of others and all that is published of the benchmark."""
+    benchmark = benchmark_named(config.benchmark) if config.benchmark else None
+    models = benchmark.models if benchmark else ()
+    rows: list[Row] = [
+        [
+            spoken(name),
+            value,
+            *(other.metrics.get(name) for other in others.values()),
+            result.metrics.get(f"chance_{name}"),
+            *(benchmark.score(model, name) for model in models if benchmark),
+        ]
+        for name, value in result.metrics.items()
+        if not name.startswith("chance_")
+    ]
+    places = dict.fromkeys(
+        f"{published().sources[model.source]} ({model.place})" for model in models
+    )
+    note = f"{benchmark.title}. {'; '.join(places)}." if benchmark else ""
+    columns = ["score", "this model", *others, "chance", *(model.model for model in models)]
+    return _without_empty(columns, rows, note)
+
+
+def _without_empty(columns: Sequence[str], rows: Sequence[Row], note: str) -> Table:
+    """The table without columns that hold nothing, such as chance where nobody can guess."""
+    kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
+    return Table([columns[at] for at in kept], [[row[at] for at in kept] for row in rows], note)
+
+
+def _ranked(shown: Shown) -> tuple[dict[str, float], str]:
+    """Classes by falling accuracy, and a sentence on those that are left out."""
+    order = sorted(shown.per_class.items(), key=lambda item: -item[1])
+    if len(order) <= BARS:
+        return dict(order), ""
+    kept = order[: BARS // 2] + order[-BARS // 2 :]
+    return dict(kept), f"The best and the worst {BARS // 2} of {len(order):,} classes."
+
+
+def _bars(shown: Shown) -> Plot:
+    classes, note = _ranked(shown)
+    return Plot(bar_plot(classes, x_label="accuracy"), note)
+
+
+def _classes(shown: Shown) -> Table:
+    classes, note = _ranked(shown)
+    return Table(["class", "accuracy"], [[name, share] for name, share in classes.items()], note)
+
+
+def _heat(confusion: Confusion) -> Plot:
+    shares = [[count / max(1, sum(row)) for count in row] for row in confusion.counts]
+    note = "Of the samples of a row's class, the share in percent that was taken for the column's."
+    if len(confusion.names) < confusion.classes:
+        note += f" The {len(confusion.names)} most often mistaken of {confusion.classes:,} classes."
+    svg = heat_map(confusion.names, shares, x_label="taken for", y_label="is")
+    return Plot(svg, note)
+
+
+def _confused(confusion: Confusion) -> Table:
+    names = confusion.names
+    mistakes: Iterator[tuple[int, str, str]] = (
+        (count, names[row], names[column])
+        for row, line in enumerate(confusion.counts)
+        for column, count in enumerate(line)
+        if row != column and count
+    )
+    most = sorted(mistakes, reverse=True)[:10]
+    note = "The ten most frequent mistakes."
+    return Table(["is", "taken for", "samples"], [[a, b, count] for count, a, b in most], note)
+
+
+def _grid(strip: Strip) -> Grid:
+    wide = any(len(line) > 32 for case in strip.cases for line in case.lines)
+    cards = [_card(case) for case in strip.cases]
+    return Grid(strip.heading, cards, None if strip.lead is None else _card(strip.lead), wide)
+
+
+def _card(case: Case) -> Card:
+    return Card(case.picture, case.lines, case.right)

@@ -1,0 +1,164 @@
+"""A report: tables, curves and pictures, as one HTML file that needs nothing else, or as Markdown.
+
+Pieces are plain values; `render` turns them into a page, in which text from data is escaped, and
+`render_markdown` into a text without the pictures.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import TypeAlias
+
+from coca.core.extras import require
+from coca.processing.image import ImageSource
+from coca.tasks.report_samples import thumbnail
+from coca.workflows.evaluation.markdown import table
+
+Number: TypeAlias = int | float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; numbers stand at the right."""
+
+    columns: Sequence[str]
+    """Headings."""
+    rows: Sequence[Sequence[str | Number | None]]
+    """Cells; numbers are shown with three digits behind the point, with one from 10 on, and whole
+    ones without; None is empty."""
+    note: str = ""
+    """A sentence below."""
+    kind: str = field(default="table", init=False)
+
+    def cells(self) -> list[list[tuple[str, bool]]]:
+        """Gives each cell's text and whether it is a number."""
+        return [[(_shown(cell), not isinstance(cell, str)) for cell in row] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves, drawn as SVG."""
+
+    svg: str
+    """From `coca.workflows.evaluation.plots`."""
+    note: str = ""
+    """A sentence below."""
+    kind: str = field(default="plot", init=False)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture of its own, such as heat maps."""
+
+    png: bytes
+    """The encoded picture."""
+    heading: str
+    """What it shows."""
+    note: str = ""
+    """A sentence below."""
+    kind: str = field(default="drawing", init=False)
+
+    @property
+    def data_uri(self) -> str:
+        """Gives the picture as text to put into a page."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture with lines of text below it, or the lines alone."""
+
+    image: ImageSource | None
+    """The picture, in any form that `decode` reads."""
+    lines: Sequence[str]
+    """Text below, one line each."""
+    marked: bool = False
+    """Whether it is right: it gets a frame."""
+
+    def data_uri(self, size_px: int = 144) -> str:
+        """Gives the picture, at most `size_px` high and wide, as text to put into a page."""
+        assert self.image is not None, "a card without a picture has no address for it"
+        return f"data:image/webp;base64,{base64.b64encode(thumbnail(self.image, size_px)).decode()}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cards in a row, under a heading."""
+
+    heading: str
+    """Such as the query."""
+    cards: Sequence[Card]
+    """The pictures."""
+    lead: Card | None = None
+    """A picture before the row, such as a query that is one."""
+    wide: bool = False
+    """Give each card room for sentences."""
+    kind: str = field(default="grid", init=False)
+
+
+Block: TypeAlias = Table | Plot | Grid | Drawing
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    title: str
+    """Heading."""
+    text: str = ""
+    """A paragraph below it."""
+    blocks: Sequence[Block] = ()
+    """What it shows."""
+
+
+def render(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """Gives the whole page.
+
+    Raises:
+        MissingExtraError: The extra `report` is not installed.
+    """
+    jinja = require("jinja2", extra="report")
+    environment = jinja.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    source = files("coca.workflows").joinpath("report.html.j2").read_text(encoding="utf-8")
+    page: str = environment.from_string(source).render(title=title, lead=lead, sections=sections)
+    return page
+
+
+def render_markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """Gives the report as Markdown: tables whole, pictures by the words below them, no curves."""
+    parts = [f"# {title}", lead]
+    for section in sections:
+        parts += [f"## {section.title}", section.text]
+        for block in section.blocks:
+            parts += [*_as_markdown(block), getattr(block, "note", "")]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _as_markdown(block: Block) -> list[str]:
+    if isinstance(block, Table):
+        cells = block.cells()
+        right = [number for _, number in cells[0]] if cells else []
+        return [table(block.columns, [[text for text, _ in row] for row in cells], right=right)]
+    if isinstance(block, Plot | Drawing):
+        return []
+    marks = {True: "**right:** ", False: ""}
+    lines = [f"- {marks[card.marked]}{'; '.join(card.lines)}" for card in block.cards]
+    return [f"### {block.heading}", "\n".join(lines)]
+
+
+def parameters_shown(count: int) -> str:
+    """Gives a count of parameters as people say it, such as `4.7M`."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f}{letter}"
+    return str(count)
+
+
+def _shown(cell: str | Number | None) -> str:
+    if cell is None or isinstance(cell, str):
+        return cell or ""
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    # A rank needs no thousandths, which shares and CIDEr have.
+    return f"{cell:.3f}" if abs(cell) < 10 else f"{cell:,.1f}"

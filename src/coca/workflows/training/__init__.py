@@ -1,0 +1,1 @@
+"""Workflows that train: pretraining and fine-tuning."""

@@ -1,0 +1,314 @@
+"""One whole fine-tuning run: a pretrained model, a head, a downstream problem, and its scores.
+
+run/  recipe.json  record.json  classes.json  metrics.jsonl  bad_samples.jsonl  checkpoints/
+model/       what `coca.load` reads
+scores/      report.json  report.md  report.html  of the tasks on their own data
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from coca.core.errors import ConfigError
+from coca.core.malloc import keep_freed_memory
+from coca.core.progress import ProgressMaker, silent
+from coca.data.loading.loader import Loader
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.model.captioner import Captioner
+from coca.model.config import HeadConfig
+from coca.model.lora import LoraConfig, add_lora_, merged
+from coca.model.pretrained import ModelConfig, assemble, build
+from coca.processing.image import ImageTransform
+from coca.processing.processor import Processor
+from coca.tasks import TaskConfig, TaskResult
+from coca.tasks.base import check_task
+from coca.train.config import TrainConfig
+from coca.train.distributed_context import World
+from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.optimizer import for_adapters
+from coca.train.param_groups import GroupConfig
+from coca.train.tracker import make_trackers
+from coca.train.trainer import Trainer, TrainResult
+from coca.workflows.evaluation.evaluate import evaluate
+from coca.workflows.training.finetune_data import FinetuneDataConfig, HeadChoice, obtain_classes
+from coca.workflows.training.init_weights import adopt_weights
+from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader, open_sources
+from coca.workflows.training.run_dir import (
+    begin,
+    compare_with_earlier,
+    save_finished,
+    threads,
+    weights_described,
+)
+
+logger = logging.getLogger(__name__)
+
+ALL_BUT_HEAD = "!head"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """A whole run, as a recipe describes it."""
+
+    run: Path
+    """Folder of the run; an interrupted run in it goes on."""
+    model: str
+    """What the run begins with, by any name that `coca.load` knows: shape, weights, tokenizer, and
+    how pictures are prepared."""
+    seed: int = 0
+    """Of new weights, order and augmentation."""
+    device: str = "auto"
+    """A torch device; `auto` takes a GPU of CUDA if there is one."""
+    threads: int = 0
+    """CPU threads of each operation; 0 leaves it to torch."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """`random` begins with new weights in the same shape: what the same training would give without
+    pretraining."""
+    image_size: int | None = None
+    """Side of the pictures, pixels, if it is another than the model's; positions are interpolated.
+    """
+    head: HeadChoice | None = None
+    """The head for the problem; null: none, as for captioning."""
+    encoder_lr: float | None = None
+    """Peak learning rate of all that is not the head; 0 freezes it. `train.optimizer.lr` is that of
+    the head then. null: the same for all."""
+    lora: LoraConfig | None = None
+    """Learn low-rank adapters in place of the pretrained weights; they are merged into the finished
+    model. `lora.lr` is their learning rate, whatever `encoder_lr` is. null: none."""
+    data: FinetuneDataConfig
+    """The data."""
+    loss: LossConfig
+    """What is minimised. For classes and answers: `classification_weight` 1, others 0; where a head
+    reads words, a `captioning_weight` co-trains writing the answer."""
+    train: TrainConfig
+    """The loop."""
+    evaluate: tuple[TaskConfig, ...] = ()
+    """What the finished model is scored on."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.threads < 0:
+            faults.append(f"threads is {self.threads}; right is 0 for torch's choice, or more")
+        if self.encoder_lr is not None and self.encoder_lr < 0:
+            faults.append(f"encoder_lr is {self.encoder_lr}; right is 0 to freeze, or more")
+        if self.encoder_lr is not None and self.head is None:
+            faults.append("encoder_lr is set, but there is no head; set train.optimizer.lr alone")
+        if self.lora is not None and self.train.parallel == "fsdp":
+            faults.append("lora does not go with train.parallel fsdp; take ddp")
+        if (self.head is None) != (self.loss.classification_weight == 0):
+            faults.append(
+                f"loss.classification_weight is {self.loss.classification_weight} and head is "
+                f"{'null' if self.head is None else 'given'}; set both or neither"
+            )
+        asks = [source.text == "question" for source in self.data.sources]
+        if self.head is not None and self.head.reads == "words" and not all(asks):
+            faults.append("head.reads is words; set text: question in each of data.sources")
+        if faults:
+            raise ConfigError("; ".join(faults))
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run made."""
+
+    run: Path
+    """Its folder."""
+    model: Path
+    """The model's folder, within the run's; written when the run is done or stopped."""
+    step: int
+    """Steps done, those of earlier calls included."""
+    interrupted: bool
+    """Whether a signal ended it before its last step."""
+    figures: dict[str, float]
+    """The last row of metrics."""
+    terminated: bool = False
+    """Whether that signal was SIGTERM, as schedulers send it, and not Ctrl-C."""
+    scores: tuple[TaskResult, ...] = ()
+    """Of the tasks, in their order; none on other ranks than the main one, or if interrupted."""
+
+
+def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> FinetuneResult:
+    """Trains a model on a downstream problem and scores it; called again, it goes on.
+
+    Where several processes have joined (`coca.train.distributed_context`), each of them calls this.
+
+    Raises:
+        CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
+    """
+    keep_freed_memory()
+    world = World.current()
+    sources = open_sources(config.data.sources)
+    fixed = ("seed", "model", "weights", "image_size", "head", "lora")
+    world.from_main(lambda: compare_with_earlier(config, fixed=fixed, told=("data", "loss")))
+    source = load(config.model, device="cpu", laid_out=False)
+    head = _head(config, sources, progress)
+    processor = _processor(config, source)
+    torch.manual_seed(config.seed)
+    model = build(_shape(config, source, head))
+    facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
+    if config.weights == "pretrained":
+        facts["model"] = asdict(adopt_weights(model, source))
+    del source
+    if config.lora is not None:
+        add_lora_(model, config.lora)
+    # A model that is not yet trained tells as well what a finished one would stumble over.
+    untrained = Predictor(model, processor, fingerprint="", source=config.model)
+    for task in config.evaluate:
+        check_task(untrained, task)
+    # The same weights everywhere, but each rank draws chance of its own.
+    torch.manual_seed(config.seed + world.rank)
+    loader = _loader(config, sources, processor, head)
+    trainer = Trainer(
+        model,
+        CoCaObjective(config.loss),
+        loader=loader,
+        config=_paced(config),
+        run_folder=config.run,
+        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
+        device=config.device,
+    )
+    trainer.resume()  # what it refuses must not be written down as what is run
+    world.from_main(lambda: begin(config, loader.fingerprint, facts))
+    with threads(config.threads):
+        result = trainer.fit(progress)
+        return _finish(config, trainer, processor, result, progress)
+
+
+def _paced(config: FinetuneConfig) -> TrainConfig:
+    if config.lora is None:
+        return paced(config.train, config.encoder_lr)
+    head = config.head is not None
+    optimizer = for_adapters(config.train.optimizer, config.lora, head=head)
+    return replace(config.train, optimizer=optimizer)
+
+
+def paced(
+    train: TrainConfig, encoder_lr: float | None, *, encoder: str = ALL_BUT_HEAD
+) -> TrainConfig:
+    """The loop with a learning rate of its own for what was there before.
+
+    Args:
+        train: The loop.
+        encoder_lr: That rate; 0 freezes, None changes nothing.
+        encoder: Whose it is, as `GroupConfig.match` takes it.
+    """
+    if encoder_lr is None:
+        return train
+    optimizer = train.optimizer
+    if encoder_lr == 0:
+        optimizer = replace(optimizer, freeze=(encoder, *optimizer.freeze))
+    else:
+        slower = GroupConfig(match=encoder, lr_scale=encoder_lr / optimizer.lr)
+        optimizer = replace(optimizer, groups=(slower, *optimizer.groups))
+    return replace(train, optimizer=optimizer)
+
+
+def _head(config: FinetuneConfig, sources: Sources, progress: ProgressMaker) -> HeadConfig | None:
+    choice = config.head
+    if choice is None:
+        return None
+    by_answers = config.data.loader.class_from == "answers"
+    classes = obtain_classes(config.run, sources, choice, by_answers=by_answers, progress=progress)
+    return HeadConfig(
+        classes=classes, reads=choice.reads, pictures=choice.pictures, heads=choice.heads
+    )
+
+
+def _shape(config: FinetuneConfig, source: Predictor, head: HeadConfig | None) -> ModelConfig:
+    """The model's shape with the run's head, and pictures of the run's size."""
+    shape = source.model.config
+    assert isinstance(shape, ModelConfig)
+    image = shape.image
+    if config.image_size is not None:
+        image = replace(image, image_size=config.image_size)
+    try:
+        return replace(shape, head=head, image=image)
+    except ConfigError as error:
+        raise ConfigError(f"the head does not fit {config.model}: {error}") from None
+
+
+def _processor(config: FinetuneConfig, source: Predictor) -> Processor:
+    processor = source.processor
+    if config.image_size is None:
+        return processor
+    image = replace(processor.image_config, image_size=config.image_size)
+    return Processor(ImageTransform(image), processor.tokenizer, processor.context_length)
+
+
+def _loader(
+    config: FinetuneConfig, sources: Sources, processor: Processor, head: HeadConfig | None
+) -> Loader:
+    data, loader = config.data, config.data.loader
+    if head is not None:
+        loader = replace(loader, class_names=head.classes, pictures=head.pictures)
+    return make_loader(
+        DataConfig(sources=data.sources, loader=loader, augment=data.augment),
+        sources,
+        processor,
+        steps=config.train.steps,
+        seed=config.seed,
+        bad_log=config.run / "bad_samples.jsonl",
+        device=config.device,
+    )
+
+
+def _finish(
+    config: FinetuneConfig,
+    trainer: Trainer[Captioner],
+    processor: Processor,
+    result: TrainResult,
+    progress: ProgressMaker,
+) -> FinetuneResult:
+    """Write the model's folder and score it; all ranks put its weights together."""
+    weights, world = trainer.weights(), World.current()
+    if config.lora is not None:
+        weights = merged(weights, config.lora)
+    finished = assemble(trainer.model.config, weights, source=config.run)  # type: ignore[arg-type]
+    folder = world.from_main(lambda: save_finished(config.run, finished, processor))
+    return scored(
+        config.run,
+        config.evaluate,
+        result,
+        folder=folder,
+        device=trainer.device,
+        progress=progress,
+    )
+
+
+def scored(
+    run: Path,
+    tasks: Sequence[TaskConfig],
+    result: TrainResult,
+    *,
+    folder: Path,
+    device: torch.device,
+    progress: ProgressMaker,
+) -> FinetuneResult:
+    """The end of a run: its finished model is scored by the main rank, unless it was interrupted.
+
+    Args:
+        run: The run's folder.
+        tasks: What it is scored on.
+        result: What the training gave.
+        folder: The finished model's.
+        device: Where it is scored.
+        progress: Shows how far it is.
+    """
+    scores: list[TaskResult] = []
+    if World.current().is_main and tasks and not result.interrupted:
+        predictor = load(folder, device=str(device))
+        scores = evaluate(predictor, tasks, out=run / "scores", progress=progress)
+    return FinetuneResult(
+        run,
+        folder,
+        result.step,
+        result.interrupted,
+        result.figures,
+        result.terminated,
+        tuple(scores),
+    )

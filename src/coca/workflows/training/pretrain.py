@@ -1,0 +1,271 @@
+"""One whole pretraining run: tokenizer, data, model, loop, and the finished model in a folder.
+
+run/  recipe.json  record.json  tokenizer.json  metrics.jsonl  bad_samples.jsonl  checkpoints/
+model/       what `coca.load` reads
+"""
+
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coca.core.errors import ConfigError
+from coca.core.malloc import keep_freed_memory
+from coca.core.progress import ProgressMaker, silent
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.model.coca import CoCa
+from coca.model.config import CoCaConfig
+from coca.model.lora import LoraConfig, add_lora_, merged
+from coca.model.pretrained import assemble
+from coca.processing.processor import Processor
+from coca.processing.tokenizer import TextTokenizer
+from coca.train.config import TrainConfig
+from coca.train.distributed_context import World
+from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.optimizer import for_adapters
+from coca.train.tracker import make_trackers
+from coca.train.trainer import Trainer, TrainResult
+from coca.workflows.training.init_weights import adopt_weights
+from coca.workflows.training.pretrain_data import (
+    DataConfig,
+    Sources,
+    TokenizerConfig,
+    make_loader,
+    make_processor,
+    obtain_tokenizer,
+    open_sources,
+)
+from coca.workflows.training.run_dir import (
+    begin,
+    compare_with_earlier,
+    save_finished,
+    threads,
+    weights_described,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A whole run, as a recipe describes it."""
+
+    run: Path
+    """Folder of the run; an interrupted run in it goes on."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    device: str = "auto"
+    """A torch device; `auto` takes a GPU of CUDA if there is one."""
+    threads: int = 0
+    """CPU threads of each operation; 0 leaves it to torch. A small model on a busy machine is
+    fastest with 1, beside a loader with workers."""
+    init_from: str | None = None
+    """A model whose weights and tokenizer the run begins with, by any name that `coca.load` knows:
+    a folder, a run, a shipped model. It must be of the same shape as `model`, but for the size of
+    its pictures, its classes and a bias; the temperature is its own."""
+    lora: LoraConfig | None = None
+    """Learn low-rank adapters on the weights of `init_from`, as for another domain of pictures;
+    they are merged into the finished model. null: all weights learn."""
+    model: CoCaConfig = field(default_factory=CoCaConfig)
+    """The model; `text.vocab_size` is what the tokenizer learns at most."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The tokenizer."""
+    data: DataConfig
+    """The data."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised."""
+    train: TrainConfig
+    """The loop."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ConfigError(f"threads is {self.threads}; right is 0 for torch's choice, or more")
+        if self.init_from is not None and self.tokenizer.path is not None:
+            raise ConfigError(
+                f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "
+                "one of that model; set one of the two"
+            )
+        if self.lora is not None and (self.init_from is None or self.train.parallel == "fsdp"):
+            raise ConfigError(
+                f"lora adapts the weights of another model (init_from is {self.init_from}), on one "
+                f"process or by ddp (train.parallel is {self.train.parallel})"
+            )
+        self._check_sizes()
+        self._check_losses()
+
+    def _check_sizes(self) -> None:
+        patch = self.model.image.patch_size
+        for part in self.data.resolution:
+            if part.image_size < patch or part.image_size % patch:
+                raise ConfigError(
+                    f"data.resolution asks for pictures of {part.image_size} px, no multiple of "
+                    f"model.image.patch_size {patch}; near sizes that fit: "
+                    f"{max(part.image_size // patch, 1) * patch}, "
+                    f"{(part.image_size // patch + 1) * patch}"
+                )
+
+    def _check_losses(self) -> None:
+        sigmoid = self.loss.contrastive == "sigmoid"
+        if self.loss.contrastive_weight and sigmoid == (self.model.initial_bias is None):
+            raise ConfigError(
+                f"loss.contrastive is {self.loss.contrastive} and model.initial_bias "
+                f"{self.model.initial_bias}; the sigmoid loss needs a bias, -10 in SigLIP, and the "
+                "softmax loss has none"
+            )
+        head = self.model.head
+        if bool(self.loss.classification_weight) != (head is not None):
+            raise ConfigError(
+                "loss.classification_weight and model.head go together: set both or neither"
+            )
+        if head is not None and (head.reads, head.pictures) != ("image", 1):
+            raise ConfigError(
+                f"model.head reads {head.reads} of {head.pictures} pictures; beside captions right "
+                "is image and 1"
+            )
+        if self.data.loader.class_names:
+            raise ConfigError(
+                "data.loader.class_names follow from the head; set model.head.classes"
+            )
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a run made."""
+
+    run: Path
+    """Its folder."""
+    model: Path
+    """The model's folder, within the run's; written when the run is done or stopped."""
+    step: int
+    """Steps done, those of earlier calls included."""
+    interrupted: bool
+    """Whether a signal ended it before its last step."""
+    figures: dict[str, float]
+    """The last row of metrics."""
+    terminated: bool = False
+    """Whether that signal was SIGTERM, as schedulers send it, and not Ctrl-C."""
+
+
+def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> PretrainResult:
+    """Trains a CoCa; called again on the same run, it goes on where that stopped.
+
+    Where several processes have joined (`coca.train.distributed_context`), each of them calls this.
+
+    Raises:
+        CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
+    """
+    keep_freed_memory()
+    world = World.current()
+    sources = open_sources(config.data.sources)
+    world.from_main(
+        lambda: compare_with_earlier(
+            config, fixed=("seed", "tokenizer", "init_from", "lora"), told=("data", "loss")
+        )
+    )
+    source = None
+    if config.init_from is not None:
+        source = load(config.init_from, device="cpu", laid_out=False)
+    processor = _processor(config, source, sources, progress)
+    torch.manual_seed(config.seed)
+    model = CoCa(_fitted(config.model, source, processor.tokenizer))
+    facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
+    if source is not None:
+        facts["init_from"] = asdict(adopt_weights(model, source))
+        del source
+    if config.lora is not None:
+        add_lora_(model, config.lora)
+    # The same weights everywhere, but each rank leaves out patches of its own.
+    torch.manual_seed(config.seed + world.rank)
+    names = () if config.model.head is None else config.model.head.classes
+    loader = make_loader(
+        replace(config.data, loader=replace(config.data.loader, class_names=names)),
+        sources,
+        processor,
+        steps=config.train.steps,
+        seed=config.seed,
+        bad_log=config.run / "bad_samples.jsonl",
+        device=config.device,
+    )
+    trainer = Trainer(
+        model,
+        CoCaObjective(config.loss),
+        loader=loader,
+        config=_paced(config),
+        run_folder=config.run,
+        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
+        device=config.device,
+    )
+    trainer.resume()  # what it refuses must not be written down as what is run
+    world.from_main(lambda: begin(config, loader.fingerprint, facts))
+    with threads(config.threads):
+        result = trainer.fit(progress)
+    return _finish(config, trainer, processor, result)
+
+
+def _paced(config: PretrainConfig) -> TrainConfig:
+    """The loop, with the optimiser that adapters need."""
+    if config.lora is None:
+        return config.train
+    head = config.model.head is not None
+    optimizer = for_adapters(config.train.optimizer, config.lora, head=head)
+    return replace(config.train, optimizer=optimizer)
+
+
+def _processor(
+    config: PretrainConfig, source: Predictor | None, sources: Sources, progress: ProgressMaker
+) -> Processor:
+    if source is not None:
+        tokenizer: TextTokenizer = source.processor.tokenizer
+    else:
+        tokenizer = obtain_tokenizer(
+            config.run,
+            sources,
+            config.tokenizer,
+            vocab_size=config.model.text.vocab_size,
+            progress=progress,
+        )
+    return make_processor(
+        config.data,
+        tokenizer,
+        image_size=config.model.image.image_size,
+        context_length=config.model.text.context_length,
+    )
+
+
+def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokenizer) -> CoCaConfig:
+    """A small corpus may hold fewer pieces than asked for; the model need not be larger."""
+    asked = config.text.vocab_size
+    found = tokenizer.vocab_size if source is None else source.model.config.text.vocab_size
+    if found > asked:
+        raise ConfigError(
+            f"the tokenizer knows {found} words, but model.text.vocab_size is {asked}; raise it to "
+            f"{found}"
+        )
+    return replace(config, text=replace(config.text, vocab_size=found))
+
+
+def _finish(
+    config: PretrainConfig, trainer: Trainer[CoCa], processor: Processor, result: TrainResult
+) -> PretrainResult:
+    """Write the model's folder; all ranks put its weights together, the main one writes."""
+    weights = trainer.weights()
+    if config.lora is not None:
+        weights = merged(weights, config.lora)
+
+    def write() -> Path:
+        if not result.trained and not result.interrupted:
+            logger.warning(
+                "%s was finished before: all of its %s steps are done, so nothing was trained",
+                config.run,
+                result.step,
+            )
+        finished = assemble(trainer.model.config, weights, source=config.run)
+        return save_finished(config.run, finished, processor)
+
+    folder = World.current().from_main(write)
+    return PretrainResult(
+        config.run, folder, result.step, result.interrupted, result.figures, result.terminated
+    )

@@ -1,0 +1,170 @@
+from dataclasses import dataclass, field
+from datetime import date
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pytest
+
+from coca.core.config_docs import (
+    Setting,
+    describe,
+    field_types,
+    item_section,
+    show,
+    to_plain,
+    words,
+)
+
+
+class Color(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A section."""
+
+    width: int = 8
+    """Width in pixels."""
+
+    shown: bool = False
+
+    @classmethod
+    def presets(cls) -> dict[str, Self]:
+        return {"small": cls(width=2), "large": cls(width=64)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    name: str
+    """What it is called,
+    in a few words."""
+    part: Part = Part(width=16)
+    """Not shown: a section has rows of its own."""
+    spare: Part | None = None
+    parts: tuple[Part, ...] = ()
+    named: dict[str, Part] = field(default_factory=dict)
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the two means."""
+
+
+ROWS = {row.key: row for row in describe(Whole)}
+
+
+def test_every_setting_has_a_row_in_the_order_of_the_fields() -> None:
+    part = ["preset", "width", "shown"]
+    assert list(ROWS) == [
+        "name",
+        *[f"part.{name}" for name in part],
+        *[f"spare.{name}" for name in part],
+        *[f"parts.N.{name}" for name in part],
+        *[f"named.NAME.{name}" for name in part],
+        "betas",
+    ]
+
+
+def test_a_row_holds_type_default_and_the_docstring_below_the_field() -> None:
+    assert ROWS["betas"] == Setting(
+        key="betas",
+        type="a list of 2: a number, a number",
+        default="[0.9, 0.95]",
+        text="Decay of the two means.",
+    )
+    assert ROWS["name"].text == "What it is called, in a few words."
+    assert ROWS["part.shown"].text == ""
+
+
+def test_a_setting_that_must_be_given_has_no_default() -> None:
+    assert ROWS["name"].default is None
+
+
+def test_the_default_is_the_one_that_the_section_has_in_its_place() -> None:
+    assert ROWS["part.width"].default == "16"
+    assert ROWS["spare.width"].default == "8"
+
+
+def test_presets_are_listed() -> None:
+    assert ROWS["part.preset"].type == "one of 'small', 'large'"
+
+
+def test_a_class_made_at_a_prompt_has_no_docstrings_but_all_rows() -> None:
+    names: dict[str, Any] = {"dataclass": dataclass, "__name__": "prompt"}
+    exec("@dataclass\nclass Made:\n    a: int = 1\n    'a docstring'\n", names)
+    assert [row.key for row in describe(names["Made"])] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"),
+    [
+        (int, "a whole number"),
+        (bool, "true or false"),
+        (float | None, "a number or null"),
+        (int | str, "a whole number or a text"),
+        (Literal["a", 1, None], "one of 'a', 1, null"),
+        (tuple[int, ...], "a list, each a whole number"),
+        (list[Path], "a list, each a path"),
+        (tuple[int, float], "a list of 2: a whole number, a number"),
+        (dict[str, float], "a mapping, each value a number"),
+        (Part, "a section with width, shown"),
+        (Color, "one of 'red', 'blue'"),
+        (Any, "any value"),
+        (date, "date"),
+    ],
+)
+def test_a_type_is_told_in_words(hint: Any, text: str) -> None:
+    assert words(hint) == text
+
+
+@pytest.mark.parametrize(
+    ("hint", "item"),
+    [
+        (list[Part], Part),
+        (tuple[Part, ...], Part),
+        (dict[str, Part], Part),
+        (tuple[Part, Part], None),
+        (list[int], None),
+        (tuple[int, ...], None),
+        (dict[str, int], None),
+        (Part, None),
+        (int, None),
+    ],
+)
+def test_a_collection_of_sections_is_told_from_others(hint: Any, item: type | None) -> None:
+    assert item_section(hint) is item
+
+
+def test_a_value_is_shown_as_a_recipe_would_write_it() -> None:
+    assert [show(value) for value in (None, True, "a", [1, "b"], 1.5)] == [
+        "null",
+        "true",
+        "'a'",
+        '[1, "b"]',
+        "1.5",
+    ]
+
+
+def test_a_long_value_is_cut() -> None:
+    assert len(show("x" * 1000)) == 80
+
+
+def test_plain_values_are_what_json_holds() -> None:
+    value = {
+        1: Part(),
+        "paths": (Path("a/b"), [Path("c")]),
+        "color": Color.RED,
+        "day": date(2024, 5, 1),
+        "none": None,
+    }
+    assert to_plain(value) == {
+        "1": {"width": 8, "shown": False},
+        "paths": ["a/b", ["c"]],
+        "color": "red",
+        "day": "2024-05-01",
+        "none": None,
+    }
+
+
+def test_types_come_in_the_order_of_the_fields() -> None:
+    assert field_types(Part) == {"width": int, "shown": bool}

@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import DataError
+from coca.data.sources.annotated import ListedSource
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
+from tiny_data import picture
+
+IMAGES: list[Any] = [
+    {"id": 7, "file_name": "7.jpg", "domain": "in-domain"},
+    {"id": 3, "file_name": "3.jpg", "domain": "out-domain"},
+]
+NOTES: list[Any] = [
+    {"id": 0, "image_id": 3, "caption": "a cat "},
+    {"id": 1, "image_id": 7, "caption": "a dog"},
+    {"id": 2, "image_id": 3, "caption": "a small cat"},
+]
+
+
+def write(root: Path, images: list[Any], notes: list[Any], **settings: Any) -> SourceConfig:
+    (root / "photos").mkdir()
+    for number in (3, 7):
+        (root / "photos" / f"{number}.jpg").write_bytes(picture(number))
+    path = root / "captions.json"
+    path.write_text(json.dumps({"info": {}, "images": images, "annotations": notes}))
+    return SourceConfig(
+        kind="coco_captions", path=str(path), images=str(root / "photos"), **settings
+    )
+
+
+def test_captions_find_their_pictures_by_number(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, IMAGES, NOTES))
+    assert [source.key(row) for row in range(len(source))] == ["7", "3"]
+    sample = source.read(1)
+    assert (sample.captions, sample.image) == (("a cat", "a small cat"), picture(3))
+    assert sample.metadata == {"image_id": 3, "domain": "out-domain"}
+
+
+def test_a_domain_of_nocaps_is_a_split(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, IMAGES, NOTES, split="out-domain"))
+    assert [source.key(row) for row in range(len(source))] == ["3"]
+    with pytest.raises(DataError, match=r"'near-domain'.*in-domain \(1\), out-domain \(1\)"):
+        open_source(SourceConfig(**{**vars(_config(tmp_path)), "split": "near-domain"}))
+
+
+def _config(root: Path) -> SourceConfig:
+    return SourceConfig(
+        kind="coco_captions", path=str(root / "captions.json"), images=str(root / "photos")
+    )
+
+
+def test_what_is_malformed_or_belongs_nowhere_is_a_bad_sample_of_its_own(tmp_path: Path) -> None:
+    images = [*IMAGES, {"id": 9}]
+    notes = [*NOTES, {"image_id": 7}, {"image_id": 99, "caption": "lost"}, "x"]
+    source = open_source(write(tmp_path, images, notes))
+    assert isinstance(source, ListedSource)
+    told = []
+    for row in range(len(source)):
+        try:
+            source.words(row)
+        except DataError as error:
+            told.append(str(error))
+    assert len(source) - len(told) == 2
+    wanted = ("image 2", "annotation 3", "annotation 5", "picture 99")
+    assert all(what in it for what, it in zip(wanted, told, strict=True))
+
+
+def test_a_picture_without_captions_has_none(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, IMAGES, NOTES[:1]))
+    assert source.read(0).captions == ()

@@ -1,0 +1,132 @@
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import DataError
+from coca.data.loading.loader import Loader, LoaderConfig
+from coca.data.sources.base import Source, SourceConfig
+from coca.data.sources.factory import open_source
+from tiny_data import picture, tiny_processor
+
+
+def image(name: str, split: str, *captions: str, folder: str = "") -> dict[str, Any]:
+    entry: dict[str, Any] = {"filename": name, "split": split, "imgid": 3}
+    entry["sentences"] = [{"raw": text, "tokens": text.split()} for text in captions]
+    return entry | ({"filepath": folder, "cocoid": 7} if folder else {})
+
+
+IMAGES = [
+    image("a.jpg", "train", "one ", "two"),
+    image("b.jpg", "test", "three"),
+    image("c.jpg", "restval", "four"),
+    image("d.jpg", "val", "five"),
+]
+
+
+def write(root: Path, images: list[Any], *, folder: str = "") -> SourceConfig:
+    for number, entry in enumerate(images):
+        if isinstance(entry, dict) and "filename" in entry:
+            path = root / folder / entry.get("filepath", "") / entry["filename"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture(number))
+    path = root / "dataset.json"
+    path.write_text(json.dumps({"images": images, "dataset": "tiny"}))
+    images_at = str(root / folder) if folder else ""
+    return SourceConfig(kind="karpathy", path=str(path), images=images_at)
+
+
+def opened(config: SourceConfig, *splits: str) -> Source:
+    return open_source(
+        SourceConfig(kind=config.kind, path=config.path, images=config.images, split=splits)
+    )
+
+
+def test_a_split_is_its_pictures_with_all_sentences_in_the_order_of_the_file(
+    tmp_path: Path,
+) -> None:
+    config = write(tmp_path, IMAGES)
+    both = opened(config, "train", "restval")
+    assert [both.key(row) for row in range(len(both))] == ["a", "c"]
+    assert both.read(0).captions == ("one", "two")
+    assert both.read(1).image == picture(2)
+    assert len(opened(config)) == 4
+
+
+def test_a_folder_within_the_file_stands_below_the_folder_of_the_pictures(tmp_path: Path) -> None:
+    config = write(tmp_path, [image("x.jpg", "test", "a", folder="val2014")], folder="photos")
+    sample = opened(config, "test").read(0)
+    assert (sample.image, sample.metadata) == (picture(0), {"split": "test", "cocoid": 7})
+
+
+def test_an_empty_split_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+    config = write(tmp_path, IMAGES)
+    with pytest.raises(DataError, match=r"'tset'.*restval \(1\), test \(1\), train \(1\)") as it:
+        opened(config, "tset")
+    assert it.value.reason == "empty_split"
+
+
+@pytest.mark.parametrize(
+    "broken", [7, {"split": "test"}, {"filename": "e.jpg", "split": "test", "sentences": ["raw"]}]
+)
+def test_a_malformed_entry_stands_in_its_place_and_is_named(tmp_path: Path, broken: Any) -> None:
+    config = write(tmp_path, [*IMAGES, broken])
+    source = opened(config, "test")
+    assert [source.key(row) for row in range(2)] == ["b", "1"]
+    with pytest.raises(DataError, match=r"image 4 of .*dataset.json is malformed"):
+        source.read(1)
+
+
+def test_a_missing_picture_is_a_bad_sample_of_the_loader(tmp_path: Path) -> None:
+    config = write(tmp_path, IMAGES)
+    (tmp_path / "c.jpg").unlink()
+    source = opened(config)
+    with pytest.raises(DataError, match=r"c\.jpg is missing"):
+        source.read(2)
+    loader = Loader(
+        [(config, source)],
+        LoaderConfig(batch_size=4, workers=0, max_bad_fraction=0.5),
+        tiny_processor(),
+        seed=0,
+    )
+    batch = next(iter(loader))
+    assert [(bad.key, bad.reason) for bad in batch.bad] == [("c", "missing")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "right is an object"),
+        ("{", "is no JSON"),
+        ('{"annotations": []}', "no list called 'images', but annotations"),
+    ],
+)
+def test_a_file_of_another_format_is_told(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        open_source(SourceConfig(kind="karpathy", path=str(tmp_path / "x.json")))
+
+
+def test_a_missing_folder_of_pictures_is_told_before_any_is_read(tmp_path: Path) -> None:
+    config = write(tmp_path, IMAGES)
+    with pytest.raises(DataError, match="the folder of the pictures, nowhere, is missing"):
+        open_source(SourceConfig(kind="karpathy", path=config.path, images="nowhere"))
+
+
+def test_the_fingerprint_tells_files_and_splits_apart(tmp_path: Path) -> None:
+    config = write(tmp_path, IMAGES)
+    other = write(tmp_path / "other", IMAGES[:2])
+    prints = {
+        opened(config).fingerprint,
+        opened(config, "train").fingerprint,
+        opened(other).fingerprint,
+    }
+    assert len(prints) == 3
+    assert opened(config).fingerprint == opened(config).fingerprint
+
+
+def test_it_survives_pickling(tmp_path: Path) -> None:
+    source = opened(write(tmp_path, IMAGES))
+    assert pickle.loads(pickle.dumps(source)).read(1) == source.read(1)

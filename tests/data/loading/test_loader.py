@@ -1,0 +1,357 @@
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.loading.loader import LoaderConfig
+from coca.data.sample import Batch
+from coca.data.sources.base import Source, SourceConfig
+from coca.data.sources.factory import open_source
+from coca.data.sources.shards import ShardWriter
+from range_server import Serve
+from tiny_data import MemorySource, make_samples, tiny_processor
+from tiny_loader import (
+    Interrupting,
+    Silent,
+    Slow,
+    keys,
+    lively,
+    make_loader,
+    named,
+    same,
+    take,
+    two_sources,
+)
+
+
+def test_a_batch_holds_pictures_and_padded_captions() -> None:
+    (batch,) = take(make_loader(MemorySource(make_samples(20))), 1)
+    assert batch.images.shape == (8, 3, 8, 8)
+    assert batch.tokens.shape[0] == 8
+    assert batch.tokens.shape[1] % 8 == 0
+    assert batch.tokens.dtype == torch.int64
+    assert (batch.start, batch.class_targets, batch.bad) == (0, None, ())
+    first = make_samples(20)[int(batch.keys[0][1:])]
+    processor = tiny_processor()
+    assert batch.images.dtype == torch.uint8
+    assert torch.equal(batch.to("cpu").images[:1], processor.images([first.image]))
+    assert processor.tokenizer.decode(batch.tokens[0].tolist()) in first.captions
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_memory_is_pinned_only_if_asked_for(pinned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, begin = [], DataLoader.__init__
+
+    def recorded(*given: Any, pin_memory: bool, **options: Any) -> None:
+        asked.append(pin_memory)
+        begin(*given, **options)
+
+    monkeypatch.setattr(DataLoader, "__init__", recorded)
+    loader = make_loader(MemorySource(make_samples(20)), pin_memory=pinned)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        take(loader, 1)
+    assert asked == [pinned]
+
+
+def test_half_of_each_batch_comes_from_each_of_two_sources() -> None:
+    for batch in take(make_loader(*two_sources()), 20):
+        assert sum(key.startswith("a") for key in batch.keys) == 4
+
+
+def test_an_epoch_shows_every_sample_once() -> None:
+    loader = make_loader(MemorySource(make_samples(40)))
+    epochs = [keys(take(loader, 5)) for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == [sample.key for sample in make_samples(40)]
+    assert epochs[0] != epochs[1]
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others() -> None:
+    runs = [take(make_loader(*two_sources(), seed=seed, augment=lively()), 6) for seed in (1, 1, 2)]
+    assert same(runs[0], runs[1])
+    assert keys(runs[0]) != keys(runs[2])
+
+
+def test_the_global_random_state_is_neither_used_nor_changed() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = take(make_loader(*two_sources(), augment=lively()), 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert same(take(make_loader(*two_sources(), augment=lively()), 3), first)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_gives_the_same_batches(workers: int) -> None:
+    alone = take(make_loader(*two_sources(), augment=lively()), 7)
+    shared = take(make_loader(*two_sources(), augment=lively(), settings={"workers": workers}), 7)
+    assert same(alone, shared)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_global_batches_of_one(world_size: int) -> None:
+    alone = take(make_loader(*two_sources(), augment=lively()), 5)
+    ranks = [
+        take(make_loader(*two_sources(), augment=lively(), rank=rank, world_size=world_size), 5)
+        for rank in range(world_size)
+    ]
+    for step, whole in enumerate(alone):
+        parts = [of_rank[step] for of_rank in ranks]
+        assert tuple(keys(parts)) == whole.keys
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        starts = [whole.start + rank * 8 // world_size for rank in range(world_size)]
+        assert [part.start for part in parts] == starts
+        # Captions agree as far as they go; each rank pads only to its own longest.
+        for part, rows in zip(parts, whole.tokens.split(8 // world_size), strict=True):
+            width = part.tokens.shape[1]
+            assert torch.equal(part.tokens, rows[:, :width])
+            assert not rows[:, width:].any()
+
+
+@pytest.mark.parametrize(("workers", "world_size", "batch_size"), [(0, 1, 8), (2, 2, 8), (0, 1, 4)])
+def test_a_run_goes_on_where_another_stopped(
+    workers: int, world_size: int, batch_size: int
+) -> None:
+    uninterrupted = keys(take(make_loader(*two_sources()), 10))
+    first = make_loader(*two_sources())
+    take(first, 3)
+    assert first.state == 24
+    resumed = [
+        take(
+            make_loader(
+                *two_sources(),
+                start=first.state,
+                batch_size=batch_size,
+                settings={"workers": workers},
+                rank=rank,
+                world_size=world_size,
+            ),
+            56 // batch_size,
+        )
+        for rank in range(world_size)
+    ]
+    later = [key for parts in zip(*resumed, strict=True) for key in keys(parts)]
+    assert later == uninterrupted[24:]
+
+
+def test_iterating_again_goes_on_and_counts_only_what_was_handed_out() -> None:
+    whole = keys(take(make_loader(*two_sources()), 4))
+    loader = make_loader(*two_sources(), settings={"workers": 1})
+    parts = keys(take(loader, 1)) + keys(take(loader, 3))
+    assert parts == whole
+    assert loader.state == 32
+
+
+def test_the_fingerprint_changes_with_whatever_changes_the_order() -> None:
+    first, second = two_sources()
+    prints = [
+        make_loader(first, second),
+        make_loader(first, second, seed=1),
+        make_loader(second, first),
+        make_loader(first),
+        make_loader(first, second, configs=[named("a", weight=2.0), named("b")]),
+        make_loader(first, MemorySource(make_samples(15), fingerprint="c")),
+        make_loader(first, MemorySource(make_samples(15), fingerprint="b", block_size=5)),
+    ]
+    assert len({loader.fingerprint for loader in prints}) == len(prints)
+
+
+def test_the_fingerprint_ignores_what_leaves_the_order() -> None:
+    first, second = two_sources()
+    same_order = [
+        make_loader(first, second),
+        make_loader(first, second, batch_size=4, settings={"workers": 2}, start=16),
+        make_loader(first, second, rank=1, world_size=2),
+        make_loader(
+            first,
+            second,
+            configs=[named("a", weight=0.1, templates=("a {}",)), named("b", weight=0.1)],
+        ),
+    ]
+    assert len({loader.fingerprint for loader in same_order}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"batch_size": 10, "world_size": 4}, "near sizes that can: 8, 12"),
+        ({"batch_size": 3, "world_size": 4}, "near sizes that can: 4$"),
+        ({"rank": 2, "world_size": 2}, "rank 2 is not among 0 to"),
+        ({"start": -1}, "must both be 0 or more"),
+        ({"seed": -1}, "must both be 0 or more"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        make_loader(MemorySource(make_samples(3)), **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"batch_size": 0}, "batch_size 0 is below 1"),
+        ({"workers": -1}, "workers -1 is below 0"),
+        ({"prefetch": 0}, "prefetch 0 is below 1"),
+        ({"timeout_s": 0.0}, "timeout_s 0 is not above 0"),
+        ({"max_bad_fraction": 1.5}, "outside 0 to 1"),
+        ({"class_names": ("a", "b", "a")}, "holds 'a' twice"),
+        ({"batch_size": 0, "workers": -1}, "batch_size 0 is below 1; workers"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        LoaderConfig(**settings)
+
+
+def test_a_worker_that_is_killed_is_told_in_a_sentence() -> None:
+    batches = iter(make_loader(MemorySource(make_samples(8)), settings={"workers": 1}))
+    next(batches)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join()
+    with pytest.raises(DataError, match="a data worker was stopped from outside"):
+        list(itertools.islice(batches, 50))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)"])
+def test_workers_end_with_the_process_that_trains_however_it_ends(end: str, tmp_path: Path) -> None:
+    program = (
+        "import os\n"
+        "from tiny_data import MemorySource, make_samples\n"
+        "from tiny_loader import make_loader\n"
+        "if __name__ == '__main__':\n"
+        "    batches = iter(make_loader(MemorySource(make_samples(8)), settings={'workers': 2}))\n"
+        "    next(batches)\n"
+        f"    {end}\n"
+    )
+    script = tmp_path / "trains.py"
+    script.write_text(program)
+    paths = os.pathsep.join(path for path in sys.path if path)
+    # All below it hold its output open: it ends when the last of them has.
+    done = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+
+
+def test_an_interrupt_from_the_keyboard_leaves_the_workers_alone() -> None:
+    source = Interrupting(make_samples(16))
+    batches = take(make_loader(source, settings={"workers": 1}), 4)
+    assert len(batches) == 4
+
+
+def test_another_thread_may_iterate() -> None:
+    options = {"settings": {"workers": 1}}
+    loaders = [make_loader(*two_sources(), **options) for _ in range(2)]  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(take, loaders[0], 3).result()
+    assert same(elsewhere, take(loaders[1], 3))
+
+
+@pytest.fixture(scope="module")
+def photographs(
+    shared_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SourceConfig, Source]:
+    config = SourceConfig(
+        kind="shards",
+        path=str(shared_data / "flickr8k" / "train-*.tar"),
+        index_folder=str(tmp_path_factory.mktemp("index")),
+    )
+    return config, open_source(config)
+
+
+def test_photographs_come_alike_for_any_workers_ranks_and_stops(
+    photographs: tuple[SourceConfig, Source],
+) -> None:
+    config, source = photographs
+
+    def run(count: int, **options: Any) -> list[Batch]:
+        return take(make_loader(source, configs=[config], batch_size=32, **options), count)
+
+    alone = run(8)
+    assert same(run(8, settings={"workers": 2}), alone)
+    assert same(run(4, start=128, settings={"workers": 2}), alone[4:])
+    for world_size in (2, 4):
+        parts = [run(3, rank=rank, world_size=world_size) for rank in range(world_size)]
+        together = [key for step in zip(*parts, strict=True) for key in keys(step)]
+        assert together == keys(alone[:3])
+    assert not any(batch.bad for batch in alone)
+
+
+def test_workers_read_from_an_object_store(tmp_path: Path, serve: Serve) -> None:
+    pytest.importorskip("obstore")
+    with ShardWriter(tmp_path, samples_per_shard=10) as writer:
+        for sample in make_samples(30):
+            writer.write(sample)
+    url = f"{serve(tmp_path).url}/shard-{{000000..000002}}.tar"
+    config = SourceConfig(kind="shards", path=url)
+    remote = open_source(config)
+    alone = take(make_loader(remote, configs=[config], augment=lively()), 3)
+    workers = {"workers": 1}
+    shared = take(make_loader(remote, configs=[config], augment=lively(), settings=workers), 3)
+    assert same(alone, shared)
+
+
+def test_a_lock_that_another_thread_holds_does_not_hold_the_workers() -> None:
+    enough = threading.Event()
+
+    def draw() -> None:
+        # Torch locks its random generator meanwhile, and a worker's first deed is to seed its own.
+        while not enough.is_set():
+            torch.empty(3_000_000).normal_()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        settings = {"workers": 2, "timeout_s": 60.0}
+        shared = take(make_loader(*two_sources(), settings=settings), 3)
+    finally:
+        enough.set()
+        thread.join()
+    assert same(shared, take(make_loader(*two_sources()), 3))
+
+
+def test_workers_that_hang_are_told_in_a_sentence() -> None:
+    settings = {"workers": 1, "timeout_s": 0.1}
+    with pytest.raises(DataError, match=r"no batch came from the data workers for 0\.1 s; a disk"):
+        take(make_loader(Silent(make_samples(8)), settings=settings), 1)
+
+
+def test_slow_workers_are_looked_at_again_until_the_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("coca.data.loading.loader.LOOK_S", 0.2)
+    batches = take(make_loader(Slow(make_samples(8)), settings={"workers": 1}), 2)
+    assert len(batches) == 2
+
+
+def test_a_source_that_cannot_be_sent_to_workers_is_told_in_a_sentence() -> None:
+    source = MemorySource(make_samples(8))
+    source.lock = threading.Lock()  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"must be picklable, or set data\.loader\.workers to 0"):
+        take(make_loader(source, settings={"workers": 1}), 1)
+
+
+class _HereOnly(MemorySource):
+    """What no other process can import, as it stands in a test."""
+
+
+def test_a_source_that_workers_cannot_import_is_told_in_a_sentence() -> None:
+    with pytest.raises(DataError, match="its own sources in a module that can be imported"):
+        take(make_loader(_HereOnly(make_samples(8)), settings={"workers": 1}), 1)

@@ -1,0 +1,108 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.loading.text import Words, draw_words
+from coca.data.sample import Sample
+from coca.data.sources.base import SourceConfig
+from coca.processing.prompts import CLIP_PROMPTS
+
+
+def config(**settings: object) -> SourceConfig:
+    return SourceConfig(kind="folder", path="x", **settings)  # type: ignore[arg-type]
+
+
+def draws(sample: Sample, source: SourceConfig, count: int = 300) -> Counter[str]:
+    generator = torch.Generator().manual_seed(0)
+    return Counter(draw_words(sample, source, generator).text for _ in range(count))
+
+
+def test_each_caption_is_drawn_about_equally_often() -> None:
+    drawn = draws(Sample("a", b"", ("one", "two", "three")), config())
+    assert drawn.keys() == {"one", "two", "three"}
+    assert min(drawn.values()) > 60
+
+
+def test_blank_captions_are_never_drawn_and_spaces_around_are_cut() -> None:
+    assert draws(Sample("a", b"", ("", " one ", "\n")), config()).keys() == {"one"}
+
+
+def test_labels_are_shuffled_joined_and_put_into_the_prompt_of_the_paper() -> None:
+    drawn = draws(Sample("a", b"", labels=("cat", "wild_animal")), config(text="labels"))
+    assert drawn.keys() == {"a photo of the cat, wild animal", "a photo of the wild animal, cat"}
+    assert min(drawn.values()) > 100
+
+
+def test_templates_are_drawn_and_filled() -> None:
+    source = config(templates=("a drawing of {}", "{}"))
+    drawn = draws(Sample("a", b"", ("a car",)), source)
+    assert drawn.keys() == {"a drawing of a car", "a car"}
+
+
+def test_labels_go_into_the_prompts_of_clip_by_their_name() -> None:
+    sample = Sample("a", b"", labels=("cat", "animal"))
+    drawn = draws(sample, config(text="labels", templates=("clip",)), count=2000)
+    orders = ("cat, animal", "animal, cat")
+    assert drawn.keys() == {prompt.replace("{}", it) for prompt in CLIP_PROMPTS for it in orders}
+    assert "a photo of the cat, animal." in drawn
+
+
+def test_a_named_set_and_templates_of_ones_own_can_be_mixed() -> None:
+    source = config(templates=("clip", "{}"))
+    drawn = draws(Sample("a", b"", ("a car",)), source, count=2000)
+    assert len(drawn) == 81
+    assert "a car" in drawn
+
+
+def test_a_set_that_does_not_exist_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"'clipp' has no \{\}.*did you mean 'clip'"):
+        config(templates=("clipp",))
+
+
+def test_the_same_generator_state_gives_the_same_text() -> None:
+    sample = Sample("a", b"", tuple("abcdefgh"))
+    texts = {draw_words(sample, config(), torch.Generator().manual_seed(7)) for _ in range(5)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("sample", "text"),
+    [
+        (Sample("a", b""), "captions"),
+        (Sample("a", b"", (" ",), labels=("cat",)), "captions"),
+        (Sample("a", b"", ("a cat",)), "labels"),
+        (Sample("a", b"", ("a cat",), labels=("_",)), "labels"),
+    ],
+)
+def test_a_sample_without_words_of_the_wanted_kind_is_bad(sample: Sample, text: str) -> None:
+    with pytest.raises(DataError, match="sample a has no") as caught:
+        draw_words(sample, config(text=text), torch.Generator())
+    assert caught.value.reason == "empty_caption"
+
+
+def test_half_a_character_is_bad_text() -> None:
+    with pytest.raises(DataError, match="half a surrogate pair") as caught:
+        draw_words(Sample("a", b"", ("cat \ud83d",)), config(), torch.Generator())
+    assert caught.value.reason == "bad_text"
+
+
+def test_a_question_comes_with_one_of_its_answers() -> None:
+    sample = Sample("a", b"", text=" what is it ", answers=("a cat", "a cat", "cat"))
+    asking, generator = config(text="question"), torch.Generator().manual_seed(0)
+    drawn = Counter(draw_words(sample, asking, generator) for _ in range(300))
+    often, seldom = Words("what is it", True, "a cat"), Words("what is it", True, "cat")
+    assert set(drawn) == {often, seldom}
+    assert drawn[often] / 300 == pytest.approx(2 / 3, abs=0.1)  # 3.7 standard deviations
+
+
+def test_a_claim_without_an_answer_is_put_into_its_template() -> None:
+    source = config(text="question", templates=("is it so that {}?",))
+    words = draw_words(Sample("a", b"", text="it rains"), source, torch.Generator())
+    assert words == Words("is it so that it rains?", True, "")
+
+
+def test_a_sample_that_asks_nothing_is_told() -> None:
+    with pytest.raises(DataError, match="no question"):
+        draw_words(Sample("a", b"", ("a cat",)), config(text="question"), torch.Generator())

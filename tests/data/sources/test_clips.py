@@ -1,0 +1,89 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.sources.base import SourceConfig, words_of
+from coca.data.sources.clips import Clip, ClipFolder, ClipSource
+from coca.processing.image import decode
+from coca.processing.video import as_file, sample_frames, spread
+from tiny_video import number_of, video
+
+
+def settings(**values: Any) -> SourceConfig:
+    return SourceConfig(kind="videos", path="unused", **values)
+
+
+def numbers(images: tuple[bytes, ...]) -> list[int]:
+    return [number_of(decode(image).permute(1, 2, 0).numpy()) for image in images]
+
+
+def test_a_clip_is_read_as_its_frames_without_loss(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(video())
+    clip = Clip("a", str(tmp_path / "a.mp4"), ("falls",), ("fall",), {"votes": 3})
+    source = ClipSource([clip], config=settings(frames=5))
+    sample = source.read(0)
+    assert numbers(sample.images) == spread(50, 5)
+    assert (sample.key, sample.captions, sample.labels) == ("a", ("falls",), ("fall",))
+    for image, frame in zip(sample.images, sample_frames(tmp_path / "a.mp4", 5), strict=True):
+        np.testing.assert_array_equal(decode(image).permute(1, 2, 0).numpy(), frame.pixels)
+    assert pickle.loads(pickle.dumps(source)).read(0) == sample
+
+
+def test_a_folder_of_pictures_is_a_clip_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in range(12):
+        pixels = np.full((8, 8, 3), number * 4, np.uint8)
+        (tmp_path / f"frame_{number}.bmp").write_bytes(as_file(pixels))
+    (tmp_path / "notes.txt").write_text("no frame")
+    source = ClipSource([Clip("a", str(tmp_path))], config=settings(frames=4))
+    assert numbers(source.read(0).images) == spread(12, 4)
+
+
+def test_words_need_no_video() -> None:
+    source = ClipSource([Clip("a", "/nowhere.mp4", labels=("run",))], config=settings())
+    assert words_of(source, 0).labels == ("run",)
+    with pytest.raises(DataError, match="nowhere") as caught:
+        source.read(0)
+    assert caught.value.reason == "missing"
+
+
+def test_the_fingerprint_changes_with_words_and_with_how_frames_are_taken() -> None:
+    clips = [Clip("a", "a.mp4")]
+    prints = {
+        ClipSource(clips, config=settings(frames=frames, frame_px=px), origin=origin).fingerprint
+        for frames, px, origin in [(4, 64, b""), (5, 64, b""), (4, 65, b""), (4, 64, b"words")]
+    }
+    assert len(prints) == 4
+
+
+def test_a_source_of_fewer_than_one_frame_is_refused() -> None:
+    with pytest.raises(ConfigError, match="frames 0 is below 1"):
+        settings(frames=0)
+
+
+def test_clips_are_found_by_name_in_any_folder(tmp_path: Path) -> None:
+    for path in ("run/a.mp4", "run/b.x.mp4", "walk/c/1.jpg", ".hidden/d.mp4", "walk/notes.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    folder = ClipFolder(str(tmp_path))
+    assert folder.paths == ["run/a.mp4", "run/b.x.mp4", "walk/c"]
+    assert folder.find("a") == folder.find("run/a.mp4") == str(tmp_path / "run/a.mp4")
+    assert folder.find("b.x") == str(tmp_path / "run/b.x.mp4")
+    assert folder.find("c") == str(tmp_path / "walk/c")
+    with pytest.raises(DataError, match="is called d") as caught:
+        folder.find("d")
+    assert caught.value.reason == "missing"
+
+
+def test_two_clips_of_one_name_are_told_apart_by_their_folder_or_refused(tmp_path: Path) -> None:
+    for folder in ("run", "walk"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.mp4").write_bytes(b"")
+    folder_of_clips = ClipFolder(str(tmp_path))
+    assert folder_of_clips.find("walk/a.mp4") == str(tmp_path / "walk/a.mp4")
+    with pytest.raises(DataError, match="2 clips") as caught:
+        folder_of_clips.find("a")
+    assert caught.value.reason == "ambiguous"

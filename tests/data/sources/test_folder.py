@@ -1,0 +1,135 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from coca.core.errors import DataError
+from coca.data.sources.base import Source, SourceConfig, read_rows
+from coca.data.sources.factory import open_source
+from tiny_data import picture
+
+
+def fill(folder: Path, files: dict[str, bytes | str]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def open_folder(path: Path) -> Source:
+    return open_source(SourceConfig(kind="folder", path=str(path)))
+
+
+def test_text_files_beside_pictures_hold_a_caption_a_line(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.txt": "one\n\n two \r\n", "b.JPG": picture(2)})
+    source = open_folder(tmp_path)
+    assert [source.key(row) for row in range(len(source))] == ["a", "b"]
+    assert source.read(0).captions == ("one", "two")
+    assert source.read(0).image == picture(1)
+    assert source.read(1).captions == ()
+
+
+def test_json_files_hold_captions_labels_and_metadata(tmp_path: Path) -> None:
+    record = {"captions": ["one", "two"], "labels": ["cat"], "width": 12}
+    fill(tmp_path, {"x/a.png": picture(1), "x/a.json": json.dumps(record), "x/a.txt": "three"})
+    sample = open_folder(tmp_path).read(0)
+    assert (sample.key, sample.captions, sample.labels) == ("x/a", ("one", "two"), ("cat",))
+    assert sample.metadata == {"width": 12}
+
+
+def test_text_comes_in_where_json_has_no_caption(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.json": '{"width": 3}', "a.txt": "three"})
+    assert open_folder(tmp_path).read(0).captions == ("three",)
+
+
+def test_class_folders_name_labels(tmp_path: Path) -> None:
+    fill(
+        tmp_path, {"red_panda/deep/1.png": picture(1), "cat/1.png": picture(2), "z.png": picture(3)}
+    )
+    source = open_folder(tmp_path)
+    assert [(s.key, s.labels) for s in map(source.read, range(3))] == [
+        ("cat/1", ("cat",)),
+        ("red_panda/deep/1", ("red_panda",)),
+        ("z", ()),
+    ]
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    hidden = {".a.png": picture(1), ".git/b.png": picture(1)}
+    fill(tmp_path, {**hidden, "notes.md": b"x", "c.png": picture(3)})
+    assert len(open_folder(tmp_path)) == 1
+
+
+def test_the_fingerprint_follows_names_and_sizes_but_not_the_place(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {"a.png": picture(1), "a.txt": "one"}
+    variants: list[dict[str, bytes | str]] = [
+        files,
+        {**files, "a.txt": "four"},
+        {"b.png": picture(1), "b.txt": "one"},
+        {**files, "c.png": picture(2)},
+    ]
+    prints = []
+    for number, variant in enumerate(variants):
+        fill(tmp_path / str(number), variant)
+        prints.append(open_folder(tmp_path / str(number)).fingerprint)
+    fill(tmp_path / "elsewhere", files)
+    assert len(set(prints)) == len(variants)
+    assert open_folder(tmp_path / "elsewhere").fingerprint == prints[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.json", b"[]", "bad_record"),
+        ("a.json", b'{"captions": {}, "caption": 3.5}', "bad_record"),
+        ("a.txt", b"\xff\xfe", "bad_text"),
+    ],
+)
+def test_a_damaged_sidecar_makes_a_bad_sample(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    fill(tmp_path, {"a.png": picture(1), name: content})
+    with pytest.raises(DataError, match=name) as caught:
+        open_folder(tmp_path).read(0)
+    assert caught.value.reason == reason
+
+
+def test_a_picture_that_vanishes_makes_a_bad_sample(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": picture(1), "b.png": picture(2)})
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
+    source = open_folder(tmp_path)
+    (tmp_path / "b.png").unlink()
+    for row in (1, 2):
+        with pytest.raises(DataError, match="is missing") as caught:
+            source.read(row)
+        assert caught.value.reason == "missing"
+    assert source.read(0).key == "a"
+
+
+def test_two_pictures_that_would_share_captions_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": picture(1), "a.webp": picture(2), "a-b.png": picture(3)})
+    with pytest.raises(DataError, match=r"a\.png and a\.webp"):
+        open_folder(tmp_path)
+
+
+def test_a_missing_folder_is_told_with_the_other_kinds(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="kind: shards"):
+        open_folder(tmp_path / "nowhere")
+
+
+def test_a_folder_survives_pickling(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": picture(1)})
+    source = open_folder(tmp_path)
+    assert pickle.loads(pickle.dumps(source)).read(0) == source.read(0)
+
+
+@pytest.mark.parametrize("name", ["b.png", "a.txt", "a.json"])
+def test_a_fifo_is_a_bad_sample_and_leaves_the_others(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, {"a.png": picture(1), "c.png": picture(2)})
+    os.mkfifo(tmp_path / name)
+    results = read_rows(source := open_folder(tmp_path), range(len(source)))
+    bad = [one for one in results if isinstance(one, DataError)]
+    assert len(bad) == 1
+    assert f"{name} cannot be read: it is a FIFO" in str(bad[0])

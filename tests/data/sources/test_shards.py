@@ -1,0 +1,369 @@
+import io
+import json
+import pickle
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coca.core.errors import ConfigError, DataError
+from coca.core.formats import IMAGE_FORMATS
+from coca.data.sample import Sample
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
+from coca.data.sources.shards import REMOTE_BLOCK, ShardSource, ShardWriter
+from coca.data.storage import storage as storage_module
+from range_server import Serve
+from tiny_data import make_samples, picture
+
+
+def open_shards(path: str | Path | tuple[str, ...], **options: Any) -> ShardSource:
+    path = path if isinstance(path, tuple) else str(path)
+    source = open_source(SourceConfig(kind="shards", path=path, **options))
+    assert isinstance(source, ShardSource)
+    return source
+
+
+def pack(folder: Path, samples: Iterable[Sample], *, samples_per_shard: int = 4) -> list[Path]:
+    with ShardWriter(folder, samples_per_shard=samples_per_shard) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return writer.paths
+
+
+def read_all(source: ShardSource) -> list[Sample]:
+    return [source.read(row) for row in range(len(source))]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+keys = st.lists(st.from_regex(r"[a-zé0-9_-]{1,6}(/[a-z]{1,4})?", fullmatch=True), unique=True)
+values = st.none() | st.integers() | texts | st.lists(st.floats(-1, 1), max_size=2)
+words = st.lists(texts, max_size=3)
+
+
+@given(data=st.data(), names=keys, samples_per_shard=st.integers(1, 5))
+def test_what_is_written_is_read(
+    data: st.DataObject,
+    names: list[str],
+    samples_per_shard: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    samples = [
+        Sample(
+            name,
+            picture(number % 4),
+            tuple(data.draw(words)),
+            tuple(data.draw(words)),
+            data.draw(st.dictionaries(st.sampled_from(["width", "url", "a b"]), values)),
+        )
+        for number, name in enumerate(names)
+    ]
+    folder = tmp_path_factory.mktemp("shards")
+    pack(folder, samples, samples_per_shard=samples_per_shard)
+    if samples:
+        assert read_all(open_shards(folder)) == samples
+
+
+def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
+    samples = make_samples(6)
+    first, second = (pack(tmp_path / name, samples) for name in ("a", "b"))
+    assert [path.name for path in first] == ["shard-000000.tar", "shard-000001.tar"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+        indexes = (json.loads(Path(f"{path}.idx").read_text()) for path in (one, other))
+        index, other_index = ({**it, "tar": it["tar"]["bytes"]} for it in indexes)
+        assert index == other_index
+
+
+def test_other_readers_find_the_usual_layout(tmp_path: Path) -> None:
+    sample = Sample("x/a", picture(1, form="JPEG"), ("one", "two"), ("cat",), {"width": 3})
+    (path,) = pack(tmp_path, [sample])
+    with tarfile.open(path) as tar:
+        content = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
+        assert {entry.mtime for entry in tar} == {0}
+    assert list(content) == ["x/a.jpg", "x/a.json", "x/a.txt"]
+    assert content["x/a.jpg"] == sample.image
+    assert content["x/a.txt"] == b"one"
+    assert json.loads(content["x/a.json"]) == {
+        "captions": ["one", "two"],
+        "labels": ["cat"],
+        "width": 3,
+    }
+
+
+def test_the_index_of_a_writer_is_the_one_that_a_reader_would_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = pack(tmp_path, make_samples(3))
+    monkeypatch.setattr("coca.data.sources.tar_index.scan_tar", None)
+    kept = open_shards(path).fingerprint
+    monkeypatch.undo()
+    path.with_name(path.name + ".idx").unlink()
+    assert open_shards(path).fingerprint == kept
+
+
+@pytest.mark.parametrize("form", IMAGE_FORMATS)
+def test_pictures_of_every_format_are_written(tmp_path: Path, form: str) -> None:
+    sample = Sample("a", picture(1, form=form))
+    pack(tmp_path, [sample])
+    assert read_all(open_shards(tmp_path)) == [sample]
+
+
+@pytest.mark.parametrize(
+    ("sample", "reason"),
+    [
+        (Sample("a.b", picture(1)), "bad_key"),
+        (Sample("../a", picture(1)), "bad_key"),
+        (Sample("/a", picture(1)), "bad_key"),
+        (Sample("", picture(1)), "bad_key"),
+        (Sample("a\0", picture(1)), "bad_key"),
+        (Sample("a", b"no picture"), "not_an_image"),
+        (Sample("a", picture(1), metadata={"caption": "x"}), "bad_record"),
+        (Sample("a", picture(1), metadata={"x": object()}), "bad_record"),
+        (Sample("a", picture(1), ("\ud800",)), "bad_record"),
+    ],
+)
+def test_a_sample_that_a_tar_cannot_hold_is_refused(
+    tmp_path: Path, sample: Sample, reason: str
+) -> None:
+    writer = ShardWriter(tmp_path)
+    with pytest.raises(DataError) as caught:
+        writer.write(sample)
+    assert caught.value.reason == reason
+
+
+def test_a_key_is_written_once(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path)
+    writer.write(Sample("a", picture(1)))
+    with pytest.raises(DataError, match="written twice"):
+        writer.write(Sample("a", picture(2)))
+
+
+def test_an_interrupted_writer_leaves_whole_tars_only(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[Sample]:
+        yield from make_samples(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(tmp_path, interrupted(), samples_per_shard=2)
+    assert read_all(open_shards(tmp_path)) == make_samples(2)
+
+
+def test_old_and_new_shards_are_not_mixed(tmp_path: Path) -> None:
+    pack(tmp_path, make_samples(1))
+    with pytest.raises(ConfigError, match="already"):
+        ShardWriter(tmp_path)
+    with pytest.raises(ConfigError, match="at least 1"):
+        ShardWriter(tmp_path / "new", samples_per_shard=0)
+
+
+def add(tar: tarfile.TarFile, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+
+
+def test_the_layout_of_img2dataset_is_read(tmp_path: Path) -> None:
+    record = {"caption": "a car", "url": "http://x", "key": "000000001", "status": "success"}
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        add(
+            tar,
+            {
+                "000000001.jpg": picture(1),
+                "000000001.txt": b"a car",
+                "000000001.json": json.dumps(record).encode(),
+                "000000002.jpg": picture(2),
+                "000000002.txt": b" a\nboat \n",
+                "000000003.webp": picture(3),
+                "000000003.cls": b"7\n",
+                "000000004.png": b"",
+                "000000004.json": b'{"caption": null}',
+            },
+        )
+    samples = read_all(open_shards(tmp_path / "*.tar"))
+    assert [s.captions for s in samples] == [("a car",), ("a\nboat",), (), ()]
+    assert samples[0].metadata == {"url": "http://x", "key": "000000001", "status": "success"}
+    assert samples[2].labels == ("7",)
+    assert samples[3].image == b""
+
+
+def test_files_of_a_sample_may_lie_far_apart(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, {f"{n}.jpg": picture(n, side=60) for n in range(3)})
+        add(tar, {f"{n}.txt": str(n).encode() for n in range(3)})
+    samples = read_all(open_shards(tmp_path / "a.tar"))
+    assert samples == [Sample(str(n), picture(n, side=60), (str(n),)) for n in range(3)]
+
+
+def test_rows_follow_the_order_of_the_tars(tmp_path: Path) -> None:
+    first, second, third = pack(tmp_path, make_samples(10))
+    source = open_shards((str(third), str(first), str(second)))
+    names = [sample.key for sample in make_samples(10)]
+    assert [source.key(row) for row in range(10)] == names[8:] + names[:8]
+    assert source.read_many([9, 0, 9]) == [source.read(9), source.read(0), source.read(9)]
+
+
+def test_the_fingerprint_follows_content_and_order_but_not_the_place(tmp_path: Path) -> None:
+    samples = make_samples(6)
+    paths = [str(path) for path in pack(tmp_path / "a", samples)]
+    pack(tmp_path / "b", samples)
+    pack(tmp_path / "c", [*samples[:5], Sample("s0005", picture(99))])
+    prints = {
+        open_shards(tmp_path / "a").fingerprint,
+        open_shards((paths[1], paths[0])).fingerprint,
+        open_shards(tmp_path / "c").fingerprint,
+    }
+    assert len(prints) == 3
+    assert open_shards(tmp_path / "b").fingerprint in prints
+
+
+def test_a_source_survives_pickling(tmp_path: Path) -> None:
+    pack(tmp_path, make_samples(5))
+    source = open_shards(tmp_path)
+    copy = pickle.loads(pickle.dumps(source))
+    assert read_all(copy) == read_all(source)
+    assert copy.fingerprint == source.fingerprint
+
+
+def test_a_flipped_byte_is_a_bad_sample_and_leaves_the_others(tmp_path: Path) -> None:
+    (path,) = pack(tmp_path, make_samples(4))
+    content = bytearray(path.read_bytes())
+    content[content.index(picture(2)) + 30] ^= 1
+    source = open_shards(path)
+    with path.open("r+b") as file:
+        file.write(content)
+    with pytest.raises(DataError, match=r"s0002 in .*shard-000000\.tar differs") as caught:
+        source.read(2)
+    assert caught.value.reason == "checksum"
+    results = source.read_many([0, 1, 2, 3])
+    assert [isinstance(result, DataError) for result in results] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"a.txt": b"one"}, "no_image"),
+        ({"a.jpg": b"x", "a.json": b"{"}, "bad_record"),
+        ({"a.jpg": b"x", "a.json": b'{"caption": 1.5}'}, "bad_record"),
+        ({"a.jpg": b"x", "a.txt": b"\xff"}, "bad_text"),
+        ({"a.jpg": b"x", "a.cls": b"\xff"}, "bad_text"),
+    ],
+)
+def test_a_damaged_sample_says_what_is_wrong(
+    tmp_path: Path, files: dict[str, bytes], reason: str
+) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        add(tar, files)
+    source = open_shards(tmp_path)
+    with pytest.raises(DataError, match="a") as caught:
+        source.read(0)
+    assert caught.value.reason == reason
+    assert source.key(0) == "a"
+
+
+def test_a_tar_that_shrinks_or_vanishes_under_a_run_makes_bad_samples(tmp_path: Path) -> None:
+    first, second = pack(tmp_path, make_samples(8))
+    source = open_shards(tmp_path)
+    with first.open("r+b") as file:
+        file.truncate(1000)
+    second.unlink()
+    reasons = [r.reason if isinstance(r, DataError) else "" for r in source.read_many([3, 7])]
+    assert reasons == ["truncated", "missing"]
+
+
+def test_a_truncated_tar_is_found_when_it_is_opened(tmp_path: Path) -> None:
+    path = pack(tmp_path, make_samples(8))[1]
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"shard-000001\.tar .*last good member"):
+        open_shards(tmp_path)
+
+
+def test_a_missing_shard_is_found_when_it_is_opened(tmp_path: Path) -> None:
+    pack(tmp_path, make_samples(8))
+    with pytest.raises(DataError, match=r"shard-000002\.tar"):
+        open_shards(tmp_path / "shard-{000000..000002}.tar")
+
+
+def test_a_wrong_index_makes_bad_samples_not_wrong_ones(tmp_path: Path) -> None:
+    (path,) = pack(tmp_path, make_samples(4))
+    index = path.with_name(path.name + ".idx")
+    content = json.loads(index.read_text())
+    for member in content["members"]:
+        member[1] += 1
+    index.write_text(json.dumps(content))
+    source = open_shards(path)
+    reasons = {r.reason for r in source.read_many([0, 1, 2, 3]) if isinstance(r, DataError)}
+    assert reasons == {"checksum"}
+
+
+def test_a_file_that_is_too_large_is_a_bad_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = make_samples(4)
+    large = Sample("large", picture(1) + bytes(5_000))
+    pack(tmp_path, [*samples[:2], large, *samples[2:]], samples_per_shard=5)
+    monkeypatch.setattr("coca.data.sources.tar_samples.MAX_IMAGE_BYTES", 5_000)
+    results = open_shards(tmp_path).read_many(range(5))
+    assert [one for one in results if isinstance(one, Sample)] == samples
+    assert "a file of large in" in str(results[2])
+    assert "bytes, and at most 5,000 are read" in str(results[2])
+
+
+def test_shards_in_memory_are_read_in_blocks_and_indexed_in_the_given_folder(
+    tmp_path: Path,
+) -> None:
+    memory = fsspec.filesystem("memory")
+    for path in pack(tmp_path / "packed", make_samples(6)):
+        memory.pipe_file(f"/shards/{path.name}", path.read_bytes())
+    source = open_shards("memory://shards/*.tar", index_folder=str(tmp_path / "kept"))
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert source.block_size == REMOTE_BLOCK
+    assert source.read_many([5, 0, 4]) == [make_samples(6)[n] for n in (5, 0, 4)]
+    assert source.fingerprint == open_shards(tmp_path / "packed").fingerprint
+    assert open_shards(tmp_path / "packed", block_size=9).block_size == 9
+
+
+def test_a_store_out_of_reach_makes_bad_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = fsspec.filesystem("memory")
+    (path,) = pack(tmp_path / "packed", make_samples(2))
+    memory.pipe_file("/gone/x.tar", path.read_bytes())
+    source = open_shards("memory://gone/x.tar", index_folder=str(tmp_path))
+    memory.rm_file("/gone/x.tar")
+    reasons = [r.reason for r in source.read_many([0, 1]) if isinstance(r, DataError)]
+    assert reasons == ["missing", "missing"]
+
+
+def test_a_web_server_that_fails_now_and_then_loses_and_doubles_nothing(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore")
+    monkeypatch.setattr(storage_module, "RETRY_WAITS_S", (0.0, 0.0, 0.0))
+    samples = make_samples(40)
+    pack(tmp_path, samples, samples_per_shard=10)
+    server = serve(tmp_path, fail_every=10)
+    source = open_shards(f"{server.url}/shard-{{000000..000003}}.tar")
+    read = [sample for start in range(0, 40, 2) for sample in source.read_many([start, start + 1])]
+    assert read == samples
+    assert server.seen["failed"] >= 2
+    # The indexes beside the tars were used, and neighbours were fetched by one request each time.
+    assert server.seen["range"] < 40
+
+
+def test_six_thousand_photographs_are_indexed_and_read(tmp_path: Path, shared_data: Path) -> None:
+    source = open_shards(
+        shared_data / "flickr8k" / "train-{0000..0005}.tar", index_folder=str(tmp_path)
+    )
+    assert len(source) == 6000
+    assert len({source.key(row) for row in range(6000)}) == 6000
+    for row in range(0, 6000, 50):
+        sample = source.read(row)
+        assert len(sample.captions) == 5
+        assert sample.image[8:12] == b"WEBP"

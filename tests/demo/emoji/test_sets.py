@@ -1,0 +1,168 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from coca.core.errors import ConfigError
+from coca.data.sample import Sample
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
+from coca.demo.emoji.packages import Concept
+from coca.demo.emoji.sets import PackedSets, choose_held_out, pack_sets
+from tiny_emoji import write_packages
+from tiny_run import Bars, recording
+
+pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
+
+HELD_OUT = 4
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_packages(tmp_path_factory.mktemp("npm") / "node_modules")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> PackedSets:
+    out = tmp_path_factory.mktemp("sets") / "data"
+    return pack_sets(out, packages, size_px=24, held_out=HELD_OUT)
+
+
+def samples(packed: PackedSets, pattern: str) -> list[Sample]:
+    if not list(packed.folder.glob(pattern)):
+        return []
+    source = open_source(SourceConfig(kind="shards", path=str(packed.folder / pattern)))
+    return [source.read(row) for row in range(len(source))]
+
+
+def codes(packed: PackedSets, pattern: str) -> set[str]:
+    return {it.metadata["codepoints"] for it in samples(packed, pattern)}
+
+
+def concepts(**groups: int) -> list[Concept]:
+    return [
+        Concept(f"{group}{number}", "label", (), group, "s", toned=False)
+        for group, count in groups.items()
+        for number in range(count)
+    ]
+
+
+def test_the_unseen_vendor_is_never_trained_on(packed: PackedSets) -> None:
+    train = samples(packed, "train/*.tar")
+    assert Counter(it.metadata["vendor"] for it in train).keys() == {"noto", "twemoji", "fluent"}
+    assert {it.metadata["vendor"] for it in samples(packed, "test/*.tar")} == {"openmoji"}
+
+
+def test_held_out_concepts_are_in_no_training_and_in_every_set(packed: PackedSets) -> None:
+    held_out = codes(packed, "heldout/noto-*.tar")
+    assert len(held_out) == packed.held_out == HELD_OUT
+    for name in ("twemoji", "fluent-flat", "fluent-3d", "openmoji"):
+        assert codes(packed, f"heldout/{name}-*.tar") == held_out
+    assert not held_out & codes(packed, "train/*.tar")
+    assert not held_out & codes(packed, "test/*.tar")
+
+
+def test_every_drawing_of_every_set_is_somewhere_and_only_once(packed: PackedSets) -> None:
+    keys = [
+        it.key for split in ("train", "test", "heldout") for it in samples(packed, f"{split}/*.tar")
+    ]
+    assert len(keys) == len(set(keys)) == sum(packed.samples.values()) == 5 * 17 - 2
+    assert packed.concepts == 17
+    assert packed.samples["train/noto"] == 16 - HELD_OUT
+    assert packed.samples["test/openmoji"] == 17 - HELD_OUT
+
+
+def test_shared_concepts_are_drawn_by_all_vendors_without_tones_and_symbols(
+    packed: PackedSets,
+) -> None:
+    shared = codes(packed, "test/openmoji-shared-*.tar") | codes(
+        packed, "heldout/openmoji-shared-*.tar"
+    )
+    # The first animal is one of them: only the set without vectors lacks it.
+    assert len(shared) == packed.shared == 14
+    assert "1f400" in shared
+    assert not {"1f48f", "2795", "1f1f5-1f1ea"} & shared
+    for sample in samples(packed, "train/*.tar"):
+        assert sample.metadata["shared"] == (sample.metadata["codepoints"] in shared)
+
+
+def test_flags_have_shards_of_their_own(packed: PackedSets) -> None:
+    assert codes(packed, "train/twemoji-*-flags-*.tar") == {"1f1f5-1f1ea", "1f3f4-200d-2620"}
+    assert codes(packed, "train/twemoji-shared-flags-*.tar") == {"1f3f4-200d-2620"}
+    assert not any(it.metadata["flag"] for it in samples(packed, "*/*-plain-*.tar"))
+
+
+def test_a_sample_has_captions_a_label_and_what_is_known(packed: PackedSets) -> None:
+    (heart,) = [it for it in samples(packed, "*/fluent-3d-*.tar") if it.labels == ("red heart",)]
+    assert heart.key == "fluent-3d/2764"
+    assert heart.captions[0] == "red heart"
+    assert len(heart.captions) > 1
+    assert heart.metadata == {
+        "vendor": "fluent",
+        "set": "fluent-3d",
+        "name": "red heart",
+        "group": "smileys-emotion",
+        "subgroup": "some-of-them",
+        "codepoints": "2764",
+        "flag": False,
+        "shared": True,
+    }
+
+
+def test_terms_and_counts_lie_beside_the_shards(packed: PackedSets) -> None:
+    content = json.loads((packed.folder / "sets.json").read_text(encoding="utf-8"))
+    assert len(content["held_out"]) == HELD_OUT
+    by_name = {one["name"]: one for one in content["sets"]}
+    assert by_name["twemoji"]["licence"] == "CC-BY-4.0"
+    assert by_name["twemoji"]["pictures"] == {"train": 13, "heldout": HELD_OUT}
+    assert by_name["emojibase"]["pictures"] == {}
+    assert all(one["author"] and one["source"] and one["version"] for one in content["sets"])
+
+
+def test_packed_again_every_tar_is_the_same(
+    packed: PackedSets, packages: Path, tmp_path: Path
+) -> None:
+    bars: Bars = {}
+    again = pack_sets(
+        tmp_path / "again", packages, size_px=24, held_out=HELD_OUT, progress=recording(bars)
+    )
+    for path in packed.folder.rglob("*.tar"):
+        twin = again.folder / path.relative_to(packed.folder)
+        assert twin.read_bytes() == path.read_bytes()
+    assert bars["drawing openmoji", 17].count == 17
+
+
+def test_each_group_gives_its_share_to_the_held_out() -> None:
+    chosen = choose_held_out(concepts(faces=60, animals=30, food=10), count=10)
+    assert Counter(code.rstrip("0123456789") for code in chosen) == {
+        "faces": 6,
+        "animals": 3,
+        "food": 1,
+    }
+
+
+def test_shares_that_do_not_divide_still_give_the_whole_count() -> None:
+    chosen = choose_held_out(concepts(a=5, b=5, c=4), count=5)
+    counts = Counter(code[0] for code in chosen)
+    assert counts.total() == 5
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_flags_are_never_held_out() -> None:
+    chosen = choose_held_out(concepts(flags=50, a=3), count=3)
+    assert chosen == {"a0", "a1", "a2"}
+
+
+def test_the_choice_depends_on_the_seed_and_on_nothing_else() -> None:
+    some = concepts(a=40, b=40)
+    assert choose_held_out(some, count=8) == choose_held_out(reversed(some), count=8)
+    assert choose_held_out(some, count=8) != choose_held_out(some, count=8, seed=1)
+    # One concept more leaves nearly all of the choice as it was.
+    more = [*some, *concepts(c=1)]
+    assert len(choose_held_out(some, count=8) & choose_held_out(more, count=8)) >= 7
+
+
+def test_more_than_there_are_cannot_be_held_out() -> None:
+    with pytest.raises(ConfigError, match="9 concepts cannot be held out of 4"):
+        choose_held_out(concepts(a=4, flags=20), count=9)

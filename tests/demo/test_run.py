@@ -1,0 +1,187 @@
+"""The demo itself, with a model for tests in the place of the shipped one; then with training."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coca.core.errors import CocaError, ModelError
+from coca.demo import run as workflow
+from coca.demo.emoji import concepts
+from coca.demo.run import DemoResult, demo, demo_from_scratch
+from coca.demo.search import IMAGE_QUERIES, TAKEN_OUT
+from coca.inference.loading import load
+from coca.search.milvus.collection import Index
+from coca.search.mining.zero_shot import class_names
+from coca.search.records import content_id
+from tiny_model import write_model
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "pretrain" / "emoji.yaml"
+QUICK = (
+    "train.steps=6",
+    "train.schedule.warmup=2",
+    "train.log_every=2",
+    "data.loader.batch_size=16",
+    "data.loader.workers=0",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_concepts() -> Iterator[None]:
+    """Every eighth and those that are searched for; to draw all would take a minute."""
+    every = concepts._concepts
+
+    def some() -> list[concepts._Concept]:
+        wanted = IMAGE_QUERIES
+        return [it for place, it in enumerate(every()) if place % 8 == 0 or it.code in wanted]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(concepts, "_concepts", some)
+        yield
+
+
+@pytest.fixture(scope="module")
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, told: list[str]) -> DemoResult:
+    folder = tmp_path_factory.mktemp("demo")
+    model = write_model(tmp_path_factory.mktemp("model"))
+    return demo(folder, model=model, tell=told.append)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, shown: DemoResult) -> DemoResult:
+    folder = tmp_path_factory.mktemp("trained")
+    # Drawing them takes as long as everything else.
+    shutil.copytree(shown.folder / "shards", folder / "shards")
+    return demo_from_scratch(folder, recipe=RECIPE, overrides=QUICK)
+
+
+@pytest.mark.slow
+def test_every_stage_tells_what_it_does_and_leaves_its_files(
+    shown: DemoResult, told: list[str]
+) -> None:
+    for stage in ("packing", "evaluating", "writing", "indexing", "captioning"):
+        assert [line for line in told if line.startswith(stage)]
+    assert not any("training" in line and "no training" not in line for line in told)
+    for path in (shown.index, shown.report, shown.example):
+        assert path.exists()
+    assert load(shown.model).fingerprint in (shown.folder / "evaluation.json").read_text()
+
+
+@pytest.mark.slow
+def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoResult) -> None:
+    page = shown.report.read_text()
+    links = re.findall(r'(?:src|href)="([^"#]{5})', page)
+    assert len(links) > 100
+    assert set(links) == {"data:"}
+    for words in (
+        "raw pixels",
+        "chance",
+        "red car",
+        "Food &amp; Drink",
+        "word for word",
+        "words looked",
+        "Recommended: like",
+        "classes in Milvus",
+        "its drawing deleted",
+    ):
+        assert words in page
+    # Nothing was trained, so there are no curves.
+    assert "<h2>Training</h2>" not in page
+
+
+@pytest.mark.slow
+def test_the_picture_that_was_deleted_is_back_again(shown: DemoResult) -> None:
+    code, _ = TAKEN_OUT
+    id = content_id((shown.folder / "pictures" / "openmoji" / f"{code}.png").read_bytes())
+    with Index.open(str(shown.index)) as index:
+        assert index.get([id])[id].caption
+    with Index.open(str(shown.index), "names") as names:
+        assert len(class_names(names)) == names.count() > 100
+
+
+@pytest.mark.slow
+def test_scores_come_with_chance_and_floor_with_and_without_flags(shown: DemoResult) -> None:
+    scores = json.loads((shown.folder / "evaluation.json").read_text())["scores"]
+    assert len(scores) == 6
+    drawn = [it.metadata["flag"] for it in concepts.emoji_samples("twemoji")]
+    assert scores["retrieval all"]["samples"] == len(drawn)
+    assert scores["retrieval without flags"]["samples"] == len(drawn) - sum(drawn)
+    # The model changes nothing about the pixels: this floor is a fact of the data.
+    floor = scores["pixel_floor without flags"]
+    assert 0.05 < floor["text_to_image_recall@1"] < 0.25
+
+
+@pytest.mark.slow
+def test_a_second_demo_makes_nothing_again(shown: DemoResult) -> None:
+    lines: list[str] = []
+    shards = sorted((shown.folder / "shards").rglob("*.tar"))
+    times = [path.stat().st_mtime_ns for path in shards]
+    assert demo(shown.folder, model=shown.model, tell=lines.append) == shown
+    assert [path.stat().st_mtime_ns for path in shards] == times
+    assert not any(line.startswith(("packing", "evaluating", "writing")) for line in lines)
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_first_and_shown_with_its_curves(trained: DemoResult) -> None:
+    assert trained.model == str(trained.folder / "model")
+    assert load(trained.model).embed_dim == 128
+    page = trained.report.read_text()
+    assert "<h2>Training</h2>" in page
+    assert "trained from scratch on Twemoji" in page
+
+
+@pytest.mark.slow
+def test_a_second_demo_from_scratch_does_not_train(trained: DemoResult) -> None:
+    lines: list[str] = []
+    before = load(trained.model).fingerprint
+    again = demo_from_scratch(trained.folder, recipe=RECIPE, overrides=QUICK, tell=lines.append)
+    assert again == trained
+    assert load(trained.model).fingerprint == before
+    assert not any("training" in line for line in lines)
+    longer = (*QUICK, "train.steps=8")
+    demo_from_scratch(trained.folder, recipe=RECIPE, overrides=longer, tell=lines.append)
+    assert [line for line in lines if line.startswith("training on twemoji: 8 steps")]
+    # What the model of before had filled is filled anew.
+    with Index.open(str(trained.index)) as index:
+        assert index.info.fingerprint == load(trained.model).fingerprint != before
+
+
+def test_only_what_another_model_filled_is_forgotten(tmp_path: Path) -> None:
+    model, other = (load(write_model(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
+    uri = tmp_path / "pictures.db"
+    workflow._forget_other_model(uri, model)
+    # Stopped before the collection was made.
+    Index.open(str(uri), "another", embed_dim=3, fingerprint="f", create=True).close()
+    workflow._forget_other_model(uri, model)
+    Index.open(
+        str(uri), embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True
+    ).close()
+    workflow._forget_other_model(uri, model)
+    assert uri.exists()
+    workflow._forget_other_model(uri, other)
+    assert not uri.exists()
+
+
+def test_training_away_from_the_project_says_where_it_belongs(tmp_path: Path) -> None:
+    with pytest.raises(CocaError, match="from the project's folder"):
+        demo_from_scratch(tmp_path, recipe=tmp_path / "nowhere.yaml")
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model"):
+        demo(tmp_path / "demo", model=tmp_path / "nothing")
+    assert not (tmp_path / "demo").exists()
+
+
+def test_the_recipe_learns_from_one_vendor_only() -> None:
+    text = RECIPE.read_text()
+    assert workflow.SEEN in text
+    assert workflow.UNSEEN not in text

@@ -1,0 +1,75 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from coca.core.errors import ConfigError
+from coca.inference.caching import Remembering
+from coca.inference.inputs import as_pictures, as_texts
+from coca.inference.predictor import Predictor
+from tiny_data import picture
+
+
+def pictures() -> Iterator[bytes]:
+    return (picture(number) for number in range(3))
+
+
+def test_a_generator_gives_what_its_list_gives(predictor: Predictor) -> None:
+    assert_array_equal(predictor.embed_images(pictures()), predictor.embed_images(list(pictures())))
+    assert len(predictor.caption(pictures(), prompt=(word for word in "abc"))) == 3
+    labels = (label for label in ("car", "dog"))
+    assert [len(row) for row in predictor.classify(pictures(), labels)] == [2, 2, 2]
+    words = ["a car", "dogs"]
+    assert_array_equal(predictor.embed_texts(iter(words)), predictor.embed_texts(words))
+    assert_array_equal(
+        Remembering(predictor).embed_texts(iter(words)), predictor.embed_texts(words)
+    )
+
+
+def test_an_array_of_texts_is_many_and_one_of_pixels_a_single_picture() -> None:
+    assert as_texts(np.array(["a", "b"])) == ["a", "b"]
+    assert len(as_pictures(np.zeros((4, 5, 3), np.uint8))) == 1
+
+
+def test_the_pairs_to_score_have_the_shape_of_the_scores(predictor: Predictor) -> None:
+    with pytest.raises(ConfigError, match=r"only has the shape \(2, 1\); right is \(3, 1\)"):
+        predictor.score(pictures(), ["a"], only=np.ones((2, 1), bool))
+
+
+# In a process of its own: the type checks of these tests would speak first.
+WRONG_KINDS = """
+import io
+
+import torch
+
+import coca
+from coca.core.errors import ConfigError, DataError
+
+model = coca.load("nano", device="cpu", laid_out=False)
+image = b"GIF89a"
+for call, words in (
+    (lambda: model.embed_images(None), "a NoneType is no picture; right is a path"),
+    (lambda: model.embed_images([None]), "a NoneType is no picture"),
+    (lambda: model.embed_images(io.BytesIO(image)), "a BytesIO is no picture"),
+    (lambda: model.embed_images(bytearray(image)), "a bytearray is no picture"),
+    (lambda: model.embed_images(torch.zeros(3, 8, 8)), "a Tensor is no picture"),
+    (lambda: model.embed_images({"a.png": 1}), "a dict is no picture"),
+    (lambda: model.embed_texts(None), "text 0 is no text but NoneType"),
+    (lambda: model.embed_texts(["a", float("nan")]), "text 1 is no text but float (nan); right"),
+    (lambda: model.embed_texts(b"cat"), "text 0 is no text but int"),
+    (lambda: model.classify([], ["a"], by="sound"), "by is 'sound'; choose one of similarity"),
+):
+    try:
+        call()
+    except (ConfigError, DataError) as error:
+        assert words in str(error), error
+    else:
+        raise SystemExit(f"{words}: was taken")
+"""
+
+
+def test_what_is_neither_picture_nor_text_is_told_by_its_kind() -> None:
+    subprocess.run([sys.executable, "-c", WRONG_KINDS], check=True)

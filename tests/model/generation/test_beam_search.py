@@ -1,0 +1,218 @@
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from coca.model.captioner import Captioner
+from coca.model.generation.beam_search import BeamSearch
+from coca.model.generation.config import Decoding, Written
+from coca.model.generation.decoder_state import Drafts
+from coca.model.generation.generate import generate
+from coca.model.generation.logits_processors import Rules
+from tiny_peer import peer_captions
+from tiny_writer import ARCHITECTURES, image_tokens, pictures, writer
+
+COUNT = 6
+PEER_NAMES = {"min_words": "min_new_tokens", "no_repeat_ngram": "no_repeat_ngram_size"}
+PEER_STOPPING = {"full": True, "likely": False, "certain": "never"}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest) -> Captioner:
+    return writer(request.param)
+
+
+@pytest.fixture
+def tokens(model: Captioner) -> Tensor:
+    return image_tokens(model, COUNT)
+
+
+def ids_of(caption: Written, model: Captioner) -> list[int]:
+    return caption.token_ids + [model.config.text.eos_id] * caption.ended
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"length_penalty": 0.0},
+        {"length_penalty": 2.0},
+        {"length_penalty": -1.0},
+        {"early_stopping": "full"},
+        {"early_stopping": "certain"},
+        {"early_stopping": "certain", "length_penalty": -0.5},
+        {"repetition_penalty": 1.7},
+        {"no_repeat_ngram": 2},
+        {"min_words": 4},
+        {"repetition_penalty": 0.8, "no_repeat_ngram": 3, "min_words": 2, "length_penalty": 0.5},
+    ],
+    ids=str,
+)
+def test_beams_equal_those_of_transformers(
+    model: Captioner, tokens: Tensor, options: dict[str, Any]
+) -> None:
+    prompt = [model.config.text.bos_id, 7]
+    theirs = {PEER_NAMES.get(name, name): value for name, value in options.items()}
+    theirs["early_stopping"] = PEER_STOPPING[options.get("early_stopping", "likely")]
+    for beams, count in ((2, 1), (4, 4), (7, 3)):
+        wanted = peer_captions(
+            model, tokens, prompt=prompt, max_words=8, num_beams=beams, num_return=count, **theirs
+        )
+        decoding = Decoding(num_beams=beams, num_return=count, max_words=8, **options)
+        found = generate(model, tokens, prompts=[prompt] * COUNT, decoding=decoding)
+        assert [[ids_of(one, model) for one in row] for row in found] == [
+            [ids for ids, _ in row] for row in wanted
+        ]
+        for row, others in zip(found, wanted, strict=True):
+            assert [one.rank for one in row] == pytest.approx(
+                [rank for _, rank in others], abs=1e-5, rel=1e-6
+            )
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_enough_beams_find_what_trying_every_caption_finds(
+    architecture: str, length_penalty: float
+) -> None:
+    model, steps = writer(architecture, vocabulary=8), 3
+    text = model.config.text
+    words = sorted(set(range(8)) - {*text.never_written, text.eos_id})
+    every = [
+        [*row, *end]
+        for length in range(steps + 1)
+        for row in itertools.product(words, repeat=length)
+        for end in ([[text.eos_id]] if length < steps else [[]])
+    ]
+    ranked = []
+    for ids in every:
+        with torch.no_grad():
+            logits = model.caption_logits(pictures(1), torch.tensor([[text.bos_id, *ids]]))[0]
+        log_ps = logits.log_softmax(dim=1)[range(len(ids)), ids]
+        ranked.append((float(log_ps.sum()) / len(ids) ** length_penalty, ids))
+    ranked.sort(reverse=True)
+    decoding = Decoding(
+        num_beams=len(every),
+        num_return=len(every),
+        max_words=steps,
+        length_penalty=length_penalty,
+        early_stopping="certain",
+    )
+    (found,) = generate(model, image_tokens(model, 1), decoding=decoding)
+    assert [ids_of(one, model) for one in found] == [ids for _, ids in ranked]
+    assert [one.rank for one in found] == pytest.approx([rank for rank, _ in ranked], abs=1e-5)
+
+
+def search(model: Captioner, tokens: Tensor, decoding: Decoding) -> list[list[Written]]:
+    text = model.config.text
+    prompts = [[text.bos_id]] * len(tokens)
+    with torch.inference_mode():
+        return BeamSearch(
+            Drafts(model, tokens, prompts),
+            torch.tensor(prompts),
+            rules=Rules(decoding, text),
+            decoding=decoding,
+            room=torch.full((len(tokens),), 9),
+            eos_id=text.eos_id,
+        ).run()
+
+
+def test_one_beam_equals_greedy(model: Captioner, tokens: Tensor) -> None:
+    greedy = generate(model, tokens, decoding=Decoding(num_beams=1, max_words=9))
+    found = search(model, tokens, Decoding(num_beams=1))
+    assert [row[0].token_ids for row in found] == [row[0].token_ids for row in greedy]
+    for (one,), (other,) in zip(found, greedy, strict=True):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "groups", [{}, {"num_beam_groups": 3, "diversity_penalty": 0.5}], ids=["plain", "groups"]
+)
+def test_the_best_captions_are_sorted_and_differ(
+    model: Captioner, tokens: Tensor, groups: dict[str, Any]
+) -> None:
+    decoding = Decoding(num_beams=6, num_return=6, max_words=7, **groups)
+    for row in generate(model, tokens, decoding=decoding):
+        ranks = [one.rank for one in row]
+        assert ranks == sorted(ranks, reverse=True)
+        assert len({(*one.token_ids, one.ended) for one in row}) == len(row)
+        assert len(row) == 6 or groups
+
+
+def test_more_beams_never_find_worse_captions_here(model: Captioner, tokens: Tensor) -> None:
+    """No law of beam search, but it holds for these weights and fails for most mistakes."""
+    total = [
+        sum(row[0].total for row in generate(model, tokens, decoding=decoding))
+        for decoding in (
+            Decoding(num_beams=1, length_penalty=0.0),
+            Decoding(num_beams=12, length_penalty=0.0, early_stopping="certain"),
+        )
+    ]
+    assert total[1] > total[0] + 0.1
+
+
+def test_the_rank_is_the_sum_over_the_penalised_length(model: Captioner, tokens: Tensor) -> None:
+    decoding = Decoding(num_beams=3, num_return=3, length_penalty=0.7)
+    for row in generate(model, tokens, decoding=decoding):
+        for one in row:
+            length = len(one.log_probabilities)
+            assert length == len(one.token_ids) + one.ended
+            assert one.rank == pytest.approx(one.total / length**0.7, abs=1e-5)
+
+
+def test_penalties_change_the_choice_but_not_the_probabilities_told(
+    model: Captioner, tokens: Tensor
+) -> None:
+    decoding = Decoding(num_beams=3, num_return=3, repetition_penalty=2.0, max_words=6)
+    text, images = model.config.text, pictures(COUNT)
+    for image, row in zip(images, generate(model, tokens, decoding=decoding), strict=True):
+        for one in row:
+            ids = ids_of(one, model)
+            with torch.no_grad():
+                logits = model.caption_logits(image[None], torch.tensor([[text.bos_id, *ids]]))[0]
+            wanted = logits.log_softmax(dim=1)[range(len(ids)), ids].tolist()
+            assert one.log_probabilities == pytest.approx(wanted, abs=1e-5)
+
+
+def naive_groups(
+    model: Captioner, image: Tensor, *, groups: int, size: int, penalty: float, steps: int
+) -> list[list[int]]:
+    """The running beams of each group after some steps, written from the paper, by plain lists."""
+    text = model.config.text
+    beams: list[list[tuple[float, list[int]]]] = [[(0.0, [])] for _ in range(groups)]
+    for _ in range(steps):
+        taken: list[int] = []
+        for group in range(groups):
+            ways = []
+            for score, words in beams[group]:
+                ids = torch.tensor([[text.bos_id, *words]])
+                with torch.no_grad():
+                    log_ps = model.caption_logits(image[None], ids)[0, -1].log_softmax(dim=0)
+                for word in set(range(text.vocab_size)) - {*text.never_written, text.eos_id}:
+                    gain = float(log_ps[word]) - penalty * taken.count(word)
+                    ways.append((score + gain, [*words, word]))
+            beams[group] = sorted(ways, reverse=True)[:size]
+            taken += [words[-1] for _, words in beams[group]]
+    return sorted(words for group in beams for _, words in group)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(4, 1), (3, 2), (2, 3)])
+def test_groups_of_beams_equal_the_plain_reference(
+    model: Captioner, groups: int, size: int
+) -> None:
+    decoding = Decoding(
+        num_beams=groups * size,
+        num_return=groups * size,
+        num_beam_groups=groups,
+        diversity_penalty=0.4,
+        max_words=4,
+        min_words=4,
+    )
+    for image, row in zip(
+        pictures(3), generate(model, image_tokens(model, 3), decoding=decoding), strict=True
+    ):
+        wanted = naive_groups(model, image, groups=groups, size=size, penalty=0.4, steps=4)
+        found = sorted(one.token_ids for one in row)
+        # Where two groups end up with the same caption it comes once.
+        assert found == sorted(map(list, {tuple(words) for words in wanted}))

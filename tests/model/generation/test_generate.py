@@ -1,0 +1,181 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from coca.core.errors import ConfigError
+from coca.model.captioner import Captioner
+from coca.model.coca import CoCa
+from coca.model.generation.config import Decoding, Written
+from coca.model.generation.generate import generate
+from coca.model.losses.captioning import captioning_loss
+from coca.model.losses.contrastive import contrastive_loss
+from tiny import caption, tiny_config
+from tiny_peer import peer_captions
+from tiny_writer import ARCHITECTURES, image_tokens, pictures, writer
+
+GREEDY = Decoding(num_beams=1, max_words=6)
+WAYS = {
+    "greedy": GREEDY,
+    "beams": Decoding(num_beams=4, num_return=3, max_words=6),
+    "groups": Decoding(
+        num_beams=4, num_return=2, num_beam_groups=2, diversity_penalty=0.7, max_words=6
+    ),
+    "samples": Decoding(temperature=1.2, num_return=5, seed=3, max_words=6),
+    "nucleus": Decoding(top_p=0.8, num_return=2, seed=4, max_words=6),
+    "rules": Decoding(num_beams=2, repetition_penalty=1.4, no_repeat_ngram=2, min_words=3),
+}
+"""One of each way to write."""
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest) -> Captioner:
+    return writer(request.param)
+
+
+def prompts_of(model: Captioner) -> list[list[int]]:
+    """Prompts of different lengths."""
+    bos = model.config.text.bos_id
+    return [[bos], [bos, 7, 9, 5], [bos, 6], [bos, 7, 9, 5], [bos, 5, 5], [bos]]
+
+
+def uncached(
+    model: Captioner, image: Tensor, prompt: list[int], steps: int
+) -> tuple[list[int], list[float]]:
+    """One picture, the whole caption again for each word: the reference for greedy."""
+    text, ids, scores = model.config.text, list(prompt), []
+    for _ in range(steps):
+        logits = model.caption_logits(image[None], torch.tensor([ids]))[0, -1]
+        log_ps = F.log_softmax(logits, dim=0)
+        log_ps[list(text.never_written)] = -torch.inf
+        log_p, word = log_ps.max(dim=0)
+        scores.append(log_p.item())
+        if word.item() == text.eos_id:
+            break
+        ids.append(int(word))
+    return ids[len(prompt) :], scores
+
+
+def test_cached_decoding_equals_uncached_word_for_word(model: Captioner) -> None:
+    prompts = prompts_of(model)
+    found = generate(model, image_tokens(model, 6), prompts=prompts, decoding=GREEDY)
+    for image, prompt, (one,) in zip(pictures(6), prompts, found, strict=True):
+        with torch.no_grad():
+            words, scores = uncached(model, image, prompt, 6)
+        assert one.token_ids == words
+        assert one.log_probabilities == pytest.approx(scores, abs=1e-5)
+        assert one.ended == (len(scores) > len(words))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"repetition_penalty": 1.7},
+        {"no_repeat_ngram": 2},
+        {"no_repeat_ngram": 1},
+        {"min_words": 5},
+    ],
+    ids=str,
+)
+def test_greedy_equals_that_of_transformers(model: Captioner, options: dict[str, Any]) -> None:
+    names = {"min_words": "min_new_tokens", "no_repeat_ngram": "no_repeat_ngram_size"}
+    prompt, tokens = [model.config.text.bos_id, 7], image_tokens(model, 6)
+    theirs = {names.get(name, name): value for name, value in options.items()}
+    wanted = peer_captions(model, tokens, prompt=prompt, max_words=7, **theirs)
+    decoding = Decoding(num_beams=1, max_words=7, **options)
+    found = generate(model, tokens, prompts=[prompt] * 6, decoding=decoding)
+    eos = model.config.text.eos_id
+    assert [row[0].token_ids + [eos] * row[0].ended for row in found] == [
+        row[0][0] for row in wanted
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_batch_equals_its_rows_alone(model: Captioner, way: str) -> None:
+    prompts, tokens = prompts_of(model), image_tokens(model, 6)
+    together = generate(model, tokens, prompts=prompts, decoding=WAYS[way])
+    for row, prompt, image in zip(together, prompts, tokens, strict=True):
+        (alone,) = generate(model, image[None], prompts=[prompt], decoding=WAYS[way])
+        assert [one.token_ids for one in row] == [one.token_ids for one in alone]
+        for one, other in zip(row, alone, strict=True):
+            assert one.ended == other.ended
+            assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_context_is_used_up_and_never_outgrown(model: Captioner, way: str) -> None:
+    text = model.config.text
+    prompts = [[text.bos_id, *[7] * (text.max_words - room)] for room in (1, 2, text.max_words)]
+    decoding = Decoding(**{**vars(WAYS[way]), "max_words": None, "min_words": 40})
+    found = generate(model, image_tokens(model), prompts=prompts, decoding=decoding)
+    for row, room in zip(found, (1, 2, text.max_words), strict=True):
+        assert {len(one.token_ids) for one in row} == {room}
+        assert not any(one.ended for one in row)
+
+
+def test_no_picture_gives_no_caption(model: Captioner) -> None:
+    assert generate(model, image_tokens(model)[:0]) == []
+
+
+def test_captions_begin_where_none_is_given(model: Captioner) -> None:
+    tokens, bos = image_tokens(model), model.config.text.bos_id
+    assert generate(model, tokens) == generate(model, tokens, prompts=[[bos]] * 3)
+
+
+def test_half_precision_writes_nearly_the_same(model: Captioner) -> None:
+    full = generate(model, image_tokens(model, 6), decoding=WAYS["beams"])
+    model.to(torch.bfloat16)
+    tokens = model.image_tokens(pictures(6).to(torch.bfloat16)).detach()
+    half = generate(model, tokens, decoding=WAYS["beams"])
+    ranks = [[row[0].rank for row in rows] for rows in (full, half)]
+    assert ranks[1] == pytest.approx(ranks[0], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ([[]] * 3, "begins with"),
+        ([[7]] * 3, "begins with"),
+        ([[1, *range(5, 20)]] * 3, "leaves no room"),
+        ([[1]] * 2, "2 prompts do not fit 3 pictures"),
+    ],
+)
+def test_prompts_that_cannot_be_continued_are_refused(prompts: list[list[int]], words: str) -> None:
+    model = writer("coca")
+    with pytest.raises(ConfigError, match=words):
+        generate(model, image_tokens(model), prompts=prompts)
+
+
+def test_six_pairs_are_learned_and_captioned_word_for_word() -> None:
+    torch.manual_seed(0)
+    model = CoCa(tiny_config()).train()
+    images = torch.randn(6, 3, 16, 16)
+    sentences = [[7, 8, 9], [7, 8, 10], [11], [12, 13, 14, 15, 16], [9, 8, 7], [20, 7]]
+    tokens = torch.tensor([caption(*words, length=8) for words in sentences])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        out = model(images, tokens)
+        loss = contrastive_loss(out.image_embedding, out.text_embedding, model.logit_scale).loss
+        loss = loss + 2 * captioning_loss(
+            out.caption_states, out.caption_targets, model.vocabulary_weight
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.clamp_temperature_()
+    model.eval()
+
+    def best(decoding: Decoding) -> list[Written]:
+        with torch.inference_mode():
+            written = generate(model, model.image_tokens(images), decoding=decoding)
+        return [row[0] for row in written]
+
+    assert [one.token_ids for one in best(Decoding(num_beams=1))] == sentences
+    assert [one.token_ids for one in best(Decoding())] == sentences
+    assert all(one.ended and one.total > -0.5 for one in best(Decoding()))
+    similarity = model.encode_image(images) @ model.encode_text(tokens).T
+    assert similarity.argmax(dim=0).tolist() == list(range(6))
+    assert similarity.argmax(dim=1).tolist() == list(range(6))

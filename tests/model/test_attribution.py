@@ -1,0 +1,157 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from coca.model.attribution import contributions, embedding_map, word_maps
+from coca.model.captioner import Captioner
+from coca.model.coca import CoCa
+from coca.model.layers.transformer import CrossAttention
+from coca.model.vision import PatchEncoder
+from tiny import sharpened, tiny_config
+from tiny_writer import ARCHITECTURES, pictures, writer
+
+KINDS = (*ARCHITECTURES, "parallel", "none")
+
+
+@pytest.fixture(params=KINDS)
+def model(request: pytest.FixtureRequest) -> Captioner:
+    if request.param in ARCHITECTURES:
+        return writer(request.param)
+    config = tiny_config()
+    pooler = dataclasses.replace(config.pooler, kind=request.param)
+    torch.manual_seed(0)
+    return sharpened(CoCa(dataclasses.replace(config, pooler=pooler))).eval()
+
+
+@pytest.fixture
+def tokens(model: Captioner) -> Tensor:
+    bos = model.config.text.bos_id
+    return torch.tensor([[bos, 5, 6, 7], [bos, 9, 9, 4], [bos, 4, 8, 5]])
+
+
+def directions(model: Captioner, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.encode_text(tokens)
+
+
+def patch_count(model: Captioner) -> int:
+    return model.config.image.tokens
+
+
+def test_maps_are_shares_of_all_patches(model: Captioner, tokens: Tensor) -> None:
+    maps = word_maps(model, pictures(), tokens)
+    assert maps.shape == (3, 4, patch_count(model))
+    whole = embedding_map(model, pictures())
+    assert whole.shape == (3, patch_count(model))
+    for found in (maps, whole):
+        assert (found >= 0).all()
+        assert torch.allclose(found.sum(dim=-1), torch.ones(found.shape[:-1]), atol=1e-5)
+    assert (maps[:, 1:] - maps[:, :-1]).abs().max() > 1e-3
+
+
+def test_a_map_depends_on_no_later_word(model: Captioner, tokens: Tensor) -> None:
+    other = tokens.clone()
+    other[:, 2:] = 11
+    maps, others = (word_maps(model, pictures(), ids) for ids in (tokens, other))
+    assert torch.allclose(maps[:, :2], others[:, :2], atol=1e-6)
+    assert not torch.allclose(maps[:, 2:], others[:, 2:], atol=1e-3)
+
+
+class Shuffled(PatchEncoder):
+    """An encoder that gives the tokens of the patches in another order."""
+
+    def __init__(self, encoder: PatchEncoder, order: Tensor) -> None:
+        super().__init__(encoder.config)
+        self.encoder, self.order = encoder, order
+        self.extra_tokens = encoder.extra_tokens
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder(images)[:, self.order]
+
+
+def test_shuffling_the_patches_shuffles_the_maps(model: Captioner, tokens: Tensor) -> None:
+    order = torch.randperm(patch_count(model), generator=torch.Generator().manual_seed(1))
+    texts = directions(model, tokens)
+    before = (
+        word_maps(model, pictures(), tokens),
+        embedding_map(model, pictures()),
+        contributions(model, pictures(), texts)[0],
+    )
+    extra = model.image_encoder.extra_tokens
+    all_tokens = torch.cat([torch.arange(extra), order + extra])
+    model.image_encoder = Shuffled(model.image_encoder, all_tokens)
+    after = (
+        word_maps(model, pictures(), tokens),
+        embedding_map(model, pictures()),
+        contributions(model, pictures(), texts)[0],
+    )
+    for one, other in zip(before, after, strict=True):
+        assert torch.allclose(one[..., order], other, atol=1e-5)
+
+
+def test_contributions_sum_to_the_cosine(model: Captioner, tokens: Tensor) -> None:
+    texts = directions(model, tokens)
+    each, rest = contributions(model, pictures(), texts)
+    with torch.no_grad():
+        cosines = (model.encode_image(pictures()) * texts).sum(dim=1)
+    assert each.shape == (3, patch_count(model))
+    assert torch.allclose(each.sum(dim=1) + rest, cosines, atol=1e-5)
+
+
+def test_contributions_are_linear_in_the_direction(model: Captioner, tokens: Tensor) -> None:
+    texts = directions(model, tokens)
+    one, other = (contributions(model, pictures(), given)[0] for given in (texts, texts.flip(0)))
+    both = contributions(model, pictures(), 2 * texts - texts.flip(0))[0]
+    assert torch.allclose(both, 2 * one - other, atol=1e-5)
+
+
+def frozen_embedding(model: Captioner, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The embedding before it is normalised, and the tokens it depends on.
+
+    Attention weights and scales of norms carry no gradient; everything is written out.
+    """
+    tokens = model.image_encoder(images).detach()
+    leaf: Tensor | None = None
+    for step in model.poolings.contrastive:
+        seen = step.seen(tokens)
+        if leaf is None:
+            seen = leaf = seen.detach().requires_grad_()
+        attention = step.attention
+        keys, values = attention.project(seen)
+        queries = step.queries.expand(len(images), -1, -1)
+        weights = attention.weights(queries, (keys, values)).detach()
+        read = attention.out((weights @ values).transpose(1, 2).flatten(2))
+        centred = read - read.mean(dim=2, keepdim=True)
+        spread = (read.var(dim=2, correction=0, keepdim=True) + step.norm.eps).sqrt().detach()
+        tokens = centred / spread * step.norm.weight + step.norm.bias
+    assert leaf is not None
+    return model.poolings.projection(tokens)[:, 0], leaf
+
+
+def test_contributions_are_gradient_times_token_of_the_frozen_model(
+    model: Captioner, tokens: Tensor
+) -> None:
+    texts = directions(model, tokens)
+    embedding, leaf = frozen_embedding(model, pictures())
+    ((embedding / embedding.detach().norm(dim=1, keepdim=True)) * texts).sum().backward()
+    assert leaf.grad is not None
+    wanted = (leaf.grad * leaf).sum(dim=2)[:, model.image_encoder.extra_tokens :]
+    found, _ = contributions(model, pictures(), texts)
+    assert torch.allclose(found, wanted.detach(), atol=1e-5)
+    assert found.abs().max() > 1e-3
+
+
+def test_attention_with_these_weights_is_what_the_layer_computes() -> None:
+    torch.manual_seed(0)
+    layer = CrossAttention(24, 16, 3)
+    words, read = torch.randn(2, 5, 24), torch.randn(2, 7, 16)
+    context = layer.project(read)
+    mixed = (layer.weights(words, context) @ context[1]).transpose(1, 2).flatten(2)
+    assert torch.allclose(layer.out(mixed), layer(words, context), atol=1e-6)
+
+
+def test_looking_leaves_no_trace(model: Captioner, tokens: Tensor) -> None:
+    word_maps(model, pictures(), tokens)
+    assert not any(part._forward_pre_hooks for part in model.modules())

@@ -1,0 +1,196 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import coca
+from coca.core.errors import ModelError
+from coca.data.sources.base import SourceConfig
+from coca.inference import open_weights
+from coca.inference.open_weights import MODEL_FILES
+from coca.release.export import export, from_pretrained, push_to_hub
+from coca.tasks import TaskConfig
+from coca.workflows.evaluation.evaluate import evaluate
+from tiny_data import picture
+from tiny_model import write_model
+from tiny_weights import FolderHub
+
+CARD = "README.md"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """What a run leaves: the model in it, its recipe and its record."""
+    run = tmp_path / "run"
+    write_model(run / "model")
+    sources = [
+        {"name": "cats", "kind": "folder", "path": "/home/me/cats", "weight": 3.0},
+        {"name": "", "kind": "shards", "path": ["/home/me/a.tar"], "weight": 1.0},
+    ]
+    recipe = {
+        "seed": 7,
+        "train": {"steps": 3000},
+        "data": {"sources": sources, "loader": {"batch_size": 128}},
+    }
+    start = {
+        "code": {"commit": "0123456789abcdef", "dirty": True, "diff": None},
+        "versions": {"torch": "2.13"},
+        "machine": {"cores": 2, "cpu": "some CPU"},
+        "data": "fedcba",
+        "started": "2026-11-24T18:08:55+00:00",
+        "argv": ["/home/me/coca"],
+    }
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    (run / "record.json").write_text(json.dumps({"starts": [start]}))
+    return run
+
+
+@pytest.fixture
+def scores(run: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.png").write_bytes(picture(number))
+        (folder / f"{number}.txt").write_text(f"picture {number}", encoding="utf-8")
+    task = TaskConfig(task="retrieval", data=SourceConfig(kind="folder", path=str(folder)))
+    evaluate(run, [task], out=tmp_path / "scores")
+    return tmp_path / "scores"
+
+
+def test_the_folder_holds_a_model_its_card_and_nothing_of_the_machine(
+    run: Path, scores: Path, tmp_path: Path
+) -> None:
+    out = export(run, tmp_path / "shared", title="Cats", limits="No dogs.", results=[scores])
+    assert sorted(path.name for path in out.iterdir()) == sorted([*MODEL_FILES, CARD])
+    card = (out / CARD).read_text(encoding="utf-8")
+    for text in (
+        "# Cats",
+        "No dogs.",
+        "| cats | 75% of the samples | not recorded |",
+        "| shards | 25% of the samples |",
+        "| steps | 3,000 |",
+        "| commit | `0123456789ab` with changes |",
+        "retrieval on 4 samples",
+        "| image_to_text_recall@1 |",
+    ):
+        assert text in card
+    assert "/home/me" not in card
+    assert str(tmp_path) not in card
+    np.testing.assert_array_equal(
+        coca.load(out).embed_texts(["a cat"]), coca.load(run).embed_texts(["a cat"])
+    )
+
+
+def test_a_run_outside_of_any_checkout_has_no_commit(run: Path, tmp_path: Path) -> None:
+    record = json.loads((run / "record.json").read_text())
+    record["starts"][0]["code"] = None
+    (run / "record.json").write_text(json.dumps(record))
+    card = (export(run, tmp_path / "shared") / CARD).read_text(encoding="utf-8")
+    assert "| steps | 3,000 |" in card
+    assert "commit" not in card
+
+
+def test_the_licence_is_the_one_that_is_stated_and_else_unknown(run: Path, tmp_path: Path) -> None:
+    first = export(run, tmp_path / "first")
+    assert "license: unknown" in (first / CARD).read_text(encoding="utf-8")
+    stated = export(run, tmp_path / "stated", licence="cc-by-4.0")
+    again = export(stated, tmp_path / "again")
+    assert "license: cc-by-4.0" in (again / CARD).read_text(encoding="utf-8")
+    nano = export("nano", tmp_path / "nano")
+    assert "license: apache-2.0" in (nano / CARD).read_text(encoding="utf-8")
+
+
+def test_a_model_without_a_run_has_a_shorter_card(tmp_path: Path) -> None:
+    out = export(write_model(tmp_path / "model"), tmp_path / "shared")
+    card = (out / CARD).read_text(encoding="utf-8")
+    assert "# shared" in card
+    assert "## Training" not in card
+    assert "## Data" not in card
+
+
+def test_half_of_the_bytes_give_nearly_the_same_vectors(
+    run: Path, scores: Path, tmp_path: Path
+) -> None:
+    out = export(run, tmp_path / "shared", half=True, results=[scores])
+    stored = load_file(out / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    np.testing.assert_allclose(
+        coca.load(out).embed_images([picture(0)]),
+        coca.load(run).embed_images([picture(0)]),
+        atol=1e-2,
+    )
+    assert "before the weights went into 16 bits" in (out / CARD).read_text(encoding="utf-8")
+
+
+def test_scores_of_another_model_are_refused(run: Path, scores: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", seed=1)
+    with pytest.raises(ModelError, match="holds scores of the model"):
+        export(other, tmp_path / "shared", results=[scores])
+    assert not (tmp_path / "shared").exists()
+
+
+def test_scores_from_outside_of_any_checkout_are_shown_without_a_commit(
+    run: Path, scores: Path, tmp_path: Path
+) -> None:
+    scores /= "report.json"
+    content = json.loads(scores.read_text())
+    content["tasks"][0]["record"]["code"] = None
+    scores.write_text(json.dumps(content))
+    card = (export(run / "model", tmp_path / "out", results=[scores]) / CARD).read_text()
+    assert "retrieval on 4 samples" in card
+    assert ", commit " not in card
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"fingerprint": "a", "tasks": [{}]}'])
+def test_a_file_without_scores_is_refused(run: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "s.json").write_text(content)
+    with pytest.raises(ModelError, match=r"s\.json holds no scores"):
+        export(run, tmp_path / "shared", results=[tmp_path / "s.json"])
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
+    hub = FolderHub(tmp_path / "hub")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(open_weights, "HuggingFace", lambda: hub)
+    return hub
+
+
+def test_what_is_pushed_comes_back_the_same(run: Path, hub: FolderHub, tmp_path: Path) -> None:
+    out = export(run, tmp_path / "shared", load_as="hf:me/cats")
+    name = push_to_hub(out, "me/cats", hub=hub)
+    assert name == "hf:me/cats"
+    assert (hub.root / "me" / "cats" / CARD).is_file()
+    wanted = coca.load(run)
+    for loaded in (from_pretrained("me/cats"), coca.load(name), from_pretrained(out)):
+        assert loaded.fingerprint == wanted.fingerprint
+        np.testing.assert_array_equal(loaded.embed_texts("a cat"), wanted.embed_texts("a cat"))
+
+
+def test_a_revision_is_asked_for(run: Path, hub: FolderHub) -> None:
+    push_to_hub(export(run, hub.root / "me" / "cats@v2"), "me/cats", hub=hub)
+    assert from_pretrained("me/cats", revision="v2").source.endswith("hf--me--cats--v2")
+
+
+def test_a_folder_without_a_card_is_not_pushed(run: Path, hub: FolderHub) -> None:
+    with pytest.raises(ModelError, match="`coca export` writes one"):
+        push_to_hub(run / "model", "me/cats", hub=hub)
+
+
+def test_the_hub_itself_is_where_it_goes_by_default(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    class Recorder(FolderHub):
+        def upload(self, folder: Path, repo: str, *, private: bool) -> None:
+            given.append((folder, repo, private))
+
+    monkeypatch.setattr("coca.release.export.HuggingFace", lambda: Recorder(tmp_path))
+    out = export(run, tmp_path / "shared")
+    push_to_hub(out, "me/cats", private=True)
+    assert given == [(out, "me/cats", True)]

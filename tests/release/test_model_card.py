@@ -1,0 +1,91 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coca.core.errors import ModelError
+from coca.inference.loading import fingerprint
+from coca.release.model_card import DataLine, ResultTable, model_card
+from tiny_model import write_model
+from tiny_weights import write_open_clip
+
+RESULTS = ResultTable(
+    "Retrieval on 9 drawings", ("score", "value"), [["recall@1", "0.5"], ["a|b", "1"]], "seed 0"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "small")
+
+
+def front(card: str) -> dict[str, object]:
+    match = re.match(r"---\n(.*?)\n---\n\n# ", card, re.DOTALL)
+    assert match is not None
+    content: dict[str, object] = yaml.safe_load(match[1])
+    return content
+
+
+def test_the_front_matter_is_what_the_hub_reads(folder: Path) -> None:
+    card = model_card(
+        folder, title="Small", intended_use="Tests.", results=[RESULTS], licence="cc-by-4.0"
+    )
+    about = front(card)
+    assert about["license"] == "cc-by-4.0"
+    assert about["library_name"] == "coca-captioners"
+    assert isinstance(about["tags"], list)
+    assert "coca" in about["tags"]
+    assert about["metrics"] == ["recall@1", "a|b"]
+
+
+def test_the_card_says_what_it_was_given_and_what_the_folder_holds(folder: Path) -> None:
+    card = model_card(
+        folder,
+        title="Small",
+        intended_use="For tests.",
+        data=[DataLine("drawings", "9 of them", "CC0")],
+        training="Ten steps.",
+        results=[RESULTS],
+        limits="Everything.",
+    )
+    for text in (
+        "# Small",
+        "For tests.",
+        "| drawings | 9 of them | CC0 |",
+        "## Training\n\nTen steps.",
+        "Retrieval on 9 drawings\n\n| score | value |",
+        "| a\\|b | 1 |",
+        "seed 0",
+        "## Limits\n\nEverything.",
+        "| pictures | 16 px |",
+        "| vectors | 24 numbers |",
+        f"`{fingerprint(folder)}`",
+        'coca.load("small")',
+    ):
+        assert text in card
+
+
+def test_what_is_not_known_is_not_in_the_card(folder: Path) -> None:
+    card = model_card(folder, title="Small", intended_use="Tests.", load_as="hf:a/b")
+    assert "metrics" not in front(card)
+    assert not [name for name in ("Data", "Training", "Results", "Limits") if f"## {name}" in card]
+    assert 'coca.load("hf:a/b")' in card
+
+
+def test_open_weights_tell_where_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from coca.inference.loading import model_folder
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = model_folder(write_open_clip(tmp_path / "theirs"))
+    card = model_card(folder, title="Theirs", intended_use="Tests.")
+    assert "| source | `open_clip_pytorch_model.bin` |" in card
+    assert "OpenCLIP's CoCa" in card
+    assert "open_clip" in str(front(card)["tags"])
+
+
+def test_a_folder_without_a_model_has_no_card(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model folder"):
+        model_card(tmp_path, title="None", intended_use="None.")

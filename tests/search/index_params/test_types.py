@@ -1,0 +1,155 @@
+import dataclasses
+import logging
+from typing import Any
+
+import pytest
+
+from coca.core.errors import SearchError
+from coca.search.index_params.advisor import choose_index, index_of, parse_index
+from coca.search.index_params.capabilities import capabilities_of
+from coca.search.index_params.types import INDEX_TYPES, Hnsw, IvfPq
+
+LITE = capabilities_of("milvus_lite-3.2.2")
+OLD, NEW = capabilities_of("v2.3.5"), capabilities_of("v3.0.0")
+EVERY = pytest.mark.parametrize("name", sorted(INDEX_TYPES))
+
+
+@EVERY
+def test_every_type_is_read_back_from_what_it_says(name: str) -> None:
+    index = INDEX_TYPES[name]()
+    assert parse_index(str(index)) == index
+    assert parse_index(name.lower()) == index
+
+
+@EVERY
+def test_every_type_is_read_back_from_what_milvus_says(name: str) -> None:
+    index = INDEX_TYPES[name]()
+    params = index.build_params(512)
+    for told in (
+        {"index_type": name, "params": params},
+        {"index_type": name, "params": {"params": params}},
+        {"index_type": name, **{key: str(value) for key, value in params.items()}},
+    ):
+        assert index_of(told).build_params(512) == params
+
+
+@EVERY
+def test_more_effort_never_looks_at_less(name: str) -> None:
+    index = INDEX_TYPES[name]()
+    for little, much in ((0.5, 1.0), (1.0, 4.0), (4.0, 1e9)):
+        less, more = index.search_params(10, little), index.search_params(10, much)
+        assert less.keys() == more.keys()
+        assert all(less[key] <= more[key] for key in less)
+    # A graph cannot give more than it has kept.
+    widths = {"ef", "search_list", "itopk_size", "reorder_k"} & index.search_params(500, 0.1).keys()
+    assert all(index.search_params(500, 0.1)[key] >= 500 for key in widths)
+
+
+@EVERY
+def test_booleans_are_sent_as_words_in_small_letters(name: str) -> None:
+    values = INDEX_TYPES[name]().build_params(512).values()
+    assert not any(isinstance(value, bool) or value in ("True", "False") for value in values)
+
+
+@EVERY
+def test_every_setting_says_what_it_is_and_refuses_what_is_out_of_range(name: str) -> None:
+    kind = INDEX_TYPES[name]
+    assert kind.__doc__
+    for field in dataclasses.fields(kind):
+        least, most = field.metadata["least"], field.metadata["most"]
+        wrong: list[Any] = [] if least is None else [least - 1]
+        wrong += [] if most is None else [most + 1]
+        wrong += ["nonsense"] if field.metadata["choices"] else []
+        for value in wrong:
+            setting = f"{field.metadata['name'] or field.name}={value}"
+            with pytest.raises(SearchError, match=f"of {name} is "):
+                parse_index(f"{name}:{setting}")
+
+
+def test_all_indexes_of_milvus_are_known() -> None:
+    every = set().union(*(capabilities_of(v).indexes for v in ("v2.3.0", "v2.4.0", "v3.0.0")))
+    assert every | LITE.indexes == set(INDEX_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("HNWS", "no index type 'HNWS': did you mean 'HNSW'?"),
+        ("HNSW:m=8", r"HNSW has no setting 'm=8': known: M, efConstruction|did you mean 'M'"),
+        ("HNSW:M", "HNSW has no setting 'M'"),
+        ("HNSW:M=many", "M of HNSW is 'many', and not a number"),
+        ("HNSW:M=1", "M of HNSW is 1; it may be 2 to 2,048"),
+        ("IVF_RABITQ:refine=yes", "refine of IVF_RABITQ is 'yes'; it may be true or false"),
+        ("HNSW_SQ:sq_type=SQ9", "sq_type of HNSW_SQ is 'SQ9'; it may be SQ4U, "),
+        ("BIN_FLAT", "BIN_FLAT is for vectors of bits; CoCa's vectors are floats"),
+        ("MINHASH_LSH", "MINHASH_LSH is for sets of hashes"),
+        ("SPARSE_INVERTED_INDEX", "SPARSE_INVERTED_INDEX is for words"),
+    ],
+)
+def test_a_wrong_index_is_told_with_what_would_be_right(text: str, fault: str) -> None:
+    with pytest.raises(SearchError, match=fault):
+        parse_index(text)
+
+
+def test_settings_are_read_by_their_names_in_milvus() -> None:
+    assert parse_index(" hnsw : M=32 , efConstruction=100") == Hnsw(M=32, ef_construction=100)
+    faiss = parse_index("FAISS:faiss_index_name=OPQ16,IVF64,PQ16x4")
+    assert faiss.build_params(64) == {"faiss_index_name": "OPQ16,IVF64,PQ16x4"}
+
+
+def test_pieces_must_divide_the_vector() -> None:
+    assert IvfPq().build_params(512)["m"] == 64
+    assert IvfPq().build_params(20)["m"] == 2
+    assert IvfPq(m=32).build_params(512)["m"] == 32
+    with pytest.raises(SearchError, match=r"m of IVF_PQ is 30.* near ones that do: 16, 32"):
+        IvfPq(m=30).build_params(512)
+
+
+def test_what_can_be_built_is_taken_as_it_is() -> None:
+    wanted = Hnsw(M=8)
+    for capabilities in (LITE, OLD, NEW):
+        assert choose_index(wanted, capabilities) is wanted
+        assert choose_index(None, capabilities) == Hnsw()
+
+
+@EVERY
+def test_lite_takes_what_comes_closest_and_warns(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = INDEX_TYPES[name]()
+    with caplog.at_level(logging.WARNING):
+        taken = choose_index(wanted, LITE)
+    assert taken.type in LITE.indexes
+    assert (taken is wanted) == (not caplog.messages) == (name in LITE.indexes)
+    if taken is not wanted:
+        assert f"cannot build {name}: {taken.type} is built instead, so " in caplog.text
+
+
+def test_what_comes_closest_keeps_the_settings(caplog: pytest.LogCaptureFixture) -> None:
+    assert choose_index(parse_index("IVF_PQ:nlist=64"), LITE) == parse_index("IVF_SQ8:nlist=64")
+    assert choose_index(parse_index("HNSW_PRQ:M=9"), LITE).build_params(16)["M"] == 9
+
+
+def test_a_server_takes_nothing_else_unless_told(caplog: pytest.LogCaptureFixture) -> None:
+    wanted = parse_index("HNSW_SQ")
+    with pytest.raises(SearchError, match=r"Milvus 2\.3 cannot build HNSW_SQ.*HNSW comes closest"):
+        choose_index(wanted, OLD)
+    assert choose_index(wanted, OLD, fallback=True) == Hnsw()
+    with pytest.raises(SearchError, match=r"Milvus Lite 3\.2 cannot build DISKANN"):
+        choose_index(parse_index("DISKANN"), LITE, fallback=False)
+
+
+def test_zilliz_cloud_chooses_itself() -> None:
+    cloud = capabilities_of("v2.6.4", "https://x.zillizcloud.com")
+    assert choose_index(None, cloud).type == "AUTOINDEX"
+    assert choose_index(Hnsw(), cloud, fallback=True).type == "AUTOINDEX"
+
+
+def test_a_gpu_graph_for_processors_is_refused_where_it_is_not_known() -> None:
+    wanted = parse_index("GPU_CAGRA:adapt_for_cpu=true")
+    for version in ("v2.4.9", "v2.6.0"):
+        older = capabilities_of(version)
+        with pytest.raises(SearchError, match=r"no adapt_for_cpu; servers from 2\.6\.1"):
+            choose_index(wanted, older)
+        assert choose_index(wanted, older, fallback=True) == parse_index("GPU_CAGRA")
+    assert choose_index(wanted, capabilities_of("v2.6.1")) == wanted

@@ -1,0 +1,106 @@
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from coca.core.errors import DataError
+from coca.search.ingest.local_files import Words, find_pictures, read_words, stamp_of
+
+
+def test_pictures_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> None:
+    names = [
+        "b.JPG",
+        "a/z.png",
+        "a/b/c.webp",
+        "a.jpeg",
+        "note.txt",
+        "a.json",
+        "._a.jpg",
+        ".t/x.png",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_pictures([tmp_path, tmp_path / "a", tmp_path / "b.JPG"])
+    expected = ["a/b/c.webp", "a/z.png", "a.jpeg", "b.JPG"]
+    assert found == sorted((tmp_path / name for name in expected), key=str)
+
+
+def test_a_file_that_is_named_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "picture").touch()
+    assert find_pictures([tmp_path / "picture"]) == [tmp_path / "picture"]
+
+
+def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file or folder .*absent"):
+        find_pictures([tmp_path / "absent"])
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert find_pictures([tmp_path]) == []
+    assert f"folder {tmp_path} is left out: Permission denied" in caplog.text
+
+
+def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    assert stamp_of(path) == ""
+    path.write_bytes(b"1")
+    first = stamp_of(path)
+    assert first == stamp_of(path)
+    path.write_bytes(b"12")
+    assert stamp_of(path) != first
+
+
+@pytest.mark.parametrize(
+    ("text", "sidecar", "words"),
+    [
+        (None, None, Words()),
+        ("\n a cat \nmore", None, Words("a cat")),
+        ("\ufeffa cat", None, Words("a cat")),
+        ("", {"caption": "a dog", "n": 1}, Words("a dog", {"n": 1})),
+        ("a cat", {"caption": "a dog"}, Words("a cat", {"captions": ["a cat", "a dog"]})),
+        ("a", {"captions": ["b", "a"]}, Words("a", {"captions": ["a", "b"]})),
+        (None, {"captions": ["a", " b "]}, Words("a", {"captions": ["a", "b"]})),
+        (None, {"caption": "b", "captions": ["a", "b"]}, Words("b", {"captions": ["b", "a"]})),
+        (None, {"caption": None, "captions": None}, Words()),
+        (None, {"metadata": {"n": 1}, "m": 2}, Words("", {"n": 1, "m": 2})),
+    ],
+)
+def test_words_beside_a_picture_are_read(
+    tmp_path: Path, text: str | None, sidecar: object, words: Words
+) -> None:
+    if text is not None:
+        (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    if sidecar is not None:
+        (tmp_path / "a.json").write_text(json.dumps(sidecar))
+    assert read_words(tmp_path / "a.jpg") == words
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.json", b"{", "is not JSON"),
+        ("a.json", b"[" * 100_000, "is not JSON"),
+        ("a.json", b"[1]", "must hold a JSON object"),
+        ("a.json", b'{"caption": 1}', "a text and `captions` a list of texts"),
+        ("a.json", b'{"caption": "x", "captions": "y"}', "a list of texts"),
+        ("a.json", b'{"metadata": 1}', "`metadata` must be an object"),
+        ("a.txt", b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_words_that_cannot_be_read_are_bad_data(
+    tmp_path: Path, name: str, content: bytes, fault: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=fault) as caught:
+        read_words(tmp_path / "a.jpg")
+    assert caught.value.reason == "bad_sidecar"

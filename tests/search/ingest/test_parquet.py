@@ -1,0 +1,142 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import DataError, SearchError
+from coca.search.ingest.parquet import (
+    VectorsInfo,
+    find_vectors,
+    read_info,
+    read_vectors,
+    write_vectors,
+)
+from coca.search.ingest.pipeline import ingest_vectors
+from coca.search.ingest.report import IngestReport
+from coca.search.milvus.collection import Index
+from coca.search.records import Origin, Record
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+Make = Callable[..., Record]
+
+
+def about(**changes: Any) -> VectorsInfo:
+    settings: dict[str, Any] = {
+        "fingerprint": "model-one",
+        "embed_dim": 16,
+        "model": "runs/one",
+        "source": "/shards/a.tar",
+        "pictures": 3,
+        "bad": 0,
+    }
+    return VectorsInfo(**settings | changes)
+
+
+@pytest.fixture
+def batch(make_record: Make) -> list[Record]:
+    bare = make_record("b", origin=Origin(files={"/pictures/b.jpg": "1", "/copy": "2"}, label="x"))
+    full = make_record(
+        "a",
+        caption='a "cat" ä',
+        width=3,
+        height=4,
+        time=-5,
+        tags=("x", "ÿ"),
+        album="album",
+        metadata={"n": [1, None, {"ä": 0.5}]},
+        text_vector=make_record("words").vector,
+        origin=Origin(files={"/pictures/a.jpg": "7"}, label="y", captioned=True),
+    )
+    return [full, bare]
+
+
+def test_what_is_written_is_read(tmp_path: Path, batch: list[Record]) -> None:
+    path = tmp_path / "a.parquet"
+    write_vectors(path, batch, about())
+    assert read_info(path) == about()
+    found = list(read_vectors(path))
+    assert found == batch
+    for one, other in zip(found, batch, strict=True):
+        assert one.vector.tobytes() == other.vector.tobytes()
+    assert found[0].text_vector == pytest.approx(batch[0].text_vector)
+    assert found[1].text_vector is None
+
+
+def test_the_columns_are_those_of_a_collection_with_both_vectors(
+    tmp_path: Path, batch: list[Record], index: Index
+) -> None:
+    path = tmp_path / "a.parquet"
+    write_vectors(path, batch, about())
+    if not index.capabilities.several_vectors:
+        pytest.skip("this Milvus keeps the vectors of captions in a second collection")
+    described = index._connection.client.describe_collection(index.info.collection)
+    made_there = {function["output_field_names"][0] for function in described.get("functions", [])}
+    columns = {field["name"] for field in described["fields"]}
+    assert set(parquet.read_schema(path).names) == columns - made_there
+
+
+def test_vectors_fill_a_collection_without_a_model_and_only_once(
+    tmp_path: Path, batch: list[Record], index: Index
+) -> None:
+    path = tmp_path / "a.parquet"
+    write_vectors(path, batch, about())
+    assert ingest_vectors([path], index) == IngestReport(added=2, duplicates=1)
+    stored = index.get(["a", "b"])
+    assert stored == {record.id: record for record in batch}
+    assert stored["a"].text_vector == pytest.approx(batch[0].text_vector)
+    assert ingest_vectors([path], index) == IngestReport(unchanged=3)
+    assert index.count() == 2
+
+
+def test_newer_words_and_pictures_of_a_path_take_the_place_of_older_ones(
+    tmp_path: Path, make_record: Make, index: Index
+) -> None:
+    def made(name: str, path: str, stamp: str, caption: str) -> Record:
+        origin = Origin(files={path: stamp}, label=caption)
+        words = make_record(caption).vector
+        vector = make_record(name).vector
+        return Record(
+            id=name, path=path, caption=caption, vector=vector, text_vector=words, origin=origin
+        )
+
+    old, new = tmp_path / "old.parquet", tmp_path / "new.parquet"
+    write_vectors(old, [made("1", "/a", "s1", "one"), made("2", "/b", "s1", "two")], about())
+    write_vectors(new, [made("1", "/a", "s2", "uno"), made("3", "/b", "s2", "three")], about())
+    ingest_vectors([old], index)
+    assert ingest_vectors([new], index) == IngestReport(updated=2)
+    found = index.get(["1", "2", "3"])
+    assert {id: record.caption for id, record in found.items()} == {"1": "uno", "3": "three"}
+    assert found["1"].text_vector == pytest.approx(make_record("uno").vector)
+
+
+def test_vectors_of_another_model_or_that_cannot_be_stored_are_refused(
+    tmp_path: Path, batch: list[Record], index: Index
+) -> None:
+    path = tmp_path / "a.parquet"
+    write_vectors(path, batch, about(fingerprint="model-two"))
+    with pytest.raises(SearchError, match="and not by model-two"):
+        ingest_vectors([path], index)
+    wrong = Record(id="x", path="/x", vector=np.zeros(16, np.float32))
+    with pytest.raises(SearchError, match="its length must be 1"):
+        write_vectors(tmp_path / "b.parquet", [wrong], about())
+    assert not (tmp_path / "b.parquet").exists()
+
+
+def test_files_of_vectors_are_told_from_other_tables(tmp_path: Path, batch: list[Record]) -> None:
+    import pyarrow
+
+    parquet.write_table(pyarrow.table({"image": ["a.png"]}), tmp_path / "table.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    assert find_vectors(tmp_path) == []
+    write_vectors(tmp_path / "a.parquet", batch, about())
+    assert find_vectors(tmp_path) == [tmp_path / "a.parquet"]
+    assert find_vectors(tmp_path / "table.parquet") == []
+    with pytest.raises(DataError, match="holds no vectors"):
+        read_info(tmp_path / "table.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[:50] + b"\0" * 900 + whole[950:])
+    with pytest.raises(DataError, match="is damaged"):
+        list(read_vectors(tmp_path / "a.parquet"))

@@ -1,0 +1,400 @@
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import DataError, SearchError
+from coca.search.ingest import planner
+from coca.search.ingest.local_files import Picture, Words
+from coca.search.ingest.pipeline import add, ingest
+from coca.search.ingest.report import IngestReport
+from coca.search.ingest.sources import FileSource
+from coca.search.milvus.collection import Index
+from coca.search.records import content_id
+
+Run = Callable[..., IngestReport]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        (folder / f"{name}.jpg").write_bytes(name.encode())
+    (folder / "a.txt").write_text("an apple")
+    (folder / "b.json").write_text('{"caption": "a bear", "kind": "animal"}')
+    return folder
+
+
+@pytest.fixture
+def run(folder: Path, embedder: Any, index: Index) -> Run:
+    """Fills the collection from the folder; `embedder.embedded` then tells what was embedded."""
+
+    def run(**settings: Any) -> IngestReport:
+        embedder.embedded.clear()
+        return ingest(folder, embedder, index, **settings)
+
+    return run
+
+
+def contents(index: Index) -> dict[str, str]:
+    """Path -> caption of every record; fails if two claim one path."""
+    found: dict[str, str] = {}
+    for _, path, caption, origin in index.origins():
+        assert path in origin.files
+        name = os.path.basename(path)
+        assert name not in found
+        found[name] = caption
+    return found
+
+
+def test_a_folder_becomes_records_with_the_words_beside_its_pictures(
+    run: Run, index: Index, folder: Path, embedder: Any
+) -> None:
+    report = run()
+    assert report == IngestReport(added=3)
+    assert contents(index) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""}
+    bear = index.get([content_id(b"b")])[content_id(b"b")]
+    assert bear.path == str(folder / "b.jpg")
+    assert bear.metadata == {"kind": "animal"}
+    assert bear.vector == pytest.approx(embedder.direction(b"b"))
+    assert index._store.pictures.unflushed == 0 or not index._connection.is_lite
+
+
+def test_a_second_run_reads_and_embeds_nothing(
+    run: Run, index: Index, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    monkeypatch.setattr(FileSource, "read", lambda _, entry: pytest.fail(f"{entry} was read"))
+    assert run() == IngestReport(unchanged=3)
+    assert not embedder.embedded
+
+
+def test_a_changed_picture_replaces_the_old_one(
+    run: Run, index: Index, folder: Path, embedder: Any
+) -> None:
+    run()
+    (folder / "a.jpg").write_bytes(b"another apple")
+    assert run() == IngestReport(updated=1, unchanged=2)
+    assert embedder.embedded == [b"another apple"]
+    assert contents(index) == {"a.jpg": "an apple", "b.jpg": "a bear", "c.jpg": ""}
+    assert index.get([content_id(b"a")]) == {}
+
+
+def test_changed_words_are_taken_over_without_embedding(
+    run: Run, index: Index, folder: Path, embedder: Any
+) -> None:
+    run()
+    (folder / "a.txt").write_text("a pear")
+    (folder / "b.json").unlink()
+    assert run() == IngestReport(updated=2, unchanged=1)
+    assert not embedder.embedded
+    assert contents(index) == {"a.jpg": "a pear", "b.jpg": "", "c.jpg": ""}
+    assert run() == IngestReport(unchanged=3)
+
+
+def test_a_touched_picture_is_read_once_more_and_left(
+    run: Run, folder: Path, embedder: Any
+) -> None:
+    run()
+    os.utime(folder / "c.jpg", (1, 1))
+    assert run() == IngestReport(unchanged=3)
+    assert not embedder.embedded
+
+
+def test_vanished_pictures_stay_until_they_are_pruned(run: Run, index: Index, folder: Path) -> None:
+    run()
+    (folder / "c.jpg").unlink()
+    assert run() == IngestReport(unchanged=2)
+    assert index.count() == 3
+    assert run(prune=True) == IngestReport(unchanged=2, removed=1)
+    assert contents(index).keys() == {"a.jpg", "b.jpg"}
+
+
+def test_a_folder_may_be_named_in_any_way(
+    run: Run, index: Index, folder: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    (folder / "sub").mkdir()
+    monkeypatch.chdir(folder / "sub")
+    for named in ("..", "../../pictures", "../sub/..", f"{folder}/sub/../"):
+        assert ingest(named, embedder, index, prune=True) == IngestReport(unchanged=3)
+    (folder / "c.jpg").unlink()
+    assert ingest("../sub/..", embedder, index, prune=True).removed == 1
+
+
+def test_pruning_spares_what_lies_elsewhere(
+    folder: Path, embedder: Any, index: Index, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "d.jpg").write_bytes(b"d")
+    ingest([folder, elsewhere], embedder, index)
+    add([Picture(path="shard.tar/x", image=b"x")], embedder, index)
+    (elsewhere / "d.jpg").unlink()
+    (folder / "a.jpg").unlink()
+    assert ingest([folder], embedder, index, prune=True).removed == 1
+    assert contents(index).keys() == {"b.jpg", "c.jpg", "d.jpg", "x"}
+
+
+def test_one_picture_at_two_paths_is_one_record(
+    run: Run, index: Index, folder: Path, embedder: Any
+) -> None:
+    (folder / "z.jpg").write_bytes(b"a")
+    (folder / "z.txt").write_text("a copy")
+    assert run() == IngestReport(added=3, duplicates=1)
+    assert contents(index)["a.jpg"] == "an apple"
+    assert run() == IngestReport(unchanged=4)
+    # Its words do not count, as it does not lead.
+    (folder / "z.txt").write_text("still a copy")
+    assert run() == IngestReport(unchanged=4)
+    # A later copy joins what is there already.
+    (folder / "0.jpg").write_bytes(b"a")
+    assert run() == IngestReport(unchanged=4, duplicates=1)
+    assert contents(index)["a.jpg"] == "an apple"
+    assert not embedder.embedded
+
+
+def test_when_the_leading_file_is_gone_the_copy_leads(
+    run: Run, index: Index, folder: Path, embedder: Any
+) -> None:
+    (folder / "z.jpg").write_bytes(b"a")
+    (folder / "z.txt").write_text("a copy")
+    run()
+    (folder / "a.jpg").unlink()
+    assert run() == IngestReport(updated=1, unchanged=2)
+    assert contents(index) == {"z.jpg": "a copy", "b.jpg": "a bear", "c.jpg": ""}
+    assert run(prune=True) == IngestReport(unchanged=3)
+    assert not embedder.embedded
+
+
+def test_when_the_leading_file_changes_the_copy_leads(
+    run: Run, index: Index, folder: Path, embedder: Any
+) -> None:
+    (folder / "z.jpg").write_bytes(b"a")
+    (folder / "z.txt").write_text("a copy")
+    run()
+    (folder / "a.jpg").write_bytes(b"changed")
+    assert run() == IngestReport(updated=2, unchanged=2)
+    expected = {"a.jpg": "an apple", "z.jpg": "a copy", "b.jpg": "a bear", "c.jpg": ""}
+    assert contents(index) == expected
+    assert run() == IngestReport(unchanged=4)
+
+
+def test_when_a_copy_changes_its_record_lets_it_go(run: Run, index: Index, folder: Path) -> None:
+    (folder / "z.jpg").write_bytes(b"a")
+    run()
+    (folder / "z.jpg").write_bytes(b"z")
+    assert run() == IngestReport(updated=1, unchanged=3)
+    assert list(index.get([content_id(b"a")])[content_id(b"a")].origin.files) == [
+        str(folder / "a.jpg")
+    ]
+
+
+def test_a_renamed_picture_keeps_its_vector(
+    run: Run, index: Index, folder: Path, embedder: Any
+) -> None:
+    run()
+    (folder / "a.jpg").rename(folder / "n.jpg")
+    assert run(prune=True) == IngestReport(updated=1, unchanged=2)
+    assert not embedder.embedded
+    assert contents(index) == {"n.jpg": "", "b.jpg": "a bear", "c.jpg": ""}
+
+
+def test_copies_beyond_the_room_of_a_record_are_counted_but_not_remembered(
+    run: Run, index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "_MAX_FILES_BYTES", 10)
+    (folder / "z.jpg").write_bytes(b"a")
+    for _ in range(2):
+        assert run().duplicates == 1
+    assert len(index.get([content_id(b"a")])[content_id(b"a")].origin.files) == 1
+
+
+def test_bad_pictures_are_told_and_the_others_come_in(
+    run: Run, index: Index, folder: Path, embedder: Any
+) -> None:
+    for name, image in {"bad1": b"bad1", "bad2": b"bad2", "copy": b"bad1", "e": b"e"}.items():
+        (folder / f"{name}.png").write_bytes(image)
+    report = run(batch_size=4)
+    assert (report.added, report.duplicates) == (4, 0)
+    assert {(os.path.basename(bad.path), bad.reason) for bad in report.bad} == {
+        ("bad1.png", "not_an_image"),
+        ("bad2.png", "not_an_image"),
+        ("copy.png", "not_an_image"),
+    }
+    assert report.bad[0].detail == "this is no picture"
+    assert sorted(embedder.embedded) == [b"a", b"b", b"c", b"e"]
+
+
+def test_bad_words_and_unreadable_files_are_told(
+    run: Run, index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a.txt").unlink()
+    (folder / "a.json").write_text("{")
+    (folder / "b.json").write_text(json.dumps({"x": "y" * 70_000}))
+    (folder / "c.jpg").unlink()
+    (folder / "c.jpg").symlink_to(folder)
+    (folder / "d.jpg").symlink_to(folder / "absent")
+    report = run()
+    assert [(os.path.basename(bad.path), bad.reason) for bad in report.bad] == [
+        ("a.jpg", "bad_sidecar"),
+        ("b.jpg", "bad_words"),
+        ("d.jpg", "unreadable"),
+    ]
+    assert "No such file" in report.bad[2].detail
+
+
+def test_what_json_holds_and_milvus_does_not_is_one_pictures_fault(
+    run: Run, index: Index, folder: Path
+) -> None:
+    deep = '{"x":' * 600 + "1" + "}" * 600
+    run()
+    (folder / "a.json").write_text(f'{{"n": {2**70}}}')
+    (folder / "b.json").write_text(deep)
+    (folder / "d.jpg").write_bytes(b"d")
+    (folder / "d.json").write_text(deep)
+    (folder / "e.jpg").write_bytes(b"e")
+    (folder / "e.json").write_text(f'{{"n": {2**64 - 1}, "deep": {"[" * 99 + "]" * 99}}}')
+    report = run()
+    assert (report.added, report.unchanged) == (1, 1)
+    assert [(os.path.basename(bad.path), bad.reason) for bad in report.bad] == [
+        (name, "bad_words") for name in ("a.jpg", "b.jpg", "d.jpg")
+    ]
+    assert index.get([content_id(b"e")])[content_id(b"e")].metadata["n"] == 2**64 - 1
+
+
+def test_a_file_name_that_is_no_text_is_told_in_text(run: Run, folder: Path) -> None:
+    name = os.fsencode(folder) + b"/\xff.jpg"
+    try:
+        Path(os.fsdecode(name)).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes only names that are text")
+    (bad,) = run().bad
+    assert bad.reason == "bad_words"
+    assert bad.path.endswith("\\udcff.jpg")
+    assert "not valid Unicode" in bad.detail
+
+
+def test_a_picture_that_turned_bad_leaves_no_stale_record(
+    run: Run, index: Index, folder: Path
+) -> None:
+    run()
+    (folder / "a.jpg").write_bytes(b"bad now")
+    report = run()
+    assert len(report.bad) == 1
+    assert contents(index).keys() == {"b.jpg", "c.jpg"}
+
+
+class Captioner:
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+
+    def __call__(self, images: Sequence[bytes]) -> list[str]:
+        self.seen.extend(images)
+        return [f"written for {image.decode()}" for image in images]
+
+
+def test_pictures_without_a_caption_get_one_written(
+    run: Run, index: Index, folder: Path, embedder: Any
+) -> None:
+    # First without, then with: what lacks a caption is made up for.
+    run()
+    captioner = Captioner()
+    assert run(captioner=captioner) == IngestReport(updated=1, unchanged=2)
+    assert captioner.seen == [b"c"]
+    assert contents(index)["c.jpg"] == "written for c"
+    for settings in ({"captioner": captioner}, {}):
+        assert run(**settings) == IngestReport(unchanged=3)
+    # New metadata keep it, a given caption replaces it, and without one it is written anew.
+    (folder / "c.json").write_text('{"kind": "letter"}')
+    assert run(captioner=captioner).updated == 1
+    assert contents(index)["c.jpg"] == "written for c"
+    (folder / "c.txt").write_text("given")
+    assert run(captioner=captioner).updated == 1
+    assert contents(index)["c.jpg"] == "given"
+    (folder / "c.txt").unlink()
+    assert run().updated == 1
+    assert contents(index)["c.jpg"] == ""
+    assert captioner.seen == [b"c"]
+    assert not embedder.embedded
+
+
+def test_a_picture_of_which_the_model_says_nothing_is_not_asked_about_again(
+    run: Run, index: Index, folder: Path
+) -> None:
+    asked: list[bytes] = []
+
+    def silent(images: Sequence[bytes]) -> list[str]:
+        asked.extend(images)
+        return [""] * len(images)
+
+    assert run(captioner=silent) == IngestReport(added=3)
+    for settings in ({"captioner": silent}, {}):
+        assert run(**settings) == IngestReport(unchanged=3)
+    # New bytes are asked about, new words are not.
+    (folder / "c.json").write_text('{"kind": "letter"}')
+    (folder / "d.jpg").write_bytes(b"d")
+    assert run(captioner=silent) == IngestReport(added=1, updated=1, unchanged=2)
+    assert (asked, contents(index)["c.jpg"]) == ([b"c", b"d"], "")
+
+
+def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Index) -> None:
+    pictures = [
+        Picture(path=f"a.tar/{n}", image=b"%d" % n, words=Words(f"c{n}", {"n": n}))
+        for n in range(5)
+    ]
+    assert add(pictures, embedder, index, batch_size=2) == IngestReport(added=5)
+    assert add(iter(pictures), embedder, index) == IngestReport(unchanged=5)
+    assert len(embedder.embedded) == 5
+    changed = [Picture(path="a.tar/0", image=b"new"), Picture(path="a.tar/1", image=b"1")]
+    assert add(changed, embedder, index) == IngestReport(updated=2)
+    assert contents(index) == {"0": "", "1": "", "2": "c2", "3": "c3", "4": "c4"}
+    assert index.get([content_id(b"0")]) == {}
+
+
+def test_of_two_pictures_with_one_path_the_last_stays(embedder: Any, index: Index) -> None:
+    add([Picture(path="x", image=b"1"), Picture(path="x", image=b"2")], embedder, index)
+    assert [id for id, *_ in index.origins()] == [content_id(b"2")]
+
+
+def test_progress_counts_every_picture(run: Run, folder: Path) -> None:
+    (folder / "d.jpg").write_bytes(b"bad")
+    (folder / "e.jpg").write_bytes(b"e")
+    (folder / "e.json").write_text("{")
+    seen: list[tuple[str, int | None]] = []
+    steps: list[int] = []
+
+    class Steps:
+        def advance(self, count: int = 1, **figures: int | float | str) -> None:
+            steps.append(count)
+
+    @contextmanager
+    def progress(title: str, total: int | None) -> Iterator[Steps]:
+        seen.append((title, total))
+        yield Steps()
+
+    run(progress=progress)
+    run(progress=progress, batch_size=1)
+    assert seen == [("index pictures", 5)] * 2
+    assert sum(steps) == 10
+
+
+def test_another_models_collection_is_not_filled(run: Run, embedder: Any) -> None:
+    embedder.fingerprint = "model-two"
+    with pytest.raises(SearchError, match="and not by model-two"):
+        run()
+
+
+def test_a_folder_that_is_not_there_changes_nothing(
+    run: Run, index: Index, embedder: Any, folder: Path
+) -> None:
+    run()
+    folder.rename(folder.with_name("unplugged"))
+    with pytest.raises(DataError, match="no file or folder"):
+        run(prune=True)
+    assert index.count() == 3

@@ -1,0 +1,146 @@
+"""The same pictures by another model, beside the vectors that are there."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import Float32
+
+from coca.core.errors import DataError, SearchError
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.reindex import reindex
+from coca.search.milvus.collection import Index
+from coca.search.records import content_id
+
+
+class Newer:
+    """Another model, whose vectors are of another size."""
+
+    fingerprint, embed_dim = "model-two", 8
+
+    def __init__(self) -> None:
+        self.embedded: list[bytes] = []
+
+    def embed_images(self, images: Any) -> Float32[np.ndarray, "N E"]:
+        if any(image.startswith(b"odd") for image in images):
+            raise DataError("this is no picture for the newer model", reason="not_an_image")
+        self.embedded.extend(images)
+        return np.stack([np.eye(8, dtype=np.float32)[image[0] % 8] for image in images])
+
+    def embed_texts(self, texts: Any) -> Float32[np.ndarray, "N E"]:
+        return np.stack([np.eye(8, dtype=np.float32)[len(text) % 8] for text in texts])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for n in range(6):
+        (pictures / f"{n}.jpg").write_bytes(b"%d" % n)
+        (pictures / f"{n}.txt").write_text("a" * n)
+    return pictures
+
+
+@pytest.fixture
+def both(tmp_path: Path, folder: Path, embedder: Any) -> Iterator[tuple[Index, Index]]:
+    place = str(tmp_path / "a.db")
+    with (
+        Index.open(place, embed_dim=16, fingerprint="model-one", create=True) as old,
+        Index.open(place, "new", embed_dim=8, fingerprint="model-two", create=True) as new,
+    ):
+        ingest(folder, embedder, old)
+        yield old, new
+
+
+def test_everything_but_the_vectors_stays(both: tuple[Index, Index]) -> None:
+    old, new = both
+    report = reindex(old, Newer(), new, batch_size=4)
+    assert (report.embedded, report.kept, report.lost) == (6, 0, [])
+    before, after = old.get(old.ids()), new.get(new.ids())
+    assert after == before
+    for id, record in after.items():
+        said = before[id].text_vector is not None
+        assert (record.text_vector is not None) == said
+        assert record.vector.shape == (8,)
+
+
+def test_a_second_run_embeds_only_what_is_missing(both: tuple[Index, Index]) -> None:
+    old, new = both
+    reindex(old, Newer(), new)
+    new.delete([content_id(b"3")])
+    newer = Newer()
+    report = reindex(old, newer, new)
+    assert (report.embedded, report.kept) == (1, 5)
+    assert newer.embedded == [b"3"]
+
+
+def test_an_earlier_model_gets_what_the_collection_holds_now(
+    both: tuple[Index, Index], folder: Path, embedder: Any
+) -> None:
+    old, new = both
+    reindex(old, Newer(), new)
+    (folder / "1.jpg").unlink()
+    (folder / "2.txt").write_text("other words")
+    (folder / "3.txt").unlink()
+    (folder / "4.json").write_text('{"tags": ["car"]}')
+    (folder / "0.txt").write_text("words at last")
+    (folder / "7.jpg").write_bytes(b"7")
+    ingest(folder, embedder, old, prune=True)
+    newer = Newer()
+    report = reindex(old, newer, new)
+    assert (report.embedded, report.kept, report.updated, report.removed) == (1, 5, 4, 1)
+    assert newer.embedded == [b"7"]
+    now = new.get(new.ids())
+    assert now == old.get(old.ids())
+    for text, id in (("other words", content_id(b"2")), ("words at last", content_id(b"0"))):
+        assert now[id].text_vector == pytest.approx(newer.embed_texts([text])[0])
+    assert now[content_id(b"3")].text_vector is None
+    assert now[content_id(b"4")].text_vector == pytest.approx(newer.embed_texts(["aaaa"])[0])
+    assert reindex(old, newer, new).updated == 0
+
+
+def test_pictures_that_are_gone_or_changed_are_told(
+    both: tuple[Index, Index], folder: Path
+) -> None:
+    old, new = both
+    (folder / "1.jpg").unlink()
+    (folder / "2.jpg").write_bytes(b"other")
+    report = reindex(old, Newer(), new)
+    assert report.embedded == 4
+    reasons = dict(report.lost)
+    assert "cannot be read: No such file" in reasons[str(folder / "1.jpg")]
+    assert "holds another picture now" in reasons[str(folder / "2.jpg")]
+
+
+def test_a_copy_stands_in_for_a_file_that_is_gone(both: tuple[Index, Index], folder: Path) -> None:
+    old, new = both
+    id = content_id(b"1")
+    record = old.get([id])[id]
+    copy = folder / "copy.bin"
+    copy.write_bytes(b"1")
+    files = {**record.origin.files, str(copy): ""}
+    old.upsert([replace(record, origin=replace(record.origin, files=files))])
+    (folder / "1.jpg").unlink()
+    assert reindex(old, Newer(), new).lost == []
+
+
+def test_a_picture_that_the_newer_model_refuses_stops_no_other(
+    both: tuple[Index, Index], folder: Path, embedder: Any
+) -> None:
+    old, new = both
+    (folder / "odd.jpg").write_bytes(b"odd")
+    ingest(folder, embedder, old)
+    report = reindex(old, Newer(), new)
+    assert report.embedded == 6
+    assert report.lost == [(str(folder / "odd.jpg"), "this is no picture for the newer model")]
+
+
+def test_a_collection_of_yet_another_model_is_refused(
+    both: tuple[Index, Index], embedder: Any
+) -> None:
+    old, new = both
+    with pytest.raises(SearchError, match="was filled by model model-two"):
+        reindex(old, embedder, new)

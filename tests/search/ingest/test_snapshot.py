@@ -1,0 +1,142 @@
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.search.ingest.local_files import Picture
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.report import IngestReport
+from coca.search.ingest.snapshot import Copies
+from coca.search.ingest.sources import AnySource, Entry, FileSource
+from coca.search.milvus.collection import Index
+from coca.search.milvus.collection_io import Collection
+
+
+def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files(
+    index: Index, tmp_path: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.jpg").write_bytes(name.encode())
+    copies, copy, odd = Copies(), folder / "z.jpg", folder / 'ü "x" [1].jpg'
+    copy.write_bytes(b"a")
+    first = ingest(folder, embedder, index, copies=copies)
+    assert first == IngestReport(added=3, duplicates=1)
+    reads = Collection.read_through
+
+    def read_through(self: Collection, columns: Any, filter: str = "") -> Any:
+        assert filter, "it reads the whole collection"
+        return reads(self, columns, filter)
+
+    monkeypatch.setattr(Collection, "read_through", read_through)
+
+    def touch(*paths: Path) -> IngestReport:
+        sources: list[AnySource] = [
+            FileSource([path for path in paths if path.exists()]),
+            Gone(paths),
+        ]
+        return ingest(sources, embedder, index, copies=copies, prune=True)
+
+    # What is there is found by its path, its bytes, or as a copy.
+    assert touch(folder / "b.jpg", copy) == IngestReport(unchanged=2)
+    odd.write_bytes(b"c")
+    assert touch(odd) == IngestReport(duplicates=1)
+    for image in (b"odd", b"odder"):
+        odd.write_bytes(image)
+        assert touch(odd) == IngestReport(updated=1)
+    # A copy that changes or goes leaves its record; the last file that goes takes it along.
+    odd.unlink()
+    copy.write_bytes(b"z")
+    assert touch(copy, odd) == IngestReport(updated=1, removed=1)
+    (folder / "a.jpg").rename(folder / "n.jpg")
+    assert touch(folder / "a.jpg", folder / "n.jpg").updated == 1
+    (folder / "n.jpg").unlink()
+    assert touch(folder / "n.jpg").removed == 1
+    monkeypatch.undo()
+    claimed = [Path(path).name for _, _, _, origin in index.origins() for path in origin.files]
+    assert sorted(claimed) == ["b.jpg", "c.jpg", "z.jpg"]
+    assert ingest(folder, embedder, index, prune=True) == IngestReport(unchanged=3)
+
+
+def test_the_words_of_a_picture_that_is_gone_go_with_it(
+    index: Index, tmp_path: Path, embedder: Any
+) -> None:
+    folder, copies = tmp_path / "pictures", Copies()
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.jpg").write_bytes(b"same")
+        (folder / f"{name}.txt").write_text(f"words of {name}")
+    ingest(folder, embedder, index, copies=copies, prune=True)
+    (before,) = index.read_through()
+    assert [record.caption for record in before] == ["words of a"]
+    (folder / "a.jpg").unlink()
+    gone = Gone([folder / "a.jpg"])
+    assert ingest([gone], embedder, index, copies=copies, prune=True) == IngestReport(updated=1)
+    (after,) = index.read_through()
+    assert [record.caption for record in after] == ["words of b"]
+    assert ingest(folder, embedder, index, prune=True) == IngestReport(unchanged=1)
+
+
+def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_trusted(
+    index: Index, tmp_path: Path, embedder: Any
+) -> None:
+    folder, other = tmp_path / "drive", tmp_path / "other"
+    for place in (folder, other):
+        place.mkdir()
+        (place / f"{place.name}.jpg").write_bytes(place.name.encode())
+    ingest([folder, other], embedder, index)
+    (folder / "drive.jpg").unlink()
+    # A note is no picture.
+    (folder / "note.txt").write_text("a note")
+    for places in ([folder], [folder, other]):
+        kept = ingest(places, embedder, index, prune=True)
+        assert kept == IngestReport(unchanged=len(places) - 1)
+    # What is gone from a folder that holds others is gone.
+    (other / "more.jpg").write_bytes(b"more")
+    (other / "other.jpg").unlink()
+    assert ingest(other, embedder, index, prune=True) == IngestReport(added=1, removed=1)
+    trusted = ingest([folder, other], embedder, index, prune=True, prune_empty=True)
+    assert trusted == IngestReport(unchanged=1, removed=1)
+
+
+def test_a_copy_takes_no_words_from_a_file_that_is_out_of_reach(
+    index: Index, tmp_path: Path, embedder: Any
+) -> None:
+    folder, drive = tmp_path / "pictures", tmp_path / "drive"
+    for place in (folder, drive):
+        place.mkdir()
+    (drive / "a.jpg").write_bytes(b"same")
+    (folder / "a.jpg").symlink_to(drive / "a.jpg")
+    (folder / "a.txt").write_text("words of a")
+    (folder / "z.jpg").write_bytes(b"same")
+    (folder / "z.txt").write_text("words of z")
+    assert ingest(folder, embedder, index) == IngestReport(added=1, duplicates=1)
+    (before,) = index.read_through()
+    drive.rename(tmp_path / "unplugged")
+    report = ingest(folder, embedder, index, prune=True)
+    assert (report.unchanged, report.removed, len(report.bad)) == (1, 0, 1)
+    (after,) = index.read_through()
+    assert after == before
+    assert [record.caption for record in after] == ["words of a"]
+
+
+class Gone:
+    """Files of which some may be gone."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = [str(path) for path in paths]
+
+    def entries(self) -> Sequence[Entry]:
+        return []
+
+    def names(self) -> Sequence[str]:
+        return self._paths
+
+    def series(self, entry: Entry) -> Iterator[Picture]:
+        raise AssertionError(entry)
+
+    def has_lost(self, path: str, stamp: str) -> bool:
+        return path in self._paths and not os.path.exists(path)

@@ -1,0 +1,340 @@
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import SearchError
+from coca.search.milvus import collection, collection_io, schema
+from coca.search.milvus.collection import Index
+from coca.search.milvus.connection import Connection
+from coca.search.records import Origin, Record
+
+MakeIndex = Callable[..., Index]
+MakeRecord = Callable[..., Record]
+
+
+def test_what_is_written_can_be_read_back(index: Index, make_record: MakeRecord) -> None:
+    record = make_record(
+        "cat",
+        caption='a "cat"\n\\ ä',
+        metadata={"n": 1, "deep": {"list": [1.5, None, "x"]}},
+        origin=Origin(files={"/pictures/cat.jpg": "1-2"}, label="abc", captioned=True),
+    )
+    assert index.upsert([record, make_record("dog")]) == 2
+    found = index.get(["cat", "absent"])
+    assert found == {"cat": record}
+    assert np.array_equal(found["cat"].vector, record.vector)
+
+
+def test_a_record_of_the_same_id_is_replaced(index: Index, make_record: MakeRecord) -> None:
+    index.upsert([make_record("cat", caption="old")])
+    # Twice in one batch: the last one counts.
+    index.upsert([make_record("cat", caption="newer"), make_record("cat", caption="newest")])
+    assert index.count() == 1
+    assert index.get(["cat"])["cat"].caption == "newest"
+
+
+def test_a_deleted_record_is_found_no_more(index: Index, make_record: MakeRecord) -> None:
+    index.upsert([make_record("cat"), make_record("dog")])
+    index.delete(["cat", "absent"])
+    assert index.count() == 1
+    assert ids(index.search(make_record("cat").vector[np.newaxis])) == [["dog"]]
+
+
+def test_a_search_returns_cosines_in_order(index: Index, make_record: MakeRecord) -> None:
+    records = [make_record(str(n), caption=f"c{n}", metadata={"n": n}) for n in range(50)]
+    index.upsert(records)
+    index.flush()
+    queries = np.stack([make_record(name).vector for name in ("7", "a", "b")])
+    cosines = queries @ np.stack([record.vector for record in records]).T
+    answers = index.search(queries, 5)
+    for row, hits in zip(cosines, answers, strict=True):
+        best = np.argsort(-row)[:5]
+        assert [hit.id for hit in hits] == [records[n].id for n in best]
+        assert [hit.score for hit in hits] == pytest.approx(row[best], abs=1e-5)
+    first = answers[0][0]
+    assert (first.path, first.caption, first.metadata) == ("/pictures/7.jpg", "c7", {"n": 7})
+
+
+def test_pages_follow_each_other(index: Index, make_record: MakeRecord) -> None:
+    index.upsert(make_record(str(n), metadata={"even": n % 2 == 0}) for n in range(30))
+    query = make_record("query").vector[np.newaxis]
+    for filter in ("", 'metadata["even"] == true'):
+        whole = index.search(query, 12, filter=filter)[0]
+        pages = [index.search(query, 4, filter=filter, offset=start)[0] for start in (0, 4, 8)]
+        assert [hit.id for page in pages for hit in page] == [hit.id for hit in whole]
+
+
+def test_a_filter_leaves_only_what_fulfils_it(index: Index, make_record: MakeRecord) -> None:
+    index.upsert(make_record(str(n), metadata={"n": n}) for n in range(20))
+    query = make_record("3").vector[np.newaxis]
+    hits = index.search(query, 10, filter='metadata["n"] > 15')[0]
+    assert {hit.id for hit in hits} == {"16", "17", "18", "19"}
+    assert index.count('metadata["n"] > 15') == 4
+    assert index.search(query, 10, filter='metadata["n"] > 99') == [[]]
+
+
+def test_an_empty_collection_answers_with_nothing(index: Index) -> None:
+    assert index.search(np.eye(2, 16, dtype=np.float32), 3) == [[], []]
+    assert index.search(np.zeros((0, 16), dtype=np.float32), 3) == []
+    assert list(index.origins()) == []
+    assert index.get([]) == {}
+
+
+def test_the_collection_tells_who_filled_it(make_index: MakeIndex, make_record: MakeRecord) -> None:
+    made = make_index()
+    made.upsert([make_record("cat")])
+    made.close()
+    # As `coca search` opens it: nothing known but the place.
+    found = make_index(embed_dim=None, fingerprint=None, model="", create=False)
+    info = found.describe()
+    assert (info.count, info.embed_dim) == (1, 16)
+    assert (info.fingerprint, info.model) == ("model-one", "runs/one")
+    assert info == found.info
+    assert info.server_version
+
+
+def test_another_model_is_refused(make_index: MakeIndex) -> None:
+    make_index()
+    with pytest.raises(SearchError, match=r"filled by model model-one \(runs/one\), and not by m2"):
+        make_index(fingerprint="m2")
+    with pytest.raises(SearchError, match="have 16 numbers, and not 32"):
+        make_index(embed_dim=32)
+
+
+def test_a_collection_that_is_not_there_is_not_made_unasked(make_index: MakeIndex) -> None:
+    make_index()
+    with pytest.raises(SearchError, match=r"no collection 'cats' in .*\(there are: .*`coca index"):
+        make_index(collection="cats", create=False)
+
+
+def test_an_empty_place_is_called_empty(tmp_path: Path) -> None:
+    Connection(str(tmp_path / "a.db"), create=True).close()
+    with pytest.raises(SearchError, match="it is empty"):
+        Index.open(str(tmp_path / "a.db"))
+
+
+def test_a_new_collection_needs_to_know_its_model(make_index: MakeIndex) -> None:
+    with pytest.raises(SearchError, match="name embed_dim and fingerprint"):
+        make_index(collection="absent", fingerprint=None)
+
+
+@pytest.mark.parametrize("name", ["", "1st", "a-b", "ä", "x" * 300])
+def test_a_name_that_milvus_would_refuse_is_refused(make_index: MakeIndex, name: str) -> None:
+    with pytest.raises(SearchError, match="cannot name a collection"):
+        make_index(collection=name)
+
+
+def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    place = str(tmp_path / "pictures.db")
+    connection = Connection(place, create=True)
+    connection.client.create_collection("foreign", dimension=16, timeout=10)
+    with pytest.raises(SearchError, match="was not made by `coca index`"):
+        Index.open(place, "foreign")
+    connection.close()
+
+
+def test_a_collection_whose_making_was_interrupted_is_finished(
+    make_index: MakeIndex, fresh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(connection: Connection, layout: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "load_collection", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make_index(collection=fresh)
+    assert make_index(collection=fresh).count() == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        ({"vector": np.zeros(16, np.float32)}, r"record b \(/pictures/b.jpg\) has .* length 0"),
+        ({"vector": np.full(16, np.nan, np.float32)}, "record b .* NaN"),
+        ({"vector": np.ones(4, np.float32) / 2}, "record b .* has 4 numbers; .* holds 16"),
+        ({"metadata": {"x": float("nan")}}, "record b .* cannot be stored: the metadata"),
+        ({"id": ""}, "cannot be stored: the id is empty"),
+        ({"id": "dir\\new.jpg"}, r"cannot be stored: the id holds '\\\\'; right is text without"),
+        ({"id": 'a "b"'}, "cannot be stored: the id holds '\"'; right is text without quotes"),
+        ({"id": "two\nlines"}, r"cannot be stored: the id holds '\\n'"),
+        ({"id": "é" * 33}, "cannot be stored: the id has 66 bytes; at most 64 fit"),
+    ],
+)
+def test_a_record_that_cannot_be_stored_is_named(
+    index: Index, make_record: MakeRecord, record: Any, fault: str
+) -> None:
+    with pytest.raises(SearchError, match=fault):
+        index.upsert([make_record("a"), replace(make_record("b"), **record)])
+    assert index.count() == 0
+
+
+def test_no_id_reaches_another_record(index: Index, make_record: MakeRecord) -> None:
+    odd = ["it's.jpg", "Katze 🐈", "%_[]()", "'] or id != ''", "x' or 'x' == 'x"]
+    index.upsert(make_record(id) for id in [*odd, "plain"])
+    assert set(index.ids()) == {*odd, "plain"}
+    assert {id: record.id for id, record in index.get(odd).items()} == {id: id for id in odd}
+    assert sum(len(batch) for batch in index.read_through()) == len(odd) + 1
+    others = ["x'] or id != '' or id in ['y", 'x"] or id != "" or id in ["y', "a\\", "a\nb"]
+    index.delete(others)
+    assert index.count() == len(odd) + 1
+    assert index.get(others) == {}
+    for id in odd:
+        index.delete([id])
+        assert index.get([id]) == {}
+    assert index.ids() == ["plain"]
+
+
+def test_a_query_that_cannot_be_compared_is_refused(index: Index) -> None:
+    with pytest.raises(SearchError, match="query 1 has a vector of length 0"):
+        index.search(np.eye(1, 16, dtype=np.float32).repeat(2, 0) * [[1], [0]])
+
+
+@pytest.mark.parametrize(("k", "offset"), [(0, 0), (1, -1), (16_000, 400)])
+def test_a_page_out_of_range_is_refused(index: Index, k: int, offset: int) -> None:
+    with pytest.raises(SearchError, match="at most 16,384"):
+        index.search(np.eye(1, 16, dtype=np.float32), k, offset=offset)
+
+
+@pytest.mark.parametrize("filter", ["bogus == 3", 'caption == "x', "((", "caption == 5"])
+def test_a_bad_filter_is_named_with_the_reason(index: Index, filter: str) -> None:
+    for ask in (index.count, lambda f: index.search(np.eye(1, 16, dtype=np.float32), filter=f)):
+        with pytest.raises(SearchError, match="does not understand the filter") as caught:
+            ask(filter)
+        assert repr(filter) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_origins_go_through_everything(index: Index, make_record: MakeRecord) -> None:
+    names = {str(n) for n in range(1_200)}
+    index.upsert(make_record(name, caption="c", origin=Origin(label=name)) for name in names)
+    seen = list(index.origins())
+    assert len(seen) == len(names)
+    assert {(id, path, caption, origin.label) for id, path, caption, origin in seen} == {
+        (name, f"/pictures/{name}.jpg", "c", name) for name in names
+    }
+
+
+def test_two_indexes_of_one_process_share_a_folder(
+    make_index: MakeIndex, make_record: MakeRecord
+) -> None:
+    first, second = make_index(), make_index()
+    first.upsert([make_record("cat")])
+    assert second.count() == 1
+    first.close()
+    second.upsert([make_record("dog")])
+    assert second.count() == 2
+    with pytest.raises(SearchError, match="was closed"):
+        first.count()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1, 0.01, 0.001])
+def test_a_filtered_search_finds_what_brute_force_finds(
+    clusters: tuple[Index, np.ndarray], share: float
+) -> None:
+    index, vectors = clusters
+    kept = int(len(vectors) * share)
+    rng = np.random.default_rng(1)
+    queries = unit(vectors[rng.integers(len(vectors), size=20)] + 0.05 * noise(rng, 20))
+    answers = index.search(queries, 10, filter=f'path < "/{kept:05}"')
+    found = 0
+    wanted = 0
+    for query, hits in zip(queries, answers, strict=True):
+        best = np.argsort(-(vectors[:kept] @ query))[:10]
+        wanted += len(best)
+        found += len({int(hit.id) for hit in hits} & set(best.tolist()))
+    assert found / wanted >= 0.95
+
+
+@pytest.fixture(scope="module")
+def clusters(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """5,000 vectors around 200 centres, in an order that has nothing to do with them."""
+    rng = np.random.default_rng(0)
+    centres = noise(rng, 200)
+    vectors = unit(centres[rng.integers(200, size=5_000)] + 0.5 * noise(rng, 5_000))
+    place = str(tmp_path_factory.mktemp("clusters") / "pictures.db")
+    with Index.open(place, embed_dim=32, fingerprint="f", create=True) as index:
+        index.upsert(
+            Record(id=str(row), path=f"/{row:05}", vector=vector)
+            for row, vector in enumerate(vectors)
+        )
+        index.flush()
+        yield index, vectors
+
+
+def noise(rng: np.random.Generator, rows: int) -> np.ndarray:
+    return unit(rng.standard_normal((rows, 32)))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_many_rows_are_flushed_on_the_way(
+    make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection, "WRITE_ROWS", 10)
+    monkeypatch.setattr(collection_io, "FLUSH_ROWS", 30)
+    index = make_index()
+    index.upsert(make_record(str(n)) for n in range(45))
+    assert index._store.pictures.unflushed == (15 if index._connection.is_lite else 45)
+    assert index.count() == 45
+    index.flush()
+    index.flush()
+    assert index._store.pictures.unflushed == 0
+
+
+def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
+    make_index: MakeIndex, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection_io, "_SEARCHED_ROWS", 10)
+    index = make_index()
+    pictures = index._store.pictures
+    lite = index._connection.is_lite
+    query = make_record("cat").vector[np.newaxis]
+    for n in range(24):
+        index.upsert([make_record(str(n))])
+        if n == 11:
+            assert pictures.unflushed == 12
+            index.search(query)
+            # The search itself does not wait for a flush: the next write does.
+            assert pictures.unflushed == 12
+    assert pictures.unflushed == (11 if lite else 24)
+    index.search(query)
+    index.upsert(make_record(str(n)) for n in range(24, 27))
+    assert pictures.unflushed == (0 if lite else 27)
+    assert index.count() == 27
+
+
+def test_threads_may_search_while_others_write(index: Index, make_record: MakeRecord) -> None:
+    index.upsert([make_record("cat")])
+    query = make_record("cat").vector[np.newaxis]
+    faults: list[BaseException] = []
+
+    def write(thread: int) -> None:
+        for n in range(20):
+            index.upsert([make_record(f"{thread}-{n}")])
+
+    def read() -> None:
+        try:
+            for _ in range(20):
+                assert index.search(query, 1)[0][0].id == "cat"
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(3)]
+    threads += [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    assert index.count() == 61
+
+
+def ids(answers: list[list[Any]]) -> list[list[str]]:
+    return [[hit.id for hit in hits] for hits in answers]

@@ -1,0 +1,118 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import SearchError
+from coca.search.milvus.collection import Index
+from coca.search.mining.recommend import recommend
+from coca.search.query.engine import SearchEngine
+from coca.search.query.query_terms import Term
+from coca.search.records import Record
+
+
+@pytest.fixture
+def engine(embedder: Any, index: Index, make_record: Callable[..., Record]) -> SearchEngine:
+    index.upsert(
+        make_record(
+            f"{n}",
+            caption=f"c{n}",
+            text_vector=embedder.direction(f"c{n}".encode()),
+            metadata={"n": n},
+        )
+        for n in range(40)
+    )
+    return SearchEngine(embedder, index)
+
+
+def order_by_hand(embedder: Any, direction: Any, hidden: set[str]) -> list[str]:
+    scores = {f"{n}": float(embedder.direction(f"{n}".encode()) @ direction) for n in range(40)}
+    return [id for id in sorted(scores, key=lambda id: -scores[id]) if id not in hidden]
+
+
+def test_likes_less_half_of_dislikes_is_the_direction(engine: SearchEngine, embedder: Any) -> None:
+    v = {name: embedder.direction(name.encode()) for name in ("3", "5", "9", "sea")}
+    found = recommend(engine, ["3", "5"], unlike=["9"], k=37)
+    by_hand = order_by_hand(embedder, (v["3"] + v["5"]) / 2 - 0.5 * v["9"], {"3", "5", "9"})
+    assert [hit.id for hit in found] == by_hand
+    # Across modalities: a text that is liked three times as much as a picture of the collection.
+    mixed = recommend(engine, ["3", Term(text="sea", weight=3.0)], k=39)
+    assert [hit.id for hit in mixed] == order_by_hand(
+        embedder, v["3"] / 4 + 3 * v["sea"] / 4, {"3"}
+    )
+
+
+def test_what_was_seen_or_filtered_does_not_come_again(engine: SearchEngine) -> None:
+    everything = recommend(engine, ["3"], k=40)
+    seen = {hit.id for hit in everything[:5]}
+    assert recommend(engine, ["3"], k=5, seen=seen) == everything[5:10]
+    few = recommend(engine, ["3"], k=40, filter='metadata["n"] < 9', seen=seen)
+    assert [hit.id for hit in few] == [
+        hit.id for hit in everything if hit.metadata["n"] < 9 and hit.id not in seen
+    ]
+
+
+def test_diversity_makes_results_differ(engine: SearchEngine, embedder: Any) -> None:
+    def alike(hits: list[Any]) -> float:
+        vectors = np.stack([embedder.direction(hit.id.encode()) for hit in hits])
+        return float(np.triu(vectors @ vectors.T, 1).sum())
+
+    plain, diverse = (recommend(engine, ["3"], k=6, diversity=d) for d in (0.0, 0.7))
+    assert diverse[0].id == plain[0].id
+    ranks = [hit.rank_score for hit in diverse]
+    assert ranks == sorted(ranks, key=lambda rank: -(rank or 0.0))
+    assert alike(diverse) < alike(plain)
+    assert len({hit.id for hit in diverse}) == 6
+
+
+def test_captions_can_be_recommended_by(engine: SearchEngine, embedder: Any) -> None:
+    vectors = {f"{n}": embedder.direction(f"c{n}".encode()) for n in range(40)}
+    by_hand = sorted(set(vectors) - {"3"}, key=lambda id: -float(vectors[id] @ vectors["3"]))
+    found = recommend(engine, ["3"], k=5, on="text")
+    assert [hit.id for hit in found] == by_hand[:5]
+
+
+def test_many_different_ones_may_be_asked_for(engine: SearchEngine) -> None:
+    many = recommend(engine, ["3"], k=1_700, diversity=0.5)
+    assert {hit.id for hit in many} == {f"{n}" for n in range(40)} - {"3"}
+
+
+def test_what_is_removed_in_the_middle_of_it_is_left_out(
+    engine: SearchEngine, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recommend(engine, ["3"], k=3, diversity=0.5)
+    search = index.search
+
+    def and_remove(*args: Any, **settings: Any) -> Any:
+        answers = search(*args, **settings)
+        index.delete(hit.id for hit in answers[0] if hit.id in gone)
+        return answers
+
+    monkeypatch.setattr(index, "search", and_remove)
+    gone = {wanted[0].id}
+    left = recommend(engine, ["3"], k=3, diversity=0.5)
+    assert len(left) == 3
+    assert wanted[0].id not in {hit.id for hit in left}
+    gone = {f"{n}" for n in range(40)}
+    assert recommend(engine, [Term(text="x")], k=3, diversity=0.5) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"like": []}, "nothing to recommend by"),
+        ({"like": ["absent"]}, "no record 'absent'"),
+        ({"like": ["3"], "unlike": ["absent"]}, "no record 'absent'"),
+        ({"like": ["3"], "diversity": 1.5}, "right is 0 to 1"),
+        ({"like": ["3"], "k": 0, "diversity": 0.5}, "k=0 with offset=0: k is at least 1"),
+        ({"like": ["3"], "k": -2, "seen": {"1", "2", "4"}}, "k=-2 with offset=0"),
+        ({"like": [Term(text="x", weight=-1.0)]}, "right is above 0"),
+        ({"like": ["3"], "seen": {f"s{n}" for n in range(16_384)}}, "leave them out by a filter"),
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_refused(
+    engine: SearchEngine, asked: Any, sentence: str
+) -> None:
+    with pytest.raises(SearchError, match=sentence):
+        recommend(engine, **asked)

@@ -1,0 +1,86 @@
+import time
+from collections.abc import Callable
+from threading import Event
+from typing import Any
+
+import pytest
+
+from coca.search.milvus.collection import Index
+from coca.search.query.bm25 import Captions
+from coca.search.records import Record
+
+CAPTIONS = ["a red car", "a red red car in snow", "two dogs", "", "the car"]
+
+
+@pytest.fixture
+def index(index: Index, make_record: Callable[..., Record]) -> Index:
+    index.upsert(
+        make_record(f"{n}", caption=caption, metadata={"n": n})
+        for n, caption in enumerate(CAPTIONS)
+    )
+    return index
+
+
+def test_captions_that_share_a_word_are_found_the_best_first(index: Index) -> None:
+    hits = Captions(index).search_words("red CAR")
+    assert [hit.id for hit in hits] == ["0", "1", "4"]
+    assert [hit.caption for hit in hits] == [CAPTIONS[int(hit.id)] for hit in hits]
+    assert hits[0].score > hits[1].score > hits[2].score > 0
+    assert Captions(index).search_words("zebra") == []
+
+
+def test_pages_and_filters_cut_the_same_ranking(index: Index) -> None:
+    captions = Captions(index)
+    everything = captions.search_words("red car dogs")
+    assert captions.search_words("red car dogs", 2, offset=1) == everything[1:3]
+    kept = captions.search_words("red car dogs", filter='metadata["n"] >= 1')
+    assert kept == [hit for hit in everything if hit.metadata["n"] >= 1]
+
+
+def test_what_was_written_meanwhile_is_found(
+    index: Index, make_record: Callable[..., Record]
+) -> None:
+    captions = Captions(index)
+    index.upsert([make_record("0", caption="a zebra")])
+    assert [hit.id for hit in captions.search_words("zebra")] == ["0"]
+    index.delete(["0"])
+    assert captions.search_words("zebra") == []
+
+
+def test_searches_go_on_while_what_others_may_have_replaced_is_read(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions, began, may_end = Captions(index), Event(), Event()
+    origins = Index.origins
+
+    def slow(index: Index) -> Any:
+        began.set()
+        assert may_end.wait(30)
+        return origins(index)
+
+    monkeypatch.setattr(Index, "origins", slow)
+    monkeypatch.setattr(Index, "sees_all_writes", False)
+    try:
+        deadline = time.monotonic() + 30
+        while not began.is_set():
+            assert time.monotonic() < deadline
+            assert [hit.id for hit in captions.search_words("dogs")] == ["2"]
+        assert [hit.id for hit in captions.search_words("dogs")] == ["2"]
+    finally:
+        may_end.set()
+    captions.refresh()
+
+
+def test_the_number_of_records_is_asked_once_a_search(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions, asked = Captions(index), 0
+
+    def one_more(index: Index, filter: str = "") -> int:
+        nonlocal asked
+        asked += 1
+        return len(CAPTIONS) + 1
+
+    monkeypatch.setattr(Index, "count", one_more)
+    assert [hit.id for hit in captions.search_words("dogs")] == ["2"]
+    assert asked == 1

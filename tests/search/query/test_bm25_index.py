@@ -1,0 +1,45 @@
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coca.search.query.bm25_index import WordIndex, words_of
+
+WORDS = ["red", "car", "blue", "sky", "dog", "the", "a", "of", "snow"]
+TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max_size=12)
+
+
+def bm25_by_hand(texts: list[str], query: str) -> list[float]:
+    """Lucene's form of Robertson's formula, word by word."""
+    split = [text.split() for text in texts]
+    mean = sum(map(len, split)) / max(len(split), 1)
+    scores = [0.0] * len(texts)
+    for word in query.split():
+        holders = sum(word in words for words in split)
+        rarity = math.log(1 + (len(texts) - holders + 0.5) / (holders + 0.5))
+        for row, words in enumerate(split):
+            if count := Counter(words)[word]:
+                length = 1.2 * (1 - 0.75 + 0.75 * len(words) / mean)
+                scores[row] += rarity * count / (count + length)
+    return scores
+
+
+@given(TEXTS, st.lists(st.sampled_from(["red", "car", "the", "zebra"]), max_size=4).map(" ".join))
+def test_scores_are_those_of_the_formula(texts: list[str], query: str) -> None:
+    assert WordIndex(texts).scores(query).tolist() == pytest.approx(
+        bm25_by_hand(texts, query), abs=1e-5
+    )
+
+
+def test_case_and_the_form_of_letters_make_no_difference() -> None:
+    assert words_of("A Red-CAR, naïve; Straße 12") == ["a", "red", "car", "naïve", "strasse", "12"]
+    texts = ["Ein Caf\u00e9", "two dogs"]
+    assert WordIndex(texts).scores("CAFE\u0301").argmax() == 0
+
+
+def test_texts_without_words_and_queries_without_words_score_0() -> None:
+    for texts in ([], [""], ["", "!?"], ["", "a dog"]):
+        assert WordIndex(texts).scores("cat ?").tolist() == [0] * len(texts)
+        assert WordIndex(texts).scores("").tolist() == [0] * len(texts)

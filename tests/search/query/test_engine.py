@@ -1,0 +1,218 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import DataError, SearchError
+from coca.search.milvus.collection import Index
+from coca.search.query.engine import Embedder, SearchEngine
+from coca.search.query.query_terms import Term
+from coca.search.records import Hit, Record
+
+
+@pytest.fixture
+def engine(embedder: Embedder, index: Index, make_record: Callable[..., Record]) -> SearchEngine:
+    index.upsert(make_record(f"{n}", metadata={"n": n}) for n in range(40))
+    return SearchEngine(embedder, index)
+
+
+def test_words_find_the_picture_nearest_to_them(engine: SearchEngine) -> None:
+    hits = engine.search("17", k=3)
+    assert len(hits) == 3
+    assert hits[0].id == "17"
+    assert hits[0].score == pytest.approx(1, abs=1e-5)
+
+
+def test_a_picture_and_a_vector_search_as_words_do(engine: SearchEngine, embedder: Any) -> None:
+    by_words = engine.search("17")
+    assert engine.search(image=b"17") == by_words
+    assert engine.search(vector=embedder.direction(b"17")) == by_words
+
+
+def test_words_and_picture_together_meet_in_the_middle(engine: SearchEngine, embedder: Any) -> None:
+    middle = embedder.direction(b"3") + embedder.direction(b"5")
+    together = engine.search("3", image=b"5", k=40)
+    by_hand = engine.search(vector=middle / np.linalg.norm(middle), k=40)
+    # The sum is rounded to 32 bits in another place, and the best two are equally near.
+    scores = {hit.id: hit.score for hit in by_hand}
+    assert {hit.id: hit.score for hit in together} == pytest.approx(scores, abs=1e-6)
+    assert {hit.id for hit in together[:2]} == {"3", "5"}
+
+
+def test_many_searches_at_once_answer_as_one_by_one(engine: SearchEngine) -> None:
+    texts = ["1", "2", "house"]
+    for text, hits in zip(texts, engine.search_batch(texts=texts, k=4), strict=True):
+        alone = engine.search(text, k=4)
+        assert [hit.id for hit in hits] == [hit.id for hit in alone]
+        # Sums of 16 products in another order.
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in alone], abs=1e-6)
+
+
+def test_nothing_below_the_least_score_is_returned(engine: SearchEngine) -> None:
+    everything = engine.search("1", k=40)
+    bound = everything[5].score
+    some = engine.search("1", k=40, min_score=bound)
+    assert some == [hit for hit in everything if hit.score >= bound]
+    assert engine.search("1", min_score=1.1) == []
+
+
+def test_filter_and_offset_reach_the_collection(engine: SearchEngine) -> None:
+    hits = engine.search("1", k=40, filter='metadata["n"] < 5', offset=2)
+    assert len(hits) == 3
+    assert all(hit.metadata["n"] < 5 for hit in hits)
+
+
+def test_similar_pictures_leave_out_the_picture_itself(engine: SearchEngine) -> None:
+    everything = [hit for hit in engine.search("8", k=40) if hit.id != "8"]
+    assert engine.similar("8", k=5) == everything[:5]
+    assert engine.similar("8", k=5, offset=5) == everything[5:10]
+    filtered = engine.similar("8", k=5, filter='metadata["n"] >= 20')
+    assert filtered == [hit for hit in everything if hit.metadata["n"] >= 20][:5]
+
+
+def test_similar_to_an_unknown_record_is_an_error(engine: SearchEngine) -> None:
+    with pytest.raises(SearchError, match="no record 'absent'"):
+        engine.similar("absent")
+
+
+def test_another_model_is_refused_before_the_first_search(embedder: Any, index: Index) -> None:
+    embedder.fingerprint = "model-two"
+    with pytest.raises(SearchError, match="and not by model-two"):
+        SearchEngine(embedder, index)
+
+
+def test_a_search_for_nothing_is_refused(engine: SearchEngine) -> None:
+    with pytest.raises(SearchError, match="nothing to search for"):
+        engine.search()
+    with pytest.raises(SearchError, match="the text to search for is empty"):
+        engine.search(" ")
+
+
+def test_a_picture_that_cannot_be_read_is_the_callers_fault(engine: SearchEngine) -> None:
+    with pytest.raises(DataError, match="no picture"):
+        engine.search(image=b"bad")
+
+
+def test_the_texts_of_many_searches_need_no_keyword(engine: SearchEngine) -> None:
+    assert engine.search_batch(["17", "3"]) == engine.search_batch(texts=["17", "3"])
+
+
+def test_a_re_ranking_that_cannot_be_done_is_refused_before_the_search(
+    engine: SearchEngine,
+) -> None:
+    with pytest.raises(SearchError, match="rerank=-1 with offset=0: rerank is at least 1"):
+        engine.search("17", rerank=-1)
+    with pytest.raises(SearchError, match="add a text"):
+        engine.search(image=b"17", rerank=2)
+    with pytest.raises(SearchError, match="writes no captions"):
+        engine.search("17", rerank=2)
+
+
+def test_texts_and_images_must_pair_up(engine: SearchEngine) -> None:
+    with pytest.raises(SearchError, match="the same number of each"):
+        engine.search_batch(texts=["1", "2"], images=[b"1"])
+
+
+@pytest.mark.parametrize(
+    ("vector", "fault"),
+    [
+        (np.ones(5), r"have the shape \(1, 5\); this collection takes rows of 16 numbers"),
+        (np.full(16, np.nan), "vector 0 to search for has NaN or infinity"),
+        (np.full(16, np.inf), "vector 0 to search for has NaN or infinity"),
+        (np.zeros(16), "vector 0 to search for is all 0"),
+    ],
+)
+def test_a_vector_that_cannot_be_searched_for_is_told(
+    engine: SearchEngine, vector: np.ndarray, fault: str
+) -> None:
+    for text in (None, "1"):
+        with pytest.raises(SearchError, match=fault):
+            engine.search(text, vector=vector)
+    for texts in (None, ["1"]):
+        with pytest.raises(SearchError, match=fault):
+            engine.search_batch(texts=texts, vectors=vector[np.newaxis])
+
+
+def test_the_length_of_a_vector_does_not_count(engine: SearchEngine, embedder: Any) -> None:
+    by_words = engine.search("17")
+    longer = engine.search(vector=3 * embedder.direction(b"17"))
+    assert [hit.id for hit in longer] == [hit.id for hit in by_words]
+    direction = embedder.direction(b"17")
+    once, *others = (
+        [hit.id for hit in engine.search("x", vector=length * direction)]
+        for length in (1, 1e-7, 50)
+    )
+    assert others == [once, once]
+    answers = engine.search_batch(texts=["x", "x"], vectors=np.stack([direction, 9 * direction]))
+    assert [[hit.id for hit in hits] for hits in answers] == [once, once]
+
+
+def test_no_queries_get_no_answers(engine: SearchEngine) -> None:
+    assert engine.search_batch(texts=[]) == []
+    assert engine.search_batch(vectors=np.zeros((0, 16))) == []
+
+
+def test_a_page_of_similar_pictures_that_cannot_be_is_refused(engine: SearchEngine) -> None:
+    for k, offset in ((0, 0), (5, -1)):
+        with pytest.raises(SearchError, match=f"k={k} with offset={offset}"):
+            engine.similar("8", k=k, offset=offset)
+
+
+def test_opposite_directions_cannot_be_joined(engine: SearchEngine, embedder: Any) -> None:
+    with pytest.raises(SearchError, match="opposite directions"):
+        engine.search("1", vector=-embedder.direction(b"1"))
+
+
+def test_terms_weigh_texts_pictures_and_vectors(engine: SearchEngine, embedder: Any) -> None:
+    car, night, cat = (embedder.direction(name) for name in (b"car", b"night", b"cat"))
+    terms = [
+        Term(text="car", weight=2.0),
+        Term(image=b"cat", weight=0.5),
+        Term(vector=night, weight=-0.3),
+    ]
+    summed = 2 * car + 0.5 * cat - 0.3 * night
+    by_hand = engine.search(vector=summed / np.linalg.norm(summed), k=40)
+    by_terms = engine.search(terms=terms, k=40)
+    assert [hit.id for hit in by_terms] == [hit.id for hit in by_hand]
+    assert engine.search("car", terms=terms[1:], k=40) != by_terms
+    assert engine.search("3", image=b"5") == engine.search(terms=[Term(text="3"), Term(image=b"5")])
+
+
+def test_a_negative_term_leads_away(engine: SearchEngine) -> None:
+    def score_of_8(terms: list[Term]) -> float:
+        return next(hit.score for hit in engine.search(terms=terms, k=40) if hit.id == "8")
+
+    alone = score_of_8([Term(text="17")])
+    assert score_of_8([Term(text="17"), Term(text="8", weight=-0.5)]) < alone
+
+
+def test_captions_answer_where_they_are_asked(
+    embedder: Any, index: Index, make_record: Callable[..., Record]
+) -> None:
+    index.upsert(
+        make_record(f"{n}", caption=f"c{n}", text_vector=embedder.direction(f"c{n}".encode()))
+        for n in range(20)
+    )
+    engine = SearchEngine(embedder, index)
+    assert engine.search("c7", k=1, on="text")[0].caption == "c7"
+    # The picture of record 9, among the captions: pictures to texts.
+    by_picture = engine.search(image=b"c9", k=1, on="text")
+    assert [hit.caption for hit in by_picture] == ["c9"]
+    assert [hit.caption for hit in engine.search_batch(texts=["c7", "c9"], k=1, on="text")[1]] == [
+        "c9"
+    ]
+
+
+def test_an_album_gives_its_best_picture_only(
+    embedder: Any, index: Index, make_record: Callable[..., Record]
+) -> None:
+    index.upsert(make_record(f"{n}", album=f"album {n % 3}" if n < 15 else "") for n in range(20))
+    engine = SearchEngine(embedder, index)
+    everything = engine.search("17", k=20)
+    best: dict[str, Hit] = {}
+    for hit in everything:
+        best.setdefault(hit.album or hit.id, hit)
+    first_of_each = list(best.values())
+    assert engine.search("17", k=20, one_each_album=True) == first_of_each
+    assert len(first_of_each) == 8

@@ -1,0 +1,73 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coca.core.errors import ConfigError
+from coca.search.query.fusion import Fusion, fuse
+from coca.search.records import Hit
+
+
+def ranking(**scores: float) -> list[Hit]:
+    return [
+        Hit(id=id, score=score, path=f"{id}.jpg", caption="", metadata={})
+        for id, score in sorted(scores.items(), key=lambda item: -item[1])
+    ]
+
+
+# Numbers only: the checks of types, which hits go through, draw by chance, and a strategy must not.
+SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(-9, 50).map(float), max_size=8)
+FUSIONS = st.builds(Fusion, method=st.sampled_from(["rrf", "scores"]), constant=st.integers(1, 90))
+
+
+def test_reciprocal_ranks_by_hand() -> None:
+    vectors, words = ranking(a=0.9, b=0.8, c=0.1), ranking(c=12.0, a=3.0)
+    fused = fuse([vectors, words], [0.5, 0.5], Fusion())
+    assert [hit.id for hit in fused] == ["a", "c", "b"]
+    by_hand = [0.5 / 61 + 0.5 / 62, 0.5 / 63 + 0.5 / 61, 0.5 / 62]
+    assert [hit.score for hit in fused] == pytest.approx(by_hand)
+
+
+def test_scores_by_hand() -> None:
+    vectors, words = ranking(a=0.9, b=0.5, c=0.1), ranking(c=12.0, a=3.0)
+    fused = fuse([vectors, words], [0.75, 0.25], Fusion(method="scores"))
+    assert {hit.id: hit.score for hit in fused} == pytest.approx({"a": 0.75, "b": 0.375, "c": 0.25})
+
+
+@given(SCORES, FUSIONS)
+def test_a_ranking_joined_with_nothing_keeps_its_order(
+    scores: dict[str, float], fusion: Fusion
+) -> None:
+    one = ranking(**scores)
+    for other, weights in (([], [0.5, 0.5]), (one[::-1], [1.0, 0.0])):
+        fused = fuse([one, other], weights, fusion)
+        assert {hit.id for hit in fused} == {hit.id for hit in one}
+        places = {hit.id: hit.score for hit in one}
+        assert [places[hit.id] for hit in fused] == sorted(places.values(), reverse=True)
+
+
+@given(SCORES, SCORES, FUSIONS)
+def test_all_hits_are_kept_once_and_the_order_of_rankings_does_not_matter(
+    scores: dict[str, float], others: dict[str, float], fusion: Fusion
+) -> None:
+    one, other = ranking(**scores), ranking(**others)
+    fused = fuse([one, other], [0.5, 0.5], fusion)
+    assert len(fused) == len({hit.id for hit in [*one, *other]})
+    turned = fuse([other, one], [0.5, 0.5], fusion)
+    assert [(hit.id, hit.score) for hit in turned] == [(hit.id, hit.score) for hit in fused]
+
+
+@given(SCORES, FUSIONS)
+def test_only_the_scale_of_scores_may_differ(scores: dict[str, float], fusion: Fusion) -> None:
+    one = ranking(**scores)
+    louder = [Hit(id=h.id, score=4 * h.score, path=h.path, caption="", metadata={}) for h in one]
+    before, after = (fuse([hits], [1.0], fusion) for hits in (one, louder))
+    assert [hit.id for hit in after] == [hit.id for hit in before]
+    assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before])
+
+
+@pytest.mark.parametrize("wrong", [{"words": 1.5}, {"words": math.nan}, {"constant": 0}])
+def test_a_fusion_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="right "):
+        Fusion(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,211 @@
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import SearchError
+from coca.search.milvus.collection import Index
+from coca.search.query.bm25 import Captions
+from coca.search.query.engine import SearchEngine
+from coca.search.query.fusion import Fusion
+from coca.search.query.in_memory import Resident, advice_on_size
+from coca.search.records import Record
+
+
+@pytest.fixture
+def filled(embedder: Any, index: Index, make_record: Callable[..., Record]) -> Index:
+    index.upsert(
+        make_record(
+            f"{n:02}",
+            caption=f"c{n}" if n % 3 else "",
+            text_vector=embedder.direction(f"c{n}".encode()) if n % 3 else None,
+            album=f"album {n % 4}" if n < 20 else "",
+            metadata={"n": n},
+        )
+        for n in range(40)
+    )
+    return index
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"k": 5},
+        {"k": 5, "offset": 7},
+        {"k": 40, "filter": 'metadata["n"] < 9'},
+        {"k": 40, "on": "text"},
+        {"k": 6, "one_each_album": True},
+        {"k": 6, "one_each_album": True, "offset": 3, "filter": "album != 'album 1'"},
+        {"k": 3, "filter": 'id == ""'},
+    ],
+)
+def test_memory_answers_as_milvus_does(filled: Index, embedder: Any, asked: Any) -> None:
+    queries = np.stack([embedder.direction(name) for name in (b"05", b"c7", b"x")])
+    for here, there in zip(
+        Resident(filled).search(queries, **asked), filled.search(queries, **asked), strict=True
+    ):
+        assert [hit.id for hit in here] == [hit.id for hit in there]
+        scores = [hit.score for hit in there]
+        assert [hit.score for hit in here] == pytest.approx(scores, abs=1e-6)
+        assert [hit.metadata for hit in here] == [hit.metadata for hit in there]
+
+
+def test_an_engine_searches_it_like_an_index(filled: Index, embedder: Any) -> None:
+    resident = SearchEngine(embedder, Resident(filled))
+    plain = SearchEngine(embedder, filled)
+    assert [hit.id for hit in resident.similar("08")] == [hit.id for hit in plain.similar("08")]
+    hybrid = [one.search("c7", hybrid=Fusion(), k=5) for one in (resident, plain)]
+    assert [hit.id for hit in hybrid[0]] == [hit.id for hit in hybrid[1]]
+
+
+def test_leaving_its_block_closes_the_collection(filled: Index, embedder: Any) -> None:
+    with Resident(filled) as resident:
+        assert len(resident) == 40
+    with pytest.raises(SearchError, match="closed"):
+        resident.search(embedder.direction(b"05")[np.newaxis], 1)
+    resident.close()
+
+
+def test_own_writes_are_seen_by_the_next_search(
+    filled: Index, embedder: Any, make_record: Callable[..., Record]
+) -> None:
+    resident = Resident(filled)
+
+    def nearest(name: str, **asked: Any) -> str:
+        return resident.search(embedder.direction(name.encode())[np.newaxis], 1, **asked)[0][0].id
+
+    assert nearest("new") != "new"
+    filled.upsert([make_record("new", metadata={"n": 99})])
+    assert nearest("new", filter='metadata["n"] == 99') == "new"
+    # Another vector and other words for an id that is there.
+    filled.upsert([make_record("new", vector=embedder.direction(b"other"), metadata={"n": 1})])
+    assert nearest("other") == "new"
+    assert resident.search(embedder.direction(b"x")[np.newaxis], filter='metadata["n"] == 99') == [
+        []
+    ]
+    filled.delete(["new"])
+    assert nearest("other") != "new"
+    assert len(resident) == 40
+
+
+def eventually(seen: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_number_that_others_changed_is_seen_after_a_look(
+    filled: Index, make_index: Callable[..., Index], make_record: Callable[..., Record]
+) -> None:
+    patient, eager = Resident(filled, check_s=1e9), Resident(filled, check_s=0.0)
+    other = make_index()
+    other.upsert([make_record("new")])
+    query = make_record("new").vector[np.newaxis]
+    assert eager.search(query, 1)[0][0].id == "new"
+    # On Lite, all who write are in this process.
+    assert (patient.search(query, 1)[0][0].id == "new") == filled.capabilities.lite
+    patient.refresh()
+    assert patient.search(query, 1)[0][0].id == "new"
+    other.delete(["new"])
+    # Not known to be gone, but Milvus, which is asked for what it knew 5 s ago, has the last word.
+    eventually(lambda: patient.search(query, 1)[0][0].id != "new")
+
+
+def test_what_others_replaced_is_seen_though_the_number_stays(
+    filled: Index,
+    embedder: Any,
+    make_index: Callable[..., Index],
+    make_record: Callable[..., Record],
+) -> None:
+    resident = Resident(filled, check_s=0.0)
+    captions = Captions(filled)
+    other = make_index()
+    other.delete(["00"])
+    other.upsert([make_record("new")])
+    moved, zebra = embedder.direction(b"moved"), embedder.direction(b"a zebra")
+    other.upsert([make_record("07", vector=moved, caption="a zebra", text_vector=zebra)])
+    assert filled.count() == 40
+
+    def best(vector: np.ndarray, **asked: Any) -> str:
+        return resident.search(vector[np.newaxis], 1, **asked)[0][0].id
+
+    eventually(lambda: best(embedder.direction(b"new")) == "new")
+    eventually(lambda: best(moved) == "07" and best(zebra, on="text") == "07")
+    eventually(lambda: [hit.id for hit in captions.search_words("zebra")] == ["07"])
+
+
+def test_threads_never_see_a_copy_that_is_half_replaced(
+    filled: Index, embedder: Any, make_record: Callable[..., Record]
+) -> None:
+    """Rows move when others before them go: mixed with the ids of before, hits would be others."""
+    resident = Resident(filled)
+    stays = [f"{n:02}" for n in range(30, 40)]
+    queries = np.stack([embedder.direction(name.encode()) for name in stays])
+    wrong: list[Any] = []
+    done = threading.Event()
+
+    def search() -> None:
+        try:
+            while not done.is_set():
+                found = [hits[0] for hits in resident.search(queries, 1)]
+                if [hit.id for hit in found] != stays or min(hit.score for hit in found) < 0.999:
+                    wrong.append(found)
+                ids, vectors = resident.vectors()
+                if len(ids) != len(vectors):
+                    wrong.append((len(ids), len(vectors)))
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for round in range(8):
+        filled.delete([f"{n:02}" for n in range(round, round + 3)])
+        filled.upsert(make_record(f"more {round} {n}") for n in range(5))
+        resident.refresh()
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_only_the_last_filters_are_remembered(
+    filled: Index, embedder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coca.search.query.in_memory._FILTERS", 3)
+    resident, query = Resident(filled), embedder.direction(b"x")[np.newaxis]
+    for _ in range(2):
+        for n in range(1, 8):
+            hits = resident.search(query, 40, filter=f'metadata["n"] < {n}')[0]
+            assert {hit.metadata["n"] for hit in hits} == set(range(n))
+    assert len(resident._copy.kept) == 3
+
+
+def test_an_empty_collection_has_no_answers(index: Index, embedder: Any) -> None:
+    resident = Resident(index)
+    assert resident.search(embedder.direction(b"x")[np.newaxis]) == [[]]
+    ids, vectors = resident.vectors()
+    assert (ids, vectors.shape) == ([], (0, 16))
+
+
+def test_limits_are_those_of_an_index(filled: Index, embedder: Any) -> None:
+    resident = Resident(filled)
+    query = embedder.direction(b"x")[np.newaxis]
+    for k, offset in ((0, 0), (1, -1), (16_385, 0)):
+        with pytest.raises(SearchError, match="at most"):
+            resident.search(query, k, offset=offset)
+    with pytest.raises(SearchError, match="length must be 1"):
+        resident.search(2 * query)
+
+
+def test_a_collection_that_lite_is_slow_with_is_told(index: Index) -> None:
+    info = replace(index.info, server_version="milvus_lite-3.2.2")
+    assert advice_on_size(replace(info, count=99_999)) == ""
+    assert "100,000 records are many" in advice_on_size(replace(info, count=100_000))
+    assert "300,000 records are far too many" in advice_on_size(replace(info, count=300_000))
+    assert advice_on_size(replace(info, count=300_000, server_version="v2.6.4")) == ""

@@ -1,0 +1,97 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coca.core.errors import ConfigError, SearchError
+from coca.search.query.query_terms import MAX_WEIGHT, Term, direction, parse_terms
+
+WEIGHTS = st.floats(0.01, MAX_WEIGHT).map(lambda weight: round(weight, 3))
+
+
+@given(
+    texts=st.lists(
+        st.tuples(st.text(min_size=1).filter(str.strip), WEIGHTS), min_size=2, max_size=5
+    ),
+    away=st.booleans(),
+)
+def test_a_weight_behind_the_last_colon_is_read_whatever_the_text_holds(
+    texts: list[tuple[str, float]], away: bool
+) -> None:
+    last = len(texts) - 1
+    signed = [
+        (text, -weight if away and n == last else weight) for n, (text, weight) in enumerate(texts)
+    ]
+    terms = parse_terms([f"{text}:{weight}" for text, weight in signed])
+    assert [(term.text, term.weight) for term in terms] == [
+        (text.strip(), weight) for text, weight in signed
+    ]
+
+
+def test_a_text_without_a_number_behind_a_colon_has_the_weight_1() -> None:
+    for text in ("red car", "title: the sea", "a:b", "ratio 4:3 picture", "a photo:"):
+        assert parse_terms([text]) == [Term(text=text)]
+
+
+def test_pictures_have_weights_and_a_file_that_is_called_so_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_terms(["x"], ["a.jpg:0.5"])[1] == Term(image="a.jpg", weight=0.5)
+    Path("a.jpg:0.5").touch()
+    assert parse_terms([], ["a.jpg:0.5"]) == [Term(image="a.jpg:0.5")]
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ([], "nothing to search for"),
+        (["  "], "nothing to search for"),
+        ([":2", "x"], "nothing to search for in ':2'"),
+        (["car:0", "x"], "weight 0"),
+        (["half past 12:30", "x"], r"write 'half past 12:30:1'"),
+        (["ratio 4:3"], r"write 'ratio 4:3:1'"),
+        (["car:0,5", "x"], "'0,5' in 'car:0,5' is no number"),
+        (["car:50%", "x"], "is no number"),
+        (["car:nan", "x"], "is no number"),
+        (["car:-1", "night:-2"], "add one above 0"),
+        (["night:-0.3"], "single term"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused_by_one_sentence(
+    texts: list[str], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        parse_terms(texts)
+
+
+def test_a_term_is_one_thing_with_a_weight() -> None:
+    with pytest.raises(SearchError, match="just one of them"):
+        Term()
+    with pytest.raises(SearchError, match="just one of them"):
+        Term(text="x", image="y")
+    for weight in (0.0, math.nan, math.inf, -11.0):
+        with pytest.raises(SearchError, match="has the weight"):
+            Term(text="x", weight=weight)
+
+
+@given(st.lists(st.floats(0.1, 5), min_size=1, max_size=4), st.floats(0.5, 2), st.integers(0, 99))
+def test_only_the_direction_counts_and_the_order_does_not(
+    weights: list[float], factor: float, seed: int
+) -> None:
+    vectors = list(np.random.default_rng(seed).standard_normal((len(weights), 2, 8)))
+    once = direction(vectors, weights)
+    assert np.linalg.norm(once, axis=1) == pytest.approx(1, abs=1e-6)
+    longer = direction(vectors, [factor * weight for weight in weights])
+    assert longer == pytest.approx(once, abs=1e-6)
+    assert direction(vectors[::-1], weights[::-1]) == pytest.approx(once, abs=1e-6)
+
+
+def test_a_weighted_sum_by_hand() -> None:
+    x, y = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    assert direction([x, y], [0.6, -0.8]) == pytest.approx(np.array([[0.6, -0.8]]))
+    with pytest.raises(SearchError, match="opposite directions"):
+        direction([x, x], [1.0, -1.0])

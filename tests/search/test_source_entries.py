@@ -1,0 +1,37 @@
+import pytest
+
+from coca.search.source_entries import claims_in, is_heard, source_of, with_claim
+
+FILE, TABLE, OTHER = "10-20", "0123abcd:77,0123abcd:78", "ffffffff:1"
+
+
+def test_a_sources_newest_claim_takes_the_place_of_its_old_one() -> None:
+    both = with_claim([FILE], TABLE, speaks=True)
+    assert claims_in(both) == [TABLE, FILE]
+    assert claims_in(with_claim(claims_in(both), "11-21", speaks=False)) == [TABLE, "11-21"]
+    assert claims_in(with_claim(claims_in(both), OTHER, speaks=True)) == [OTHER, TABLE, FILE]
+    assert claims_in(with_claim([], "", speaks=True)) == [""]
+
+
+def test_tables_are_told_apart_and_everything_else_counts_as_one() -> None:
+    assert [source_of(one) for one in (TABLE, OTHER)] == ["0123abcd:", "ffffffff:"]
+    assert {source_of(one) for one in (FILE, "", "10-20/5s+", "0123abcd", 'W/"12:34"')} == {""}
+
+
+@pytest.mark.parametrize(
+    ("stamp", "caption", "over", "captioned", "heard"),
+    [
+        (TABLE, "said", FILE, True, True),
+        (TABLE, "", FILE, True, False),
+        (TABLE, "", FILE, False, True),
+        (FILE, "said", TABLE, True, False),
+        (FILE, "said", TABLE, False, True),
+        (FILE, "", TABLE, False, False),
+        (OTHER, "said", TABLE, True, True),
+        (OTHER, "", TABLE, True, False),
+    ],
+)
+def test_captions_go_first_then_tables_then_the_latest(
+    stamp: str, caption: str, over: str, captioned: bool, heard: bool
+) -> None:
+    assert is_heard(stamp, caption, over=over, captioned=captioned) == heard

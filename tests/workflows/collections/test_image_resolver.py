@@ -1,0 +1,161 @@
+"""A picture can be read again by what its record knows of it: a path and a stamp."""
+
+import hashlib
+import importlib.util
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import Float32
+
+from coca.core.errors import DataError
+from coca.data.sample import Sample
+from coca.data.sources.shards import ShardWriter
+from coca.search.ingest.local_files import Picture
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.reindex import reindex
+from coca.search.ingest.sources import SeriesSource
+from coca.search.milvus.collection import Index
+from coca.workflows.collections.image_resolver import PathReader
+from coca.workflows.collections.image_sources import sources_of
+from range_server import RangeServer
+from tiny_data import picture
+
+HAS_AV = importlib.util.find_spec("av") is not None
+EVERY_S = 0.5
+
+
+class StandIn:
+    """Stands in for a model: equal pictures get equal vectors."""
+
+    def __init__(self, fingerprint: str, embed_dim: int) -> None:
+        self.fingerprint, self.embed_dim = fingerprint, embed_dim
+
+    def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
+        seeds = [int.from_bytes(hashlib.sha256(image).digest()[:8], "big") for image in images]
+        vectors = np.stack(
+            [np.random.default_rng(seed).standard_normal(self.embed_dim) for seed in seeds]
+        )
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
+        return self.embed_images([text.encode() for text in texts])
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[Path]:
+    """A folder, tars, a table that holds its pictures, one that names them, a zip, a video."""
+    pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    photos = tmp_path / "photos.zip" / "of a.tar"
+    photos.mkdir(parents=True)
+    for n in (0, 1):
+        (photos / f"{n}.png").write_bytes(picture(n))
+    with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
+        for n in (2, 3, 4):
+            writer.write(Sample(f"k{n}", picture(n), (f"number {n}",)))
+    rows = [{"key": f"k{n}", "image": picture(n), "caption": "x"} for n in (5, 6)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    (tmp_path / "other.png").write_bytes(picture(7))
+    (tmp_path / "table.csv").write_text("image\nother.png\n")
+    with zipfile.ZipFile(tmp_path / "sets.zip", "w") as file:
+        for n in (8, 9):
+            file.writestr(f"pics/{n}.png", picture(n))
+        row = {"images": ["pics/8.png", "pics/9.png"], "caption": "two"}
+        file.writestr("meta.jsonl", json.dumps(row) + "\n")
+    named = [photos, *writer.paths, tmp_path / "table.parquet", tmp_path / "table.csv"]
+    named.append(tmp_path / "sets.zip")
+    if HAS_AV:
+        named.append(tmp_path / "film.mp4")
+        from tiny_video import video
+
+        named[-1].write_bytes(video())
+    return named
+
+
+def pictures_of(places: Sequence[Path]) -> list[Picture]:
+    found: list[Picture] = []
+    for source in sources_of(places, every_s=EVERY_S):
+        for entry in source.entries():
+            if isinstance(source, SeriesSource):
+                found += source.series(entry)
+            else:
+                found.append(source.read(entry))
+    return found
+
+
+def test_every_picture_is_read_again_by_its_path_and_stamp(places: list[Path]) -> None:
+    read, found = PathReader(), pictures_of(places)
+    assert len(found) >= (12 if HAS_AV else 10)
+    for one in found:
+        assert read(one.path, one.stamp) == one.image
+
+
+def test_a_collection_of_all_kinds_is_embedded_by_another_model(
+    places: list[Path], tmp_path: Path
+) -> None:
+    uri, count = str(tmp_path / "a.db"), len({one.image for one in pictures_of(places)})
+    older, newer = StandIn("one", 16), StandIn("two", 8)
+    with (
+        Index.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
+        Index.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
+    ):
+        ingest(sources_of(places, every_s=EVERY_S), older, old)
+        report = reindex(old, newer, new, open_picture=PathReader(), batch_size=4)
+        assert (report.embedded, report.lost) == (count, [])
+        before, after = old.get(old.ids()), new.get(new.ids())
+        assert after == before
+        read = PathReader()
+        for record in after.values():
+            image = read(record.path, record.origin.files[record.path])
+            assert record.vector == pytest.approx(newer.embed_images([image])[0], abs=1e-5)
+
+
+def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    server = RangeServer(tmp_path, fail_every=0)
+    try:
+        rows = [{"image": f"{server.url}/other.png", "caption": "far away"}]
+        (tmp_path / "far.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        far: list[str | Path] = [tmp_path / "far.jsonl", f"{server.url}/shards/shard-000000.tar"]
+        uri, newer = str(tmp_path / "a.db"), StandIn("two", 8)
+        with (
+            Index.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
+            Index.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
+            Index.open(uri, "last", embed_dim=8, fingerprint="two", create=True) as last,
+        ):
+            ingest(sources_of(far, read_from=[server.url]), StandIn("one", 16), old)
+            assert {record.path for record in old.get(old.ids()).values()} == {
+                f"{server.url}/other.png",
+                f"{server.url}/shards/shard-000000.tar/k2",
+                f"{server.url}/shards/shard-000000.tar/k3",
+            }
+            report = reindex(old, newer, new, open_picture=PathReader())
+            assert (report.embedded, report.lost) == (3, [])
+            assert new.get(new.ids()) == old.get(old.ids())
+            (tmp_path / "other.png").unlink()
+            report = reindex(old, newer, last, open_picture=PathReader())
+            assert report.embedded == 2
+            ((path, reason),) = report.lost
+            assert path == f"{server.url}/other.png"
+            assert path in reason
+    finally:
+        server.stop()
+
+
+def test_what_is_gone_is_told(places: list[Path], tmp_path: Path) -> None:
+    read, tar = PathReader(), tmp_path / "shards" / "shard-000000.tar"
+    with pytest.raises(DataError, match=r"shard-000000.tar holds no k9 any more"):
+        read(f"{tar}/k9", "")
+    tar.unlink()
+    with pytest.raises(DataError, match=r"k2 cannot be read"):
+        read(f"{tar}/k2", "")
+    if HAS_AV:
+        (frame, *_) = (one for one in pictures_of(places[-1:]))
+        with pytest.raises(DataError, match="has changed since"):
+            read(frame.path, "7/0.5s")
+        with pytest.raises(DataError, match="no such frame"):
+            read(frame.path.replace("#t=0", "#t=77"), frame.stamp)

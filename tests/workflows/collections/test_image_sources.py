@@ -1,0 +1,247 @@
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import CocaError, ConfigError, DataError
+from coca.data.sample import Sample
+from coca.data.sources.shards import ShardWriter
+from coca.search.ingest.local_files import Words
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.sources import FileSource, PictureSource, SeriesSource
+from coca.search.milvus.collection import Index
+from coca.workflows.collections.image_sources import (
+    SampleSource,
+    check_filled,
+    check_places,
+    sources_of,
+)
+from tiny_data import CAPTIONS, picture
+
+
+class StandIn:
+    """Stands in for a model: every picture gets the same vector."""
+
+    fingerprint, embed_dim = "one", 4
+
+    def embed_images(self, images: Any) -> Any:
+        return np.tile(np.eye(4, dtype=np.float32)[0], (len(images), 1))
+
+    embed_texts = embed_images
+
+
+def pack(folder: Path, count: int = 5, *, per_shard: int = 3) -> Path:
+    with ShardWriter(folder, samples_per_shard=per_shard) as writer:
+        for n in range(count):
+            writer.write(Sample(f"k{n}", picture(n), CAPTIONS[:2], ("cat",), {"year": n}))
+    return folder
+
+
+def only(place: str | Path) -> SampleSource:
+    """The one source of samples in a place."""
+    (source,) = (one for one in sources_of([place]) if isinstance(one, SampleSource))
+    return source
+
+
+def names(source: PictureSource | SeriesSource) -> list[str]:
+    return [Path(entry.path).name for entry in source.entries()]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(3):
+        (folder / f"{n}.png").write_bytes(picture(n))
+    return folder
+
+
+@pytest.mark.parametrize("named", ["shards", "shards/*.tar", "shards/shard-00000{0..1}.tar"])
+def test_tars_are_found_by_folder_by_pattern_and_by_braces(tmp_path: Path, named: str) -> None:
+    pack(tmp_path / "shards")
+    source = only(tmp_path / named)
+    assert names(source) == ["k0", "k1", "k2", "k3", "k4"]
+    entry = source.entries()[3]
+    assert entry.path == str(tmp_path / "shards" / "shard-000001.tar" / "k3")
+    read = source.read(entry)
+    assert (read.path, read.stamp) == (entry.path, entry.stamp)
+    said = {"year": 3, "captions": list(CAPTIONS[:2])}
+    assert (read.image, read.words) == (picture(3), Words(CAPTIONS[0], said, ("cat",)))
+
+
+def test_the_stamp_of_a_tars_member_changes_with_its_picture_and_with_its_words(
+    tmp_path: Path,
+) -> None:
+    samples = [
+        Sample("k", picture(0), ("a car",)),
+        Sample("k", picture(0), ("a bus",)),
+        Sample("k", picture(1), ("a car",)),
+        Sample("k", picture(0), ("a car",)),
+    ]
+    stamps = []
+    for n, sample in enumerate(samples):
+        with ShardWriter(tmp_path / str(n)) as writer:
+            writer.write(sample)
+        stamps.append(sources_of([writer.paths[0]])[0].entries()[0].stamp)
+    assert len(set(stamps)) == 3
+    assert stamps[0] == stamps[3]
+
+
+def test_members_and_tars_that_are_gone_are_lost_and_others_are_not(tmp_path: Path) -> None:
+    pack(tmp_path / "shards")
+    (source,) = sources_of([str(tmp_path / "shards" / "*.tar")])
+    within = tmp_path / "shards"
+    assert source.has_lost(str(within / "shard-000000.tar" / "k9"), "")
+    assert source.has_lost(str(within / "shard-000009.tar" / "k0"), "")
+    assert not source.has_lost(str(tmp_path / "other" / "shard-000000.tar" / "k0"), "")
+    assert not source.has_lost(str(within / "a.png"), "")
+
+
+def test_rows_of_a_manifest_that_share_a_picture_are_one_entry_with_all_captions(
+    photos: Path,
+) -> None:
+    table = photos / "table.jsonl"
+    rows: list[dict[str, object]] = [{"image": "0.png", "caption": text} for text in CAPTIONS]
+    rows.insert(1, {"image": "1.png", "caption": "alone", "year": 3})
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = only(table)
+    # The name is the one that a folder gives, so that both are the same record.
+    assert [entry.path for entry in source.entries()] == [
+        str(photos / "0.png"),
+        str(photos / "1.png"),
+    ]
+    first, second = map(source.read, source.entries())
+    assert first.words == Words(CAPTIONS[0], {"captions": list(CAPTIONS)})
+    assert second.words == Words("alone", {"year": 3})
+
+
+def test_a_manifests_stamp_changes_with_the_row_and_with_the_file(photos: Path) -> None:
+    table = photos / "table.csv"
+
+    def stamps() -> list[str]:
+        return [entry.stamp for entry in sources_of([table])[0].entries()]
+
+    table.write_text("image,caption\n0.png,a\n1.png,b\n2.png,c\n")
+    before = stamps()
+    assert stamps() == before
+    table.write_text("image,caption\n0.png,new\n1.png,b\n2.png,c\n")
+    (photos / "1.png").write_bytes(picture(9))
+    after = stamps()
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, True]
+
+
+def test_a_row_that_left_the_manifest_is_lost_but_not_what_another_table_brought(
+    photos: Path,
+) -> None:
+    table, other = photos / "table.csv", photos / "other.csv"
+    for path in (table, other):
+        path.write_text("image\n0.png\n1.png\n")
+    gone = sources_of([table])[0].entries()[1]
+    foreign = sources_of([other])[0].entries()[1]
+    table.write_text("image\n0.png\n")
+    source = only(table)
+    assert source.has_lost(gone.path, gone.stamp)
+    assert not source.has_lost(foreign.path, foreign.stamp)
+
+
+def test_pictures_inside_a_table_are_named_by_table_and_key(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = tmp_path / "t.parquet"
+    rows = [{"key": f"k{n}", "image": picture(n), "caption": "x"} for n in range(2)]
+    parquet.write_table(arrow.Table.from_pylist(rows), table)
+    source = only(table)
+    assert [entry.path for entry in source.entries()] == [f"{table}/k0", f"{table}/k1"]
+    assert source.read(source.entries()[1]).image == picture(1)
+
+
+def test_a_zip_with_a_table_is_read_in_place_each_picture_of_a_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "sets.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for n in range(3):
+            file.writestr(f"pics/{n}.png", picture(n))
+        row = {"images": ["pics/0.png", "pics/2.png"], "caption": "two", "muscle": "arm"}
+        file.writestr("meta.jsonl", json.dumps(row) + "\n")
+    source = only(path)
+    first, second = map(source.read, source.entries())
+    assert (first.path, second.path) == (f"{path}/pics/0.png", f"{path}/pics/2.png")
+    assert (first.image, second.image) == (picture(0), picture(2))
+    assert second.words == Words("two", {"muscle": "arm"})
+
+
+def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path) -> None:
+    pack(tmp_path / "shards", 2)
+    table = tmp_path / "t.csv"
+    table.write_text("image\nphotos/0.png\n")
+    found = sources_of([photos, tmp_path / "shards" / "*.tar", table, photos / "0.png"])
+    assert [len(source.entries()) for source in found] == [3, 2, 1]
+    # A folder may hold tars and pictures.
+    shutil.copy(photos / "0.png", tmp_path / "shards" / "own.png")
+    files, tars = sources_of([tmp_path / "shards"])
+    assert isinstance(files, FileSource)
+    assert (names(files), names(tars)) == (["own.png"], ["k0", "k1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "advice"),
+    [
+        ("a.json", ConfigError, "one JSON object a line"),
+        ("a.npy", ConfigError, "name the pictures themselves"),
+        ("a.db", ConfigError, "--uri"),
+        ("a.tar.gz", ConfigError, "compressed tars"),
+        ("a.doc", ConfigError, "right are folders"),
+        ("https://example.org/a.jpg", ConfigError, "list them in a manifest"),
+        ("absent", DataError, "no file or folder"),
+    ],
+)
+def test_what_cannot_be_indexed_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[CocaError], advice: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "://" not in name and name != "absent":
+        Path(name).write_bytes(b"")
+    for look in (check_places, sources_of):
+        with pytest.raises(kind, match=advice):
+            look([name])
+
+
+def test_places_without_anything_are_told(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = tmp_path / "photo"
+    (empty / ".hidden").mkdir(parents=True)
+    shutil.copy(photos / "0.png", empty / ".hidden")
+    (empty / "notes.pdf").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"nothing to index in .*photo: no picture \(\.avif"):
+        check_filled([empty], sources_of([empty]))
+    assert not caplog.records
+    check_filled([empty, photos], sources_of([empty, photos]))
+    (warned,) = caplog.records
+    assert warned.getMessage() == f"there is nothing to index in {empty}"
+
+
+def test_records_of_a_csv_are_found_by_its_numbers_and_have_its_times(
+    tmp_path: Path, photos: Path
+) -> None:
+    table = tmp_path / "m.csv"
+    rows = [f"photos/{n}.png,{2017 + n},{1717180200 + n},00{n}" for n in range(3)]
+    table.write_text("image,year,time,code\n" + "\n".join(rows))
+    with Index.open(str(tmp_path / "x.db"), embed_dim=4, fingerprint="one", create=True) as index:
+        ingest(sources_of([table]), StandIn(), index)
+        found = index.get(index.ids('metadata["year"] > 2017')).values()
+        assert {Path(one.path).name for one in found} == {"1.png", "2.png"}
+        assert {one.time for one in found} == {1717180201, 1717180202}
+        assert index.count('metadata["code"] == "001"') == 1
+        assert index.count("time >= 1717180202") == 1
+
+
+@pytest.mark.parametrize("name", ["a\\u0000.png", "\\ud800.png"])
+def test_a_name_that_no_file_can_have_is_a_bad_picture(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m.jsonl").write_text(f'{{"image": "{name}"}}')
+    source = only(tmp_path / "m.jsonl")
+    (entry,) = source.entries()
+    with pytest.raises(DataError, match="names no file"):
+        source.read(entry)

@@ -1,0 +1,241 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import ConfigError, DataError, SearchError
+from coca.data.sample import Sample
+from coca.data.sources.shards import ShardWriter
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.search.ingest.report import BadPicture, IngestReport
+from coca.search.ingest.sources import FileSource
+from coca.search.milvus.collection import Index
+from coca.search.mining.zero_shot import add_classes
+from coca.workflows.collections.class_prompts import open_classes
+from coca.workflows.collections.image_sources import SampleSource
+from coca.workflows.collections.index import BadPictureLog, fill_collection, index_pictures
+from tiny_data import picture
+from tiny_model import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return load(write_model(tmp_path_factory.mktemp("model") / "model"))
+
+
+def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothing(
+    model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
+        for n in range(5):
+            writer.write(Sample(f"k{n}", picture(n), (f"number {n}",)))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for n in (4, 5, 6):
+        (photos / f"{n}.png").write_bytes(picture(n))
+    table = tmp_path / "table.csv"
+    table.write_text("image,caption\nphotos/6.png,six\n")
+    places = [photos, tmp_path / "shards", table]
+    first = index_pictures(places, model, uri=uri, captions=False)
+    # 4 stands in a folder and a tar, 6 in a folder and a table: one record each.
+    assert first.collection.count == 7
+    assert first.report == IngestReport(added=7, duplicates=1, unchanged=0, updated=1)
+    monkeypatch.setattr(Predictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
+    again = index_pictures(places[1:2], model, uri=uri, captions=False)
+    assert again.report == IngestReport(unchanged=5)
+    # A tar that is packed anew with fewer samples loses its records only when asked.
+    for path in writer.paths[1:]:
+        path.unlink()
+    shorter = index_pictures(places[1:2], model, uri=uri, captions=False, prune=True)
+    assert shorter.report == IngestReport(unchanged=2, removed=2)
+    assert shorter.collection.count == 5
+
+
+def test_bad_pictures_are_listed_once_and_too_many_stop_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    bad = [BadPicture(f"{n}.jpg", "truncated", f"{n}.jpg is truncated") for n in range(3)]
+    for _ in range(2):
+        BadPictureLog(path, 0.01).add(100, bad)
+    listed = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["key"] for line in listed] == ["0.jpg", "1.jpg", "2.jpg"]
+    with pytest.raises(DataError, match="3 truncated"):
+        BadPictureLog(None, 0.002).add(100, bad)
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """A folder of three pictures: `a` with a caption beside it, and a table that names all."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for n, name in enumerate("abc"):
+        (folder / f"{name}.png").write_bytes(picture(n))
+    (folder / "a.txt").write_text("beside a")
+    (folder / "table.csv").write_text("image,caption,year\na.png,table a,1\nb.png,table b,2\n")
+    return folder
+
+
+def captions(uri: str) -> dict[str, str]:
+    with Index.open(uri) as index:
+        return {Path(path).stem: caption for _, path, caption, _ in index.origins()}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_table_and_the_folder_of_its_pictures_leave_each_others_words(
+    model: Predictor, tmp_path: Path, album: Path, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    rounds: list[list[Path]] = [[album, table]] if together else [[album], [table]]
+    for places in rounds:
+        index_pictures(places, model, uri=uri, captions=False)
+    spoken = {"a": "table a", "b": "table b", "c": ""}
+    assert captions(uri) == spoken
+    with Index.open(uri) as index:
+        for (record,) in index.read_through('path like "%a.png"'):
+            assert (record.album, record.metadata) == (str(album), {"year": 1})
+            assert record.time == int((album / "a.png").stat().st_mtime)
+    # The folder learns that the table came; then nothing is read by any of them.
+    index_pictures([album], model, uri=uri, captions=False)
+    with monkeypatch.context() as patch:
+        for kind in (FileSource, SampleSource):
+            patch.setattr(kind, "read", lambda _, entry: pytest.fail(f"{entry} was read"))
+        for places in ([album], [table], [album, table], [table, album]):
+            again = index_pictures(places, model, uri=uri, captions=False, prune=True)
+            assert (again.report.updated, again.report.removed) == (0, 0)
+            assert captions(uri) == spoken
+    # Each follows what changes.
+    (album / "c.txt").write_text("beside c")
+    table.write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
+    for places in rounds:
+        index_pictures(places, model, uri=uri, captions=False)
+    assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
+    (album / "b.png").write_bytes(picture(9))
+    for places in rounds:
+        index_pictures(places, model, uri=uri, captions=False)
+    assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
+
+
+def test_where_a_row_leaves_its_table_the_words_beside_the_picture_count_again(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    index_pictures([album, table], model, uri=uri, captions=False)
+    table.write_text("image,caption,year\nb.png,table b,2\n")
+    assert index_pictures([table], model, uri=uri, captions=False, prune=True).report.removed == 0
+    assert index_pictures([album], model, uri=uri, captions=False).report.updated == 1
+    assert captions(uri) == {"a": "beside a", "b": "table b", "c": ""}
+    table.write_text("image,caption,year\na.png,late a,3\n")
+    both = index_pictures([album, table], model, uri=uri, captions=False, prune=True)
+    assert both.report.removed == 0
+    assert captions(uri) == {"a": "late a", "b": "", "c": ""}
+
+
+def test_a_table_without_captions_leaves_those_beside_the_pictures(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    table.write_text("image,year\na.png,1\nb.png,2\n")
+    for places in ([album, table], [album], [table]):
+        index_pictures(places, model, uri=uri, captions=False)
+        assert captions(uri) == {"a": "beside a", "b": "", "c": ""}
+    (album / "b.txt").write_text("beside b")
+    index_pictures([album], model, uri=uri, captions=False)
+    assert captions(uri)["b"] == "beside b"
+
+
+@pytest.mark.parametrize("folder_first", [True, False])
+def test_a_picture_of_a_table_has_the_album_of_its_folder_whoever_comes_first(
+    model: Predictor, tmp_path: Path, album: Path, folder_first: bool
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    for place in [album, table] if folder_first else [table, album]:
+        index_pictures([place], model, uri=uri, captions=False)
+    with Index.open(uri) as index:
+        albums = {record.album for batch in index.read_through() for record in batch}
+    assert albums == {str(album)}
+    assert captions(uri)["a"] == "table a"
+
+
+def test_a_file_that_only_a_table_still_names_is_pruned(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
+    index_pictures([table], model, uri=uri, captions=False)
+    (album / "b.png").unlink()
+    kept = index_pictures([table], model, uri=uri, captions=False).report
+    assert (kept.removed, len(kept.bad)) == (0, 1)
+    assert index_pictures([table], model, uri=uri, captions=False, prune=True).report.removed == 1
+    assert captions(uri) == {"a": "table a"}
+    # A whole folder that is gone may be a drive that is not mounted.
+    shutil.move(album, tmp_path / "elsewhere")
+    moved = tmp_path / "table.csv"
+    moved.write_text(f"image,caption,year\n{album / 'a.png'},table a,1\n")
+    assert index_pictures([moved], model, uri=uri, captions=False, prune=True).report.removed == 0
+    assert captions(uri) == {"a": "table a"}
+    # Nor is an empty one where it would be mounted.
+    album.mkdir()
+    for trust in (False, True):
+        pruned = index_pictures(
+            [moved], model, uri=uri, captions=False, prune=True, prune_empty=trust
+        )
+        assert pruned.report.removed == int(trust)
+
+
+def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: Path) -> None:
+    wrong: Any = {"collections": "mine"}
+    with pytest.raises(ConfigError, match="no option 'collections'; did you mean 'collection'"):
+        index_pictures([album], model, uri="none.db", **wrong)
+    with pytest.raises(ConfigError, match="no option 'collections'"):
+        fill_collection([], model, uri="none.db", **wrong)
+
+
+def test_pictures_do_not_go_among_classes(model: Predictor, tmp_path: Path, album: Path) -> None:
+    uri = str(tmp_path / "pictures.db")
+    with open_classes(model, uri, create=True) as classes:
+        add_classes(classes, model, ["cat", "dog"], templates=["{}"])
+        name = classes.info.collection
+    with pytest.raises(SearchError, match=r"holds classes, such as '(cat|dog)'; pictures need one"):
+        index_pictures([album], model, uri=uri, collection=name, captions=False)
+    with open_classes(model, uri) as classes:
+        assert classes.count() == 2
+
+
+def test_two_tables_of_the_same_pictures_do_not_take_turns(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, other = str(tmp_path / "pictures.db"), album / "other.csv"
+    other.write_text("image,caption\na.png,other a\n")
+    tables = [album / "table.csv", other]
+    index_pictures(tables, model, uri=uri, captions=False)
+    assert captions(uri) == {"a": "other a", "b": "table b"}
+    for places in (tables, tables[:1], tables[1:]):
+        again = index_pictures(places, model, uri=uri, captions=False)
+        assert again.report == IngestReport(unchanged=again.report.good)
+    # Whoever speaks last is heard.
+    tables[0].write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
+    index_pictures(tables, model, uri=uri, captions=False)
+    assert captions(uri) == {"a": "new a", "b": "table b"}
+
+
+def test_questions_of_a_table_and_their_answers_stay_with_the_picture(
+    model: Predictor, tmp_path: Path, album: Path
+) -> None:
+    uri, table = str(tmp_path / "pictures.db"), album / "questions.jsonl"
+    rows = [
+        {"image": "a.png", "question": "what?", "answers": ["a", "b"], "year": 1},
+        {"image": "a.png", "question": "where?", "answer": "here", "year": 1},
+    ]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    index_pictures([table], model, uri=uri, captions=False)
+    with Index.open(uri) as index:
+        ((record,),) = index.read_through()
+    assert record.metadata == {
+        "year": 1,
+        "questions": [
+            {"question": "what?", "answers": ["a", "b"]},
+            {"question": "where?", "answers": ["here"]},
+        ],
+    }

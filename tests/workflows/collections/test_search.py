@@ -1,0 +1,139 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import ConfigError, ModelError, SearchError
+from coca.data.sample import Sample
+from coca.data.sources.shards import ShardWriter
+from coca.inference.loading import load
+from coca.workflows.collections.image_sources import sources_of
+from coca.workflows.collections.index import captioner, fill_collection, index_pictures
+from coca.workflows.collections.search import open_search
+from tiny_data import picture
+from tiny_model import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    (folder / "0.txt").write_text("a red car", encoding="utf-8")
+    return folder
+
+
+def test_what_is_indexed_is_found_by_the_model_that_the_collection_names(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    filled = index_pictures([photos], load(model), uri=uri)
+    assert (filled.report.added, filled.collection.count) == (3, 3)
+    assert filled.collection.model == str(model)
+    with open_search(uri) as engine:
+        (hit,) = engine.search(image=photos / "1.png", k=1)
+        assert hit.path == str(photos / "1.png")
+    # The collection was let go, and the model may be given as it is.
+    with open_search(uri, model=load(model)) as engine:
+        assert engine.search("a red car", filter='caption == "a red car"')[0].path.endswith("0.png")
+
+
+def test_captions_are_written_unless_they_are_unwanted(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    predictor = load(model)
+    written = captioner(predictor)([picture(1), picture(2)])
+    assert written == [one.text for one in predictor.caption([picture(1), picture(2)])]
+    uri = str(tmp_path / "pictures.db")
+    for collection, wanted in (("with", True), ("without", False)):
+        index_pictures([photos], predictor, uri=uri, collection=collection, captions=wanted)
+        with open_search(uri, collection=collection, model=predictor) as engine:
+            captions = {hit.path[-5:]: hit.caption for hit in engine.search("x")}
+        assert captions["0.png"] == "a red car"
+        assert captions["1.png"] == (written[0] if wanted else "")
+
+
+def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> None:
+    uri = str(tmp_path / "pictures.db")
+    index_pictures([photos], load(model), uri=uri, captions=False)
+    other = write_model(tmp_path / "other", seed=1)
+    with pytest.raises(SearchError, match="filled by model"), open_search(uri, model=other):
+        pass
+    with pytest.raises(SearchError, match="filled by model"):
+        index_pictures([photos], load(other), uri=uri)
+
+
+def test_re_ranking_reads_pictures_wherever_they_stand(
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with ShardWriter(tmp_path / "shards") as writer:
+        for number in range(3, 6):
+            writer.write(Sample(f"k{number}", picture(number)))
+    uri, predictor = str(tmp_path / "pictures.db"), load(model)
+    fill_collection(sources_of([photos, *writer.paths]), predictor, uri=uri, captions=False)
+    with open_search(uri, model=predictor) as engine:
+        plain = engine.search("a red car", k=6)
+        hits = engine.search("a red car", k=6, rerank=6)
+        assert {hit.id for hit in hits} == {hit.id for hit in plain}
+        for hit in hits:
+            number = int(Path(hit.path).stem.removeprefix("k"))
+            likely = predictor.score(picture(number), "a red car")[0, 0]
+            assert hit.log_likelihood == pytest.approx(likely, abs=1e-4)
+        gone = next(hit.id for hit in hits if not hit.path.endswith("0.png"))
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.index, "search", _and_remove(gone, engine.index))
+            left = engine.search("a red car", k=6, rerank=6)
+        assert {hit.id for hit in left} == {hit.id for hit in hits} - {gone}
+        # One that is gone from the disk follows the others, and is named.
+        (photos / "0.png").unlink()
+        left = engine.search("a red car", k=6, rerank=6)
+    lost = next(hit.id for hit in hits if hit.path.endswith("0.png"))
+    still = [hit for hit in hits if hit.id not in (gone, lost)]
+    assert [hit.id for hit in left] == [*(hit.id for hit in still), lost]
+    assert [hit.rank_score for hit in left[:-1]] == [hit.rank_score for hit in still]
+    assert (left[-1].rank_score, left[-1].log_likelihood) == (None, None)
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "1 of 5 pictures cannot be re-ranked" in told
+    assert "0.png cannot be read" in told
+
+
+def _and_remove(id: str, index: Any) -> Any:
+    """A search behind which, as by another thread, a record is removed."""
+    search = index.search
+
+    def search_and_remove(*args: Any, **settings: Any) -> Any:
+        answers = search(*args, **settings)
+        index.delete([id])
+        return answers
+
+    return search_and_remove
+
+
+def test_a_model_that_is_gone_is_replaced_by_the_fallback_or_told(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    moved = write_model(tmp_path / "moved")
+    index_pictures([photos], load(moved), uri=uri, captions=False)
+    moved.rename(tmp_path / "elsewhere")
+    with open_search(uri, fallback=lambda: tmp_path / "elsewhere") as engine:
+        assert len(engine.search("x")) == 3
+    gone = "'pictures' in .*pictures.db was filled by the model .*moved, .* not there .*--model"
+    with pytest.raises(ModelError, match=gone), open_search(uri):
+        pass
+
+    def ask() -> str:
+        raise ConfigError("name a model")
+
+    with pytest.raises(ConfigError, match="name a model"), open_search(uri, fallback=ask):
+        pass

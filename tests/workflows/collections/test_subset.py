@@ -1,0 +1,243 @@
+"""What is chosen out of a collection is read back as it was: pictures, captions, labels."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import ConfigError, SearchError
+from coca.data.sample import Sample
+from coca.data.sources.base import SourceConfig
+from coca.data.sources.factory import open_source
+from coca.data.sources.shards import ShardWriter
+from coca.search.ingest.pipeline import ingest
+from coca.search.milvus.collection import Index
+from coca.workflows.collections.image_resolver import is_within
+from coca.workflows.collections.image_sources import sources_of
+from coca.workflows.collections.subset import check_out, write_subset
+from tiny_data import picture
+
+
+class StandIn:
+    """Stands in for a model: every picture and text gets the same vector."""
+
+    fingerprint, embed_dim = "one", 4
+
+    def embed_images(self, images: Any) -> Any:
+        return np.tile(np.eye(4, dtype=np.float32)[0], (len(images), 1))
+
+    embed_texts = embed_images
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    with Index.open(str(tmp_path / "a.db"), embed_dim=4, fingerprint="one", create=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two files with words beside them, of which one has two captions, the other a label."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    words: list[dict[str, Any]] = [
+        {"captions": ["a car", "auto"], "kind": "x", "tags": ["red"], "time": 7, "album": "trip"},
+        {"caption": "a dog", "label": "dog", "tags": ["brown"]},
+    ]
+    for n, said in enumerate(words):
+        (folder / f"{n}.png").write_bytes(picture(n))
+        (folder / f"{n}.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    """A tar and a zip with pictures, labels and captions."""
+    with ShardWriter(tmp_path / "shards") as writer:
+        for n in (2, 3):
+            writer.write(Sample(f"k{n}", picture(n), (f"number {n}", f"no {n}"), (f"class {n}",)))
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as file:
+        file.writestr("pics/4.png", picture(4))
+        row = {"image": "pics/4.png", "caption": "number 4", "label": "class 4", "n": 4}
+        file.writestr("meta.jsonl", json.dumps(row))
+    return [*writer.paths, tmp_path / "set.zip"]
+
+
+def samples(kind: str, path: Path) -> list[Sample]:
+    source = open_source(SourceConfig(kind=kind, path=str(path)))
+    return [source.read(row) for row in range(len(source))]
+
+
+def test_files_are_named_by_a_manifest_with_all_their_words(
+    index: Index, photos: Path, tmp_path: Path
+) -> None:
+    ingest(photos, StandIn(), index)
+    scores = dict.fromkeys(index.ids(), 0.5)
+    subset = write_subset(tmp_path / "below" / "some.jsonl", index, scores)
+    assert (subset.written, subset.lost) == (2, [])
+    read = {one.image: one for one in samples("manifest", tmp_path / "below" / "some.jsonl")}
+    car, dog = read[picture(0)], read[picture(1)]
+    assert (car.captions, car.labels) == (("a car", "auto"), ("red",))
+    assert {name: car.metadata[name] for name in car.metadata if name != "mined"} == {
+        "kind": "x",
+        "tags": ["red"],
+        "time": 7,
+        "album": "trip",
+    }
+    assert car.metadata["mined"] == {"id": car.key, "score": 0.5}
+    assert (dog.captions, dog.labels) == (("a dog",), ("dog",))
+    assert dog.metadata["tags"] == ["brown"]
+    assert car.key in scores
+
+
+@pytest.mark.parametrize("name", ["some.jsonl", "some"])
+def test_fields_of_the_record_are_never_replaced(index: Index, tmp_path: Path, name: str) -> None:
+    own = {"score": 9, "id": "mine", "key": "k", "image": "x.png", "time": "noon", "album": 7}
+    own |= {"tags": [1], "mined": "once", "path": "p", "url": "u"}
+    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "a.json").write_text(json.dumps(own | {"caption": "a car"}))
+    ingest(tmp_path / "a.png", StandIn(), index)
+    (id,) = index.ids()
+    write_subset(tmp_path / name, index, {id: 0.25})
+    if name == "some":
+        (sample,) = samples("shards", tmp_path / name)
+        fields, image = dict(sample.metadata), own["image"]
+        assert sample.key == id
+    else:
+        fields = json.loads((tmp_path / name).read_text())
+        # The name of the picture is what a manifest is for.
+        image = str(tmp_path / "a.png")
+        assert fields["mined"].pop("image") == own["image"]
+        assert fields.pop("captions") == ["a car"]
+        (sample,) = samples("manifest", tmp_path / name)
+        assert (sample.image, sample.captions) == (picture(0), ("a car",))
+    assert fields == own | {"image": image, "mined": {"id": id, "score": 0.25}}
+
+
+@pytest.mark.parametrize("name", ["some.jsonl", "some"])
+def test_captions_of_the_model_are_left_out_unless_asked_for(
+    index: Index, photos: Path, tmp_path: Path, name: str
+) -> None:
+    (photos / "2.png").write_bytes(picture(2))
+    ingest(photos, StandIn(), index, captioner=lambda images: ["guessed"] * len(images))
+    (guessed,) = index.ids('caption_source == "model"')
+    scores = dict.fromkeys(index.ids(), 0.5)
+    kind = "manifest" if name.endswith(".jsonl") else "shards"
+    subset = write_subset(tmp_path / name, index, scores)
+    assert (subset.written, subset.model_captions) == (3, 1)
+    captions = {one.key: one.captions for one in samples(kind, tmp_path / name)}
+    assert sorted(captions.values()) == [(), ("a car", "auto"), ("a dog",)]
+    assert captions[guessed] == ()
+    subset = write_subset(tmp_path / f"all-{name}", index, scores, model_captions=True)
+    assert (subset.written, subset.model_captions) == (3, 0)
+    captions = {one.key: one.captions for one in samples(kind, tmp_path / f"all-{name}")}
+    assert captions[guessed] == ("guessed",)
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_parts_of_files_are_copied_into_shards(
+    index: Index, photos: Path, parts: list[Path], tmp_path: Path, many: bool
+) -> None:
+    ingest(sources_of([photos, *parts] if many else [parts[0]]), StandIn(), index)
+    scores = dict.fromkeys(index.ids(), 0.5)
+    subset = write_subset(tmp_path / "some", index, scores)
+    numbers = range(5) if many else range(2, 4)
+    assert (subset.written, subset.lost) == (len(numbers), [])
+    read = {one.image: one for one in samples("shards", tmp_path / "some")}
+    assert set(read) == {picture(n) for n in numbers}
+    assert read[picture(2)].captions == ("number 2", "no 2")
+    assert read[picture(2)].labels == ("class 2",)
+    if many:
+        assert read[picture(0)].captions == ("a car", "auto")
+        assert read[picture(1)].labels == ("dog",)
+        assert (read[picture(4)].labels, read[picture(4)].metadata["n"]) == (("class 4",), 4)
+    # The same subset as a collection of its own tells the same.
+    with Index.open(str(tmp_path / "b.db"), embed_dim=4, fingerprint="one", create=True) as other:
+        ingest(sources_of([tmp_path / "some"]), StandIn(), other)
+        before, after = index.get(index.ids()), other.get(other.ids())
+    assert before.keys() == after.keys()
+    for id, record in after.items():
+        assert (record.caption, record.album) == (before[id].caption, before[id].album)
+        assert set(record.tags) >= set(before[id].tags)
+
+
+def test_frames_of_videos_are_copied_too(index: Index, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from tiny_video import video
+
+    (tmp_path / "film.mp4").write_bytes(video())
+    ingest(sources_of([tmp_path / "film.mp4"], every_s=0.5), StandIn(), index)
+    subset = write_subset(tmp_path / "some", index, dict.fromkeys(index.ids(), 0.0))
+    assert subset.written == index.count() > 1
+    assert {one.metadata["album"] for one in samples("shards", tmp_path / "some")} == {
+        str(tmp_path / "film.mp4")
+    }
+
+
+def test_a_manifest_that_would_name_a_part_of_a_file_is_refused(
+    index: Index, photos: Path, parts: list[Path], tmp_path: Path
+) -> None:
+    ingest(sources_of([photos, *parts]), StandIn(), index)
+    with pytest.raises(SearchError, match="is part of a file"):
+        write_subset(tmp_path / "some.jsonl", index, dict.fromkeys(index.ids(), 0.0))
+    assert not (tmp_path / "some.jsonl").exists()
+    # A copy that is a file of its own can be named.
+    (photos / "copy.png").write_bytes(picture(2))
+    ingest(photos, StandIn(), index)
+    paths = {record.id: record.path for record in index.get(index.ids()).values()}
+    (id,) = (id for id, path in paths.items() if path.endswith("/k2"))
+    write_subset(tmp_path / "some.jsonl", index, {id: 0.0})
+    assert samples("manifest", tmp_path / "some.jsonl")[0].image == picture(2)
+
+
+def test_an_address_stays_an_address(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "set.jsonl").write_text('{"image": "none.png"}\n')
+    (tmp_path / "none.png").write_bytes(picture(0))
+    ingest(sources_of([tmp_path / "set.jsonl"]), StandIn(), index)
+    (record,) = index.get(index.ids()).values()
+    address = "https://example.org/none.png"
+    index.upsert(
+        [replace(record, path=address, origin=replace(record.origin, files={address: ""}))]
+    )
+    write_subset(tmp_path / "some.jsonl", index, {record.id: 0.0})
+    assert json.loads((tmp_path / "some.jsonl").read_text())["image"] == address
+
+
+@pytest.mark.parametrize("name", ["some.jsonl", "some"])
+def test_what_is_gone_is_told_and_the_rest_is_written(
+    index: Index, photos: Path, tmp_path: Path, name: str
+) -> None:
+    ingest(photos, StandIn(), index)
+    scores = dict.fromkeys(index.ids(), 0.0)
+    (photos / "0.png").unlink()
+    subset = write_subset(tmp_path / name, index, scores)
+    assert subset.written == 1
+    assert [path for path, _ in subset.lost] == [str(photos / "0.png")]
+    (photos / "1.png").unlink()
+    with pytest.raises(SearchError, match="none of 2 chosen pictures can be had, the first since"):
+        write_subset(tmp_path / f"more-{name}", index, scores)
+    assert not (tmp_path / f"more-{name}").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a manifest ends in \.jsonl"):
+        check_out(tmp_path / "some.txt")
+    (tmp_path / "shard-000000.tar").touch()
+    with pytest.raises(ConfigError, match="holds shards"):
+        check_out(tmp_path)
+    check_out(tmp_path / "some")
+
+
+def test_a_file_of_its_own_is_no_part_of_a_file(tmp_path: Path) -> None:
+    folder = tmp_path / "of a.tar"
+    folder.mkdir()
+    (folder / "0.png").touch()
+    assert not is_within(str(folder / "0.png"), "")
+    assert is_within("film.mp4#t=2.5", "9-9/0.5s+")
+    assert not is_within("film.mp4#t=2.5", "9-9")
+    assert is_within("https://example.org/a.tar/k1", "")

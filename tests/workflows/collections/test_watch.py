@@ -1,0 +1,241 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import ConfigError, SearchError
+from coca.data.sample import Sample
+from coca.data.sources.shards import ShardWriter
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.search.ingest.report import IngestReport
+from coca.search.ingest.snapshot import Copies
+from coca.search.ingest.sources import AnySource
+from coca.search.milvus.collection import Index
+from coca.workflows.collections.index import FillResult, fill_collection
+from coca.workflows.collections.watch import watch_folders
+from tiny_data import picture
+from tiny_model import write_model
+
+pytest.importorskip("watchfiles")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return load(write_model(tmp_path_factory.mktemp("model") / "model"))
+
+
+class Watched:
+    """A folder that is followed, and the collection that it fills."""
+
+    def __init__(self, folder: Path, model: Predictor, named: str = "photos") -> None:
+        self.folder = folder / "photos"
+        self.folder.mkdir(parents=True)
+        # Within, as with `coca index .`: its own changes must start no filling.
+        self.uri = str(self.folder / "pictures.db")
+        self.faults: list[SearchError] = []
+        self._model = model
+        self._copies = Copies()
+        self._rounds = watch_folders([folder / named], self.fill, every_s=0.0, settle_s=0.1)
+
+    def fill(self, sources: Sequence[AnySource]) -> FillResult:
+        if self.faults:
+            raise self.faults.pop()
+        return fill_collection(
+            sources, self._model, uri=self.uri, captions=False, prune=True, copies=self._copies
+        )
+
+    def next(self) -> FillResult:
+        return next(self._rounds)
+
+    def close(self) -> None:
+        self._rounds.close()  # type: ignore[attr-defined]
+
+    def paths(self) -> set[str]:
+        with Index.open(self.uri) as index:
+            return {
+                os.path.relpath(path, self.folder)
+                for _, _, _, origin in index.origins()
+                for path in origin.files
+            }
+
+    def put(self, name: str, number: int) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture(number))
+        return path
+
+
+@pytest.fixture
+def watched(tmp_path: Path, model: Predictor) -> Iterator[Watched]:
+    watched = Watched(tmp_path, model)
+    yield watched
+    watched.close()
+
+
+def test_new_changed_renamed_and_vanished_files_reach_the_collection(watched: Watched) -> None:
+    watched.put("0.png", 0)
+    assert watched.next().report.added == 1
+    watched.put("1.png", 1)
+    watched.put(".hidden.png", 9)
+    assert watched.next().report.added == 1
+    watched.put("0.png", 2)
+    assert watched.next().report.updated == 1
+    (watched.folder / "1.png").rename(watched.folder / "2.png")
+    assert watched.next().report.updated == 1
+    (watched.folder / "0.png").unlink()
+    assert watched.next().report.removed == 1
+    # Between two fillings the collection is free for others.
+    assert watched.paths() == {"2.png"}
+
+
+def test_a_change_reads_its_own_records_and_what_is_no_picture_none(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        watched.put(f"{n}.png", n)
+    watched.next()
+    monkeypatch.setattr(Index, "ids", narrow(Index.ids))
+    monkeypatch.setattr(Index, "origins", narrow(Index.origins))
+    # As editors and downloads leave them.
+    watched.put("3.png.part", 3).rename(watched.folder / "3.png")
+    assert watched.next().report == IngestReport(added=1)
+    watched.put("copy.png", 3)
+    assert watched.next().report == IngestReport(duplicates=1)
+    (watched.folder / "3.png").unlink()
+    (watched.folder / "copy.png").unlink()
+    (watched.folder / "0.png").with_suffix(".txt").write_text("zero")
+    assert watched.next().report == IngestReport(updated=1, removed=1)
+    monkeypatch.undo()
+    assert watched.paths() == {"0.png", "1.png", "2.png"}
+
+
+def narrow(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, which must be told what to look for."""
+
+    def told(index: Index, what: Any = None) -> Any:
+        assert what is not None
+        return method(index, what)
+
+    return told
+
+
+def test_folders_that_come_and_go_are_followed(watched: Watched, tmp_path: Path) -> None:
+    watched.put("0.png", 0)
+    watched.next()
+    elsewhere = tmp_path / "album"
+    elsewhere.mkdir()
+    for n in (1, 2):
+        (elsewhere / f"{n}.png").write_bytes(picture(n))
+    shutil.move(elsewhere, watched.folder / "album")
+    assert watched.next().report.added == 2
+    shutil.move(watched.folder / "album", elsewhere)
+    assert watched.next().report.removed == 2
+    assert watched.paths() == {"0.png"}
+
+
+def test_a_folder_that_is_empty_at_first_loses_nothing(
+    tmp_path: Path, model: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when the drive with the pictures is not mounted yet."""
+    watched = Watched(tmp_path, model)
+    path = watched.put("0.png", 0)
+    watched.next()
+    watched.close()
+    path.rename(tmp_path / "0.png")
+    again = watch_folders([watched.folder], watched.fill, every_s=0.0, settle_s=0.1)
+    assert next(again).report == IngestReport()
+    assert "until `coca index" in caplog.text
+    assert watched.paths() == {"0.png"}
+    (tmp_path / "0.png").rename(path)
+    assert next(again).report == IngestReport(unchanged=1)
+    again.close()  # type: ignore[attr-defined]
+
+
+def test_a_folder_in_a_hidden_one_is_followed_however_it_is_named(
+    tmp_path: Path, model: Predictor
+) -> None:
+    watched = Watched(tmp_path / ".cache", model, named="../.cache/photos")
+    assert watched.next().report == IngestReport()
+    watched.put("0.png", 0)
+    watched.put(".thumbnails/1.png", 1)
+    assert watched.next().report.added == 1
+    assert watched.paths() == {"0.png"}
+    (watched.folder / "0.png").unlink()
+    assert watched.next().report.removed == 1
+    watched.close()
+
+
+def test_changed_words_are_followed(watched: Watched) -> None:
+    path = watched.put("a[1].png", 0)
+    watched.next()
+    path.with_suffix(".json").write_text(json.dumps({"caption": "new", "n": 1}))
+    assert watched.next().report.updated == 1
+    with Index.open(watched.uri) as index:
+        assert [caption for _, _, caption, _ in index.origins()] == ["new"]
+
+
+def test_tars_that_come_change_and_go_are_followed(watched: Watched, tmp_path: Path) -> None:
+    watched.put("0.png", 0)
+    watched.next()
+
+    def pack(name: str, numbers: range) -> Path:
+        with ShardWriter(tmp_path / name) as writer:
+            for n in numbers:
+                writer.write(Sample(f"k{n}", picture(n)))
+        return writer.paths[0]
+
+    tar = watched.folder / "a.tar"
+    shutil.copy(pack("first", range(3)), tar)
+    assert watched.next().report.added == 2
+    pack("second", range(1, 3)).replace(tar)
+    assert watched.next().report.unchanged == 2
+    assert watched.paths() == {"0.png", "a.tar/k1", "a.tar/k2"}
+    tar.unlink()
+    (watched.folder / "a.tar.idx").unlink(missing_ok=True)
+    assert watched.next().report.removed == 2
+
+
+def test_changes_wait_where_another_process_holds_the_collection(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.next()
+    watched.faults.append(SearchError("it is in use"))
+    watched.put("0.png", 0)
+    assert watched.next().report.added == 1
+    assert "it is in use; 1 changes wait" in caplog.text
+
+
+def test_only_folders_can_be_watched(tmp_path: Path) -> None:
+    for place in (tmp_path / "a.png", "shards/*.tar"):
+        with pytest.raises(ConfigError, match="only folders"):
+            next(watch_folders([place], lambda _: pytest.fail("filled"), every_s=0.0))
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_watch_cleanly(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.png").write_bytes(picture(0))
+    command = [sys.executable, "-m", "coca", "index", "photos", "--watch", "-m", str(model)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "1 added" in process.stdout.readline()
+        process.stdout.readline()
+        (tmp_path / "photos" / "1.png").write_bytes(picture(1))
+        assert "1 added" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    assert "Traceback" not in told
+    with Index.open(str(tmp_path / "coca.db")) as index:
+        assert index.count() == 2

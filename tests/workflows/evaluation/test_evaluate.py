@@ -1,0 +1,249 @@
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coca.core.errors import CocaError, ConfigError
+from coca.core.progress import silent
+from coca.data.sources.base import SourceConfig
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.model.generation.config import Decoding
+from coca.tasks import TASKS, TaskConfig, TaskResult
+from coca.workflows.evaluation.evaluate import evaluate, side_by_side
+from tiny_data import picture
+from tiny_detector import write_detector
+from tiny_model import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> SourceConfig:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.png").write_bytes(picture(number))
+        (folder / f"{number}.txt").write_text(f"picture {number}", encoding="utf-8")
+    return SourceConfig(kind="folder", path=str(folder))
+
+
+def test_tasks_are_scored_in_their_order_and_kept_with_where_they_come_from(
+    model: Path, data: SourceConfig, tmp_path: Path
+) -> None:
+    configs = [
+        TaskConfig(task="retrieval", data=data),
+        TaskConfig(task="retrieval", data=data, limit=2),
+    ]
+    out = tmp_path / "deep" / "scores"
+    results = evaluate(model, configs, out=out)
+    assert [result.samples for result in results] == [4, 2]
+    kept = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert (kept["model"], kept["fingerprint"]) == (str(model), load(model).fingerprint)
+    for entry, config, result in zip(kept["tasks"], configs, results, strict=True):
+        assert entry["task"] == "retrieval"
+        assert entry["metrics"] == result.metrics
+        assert entry["config"]["limit"] == config.limit
+        assert {"versions", "machine", "code"} <= entry["record"].keys()
+
+
+def test_a_loaded_model_gives_the_scores_of_its_folder(model: Path, data: SourceConfig) -> None:
+    config = TaskConfig(task="retrieval", data=data)
+    assert evaluate(load(model), [config]) == evaluate(model, [config])
+
+
+def test_two_models_stand_side_by_side_with_the_scores_that_each_has_alone(
+    model: Path, data: SourceConfig, tmp_path: Path
+) -> None:
+    other = write_model(tmp_path / "other", seed=9)
+    configs = [TaskConfig(task="retrieval", data=data), TaskConfig(task="captioning", data=data)]
+    told: list[str] = []
+    both = side_by_side([model, other], configs, out=tmp_path / "out", tell=told.append)
+    assert both == [evaluate(one, configs) for one in (model, other)]
+    assert both[0] != both[1]
+    assert told[0].startswith(f"{model}: retrieval on ")
+    assert told[2].startswith(f"{other}: retrieval on ")
+    kept = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    for entry, result in zip(kept["tasks"], both[1], strict=True):
+        assert entry["beside"] == {str(other): result.metrics}
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert f"| this model | {other} | chance |" in report
+    # The other way round, nothing has to be run again.
+    told.clear()
+    assert (
+        side_by_side([other, model], configs, out=tmp_path / "out", tell=told.append) == both[::-1]
+    )
+    assert all("done before" in line for line in told)
+
+
+def test_a_second_evaluation_keeps_the_report_of_the_first(
+    model: Path, data: SourceConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first, second = (TaskConfig(task=name, data=data) for name in ("retrieval", "captioning"))
+    evaluate(model, [first], out=out)
+    reports = {name: (out / name).read_bytes() for name in ("report.json", "report.md")}
+    evaluate(model, [first], out=out)
+    assert not [*out.glob("report-*")], "the same report again takes its own place"
+    evaluate(model, [second], out=out)
+    evaluate(model, [first, second], out=out)
+    for name, content in reports.items():
+        stem, _, suffix = name.partition(".")
+        assert (out / f"{stem}-1.{suffix}").read_bytes() == content
+    kept = [json.loads((out / f"report{place}.json").read_text()) for place in ("-1", "-2", "")]
+    assert [[task["task"] for task in one["tasks"]] for one in kept] == [
+        ["retrieval"],
+        ["captioning"],
+        ["retrieval", "captioning"],
+    ]
+
+
+def test_a_model_beside_itself_is_refused(model: Path, data: SourceConfig) -> None:
+    with pytest.raises(ConfigError, match="is named twice"):
+        side_by_side([model, model], [TaskConfig(task="retrieval", data=data)])
+
+
+def test_an_unknown_task_is_told_before_any_runs(model: Path, data: SourceConfig) -> None:
+    missing = SourceConfig(kind="folder", path="none")
+    configs = [TaskConfig(task="retrieval", data=missing), TaskConfig(task="retrievall", data=data)]
+    with pytest.raises(ConfigError, match="did you mean 'retrieval'"):
+        evaluate(model, configs)
+    with pytest.raises(ConfigError, match="no task is named"):
+        evaluate(model, [])
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two tasks that note each time they are run; the second can be stopped."""
+    runs: list[str] = []
+    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
+    for name in ("first", "second"):
+
+        def task(
+            predictor: Predictor, config: TaskConfig, *, progress: Any = silent, name: str = name
+        ) -> TaskResult:
+            runs.append(name)
+            if name == "second" and runs.count("second") == 1:
+                raise KeyboardInterrupt
+            return TaskResult(name, {"score": 0.5}, 4)
+
+        TASKS.register(name)(task)
+    return runs
+
+
+def test_what_is_finished_is_not_run_again_after_a_stop(
+    model: Path, data: SourceConfig, tmp_path: Path, counted: list[str]
+) -> None:
+    configs = [TaskConfig(task=name, data=data) for name in ("first", "second")]
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, configs, out=tmp_path / "out")
+    assert not (tmp_path / "out" / "report.json").exists()
+    results = evaluate(model, configs, out=tmp_path / "out", tell=told.append)
+    assert counted == ["first", "second", "second"]
+    assert [result.task for result in results] == ["first", "second"]
+    assert "done before" in told[0]
+    assert evaluate(model, configs, out=tmp_path / "out") == results
+    assert len(counted) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["settings", "data", "model", "image", "caption", "reference", "prompts", "precision", "head"],
+)
+def test_a_result_is_kept_for_its_settings_its_data_and_its_model(
+    model: Path, data: SourceConfig, tmp_path: Path, counted: list[str], change: str
+) -> None:
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text('["a {}"]', encoding="utf-8")
+    shutil.copytree(data.paths[0], tmp_path / "others")
+    others = dataclasses.replace(data, path=str(tmp_path / "others"))
+    config = TaskConfig(task="first", data=data, reference=others, prompts=str(prompts))
+    used: Predictor | Path = write_detector(tmp_path / "model") if change == "head" else model
+    evaluate(used, [config], out=tmp_path / "out")
+    match change:
+        case "settings":
+            config = dataclasses.replace(config, limit=3)
+        case "data":
+            (Path(data.paths[0]) / "0.txt").write_text("other words", encoding="utf-8")
+        case "image":
+            _change_in_place(Path(data.paths[0]) / "0.png")
+        case "caption":
+            _change_in_place(Path(data.paths[0]) / "0.txt")
+        case "reference":
+            _change_in_place(tmp_path / "others" / "0.png")
+        case "prompts":
+            prompts.write_text('["o {}"]', encoding="utf-8")
+        case "precision":
+            used = load(model, precision="bf16")
+        case "head":
+            _change_in_place(tmp_path / "model" / "detector.safetensors")
+        case _:
+            used = write_model(tmp_path / "other", seed=1)
+    evaluate(used, [config], out=tmp_path / "out")
+    assert counted == ["first", "first"]
+
+
+def _change_in_place(path: Path) -> None:
+    """The last byte, so that neither name nor size tells; later than any clock can mistake."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, (2e9, 2e9))
+
+
+def test_a_kept_result_is_the_result_with_its_pictures(
+    model: Path, data: SourceConfig, tmp_path: Path
+) -> None:
+    for number in range(4):
+        sidecar = Path(data.paths[0]) / f"{number}.json"
+        sidecar.write_text(json.dumps({"label": f"kind {number % 2}"}), encoding="utf-8")
+    configs = [
+        TaskConfig(task=name, data=data, decoding=Decoding(num_beams=1, max_words=3))
+        for name in ("retrieval", "zero_shot", "captioning")
+    ]
+    first = evaluate(model, configs, out=tmp_path / "out")
+    before = (tmp_path / "out" / "report.html").read_bytes()
+    again = evaluate(model, configs, out=tmp_path / "out")
+    assert again == first
+    assert (tmp_path / "out" / "report.html").read_bytes() == before
+    assert any(case.picture for strip in again[0].shown.strips for case in strip.cases)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"data": SourceConfig(kind="folder", path="nowhere")}, "nowhere is no folder"),
+        ({"prompts": "none"}, "is no prompt set"),
+        ({"benchmark": "imagnet"}, "did you mean 'imagenet'"),
+    ],
+)
+def test_what_would_stop_a_later_task_is_told_before_the_first_is_run(
+    model: Path, data: SourceConfig, counted: list[str], fault: dict[str, Any], message: str
+) -> None:
+    later = dataclasses.replace(TaskConfig(task="zero_shot", data=data), **fault)
+    with pytest.raises(CocaError, match=message):
+        evaluate(model, [TaskConfig(task="first", data=data), later])
+    assert counted == []
+
+
+def test_without_its_packages_the_page_is_missing_and_told(
+    model: Path,
+    data: SourceConfig,
+    tmp_path: Path,
+    counted: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    evaluate(model, [TaskConfig(task="first", data=data)], out=tmp_path)
+    assert (tmp_path / "report.md").exists()
+    assert not (tmp_path / "report.html").exists()
+    assert "pip install" in caplog.text

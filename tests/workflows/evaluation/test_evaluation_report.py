@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from coca.data.sources.base import SourceConfig
+from coca.tasks import TaskConfig, TaskResult
+from coca.tasks.report_samples import Case, Shown, Strip, classes_shown
+from coca.workflows.evaluation.evaluation_report import _sections, overview
+from coca.workflows.evaluation.report import render, render_markdown
+from tiny_data import picture
+
+NAMES = [f"class {n:02d}" for n in range(45)]
+
+
+def config(task: str, name: str, benchmark: str = "") -> TaskConfig:
+    data = SourceConfig(kind="folder", path="x", name=name)
+    return TaskConfig(task=task, data=data, benchmark=benchmark)
+
+
+def retrieval() -> TaskResult:
+    metrics = {
+        "text_to_image_recall@1": 0.25,
+        "chance_text_to_image_recall@1": 0.01,
+        "image_to_text_recall@1": 0.5,
+    }
+    strip = Strip("“a dog”", (Case(("0.31",), picture(1), right=True), Case(("0.2",), picture(2))))
+    return TaskResult(
+        "retrieval",
+        metrics,
+        1000,
+        bad=("a: broken", "b: broken"),
+        headline=("text_to_image_recall@1", "image_to_text_recall@1"),
+        shown=Shown((strip,)),
+    )
+
+
+def test_one_table_holds_all_tasks_with_published_figures_beside_ours() -> None:
+    table = overview(
+        [
+            (config("retrieval", "COCO", "coco_retrieval"), retrieval()),
+            (config("counting", "mine"), TaskResult("counting", {"mean": 0.5, "other": 1}, 3)),
+        ]
+    )
+    assert list(table.columns) == [
+        "task", "score", "this model", "chance", "the paper", "open_clip"
+    ]  # fmt: skip
+    assert [list(row) for row in table.rows] == [
+        ["retrieval, COCO", "text to image recall@1", 0.25, 0.01, 0.512, 0.4565],
+        ["retrieval, COCO", "image to text recall@1", 0.5, None, 0.663, 0.6292],
+        ["counting, mine", "mean", 0.5, None, None, None],
+    ]
+    assert "CoCa 2.1B: Yu et al. 2022" in table.note
+    assert "No published figures of CoCa are known for mine." in table.note
+
+
+def test_a_column_that_would_be_empty_is_left_out() -> None:
+    table = overview([(config("counting", "mine"), TaskResult("counting", {"mean": 0.5}, 3))])
+    assert list(table.columns) == ["task", "score", "this model"]
+    assert [list(row) for row in table.rows] == [["counting, mine", "mean", 0.5]]
+
+
+def test_what_could_not_be_read_is_counted_and_named() -> None:
+    sections = _sections([(config("retrieval", "COCO"), retrieval())], drawn=False)
+    assert "cannot be read: a: broken and 1 more" in sections[1].text
+
+
+def zero_shot() -> TaskResult:
+    rng = np.random.default_rng(0)
+    targets = np.arange(45).repeat(4)
+    predicted = np.where(rng.random(180) < 0.5, targets, rng.integers(0, 45, 180))
+    per_class, confusion = classes_shown(predicted, targets, NAMES)
+    metrics = {"top1": float((predicted == targets).mean())}
+    return TaskResult("zero_shot", metrics, 180, shown=Shown((), per_class, confusion))
+
+
+def test_many_classes_are_cut_to_those_that_matter() -> None:
+    result = zero_shot()
+    pairs = [(config("zero_shot", "many"), result)]
+    text = render_markdown("t", "l", _sections(pairs, drawn=False))
+    accuracy = result.shown.per_class
+    best = max(accuracy, key=lambda name: accuracy[name])
+    assert f"| {best} | {accuracy[best]:.3f} |" in text
+    assert "The best and the worst 20 of 45 classes." in text
+    page = render("t", "l", _sections(pairs, drawn=True))
+    assert page.count("<svg") == 2
+    assert "The 30 most often mistaken of 45 classes." in page
+
+
+def test_the_right_hit_is_marked_in_both_forms() -> None:
+    pairs = [(config("retrieval", "COCO"), retrieval())]
+    assert "- **right:** 0.31\n- 0.2" in render_markdown("t", "l", _sections(pairs, drawn=False))
+    page = render("t", "l", _sections(pairs, drawn=True))
+    assert page.count('marked"') == 1
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_result_without_anything_to_show_is_its_scores(drawn: bool) -> None:
+    pairs = [(config("counting", "mine"), TaskResult("counting", {"mean": 0.5}, 3))]
+    assert len(_sections(pairs, drawn=drawn)[1].blocks) == 1

@@ -1,0 +1,223 @@
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.loading.loader import Loader, LoaderConfig
+from coca.data.loading.text import draw_words
+from coca.data.sample import Sample
+from coca.data.sources.base import SourceConfig
+from coca.processing.prompts import CLIP_PROMPTS
+from coca.processing.tokenizer import Tokenizer
+from coca.workflows.training import pretrain_data
+from coca.workflows.training.pretrain_data import (
+    DataConfig,
+    ResolutionConfig,
+    TokenizerConfig,
+    make_loader,
+    make_processor,
+    obtain_tokenizer,
+    train_tokenizer,
+)
+from tiny_data import CAPTIONS, MemorySource, make_samples, tiny_processor
+
+SOURCE = SourceConfig(kind="memory", path="m")
+
+
+def labelled(count: int) -> list[Sample]:
+    return [Sample(f"s{number}", b"", labels=("cat",)) for number in range(count)]
+
+
+def test_the_words_of_prompts_are_learned_with_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def train(texts: Iterable[str], **settings: object) -> Tokenizer:
+        read.extend(texts)
+        return Tokenizer.train(CAPTIONS, vocab_size=300)
+
+    monkeypatch.setattr(pretrain_data, "Tokenizer", SimpleNamespace(train=train))
+    prompts = SourceConfig(kind="memory", path="m", text="labels", templates=("clip",))
+    sources = [(prompts, MemorySource(labelled(160))), (SOURCE, MemorySource(make_samples(1)))]
+    train_tokenizer(sources, vocab_size=300, config=TokenizerConfig())
+    assert set(read[:160]) == {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS}
+    assert read[160:] == ["a red car"]
+    # Of sources that are too long every n-th sample is read, and still each template.
+    read.clear()
+    monkeypatch.setattr(pretrain_data, "TOKENIZER_SAMPLES", 80)
+    train_tokenizer(sources[:1], vocab_size=300, config=TokenizerConfig())
+    assert len(read) == 80
+    assert set(read) == {prompt.replace("{}", "cat") for prompt in CLIP_PROMPTS}
+
+
+def test_questions_and_answers_are_learned() -> None:
+    samples = [Sample("s", b"", text="what colour is it", answers=("turquoise", "blue"))] * 5
+    asked = SourceConfig(kind="memory", path="m", text="question", templates=("question: {}?",))
+    tokenizer = train_tokenizer(
+        [(asked, MemorySource(samples))], vocab_size=400, config=TokenizerConfig()
+    )
+    # A frequent word is a token of its own; bytes alone would be one for each letter.
+    for text in ("question: what colour is it?", "turquoise", "blue"):
+        assert len(tokenizer.encode_prompt(text)) <= 1 + 2 * len(text.split())
+
+
+def test_a_label_is_learned_as_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [Sample("s", b"", labels=("tabby_cat",))] * 5
+    config = SourceConfig(kind="memory", path="m", text="labels")
+    tokenizer = train_tokenizer(
+        [(config, MemorySource(samples))], vocab_size=400, config=TokenizerConfig()
+    )
+    drawn = draw_words(samples[0], config, torch.Generator()).text
+    assert len(tokenizer.encode_prompt(drawn)) <= 1 + len(drawn.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("captions", "none of 4 samples of m has a caption, and text is captions"),
+        ("question", "none of 4 samples of m has a question"),
+    ],
+)
+def test_a_source_without_the_text_it_is_set_to_is_refused(text: Any, message: str) -> None:
+    config = SourceConfig(kind="memory", path="m", text=text)
+    sources = [(SOURCE, MemorySource(make_samples(3))), (config, MemorySource(labelled(4)))]
+    with pytest.raises(DataError, match=message):
+        train_tokenizer(sources, vocab_size=300, config=TokenizerConfig())
+
+
+def test_a_sample_that_cannot_be_read_is_passed_over() -> None:
+    samples: list[Sample | DataError] = [
+        *make_samples(3),
+        DataError("it is gone", reason="missing"),
+    ]
+    tokenizer = train_tokenizer(
+        [(SOURCE, MemorySource(samples))], vocab_size=300, config=TokenizerConfig()
+    )
+    assert tokenizer.decode(tokenizer.encode_prompt("a red car")) == "a red car"
+
+
+def test_a_tokenizer_is_learned_until_the_run_has_a_checkpoint_and_then_read(
+    tmp_path: Path,
+) -> None:
+    def obtain(sources: list[tuple[SourceConfig, MemorySource]], **settings: Any) -> str:
+        tokenizer = obtain_tokenizer(
+            tmp_path / "run", sources, TokenizerConfig(**settings), vocab_size=300
+        )
+        tokenizer.save(tmp_path / "copy.json")
+        return json.dumps(json.loads((tmp_path / "copy.json").read_text()))
+
+    learned = obtain([(SOURCE, MemorySource(make_samples(3)))])
+    with pytest.raises(DataError, match="no text to learn"):
+        obtain([])
+    (tmp_path / "run" / "checkpoints" / "step_00000001").mkdir(parents=True)
+    assert obtain([]) == learned
+    (tmp_path / "run" / "tokenizer.json").rename(tmp_path / "kept.json")
+    assert obtain([], path=tmp_path / "kept.json") == learned
+    with pytest.raises(DataError, match="no text to learn"):
+        obtain([])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"others": (b"2",)}, "samples of m have 2 images each, but this run reads 1 of each"),
+        ({"captions": ()}, "none of 3 samples of m has a caption, and text is captions"),
+    ],
+)
+def test_samples_that_are_all_unusable_are_refused_before_the_first_step(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    samples = [replace(sample, **change) for sample in make_samples(5)]
+
+    def loader(source: MemorySource, **settings: Any) -> Loader:
+        config = DataConfig(sources=(SOURCE,), loader=LoaderConfig(batch_size=2, **settings))
+        return make_loader(
+            config,
+            [(SOURCE, source)],
+            tiny_processor(),
+            steps=1,
+            seed=0,
+            bad_log=tmp_path / "bad.jsonl",
+        )
+
+    with pytest.raises(DataError, match=message):
+        loader(MemorySource(samples))
+    # Some usable ones may be enough, and who allows bad ones is not asked.
+    loader(MemorySource([*samples, *make_samples(1)]))
+    loader(MemorySource(samples), max_bad_fraction=1.0)
+
+
+def test_stages_end_at_whole_batches_of_the_run(tmp_path: Path) -> None:
+    config = DataConfig(
+        sources=(SOURCE,),
+        loader=LoaderConfig(batch_size=4),
+        resolution=(
+            ResolutionConfig(until=0.3, image_size=4),
+            ResolutionConfig(until=0.6, image_size=12),
+        ),
+    )
+    processor = make_processor(config, tiny_processor().tokenizer, image_size=8, context_length=24)
+    loader = make_loader(
+        config,
+        [(SOURCE, MemorySource(make_samples(10)))],
+        processor,
+        steps=5,
+        seed=0,
+        bad_log=tmp_path / "bad.jsonl",
+    )
+    batches = iter(loader)
+    # 30 % of 5 steps is a step and a half, 60 % are three.
+    assert [next(batches).images.shape[-1] for _ in range(5)] == [4, 4, 12, 8, 8]
+
+
+def test_a_stage_without_augmentation_shows_the_plain_picture(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 10), (255, 0, 0)).save(stream, "PNG")
+    sample = Sample("s", stream.getvalue(), ("a red car",))
+    config = DataConfig(
+        sources=(SOURCE,),
+        loader=LoaderConfig(batch_size=2),
+        resolution=(ResolutionConfig(until=0.5, image_size=4),),
+        resize="pad",
+    )
+    tokenizer = tiny_processor().tokenizer
+    small = make_processor(config, tokenizer, image_size=4, context_length=24)
+    processor = make_processor(config, tokenizer, image_size=8, context_length=24)
+    loader = make_loader(
+        config,
+        [(SOURCE, MemorySource([sample]))],
+        processor,
+        steps=2,
+        seed=0,
+        bad_log=tmp_path / "b",
+    )
+    assert next(iter(loader)).to("cpu").images.equal(small.images([sample.image] * 2))
+
+
+def test_only_a_run_on_a_gpu_pins_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = DataConfig(sources=(SOURCE,), loader=LoaderConfig(batch_size=4))
+    for device, pinned in (("cpu", False), ("auto", True), ("cuda:0", True)):
+        loader = make_loader(
+            config,
+            [(SOURCE, MemorySource(make_samples(10)))],
+            tiny_processor(),
+            steps=5,
+            seed=0,
+            bad_log=tmp_path / "bad.jsonl",
+            device=device,
+        )
+        assert loader.pin_memory == pinned
+
+
+@pytest.mark.parametrize("until", [0.0, 1.0, -0.5])
+def test_a_stage_beyond_the_run_is_refused(until: float) -> None:
+    with pytest.raises(ConfigError, match="must be above 0 and below 1"):
+        ResolutionConfig(until=until, image_size=8)
