@@ -19,7 +19,7 @@ MILVUS := .venv-milvus/.installed-2.3.5
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(DEMO) ## Search, caption and score real pictures; FROM_SCRATCH=1 trains first (minutes)
+demo: $(DEMO) ## Search, caption and score real images; FROM_SCRATCH=1 trains first (minutes)
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch)
 
 test: $(DEV) ## Run every test, and hold the coverage

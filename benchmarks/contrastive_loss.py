@@ -84,7 +84,7 @@ def referee(arguments: argparse.Namespace) -> None:
         f"contrastive_{arguments.loss}",
         f"Contrastive loss ({arguments.loss}), {arguments.pairs:,} pairs of {arguments.width}",
         results(rounds),
-        f"Gradients by pictures, captions and learned numbers: at most {apart['gradient']:.1e} of "
+        f"Gradients by images, captions and learned numbers: at most {apart['gradient']:.1e} of "
         f"their length apart (plain and {arguments.rows[0]} rows).",
         packages=("torch",),
     )

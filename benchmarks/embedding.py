@@ -1,7 +1,7 @@
-"""Embeddings by OpenCLIP's CoCa beside the same model here: texts, and pictures from JPEG files.
+"""Embeddings by OpenCLIP's CoCa beside the same model here: texts, and images from JPEG files.
 
     python benchmarks/embedding.py texts
-    python benchmarks/embedding.py pictures --count 128
+    python benchmarks/embedding.py images --count 128
     python benchmarks/embedding.py small --count 1024 --photos 'photos/*.jpg'
 
 `texts` are captions of 12 tokens on average as `coca_ViT-B-32` reads them, 64 at a time. `pictures`
@@ -36,7 +36,7 @@ TILE, COLUMNS, ROWS = (128, 120), 5, 4
 SHARDS = "../shared/data/flickr8k/val-*.tar"
 
 Items = Sequence[Any] | Tensor
-"""Paths of pictures, or captions as tokens."""
+"""Paths of images, or captions as tokens."""
 Embed = Callable[[Items], Tensor]
 
 
@@ -53,10 +53,10 @@ def peer_texts(dtype: torch.dtype) -> Embed:
 
 
 def our_texts(dtype: torch.dtype, class_mask: str = "legacy") -> Embed:
-    from coca.model.layers.prepacked_linear import lay_out
+    from coca.model.layers.prepacked_linear import prepack_weights
 
     model = our_model(small=False, class_mask=class_mask).to(dtype)
-    lay_out(model)  # as `coca.load` does
+    prepack_weights(model)  # as `coca.load` does
 
     def embed(tokens: Items) -> Tensor:
         rows = []
@@ -80,11 +80,11 @@ def our_model(*, small: bool, class_mask: str = "legacy") -> nn.Module:
     return model.eval()
 
 
-# Pictures
+# Images
 
 
 def make_photos(folder: Path, pattern: str, count: int) -> None:
-    """Links to the files of a pattern, or photos put together from twenty pictures of shards."""
+    """Links to the files of a pattern, or photos put together from twenty images of shards."""
     folder.mkdir()
     if pattern.endswith(".jpg"):
         for place, path in enumerate(sorted(glob.glob(pattern))[:count]):
@@ -169,7 +169,7 @@ def our_pictures(
     )
     words = Tokenizer.train(["a photo"], vocab_size=300)
     processor = Processor(image, words, 76)
-    predictor = Predictor(model, processor, fingerprint="", batch_size=BATCH, laid_out=True)
+    predictor = Predictor(model, processor, fingerprint="", batch_size=BATCH, prepack=True)
     return lambda files: torch.from_numpy(predictor.embed_images(files))
 
 
@@ -262,7 +262,7 @@ def referee(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=list(CONTESTANTS))
-    parser.add_argument("--count", type=int, default=256, help="texts or pictures (default 256)")
+    parser.add_argument("--count", type=int, default=256, help="texts or images (default 256)")
     parser.add_argument("--only", nargs="+", help="these contestants, the peer among them")
     parser.add_argument("--photos", default=SHARDS, help="*.jpg, or shards to make photos of")
     parser.add_argument("--folder", type=Path, help="what the contestants share; used by itself")

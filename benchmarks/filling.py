@@ -1,8 +1,8 @@
-"""What filling a collection costs over embedding alone: the same pictures, the same model.
+"""What filling a collection costs over embedding alone: the same images, the same model.
 
     python benchmarks/filling.py --pictures photos --count 3000
 
-`embed` reads and embeds the pictures as `coca index` does, by threads ahead of the model, and keeps
+`embed` reads and embeds the images as `coca index` does, by threads ahead of the model, and keeps
 nothing. `plain` is `Predictor.embed_images`, which reads a batch and then embeds it. `index` fills
 a new collection of Milvus Lite, from opening it until everything is on disk and it is closed;
 `again` is a second run on it, which finds everything there.
@@ -22,7 +22,7 @@ from coca.inference.predictor import Predictor
 from coca.search.ingest.local_files import find_pictures
 from coca.search.ingest.pipeline import READ_AHEAD_BATCHES, reading_threads
 from coca.search.ingest.prefetch import Reader, embed_found
-from coca.search.ingest.snapshot import Ledger
+from coca.search.ingest.snapshot import CollectionSnapshot
 from coca.search.ingest.sources import FileSource
 from coca.workflows.collections.index import index_pictures
 
@@ -37,7 +37,7 @@ NAMES = {
 def embed_ahead(model: Predictor, files: Sequence[Path]) -> None:
     reader = Reader(
         model,
-        Ledger([]),
+        CollectionSnapshot([]),
         captions=False,
         threads=reading_threads(),
         ahead=READ_AHEAD_BATCHES * model.batch_size,
@@ -88,7 +88,7 @@ def referee(arguments: argparse.Namespace) -> None:
     count = int(rounds["embed"][0]["pictures"])
     write_report(
         "filling",
-        f"Filling a collection with {count:,} pictures by {arguments.model}",
+        f"Filling a collection with {count:,} images by {arguments.model}",
         results(rounds),
         packages=("torch", "pymilvus", "milvus-lite"),
     )
@@ -111,8 +111,8 @@ def results(rounds: Rounds) -> str:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", default="photos", help="folder of pictures")
-    parser.add_argument("--count", type=int, default=3000, help="pictures (default 3000)")
+    parser.add_argument("--pictures", default="photos", help="folder of images")
+    parser.add_argument("--count", type=int, default=3000, help="images (default 3000)")
     parser.add_argument("--model", default="nano", help="model (default nano)")
     parser.add_argument("--of", default=",".join(NAMES), help="contestants, `embed` among them")
     main(parser, contestant=contestant, referee=referee)

@@ -1,4 +1,4 @@
-"""Captions by OpenCLIP's coca_ViT-B-32 beside the same model here: seconds from pictures to words.
+"""Captions by OpenCLIP's coca_ViT-B-32 beside the same model here: seconds from images to words.
 
     python benchmarks/generation.py --peer-python peer/bin/python --way greedy --batch 8
     python benchmarks/generation.py --peer-python peer/bin/python --way beams --batch 32 --tokens 12
@@ -8,8 +8,8 @@ the peer has an environment of its own:
 
     python -m venv peer && peer/bin/pip install open_clip_torch==3.3.0 'transformers<4.50'
 
-All contestants have the same random weights and pictures, and write captions of 30 tokens with the
-first, none of which may end early. Encoding the pictures is part of the time. The peer's beams are
+All contestants have the same random weights and images, and write captions of 30 tokens with the
+first, none of which may end early. Encoding the images is part of the time. The peer's beams are
 one group, so that both search for the same: its default of three groups takes as long.
 """
 
@@ -44,7 +44,7 @@ CONTESTANTS = {
 WAYS = {"greedy": "greedy", "beams": f"{BEAMS} beams"}
 
 Write = Callable[[], Tensor]
-"""Writes a caption for each picture and gives its token ids."""
+"""Writes a caption for each image and gives its token ids."""
 
 
 def peer(way: str, batch: int, tokens: int) -> Write:
@@ -57,9 +57,9 @@ def peer(way: str, batch: int, tokens: int) -> Write:
 
 
 def ours(way: str, batch: int, tokens: int, dtype: torch.dtype) -> Write:
-    from coca.model.generation.config import Decoding
+    from coca.model.generation.config import GenerationConfig
     from coca.model.generation.generate import generate
-    from coca.model.layers.prepacked_linear import lay_out
+    from coca.model.layers.prepacked_linear import prepack_weights
     from coca.model.openclip.config import OpenCLIPConfig
     from coca.model.openclip.model import OpenCLIP
     from coca.model.openclip.weights import convert_state_dict
@@ -67,9 +67,11 @@ def ours(way: str, batch: int, tokens: int, dtype: torch.dtype) -> Write:
     config = OpenCLIPConfig()
     model = OpenCLIP(config)
     model.load_state_dict(convert_state_dict(peer_model().state_dict(), config))
-    lay_out(model.eval().to(dtype))  # as `coca.load` does
-    decoding = Decoding(
-        num_beams=BEAMS if way == "beams" else 1, max_words=tokens - 1, min_words=tokens - 1
+    prepack_weights(model.eval().to(dtype))  # as `coca.load` does
+    decoding = GenerationConfig(
+        num_beams=BEAMS if way == "beams" else 1,
+        max_new_tokens=tokens - 1,
+        min_new_tokens=tokens - 1,
     )
     images = pictures(batch).to(dtype)
 
@@ -145,7 +147,7 @@ def referee(arguments: argparse.Namespace) -> None:
         )
     write_report(
         f"generation-{way}-{batch}-{tokens}",
-        f"Captions of {batch} pictures, {WAYS[way]}, {tokens} tokens",
+        f"Captions of {batch} images, {WAYS[way]}, {tokens} tokens",
         table(
             ["", "seconds", "times as fast", "times less processor time", "peak, GB", "same words"],
             rows,
@@ -159,7 +161,7 @@ def referee(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--way", choices=list(WAYS), default="greedy", help="default: greedy")
-    parser.add_argument("--batch", type=int, default=8, help="pictures (default 8)")
+    parser.add_argument("--batch", type=int, default=8, help="images (default 8)")
     parser.add_argument("--tokens", type=int, default=30, help="with the first (default 30)")
     parser.add_argument("--repeats", type=int, default=1, help="runs within a process")
     parser.add_argument(

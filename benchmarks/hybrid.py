@@ -17,7 +17,7 @@ from side_by_side import Figures, emit, in_turn, main, table, write_report
 import coca
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.query.fusion import Fusion, fuse
 from coca.search.records import Hit, Record
 
@@ -36,7 +36,7 @@ def contestant(arguments: argparse.Namespace) -> None:
     figures: Figures = {"rows": len(samples)}
     with (
         tempfile.TemporaryDirectory() as folder,
-        Index.open(
+        Collection.open(
             str(Path(folder) / "photos.db"),
             embed_dim=predictor.embed_dim,
             fingerprint=predictor.fingerprint,
@@ -74,7 +74,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         note("captions", [ids(hits) for hits in index.search(queries, 10, on="text")])
         # As `search_hybrid` does, but each ranking is asked for once for all weights.
         near = index.search(queries, DEPTH)
-        said = [index.search_words(text, DEPTH) for text in asked]
+        said = [index.full_text_search(text, DEPTH) for text in asked]
         note("words", [ids(hits) for hits in said])
         for weight in WEIGHTS:
             fusion, shares = Fusion(words=weight), [1 - weight, weight]
@@ -87,11 +87,11 @@ def referee(arguments: argparse.Namespace) -> None:
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("model", "data", "count")]
     own = in_turn({"flickr8k": [*shared, "--contestant=flickr8k"]}, rounds=1)["flickr8k"][0]
     names = {
-        "all products": "pictures, all products in memory",
-        "pictures": "pictures, through Milvus",
+        "all products": "images, all products in memory",
+        "pictures": "images, through Milvus",
         "captions": "captions by vector (`--on text`)",
         "words": "captions by words (BM25)",
-        **{f"hybrid {one}": f"pictures and words (`--hybrid --words {one}`)" for one in WEIGHTS},
+        **{f"hybrid {one}": f"images and words (`--hybrid --words {one}`)" for one in WEIGHTS},
     }
     rows = [
         [shown, *(f"{own[f'{way} {depth}']:.3f}" for depth in DEPTHS)]

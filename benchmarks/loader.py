@@ -3,7 +3,7 @@
     python benchmarks/loader.py
     python benchmarks/loader.py --shards 'photos/train-*.tar' --side 224
 
-Both sides read the same tars, draw one of a picture's captions, cut a random part of the picture,
+Both sides read the same tars, draw one of an image's captions, cut a random part of the image,
 mirror half of them, resize it bicubically, normalise, and write the captions as ids by the same
 tokenizer. The peer is put together as open_clip's own pipeline is: Pillow decodes, torchvision's
 transforms change. Each has one worker process, and the other core only takes the batches.
@@ -124,7 +124,7 @@ def referee(arguments: argparse.Namespace) -> None:
     )
     write_report(
         "loader",
-        f"Loader, pictures of {arguments.side} px, batch {arguments.batch}, one worker each",
+        f"Loader, images of {arguments.side} px, batch {arguments.batch}, one worker each",
         results(rounds),
         packages=("torch", "torchvision", "webdataset", "pillow"),
     )
@@ -141,7 +141,7 @@ def results(rounds: Rounds) -> str:
         ]
         for name, own in rounds.items()
     ]
-    columns = ["", "pictures/s", "ratio", "pictures a processor second", "ratio"]
+    columns = ["", "pictures/s", "ratio", "images a processor second", "ratio"]
     return table(columns, rows)
 
 
@@ -149,6 +149,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shards", default="../shared/data/flickr8k/train-*.tar", help="tars")
     parser.add_argument("--side", type=int, default=128, help="of the result, pixels (default 128)")
-    parser.add_argument("--batch", type=int, default=128, help="pictures (default 128)")
+    parser.add_argument("--batch", type=int, default=128, help="images (default 128)")
     parser.add_argument("--batches", type=int, default=60, help="timed batches (default 60)")
     main(parser, contestant=contestant, referee=referee)

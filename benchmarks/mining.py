@@ -26,7 +26,7 @@ from side_by_side import Figures, emit, figure, in_turn, main, table, write_repo
 import coca
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import prompts_named
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.mining.selection import Choice
 from coca.search.mining.zero_shot import add_classes
 from coca.workflows.collections.class_prompts import open_classes
@@ -72,7 +72,7 @@ def mined(
         return written(chosen, labels, out)
     index_pictures(files, predictor, uri=uri, captions=False)
     with (
-        Index.open(uri) as index,
+        Collection.open(uri) as index,
         open_classes(predictor, uri, create=True) as classes,
     ):
         names = sorted(set(labels.values()))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from side_by_side import Figures, emit, in_turn, main, table, write_report
 
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from search import DIM, milvus_server
 
 NAMES = {"lite": "Milvus Lite 3.2.2", "server": "Milvus server 2.3.5"}
@@ -28,7 +28,7 @@ def measured(uri: str, seconds: float) -> Figures:
     from mixed_load import run_load
 
     load = run_load(
-        lambda: Index.open(uri, "load", embed_dim=DIM, fingerprint="load", create=True),
+        lambda: Collection.open(uri, "load", embed_dim=DIM, fingerprint="load", create=True),
         seconds=seconds,
     )
     for fault in load.faults:

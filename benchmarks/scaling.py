@@ -39,7 +39,7 @@ class Point:
     caption: int = 16
     """Tokens, special ones included."""
     side: int = 128
-    """Of the pictures, pixels."""
+    """Of the images, pixels."""
     width: int = 256
     layers: int = 6
     """Of the image encoder; the text decoder has as many, half of them in each of its halves."""

@@ -42,9 +42,9 @@ from side_by_side import (
 )
 
 from coca.search.index_params.advisor import parse_index
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
-from coca.search.query.in_memory import Resident
+from coca.search.query.in_memory import InMemoryIndex
 from coca.search.records import Record
 
 QUERIES, BATCH = 60, 64
@@ -65,9 +65,9 @@ NAMES = {
     "faiss-flat": "faiss Flat",
     "faiss-hnsw": "faiss HNSW 16/200, ef 64",
     "lancedb": "LanceDB IVF_HNSW_SQ, ef 64",
-    "lite": "`Index`, Milvus Lite 3.2.2",
-    "resident": "`Resident` over Lite",
-    "server": "`Index`, Milvus server 2.3.5",
+    "lite": "`Collection`, Milvus Lite 3.2.2",
+    "resident": "`InMemoryIndex` over Lite",
+    "server": "`Collection`, Milvus server 2.3.5",
 }
 
 
@@ -86,7 +86,7 @@ class Ours:
     """A collection of this package; the rank stands in `width`."""
 
     def __init__(self, uri: str, *, index: str = "HNSW", server: Any = None) -> None:
-        self._open = partial(Index.open, uri, "bench", embed_dim=DIM, fingerprint="bench")
+        self._open = partial(Collection.open, uri, "bench", embed_dim=DIM, fingerprint="bench")
         settings = CollectionSettings(index=parse_index(index))
         self.index = self._open(create=True, settings=settings)
         self._server = server
@@ -127,8 +127,8 @@ class Ours:
 
     def keep_in_memory(self) -> None:
         """Answer from memory from now on."""
-        if not isinstance(self._search, Resident):
-            self._search = self.resident = Resident(self.index)
+        if not isinstance(self._search, InMemoryIndex):
+            self._search = self.resident = InMemoryIndex(self.index)
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
         filter = "" if below is None else f"width < {below}"
@@ -156,7 +156,7 @@ def measure(store: Store, rows: int, folder: Path, faces: Sequence[str], *, word
         figures |= asked(store, vectors, ranks, queries)
         named |= {f"resident {what}": value for what, value in figures.items()}
     if words and isinstance(store, Ours):
-        from search_words import timed
+        from full_text_search import timed
 
         store.keep_in_memory()
         taken = timed(store.index, store.resident)
@@ -300,7 +300,7 @@ def referee(arguments: argparse.Namespace) -> None:
         ]
         sections.append(f"## {title}\n\n{table(['store', *heads], rows)}")
     if arguments.words:
-        from search_words import section
+        from full_text_search import section
 
         both = [face for face in ("lite", "server") if face in of]
         sections += [section(NAMES[face], partial(one, face)) for face in both]

@@ -4,7 +4,8 @@
     python benchmarks/search_curves.py --rows 10000 --of lite
 
 The vectors and queries are those of `search.py`, one query at a time. Each place is filled once and
-given one index after the other by `Index.change_index`. The table comes with a drawing, as SVG.
+given one index after the other by `Collection.change_index`. The table comes with a drawing, as
+SVG.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 The model is of the architecture of `coca_ViT-B-32` with random weights, which takes as long as a
 trained one. For each query, in turn: pymilvus's `search` itself, with the settings and columns that
-`Index.search` uses; `Index.search` by the same vector; `SearchEngine.search` by the words, over the
-collection and over a `Resident` of it.
+`Collection.search` uses; `Collection.search` by the same vector; `SearchEngine.search` by the
+words, over the collection and over an `InMemoryIndex` of it.
 """
 
 import random
@@ -22,19 +22,19 @@ from coca.model.openclip.model import OpenCLIP
 from coca.processing.clip_bpe import installed_vocabulary, read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.row_codec import HIT_COLUMNS
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import Resident
+from coca.search.query.in_memory import InMemoryIndex
 
 QUERIES = 100
 WORDS = ("a", "the", "red", "old", "dog", "cat", "car", "man", "tree", "on", "beach", "snow", "two")
 WAYS = {
     "pymilvus": "pymilvus's `search`, by vector",
-    "index": "`Index.search`, by vector",
+    "index": "`Collection.search`, by vector",
     "embed": "the model alone, one text",
     "engine": "`SearchEngine.search`, by words",
-    "resident": "the same over `Resident`",
+    "resident": "the same over `InMemoryIndex`",
 }
 
 
@@ -47,11 +47,11 @@ def model() -> Predictor:
     config = OpenCLIPConfig()
     image = ImageTransform(ImageConfig(image_size=config.image.image_size))
     processor = Processor(image, read_vocabulary(vocabulary), config.text.context_length)
-    return Predictor(OpenCLIP(config), processor, fingerprint="bench", laid_out=True)
+    return Predictor(OpenCLIP(config), processor, fingerprint="bench", prepack=True)
 
 
 def ways_of(
-    index: Index, resident: Resident, predictor: Predictor
+    index: Collection, resident: InMemoryIndex, predictor: Predictor
 ) -> dict[str, Callable[[str, np.ndarray], object]]:
     """Each way to ask, from words or from their vector."""
     client, timeout_s = index._connection.client, index._connection.timeout_s
@@ -80,8 +80,8 @@ def ways_of(
     }
 
 
-def timed(index: Index, resident: Resident) -> Figures:
-    """The time of each way, in ms, and the quotient of `Index.search` and pymilvus's."""
+def timed(index: Collection, resident: InMemoryIndex) -> Figures:
+    """The time of each way, in ms, and the quotient of `Collection.search` and pymilvus's."""
     torch.set_num_threads(1)
     words, predictor = random.Random(0), model()
     queries = [" ".join(words.choices(WORDS, k=words.randint(2, 10))) for _ in range(QUERIES)]
@@ -116,5 +116,5 @@ def section(store: str, shown: Callable[..., str]) -> str:
         f"## From words to {K} hits, {store}\n\n"
         f"{QUERIES} queries of 2 to 10 words, one at a time and each way in turn; the text side of "
         f"`coca_ViT-B-32`, one thread.\n\n{table(['', 'p50, ms', 'p95, ms'], rows)}\n\n"
-        f"`Index.search` over pymilvus's, query by query: {times} (median)."
+        f"`Collection.search` over pymilvus's, query by query: {times} (median)."
     )

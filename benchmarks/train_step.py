@@ -3,7 +3,7 @@
     python benchmarks/train_step.py --precision fp32
     python benchmarks/train_step.py --precision bf16 --rounds 5
 
-Both sides start from the same weights and see the same pictures and captions. OpenCLIP steps as its
+Both sides start from the same weights and see the same images and captions. OpenCLIP steps as its
 own training does: captions padded to 76 tokens, autocast for bf16, torch's AdamW. Here the captions
 are as `Processor` makes them, and the optimiser as `make_optimizer` does. A third row is the
 paper's architecture at the same sizes, with weights of its own.

@@ -1,4 +1,4 @@
-"""What every test may rely on: bounded, repeatable properties, one thread, the shared pictures."""
+"""What every test may rely on: bounded, repeatable properties, one thread, the shared images."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ def _log_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of sample pictures and captions that lies beside the repository."""
+    """The folder of sample images and captions that lies beside the repository."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the sample data is not here: no folder ../shared/data beside the repository")

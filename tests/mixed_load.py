@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.pagination import place_of
 from coca.search.records import Record
 
@@ -41,7 +41,7 @@ class Load:
 
 
 def run_load(
-    open_index: Callable[[], Index],
+    open_index: Callable[[], Collection],
     *,
     seconds: float,
     writers: int = 2,
@@ -95,7 +95,12 @@ def run_load(
 
 class _Writer:
     def __init__(
-        self, index: Index, writer: int, there: dict[str, str], load: Load, guard: threading.Lock
+        self,
+        index: Collection,
+        writer: int,
+        there: dict[str, str],
+        load: Load,
+        guard: threading.Lock,
     ) -> None:
         self._index, self._writer, self._there = index, writer, there
         self._load, self._guard = load, guard
@@ -133,7 +138,7 @@ class _Writer:
 class _Searcher:
     def __init__(
         self,
-        index: Index,
+        index: Collection,
         there: dict[str, str],
         load: Load,
         guard: threading.Lock,
@@ -161,7 +166,7 @@ class _Searcher:
                 self._load.faults.append(f"the score of {hit.id} is {hit.score}, and not its own")
 
 
-def _compare(index: Index, there: dict[str, str], load: Load, when: str) -> None:
+def _compare(index: Collection, there: dict[str, str], load: Load, when: str) -> None:
     found = {id: caption for id, _, caption, _ in index.origins()}
     lost, stray = there.keys() - found.keys(), found.keys() - there.keys()
     old = [id for id in there.keys() & found.keys() if there[id] != found[id]]

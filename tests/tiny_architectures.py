@@ -15,7 +15,7 @@ from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.openclip.model import OpenCLIP
 from coca.train.backward import backward
 from coca.train.detection import DetectionObjective, Target
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Objective
 from coca.train.parallel import Kind, ParallelModel
 from coca.workflows.training.finetune_detection import DetectionConfig, finetune_detection
@@ -93,7 +93,7 @@ def boxes() -> dict[str, Target]:
 
 def step(parallel: ParallelModel[ModelT], objective: Objective[ModelT], prefix: str) -> Results:
     """Figures and whole gradients of one step with this rank's part of the pairs."""
-    world = World.current()
+    world = DistributedContext.current()
     batch = openclip_batch().split(PAIRS // world.size)[world.rank]
     losses = backward(parallel, objective, batch)
     return {

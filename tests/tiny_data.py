@@ -18,7 +18,7 @@ CAPTIONS = ("a red car", "the small cat sleeps on a long wooden bench", "two dog
 
 @functools.cache
 def picture(number: int, *, form: str = "PNG", side: int = 12) -> bytes:
-    """An encoded picture that differs from every other number's."""
+    """An encoded image that differs from every other number's."""
     pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, form)

@@ -7,7 +7,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from coca.train.ema import Ema, EmaConfig
-from coca.train.state import shared_out
+from coca.train.state import distribute_like
 from tiny_ranks import Results
 
 PLAIN = EmaConfig(decay=0.9, warmup=False)
@@ -25,7 +25,7 @@ def drift(model: nn.Module, step: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             change = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(shared_out(change, parameter))
+            parameter.add_(distribute_like(change, parameter))
 
 
 def average_in_pieces() -> Results:

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 
 DIM = 16
 
@@ -36,11 +36,11 @@ def direction(data: bytes) -> Float32[np.ndarray, " E"]:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def open_index(uri: str, name: str) -> Index:
-    return Index.open(uri, name, embed_dim=DIM, fingerprint="slow", create=True)
+def open_index(uri: str, name: str) -> Collection:
+    return Collection.open(uri, name, embed_dim=DIM, fingerprint="slow", create=True)
 
 
-def fill(folder: Path, index: Index) -> IngestReport:
+def fill(folder: Path, index: Collection) -> IngestReport:
     return ingest(folder, Slow(), index, batch_size=4, prune=True)
 
 

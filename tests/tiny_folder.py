@@ -1,4 +1,4 @@
-"""A folder of pictures with words beside them, as a user would have it."""
+"""A folder of images with words beside them, as a user would have it."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from coca.data.sources.base import SourceConfig
 
 
 def write_folder(root: Path, samples: Sequence[Sample]) -> SourceConfig:
-    """Each sample as a picture and a JSON sidecar."""
+    """Each sample as an image and a JSON sidecar."""
     for sample in samples:
         path = root / f"{sample.key}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

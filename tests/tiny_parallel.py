@@ -6,7 +6,7 @@ from torch.distributed.tensor import DTensor
 
 from coca.model.coca import CoCa
 from coca.train.backward import backward
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.parallel import Kind, ParallelModel
 from tiny import sharpened, tiny_config
@@ -16,9 +16,9 @@ CPU = torch.device("cpu")
 LIMIT = 0.5
 
 
-def make_model(kind: Kind, *, half: bool = False) -> ParallelModel[CoCa]:
+def make_model(kind: Kind, *, bf16: bool = False) -> ParallelModel[CoCa]:
     torch.manual_seed(0)
-    return ParallelModel(sharpened(CoCa(tiny_config())), kind, device=CPU, half=half)
+    return ParallelModel(sharpened(CoCa(tiny_config())), kind, device=CPU, bf16=bf16)
 
 
 def look() -> dict[str, Results]:
@@ -39,7 +39,9 @@ def passes_in_parts() -> Results:
     gradients = {}
     for name, last in (("first", False), ("last", True)):
         with parallel.sync(last):
-            parallel.run(lambda model: model.weight.sum() * (World.current().rank + 1)).backward()
+            parallel.run(
+                lambda model: model.weight.sum() * (DistributedContext.current().rank + 1)
+            ).backward()
         (gradients[name],) = (gradient.clone() for _, gradient in parallel.gradients())
     return gradients
 
@@ -55,8 +57,8 @@ def pieces() -> Results:
 
 def half_precision(kind: Kind) -> Results:
     """Loss and gradients of a step in bf16, and the type of the weights."""
-    parallel = make_model(kind, half=True)
-    batch = ragged_batch(8).split(4)[World.current().rank]
+    parallel = make_model(kind, bf16=True)
+    batch = ragged_batch(8).split(4)[DistributedContext.current().rank]
     losses = backward(
         parallel,
         CoCaObjective(LossConfig()),
@@ -70,7 +72,7 @@ def half_precision(kind: Kind) -> Results:
 def clipped() -> Results:
     """The length of a gradient in pieces, before and after it was clipped, told by its whole."""
     parallel = make_model("fsdp")
-    batch = ragged_batch(8).split(4)[World.current().rank]
+    batch = ragged_batch(8).split(4)[DistributedContext.current().rank]
     backward(parallel, CoCaObjective(LossConfig()), batch)
     norm = parallel.gradient_norm()
     whole = whole_norm(parallel.model)

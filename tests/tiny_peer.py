@@ -40,23 +40,23 @@ def peer_captions(
     image_tokens: Tensor,
     *,
     prompt: Sequence[int],
-    max_words: int,
+    max_new_tokens: int,
     num_beams: int = 1,
-    num_return: int = 1,
+    num_return_sequences: int = 1,
     **options: Any,
 ) -> list[list[tuple[list[int], float]]]:
-    """Token ids behind the prompt, [EOS] included, and the rank of each caption a picture."""
+    """Token ids behind the prompt, [EOS] included, and the rank of each caption an image."""
     text = model.config.text
     config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=max_words,
+        max_new_tokens=max_new_tokens,
         num_beams=num_beams,
-        num_return_sequences=num_return,
+        num_return_sequences=num_return_sequences,
         do_sample=False,
         use_cache=False,
         bos_token_id=text.bos_id,
         eos_token_id=text.eos_id,
         pad_token_id=text.pad_id,
-        suppress_tokens=list(text.never_written),
+        suppress_tokens=list(text.suppress_tokens),
         return_dict_in_generate=True,
         output_scores=True,
         **options,
@@ -70,4 +70,7 @@ def peer_captions(
     for row, rank in zip(out.sequences[:, len(prompt) :].tolist(), ranks, strict=True):
         end = row.index(text.eos_id) + 1 if text.eos_id in row else len(row)
         captions.append((row[:end], rank))
-    return [captions[at : at + num_return] for at in range(0, len(captions), num_return)]
+    return [
+        captions[at : at + num_return_sequences]
+        for at in range(0, len(captions), num_return_sequences)
+    ]

@@ -100,7 +100,7 @@ def stopping_at(step: int) -> ProgressMaker:
 
 
 def run_on_this_rank(root: Path) -> Results:
-    """A run in `root`, where the pictures are; gives the weights that anyone can load."""
+    """A run in `root`, where the images are; gives the weights that anyone can load."""
     result = pretrain(recipe(root / "pictures", root / "run", "train.ema.decay=0.5"))
     model = load(result.model, device="cpu").model
     return {"step": torch.tensor(result.step), **model.state_dict()}

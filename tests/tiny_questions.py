@@ -1,4 +1,4 @@
-"""Made-up questions and statements about small pictures, in the formats that data sets come in."""
+"""Made-up questions and statements about small images, in the formats that data sets come in."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def lines(rows: Sequence[Any]) -> str:
 
 
 def write_vqa(root: Path, questions: int = 8, *, part: str = "val2014") -> SourceConfig:
-    """Two questions to each picture, each answered by ten people of whom three disagree."""
+    """Two questions to each image, each answered by ten people of whom three disagree."""
     (root / part).mkdir(parents=True)
     asked, notes = [], []
     for number in range(questions):

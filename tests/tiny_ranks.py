@@ -88,7 +88,7 @@ def _run_rank(
 
 
 def ragged_batch(pairs: int, *, seed: int = 5) -> Batch:
-    """Captions of 1 to 10 words, and classes that some pictures lack."""
+    """Captions of 1 to 10 words, and classes that some images lack."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 11, (pairs,), generator=generator).tolist()
     rows = [
@@ -105,7 +105,7 @@ def ragged_batch(pairs: int, *, seed: int = 5) -> Batch:
 
 
 def pairs_of_vectors(pairs: int) -> tuple[Tensor, Tensor]:
-    """Unit vectors of pictures and captions that resemble each other."""
+    """Unit vectors of images and captions that resemble each other."""
     generator = torch.Generator().manual_seed(0)
     images, noise = torch.randn(2, pairs, 6, generator=generator).unbind()
     return F.normalize(images, dim=1), F.normalize(images + noise, dim=1)

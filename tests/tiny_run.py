@@ -42,7 +42,7 @@ class TinyStream:
         self.batch_size = batch_size
         self.fingerprint = fingerprint
         self.poisoned = poisoned
-        """Batches that have a picture which is not finite."""
+        """Batches that have an image which is not finite."""
         self.poisoned_row = 0
         self.ends_at = ends_at
         """Batch at which the data become unreadable."""

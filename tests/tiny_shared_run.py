@@ -14,11 +14,11 @@ from coca.core.errors import DataError
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
 from coca.train.backward import backward
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.ema import EmaConfig
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.parallel import Kind, ParallelModel
-from coca.train.state import model_tensors, optimizer_state, whole_tensors
+from coca.train.state import gather_full_tensors, model_tensors, optimizer_state
 from coca.train.trainer import Trainer
 from tiny import sharpened, tiny_config
 from tiny_ranks import Results, ragged_batch
@@ -37,7 +37,7 @@ class SharedStream(TinyStream):
     """This rank's part of ragged batches."""
 
     def __init__(self, **settings: Any) -> None:
-        world = World.current()
+        world = DistributedContext.current()
         super().__init__(batch_size=PAIRS, rank=world.rank, ranks=world.size, **settings)
 
     def _batch(self, number: int, start: int) -> Batch:
@@ -55,7 +55,7 @@ def step(kind: Kind, loss: str, micro_batch: int | None, prefix: str) -> Results
     torch.manual_seed(0)
     model = sharpened(CoCa(tiny_config()))
     parallel = ParallelModel(model, kind, device=torch.device("cpu"))
-    world = World.current()
+    world = DistributedContext.current()
     batch = ragged_batch(PAIRS).split(PAIRS // world.size)[world.rank]
     losses = backward(parallel, CoCaObjective(LOSSES[loss]), batch, micro_batch=micro_batch)
     norm = parallel.gradient_norm()
@@ -139,7 +139,7 @@ def everything(trainer: Trainer[CoCa], prefix: str) -> Results:
     return {
         f"{prefix}/{group}/{name}": tensor.clone()
         for group, tensors in groups.items()
-        for name, tensor in whole_tensors(tensors).items()
+        for name, tensor in gather_full_tensors(tensors).items()
     }
 
 
@@ -147,6 +147,6 @@ def train_until_killed(
     folder: Path, kind: Kind, kill: tuple[int, int] | None, settings: Mapping[str, Any]
 ) -> None:
     """A whole run; `kill` is a rank and the number of the flush to disk at which it dies."""
-    if kill is not None and kill[0] == World.current().rank:
+    if kill is not None and kill[0] == DistributedContext.current().rank:
         kill_at_sync_number(kill[1])
     shared_trainer(folder, kind, **settings).fit()

@@ -11,7 +11,7 @@ from torch import distributed
 
 from coca.cli.train import leave
 from coca.core.errors import CocaError, DataError
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.distributed_init import join_from_environment
 
 
@@ -21,18 +21,18 @@ def refuse() -> None:
 
 def talk() -> dict[str, object]:
     """What each method gives on this rank."""
-    world = World.current()
+    world = DistributedContext.current()
     world.barrier()
     try:
-        world.from_main(refuse)
+        world.broadcast_from_main(refuse)
         refused = ""
     except DataError as error:
         refused = f"{error} ({error.reason})"
     return {
         "rank": [world.rank, world.size],
-        "largest": world.largest([world.rank, -world.rank, 7]),
+        "all_reduce_max": world.all_reduce_max([world.rank, -world.rank, 7]),
         "gathered": world.gather(f"rank {world.rank}"),
-        "of main": world.from_main(lambda: f"of {world.rank}"),
+        "of main": world.broadcast_from_main(lambda: f"of {world.rank}"),
         "refused": refused,
     }
 
@@ -45,7 +45,7 @@ def wait_for_main() -> str:
         time.sleep(3)
         return "done"
 
-    return World.current().from_main(slow)
+    return DistributedContext.current().broadcast_from_main(slow)
 
 
 def wait_for_main_that_ends(folder: Path, rank: int) -> None:
@@ -53,10 +53,10 @@ def wait_for_main_that_ends(folder: Path, rank: int) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )
-    world = World.current()
-    world.from_main(lambda: None)
+    world = DistributedContext.current()
+    world.broadcast_from_main(lambda: None)
     try:
-        world.from_main(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        world.broadcast_from_main(lambda: os.kill(os.getpid(), signal.SIGKILL))
     except CocaError as error:
         (folder / "said").write_text(str(error))
     os._exit(0)

@@ -17,7 +17,7 @@ from coca.data.sample import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.train import checkpoint_manager, sharded_safetensors
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.tracker import JsonLinesTracker
 from coca.train.trainer import Trainer, TrainResult
@@ -68,7 +68,7 @@ def ended(trainer: Trainer[CoCa]) -> Outcome:
 
 
 def poisoned(*batches: int) -> SharedStream:
-    """A stream whose last picture, which rank 1 has, is not finite in these batches."""
+    """A stream whose last image, which rank 1 has, is not finite in these batches."""
     stream = SharedStream(poisoned=frozenset(batches))
     stream.poisoned_row = PAIRS - 1
     return stream
@@ -104,13 +104,13 @@ class SpoiledGradient(CoCaObjective):
 
 
 def data_that_end_on_rank_1(folder: Path) -> Outcome:
-    loader = SharedStream(ends_at=7 if World.current().rank else None)
+    loader = SharedStream(ends_at=7 if DistributedContext.current().rank else None)
     first = ended(shared_trainer(folder, "ddp", loader=loader))
     return first | {"again": ended(shared_trainer(folder, "ddp"))["step"]}
 
 
 def signal_to_rank_1(folder: Path) -> Outcome:
-    step = 4 if World.current().rank else 99
+    step = 4 if DistributedContext.current().rank else 99
     trainer = shared_trainer(folder, "ddp", objective=SignalAfter(step, signal.SIGTERM))
     return ended(trainer)
 
@@ -122,7 +122,7 @@ def full_disk_of_rank_1(folder: Path) -> Outcome:
     def full(descriptor: int) -> None:
         calls.append(descriptor)
         # One flush for each of its shards of the model and of the optimizer.
-        if World.current().rank == 1 and len(calls) == 3:
+        if DistributedContext.current().rank == 1 and len(calls) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         flush(descriptor)
 

@@ -31,7 +31,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def pictures(place: Path) -> list[str]:
-    """Three good pictures, named as one would at a prompt."""
+    """Three good images, named as one would at a prompt."""
     (place / "photos").mkdir()
     paths = [f"photos/{number}.png" for number in range(3)]
     for number, path in enumerate(paths):

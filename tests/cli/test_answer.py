@@ -45,12 +45,14 @@ def test_a_head_chooses_among_its_answers(
 def test_in_words_a_model_writes_what_follows_the_question(
     run_json: RunJson, model: str, answerer: str, pictures: list[str]
 ) -> None:
-    words = ["--max-words", "3", "--top", "2", "--in-words"]
+    words = ["--max-new-tokens", "3", "--top", "2", "--generate"]
     for name in (model, answerer):
         told = run_json("answer", pictures[0], "two dogs", "-m", name, *words)
-        wanted = load(name).caption(pictures[0], prompt="two dogs", max_words=3, num_return=2)[0]
+        wanted = load(name).caption(
+            pictures[0], prompt="two dogs", max_new_tokens=3, num_return_sequences=2
+        )[0]
         said = [it["answer"] for it in told[0]["answers"]]
-        assert said == [wanted.said, wanted.others[0].said]
+        assert said == [wanted.completion, wanted.others[0].completion]
         assert not said[0].startswith("two dogs")
 
 
@@ -65,7 +67,7 @@ def test_a_model_without_a_head_for_questions_is_refused_as_in_python(
     with pytest.raises(ConfigError):
         load(place / "other").answer([pictures[0]], ["what is it?"])
     told = run("answer", pictures[0], "what is it?", "-m", "other", code=2)
-    assert "--in-words" in told.stderr
+    assert "--generate" in told.stderr
     assert not told.stdout
 
 
@@ -78,13 +80,13 @@ def test_two_pictures_are_judged_together_by_a_head_that_reads_pairs(
     (best,) = load(judge).answer([pictures[:2]], ["both are red"])
     assert told["answers"][0]["answer"] == best[0].label
     odd = run("answer", *pictures, "both are red", "-m", judge, code=2)
-    assert "reads 2 pictures at a time, and 3 are given" in " ".join(odd.stderr.split())
+    assert "reads 2 images at a time, and 3 are given" in " ".join(odd.stderr.split())
 
 
 def test_an_unreadable_picture_is_told_and_does_not_stop_the_others(
     run_json: RunJson, answerer: str, place: Path, pictures: list[str]
 ) -> None:
-    (place / "bad.png").write_bytes(b"no picture")
+    (place / "bad.png").write_bytes(b"no image")
     told = run_json("answer", "bad.png", pictures[0], "what?", "-m", answerer, code=1)
     assert "error" in told[0]
     assert told[1]["answers"]

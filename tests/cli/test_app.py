@@ -83,7 +83,7 @@ def test_nothing_asked_for_is_answered_by_help(run: Run) -> None:
         (["caption"], "missing argument"),
         (["data"], "missing command"),
         (["data", "index"], "missing argument"),
-        (["caption", "x.png", "--max-words", "many"], "--max-words"),
+        (["caption", "x.png", "--max-new-tokens", "many"], "--max-new-tokens"),
     ],
 )
 def test_a_wrong_call_is_told_in_one_sentence(
@@ -151,12 +151,12 @@ def test_a_process_ends_with_the_code_of_its_error(place: Path) -> None:
 
 
 def test_ctrl_c_ends_a_long_command_with_a_sentence(
-    place: Path, model: str, images: list[str]
+    place: Path, model: str, pictures: list[str]
 ) -> None:
     # Endless work: the reader of a pipe without a writer waits until it is stopped.
     os.mkfifo("labels.txt")
     process = coca_process(
-        "classify", images[0], "--labels-file", "labels.txt", "-m", model, cwd=place
+        "classify", pictures[0], "--labels-file", "labels.txt", "-m", model, cwd=place
     )
     writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has begun to read
     process.send_signal(signal.SIGINT)

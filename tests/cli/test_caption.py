@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from coca.cli.caption import caption
 from coca.inference.loading import load
-from coca.model.generation.config import Decoding
+from coca.model.generation.config import GenerationConfig
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -19,7 +19,7 @@ RunJson = Callable[..., Any]
 
 def test_every_option_of_decoding_is_an_option_with_its_default() -> None:
     options = inspect.signature(caption).parameters
-    for field in dataclasses.fields(Decoding):
+    for field in dataclasses.fields(GenerationConfig):
         default = options[field.name].default
         assert (default.value if isinstance(default, Enum) else default) == field.default
 
@@ -27,7 +27,7 @@ def test_every_option_of_decoding_is_an_option_with_its_default() -> None:
 def test_captions_have_a_text_and_a_logarithmic_score(
     run_json: RunJson, model: str, pictures: list[str]
 ) -> None:
-    told = run_json("caption", *pictures, "-m", model, "--max-words", "4")
+    told = run_json("caption", *pictures, "-m", model, "--max-new-tokens", "4")
     assert [entry["path"] for entry in told] == pictures
     for entry in told:
         (caption,) = entry["captions"]
@@ -46,14 +46,23 @@ def test_a_caption_goes_on_from_the_prompt(
 def test_captions_for_people_stand_beside_their_path(
     run: Run, model: str, pictures: list[str]
 ) -> None:
-    shown = run("caption", *pictures, "-m", model, "--max-words", "3").stdout
+    shown = run("caption", *pictures, "-m", model, "--max-new-tokens", "3").stdout
     assert all(path in shown for path in pictures)
 
 
 def test_several_captions_are_sorted_by_a_number_that_is_shown(
     run: Run, run_json: RunJson, model: str, pictures: list[str]
 ) -> None:
-    asked = ["caption", pictures[0], "-m", model, "--num-return", "4", "--length-penalty", "2"]
+    asked = [
+        "caption",
+        pictures[0],
+        "-m",
+        model,
+        "--num-return-sequences",
+        "4",
+        "--length-penalty",
+        "2",
+    ]
     ranks = [one["rank_score"] for one in run_json(*asked)[0]["captions"]]
     assert ranks == sorted(ranks, reverse=True)
     first, *rows = run(*asked).stdout.splitlines()
@@ -62,18 +71,18 @@ def test_several_captions_are_sorted_by_a_number_that_is_shown(
 
 
 def test_options_reach_the_model(run_json: RunJson, model: str, pictures: list[str]) -> None:
-    asked = ["--num-return", "3", "--temperature", "1.3", "--top-k", "50", "--seed", "5"]
-    asked += ["--repetition-penalty", "1.2", "--no-repeat-ngram", "2", "--min-words", "2"]
+    asked = ["--num-return-sequences", "3", "--temperature", "1.3", "--top-k", "50", "--seed", "5"]
+    asked += ["--repetition-penalty", "1.2", "--no-repeat-ngram-size", "2", "--min-new-tokens", "2"]
     told = run_json("caption", *pictures, "-m", model, *asked)
     wanted = load(model).caption(
         pictures,
-        num_return=3,
+        num_return_sequences=3,
         temperature=1.3,
         top_k=50,
         seed=5,
         repetition_penalty=1.2,
-        no_repeat_ngram=2,
-        min_words=2,
+        no_repeat_ngram_size=2,
+        min_new_tokens=2,
     )
     for entry, best in zip(told, wanted, strict=True):
         texts = [one.text for one in (best, *best.others)]
@@ -81,7 +90,7 @@ def test_options_reach_the_model(run_json: RunJson, model: str, pictures: list[s
 
 
 def test_all_captions_of_a_picture_are_shown(run: Run, model: str, pictures: list[str]) -> None:
-    shown = run("caption", *pictures, "-m", model, "-n", "2", "--max-words", "3").stdout
+    shown = run("caption", *pictures, "-m", model, "-n", "2", "--max-new-tokens", "3").stdout
     assert all(shown.count(path) == 2 for path in pictures)
 
 
@@ -89,9 +98,9 @@ def test_all_captions_of_a_picture_are_shown(run: Run, model: str, pictures: lis
     ("options", "sentence"),
     [
         (["--num-beams", "2", "--temperature", "1"], "use either"),
-        (["--num-beams", "1", "--num-return", "2"], "cannot return 2 captions"),
+        (["--num-beams", "1", "--num-return-sequences", "2"], "cannot return 2 captions"),
         (["--early-stopping", "soon"], "soon"),
-        (["--explain", "maps.png"], "draws one picture, and 3 are given"),
+        (["--explain", "maps.png"], "draws one image, and 3 are given"),
     ],
 )
 def test_options_that_make_no_sense_are_a_wrong_call(
@@ -101,7 +110,9 @@ def test_options_that_make_no_sense_are_a_wrong_call(
 
 
 def test_a_caption_is_explained_by_a_drawing(run: Run, model: str, pictures: list[str]) -> None:
-    told = run("caption", pictures[0], "-m", model, "--explain", "maps.png", "--max-words", "3")
+    told = run(
+        "caption", pictures[0], "-m", model, "--explain", "maps.png", "--max-new-tokens", "3"
+    )
     assert "maps.png" in told.stdout
     with Image.open("maps.png") as drawing:
         assert drawing.format == "PNG"

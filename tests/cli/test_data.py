@@ -107,7 +107,7 @@ def test_the_sets_of_emoji_are_parted_and_told(run: Run, run_json: RunJson, plac
         "held_out": 3,
     }
     page = run(*words, "--held-out", "0").stdout
-    assert "train/twemoji:            17 pictures" in page
+    assert "train/twemoji:            17 images" in page
     assert "17 concepts, of which 14 are shared by all and 0 held out, are in out" in page
 
 

@@ -28,7 +28,7 @@ def test_objects_are_told_and_drawn(run: Run, run_json: RunJson, pictures: list[
 
 def test_a_bad_picture_does_not_stop_the_others(run: Run, pictures: list[str]) -> None:
     write_detector(Path("detector"))
-    Path("broken.png").write_bytes(b"no picture")
+    Path("broken.png").write_bytes(b"no image")
     ended = run("detect", "broken.png", pictures[0], "--model", "detector", code=1)
     assert "broken.png" in ended.stderr
     assert pictures[0] in ended.stdout

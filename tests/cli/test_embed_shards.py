@@ -25,18 +25,18 @@ def test_tars_are_embedded_once_and_indexed_without_a_model(
     told = run_json("embed-shards", "shards/*.tar", "--out", "vectors", "-m", model)
     assert [one["pictures"] for one in told["shards"]] == [2, 2, 1]
     said = run("embed-shards", "shards", "-o", "vectors", "-m", model).stdout
-    assert "0 of 3 tars embedded now, 3 found done: 5 pictures are in vectors" in said
+    assert "0 of 3 tars embedded now, 3 found done: 5 images are in vectors" in said
     # The model that is named is not looked for.
     filled = run_json("index", "vectors", "-m", "absent")
     assert (filled["added"], filled["count"]) == (5, 5)
     Path("one.png").write_bytes(picture(1))
     (hit,) = run_json("search", "--image", "one.png", "-k", "1")
     assert hit["path"] == str(Path("shards/shard-000000.tar/k1").absolute())
-    idle = ("--no-captions", "--every", "2", "--max-bad", "0.5", "--bad-list", "bad.jsonl")
+    idle = ("--no-captions", "--frame-interval", "2", "--max-bad", "0.5", "--bad-list", "bad.jsonl")
     refused = run("index", "vectors", *idle, code=2).stderr
-    assert "--no-captions, --every, --max-bad, --bad-list look at pictures" in refused
+    assert "--no-captions, --frame-interval, --max-bad, --bad-list look at images" in refused
     refused = run("index", "vectors", "--prune", code=2).stderr
-    assert "look at pictures, and these are vectors" in refused
+    assert "look at images, and these are vectors" in refused
 
 
 def test_a_bad_tar_fails_the_command_after_the_others_are_done(

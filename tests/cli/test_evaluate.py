@@ -20,7 +20,7 @@ DATA = ["data.kind=folder", "data.path=photos"]
 def samples(pictures: list[str]) -> str:
     """Pictures with captions and labels, and a task in a file."""
     for number, path in enumerate(pictures):
-        words = {"caption": f"picture {number}", "label": f"kind {number % 2}"}
+        words = {"caption": f"image {number}", "label": f"kind {number % 2}"}
         Path(path).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     Path("task.yaml").write_text(
         "task: retrieval\ndata: {kind: folder, path: photos}\n", encoding="utf-8"
@@ -115,11 +115,11 @@ def test_texts_find_videos_as_they_find_pictures(run_json: RunJson, model: str) 
 def test_another_model_s_scores_stand_beside(
     run: Run, run_json: RunJson, model: str, samples: str
 ) -> None:
-    told = run_json("evaluate", model, samples, "--beside", "nano")
+    told = run_json("evaluate", model, samples, "--compare", "nano")
     assert told["beside"]["nano"] == run_json("evaluate", "nano", samples)["metrics"]
     # A shipped model is called by its name, wherever it lies.
     assert Path("runs/evaluate/nano/report.md").read_text().startswith("# Scores of nano\n")
-    table = run("evaluate", model, samples, "--beside", "nano").stdout
+    table = run("evaluate", model, samples, "--compare", "nano").stdout
     assert any({"this model", "nano"} <= {*re.split(r"\s{2,}", it)} for it in table.splitlines())
 
 

@@ -50,13 +50,13 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(place: Path) -> None:
 
 def test_folders_without_pictures_are_a_wrong_call(place: Path) -> None:
     Path("empty").mkdir()
-    with pytest.raises(ConfigError, match="no picture in empty"):
+    with pytest.raises(ConfigError, match="no image in empty"):
         find(["empty"])
     assert find([]) == []
 
 
 def test_bad_pictures_keep_their_place_among_the_outcomes(pictures: list[str]) -> None:
-    Path("photos/bad.png").write_bytes(b"no picture")
+    Path("photos/bad.png").write_bytes(b"no image")
     paths = [pictures[0], "photos/bad.png", pictures[1], "none.png", pictures[2]]
 
     def work(batch: Sequence[str]) -> list[str]:
@@ -87,7 +87,7 @@ def test_an_error_that_no_picture_causes_is_passed_on(pictures: list[str]) -> No
 
 
 def test_what_can_be_read_but_not_used_does_not_stop_the_others(pictures: list[str]) -> None:
-    Path("photos/bad.png").write_bytes(b"no picture")
+    Path("photos/bad.png").write_bytes(b"no image")
 
     def work(batch: Sequence[str]) -> list[str]:
         for path in batch:

@@ -17,7 +17,7 @@ RunJson = Callable[..., Any]
 
 @pytest.fixture
 def filled(run_json: RunJson, model: str, pictures: list[str]) -> Any:
-    """A collection of three pictures in the usual place; the first has words of its own."""
+    """A collection of three images in the usual place; the first has words of its own."""
     words = {"caption": "a red [car]", "year": 2022}
     Path(pictures[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     return run_json("index", "photos", "-m", model)
@@ -44,7 +44,7 @@ def test_indexing_again_changes_nothing_and_prune_removes_what_is_gone(
     Path(pictures[2]).unlink()
     assert run_json("index", "photos", "-m", model, "--prune")["removed"] == 1
     said = run("index", "photos", "-m", model).stdout
-    assert "2 unchanged: 2 pictures are in collection 'pictures' of coca.db" in said
+    assert "2 unchanged: 2 images are in collection 'pictures' of coca.db" in said
     assert "coca search 'red car'" in said
 
 
@@ -64,7 +64,7 @@ def test_pictures_join_a_collection_by_the_model_that_filled_it(
 def test_a_bad_picture_is_told_and_the_rest_is_indexed(
     run: Run, run_json: RunJson, model: str, pictures: list[str]
 ) -> None:
-    Path("photos/text.jpg").write_text("no picture", encoding="utf-8")
+    Path("photos/text.jpg").write_text("no image", encoding="utf-8")
     told = run_json("index", "photos", "-m", model, "--uri", "other.db")
     assert told["count"] == 3
     (bad,) = told["bad"]
@@ -91,7 +91,7 @@ def test_a_tar_that_cannot_be_read_is_told_by_the_exit_code_and_the_rest_is_inde
 ) -> None:
     Path("bad.tar").write_bytes(b"no tar")
     told = run("index", "photos", "bad.tar", "-m", model, "--no-captions", code=1)
-    assert "3 added, 1 bad: 3 pictures are in collection" in told.stdout
+    assert "3 added, 1 bad: 3 images are in collection" in told.stdout
     assert "bad.tar is truncated, damaged or not a plain tar" in told.stderr
 
 
@@ -107,7 +107,7 @@ def test_a_place_with_nothing_in_it_is_a_fault_unless_all_of_it_was_removed(
 ) -> None:
     Path("empty").mkdir()
     told = run("index", "empty", "-m", "absent", "--uri", "new.db", code=1).stderr
-    assert told.startswith("error: there is nothing to index in empty: no picture (.avif")
+    assert told.startswith("error: there is nothing to index in empty: no image (.avif")
     assert not Path("new.db").exists()
     for picture_file in pictures:
         Path(picture_file).unlink()
@@ -124,7 +124,7 @@ def test_too_many_bad_pictures_stop_the_run_and_are_listed(
     run: Run, model: str, pictures: list[str]
 ) -> None:
     for n in range(12):
-        Path(f"photos/{n}.jpg").write_text("no picture")
+        Path(f"photos/{n}.jpg").write_text("no image")
     told = run("index", "photos", "-m", model, "--max-bad", "0.01", "--bad-list", "b.jsonl", code=1)
     assert "12 of 15 samples are bad" in told.stderr
     assert len(Path("b.jsonl").read_text().splitlines()) == 12
@@ -139,14 +139,14 @@ def test_a_video_is_indexed_by_frames_and_found_as_one_album(
     Path("clips").mkdir()
     Path("clips/a.mp4").write_bytes(video())
     Path("clips/broken.mp4").write_bytes(b"no film")
-    told = run_json("index", "clips", "-m", model, "--every", "0.5", "--no-captions")
+    told = run_json("index", "clips", "-m", model, "--frame-interval", "0.5", "--no-captions")
     assert told["added"] == told["count"] == 4
     assert [bad["reason"] for bad in told["bad"]] == ["not_a_video"]
     paths = {hit["path"] for hit in run_json("search", "x")}
     assert str(Path("clips/a.mp4").absolute()) + "#t=1.52" in paths
     for settled in ("updated", "unchanged"):
         # Captions are made up for, once.
-        assert run_json("index", "clips", "-m", model, "--every", "0.5")[settled] == 4
+        assert run_json("index", "clips", "-m", model, "--frame-interval", "0.5")[settled] == 4
 
 
 def test_a_place_that_cannot_be_is_told_before_a_model_is_loaded(

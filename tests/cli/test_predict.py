@@ -122,7 +122,7 @@ def test_a_bad_picture_among_good_ones_is_told_and_the_rest_is_done(
     run: Run, run_json: RunJson, model: str, pictures: list[str], command: list[str]
 ) -> None:
     Path("photos/1a.png").write_bytes(Path(pictures[1]).read_bytes()[:60])
-    Path("photos/text.jpg").write_text("no picture", encoding="utf-8")
+    Path("photos/text.jpg").write_text("no image", encoding="utf-8")
     told = run_json(*command, "photos", "photos/none.png", "-m", model, code=1)
     entries = told["items"] if command == ["embed"] else told
     bad = [entry for entry in entries if "error" in entry]

@@ -17,7 +17,7 @@ RunJson = Callable[..., Any]
 
 @pytest.fixture
 def filled(run_json: RunJson, model: str, pictures: list[str]) -> Any:
-    """A collection of three pictures in the usual place; the first has words of its own."""
+    """A collection of three images in the usual place; the first has words of its own."""
     words = {"caption": "a red [car]", "year": 2022}
     Path(pictures[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     return run_json("index", "photos", "-m", model)
@@ -82,9 +82,9 @@ def test_several_texts_and_pictures_are_weighed(
 
 
 def test_words_of_captions_join_the_ranking(run_json: RunJson, filled: Any) -> None:
-    joined = run_json("search", "red car", "--hybrid", "--words", "0.9")
+    joined = run_json("search", "red car", "--hybrid", "--text-weight", "0.9")
     assert joined[0]["caption"] == "a red [car]"
-    assert run_json("search", "red", "--hybrid", "--fusion", "scores", "--words", "1")[0] == {
+    assert run_json("search", "red", "--hybrid", "--fusion", "scores", "--text-weight", "1")[0] == {
         **joined[0],
         "score": 1.0,
     }
@@ -123,7 +123,7 @@ def test_hybrid_searches_are_re_ranked_cut_and_paged(run_json: RunJson, filled: 
     ranks = [hit["rank_score"] for hit in both]
     assert ranks == sorted(ranks, reverse=True)
     alone = run_json("search", "red car", "--rerank", "3")
-    # The formula is that of a search by vectors, whatever found the picture.
+    # The formula is that of a search by vectors, whatever found the image.
     assert sorted(ranks) == pytest.approx(sorted(hit["rank_score"] for hit in alone), abs=1e-4)
     pages = [
         run_json("search", "red car", "--hybrid", "--rerank", "3", "-k", "1", "--offset", n)[0]
@@ -131,7 +131,7 @@ def test_hybrid_searches_are_re_ranked_cut_and_paged(run_json: RunJson, filled: 
     ]
     assert pages == both
     least = str(sorted(hit["score"] for hit in alone)[1] - 1e-5)
-    cut = run_json("search", "red car", "--hybrid", "--min-score", least, "--one-per-album")
+    cut = run_json("search", "red car", "--hybrid", "--min-score", least, "--group-by", "album")
     assert 1 <= len(cut) <= 2
 
 
@@ -158,7 +158,7 @@ def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
         (["--since", "2024-06-01", "--until", "2024-06-01", "--filter", "width > 0"], [1]),
         (["--since", "2024-05-31T23:59:59", "--until", "2024-05-31T23:59:59"], [0]),
         (["--tag", "all", "--tag", "n2"], [2]),
-        (["--tag", "all", "--resident"], [0, 1, 2]),
+        (["--tag", "all", "--in-memory"], [0, 1, 2]),
         (["--tag", "n1", "--until", "2024-05-31"], []),
     ):
         hits = run_json("search", "x", *options)
@@ -171,9 +171,9 @@ def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
 
 
 def test_a_resident_search_answers_as_the_index_does(run_json: RunJson, filled: Any) -> None:
-    plain, exact = (run_json("search", "a red car", *one) for one in ([], ["--resident"]))
+    plain, exact = (run_json("search", "a red car", *one) for one in ([], ["--in-memory"]))
     assert [hit["id"] for hit in exact] == [hit["id"] for hit in plain]
-    joined = run_json("search", "red car", "--hybrid", "--words", "0.9", "--resident")
+    joined = run_json("search", "red car", "--hybrid", "--text-weight", "0.9", "--in-memory")
     assert joined[0]["caption"] == "a red [car]"
 
 

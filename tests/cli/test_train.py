@@ -41,7 +41,7 @@ VIDEOS = ["data.kind=videos", "data.path=clips", "data.frames=3", "data.text=lab
 @pytest.fixture
 def recipe(pictures: list[str]) -> str:
     for path in pictures:
-        Path(path).with_suffix(".txt").write_text(f"a picture called {path}", encoding="utf-8")
+        Path(path).with_suffix(".txt").write_text(f"an image called {path}", encoding="utf-8")
     Path("tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     return "tiny.yaml"
 

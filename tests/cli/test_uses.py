@@ -26,7 +26,7 @@ RunJson = Callable[..., Any]
 
 @pytest.fixture
 def filled(run: Run, model: str, pictures: list[str]) -> list[str]:
-    """Six pictures with captions in the usual place."""
+    """Six images with captions in the usual place."""
     for n in range(3, 6):
         Path(f"photos/{n}.png").write_bytes(picture(n))
     paths = [str(Path(f"photos/{n}.png").absolute()) for n in range(6)]
@@ -44,29 +44,31 @@ def test_what_is_liked_or_was_seen_is_not_recommended(
     assert {hit["path"] for hit in hits} == set(filled[1:])
     rest = run_json("recommend", filled[0], "--diversity", "0", "--seen", hits[0]["id"])
     assert rest == hits[1:]
-    mixed = run_json("recommend", "a car:2", filled[1], "--unlike", filled[2], "--diversity", "0.5")
+    mixed = run_json(
+        "recommend", "a car:2", filled[1], "--negative", filled[2], "--diversity", "0.5"
+    )
     assert filled[1] not in {hit["path"] for hit in mixed}
     assert "score" in run("recommend", "a car").stdout
-    assert "no picture none.png" in run("recommend", "none.png", code=2).stderr
+    assert "no image none.png" in run("recommend", "none.png", code=2).stderr
 
 
 def test_near_duplicates_are_told_within_and_against_others(
     run: Run, run_json: RunJson, filled: list[str]
 ) -> None:
-    within = run_json("duplicates", "--least", "0.00001")
+    within = run_json("duplicates", "--min-similarity", "0.00001")
     assert within["pair_count"] == len(within["pairs"]) <= 15
     assert sorted(within["drop"]) == sorted(one for group in within["groups"] for one in group[1:])
     shutil.copy(filled[4], "copy.png")
-    told = run_json("duplicates", "--against", "copy.png", "--least", "0.99999")
+    told = run_json("duplicates", "--against", "copy.png", "--min-similarity", "0.99999")
     assert (filled[4], "copy.png") in {(one["first"], one["second"]) for one in told["pairs"]}
     assert filled[4] in told["drop"]
-    assert "of 6 pictures and 1 other pictures" in (
-        run("duplicates", "--against", "copy.png", "--least", "0.9999").stdout
+    assert "of 6 images and 1 other images" in (
+        run("duplicates", "--against", "copy.png", "--min-similarity", "0.9999").stdout
     )
     Path("other.png").write_bytes(picture(9))
-    alone = run("duplicates", "--against", "other.png", "--least", "1").stdout
-    assert "none of 6 pictures is like one of 1 other pictures from 1 on" in alone
-    assert "above 0 to 1" in run("duplicates", "--least", "2", code=2).stderr
+    alone = run("duplicates", "--against", "other.png", "--min-similarity", "1").stdout
+    assert "none of 6 images is like one of 1 other images from 1 on" in alone
+    assert "above 0 to 1" in run("duplicates", "--min-similarity", "2", code=2).stderr
 
 
 def test_exact_copies_are_named_when_they_come_and_as_duplicates(
@@ -79,15 +81,15 @@ def test_exact_copies_are_named_when_they_come_and_as_duplicates(
     copies = [str(folder / name) for name in ("z1.png", "z2.png")]
     assert told["duplicates"] == 2
     assert told["copies"] == [{"path": path, "of": filled[4]} for path in copies]
-    within = run_json("duplicates", "--least", "1")
+    within = run_json("duplicates", "--min-similarity", "1")
     assert within["copies"] == [{"path": filled[4], "copies": copies}]
     assert set(copies) <= set(within["drop"])
-    shown = run("duplicates", "--least", "1").stdout
+    shown = run("duplicates", "--min-similarity", "1").stdout
     assert "copy  photos/4.png  photos/z1.png" in shown
     assert "2 files are copies of another one, byte for byte" in shown
     # Whoever drops what is like a test set must drop its copies as well.
     shutil.copy(filled[4], "test.png")
-    against = run_json("duplicates", "--against", "test.png", "--least", "0.99999")
+    against = run_json("duplicates", "--against", "test.png", "--min-similarity", "0.99999")
     assert {filled[4], *copies} <= set(against["drop"])
     shutil.copy(filled[5], folder / "z3.png")
     assert "photos/z3.png is a copy of photos/5.png" in run("index", "photos", "-m", model).stdout
@@ -96,7 +98,7 @@ def test_exact_copies_are_named_when_they_come_and_as_duplicates(
 def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
     run: Run, run_json: RunJson, filled: list[str]
 ) -> None:
-    told = run_json("mine", "some.jsonl", "--count", "2", "--like", filled[3])
+    told = run_json("mine", "some.jsonl", "--count", "2", "--positive", filled[3])
     assert (told["chosen"], told["of"]) == (2, 6)
     source = SOURCES.get("manifest")(SourceConfig(kind="manifest", path="some.jsonl"))
     assert source.read(0).image == Path(filled[3]).read_bytes()
@@ -143,7 +145,7 @@ def test_doubt_needs_classes_of_the_same_model(
     run: Run, run_json: RunJson, filled: list[str], model: str
 ) -> None:
     run("classes", "add", "cat,dog,car", "-m", model)
-    run("mine", "unsure.jsonl", "--count", "3", "--unsure", "classes")
+    run("mine", "unsure.jsonl", "--count", "3", "--uncertain", "classes")
     scores = [
         json.loads(line)["mined"]["score"] for line in Path("unsure.jsonl").read_text().splitlines()
     ]
@@ -151,7 +153,7 @@ def test_doubt_needs_classes_of_the_same_model(
     assert all(0 <= score <= 1.1 for score in scores)  # at most log 3
     away = ("mine", "apart.jsonl", "--count", "6", "--away-from", filled[1])
     assert "Set max_likeness" in run(*away, code=2).stderr
-    assert run_json(*away, "--max-likeness", "0.99999")["chosen"] <= 5
+    assert run_json(*away, "--max-similarity", "0.99999")["chosen"] <= 5
 
 
 def test_another_models_vectors_are_refused(
@@ -165,7 +167,7 @@ def test_another_models_vectors_are_refused(
     ):
         assert "was filled by model" in run(*call, "-m", newer, code=1).stderr
     run("classes", "add", "cat,dog", "-c", "newer", "-m", newer)
-    call = ("mine", "x.jsonl", "--count", "1", "--unsure", "newer")
+    call = ("mine", "x.jsonl", "--count", "1", "--uncertain", "newer")
     assert "collection 'newer' in coca.db was filled by model" in run(*call, code=1).stderr
     assert not Path("x.jsonl").exists()
 
@@ -174,7 +176,7 @@ def test_what_holds_no_class_is_told_by_name(run: Run, filled: list[str], model:
     run("classes", "add", "cat", "-m", model)
     run("classes", "remove", "cat")
     for call in (
-        ("mine", "x.jsonl", "--count", "1", "--unsure"),
+        ("mine", "x.jsonl", "--count", "1", "--uncertain"),
         ("classify", filled[0], "-m", model, "--classes"),
     ):
         assert "collection 'classes' holds no class" in run(*call, "classes", code=1).stderr
@@ -185,15 +187,15 @@ def test_classes_take_the_model_of_the_pictures_in_the_same_place(
     run: Run, run_json: RunJson, filled: list[str], model: str, tmp_path: Path
 ) -> None:
     assert run_json("classes", "add", "cat,dog")["classes"] == ["cat", "dog"]
-    # The model of both is found by the collection, also where pictures are named.
+    # The model of both is found by the collection, also where images are named.
     assert len(run_json("classify", filled[0], "--classes", "classes")[0]["predictions"]) == 2
-    run("mine", "unsure.jsonl", "--count", "3", "--unsure", "classes")
+    run("mine", "unsure.jsonl", "--count", "3", "--uncertain", "classes")
     newer = str(write_model(tmp_path / "newer", seed=1))
     cure = "with `coca classes add LABELS --collection NAME`"
     wrong = ("classify", filled[0], "--classes", "classes", "-m", newer)
     assert cure in run(*wrong, code=1).stderr
     run("classes", "add", "cat", "-c", "newer", "-m", newer)
-    assert cure in run("mine", "x.jsonl", "--count", "1", "--unsure", "newer", code=1).stderr
+    assert cure in run("mine", "x.jsonl", "--count", "1", "--uncertain", "newer", code=1).stderr
     # Where none is called `pictures`, one model is enough, and several are a question.
     for models, code in (([newer, newer], 0), ([newer, model], 2)):
         place = f"{code}.db"
@@ -253,13 +255,13 @@ def test_classes_come_and_go_and_answer_as_labels_do(
         (["mine", "x.jsonl", "--count", "1", "-q", "a", "--min-score", "2"], 1, "none of 6"),
         (["mine", "x.jsonl", "--count", "1", "-f", "width > 9999"], 1, "fulfils the filter"),
         (
-            ["mine", "x.jsonl", "--count", "1", "-q", "a", "--like", "photos/0.png"],
+            ["mine", "x.jsonl", "--count", "1", "-q", "a", "--positive", "photos/0.png"],
             2,
             "one of them",
         ),
         (["classes", "add", " , "], 2, "no class"),
         (["classes", "remove", "zebra", "-c", "pictures"], 1, "no class 'zebra'"),
-        (["classes", "list", "-c", "pictures"], 1, "holds 6 pictures"),
+        (["classes", "list", "-c", "pictures"], 1, "holds 6 images"),
         (["classify", "photos", "--classes", "x", "-l", "a,b"], 2, "leave one of them out"),
     ],
 )

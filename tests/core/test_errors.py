@@ -18,7 +18,7 @@ from coca.core.errors import (
 def every_error() -> list[CocaError]:
     return [
         ConfigError("a"),
-        DataError("a picture ends early", reason="truncated"),
+        DataError("an image ends early", reason="truncated"),
         ModelError("a"),
         SearchError("a"),
         StorageError("a"),

@@ -14,7 +14,7 @@ from coca.demo.emoji import concepts
 from coca.demo.run import DemoResult, demo, demo_from_scratch
 from coca.demo.search import IMAGE_QUERIES, TAKEN_OUT
 from coca.inference.loading import load
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import class_names
 from coca.search.records import content_id
 from tiny_model import write_model
@@ -101,9 +101,9 @@ def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoRe
 def test_the_picture_that_was_deleted_is_back_again(shown: DemoResult) -> None:
     code, _ = TAKEN_OUT
     id = content_id((shown.folder / "pictures" / "openmoji" / f"{code}.png").read_bytes())
-    with Index.open(str(shown.index)) as index:
+    with Collection.open(str(shown.index)) as index:
         assert index.get([id])[id].caption
-    with Index.open(str(shown.index), "names") as names:
+    with Collection.open(str(shown.index), "names") as names:
         assert len(class_names(names)) == names.count() > 100
 
 
@@ -150,7 +150,7 @@ def test_a_second_demo_from_scratch_does_not_train(trained: DemoResult) -> None:
     demo_from_scratch(trained.folder, recipe=RECIPE, overrides=longer, tell=lines.append)
     assert [line for line in lines if line.startswith("training on twemoji: 8 steps")]
     # What the model of before had filled is filled anew.
-    with Index.open(str(trained.index)) as index:
+    with Collection.open(str(trained.index)) as index:
         assert index.info.fingerprint == load(trained.model).fingerprint != before
 
 
@@ -159,9 +159,9 @@ def test_only_what_another_model_filled_is_forgotten(tmp_path: Path) -> None:
     uri = tmp_path / "pictures.db"
     workflow._forget_other_model(uri, model)
     # Stopped before the collection was made.
-    Index.open(str(uri), "another", embed_dim=3, fingerprint="f", create=True).close()
+    Collection.open(str(uri), "another", embed_dim=3, fingerprint="f", create=True).close()
     workflow._forget_other_model(uri, model)
-    Index.open(
+    Collection.open(
         str(uri), embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True
     ).close()
     workflow._forget_other_model(uri, model)

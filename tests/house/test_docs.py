@@ -19,7 +19,7 @@ from coca.data.sample import Sample
 from coca.data.sources.base import SOURCES
 from coca.data.sources.shards import ShardWriter
 from coca.model.config import CoCaConfig
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.tasks import TASKS, TaskConfig
 from coca.train.optimizer import OPTIMIZERS
 from coca.train.tracker import TRACKERS
@@ -66,7 +66,9 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "clip.mp4").write_bytes(video(frames=16))
     model = coca.load("nano", device="cpu")
     uri = str(run / "pictures.db")
-    Index.open(uri, embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True).close()
+    Collection.open(
+        uri, embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True
+    ).close()
     return root
 
 

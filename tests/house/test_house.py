@@ -70,7 +70,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def test_no_large_file_is_kept() -> None:
-    # Pictures and data come from packages or releases; a clone stays small for ever.
+    # Images and data come from packages or releases; a clone stays small for ever.
     kept = [path for path in kept_files() if WEIGHTS not in path.parents]
     large = [name_of(path) for path in kept if path.stat().st_size > 512 * 1024]
     assert large == []

@@ -31,16 +31,16 @@ def inputs() -> dict[str, float]:
 
 
 def test_hours_and_bytes_of_embedding_follow_from_the_inputs(inputs: dict[str, float]) -> None:
-    pictures = inputs["pictures"]
-    rate = inputs["pictures per second of an accelerator"]
+    pictures = inputs["images"]
+    rate = inputs["images per second of an accelerator"]
     hours = pictures / rate / 3600
     raw = inputs["numbers in a vector"] * 4
-    row = inputs["vectors of a picture"] * raw + inputs["bytes of other columns"]
-    tar = inputs["pictures in a tar"]
-    read = inputs["accelerators"] * rate * inputs["bytes of a picture"]
+    row = inputs["vectors of an image"] * raw + inputs["bytes of other columns"]
+    tar = inputs["images in a tar"]
+    read = inputs["accelerators"] * rate * inputs["bytes of an image"]
     assert f"{pictures / tar:,.0f} tars" in PAGE
     assert f"{hours:.0f} accelerator hours: {hours / inputs['accelerators']:.1f} hours" in PAGE
-    assert f"The tars hold {pictures * inputs['bytes of a picture'] / 1e12:.0f} TB" in PAGE
+    assert f"The tars hold {pictures * inputs['bytes of an image'] / 1e12:.0f} TB" in PAGE
     assert f"read {read / 1e9:.1f} GB a second" in PAGE
     assert f"A tar is {tar / rate:.1f} seconds" in PAGE
     assert f"2 vectors of {raw:,.0f} bytes" in PAGE
@@ -49,7 +49,7 @@ def test_hours_and_bytes_of_embedding_follow_from_the_inputs(inputs: dict[str, f
 
 
 def test_hours_and_dollars_of_loading_follow_from_the_inputs(inputs: dict[str, float]) -> None:
-    pictures = inputs["pictures"]
+    pictures = inputs["images"]
     inserting = pictures / inputs["rows per second of one inserting client"] / 3600
     share = pictures / 10_000_000 * inputs["numbers in a vector"] / 768
     building = inputs["core hours to index 10M vectors of 768"] * share
@@ -58,9 +58,9 @@ def test_hours_and_dollars_of_loading_follow_from_the_inputs(inputs: dict[str, f
     remembered = 20_000_000 * inputs["bytes that `coca index` remembers of a record"]
     assert f"{remembered / 1e9:.0f} GB for 20 million" in PAGE
     assert f"about {building:,.0f} core hours for a billion" in PAGE
-    both = inputs["vectors of a picture"] * building
+    both = inputs["vectors of an image"] * building
     assert f"{both / 256:.1f} hours on 256 cores" in PAGE
-    embedding = pictures / inputs["pictures per second of an accelerator"] / 3600
+    embedding = pictures / inputs["images per second of an accelerator"] / 3600
     for hours, price, unit in (
         (embedding, inputs["dollars of an accelerator hour"], "accelerator"),
         (both, inputs["dollars of a core hour"], "core"),
@@ -90,7 +90,7 @@ def test_memory_and_nodes_of_each_index_follow_from_its_bytes(inputs: dict[str, 
     for name, vector_bytes in expected.items():
         stated, ram, nodes, *_ = found[name]
         assert number(stated) == pytest.approx(vector_bytes, abs=1), name
-        total = vector_bytes * inputs["pictures"]
+        total = vector_bytes * inputs["images"]
         assert ram == f"{total / 1e12:.2f}", name
         node = 80 if name == "GPU_CAGRA" else inputs["gigabytes of a node for vectors"]
         assert int(nodes) == math.ceil(total / 1e9 / node), name
@@ -104,7 +104,7 @@ def test_the_values_for_helm_are_those_of_the_plan(inputs: dict[str, float]) -> 
         if cells[0].startswith("HNSW_SQ")
     )
     replicas = 2
-    assert values["queryNode"]["replicas"] == nodes * inputs["vectors of a picture"] * replicas
+    assert values["queryNode"]["replicas"] == nodes * inputs["vectors of an image"] * replicas
     assert f"{values['queryNode']['replicas']} query nodes" in PAGE
     assert f"{values['dataNode']['replicas']} data nodes of 16 cores" in PAGE
     assert values["dataNode"]["replicas"] * 16 == 256

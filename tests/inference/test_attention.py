@@ -16,7 +16,7 @@ from coca.inference.attention import (
     explain_match,
 )
 from coca.inference.predictor import Predictor
-from coca.model.attribution import word_maps
+from coca.model.attribution import cross_attention_maps
 from tiny_data import picture
 
 PICTURE = picture(3)
@@ -38,7 +38,11 @@ def test_a_word_of_several_tokens_has_the_mean_of_their_maps(predictor: Predicto
     first = len(tokenizer.encode_prompt("a")) - 1
     assert len(ids) > first + 2
     images = predictor.processor.images([PICTURE])
-    each = word_maps(predictor.model, images, torch.tensor([ids]))[0].numpy().reshape(-1, 4, 4)
+    each = (
+        cross_attention_maps(predictor.model, images, torch.tensor([ids]))[0]
+        .numpy()
+        .reshape(-1, 4, 4)
+    )
     found = explain_caption(predictor, PICTURE, caption=caption)
     assert found.words == ("a", "zebra")
     assert_allclose(found.maps[0], each[:first].mean(axis=0), rtol=1e-4)
@@ -79,8 +83,8 @@ def test_the_picture_is_shown_as_the_model_saw_it(predictor: Predictor) -> None:
 def test_contributions_and_the_rest_sum_to_the_cosine(predictor: Predictor) -> None:
     match = explain_match(predictor, PICTURE, "two dogs play")
     cosine = predictor.embed_images(PICTURE) @ predictor.embed_texts("two dogs play").T
-    assert match.contributions.shape == (4, 4)
-    assert match.contributions.sum() + match.rest == pytest.approx(match.cosine, abs=1e-5)
+    assert match.patch_attributions.shape == (4, 4)
+    assert match.patch_attributions.sum() + match.rest == pytest.approx(match.cosine, abs=1e-5)
     assert match.cosine == pytest.approx(float(cosine[0, 0]), abs=1e-5)
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coca.inference.caching import Remembering
+from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from tiny_data import picture
@@ -17,7 +17,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 
 def test_answers_are_those_of_the_model_in_the_order_of_the_question(plain: Predictor) -> None:
-    model = Remembering(plain)
+    model = CachingPredictor(plain)
     pictures, texts = [picture(n) for n in range(5)], ["a red car", "two dogs", "a red car"]
     for some in (pictures[:3], pictures, [pictures[4], pictures[0], pictures[4]]):
         # Batches of other sizes differ by rounding.
@@ -29,24 +29,24 @@ def test_answers_are_those_of_the_model_in_the_order_of_the_question(plain: Pred
 
 
 def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
-    plain = load(write_model(tmp_path), device="cpu", laid_out=False)
-    Remembering(plain)
-    assert not any("laid_out" in vars(weight) for weight in plain.model.parameters())
+    plain = load(write_model(tmp_path), device="cpu", prepack=False)
+    CachingPredictor(plain)
+    assert not any("prepack" in vars(weight) for weight in plain.model.parameters())
 
 
 def test_nothing_is_embedded_twice(plain: Predictor) -> None:
-    model = Remembering(plain)
+    model = CachingPredictor(plain)
     pictures = [picture(n) for n in range(4)]
     model.embed_images(pictures[:3])
     model.embed_texts(["one", "two"])
     bars: Bars = {}
     model.embed_images([*pictures, pictures[3]], progress=recording(bars))
     model.embed_texts(["two", "three", "three", "one"], progress=recording(bars))
-    assert list(bars) == [("embedding pictures", 1), ("embedding texts", 1)]
+    assert list(bars) == [("embedding images", 1), ("embedding texts", 1)]
 
 
 def test_a_file_is_read_each_time(plain: Predictor, tmp_path: Path) -> None:
-    model, path = Remembering(plain), tmp_path / "a.png"
+    model, path = CachingPredictor(plain), tmp_path / "a.png"
     vectors = []
     for number in range(2):
         path.write_bytes(picture(number))
@@ -56,4 +56,4 @@ def test_a_file_is_read_each_time(plain: Predictor, tmp_path: Path) -> None:
 
 
 def test_a_single_picture_is_a_list_of_one(plain: Predictor) -> None:
-    assert Remembering(plain).embed_images(picture(0)).shape == (1, plain.embed_dim)
+    assert CachingPredictor(plain).embed_images(picture(0)).shape == (1, plain.embed_dim)

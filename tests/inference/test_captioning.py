@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from coca.core.errors import ConfigError
 from coca.inference.predictor import Predictor
 from coca.inference.video import caption_videos
-from coca.model.generation.config import Decoding, DecodingOptions
+from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.model.losses.captioning import captioning_loss_plain
 from tiny_data import picture
 
@@ -21,8 +21,8 @@ LABELS = ["car", "small cat", "dogs", "bench"]
 
 
 def test_the_options_of_a_call_are_the_fields_of_decoding() -> None:
-    fields = {field.name: field.type for field in dataclasses.fields(Decoding)}
-    assert get_type_hints(DecodingOptions) == fields
+    fields = {field.name: field.type for field in dataclasses.fields(GenerationConfig)}
+    assert get_type_hints(GenerationOptions) == fields
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_right_one(predictor: Predictor) -> None:
@@ -35,7 +35,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_right_one(predictor: Pred
 def test_a_caption_is_what_the_model_believes_most(predictor: Predictor) -> None:
     """The score is checked against the plain logits, and each word is the best of its place."""
     prompt = predictor.processor.tokenizer.encode_prompt("the small")
-    caption = predictor.caption(PICTURES[0], prompt="the small", max_words=3, num_beams=1)[0]
+    caption = predictor.caption(PICTURES[0], prompt="the small", max_new_tokens=3, num_beams=1)[0]
     assert caption.text.startswith("the small")
     images = predictor.processor.images([PICTURES[0]])
     scores: list[float] = []
@@ -60,21 +60,26 @@ def test_a_caption_is_what_the_model_believes_most(predictor: Predictor) -> None
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_return": 3}, {"num_beams": 1}, {"temperature": 1.0, "num_return": 4, "seed": 2}],
+    [
+        {},
+        {"num_return_sequences": 3},
+        {"num_beams": 1},
+        {"temperature": 1.0, "num_return_sequences": 4, "seed": 2},
+    ],
     ids=str,
 )
 def test_neither_the_batch_nor_its_size_changes_a_caption(
     predictor: Predictor, options: Any
 ) -> None:
     few = Predictor(predictor.model, predictor.processor, fingerprint="", batch_size=2)
-    together = predictor.caption(PICTURES, max_words=5, **options)
+    together = predictor.caption(PICTURES, max_new_tokens=5, **options)
     assert len(together) == 5
     for other in (
-        few.caption(PICTURES, max_words=5, **options),
-        [predictor.caption(one, max_words=5, **options)[0] for one in PICTURES],
+        few.caption(PICTURES, max_new_tokens=5, **options),
+        [predictor.caption(one, max_new_tokens=5, **options)[0] for one in PICTURES],
     ):
         for one, same in zip(together, other, strict=True):
-            assert len(one.others) == options.get("num_return", 1) - 1
+            assert len(one.others) == options.get("num_return_sequences", 1) - 1
             every = zip((one, *one.others), (same, *same.others), strict=True)
             for first, second in every:
                 assert first.text == second.text
@@ -83,18 +88,18 @@ def test_neither_the_batch_nor_its_size_changes_a_caption(
 
 def test_each_picture_may_have_its_own_prompt(predictor: Predictor) -> None:
     prompts = ["", "the small", "two dogs play on a", "a", "the"]
-    found = predictor.caption(PICTURES, prompt=prompts, max_words=2)
+    found = predictor.caption(PICTURES, prompt=prompts, max_new_tokens=2)
     for image, prompt, caption in zip(PICTURES, prompts, found, strict=True):
         assert caption.text.startswith(prompt)
-        assert caption.text == predictor.caption(image, prompt=prompt, max_words=2)[0].text
+        assert caption.text == predictor.caption(image, prompt=prompt, max_new_tokens=2)[0].text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_words": 0}, "max_words is 0; it must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
         ({"prompt": "the small cat sleeps on a long wooden bench " * 4}, "leaves no room"),
-        ({"prompt": ["a", "the"]}, "2 prompts do not fit 5 pictures"),
+        ({"prompt": ["a", "the"]}, "2 prompts do not fit 5 images"),
         ({"num_beams": 2, "temperature": 1.0}, "use either"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from coca.core.errors import ConfigError
-from coca.inference.caching import Remembering
+from coca.inference.caching import CachingPredictor
 from coca.inference.inputs import as_pictures, as_texts
 from coca.inference.predictor import Predictor
 from tiny_data import picture
@@ -25,7 +25,7 @@ def test_a_generator_gives_what_its_list_gives(predictor: Predictor) -> None:
     words = ["a car", "dogs"]
     assert_array_equal(predictor.embed_texts(iter(words)), predictor.embed_texts(words))
     assert_array_equal(
-        Remembering(predictor).embed_texts(iter(words)), predictor.embed_texts(words)
+        CachingPredictor(predictor).embed_texts(iter(words)), predictor.embed_texts(words)
     )
 
 
@@ -48,15 +48,15 @@ import torch
 import coca
 from coca.core.errors import ConfigError, DataError
 
-model = coca.load("nano", device="cpu", laid_out=False)
+model = coca.load("nano", device="cpu", prepack=False)
 image = b"GIF89a"
 for call, words in (
-    (lambda: model.embed_images(None), "a NoneType is no picture; right is a path"),
-    (lambda: model.embed_images([None]), "a NoneType is no picture"),
-    (lambda: model.embed_images(io.BytesIO(image)), "a BytesIO is no picture"),
-    (lambda: model.embed_images(bytearray(image)), "a bytearray is no picture"),
-    (lambda: model.embed_images(torch.zeros(3, 8, 8)), "a Tensor is no picture"),
-    (lambda: model.embed_images({"a.png": 1}), "a dict is no picture"),
+    (lambda: model.embed_images(None), "a NoneType is no image; right is a path"),
+    (lambda: model.embed_images([None]), "a NoneType is no image"),
+    (lambda: model.embed_images(io.BytesIO(image)), "a BytesIO is no image"),
+    (lambda: model.embed_images(bytearray(image)), "a bytearray is no image"),
+    (lambda: model.embed_images(torch.zeros(3, 8, 8)), "a Tensor is no image"),
+    (lambda: model.embed_images({"a.png": 1}), "a dict is no image"),
     (lambda: model.embed_texts(None), "text 0 is no text but NoneType"),
     (lambda: model.embed_texts(["a", float("nan")]), "text 1 is no text but float (nan); right"),
     (lambda: model.embed_texts(b"cat"), "text 0 is no text but int"),

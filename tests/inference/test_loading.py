@@ -184,7 +184,7 @@ def test_files_of_the_two_architectures_do_not_mix(
     (mixed / "processor.json").write_text(
         json.dumps(state | {"image": {**state["image"], "image_size": 24}})
     )
-    with pytest.raises(ModelError, match="pictures of 24 px, the model reads 16"):
+    with pytest.raises(ModelError, match="images of 24 px, the model reads 16"):
         coca.load(mixed)
 
 
@@ -226,7 +226,7 @@ def test_files_of_different_models_are_refused_with_every_fault(tmp_path: Path) 
     )
     with pytest.raises(ModelError) as caught:
         coca.load(tmp_path)
-    for fault in ("the tokenizer knows 310 words", "captions of 17 tokens", "pictures of 18 px"):
+    for fault in ("the tokenizer knows 310 words", "captions of 17 tokens", "images of 18 px"):
         assert fault in str(caught.value)
 
 

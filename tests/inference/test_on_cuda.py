@@ -12,7 +12,7 @@ from PIL import Image
 from coca.inference.attention import explain_caption, explain_match
 from coca.inference.detecting import ObjectDetector, load_detector
 from coca.inference.predictor import Predictor
-from coca.model.generation.config import Decoding
+from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
 from tiny_architectures import openclip, openclip_batch
 from tiny_detector import write_detector
@@ -39,7 +39,7 @@ USES: dict[str, Callable[[Predictor], Any]] = {
     "scores": lambda it: it.score(photos(), TEXTS),
     "labels": lambda it: it.classify(photos(), TEXTS),
     "greedy": lambda it: it.caption(photos(), num_beams=1),
-    "beams": lambda it: it.caption(photos(), num_beams=3, num_return=2, prompt="a"),
+    "beams": lambda it: it.caption(photos(), num_beams=3, num_return_sequences=2, prompt="a"),
     "groups": lambda it: it.caption(
         photos(), num_beams=4, num_beam_groups=2, diversity_penalty=0.5
     ),
@@ -47,7 +47,7 @@ USES: dict[str, Callable[[Predictor], Any]] = {
         photos(), temperature=0.8, top_k=5, top_p=0.9, repetition_penalty=1.2, seed=1
     ),
     "word maps": lambda it: explain_caption(it, photos()[0]).maps,
-    "match maps": lambda it: explain_match(it, photos()[0], TEXTS[0]).contributions,
+    "match maps": lambda it: explain_match(it, photos()[0], TEXTS[0]).patch_attributions,
 }
 
 
@@ -82,7 +82,7 @@ def test_openclips_model_embeds_and_writes_what_it_does_on_the_cpu(kind: str) ->
         written = [
             [one.token_ids for one in row]
             for beams in (1, 3)
-            for row in generate(model, seen, decoding=Decoding(num_beams=beams))
+            for row in generate(model, seen, decoding=GenerationConfig(num_beams=beams))
         ]
         return [model.encode_image(batch.images), model.encode_text(batch.tokens), seen, written]
 

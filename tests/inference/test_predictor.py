@@ -45,7 +45,7 @@ def test_pictures_become_unit_vectors_that_differ(predictor: Predictor) -> None:
 def test_weights_that_are_laid_out_change_nothing_but_the_time(
     predictor: Predictor, folder: Path
 ) -> None:
-    plain = coca.load(folder, device="cpu", laid_out=False)
+    plain = coca.load(folder, device="cpu", prepack=False)
     assert_near(predictor.embed_images(PICTURES), plain.embed_images(PICTURES))
     assert_near(predictor.embed_texts(TEXTS), plain.embed_texts(TEXTS))
     assert_near(predictor.score(PICTURES, TEXTS), plain.score(PICTURES, TEXTS))
@@ -182,7 +182,7 @@ def test_progress_counts_every_item(predictor: Predictor) -> None:
     small.embed_texts(TEXTS, progress=recording(bars))
     small.caption(PICTURES, progress=recording(bars))
     assert {title: bar.count for title, bar in bars.items()} == {
-        ("embedding pictures", 7): 7,
+        ("embedding images", 7): 7,
         ("embedding texts", 5): 5,
         ("captioning", 7): 7,
     }
@@ -197,4 +197,4 @@ def test_pictures_that_were_prepared_apart_get_the_same_vectors(predictor: Predi
     prepared = [predictor.prepare_image(one) for one in PICTURES]
     assert np.array_equal(predictor.embed_prepared(prepared), predictor.embed_images(PICTURES))
     with pytest.raises(DataError, match="not a JPEG"):
-        predictor.prepare_image(b"no picture")
+        predictor.prepare_image(b"no image")

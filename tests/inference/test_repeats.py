@@ -17,12 +17,12 @@ from tiny_questions import ANSWERS
 
 QUESTIONS = ["what is it?", "yes", "is it red? is it 2?", "no", "what", "2", "it is red", "no yes"]
 SHOWN = [0, 1, 0, 2, 1, 0, 3, 0]
-"""Which picture each question is about."""
+"""Which image each question is about."""
 
 
 @contextmanager
 def counted(predictor: Predictor) -> Iterator[list[int]]:
-    """Counts the pictures of each batch that goes through the image encoder."""
+    """Counts the images of each batch that goes through the image encoder."""
     counts: list[int] = []
 
     def count(module: Any, inputs: tuple[Any, ...]) -> None:
@@ -52,15 +52,15 @@ def test_each_picture_is_encoded_once_and_each_question_answered_as_alone(pictur
 def test_answers_in_words_are_those_of_each_question_alone() -> None:
     predictor = answering(None)
     pictures = [picture(number) for number in SHOWN]
-    options: Any = {"num_beams": 2, "max_words": 3}
+    options: Any = {"num_beams": 2, "max_new_tokens": 3}
     alone = [
-        predictor.caption(image, prompt=question, **options)[0].said
+        predictor.caption(image, prompt=question, **options)[0].completion
         for image, question in zip(pictures, QUESTIONS, strict=True)
     ]
     with counted(predictor) as counts:
         together = predictor.caption(pictures, prompt=QUESTIONS, **options)
     assert sum(counts) == len({*SHOWN})
-    assert [one.said for one in together] == alone
+    assert [one.completion for one in together] == alone
 
 
 def test_files_are_one_by_their_path_and_opened_pictures_by_being_the_same() -> None:

@@ -107,8 +107,8 @@ def test_labels_of_a_video_are_those_nearest_to_its_frames(
 
 
 def test_an_empty_clip_and_clips_where_pictures_are_wanted_are_told(predictor: Predictor) -> None:
-    with pytest.raises(DataError, match="clip 1 has no picture"):
+    with pytest.raises(DataError, match="clip 1 has no image"):
         embed_clips(predictor, [[picture(0)], []])
     require_pictures_alone([[picture(0)]], "rerank")
-    with pytest.raises(ConfigError, match="rerank reads one picture"):
+    with pytest.raises(ConfigError, match="rerank reads one image"):
         require_pictures_alone(CLIPS, "rerank")

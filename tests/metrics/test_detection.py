@@ -116,7 +116,7 @@ def test_scores_are_those_of_pycocotools_on_files(tmp_path: Path) -> None:
 
 
 def test_lists_that_do_not_match_and_nothing_to_find_are_errors() -> None:
-    with pytest.raises(ValueError, match="1 pictures"):
+    with pytest.raises(ValueError, match="1 images"):
         detection_scores([true()], [], 1)
     with pytest.raises(ValueError, match="nothing to find"):
         detection_scores([true()], [found()], 1)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.metrics.language_prior import BlindGuess
+from coca.metrics.language_prior import LanguagePrior
 
 KNOWN = ["How many cats?", "how many dogs are there", "how big is it", "what is it"]
 SAID = [["two", "2"], ["3"], ["small"], ["cup"]]
@@ -26,13 +26,15 @@ pairs = st.lists(
     ],
 )
 def test_the_longest_known_beginning_decides(question: str, answer: str) -> None:
-    assert BlindGuess(KNOWN, SAID)(question) == answer
+    assert LanguagePrior(KNOWN, SAID)(question) == answer
 
 
 def test_of_equally_frequent_answers_the_first_in_the_alphabet_is_taken() -> None:
-    turned = BlindGuess(["a", "b"], [["zebra"], ["ape"]])
+    turned = LanguagePrior(["a", "b"], [["zebra"], ["ape"]])
     assert (
-        turned.most_frequent == BlindGuess(["b", "a"], [["ape"], ["zebra"]]).most_frequent == "ape"
+        turned.most_frequent
+        == LanguagePrior(["b", "a"], [["ape"], ["zebra"]]).most_frequent
+        == "ape"
     )
 
 
@@ -41,7 +43,7 @@ def test_on_its_own_questions_no_answer_by_question_alone_is_right_more_often(
     known: list[tuple[str, str]],
 ) -> None:
     questions, answers = zip(*known, strict=True)
-    guess = BlindGuess(questions, [[answer] for answer in answers])
+    guess = LanguagePrior(questions, [[answer] for answer in answers])
     right = sum(guess(question) == answer for question, answer in known)
     by_question: dict[tuple[str, ...], list[str]] = {}
     for question, answer in known:
@@ -55,6 +57,6 @@ def test_on_its_own_questions_no_answer_by_question_alone_is_right_more_often(
 
 def test_a_guess_needs_an_answer() -> None:
     with pytest.raises(ValueError, match="no answer to learn"):
-        BlindGuess(["a"], [[]])
+        LanguagePrior(["a"], [[]])
     with pytest.raises(ValueError, match="1 questions do not fit 0"):
-        BlindGuess(["a"], [])
+        LanguagePrior(["a"], [])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coca.model.attribution import contributions, embedding_map, word_maps
+from coca.model.attribution import cross_attention_maps, embedding_map, patch_attributions
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.layers.transformer import CrossAttention
@@ -41,7 +41,7 @@ def patch_count(model: Captioner) -> int:
 
 
 def test_maps_are_shares_of_all_patches(model: Captioner, tokens: Tensor) -> None:
-    maps = word_maps(model, pictures(), tokens)
+    maps = cross_attention_maps(model, pictures(), tokens)
     assert maps.shape == (3, 4, patch_count(model))
     whole = embedding_map(model, pictures())
     assert whole.shape == (3, patch_count(model))
@@ -54,7 +54,7 @@ def test_maps_are_shares_of_all_patches(model: Captioner, tokens: Tensor) -> Non
 def test_a_map_depends_on_no_later_word(model: Captioner, tokens: Tensor) -> None:
     other = tokens.clone()
     other[:, 2:] = 11
-    maps, others = (word_maps(model, pictures(), ids) for ids in (tokens, other))
+    maps, others = (cross_attention_maps(model, pictures(), ids) for ids in (tokens, other))
     assert torch.allclose(maps[:, :2], others[:, :2], atol=1e-6)
     assert not torch.allclose(maps[:, 2:], others[:, 2:], atol=1e-3)
 
@@ -75,17 +75,17 @@ def test_shuffling_the_patches_shuffles_the_maps(model: Captioner, tokens: Tenso
     order = torch.randperm(patch_count(model), generator=torch.Generator().manual_seed(1))
     texts = directions(model, tokens)
     before = (
-        word_maps(model, pictures(), tokens),
+        cross_attention_maps(model, pictures(), tokens),
         embedding_map(model, pictures()),
-        contributions(model, pictures(), texts)[0],
+        patch_attributions(model, pictures(), texts)[0],
     )
     extra = model.image_encoder.extra_tokens
     all_tokens = torch.cat([torch.arange(extra), order + extra])
     model.image_encoder = Shuffled(model.image_encoder, all_tokens)
     after = (
-        word_maps(model, pictures(), tokens),
+        cross_attention_maps(model, pictures(), tokens),
         embedding_map(model, pictures()),
-        contributions(model, pictures(), texts)[0],
+        patch_attributions(model, pictures(), texts)[0],
     )
     for one, other in zip(before, after, strict=True):
         assert torch.allclose(one[..., order], other, atol=1e-5)
@@ -93,7 +93,7 @@ def test_shuffling_the_patches_shuffles_the_maps(model: Captioner, tokens: Tenso
 
 def test_contributions_sum_to_the_cosine(model: Captioner, tokens: Tensor) -> None:
     texts = directions(model, tokens)
-    each, rest = contributions(model, pictures(), texts)
+    each, rest = patch_attributions(model, pictures(), texts)
     with torch.no_grad():
         cosines = (model.encode_image(pictures()) * texts).sum(dim=1)
     assert each.shape == (3, patch_count(model))
@@ -102,8 +102,10 @@ def test_contributions_sum_to_the_cosine(model: Captioner, tokens: Tensor) -> No
 
 def test_contributions_are_linear_in_the_direction(model: Captioner, tokens: Tensor) -> None:
     texts = directions(model, tokens)
-    one, other = (contributions(model, pictures(), given)[0] for given in (texts, texts.flip(0)))
-    both = contributions(model, pictures(), 2 * texts - texts.flip(0))[0]
+    one, other = (
+        patch_attributions(model, pictures(), given)[0] for given in (texts, texts.flip(0))
+    )
+    both = patch_attributions(model, pictures(), 2 * texts - texts.flip(0))[0]
     assert torch.allclose(both, 2 * one - other, atol=1e-5)
 
 
@@ -138,7 +140,7 @@ def test_contributions_are_gradient_times_token_of_the_frozen_model(
     ((embedding / embedding.detach().norm(dim=1, keepdim=True)) * texts).sum().backward()
     assert leaf.grad is not None
     wanted = (leaf.grad * leaf).sum(dim=2)[:, model.image_encoder.extra_tokens :]
-    found, _ = contributions(model, pictures(), texts)
+    found, _ = patch_attributions(model, pictures(), texts)
     assert torch.allclose(found, wanted.detach(), atol=1e-5)
     assert found.abs().max() > 1e-3
 
@@ -153,5 +155,5 @@ def test_attention_with_these_weights_is_what_the_layer_computes() -> None:
 
 
 def test_looking_leaves_no_trace(model: Captioner, tokens: Tensor) -> None:
-    word_maps(model, pictures(), tokens)
+    cross_attention_maps(model, pictures(), tokens)
     assert not any(part._forward_pre_hooks for part in model.modules())

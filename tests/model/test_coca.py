@@ -107,7 +107,7 @@ def test_one_pass_gives_what_the_single_entries_give(
     assert_close(output.image_embedding, tiny_model.encode_image(images))
     assert_close(output.text_embedding, tiny_model.encode_text(tokens))
     logits = F.linear(output.caption_states, tiny_model.vocabulary_weight)
-    plain = tiny_model.caption_logits(images, tokens)[tiny_model.predicts(tokens)]
+    plain = tiny_model.caption_logits(images, tokens)[tiny_model.label_mask(tokens)]
     assert_close(logits, plain)
 
 
@@ -185,7 +185,7 @@ def test_every_weight_gets_a_gradient_from_both_losses(
 
 
 def test_another_resolution_stays_finite_and_close(tiny_model: CoCa) -> None:
-    # A smooth picture at 16 and at 32 pixels shows the same scene.
+    # A smooth image at 16 and at 32 pixels shows the same scene.
     grid = torch.linspace(-1, 1, 32)
     large = torch.stack([grid.expand(32, 32), grid[:, None].expand(32, 32), torch.zeros(32, 32)])
     small = F.avg_pool2d(large, 2)

@@ -28,7 +28,7 @@ def make(architecture: str, **settings: Any) -> Captioner:
     return sharpened(OpenCLIP(config)).eval()
 
 
-def laid_out(architecture: str, *rows: list[int], length: int = 12) -> Tensor:
+def prepack(architecture: str, *rows: list[int], length: int = 12) -> Tensor:
     if architecture == "coca":
         return torch.tensor([caption(*row, length=length) for row in rows])
     padded = [[BOS, *row, EOS] + [0] * (length - len(row) - 2) for row in rows]
@@ -91,18 +91,18 @@ def test_the_same_frame_many_times_says_what_it_says_once(
 def test_padding_changes_no_logit_of_the_word_head(architecture: str, pictures: Tensor) -> None:
     model = make(architecture, reads="words")
     rows = ([5, 6, 7], [9])
-    short = model.class_logits(pictures, laid_out(architecture, *rows, length=8))
-    padded = model.class_logits(pictures, laid_out(architecture, *rows, length=12))
+    short = model.class_logits(pictures, prepack(architecture, *rows, length=8))
+    padded = model.class_logits(pictures, prepack(architecture, *rows, length=12))
     torch.testing.assert_close(short, padded)
-    alone = model.class_logits(pictures[1:], laid_out(architecture, rows[1], length=8))
+    alone = model.class_logits(pictures[1:], prepack(architecture, rows[1], length=8))
     torch.testing.assert_close(alone, padded[1:])
 
 
 @both
 def test_the_word_head_never_sees_the_answer(architecture: str, pictures: Tensor) -> None:
     model = make(architecture, reads="words")
-    asked = laid_out(architecture, [5, 6, 7], [9])
-    answered = laid_out(architecture, [5, 6, 7, 20, 21], [9, 30])
+    asked = prepack(architecture, [5, 6, 7], [9])
+    answered = prepack(architecture, [5, 6, 7, 20, 21], [9, 30])
     output = model(
         pictures,
         answered,
@@ -119,7 +119,7 @@ def test_the_word_head_never_sees_the_answer(architecture: str, pictures: Tensor
 def test_a_pad_within_a_question_hides_none_of_its_tokens(pictures: Tensor) -> None:
     """In CLIP's vocabulary the pad's id 0 is also a token of its own."""
     model = make("openclip", reads="words")
-    tokens = laid_out("openclip", [5, 0, 7], [9])
+    tokens = prepack("openclip", [5, 0, 7], [9])
     logits = model.class_logits(pictures, tokens)
     output = model(
         pictures, tokens, contrastive=False, captioning=False, classification=True
@@ -134,7 +134,7 @@ def test_a_pad_within_a_question_hides_none_of_its_tokens(pictures: Tensor) -> N
         prompt_lengths=torch.tensor([4, 2]),
     ).class_logits
     torch.testing.assert_close(logits, asked)
-    other = model.class_logits(pictures, laid_out("openclip", [5, 0, 8], [9]))
+    other = model.class_logits(pictures, prepack("openclip", [5, 0, 8], [9]))
     assert not torch.allclose(other[0], logits[0])
 
 
@@ -143,10 +143,10 @@ def test_the_word_head_depends_on_the_picture_and_on_the_words(
     architecture: str, pictures: Tensor
 ) -> None:
     model = make(architecture, reads="words")
-    logits = model.class_logits(pictures, laid_out(architecture, [5, 6], [5, 6]))
+    logits = model.class_logits(pictures, prepack(architecture, [5, 6], [5, 6]))
     assert not torch.allclose(logits[0], logits[1])
     same = pictures[:1].expand(2, -1, -1, -1)
-    logits = model.class_logits(same, laid_out(architecture, [5, 6], [5, 8]))
+    logits = model.class_logits(same, prepack(architecture, [5, 6], [5, 8]))
     assert not torch.allclose(logits[0], logits[1])
 
 
@@ -155,7 +155,7 @@ def test_a_pair_is_two_passes_side_by_side(architecture: str) -> None:
     """The logits of a pair are the sum of what each half of the linear layer says of its pass."""
     model = make(architecture, reads="words", pictures=2)
     pair = torch.randn(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-    tokens = laid_out(architecture, [5, 6, 7], [9])
+    tokens = prepack(architecture, [5, 6, 7], [9])
     single = make(architecture, reads="words")
     state = {name: tensor for name, tensor in model.state_dict().items() if "linear" not in name}
     single.load_state_dict({**single.state_dict(), **state})
@@ -172,14 +172,14 @@ def test_a_pair_is_two_passes_side_by_side(architecture: str) -> None:
 
 
 def test_another_number_of_pictures_is_refused(pictures: Tensor) -> None:
-    with pytest.raises(ConfigError, match="reads 2 pictures a sample, and was given 1"):
+    with pytest.raises(ConfigError, match="reads 2 images a sample, and was given 1"):
         make("coca", pictures=2).class_logits(pictures)
 
 
 def test_captions_are_not_learned_from_several_pictures() -> None:
     model = make("coca", pictures=2)
     with pytest.raises(ConfigError, match="captioning_weight to 0"):
-        model(torch.zeros(1, 2, 3, 16, 16), laid_out("coca", [5]), classification=True)
+        model(torch.zeros(1, 2, 3, 16, 16), prepack("coca", [5]), classification=True)
 
 
 def test_heads_that_do_not_fit_are_refused() -> None:

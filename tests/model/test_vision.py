@@ -20,7 +20,7 @@ def encoder() -> ImageEncoder:
 
 
 def kept_patches(encoder: ImageEncoder, images: Tensor) -> list[list[int]]:
-    """Which patches of each picture the encoder gives a token for, found by comparison."""
+    """Which patches of each image the encoder gives a token for, found by comparison."""
     some = encoder.train()(images)
     every = encoder.eval()(images)
     found = (some[:, :, None] - every[:, None]).abs().amax(-1) < 1e-5  # (B, K, P)
@@ -44,7 +44,7 @@ def test_each_picture_keeps_patches_of_its_own_and_each_patch_is_kept_alike(
     rows = kept_patches(encoder, torch.randn(2000, 3, 16, 16))
     assert len({tuple(sorted(row)) for row in rows}) > 900  # of 1,820 possible choices
     counts = torch.bincount(torch.tensor(rows).flatten(), minlength=PATCHES)
-    # Each is kept in a quarter of 2,000 pictures, 500, with a standard deviation of 19.
+    # Each is kept in a quarter of 2,000 images, 500, with a standard deviation of 19.
     assert int((counts - 500).abs().max()) < 100
 
 

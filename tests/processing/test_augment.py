@@ -123,7 +123,7 @@ def test_a_crop_keeps_the_promised_share_of_the_area(shape: tuple[int, int]) -> 
         tall, wide = ((it.max() - it.min()) / 255 for it in values[:2])
         # The outermost pixels of the result lie half a pixel inside the crop.
         shares.append(float(tall * wide) * (SIDE / (SIDE - 1)) ** 2)
-    assert min(shares) > 0.37  # a crop wider than the picture is cut off, which loses a little
+    assert min(shares) > 0.37  # a crop wider than the image is cut off, which loses a little
     assert max(shares) > 0.9
     assert 0.6 < sum(shares) / 200 < 0.78
 

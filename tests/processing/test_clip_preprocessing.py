@@ -120,7 +120,7 @@ def test_a_small_jpeg_and_other_formats_are_read_in_full(
     picture = Image.open(io.BytesIO(large))
     png = encode(picture, "PNG")
     assert part.read(png).shape == (3, 800, 1200)
-    # A picture that the caller has opened is left as it was.
+    # An image that the caller has opened is left as it was.
     opened = Image.open(io.BytesIO(large))
     assert part.read(opened).shape == (3, 800, 1200)
     assert opened.size == (1200, 800)

@@ -134,7 +134,7 @@ def test_2000_damaged_pictures_raise_nothing_but_data_errors(
             refused += 1
         slowest_s = max(slowest_s, time.perf_counter() - start)
     assert 200 < refused < 1990
-    assert slowest_s < 5  # a picture this small takes under a millisecond when whole
+    assert slowest_s < 5  # an image this small takes under a millisecond when whole
 
 
 def test_the_size_is_checked_before_anything_is_decoded(png: Callable[..., bytes]) -> None:

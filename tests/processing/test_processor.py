@@ -180,7 +180,7 @@ def test_many_files_are_read_in_their_order_and_the_first_bad_one_is_told(
         scene.rotate(9 * turn).save(files[-1])
     one_by_one = torch.cat([processor.images([file]) for file in files])
     assert torch.equal(processor.images(files), one_by_one)
-    files[20].write_bytes(b"no picture")
+    files[20].write_bytes(b"no image")
     files[30].unlink()
     with pytest.raises(DataError, match=r"20\.png"):
         processor.images(files)

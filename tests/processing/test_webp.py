@@ -16,7 +16,7 @@ PLENTY = 50_000_000
 
 
 def encoded(width: int, height: int, *, channels: int = 3, **options: Any) -> bytes:
-    """A smooth picture with noise, as WebP."""
+    """A smooth image with noise, as WebP."""
     random = np.random.default_rng(width * height)
     small = random.integers(0, 256, (4, 4, channels), np.uint8)
     picture = Image.fromarray(small.squeeze()).resize((width, height), Image.Resampling.BICUBIC)
@@ -46,7 +46,7 @@ def test_pixels_are_those_of_pillow(width: int, height: int, quality: int) -> No
         encoded(40, 40)[:100],
         encoded(40, 40)[:20],
         b"",
-        b"no picture at all, but longer than a header",
+        b"no image at all, but longer than a header",
     ],
     ids=["lossless", "transparent", "metadata", "truncated", "header only", "empty", "text"],
 )

@@ -55,7 +55,7 @@ def scores(run: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     for number in range(4):
         (folder / f"{number}.png").write_bytes(picture(number))
-        (folder / f"{number}.txt").write_text(f"picture {number}", encoding="utf-8")
+        (folder / f"{number}.txt").write_text(f"image {number}", encoding="utf-8")
     task = TaskConfig(task="retrieval", data=SourceConfig(kind="folder", path=str(folder)))
     evaluate(run, [task], out=tmp_path / "scores")
     return tmp_path / "scores"

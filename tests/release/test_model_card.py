@@ -58,7 +58,7 @@ def test_the_card_says_what_it_was_given_and_what_the_folder_holds(folder: Path)
         "| a\\|b | 1 |",
         "seed 0",
         "## Limits\n\nEverything.",
-        "| pictures | 16 px |",
+        "| images | 16 px |",
         "| vectors | 24 numbers |",
         f"`{fingerprint(folder)}`",
         'coca.load("small")',

@@ -14,7 +14,7 @@ from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
 from coca.inference.loading import load
 from coca.release import release_nano
-from coca.release.release_nano import result_tables, score_run, ship
+from coca.release.release_nano import release_model, result_tables, score_run
 from coca.tasks import TASKS, TaskConfig
 from tiny_data import picture
 from tiny_folder import write_folder
@@ -104,7 +104,7 @@ def test_the_first_run_is_shipped_in_half_precision_and_says_the_same(
     runs: list[Path], tasks: list[TaskConfig], data: Path, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    shipped = ship(runs, tasks, tmp_path / "weights" / "nano", data=data, tell=told.append)
+    shipped = release_model(runs, tasks, tmp_path / "weights" / "nano", data=data, tell=told.append)
     names = {path.name for path in shipped.folder.iterdir()}
     assert names == {
         "config.json",
@@ -127,7 +127,7 @@ def test_the_first_run_is_shipped_in_half_precision_and_says_the_same(
 def test_the_card_names_people_licences_seeds_and_limits(
     runs: list[Path], tasks: list[TaskConfig], data: Path, tmp_path: Path
 ) -> None:
-    shipped = ship(runs, tasks, tmp_path / "nano", data=data)
+    shipped = release_model(runs, tasks, tmp_path / "nano", data=data)
     card = (shipped.folder / "README.md").read_text(encoding="utf-8")
     for words in (
         'coca.load("nano")',
@@ -152,7 +152,7 @@ def test_scores_are_kept_in_each_run_and_floors_are_measured_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ship(runs, tasks, tmp_path / "nano", data=data)
+    release_model(runs, tasks, tmp_path / "nano", data=data)
     counts = [
         len(json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["scores"])
         for run in runs
@@ -160,7 +160,7 @@ def test_scores_are_kept_in_each_run_and_floors_are_measured_once(
     assert counts == [4, 3]
     before = (tmp_path / "nano" / "README.md").read_bytes()
     monkeypatch.setattr(TASKS, "get", refuse)
-    ship(runs, tasks, tmp_path / "nano", data=data)
+    release_model(runs, tasks, tmp_path / "nano", data=data)
     assert (tmp_path / "nano" / "README.md").read_bytes() == before
 
 
@@ -211,8 +211,8 @@ def test_tables_tell_mean_and_spread_beside_chance_and_floors() -> None:
     (table,) = result_tables(seeds)
     assert table.title == "some drawings"
     assert [list(row) for row in table.rows] == [
-        ["text to picture, R@10", "0.580", "0.500 to 0.640", "0.0100", "0.200", ""],
-        ["picture to picture, R@1", "0.290", "0.250 to 0.320", "0.0010", "0.110", ""],
+        ["text to image, R@10", "0.580", "0.500 to 0.640", "0.0100", "0.200", ""],
+        ["image to image, R@1", "0.290", "0.250 to 0.320", "0.0010", "0.110", ""],
     ]
     assert "3 seeds; 1,055 drawings" in table.note
 
@@ -233,10 +233,10 @@ def test_weights_that_are_too_large_or_change_too_much_stay_out(
 ) -> None:
     monkeypatch.setattr(release_nano, "MAX_BYTES", 1000)
     with pytest.raises(ModelError, match="at most 1,000 go into the package"):
-        ship(runs, tasks, tmp_path / "nano", data=data)
+        release_model(runs, tasks, tmp_path / "nano", data=data)
     monkeypatch.setattr(release_nano, "TOLERANCE", 0.0)
     with pytest.raises(ModelError, match="half precision changes embeddings"):
-        ship(runs, tasks, tmp_path / "nano", data=data)
+        release_model(runs, tasks, tmp_path / "nano", data=data)
     assert not (tmp_path / "nano").exists()
 
 
@@ -244,14 +244,14 @@ def test_without_runs_or_terms_there_is_nothing_to_ship(
     runs: list[Path], tasks: list[TaskConfig], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="no run is named"):
-        ship([], tasks, tmp_path / "nano", data=tmp_path)
+        release_model([], tasks, tmp_path / "nano", data=tmp_path)
     with pytest.raises(DataError, match=r"sets.json cannot be read"):
-        ship(runs, tasks, tmp_path / "nano", data=tmp_path)
+        release_model(runs, tasks, tmp_path / "nano", data=tmp_path)
 
 
 def test_a_run_from_an_installed_copy_names_no_commit(
     tasks: list[TaskConfig], data: Path, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path / "run", 0, code=False)
-    shipped = ship([run], tasks[:1], tmp_path / "nano", data=data)
+    shipped = release_model([run], tasks[:1], tmp_path / "nano", data=data)
     assert "commit" not in (shipped.folder / "README.md").read_text(encoding="utf-8")

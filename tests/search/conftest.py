@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from coca.core.errors import DataError
 from coca.search.milvus.catalog import drop_collection
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.lite import is_lite
 from coca.search.milvus.schema import has_collection
@@ -22,7 +22,7 @@ SHARED = "coca_tests"
 
 
 class StandIn:
-    """Stands in for a model: equal bytes and texts get equal vectors, b"bad.." is no picture."""
+    """Stands in for a model: equal bytes and texts get equal vectors, b"bad.." is no image."""
 
     def __init__(self, fingerprint: str = "model-one", embed_dim: int = DIM) -> None:
         self.fingerprint = fingerprint
@@ -31,7 +31,7 @@ class StandIn:
 
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
         if any(image.startswith(b"bad") for image in images):
-            raise DataError("this is no picture", reason="not_an_image")
+            raise DataError("this is no image", reason="not_an_image")
         self.embedded.extend(images)
         return np.stack([self.direction(image) for image in images])
 
@@ -69,11 +69,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def make_index(place: str) -> Iterator[Callable[..., Index]]:
+def make_index(place: str) -> Iterator[Callable[..., Collection]]:
     """Opens, or makes, the collection of this test, which begins empty."""
-    opened: list[Index] = []
+    opened: list[Collection] = []
 
-    def make(**changes: Any) -> Index:
+    def make(**changes: Any) -> Collection:
         settings: dict[str, Any] = {
             "collection": SHARED,
             "embed_dim": DIM,
@@ -81,7 +81,7 @@ def make_index(place: str) -> Iterator[Callable[..., Index]]:
             "model": "runs/one",
             "create": True,
         }
-        opened.append(Index.open(place, **(settings | changes)))
+        opened.append(Collection.open(place, **(settings | changes)))
         return opened[-1]
 
     if not is_lite(place):
@@ -89,7 +89,7 @@ def make_index(place: str) -> Iterator[Callable[..., Index]]:
         with make() as shared:
             shared.delete(shared.ids())
             # Captions of writers that a test has killed.
-            shared.mend()
+            shared.repair()
     yield make
     made = {index.info.collection for index in opened} - {SHARED}
     for index in opened:
@@ -109,5 +109,5 @@ def fresh() -> str:
 
 
 @pytest.fixture
-def index(make_index: Callable[..., Index]) -> Index:
+def index(make_index: Callable[..., Collection]) -> Collection:
     return make_index()

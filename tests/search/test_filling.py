@@ -1,4 +1,4 @@
-"""What a record says of its picture, and pictures that come in series."""
+"""What a record says of its image, and images that come in series."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import UNSURE, WHOLE
 from coca.search.ingest.sources import Entry
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import Record, content_id
 from tiny_data import picture
 
@@ -30,11 +30,13 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def record_of(index: Index, image: bytes) -> Record:
+def record_of(index: Collection, image: bytes) -> Record:
     return index.get([content_id(image)])[content_id(image)]
 
 
-def test_a_record_tells_size_time_album_and_tags(photo: Path, embedder: Any, index: Index) -> None:
+def test_a_record_tells_size_time_album_and_tags(
+    photo: Path, embedder: Any, index: Collection
+) -> None:
     ingest(photo.parent, embedder, index)
     bare = record_of(index, photo.read_bytes())
     assert (bare.width, bare.height, bare.time) == (14, 14, 1_000)
@@ -49,7 +51,7 @@ def test_a_record_tells_size_time_album_and_tags(photo: Path, embedder: Any, ind
 
 
 def test_fields_that_cannot_be_read_so_stay_metadata(
-    photo: Path, embedder: Any, index: Index
+    photo: Path, embedder: Any, index: Collection
 ) -> None:
     words = {"tags": [1, 2], "album": 7, "time": "one evening"}
     photo.with_suffix(".json").write_text(json.dumps(words))
@@ -58,7 +60,7 @@ def test_fields_that_cannot_be_read_so_stay_metadata(
 
 
 def test_a_caption_given_or_written_is_found_by_its_own_vector(
-    photo: Path, embedder: Any, index: Index
+    photo: Path, embedder: Any, index: Collection
 ) -> None:
     def text_vector() -> Any:
         return record_of(index, photo.read_bytes()).text_vector
@@ -79,7 +81,7 @@ def test_a_caption_given_or_written_is_found_by_its_own_vector(
 
 @pytest.mark.parametrize("together", [True, False])
 def test_given_words_go_before_a_model_s_whichever_copy_they_lie_beside(
-    photo: Path, embedder: Any, index: Index, together: bool
+    photo: Path, embedder: Any, index: Collection, together: bool
 ) -> None:
     def fill() -> IngestReport:
         written = ["written"] * 2
@@ -98,7 +100,7 @@ def test_given_words_go_before_a_model_s_whichever_copy_they_lie_beside(
 
 
 def test_words_that_come_later_beside_a_copy_go_before_a_model_s(
-    photo: Path, embedder: Any, index: Index
+    photo: Path, embedder: Any, index: Collection
 ) -> None:
     copy = photo.with_name(f"z-{photo.name}")
     copy.write_bytes(photo.read_bytes())
@@ -115,7 +117,7 @@ def test_words_that_come_later_beside_a_copy_go_before_a_model_s(
 
 
 class Films:
-    """Series of pictures from memory; one that ends in an error breaks there."""
+    """Series of images from memory; one that ends in an error breaks there."""
 
     def __init__(self, films: dict[str, Sequence[bytes | DataError]], stamp: str = "1") -> None:
         self.films = films
@@ -142,7 +144,7 @@ Fill = Callable[..., IngestReport]
 
 
 @pytest.fixture
-def fill(embedder: Any, index: Index) -> Fill:
+def fill(embedder: Any, index: Collection) -> Fill:
     def fill(films: Films, **settings: Any) -> IngestReport:
         embedder.embedded.clear()
         return ingest(films, embedder, index, **settings)
@@ -150,7 +152,7 @@ def fill(embedder: Any, index: Index) -> Fill:
     return fill
 
 
-def paths(index: Index) -> set[str]:
+def paths(index: Collection) -> set[str]:
     return {path for _, _, _, origin in index.origins() for path in origin.files}
 
 
@@ -177,7 +179,7 @@ def test_only_a_stamp_tells_a_moment_from_a_key_that_looks_like_one(stamp: str) 
 
 @pytest.mark.parametrize("batch_size", [2, 64])
 def test_a_series_is_one_album_and_is_not_read_again(
-    fill: Fill, index: Index, batch_size: int
+    fill: Fill, index: Collection, batch_size: int
 ) -> None:
     films = Films({"/films/a": [b"1", b"2", b"3"], "/films/b": [b"4"]})
     assert fill(films, batch_size=batch_size) == IngestReport(added=4)
@@ -192,7 +194,7 @@ def test_a_series_is_one_album_and_is_not_read_again(
 
 
 def test_a_series_that_was_left_half_done_is_finished_without_embedding_twice(
-    fill: Fill, index: Index, embedder: Any
+    fill: Fill, index: Collection, embedder: Any
 ) -> None:
     broken = DataError("the film is torn", reason="truncated")
     report = fill(Films({"/films/a": [b"1", b"2", broken, b"3"]}))
@@ -202,7 +204,9 @@ def test_a_series_that_was_left_half_done_is_finished_without_embedding_twice(
     assert fill(Films({"/films/a": [b"1", b"2", b"3"]})) == IngestReport(unchanged=3)
 
 
-def test_a_series_that_was_cut_anew_keeps_nothing_of_the_old_one(fill: Fill, index: Index) -> None:
+def test_a_series_that_was_cut_anew_keeps_nothing_of_the_old_one(
+    fill: Fill, index: Collection
+) -> None:
     fill(Films({"/films/a": [b"1", b"2", b"3", b"4"]}))
     report = fill(Films({"/films/a": [b"1", b"5"]}, stamp="2"))
     assert report == IngestReport(updated=1, unchanged=1)
@@ -211,7 +215,7 @@ def test_a_series_that_was_cut_anew_keeps_nothing_of_the_old_one(fill: Fill, ind
 
 
 def test_a_series_that_is_gone_is_pruned_and_a_shared_picture_stays(
-    fill: Fill, index: Index
+    fill: Fill, index: Collection
 ) -> None:
     fill(Films({"/films/a": [b"black", b"1"], "/films/b": [b"black", b"2"]}))
     left = Films({"/films/b": [b"black", b"2"]})
@@ -220,7 +224,7 @@ def test_a_series_that_is_gone_is_pruned_and_a_shared_picture_stays(
     assert paths(index) == {"/films/b#t=0", "/films/b#t=0.5"}
 
 
-def test_a_series_of_nothing_but_one_picture_is_whole(fill: Fill, index: Index) -> None:
+def test_a_series_of_nothing_but_one_picture_is_whole(fill: Fill, index: Collection) -> None:
     films = Films({"/films/a": [b"still"] * 5})
     assert fill(films) == IngestReport(added=1, duplicates=4)
     assert fill(films) == IngestReport(unchanged=5)

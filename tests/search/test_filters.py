@@ -23,7 +23,7 @@ from coca.search.filters import (
     where,
 )
 from coca.search.milvus.catalog import drop_collection
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 from milvus_server import SERVER
 
@@ -164,14 +164,14 @@ CASES = st.recursive(
 @pytest.fixture(scope="module", params=["lite", pytest.param("server", marks=SERVER)])
 def stored(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Index, list[Record]]]:
+) -> Iterator[tuple[Collection, list[Record]]]:
     """Records in which each value meets each other one, and some lack it."""
     if request.param == "lite":
         uri = str(tmp_path_factory.mktemp("filters") / "pictures.db")
     else:
         uri = request.getfixturevalue("milvus_server")
     collection = f"test_{uuid.uuid4().hex[:12]}"
-    with Index.open(uri, collection, embed_dim=4, fingerprint="one", create=True) as index:
+    with Collection.open(uri, collection, embed_dim=4, fingerprint="one", create=True) as index:
         records = list(every_kind_of_record())
         index.upsert(records)
         assert index.count() == len(records)
@@ -205,7 +205,7 @@ def every_kind_of_record() -> Iterator[Record]:
 @given(case=CASES)
 @settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
 def test_a_filter_keeps_what_a_plain_loop_keeps(
-    stored: tuple[Index, list[Record]], case: Case
+    stored: tuple[Collection, list[Record]], case: Case
 ) -> None:
     index, records = stored
     text, keeps = case()
@@ -215,7 +215,7 @@ def test_a_filter_keeps_what_a_plain_loop_keeps(
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), max_size=12), leaf=LEAVES)
 @settings(max_examples=200)
 def test_no_value_widens_a_filter(
-    stored: tuple[Index, list[Record]], value: str, leaf: Case
+    stored: tuple[Collection, list[Record]], value: str, leaf: Case
 ) -> None:
     index, records = stored
     narrow = all_of(where("id", "==", "r1"), any_of(where("metadata.kind", "==", value), leaf()[0]))
@@ -226,7 +226,7 @@ def test_no_value_widens_a_filter(
 
 
 def test_a_day_has_all_of_its_seconds_and_no_time_is_no_day(
-    stored: tuple[Index, list[Record]],
+    stored: tuple[Collection, list[Record]],
 ) -> None:
     index, _ = stored
     assert found(index, taken(since=date(1970, 1, 4), until=date(1970, 1, 5))) == {"r3", "r4"}
@@ -249,7 +249,9 @@ def test_a_filter_is_copied_with_its_opposite() -> None:
         assert (twin, negate(twin)) == (narrow, negate(narrow))
 
 
-def test_a_filter_of_ones_own_joins_only_as_a_whole(stored: tuple[Index, list[Record]]) -> None:
+def test_a_filter_of_ones_own_joins_only_as_a_whole(
+    stored: tuple[Collection, list[Record]],
+) -> None:
     index, _ = stored
     own = 'id == "r1" or id == "r2"'
     assert found(index, all_of(own, where("id", "!=", "r1"))) == {"r2"}
@@ -311,7 +313,7 @@ def test_a_filter_that_makes_no_sense_is_refused(arguments: Any, fault: str) -> 
     ],
 )
 def test_a_filter_of_ones_own_may_name_the_source_of_captions(
-    stored: tuple[Index, list[Record]], own: str, keeps: Keeps
+    stored: tuple[Collection, list[Record]], own: str, keeps: Keeps
 ) -> None:
     index, records = stored
     kept = {record.id for record in records if keeps(record)}
@@ -327,7 +329,7 @@ def test_a_filter_of_ones_own_may_name_the_source_of_captions(
     "own", ['"model" == caption_source', "caption_source == model", 'caption_source like "m%"']
 )
 def test_another_comparison_of_the_source_of_captions_is_refused(
-    stored: tuple[Index, list[Record]], own: str
+    stored: tuple[Collection, list[Record]], own: str
 ) -> None:
     with pytest.raises(SearchError, match="caption_source in a filter is compared by"):
         stored[0].ids(own)
@@ -339,7 +341,7 @@ def test_one_text_is_no_list_of_tags() -> None:
             function("cat")
 
 
-def found(index: Index, filter: str) -> set[str]:
+def found(index: Collection, filter: str) -> set[str]:
     # The records are there since long; waiting for a server to be sure takes 0.2 s each time.
     rows = index._store.pictures._client.query(
         index.info.collection, filter=filter, output_fields=["id"], consistency_level="Eventually"

@@ -14,7 +14,7 @@ import pytest
 
 from coca.search.ingest.report import IngestReport
 from coca.search.milvus.catalog import drop_collection
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.records import content_id
 from tiny_filling import direction, fill, open_index
@@ -44,7 +44,7 @@ for thread in threads:
 
 
 def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
-    place: str, make_index: Callable[..., Index]
+    place: str, make_index: Callable[..., Collection]
 ) -> None:
     with make_index() as index:
         collection = index.info.collection
@@ -68,7 +68,7 @@ import os, signal, sys
 from tiny_filling import fill, open_index
 place, collection, folder, id = sys.argv[1:]
 index = open_index(place, collection)
-pictures = index._store.pictures
+images = index._store.pictures
 pictures.upsert = pictures.delete = lambda rows: os.kill(os.getpid(), signal.SIGKILL)
 index.delete([id]) if id else fill(folder, index)
 """
@@ -110,7 +110,7 @@ def test_a_writer_killed_between_caption_and_picture_leaves_no_half_of_a_record(
 
 
 def change(folder: Path, chance: random.Random, first: int) -> None:
-    """Some pictures go, some come, some are others now, some stand at several paths."""
+    """Some images go, some come, some are others now, some stand at several paths."""
     for n in range(24):
         path = folder / f"{n:02}.jpg"
         if chance.random() < 0.1:
@@ -121,7 +121,7 @@ def change(folder: Path, chance: random.Random, first: int) -> None:
             path.with_suffix(".txt").write_text(f"words {chance.randrange(1000)}")
 
 
-def check(folder: Path, index: Index) -> None:
+def check(folder: Path, index: Collection) -> None:
     """Each file is claimed by the record of its bytes, and each record has its own words."""
     files = {str(path): content_id(path.read_bytes()) for path in folder.glob("*.jpg")}
     assert fill(folder, index) == IngestReport(unchanged=len(files))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 
 MakeRecord = Callable[..., Record]
@@ -20,10 +20,10 @@ CAPTIONS = {
 
 
 @pytest.fixture
-def spoken(index: Index, make_record: MakeRecord) -> Index:
-    if not index.has_words:
+def spoken(index: Collection, make_record: MakeRecord) -> Collection:
+    if not index.supports_full_text:
         with pytest.raises(SearchError, match="cannot rank captions by their words"):
-            index.search_words("red car")
+            index.full_text_search("red car")
         pytest.skip(f"{index.capabilities.name} cannot rank by words, and says so")
     index.upsert(
         make_record(id, caption=caption, metadata={"n": n})
@@ -32,43 +32,43 @@ def spoken(index: Index, make_record: MakeRecord) -> Index:
     return index
 
 
-def test_captions_with_the_words_come_first(spoken: Index) -> None:
+def test_captions_with_the_words_come_first(spoken: Collection) -> None:
     for _ in range(2):
-        hits = spoken.search_words("red car")
+        hits = spoken.full_text_search("red car")
         assert [hit.id for hit in hits] == ["two", "one"]
         assert hits[0].score > hits[1].score > 0
         assert hits[0].caption == CAPTIONS["two"]
         spoken.flush()
 
 
-def test_a_word_that_nobody_used_finds_nothing(spoken: Index) -> None:
-    assert spoken.search_words("zebra") == []
-    assert spoken.search_words("?!") == []
+def test_a_word_that_nobody_used_finds_nothing(spoken: Collection) -> None:
+    assert spoken.full_text_search("zebra") == []
+    assert spoken.full_text_search("?!") == []
 
 
-def test_words_are_paged_and_filtered(spoken: Index) -> None:
-    assert [hit.id for hit in spoken.search_words("road", 1)] != []
-    both = [hit.id for hit in spoken.search_words("road")]
+def test_words_are_paged_and_filtered(spoken: Collection) -> None:
+    assert [hit.id for hit in spoken.full_text_search("road", 1)] != []
+    both = [hit.id for hit in spoken.full_text_search("road")]
     assert sorted(both) == ["five", "one"]
-    assert [hit.id for hit in spoken.search_words("road", 1, offset=1)] == both[1:]
-    kept = spoken.search_words("road", filter='metadata["n"] == 4')
+    assert [hit.id for hit in spoken.full_text_search("road", 1, offset=1)] == both[1:]
+    kept = spoken.full_text_search("road", filter='metadata["n"] == 4')
     assert [hit.id for hit in kept] == ["five"]
 
 
 def test_a_changed_caption_is_found_by_its_new_words(
-    spoken: Index, make_record: MakeRecord
+    spoken: Collection, make_record: MakeRecord
 ) -> None:
     spoken.upsert([make_record("one", caption="a green tractor")])
-    assert [hit.id for hit in spoken.search_words("tractor")] == ["one"]
-    assert [hit.id for hit in spoken.search_words("red car")] == ["two"]
+    assert [hit.id for hit in spoken.full_text_search("tractor")] == ["one"]
+    assert [hit.id for hit in spoken.full_text_search("red car")] == ["two"]
     spoken.delete(["two"])
-    assert spoken.search_words("red car") == []
+    assert spoken.full_text_search("red car") == []
 
 
-def test_nothing_to_search_for_is_refused(spoken: Index) -> None:
+def test_nothing_to_search_for_is_refused(spoken: Collection) -> None:
     with pytest.raises(SearchError, match="is empty"):
-        spoken.search_words(" ")
+        spoken.full_text_search(" ")
     with pytest.raises(SearchError, match="k is at least 1"):
-        spoken.search_words("car", 0)
+        spoken.full_text_search("car", 0)
     with pytest.raises(SearchError, match="does not understand the filter"):
-        spoken.search_words("car", filter="bogus == 3")
+        spoken.full_text_search("car", filter="bogus == 3")

@@ -8,7 +8,7 @@ import pytest
 from jaxtyping import Float32
 
 from coca.search.milvus import ann_pages
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import served_rows
 from coca.search.milvus.lite import is_lite
@@ -29,7 +29,7 @@ def cloud(rows: int, seed: int) -> Float32[np.ndarray, "N E"]:
 
 @pytest.mark.slow
 def test_recall_at_10_holds_behind_every_filter(
-    make_index: Callable[..., Index], fresh: str, monkeypatch: pytest.MonkeyPatch, place: str
+    make_index: Callable[..., Collection], fresh: str, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
     ranks = np.random.default_rng(3).permutation(ROWS)
@@ -46,12 +46,12 @@ def test_recall_at_10_holds_behind_every_filter(
 
 @pytest.mark.slow
 def test_a_filter_that_keeps_what_lies_far_away_costs_few_results(
-    make_index: Callable[..., Index], fresh: str, place: str
+    make_index: Callable[..., Collection], fresh: str, place: str
 ) -> None:
-    """As where cars are looked for among pictures of animals: what is nearest is all hidden."""
+    """As where cars are looked for among images of animals: what is nearest is all hidden."""
     vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
-    likeness = vectors @ queries[0]
-    ranks = np.argsort(np.argsort(likeness))
+    similarity = vectors @ queries[0]
+    ranks = np.argsort(np.argsort(similarity))
     index = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
     around = queries[np.argsort(-(queries @ queries[0]))[:10]]
     if not is_lite(place):
@@ -60,7 +60,7 @@ def test_a_filter_that_keeps_what_lies_far_away_costs_few_results(
     check_recall(index, vectors, around, ranks, shares=(0.5, 0.2, 0.05), least=least)
 
 
-def filled(index: Index, vectors: np.ndarray, ranks: np.ndarray) -> Index:
+def filled(index: Collection, vectors: np.ndarray, ranks: np.ndarray) -> Collection:
     """The index with these vectors; a rank stands in `width`."""
     index.upsert(
         Record(id=f"{row}", path=f"{row}.jpg", width=int(ranks[row]), vector=vector)
@@ -82,7 +82,7 @@ def wait_for_index(place: str, collection: str) -> None:
 
 
 def check_recall(
-    index: Index,
+    index: Collection,
     vectors: np.ndarray,
     queries: np.ndarray,
     ranks: np.ndarray,

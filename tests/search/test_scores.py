@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from coca.search.index_params.advisor import parse_index
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import is_lite
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import Resident
+from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
 from coca.search.records import Record, content_id
 
@@ -27,8 +27,8 @@ def vectors() -> np.ndarray:
 
 @pytest.fixture
 def compressed(
-    make_index: Callable[..., Index], fresh: str, vectors: np.ndarray, place: str
-) -> Index:
+    make_index: Callable[..., Collection], fresh: str, vectors: np.ndarray, place: str
+) -> Collection:
     kind = "HNSW_SQ" if is_lite(place) else "IVF_PQ:nlist=4,m=4"
     index = make_index(collection=fresh)
     index.upsert(
@@ -49,7 +49,7 @@ def compressed(
 
 
 def test_scores_of_a_compressed_index_are_cosines_in_order(
-    compressed: Index, vectors: np.ndarray
+    compressed: Collection, vectors: np.ndarray
 ) -> None:
     cosines = vectors[:20] @ vectors.T
     for on, sign in (("image", 1), ("text", -1)):
@@ -63,7 +63,7 @@ def test_scores_of_a_compressed_index_are_cosines_in_order(
 
 
 def test_pages_of_a_compressed_index_are_parts_of_one_order(
-    compressed: Index, vectors: np.ndarray
+    compressed: Collection, vectors: np.ndarray
 ) -> None:
     # Up to 31 results are one depth of the index, and looked for equally widely.
     whole = [hit.id for hit in compressed.search(vectors[:1], 28)[0]]
@@ -89,7 +89,7 @@ class OfBytes:
 
 
 def test_what_is_liked_is_never_recommended_whatever_its_score(
-    compressed: Index, vectors: np.ndarray
+    compressed: Collection, vectors: np.ndarray
 ) -> None:
     engine = SearchEngine(OfBytes(vectors), compressed)
     for row in range(20):
@@ -99,9 +99,9 @@ def test_what_is_liked_is_never_recommended_whatever_its_score(
 
 
 def test_vectors_in_memory_come_in_the_order_of_their_ids(
-    compressed: Index, vectors: np.ndarray
+    compressed: Collection, vectors: np.ndarray
 ) -> None:
-    resident = Resident(compressed)
+    resident = InMemoryIndex(compressed)
     ids, held = resident.vectors()
     assert ids == sorted(content_id(b"%d" % row) for row in range(ROWS))
     # Also when rows were written again and so came last, or were removed.

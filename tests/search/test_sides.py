@@ -8,16 +8,16 @@ import pytest
 
 from coca.core.errors import SearchError
 from coca.search.milvus import ann_pages, collection_io, schema
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.row_codec import to_row
 from coca.search.records import Record
 
-MakeIndex = Callable[..., Index]
+MakeIndex = Callable[..., Collection]
 MakeRecord = Callable[..., Record]
 DIRECTION = np.eye(16, dtype=np.float32)[0]
 
 
-def test_every_field_of_a_record_comes_back(index: Index, make_record: MakeRecord) -> None:
+def test_every_field_of_a_record_comes_back(index: Collection, make_record: MakeRecord) -> None:
     record = make_record(
         "cat",
         caption="a cat",
@@ -37,7 +37,9 @@ def test_every_field_of_a_record_comes_back(index: Index, make_record: MakeRecor
     assert (hit.tags, hit.album) == (record.tags, "holiday")
 
 
-def test_captions_are_found_by_their_own_vectors(index: Index, make_record: MakeRecord) -> None:
+def test_captions_are_found_by_their_own_vectors(
+    index: Collection, make_record: MakeRecord
+) -> None:
     index.upsert(
         make_record(str(n), caption=f"c{n}", text_vector=make_record(f"c{n}").vector)
         for n in range(30)
@@ -50,12 +52,12 @@ def test_captions_are_found_by_their_own_vectors(index: Index, make_record: Make
 
 
 def test_a_record_without_a_caption_is_never_found_by_one(
-    index: Index, make_record: MakeRecord
+    index: Collection, make_record: MakeRecord
 ) -> None:
     mute = [make_record(f"mute {n}") for n in range(20)]
     spoken = [make_record(f"s{n}", text_vector=make_record(f"c{n}").vector) for n in range(5)]
     index.upsert([*mute, *spoken])
-    # The picture's own vector: a stand-in for the caption would come first.
+    # The image's own vector: a stand-in for the caption would come first.
     for query in (mute[3].vector, spoken[0].vector, -mute[3].vector):
         assert {hit.id for hit in index.search(query[np.newaxis], 10, on="text")[0]} == {
             record.id for record in spoken
@@ -66,7 +68,7 @@ def test_a_record_without_a_caption_is_never_found_by_one(
 
 
 def test_a_caption_that_is_taken_back_is_found_no_more(
-    index: Index, make_record: MakeRecord
+    index: Collection, make_record: MakeRecord
 ) -> None:
     index.upsert([make_record("cat", text_vector=make_record("a cat").vector), make_record("dog")])
     index.upsert([make_record("cat")])
@@ -78,13 +80,13 @@ def test_a_caption_that_is_taken_back_is_found_no_more(
 
 
 def test_a_caption_without_its_picture_is_passed_over_and_pages_do_not_shift(
-    index: Index, make_record: MakeRecord
+    index: Collection, make_record: MakeRecord
 ) -> None:
     if index._store.layout.shared:
-        pytest.skip("this Milvus keeps a picture and its caption in one row")
+        pytest.skip("this Milvus keeps an image and its caption in one row")
     spoken = [make_record(str(n), text_vector=make_record(f"c{n}").vector) for n in range(12)]
     index.upsert(spoken)
-    # As a killed writer leaves them: some whose picture was never written, one of another caption.
+    # As a killed writer leaves them: some whose image was never written, one of another caption.
     stray = {"0", "3", "4", "5", "7"}
     index._store.pictures.delete(stray - {"7"})
     index._store._texts.upsert([to_row(replace(spoken[7], caption="new")) | {"vector": DIRECTION}])
@@ -93,11 +95,11 @@ def test_a_caption_without_its_picture_is_passed_over_and_pages_do_not_shift(
         right = sorted(scores.keys() - stray, key=lambda id: -scores[id])
         pages = [index.search(query[np.newaxis], 3, offset=n, on="text")[0] for n in (0, 3, 6)]
         assert [hit.id for page in pages for hit in page] == right
-    assert index.mend() == {"7"}
+    assert index.repair() == {"7"}
     assert set(index._store._texts.ids()) == set(right)
 
 
-def test_what_was_removed_just_now_is_not_found(index: Index, make_record: MakeRecord) -> None:
+def test_what_was_removed_just_now_is_not_found(index: Collection, make_record: MakeRecord) -> None:
     """Milvus 2.3 would show it for 0.2 s, since its sessions do not know of deletions."""
     for n in range(10):
         cat = make_record(f"cat {n}", text_vector=make_record(f"a cat {n}").vector)
@@ -112,7 +114,7 @@ def test_what_was_removed_just_now_is_not_found(index: Index, make_record: MakeR
 
 
 def test_searches_wait_for_own_writes_only_while_they_are_new(
-    index: Index, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    index: Collection, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = index._store.pictures
     monkeypatch.setattr(collection_io, "_SETTLED_S", 60)
@@ -126,7 +128,7 @@ def test_searches_wait_for_own_writes_only_while_they_are_new(
     assert pictures.freshness == "Bounded"
 
 
-def test_an_album_gives_one_hit(index: Index, make_record: MakeRecord) -> None:
+def test_an_album_gives_one_hit(index: Collection, make_record: MakeRecord) -> None:
     frames = [make_record(f"v{n}", album=f"video {n % 3}") for n in range(30)]
     alone = [make_record(f"p{n}") for n in range(5)]
     index.upsert([*frames, *alone])
@@ -135,17 +137,17 @@ def test_an_album_gives_one_hit(index: Index, make_record: MakeRecord) -> None:
     best: dict[str, str] = {}
     for record in sorted([*frames, *alone], key=lambda record: -cosines[record.id]):
         best.setdefault(record.album or record.id, record.id)
-    whole = index.search(query[np.newaxis], 20, one_each_album=True)[0]
+    whole = index.search(query[np.newaxis], 20, group_by="album")[0]
     assert [hit.id for hit in whole] == list(best.values())
     for k, offset in ((2, 0), (3, 2), (10, 6)):
-        page = index.search(query[np.newaxis], k, offset=offset, one_each_album=True)[0]
+        page = index.search(query[np.newaxis], k, offset=offset, group_by="album")[0]
         assert [hit.id for hit in page] == list(best.values())[offset : offset + k]
-    kept = index.search(query[np.newaxis], 5, filter='album == "video 1"', one_each_album=True)[0]
+    kept = index.search(query[np.newaxis], 5, filter='album == "video 1"', group_by="album")[0]
     assert [hit.album for hit in kept] == ["video 1"]
 
 
 def test_albums_of_many_like_pictures_do_not_hide_each_other(
-    make_index: Callable[..., Index],
+    make_index: Callable[..., Collection],
     fresh: str,
     make_record: MakeRecord,
     monkeypatch: pytest.MonkeyPatch,
@@ -166,11 +168,11 @@ def test_albums_of_many_like_pictures_do_not_hide_each_other(
         best: dict[int, str] = {}
         for n in np.argsort(-(frames @ query), kind="stable"):
             best.setdefault(int(n) // 60, str(n))
-        found = index.search(query[np.newaxis], 4, offset=2, one_each_album=True)[0]
+        found = index.search(query[np.newaxis], 4, offset=2, group_by="album")[0]
         assert [hit.id for hit in found] == list(best.values())[2:6]
 
 
-def test_everything_can_be_read_through(index: Index, make_record: MakeRecord) -> None:
+def test_everything_can_be_read_through(index: Collection, make_record: MakeRecord) -> None:
     given = {
         str(n): make_record(
             str(n), time=n, text_vector=make_record(f"c{n}").vector if n % 2 else None
@@ -202,14 +204,14 @@ def test_everything_can_be_read_through(index: Index, make_record: MakeRecord) -
     ],
 )
 def test_a_field_that_cannot_be_stored_is_told(
-    index: Index, make_record: MakeRecord, fields: dict[str, object], fault: str
+    index: Collection, make_record: MakeRecord, fields: dict[str, object], fault: str
 ) -> None:
     with pytest.raises(SearchError, match=fault):
         index.upsert([make_record("cat", **fields)])
     assert index.count() == 0
 
 
-def test_the_collection_of_captions_is_not_shown(index: Index) -> None:
+def test_the_collection_of_captions_is_not_shown(index: Collection) -> None:
     assert index.own_name in schema.list_collections(index._connection)
     assert index._store._texts.name in {index.own_name, f"{index.own_name}_texts"}
     assert not any(name.endswith("_texts") for name in schema.list_collections(index._connection))

@@ -16,7 +16,7 @@ from coca.search.ingest.sources import FileSource
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A picture beside a FIFO, an endless device and a file of half a gigabyte without content."""
+    """An image beside a FIFO, an endless device and a file of half a gigabyte without content."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "good.png").write_bytes(b"good")

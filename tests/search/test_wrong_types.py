@@ -24,8 +24,8 @@ WRONG = {
     "index.search(eye, filter=3)": "the filter is 3; right is text",
     "resident.search(eye, filter=3)": "the filter is 3; right is text",
     "index.count(3)": "the filter is 3; right is text",
-    "index.search_words(3)": "the text to search for is 3, and no words",
-    "resident.search_words(3)": "the text to search for is 3, and no words",
+    "index.full_text_search(3)": "the text to search for is 3, and no words",
+    "resident.full_text_search(3)": "the text to search for is 3, and no words",
     "engine.search('x', min_score='0.5')": "min_score is '0.5'; right is a number",
     "engine.search('x', min_score=float('nan'))": "min_score is nan; right is a number",
     "engine.search('x', hybrid='rrf')": "hybrid is 'rrf'; right is True or a Fusion",
@@ -55,7 +55,7 @@ from coca.search.milvus.collection import Index
 from coca.search.milvus.pagination import check_page
 from coca.search.mining.recommend import recommend
 from coca.search.records import Record
-from coca.search.query.in_memory import Resident
+from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term, check_terms, query_vectors
 class Embedder:
     fingerprint, embed_dim = "one", 4
@@ -68,7 +68,7 @@ class Embedder:
 eye = np.eye(4, dtype=np.float32)
 index = Index.open(sys.argv[2], embed_dim=4, fingerprint="one", create=True)
 index.upsert([Record(id="r0", path="/r0.jpg", caption="a car", vector=eye[0])])
-resident, engine = Resident(index), SearchEngine(Embedder(), index)
+resident, engine = InMemoryIndex(index), SearchEngine(Embedder(), index)
 told = {}
 for call in json.loads(sys.argv[1]):
     try:

@@ -12,7 +12,7 @@ from tiny_data import make_samples
 from tiny_folder import write_folder
 from tiny_run import Bars, recording
 
-BROKEN = Sample("s0001", b"no picture at all", captions=("a cat",))
+BROKEN = Sample("s0001", b"no image at all", captions=("a cat",))
 
 
 def test_every_task_is_found_by_its_name() -> None:

@@ -11,7 +11,7 @@ from coca.data.sources.base import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.captioning import caption_scores
 from coca.metrics.ptb import words
-from coca.model.generation.config import Decoding, DecodingOptions
+from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from tiny_data import CAPTIONS, picture
@@ -19,7 +19,7 @@ from tiny_folder import write_folder
 
 CAPTIONING = TASKS.get("captioning")
 
-# One to three captions a picture, all different.
+# One to three captions an image, all different.
 SAMPLES = [
     Sample(
         f"s{number:02d}",
@@ -32,7 +32,7 @@ SAMPLES = [
 ]
 IMAGES = [sample.image for sample in SAMPLES]
 
-GREEDY = Decoding(num_beams=1)
+GREEDY = GenerationConfig(num_beams=1)
 
 
 def solve(
@@ -53,7 +53,7 @@ def without_chance(result: TaskResult) -> dict[str, float]:
 
 @pytest.fixture
 def perfect(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Predictor:
-    """A predictor that says a picture's first caption."""
+    """A predictor that says an image's first caption."""
     captions = {sample.image: sample.captions[0] for sample in SAMPLES}
     one = predictor.caption(picture(0), num_beams=1)[0]
 
@@ -76,9 +76,9 @@ def test_captions_are_scored_against_all_that_people_wrote(
 def test_options_of_decoding_and_the_prompt_reach_the_model(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    options: DecodingOptions = {"num_beams": 3, "max_words": 4, "no_repeat_ngram": 1}
+    options: GenerationOptions = {"num_beams": 3, "max_new_tokens": 4, "no_repeat_ngram_size": 1}
     said = [caption.text for caption in predictor.caption(IMAGES, prompt="a", **options)]
-    result = solve(predictor, tmp_path, prompt="a", decoding=Decoding(**options))
+    result = solve(predictor, tmp_path, prompt="a", decoding=GenerationConfig(**options))
     assert without_chance(result) == pytest.approx(scored(said))
     assert all(example["said"].startswith("a") for example in result.details["examples"])
 

@@ -1,4 +1,4 @@
-"""Statements about one picture or two are judged by a head."""
+"""Statements about one image or two are judged by a head."""
 
 import json
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_a_sample_with_another_number_of_pictures_is_left_out_and_named(tmp_path
     data = SourceConfig(kind="manifest", path=str(table))
     result = run("nlvr2", answering(words_head(TRUTH, pictures=2)), data)
     assert result.samples == 1
-    assert "it has 1 pictures, but the head reads 2" in result.bad[0]
+    assert "it has 1 images, but the head reads 2" in result.bad[0]
     with pytest.raises(ConfigError, match=r"no statement .* reads"):
         run("nlvr2", answering(words_head(TRUTH, pictures=3)), data)
 
@@ -107,7 +107,7 @@ def test_a_sample_with_another_number_of_pictures_is_left_out_and_named(tmp_path
     ("head", "error", "message"),
     [
         (None, ConfigError, "no head that answers"),
-        (HeadConfig(classes=VERDICTS, heads=2), ConfigError, "reads pictures alone"),
+        (HeadConfig(classes=VERDICTS, heads=2), ConfigError, "reads images alone"),
         (words_head(("yes", "no")), DataError, "3 classes that training has not"),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_limit_takes_the_first_queries_and_leaves_the_reference_whole(
 
 def test_unreadable_pictures_of_both_sides_are_told(predictor: Predictor, tmp_path: Path) -> None:
     some = samples(["a", "b"])
-    broken = Sample("broken", b"no picture", labels=("a",))
+    broken = Sample("broken", b"no image", labels=("a",))
     result = solve(predictor, tmp_path, [*some, broken], [*some, broken])
     assert len(result.bad) == 2
 

@@ -39,7 +39,7 @@ def test_more_shots_are_told_with_their_spread(predictor: Predictor, pictures: P
     settings = config("few_shot", pictures, shots=(1, 3), draws=4, inverse_penalty=100.0)
     first, again = run(predictor, settings), run(predictor, settings)
     assert first.metrics == again.metrics
-    assert first.metrics["top1_3_shot"] == 1  # every picture is learned
+    assert first.metrics["top1_3_shot"] == 1  # every image is learned
     assert first.metrics["spread_3_shot"] == 0
     each = first.details["top1"]["1"]
     assert len(each) == 4
@@ -71,7 +71,7 @@ def test_what_is_missing_is_told_before_any_work(
 
 
 def test_more_shots_than_there_are_pictures_are_told(predictor: Predictor, pictures: Path) -> None:
-    with pytest.raises(DataError, match=r"fewer than 4 pictures of 4 classes, such as 'blue'"):
+    with pytest.raises(DataError, match=r"fewer than 4 images of 4 classes, such as 'blue'"):
         check_task(predictor, config("few_shot", pictures, shots=(1, 4)))
 
 

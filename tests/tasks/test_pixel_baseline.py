@@ -71,7 +71,7 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path) -> 
 
 
 def framed(sample: Sample, border: int) -> Sample:
-    """The same picture within a white border."""
+    """The same image within a white border."""
     inner = decode(sample.image)
     side = inner.shape[1] + 2 * border
     whole = torch.full((3, side, side), 255, dtype=torch.uint8)

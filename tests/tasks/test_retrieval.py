@@ -18,7 +18,7 @@ from tiny_folder import write_folder
 
 RETRIEVAL = TASKS.get("retrieval")
 
-# One to three captions a picture.
+# One to three captions an image.
 SAMPLES = [
     Sample(
         f"s{number:02d}",
@@ -70,7 +70,7 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path, cap
 def test_chance_is_what_a_blind_guess_finds(predictor: Predictor, tmp_path: Path) -> None:
     metrics = solve(predictor, tmp_path).metrics
     assert metrics["chance_text_to_image_recall@5"] == pytest.approx(5 / 13)
-    # Of 25 captions, four pictures have three, four two and five one.
+    # Of 25 captions, four images have three, four two and five one.
     assert metrics["chance_image_to_text_recall@1"] == pytest.approx(1 / 13)
     missed = [1 - 5 / 25, (20 * 19) / (25 * 24), (20 * 19 * 18) / (25 * 24 * 23)]
     wanted = 1 - np.dot([5, 4, 4], missed) / 13
@@ -101,7 +101,7 @@ def test_reranking_within_the_best_few_changes_nothing_further_down(
         solve(predictor, tmp_path / str(k), rerank=k).metrics for k in (0, 5, len(SAMPLES) * 3)
     )
     assert few["text_to_image_recall@1"] != plain["text_to_image_recall@1"]
-    # Every text is scored for each picture, so cosines decide only together with likelihood.
+    # Every text is scored for each image, so cosines decide only together with likelihood.
     images = [sample.image for sample in SAMPLES]
     pairs = [(text, row) for row, sample in enumerate(SAMPLES) for text in sample.captions]
     texts = [text for text, _ in pairs]
@@ -122,7 +122,7 @@ def test_scores_are_those_of_clip_benchmark(predictor: Predictor, tmp_path: Path
     vectors = {sample.image: predictor.embed_images(sample.image)[0] for sample in SAMPLES}
 
     class Encoder:
-        """What the peer asks of a model; pictures are told apart by their number."""
+        """What the peer asks of a model; images are told apart by their number."""
 
         def encode_image(self, numbers: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(
@@ -159,7 +159,7 @@ def test_a_report_gets_queries_with_the_right_hits_marked(
     by_picture = [strip for strip in shown.strips if strip.lead is not None]
     assert by_text
     assert by_picture
-    # Where the right picture is not among the hits, it stands behind them.
+    # Where the right image is not among the hits, it stands behind them.
     assert all(sum(case.right for case in strip.cases) == 1 for strip in by_text)
     for strip in by_picture:
         own = strip.heading.removeprefix("What s").removesuffix(" finds")

@@ -14,13 +14,13 @@ from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import vqa_accuracy
 from coca.model.config import HeadConfig
-from coca.model.generation.config import Decoding
+from coca.model.generation.config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from tiny_answers import answering, words_head
 from tiny_questions import ANSWERS, write_daquar, write_easy_vqa, write_vqa
 
-GREEDY = Decoding(num_beams=1, max_words=4)
+GREEDY = GenerationConfig(num_beams=1, max_new_tokens=4)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +93,11 @@ def test_an_answer_in_words_is_what_the_model_writes_behind_the_question(
     source = open_source(data)
     sample = source.read(2)
     caption = predictor.caption(
-        sample.image, prompt="q: what is number 2", num_beams=1, max_words=4
+        sample.image, prompt="q: what is number 2", num_beams=1, max_new_tokens=4
     )
     config = TaskConfig(task="vqa", data=data, answers="words", decoding=GREEDY)
     result = run(answering(None), config)
-    assert result.details["results"][2]["answer"] == caption[0].said
+    assert result.details["results"][2]["answer"] == caption[0].completion
     assert caption[0].text.startswith("q: what is number 2")
     assert {"reachable", "chance_accuracy"}.isdisjoint(result.metrics)
 
@@ -139,8 +139,8 @@ def test_a_report_gets_pictures_of_right_and_wrong_answers(tmp_path: Path) -> No
     ("head", "message"),
     [
         (None, "no head that answers"),
-        (HeadConfig(classes=ANSWERS, heads=2), "reads image of 1 pictures"),
-        (words_head(ANSWERS, pictures=2), "reads words of 2 pictures"),
+        (HeadConfig(classes=ANSWERS, heads=2), "reads image of 1 images"),
+        (words_head(ANSWERS, pictures=2), "reads words of 2 images"),
     ],
 )
 def test_a_head_that_does_not_fit_is_told_before_any_work(

@@ -5,18 +5,18 @@ import torch
 
 from coca.core.errors import CocaError, StorageError
 from coca.train.checkpoint import CHECKPOINT_FOLDER, load_newest, step_folder
-from coca.train.checkpoint_manager import Saver
-from coca.train.distributed_context import World
+from coca.train.checkpoint_manager import CheckpointManager
+from coca.train.distributed_context import DistributedContext
 
 GROUPS = {"model": {"weight": torch.ones(2)}}
 
 
-def save(saver: Saver, step: int) -> None:
+def save(saver: CheckpointManager, step: int) -> None:
     saver.save(step, GROUPS, state={"run": "first"}, own={"random": step})
 
 
 def test_one_process_saves_at_once_what_is_of_the_run_and_what_is_its_own(tmp_path: Path) -> None:
-    saver = Saver(tmp_path, keep=2, world=World())
+    saver = CheckpointManager(tmp_path, keep=2, world=DistributedContext())
     assert saver.kept() == "does not exist yet"
     save(saver, 3)
     checkpoint = load_newest(tmp_path)
@@ -28,7 +28,7 @@ def test_one_process_saves_at_once_what_is_of_the_run_and_what_is_its_own(tmp_pa
 
 
 def test_a_step_that_is_saved_is_not_saved_again(tmp_path: Path) -> None:
-    saver = Saver(tmp_path, keep=2, world=World())
+    saver = CheckpointManager(tmp_path, keep=2, world=DistributedContext())
     save(saver, 0)
     assert not (tmp_path / CHECKPOINT_FOLDER).exists()
     saver.found(step_folder(tmp_path, 4), 4)
@@ -39,7 +39,7 @@ def test_a_step_that_is_saved_is_not_saved_again(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_told_with_what_is_left(tmp_path: Path) -> None:
-    saver = Saver(tmp_path, keep=2, world=World())
+    saver = CheckpointManager(tmp_path, keep=2, world=DistributedContext())
     save(saver, 1)
     step_folder(tmp_path, 2).write_bytes(b"in the way")
     with pytest.raises(StorageError, match=r"step_00000002 .*; the last good .*step_00000001"):
@@ -53,7 +53,7 @@ def test_what_stops_the_writing_thread_is_told_by_the_next_call(
     def lose(*_: object) -> Path:
         raise RuntimeError("connection reset by peer")
 
-    saver = Saver(tmp_path, keep=2, world=World())
+    saver = CheckpointManager(tmp_path, keep=2, world=DistributedContext())
     # As with several ranks, of which one has just been killed.
     monkeypatch.setattr(saver, "_ranks", object())
     monkeypatch.setattr(saver, "_write_together", lose)

@@ -5,19 +5,19 @@ import pytest
 from torch import distributed
 
 from coca.core.errors import CocaError, DataError
-from coca.train.distributed_context import World, lost_ranks_told
+from coca.train.distributed_context import DistributedContext, lost_ranks_reported
 from tiny_ranks import on_ranks, start_process
 from tiny_talk import refuse, talk, wait_for_main, wait_for_main_that_ends
 
 
 def test_a_process_on_its_own_is_a_world_of_one() -> None:
-    world = World.current()
+    world = DistributedContext.current()
     assert (world.rank, world.size, world.is_main) == (0, 1, True)
-    assert world.largest([3, 1]) == [3, 1]
+    assert world.all_reduce_max([3, 1]) == [3, 1]
     assert world.gather("word") == ["word"]
-    assert world.from_main(lambda: 5) == 5
+    assert world.broadcast_from_main(lambda: 5) == 5
     with pytest.raises(DataError):
-        world.from_main(refuse)
+        world.broadcast_from_main(refuse)
     world.barrier()
 
 
@@ -27,7 +27,7 @@ def test_ranks_agree(tmp_path: Path) -> None:
     assert [own.pop("rank") for own in told] == [[0, 2], [1, 2]]
     for own in told:
         assert own == {
-            "largest": [1, 0, 7],
+            "all_reduce_max": [1, 0, 7],
             "gathered": ["rank 0", "rank 1"],
             "of main": "of 0",
             "refused": "the main rank refuses (test)",
@@ -54,17 +54,22 @@ GLOO = "[/pytorch/gloo/tcp/pair.cc:537] Read error [127.0.0.1]:11: Connection re
 def test_a_rank_that_lost_another_says_so_in_a_sentence() -> None:
     with (
         pytest.raises(CocaError, match=r"rank 1 cannot go on, .*: Read error .* reset; started"),
-        lost_ranks_told(World(1, 2)),
+        lost_ranks_reported(DistributedContext(1, 2)),
     ):
         raise RuntimeError(GLOO)
     with (
         pytest.raises(CocaError, match="cannot be reached: no rendezvous"),
-        lost_ranks_told(World(0, 2)),
+        lost_ranks_reported(DistributedContext(0, 2)),
     ):
         raise distributed.DistNetworkError("no rendezvous")
 
 
-@pytest.mark.parametrize(("world", "words"), [(World(), GLOO), (World(0, 2), "out of memory")])
-def test_other_errors_keep_their_kind(world: World, words: str) -> None:
-    with pytest.raises(RuntimeError, match=words.split(maxsplit=1)[-1][:9]), lost_ranks_told(world):
+@pytest.mark.parametrize(
+    ("world", "words"), [(DistributedContext(), GLOO), (DistributedContext(0, 2), "out of memory")]
+)
+def test_other_errors_keep_their_kind(world: DistributedContext, words: str) -> None:
+    with (
+        pytest.raises(RuntimeError, match=words.split(maxsplit=1)[-1][:9]),
+        lost_ranks_reported(world),
+    ):
         raise RuntimeError(words)

@@ -10,7 +10,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from coca.cli.train import leave
 from coca.core.errors import ConfigError
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.distributed_init import join_from_environment
 from tiny_ranks import start_process
 from tiny_talk import join_and_leave, join_on_accelerator
@@ -23,7 +23,7 @@ def test_a_process_that_torchrun_did_not_start_stays_on_its_own(
 ) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert join_from_environment("auto") == World()
+    assert join_from_environment("auto") == DistributedContext()
     assert not distributed.is_initialized()
 
 

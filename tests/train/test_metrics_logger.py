@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from coca.train.metrics_logger import RunFigures
+from coca.train.metrics_logger import MetricsLogger
 
 
 def step(loss: float, norm: float = 1.0) -> dict[str, float]:
@@ -11,7 +11,7 @@ def step(loss: float, norm: float = 1.0) -> dict[str, float]:
 
 
 def test_a_row_is_the_mean_of_its_steps() -> None:
-    figures = RunFigures()
+    figures = MetricsLogger()
     for loss in (1.0, 2.0, 6.0):
         assert figures.add(step(loss), pairs=4)
     row = figures.row(lr=0.5)
@@ -25,7 +25,7 @@ def test_a_row_is_the_mean_of_its_steps() -> None:
 
 @pytest.mark.parametrize("bad", [step(math.nan), step(math.inf), step(1.0, math.inf)])
 def test_a_step_that_is_not_finite_is_counted_and_enters_no_mean(bad: dict[str, float]) -> None:
-    figures = RunFigures()
+    figures = MetricsLogger()
     figures.add(step(1.0), pairs=4)
     assert not figures.add(bad, pairs=4)
     assert figures.bad_in_a_row == 1
@@ -37,7 +37,7 @@ def test_a_step_that_is_not_finite_is_counted_and_enters_no_mean(bad: dict[str, 
 
 
 def test_a_row_of_bad_steps_only_has_no_loss() -> None:
-    figures = RunFigures()
+    figures = MetricsLogger()
     figures.add(step(math.nan), pairs=4)
     row = figures.row(lr=0.1)
     assert "loss" not in row
@@ -45,7 +45,7 @@ def test_a_row_of_bad_steps_only_has_no_loss() -> None:
 
 
 def test_the_state_survives_json_exactly() -> None:
-    figures, restored = RunFigures(), RunFigures()
+    figures, restored = MetricsLogger(), MetricsLogger()
     for loss in (0.1, 0.2, math.nan):
         figures.add(step(loss), pairs=4)
     figures.row(lr=0.1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from coca.data.sample import Batch
-from coca.train.nonfinite import Clue, cause_of, clue, place_of
+from coca.train.nonfinite import NonFiniteReport, cause_of, nonfinite_report, place_of
 from tiny_ranks import ragged_batch
 
 FINE = {"loss": 1.0, "contrastive": 0.5, "grad_norm": 2.0}
@@ -29,25 +29,27 @@ def gradients(*bad: str) -> Iterator[tuple[str, Tensor]]:
 def test_the_first_that_is_not_finite_is_the_cause(
     figures: dict[str, float], bad: tuple[str, ...], cause: str
 ) -> None:
-    assert clue(FINE | figures, gradients(*bad), ragged_batch(2)).cause == cause
+    assert nonfinite_report(FINE | figures, gradients(*bad), ragged_batch(2)).cause == cause
 
 
 def test_a_clue_names_the_samples_and_knows_pictures_that_are_not_finite() -> None:
     batch: Batch = dataclasses.replace(ragged_batch(3), start=6)
-    assert clue(FINE, gradients(), batch) == Clue("the length of the gradient", False, 6, 8)
+    assert nonfinite_report(FINE, gradients(), batch) == NonFiniteReport(
+        "the length of the gradient", False, 6, 8
+    )
     batch.images[1, 0, 0, 0] = torch.nan
-    assert clue(FINE, gradients(), batch).guilty
+    assert nonfinite_report(FINE, gradients(), batch).culprits
 
 
 def test_the_rank_that_has_the_piece_names_the_gradient() -> None:
-    length = Clue("the length of the gradient", False, 0, 3)
-    named = Clue("the gradient of second", False, 4, 7)
+    length = NonFiniteReport("the length of the gradient", False, 0, 3)
+    named = NonFiniteReport("the gradient of second", False, 4, 7)
     assert cause_of([length, named]) == "the gradient of second"
     assert cause_of([length, length]) == "the length of the gradient"
 
 
 @pytest.mark.parametrize(
-    ("guilty", "place"),
+    ("culprits", "place"),
     [
         ((False,), "samples 0 to 3"),
         ((True,), "samples 0 to 3"),
@@ -57,6 +59,8 @@ def test_the_rank_that_has_the_piece_names_the_gradient() -> None:
         ((False, True, True), "rank 1, 2, samples 4 to 11"),
     ],
 )
-def test_the_place_is_as_narrow_as_what_is_known(guilty: tuple[bool, ...], place: str) -> None:
-    clues = [Clue("loss", bad, 4 * rank, 4 * rank + 3) for rank, bad in enumerate(guilty)]
-    assert place_of(clues) == place
+def test_the_place_is_as_narrow_as_what_is_known(culprits: tuple[bool, ...], place: str) -> None:
+    reports = [
+        NonFiniteReport("loss", bad, 4 * rank, 4 * rank + 3) for rank, bad in enumerate(culprits)
+    ]
+    assert place_of(reports) == place

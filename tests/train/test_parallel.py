@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from coca.core.errors import ConfigError
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.parallel import Kind, ParallelModel
 from tiny_parallel import CPU, LIMIT, look, make_model
 from tiny_ranks import Results, on_ranks
@@ -40,7 +40,9 @@ def test_one_process_on_its_own_has_nobody_to_share_with(kind: Kind) -> None:
 
 
 def test_several_processes_must_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(World, "current", classmethod(lambda cls: World(1, 2)))
+    monkeypatch.setattr(
+        DistributedContext, "current", classmethod(lambda cls: DistributedContext(1, 2))
+    )
     with pytest.raises(ConfigError, match="parallel is none, but 2 processes take part"):
         ParallelModel(nn.Linear(1, 1), "none", device=CPU)
 

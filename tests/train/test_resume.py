@@ -21,7 +21,7 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 from coca.train.checkpoint import CHECKPOINT_FOLDER, Checkpoint, load_newest
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig, Losses
 from coca.train.resume import require_same_run, run_identity
 from coca.train.tracker import JsonLinesTracker, read_metrics
@@ -143,7 +143,7 @@ def test_a_signal_that_comes_while_ranks_agree_is_not_lost(
 ) -> None:
     agreed = 0
 
-    def largest(world: World, values: Sequence[int]) -> list[int]:
+    def all_reduce_max(world: DistributedContext, values: Sequence[int]) -> list[int]:
         nonlocal agreed
         agreed += 1
         told = list(values)
@@ -151,7 +151,7 @@ def test_a_signal_that_comes_while_ranks_agree_is_not_lost(
             os.kill(os.getpid(), signal.SIGTERM)
         return told
 
-    monkeypatch.setattr(World, "largest", largest)
+    monkeypatch.setattr(DistributedContext, "all_reduce_max", all_reduce_max)
     result = tiny_trainer(tmp_path).fit()
     assert (result.step, result.interrupted, result.terminated) == (4, True, True)
 
@@ -162,7 +162,7 @@ def test_an_own_signal_behind_that_of_another_rank_aborts_nothing(
     """A launcher tells all ranks to stop, and the word of one may reach another before that."""
     calls = 0
 
-    def largest(world: World, values: Sequence[int]) -> list[int]:
+    def all_reduce_max(world: DistributedContext, values: Sequence[int]) -> list[int]:
         nonlocal calls
         calls += 1
         return [signal.SIGTERM if calls == 4 else values[0], values[1]]
@@ -174,7 +174,7 @@ def test_an_own_signal_behind_that_of_another_rank_aborts_nothing(
             os.kill(os.getpid(), signal.SIGTERM)
         save(trainer)
 
-    monkeypatch.setattr(World, "largest", largest)
+    monkeypatch.setattr(DistributedContext, "all_reduce_max", all_reduce_max)
     monkeypatch.setattr(Trainer, "_save", told_late)
     result = tiny_trainer(tmp_path).fit()
     assert (result.step, result.interrupted, result.terminated) == (3, True, True)
@@ -242,14 +242,14 @@ def test_data_that_vanish_cost_no_step(uninterrupted: Trainer[CoCa], tmp_path: P
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Twelve pictures of noise, each with a caption, and one that is damaged."""
+    """Twelve images of noise, each with a caption, and one that is damaged."""
     folder = tmp_path / "photos"
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (12, 20, 24, 3), dtype=np.uint8)
     for number, pixels in enumerate(noise):
         Image.fromarray(pixels).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"noise number {number}")
-    (folder / "damaged.png").write_bytes(b"not a picture")
+    (folder / "damaged.png").write_bytes(b"not an image")
     return folder
 
 

@@ -13,7 +13,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.sources import AnySource, FileSource
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import PathReader, is_within
 from coca.workflows.collections.image_sources import sources_of
 from coca.workflows.collections.index import FillResult, fill_collection, index_pictures
@@ -34,7 +34,7 @@ def uri(tmp_path: Path) -> str:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder of two tars, a zip, a Parquet file and a folder of pictures: 9 pictures."""
+    """A folder of two tars, a zip, a Parquet file and a folder of images: 9 images."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     folder = tmp_path / "data"
     photos = folder / "photos"
@@ -65,7 +65,7 @@ def places(data: Path) -> list[str | Path]:
 
 def claims(uri: str) -> dict[str, tuple[str, dict[str, str]]]:
     """Path of each record -> its caption, and its files with their stamps."""
-    with Index.open(uri) as index:
+    with Collection.open(uri) as index:
         return {path: (caption, dict(origin.files)) for _, path, caption, origin in index.origins()}
 
 

@@ -15,7 +15,7 @@ from coca.data.sources.factory import open_source
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.filters import all_of, any_of, has_any_tag, negate, where
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
 from coca.search.query.fusion import Fusion
@@ -29,8 +29,8 @@ def predictor() -> Predictor:
     return load("nano", device="cpu")
 
 
-def opened(folder: Path, predictor: Predictor, records: list[Record]) -> Index:
-    index = Index.open(
+def opened(folder: Path, predictor: Predictor, records: list[Record]) -> Collection:
+    index = Collection.open(
         str(folder / "real.db"),
         embed_dim=predictor.embed_dim,
         fingerprint=predictor.fingerprint,
@@ -44,7 +44,7 @@ def opened(folder: Path, predictor: Predictor, records: list[Record]) -> Index:
 @pytest.fixture(scope="module")
 def photos(
     shared_data: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Index, list[Record], list[tuple[str, ...]]]]:
+) -> Iterator[tuple[Collection, list[Record], list[tuple[str, ...]]]]:
     """Flickr8k's photographs with the first caption in the collection, and all five beside it."""
     path = str(shared_data / "flickr8k" / "val-*.tar")
     source = open_source(SourceConfig(kind="shards", path=path))
@@ -69,7 +69,7 @@ def photos(
 @pytest.fixture(scope="module")
 def exercises(
     shared_data: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Index, list[Record]]]:
+) -> Iterator[tuple[Collection, list[Record]]]:
     """Exercises with their equipment and level in the metadata, and their muscles as tags."""
     with zipfile.ZipFile(shared_data / "exercises_128.zip") as archive:
         lines = io.TextIOWrapper(archive.open("meta.jsonl"), encoding="utf-8")
@@ -97,7 +97,7 @@ def nearest(vectors: Any, queries: Any, records: list[Record], k: int) -> list[l
 
 
 def test_words_find_the_same_photographs_as_all_products(
-    photos: tuple[Index, list[Record], list[tuple[str, ...]]], predictor: Predictor
+    photos: tuple[Collection, list[Record], list[tuple[str, ...]]], predictor: Predictor
 ) -> None:
     index, records, captions = photos
     texts = [own[1] for own in captions]
@@ -113,7 +113,7 @@ def test_words_find_the_same_photographs_as_all_products(
 
 
 def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(
-    photos: tuple[Index, list[Record], list[tuple[str, ...]]], predictor: Predictor
+    photos: tuple[Collection, list[Record], list[tuple[str, ...]]], predictor: Predictor
 ) -> None:
     index, records, captions = photos
     engine = SearchEngine(predictor, index)
@@ -128,7 +128,7 @@ def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(
 
 
 def test_filters_on_exercises_keep_what_a_loop_keeps(
-    exercises: tuple[Index, list[Record]], predictor: Predictor
+    exercises: tuple[Collection, list[Record]], predictor: Predictor
 ) -> None:
     index, records = exercises
     engine = SearchEngine(predictor, index)

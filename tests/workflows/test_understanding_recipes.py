@@ -19,7 +19,7 @@ from tiny_questions import write_easy_vqa, write_nlvr2, write_snli_ve, write_vqa
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "finetune"
 
-# Table 10: steps, batch, learning rate of pooler and encoder, RandAugment, pictures.
+# Table 10: steps, batch, learning rate of pooler and encoder, RandAugment, images.
 TABLE_10: dict[str, tuple[Any, ...]] = {
     "vqa_v2": (100_000, 64, 5e-4, 2e-5, (1, 10), 1),
     "snli_ve": (50_000, 128, 1e-3, 5e-5, (1, 10), 1),

@@ -12,7 +12,7 @@ from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import UnreadableFile, sources_of
 from coca.workflows.collections.index import index_pictures
 from tiny_data import picture
@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder of two tars and a picture, a zip beside it."""
+    """A folder of two tars and an image, a zip beside it."""
     folder = tmp_path / "data"
     with ShardWriter(folder, samples_per_shard=2) as writer:
         for n in range(4):
@@ -62,7 +62,7 @@ def test_a_damaged_tar_and_zip_are_reported_keep_their_records_and_stop_nothing(
         ("fifo.tar", "unreadable"),
         ("pack.zip", "bad_zip"),
     }
-    with Index.open(uri) as index:
+    with Collection.open(uri) as index:
         assert index.count() == 7
 
 

@@ -1,4 +1,4 @@
-"""Answers to a question about pictures, and verdicts on a statement about one picture or two."""
+"""Answers to a question about images, and verdicts on a statement about one image or two."""
 
 import os
 from collections.abc import Sequence
@@ -27,16 +27,16 @@ def answer(
     in_words: Annotated[
         bool,
         typer.Option(
-            "--in-words", "-w", help="Write the answer behind the question; needs no head."
+            "--generate", "-w", help="Write the answer behind the question; needs no head."
         ),
     ] = False,
     top: Annotated[
         int, typer.Option("--top", min=1, help="Answers to give, the likeliest first.")
     ] = 1,
-    max_words: Annotated[
+    max_new_tokens: Annotated[
         int | None,
         typer.Option(
-            "--max-words",
+            "--max-new-tokens",
             min=1,
             help="Most pieces of words of an answer that is written; default: what fits.",
             show_default=False,
@@ -46,11 +46,11 @@ def answer(
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Answer a question about each picture, or judge a statement.
+    """Answer a question about each image, or judge a statement.
 
     A model with a head for questions (`coca finetune`) chooses among the answers that it learned.
-    With --in-words, any model continues the question as it would a caption. Where a head reads
-    pairs, each two pictures belong together.
+    With --generate, any model continues the question as it would a caption. Where a head reads
+    pairs, each two images belong together.
     """
     console = Console.current(json=as_json)
     if os.path.lexists(question):
@@ -60,19 +60,19 @@ def answer(
     paths = images.find(files)
     predictor = defaults.load_model(model, device)
     if in_words:
-        _write(console, predictor, paths, question, top=top, max_words=max_words)
+        _write(console, predictor, paths, question, top=top, max_new_tokens=max_new_tokens)
         return
     head = None if predictor.model.head is None else predictor.model.head.config
     if head is None or head.reads != "words":
-        found = "has no head" if head is None else "has a head that reads pictures only"
+        found = "has no head" if head is None else "has a head that reads images only"
         raise ConfigError(
             f"the model {predictor.source or model} {found}, so it answers no question; `coca "
-            "finetune` adds a head for questions, and --in-words lets the model write on behind "
+            "finetune` adds a head for questions, and --generate lets the model write on behind "
             "the question as behind a caption"
         )
     if len(paths) % head.pictures:
         raise ConfigError(
-            f"the model's head reads {head.pictures} pictures at a time, and {len(paths)} are given"
+            f"the model's head reads {head.pictures} images at a time, and {len(paths)} are given"
         )
     names, outcomes = _choose(console, predictor, paths, question, together=head.pictures)
     images.tell(
@@ -92,7 +92,7 @@ def answer(
 def _choose(
     console: Console, predictor: "Predictor", paths: list[str], question: str, *, together: int
 ) -> tuple[list[str], Sequence["list[Prediction] | images.Bad"]]:
-    """What the head makes of each picture, or of each few that belong together."""
+    """What the head makes of each image, or of each few that belong together."""
     if together == 1:
         return paths, images.work_through(
             paths,
@@ -120,12 +120,14 @@ def _write(
     question: str,
     *,
     top: int,
-    max_words: int | None,
+    max_new_tokens: int | None,
 ) -> None:
     """Answers in free words."""
 
     def ask(batch: Sequence[str]) -> "list[Caption]":
-        return predictor.caption(batch, prompt=question, num_return=top, max_words=max_words)
+        return predictor.caption(
+            batch, prompt=question, num_return_sequences=top, max_new_tokens=max_new_tokens
+        )
 
     outcomes = images.work_through(
         paths,
@@ -141,12 +143,12 @@ def _write(
         columns=["answer", "rank score", "score", "path"],
         right=["rank score", "score"],
         rows=lambda path, best: [
-            [one.said, f"{one.rank_score:.3f}", f"{one.score:.2f}", path]
+            [one.completion, f"{one.rank_score:.3f}", f"{one.score:.2f}", path]
             for one in (best, *best.others)
         ],
         entry=lambda best: {
             "answers": [
-                {"answer": one.said, "score": one.score, "rank_score": one.rank_score}
+                {"answer": one.completion, "score": one.score, "rank_score": one.rank_score}
                 for one in (best, *best.others)
             ]
         },

@@ -1,4 +1,4 @@
-"""Captions of pictures, and pictures of what their words looked at."""
+"""Captions of images, and images of what their words looked at."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ _CHOICE, _RULES = "How words are chosen", "What captions must be like"
 
 
 class Stopping(StrEnum):
-    """When a search ends; see `coca.model.generation.config.Decoding`."""
+    """When a search ends; see `coca.model.generation.config.GenerationConfig`."""
 
     full = "full"
     likely = "likely"
@@ -29,15 +29,16 @@ def caption(
     prompt: Annotated[
         str, typer.Option("--prompt", help="Words that each caption begins with.")
     ] = "",
-    num_return: Annotated[
-        int, typer.Option("--num-return", "-n", min=1, help="Captions a picture, best first.")
+    num_return_sequences: Annotated[
+        int,
+        typer.Option("--num-return-sequences", "-n", min=1, help="Captions an image, best first."),
     ] = 1,
     explain: Annotated[
         Path | None,
         typer.Option(
             "--explain",
             metavar="PNG",
-            help="Draw what each word looked at, for one picture, into this file.",
+            help="Draw what each word looked at, for one image, into this file.",
             show_default=False,
         ),
     ] = None,
@@ -116,20 +117,20 @@ def caption(
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Start of chance.", rich_help_panel=_CHOICE)
     ] = 0,
-    max_words: Annotated[
+    max_new_tokens: Annotated[
         int | None,
         typer.Option(
-            "--max-words",
+            "--max-new-tokens",
             min=1,
             help="Most pieces of words behind the prompt; default: what the model can hold.",
             show_default=False,
             rich_help_panel=_RULES,
         ),
     ] = None,
-    min_words: Annotated[
+    min_new_tokens: Annotated[
         int,
         typer.Option(
-            "--min-words",
+            "--min-new-tokens",
             min=0,
             help="Pieces of words before a caption may end.",
             rich_help_panel=_RULES,
@@ -143,10 +144,10 @@ def caption(
             rich_help_panel=_RULES,
         ),
     ] = 1.0,
-    no_repeat_ngram: Annotated[
+    no_repeat_ngram_size: Annotated[
         int,
         typer.Option(
-            "--no-repeat-ngram",
+            "--no-repeat-ngram-size",
             min=0,
             help="Length of a run of pieces that may occur only once; 0: any may.",
             rich_help_panel=_RULES,
@@ -156,19 +157,19 @@ def caption(
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Describe pictures in words.
+    """Describe images in words.
 
     The score is the natural logarithm of the caption's probability: 0 is certain. Several captions
-    of a picture are sorted by their rank score: the score, less the penalties of the rules, divided
+    of an image are sorted by their rank score: the score, less the penalties of the rules, divided
     by the number of tokens to the power of --length-penalty; the score where words are drawn.
     """
-    from coca.model.generation.config import Decoding, DecodingOptions
+    from coca.model.generation.config import GenerationConfig, GenerationOptions
 
-    options: DecodingOptions = {
+    options: GenerationOptions = {
         "num_beams": num_beams,
-        "num_return": num_return,
-        "max_words": max_words,
-        "min_words": min_words,
+        "num_return_sequences": num_return_sequences,
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
         "length_penalty": length_penalty,
         "early_stopping": early_stopping.value,
         "num_beam_groups": num_beam_groups,
@@ -178,13 +179,13 @@ def caption(
         "top_p": top_p,
         "seed": seed,
         "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram": no_repeat_ngram,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
     }
-    Decoding(**options)  # a wrong call ends here, before a model is loaded
+    GenerationConfig(**options)  # a wrong call ends here, before a model is loaded
     console = Console.current(json=as_json)
     paths = images.find(files, videos=True)
     if explain is not None and len(paths) != 1:
-        raise ConfigError(f"--explain draws one picture, and {len(paths)} are given")
+        raise ConfigError(f"--explain draws one image, and {len(paths)} are given")
     from coca.inference.video import caption_files
 
     predictor = defaults.load_model(model, device)
@@ -208,12 +209,12 @@ def caption(
         console,
         paths,
         outcomes,
-        columns=["caption", *(["rank score"] if num_return > 1 else []), "score", "path"],
+        columns=["caption", *(["rank score"] if num_return_sequences > 1 else []), "score", "path"],
         right=["rank score", "score"],
         rows=lambda path, best: [
             [
                 one.text,
-                *([f"{one.rank_score:.3f}"] if num_return > 1 else []),
+                *([f"{one.rank_score:.3f}"] if num_return_sequences > 1 else []),
                 f"{one.score:.2f}",
                 path,
             ]

@@ -41,7 +41,7 @@ def add(
 ) -> None:
     """Add classes; one that is there gets its vector anew.
 
-    Without --model, the model is that of these classes, else of the pictures in the same place.
+    Without --model, the model is that of these classes, else of the images in the same place.
     """
     console, names = Console.current(json=as_json), _names(labels)
     place = defaults.index_uri(uri)
@@ -72,12 +72,12 @@ def remove(
     """Take classes out."""
     console, names = Console.current(json=as_json), _names(labels)
     place = defaults.index_uri(uri)
-    from coca.search.milvus.collection import Index
+    from coca.search.milvus.collection import Collection
     from coca.search.mining.zero_shot import class_names, remove_classes
     from coca.workflows.collections.class_prompts import find_classes
 
     find_classes(place, collection, token=token)
-    with Index.open(place, collection, token=token) as index:
+    with Collection.open(place, collection, token=token) as index:
         remove_classes(index, names)
         there = class_names(index)
     console.say(f"{len(there)} classes are left in collection {collection!r} of {place}")
@@ -93,13 +93,13 @@ def list_(
 ) -> None:
     """Name the classes that are there."""
     console = Console.current(json=as_json)
-    from coca.search.milvus.collection import Index
+    from coca.search.milvus.collection import Collection
     from coca.search.mining.zero_shot import class_names
     from coca.workflows.collections.class_prompts import find_classes
 
     place = defaults.index_uri(uri)
     find_classes(place, collection, token=token)
-    with Index.open(place, collection, token=token) as index:
+    with Collection.open(place, collection, token=token) as index:
         there = class_names(index)
     for name in there:
         console.say(name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Collections: list them, their info, index and alias, or drop one.")
 
-_SIDES = {"image": "pictures", "text": "captions"}
+_SIDES = {"image": "images", "text": "captions"}
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the collection.")]
 IndexType = Annotated[
@@ -66,9 +66,9 @@ def info(
 ) -> None:
     """Tell what a collection holds, by which model, and how far its indexes are."""
     console = Console.current(json=as_json)
-    from coca.search.milvus.collection import Index
+    from coca.search.milvus.collection import Collection
 
-    with Index.open(defaults.search_uri(uri), name, token=token) as index:
+    with Collection.open(defaults.search_uri(uri), name, token=token) as index:
         found = index.info
         captioned, states = index.count("has_text == true"), index.index_states()
         rows = [
@@ -77,7 +77,10 @@ def info(
             ["vectors", f"{found.embed_dim} numbers"],
             ["model", f"{found.model} ({found.fingerprint})"],
             ["Milvus", f"{index.capabilities.name} at {found.uri}"],
-            ["words", "ranked by Milvus" if index.has_words else "ranked here, from captions"],
+            [
+                "words",
+                "ranked by Milvus" if index.supports_full_text else "ranked here, from captions",
+            ],
             *(
                 [f"index of {_SIDES[side]}", f"{state.index}, {state.state}"]
                 for side, state in states.items()
@@ -95,7 +98,7 @@ def info(
                 "embed_dim": found.embed_dim,
                 "model": found.model,
                 "fingerprint": found.fingerprint,
-                "full_text": index.has_words,
+                "full_text": index.supports_full_text,
                 "indexes": {
                     side: {
                         "index": str(state.index),
@@ -130,10 +133,10 @@ def index_(
     """Build another index; nobody can search meanwhile, and no record is lost."""
     console = Console.current(json=as_json)
     from coca.search.index_params.advisor import parse_index
-    from coca.search.milvus.collection import Index
+    from coca.search.milvus.collection import Collection
 
     wanted = parse_index(index_type)
-    with Index.open(defaults.search_uri(uri), name, token=token) as index:
+    with Collection.open(defaults.search_uri(uri), name, token=token) as index:
         built = index.change_index(wanted, fallback=fallback, progress=console.progress)
         console.say(f"collection {name!r} has the index {built}")
         console.emit({"collection": name, "index": str(built)})
@@ -171,7 +174,7 @@ def drop(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Remove a collection with everything in it; the picture files stay."""
+    """Remove a collection with everything in it; the image files stay."""
     console = Console.current(json=as_json)
     from coca.search.milvus.catalog import drop_collection
 
@@ -231,14 +234,14 @@ def migrate(
     console = Console.current(json=as_json)
     from coca.search.index_params.advisor import parse_index
     from coca.search.ingest.migrate import migrate as run
-    from coca.search.milvus.collection import Index
+    from coca.search.milvus.collection import Collection
     from coca.search.milvus.collection_config import CollectionSettings
 
     name = to_collection or collection
     index = parse_index(index_type) if index_type else None
     with (
-        Index.open(source, collection, token=token) as old,
-        Index.open(
+        Collection.open(source, collection, token=token) as old,
+        Collection.open(
             target,
             name,
             token=to_token,
@@ -270,7 +273,7 @@ def reindex(
     collection: defaults.Collection = "pictures",
     leave_out: Annotated[
         bool,
-        typer.Option("--leave-out", help="Change over even if some pictures cannot be read."),
+        typer.Option("--skip-missing", help="Change over even if some images cannot be read."),
     ] = False,
     index_type: IndexType = None,
     uri: defaults.Uri = None,
@@ -278,7 +281,7 @@ def reindex(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Embed a collection's pictures by another model, then let its name lead to the result.
+    """Embed a collection's images by another model, then let its name lead to the result.
 
     The old vectors stay beside, under a name of their own, until `coca collection drop`. Going back
     to their model embeds only what is new since, and takes out what is gone.
@@ -288,7 +291,7 @@ def reindex(
     from coca.search.index_params.advisor import parse_index
     from coca.search.ingest.reindex import reindex as run
     from coca.search.milvus.catalog import check_switchable, point_alias
-    from coca.search.milvus.collection import Index
+    from coca.search.milvus.collection import Collection
     from coca.search.milvus.collection_config import CollectionSettings
     from coca.search.records import same_model
     from coca.workflows.collections.collection_model import lasting_name
@@ -296,13 +299,13 @@ def reindex(
 
     index = parse_index(index_type) if index_type else None
     # The collection first: what is wrong with it is told before a model is loaded.
-    with Index.open(place, collection, token=token) as old:
+    with Collection.open(place, collection, token=token) as old:
         predictor = defaults.load_model(model, device)
         if same_model(old.info.fingerprint, predictor.fingerprint):
             raise ConfigError(f"{collection!r} holds the vectors of {model} already")
         with _connected(place, token) as connection:
             check_switchable(connection, collection)
-        with Index.open(
+        with Collection.open(
             place,
             collection,
             staged=True,
@@ -331,14 +334,14 @@ def reindex(
             before = point_alias(connection, collection, new_name)
     total = report.embedded + report.kept
     console.say(
-        f"{total:,} pictures are embedded by {model} in {new_name!r}"
+        f"{total:,} images are embedded by {model} in {new_name!r}"
         + (f", {report.removed:,} that are gone were taken out" if report.removed else "")
         + (f", {len(report.lost):,} cannot be read" if report.lost else "")
         + (
             f"; {collection!r} leads there now, and the old vectors are in {before!r}"
             if done
-            else f"; {collection!r} is as it was: bring the pictures back and run it again, "
-            "or change over without them by --leave-out"
+            else f"; {collection!r} is as it was: bring the images back and run it again, "
+            "or change over without them by --skip-missing"
         )
     )
     console.emit(

@@ -1,4 +1,4 @@
-"""Data before training: a tokenizer, indexes of tars, and the demo's pictures."""
+"""Data before training: a tokenizer, indexes of tars, and the demo's images."""
 
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 INDEX_THREADS = 8
 MANIFESTS = (".jsonl", ".csv", ".tsv", ".parquet")
 
-app = typer.Typer(help="Prepare data: a tokenizer, indexes of tars, the demo's pictures.")
+app = typer.Typer(help="Prepare data: a tokenizer, indexes of tars, the demo's images.")
 
 
 class Learned(StrEnum):
@@ -26,7 +26,7 @@ class Learned(StrEnum):
 
 
 class Form(StrEnum):
-    """How pictures are written."""
+    """How images are written."""
 
     SHARDS = "shards"
     FILES = "files"
@@ -128,12 +128,12 @@ def emoji(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     vendor: Annotated[Vendor, typer.Option("--vendor", help="Who drew them.")] = Vendor.TWEMOJI,
     form: Annotated[
-        Form, typer.Option("--form", help="WebDataset tars, or pictures with JSON beside them.")
+        Form, typer.Option("--form", help="WebDataset tars, or images with JSON beside them.")
     ] = Form.SHARDS,
     size_px: Annotated[
         int, typer.Option("--size-px", min=8, help="Side of drawings that come as vectors.")
     ] = 96,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Most pictures; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Most images; 0: all.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write the emoji of a vendor with their names, from the pip packages of the extra `demo`."""
@@ -158,7 +158,7 @@ def emoji(
                 _write_files(unfinished, sample)
             count += 1
             bar.advance()
-    console.say(f"{count} pictures of {vendor.value} are in {out}, as {form.value}")
+    console.say(f"{count} images of {vendor.value} are in {out}, as {form.value}")
     console.emit({"out": str(out), "samples": count, "form": form.value})
 
 
@@ -197,7 +197,7 @@ def emoji_sets(
             out, packages, size_px=size_px, held_out=held_out, progress=console.progress
         )
     for part, count in sorted(packed.samples.items()):
-        console.say(f"{part + ':':<22}{count:>6,} pictures")
+        console.say(f"{part + ':':<22}{count:>6,} images")
     console.say(
         f"{packed.concepts:,} concepts, of which {packed.shared:,} are shared by all and "
         f"{packed.held_out} held out, are in {out}"

@@ -65,7 +65,7 @@ def model_name(given: str | None) -> str:
 
 
 def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
-    """The model for pictures that join a collection: by default the one of those that are there.
+    """The model for images that join a collection: by default the one of those that are there.
 
     Raises:
         ModelError: That one is gone, and none is named.

@@ -1,4 +1,4 @@
-"""The whole way on real pictures, by one command."""
+"""The whole way on real images, by one command."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Objects in pictures: named boxes, told and drawn."""
+"""Objects in images: named boxes, told and drawn."""
 
 from itertools import chain, count
 from pathlib import Path
@@ -27,14 +27,14 @@ def detect(
         typer.Option(
             "--out",
             "-o",
-            help="Folder for the pictures with boxes drawn on them; default: none are drawn.",
+            help="Folder for the images with boxes drawn on them; default: none are drawn.",
             show_default=False,
         ),
     ] = None,
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Find objects in pictures, with a box, a name and a score for each.
+    """Find objects in images, with a box, a name and a score for each.
 
     `coca finetune recipes/finetune/emoji_detection.yaml` makes a detector.
     """
@@ -56,7 +56,7 @@ def detect(
             drawings[path].parent.mkdir(parents=True, exist_ok=True)
             drawn(path, found).save(drawings[path])
     if drawings:
-        console.say(f"pictures with boxes are in {out}")
+        console.say(f"images with boxes are in {out}")
     images.tell(
         console,
         paths,
@@ -77,7 +77,7 @@ def _row(one: "Detection", path: str) -> list[str]:
 
 
 def _names(folder: Path, paths: list[str]) -> dict[str, Path]:
-    """Where each drawing goes; pictures of the same name are numbered."""
+    """Where each drawing goes; images of the same name are numbered."""
     names: dict[str, Path] = {}
     taken: set[str] = set()
     for path in paths:

@@ -25,7 +25,7 @@ def embed_shards(
         bool,
         typer.Option(
             "--captions/--no-captions",
-            help="Let the model write the captions of pictures that come without one.",
+            help="Let the model write the captions of images that come without one.",
         ),
     ] = False,
     on_ray: Annotated[
@@ -82,7 +82,7 @@ def embed_shards(
         f"{len(made)} of {len(done)} tars embedded now, "
         f"{len(done) - len(made) - elsewhere - bad} found done"
         f"{f', {elsewhere} in the hands of other processes' if elsewhere else ''}"
-        f"{f', {bad} bad' if bad else ''}: {sum(one.pictures for one in done):,} pictures are in "
+        f"{f', {bad} bad' if bad else ''}: {sum(one.pictures for one in done):,} images are in "
         f"{out}"
     )
     console.say(f"put them into a collection: {to_try('index', str(out))}")

@@ -38,7 +38,7 @@ def evaluate(
     beside: Annotated[
         list[str] | None,
         typer.Option(
-            "--beside", "-b", help="Another model whose scores stand beside; may be repeated."
+            "--compare", "-b", help="Another model whose scores stand beside; may be repeated."
         ),
     ] = None,
     device: defaults.Device = None,

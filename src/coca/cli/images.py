@@ -20,15 +20,13 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 Files = Annotated[
     list[str],
-    typer.Argument(
-        metavar="FILE", help="Pictures, videos, folders of pictures, or quoted patterns."
-    ),
+    typer.Argument(metavar="FILE", help="Pictures, videos, folders of images, or quoted patterns."),
 ]
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A picture that could not be used."""
+    """An image that could not be used."""
 
     path: str
     error: str
@@ -40,27 +38,27 @@ class Bad:
 
 
 def find(given: Sequence[str], *, videos: bool = False) -> list[str]:
-    """The pictures that files, folders and patterns stand for, each once, in the order given.
+    """The images that files, folders and patterns stand for, each once, in the order given.
 
-    A name that fits nothing is kept, so that it is told with the pictures that cannot be read.
+    A name that fits nothing is kept, so that it is told with the images that cannot be read.
 
     Args:
         given: Names from the command line.
         videos: Take the videos of folders as well.
 
     Raises:
-        ConfigError: Only folders without a picture are given, or an archive.
+        ConfigError: Only folders without an image are given, or an archive.
     """
     suffixes = PHOTO_SUFFIXES | VIDEO_SUFFIXES if videos else PHOTO_SUFFIXES
     found = dict.fromkeys(path for name in given for path in _expanded(name, suffixes))
     for path in found:
         if path.lower().endswith(_ARCHIVES):
             raise ConfigError(
-                f"{path} is an archive, and here pictures and folders are read: unpack it, or "
+                f"{path} is an archive, and here images and folders are read: unpack it, or "
                 f"`coca index {path}` to search in it"
             )
     if given and not found:
-        raise ConfigError(f"there is no picture in {', '.join(given)}")
+        raise ConfigError(f"there is no image in {', '.join(given)}")
     return list(found)
 
 
@@ -72,11 +70,11 @@ def work_through(
     title: str,
     progress: ProgressMaker,
 ) -> list[T | Bad]:
-    """The outcome for each picture; those that cannot be read do not stop the others.
+    """The outcome for each image; those that cannot be read do not stop the others.
 
     Args:
-        paths: The pictures.
-        work: Gives an outcome for each of some pictures, or raises DataError for one of them.
+        paths: The images.
+        work: Gives an outcome for each of some images, or raises DataError for one of them.
         batch_size: How many to hand to `work` at once.
         title: What the progress is called.
         progress: Shows how far it is.
@@ -100,14 +98,14 @@ def tell(
     entry: Callable[[T], dict[str, Any]],
     right: Sequence[str] = (),
 ) -> None:
-    """Give what became of each picture, and end the command as `end_with` does.
+    """Give what became of each image, and end the command as `end_with` does.
 
     Args:
         console: The voice of the command.
-        paths: The pictures.
+        paths: The images.
         outcomes: From `work_through`.
         columns: Heads of the table for people.
-        rows: Rows of that table for a picture's path and outcome.
+        rows: Rows of that table for an image's path and outcome.
         entry: What machines read of an outcome, beside the path.
         right: Columns of numbers.
     """
@@ -129,7 +127,7 @@ def end_with(console: Console, outcomes: Sequence[Any]) -> None:
     """Tell what could not be used, and fail if anything could not.
 
     Raises:
-        Exit: Some picture is bad.
+        Exit: Some image is bad.
     """
     bad = [outcome for outcome in outcomes if isinstance(outcome, Bad)]
     for one in bad:
@@ -167,13 +165,13 @@ def _worked(
         return work(batch)
     except DataError as error:
         cause = error
-        # Some picture is bad. Each is read once more, alone, to tell which.
+        # Some image is bad. Each is read once more, alone, to tell which.
         faults = {path: fault for path in batch if (fault := _fault(path)) is not None}
     if not faults:
         # All can be read, but not by this work, such as a video: each is tried alone.
         alone = [_alone(path, work) for path in batch]
         if all(one == Bad(path, str(cause)) for path, one in zip(batch, alone, strict=True)):
-            # The same of each: no picture is the cause.
+            # The same of each: no image is the cause.
             raise cause
         return alone
     good = [path for path in batch if path not in faults]

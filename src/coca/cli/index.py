@@ -27,8 +27,8 @@ def index(
         list[str],
         typer.Argument(
             metavar="PLACE",
-            help="Folders, pictures, videos, WebDataset tars (also patterns, braces, URLs), "
-            "manifests (.jsonl, .csv, .parquet), zips with pictures and a table; or "
+            help="Folders, images, videos, WebDataset tars (also patterns, braces, URLs), "
+            "manifests (.jsonl, .csv, .parquet), zips with images and a table; or "
             "what `coca embed-shards` made.",
         ),
     ],
@@ -38,7 +38,7 @@ def index(
         bool,
         typer.Option(
             "--captions/--no-captions",
-            help="Let the model write the captions of pictures that come without one.",
+            help="Let the model write the captions of images that come without one.",
         ),
     ] = True,
     prune: Annotated[
@@ -56,7 +56,9 @@ def index(
     every: Annotated[
         float,
         typer.Option(
-            "--every", min=0, help="Seconds between frames of a video; 0 leaves videos out."
+            "--frame-interval",
+            min=0,
+            help="Seconds between frames of a video; 0 leaves videos out.",
         ),
     ] = _EVERY_S,
     read_from: Annotated[
@@ -77,21 +79,21 @@ def index(
     max_bad: Annotated[
         float,
         typer.Option(
-            "--max-bad", min=0, max=1, help="Stop when more than this share of pictures is bad."
+            "--max-bad", min=0, max=1, help="Stop when more than this share of images is bad."
         ),
     ] = _MAX_BAD,
     bad_list: Annotated[
         Path | None,
-        typer.Option("--bad-list", help="List bad pictures in this file.", show_default=False),
+        typer.Option("--bad-list", help="List bad images in this file.", show_default=False),
     ] = None,
     model: defaults.Model = None,
     device: defaults.Device = None,
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Make pictures searchable: embed what is new or changed, and write it to Milvus.
+    """Make images searchable: embed what is new or changed, and write it to Milvus.
 
-    A caption may lie beside a picture in NAME.txt, captions and metadata in NAME.json.
+    A caption may lie beside an image in NAME.txt, captions and metadata in NAME.json.
     """
     console = Console.current(json=as_json)
     if yes and (watch or not prune):
@@ -105,14 +107,14 @@ def index(
             "--watch": watch,
             "--prune": prune,
             "--no-captions": not captions,
-            "--every": every != _EVERY_S,
+            "--frame-interval": every != _EVERY_S,
             "--max-bad": max_bad != _MAX_BAD,
             "--bad-list": bad_list is not None,
             "--read-from": bool(read_from),
         }
         if idle := [name for name, is_given in given.items() if is_given]:
             raise ConfigError(
-                f"{', '.join(idle)} look at pictures, and these are vectors: leave them out"
+                f"{', '.join(idle)} look at images, and these are vectors: leave them out"
             )
         filled = index_vectors(
             places, uri=place, collection=collection, token=token, progress=console.progress
@@ -190,7 +192,7 @@ def _tell(console: Console, result: "FillResult", where: list[str]) -> None:
     console.say(
         f"{', '.join(f'{count} {what}' for what, count in counts.items() if count) or 'nothing'}"
         f"{f', {len(report.bad)} bad' if report.bad else ''}: "
-        f"{filled.count} pictures are in collection {filled.collection!r} of {filled.uri}"
+        f"{filled.count} images are in collection {filled.collection!r} of {filled.uri}"
     )
     if filled.count:
         console.say(f"search them: {to_try('search', 'red car', *where)}")

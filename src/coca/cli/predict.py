@@ -1,4 +1,4 @@
-"""What a model makes of pictures and words: vectors and labels; and what it is itself."""
+"""What a model makes of images and words: vectors and labels; and what it is itself."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +21,7 @@ SHOWN_LABELS = 3
 
 
 class By(StrEnum):
-    """How labels are compared with a picture."""
+    """How labels are compared with an image."""
 
     similarity = "similarity"
     likelihood = "likelihood"
@@ -32,7 +32,7 @@ def embed(
         list[str] | None,
         typer.Argument(
             metavar="FILE",
-            help="Pictures, videos, folders of pictures, or quoted patterns.",
+            help="Pictures, videos, folders of images, or quoted patterns.",
             show_default=False,
         ),
     ] = None,
@@ -47,10 +47,10 @@ def embed(
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Turn pictures and videos, then texts, into unit vectors of one space.
+    """Turn images and videos, then texts, into unit vectors of one space.
 
-    Their dot product is the cosine: how well a picture and a text fit. Row n belongs to the n-th
-    picture or text that could be read.
+    Their dot product is the cosine: how well an image and a text fit. Row n belongs to the n-th
+    image or text that could be read.
     """
     import io
 
@@ -61,7 +61,7 @@ def embed(
     console = Console.current(json=as_json)
     paths, texts = images.find(files or [], videos=True), list(text or [])
     if not paths and not texts:
-        raise ConfigError("there is nothing to embed: name pictures, or give --text")
+        raise ConfigError("there is nothing to embed: name images, or give --text")
     from coca.inference.video import embed_files
 
     predictor = defaults.load_model(model, device)
@@ -69,7 +69,7 @@ def embed(
         paths,
         lambda batch: list(embed_files(predictor, batch)),
         batch_size=predictor.batch_size,
-        title="embedding pictures",
+        title="embedding images",
         progress=console.progress,
     )
     rows = [row for row in outcomes if not isinstance(row, images.Bad)]
@@ -151,7 +151,7 @@ def classify(
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Choose the labels that fit pictures best: any, without training, or those of a head."""
+    """Choose the labels that fit images best: any, without training, or those of a head."""
     console = Console.current(json=as_json)
     choices = _labels(labels, labels_file)
     paths = images.find(files, videos=True)
@@ -262,7 +262,7 @@ def info(
         right=["parameters"],
     )
     console.say(
-        f"pictures of {config.image.image_size} px, captions of up to "
+        f"images of {config.image.image_size} px, captions of up to "
         f"{config.text.context_length} tokens, vectors of {config.embed_dim} numbers"
     )
     console.emit(description)

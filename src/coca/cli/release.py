@@ -8,9 +8,9 @@ import typer
 from coca.cli.console import Console, Json
 
 
-def ship(
+def release(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN", help="Runs of one recipe; the first is shipped.")
+        list[Path], typer.Argument(metavar="RUN", help="Runs of one recipe; the first is released.")
     ],
     tasks: Annotated[Path, typer.Option("--tasks", help="What each run is scored on.")] = Path(
         "recipes/evaluate/nano.yaml"
@@ -26,10 +26,10 @@ def ship(
     """Put a trained model into the package: half-precision weights, and a card of all its seeds."""
     console = Console.current(json=as_json)
     from coca.core.config import load_config
-    from coca.release.release_nano import ship as workflow
+    from coca.release.release_nano import release_model as workflow
     from coca.workflows.evaluation.evaluate import SuiteConfig
 
-    shipped = workflow(
+    released = workflow(
         runs,
         load_config(SuiteConfig, tasks).tasks,
         into,
@@ -38,13 +38,13 @@ def ship(
         tell=console.note,
     )
     console.say(
-        f"{shipped.folder} holds {shipped.size_bytes / 1e6:.1f} MB; half precision moves "
-        f"embeddings by at most {shipped.largest_change:.1e}"
+        f"{released.folder} holds {released.size_bytes / 1e6:.1f} MB; half precision moves "
+        f"embeddings by at most {released.largest_change:.1e}"
     )
     console.emit(
         {
-            "folder": str(shipped.folder),
-            "size_bytes": shipped.size_bytes,
-            "largest_change": shipped.largest_change,
+            "folder": str(released.folder),
+            "size_bytes": released.size_bytes,
+            "largest_change": released.largest_change,
         }
     )

@@ -1,4 +1,4 @@
-"""Pictures out of a collection: by words, by picture and by filter."""
+"""Pictures out of a collection: by words, by image and by filter."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -18,6 +18,12 @@ class On(StrEnum):
 
     image = "image"
     text = "text"
+
+
+class Field(StrEnum):
+    """By which field of the records results are grouped."""
+
+    album = "album"
 
 
 class Method(StrEnum):
@@ -61,11 +67,14 @@ def search(
         ),
     ] = None,
     on: Annotated[
-        On, typer.Option("--on", help="What to compare with: pictures, or their captions.")
+        On, typer.Option("--on", help="What to compare with: images, or their captions.")
     ] = On.image,
-    one_per_album: Annotated[
-        bool, typer.Option("--one-per-album", help="Only the best of each album or video.")
-    ] = False,
+    group_by: Annotated[
+        Field | None,
+        typer.Option(
+            "--group-by", help="Only the best of each album or video.", show_default=False
+        ),
+    ] = None,
     hybrid: Annotated[
         bool,
         typer.Option("--hybrid", help="Rank by the words of captions (BM25) as well, and join."),
@@ -76,7 +85,7 @@ def search(
     words: Annotated[
         float,
         typer.Option(
-            "--words", min=0, max=1, help="With --hybrid: weight of the ranking by words."
+            "--text-weight", min=0, max=1, help="With --hybrid: weight of the ranking by words."
         ),
     ] = _EVEN,
     rerank: Annotated[
@@ -86,20 +95,20 @@ def search(
             min=0,
             metavar="K",
             help="Sort the first K by the rank score: logit scale x cosine + log likelihood of "
-            "the text, given the picture.",
+            "the text, given the image.",
         ),
     ] = 0,
     resident: Annotated[
         bool,
         typer.Option(
-            "--resident",
+            "--in-memory",
             help="Read all vectors into memory and compare with each: exact, also behind filters.",
         ),
     ] = False,
     place: Place,
     as_json: Json = False,
 ) -> None:
-    """Find pictures by words, by pictures, or by several of them together.
+    """Find images by words, by images, or by several of them together.
 
     Without --model, the model that filled the collection is used. Results are sorted by score, the
     cosine; with --hybrid the score is what the two rankings were joined by. With --rerank the first
@@ -110,7 +119,9 @@ def search(
 
     terms = parse_terms(text or [], image or [])
     if not hybrid and (fusion != Method.rrf or words != _EVEN):
-        raise ConfigError("--fusion and --words say how --hybrid joins two rankings: add --hybrid")
+        raise ConfigError(
+            "--fusion and --text-weight say how --hybrid joins two rankings: add --hybrid"
+        )
     from coca.search.query.fusion import Fusion
     from coca.search.query.in_memory import advice_on_size
 
@@ -125,7 +136,7 @@ def search(
             offset=offset,
             min_score=min_score,
             on=on.value,
-            one_each_album=one_per_album,
+            group_by="album" if group_by else None,
             hybrid=joined,
             rerank=rerank,
         )

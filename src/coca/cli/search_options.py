@@ -1,4 +1,4 @@
-"""What all commands that look into a collection share: where, by which model, among which pictures.
+"""What all commands that look into a collection share: where, by which model, among which images.
 
 A group of options is a dataclass; `grouped` lets a command take it as one parameter.
 """
@@ -20,7 +20,7 @@ from coca.core.progress import ProgressMaker, silent
 
 if TYPE_CHECKING:
     from coca.inference.predictor import Predictor
-    from coca.search.milvus.collection import Index
+    from coca.search.milvus.collection import Collection
     from coca.search.query.engine import SearchEngine
     from coca.search.records import Hit
 
@@ -40,7 +40,7 @@ def _day(text: str) -> date:
 
 @dataclass(frozen=True, kw_only=True)
 class Among:
-    """Which pictures of a collection may be results."""
+    """Which images of a collection may be results."""
 
     filter: Annotated[
         str,
@@ -114,18 +114,18 @@ class Place:
             progress=progress,
         )
 
-    def open_index(self, collection: str = "") -> "Index":
+    def open_index(self, collection: str = "") -> "Collection":
         """The collection alone, or another one of the same place.
 
         Raises:
             ConfigError: No collection is named, and none is in the usual places.
         """
         uri = defaults.search_uri(self.uri)
-        from coca.search.milvus.collection import Index
+        from coca.search.milvus.collection import Collection
 
-        return Index.open(uri, collection or self.collection, token=self.token)
+        return Collection.open(uri, collection or self.collection, token=self.token)
 
-    def load_model(self, index: "Index") -> "Predictor":
+    def load_model(self, index: "Collection") -> "Predictor":
         """The model that is named, or else the one that filled the collection.
 
         Raises:

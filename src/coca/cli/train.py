@@ -109,19 +109,19 @@ def leave(code: int | str | None) -> None:
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     from coca.core.errors import CocaError
-    from coca.train.distributed_context import World, lost_ranks_told
+    from coca.train.distributed_context import DistributedContext, lost_ranks_reported
 
     if code in (None, 0, STOPPED):
-        world = World.current()
+        world = DistributedContext.current()
         try:
             # The main rank may still score the model. Then none leaves while others talk to it.
-            world.from_main(lambda: None)
+            world.broadcast_from_main(lambda: None)
         except CocaError as error:
             tell_error(str(error))
             code = 1
         else:
             # All work is done: whoever has closed the line by now has only left earlier.
-            with suppress(CocaError), lost_ranks_told(world):
+            with suppress(CocaError), lost_ranks_reported(world):
                 world.barrier()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -23,13 +23,13 @@ def recommend(
         list[str],
         typer.Argument(
             metavar="LIKE[:WEIGHT]",
-            help="What results should be like: picture files, or texts.",
+            help="What results should be like: image files, or texts.",
         ),
     ],
     *,
     unlike: Annotated[
         list[str] | None,
-        typer.Option("--unlike", help="What they should not be like.", show_default=False),
+        typer.Option("--negative", help="What they should not be like.", show_default=False),
     ] = None,
     seen: Annotated[
         list[str] | None,
@@ -43,7 +43,7 @@ def recommend(
     place: Place,
     as_json: Json = False,
 ) -> None:
-    """Recommend pictures: more like some pictures and texts, less like others, not all the same.
+    """Recommend images: more like some images and texts, less like others, not all the same.
 
     The score is the cosine. With --diversity D results are sorted by their rank score, the marginal
     relevance: (1 - D) x score - D x (cosine to the nearest result above, -1 for the first).
@@ -80,13 +80,13 @@ def duplicates(
     ] = None,
     *,
     least: Annotated[
-        float, typer.Option("--least", help="Cosine from which two count as the same.")
+        float, typer.Option("--min-similarity", help="Cosine from which two count as the same.")
     ] = 0.95,
     limit: Annotated[int, typer.Option("--show", min=0, help="Most pairs to show.")] = 20,
     place: Place,
     as_json: Json = False,
 ) -> None:
-    """Report near-duplicates: within a collection, or of it and another set of pictures.
+    """Report near-duplicates: within a collection, or of it and another set of images.
 
     Within a collection, files with the very same bytes are named as copies. `drop` of --json names
     all files without which neither a pair nor a copy is left.
@@ -148,8 +148,8 @@ def mine(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="A manifest OUT.jsonl that names the pictures, or a folder for shards with the "
-            "pictures themselves, as those of tars and videos need.",
+            help="A manifest OUT.jsonl that names the images, or a folder for shards with the "
+            "images themselves, as those of tars and videos need.",
         ),
     ],
     *,
@@ -166,12 +166,12 @@ def mine(
     ] = None,
     like: Annotated[
         list[str] | None,
-        typer.Option("--like", help="Nearest to any of these pictures.", show_default=False),
+        typer.Option("--positive", help="Nearest to any of these images.", show_default=False),
     ] = None,
     unsure: Annotated[
         str,
         typer.Option(
-            "--unsure",
+            "--uncertain",
             help="Least sure among the classes of this collection.",
             show_default=False,
         ),
@@ -182,7 +182,7 @@ def mine(
     max_likeness: Annotated[
         float | None,
         typer.Option(
-            "--max-likeness",
+            "--max-similarity",
             help="Leave out near-duplicates: largest cosine of two.",
             show_default=False,
         ),
@@ -191,7 +191,7 @@ def mine(
         list[str] | None,
         typer.Option(
             "--away-from",
-            help="Leave out near-duplicates of these pictures as well.",
+            help="Leave out near-duplicates of these images as well.",
             show_default=False,
         ),
     ] = None,
@@ -206,10 +206,10 @@ def mine(
     place: Place,
     as_json: Json = False,
 ) -> None:
-    """Choose pictures of a collection to learn from, and write them as a manifest or as shards."""
+    """Choose images of a collection to learn from, and write them as a manifest or as shards."""
     console = Console.current(json=as_json)
     if (count is None) == (share is None):
-        raise ConfigError("how many pictures? Give --count or --share, and one of them only")
+        raise ConfigError("how many images? Give --count or --share, and one of them only")
     if share is not None and not 0 < share <= 1:
         raise ConfigError(f"--share is {share}; right is above 0 to 1")
     from coca.search.query.query_terms import parse_terms
@@ -255,7 +255,7 @@ def mine(
     for _, sentence in subset.lost:
         console.complain(sentence)
     console.say(
-        f"{subset.written:,} of {index.info.count:,} pictures are in {out}"
+        f"{subset.written:,} of {index.info.count:,} images are in {out}"
         + (f", {len(subset.lost):,} chosen ones cannot be had" if subset.lost else "")
     )
     if subset.model_captions:
@@ -294,11 +294,11 @@ def _how_to_train(subset: "Subset", out: Path) -> str:
 
 def _sentence_on(found: "Duplicates", *, count: int, others: int, least: float, drop: int) -> str:
     if not found.count:
-        alike = f"is like one of {others:,} other pictures" if others else "is like another"
-        return f"none of {count:,} pictures {alike} from {least:g} on"
-    what = f"{others:,} other pictures" if others else "each other"
+        alike = f"is like one of {others:,} other images" if others else "is like another"
+        return f"none of {count:,} images {alike} from {least:g} on"
+    what = f"{others:,} other images" if others else "each other"
     return (
-        f"{found.count:,} pairs of {count:,} pictures and {what} are alike from {least:g} on; "
+        f"{found.count:,} pairs of {count:,} images and {what} are alike from {least:g} on; "
         f"without {drop:,} files none is left"
     )
 
@@ -307,7 +307,7 @@ def _texts_and_files(words: list[str]) -> tuple[list[str], list[str]]:
     """Pictures where a file of that name is there, else texts; each as it was written.
 
     Raises:
-        ConfigError: A word names a picture file that is not there.
+        ConfigError: A word names an image file that is not there.
     """
     texts, files = [], []
     for word in words:
@@ -315,7 +315,7 @@ def _texts_and_files(words: list[str]) -> tuple[list[str], list[str]]:
         if Path(name).is_file():
             files.append(word)
         elif {Path(name).suffix.lower(), Path(word).suffix.lower()} & set(IMAGE_SUFFIXES):
-            raise ConfigError(f"there is no picture {word}")
+            raise ConfigError(f"there is no image {word}")
         else:
             texts.append(word)
     return texts, files

@@ -2,7 +2,7 @@
 
     CocaError
     +-- ConfigError         a setting is wrong; the command line exits with 2
-    +-- DataError           a picture, caption or shard cannot be used; carries a short `reason`
+    +-- DataError           an image, caption or shard cannot be used; carries a short `reason`
     +-- ModelError          a checkpoint or model folder cannot be used
     +-- SearchError         the collection cannot answer
     |   +-- ArgumentError   an argument of a search is wrong; a ConfigError as well

@@ -1,4 +1,4 @@
-"""Which files are taken for pictures and videos, by their names and by their content."""
+"""Which files are taken for images and videos, by their names and by their content."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What is read, by Pillow's names. It knows many more, but each is a door for hostile files."""

@@ -1,4 +1,4 @@
-"""What flows through this room: a pair of picture and words, and a batch of tensors.
+"""What flows through this room: a pair of image and words, and a batch of tensors.
 
 Axes: B batch (of this rank), S image side in pixels, T tokens, C classes.
 """
@@ -20,35 +20,35 @@ from coca.processing.image import ImageConfig, ImageTransform
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture, still encoded, with the words that belong to it."""
+    """An image, still encoded, with the words that belong to it."""
 
     key: str
     """Names the sample within its source."""
 
     image: bytes = field(repr=False)
-    """The picture as a file holds it: JPEG, PNG, WebP, ..."""
+    """The image as a file holds it: JPEG, PNG, WebP, ..."""
 
     captions: tuple[str, ...] = ()
-    """Sentences that each describe the whole picture."""
+    """Sentences that each describe the whole image."""
 
     labels: tuple[str, ...] = ()
-    """Names of what the picture shows or what is right of it: a class, an action, a verdict."""
+    """Names of what the image shows or what is right of it: a class, an action, a verdict."""
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else is known; values that JSON can hold."""
 
     text: str = ""
-    """What is asked or claimed of the picture: a question, a hypothesis, a sentence."""
+    """What is asked or claimed of the image: a question, a hypothesis, a sentence."""
 
     answers: tuple[str, ...] = ()
     """What people answered, as often as they said it."""
 
     others: tuple[bytes, ...] = field(default=(), repr=False)
-    """Further pictures of the sample, in order: the second of a pair, later frames of a video."""
+    """Further images of the sample, in order: the second of a pair, later frames of a video."""
 
     @property
     def images(self) -> tuple[bytes, ...]:
-        """All pictures of the sample, still encoded; one unless there are `others`."""
+        """All images of the sample, still encoded; one unless there are `others`."""
         return (self.image, *self.others)
 
 
@@ -74,7 +74,7 @@ class Batch:
 
     images: UInt8[Tensor, "B *F 3 S S"] | Float[Tensor, "B *F 3 S S"]
     """What the model reads; bytes on the way to it, see `image_config`. Where samples have several
-    pictures, there is an axis for them."""
+    images, there is an axis for them."""
 
     tokens: Int[Tensor, "B T"]
     """Captions as the tokenizer lays them out, padded to the longest of this batch."""
@@ -84,7 +84,7 @@ class Batch:
     """Global index of the first sample; the others follow it one by one."""
 
     class_targets: Float[Tensor, "B C"] | None = None
-    """1 where the picture shows the class, or what an answer is worth; a row of zeros for a picture
+    """1 where the image shows the class, or what an answer is worth; a row of zeros for an image
     without any."""
 
     bad: tuple[BadSample, ...] = ()

@@ -43,7 +43,7 @@ def lead_of_trained(config: PretrainConfig) -> str:
     seen = config.train.steps * config.data.loader.batch_size
     return (
         f"A CoCa of {size} parameters, trained from scratch on {SEEN}'s drawings ({seen:,} pairs "
-        f"seen, both losses), and shown here on {UNSEEN}'s, by a vendor whose pictures it has "
+        f"seen, both losses), and shown here on {UNSEEN}'s, by a vendor whose images it has "
         "never seen."
     )
 
@@ -56,7 +56,7 @@ def write_report(
     scores: Mapping[str, Mapping[str, Number]],
     found: Sequence[Mapping[str, Any]],
     captions: Sequence[tuple[Path, Sequence[str], str]],
-    word_maps: Mapping[str, bytes],
+    cross_attention_maps: Mapping[str, bytes],
 ) -> None:
     """Writes the page.
 
@@ -66,8 +66,9 @@ def write_report(
         metrics: Rows of the training; none if the model came trained.
         scores: Task and part to its metrics.
         found: Queries and their hits, with `words`, `filter`, `image` and `hits`.
-        captions: Picture, its true names, and what the model wrote.
-        word_maps: True name of a picture to a drawing of what the words of its caption looked at.
+        captions: Image, its true names, and what the model wrote.
+        cross_attention_maps: True name of an image to a drawing of what the words of its caption
+        looked at.
     """
     sections = [
         Section(
@@ -80,11 +81,11 @@ def write_report(
         Section(
             "Searching in Milvus",
             f"{UNSEEN}'s drawings in a Milvus Lite collection; the score is the cosine. Captions "
-            "below the pictures are their true names, which the search does not read.",
+            "below the images are their true names, which the search does not read.",
             [_hits(one) for one in found],
         ),
         Section(
-            "Captions of unseen pictures",
+            "Captions of unseen images",
             "Above, what the model wrote behind “a drawing of”; below, the true name. A frame "
             "marks a caption that is one of the true names word for word.",
             [_captions(captions)],
@@ -93,7 +94,7 @@ def write_report(
             "What the words looked at",
             "Red is where the decoder looked more for this word than for the others of the "
             "caption, blue where less; the scale is below each drawing.",
-            [Drawing(png, name) for name, png in word_maps.items()],
+            [Drawing(png, name) for name, png in cross_attention_maps.items()],
         ),
     ]
     write_atomic(path, render("CoCa on emoji", lead, sections).encode())
@@ -104,14 +105,14 @@ def _scores_table(part: str, scores: Mapping[str, Mapping[str, Number]]) -> Tabl
     zero_shot = scores[f"zero_shot {part}"]
     rows: list[tuple[str, Number, Number, Number]] = []
     for title, way in (
-        ("text finds its picture", "text_to_image"),
-        ("picture finds its name", "image_to_text"),
+        ("text finds its image", "text_to_image"),
+        ("image finds its name", "image_to_text"),
     ):
         for k in (1, 5, 10):
             key = f"{way}_recall@{k}"
             rows.append((f"{title}, recall@{k}", model[key], model[f"chance_{key}"], floor[key]))
     for k in (1, 5):
-        # Naming a picture among all names is what the floor's picture-to-name way does, too.
+        # Naming an image among all names is what the floor's image-to-name way does, too.
         near = floor[f"image_to_text_recall@{k}"]
         score, chance = zero_shot[f"top{k}"], zero_shot[f"chance_top{k}"]
         rows.append((f"zero-shot with prompts, top-{k}", score, chance, near))
@@ -119,7 +120,7 @@ def _scores_table(part: str, scores: Mapping[str, Mapping[str, Number]]) -> Tabl
     note = f"CoCa is above raw pixels in {above} of {len(rows)} rows. " + (
         "Some drawings are the same for two names, which no model can tell apart."
         if part == "all"
-        else "Flags carry names of countries that nothing else in the pictures explains."
+        else "Flags carry names of countries that nothing else in the images explains."
     )
     columns = [f"{model['samples']:,} drawings, {part}", "CoCa", "chance", "raw pixels"]
     return Table(columns, rows, note)
@@ -144,7 +145,7 @@ def _hits(found: Mapping[str, Any]) -> Block:
     if found["image"] is None:
         return Grid(heading, cards)
     return Grid(
-        found["title"] or f"The picture of {heading}",
+        found["title"] or f"The image of {heading}",
         cards,
         lead=Card(found["image"], [found["words"], "the query"]),
     )

@@ -1,4 +1,4 @@
-"""The whole way on real pictures: pack, evaluate on an unseen vendor, index, search, report.
+"""The whole way on real images: pack, evaluate on an unseen vendor, index, search, report.
 
 With the model that the package brings, or with one that is trained first. Each stage leaves files
 in the demo's folder and is passed over when they are there, so a stopped demo goes on and a
@@ -23,12 +23,12 @@ from coca.demo.emoji.concepts import VENDORS, emoji_samples
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
 from coca.demo.search import IMAGE_QUERIES, search_pictures, use_collection
 from coca.inference.attention import draw_word_maps, explain_caption
-from coca.inference.caching import Remembering
+from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.pretrained import CONFIG_FILE
 from coca.search.ingest.pipeline import ingest
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.records import same_model
 from coca.tasks import TASKS, TaskConfig
@@ -61,7 +61,7 @@ class DemoResult:
     report: Path
     """The page to look at."""
     example: Path
-    """A picture of the unseen vendor, to try commands on."""
+    """An image of the unseen vendor, to try commands on."""
     interrupted: bool = False
     """Training was stopped; run again to go on."""
 
@@ -160,7 +160,7 @@ def _show(
     pictures = _write_pictures(result.folder, tell)
     tell(f"indexing {UNSEEN} in {result.index}")
     _forget_other_model(result.index, predictor)
-    with Index.open(
+    with Collection.open(
         str(result.index),
         embed_dim=predictor.embed_dim,
         fingerprint=predictor.fingerprint,
@@ -187,7 +187,7 @@ def _show(
             (path, sample.captions, caption.text.removeprefix(CAPTION_PROMPT).strip())
             for (path, sample), caption in zip(shown, captions, strict=True)
         ],
-        word_maps={
+        cross_attention_maps={
             sample.captions[0]: draw_word_maps(
                 explain_caption(predictor, path, caption=caption, prompt=CAPTION_PROMPT)
             )
@@ -201,7 +201,7 @@ def _forget_other_model(uri: Path, predictor: Predictor) -> None:
     if not uri.exists():
         return
     try:
-        with Index.open(str(uri)) as index:
+        with Collection.open(str(uri)) as index:
             stale = not same_model(index.info.fingerprint, predictor.fingerprint)
     except SearchError:
         # Made or mended, or told, where it is opened to be filled.
@@ -265,7 +265,7 @@ def _evaluate(
             return kept["scores"]
     tell(f"evaluating on {UNSEEN}, which no training has read")
     scores: dict[str, dict[str, int | float]] = {}
-    remembering = Remembering(predictor)
+    remembering = CachingPredictor(predictor)
     for name, config in configs.items():
         result = TASKS.get(config.task)(remembering, config, progress=progress)
         metrics = {metric: round(value, 5) for metric, value in result.metrics.items()}
@@ -280,7 +280,7 @@ def _write_pictures(folder: Path, tell: Callable[[str], None]) -> list[tuple[Pat
     samples, _ = read_samples(shards(folder, UNSEEN))
     target = folder / "pictures" / UNSEEN
     if not target.exists():
-        tell(f"writing the pictures of {UNSEEN} to {target}")
+        tell(f"writing the images of {UNSEEN} to {target}")
         with atomic_folder(target) as unfinished:
             for sample in samples:
                 path = unfinished / _file_name(sample)

@@ -7,11 +7,11 @@ from pathlib import Path
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import prompts_named
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.mining.zero_shot import add_classes, nearest_classes
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import Resident
+from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, content_id
 from coca.workflows.collections.class_prompts import open_classes
@@ -33,11 +33,11 @@ class Found:
     """A query of the report and what it found."""
 
     words: str
-    """The text, or what the picture shows."""
+    """The text, or what the image shows."""
     filter: str
     """Milvus expression, or nothing."""
     image: Path | None
-    """The picture, if the query is one."""
+    """The image, if the query is one."""
     hits: Sequence[Hit]
     """Nearest first."""
     title: str = ""
@@ -45,7 +45,7 @@ class Found:
 
 
 def search_pictures(engine: SearchEngine, pictures: Pictures) -> Iterator[Found]:
-    """Searches by words, behind a filter, and by pictures."""
+    """Searches by words, behind a filter, and by images."""
     for words in TEXT_QUERIES:
         yield Found(words, "", None, engine.search(words, k=8))
     words, filter = FILTERED_QUERY
@@ -53,14 +53,14 @@ def search_pictures(engine: SearchEngine, pictures: Pictures) -> Iterator[Found]
     by_code = {path.stem: (path, sample) for path, sample in pictures}
     for code in IMAGE_QUERIES:
         path, sample = by_code[code]
-        # The first hit is the picture itself.
+        # The first hit is the image itself.
         yield Found(sample.captions[0], "", path, engine.search(image=path, k=9)[1:])
 
 
 def use_collection(
-    predictor: Predictor, index: Index, uri: str, pictures: Pictures
+    predictor: Predictor, index: Collection, uri: str, pictures: Pictures
 ) -> Iterator[Found]:
-    """Recommends, names by a collection of classes, and takes a picture out and puts it back."""
+    """Recommends, names by a collection of classes, and takes an image out and puts it back."""
     engine = SearchEngine(predictor, index)
     by_code = {path.stem: (path, sample) for path, sample in pictures}
     (code, words), (path, sample) = LIKED, by_code[LIKED[0]]
@@ -89,7 +89,7 @@ def _named(predictor: Predictor, uri: str, pictures: Pictures) -> Found:
     with open_classes(predictor, uri, "names", create=True) as classes:
         add_classes(classes, predictor, names, templates=prompts_named("drawing"))
         vectors = predictor.embed_images([sample.image for _, sample in shown])
-        nearest = nearest_classes(Resident(classes), vectors, k=1)
+        nearest = nearest_classes(InMemoryIndex(classes), vectors, k=1)
     hits = [
         Hit(
             id=content_id(sample.image),

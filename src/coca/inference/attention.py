@@ -1,9 +1,9 @@
-"""What a model looked at, for people: arrays over the picture, and drawings of them.
+"""What a model looked at, for people: arrays over the image, and drawings of them.
 
     maps = explain_caption(predictor, "cat.jpg")
     Path("maps.png").write_bytes(draw_word_maps(maps))
 
-Letters: S side of the model's input (pixels), W words, h and w patches along the sides.
+Dimensions: S side of the model's input (pixels), W words, h and w patches along the sides.
 """
 
 import io
@@ -23,7 +23,7 @@ from coca.core.extras import require
 from coca.inference.captioning import Caption
 from coca.inference.inputs import Picture
 from coca.inference.predictor import Predictor
-from coca.model.attribution import contributions, word_maps
+from coca.model.attribution import cross_attention_maps, patch_attributions
 from coca.processing.tokenizer import TextTokenizer
 
 COLUMNS = 6
@@ -39,7 +39,7 @@ class WordMaps:
     words: tuple[str, ...]
     """The words of the caption."""
     maps: Float[ndarray, "W h w"]
-    """Shares of the picture's patches; they sum to 1 for each word."""
+    """Shares of the image's patches; they sum to 1 for each word."""
 
     @property
     def contrast(self) -> Float[ndarray, "W h w"]:
@@ -52,14 +52,14 @@ class WordMaps:
 
 @dataclass(frozen=True)
 class MatchMap:
-    """How much each patch of a picture speaks for a text."""
+    """How much each patch of an image speaks for a text."""
 
     picture: UInt8[ndarray, "S S 3"]
     """What the model saw."""
     text: str
     cosine: float
-    """Similarity of the picture and the text, -1 to 1."""
-    contributions: Float[ndarray, "h w"]
+    """Similarity of the image and the text, -1 to 1."""
+    patch_attributions: Float[ndarray, "h w"]
     """What each patch adds to the cosine, or takes away."""
     rest: float
     """What no patch adds; the cosine is the sum of it all."""
@@ -77,12 +77,12 @@ def explain_caption(
 
     Args:
         predictor: A loaded model.
-        image: The picture.
-        caption: A text, or what the model wrote of the picture; default: what it writes now.
+        image: The image.
+        caption: A text, or what the model wrote of the image; default: what it writes now.
         prompt: What a caption of the model goes on from; a text holds it already.
 
     Raises:
-        DataError: The picture cannot be read.
+        DataError: The image cannot be read.
         ConfigError: The caption is empty or too long for the model.
     """
     tokenizer, text = predictor.processor.tokenizer, predictor.model.config.text
@@ -91,15 +91,15 @@ def explain_caption(
     else:
         written = caption or predictor.caption(image, prompt=prompt)[0]
         ids = [*tokenizer.encode_prompt(prompt), *written.token_ids]
-    if not 1 < len(ids) <= text.max_words + 1:
+    if not 1 < len(ids) <= text.max_text_tokens + 1:
         raise ConfigError(
             f"a caption of {len(ids) - 1} tokens cannot be explained; it needs 1 to "
-            f"{text.max_words}"
+            f"{text.max_text_tokens}"
         )
     pixels = _pixels(predictor, image)
     device = predictor.model.log_scale.device
     # The map of a word stands at the token before it.
-    maps = word_maps(predictor.model, pixels, torch.tensor([ids], device=device))[0, :-1]
+    maps = cross_attention_maps(predictor.model, pixels, torch.tensor([ids], device=device))[0, :-1]
     words, owners = _words(tokenizer, ids[1:])
     merged = [
         maps[[place for place, _ in group]].mean(dim=0)
@@ -111,14 +111,14 @@ def explain_caption(
 
 @torch.inference_mode()
 def explain_match(predictor: Predictor, image: Picture, text: str) -> MatchMap:
-    """Gives which parts of a picture make it similar to a text, and which make it less so.
+    """Gives which parts of an image make it similar to a text, and which make it less so.
 
     Raises:
-        DataError: The picture cannot be read.
+        DataError: The image cannot be read.
     """
     pixels = _pixels(predictor, image)
     direction = torch.from_numpy(predictor.embed_texts(text)).to(pixels)
-    each, rest = contributions(predictor.model, pixels, direction)
+    each, rest = patch_attributions(predictor.model, pixels, direction)
     return MatchMap(
         _seen(predictor, pixels),
         text,
@@ -129,7 +129,7 @@ def explain_match(predictor: Predictor, image: Picture, text: str) -> MatchMap:
 
 
 def draw_word_maps(maps: WordMaps, *, columns: int = COLUMNS) -> bytes:
-    """Draws the picture and beside it one heat map a word, as PNG.
+    """Draws the image and beside it one heat map a word, as PNG.
 
     Red is where the model looked more for this word than for the others, blue where less.
 
@@ -143,17 +143,17 @@ def draw_word_maps(maps: WordMaps, *, columns: int = COLUMNS) -> bytes:
 
 
 def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> bytes:
-    """Draws a picture and beside it one heat map a text, as PNG: red speaks for it, blue against.
+    """Draws an image and beside it one heat map a text, as PNG: red speaks for it, blue against.
 
     Args:
-        matches: Of one picture.
+        matches: Of one image.
         columns: Tiles a row.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
     """
     # Around their mean: what all patches add alike says nothing about places.
-    heats = [match.contributions - match.contributions.mean() for match in matches]
+    heats = [match.patch_attributions - match.patch_attributions.mean() for match in matches]
     limit = _limit(np.stack(heats))
     titles = [f"{match.text}\n{match.cosine:.2f}" for match in matches]
     ends = (f"{-limit:.2g}", "cosine", f"+{limit:.2g}")
@@ -196,7 +196,7 @@ def _drawn(
     axes[0].imshow(picture, extent=settings["extent"])
     for place, (title, heat) in zip(axes[1:], tiles, strict=False):
         place.imshow(gray, extent=settings["extent"], cmap="gray", vmin=0, vmax=255)
-        # The picture is covered only where there is something to tell.
+        # The image is covered only where there is something to tell.
         cover = 0.85 * np.minimum(np.abs(heat / limit), 1) ** 0.7
         drawn = place.imshow(heat, vmin=-limit, vmax=limit, alpha=cover, **settings)
         # A caption may hold what matplotlib takes for a formula.

@@ -1,4 +1,4 @@
-"""A model that embeds each picture and each text once: for many tasks on the same samples."""
+"""A model that embeds each image and each text once: for many tasks on the same samples."""
 
 import hashlib
 from collections.abc import Hashable, Iterable
@@ -11,10 +11,10 @@ from coca.inference.inputs import Picture, as_texts
 from coca.inference.predictor import Predictor
 
 
-class Remembering(Predictor):
+class CachingPredictor(Predictor):
     """A predictor that keeps every vector that it has made; the same answers, sooner.
 
-    Only encoded pictures (bytes) are known again; files may change, and arrays cost as much to
+    Only encoded images (bytes) are known again; files may change, and arrays cost as much to
     compare as to embed.
     """
 

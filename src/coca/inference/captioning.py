@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 
 from coca.core.errors import ConfigError
 from coca.inference.inputs import as_texts
-from coca.model.generation.config import Written
+from coca.model.generation.config import GeneratedSequence
 from coca.processing.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model says about a picture."""
+    """What the model says about an image."""
 
     text: str
     """The words behind the prompt, the prompt included."""
-    said: str
+    completion: str
     """The words behind the prompt alone: the answer where the prompt is a question."""
     score: float
     """Natural logarithm of the probability of the words behind the prompt; 0 is certain."""
@@ -26,15 +26,15 @@ class Caption:
     others: tuple["Caption", ...] = ()
     """The next best captions, best first, where more than one was asked for."""
     rank_score: float = 0.0
-    """What the captions of a picture are sorted by: of a search the score, less the penalties of
+    """What the captions of an image are sorted by: of a search the score, less the penalties of
     the rules, divided by the number of tokens to the power of `length_penalty`; of samples the
     score."""
 
 
 def captions_of(
-    written: Sequence[Written], tokenizer: TextTokenizer, *, prompt: Sequence[int]
+    written: Sequence[GeneratedSequence], tokenizer: TextTokenizer, *, prompt: Sequence[int]
 ) -> Caption:
-    """Gives the best caption of a picture, with the others in it.
+    """Gives the best caption of an image, with the others in it.
 
     Args:
         written: What the model wrote, best first; at least one.
@@ -46,22 +46,24 @@ def captions_of(
 
 
 def prompts_for(prompt: str | Iterable[str], pictures: int) -> Sequence[str]:
-    """Gives each picture its prompt: one text for all, or one text each.
+    """Gives each image its prompt: one text for all, or one text each.
 
     Raises:
-        ConfigError: There are more or fewer texts than pictures.
+        ConfigError: There are more or fewer texts than images.
     """
     if isinstance(prompt, str):
         return [prompt] * pictures
     prompts = as_texts(prompt)
     if len(prompts) != pictures:
         raise ConfigError(
-            f"{len(prompts)} prompts do not fit {pictures} pictures; give one for all or one each"
+            f"{len(prompts)} prompts do not fit {pictures} images; give one for all or one each"
         )
     return prompts
 
 
-def _caption(written: Written, tokenizer: TextTokenizer, prompt: Sequence[int]) -> Caption:
+def _caption(
+    written: GeneratedSequence, tokenizer: TextTokenizer, prompt: Sequence[int]
+) -> Caption:
     # The prompt is decoded along, since a word may be cut between two tokens.
     text = tokenizer.decode([*prompt[1:], *written.token_ids]).strip()
     said = tokenizer.decode(written.token_ids).strip()

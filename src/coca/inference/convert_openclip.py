@@ -18,7 +18,7 @@ from coca.model.openclip.weights import (
     convert_state_dict,
     restore_state_dict,
 )
-from coca.model.pretrained import assemble, save_model, without_weights
+from coca.model.pretrained import assemble, build_on_meta, save_model
 from coca.processing.clip_bpe import read_vocabulary
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
@@ -28,7 +28,7 @@ SOURCE_FILE = "source.json"
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Colours of CLIP's training pictures, from 0 to 1."""
+"""Colours of CLIP's training images, from 0 to 1."""
 
 _RESIZE = {"shortest": "shortest", "squash": "squash"}
 
@@ -40,7 +40,7 @@ class About:
     model: OpenCLIPConfig
     """The model's shape."""
     preprocess: Mapping[str, Any] = field(default_factory=dict)
-    """How pictures are prepared, in OpenCLIP's words; what is left out is as for CLIP."""
+    """How images are prepared, in OpenCLIP's words; what is left out is as for CLIP."""
 
 
 def read_about(path: Path) -> About:
@@ -105,7 +105,7 @@ def import_weights(
 
 def _require_shapes(config: OpenCLIPConfig, state: Mapping[str, Tensor]) -> None:
     """Compare under OpenCLIP's names, by which the file is known to whoever made it."""
-    wanted = restore_state_dict(without_weights(config).state_dict(), config)
+    wanted = restore_state_dict(build_on_meta(config).state_dict(), config)
     for name in wanted.keys() & state.keys():
         given, asked = tuple(state[name].shape), tuple(wanted[name].shape)
         # A scale may be a number or a row of one.
@@ -133,7 +133,7 @@ def _image_config(about: About) -> ImageConfig:
     resize = given.get("resize_mode", "shortest")
     if resize not in _RESIZE:
         raise ModelError(
-            f"pictures resized by {resize!r} are unknown here; known: {', '.join(_RESIZE)}"
+            f"images resized by {resize!r} are unknown here; known: {', '.join(_RESIZE)}"
         )
     content = {
         "image_size": about.model.image.image_size,

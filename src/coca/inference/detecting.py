@@ -1,9 +1,9 @@
-"""A loaded detector for people: pictures in, named boxes out.
+"""A loaded detector for people: images in, named boxes out.
 
     detector = load_detector("runs/emoji-detection")
     for found in detector.detect("street.png")[0]: print(found.label, found.box)
 
-Letters: N pictures, S side of the model's square input, pixels.
+Dimensions: N images, S side of the model's square input, pixels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,13 +29,13 @@ COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e
 
 @dataclass(frozen=True)
 class Detection:
-    """An object in a picture."""
+    """An object in an image."""
 
     label: str
     score: float
     """How sure the model is, 0 to 1."""
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom, pixels of the picture."""
+    """Left, top, right, bottom, pixels of the image."""
 
 
 class ObjectDetector:
@@ -58,7 +58,7 @@ class ObjectDetector:
         threshold: float = 0.3,
         progress: ProgressMaker = silent,
     ) -> list[list[Detection]]:
-        """Finds the objects of each picture, the surest first.
+        """Finds the objects of each image, the surest first.
 
         Args:
             images: One or many.
@@ -66,7 +66,7 @@ class ObjectDetector:
             progress: Shows how far it is.
 
         Raises:
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
             ConfigError: The threshold is out of range.
         """
         if not 0 <= threshold <= 1:
@@ -118,7 +118,7 @@ def load_detector(name: str | Path, *, device: str | None = None) -> ObjectDetec
 
 
 def drawn(image: Picture, found: Sequence[Detection], *, shortest_px: int = 384) -> Image.Image:
-    """The picture with boxes, names and scores on it; small ones are enlarged to be readable."""
+    """The image with boxes, names and scores on it; small ones are enlarged to be readable."""
     picture = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
     scale = max(1.0, shortest_px / min(picture.size))
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))

@@ -1,6 +1,6 @@
-"""What a head is asked, picture by picture, and what it answers.
+"""What a head is asked, image by image, and what it answers.
 
-Letters: N samples, K classes.
+Dimensions: N samples, K classes.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from coca.model.config import HeadConfig
 from coca.processing.image import ImageSource
 
 Shown: TypeAlias = ImageSource | Sequence[ImageSource]
-"""The picture of a sample, or all of them in order."""
+"""The image of a sample, or all of them in order."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def asked_of(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> lis
         raise ConfigError(
             "this head reads words: give what is asked of each sample"
             if texts is None
-            else "this head reads pictures only; texts would change nothing"
+            else "this head reads images only; texts would change nothing"
         )
     if texts is not None and len(texts) != samples:
         raise ConfigError(f"{len(texts)} texts were given for {samples} samples")
@@ -73,10 +73,10 @@ def asked_of(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> lis
 
 
 def pictures_of(head: HeadConfig, samples: Sequence[Shown]) -> list[ImageSource]:
-    """The pictures of samples one after the other.
+    """The images of samples one after the other.
 
     Raises:
-        DataError: A sample has another number of pictures than the head reads.
+        DataError: A sample has another number of images than the head reads.
     """
     found: list[ImageSource] = []
     for place, sample in enumerate(samples):
@@ -84,7 +84,7 @@ def pictures_of(head: HeadConfig, samples: Sequence[Shown]) -> list[ImageSource]
         pictures = cast(Sequence[ImageSource], [sample] if single else sample)
         if len(pictures) != head.pictures:
             raise DataError(
-                f"sample {place} has {len(pictures)} pictures, but the head reads {head.pictures}",
+                f"sample {place} has {len(pictures)} images, but the head reads {head.pictures}",
                 reason="picture_count",
             )
         found += pictures

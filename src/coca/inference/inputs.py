@@ -1,4 +1,4 @@
-"""What people hand in: pictures of any kind and texts, one or many."""
+"""What people hand in: images of any kind and texts, one or many."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import IOBase
@@ -19,9 +19,9 @@ _NO_LIST = (str, bytes, bytearray, memoryview, Path, Image.Image, ndarray, Tenso
 
 
 def as_pictures(images: Picture | Iterable[Picture]) -> Sequence[Picture]:
-    """A single picture is a list of one; of a generator all are taken.
+    """A single image is a list of one; of a generator all are taken.
 
-    What is no picture is told when it is read, with its kind.
+    What is no image is told when it is read, with its kind.
     """
     if isinstance(images, _NO_LIST) or not isinstance(images, Iterable):
         return [cast(Picture, images)]

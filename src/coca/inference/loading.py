@@ -47,7 +47,7 @@ def load(
     device: str | None = None,
     precision: Precision = "fp32",
     batch_size: int = 64,
-    laid_out: bool = True,
+    prepack: bool = True,
 ) -> Predictor:
     """Loads a model by its name. Only names that begin with `openclip:` or `hf:` reach out.
 
@@ -57,8 +57,8 @@ def load(
             of a shipped model; or open weights, which are translated once and then kept.
         device: Such as `"cuda:0"`; default: the first accelerator, else the CPU.
         precision: Of weights and arithmetic; embeddings are fp32 always.
-        batch_size: Pictures or texts at a time.
-        laid_out: On a CPU, keep the weights a second time in the order in which it reads them:
+        batch_size: Images or texts at a time.
+        prepack: On a CPU, keep the weights a second time in the order in which it reads them:
             quicker by a tenth for images and up to half for captions. Not for a model to train.
 
     Raises:
@@ -81,7 +81,7 @@ def load(
         fingerprint=fingerprint(path),
         source=str(path),
         batch_size=batch_size,
-        laid_out=laid_out,
+        prepack=prepack,
     )
 
 
@@ -175,11 +175,11 @@ def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:
         )
     if isinstance(config, OpenCLIPConfig) and side != config.image.image_size:
         faults.append(
-            f"the processor makes pictures of {side} px, the model reads {config.image.image_size}"
+            f"the processor makes images of {side} px, the model reads {config.image.image_size}"
         )
     if side % config.image.patch_size:
         faults.append(
-            f"the processor makes pictures of {side} px, no multiple of the model's patches of "
+            f"the processor makes images of {side} px, no multiple of the model's patches of "
             f"{config.image.patch_size} px"
         )
     if faults:

@@ -1,9 +1,9 @@
-"""A loaded model for people: pictures and words in, vectors, captions and labels out.
+"""A loaded model for people: images and words in, vectors, captions and labels out.
 
     predictor = coca.load("nano")
     predictor.embed_images(["cat.jpg"]) @ predictor.embed_texts(["a cat", "a dog"]).T
 
-Letters: N pictures or texts, M texts beside N pictures, E shared embedding, K labels.
+Dimensions: N images or texts, M texts beside N images, E shared embedding, K labels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,10 +30,10 @@ from coca.inference.inputs import Picture, as_pictures, as_texts
 from coca.inference.prompts import PROMPTS, Templates, sentences_of
 from coca.inference.repeats import different, shared_out
 from coca.model.captioner import Captioner
-from coca.model.generation.config import Decoding, DecodingOptions
+from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.model.generation.generate import generate
 from coca.model.generation.scoring import score_captions, scored_lengths
-from coca.model.layers.prepacked_linear import lay_out
+from coca.model.layers.prepacked_linear import prepack_weights
 from coca.processing.processor import Processor
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Predictor:
         fingerprint: str,
         source: str = "",
         batch_size: int = 64,
-        laid_out: bool = False,
+        prepack: bool = False,
     ) -> None:
         """Joins parts that are already loaded; `load` does it from a folder.
 
@@ -60,8 +60,8 @@ class Predictor:
             fingerprint: Names model and processor together; vectors of different fingerprints
                 must never be compared.
             source: Where it was loaded from, for people.
-            batch_size: Pictures or texts at a time.
-            laid_out: Prepack the weights for a CPU, as `load` does; not if the model will train.
+            batch_size: Images or texts at a time.
+            prepack: Prepack the weights for a CPU, as `load` does; not if the model will train.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 (got {batch_size})")
@@ -70,8 +70,8 @@ class Predictor:
         self.fingerprint = fingerprint
         self.source = source
         self.batch_size = batch_size
-        if laid_out:
-            lay_out(self.model)
+        if prepack:
+            prepack_weights(self.model)
 
     @property
     def embed_dim(self) -> int:
@@ -87,19 +87,19 @@ class Predictor:
     def embed_images(
         self, images: Picture | Iterable[Picture], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
-        """Gives a unit vector for each picture; a single picture is a list of one.
+        """Gives a unit vector for each image; a single image is a list of one.
 
         Raises:
-            DataError: A picture cannot be read; the message names it.
+            DataError: An image cannot be read; the message names it.
         """
         rows = [
             self.model.encode_image(pixels).float().cpu().numpy()
-            for pixels in self._read_ahead(as_pictures(images), "embedding pictures", progress)
+            for pixels in self._read_ahead(as_pictures(images), "embedding images", progress)
         ]
         return self._stacked(rows)
 
     def prepare_image(self, image: Picture) -> UInt8[torch.Tensor, "3 S S"]:
-        """Reads one picture as `embed_prepared` takes it; threads may do so while the model works.
+        """Reads one image as `embed_prepared` takes it; threads may do so while the model works.
 
         Raises:
             DataError: It cannot be read.
@@ -111,7 +111,7 @@ class Predictor:
     def embed_prepared(
         self, images: Sequence[UInt8[torch.Tensor, "3 S S"]]
     ) -> Float[ndarray, "N E"]:
-        """Gives a unit vector for each picture that `prepare_image` gave, all in one batch."""
+        """Gives a unit vector for each image that `prepare_image` gave, all in one batch."""
         pixels = torch.stack(list(images)).to(self._device, non_blocking=True)
         ready = self.processor.image.normalize(pixels).to(self.model.log_scale.dtype)
         return self.model.encode_image(ready).float().cpu().numpy()
@@ -134,30 +134,31 @@ class Predictor:
         *,
         prompt: str | Iterable[str] = "",
         progress: ProgressMaker = silent,
-        **options: Unpack[DecodingOptions],
+        **options: Unpack[GenerationOptions],
     ) -> list[Caption]:
-        """Describes each picture, by beam search unless told otherwise.
+        """Describes each image, by beam search unless told otherwise.
 
             predictor.caption("cat.jpg")[0].text
             predictor.caption(files, num_beams=1)                           greedy, the fastest
-            predictor.caption(files, num_return=3)[0].others                the next best two
-            predictor.caption(files, temperature=0.8, num_return=5, seed=1) drawn by chance
+            predictor.caption(files, num_return_sequences=3)[0].others      the next best two
+            predictor.caption(files, temperature=0.8, seed=1)               sampled
 
         Args:
             images: One or many.
-            prompt: Words that each caption begins with, or a text for each picture.
+            prompt: Words that each caption begins with, or a text for each image.
             progress: Shows how far it is.
-            **options: The fields of `coca.model.generation.config.Decoding`.
+            **options: The fields of `coca.model.generation.config.GenerationConfig`.
 
         Returns:
-            The best caption of each picture; `num_return` above 1 puts more into its `others`.
+            The best caption of each image; `num_return_sequences` above 1 puts more into its
+            `others`.
 
         Raises:
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
             ConfigError: Options contradict each other, a prompt fills the context, or the number of
-                prompts is not that of the pictures.
+                prompts is not that of the images.
         """
-        decoding, tokenizer = Decoding.of(**options), self.processor.tokenizer
+        decoding, tokenizer = GenerationConfig.of(**options), self.processor.tokenizer
         pictures = as_pictures(images)
         prompts = [*map(tokenizer.encode_prompt, prompts_for(prompt, len(pictures)))]
         shown, places = different(pictures)
@@ -182,10 +183,10 @@ class Predictor:
         only: Bool[ndarray, "N M"] | None = None,
         progress: ProgressMaker = silent,
     ) -> Float[ndarray, "N M"]:
-        """Gives log p(text | picture) for all pairs: how likely the model is to say this of that.
+        """Gives log p(text | image) for all pairs: how likely the model is to say this of that.
 
-        Each picture is encoded once. Texts of different lengths are not fairly compared by the sum;
-        for the same text, pictures are. A text too long for the model is cut.
+        Each image is encoded once. Texts of different lengths are not fairly compared by the sum;
+        for the same text, images are. A text too long for the model is cut.
 
         Args:
             images: One or many.
@@ -195,7 +196,7 @@ class Predictor:
             progress: Shows how far it is.
 
         Raises:
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
             ConfigError: `only` has another shape.
         """
         pictures, tokens = as_pictures(images), self._tokens(as_texts(texts))
@@ -250,7 +251,7 @@ class Predictor:
             progress: Shows how far it is.
 
         Raises:
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
             ConfigError: As `class_embeddings`.
         """
         groups = sentences_of(as_texts(labels), templates)
@@ -271,7 +272,7 @@ class Predictor:
         by: Literal["similarity", "likelihood"] = "similarity",
         progress: ProgressMaker = silent,
     ) -> list[list[Prediction]]:
-        """Sorts labels by how well they fit each picture, without any training on them.
+        """Sorts labels by how well they fit each image, without any training on them.
 
         Args:
             images: One or many.
@@ -279,12 +280,12 @@ class Predictor:
             templates: Sentences with `{}` for the label, or each label's own; a label's vector is
                 the mean over them.
             by: `similarity` compares embeddings; `likelihood` asks how probable it is that the
-                model says the sentences of the picture, on average over the templates. The second
+                model says the sentences of the image, on average over the templates. The second
                 is slower and favours short and frequent names.
             progress: Shows how far it is.
 
         Raises:
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
             ConfigError: As `class_embeddings`, or `by` is neither of the two.
         """
         labels = as_texts(labels)
@@ -315,13 +316,13 @@ class Predictor:
         """Gives the logits of the head's classes; what is shown more than once is encoded once.
 
         Args:
-            samples: For each, its picture, or as many as the head reads, in order.
+            samples: For each, its image, or as many as the head reads, in order.
             texts: What is asked of each, for a head that reads words.
             progress: Shows how far it is.
 
         Raises:
             ConfigError: There is no head, or it reads something else.
-            DataError: A picture cannot be read, or a sample has too few or too many.
+            DataError: An image cannot be read, or a sample has too few or too many.
         """
         head = head_of(self.model)
         asked, (shown, places) = asked_of(head, texts, len(samples)), different(samples)

@@ -25,7 +25,7 @@ PROMPTS: dict[str, tuple[str, ...]] = {
         "art of the {}.",
         "a photo of the small {}.",
     ),
-    "drawing": ("{}", "a drawing of {}", "a picture of {}", "an icon of {}"),
+    "drawing": ("{}", "a drawing of {}", "an image of {}", "an icon of {}"),
     "clip": CLIP_PROMPTS,
 }
 """Named sets; `photo` for photographs, `clip` for all 80 of CLIP, `drawing` for icons and emoji,

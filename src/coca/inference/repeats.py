@@ -1,4 +1,4 @@
-"""One picture, many questions: it is encoded once, and its tokens are read for each of them."""
+"""One image, many questions: it is encoded once, and its tokens are read for each of them."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import islice
@@ -11,7 +11,7 @@ T = TypeVar("T")
 def different(samples: Sequence[T]) -> tuple[list[T], list[list[int]]]:
     """The different samples, as they come first, and all places where each of them stands.
 
-    Files are known by their path, encoded pictures by their bytes; opened ones only if it is the
+    Files are known by their path, encoded images by their bytes; opened ones only if it is the
     very same object.
     """
     places: dict[Hashable, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Clips: the frames of a video, or all pictures of a sample, as one vector or one caption.
+"""Clips: the frames of a video, or all images of a sample, as one vector or one caption.
 
     embed_videos(predictor, ["clip.mp4"]) @ predictor.embed_texts(["a dog runs"]).T
 
@@ -26,7 +26,7 @@ from coca.inference.head_inference import Prediction, head_of, predictions
 from coca.inference.inputs import Picture
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS, Templates
-from coca.model.generation.config import Decoding, DecodingOptions
+from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.model.generation.generate import generate
 from coca.processing.video import clip_pictures
 from coca.processing.video_file import VideoSource
@@ -48,15 +48,15 @@ def embed_clips(
 
     Args:
         predictor: A loaded model.
-        clips: The pictures of each, in order.
-        mode: How several pictures become one vector.
+        clips: The images of each, in order.
+        mode: How several images become one vector.
         progress: Shows how far it is.
 
     Raises:
-        DataError: A clip has no picture, or one cannot be read.
+        DataError: A clip has no image, or one cannot be read.
     """
     if empty := [place for place, clip in enumerate(clips) if not clip]:
-        raise DataError(f"clip {empty[0]} has no picture", reason="no_frames")
+        raise DataError(f"clip {empty[0]} has no image", reason="no_frames")
     if all(len(clip) == 1 for clip in clips):
         return predictor.embed_images([clip[0] for clip in clips], progress=progress)
     if mode == "mean":
@@ -86,7 +86,7 @@ def embed_videos(
     Args:
         predictor: A loaded model.
         videos: Files, their content, or folders of frames.
-        frames: Pictures that are taken of each, spread over its length.
+        frames: Images that are taken of each, spread over its length.
         mode: How they become one vector.
         progress: Shows how far it is.
 
@@ -112,23 +112,23 @@ def caption_videos(
     frames: int = FRAMES,
     prompt: str = "",
     progress: ProgressMaker = silent,
-    **options: Unpack[DecodingOptions],
+    **options: Unpack[GenerationOptions],
 ) -> list[Caption]:
     """Describes each video as a whole: the decoder reads what the pooler gathered of all frames.
 
     Args:
         predictor: A loaded model.
         videos: Files, their content, or folders of frames.
-        frames: Pictures that are taken of each.
+        frames: Images that are taken of each.
         prompt: Words that each caption begins with.
         progress: Shows how far it is.
-        **options: The fields of `coca.model.generation.config.Decoding`.
+        **options: The fields of `coca.model.generation.config.GenerationConfig`.
 
     Raises:
         DataError: A video cannot be read.
         ConfigError: Options contradict each other.
     """
-    decoding, tokenizer = Decoding.of(**options), predictor.processor.tokenizer
+    decoding, tokenizer = GenerationConfig.of(**options), predictor.processor.tokenizer
     begun = [tokenizer.encode_prompt(prompt)]
     captions = []
     listed = _as_videos(videos)
@@ -148,7 +148,7 @@ def is_video(path: str | Path) -> bool:
 
 
 def embed_files(predictor: Predictor, files: Sequence[str]) -> Float[ndarray, "N E"]:
-    """Gives a unit vector for each file, picture or video, in their order.
+    """Gives a unit vector for each file, image or video, in their order.
 
     Raises:
         DataError: One cannot be read.
@@ -169,11 +169,11 @@ def classify_files(
     templates: Templates = PROMPTS["plain"],
     by: Literal["similarity", "likelihood"] = "similarity",
 ) -> list[list[Prediction]]:
-    """Sorts labels by how well they fit each file, picture or video.
+    """Sorts labels by how well they fit each file, image or video.
 
     Args:
         predictor: A loaded model.
-        files: Pictures and videos.
+        files: Images and videos.
         labels: Names to choose from; none leaves the choice to the model's head, which sees as many
             frames of a video as it was trained with.
         templates: Sentences with `{}` for the label.
@@ -203,9 +203,9 @@ def caption_files(
     files: Sequence[str],
     *,
     prompt: str = "",
-    **options: Unpack[DecodingOptions],
+    **options: Unpack[GenerationOptions],
 ) -> list[Caption]:
-    """Describes each file, picture or video, in their order.
+    """Describes each file, image or video, in their order.
 
     Raises:
         DataError: One cannot be read.
@@ -219,15 +219,13 @@ def caption_files(
 
 
 def require_pictures_alone(clips: Sequence[Sequence[Picture]], what: str) -> None:
-    """Checks that no clip has several pictures, for what can only be said of one.
+    """Checks that no clip has several images, for what can only be said of one.
 
     Raises:
         ConfigError: One has.
     """
     if any(len(clip) > 1 for clip in clips):
-        raise ConfigError(
-            f"{what} reads one picture a sample, and these have several; leave it out"
-        )
+        raise ConfigError(f"{what} reads one image a sample, and these have several; leave it out")
 
 
 def _one_by_one(

@@ -1,4 +1,4 @@
-"""Scores of answers to questions about pictures, and of statements judged true or false.
+"""Scores of answers to questions about images, and of statements judged true or false.
 
 The accuracy of VQA and its normalisation are those of the official `vqaEval.py` (Antol et al.,
 2015, arXiv 1505.00468; vqa-eval of GT-Vision-Lab/VQA), oddities included, since published scores
@@ -115,7 +115,7 @@ def answer_scores(answers: Sequence[str]) -> dict[str, float]:
 def consistency(right: Bool[ndarray, " N"], groups: Sequence[str]) -> float:
     """Share of groups whose members are all right, 0 to 1.
 
-    In NLVR2 a group is a sentence, its members the pictures that it was asked of.
+    In NLVR2 a group is a sentence, its members the images that it was asked of.
 
     Raises:
         ValueError: There is no statement, or the lengths differ.

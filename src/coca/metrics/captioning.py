@@ -106,8 +106,8 @@ def cider(
     """CIDEr-D of each candidate, 0 to 10.
 
     The likeness of its runs of 1 to 4 words to those of each reference, where a run weighs the
-    more, the fewer pictures have it in their references. A score therefore depends on the whole
-    corpus, and a single picture scores 0.
+    more, the fewer images have it in their references. A score therefore depends on the whole
+    corpus, and a single image scores 0.
 
     Raises:
         ValueError: As `caption_scores`.
@@ -123,7 +123,7 @@ def cider(
 
 
 class _Rarity:
-    """What each run of words weighs, by how many pictures have it in a reference."""
+    """What each run of words weighs, by how many images have it in a reference."""
 
     def __init__(self, references: Sequence[Sequence[Words]]) -> None:
         self._pictures: Counter[Run] = Counter()
@@ -183,7 +183,7 @@ def _check(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -
         raise ValueError("there is no caption to score")
     if len(candidates) != len(references):
         raise ValueError(
-            f"there are {len(candidates)} captions but references for {len(references)} pictures"
+            f"there are {len(candidates)} captions but references for {len(references)} images"
         )
     for place, group in enumerate(references):
         if not group:

@@ -1,6 +1,6 @@
 """Average precision of boxes, as COCO counts it: by `pycocotools` itself (extra `detection`).
 
-Letters: N true boxes and M found boxes of a picture, K classes.
+Dimensions: N true boxes and M found boxes of an image, K classes.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 @dataclass(frozen=True)
 class TrueBoxes:
-    """The objects of a picture."""
+    """The objects of an image."""
 
     boxes: Float[ndarray, "N 4"]
     """Left, top, width, height, pixels."""
@@ -31,7 +31,7 @@ class TrueBoxes:
 
 @dataclass(frozen=True)
 class FoundBoxes:
-    """What a model says of a picture."""
+    """What a model says of an image."""
 
     boxes: Float[ndarray, "M 4"]
     """Left, top, width, height, pixels."""
@@ -50,8 +50,8 @@ def detection_scores(
     `AP_medium` and `AP_large` count objects of one size and are left out where there are none.
 
     Args:
-        truth: Of each picture.
-        found: Of each picture, in the same order.
+        truth: Of each image.
+        found: Of each image, in the same order.
         classes: How many there are; one without any true box counts for nothing.
 
     Returns:
@@ -62,9 +62,9 @@ def detection_scores(
         ModuleNotFoundError: pycocotools is not installed.
     """
     if len(truth) != len(found):
-        raise ValueError(f"{len(truth)} pictures have true boxes, {len(found)} found ones")
+        raise ValueError(f"{len(truth)} images have true boxes, {len(found)} found ones")
     if not any(len(picture.boxes) for picture in truth):
-        raise ValueError("no picture has a true box, so there is nothing to find")
+        raise ValueError("no image has a true box, so there is nothing to find")
     from pycocotools.cocoeval import COCOeval
 
     # It tells of its progress on the screen, always.

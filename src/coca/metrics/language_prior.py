@@ -1,4 +1,4 @@
-"""What can be answered without looking at a picture: the baselines under every score of answers.
+"""What can be answered without looking at an image: the baselines under every score of answers.
 
 Many questions give their answer away ("how many chairs": two), so an accuracy says little until it
 is read beside the best guess of the blind.
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from coca.metrics.answers import normalize_answer
 
 
-class BlindGuess:
+class LanguagePrior:
     """The most frequent answer to a question of known questions and answers.
 
     An unknown question is answered as those known ones that share the longest beginning with it,
     word by word; one without any as all of them together.
 
     >>> asked = ["how many cats", "how many dogs", "what is it"]
-    >>> guess = BlindGuess(asked, [["two"], ["2"], ["cup"]])
+    >>> guess = LanguagePrior(asked, [["two"], ["2"], ["cup"]])
     >>> guess("how many cups"), guess("what is that"), guess.most_frequent
     ('2', 'cup', '2')
     """

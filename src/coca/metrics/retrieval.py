@@ -37,7 +37,7 @@ def recall_at_k(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"
     """Share of queries that find at least one relevant item among their first `k`; 0 to 1.
 
     Ties are broken by position. Queries without a relevant item are an error, since leaving them
-    out would flatter the score. With several relevant items (five captions of a picture), the
+    out would flatter the score. With several relevant items (five captions of an image), the
     first of them counts, as in the Flickr30k and COCO protocols.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Attention tells where the decoder read; what each patch contributed to an embedding is exact.
 
-Letters: B pictures, T tokens, P patches, Q image tokens that the decoder reads, S tokens of the
+Dimensions: B images, T tokens, P patches, Q image tokens that the decoder reads, S tokens of the
 image encoder (the patches, in OpenCLIP's architecture behind a class token), E shared embedding.
 """
 
@@ -20,23 +20,23 @@ from coca.model.pooling import Pooling
 
 
 @torch.no_grad()
-def word_maps(
+def cross_attention_maps(
     model: Captioner,
     images: Float[Tensor, "B C height width"],
     tokens: Int[Tensor, "B T"],
 ) -> Float[Tensor, "B T P"]:
-    """Gives where in the picture the decoder looked when it predicted the word behind each token.
+    """Gives where in the image the decoder looked when it predicted the word behind each token.
 
     The attention of its layers and heads to the image tokens, on average, times the attention by
     which the captioning pooler read those from the patches.
 
     Args:
         model: In evaluation mode.
-        images: Normalised pictures.
+        images: Normalised images.
         tokens: A caption each; a map depends on nothing behind its token.
 
     Returns:
-        Shares of the patches, row by row of the picture; they sum to 1.
+        Shares of the patches, row by row of the image; they sum to 1.
     """
     encoded = model.image_encoder(images)
     image_tokens, shares = _traced(model.poolings.captioning, encoded)
@@ -66,7 +66,7 @@ def embedding_map(
     """Gives where the query of the embedding looked, through the captioning queries in a cascade.
 
     Returns:
-        Shares of the patches, row by row of the picture; they sum to 1.
+        Shares of the patches, row by row of the image; they sum to 1.
     """
     poolings = model.poolings
     _, shares = _traced(poolings.contrastive, model.image_encoder(images))
@@ -74,24 +74,24 @@ def embedding_map(
 
 
 @torch.no_grad()
-def contributions(
+def patch_attributions(
     model: Captioner,
     images: Float[Tensor, "B C height width"],
     directions: Float[Tensor, "B E"],
 ) -> tuple[Float[Tensor, "B P"], Float[Tensor, " B"]]:
-    """Splits the dot product of picture and direction into what each patch adds to it.
+    """Splits the dot product of image and direction into what each patch adds to it.
 
     With attention weights and scales held at what they are, the embedding is a sum over patches
-    and a constant. So against a text's embedding this tells which patches make the picture
+    and a constant. So against a text's embedding this tells which patches make the image
     similar to the text, and which make it less so.
 
     Args:
         model: In evaluation mode.
-        images: Normalised pictures.
+        images: Normalised images.
         directions: One each, such as the embedding of a text.
 
     Returns:
-        What each patch adds, row by row of the picture; and the rest, which biases add and, in
+        What each patch adds, row by row of the image; and the rest, which biases add and, in
         OpenCLIP's architecture, the class token. Together they sum to the dot product.
     """
     poolings = model.poolings
@@ -104,7 +104,7 @@ def contributions(
     if isinstance(poolings.projection, nn.Linear):
         pulled = pulled @ poolings.projection.weight
     for step in reversed(poolings.contrastive):
-        pulled = step.pull_back(read[-1], pulled)
+        pulled = step.vjp(read[-1], pulled)
         seen = step.seen(read.pop())
     each = (pulled * seen).sum(dim=2)[:, model.image_encoder.extra_tokens :]
     whole = (F.normalize(projected, dim=1) * directions).sum(dim=1)

@@ -1,6 +1,6 @@
 """What every Contrastive Captioner offers, whether the paper's architecture or OpenCLIP's.
 
-Letters: B batch, T text tokens, Q image tokens that the decoder reads, D width, C their width,
+Dimensions: B batch, T text tokens, Q image tokens that the decoder reads, D width, C their width,
 E shared embedding, M real positions of a batch that predict a word, V vocabulary.
 """
 
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.config import HeadConfig, ImageEncoderConfig
-from coca.model.heads import DownstreamHead
-from coca.model.layers.kv_cache import Memory
+from coca.model.heads import AttentivePoolingHead
+from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.packing import Packing, last_places
 from coca.model.layers.transformer import KeysAndValues
 from coca.model.pooling import Pooling
@@ -33,7 +33,7 @@ class CoCaOutput:
     """What one forward pass gives; a part that was not asked for is None."""
 
     image_embedding: Float[Tensor, "B E"] | None
-    """Unit vectors of the pictures."""
+    """Unit vectors of the images."""
     text_embedding: Float[Tensor, "B E"] | None
     """Unit vectors of the captions."""
     caption_states: Float[Tensor, "M D"] | None
@@ -65,12 +65,12 @@ class TextConfig(Protocol):
     def eos_id(self) -> int: ...
 
     @property
-    def max_words(self) -> int:
+    def max_text_tokens(self) -> int:
         """Words that a caption has room for beside its special tokens."""
         ...
 
     @property
-    def never_written(self) -> tuple[int, ...]:
+    def suppress_tokens(self) -> tuple[int, ...]:
         """Special ids that never follow a word, whatever an untrained model believes."""
         ...
 
@@ -96,7 +96,7 @@ class UnimodalHalf(Protocol):
         self,
         tokens: Int[Tensor, "B T"],
         *,
-        caches: Sequence[Memory] | None = None,
+        caches: Sequence[AttentionState] | None = None,
         positions: Int[Tensor, "B T"] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "B T D"] | Float[Tensor, "M D"]: ...
@@ -116,7 +116,7 @@ class MultimodalHalf(Protocol):
         states: Float[Tensor, "*B T D"],
         image: Sequence[KeysAndValues] | Float[Tensor, "B Q C"],
         *,
-        caches: Sequence[Memory] | None = None,
+        caches: Sequence[AttentionState] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]: ...
 
@@ -134,7 +134,7 @@ class Poolings:
 
 
 class Captioner(nn.Module, ABC):
-    """A model that embeds pictures and captions, and writes captions.
+    """A model that embeds images and captions, and writes captions.
 
     A base class and no Protocol: it is an `nn.Module`, and parameters are invisible to the checks
     that a Protocol would make.
@@ -146,7 +146,7 @@ class Captioner(nn.Module, ABC):
     multimodal_decoder: MultimodalHalf
     image_projection: nn.Module
     text_projection: nn.Module
-    head: DownstreamHead | None
+    head: AttentivePoolingHead | None
     """What names classes, answers or verdicts; None as after pretraining."""
     log_scale: nn.Parameter
     """Logarithm of one over the temperature."""
@@ -166,8 +166,8 @@ class Captioner(nn.Module, ABC):
         """Runs each tower at most once, and only if a wanted part needs it.
 
         Args:
-            images: Normalised pictures; sides in pixels, multiples of the patch size. Where a head
-                reads several pictures a sample, (B, F, C, height, width).
+            images: Normalised images; sides in pixels, multiples of the patch size. Where a head
+                reads several images a sample, (B, F, C, height, width).
             tokens: Captions in the layout of this architecture; not needed for class logits of a
                 head that reads images only.
             contrastive: Give both embeddings.
@@ -178,7 +178,7 @@ class Captioner(nn.Module, ABC):
 
         Raises:
             ConfigError: Class logits are asked of a model without a head, or the number of
-                pictures does not suit.
+                images does not suit.
         """
         head = self._head(images, contrastive or captioning) if classification else None
         by_words = head is not None and head.config.reads == "words"
@@ -202,7 +202,7 @@ class Captioner(nn.Module, ABC):
             if captioning or by_words:
                 assert image_tokens is not None
                 decoded, inner = self._decoded(unimodal, image_tokens, packing)
-                real = self.predicts(tokens)
+                real = self.label_mask(tokens)
                 if by_words:
                     lengths = last_places(real)
                     if prompt_lengths is not None:
@@ -222,7 +222,7 @@ class Captioner(nn.Module, ABC):
         )
 
     def encode_image(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B E"]:
-        """Gives the unit vector of each picture, or of each series of F pictures.
+        """Gives the unit vector of each image, or of each series of F images.
 
         The poolers read the tokens of a whole series side by side, as in VideoCoCa.
         """
@@ -238,7 +238,7 @@ class Captioner(nn.Module, ABC):
     def image_tokens(
         self, images: Float[Tensor, "B *F RGB height width"]
     ) -> Float[Tensor, "B Q C"]:
-        """Gives the tokens that the decoder reads of each picture, or of each series of F."""
+        """Gives the tokens that the decoder reads of each image, or of each series of F."""
         _, tokens = self._pool(self._encoded(images), embedding=False, reading=True)
         assert tokens is not None
         return tokens
@@ -253,7 +253,7 @@ class Captioner(nn.Module, ABC):
         return self.head_logits(self.head_tokens(images.flatten(0, -4)), tokens)
 
     def head_tokens(self, images: Float[Tensor, "BF RGB height width"]) -> Float[Tensor, "BF S C"]:
-        """Gives what the head, or the decoder before it, reads of each picture."""
+        """Gives what the head, or the decoder before it, reads of each image."""
         assert self.head is not None
         encoded = self._encoded(images)
         if self.head.config.reads == "image":
@@ -268,7 +268,7 @@ class Captioner(nn.Module, ABC):
         """Gives the logits of the head's classes from what `head_tokens` gave.
 
         Args:
-            image_tokens: Of all F pictures of the first sample, then of the next.
+            image_tokens: Of all F images of the first sample, then of the next.
             tokens: What is asked of each sample, for a head that reads words.
         """
         assert self.head is not None
@@ -279,7 +279,7 @@ class Captioner(nn.Module, ABC):
         packing = self._packing(tokens)
         unimodal = self.unimodal_decoder(tokens, packing=packing)
         decoded, inner = self._decoded(unimodal, image_tokens, packing)
-        asked, is_asked = _padded(decoded, inner, last_places(self.predicts(tokens)))
+        asked, is_asked = _padded(decoded, inner, last_places(self.label_mask(tokens)))
         return self.head(asked, real=is_asked)
 
     def caption_logits(
@@ -309,7 +309,7 @@ class Captioner(nn.Module, ABC):
         """Rows at the end of each caption that predict no word."""
 
     @abstractmethod
-    def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """Marks the positions whose next token the captioning loss asks for."""
 
     @property
@@ -358,16 +358,16 @@ class Captioner(nn.Module, ABC):
         pooled = self.unimodal_decoder.embedding(unimodal, tokens, packing)
         return _unit(self.text_projection(pooled))
 
-    def _head(self, images: Tensor, with_words: bool) -> DownstreamHead:
+    def _head(self, images: Tensor, with_words: bool) -> AttentivePoolingHead:
         """The head that gives class logits."""
         if self.head is None:
             raise ConfigError("this model has no head that names classes; fine-tune one first")
         pictures, given = self.head.config.pictures, images.shape[1] if images.ndim == 5 else 1
         if given != pictures:
-            raise ConfigError(f"the head reads {pictures} pictures a sample, and was given {given}")
+            raise ConfigError(f"the head reads {pictures} images a sample, and was given {given}")
         if pictures > 1 and with_words:
             raise ConfigError(
-                f"a caption belongs to one picture, but each sample has {pictures}; set "
+                f"a caption belongs to one image, but each sample has {pictures}; set "
                 "contrastive_weight and captioning_weight to 0"
             )
         return self.head

@@ -2,7 +2,7 @@
 
 Source: Yu, Wang, Vasudevan, Yeung, Seyedhosseini, Wu (Google Research, 2022), arXiv 2205.01917.
 
-Letters: B batch, T text tokens, P patches, Q image tokens that the decoder reads, D width,
+Dimensions: B batch, T text tokens, P patches, Q image tokens that the decoder reads, D width,
 E shared embedding, M real positions of a batch that predict a word, V vocabulary.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from coca.model.captioner import Captioner, Poolings
 from coca.model.config import CoCaConfig
-from coca.model.heads import DownstreamHead
+from coca.model.heads import AttentivePoolingHead
 from coca.model.layers.init import draw_linears_, shrink_residuals_
 from coca.model.layers.packing import Packing
 from coca.model.layers.prepacked_linear import Linear
@@ -55,22 +55,22 @@ class CoCa(Captioner):
         self.text_projection = _projection(text.width, config.embed_dim)
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None if config.initial_bias is None else nn.Parameter(torch.empty(()))
-        self.initialise()
+        self.init_weights()
         self.head = (
             None
             if config.head is None
-            else DownstreamHead(config.head, image_width=image.width, word_width=text.width)
+            else AttentivePoolingHead(config.head, image_width=image.width, word_width=text.width)
         )
 
-    def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """Marks the positions whose next token the captioning loss asks for: [BOS] and words."""
         text = self.config.text
         return (tokens != text.eos_id) & (tokens != text.cls_id) & (tokens != text.pad_id)
 
     @property
     def poolings(self) -> Poolings:
-        captioning = () if self.captioning_pooler is None else (self.captioning_pooler.laid_open(),)
-        last = (self.contrastive_pooler.laid_open(),)
+        captioning = () if self.captioning_pooler is None else (self.captioning_pooler.decompose(),)
+        last = (self.contrastive_pooler.decompose(),)
         cascade = self.config.pooler.kind == "cascade"
         contrastive = (*captioning, *last) if cascade else last
         return Poolings(captioning, contrastive, self.image_projection)
@@ -83,7 +83,7 @@ class CoCa(Captioner):
         return self.vocabulary.weight
 
     @torch.no_grad()
-    def initialise(self) -> None:
+    def init_weights(self) -> None:
         """Sets every weight; the paper states none of this, so it follows CLIP.
 
         See `draw_linears_` and `shrink_residuals_`; embeddings, positions and queries stand below.

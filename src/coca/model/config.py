@@ -52,7 +52,7 @@ class ImageEncoderConfig:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one picture at the native size."""
+        """Tokens of one image at the native size."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -104,12 +104,12 @@ class TextDecoderConfig:
         )
 
     @property
-    def max_words(self) -> int:
+    def max_text_tokens(self) -> int:
         """Words that a caption has room for beside [BOS], [EOS] and [CLS]."""
         return self.context_length - 3
 
     @property
-    def never_written(self) -> tuple[int, ...]:
+    def suppress_tokens(self) -> tuple[int, ...]:
         """Ids that never follow a word, whatever an untrained model believes."""
         return (self.pad_id, self.bos_id, self.cls_id)
 
@@ -145,8 +145,8 @@ class HeadConfig:
     classes: tuple[str, ...]
     """What it chooses from, in the order of its logits: names of things, actions, answers."""
     reads: Literal["image", "words"] = "image"
-    """`image`: the image encoder's tokens, of all pictures of a sample at once. `words`: the
-    multimodal decoder's states of what is asked, one pass for each picture, whose pooled vectors
+    """`image`: the image encoder's tokens, of all images of a sample at once. `words`: the
+    multimodal decoder's states of what is asked, one pass for each image, whose pooled vectors
     are put side by side."""
     pictures: int = 1
     """Pictures of a sample: 1, 2 for a pair, or the frames of a video."""

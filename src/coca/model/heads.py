@@ -1,6 +1,6 @@
 """A head that names classes: a pooler of its own, and a linear layer.
 
-Letters: B samples, F pictures of a sample, P tokens of a picture, L states of what is asked,
+Dimensions: B samples, F images of a sample, P tokens of an image, L states of what is asked,
 D width of what is read, K classes.
 """
 
@@ -15,7 +15,7 @@ from coca.model.layers.prepacked_linear import Linear
 from coca.model.pooling import AttentionalPooler, Pooling
 
 
-class DownstreamHead(nn.Module):
+class AttentivePoolingHead(nn.Module):
     """A new pooler with one query and a linear layer (CoCa, section 4.2 and appendix B).
 
     The norm in front is ours: OpenCLIP's encoder hands on tokens as they are. The linear layer
@@ -31,7 +31,7 @@ class DownstreamHead(nn.Module):
         self.pooler = AttentionalPooler(width, config.heads, 1)
         read_apart = config.pictures if by_words else 1
         self.linear = Linear(width * read_apart, len(config.classes))
-        self.initialise()
+        self.init_weights()
 
     def forward(
         self, tokens: Float[Tensor, "BF L D"], *, real: Bool[Tensor, "BF L"] | None = None
@@ -39,7 +39,7 @@ class DownstreamHead(nn.Module):
         """Gives the logits of each sample.
 
         Args:
-            tokens: What each picture, or the decoder before each picture, gives; the pictures of a
+            tokens: What each image, or the decoder before each image, gives; the images of a
                 sample stand one after the other.
             real: Which of them count; None: all.
         """
@@ -52,8 +52,8 @@ class DownstreamHead(nn.Module):
         return self.linear(pooled)
 
     @torch.no_grad()
-    def initialise(self) -> None:
-        """Sets every weight, as `CoCa.initialise` does for the others."""
+    def init_weights(self) -> None:
+        """Sets every weight, as `CoCa.init_weights` does for the others."""
         draw_linears_(self)
         nn.init.normal_(self.pooler.queries)
         nn.init.zeros_(self.linear.weight)

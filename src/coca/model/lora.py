@@ -5,7 +5,7 @@ the weight itself (a parametrisation of torch) and not in the layer's call: atte
 weights directly, so that adapters around the call, as the package peft puts them, would be passed
 by without a word.
 
-Letters: O outputs, I inputs, R rank.
+Dimensions: O outputs, I inputs, R rank.
 """
 
 from collections.abc import Mapping, Sequence

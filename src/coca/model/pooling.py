@@ -1,7 +1,7 @@
 """Attentional pooling: learned queries that read a set of tokens (CoCa, section 3.2).
 
-Letters: B batch, S tokens read, Q queries, D width, C width of the tokens read, H heads, d size of
-a head.
+Dimensions: B batch, S tokens read, Q queries, D width, C width of the tokens read, H heads, d size
+of a head.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Pooling:
         context = self.attention.project(self.seen(tokens))
         return self.attention.weights(self.queries.expand(len(tokens), -1, -1), context)
 
-    def pull_back(
+    def vjp(
         self, tokens: Float[Tensor, "B S C"], direction: Float[Tensor, "B Q D"]
     ) -> Float[Tensor, "B S C"]:
         """Turns directions of the output into directions of the seen tokens.
@@ -83,8 +83,8 @@ class AttentionalPooler(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Float[Tensor, "B S D"]) -> Float[Tensor, "B Q D"]:
-        return self.laid_open().pool(tokens)
+        return self.decompose().pool(tokens)
 
-    def laid_open(self) -> Pooling:
+    def decompose(self) -> Pooling:
         """Gives its parts."""
         return Pooling(self.queries, self.attention, self.norm)

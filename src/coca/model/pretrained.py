@@ -45,7 +45,7 @@ def build(config: ModelConfig) -> Captioner:
     return OpenCLIP(config) if isinstance(config, OpenCLIPConfig) else CoCa(config)
 
 
-def without_weights(config: ModelConfig) -> Captioner:
+def build_on_meta(config: ModelConfig) -> Captioner:
     """Makes a model whose tensors have shapes but no numbers, and take no memory."""
     with torch.device("meta"), _NoDraws():
         return build(config)
@@ -142,7 +142,7 @@ def load_model(
     """
     config = load_config_file(folder)
     path = Path(folder) / WEIGHTS_FILE
-    model = without_weights(config)
+    model = build_on_meta(config)
     wanted = _shapes(model.state_dict())
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
@@ -168,7 +168,7 @@ def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | 
     Raises:
         ModelError: They do not fit the configuration.
     """
-    model = without_weights(config)
+    model = build_on_meta(config)
     _compare(source, _shapes(model.state_dict()), _shapes(state))
     model.load_state_dict(dict(state), assign=True)
     return model.requires_grad_(True).eval()
@@ -210,7 +210,7 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
         that the paper's Table 1 gives.
     """
     counts: dict[str, int] = {}
-    for name, parameter in without_weights(config).named_parameters():
+    for name, parameter in build_on_meta(config).named_parameters():
         part = name.split(".")[0]
         counts[part] = counts.get(part, 0) + parameter.numel()
     total = sum(counts.values())

@@ -3,7 +3,7 @@
 A caption is laid out `[BOS] w1 .. wn [EOS] [CLS] [PAD] ..`. Everything is causal and pads stand
 last, so no real token ever sees a pad and plain causal attention is exact without a mask tensor.
 
-Letters: B batch, T text tokens, M rows of a packed batch, S image tokens, D text width,
+Dimensions: B batch, T text tokens, M rows of a packed batch, S image tokens, D text width,
 C image width.
 """
 
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.config import TextDecoderConfig
-from coca.model.layers.kv_cache import Memory
-from coca.model.layers.latent_attention import as_read
+from coca.model.layers.kv_cache import AttentionState
+from coca.model.layers.latent_attention import to_autocast_dtype
 from coca.model.layers.packing import Packing
 from coca.model.layers.transformer import Block, CrossBlock, KeysAndValues
 
@@ -41,7 +41,7 @@ class UnimodalDecoder(nn.Module):
         self,
         tokens: Int[Tensor, "B T"],
         *,
-        caches: Sequence[Memory] | None = None,
+        caches: Sequence[AttentionState] | None = None,
         positions: Int[Tensor, "B T"] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "B T D"] | Float[Tensor, "M D"]:
@@ -99,7 +99,7 @@ class MultimodalDecoder(nn.Module):
         states: Float[Tensor, "*B T D"],
         image: Sequence[KeysAndValues] | Float[Tensor, "B S C"],
         *,
-        caches: Sequence[Memory] | None = None,
+        caches: Sequence[AttentionState] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]:
         """Gives the normed state of each token, ready for the vocabulary layer.
@@ -111,7 +111,7 @@ class MultimodalDecoder(nn.Module):
             packing: How flat rows make up captions.
         """
         if isinstance(image, Tensor):
-            image = as_read(image)
+            image = to_autocast_dtype(image)
         for layer, block in enumerate(self.blocks):
             cache = caches[layer] if caches else None
             seen = image if isinstance(image, Tensor) else image[layer]

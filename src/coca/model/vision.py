@@ -1,7 +1,7 @@
 """The image encoder: a Vision Transformer without class token, at any resolution.
 
-Letters: B batch, P patches, K patches that are kept, S tokens with a position, D width; `h` and `w`
-count patches along a side, `p` pixels in one.
+Dimensions: B batch, P patches, K patches that are kept, S tokens with a position, D width; `h` and
+`w` count patches along a side, `p` pixels in one.
 """
 
 import torch
@@ -20,9 +20,9 @@ class PatchEncoder(nn.Module):
     """What the image encoders of both architectures share: patches, their positions, and dropout.
 
     Attributes:
-        patch_dropout: Share of the patches of each picture that is left out while training, at
-            least 0 and below 1 (FLIP, arXiv 2212.00794). Which ones is drawn anew for each picture
-            from torch's global generator of the pictures' device. It belongs to a run and not to
+        patch_dropout: Share of the patches of each image that is left out while training, at
+            least 0 and below 1 (FLIP, arXiv 2212.00794). Which ones is drawn anew for each image
+            from torch's global generator of the images' device. It belongs to a run and not to
             the model's shape, so it is neither configured nor saved.
     """
 
@@ -71,9 +71,9 @@ class PatchEncoder(nn.Module):
 
 
 class ImageEncoder(PatchEncoder):
-    """Turns pictures into one token per patch.
+    """Turns images into one token per patch.
 
-    Positions are learned for `image_size`. A picture of another size gets them resized, as when
+    Positions are learned for `image_size`. An image of another size gets them resized, as when
     the paper goes from 288 to 576 pixels.
     """
 
@@ -91,7 +91,7 @@ class ImageEncoder(PatchEncoder):
         height, width = images.shape[-2:]
         if height % p or width % p:
             raise ConfigError(
-                f"a picture of {height} x {width} pixels is no multiple of patch_size {p}"
+                f"an image of {height} x {width} pixels is no multiple of patch_size {p}"
             )
         patches, positions = self._patches(images)
         tokens = self.patch_embedding(patches) + positions

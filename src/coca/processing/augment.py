@@ -1,6 +1,6 @@
-"""Chance in pictures: every picture is seen a little differently at each visit.
+"""Chance in images: every image is seen a little differently at each visit.
 
-Axis letters: H, W the picture's height and width; S the side of the model's square input, pixels.
+Axis letters: H, W the image's height and width; S the side of the model's square input, pixels.
 RandAugment follows Cubuk et al. 2019, table 1 and the ranges of torchvision.
 """
 
@@ -23,7 +23,7 @@ MAX_MAGNITUDE = 30
 
 
 AffineMatrix: TypeAlias = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Takes a place (x, y, 1) in the result to its place in the picture, which spans -1 to 1."""
+"""Takes a place (x, y, 1) in the result to its place in the image, which spans -1 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,10 @@ class AugmentConfig:
     """Which changes are drawn, and how strong they may be; as it stands, none."""
 
     min_scale: float = 1.0
-    """Smallest share of the picture's area that a random crop keeps, above 0; 1 crops nothing."""
+    """Smallest share of the image's area that a random crop keeps, above 0; 1 crops nothing."""
 
     ratio: float = 4 / 3
-    """How far a crop may be wider or taller than the picture's own shape; at least 1."""
+    """How far a crop may be wider or taller than the image's own shape; at least 1."""
 
     flip: float = 0.0
     """Chance to be mirrored left to right. Harmful where captions tell left from right."""
@@ -92,7 +92,7 @@ class AugmentConfig:
 
 
 def warp(values: Float[Tensor, "3 S S"], matrix: AffineMatrix) -> Float[Tensor, "3 S S"]:
-    """The picture (0 to 255) seen through an affine map, white outside."""
+    """The image (0 to 255) seen through an affine map, white outside."""
     shape = [1, *values.shape]
     grid = F.affine_grid(torch.tensor([matrix]), shape, align_corners=False)
     # What lies outside is read as 0, so white has to be 0 meanwhile.
@@ -100,7 +100,7 @@ def warp(values: Float[Tensor, "3 S S"], matrix: AffineMatrix) -> Float[Tensor, 
 
 
 def inked(values: Float[Tensor, "3 S S"]) -> Float[Tensor, "3 S S"]:
-    """The picture (0 to 255) with dark lines where its lightness jumps."""
+    """The image (0 to 255) with dark lines where its lightness jumps."""
     light = values.mean(0, keepdim=True)
     # Brightest less darkest of the 3 x 3 pixels around: the morphological gradient.
     jump = F.max_pool2d(light, 3, 1, 1) + F.max_pool2d(-light, 3, 1, 1)
@@ -178,7 +178,7 @@ class Augment:
     def __call__(
         self, pixels: UInt8[Tensor, "3 H W"], generator: torch.Generator
     ) -> UInt8[Tensor, "3 S S"]:
-        """The changed picture at the model's size, still 0 to 255."""
+        """The changed image at the model's size, still 0 to 255."""
         config = self.config
         u = torch.rand(19, generator=generator).tolist()
         square = self._crop(self.transform.trim(pixels), *u[:4])
@@ -216,7 +216,7 @@ class Augment:
     def _crop(
         self, pixels: UInt8[Tensor, "3 H W"], area: float, shape: float, top: float, left: float
     ) -> UInt8[Tensor, "3 S S"]:
-        """A random part of the picture; the arguments are uniform numbers below 1."""
+        """A random part of the image; the arguments are uniform numbers below 1."""
         if self.config.min_scale == 1:
             return self.transform.resize(pixels)
         height, width = pixels.shape[1:]
@@ -236,7 +236,7 @@ class Augment:
         return self.transform.resample(part, side, side)
 
     def _matrix(self, turn: float, size: float, x: float, y: float) -> AffineMatrix:
-        """The map from the result back to the picture; the arguments are uniform numbers."""
+        """The map from the result back to the image; the arguments are uniform numbers."""
         config = self.config
         angle = math.radians(config.rotate_deg * (2 * turn - 1))
         scale = 1 / (1 + config.zoom * (2 * size - 1))
@@ -251,7 +251,7 @@ class Augment:
     def _erase_(
         self, square: UInt8[Tensor, "3 S S"], area: float, shape: float, top: float, left: float
     ) -> None:
-        """Put a box of the mean colour, which the model reads as nearly 0, into the picture."""
+        """Put a box of the mean colour, which the model reads as nearly 0, into the image."""
         side = square.shape[1]
         share, wider = 0.02 + area * (0.33 - 0.02), 3.3 ** (2 * shape - 1)
         height = min(side, max(1, round(side * math.sqrt(share / wider))))

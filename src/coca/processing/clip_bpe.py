@@ -130,14 +130,14 @@ class ClipTokenizer:
             raise ConfigError(
                 f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
             )
-        return self.lay_out([self._words(text) for text in texts], context_length=context_length)
+        return self.format_ids([self._words(text) for text in texts], context_length=context_length)
 
     @property
     def reserved(self) -> int:
         """Ids of a caption that are no words: [SOT] and [EOT]."""
         return 2
 
-    def lay_out(
+    def format_ids(
         self, rows: Sequence[Sequence[int]], *, context_length: int
     ) -> Int64[Tensor, "B T"]:
         """Ids of words to captions, as `encode` does it behind cutting texts into pieces."""

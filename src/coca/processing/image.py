@@ -1,17 +1,17 @@
 """Pictures in: any file, array or PIL image becomes RGB pixels, and those the model's input.
 
-Axis letters: H, W the picture's height and width; S the side of the model's square input, pixels.
+Axis letters: H, W the image's height and width; S the side of the model's square input, pixels.
 
-A picture that cannot be used raises a `DataError` whose `reason` is one of
+An image that cannot be used raises a `DataError` whose `reason` is one of
 
     missing        no such file, or the system does not let us read it
     empty          no bytes, or no pixels
     not_an_image   none of the formats below, or a header too damaged to tell
     too_large      more pixels than allowed; known from the header, before anything is decoded
-    truncated      the file ends before the picture does
+    truncated      the file ends before the image does
     corrupt        the data contradict themselves
     missing_extra  a HEIF image, and the extra `heif` is not installed
-    unsupported    a kind of pixel without an agreed black and white, or no kind of picture at all
+    unsupported    a kind of pixel without an agreed black and white, or no kind of image at all
 """
 
 import importlib
@@ -42,9 +42,9 @@ ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
 Stream: TypeAlias = io.BytesIO | io.BufferedReader
 
 MAX_SIDE_PX = 65_535
-"""JPEG's own limit. Longer strips are no pictures, and make resizing slow and hungry."""
+"""JPEG's own limit. Longer strips are no images, and make resizing slow and hungry."""
 
-# EXIF orientation -> what turns the stored picture upright.
+# EXIF orientation -> what turns the stored image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,7 +69,7 @@ TRIM_TOLERANCE = 12
 def decode(
     source: ImageSource, *, max_pixels: int = 50_000_000, at_least: int | None = None
 ) -> UInt8[Tensor, "3 H W"]:
-    """The picture as upright RGB pixels, 0 to 255.
+    """The image as upright RGB pixels, 0 to 255.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit gray keeps its high byte (as
     Pillow does for 16-bit colour), and of an animation the first frame is taken. Colour profiles
@@ -80,14 +80,14 @@ def decode(
         source: See `ImageSource`. Web addresses are not fetched.
         max_pixels: Largest height times width; above Pillow's own limit it changes nothing.
         at_least: Pixels that each side needs; a JPEG of twice that or more may come out at a half,
-            a quarter or an eighth of its size, in less time. None: every picture in full.
+            a quarter or an eighth of its size, in less time. None: every image in full.
 
     Raises:
-        DataError: The picture cannot be used; the module's head lists the reasons.
+        DataError: The image cannot be used; the module's head lists the reasons.
     """
     if not isinstance(source, bytes | str | Path | Image.Image | np.ndarray):
         raise DataError(
-            f"a {type(source).__name__} is no picture; right is a path, the bytes of a file, a PIL "
+            f"a {type(source).__name__} is no image; right is a path, the bytes of a file, a PIL "
             "image, or an array",
             reason="unsupported",
         )
@@ -128,7 +128,7 @@ def decode(
 
 def _name(source: ImageSource) -> str:
     if isinstance(source, bytes):
-        return f"the picture of {len(source):,} bytes"
+        return f"the image of {len(source):,} bytes"
     if isinstance(source, str | Path):
         # Names on disk need not be valid text, but an error message must be.
         return str(source)[-300:].encode("utf-8", "backslashreplace").decode()
@@ -138,7 +138,7 @@ def _name(source: ImageSource) -> str:
 
 @contextmanager
 def _opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream | None]]:
-    """The picture with only its header read, and the file behind it if there is one."""
+    """The image with only its header read, and the file behind it if there is one."""
     if isinstance(source, Image.Image):
         yield source, None
         return
@@ -156,7 +156,7 @@ def _opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Strea
             raise DataError(f"{name} is a HEIF image: {error}", reason="missing_extra") from error
         except UnidentifiedImageError as error:
             raise DataError(
-                f"{name} is not a {IMAGE_FORMATS_SHOWN} picture, or its header is damaged",
+                f"{name} is not a {IMAGE_FORMATS_SHOWN} image, or its header is damaged",
                 reason="not_an_image",
             ) from error
         with picture:
@@ -184,7 +184,7 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         raise DataError(
-            f"{name} is no picture; its shape must be (height, width) or (height, width, 3 or 4)",
+            f"{name} is no image; its shape must be (height, width) or (height, width, 3 or 4)",
             reason="unsupported",
         )
     if array.size == 0:
@@ -208,7 +208,7 @@ def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:
-        # Damaged metadata do not make the picture unusable.
+        # Damaged metadata do not make the image unusable.
         return 1
 
 
@@ -222,7 +222,7 @@ def _decode_plain_jpeg(picture: Image.Image, stream: Stream) -> UInt8[Tensor, "3
 
     The result's memory is laid out as (H, W, 3), which is also what resizing likes best.
     """
-    # Never imported for one picture: Pillow reads a thousand in that time.
+    # Never imported for one image: Pillow reads a thousand in that time.
     decoder = sys.modules.get(_FAST_DECODER)
     if picture.format not in ("JPEG", "MPO") or picture.mode not in ("RGB", "L"):
         return None
@@ -258,13 +258,13 @@ def _rgb(picture: Image.Image, name: str) -> Image.Image:
 
 
 def trimmed(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
-    """The picture without its empty border, made square again in the border's colour.
+    """The image without its empty border, made square again in the border's colour.
 
-    Square, so that what is tall stays tall when it is resized. A picture that is empty all over
+    Square, so that what is tall stays tall when it is resized. An image that is empty all over
     stays as it is.
     """
     corner = pixels[:, :1, :1]
-    # Scaled and compressed pictures have borders that are only nearly of one colour.
+    # Scaled and compressed images have borders that are only nearly of one colour.
     drawn = ((pixels.short() - corner.short()).abs() > TRIM_TOLERANCE).any(0)
     rows, columns = drawn.any(1).nonzero().flatten(), drawn.any(0).nonzero().flatten()
     if not len(rows):
@@ -281,14 +281,14 @@ def trimmed(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """What the model expects of its pictures."""
+    """What the model expects of its images."""
 
     image_size: int
     """Side of the square input, pixels."""
 
     resize: Literal["squash", "crop", "pad", "shortest"] = "squash"
-    """How a picture becomes square: stretched, its middle cut out, or white added; `shortest` cuts
-    the middle out of the shrunk picture, which is what CLIP does, and to the grey level."""
+    """How an image becomes square: stretched, its middle cut out, or white added; `shortest` cuts
+    the middle out of the shrunk image, which is what CLIP does, and to the grey level."""
 
     trim: bool = False
     """Cut away an empty border before resizing, as stands around icons and products: whatever
@@ -323,23 +323,23 @@ class ImageTransform:
         self._scale = 1 / (torch.tensor(config.std).view(3, 1, 1) * 255)
 
     def read(self, source: ImageSource) -> UInt8[Tensor, "3 H W"]:
-        """The picture's pixels, as `decode` gives them; fewer if the configuration allows that."""
+        """The image's pixels, as `decode` gives them; fewer if the configuration allows that."""
         return decode(source, at_least=self.config.image_size if self.config.reduced else None)
 
     def __call__(self, pixels: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "3 S S"]:
-        """The picture, trimmed if so configured, resized and normalised."""
+        """The image, trimmed if so configured, resized and normalised."""
         return self.normalize(self.square(pixels))
 
     def square(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
-        """The picture, trimmed if so configured and resized, still 0 to 255."""
+        """The image, trimmed if so configured and resized, still 0 to 255."""
         return self.resize(self.trim(pixels))
 
     def trim(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
-        """The picture without its empty border, if the configuration asks for that."""
+        """The image without its empty border, if the configuration asks for that."""
         return trimmed(pixels) if self.config.trim else pixels
 
     def resize(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
-        """The picture as a square of the model's size, still 0 to 255."""
+        """The image as a square of the model's size, still 0 to 255."""
         side = self.config.image_size
         height, width = pixels.shape[1:]
         if self.config.resize == "shortest":
@@ -353,7 +353,7 @@ class ImageTransform:
             right, bottom = side - small.shape[2] - left, side - small.shape[1] - top
             return F.pad(small, (left, right, top, bottom), value=255)
         if self.config.resize == "crop":
-            # Cut before shrinking: the same picture, and the sides of a long strip cost nothing.
+            # Cut before shrinking: the same image, and the sides of a long strip cost nothing.
             cut = min(height, width)
             top, left = (height - cut) // 2, (width - cut) // 2
             pixels = pixels[:, top : top + cut, left : left + cut]
@@ -379,7 +379,7 @@ class ImageTransform:
     def resample(
         self, pixels: UInt8[Tensor, "3 H W"], height: int, width: int
     ) -> UInt8[Tensor, "3 h w"]:
-        """The picture stretched to any size."""
+        """The image stretched to any size."""
         # In bytes: 3 to 8 times faster than in floats, and at most one grey level away.
         return F.interpolate(
             pixels[None], (height, width), mode=self.config.interpolation, antialias=True

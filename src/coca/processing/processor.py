@@ -1,4 +1,4 @@
-"""The door between a model and the world: pictures and captions to tensors, kept in its folder.
+"""The door between a model and the world: images and captions to tensors, kept in its folder.
 
 Axis letters: B batch, S side of the model's input (pixels), T tokens.
 """
@@ -42,7 +42,7 @@ class _Saved:
 
 
 class Processor:
-    """Turns pictures and captions into what one model reads."""
+    """Turns images and captions into what one model reads."""
 
     def __init__(
         self, image: ImageTransform, tokenizer: TextTokenizer, context_length: int
@@ -50,7 +50,7 @@ class Processor:
         """Join the parts.
 
         Args:
-            image: How pictures are prepared.
+            image: How images are prepared.
             tokenizer: How captions are written.
             context_length: Largest number of tokens in a caption, special ones included.
 
@@ -67,7 +67,7 @@ class Processor:
 
     @property
     def image_config(self) -> ImageConfig:
-        """What the model expects of its pictures."""
+        """What the model expects of its images."""
         return self.image.config
 
     def images(self, sources: Sequence[ImageSource]) -> Float[Tensor, "B 3 S S"]:
@@ -100,7 +100,7 @@ class Processor:
         """As `images` for each batch; the next one is read while the caller uses this one.
 
         Raises:
-            DataError: A picture cannot be used; batches before its own have been given by then.
+            DataError: An image cannot be used; batches before its own have been given by then.
         """
         # One batch ahead is enough: where reading is the limit, it has the cores to itself.
         with ThreadPoolExecutor(max_workers=1) as reader:
@@ -130,7 +130,7 @@ class Processor:
             [*question[1:], *self.tokenizer.encode_prompt(answer)[1:]]
             for question, answer in zip(asked, answers, strict=True)
         ]
-        tokens = self.tokenizer.lay_out(rows, context_length=self.context_length)
+        tokens = self.tokenizer.format_ids(rows, context_length=self.context_length)
         room = self.context_length - self.tokenizer.reserved + 1
         lengths = [min(len(question), room) for question in asked]
         return tokens, torch.tensor(lengths, dtype=torch.int64)

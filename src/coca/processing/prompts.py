@@ -27,4 +27,4 @@ CLIP_PROMPTS: tuple[str, ...] = (
     "itap of my {}.",
 )
 """All 80, with `{}` where the name goes. "itap" is what people of one forum call "I took a
-picture"."""
+image"."""

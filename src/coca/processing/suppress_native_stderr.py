@@ -1,4 +1,4 @@
-"""Warnings of those who decode pictures silenced, by any number of threads at once."""
+"""Warnings of those who decode images silenced, by any number of threads at once."""
 
 import os
 import threading

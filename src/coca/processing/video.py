@@ -10,7 +10,7 @@ A video that cannot be used raises a `DataError` whose `reason` is one of
 
     missing        no such file, or the system does not let us read it
     empty          no bytes
-    not_a_video    none of `CONTAINERS`, or a header too damaged to tell, or no picture track
+    not_a_video    none of `CONTAINERS`, or a header too damaged to tell, or no image track
     too_large      frames of more pixels than allowed; known before anything is decoded
     too_long       it lasts longer than allowed
     too_slow       reading took longer than allowed
@@ -98,10 +98,10 @@ def clip_pictures(
     shorter_px: int | None = None,
     limits: VideoLimits = DEFAULT_LIMITS,
 ) -> list[UInt8[ndarray, "H W 3"] | Path]:
-    """`count` pictures spread over a clip: pixels of a video, or files of a folder of frames.
+    """`count` images spread over a clip: pixels of a video, or files of a folder of frames.
 
     Raises:
-        DataError: As `sample_frames`; or the folder holds no picture (reason `"no_frames"`).
+        DataError: As `sample_frames`; or the folder holds no image (reason `"no_frames"`).
     """
     if isinstance(source, bytes) or not Path(source).is_dir():
         frames = sample_frames(source, count, shorter_px=shorter_px, limits=limits)
@@ -111,14 +111,14 @@ def clip_pictures(
 
 
 def frame_files(folder: str | Path) -> list[Path]:
-    """The pictures that lie in a folder, by name; `2.jpg` comes before `10.jpg`.
+    """The images that lie in a folder, by name; `2.jpg` comes before `10.jpg`.
 
     Raises:
         DataError: It holds none (reason `"no_frames"`).
     """
     files = [file for file in Path(folder).iterdir() if file.suffix.lower() in FRAME_SUFFIXES]
     if not files:
-        raise DataError(f"the folder {folder} holds no pictures of frames", reason="no_frames")
+        raise DataError(f"the folder {folder} holds no images of frames", reason="no_frames")
     return sorted(files, key=_by_number)
 
 
@@ -127,7 +127,7 @@ def _by_number(file: Path) -> tuple[list[int], str]:
 
 
 def as_file(pixels: UInt8[ndarray, "H W 3"]) -> bytes:
-    """A frame as a picture file: BMP, which loses nothing and costs no time to write or read."""
+    """A frame as an image file: BMP, which loses nothing and costs no time to write or read."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "BMP")
     return stream.getvalue()
@@ -144,7 +144,7 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def cut_strip(strip: UInt8[ndarray, "H W 3"], count: int) -> list[UInt8[ndarray, "h w 3"]]:
-    """The frames of a strip: `count` pictures of equal size, side by side or one below the other.
+    """The frames of a strip: `count` images of equal size, side by side or one below the other.
 
     Raises:
         DataError: The longer side cannot be cut into `count` (reason `"bad_strip"`).

@@ -54,7 +54,7 @@ DEFAULT_LIMITS = VideoLimits()
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of a video."""
+    """An image of a video."""
 
     time_s: float
     """When it is shown, seconds from the first frame on."""
@@ -199,7 +199,7 @@ class VideoFile:
             options = {"format_whitelist": ",".join(CONTAINERS)}
             with self._av.open(file, options=options, metadata_errors="replace") as container:
                 if not container.streams.video:
-                    raise DataError(f"{self._name} has no picture track", reason="not_a_video")
+                    raise DataError(f"{self._name} has no image track", reason="not_a_video")
                 stream = container.streams.video[0]
                 context = stream.codec_context
                 if context is None:

@@ -18,7 +18,7 @@ def decode_plain_webp(content: bytes, *, max_pixels: int) -> UInt8[Tensor, "3 H 
     """The same pixels as Pillow's in three quarters of the time, laid out as (H, W, 3).
 
     None for what Pillow has to look at: other formats, transparency, animations, metadata that may
-    turn the picture, too many pixels, damage.
+    turn the image, too many pixels, damage.
     """
     if content[_CHUNK] != _PLAIN or content[_START_CODE] != b"\x9d\x01\x2a":
         return None

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 Format: TypeAlias = Literal["coca", "openclip"]
 """`coca`: a model's folder; `openclip`: what OpenCLIP reads."""
 
-# Ways to make a picture square that have another name there; the others have the same.
+# Ways to make an image square that have another name there; the others have the same.
 _RESIZE_MODES = {"crop": "shortest", "pad": "longest"}
 
 

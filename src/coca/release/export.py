@@ -74,7 +74,7 @@ def export(
         out,
         title=title or out.name,
         intended_use=intended_use
-        or "Gives vectors for pictures and texts in one space, and writes captions.",
+        or "Gives vectors for images and texts in one space, and writes captions.",
         data=_data(run),
         training=_training(run),
         results=tables,

@@ -93,7 +93,7 @@ def model_card(
             "Use",
             f'```python\nimport coca\n\nmodel = coca.load("{name}")\n'
             'pictures = model.embed_images(["cat.jpg"])\n'
-            'print(pictures @ model.embed_texts(["a cat", "a dog"]).T)\n'
+            'print(images @ model.embed_texts(["a cat", "a dog"]).T)\n'
             'print(model.caption("cat.jpg"))\n```',
         ),
         _section("Model", _description(folder, config)),
@@ -193,7 +193,7 @@ def _description(folder: Path, config: ModelConfig) -> str:
         ["architecture", architecture],
         ["parameters", f"{counts['total']:,}"],
         ["weights", f"{weights / 1e6:,.1f} MB"],
-        ["pictures", f"{processor.image_config.image_size} px"],
+        ["images", f"{processor.image_config.image_size} px"],
         ["captions", f"up to {processor.context_length} tokens"],
         ["vocabulary", f"{processor.tokenizer.vocab_size:,} pieces"],
         ["vectors", f"{config.embed_dim} numbers"],

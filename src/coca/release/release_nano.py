@@ -16,7 +16,7 @@ from coca.core.files import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import commit_shown
 from coca.demo.emoji.sets import UNSEEN_VENDOR
-from coca.inference.caching import Remembering
+from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.pretrained import save_model
@@ -45,7 +45,7 @@ INTENDED_USE = (
 
 LIMITS = (
     "It knows drawings in the manner of emoji, not photographs, and English words that name emoji, "
-    "not sentences. It cannot read text in pictures, count, or tell people apart. Names of "
+    "not sentences. It cannot read text in images, count, or tell people apart. Names of "
     "countries are learned by heart from flags; a flag that it has not seen tells it nothing, "
     "which is why scores stand with and without flags. Concepts that differ by a detail (hours of "
     "a clock, sexes of a profession, faces that differ by a mouth) are often mixed up. The emoji "
@@ -55,17 +55,17 @@ LIMITS = (
 
 # Rows of a table: what it says, then task and metric of the model, then metric of the floor.
 _ROWS = (
-    *((f"text to picture, R@{k}", "retrieval", f"text_to_image_recall@{k}") for k in (1, 5, 10)),
-    *((f"picture to text, R@{k}", "retrieval", f"image_to_text_recall@{k}") for k in (1, 5, 10)),
+    *((f"text to image, R@{k}", "retrieval", f"text_to_image_recall@{k}") for k in (1, 5, 10)),
+    *((f"image to text, R@{k}", "retrieval", f"image_to_text_recall@{k}") for k in (1, 5, 10)),
     *(
-        (f"picture to picture, R@{k}", "image_retrieval", f"image_to_image_recall@{k}")
+        (f"image to image, R@{k}", "image_retrieval", f"image_to_image_recall@{k}")
         for k in (1, 5, 10)
     ),
     ("zero-shot with prompts, top-1", "zero_shot", "top1"),
     ("zero-shot with prompts, top-5", "zero_shot", "top5"),
 )
 _FLOORS = ("pixel_floor", "trimmed_pixel_floor")
-# The floor answers a picture by the nearest known one, whatever is asked about it.
+# The floor answers an image by the nearest known one, whatever is asked about it.
 _FLOOR_METRICS = {
     **{f"image_to_image_recall@{k}": f"image_to_text_recall@{k}" for k in (1, 5, 10)},
     "top1": "image_to_text_recall@1",
@@ -74,7 +74,7 @@ _FLOOR_METRICS = {
 
 
 @dataclass(frozen=True)
-class Shipped:
+class Release:
     """What was put into the package."""
 
     folder: Path
@@ -84,7 +84,7 @@ class Shipped:
     """Of any number of an embedding, for the weights being stored in half precision."""
 
 
-def ship(
+def release_model(
     runs: Sequence[str | Path],
     tasks: Sequence[TaskConfig],
     into: str | Path,
@@ -92,7 +92,7 @@ def ship(
     data: str | Path,
     progress: ProgressMaker = silent,
     tell: Callable[[str], None] = lambda line: None,
-) -> Shipped:
+) -> Release:
     """Writes the first run's model in half precision, with a card that tells of all of them.
 
     The first is shipped and not the best, since to choose by these scores would flatter them.
@@ -144,7 +144,7 @@ def ship(
             raise ModelError(
                 f"the model takes {size:,} bytes; at most {MAX_BYTES:,} go into the package"
             )
-    return Shipped(Path(into), size, change)
+    return Release(Path(into), size, change)
 
 
 def score_run(
@@ -167,7 +167,7 @@ def score_run(
     Raises:
         CocaError: The run holds no model, or a task cannot be done.
     """
-    predictor = Remembering(load(run))
+    predictor = CachingPredictor(load(run))
     wanted = [task for task in tasks if floors or task.task not in _FLOORS]
     path = Path(run) / "evaluation.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

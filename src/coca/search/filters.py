@@ -116,10 +116,10 @@ def between(field: str, least: Value | None, most: Value | None) -> Filter:
 
 
 def taken(*, since: date | None = None, until: date | None = None) -> Filter:
-    """A filter for pictures taken from `since` to the end of `until`.
+    """A filter for images taken from `since` to the end of `until`.
 
     A day counts from its first to its last second. A time without a zone is read as UTC, as
-    cameras write theirs. Pictures whose time is not known are left out.
+    cameras write theirs. Images whose time is not known are left out.
 
     Raises:
         SearchError: `until` lies before `since`.

@@ -38,6 +38,10 @@ _UNIT_TOLERANCE = 1e-3
 """How far a length may be from 1; a vector that was rounded to 16 bits stays within it."""
 
 
+GroupBy: TypeAlias = Literal["album"]
+"""Field by which hits are grouped: only the best hit of each group is returned."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
     """Where a record came from, so that a later run sees what changed."""
@@ -46,7 +50,7 @@ class Origin:
     """Path -> stamp (size and time) of every file with these bytes; several stamps, see
     `coca.search.source_entries`, where several sources hold the path."""
     label: str = ""
-    """Digest of the caption and metadata that were given beside the picture; empty if they must be
+    """Digest of the caption and metadata that were given beside the image; empty if they must be
     looked at again."""
     captioned: bool = False
     """The caption was written by a model, and not given; an empty one if it had nothing to say."""
@@ -60,10 +64,10 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One picture in a collection."""
+    """One image in a collection."""
 
     id: str
-    """Hash of the picture's bytes: the same picture is one record wherever it lies."""
+    """Hash of the image's bytes: the same image is one record wherever it lies."""
     path: str
     """Where it lies: a file, an address, or a member of a shard."""
     caption: str = ""
@@ -76,11 +80,11 @@ class Record:
     tags: tuple[str, ...] = ()
     """Words to filter by: `array_contains(tags, "cat")`."""
     album: str = ""
-    """The video or album that it is one picture of; a search can give one result for each."""
+    """The video or album that it is one image of; a search can give one result for each."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Anything that JSON holds; searchable as `metadata["key"]`."""
     vector: Float32[np.ndarray, " E"] = field(compare=False, repr=False)
-    """The embedding of the picture, of length 1."""
+    """The embedding of the image, of length 1."""
     text_vector: Float32[np.ndarray, " E"] | None = field(default=None, compare=False, repr=False)
     """The embedding of the caption, of length 1; None for a record that no text search may find."""
     origin: Origin = field(default_factory=Origin, repr=False)
@@ -97,7 +101,7 @@ class Hit:
 
     id: str
     score: float
-    """Cosine of query and picture, or of query and caption, -1 to 1; of a hybrid search, what its
+    """Cosine of query and image, or of query and caption, -1 to 1; of a hybrid search, what its
     rankings were joined by."""
     path: str
     caption: str
@@ -110,7 +114,7 @@ class Hit:
     caption_source: CaptionSource = ""
     """`given` with the image, written by the `model`, or empty without a caption."""
     log_likelihood: float | None = None
-    """How likely the model is to say the query of the picture, in nats; only where asked for."""
+    """How likely the model is to say the query of the image, in nats; only where asked for."""
     rank_score: float | None = None
     """What results are sorted by where that is not `score`: of re-ranking the logit scale times the
     cosine plus `log_likelihood`, of diverse recommendations the marginal relevance."""
@@ -132,7 +136,7 @@ class CollectionInfo:
 
 
 def content_id(data: bytes) -> str:
-    """The id of a picture: the first 32 hex digits of the SHA-256 of its bytes."""
+    """The id of an image: the first 32 hex digits of the SHA-256 of its bytes."""
     return hashlib.sha256(data).hexdigest()[:32]
 
 

@@ -1,6 +1,6 @@
 """Claims: by what stamp each source knows a path, in one text where several sources hold it.
 
-A folder and a table may name the same picture file. A record keeps the stamps of both, so that
+A folder and a table may name the same image file. A record keeps the stamps of both, so that
 each finds what it left there; the first one is of the source whose words are the record's.
 """
 
@@ -36,7 +36,7 @@ def with_claim(claims: Iterable[str], stamp: str, *, speaks: bool) -> str:
 def is_heard(stamp: str, caption: str, *, over: str, captioned: bool) -> bool:
     """Whether the words of one source go before those of another that holds the same path.
 
-    Words with a caption go before those without; then a table's go before those beside a picture.
+    Words with a caption go before those without; then a table's go before those beside an image.
     Of equals the later ones are heard.
 
     Args:

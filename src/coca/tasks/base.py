@@ -11,10 +11,10 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.core.registry import Registry
 from coca.data.sample import Sample
-from coca.data.sources.base import Source, SourceConfig, StampedSource, WordySource
+from coca.data.sources.base import MetadataSource, Source, SourceConfig, StampedSource
 from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
-from coca.model.generation.config import Decoding
+from coca.model.generation.config import GenerationConfig
 from coca.processing.image import decode
 from coca.tasks.report_samples import Shown
 
@@ -30,7 +30,7 @@ class TaskConfig:
     """The samples that are scored."""
     reference: SourceConfig | None = None
     """Samples with known answers, for tasks that compare with some; for questions those of
-    the training, so that the best guess without a picture can stand beside the score."""
+    the training, so that the best guess without an image can stand beside the score."""
     prompts: str = "plain"
     """Zero-shot: a named set of prompts, one template with `{}`, or a YAML or JSON file that lists
     templates or gives each class sentences of its own."""
@@ -43,10 +43,10 @@ class TaskConfig:
     classes: tuple[str, ...] = ()
     """Zero-shot: names to choose from; by default those of the source, or that its samples have."""
     captions: str = "all"
-    """Retrieval: `all` captions of a picture are queries, or its `first` only."""
+    """Retrieval: `all` captions of an image are queries, or its `first` only."""
     prompt: str = ""
     """Captioning: words that each caption begins with; they are scored along."""
-    decoding: Decoding = field(default_factory=Decoding)
+    decoding: GenerationConfig = field(default_factory=GenerationConfig)
     """Captioning: how words are chosen."""
     meteor: bool = False
     """Captioning: METEOR as well, by pycocoevalcap; needs Java and the extra `meteor`."""
@@ -61,13 +61,13 @@ class TaskConfig:
     question, as `decoding` says."""
     rerank: int = 0
     """Retrieval and zero-shot: how many of the best by cosine are put in order again by how likely
-    the model is to say their words of the picture; 0: none. Slow: each is a pass of the decoder."""
+    the model is to say their words of the image; 0: none. Slow: each is a pass of the decoder."""
     limit: int = 0
     """Most samples to score; 0 means all."""
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Few-shot: pictures of each class that are learned from."""
+    """Few-shot: images of each class that are learned from."""
     draws: int = 5
-    """Few-shot: how often these pictures are drawn anew."""
+    """Few-shot: how often these images are drawn anew."""
     inverse_penalty: float = 0.0
     """Linear probe and few-shot: weight of the errors against that of the squared weights; 0:
     chosen on a part of the reference, or for few shots the usual one."""
@@ -128,7 +128,7 @@ class Check(Protocol):
     """Finds what a task would stumble over, before anything takes its time."""
 
     def __call__(self, predictor: Predictor, config: TaskConfig) -> None:
-        """Looks at settings, classes and words; reads no picture.
+        """Looks at settings, classes and words; reads no image.
 
         Raises:
             CocaError: The task cannot be run like this.
@@ -136,7 +136,7 @@ class Check(Protocol):
         ...
 
 
-CHECKS: Registry[Check] = Registry("check of a task")
+PREFLIGHT: Registry[Check] = Registry("check of a task")
 """Under the name of a task; most need none, since data are always looked at."""
 
 
@@ -156,8 +156,8 @@ def check_task(predictor: Predictor, config: TaskConfig) -> str:
         prints.append(_samples_digest(config.reference))
     if Path(config.prompts).is_file():
         prints.append(hashlib.sha256(Path(config.prompts).read_bytes()).hexdigest())
-    if config.task in CHECKS.names():
-        CHECKS.get(config.task)(predictor, config)
+    if config.task in PREFLIGHT.names():
+        PREFLIGHT.get(config.task)(predictor, config)
     return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
 
 
@@ -180,12 +180,12 @@ def _samples_digest(config: SourceConfig, limit: int = 0) -> str:
 
 
 def words_in(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
-    """The samples of a source without their pictures; none if the source must read those for it.
+    """The samples of a source without their images; none if the source must read those for it.
 
     What cannot be read is left out: the task will count and name it.
     """
     source = open_source(config)
-    if not isinstance(source, WordySource):
+    if not isinstance(source, MetadataSource):
         return []
     found = []
     for row in range(min(limit, len(source)) if limit else len(source)):
@@ -195,7 +195,7 @@ def words_in(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
 
 
 def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
-    """Checks that each picture has words to be compared with.
+    """Checks that each image has words to be compared with.
 
     Raises:
         DataError: Some have none.
@@ -204,7 +204,7 @@ def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
     if without:
         raise DataError(
             f"{len(without)} samples of {config.data.title} have no caption (such as "
-            f"{without[0]}); {config.task} needs one for each picture",
+            f"{without[0]}); {config.task} needs one for each image",
             reason="no_caption",
         )
 
@@ -263,8 +263,8 @@ def _readable(source: Source, rows: range, bad: list[str]) -> Iterator[Sample]:
     for row in rows:
         try:
             sample = source.read(row)
-            # Found here, a broken picture is one sample less and not the end of the task. Questions
-            # about one picture follow each other.
+            # Found here, a broken image is one sample less and not the end of the task. Questions
+            # about one image follow each other.
             if sample.images != seen:
                 for image in sample.images:
                     decode(image)

@@ -1,4 +1,4 @@
-"""Captioning: the model describes each picture, people's captions say how well.
+"""Captioning: the model describes each image, people's captions say how well.
 
 Scored as the COCO caption evaluation does it; CoCa's Table 7 reports CIDEr, BLEU-4, METEOR and
 SPICE. SPICE is left out: it needs a parser in Java that no package brings.
@@ -16,9 +16,9 @@ from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.captioning import caption_scores, cider
 from coca.metrics.ptb import words
-from coca.model.generation.config import DecodingOptions
+from coca.model.generation.config import GenerationOptions
 from coca.tasks.base import (
-    CHECKS,
+    PREFLIGHT,
     TASKS,
     TaskConfig,
     TaskResult,
@@ -27,7 +27,7 @@ from coca.tasks.base import (
     words_in,
 )
 from coca.tasks.meteor import meteor, require_meteor
-from coca.tasks.report_samples import Case, Shown, Strip, thumbnail
+from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
 
 SHOWN = 5
 """Captions of either end, best and worst, that a report gets."""
@@ -37,10 +37,10 @@ SHOWN = 5
 def captioning(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """CIDEr, BLEU-1 to 4 and ROUGE-L against all captions of each picture.
+    """CIDEr, BLEU-1 to 4 and ROUGE-L against all captions of each image.
 
-    Chance is what the same captions score when each is given to another picture: what can be had by
-    knowing the language of the captions, and nothing of the pictures. It needs two pictures.
+    Chance is what the same captions score when each is given to another image: what can be had by
+    knowing the language of the captions, and nothing of the images. It needs two images.
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     require_captions(samples, config)
@@ -50,7 +50,7 @@ def captioning(
             [sample.image for sample in samples],
             prompt=config.prompt,
             progress=progress,
-            **cast(DecodingOptions, asdict(config.decoding)),
+            **cast(GenerationOptions, asdict(config.decoding)),
         )
     ]
     with progress("scoring captions", None):
@@ -59,7 +59,7 @@ def captioning(
         metrics = caption_scores(candidates, references)
         half = len(samples) // 2
         if half:
-            # Far away: what lies next to a picture is often of the same place or kind.
+            # Far away: what lies next to an image is often of the same place or kind.
             moved = caption_scores(candidates[half:] + candidates[:half], references)
             metrics |= {f"chance_{name}": value for name, value in moved.items()}
         if config.meteor:
@@ -73,7 +73,7 @@ def captioning(
         "different": len(set(said)),
     }
     strips = [
-        Strip(heading, tuple(_case(samples[row], said[row], each[row]) for row in rows))
+        ImageRow(heading, tuple(_case(samples[row], said[row], each[row]) for row in rows))
         for heading, rows in (("Most like people's", best), ("Least like people's", worst))
         if rows
     ]
@@ -88,9 +88,9 @@ def captioning(
     )
 
 
-@CHECKS.register("captioning")
+@PREFLIGHT.register("captioning")
 def check(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds pictures without captions or without a group, and a METEOR that cannot run."""
+    """Finds images without captions or without a group, and a METEOR that cannot run."""
     if config.meteor:
         require_meteor()
     found = words_in(config.data, limit=config.limit)
@@ -143,6 +143,6 @@ def _example(sample: Sample, said: str, score: float) -> dict[str, Any]:
     }
 
 
-def _case(sample: Sample, said: str, score: float) -> Case:
+def _case(sample: Sample, said: str, score: float) -> Example:
     lines = (said, f"person: {sample.captions[0]}", f"CIDEr {score:.2f}")
-    return Case(lines, thumbnail(sample.image))
+    return Example(lines, thumbnail(sample.image))

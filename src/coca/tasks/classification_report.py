@@ -13,7 +13,14 @@ from numpy import ndarray
 from coca.data.sample import Sample
 from coca.metrics.classification import per_class_accuracy, top_k_accuracy
 from coca.tasks.base import TaskResult
-from coca.tasks.report_samples import Case, Shown, Strip, classes_shown, probabilities, thumbnail
+from coca.tasks.report_samples import (
+    Example,
+    ImageRow,
+    Shown,
+    classes_shown,
+    probabilities,
+    thumbnail,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +46,7 @@ def classified(
         targets: The right class of each sample.
         classes: Their names.
         bad: A sentence for each sample that was left out.
-        samples: With their pictures, so that a report shows the surest; none: it shows none.
+        samples: With their images, so that a report shows the surest; none: it shows none.
         **details: What goes along.
     """
     if len(classes) == 1:
@@ -80,7 +87,7 @@ def _surest(
     probability: Float[ndarray, "N C"],
     targets: Int[ndarray, " N"],
     names: Sequence[str],
-) -> tuple[Strip, ...]:
+) -> tuple[ImageRow, ...]:
     """The samples that the model was most sure of, where it was right and where it was wrong."""
     predicted, sure = probability.argmax(axis=1), probability.max(axis=1)
     strips = []
@@ -90,7 +97,7 @@ def _surest(
     ):
         rows = [row for row in np.argsort(-sure, kind="stable").tolist() if chosen[row]][:SHOWN]
         cases = [
-            Case(
+            Example(
                 (
                     f"{names[predicted[row]]} ({sure[row]:.0%})",
                     f"is: {names[targets[row]]} ({probability[row, targets[row]]:.0%})",
@@ -101,10 +108,10 @@ def _surest(
             for row in rows
         ]
         if cases:
-            strips.append(Strip(heading, tuple(cases)))
+            strips.append(ImageRow(heading, tuple(cases)))
     return tuple(strips)
 
 
 def _middle(images: Sequence[bytes]) -> bytes:
-    """The picture itself, or the frame in the middle of a video."""
+    """The image itself, or the frame in the middle of a video."""
     return images[len(images) // 2]

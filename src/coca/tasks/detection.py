@@ -13,8 +13,8 @@ from coca.data.sample import Sample
 from coca.inference.detecting import Detection, drawn, load_detector
 from coca.inference.predictor import Predictor
 from coca.metrics.detection import FoundBoxes, TrueBoxes, detection_scores
-from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
-from coca.tasks.report_samples import Case, Shown, Strip, thumbnail
+from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
 
 SHOWN = 8
 """Pictures that a report gets."""
@@ -23,7 +23,7 @@ SURE = 0.3
 """Least score of a box that is drawn, as `coca detect` has it."""
 
 PICTURE_PX = 288
-"""Larger side of a drawn picture: names must stay readable."""
+"""Larger side of a drawn image: names must stay readable."""
 
 
 @TASKS.register("detection")
@@ -53,11 +53,11 @@ def detection(
         bad,
         details,
         headline=("AP", "AP50"),
-        shown=Shown((Strip(f"Found, from {SURE:.0%} on", _cases(samples, found)),)),
+        shown=Shown((ImageRow(f"Found, from {SURE:.0%} on", _cases(samples, found)),)),
     )
 
 
-@CHECKS.register("detection")
+@PREFLIGHT.register("detection")
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Finds a model that is no detector, data without boxes, and objects that it does not know."""
     require("pycocotools", extra="detection")
@@ -78,7 +78,7 @@ def _class_numbers(samples: Sequence[Sample], classes: Sequence[str], title: str
     return numbers
 
 
-def _cases(samples: Sequence[Sample], found: Sequence[Sequence[Detection]]) -> tuple[Case, ...]:
+def _cases(samples: Sequence[Sample], found: Sequence[Sequence[Detection]]) -> tuple[Example, ...]:
     """Pictures from all over the set, with what was found drawn into them, and what is there."""
     cases = []
     for row in range(0, len(samples), -(-len(samples) // SHOWN)):
@@ -88,7 +88,7 @@ def _cases(samples: Sequence[Sample], found: Sequence[Sequence[Detection]]) -> t
             f"there: {_listed(one['name'] for one in samples[row].metadata[BOXES])}",
         )
         picture = thumbnail(drawn(samples[row].image, sure), PICTURE_PX)
-        cases.append(Case(lines, picture))
+        cases.append(Example(lines, picture))
     return tuple(cases)
 
 

@@ -1,4 +1,4 @@
-"""Statements about pictures that a head judges: visual entailment, NLVR and NLVR2.
+"""Statements about images that a head judges: visual entailment, NLVR and NLVR2.
 
 Entailment asks whether a photo entails a hypothesis, leaves it open or contradicts it; NLVR2
 whether a sentence is true of two photos. The head is that of VQA; of two photos each goes through
@@ -20,27 +20,34 @@ from coca.inference.predictor import Predictor
 from coca.metrics.answers import consistency
 from coca.metrics.classification import per_class_accuracy
 from coca.model.config import HeadConfig
-from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
+from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
 from coca.tasks.prompts import asked, require_texts
 from coca.tasks.recognition import class_places
-from coca.tasks.report_samples import Case, Shown, Strip, classes_shown, probabilities, thumbnail
+from coca.tasks.report_samples import (
+    Example,
+    ImageRow,
+    Shown,
+    classes_shown,
+    probabilities,
+    thumbnail,
+)
 
 SHOWN = 8
 """Statements of each kind that a report gets."""
 
 PART = 512
-"""Statements whose pictures are in memory at one time."""
+"""Statements whose images are in memory at one time."""
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """Statements, their pictures dropped, with what the model said and what is right."""
+    """Statements, their images dropped, with what the model said and what is right."""
 
     samples: list[Sample]
     predicted: Int[ndarray, " N"]
     targets: Int[ndarray, " N"]
     bad: tuple[str, ...]
-    strips: tuple[Strip, ...]
+    strips: tuple[ImageRow, ...]
 
 
 @TASKS.register("entailment")
@@ -56,10 +63,10 @@ def entailment(
 def nlvr2(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Accuracy, and consistency: the share of sentences judged rightly of all their pictures.
+    """Accuracy, and consistency: the share of sentences judged rightly of all their images.
 
     Sentences are told apart by the metadata `group`, else by their words. For NLVR, too, whose
-    statements are about one picture.
+    statements are about one image.
     """
     judged = _judge(predictor, config, progress)
     groups = [str(it.metadata.get("group", it.text)) for it in judged.samples]
@@ -72,8 +79,8 @@ def nlvr2(
     return _result("nlvr2", judged, predictor.classes, further)
 
 
-@CHECKS.register("entailment")
-@CHECKS.register("nlvr2")
+@PREFLIGHT.register("entailment")
+@PREFLIGHT.register("nlvr2")
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Finds a head that reads no words, statements without words, and verdicts it does not know."""
     head = _reading_words(predictor)
@@ -86,7 +93,7 @@ def _judge(predictor: Predictor, config: TaskConfig, progress: ProgressMaker) ->
     head = _reading_words(predictor)
     samples: list[Sample] = []
     rows: list[Float[ndarray, "n K"]] = []
-    shown: dict[bool, list[Case]] = {True: [], False: []}
+    shown: dict[bool, list[Example]] = {True: [], False: []}
     bad: list[str] = []
     for part in samples_in_parts(
         config.data, bad=bad, size=PART, limit=config.limit, progress=progress
@@ -102,11 +109,11 @@ def _judge(predictor: Predictor, config: TaskConfig, progress: ProgressMaker) ->
         samples += [replace(sample, image=b"", others=()) for sample in usable]
     if not samples:
         raise ConfigError(
-            f"no statement of {config.data.title} has as many pictures as the model's head reads "
+            f"no statement of {config.data.title} has as many images as the model's head reads "
             f"({head.pictures}): {bad[0]}"
         )
     strips = [
-        Strip(heading, tuple(shown[right]))
+        ImageRow(heading, tuple(shown[right]))
         for right, heading in ((True, "Right"), (False, "Wrong"))
         if shown[right]
     ]
@@ -152,26 +159,26 @@ def _result(
 def _reading_words(predictor: Predictor) -> HeadConfig:
     head = head_of(predictor.model)
     if head.reads != "words":
-        raise ConfigError("the model's head reads pictures alone; a statement needs one of words")
+        raise ConfigError("the model's head reads images alone; a statement needs one of words")
     return head
 
 
 def _with_enough_pictures(part: list[Sample], head: HeadConfig, bad: list[str]) -> list[Sample]:
-    """Those samples that have as many pictures as the head reads; the others are told in `bad`."""
+    """Those samples that have as many images as the head reads; the others are told in `bad`."""
     usable = []
     for sample in part:
         if len(sample.images) == head.pictures:
             usable.append(sample)
         else:
             bad.append(
-                f"{sample.key}: it has {len(sample.images)} pictures, but the head reads "
+                f"{sample.key}: it has {len(sample.images)} images, but the head reads "
                 f"{head.pictures}"
             )
     return usable
 
 
 def _show(
-    shown: dict[bool, list[Case]],
+    shown: dict[bool, list[Example]],
     samples: Sequence[Sample],
     logits: Float[ndarray, "N K"],
     targets: Int[ndarray, " N"],
@@ -188,4 +195,4 @@ def _show(
                 f"said: {head.classes[said]} ({row[said]:.0%})",
                 f"is: {head.classes[target]}",
             )
-            cases.append(Case(lines, thumbnail(sample.image), right=said == target))
+            cases.append(Example(lines, thumbnail(sample.image), right=said == target))

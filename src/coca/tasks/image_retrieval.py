@@ -1,4 +1,4 @@
-"""Image-image retrieval: a picture looks for others of the same thing in another collection.
+"""Image-image retrieval: an image looks for others of the same thing in another collection.
 
 Such as a drawing by one artist among those of others. Cosine over the whole set; both sides are
 embedded the same way.
@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
-from coca.data.loading.text import spoken
+from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
@@ -23,11 +23,11 @@ def image_retrieval(
 ) -> TaskResult:
     """Recall at 1, 5 and 10 and the median rank of `data` in `reference`, beside chance.
 
-    Two pictures show the same thing if they share a label; pictures without any are joined by
-    their first caption. A query of which the reference holds no picture is left out.
+    Two images show the same thing if they share a label; images without any are joined by
+    their first caption. A query of which the reference holds no image is left out.
     """
     if config.reference is None:
-        raise ConfigError("image_retrieval needs `reference`: the pictures that are looked through")
+        raise ConfigError("image_retrieval needs `reference`: the images that are looked through")
     asked, bad = read_samples(config.data, limit=config.limit, progress=progress)
     known, bad_known = read_samples(config.reference, progress=progress)
     relevant = _same_things(asked, known)
@@ -71,4 +71,4 @@ def _same_things(asked: list[Sample], known: list[Sample]) -> Bool[ndarray, "Q K
 
 
 def _names(sample: Sample) -> list[str]:
-    return [spoken(label) for label in sample.labels] or list(sample.captions[:1])
+    return [humanize_label(label) for label in sample.labels] or list(sample.captions[:1])

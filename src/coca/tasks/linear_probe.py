@@ -1,4 +1,4 @@
-"""What a linear layer reads from the embeddings: of all training pictures, or of a few a class.
+"""What a linear layer reads from the embeddings: of all training images, or of a few a class.
 
 Nothing of the model is trained. Embeddings are scaled to the length sqrt(E), so that their numbers
 are about one in size. Letters: N samples, E features, K classes.
@@ -15,13 +15,13 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.base import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.classification import top_k_accuracy
-from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples, words_in
 from coca.tasks.classification_report import classified
 from coca.tasks.logistic import choose_c, fit_logistic
 from coca.tasks.recognition import class_places
 
 CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Inverse penalties that a probe chooses from, on a fifth of its training pictures."""
+"""Inverse penalties that a probe chooses from, on a fifth of its training images."""
 
 FEW_SHOT_C = 0.01
 """Inverse penalty where there is nothing to choose it by."""
@@ -56,7 +56,7 @@ def few_shot(
 ) -> TaskResult:
     """Top-1 of logistic regression on `shots` embeddings a class: mean and spread over draws.
 
-    A draw takes its pictures from `reference`; those of few shots are also among those of more. The
+    A draw takes its images from `reference`; those of few shots are also among those of more. The
     spread is the standard deviation over the draws.
     """
     known, names, bad = _learned(predictor, config, progress)
@@ -84,15 +84,15 @@ def few_shot(
     return TaskResult("few_shot", metrics, len(targets), bad, details, headline=headline)
 
 
-@CHECKS.register("linear_probe")
+@PREFLIGHT.register("linear_probe")
 def check_probe(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds pictures without a label, and labels that `reference` has not."""
+    """Finds images without a label, and labels that `reference` has not."""
     _check_words(config, least=1)
 
 
-@CHECKS.register("few_shot")
+@PREFLIGHT.register("few_shot")
 def check_few_shot(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds what the probe would, and classes with fewer pictures than there are to be shots."""
+    """Finds what the probe would, and classes with fewer images than there are to be shots."""
     _check_words(config, least=max(config.shots))
 
 
@@ -122,7 +122,7 @@ def _check_words(config: TaskConfig, *, least: int) -> None:
     counts = Counter(sample.labels[0] for sample in words if sample.labels)
     if short := sorted(name for name, count in counts.items() if count < least):
         raise DataError(
-            f"{reference.title} has fewer than {least} pictures of {len(short)} classes, such as "
+            f"{reference.title} has fewer than {least} images of {len(short)} classes, such as "
             f"{short[0]!r} with {counts[short[0]]}; shots must not be more",
             reason="too_few",
         )
@@ -161,5 +161,5 @@ def _scaled(vectors: Float[ndarray, "N E"]) -> Float[ndarray, "N E"]:
 
 def _reference(config: TaskConfig) -> SourceConfig:
     if config.reference is None:
-        raise ConfigError(f"{config.task} learns from labelled pictures; name them as reference")
+        raise ConfigError(f"{config.task} learns from labelled images; name them as reference")
     return config.reference

@@ -1,6 +1,6 @@
 """Multinomial logistic regression on embeddings, solved to the end by L-BFGS.
 
-Letters: N samples, E features, K classes.
+Dimensions: N samples, E features, K classes.
 """
 
 from dataclasses import dataclass

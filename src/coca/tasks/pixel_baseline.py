@@ -1,6 +1,6 @@
-"""The floor under any learned model: the nearest thumbnail among pictures with known names.
+"""The floor under any learned model: the nearest thumbnail among images with known names.
 
-A picture is answered by the reference picture whose 16 x 16 thumbnail is nearest. Which picture a
+An image is answered by the reference image whose 16 x 16 thumbnail is nearest. Which image a
 text means is known there, so both directions of retrieval can be scored without any model. Where
 the model trims empty borders, so may the floor: it then stands a good deal higher.
 """
@@ -35,7 +35,7 @@ def pixel_floor(
 def trimmed_pixel_floor(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """As `pixel_floor`, with the empty border of each picture cut away first."""
+    """As `pixel_floor`, with the empty border of each image cut away first."""
     return _floor(config, progress, trim=True)
 
 

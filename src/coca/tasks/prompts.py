@@ -1,4 +1,4 @@
-"""What tasks that ask something of a picture share: the words, and a check that there are any."""
+"""What tasks that ask something of an image share: the words, and a check that there are any."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def asked(samples: Sequence[Sample], config: SourceConfig) -> list[str]:
 
 
 def require_texts(samples: Sequence[Sample], config: TaskConfig) -> None:
-    """Checks that something is asked of each picture.
+    """Checks that something is asked of each image.
 
     Raises:
         DataError: Of some nothing is.

@@ -12,7 +12,7 @@ from coca.data.sample import Sample
 from coca.inference.head_inference import head_of
 from coca.inference.predictor import Predictor
 from coca.model.config import HeadConfig
-from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples, words_in
 from coca.tasks.classification_report import classified
 
 
@@ -22,7 +22,7 @@ def recognition(
 ) -> TaskResult:
     """Top-1, top-5 and mean per-class accuracy over the classes of the model's head.
 
-    Of a sample with several labels, the first is its class. Samples may have several pictures, as
+    Of a sample with several labels, the first is its class. Samples may have several images, as
     many as the head reads. Beside the scores stand what guessing and the most frequent class give.
     """
     head = _reading_pictures(predictor)
@@ -32,7 +32,7 @@ def recognition(
     return classified("recognition", logits, targets, head.classes, bad, samples=samples)
 
 
-@CHECKS.register("recognition")
+@PREFLIGHT.register("recognition")
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Finds a head that does not suit, and labels that it does not know."""
     head = _reading_pictures(predictor)
@@ -67,5 +67,5 @@ def class_places(
 def _reading_pictures(predictor: Predictor) -> HeadConfig:
     head = head_of(predictor.model)
     if head.reads != "image":
-        raise ConfigError("the model's head reads words; recognition needs one that reads pictures")
+        raise ConfigError("the model's head reads words; recognition needs one that reads images")
     return head

@@ -1,4 +1,4 @@
-"""What a report may show beside scores: cases with their pictures, classes, and what is confused.
+"""What a report may show beside scores: cases with their images, classes, and what is confused.
 
 Axes: N samples, C classes.
 """
@@ -21,8 +21,8 @@ MOST_CONFUSED = 30
 
 
 @dataclass(frozen=True)
-class Case:
-    """A picture with lines of text, or the text alone."""
+class Example:
+    """An image with lines of text, or the text alone."""
 
     lines: tuple[str, ...]
     """One below the other."""
@@ -33,15 +33,15 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Strip:
+class ImageRow:
     """Cases in a row, such as what a query found."""
 
     heading: str
     """What they have in common."""
-    cases: tuple[Case, ...]
+    cases: tuple[Example, ...]
     """From the left."""
-    lead: Case | None = None
-    """The query before them, if it is a picture."""
+    lead: Example | None = None
+    """The query before them, if it is an image."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Confusion:
 class Shown:
     """Everything that one task shows."""
 
-    strips: tuple[Strip, ...] = ()
+    strips: tuple[ImageRow, ...] = ()
     """Best and worst cases, queries and their hits."""
     per_class: Mapping[str, float] = field(default_factory=dict)
     """Accuracy of each class, 0 to 1."""
@@ -69,7 +69,7 @@ class Shown:
 
 
 def thumbnail(image: ImageSource, size_px: int = THUMBNAIL_PX) -> bytes:
-    """Gives the picture as a small WebP file, at most `size_px` high and wide.
+    """Gives the image as a small WebP file, at most `size_px` high and wide.
 
     Raises:
         DataError: It cannot be read.

@@ -1,6 +1,6 @@
 """Second thoughts: the best few by cosine, put in order by how likely the words are.
 
-Letters: N pictures, M texts.
+Dimensions: N images, M texts.
 """
 
 import numpy as np
@@ -25,12 +25,12 @@ def reranked(
     """Gives new similarities: pairs whose words were scored come first, in a new order.
 
     The scaled cosine plus the log-probability of the text, less that of the text whatever the
-    picture is (its mean over the pictures that it was scored for). Without that, short and common
-    texts would come first for every picture.
+    image is (its mean over the images that it was scored for). Without that, short and common
+    texts would come first for every image.
 
     Args:
         similarity: Cosines.
-        log_p: Of each text for each picture; minus infinity where it was not scored.
+        log_p: Of each text for each image; minus infinity where it was not scored.
         logit_scale: What the model multiplies cosines by.
     """
     scored = np.isfinite(log_p)

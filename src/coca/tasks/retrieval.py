@@ -1,10 +1,10 @@
-"""Image-text retrieval: each text looks for its picture, each picture for one of its texts.
+"""Image-text retrieval: each text looks for its image, each image for one of its texts.
 
 Cosine over the whole set, both sides embedded on their own (CoCa, section 4.2). With five captions
-a picture, each is a query of its own, and a picture finds any of its five, as CLIP_benchmark counts
+an image, each is a query of its own, and an image finds any of its five, as CLIP_benchmark counts
 for COCO and Flickr.
 
-Axes: M texts, N pictures.
+Axes: M texts, N images.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from coca.inference.predictor import Predictor
 from coca.inference.video import embed_clips, require_pictures_alone
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.tasks.base import (
-    CHECKS,
+    PREFLIGHT,
     TASKS,
     TaskConfig,
     TaskResult,
@@ -27,7 +27,7 @@ from coca.tasks.base import (
     require_captions,
     words_in,
 )
-from coca.tasks.report_samples import Case, Shown, Strip, thumbnail
+from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
 from coca.tasks.reranking import best_of_each_row, reranked
 
 SHOWN, WORST, FOUND = 6, 3, 5
@@ -40,7 +40,7 @@ def retrieval(
 ) -> TaskResult:
     """Recall at 1, 5 and 10 and the median rank, both ways, beside chance.
 
-    With `rerank`, the nearest pictures of each text and texts of each picture are put in order
+    With `rerank`, the nearest images of each text and texts of each image are put in order
     again by the caption's likelihood.
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
@@ -90,9 +90,9 @@ def retrieval(
     )
 
 
-@CHECKS.register("retrieval")
+@PREFLIGHT.register("retrieval")
 def check(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds pictures without captions."""
+    """Finds images without captions."""
     require_captions(words_in(config.data, limit=config.limit), config)
 
 
@@ -102,7 +102,7 @@ def _grids(
     owners: Sequence[int],
     similarity: Float[ndarray, "M N"],
     ranks: Int[ndarray, " M"],
-) -> tuple[Strip, ...]:
+) -> tuple[ImageRow, ...]:
     """Queries from all over the set and those that failed most, each with what it found."""
     spread = range(0, len(texts), max(1, -(-len(texts) // SHOWN)))
     worst = np.argsort(-ranks, kind="stable")[:WORST].tolist()
@@ -110,14 +110,16 @@ def _grids(
     for row in [*spread, *(row for row in worst if row not in spread)]:
         best = np.argsort(-similarity[row], kind="stable")[:FOUND].tolist()
         hits = [
-            Case((f"{similarity[row, it]:.2f}",), thumbnail(samples[it].image), it == owners[row])
+            Example(
+                (f"{similarity[row, it]:.2f}",), thumbnail(samples[it].image), it == owners[row]
+            )
             for it in best
         ]
         if owners[row] not in best:
             # Beside what was found, what should have been.
             own = thumbnail(samples[owners[row]].image)
-            hits.append(Case((f"the right one, at {ranks[row]}",), own, right=True))
-        strips.append(Strip(f"“{texts[row]}”", tuple(hits)))
+            hits.append(Example((f"the right one, at {ranks[row]}",), own, right=True))
+        strips.append(ImageRow(f"“{texts[row]}”", tuple(hits)))
     pictures = range(0, len(samples), max(1, -(-len(samples) // SHOWN)))
     strips += [_captions_found(row, samples, texts, owners, similarity) for row in pictures]
     return tuple(strips)
@@ -129,9 +131,11 @@ def _captions_found(
     texts: Sequence[str],
     owners: Sequence[int],
     similarity: Float[ndarray, "M N"],
-) -> Strip:
-    """A picture and the texts that it found."""
+) -> ImageRow:
+    """An image and the texts that it found."""
     best = np.argsort(-similarity[:, row], kind="stable")[:FOUND].tolist()
-    hits = [Case((texts[it], f"{similarity[it, row]:.2f}"), right=owners[it] == row) for it in best]
-    lead = Case(("the query",), thumbnail(samples[row].image))
-    return Strip(f"What {samples[row].key} finds", tuple(hits), lead)
+    hits = [
+        Example((texts[it], f"{similarity[it, row]:.2f}"), right=owners[it] == row) for it in best
+    ]
+    lead = Example(("the query",), thumbnail(samples[row].image))
+    return ImageRow(f"What {samples[row].key} finds", tuple(hits), lead)

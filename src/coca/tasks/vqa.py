@@ -1,4 +1,4 @@
-"""Questions about pictures, answered by a head or in free words, scored as VQA officially is.
+"""Questions about images, answered by a head or in free words, scored as VQA officially is.
 
 The head is the paper's: a pooler over the decoder's states of the question, co-trained with the
 captioning loss on question and answer (CoCa, appendix B). The same weights can write the answer.
@@ -19,11 +19,11 @@ from coca.data.sample import Sample
 from coca.inference.head_inference import head_of
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import answer_scores, exact_match, normalize_answer, vqa_accuracy
-from coca.metrics.language_prior import BlindGuess
-from coca.model.generation.config import DecodingOptions
-from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
+from coca.metrics.language_prior import LanguagePrior
+from coca.model.generation.config import GenerationOptions
+from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
 from coca.tasks.prompts import asked, require_texts
-from coca.tasks.report_samples import Case, Shown, Strip, thumbnail
+from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
 
 SHOWN = 8
 """Questions of each kind that a report gets."""
@@ -32,15 +32,15 @@ MOST_SAID = 20
 """Answers that are listed with how often they were said, and how often rightly."""
 
 PART = 1024
-"""Questions whose pictures are in memory at one time."""
+"""Questions whose images are in memory at one time."""
 
 
 @dataclass(frozen=True)
 class _Answered:
-    """A question, its picture dropped, and what the model said."""
+    """A question, its image dropped, and what the model said."""
 
     sample: Sample
-    said: str
+    completion: str
 
 
 @TASKS.register("vqa")
@@ -51,31 +51,31 @@ def vqa(
 
     Beside it: the best that the head's list allows (`reachable`), what guessing from the list
     gives, always the most frequent answer (`majority`), and, with a `reference`, the most frequent
-    one behind the longest known beginning of the question (`blind`): all without any picture.
+    one behind the longest known beginning of the question (`blind`): all without any image.
     """
     bad: list[str] = []
     answered: list[_Answered] = []
     worth: list[float] = []
-    shown: dict[bool, list[Case]] = {True: [], False: []}
+    shown: dict[bool, list[Example]] = {True: [], False: []}
     for part in samples_in_parts(
         config.data, bad=bad, size=PART, limit=config.limit, progress=progress
     ):
-        said = _said(predictor, config, part)
-        scores = accuracies(said, part)
+        completion = _said(predictor, config, part)
+        scores = accuracies(completion, part)
         worth += scores.tolist()
-        _show(shown, part, said, scores)
+        _show(shown, part, completion, scores)
         answered += [
             _Answered(replace(sample, image=b"", others=()), answer)
-            for sample, answer in zip(part, said, strict=True)
+            for sample, answer in zip(part, completion, strict=True)
         ]
     each = np.array(worth)
     samples = [one.sample for one in answered]
     metrics = {"accuracy": float(each.mean())} | _by_kind(samples, each)
     if config.answers == "head":
         metrics |= _of_the_list(predictor.classes, samples)
-    metrics |= blind_scores(config, samples)
+    metrics |= language_prior_scores(config, samples)
     strips = tuple(
-        Strip(heading, tuple(shown[right]))
+        ImageRow(heading, tuple(shown[right]))
         for right, heading in ((True, "Right"), (False, "Wrong"))
         if shown[right]
     )
@@ -90,15 +90,15 @@ def vqa(
     )
 
 
-@CHECKS.register("vqa")
+@PREFLIGHT.register("vqa")
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Finds a head that cannot read questions, and questions that nobody answered."""
     if config.answers == "head":
         head = head_of(predictor.model)
         if head.reads != "words" or head.pictures != 1:
             raise ConfigError(
-                f"the model's head reads {head.reads} of {head.pictures} pictures; questions need "
-                "one that reads words and one picture, or `answers: words`"
+                f"the model's head reads {head.reads} of {head.pictures} images; questions need "
+                "one that reads words and one image, or `answers: words`"
             )
     words = words_in(config.data, limit=config.limit)
     require_texts(words, config)
@@ -107,20 +107,20 @@ def check(predictor: Predictor, config: TaskConfig) -> None:
         _known(config)
 
 
-def accuracies(said: Sequence[str], samples: Sequence[Sample]) -> Float[ndarray, " N"]:
+def accuracies(completion: Sequence[str], samples: Sequence[Sample]) -> Float[ndarray, " N"]:
     """What each answer is worth, 0 to 1: VQA's accuracy, or equality where one person answered."""
     answers = [sample.answers for sample in samples]
     alone = np.array([len(given) == 1 for given in answers])
-    return np.where(alone, exact_match(said, answers), vqa_accuracy(said, answers))
+    return np.where(alone, exact_match(completion, answers), vqa_accuracy(completion, answers))
 
 
-def blind_scores(config: TaskConfig, samples: Sequence[Sample]) -> dict[str, float]:
+def language_prior_scores(config: TaskConfig, samples: Sequence[Sample]) -> dict[str, float]:
     """The accuracy of the most frequent answer, and of the best guess from the question alone.
 
     Without a `reference` only the first, as the scored samples themselves have it.
     """
     known = samples if config.reference is None else _known(config)
-    guess = BlindGuess([it.text for it in known], [it.answers for it in known])
+    guess = LanguagePrior([it.text for it in known], [it.answers for it in known])
     most = accuracies([guess.most_frequent] * len(samples), samples)
     scores = {"majority_accuracy": float(most.mean())}
     if config.reference is not None:
@@ -137,9 +137,9 @@ def _said(predictor: Predictor, config: TaskConfig, samples: Sequence[Sample]) -
     captions = predictor.caption(
         [sample.image for sample in samples],
         prompt=texts,
-        **cast(DecodingOptions, asdict(config.decoding)),
+        **cast(GenerationOptions, asdict(config.decoding)),
     )
-    return [caption.said for caption in captions]
+    return [caption.completion for caption in captions]
 
 
 def _by_kind(samples: Sequence[Sample], each: Float[ndarray, " N"]) -> dict[str, float]:
@@ -185,26 +185,26 @@ def _require_answers(samples: Sequence[Sample], config: TaskConfig) -> None:
 
 
 def _show(
-    shown: dict[bool, list[Case]],
+    shown: dict[bool, list[Example]],
     samples: Sequence[Sample],
-    said: Sequence[str],
+    completion: Sequence[str],
     scores: Float[ndarray, " N"],
 ) -> None:
-    """Adds the first questions that were answered rightly and wrongly, one a picture."""
-    for sample, answer, score in zip(samples, said, scores.tolist(), strict=True):
+    """Adds the first questions that were answered rightly and wrongly, one an image."""
+    for sample, answer, score in zip(samples, completion, scores.tolist(), strict=True):
         right = score > 0
         if len(shown[right]) < SHOWN:
             picture = thumbnail(sample.image)
             if all(case.picture != picture for case in shown[right]):
                 people = ", ".join(one for one, _ in Counter(sample.answers).most_common(3))
                 lines = (sample.text, f"said: {answer}", f"people: {people}")
-                shown[right].append(Case(lines, picture, right=right))
+                shown[right].append(Example(lines, picture, right=right))
 
 
 def _details(answered: Sequence[_Answered], each: Float[ndarray, " N"]) -> dict[str, Any]:
     worth = defaultdict[str, list[float]](list)
     for one, score in zip(answered, each.tolist(), strict=True):
-        worth[normalize_answer(one.said)].append(score)
+        worth[normalize_answer(one.completion)].append(score)
     most = sorted(worth.items(), key=lambda it: (-len(it[1]), it[0]))[:MOST_SAID]
     return {
         "different_answers": len(worth),
@@ -221,5 +221,5 @@ def _results(answered: Sequence[_Answered]) -> Iterator[dict[str, Any]]:
     for one in answered:
         yield {
             "question_id": one.sample.metadata.get("question_id", one.sample.key),
-            "answer": one.said,
+            "answer": one.completion,
         }

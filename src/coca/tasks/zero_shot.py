@@ -1,4 +1,4 @@
-"""Zero-shot classification: pictures against class names, with prompt ensembles, untrained."""
+"""Zero-shot classification: images against class names, with prompt ensembles, untrained."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from numpy import ndarray
 
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
-from coca.data.loading.text import spoken
+from coca.data.loading.text import humanize_label
 from coca.data.sample import Sample
 from coca.data.sources.base import ClassSource
 from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import sentences_of, templates_named
 from coca.inference.video import embed_clips, require_pictures_alone
-from coca.tasks.base import CHECKS, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples, words_in
 from coca.tasks.classification_report import classified
 from coca.tasks.reranking import best_of_each_row, reranked
 
@@ -32,13 +32,13 @@ def zero_shot(
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     names = _names(config, samples)
     places = {name: place for place, name in enumerate(names)}
-    targets = np.array([places[spoken(sample.labels[0])] for sample in samples])
+    targets = np.array([places[humanize_label(sample.labels[0])] for sample in samples])
     scores = _scores(predictor, config, [sample.images for sample in samples], names, progress)
     scale = predictor.logit_scale if config.by == "similarity" and not config.rerank else 1.0
     return classified("zero_shot", scale * scores, targets, names, bad, samples=samples)
 
 
-@CHECKS.register("zero_shot")
+@PREFLIGHT.register("zero_shot")
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Finds unlabelled samples, labels outside the classes, and classes without prompts."""
     templates = templates_named(config.prompts)
@@ -84,12 +84,16 @@ def _names(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
             "use class folders, or a label column, member or sidecar",
             reason="no_label",
         )
-    found = {spoken(sample.labels[0]) for sample in samples}
+    found = {humanize_label(sample.labels[0]) for sample in samples}
     known = list(config.classes)
     if not known:
         source = open_source(config.data)
         # With `limit`, fewer classes than there are would flatter the score.
-        known = [spoken(name) for name in source.classes] if isinstance(source, ClassSource) else []
+        known = (
+            [humanize_label(name) for name in source.classes]
+            if isinstance(source, ClassSource)
+            else []
+        )
     if known and (strange := sorted(found - set(known))):
         raise DataError(
             f"{len(strange)} labels of {config.data.title} are not among the {len(known)} classes, "

@@ -6,7 +6,7 @@ for memory goes through the model in parts, twice (gradient caching, Gao et al. 
 the contrastive loss by each embedding is known, all of the model, with graph. Two (B, E) tensors
 are all that is kept between both, and the multimodal decoder runs once.
 
-Letters: B pairs of this rank, E embedding.
+Dimensions: B pairs of this rank, E embedding.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
 from coca.data.sample import Batch
-from coca.model.losses.collectives import sum_over_ranks, world_size
-from coca.train.objective import Embedded, Losses, Objective, PartwiseObjective, add_losses
+from coca.model.losses.collectives import all_reduce_sum, world_size
+from coca.train.objective import ChunkedLoss, Embedded, Losses, Objective, add_losses
 from coca.train.parallel import ParallelModel
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -61,7 +61,7 @@ def backward(
                 losses = model.run(lambda inner: objective(inner, ready))
             losses.total.backward()
         return _mean_over_ranks(losses)
-    if not isinstance(objective, PartwiseObjective):
+    if not isinstance(objective, ChunkedLoss):
         raise ConfigError(
             f"micro_batch is {micro_batch}, but {type(objective).__name__} reads a batch as a "
             f"whole; leave micro_batch away, or make batches of {micro_batch} pairs"
@@ -73,7 +73,7 @@ def backward(
 
 def _backward_in_parts(
     model: ParallelModel[ModelT],
-    objective: PartwiseObjective[ModelT],
+    objective: ChunkedLoss[ModelT],
     batch: Batch,
     parts: Sequence[Batch],
     autocast: Callable[[], AbstractContextManager[None]],
@@ -100,7 +100,7 @@ def _backward_in_parts(
 @torch.no_grad()
 def _embed(
     model: ParallelModel[ModelT],
-    objective: PartwiseObjective[ModelT],
+    objective: ChunkedLoss[ModelT],
     parts: Sequence[Batch],
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> tuple[list[RandomState], list[Embedded]]:
@@ -119,7 +119,7 @@ def _embed(
 
 
 def _match(
-    objective: PartwiseObjective[ModelT], parts: Sequence[Embedded]
+    objective: ChunkedLoss[ModelT], parts: Sequence[Embedded]
 ) -> tuple[Losses, list[Embedded]]:
     """The loss that ties all pairs together, and its gradient by what it read of each part."""
     whole = Embedded(
@@ -143,7 +143,7 @@ def _match(
 def _mean_over_ranks(losses: Losses) -> Losses:
     """Figures of all ranks, in one exchange."""
     values = torch.stack([losses.total.detach(), *losses.parts.values()])
-    total, *figures = (sum_over_ranks(values) / world_size()).unbind()
+    total, *figures = (all_reduce_sum(values) / world_size()).unbind()
     return Losses(total, dict(zip(losses.parts, figures, strict=True)))
 
 

@@ -18,9 +18,9 @@ from coca.train.checkpoint import (
     save_checkpoint,
     step_folder,
 )
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.sharded_safetensors import Groups, staged, write_shards
-from coca.train.state import whole_tensors
+from coca.train.state import gather_full_tensors
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ OTHER_RANKS = "other_ranks"
 """Where a checkpoint's state keeps what ranks 1 and up have of their own."""
 
 
-class Saver:
+class CheckpointManager:
     """Writes the checkpoints of one run, one after the other.
 
     On several ranks every method must be called by all of them at the same step. Each rank copies
@@ -36,7 +36,7 @@ class Saver:
     a process group of their own: in that of the training their messages would meet others.
     """
 
-    def __init__(self, run_folder: Path, *, keep: int, world: World) -> None:
+    def __init__(self, run_folder: Path, *, keep: int, world: DistributedContext) -> None:
         self.newest: Path | None = None
         """The newest checkpoint that is whole, as far as this process knows."""
         self.step = 0
@@ -70,7 +70,7 @@ class Saver:
         if step == self.step:
             return
         if self._ranks is None:
-            whole = {group: whole_tensors(tensors) for group, tensors in groups.items()}
+            whole = {group: gather_full_tensors(tensors) for group, tensors in groups.items()}
             try:
                 self.newest = save_checkpoint(
                     self._run_folder, step, whole, state={**state, **own}, keep=self._keep

@@ -1,6 +1,6 @@
 """What a detector minimises: FCOS's three losses, over the boxes that belong to a batch's keys.
 
-Letters: N boxes of a picture, S side of the model's square input, pixels.
+Dimensions: N boxes of an image, S side of the model's square input, pixels.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from coca.train.objective import Losses
 
 
 class Target(NamedTuple):
-    """The objects of a picture of any size."""
+    """The objects of an image of any size."""
 
     boxes: Float[Tensor, "N 4"]
-    """Left, top, right, bottom, as shares of the picture's sides, 0 to 1."""
+    """Left, top, right, bottom, as shares of the image's sides, 0 to 1."""
     labels: Int[Tensor, " N"]
     """Numbers of their classes."""
 
@@ -27,8 +27,8 @@ class Target(NamedTuple):
 class DetectionObjective:
     """Classes by focal loss, boxes by generalised overlap, centres by cross entropy.
 
-    A batch carries pictures alone, so boxes are looked up by key. They are shares of the picture,
-    which holds as long as pictures are stretched to the square and nothing moves in them.
+    A batch carries images alone, so boxes are looked up by key. They are shares of the image,
+    which holds as long as images are stretched to the square and nothing moves in them.
 
     Args:
         targets: The objects of each sample, by key.

@@ -21,7 +21,7 @@ rank that ends is noticed at once all the same."""
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """One process among those of a run; every method but `is_main` must be called by all of them.
 
     What travels are a few numbers and words, over the CPU. Pickle is used between the processes of
@@ -34,7 +34,7 @@ class World:
     """How many there are."""
 
     @classmethod
-    def current(cls) -> "World":
+    def current(cls) -> "DistributedContext":
         """The world of torch's process group; without one, this process on its own."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return cls()
@@ -45,7 +45,7 @@ class World:
         """Whether this process is the one that writes files and talks."""
         return self.rank == 0
 
-    def largest(self, values: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """The largest of each number over all ranks."""
         if self.size == 1:
             return list(values)
@@ -61,7 +61,7 @@ class World:
         distributed.all_gather_object(values, value, group)
         return values  # type: ignore[return-value]
 
-    def from_main(self, function: Callable[[], T]) -> T:
+    def broadcast_from_main(self, function: Callable[[], T]) -> T:
         """What `function` gives on the main rank; it is run there only, and may take hours.
 
         Raises:
@@ -75,7 +75,7 @@ class World:
                 outcome = [(function(), None)]
             except CocaError as error:
                 outcome = [(None, error)]
-        with lost_ranks_told(self):
+        with lost_ranks_reported(self):
             distributed.broadcast_object_list(outcome, src=0, group=_patient_group(_all_ranks()))
         value, refusal = outcome[0]
         if refusal is not None:
@@ -85,7 +85,7 @@ class World:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
-            self.largest([0])
+            self.all_reduce_max([0])
 
 
 def _all_ranks() -> distributed.ProcessGroup:
@@ -104,7 +104,7 @@ def _patient_group(group: distributed.ProcessGroup) -> distributed.ProcessGroup:
 
 
 @contextmanager
-def lost_ranks_told(world: World) -> Iterator[None]:
+def lost_ranks_reported(world: DistributedContext) -> Iterator[None]:
     """Turns torch's words about a rank that does not answer any more into a sentence.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import distributed
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from coca.core.errors import ConfigError
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 
 _KEY = "coca/meeting"
 _PATIENCE = timedelta(minutes=10)
@@ -17,7 +17,7 @@ _PATIENCE = timedelta(minutes=10)
 _ATTEMPT = timedelta(seconds=3)
 
 
-def join_from_environment(device: str) -> World:
+def join_from_environment(device: str) -> DistributedContext:
     """Join the processes that `torchrun` started; a process started otherwise stays on its own.
 
     This is the one place below the doors that reads the environment, and only a door calls it.
@@ -31,7 +31,7 @@ def join_from_environment(device: str) -> World:
         ConfigError: The device names one accelerator, which the ranks would all take.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        return World()
+        return DistributedContext()
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if ":" in device:
         raise ConfigError(
@@ -45,7 +45,7 @@ def join_from_environment(device: str) -> World:
         backend = "cpu:gloo,cuda:nccl"
     store = _meet(rank) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else None
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
-    return World.current()
+    return DistributedContext.current()
 
 
 def _meet(rank: int) -> Store:

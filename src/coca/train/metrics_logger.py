@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class RunFigures:
+class MetricsLogger:
     """Gathers the figures of single steps into rows; its state survives a restart, its clock not.
 
     A step whose loss or gradient is not finite is counted, but enters no mean.

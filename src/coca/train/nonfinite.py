@@ -10,22 +10,22 @@ from coca.data.sample import Batch
 
 
 @dataclass(frozen=True)
-class Clue:
+class NonFiniteReport:
     """What one rank can tell about a step that is not finite."""
 
     cause: str
     """What it was, as far as all ranks see it alike, such as a loss of the global batch."""
-    guilty: bool
-    """Whether this rank's own pictures are not finite."""
+    culprits: bool
+    """Whether this rank's own images are not finite."""
     first: int
     """Global index of its first sample."""
     last: int
     """And of its last."""
 
 
-def clue(
+def nonfinite_report(
     figures: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]], batch: Batch
-) -> Clue:
+) -> NonFiniteReport:
     """Look at one rank's part of a step.
 
     Args:
@@ -33,29 +33,31 @@ def clue(
         gradients: This rank's, with the names of their parameters.
         batch: This rank's.
     """
-    return Clue(
+    return NonFiniteReport(
         cause=_cause(figures, gradients),
-        guilty=not bool(batch.images.isfinite().all()),
+        culprits=not bool(batch.images.isfinite().all()),
         first=batch.start,
         last=batch.start + len(batch.keys) - 1,
     )
 
 
-def cause_of(clues: Sequence[Clue]) -> str:
+def cause_of(reports: Sequence[NonFiniteReport]) -> str:
     """What was not finite, from the clues of all ranks in their order.
 
     A gradient that is cut into pieces is named by the rank that has the piece.
     """
-    named = [clue.cause for clue in clues if clue.cause != _LENGTH]
+    named = [
+        nonfinite_report.cause for nonfinite_report in reports if nonfinite_report.cause != _LENGTH
+    ]
     return named[0] if named else _LENGTH
 
 
-def place_of(clues: Sequence[Clue]) -> str:
-    """Which samples it concerns, and which ranks if some alone have bad pictures."""
-    guilty = [rank for rank, clue in enumerate(clues) if clue.guilty]
-    named = 0 < len(guilty) < len(clues)
-    shown = [clues[rank] for rank in guilty] if named else clues
-    ranks = f"rank {', '.join(map(str, guilty))}, " if named else ""
+def place_of(reports: Sequence[NonFiniteReport]) -> str:
+    """Which samples it concerns, and which ranks if some alone have bad images."""
+    culprits = [rank for rank, nonfinite_report in enumerate(reports) if nonfinite_report.culprits]
+    named = 0 < len(culprits) < len(reports)
+    shown = [reports[rank] for rank in culprits] if named else reports
+    ranks = f"rank {', '.join(map(str, culprits))}, " if named else ""
     return f"{ranks}samples {shown[0].first} to {shown[-1].last}"
 
 

@@ -1,10 +1,10 @@
 """What a training step minimises: the weighted sum of CoCa's losses (section 3.2), in nats.
 
 On several ranks every loss is a rank's share: the mean over ranks of the losses, and of their
-gradients, is what one process would get from the pairs of all. Words and labelled pictures
+gradients, is what one process would get from the pairs of all. Words and labelled images
 therefore count alike, whichever rank, or part of a step, they are in.
 
-Letters: B pairs at hand, E embedding, C classes.
+Dimensions: B pairs at hand, E embedding, C classes.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from coca.core.errors import ConfigError
 from coca.data.sample import Batch
 from coca.model.captioner import Captioner, CoCaOutput
 from coca.model.losses.captioning import captioning_loss, classification_loss
-from coca.model.losses.collectives import sum_over_ranks, world_size
+from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.model.losses.contrastive import BLOCK_ROWS, Contrast, contrastive_loss, sigmoid_loss
 
 
@@ -27,7 +27,7 @@ class LossConfig:
     """Weights of the losses; a loss of weight 0 costs nothing, its tower is not run."""
 
     contrastive_weight: float = 1.0
-    """Weight of matching pictures and captions; 1 in the paper."""
+    """Weight of matching images and captions; 1 in the paper."""
     captioning_weight: float = 2.0
     """Weight of predicting each next word; 2 in the paper."""
     classification_weight: float = 0.0
@@ -97,10 +97,10 @@ class Embedded(NamedTuple):
 class Totals(NamedTuple):
     """What a part of a step needs to know of the whole: weights that make parts add up."""
 
-    word_weight: Float[Tensor, ""]
+    token_weight: Float[Tensor, ""]
     """Of each word: ranks over the words of all ranks."""
-    picture_weight: Float[Tensor, ""]
-    """Of each labelled picture: ranks over the labelled pictures of all ranks."""
+    image_weight: Float[Tensor, ""]
+    """Of each labelled image: ranks over the labelled images of all ranks."""
 
 
 ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
@@ -120,7 +120,7 @@ class Objective(Protocol[ModelT_contra]):
 
 
 @runtime_checkable
-class PartwiseObjective(Objective[ModelT_contra], Protocol[ModelT_contra]):
+class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
     """An objective that can go through a batch in parts, although some loss ties pairs together.
 
     That loss sees only embeddings. So they are computed first, part by part and without graph; the
@@ -157,7 +157,7 @@ class CoCaObjective:
     """The losses of a Contrastive Captioner from one forward pass.
 
     Parts: `contrastive`, `captioning` and `classification` as far as they have a weight; with the
-    first also `temperature` and `image_to_text@1`, the share of pictures whose own caption is the
+    first also `temperature` and `image_to_text@1`, the share of images whose own caption is the
     nearest of the batch (chance: one over the batch).
     """
 
@@ -182,15 +182,15 @@ class CoCaObjective:
         model.clamp_temperature_()
 
     def totals(self, model: Captioner, batch: Batch) -> Totals:
-        """Counts words and labelled pictures over all ranks."""
+        """Counts words and labelled images over all ranks."""
         counts = torch.zeros(2, device=batch.tokens.device)
         if self.config.captioning_weight > 0:
-            counts[0] = model.predicts(batch.tokens).sum()
+            counts[0] = model.label_mask(batch.tokens).sum()
         if self.config.classification_weight > 0 and batch.class_targets is not None:
             counts[1] = _labelled(batch.class_targets).sum()
         # A batch that goes through the model in parts is still on the host.
         counts = counts.to(model.log_scale.device)
-        return Totals(*(world_size() / sum_over_ranks(counts).clamp(min=1)).unbind())
+        return Totals(*(world_size() / all_reduce_sum(counts).clamp(min=1)).unbind())
 
     def embed(self, model: Captioner, batch: Batch) -> Embedded | None:
         """Runs the image encoder, its poolers and the unimodal decoder."""
@@ -257,7 +257,7 @@ class CoCaObjective:
                 model.vocabulary_weight,
                 chunk_size=config.caption_chunk,
                 label_smoothing=config.label_smoothing,
-                word_weight=totals.word_weight,
+                token_weight=totals.token_weight,
             )
             total = total + config.captioning_weight * loss
             parts["captioning"] = loss.detach()
@@ -269,7 +269,7 @@ class CoCaObjective:
                 label_smoothing=config.label_smoothing
                 if config.class_smoothing is None
                 else config.class_smoothing,
-                picture_weight=totals.picture_weight,
+                image_weight=totals.image_weight,
             )
             total = total + config.classification_weight * loss
             parts["classification"] = loss.detach()

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from coca.core.errors import ConfigError
 from coca.model.layers.transformer import Block, CrossBlock
 from coca.model.openclip.model import OpenCLIPDecoderLayer
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 
 Kind: TypeAlias = Literal["auto", "none", "ddp", "fsdp"]
 
@@ -39,7 +39,7 @@ class ParallelModel(Generic[ModelT]):
     """
 
     def __init__(
-        self, model: ModelT, kind: Kind, *, device: torch.device, half: bool = False
+        self, model: ModelT, kind: Kind, *, device: torch.device, bf16: bool = False
     ) -> None:
         """Move the model to its device and share it out; an optimiser is to be made afterwards.
 
@@ -47,7 +47,7 @@ class ParallelModel(Generic[ModelT]):
             model: Changed in place. It must be the same on every rank.
             kind: `auto` is `ddp` where there are several ranks.
             device: Of this rank.
-            half: Send the weights of blocks in bf16 (`fsdp` on accelerators only), as autocast
+            bf16: Send the weights of blocks in bf16 (`fsdp` on accelerators only), as autocast
                 reads them anyway.
 
         Raises:
@@ -55,14 +55,14 @@ class ParallelModel(Generic[ModelT]):
         """
         self.model = model
         self.device = device
-        self.world = World.current()
+        self.world = DistributedContext.current()
         kind = _resolved(kind, self.world)
         self._module: nn.Module = _Inside(model)
         self._rest: list[nn.Parameter] = []
         if kind == "fsdp":
             mesh = init_device_mesh(device.type, (self.world.size,))
             # On the CPU autocast leaves norms alone, and they refuse half weights beside fp32.
-            self._rest = _shard(self._module, mesh, half=half and device.type != "cpu")
+            self._rest = _shard(self._module, mesh, bf16=bf16 and device.type != "cpu")
         model.to(device)
         if kind == "ddp":
             # Parameters that no loss reaches are allowed. More than that, without this setting DDP
@@ -128,7 +128,7 @@ class _Inside(nn.Module):
         return function(self.model)
 
 
-def _resolved(kind: Kind, world: World) -> Kind:
+def _resolved(kind: Kind, world: DistributedContext) -> Kind:
     if kind == "auto":
         return "ddp" if world.size > 1 else "none"
     if kind == "none" and world.size > 1:
@@ -144,11 +144,11 @@ def _resolved(kind: Kind, world: World) -> Kind:
     return kind
 
 
-def _shard(module: nn.Module, mesh: DeviceMesh, *, half: bool) -> list[nn.Parameter]:
+def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> list[nn.Parameter]:
     """Cut each block's parameters into pieces, then all others; returns what cannot be cut."""
     # Inputs are left in fp32: between blocks autocast adds in fp32, too.
     block = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if half else None,
+        param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )

@@ -22,10 +22,10 @@ class ScheduleConfig:
     final_lr_fraction: float = 0.0
     """Where the fall ends, as a share of the peak; 0 to 1. `constant` does not fall."""
     patch_dropout: float = 0.0
-    """Share of each picture's patches that the image encoder leaves out, 0 to below 1, drawn anew
-    for each picture. At 0.5 it does half the work (FLIP, arXiv 2212.00794); the paper has none."""
+    """Share of each image's patches that the image encoder leaves out, 0 to below 1, drawn anew
+    for each image. At 0.5 it does half the work (FLIP, arXiv 2212.00794); the paper has none."""
     unmasked_tail: float = 0.02
-    """Share of the run, at its end, that sees whole pictures again, as models do in use; 0 to 1."""
+    """Share of the run, at its end, that sees whole images again, as models do in use; 0 to 1."""
 
     def __post_init__(self) -> None:
         if isinstance(self.warmup, float) and not 0 <= self.warmup < 1:

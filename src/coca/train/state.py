@@ -29,7 +29,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def whole_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gather_full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors on the CPU, pieces put together; every rank must call it."""
     return {
         name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
@@ -57,7 +57,7 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"{tuple(tensors[name].shape)} there and {tuple(tensor.shape)} here"
             )
     for name, tensor in own.items():
-        tensor.copy_(shared_out(tensors[name], tensor))
+        tensor.copy_(distribute_like(tensors[name], tensor))
 
 
 def optimizer_state(
@@ -106,12 +106,12 @@ def restore_optimizer(
             )
         parameter = updated[name]
         if isinstance(value, Tensor):
-            value = shared_out(value, parameter)
+            value = distribute_like(value, parameter)
         state.setdefault(index[parameter], {})[kind] = value
     optimizer.load_state_dict({"state": state, "param_groups": packed["param_groups"]})
 
 
-def shared_out(whole: Tensor, parameter: Tensor) -> Tensor:
+def distribute_like(whole: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor that belongs to `parameter`, cut into pieces if that is."""
     if not isinstance(parameter, DTensor) or whole.ndim == 0:
         return whole

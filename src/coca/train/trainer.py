@@ -17,13 +17,13 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Batch
 from coca.train.backward import backward
 from coca.train.checkpoint import Checkpoint, load_newest, remove_unfinished
-from coca.train.checkpoint_manager import OTHER_RANKS, Saver
+from coca.train.checkpoint_manager import OTHER_RANKS, CheckpointManager
 from coca.train.config import TrainConfig
 from coca.train.device import deterministic_algorithms, training_device
-from coca.train.distributed_context import World, lost_ranks_told
+from coca.train.distributed_context import DistributedContext, lost_ranks_reported
 from coca.train.ema import Ema
-from coca.train.metrics_logger import RunFigures
-from coca.train.nonfinite import cause_of, clue, place_of
+from coca.train.metrics_logger import MetricsLogger
+from coca.train.nonfinite import cause_of, nonfinite_report, place_of
 from coca.train.objective import Losses, Objective
 from coca.train.optimizer import make_optimizer
 from coca.train.parallel import ParallelModel
@@ -32,14 +32,14 @@ from coca.train.resume import require_same_run, run_identity
 from coca.train.schedule import lr_at, patch_dropout_at, set_patch_dropout
 from coca.train.signals import StopRequest, stop_on_signal
 from coca.train.state import (
+    distribute_like,
+    gather_full_tensors,
     model_tensors,
     optimizer_state,
     random_state,
     restore_model,
     restore_optimizer,
     restore_random,
-    shared_out,
-    whole_tensors,
 )
 from coca.train.tracker import Tracker
 
@@ -119,10 +119,10 @@ class Trainer(Generic[ModelT]):
         """
         self.device = training_device(device)
         self.model = model
-        self.world = World.current()
+        self.world = DistributedContext.current()
         freeze(model, config.optimizer.freeze)
         self.parallel = ParallelModel(
-            model, config.parallel, device=self.device, half=config.precision == "bf16"
+            model, config.parallel, device=self.device, bf16=config.precision == "bf16"
         )
         self.objective = objective
         self.loader = loader
@@ -133,9 +133,9 @@ class Trainer(Generic[ModelT]):
         self.ema = Ema(model, config.ema) if config.ema else None
         self.step = 0
         self._samples_seen = loader.state
-        self._figures = RunFigures()
+        self._figures = MetricsLogger()
         self._logged = 0
-        self._saver = Saver(self.run_folder, keep=config.keep, world=self.world)
+        self._saver = CheckpointManager(self.run_folder, keep=config.keep, world=self.world)
         self._save_is_due = False
         self._looked_for_checkpoint = False
         self._trouble: CocaError | None = None
@@ -154,7 +154,7 @@ class Trainer(Generic[ModelT]):
             CocaError: Loss or gradient was not finite for `max_bad_steps` steps in a row; or
                 another rank has ended.
         """
-        with lost_ranks_told(self.world), deterministic_algorithms(self.config.deterministic):
+        with lost_ranks_reported(self.world), deterministic_algorithms(self.config.deterministic):
             return self._fit(progress)
 
     def _fit(self, progress: ProgressMaker) -> TrainResult:
@@ -194,7 +194,7 @@ class Trainer(Generic[ModelT]):
         """
         if self._looked_for_checkpoint:
             return
-        checkpoint = self.world.from_main(self._newest)
+        checkpoint = self.world.broadcast_from_main(self._newest)
         if checkpoint is not None:
             state = checkpoint.state
             weights = checkpoint.group("model")
@@ -205,7 +205,7 @@ class Trainer(Generic[ModelT]):
             if self.ema is not None:
                 # A run that kept no averages until now begins them here.
                 averages, places = checkpoint.group("ema") or weights, self.ema.tensors()
-                self.ema.restore({n: shared_out(averages[n], places[n]) for n in places})
+                self.ema.restore({n: distribute_like(averages[n], places[n]) for n in places})
             self.step, self._samples_seen = checkpoint.step, state["samples_seen"]
             self._figures.restore(state["figures"])
             self._logged = checkpoint.step
@@ -224,8 +224,8 @@ class Trainer(Generic[ModelT]):
         Every rank must call it.
         """
         averages = self.ema.tensors() if self.ema else {}
-        with lost_ranks_told(self.world):
-            return whole_tensors({**model_tensors(self.model), **averages})
+        with lost_ranks_reported(self.world):
+            return gather_full_tensors({**model_tensors(self.model), **averages})
 
     @property
     def _steps_left(self) -> int:
@@ -248,7 +248,7 @@ class Trainer(Generic[ModelT]):
                     if not stop.requested or error.reason != "worker_killed":
                         self._trouble = error
             in_trouble = self._trouble is not None or self._saver.failed
-            agreed, any_in_trouble = self.world.largest([stop.signal, int(in_trouble)])
+            agreed, any_in_trouble = self.world.all_reduce_max([stop.signal, int(in_trouble)])
             if any_in_trouble:
                 self._end()
             if agreed:
@@ -309,7 +309,7 @@ class Trainer(Generic[ModelT]):
 
     def _skip(self, batch: Batch, figures: dict[str, float]) -> None:
         """Name the cause of a step that makes no update, and give up after too many."""
-        clues = self.world.gather(clue(figures, self.parallel.gradients(), batch))
+        clues = self.world.gather(nonfinite_report(figures, self.parallel.gradients(), batch))
         cause = cause_of(clues)
         if self.world.is_main:
             logger.warning(

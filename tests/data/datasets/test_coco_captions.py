@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import ListedSource
+from coca.data.sources.annotated import AnnotatedSource
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
 from tiny_data import picture
@@ -57,7 +57,7 @@ def test_what_is_malformed_or_belongs_nowhere_is_a_bad_sample_of_its_own(tmp_pat
     images = [*IMAGES, {"id": 9}]
     notes = [*NOTES, {"image_id": 7}, {"image_id": 99, "caption": "lost"}, "x"]
     source = open_source(write(tmp_path, images, notes))
-    assert isinstance(source, ListedSource)
+    assert isinstance(source, AnnotatedSource)
     told = []
     for row in range(len(source)):
         try:
@@ -65,7 +65,7 @@ def test_what_is_malformed_or_belongs_nowhere_is_a_bad_sample_of_its_own(tmp_pat
         except DataError as error:
             told.append(str(error))
     assert len(source) - len(told) == 2
-    wanted = ("image 2", "annotation 3", "annotation 5", "picture 99")
+    wanted = ("image 2", "annotation 3", "annotation 5", "image 99")
     assert all(what in it for what, it in zip(wanted, told, strict=True))
 
 

@@ -111,7 +111,7 @@ def test_a_file_of_another_format_is_told(tmp_path: Path, content: str, message:
 
 def test_a_missing_folder_of_pictures_is_told_before_any_is_read(tmp_path: Path) -> None:
     config = write(tmp_path, IMAGES)
-    with pytest.raises(DataError, match="the folder of the pictures, nowhere, is missing"):
+    with pytest.raises(DataError, match="the folder of the images, nowhere, is missing"):
         open_source(SourceConfig(kind="karpathy", path=config.path, images="nowhere"))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.loading.text import Words, draw_words
+from coca.data.loading.text import Words, sample_text
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
 from coca.processing.prompts import CLIP_PROMPTS
@@ -16,7 +16,7 @@ def config(**settings: object) -> SourceConfig:
 
 def draws(sample: Sample, source: SourceConfig, count: int = 300) -> Counter[str]:
     generator = torch.Generator().manual_seed(0)
-    return Counter(draw_words(sample, source, generator).text for _ in range(count))
+    return Counter(sample_text(sample, source, generator).text for _ in range(count))
 
 
 def test_each_caption_is_drawn_about_equally_often() -> None:
@@ -63,7 +63,7 @@ def test_a_set_that_does_not_exist_is_told() -> None:
 
 def test_the_same_generator_state_gives_the_same_text() -> None:
     sample = Sample("a", b"", tuple("abcdefgh"))
-    texts = {draw_words(sample, config(), torch.Generator().manual_seed(7)) for _ in range(5)}
+    texts = {sample_text(sample, config(), torch.Generator().manual_seed(7)) for _ in range(5)}
     assert len(texts) == 1
 
 
@@ -78,20 +78,20 @@ def test_the_same_generator_state_gives_the_same_text() -> None:
 )
 def test_a_sample_without_words_of_the_wanted_kind_is_bad(sample: Sample, text: str) -> None:
     with pytest.raises(DataError, match="sample a has no") as caught:
-        draw_words(sample, config(text=text), torch.Generator())
+        sample_text(sample, config(text=text), torch.Generator())
     assert caught.value.reason == "empty_caption"
 
 
 def test_half_a_character_is_bad_text() -> None:
     with pytest.raises(DataError, match="half a surrogate pair") as caught:
-        draw_words(Sample("a", b"", ("cat \ud83d",)), config(), torch.Generator())
+        sample_text(Sample("a", b"", ("cat \ud83d",)), config(), torch.Generator())
     assert caught.value.reason == "bad_text"
 
 
 def test_a_question_comes_with_one_of_its_answers() -> None:
     sample = Sample("a", b"", text=" what is it ", answers=("a cat", "a cat", "cat"))
     asking, generator = config(text="question"), torch.Generator().manual_seed(0)
-    drawn = Counter(draw_words(sample, asking, generator) for _ in range(300))
+    drawn = Counter(sample_text(sample, asking, generator) for _ in range(300))
     often, seldom = Words("what is it", True, "a cat"), Words("what is it", True, "cat")
     assert set(drawn) == {often, seldom}
     assert drawn[often] / 300 == pytest.approx(2 / 3, abs=0.1)  # 3.7 standard deviations
@@ -99,10 +99,10 @@ def test_a_question_comes_with_one_of_its_answers() -> None:
 
 def test_a_claim_without_an_answer_is_put_into_its_template() -> None:
     source = config(text="question", templates=("is it so that {}?",))
-    words = draw_words(Sample("a", b"", text="it rains"), source, torch.Generator())
+    words = sample_text(Sample("a", b"", text="it rains"), source, torch.Generator())
     assert words == Words("is it so that it rains?", True, "")
 
 
 def test_a_sample_that_asks_nothing_is_told() -> None:
     with pytest.raises(DataError, match="no question"):
-        draw_words(Sample("a", b"", ("a cat",)), config(text="question"), torch.Generator())
+        sample_text(Sample("a", b"", ("a cat",)), config(text="question"), torch.Generator())

@@ -112,7 +112,7 @@ def test_each_class_needs_a_name_of_its_own(
 
 def test_a_listed_class_without_pictures_is_told(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("a\nzebra\n")
-    with pytest.raises(DataError, match=r"lists the class 'zebra', of which .* has no picture"):
+    with pytest.raises(DataError, match=r"lists the class 'zebra', of which .* has no image"):
         opened(fill(tmp_path / "p", "a/1.png"), classes=str(tmp_path / "c.txt"))
 
 

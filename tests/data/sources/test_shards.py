@@ -122,7 +122,7 @@ def test_pictures_of_every_format_are_written(tmp_path: Path, form: str) -> None
         (Sample("/a", picture(1)), "bad_key"),
         (Sample("", picture(1)), "bad_key"),
         (Sample("a\0", picture(1)), "bad_key"),
-        (Sample("a", b"no picture"), "not_an_image"),
+        (Sample("a", b"no image"), "not_an_image"),
         (Sample("a", picture(1), metadata={"caption": "x"}), "bad_record"),
         (Sample("a", picture(1), metadata={"x": object()}), "bad_record"),
         (Sample("a", picture(1), ("\ud800",)), "bad_record"),

@@ -37,7 +37,7 @@ def test_two_parts_hold_every_row_once_and_share_no_picture(
         try:
             parts.append(images(part_of(whole, part, "m.jsonl")))
         except ConfigError:
-            parts.append([])  # one picture alone cannot be parted
+            parts.append([])  # one image alone cannot be parted
     assert sorted(parts[0] + parts[1]) == sorted(images(whole))
     assert not {*parts[0]} & {*parts[1]}
     assert len({*parts[0]}) == round(cut * len({*images(whole)}))

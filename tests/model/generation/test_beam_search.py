@@ -7,15 +7,15 @@ from torch import Tensor
 
 from coca.model.captioner import Captioner
 from coca.model.generation.beam_search import BeamSearch
-from coca.model.generation.config import Decoding, Written
-from coca.model.generation.decoder_state import Drafts
+from coca.model.generation.config import GeneratedSequence, GenerationConfig
+from coca.model.generation.decoder_state import DecoderState
 from coca.model.generation.generate import generate
-from coca.model.generation.logits_processors import Rules
+from coca.model.generation.logits_processors import LogitsProcessors
 from tiny_peer import peer_captions
 from tiny_writer import ARCHITECTURES, image_tokens, pictures, writer
 
 COUNT = 6
-PEER_NAMES = {"min_words": "min_new_tokens", "no_repeat_ngram": "no_repeat_ngram_size"}
+PEER_NAMES = {"min_new_tokens": "min_new_tokens", "no_repeat_ngram_size": "no_repeat_ngram_size"}
 PEER_STOPPING = {"full": True, "likely": False, "certain": "never"}
 
 
@@ -29,7 +29,7 @@ def tokens(model: Captioner) -> Tensor:
     return image_tokens(model, COUNT)
 
 
-def ids_of(caption: Written, model: Captioner) -> list[int]:
+def ids_of(caption: GeneratedSequence, model: Captioner) -> list[int]:
     return caption.token_ids + [model.config.text.eos_id] * caption.ended
 
 
@@ -44,9 +44,14 @@ def ids_of(caption: Written, model: Captioner) -> list[int]:
         {"early_stopping": "certain"},
         {"early_stopping": "certain", "length_penalty": -0.5},
         {"repetition_penalty": 1.7},
-        {"no_repeat_ngram": 2},
-        {"min_words": 4},
-        {"repetition_penalty": 0.8, "no_repeat_ngram": 3, "min_words": 2, "length_penalty": 0.5},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 4},
+        {
+            "repetition_penalty": 0.8,
+            "no_repeat_ngram_size": 3,
+            "min_new_tokens": 2,
+            "length_penalty": 0.5,
+        },
     ],
     ids=str,
 )
@@ -58,9 +63,17 @@ def test_beams_equal_those_of_transformers(
     theirs["early_stopping"] = PEER_STOPPING[options.get("early_stopping", "likely")]
     for beams, count in ((2, 1), (4, 4), (7, 3)):
         wanted = peer_captions(
-            model, tokens, prompt=prompt, max_words=8, num_beams=beams, num_return=count, **theirs
+            model,
+            tokens,
+            prompt=prompt,
+            max_new_tokens=8,
+            num_beams=beams,
+            num_return_sequences=count,
+            **theirs,
         )
-        decoding = Decoding(num_beams=beams, num_return=count, max_words=8, **options)
+        decoding = GenerationConfig(
+            num_beams=beams, num_return_sequences=count, max_new_tokens=8, **options
+        )
         found = generate(model, tokens, prompts=[prompt] * COUNT, decoding=decoding)
         assert [[ids_of(one, model) for one in row] for row in found] == [
             [ids for ids, _ in row] for row in wanted
@@ -78,7 +91,7 @@ def test_enough_beams_find_what_trying_every_caption_finds(
 ) -> None:
     model, steps = writer(architecture, vocabulary=8), 3
     text = model.config.text
-    words = sorted(set(range(8)) - {*text.never_written, text.eos_id})
+    words = sorted(set(range(8)) - {*text.suppress_tokens, text.eos_id})
     every = [
         [*row, *end]
         for length in range(steps + 1)
@@ -92,10 +105,10 @@ def test_enough_beams_find_what_trying_every_caption_finds(
         log_ps = logits.log_softmax(dim=1)[range(len(ids)), ids]
         ranked.append((float(log_ps.sum()) / len(ids) ** length_penalty, ids))
     ranked.sort(reverse=True)
-    decoding = Decoding(
+    decoding = GenerationConfig(
         num_beams=len(every),
-        num_return=len(every),
-        max_words=steps,
+        num_return_sequences=len(every),
+        max_new_tokens=steps,
         length_penalty=length_penalty,
         early_stopping="certain",
     )
@@ -104,14 +117,16 @@ def test_enough_beams_find_what_trying_every_caption_finds(
     assert [one.rank for one in found] == pytest.approx([rank for rank, _ in ranked], abs=1e-5)
 
 
-def search(model: Captioner, tokens: Tensor, decoding: Decoding) -> list[list[Written]]:
+def search(
+    model: Captioner, tokens: Tensor, decoding: GenerationConfig
+) -> list[list[GeneratedSequence]]:
     text = model.config.text
     prompts = [[text.bos_id]] * len(tokens)
     with torch.inference_mode():
         return BeamSearch(
-            Drafts(model, tokens, prompts),
+            DecoderState(model, tokens, prompts),
             torch.tensor(prompts),
-            rules=Rules(decoding, text),
+            rules=LogitsProcessors(decoding, text),
             decoding=decoding,
             room=torch.full((len(tokens),), 9),
             eos_id=text.eos_id,
@@ -119,8 +134,8 @@ def search(model: Captioner, tokens: Tensor, decoding: Decoding) -> list[list[Wr
 
 
 def test_one_beam_equals_greedy(model: Captioner, tokens: Tensor) -> None:
-    greedy = generate(model, tokens, decoding=Decoding(num_beams=1, max_words=9))
-    found = search(model, tokens, Decoding(num_beams=1))
+    greedy = generate(model, tokens, decoding=GenerationConfig(num_beams=1, max_new_tokens=9))
+    found = search(model, tokens, GenerationConfig(num_beams=1))
     assert [row[0].token_ids for row in found] == [row[0].token_ids for row in greedy]
     for (one,), (other,) in zip(found, greedy, strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-5)
@@ -132,7 +147,7 @@ def test_one_beam_equals_greedy(model: Captioner, tokens: Tensor) -> None:
 def test_the_best_captions_are_sorted_and_differ(
     model: Captioner, tokens: Tensor, groups: dict[str, Any]
 ) -> None:
-    decoding = Decoding(num_beams=6, num_return=6, max_words=7, **groups)
+    decoding = GenerationConfig(num_beams=6, num_return_sequences=6, max_new_tokens=7, **groups)
     for row in generate(model, tokens, decoding=decoding):
         ranks = [one.rank for one in row]
         assert ranks == sorted(ranks, reverse=True)
@@ -145,15 +160,15 @@ def test_more_beams_never_find_worse_captions_here(model: Captioner, tokens: Ten
     total = [
         sum(row[0].total for row in generate(model, tokens, decoding=decoding))
         for decoding in (
-            Decoding(num_beams=1, length_penalty=0.0),
-            Decoding(num_beams=12, length_penalty=0.0, early_stopping="certain"),
+            GenerationConfig(num_beams=1, length_penalty=0.0),
+            GenerationConfig(num_beams=12, length_penalty=0.0, early_stopping="certain"),
         )
     ]
     assert total[1] > total[0] + 0.1
 
 
 def test_the_rank_is_the_sum_over_the_penalised_length(model: Captioner, tokens: Tensor) -> None:
-    decoding = Decoding(num_beams=3, num_return=3, length_penalty=0.7)
+    decoding = GenerationConfig(num_beams=3, num_return_sequences=3, length_penalty=0.7)
     for row in generate(model, tokens, decoding=decoding):
         for one in row:
             length = len(one.log_probabilities)
@@ -164,7 +179,9 @@ def test_the_rank_is_the_sum_over_the_penalised_length(model: Captioner, tokens:
 def test_penalties_change_the_choice_but_not_the_probabilities_told(
     model: Captioner, tokens: Tensor
 ) -> None:
-    decoding = Decoding(num_beams=3, num_return=3, repetition_penalty=2.0, max_words=6)
+    decoding = GenerationConfig(
+        num_beams=3, num_return_sequences=3, repetition_penalty=2.0, max_new_tokens=6
+    )
     text, images = model.config.text, pictures(COUNT)
     for image, row in zip(images, generate(model, tokens, decoding=decoding), strict=True):
         for one in row:
@@ -189,7 +206,7 @@ def naive_groups(
                 ids = torch.tensor([[text.bos_id, *words]])
                 with torch.no_grad():
                     log_ps = model.caption_logits(image[None], ids)[0, -1].log_softmax(dim=0)
-                for word in set(range(text.vocab_size)) - {*text.never_written, text.eos_id}:
+                for word in set(range(text.vocab_size)) - {*text.suppress_tokens, text.eos_id}:
                     gain = float(log_ps[word]) - penalty * taken.count(word)
                     ways.append((score + gain, [*words, word]))
             beams[group] = sorted(ways, reverse=True)[:size]
@@ -201,13 +218,13 @@ def naive_groups(
 def test_groups_of_beams_equal_the_plain_reference(
     model: Captioner, groups: int, size: int
 ) -> None:
-    decoding = Decoding(
+    decoding = GenerationConfig(
         num_beams=groups * size,
-        num_return=groups * size,
+        num_return_sequences=groups * size,
         num_beam_groups=groups,
         diversity_penalty=0.4,
-        max_words=4,
-        min_words=4,
+        max_new_tokens=4,
+        min_new_tokens=4,
     )
     for image, row in zip(
         pictures(3), generate(model, image_tokens(model, 3), decoding=decoding), strict=True

@@ -5,19 +5,19 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.model.generation.config import BEAMS, Decoding, Written
+from coca.model.generation.config import BEAMS, GeneratedSequence, GenerationConfig
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"num_beams": 0}, "num_beams is 0"),
-        ({"num_return": 0}, "num_return is 0"),
-        ({"max_words": 0}, "max_words is 0; it must be at least 1"),
-        ({"min_words": -1}, "min_words is -1"),
-        ({"min_words": 5, "max_words": 4}, "min_words 5 is above max_words 4"),
-        ({"num_beams": 2, "num_return": 3}, "2 beams cannot return 3 captions"),
-        ({"num_beams": 1, "num_return": 2}, "1 beams cannot return 2 captions"),
+        ({"num_return_sequences": 0}, "num_return_sequences is 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ({"min_new_tokens": -1}, "min_new_tokens is -1"),
+        ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens 5 is above max_new_tokens 4"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "2 beams cannot return 3 captions"),
+        ({"num_beams": 1, "num_return_sequences": 2}, "1 beams cannot return 2 captions"),
         ({"num_beams": 2, "temperature": 1.0}, "use either"),
         ({"num_beams": 2, "top_k": 5}, "use either"),
         ({"num_beams": 1, "top_p": 0.5}, "use either"),
@@ -34,7 +34,7 @@ from coca.model.generation.config import BEAMS, Decoding, Written
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"seed": -1}, "seed is -1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
-        ({"no_repeat_ngram": -2}, "no_repeat_ngram is -2"),
+        ({"no_repeat_ngram_size": -2}, "no_repeat_ngram_size is -2"),
         ({"num_beams": 4, "num_beam_groups": 3, "diversity_penalty": 1.0}, "does not divide"),
         ({"num_beams": 4, "num_beam_groups": 2}, "go together"),
         ({"num_beams": 4, "diversity_penalty": 1.0}, "go together"),
@@ -42,25 +42,25 @@ from coca.model.generation.config import BEAMS, Decoding, Written
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        Decoding(**options)
+        GenerationConfig(**options)
 
 
 # In a process of its own: the type checks of these tests would speak first.
 WRONG_KINDS = """
 from coca.core.errors import ConfigError
-from coca.model.generation.config import Decoding
+from coca.model.generation.config import GenerationConfig
 
 for options, words in (
     ({"num_beams": 2.5}, "num_beams is 2.5; it must be a whole number"),
     ({"num_beams": "4"}, "num_beams is '4'; it must be a whole number"),
-    ({"min_words": True}, "min_words is True; it must be a whole number"),
+    ({"min_new_tokens": True}, "min_new_tokens is True; it must be a whole number"),
     ({"temperature": "hot"}, "temperature is 'hot'; it must be a number"),
     ({"length_penalty": None}, "length_penalty is None; it must be a number"),
     ({"early_stopping": "maybe"}, "is 'maybe'; choose one of full, likely, certain"),
     ({"early_stopping": True}, "is True; choose one of full, likely, certain"),
 ):
     try:
-        Decoding(**options)
+        GenerationConfig(**options)
     except ConfigError as error:
         assert words in str(error), error
     else:
@@ -76,19 +76,19 @@ def test_options_of_a_wrong_kind_are_refused_where_no_type_checker_looks() -> No
     ("options", "beams", "sampled"),
     [
         ({}, BEAMS, False),
-        ({"num_return": 9}, 9, False),
+        ({"num_return_sequences": 9}, 9, False),
         ({"num_beams": 1}, 1, False),
         ({"temperature": 0.7}, 1, True),
-        ({"top_p": 0.7, "num_return": 9}, 1, True),
+        ({"top_p": 0.7, "num_return_sequences": 9}, 1, True),
     ],
 )
 def test_what_is_not_said_follows_from_what_is(
     options: dict[str, Any], beams: int, sampled: bool
 ) -> None:
-    decoding = Decoding(**options)
+    decoding = GenerationConfig(**options)
     assert (decoding.beams, decoding.sampled) == (beams, sampled)
 
 
 def test_the_total_is_the_sum_over_words_and_end() -> None:
-    written = Written([7, 8], [-0.5, -0.25, -1.0], rank=-0.6, ended=True)
+    written = GeneratedSequence([7, 8], [-0.5, -0.25, -1.0], rank=-0.6, ended=True)
     assert written.total == -1.75

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.generation.config import Decoding, Written
+from coca.model.generation.config import GeneratedSequence, GenerationConfig
 from coca.model.generation.generate import generate
 from coca.model.losses.captioning import captioning_loss
 from coca.model.losses.contrastive import contrastive_loss
@@ -16,16 +16,22 @@ from tiny import caption, tiny_config
 from tiny_peer import peer_captions
 from tiny_writer import ARCHITECTURES, image_tokens, pictures, writer
 
-GREEDY = Decoding(num_beams=1, max_words=6)
+GREEDY = GenerationConfig(num_beams=1, max_new_tokens=6)
 WAYS = {
     "greedy": GREEDY,
-    "beams": Decoding(num_beams=4, num_return=3, max_words=6),
-    "groups": Decoding(
-        num_beams=4, num_return=2, num_beam_groups=2, diversity_penalty=0.7, max_words=6
+    "beams": GenerationConfig(num_beams=4, num_return_sequences=3, max_new_tokens=6),
+    "groups": GenerationConfig(
+        num_beams=4,
+        num_return_sequences=2,
+        num_beam_groups=2,
+        diversity_penalty=0.7,
+        max_new_tokens=6,
     ),
-    "samples": Decoding(temperature=1.2, num_return=5, seed=3, max_words=6),
-    "nucleus": Decoding(top_p=0.8, num_return=2, seed=4, max_words=6),
-    "rules": Decoding(num_beams=2, repetition_penalty=1.4, no_repeat_ngram=2, min_words=3),
+    "samples": GenerationConfig(temperature=1.2, num_return_sequences=5, seed=3, max_new_tokens=6),
+    "nucleus": GenerationConfig(top_p=0.8, num_return_sequences=2, seed=4, max_new_tokens=6),
+    "rules": GenerationConfig(
+        num_beams=2, repetition_penalty=1.4, no_repeat_ngram_size=2, min_new_tokens=3
+    ),
 }
 """One of each way to write."""
 
@@ -44,12 +50,12 @@ def prompts_of(model: Captioner) -> list[list[int]]:
 def uncached(
     model: Captioner, image: Tensor, prompt: list[int], steps: int
 ) -> tuple[list[int], list[float]]:
-    """One picture, the whole caption again for each word: the reference for greedy."""
+    """One image, the whole caption again for each word: the reference for greedy."""
     text, ids, scores = model.config.text, list(prompt), []
     for _ in range(steps):
         logits = model.caption_logits(image[None], torch.tensor([ids]))[0, -1]
         log_ps = F.log_softmax(logits, dim=0)
-        log_ps[list(text.never_written)] = -torch.inf
+        log_ps[list(text.suppress_tokens)] = -torch.inf
         log_p, word = log_ps.max(dim=0)
         scores.append(log_p.item())
         if word.item() == text.eos_id:
@@ -74,18 +80,18 @@ def test_cached_decoding_equals_uncached_word_for_word(model: Captioner) -> None
     [
         {},
         {"repetition_penalty": 1.7},
-        {"no_repeat_ngram": 2},
-        {"no_repeat_ngram": 1},
-        {"min_words": 5},
+        {"no_repeat_ngram_size": 2},
+        {"no_repeat_ngram_size": 1},
+        {"min_new_tokens": 5},
     ],
     ids=str,
 )
 def test_greedy_equals_that_of_transformers(model: Captioner, options: dict[str, Any]) -> None:
-    names = {"min_words": "min_new_tokens", "no_repeat_ngram": "no_repeat_ngram_size"}
+    names = {"min_new_tokens": "min_new_tokens", "no_repeat_ngram_size": "no_repeat_ngram_size"}
     prompt, tokens = [model.config.text.bos_id, 7], image_tokens(model, 6)
     theirs = {names.get(name, name): value for name, value in options.items()}
-    wanted = peer_captions(model, tokens, prompt=prompt, max_words=7, **theirs)
-    decoding = Decoding(num_beams=1, max_words=7, **options)
+    wanted = peer_captions(model, tokens, prompt=prompt, max_new_tokens=7, **theirs)
+    decoding = GenerationConfig(num_beams=1, max_new_tokens=7, **options)
     found = generate(model, tokens, prompts=[prompt] * 6, decoding=decoding)
     eos = model.config.text.eos_id
     assert [row[0].token_ids + [eos] * row[0].ended for row in found] == [
@@ -108,10 +114,12 @@ def test_a_batch_equals_its_rows_alone(model: Captioner, way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_the_context_is_used_up_and_never_outgrown(model: Captioner, way: str) -> None:
     text = model.config.text
-    prompts = [[text.bos_id, *[7] * (text.max_words - room)] for room in (1, 2, text.max_words)]
-    decoding = Decoding(**{**vars(WAYS[way]), "max_words": None, "min_words": 40})
+    prompts = [
+        [text.bos_id, *[7] * (text.max_text_tokens - room)] for room in (1, 2, text.max_text_tokens)
+    ]
+    decoding = GenerationConfig(**{**vars(WAYS[way]), "max_new_tokens": None, "min_new_tokens": 40})
     found = generate(model, image_tokens(model), prompts=prompts, decoding=decoding)
-    for row, room in zip(found, (1, 2, text.max_words), strict=True):
+    for row, room in zip(found, (1, 2, text.max_text_tokens), strict=True):
         assert {len(one.token_ids) for one in row} == {room}
         assert not any(one.ended for one in row)
 
@@ -140,7 +148,7 @@ def test_half_precision_writes_nearly_the_same(model: Captioner) -> None:
         ([[]] * 3, "begins with"),
         ([[7]] * 3, "begins with"),
         ([[1, *range(5, 20)]] * 3, "leaves no room"),
-        ([[1]] * 2, "2 prompts do not fit 3 pictures"),
+        ([[1]] * 2, "2 prompts do not fit 3 images"),
     ],
 )
 def test_prompts_that_cannot_be_continued_are_refused(prompts: list[list[int]], words: str) -> None:
@@ -168,14 +176,14 @@ def test_six_pairs_are_learned_and_captioned_word_for_word() -> None:
         model.clamp_temperature_()
     model.eval()
 
-    def best(decoding: Decoding) -> list[Written]:
+    def best(decoding: GenerationConfig) -> list[GeneratedSequence]:
         with torch.inference_mode():
             written = generate(model, model.image_tokens(images), decoding=decoding)
         return [row[0] for row in written]
 
-    assert [one.token_ids for one in best(Decoding(num_beams=1))] == sentences
-    assert [one.token_ids for one in best(Decoding())] == sentences
-    assert all(one.ended and one.total > -0.5 for one in best(Decoding()))
+    assert [one.token_ids for one in best(GenerationConfig(num_beams=1))] == sentences
+    assert [one.token_ids for one in best(GenerationConfig())] == sentences
+    assert all(one.ended and one.total > -0.5 for one in best(GenerationConfig()))
     similarity = model.encode_image(images) @ model.encode_text(tokens).T
     assert similarity.argmax(dim=0).tolist() == list(range(6))
     assert similarity.argmax(dim=1).tolist() == list(range(6))

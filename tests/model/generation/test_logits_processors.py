@@ -5,29 +5,31 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from coca.model.config import TextDecoderConfig
-from coca.model.generation.config import Decoding
-from coca.model.generation.logits_processors import NOTHING, Rules
+from coca.model.generation.config import GenerationConfig
+from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
 from tiny import BOS, CLS, EOS, PAD, tiny_config
 
 TEXT: TextDecoderConfig = tiny_config().text
 
 
-def apply(decoding: Decoding, written: list[int], *, step: int = 9, padded: int = 0) -> Tensor:
+def apply(
+    decoding: GenerationConfig, written: list[int], *, step: int = 9, padded: int = 0
+) -> Tensor:
     """What the rules make of logits 1, 2, 3 and so on."""
     logits = torch.arange(1.0, 51.0).view(1, 1, -1)
-    row = torch.tensor([[[NOTHING] * padded + written]])
-    Rules(decoding, TEXT).apply_(logits, step=step, written=row)
+    row = torch.tensor([[[NO_TOKEN] * padded + written]])
+    LogitsProcessors(decoding, TEXT).apply_(logits, step=step, written=row)
     return logits[0, 0]
 
 
 def test_special_words_are_never_written_but_the_end_is() -> None:
-    logits = apply(Decoding(), [BOS, 7])
+    logits = apply(GenerationConfig(), [BOS, 7])
     assert logits[[PAD, BOS, CLS]].tolist() == [-torch.inf] * 3
     assert logits.isfinite().sum() == 47
 
 
 def test_no_end_comes_before_the_least_number_of_words() -> None:
-    decoding = Decoding(min_words=3)
+    decoding = GenerationConfig(min_new_tokens=3)
     assert [bool(apply(decoding, [BOS], step=step)[EOS].isfinite()) for step in range(5)] == [
         False,
         False,
@@ -39,7 +41,7 @@ def test_no_end_comes_before_the_least_number_of_words() -> None:
 
 def test_repeated_words_lose_whatever_the_sign_of_their_score() -> None:
     logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0, 3.0, -3.0, 3.0, -3.0]]])
-    rules = Rules(Decoding(repetition_penalty=1.5), TEXT)
+    rules = LogitsProcessors(GenerationConfig(repetition_penalty=1.5), TEXT)
     rules.apply_(logits, step=1, written=torch.tensor([[[BOS, 4, 5, 4]]]))
     assert logits[0, 0, 4:].tolist() == [2.0, -4.5, 3.0, -3.0]
 
@@ -49,7 +51,7 @@ def test_log_probabilities_are_penalised_below_their_normaliser() -> None:
     written = torch.tensor([[[BOS, 9, 9], [BOS, 7, 4]]])
     normaliser = logits.logsumexp(dim=2)
     wanted = logits - normaliser[:, :, None]
-    rules = Rules(Decoding(repetition_penalty=1.5), TEXT)
+    rules = LogitsProcessors(GenerationConfig(repetition_penalty=1.5), TEXT)
     rules.apply_(logits, step=2, written=written, normaliser=normaliser)
     found = logits - normaliser[:, :, None]
     for beam, repeated in enumerate([[9], [7, 4]]):
@@ -67,7 +69,7 @@ def test_a_run_of_words_is_forbidden_exactly_if_it_occurred(
     words: list[int], size: int, padded: int
 ) -> None:
     written = [BOS, *words]
-    logits = apply(Decoding(no_repeat_ngram=size), written, padded=padded)
+    logits = apply(GenerationConfig(no_repeat_ngram_size=size), written, padded=padded)
     runs = {tuple(written[at : at + size]) for at in range(len(written) - size + 1)}
     for word in range(4, 9):
         again = tuple([*written, word][-size:]) in runs and len(written) >= size
@@ -77,11 +79,13 @@ def test_a_run_of_words_is_forbidden_exactly_if_it_occurred(
 @pytest.mark.parametrize(
     ("decoding", "look_back", "reweigh"),
     [
-        (Decoding(min_words=2), False, False),
-        (Decoding(no_repeat_ngram=2), True, False),
-        (Decoding(repetition_penalty=1.1), True, True),
+        (GenerationConfig(min_new_tokens=2), False, False),
+        (GenerationConfig(no_repeat_ngram_size=2), True, False),
+        (GenerationConfig(repetition_penalty=1.1), True, True),
     ],
 )
-def test_rules_say_what_they_need(decoding: Decoding, look_back: bool, reweigh: bool) -> None:
-    rules = Rules(decoding, TEXT)
+def test_rules_say_what_they_need(
+    decoding: GenerationConfig, look_back: bool, reweigh: bool
+) -> None:
+    rules = LogitsProcessors(decoding, TEXT)
     assert (rules.look_back, rules.reweigh) == (look_back, reweigh)

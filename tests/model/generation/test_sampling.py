@@ -6,9 +6,9 @@ from torch import Tensor
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from coca.model.captioner import Captioner
-from coca.model.generation.config import Decoding
+from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
-from coca.model.generation.sampling import Chooser
+from coca.model.generation.sampling import Sampler
 from tiny_writer import ARCHITECTURES, image_tokens, writer
 
 DRAWS = 20_000
@@ -16,8 +16,8 @@ DRAWS = 20_000
 
 def drawn(logits: Tensor, **options: Any) -> Tensor:
     """How often each word is drawn as the first."""
-    decoding = Decoding(num_return=DRAWS, **options)
-    choose = Chooser(decoding, steps=1, device=torch.device("cpu"))
+    decoding = GenerationConfig(num_return_sequences=DRAWS, **options)
+    choose = Sampler(decoding, steps=1, device=torch.device("cpu"))
     samples = torch.arange(DRAWS)[None]
     words = choose(logits.expand(1, DRAWS, -1), samples=samples, step=0)
     return torch.bincount(words[0], minlength=len(logits)) / DRAWS
@@ -60,8 +60,8 @@ def test_an_accelerator_without_64_bit_floats_leaves_the_drawing_to_the_cpu() ->
     logits, samples = torch.randn(1, 5, 20), torch.arange(5)[None]
     words = []
     for device in ("cpu", "mps"):
-        decoding = Decoding(num_return=5, temperature=1.0)
-        choose = Chooser(decoding, steps=1, device=torch.device(device))
+        decoding = GenerationConfig(num_return_sequences=5, temperature=1.0)
+        choose = Sampler(decoding, steps=1, device=torch.device(device))
         words.append(choose(logits, samples=samples, step=0))
     assert torch.equal(*words)
 
@@ -72,20 +72,20 @@ def model(request: pytest.FixtureRequest) -> Captioner:
 
 
 def written(model: Captioner, **options: Any) -> list[list[list[int]]]:
-    decoding = Decoding(max_words=6, **options)
+    decoding = GenerationConfig(max_new_tokens=6, **options)
     found = generate(model, image_tokens(model, 4), decoding=decoding)
     return [[one.token_ids for one in row] for row in found]
 
 
 def test_the_same_seed_writes_the_same_and_another_seed_something_else(model: Captioner) -> None:
-    options: dict[str, Any] = {"temperature": 1.0, "num_return": 4}
+    options: dict[str, Any] = {"temperature": 1.0, "num_return_sequences": 4}
     assert written(model, seed=1, **options) == written(model, seed=1, **options)
     assert written(model, seed=1, **options) != written(model, seed=2, **options)
 
 
 def test_fewer_samples_are_the_first_of_more(model: Captioner) -> None:
-    few = written(model, temperature=1.0, num_return=2)
-    many = written(model, temperature=1.0, num_return=6)
+    few = written(model, temperature=1.0, num_return_sequences=2)
+    many = written(model, temperature=1.0, num_return_sequences=6)
     for some, others in zip(few, many, strict=True):
         assert all(ids in others for ids in some)
 
@@ -96,7 +96,7 @@ def test_the_narrowest_choice_is_greedy(model: Captioner, options: dict[str, Any
 
 
 def test_samples_come_likeliest_first_with_their_own_length(model: Captioner) -> None:
-    decoding = Decoding(temperature=1.5, num_return=12, max_words=6)
+    decoding = GenerationConfig(temperature=1.5, num_return_sequences=12, max_new_tokens=6)
     lengths = set()
     for row in generate(model, image_tokens(model, 4), decoding=decoding):
         assert len(row) == 12

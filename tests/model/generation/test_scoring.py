@@ -4,7 +4,7 @@ from torch import Tensor
 
 from coca.model.captioner import Captioner
 from coca.model.generation import scoring
-from coca.model.generation.config import Decoding
+from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.losses.captioning import captioning_loss_plain
@@ -18,7 +18,7 @@ def model(request: pytest.FixtureRequest) -> Captioner:
     return writer(request.param)
 
 
-def laid_out(model: Captioner, words: list[list[int]], *, width: int = 12) -> Tensor:
+def prepack(model: Captioner, words: list[list[int]], *, width: int = 12) -> Tensor:
     text = model.config.text
     cls = [text.cls_id] if hasattr(text, "cls_id") else []
     rows = [[text.bos_id, *row, text.eos_id, *cls] for row in words]
@@ -42,7 +42,7 @@ def test_a_score_is_the_training_loss_of_the_pair(
     monkeypatch.setattr(scoring, "ROWS", rows)
     monkeypatch.setattr(scoring, "LOGIT_ROWS", 7)
     monkeypatch.setattr(scoring, "PICTURES", 2)
-    tokens = laid_out(model, WORDS)
+    tokens = prepack(model, WORDS)
     scores = score_captions(model, image_tokens(model, 5), tokens)
     for image, row in zip(pictures(5), scores.tolist(), strict=True):
         wanted = [-loss_of(model, image, text) for text in tokens]
@@ -51,7 +51,7 @@ def test_a_score_is_the_training_loss_of_the_pair(
 
 def test_a_word_that_is_no_target_counts_neither_in_the_score_nor_in_the_length() -> None:
     model = writer("openclip")
-    tokens = laid_out(model, [[5, 0, 7], [5, 6, 7]])
+    tokens = prepack(model, [[5, 0, 7], [5, 6, 7]])
     scores = score_captions(model, image_tokens(model, 2), tokens)
     wanted = [[-loss_of(model, image, text) for text in tokens] for image in pictures(2)]
     assert torch.allclose(scores, torch.tensor(wanted), atol=1e-4)
@@ -59,23 +59,25 @@ def test_a_word_that_is_no_target_counts_neither_in_the_score_nor_in_the_length(
 
 
 def test_lengths_count_the_words_and_the_end(model: Captioner) -> None:
-    tokens = laid_out(model, WORDS)
+    tokens = prepack(model, WORDS)
     assert scored_lengths(model, tokens).tolist() == [len(words) + 1 for words in WORDS]
 
 
 def test_what_is_written_scores_what_was_told(model: Captioner) -> None:
     tokens = image_tokens(model, 4)
-    decoding = Decoding(num_beams=6, num_return=6, max_words=9, early_stopping="certain")
+    decoding = GenerationConfig(
+        num_beams=6, num_return_sequences=6, max_new_tokens=9, early_stopping="certain"
+    )
     for place, row in enumerate(generate(model, tokens, decoding=decoding)):
         ended = [one for one in row if one.ended]
         if ended:
-            texts = laid_out(model, [one.token_ids for one in ended])
+            texts = prepack(model, [one.token_ids for one in ended])
             scores = score_captions(model, tokens[place : place + 1], texts)[0]
             assert scores.tolist() == pytest.approx([one.total for one in ended], abs=1e-4)
 
 
 def test_only_the_pairs_asked_for_are_scored(model: Captioner) -> None:
-    tokens, images = laid_out(model, WORDS), image_tokens(model, 4)
+    tokens, images = prepack(model, WORDS), image_tokens(model, 4)
     only = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)) < 0.5
     only[2] = False
     every = score_captions(model, images, tokens)
@@ -86,13 +88,13 @@ def test_only_the_pairs_asked_for_are_scored(model: Captioner) -> None:
 
 def test_padding_and_company_change_no_score(model: Captioner) -> None:
     images = image_tokens(model, 3)
-    together = score_captions(model, images, laid_out(model, WORDS))
+    together = score_captions(model, images, prepack(model, WORDS))
     for text, words in enumerate(WORDS):
-        alone = score_captions(model, images[1:2], laid_out(model, [words], width=len(words) + 3))
+        alone = score_captions(model, images[1:2], prepack(model, [words], width=len(words) + 3))
         assert float(alone) == pytest.approx(float(together[1, text]), abs=1e-4)
 
 
 def test_nothing_scores_nothing(model: Captioner) -> None:
-    images, tokens = image_tokens(model, 2), laid_out(model, WORDS)
+    images, tokens = image_tokens(model, 2), prepack(model, WORDS)
     assert score_captions(model, images[:0], tokens).shape == (0, 6)
     assert score_captions(model, images, tokens[:0]).shape == (2, 0)

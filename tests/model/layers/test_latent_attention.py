@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coca.model.layers.latent_attention import as_read, read
+from coca.model.layers.latent_attention import read, to_autocast_dtype
 from coca.model.layers.packing import Packing
 from coca.model.layers.transformer import CrossAttention
 
@@ -108,11 +108,11 @@ def test_gain_and_shift_of_a_norm_can_be_left_to_the_reader(
 def test_autocast_casts_what_is_read_once_and_gives_near_the_same(
     packing: Packing, rows: Tensor, context: Tensor
 ) -> None:
-    assert as_read(context) is context
+    assert to_autocast_dtype(context) is context
     attention = CrossAttention(WIDTH, CONTEXT_WIDTH, HEADS)
     exact = attention(rows, context, packing=packing)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        seen = as_read(context)
+        seen = to_autocast_dtype(context)
         assert seen.dtype == torch.bfloat16
         half = attention(rows, seen, packing=packing)
     half.float().sum().backward()

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from coca.model.layers.packing import RECTANGLE_COST, Packing
+from coca.model.layers.packing import BUCKET_COST, Packing
 
 lengths_of_a_batch = st.lists(st.integers(3, 40), min_size=1, max_size=30)
 
 
 def rows_computed(packing: Packing) -> int:
-    return sum(packing.sizes) + RECTANGLE_COST * len(packing.rectangles)
+    return sum(packing.sizes) + BUCKET_COST * len(packing.buckets)
 
 
 @given(lengths_of_a_batch)
@@ -31,7 +31,7 @@ def test_rectangles_hold_their_captions_and_nothing_is_wasted_for_one_length(
 ) -> None:
     packing = Packing.of(torch.tensor(lengths))
     held = [0]
-    for rectangle in packing.rectangles:
+    for rectangle in packing.buckets:
         assert rectangle.first == sum(held)
         held.append(rectangle.captions)
         members = packing.order[rectangle.first : rectangle.first + rectangle.captions]
@@ -46,7 +46,7 @@ def test_no_other_cut_costs_less(lengths: list[int]) -> None:
     ordered, count = sorted(lengths), len(lengths)
     cheapest = min(
         sum(
-            RECTANGLE_COST + (end - begin) * ordered[end - 1]
+            BUCKET_COST + (end - begin) * ordered[end - 1]
             for begin, end in zip((0, *cuts), (*cuts, count), strict=True)
         )
         for size in range(count)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.model.layers import prepacked_linear
-from coca.model.layers.prepacked_linear import Linear, lay_out, linear
+from coca.model.layers.prepacked_linear import Linear, linear, prepack_weights
 from coca.model.lora import LoraConfig, add_lora_
 
 pytestmark = pytest.mark.skipif(
-    not prepacked_linear._can_lay_out(torch.float32), reason="no oneDNN in this torch"
+    not prepacked_linear._can_prepack(torch.float32), reason="no oneDNN in this torch"
 )
 
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 def layer() -> Linear:
     torch.manual_seed(0)
     layer = Linear(48, 80)
-    lay_out(layer)
+    prepack_weights(layer)
     return layer
 
 
@@ -65,12 +65,12 @@ def test_inputs_need_not_be_contiguous_nor_there_at_all(layer: Linear) -> None:
 
 
 @pytest.mark.skipif(
-    not prepacked_linear._can_lay_out(torch.bfloat16), reason="no bf16 in this oneDNN"
+    not prepacked_linear._can_prepack(torch.bfloat16), reason="no bf16 in this oneDNN"
 )
 def test_in_bf16_the_result_is_that_of_fp32_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer = Linear(48, 80).bfloat16()
-    lay_out(layer)
+    prepack_weights(layer)
     inputs = torch.randn(9, 48).bfloat16()
     assert used(layer, monkeypatch, inputs)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_a_weight_that_has_changed_is_never_taken_from_its_copy(
     assert type(layer.weight) is nn.Parameter  # the memory of the copy is free again
     with torch.no_grad():
         assert torch.equal(layer(inputs), F.linear(inputs, layer.weight, layer.bias))
-    lay_out(layer)
+    prepack_weights(layer)
     assert used(layer, monkeypatch, inputs)
 
 
@@ -167,9 +167,9 @@ def test_other_precisions_and_autocast_are_left_to_torch(
 
 def test_an_adapter_within_the_weight_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.ModuleDict({"layer": Linear(48, 80)})
-    lay_out(model)
+    prepack_weights(model)
     add_lora_(model, LoraConfig(match=("layer",), rank=2))
     layer = model["layer"]
     assert isinstance(layer, Linear)
-    lay_out(model)
+    prepack_weights(model)
     assert not used(layer, monkeypatch, torch.randn(4, 48))

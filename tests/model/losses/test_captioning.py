@@ -38,8 +38,8 @@ def test_chunks_change_neither_the_captioning_loss_nor_its_gradients(
 def test_parts_with_the_weight_of_the_whole_add_up_to_its_mean() -> None:
     states, weight = torch.randn(10, 8), torch.randn(30, 8, requires_grad=True)
     targets, each = torch.randint(30, (10,)), torch.tensor(1 / 10)
-    first = captioning_loss(states[:3], targets[:3], weight, word_weight=each)
-    second = captioning_loss(states[3:], targets[3:], weight, word_weight=each)
+    first = captioning_loss(states[:3], targets[:3], weight, token_weight=each)
+    second = captioning_loss(states[3:], targets[3:], weight, token_weight=each)
     whole = captioning_loss(states, targets, weight)
     torch.testing.assert_close(first + second, whole)
     (ours,) = torch.autograd.grad(first + second, weight)
@@ -49,7 +49,7 @@ def test_parts_with_the_weight_of_the_whole_add_up_to_its_mean() -> None:
 def test_pictures_in_parts_add_up_to_the_mean_of_all() -> None:
     logits, classes = torch.randn(5, 4), torch.tensor([2, 0, 3, 1, 1])
     parts = [
-        classification_loss(logits[rows], classes[rows], picture_weight=torch.tensor(1 / 5))
+        classification_loss(logits[rows], classes[rows], image_weight=torch.tensor(1 / 5))
         for rows in (slice(2), slice(2, 5))
     ]
     torch.testing.assert_close(sum(parts), classification_loss(logits, classes))
@@ -123,7 +123,7 @@ def test_both_losses_of_a_model_equal_the_plain_ones_in_value_and_gradient(
 
     def plain() -> Tensor:
         logits = tiny_model.caption_logits(images, tokens)[:, :-1].flatten(0, 1)
-        targets = tokens[:, 1:].masked_fill(~tiny_model.predicts(tokens)[:, :-1], -100).flatten()
+        targets = tokens[:, 1:].masked_fill(~tiny_model.label_mask(tokens)[:, :-1], -100).flatten()
         image, text = tiny_model.encode_image(images), tiny_model.encode_text(tokens)
         match = contrastive_loss_plain(image, text, tiny_model.logit_scale)
         return match + 2 * F.cross_entropy(logits, targets, ignore_index=-100)

@@ -82,8 +82,8 @@ def test_contradictions_of_the_text_are_told(changes: dict[str, Any], told: str)
 def test_a_configuration_is_kept_as_plain_values() -> None:
     config = OpenCLIPConfig.presets()["openclip_vit_l_14"]
     assert from_dict(OpenCLIPConfig, to_dict(config), source="a test") == config
-    assert config.text.max_words == 74
-    assert config.text.never_written == (0, 49_406)
+    assert config.text.max_text_tokens == 74
+    assert config.text.suppress_tokens == (0, 49_406)
 
 
 @pytest.mark.parametrize(

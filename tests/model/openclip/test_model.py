@@ -82,7 +82,7 @@ def test_packed_states_equal_the_padded_ones(
 ) -> None:
     _, ours = both
     output = ours(images, tokens)
-    plain = ours.caption_logits(images, tokens)[ours.predicts(tokens)]
+    plain = ours.caption_logits(images, tokens)[ours.label_mask(tokens)]
     assert_close(F.linear(output.caption_states, ours.vocabulary_weight), plain)
     assert output.caption_targets.tolist() == [
         word for row in tokens.tolist() for word in row[1:] if word

@@ -46,6 +46,6 @@ def test_a_time_that_says_nothing_is_0(taken: str) -> None:
     assert read_header(photo(taken=taken)) == Header(40, 30, 0)
 
 
-@pytest.mark.parametrize("image", [b"", b"no picture", photo()[:40]])
+@pytest.mark.parametrize("image", [b"", b"no image", photo()[:40]])
 def test_what_is_no_picture_has_no_size(image: bytes) -> None:
     assert read_header(image) == Header()

@@ -12,16 +12,16 @@ from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.search.ingest import migrate as module
 from coca.search.ingest.migrate import migrate
 from coca.search.ingest.record_files import read_records, write_records
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 
-MakeIndex = Callable[..., Index]
+MakeIndex = Callable[..., Collection]
 MakeRecord = Callable[..., Record]
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Index:
-    return Index.open(
+def source(tmp_path: Path) -> Collection:
+    return Collection.open(
         str(tmp_path / "source.db"), embed_dim=16, fingerprint="model-one", create=True
     )
 
@@ -66,7 +66,7 @@ def test_records_survive_a_file(tmp_path: Path, make_record: MakeRecord) -> None
 
 
 def test_a_collection_arrives_whole_and_goes_back(
-    source: Index, index: Index, tmp_path: Path, make_record: MakeRecord
+    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     records = given(make_record)
     source.upsert(records.values())
@@ -84,8 +84,8 @@ def test_a_collection_arrives_whole_and_goes_back(
 
 
 def test_a_stopped_migration_goes_on(
-    source: Index,
-    index: Index,
+    source: Collection,
+    index: Collection,
     tmp_path: Path,
     make_record: MakeRecord,
     monkeypatch: pytest.MonkeyPatch,
@@ -115,7 +115,7 @@ def test_a_stopped_migration_goes_on(
 
 
 def test_what_changed_since_a_copy_was_made_is_copied_anew(
-    source: Index, index: Index, tmp_path: Path, make_record: MakeRecord
+    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     records = given(make_record)
     source.upsert(records.values())
@@ -138,14 +138,14 @@ def test_what_changed_since_a_copy_was_made_is_copied_anew(
 
 @pytest.mark.parametrize("field", ["vector", "text_vector", "metadata", "tags", "time"])
 def test_a_change_in_any_field_is_copied_again(
-    source: Index, tmp_path: Path, make_record: MakeRecord, field: str
+    source: Collection, tmp_path: Path, make_record: MakeRecord, field: str
 ) -> None:
     record = make_record("a", text_vector=make_record("t").vector, metadata={"n": 1})
     other = make_record("other").vector
     values: dict[str, Any] = {"metadata": {"n": 2}, "tags": ("x",), "time": 7}
     source.upsert([record, make_record("b")])
     about: dict[str, Any] = {"embed_dim": 16, "fingerprint": "model-one", "create": True}
-    with source, Index.open(str(tmp_path / "target.db"), **about) as target:
+    with source, Collection.open(str(tmp_path / "target.db"), **about) as target:
         migrate(source, target, tmp_path / "run", keep_files=True)
         changed = dataclasses.replace(record, **{field: values.get(field, other)})
         source.upsert([changed])
@@ -154,14 +154,14 @@ def test_a_change_in_any_field_is_copied_again(
 
 
 def test_a_collection_is_never_copied_onto_itself(
-    source: Index, tmp_path: Path, make_record: MakeRecord
+    source: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     source.upsert([make_record("a")])
     (tmp_path / "link.db").symlink_to(tmp_path / "source.db")
     for uri in ("source.db", "./x/../source.db", "link.db"):
         (tmp_path / "x").mkdir(exist_ok=True)
         with (
-            Index.open(f"{tmp_path}/{uri}", source.own_name) as target,
+            Collection.open(f"{tmp_path}/{uri}", source.own_name) as target,
             pytest.raises(ArgumentError, match="are the same collection"),
         ):
             migrate(source, target, tmp_path / "run")
@@ -169,7 +169,7 @@ def test_a_collection_is_never_copied_onto_itself(
 
 
 def test_another_migration_or_model_is_refused(
-    source: Index, index: Index, tmp_path: Path, make_record: MakeRecord
+    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     source.upsert([make_record("a")])
     migrate(source, index, tmp_path / "files", keep_files=True)
@@ -189,8 +189,8 @@ def test_another_migration_or_model_is_refused(
 
 
 def test_records_that_did_not_arrive_are_told(
-    source: Index,
-    index: Index,
+    source: Collection,
+    index: Collection,
     tmp_path: Path,
     make_record: MakeRecord,
     monkeypatch: pytest.MonkeyPatch,

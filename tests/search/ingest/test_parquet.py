@@ -15,7 +15,7 @@ from coca.search.ingest.parquet import (
 )
 from coca.search.ingest.pipeline import ingest_vectors
 from coca.search.ingest.report import IngestReport
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -66,7 +66,7 @@ def test_what_is_written_is_read(tmp_path: Path, batch: list[Record]) -> None:
 
 
 def test_the_columns_are_those_of_a_collection_with_both_vectors(
-    tmp_path: Path, batch: list[Record], index: Index
+    tmp_path: Path, batch: list[Record], index: Collection
 ) -> None:
     path = tmp_path / "a.parquet"
     write_vectors(path, batch, about())
@@ -79,7 +79,7 @@ def test_the_columns_are_those_of_a_collection_with_both_vectors(
 
 
 def test_vectors_fill_a_collection_without_a_model_and_only_once(
-    tmp_path: Path, batch: list[Record], index: Index
+    tmp_path: Path, batch: list[Record], index: Collection
 ) -> None:
     path = tmp_path / "a.parquet"
     write_vectors(path, batch, about())
@@ -92,7 +92,7 @@ def test_vectors_fill_a_collection_without_a_model_and_only_once(
 
 
 def test_newer_words_and_pictures_of_a_path_take_the_place_of_older_ones(
-    tmp_path: Path, make_record: Make, index: Index
+    tmp_path: Path, make_record: Make, index: Collection
 ) -> None:
     def made(name: str, path: str, stamp: str, caption: str) -> Record:
         origin = Origin(files={path: stamp}, label=caption)
@@ -113,7 +113,7 @@ def test_newer_words_and_pictures_of_a_path_take_the_place_of_older_ones(
 
 
 def test_vectors_of_another_model_or_that_cannot_be_stored_are_refused(
-    tmp_path: Path, batch: list[Record], index: Index
+    tmp_path: Path, batch: list[Record], index: Collection
 ) -> None:
     path = tmp_path / "a.parquet"
     write_vectors(path, batch, about(fingerprint="model-two"))

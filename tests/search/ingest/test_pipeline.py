@@ -9,11 +9,11 @@ import pytest
 
 from coca.core.errors import DataError, SearchError
 from coca.search.ingest import planner
-from coca.search.ingest.local_files import Picture, Words
+from coca.search.ingest.local_files import Picture
 from coca.search.ingest.pipeline import add, ingest
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.sources import FileSource
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 
 Run = Callable[..., IngestReport]
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, embedder: Any, index: Index) -> Run:
+def run(folder: Path, embedder: Any, index: Collection) -> Run:
     """Fills the collection from the folder; `embedder.embedded` then tells what was embedded."""
 
     def run(**settings: Any) -> IngestReport:
@@ -41,7 +41,7 @@ def run(folder: Path, embedder: Any, index: Index) -> Run:
     return run
 
 
-def contents(index: Index) -> dict[str, str]:
+def contents(index: Collection) -> dict[str, str]:
     """Path -> caption of every record; fails if two claim one path."""
     found: dict[str, str] = {}
     for _, path, caption, origin in index.origins():
@@ -53,7 +53,7 @@ def contents(index: Index) -> dict[str, str]:
 
 
 def test_a_folder_becomes_records_with_the_words_beside_its_pictures(
-    run: Run, index: Index, folder: Path, embedder: Any
+    run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     report = run()
     assert report == IngestReport(added=3)
@@ -66,7 +66,7 @@ def test_a_folder_becomes_records_with_the_words_beside_its_pictures(
 
 
 def test_a_second_run_reads_and_embeds_nothing(
-    run: Run, index: Index, embedder: Any, monkeypatch: pytest.MonkeyPatch
+    run: Run, index: Collection, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
     monkeypatch.setattr(FileSource, "read", lambda _, entry: pytest.fail(f"{entry} was read"))
@@ -75,7 +75,7 @@ def test_a_second_run_reads_and_embeds_nothing(
 
 
 def test_a_changed_picture_replaces_the_old_one(
-    run: Run, index: Index, folder: Path, embedder: Any
+    run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     run()
     (folder / "a.jpg").write_bytes(b"another apple")
@@ -86,7 +86,7 @@ def test_a_changed_picture_replaces_the_old_one(
 
 
 def test_changed_words_are_taken_over_without_embedding(
-    run: Run, index: Index, folder: Path, embedder: Any
+    run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     run()
     (folder / "a.txt").write_text("a pear")
@@ -106,7 +106,9 @@ def test_a_touched_picture_is_read_once_more_and_left(
     assert not embedder.embedded
 
 
-def test_vanished_pictures_stay_until_they_are_pruned(run: Run, index: Index, folder: Path) -> None:
+def test_vanished_pictures_stay_until_they_are_pruned(
+    run: Run, index: Collection, folder: Path
+) -> None:
     run()
     (folder / "c.jpg").unlink()
     assert run() == IngestReport(unchanged=2)
@@ -116,7 +118,7 @@ def test_vanished_pictures_stay_until_they_are_pruned(run: Run, index: Index, fo
 
 
 def test_a_folder_may_be_named_in_any_way(
-    run: Run, index: Index, folder: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+    run: Run, index: Collection, folder: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
     (folder / "sub").mkdir()
@@ -128,7 +130,7 @@ def test_a_folder_may_be_named_in_any_way(
 
 
 def test_pruning_spares_what_lies_elsewhere(
-    folder: Path, embedder: Any, index: Index, tmp_path: Path
+    folder: Path, embedder: Any, index: Collection, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -142,7 +144,7 @@ def test_pruning_spares_what_lies_elsewhere(
 
 
 def test_one_picture_at_two_paths_is_one_record(
-    run: Run, index: Index, folder: Path, embedder: Any
+    run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     (folder / "z.jpg").write_bytes(b"a")
     (folder / "z.txt").write_text("a copy")
@@ -160,7 +162,7 @@ def test_one_picture_at_two_paths_is_one_record(
 
 
 def test_when_the_leading_file_is_gone_the_copy_leads(
-    run: Run, index: Index, folder: Path, embedder: Any
+    run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     (folder / "z.jpg").write_bytes(b"a")
     (folder / "z.txt").write_text("a copy")
@@ -173,7 +175,7 @@ def test_when_the_leading_file_is_gone_the_copy_leads(
 
 
 def test_when_the_leading_file_changes_the_copy_leads(
-    run: Run, index: Index, folder: Path, embedder: Any
+    run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     (folder / "z.jpg").write_bytes(b"a")
     (folder / "z.txt").write_text("a copy")
@@ -185,7 +187,9 @@ def test_when_the_leading_file_changes_the_copy_leads(
     assert run() == IngestReport(unchanged=4)
 
 
-def test_when_a_copy_changes_its_record_lets_it_go(run: Run, index: Index, folder: Path) -> None:
+def test_when_a_copy_changes_its_record_lets_it_go(
+    run: Run, index: Collection, folder: Path
+) -> None:
     (folder / "z.jpg").write_bytes(b"a")
     run()
     (folder / "z.jpg").write_bytes(b"z")
@@ -196,7 +200,7 @@ def test_when_a_copy_changes_its_record_lets_it_go(run: Run, index: Index, folde
 
 
 def test_a_renamed_picture_keeps_its_vector(
-    run: Run, index: Index, folder: Path, embedder: Any
+    run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     run()
     (folder / "a.jpg").rename(folder / "n.jpg")
@@ -206,7 +210,7 @@ def test_a_renamed_picture_keeps_its_vector(
 
 
 def test_copies_beyond_the_room_of_a_record_are_counted_but_not_remembered(
-    run: Run, index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, index: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planner, "_MAX_FILES_BYTES", 10)
     (folder / "z.jpg").write_bytes(b"a")
@@ -216,7 +220,7 @@ def test_copies_beyond_the_room_of_a_record_are_counted_but_not_remembered(
 
 
 def test_bad_pictures_are_told_and_the_others_come_in(
-    run: Run, index: Index, folder: Path, embedder: Any
+    run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     for name, image in {"bad1": b"bad1", "bad2": b"bad2", "copy": b"bad1", "e": b"e"}.items():
         (folder / f"{name}.png").write_bytes(image)
@@ -227,12 +231,12 @@ def test_bad_pictures_are_told_and_the_others_come_in(
         ("bad2.png", "not_an_image"),
         ("copy.png", "not_an_image"),
     }
-    assert report.bad[0].detail == "this is no picture"
+    assert report.bad[0].detail == "this is no image"
     assert sorted(embedder.embedded) == [b"a", b"b", b"c", b"e"]
 
 
 def test_bad_words_and_unreadable_files_are_told(
-    run: Run, index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, index: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "a.txt").unlink()
     (folder / "a.json").write_text("{")
@@ -250,7 +254,7 @@ def test_bad_words_and_unreadable_files_are_told(
 
 
 def test_what_json_holds_and_milvus_does_not_is_one_pictures_fault(
-    run: Run, index: Index, folder: Path
+    run: Run, index: Collection, folder: Path
 ) -> None:
     deep = '{"x":' * 600 + "1" + "}" * 600
     run()
@@ -281,7 +285,7 @@ def test_a_file_name_that_is_no_text_is_told_in_text(run: Run, folder: Path) -> 
 
 
 def test_a_picture_that_turned_bad_leaves_no_stale_record(
-    run: Run, index: Index, folder: Path
+    run: Run, index: Collection, folder: Path
 ) -> None:
     run()
     (folder / "a.jpg").write_bytes(b"bad now")
@@ -300,7 +304,7 @@ class Captioner:
 
 
 def test_pictures_without_a_caption_get_one_written(
-    run: Run, index: Index, folder: Path, embedder: Any
+    run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     # First without, then with: what lacks a caption is made up for.
     run()
@@ -325,7 +329,7 @@ def test_pictures_without_a_caption_get_one_written(
 
 
 def test_a_picture_of_which_the_model_says_nothing_is_not_asked_about_again(
-    run: Run, index: Index, folder: Path
+    run: Run, index: Collection, folder: Path
 ) -> None:
     asked: list[bytes] = []
 
@@ -341,25 +345,6 @@ def test_a_picture_of_which_the_model_says_nothing_is_not_asked_about_again(
     (folder / "d.jpg").write_bytes(b"d")
     assert run(captioner=silent) == IngestReport(added=1, updated=1, unchanged=2)
     assert (asked, contents(index)["c.jpg"]) == ([b"c", b"d"], "")
-
-
-def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Index) -> None:
-    pictures = [
-        Picture(path=f"a.tar/{n}", image=b"%d" % n, words=Words(f"c{n}", {"n": n}))
-        for n in range(5)
-    ]
-    assert add(pictures, embedder, index, batch_size=2) == IngestReport(added=5)
-    assert add(iter(pictures), embedder, index) == IngestReport(unchanged=5)
-    assert len(embedder.embedded) == 5
-    changed = [Picture(path="a.tar/0", image=b"new"), Picture(path="a.tar/1", image=b"1")]
-    assert add(changed, embedder, index) == IngestReport(updated=2)
-    assert contents(index) == {"0": "", "1": "", "2": "c2", "3": "c3", "4": "c4"}
-    assert index.get([content_id(b"0")]) == {}
-
-
-def test_of_two_pictures_with_one_path_the_last_stays(embedder: Any, index: Index) -> None:
-    add([Picture(path="x", image=b"1"), Picture(path="x", image=b"2")], embedder, index)
-    assert [id for id, *_ in index.origins()] == [content_id(b"2")]
 
 
 def test_progress_counts_every_picture(run: Run, folder: Path) -> None:
@@ -380,7 +365,7 @@ def test_progress_counts_every_picture(run: Run, folder: Path) -> None:
 
     run(progress=progress)
     run(progress=progress, batch_size=1)
-    assert seen == [("index pictures", 5)] * 2
+    assert seen == [("index images", 5)] * 2
     assert sum(steps) == 10
 
 
@@ -391,7 +376,7 @@ def test_another_models_collection_is_not_filled(run: Run, embedder: Any) -> Non
 
 
 def test_a_folder_that_is_not_there_changes_nothing(
-    run: Run, index: Index, embedder: Any, folder: Path
+    run: Run, index: Collection, embedder: Any, folder: Path
 ) -> None:
     run()
     folder.rename(folder.with_name("unplugged"))

@@ -1,4 +1,4 @@
-"""The same pictures by another model, beside the vectors that are there."""
+"""The same images by another model, beside the vectors that are there."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from coca.core.errors import DataError, SearchError
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 
 
@@ -26,7 +26,7 @@ class Newer:
 
     def embed_images(self, images: Any) -> Float32[np.ndarray, "N E"]:
         if any(image.startswith(b"odd") for image in images):
-            raise DataError("this is no picture for the newer model", reason="not_an_image")
+            raise DataError("this is no image for the newer model", reason="not_an_image")
         self.embedded.extend(images)
         return np.stack([np.eye(8, dtype=np.float32)[image[0] % 8] for image in images])
 
@@ -45,17 +45,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def both(tmp_path: Path, folder: Path, embedder: Any) -> Iterator[tuple[Index, Index]]:
+def both(tmp_path: Path, folder: Path, embedder: Any) -> Iterator[tuple[Collection, Collection]]:
     place = str(tmp_path / "a.db")
     with (
-        Index.open(place, embed_dim=16, fingerprint="model-one", create=True) as old,
-        Index.open(place, "new", embed_dim=8, fingerprint="model-two", create=True) as new,
+        Collection.open(place, embed_dim=16, fingerprint="model-one", create=True) as old,
+        Collection.open(place, "new", embed_dim=8, fingerprint="model-two", create=True) as new,
     ):
         ingest(folder, embedder, old)
         yield old, new
 
 
-def test_everything_but_the_vectors_stays(both: tuple[Index, Index]) -> None:
+def test_everything_but_the_vectors_stays(both: tuple[Collection, Collection]) -> None:
     old, new = both
     report = reindex(old, Newer(), new, batch_size=4)
     assert (report.embedded, report.kept, report.lost) == (6, 0, [])
@@ -67,7 +67,7 @@ def test_everything_but_the_vectors_stays(both: tuple[Index, Index]) -> None:
         assert record.vector.shape == (8,)
 
 
-def test_a_second_run_embeds_only_what_is_missing(both: tuple[Index, Index]) -> None:
+def test_a_second_run_embeds_only_what_is_missing(both: tuple[Collection, Collection]) -> None:
     old, new = both
     reindex(old, Newer(), new)
     new.delete([content_id(b"3")])
@@ -78,7 +78,7 @@ def test_a_second_run_embeds_only_what_is_missing(both: tuple[Index, Index]) -> 
 
 
 def test_an_earlier_model_gets_what_the_collection_holds_now(
-    both: tuple[Index, Index], folder: Path, embedder: Any
+    both: tuple[Collection, Collection], folder: Path, embedder: Any
 ) -> None:
     old, new = both
     reindex(old, Newer(), new)
@@ -103,7 +103,7 @@ def test_an_earlier_model_gets_what_the_collection_holds_now(
 
 
 def test_pictures_that_are_gone_or_changed_are_told(
-    both: tuple[Index, Index], folder: Path
+    both: tuple[Collection, Collection], folder: Path
 ) -> None:
     old, new = both
     (folder / "1.jpg").unlink()
@@ -112,10 +112,12 @@ def test_pictures_that_are_gone_or_changed_are_told(
     assert report.embedded == 4
     reasons = dict(report.lost)
     assert "cannot be read: No such file" in reasons[str(folder / "1.jpg")]
-    assert "holds another picture now" in reasons[str(folder / "2.jpg")]
+    assert "holds another image now" in reasons[str(folder / "2.jpg")]
 
 
-def test_a_copy_stands_in_for_a_file_that_is_gone(both: tuple[Index, Index], folder: Path) -> None:
+def test_a_copy_stands_in_for_a_file_that_is_gone(
+    both: tuple[Collection, Collection], folder: Path
+) -> None:
     old, new = both
     id = content_id(b"1")
     record = old.get([id])[id]
@@ -128,18 +130,18 @@ def test_a_copy_stands_in_for_a_file_that_is_gone(both: tuple[Index, Index], fol
 
 
 def test_a_picture_that_the_newer_model_refuses_stops_no_other(
-    both: tuple[Index, Index], folder: Path, embedder: Any
+    both: tuple[Collection, Collection], folder: Path, embedder: Any
 ) -> None:
     old, new = both
     (folder / "odd.jpg").write_bytes(b"odd")
     ingest(folder, embedder, old)
     report = reindex(old, Newer(), new)
     assert report.embedded == 6
-    assert report.lost == [(str(folder / "odd.jpg"), "this is no picture for the newer model")]
+    assert report.lost == [(str(folder / "odd.jpg"), "this is no image for the newer model")]
 
 
 def test_a_collection_of_yet_another_model_is_refused(
-    both: tuple[Index, Index], embedder: Any
+    both: tuple[Collection, Collection], embedder: Any
 ) -> None:
     old, new = both
     with pytest.raises(SearchError, match="was filled by model model-two"):

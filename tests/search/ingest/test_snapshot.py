@@ -10,12 +10,12 @@ from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import Copies
 from coca.search.ingest.sources import AnySource, Entry, FileSource
-from coca.search.milvus.collection import Index
-from coca.search.milvus.collection_io import Collection
+from coca.search.milvus.collection import Collection
+from coca.search.milvus.collection_io import CollectionIO
 
 
 def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files(
-    index: Index, tmp_path: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
+    index: Collection, tmp_path: Path, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -25,13 +25,13 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
     copy.write_bytes(b"a")
     first = ingest(folder, embedder, index, copies=copies)
     assert first == IngestReport(added=3, duplicates=1)
-    reads = Collection.read_through
+    reads = CollectionIO.read_through
 
-    def read_through(self: Collection, columns: Any, filter: str = "") -> Any:
+    def read_through(self: CollectionIO, columns: Any, filter: str = "") -> Any:
         assert filter, "it reads the whole collection"
         return reads(self, columns, filter)
 
-    monkeypatch.setattr(Collection, "read_through", read_through)
+    monkeypatch.setattr(CollectionIO, "read_through", read_through)
 
     def touch(*paths: Path) -> IngestReport:
         sources: list[AnySource] = [
@@ -62,7 +62,7 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
 
 
 def test_the_words_of_a_picture_that_is_gone_go_with_it(
-    index: Index, tmp_path: Path, embedder: Any
+    index: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, copies = tmp_path / "pictures", Copies()
     folder.mkdir()
@@ -81,7 +81,7 @@ def test_the_words_of_a_picture_that_is_gone_go_with_it(
 
 
 def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_trusted(
-    index: Index, tmp_path: Path, embedder: Any
+    index: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, other = tmp_path / "drive", tmp_path / "other"
     for place in (folder, other):
@@ -89,7 +89,7 @@ def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_truste
         (place / f"{place.name}.jpg").write_bytes(place.name.encode())
     ingest([folder, other], embedder, index)
     (folder / "drive.jpg").unlink()
-    # A note is no picture.
+    # A note is no image.
     (folder / "note.txt").write_text("a note")
     for places in ([folder], [folder, other]):
         kept = ingest(places, embedder, index, prune=True)
@@ -103,7 +103,7 @@ def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_truste
 
 
 def test_a_copy_takes_no_words_from_a_file_that_is_out_of_reach(
-    index: Index, tmp_path: Path, embedder: Any
+    index: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, drive = tmp_path / "pictures", tmp_path / "drive"
     for place in (folder, drive):

@@ -5,7 +5,7 @@ import pytest
 
 from coca.core.errors import SearchError
 from coca.search.ingest.write_behind import WriteBehind
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 
 Make = Callable[..., Record]
@@ -14,7 +14,7 @@ Make = Callable[..., Record]
 class Gate:
     """Makes the writes of an index wait until it opens; knows what was asked for, in order."""
 
-    def __init__(self, index: Index, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, index: Collection, patch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
         self.asked: list[tuple[str, list[str]]] = []
         upsert, delete, flush = index.upsert, index.delete, index.flush
@@ -43,12 +43,12 @@ class Gate:
 
 
 @pytest.fixture
-def gate(index: Index, monkeypatch: pytest.MonkeyPatch) -> Gate:
+def gate(index: Collection, monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(index, monkeypatch)
 
 
 def test_what_is_on_its_way_is_seen_at_once_and_written_in_order(
-    index: Index, gate: Gate, make_record: Make
+    index: Collection, gate: Gate, make_record: Make
 ) -> None:
     with WriteBehind(index) as behind:
         behind.upsert([make_record("a"), make_record("b")])
@@ -61,7 +61,7 @@ def test_what_is_on_its_way_is_seen_at_once_and_written_in_order(
     assert index.get(["b"]) == {"b": make_record("b")}
 
 
-def test_no_more_than_two_batches_wait(index: Index, gate: Gate, make_record: Make) -> None:
+def test_no_more_than_two_batches_wait(index: Collection, gate: Gate, make_record: Make) -> None:
     with WriteBehind(index) as behind:
         behind.upsert([make_record("a")])
         behind.upsert([make_record("b")])
@@ -75,7 +75,7 @@ def test_no_more_than_two_batches_wait(index: Index, gate: Gate, make_record: Ma
 
 
 def test_after_a_write_that_failed_none_is_done(
-    index: Index, make_record: Make, monkeypatch: pytest.MonkeyPatch
+    index: Collection, make_record: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.upsert([make_record("old")])
 

@@ -12,14 +12,14 @@ import pytest
 from coca.core.errors import SearchError
 from coca.search.milvus import names
 from coca.search.milvus.catalog import drop_collection, list_all, point_alias
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.schema import has_collection, list_collections, make_collection
 from coca.search.records import Record
 from milvus_server import SERVER, free_port
 
-MakeIndex = Callable[..., Index]
+MakeIndex = Callable[..., Collection]
 MakeRecord = Callable[..., Record]
 
 
@@ -119,11 +119,11 @@ def test_a_process_that_has_it_open_never_meets_the_other_model(
     if earlier:
         make_earlier(connection, fresh, "model-one")
     about: dict[str, Any] = {"embed_dim": 16, "create": True}
-    with Index.open(served, fresh, fingerprint="model-one", **about) as one:
+    with Collection.open(served, fresh, fingerprint="model-one", **about) as one:
         one.upsert([make_record("old")])
         with (
             second_process(served, fresh) as (tell, hear),
-            Index.open(served, fresh, fingerprint="model-two", staged=True, **about) as two,
+            Collection.open(served, fresh, fingerprint="model-two", staged=True, **about) as two,
         ):
             two.upsert([make_record("new")])
             point_alias(connection, fresh, two.own_name)

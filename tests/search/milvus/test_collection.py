@@ -9,15 +9,15 @@ import pytest
 
 from coca.core.errors import SearchError
 from coca.search.milvus import collection, collection_io, schema
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.records import Origin, Record
 
-MakeIndex = Callable[..., Index]
+MakeIndex = Callable[..., Collection]
 MakeRecord = Callable[..., Record]
 
 
-def test_what_is_written_can_be_read_back(index: Index, make_record: MakeRecord) -> None:
+def test_what_is_written_can_be_read_back(index: Collection, make_record: MakeRecord) -> None:
     record = make_record(
         "cat",
         caption='a "cat"\n\\ ä',
@@ -30,7 +30,7 @@ def test_what_is_written_can_be_read_back(index: Index, make_record: MakeRecord)
     assert np.array_equal(found["cat"].vector, record.vector)
 
 
-def test_a_record_of_the_same_id_is_replaced(index: Index, make_record: MakeRecord) -> None:
+def test_a_record_of_the_same_id_is_replaced(index: Collection, make_record: MakeRecord) -> None:
     index.upsert([make_record("cat", caption="old")])
     # Twice in one batch: the last one counts.
     index.upsert([make_record("cat", caption="newer"), make_record("cat", caption="newest")])
@@ -38,14 +38,14 @@ def test_a_record_of_the_same_id_is_replaced(index: Index, make_record: MakeReco
     assert index.get(["cat"])["cat"].caption == "newest"
 
 
-def test_a_deleted_record_is_found_no_more(index: Index, make_record: MakeRecord) -> None:
+def test_a_deleted_record_is_found_no_more(index: Collection, make_record: MakeRecord) -> None:
     index.upsert([make_record("cat"), make_record("dog")])
     index.delete(["cat", "absent"])
     assert index.count() == 1
     assert ids(index.search(make_record("cat").vector[np.newaxis])) == [["dog"]]
 
 
-def test_a_search_returns_cosines_in_order(index: Index, make_record: MakeRecord) -> None:
+def test_a_search_returns_cosines_in_order(index: Collection, make_record: MakeRecord) -> None:
     records = [make_record(str(n), caption=f"c{n}", metadata={"n": n}) for n in range(50)]
     index.upsert(records)
     index.flush()
@@ -60,7 +60,7 @@ def test_a_search_returns_cosines_in_order(index: Index, make_record: MakeRecord
     assert (first.path, first.caption, first.metadata) == ("/pictures/7.jpg", "c7", {"n": 7})
 
 
-def test_pages_follow_each_other(index: Index, make_record: MakeRecord) -> None:
+def test_pages_follow_each_other(index: Collection, make_record: MakeRecord) -> None:
     index.upsert(make_record(str(n), metadata={"even": n % 2 == 0}) for n in range(30))
     query = make_record("query").vector[np.newaxis]
     for filter in ("", 'metadata["even"] == true'):
@@ -69,7 +69,7 @@ def test_pages_follow_each_other(index: Index, make_record: MakeRecord) -> None:
         assert [hit.id for page in pages for hit in page] == [hit.id for hit in whole]
 
 
-def test_a_filter_leaves_only_what_fulfils_it(index: Index, make_record: MakeRecord) -> None:
+def test_a_filter_leaves_only_what_fulfils_it(index: Collection, make_record: MakeRecord) -> None:
     index.upsert(make_record(str(n), metadata={"n": n}) for n in range(20))
     query = make_record("3").vector[np.newaxis]
     hits = index.search(query, 10, filter='metadata["n"] > 15')[0]
@@ -78,7 +78,7 @@ def test_a_filter_leaves_only_what_fulfils_it(index: Index, make_record: MakeRec
     assert index.search(query, 10, filter='metadata["n"] > 99') == [[]]
 
 
-def test_an_empty_collection_answers_with_nothing(index: Index) -> None:
+def test_an_empty_collection_answers_with_nothing(index: Collection) -> None:
     assert index.search(np.eye(2, 16, dtype=np.float32), 3) == [[], []]
     assert index.search(np.zeros((0, 16), dtype=np.float32), 3) == []
     assert list(index.origins()) == []
@@ -115,7 +115,7 @@ def test_a_collection_that_is_not_there_is_not_made_unasked(make_index: MakeInde
 def test_an_empty_place_is_called_empty(tmp_path: Path) -> None:
     Connection(str(tmp_path / "a.db"), create=True).close()
     with pytest.raises(SearchError, match="it is empty"):
-        Index.open(str(tmp_path / "a.db"))
+        Collection.open(str(tmp_path / "a.db"))
 
 
 def test_a_new_collection_needs_to_know_its_model(make_index: MakeIndex) -> None:
@@ -134,7 +134,7 @@ def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     connection = Connection(place, create=True)
     connection.client.create_collection("foreign", dimension=16, timeout=10)
     with pytest.raises(SearchError, match="was not made by `coca index`"):
-        Index.open(place, "foreign")
+        Collection.open(place, "foreign")
     connection.close()
 
 
@@ -166,14 +166,14 @@ def test_a_collection_whose_making_was_interrupted_is_finished(
     ],
 )
 def test_a_record_that_cannot_be_stored_is_named(
-    index: Index, make_record: MakeRecord, record: Any, fault: str
+    index: Collection, make_record: MakeRecord, record: Any, fault: str
 ) -> None:
     with pytest.raises(SearchError, match=fault):
         index.upsert([make_record("a"), replace(make_record("b"), **record)])
     assert index.count() == 0
 
 
-def test_no_id_reaches_another_record(index: Index, make_record: MakeRecord) -> None:
+def test_no_id_reaches_another_record(index: Collection, make_record: MakeRecord) -> None:
     odd = ["it's.jpg", "Katze 🐈", "%_[]()", "'] or id != ''", "x' or 'x' == 'x"]
     index.upsert(make_record(id) for id in [*odd, "plain"])
     assert set(index.ids()) == {*odd, "plain"}
@@ -189,19 +189,19 @@ def test_no_id_reaches_another_record(index: Index, make_record: MakeRecord) -> 
     assert index.ids() == ["plain"]
 
 
-def test_a_query_that_cannot_be_compared_is_refused(index: Index) -> None:
+def test_a_query_that_cannot_be_compared_is_refused(index: Collection) -> None:
     with pytest.raises(SearchError, match="query 1 has a vector of length 0"):
         index.search(np.eye(1, 16, dtype=np.float32).repeat(2, 0) * [[1], [0]])
 
 
 @pytest.mark.parametrize(("k", "offset"), [(0, 0), (1, -1), (16_000, 400)])
-def test_a_page_out_of_range_is_refused(index: Index, k: int, offset: int) -> None:
+def test_a_page_out_of_range_is_refused(index: Collection, k: int, offset: int) -> None:
     with pytest.raises(SearchError, match="at most 16,384"):
         index.search(np.eye(1, 16, dtype=np.float32), k, offset=offset)
 
 
 @pytest.mark.parametrize("filter", ["bogus == 3", 'caption == "x', "((", "caption == 5"])
-def test_a_bad_filter_is_named_with_the_reason(index: Index, filter: str) -> None:
+def test_a_bad_filter_is_named_with_the_reason(index: Collection, filter: str) -> None:
     for ask in (index.count, lambda f: index.search(np.eye(1, 16, dtype=np.float32), filter=f)):
         with pytest.raises(SearchError, match="does not understand the filter") as caught:
             ask(filter)
@@ -209,7 +209,7 @@ def test_a_bad_filter_is_named_with_the_reason(index: Index, filter: str) -> Non
         assert "\n" not in str(caught.value)
 
 
-def test_origins_go_through_everything(index: Index, make_record: MakeRecord) -> None:
+def test_origins_go_through_everything(index: Collection, make_record: MakeRecord) -> None:
     names = {str(n) for n in range(1_200)}
     index.upsert(make_record(name, caption="c", origin=Origin(label=name)) for name in names)
     seen = list(index.origins())
@@ -234,7 +234,7 @@ def test_two_indexes_of_one_process_share_a_folder(
 
 @pytest.mark.parametrize("share", [1.0, 0.1, 0.01, 0.001])
 def test_a_filtered_search_finds_what_brute_force_finds(
-    clusters: tuple[Index, np.ndarray], share: float
+    clusters: tuple[Collection, np.ndarray], share: float
 ) -> None:
     index, vectors = clusters
     kept = int(len(vectors) * share)
@@ -257,7 +257,7 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> Any:
     centres = noise(rng, 200)
     vectors = unit(centres[rng.integers(200, size=5_000)] + 0.5 * noise(rng, 5_000))
     place = str(tmp_path_factory.mktemp("clusters") / "pictures.db")
-    with Index.open(place, embed_dim=32, fingerprint="f", create=True) as index:
+    with Collection.open(place, embed_dim=32, fingerprint="f", create=True) as index:
         index.upsert(
             Record(id=str(row), path=f"/{row:05}", vector=vector)
             for row, vector in enumerate(vectors)
@@ -310,7 +310,7 @@ def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
     assert index.count() == 27
 
 
-def test_threads_may_search_while_others_write(index: Index, make_record: MakeRecord) -> None:
+def test_threads_may_search_while_others_write(index: Collection, make_record: MakeRecord) -> None:
     index.upsert([make_record("cat")])
     query = make_record("cat").vector[np.newaxis]
     faults: list[BaseException] = []

@@ -12,11 +12,11 @@ from coca.core.errors import SearchError
 from coca.search.index_params.advisor import parse_index
 from coca.search.index_params.capabilities import capabilities_of
 from coca.search.index_params.types import Hnsw
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.records import Record
 
-MakeIndex = Callable[..., Index]
+MakeIndex = Callable[..., Collection]
 ROWS, DIM = 3_000, 32
 
 
@@ -29,7 +29,7 @@ def vectors() -> np.ndarray:
 
 
 @pytest.fixture
-def filled(make_index: MakeIndex, fresh: str, vectors: np.ndarray) -> Index:
+def filled(make_index: MakeIndex, fresh: str, vectors: np.ndarray) -> Collection:
     index = make_index(collection=fresh, embed_dim=DIM)
     index.upsert(
         Record(id=str(row), path=f"/{row}", vector=vector, text_vector=-vector)
@@ -41,8 +41,8 @@ def filled(make_index: MakeIndex, fresh: str, vectors: np.ndarray) -> Index:
     return index
 
 
-def recall(index: Index, vectors: np.ndarray, effort: float = 1.0) -> float:
-    """Share of the 10 nearest that are found, of pictures and of captions."""
+def recall(index: Collection, vectors: np.ndarray, effort: float = 1.0) -> float:
+    """Share of the 10 nearest that are found, of images and of captions."""
     queries = vectors[:50]
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     found = 0
@@ -59,7 +59,7 @@ def recall(index: Index, vectors: np.ndarray, effort: float = 1.0) -> float:
 def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
     make_index: MakeIndex,
     fresh: str,
-    filled: Index,
+    filled: Collection,
     vectors: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -92,7 +92,7 @@ def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
 
 
 def test_a_width_set_by_hand_may_be_as_small_as_the_page(
-    filled: Index, vectors: np.ndarray
+    filled: Collection, vectors: np.ndarray
 ) -> None:
     kinds = [("HNSW", {"ef": 10})]
     if not filled.capabilities.lite:
@@ -124,14 +124,14 @@ def test_lite_builds_no_index_of_captions_before_the_first_of_them(
     )
 
 
-def test_words_are_still_found_after_a_change(index: Index) -> None:
-    if not index.has_words:
+def test_words_are_still_found_after_a_change(index: Collection) -> None:
+    if not index.supports_full_text:
         pytest.skip(f"{index.capabilities.name} cannot rank by words")
     one = np.eye(1, 16, dtype=np.float32)[0]
     index.upsert([Record(id="1", path="x", caption="a red car", vector=one, text_vector=one)])
     for text in ("FLAT", "HNSW_SQ:M=8"):
         index.change_index(parse_index(text))
-        assert [hit.id for hit in index.search_words("car")] == ["1"]
+        assert [hit.id for hit in index.full_text_search("car")] == ["1"]
         assert index.search(one[np.newaxis], on="text")[0][0].score == pytest.approx(1, abs=0.02)
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from coca.search.index_params.advisor import parse_index
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.milvus.collection_io import Row
 from coca.search.milvus.pagination import depth_of, pages
-from coca.search.query.in_memory import Resident
+from coca.search.query.in_memory import InMemoryIndex
 from coca.search.records import Hit, Record
 
 MakeRecord = Callable[..., Record]
@@ -19,9 +19,9 @@ CAPTIONS, ROWS = 20, 400
 
 
 @pytest.fixture
-def filled(index: Index, embedder: Any, make_record: MakeRecord) -> Index:
-    """Each caption is that of 19 pictures; one picture in 20 has none."""
-    captions = [f"picture of {n % CAPTIONS}" if n % 19 else "" for n in range(ROWS)]
+def filled(index: Collection, embedder: Any, make_record: MakeRecord) -> Collection:
+    """Each caption is that of 19 images; one image in 20 has none."""
+    captions = [f"image of {n % CAPTIONS}" if n % 19 else "" for n in range(ROWS)]
     index.upsert(
         make_record(
             f"{n:03}",
@@ -41,13 +41,13 @@ def filled(index: Index, embedder: Any, make_record: MakeRecord) -> Index:
         {"on": "image"},
         {"on": "text"},
         {"on": "text", "filter": 'album != "album 3"'},
-        {"on": "text", "one_each_album": True},
+        {"on": "text", "group_by": "album"},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("kind", [lambda index: index, Resident], ids=["index", "resident"])
+@pytest.mark.parametrize("kind", [lambda index: index, InMemoryIndex], ids=["index", "resident"])
 def test_pages_join_to_one_long_search(
-    filled: Index, embedder: Any, asked: Any, kind: Callable[[Index], Any]
+    filled: Collection, embedder: Any, asked: Any, kind: Callable[[Collection], Any]
 ) -> None:
     searched = kind(filled)
     for word in (b"picture of 7", b"x"):
@@ -61,12 +61,12 @@ def test_pages_join_to_one_long_search(
         assert [id for offset in range(0, 84, 7) for id in ids(7, offset)] == whole[:84]
 
 
-def test_pages_of_words_join_to_one_long_search(filled: Index) -> None:
-    if not filled.has_words:
+def test_pages_of_words_join_to_one_long_search(filled: Collection) -> None:
+    if not filled.supports_full_text:
         pytest.skip("this Milvus ranks no words")
 
     def found(k: int, offset: int) -> list[Hit]:
-        return filled.search_words("picture 7", k, offset=offset)
+        return filled.full_text_search("image 7", k, offset=offset)
 
     whole = found(ROWS, 0)
     assert len(whole) == len({hit.id for hit in whole}) > 300
@@ -95,7 +95,7 @@ def test_pages_of_one_depth_are_looked_for_equally_widely() -> None:
 
 
 def test_pages_behind_a_filter_join_where_the_index_rounds(
-    make_index: Callable[..., Index], fresh: str
+    make_index: Callable[..., Collection], fresh: str
 ) -> None:
     """The graph of a compressed index gives other scores than the rows that a filter leaves."""
     rng = np.random.default_rng(0)

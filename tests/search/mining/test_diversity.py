@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import Float32
 
-from coca.search.mining.diversity import k_center, marginal_relevance, unlike
+from coca.search.mining.diversity import drop_near_duplicates, k_center, mmr
 
 
 def cloud(seed: int, rows: int, dim: int = 3) -> Float32[np.ndarray, "N E"]:
@@ -17,14 +17,14 @@ def cloud(seed: int, rows: int, dim: int = 3) -> Float32[np.ndarray, "N E"]:
 @given(st.integers(0, 99), st.integers(1, 12))
 def test_without_diversity_relevance_alone_decides(seed: int, count: int) -> None:
     vectors, relevance = cloud(seed, 10), np.random.default_rng(seed).random(10)
-    chosen = marginal_relevance(vectors, relevance, count, diversity=0.0)
+    chosen = mmr(vectors, relevance, count, diversity=0.0)
     assert [row for row, _ in chosen] == np.argsort(-relevance, kind="stable")[:count].tolist()
 
 
 @given(st.integers(0, 99), st.floats(0, 1))
 def test_marginal_relevance_is_the_formula_and_never_grows(seed: int, diversity: float) -> None:
     vectors, relevance = cloud(seed, 10), np.random.default_rng(seed).random(10)
-    chosen = marginal_relevance(vectors, relevance, 10, diversity=diversity)
+    chosen = mmr(vectors, relevance, 10, diversity=diversity)
     for place, (row, gain) in enumerate(chosen):
         before = [other for other, _ in chosen[:place]]
         nearest = max((float(vectors[row] @ vectors[other]) for other in before), default=-1.0)
@@ -38,7 +38,7 @@ def test_a_copy_of_what_was_chosen_waits_behind_something_new() -> None:
     x, y = np.eye(2, dtype=np.float32)
     vectors, relevance = np.stack([x, x, y]), np.array([0.9, 0.89, 0.5])
     for diversity, order in ((0.0, [0, 1, 2]), (0.5, [0, 2, 1])):
-        chosen = marginal_relevance(vectors, relevance, 3, diversity=diversity)
+        chosen = mmr(vectors, relevance, 3, diversity=diversity)
         assert [row for row, _ in chosen] == order
 
 
@@ -68,23 +68,23 @@ def test_no_two_that_are_taken_are_alike_and_each_left_out_has_its_like(
 ) -> None:
     vectors = cloud(seed, 40)
     order = np.random.default_rng(seed).permutation(40).tolist()
-    taken = unlike(vectors, order, most=most)
+    taken = drop_near_duplicates(vectors, order, most=most)
     cosines = vectors @ vectors.T
     assert all(cosines[a, b] <= most for a, b in combinations(taken, 2))
     for row in set(order) - set(taken):
         before = [one for one in taken if order.index(one) < order.index(row)]
         assert cosines[row, before].max() > most
-    assert unlike(vectors, order, most=most, count=count) == taken[:count]
+    assert drop_near_duplicates(vectors, order, most=most, count=count) == taken[:count]
 
 
 def test_equal_vectors_are_never_more_than_equal() -> None:
     twice = np.concatenate([cloud(3, 50), cloud(3, 50)])
-    assert len(unlike(twice, range(100), most=1.0)) == 100
+    assert len(drop_near_duplicates(twice, range(100), most=1.0)) == 100
 
 
 def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, test_set = cloud(1, 60), cloud(2, 5)
-    whole = unlike(vectors, range(60), most=0.8, away_from=test_set)
+    whole = drop_near_duplicates(vectors, range(60), most=0.8, away_from=test_set)
     assert (vectors[whole] @ test_set.T).max() <= 0.8
     monkeypatch.setattr("coca.search.mining.diversity._BLOCK", 7)
-    assert unlike(vectors, range(60), most=0.8, away_from=test_set) == whole
+    assert drop_near_duplicates(vectors, range(60), most=0.8, away_from=test_set) == whole

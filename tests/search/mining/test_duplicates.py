@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coca.core.errors import SearchError
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import Copy, IngestReport
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.mining.duplicates import exact_copies, near_duplicates
 
 
@@ -105,7 +105,7 @@ def test_a_bound_that_makes_no_sense_is_refused() -> None:
 
 
 def test_files_of_the_same_bytes_are_named_when_they_come_and_later(
-    embedder: Any, index: Index, tmp_path: Path
+    embedder: Any, index: Collection, tmp_path: Path
 ) -> None:
     first, *others = (str(tmp_path / f"{name}.jpg") for name in ("a", "z", "0"))
     (tmp_path / "b.jpg").write_bytes(b"b")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.mining.recommend import recommend
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
@@ -13,7 +13,7 @@ from coca.search.records import Record
 
 
 @pytest.fixture
-def engine(embedder: Any, index: Index, make_record: Callable[..., Record]) -> SearchEngine:
+def engine(embedder: Any, index: Collection, make_record: Callable[..., Record]) -> SearchEngine:
     index.upsert(
         make_record(
             f"{n}",
@@ -36,7 +36,7 @@ def test_likes_less_half_of_dislikes_is_the_direction(engine: SearchEngine, embe
     found = recommend(engine, ["3", "5"], unlike=["9"], k=37)
     by_hand = order_by_hand(embedder, (v["3"] + v["5"]) / 2 - 0.5 * v["9"], {"3", "5", "9"})
     assert [hit.id for hit in found] == by_hand
-    # Across modalities: a text that is liked three times as much as a picture of the collection.
+    # Across modalities: a text that is liked three times as much as an image of the collection.
     mixed = recommend(engine, ["3", Term(text="sea", weight=3.0)], k=39)
     assert [hit.id for hit in mixed] == order_by_hand(
         embedder, v["3"] / 4 + 3 * v["sea"] / 4, {"3"}
@@ -79,7 +79,7 @@ def test_many_different_ones_may_be_asked_for(engine: SearchEngine) -> None:
 
 
 def test_what_is_removed_in_the_middle_of_it_is_left_out(
-    engine: SearchEngine, index: Index, monkeypatch: pytest.MonkeyPatch
+    engine: SearchEngine, index: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = recommend(engine, ["3"], k=3, diversity=0.5)
     search = index.search

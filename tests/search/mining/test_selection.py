@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError, SearchError
-from coca.search.mining.selection import Choice, choose, doubt, likeness
+from coca.search.mining.selection import Choice, choose, entropy, similarity
 
 
 def cloud(seed: int, rows: int) -> np.ndarray:
@@ -16,18 +16,18 @@ def test_doubt_is_the_entropy_of_the_softmax_by_hand() -> None:
     vectors, classes = cloud(0, 20), cloud(1, 5)
     odds = np.exp(7.0 * vectors.astype(float) @ classes.T)
     p = odds / odds.sum(axis=1, keepdims=True)
-    entropy = doubt(vectors, classes, logit_scale=7.0)
-    assert entropy == pytest.approx(-(p * np.log(p)).sum(axis=1), abs=1e-5)
-    sure = doubt(np.eye(4, dtype=np.float32)[:1], np.eye(4)[:2], logit_scale=1_000.0)
+    expected_entropy = entropy(vectors, classes, logit_scale=7.0)
+    assert expected_entropy == pytest.approx(-(p * np.log(p)).sum(axis=1), abs=1e-5)
+    sure = entropy(np.eye(4, dtype=np.float32)[:1], np.eye(4)[:2], logit_scale=1_000.0)
     assert sure == pytest.approx([0.0], abs=1e-6)
-    unsure = doubt(np.eye(4, dtype=np.float32)[2:3], np.eye(4)[:2], logit_scale=1_000.0)
+    unsure = entropy(np.eye(4, dtype=np.float32)[2:3], np.eye(4)[:2], logit_scale=1_000.0)
     assert unsure == pytest.approx([np.log(2)], abs=1e-6)
 
 
 def test_likeness_is_that_to_the_nearest_example() -> None:
     vectors, examples = cloud(0, 9), cloud(1, 3)
     by_hand = [max(float(v @ e) for e in examples) for v in vectors]
-    assert likeness(vectors, examples) == pytest.approx(by_hand, abs=1e-6)
+    assert similarity(vectors, examples) == pytest.approx(by_hand, abs=1e-6)
 
 
 @given(st.integers(0, 50), st.integers(1, 30))

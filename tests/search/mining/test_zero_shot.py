@@ -6,7 +6,7 @@ import pytest
 from jaxtyping import Float32
 
 from coca.core.errors import SearchError
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import (
     add_classes,
     class_names,
@@ -14,7 +14,7 @@ from coca.search.mining.zero_shot import (
     read_classes,
     remove_classes,
 )
-from coca.search.query.in_memory import Resident
+from coca.search.query.in_memory import InMemoryIndex
 
 
 class Model:
@@ -45,13 +45,13 @@ PROMPTS = ["a photo of {}", "a drawing of {}"]
 
 
 def test_the_collection_answers_as_all_products_in_memory(
-    index: Index, model: Model, embedder: Any
+    index: Collection, model: Model, embedder: Any
 ) -> None:
     add_classes(index, model, LABELS, templates=PROMPTS)
     pictures = np.stack([embedder.direction(f"p{n}".encode()) for n in range(50)])
     scores = pictures @ model.class_embeddings(LABELS, templates=PROMPTS).T
     in_memory = [LABELS[row] for row in scores.argmax(axis=1)]
-    for classes in (index, Resident(index)):
+    for classes in (index, InMemoryIndex(index)):
         found = nearest_classes(classes, pictures, k=30)
         assert [row[0].label for row in found] == in_memory
         assert [row[0].score for row in found] == pytest.approx(scores.max(axis=1), abs=1e-5)
@@ -59,7 +59,7 @@ def test_the_collection_answers_as_all_products_in_memory(
 
 
 def test_all_classes_are_read_in_the_order_of_their_names(
-    index: Index, model: Model, embedder: Any
+    index: Collection, model: Model, embedder: Any
 ) -> None:
     add_classes(index, model, ["b", "c", "a"], templates=["{}"])
     names, vectors = read_classes(index)
@@ -67,9 +67,11 @@ def test_all_classes_are_read_in_the_order_of_their_names(
     np.testing.assert_allclose(vectors, model.class_embeddings(names, templates=["{}"]), atol=1e-6)
 
 
-def test_classes_come_change_and_go_while_in_use(index: Index, model: Model, embedder: Any) -> None:
+def test_classes_come_change_and_go_while_in_use(
+    index: Collection, model: Model, embedder: Any
+) -> None:
     add_classes(index, model, ["cat", "dog"], templates=["{}"])
-    classes = Resident(index)
+    classes = InMemoryIndex(index)
     picture = embedder.direction(b"zebra")[np.newaxis]
     assert nearest_classes(classes, picture)[0][0].label in ("cat", "dog")
     add_classes(index, model, ["zebra"], templates=["{}"])
@@ -85,14 +87,14 @@ def test_classes_come_change_and_go_while_in_use(index: Index, model: Model, emb
 
 
 def test_pictures_and_other_models_are_kept_apart(
-    index: Index, model: Model, make_record: Any
+    index: Collection, model: Model, make_record: Any
 ) -> None:
     index.upsert([make_record("picture")])
     for refused in (
         lambda: add_classes(index, model, ["x"], templates=["{}"]),
         lambda: class_names(index),
     ):
-        with pytest.raises(SearchError, match="holds 1 pictures"):
+        with pytest.raises(SearchError, match="holds 1 images"):
             refused()
     model.fingerprint = "model-two"
     with pytest.raises(SearchError, match="and not by model-two"):

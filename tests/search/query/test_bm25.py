@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.query.bm25 import Captions
 from coca.search.records import Record
 
@@ -13,7 +13,7 @@ CAPTIONS = ["a red car", "a red red car in snow", "two dogs", "", "the car"]
 
 
 @pytest.fixture
-def index(index: Index, make_record: Callable[..., Record]) -> Index:
+def index(index: Collection, make_record: Callable[..., Record]) -> Collection:
     index.upsert(
         make_record(f"{n}", caption=caption, metadata={"n": n})
         for n, caption in enumerate(CAPTIONS)
@@ -21,66 +21,66 @@ def index(index: Index, make_record: Callable[..., Record]) -> Index:
     return index
 
 
-def test_captions_that_share_a_word_are_found_the_best_first(index: Index) -> None:
-    hits = Captions(index).search_words("red CAR")
+def test_captions_that_share_a_word_are_found_the_best_first(index: Collection) -> None:
+    hits = Captions(index).full_text_search("red CAR")
     assert [hit.id for hit in hits] == ["0", "1", "4"]
     assert [hit.caption for hit in hits] == [CAPTIONS[int(hit.id)] for hit in hits]
     assert hits[0].score > hits[1].score > hits[2].score > 0
-    assert Captions(index).search_words("zebra") == []
+    assert Captions(index).full_text_search("zebra") == []
 
 
-def test_pages_and_filters_cut_the_same_ranking(index: Index) -> None:
+def test_pages_and_filters_cut_the_same_ranking(index: Collection) -> None:
     captions = Captions(index)
-    everything = captions.search_words("red car dogs")
-    assert captions.search_words("red car dogs", 2, offset=1) == everything[1:3]
-    kept = captions.search_words("red car dogs", filter='metadata["n"] >= 1')
+    everything = captions.full_text_search("red car dogs")
+    assert captions.full_text_search("red car dogs", 2, offset=1) == everything[1:3]
+    kept = captions.full_text_search("red car dogs", filter='metadata["n"] >= 1')
     assert kept == [hit for hit in everything if hit.metadata["n"] >= 1]
 
 
 def test_what_was_written_meanwhile_is_found(
-    index: Index, make_record: Callable[..., Record]
+    index: Collection, make_record: Callable[..., Record]
 ) -> None:
     captions = Captions(index)
     index.upsert([make_record("0", caption="a zebra")])
-    assert [hit.id for hit in captions.search_words("zebra")] == ["0"]
+    assert [hit.id for hit in captions.full_text_search("zebra")] == ["0"]
     index.delete(["0"])
-    assert captions.search_words("zebra") == []
+    assert captions.full_text_search("zebra") == []
 
 
 def test_searches_go_on_while_what_others_may_have_replaced_is_read(
-    index: Index, monkeypatch: pytest.MonkeyPatch
+    index: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captions, began, may_end = Captions(index), Event(), Event()
-    origins = Index.origins
+    origins = Collection.origins
 
-    def slow(index: Index) -> Any:
+    def slow(index: Collection) -> Any:
         began.set()
         assert may_end.wait(30)
         return origins(index)
 
-    monkeypatch.setattr(Index, "origins", slow)
-    monkeypatch.setattr(Index, "sees_all_writes", False)
+    monkeypatch.setattr(Collection, "origins", slow)
+    monkeypatch.setattr(Collection, "sees_all_writes", False)
     try:
         deadline = time.monotonic() + 30
         while not began.is_set():
             assert time.monotonic() < deadline
-            assert [hit.id for hit in captions.search_words("dogs")] == ["2"]
-        assert [hit.id for hit in captions.search_words("dogs")] == ["2"]
+            assert [hit.id for hit in captions.full_text_search("dogs")] == ["2"]
+        assert [hit.id for hit in captions.full_text_search("dogs")] == ["2"]
     finally:
         may_end.set()
     captions.refresh()
 
 
 def test_the_number_of_records_is_asked_once_a_search(
-    index: Index, monkeypatch: pytest.MonkeyPatch
+    index: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captions, asked = Captions(index), 0
 
-    def one_more(index: Index, filter: str = "") -> int:
+    def one_more(index: Collection, filter: str = "") -> int:
         nonlocal asked
         asked += 1
         return len(CAPTIONS) + 1
 
-    monkeypatch.setattr(Index, "count", one_more)
-    assert [hit.id for hit in captions.search_words("dogs")] == ["2"]
+    monkeypatch.setattr(Collection, "count", one_more)
+    assert [hit.id for hit in captions.full_text_search("dogs")] == ["2"]
     assert asked == 1

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coca.search.query.bm25_index import WordIndex, words_of
+from coca.search.query.bm25_index import BM25Index, words_of
 
 WORDS = ["red", "car", "blue", "sky", "dog", "the", "a", "of", "snow"]
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max_size=12)
@@ -28,7 +28,7 @@ def bm25_by_hand(texts: list[str], query: str) -> list[float]:
 
 @given(TEXTS, st.lists(st.sampled_from(["red", "car", "the", "zebra"]), max_size=4).map(" ".join))
 def test_scores_are_those_of_the_formula(texts: list[str], query: str) -> None:
-    assert WordIndex(texts).scores(query).tolist() == pytest.approx(
+    assert BM25Index(texts).scores(query).tolist() == pytest.approx(
         bm25_by_hand(texts, query), abs=1e-5
     )
 
@@ -36,10 +36,10 @@ def test_scores_are_those_of_the_formula(texts: list[str], query: str) -> None:
 def test_case_and_the_form_of_letters_make_no_difference() -> None:
     assert words_of("A Red-CAR, naïve; Straße 12") == ["a", "red", "car", "naïve", "strasse", "12"]
     texts = ["Ein Caf\u00e9", "two dogs"]
-    assert WordIndex(texts).scores("CAFE\u0301").argmax() == 0
+    assert BM25Index(texts).scores("CAFE\u0301").argmax() == 0
 
 
 def test_texts_without_words_and_queries_without_words_score_0() -> None:
     for texts in ([], [""], ["", "!?"], ["", "a dog"]):
-        assert WordIndex(texts).scores("cat ?").tolist() == [0] * len(texts)
-        assert WordIndex(texts).scores("").tolist() == [0] * len(texts)
+        assert BM25Index(texts).scores("cat ?").tolist() == [0] * len(texts)
+        assert BM25Index(texts).scores("").tolist() == [0] * len(texts)

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError, SearchError
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.query.engine import Embedder, SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record
 
 
 @pytest.fixture
-def engine(embedder: Embedder, index: Index, make_record: Callable[..., Record]) -> SearchEngine:
+def engine(
+    embedder: Embedder, index: Collection, make_record: Callable[..., Record]
+) -> SearchEngine:
     index.upsert(make_record(f"{n}", metadata={"n": n}) for n in range(40))
     return SearchEngine(embedder, index)
 
@@ -76,7 +78,7 @@ def test_similar_to_an_unknown_record_is_an_error(engine: SearchEngine) -> None:
         engine.similar("absent")
 
 
-def test_another_model_is_refused_before_the_first_search(embedder: Any, index: Index) -> None:
+def test_another_model_is_refused_before_the_first_search(embedder: Any, index: Collection) -> None:
     embedder.fingerprint = "model-two"
     with pytest.raises(SearchError, match="and not by model-two"):
         SearchEngine(embedder, index)
@@ -90,7 +92,7 @@ def test_a_search_for_nothing_is_refused(engine: SearchEngine) -> None:
 
 
 def test_a_picture_that_cannot_be_read_is_the_callers_fault(engine: SearchEngine) -> None:
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         engine.search(image=b"bad")
 
 
@@ -188,7 +190,7 @@ def test_a_negative_term_leads_away(engine: SearchEngine) -> None:
 
 
 def test_captions_answer_where_they_are_asked(
-    embedder: Any, index: Index, make_record: Callable[..., Record]
+    embedder: Any, index: Collection, make_record: Callable[..., Record]
 ) -> None:
     index.upsert(
         make_record(f"{n}", caption=f"c{n}", text_vector=embedder.direction(f"c{n}".encode()))
@@ -196,7 +198,7 @@ def test_captions_answer_where_they_are_asked(
     )
     engine = SearchEngine(embedder, index)
     assert engine.search("c7", k=1, on="text")[0].caption == "c7"
-    # The picture of record 9, among the captions: pictures to texts.
+    # The image of record 9, among the captions: images to texts.
     by_picture = engine.search(image=b"c9", k=1, on="text")
     assert [hit.caption for hit in by_picture] == ["c9"]
     assert [hit.caption for hit in engine.search_batch(texts=["c7", "c9"], k=1, on="text")[1]] == [
@@ -205,7 +207,7 @@ def test_captions_answer_where_they_are_asked(
 
 
 def test_an_album_gives_its_best_picture_only(
-    embedder: Any, index: Index, make_record: Callable[..., Record]
+    embedder: Any, index: Collection, make_record: Callable[..., Record]
 ) -> None:
     index.upsert(make_record(f"{n}", album=f"album {n % 3}" if n < 15 else "") for n in range(20))
     engine = SearchEngine(embedder, index)
@@ -214,5 +216,5 @@ def test_an_album_gives_its_best_picture_only(
     for hit in everything:
         best.setdefault(hit.album or hit.id, hit)
     first_of_each = list(best.values())
-    assert engine.search("17", k=20, one_each_album=True) == first_of_each
+    assert engine.search("17", k=20, group_by="album") == first_of_each
     assert len(first_of_each) == 8

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.query import hybrid
 from coca.search.query.engine import SearchEngine
 from coca.search.query.fusion import Fusion
@@ -15,9 +15,9 @@ from coca.search.records import Hit, Record
 
 
 @pytest.fixture
-def engine(embedder: Any, index: Index, make_record: Callable[..., Record]) -> SearchEngine:
+def engine(embedder: Any, index: Collection, make_record: Callable[..., Record]) -> SearchEngine:
     index.upsert(
-        make_record(f"{n}", caption=f"picture {n % 7} of {n}", metadata={"n": n}) for n in range(40)
+        make_record(f"{n}", caption=f"image {n % 7} of {n}", metadata={"n": n}) for n in range(40)
     )
     return SearchEngine(embedder, index)
 
@@ -28,7 +28,7 @@ def test_each_picture_gets_the_reciprocals_of_both_its_places(
     captions = word_search(engine.index)
     near_8 = [Term(vector=embedder.direction(b"8"))]
     by_hand: dict[str, float] = {}
-    for ranking in (engine.search(terms=near_8, k=40), captions.search_words("3 17", 40)):
+    for ranking in (engine.search(terms=near_8, k=40), captions.full_text_search("3 17", 40)):
         for place, hit in enumerate(ranking, start=1):
             by_hand[hit.id] = by_hand.get(hit.id, 0) + 0.5 / (60 + place)
     hits = search_hybrid(engine.index, captions, "3 17", engine.query(near_8), k=40)
@@ -38,32 +38,35 @@ def test_each_picture_gets_the_reciprocals_of_both_its_places(
 
 def test_a_weight_of_0_or_1_leaves_one_ranking(engine: SearchEngine, embedder: Any) -> None:
     captions = word_search(engine.index)
-    vectors = engine.search("picture 3", k=40)
-    only = engine.search("picture 3", hybrid=Fusion(words=0.0), k=40)
+    vectors = engine.search("image 3", k=40)
+    only = engine.search("image 3", hybrid=Fusion(words=0.0), k=40)
     assert [hit.id for hit in only] == [hit.id for hit in vectors]
-    words = captions.search_words("17", 40)
+    words = captions.full_text_search("17", 40)
     only = engine.search("17", hybrid=Fusion(words=1.0), k=40)
     assert [hit.id for hit in only] == [hit.id for hit in words]
 
 
 def test_pages_cut_one_ranking_and_filters_hold_for_both(engine: SearchEngine) -> None:
-    everything = engine.search("picture 3", hybrid=Fusion(), k=40)
-    pages = [engine.search("picture 3", hybrid=Fusion(), k=8, offset=8 * n) for n in range(6)]
+    everything = engine.search("image 3", hybrid=Fusion(), k=40)
+    pages = [engine.search("image 3", hybrid=Fusion(), k=8, offset=8 * n) for n in range(6)]
     assert [hit for page in pages for hit in page] == everything
-    kept = engine.search("picture 3", hybrid=Fusion(), k=40, filter='metadata["n"] < 9')
+    kept = engine.search("image 3", hybrid=Fusion(), k=40, filter='metadata["n"] < 9')
     assert {hit.metadata["n"] for hit in kept} == set(range(9))
 
 
 def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(
-    index: Index, embedder: Any, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+    index: Collection,
+    embedder: Any,
+    make_record: Callable[..., Record],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(hybrid, "_DEPTHS", (16, 64, 256))
-    index.upsert(make_record(f"{n}", caption=f"picture {n % 7} of {n}") for n in range(150))
+    index.upsert(make_record(f"{n}", caption=f"image {n % 7} of {n}") for n in range(150))
     engine = SearchEngine(embedder, index)
     for fusion in (Fusion(), Fusion(method="scores"), Fusion(words=1.0), Fusion(words=0.0)):
 
         def found(k: int, offset: int, fusion: Fusion = fusion) -> list[Hit]:
-            return engine.search("picture 3", k=k, offset=offset, hybrid=fusion)
+            return engine.search("image 3", k=k, offset=offset, hybrid=fusion)
 
         pages = [hit for offset in range(0, 160, 8) for hit in found(8, offset)]
         assert len(pages) == len({hit.id for hit in pages}) == 150
@@ -86,35 +89,35 @@ def test_a_least_score_goes_by_the_cosine_also_of_hits_that_words_found(
 ) -> None:
     # So that some hits are found by words alone, and pages go deeper than once.
     monkeypatch.setattr(hybrid, "_DEPTHS", (4, 16, 64))
-    everything = engine.search("picture 3", hybrid=Fusion(), k=40)
+    everything = engine.search("image 3", hybrid=Fusion(), k=40)
     query = embedder.direction(b"picture 3")
     cosines = {id: float(query @ one.vector) for id, one in engine.index.get(ids()).items()}
     for least in (-1.0, 0.0, 0.2):
-        kept = engine.search("picture 3", hybrid=Fusion(), k=40, min_score=least)
+        kept = engine.search("image 3", hybrid=Fusion(), k=40, min_score=least)
         assert kept == [hit for hit in everything if cosines[hit.id] >= least]
         pages = [
-            engine.search("picture 3", hybrid=Fusion(), k=8, offset=8 * n, min_score=least)
+            engine.search("image 3", hybrid=Fusion(), k=8, offset=8 * n, min_score=least)
             for n in range(6)
         ]
         assert [hit for page in pages for hit in page] == kept
 
 
 def test_one_picture_of_each_album_is_the_first_of_it(
-    index: Index, embedder: Any, make_record: Callable[..., Record]
+    index: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
     index.upsert(
-        make_record(f"{n}", caption=f"picture {n % 7}", album=f"a{n % 5}" if n < 30 else "")
+        make_record(f"{n}", caption=f"image {n % 7}", album=f"a{n % 5}" if n < 30 else "")
         for n in range(40)
     )
     engine = SearchEngine(embedder, index)
     best: dict[str, Hit] = {}
-    for hit in engine.search("picture 3", hybrid=Fusion(), k=40):
+    for hit in engine.search("image 3", hybrid=Fusion(), k=40):
         best.setdefault(hit.album or hit.id, hit)
-    grouped = engine.search("picture 3", hybrid=Fusion(), k=40, one_each_album=True)
+    grouped = engine.search("image 3", hybrid=Fusion(), k=40, group_by="album")
     assert grouped == list(best.values())
     assert len(grouped) == 15
-    asked = {"hybrid": Fusion(), "one_each_album": True, "k": 4}
-    pages = [engine.search("picture 3", offset=4 * n, **asked) for n in range(4)]  # type: ignore[arg-type]
+    asked = {"hybrid": Fusion(), "group_by": "album", "k": 4}
+    pages = [engine.search("image 3", offset=4 * n, **asked) for n in range(4)]  # type: ignore[arg-type]
     assert [hit for page in pages for hit in page] == grouped
 
 

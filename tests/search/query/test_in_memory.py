@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.query.bm25 import Captions
 from coca.search.query.engine import SearchEngine
 from coca.search.query.fusion import Fusion
-from coca.search.query.in_memory import Resident, advice_on_size
+from coca.search.query.in_memory import InMemoryIndex, advice_on_size
 from coca.search.records import Record
 
 
 @pytest.fixture
-def filled(embedder: Any, index: Index, make_record: Callable[..., Record]) -> Index:
+def filled(embedder: Any, index: Collection, make_record: Callable[..., Record]) -> Collection:
     index.upsert(
         make_record(
             f"{n:02}",
@@ -38,15 +38,15 @@ def filled(embedder: Any, index: Index, make_record: Callable[..., Record]) -> I
         {"k": 5, "offset": 7},
         {"k": 40, "filter": 'metadata["n"] < 9'},
         {"k": 40, "on": "text"},
-        {"k": 6, "one_each_album": True},
-        {"k": 6, "one_each_album": True, "offset": 3, "filter": "album != 'album 1'"},
+        {"k": 6, "group_by": "album"},
+        {"k": 6, "group_by": "album", "offset": 3, "filter": "album != 'album 1'"},
         {"k": 3, "filter": 'id == ""'},
     ],
 )
-def test_memory_answers_as_milvus_does(filled: Index, embedder: Any, asked: Any) -> None:
+def test_memory_answers_as_milvus_does(filled: Collection, embedder: Any, asked: Any) -> None:
     queries = np.stack([embedder.direction(name) for name in (b"05", b"c7", b"x")])
     for here, there in zip(
-        Resident(filled).search(queries, **asked), filled.search(queries, **asked), strict=True
+        InMemoryIndex(filled).search(queries, **asked), filled.search(queries, **asked), strict=True
     ):
         assert [hit.id for hit in here] == [hit.id for hit in there]
         scores = [hit.score for hit in there]
@@ -54,16 +54,16 @@ def test_memory_answers_as_milvus_does(filled: Index, embedder: Any, asked: Any)
         assert [hit.metadata for hit in here] == [hit.metadata for hit in there]
 
 
-def test_an_engine_searches_it_like_an_index(filled: Index, embedder: Any) -> None:
-    resident = SearchEngine(embedder, Resident(filled))
+def test_an_engine_searches_it_like_an_index(filled: Collection, embedder: Any) -> None:
+    resident = SearchEngine(embedder, InMemoryIndex(filled))
     plain = SearchEngine(embedder, filled)
     assert [hit.id for hit in resident.similar("08")] == [hit.id for hit in plain.similar("08")]
     hybrid = [one.search("c7", hybrid=Fusion(), k=5) for one in (resident, plain)]
     assert [hit.id for hit in hybrid[0]] == [hit.id for hit in hybrid[1]]
 
 
-def test_leaving_its_block_closes_the_collection(filled: Index, embedder: Any) -> None:
-    with Resident(filled) as resident:
+def test_leaving_its_block_closes_the_collection(filled: Collection, embedder: Any) -> None:
+    with InMemoryIndex(filled) as resident:
         assert len(resident) == 40
     with pytest.raises(SearchError, match="closed"):
         resident.search(embedder.direction(b"05")[np.newaxis], 1)
@@ -71,9 +71,9 @@ def test_leaving_its_block_closes_the_collection(filled: Index, embedder: Any) -
 
 
 def test_own_writes_are_seen_by_the_next_search(
-    filled: Index, embedder: Any, make_record: Callable[..., Record]
+    filled: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
-    resident = Resident(filled)
+    resident = InMemoryIndex(filled)
 
     def nearest(name: str, **asked: Any) -> str:
         return resident.search(embedder.direction(name.encode())[np.newaxis], 1, **asked)[0][0].id
@@ -100,9 +100,9 @@ def eventually(seen: Callable[[], bool]) -> None:
 
 
 def test_a_number_that_others_changed_is_seen_after_a_look(
-    filled: Index, make_index: Callable[..., Index], make_record: Callable[..., Record]
+    filled: Collection, make_index: Callable[..., Collection], make_record: Callable[..., Record]
 ) -> None:
-    patient, eager = Resident(filled, check_s=1e9), Resident(filled, check_s=0.0)
+    patient, eager = InMemoryIndex(filled, check_s=1e9), InMemoryIndex(filled, check_s=0.0)
     other = make_index()
     other.upsert([make_record("new")])
     query = make_record("new").vector[np.newaxis]
@@ -117,12 +117,12 @@ def test_a_number_that_others_changed_is_seen_after_a_look(
 
 
 def test_what_others_replaced_is_seen_though_the_number_stays(
-    filled: Index,
+    filled: Collection,
     embedder: Any,
-    make_index: Callable[..., Index],
+    make_index: Callable[..., Collection],
     make_record: Callable[..., Record],
 ) -> None:
-    resident = Resident(filled, check_s=0.0)
+    resident = InMemoryIndex(filled, check_s=0.0)
     captions = Captions(filled)
     other = make_index()
     other.delete(["00"])
@@ -136,14 +136,14 @@ def test_what_others_replaced_is_seen_though_the_number_stays(
 
     eventually(lambda: best(embedder.direction(b"new")) == "new")
     eventually(lambda: best(moved) == "07" and best(zebra, on="text") == "07")
-    eventually(lambda: [hit.id for hit in captions.search_words("zebra")] == ["07"])
+    eventually(lambda: [hit.id for hit in captions.full_text_search("zebra")] == ["07"])
 
 
 def test_threads_never_see_a_copy_that_is_half_replaced(
-    filled: Index, embedder: Any, make_record: Callable[..., Record]
+    filled: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
     """Rows move when others before them go: mixed with the ids of before, hits would be others."""
-    resident = Resident(filled)
+    resident = InMemoryIndex(filled)
     stays = [f"{n:02}" for n in range(30, 40)]
     queries = np.stack([embedder.direction(name.encode()) for name in stays])
     wrong: list[Any] = []
@@ -175,10 +175,10 @@ def test_threads_never_see_a_copy_that_is_half_replaced(
 
 
 def test_only_the_last_filters_are_remembered(
-    filled: Index, embedder: Any, monkeypatch: pytest.MonkeyPatch
+    filled: Collection, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("coca.search.query.in_memory._FILTERS", 3)
-    resident, query = Resident(filled), embedder.direction(b"x")[np.newaxis]
+    resident, query = InMemoryIndex(filled), embedder.direction(b"x")[np.newaxis]
     for _ in range(2):
         for n in range(1, 8):
             hits = resident.search(query, 40, filter=f'metadata["n"] < {n}')[0]
@@ -186,15 +186,15 @@ def test_only_the_last_filters_are_remembered(
     assert len(resident._copy.kept) == 3
 
 
-def test_an_empty_collection_has_no_answers(index: Index, embedder: Any) -> None:
-    resident = Resident(index)
+def test_an_empty_collection_has_no_answers(index: Collection, embedder: Any) -> None:
+    resident = InMemoryIndex(index)
     assert resident.search(embedder.direction(b"x")[np.newaxis]) == [[]]
     ids, vectors = resident.vectors()
     assert (ids, vectors.shape) == ([], (0, 16))
 
 
-def test_limits_are_those_of_an_index(filled: Index, embedder: Any) -> None:
-    resident = Resident(filled)
+def test_limits_are_those_of_an_index(filled: Collection, embedder: Any) -> None:
+    resident = InMemoryIndex(filled)
     query = embedder.direction(b"x")[np.newaxis]
     for k, offset in ((0, 0), (1, -1), (16_385, 0)):
         with pytest.raises(SearchError, match="at most"):
@@ -203,7 +203,7 @@ def test_limits_are_those_of_an_index(filled: Index, embedder: Any) -> None:
         resident.search(2 * query)
 
 
-def test_a_collection_that_lite_is_slow_with_is_told(index: Index) -> None:
+def test_a_collection_that_lite_is_slow_with_is_told(index: Collection) -> None:
     info = replace(index.info, server_version="milvus_lite-3.2.2")
     assert advice_on_size(replace(info, count=99_999)) == ""
     assert "100,000 records are many" in advice_on_size(replace(info, count=100_000))

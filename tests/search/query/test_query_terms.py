@@ -32,7 +32,7 @@ def test_a_weight_behind_the_last_colon_is_read_whatever_the_text_holds(
 
 
 def test_a_text_without_a_number_behind_a_colon_has_the_weight_1() -> None:
-    for text in ("red car", "title: the sea", "a:b", "ratio 4:3 picture", "a photo:"):
+    for text in ("red car", "title: the sea", "a:b", "ratio 4:3 image", "a photo:"):
         assert parse_terms([text]) == [Term(text=text)]
 
 

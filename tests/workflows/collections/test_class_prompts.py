@@ -12,7 +12,7 @@ from tiny_model import write_model
 
 
 def test_every_class_has_its_share_however_many_there_are(tmp_path: Path) -> None:
-    predictor = coca.load(write_model(tmp_path), device="cpu", laid_out=False)
+    predictor = coca.load(write_model(tmp_path), device="cpu", prepack=False)
     count = 1_500
     drawn = np.random.default_rng(0).standard_normal((count, predictor.embed_dim))
     vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)

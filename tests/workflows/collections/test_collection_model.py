@@ -5,7 +5,7 @@ import pytest
 
 from coca.core.errors import ModelError
 from coca.inference.loading import fingerprint, load, shipped
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo
 from coca.workflows.collections.collection_model import lasting_name, model_of
 from coca.workflows.collections.index import index_pictures
@@ -36,7 +36,7 @@ def test_a_model_that_was_named_from_here_is_found_from_elsewhere(
     monkeypatch.chdir(tmp_path)
     with open_search(uri) as engine:
         assert len(engine.search("x")) == 1
-    with Index.open(uri) as index:
+    with Collection.open(uri) as index:
         assert index.info.model == str(tmp_path / "here" / "model")
 
 
@@ -44,7 +44,7 @@ def test_a_shipped_model_is_called_by_its_name() -> None:
     if not shipped():
         pytest.skip("no model is shipped here")
     name, home = next(iter(shipped().items()))
-    assert lasting_name(load(name, device="cpu", laid_out=False)) == name
+    assert lasting_name(load(name, device="cpu", prepack=False)) == name
     # Also where it lay in another installation, as a collection of before says.
     before = replace(INFO, fingerprint=fingerprint(home), model=f"/gone/coca/weights/{name}")
     assert model_of(before) == name

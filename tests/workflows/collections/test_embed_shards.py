@@ -15,7 +15,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.parquet import find_vectors, read_info, read_vectors
 from coca.search.ingest.report import IngestReport
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.workflows.collections.embed_shards import (
     EmbeddedShard,
     embed_shards,
@@ -47,7 +47,7 @@ def model(folder: Path) -> Predictor:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[str]:
-    """Tars of 24 pictures, of which one stands in two of them."""
+    """Tars of 24 images, of which one stands in two of them."""
     with ShardWriter(tmp_path / "shards", samples_per_shard=PER_SHARD) as writer:
         for n in range(SHARDS * PER_SHARD):
             captions = (f"number {n}",) if n % 2 else ()
@@ -56,7 +56,7 @@ def shards(tmp_path: Path) -> list[str]:
 
 
 def claims(out: Path) -> Counter[str]:
-    """How often each picture's path stands in the files."""
+    """How often each image's path stands in the files."""
     found = [record for file in find_vectors(out) for record in read_vectors(file)]
     return Counter(path for record in found for path in record.origin.files)
 
@@ -82,7 +82,10 @@ def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
     assert through_files.collection.model == str(model.source)
     directly = index_pictures(shards, model, uri=str(tmp_path / "b.db"), captions=False)
     assert directly.report == through_files.report
-    with Index.open(str(tmp_path / "a.db")) as one, Index.open(str(tmp_path / "b.db")) as other:
+    with (
+        Collection.open(str(tmp_path / "a.db")) as one,
+        Collection.open(str(tmp_path / "b.db")) as other,
+    ):
         ids = [id for id, *_ in one.origins()]
         assert one.get(ids) == other.get(ids)
         for id, record in one.get(ids).items():
@@ -110,7 +113,7 @@ def test_what_is_done_is_found_and_a_changed_tar_is_done_anew(
 
 
 def repack(shard: str, tmp_path: Path, numbers: range) -> None:
-    """Put other pictures into a tar."""
+    """Put other images into a tar."""
     with ShardWriter(tmp_path / "other") as writer:
         for n in numbers:
             writer.write(Sample(f"k{n}", picture(100 + n), (f"new {n}",)))
@@ -118,7 +121,7 @@ def repack(shard: str, tmp_path: Path, numbers: range) -> None:
 
 
 def captions(uri: str) -> set[str]:
-    with Index.open(uri) as index:
+    with Collection.open(uri) as index:
         return {caption for _, _, caption, _ in index.origins()}
 
 

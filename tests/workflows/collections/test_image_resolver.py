@@ -1,4 +1,4 @@
-"""A picture can be read again by what its record knows of it: a path and a stamp."""
+"""An image can be read again by what its record knows of it: a path and a stamp."""
 
 import hashlib
 import importlib.util
@@ -19,7 +19,7 @@ from coca.search.ingest.local_files import Picture
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
 from coca.search.ingest.sources import SeriesSource
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import PathReader
 from coca.workflows.collections.image_sources import sources_of
 from range_server import RangeServer
@@ -30,7 +30,7 @@ EVERY_S = 0.5
 
 
 class StandIn:
-    """Stands in for a model: equal pictures get equal vectors."""
+    """Stands in for a model: equal images get equal vectors."""
 
     def __init__(self, fingerprint: str, embed_dim: int) -> None:
         self.fingerprint, self.embed_dim = fingerprint, embed_dim
@@ -48,7 +48,7 @@ class StandIn:
 
 @pytest.fixture
 def places(tmp_path: Path) -> list[Path]:
-    """A folder, tars, a table that holds its pictures, one that names them, a zip, a video."""
+    """A folder, tars, a table that holds its images, one that names them, a zip, a video."""
     pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
     photos = tmp_path / "photos.zip" / "of a.tar"
     photos.mkdir(parents=True)
@@ -100,8 +100,8 @@ def test_a_collection_of_all_kinds_is_embedded_by_another_model(
     uri, count = str(tmp_path / "a.db"), len({one.image for one in pictures_of(places)})
     older, newer = StandIn("one", 16), StandIn("two", 8)
     with (
-        Index.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
-        Index.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
+        Collection.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
+        Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
     ):
         ingest(sources_of(places, every_s=EVERY_S), older, old)
         report = reindex(old, newer, new, open_picture=PathReader(), batch_size=4)
@@ -123,9 +123,9 @@ def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_pa
         far: list[str | Path] = [tmp_path / "far.jsonl", f"{server.url}/shards/shard-000000.tar"]
         uri, newer = str(tmp_path / "a.db"), StandIn("two", 8)
         with (
-            Index.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
-            Index.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
-            Index.open(uri, "last", embed_dim=8, fingerprint="two", create=True) as last,
+            Collection.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
+            Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
+            Collection.open(uri, "last", embed_dim=8, fingerprint="two", create=True) as last,
         ):
             ingest(sources_of(far, read_from=[server.url]), StandIn("one", 16), old)
             assert {record.path for record in old.get(old.ids()).values()} == {

@@ -13,7 +13,7 @@ from coca.data.sources.shards import ShardWriter
 from coca.search.ingest.local_files import Words
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource, PictureSource, SeriesSource
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import (
     SampleSource,
     check_filled,
@@ -24,7 +24,7 @@ from tiny_data import CAPTIONS, picture
 
 
 class StandIn:
-    """Stands in for a model: every picture gets the same vector."""
+    """Stands in for a model: every image gets the same vector."""
 
     fingerprint, embed_dim = "one", 4
 
@@ -178,7 +178,7 @@ def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path
     table.write_text("image\nphotos/0.png\n")
     found = sources_of([photos, tmp_path / "shards" / "*.tar", table, photos / "0.png"])
     assert [len(source.entries()) for source in found] == [3, 2, 1]
-    # A folder may hold tars and pictures.
+    # A folder may hold tars and images.
     shutil.copy(photos / "0.png", tmp_path / "shards" / "own.png")
     files, tars = sources_of([tmp_path / "shards"])
     assert isinstance(files, FileSource)
@@ -189,7 +189,7 @@ def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path
     ("name", "kind", "advice"),
     [
         ("a.json", ConfigError, "one JSON object a line"),
-        ("a.npy", ConfigError, "name the pictures themselves"),
+        ("a.npy", ConfigError, "name the images themselves"),
         ("a.db", ConfigError, "--uri"),
         ("a.tar.gz", ConfigError, "compressed tars"),
         ("a.doc", ConfigError, "right are folders"),
@@ -215,7 +215,7 @@ def test_places_without_anything_are_told(
     (empty / ".hidden").mkdir(parents=True)
     shutil.copy(photos / "0.png", empty / ".hidden")
     (empty / "notes.pdf").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"nothing to index in .*photo: no picture \(\.avif"):
+    with pytest.raises(DataError, match=r"nothing to index in .*photo: no image \(\.avif"):
         check_filled([empty], sources_of([empty]))
     assert not caplog.records
     check_filled([empty, photos], sources_of([empty, photos]))
@@ -229,7 +229,9 @@ def test_records_of_a_csv_are_found_by_its_numbers_and_have_its_times(
     table = tmp_path / "m.csv"
     rows = [f"photos/{n}.png,{2017 + n},{1717180200 + n},00{n}" for n in range(3)]
     table.write_text("image,year,time,code\n" + "\n".join(rows))
-    with Index.open(str(tmp_path / "x.db"), embed_dim=4, fingerprint="one", create=True) as index:
+    with Collection.open(
+        str(tmp_path / "x.db"), embed_dim=4, fingerprint="one", create=True
+    ) as index:
         ingest(sources_of([table]), StandIn(), index)
         found = index.get(index.ids('metadata["year"] > 2017')).values()
         assert {Path(one.path).name for one in found} == {"1.png", "2.png"}

@@ -12,7 +12,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.report import BadPicture, IngestReport
 from coca.search.ingest.sources import FileSource
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import add_classes
 from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.image_sources import SampleSource
@@ -68,7 +68,7 @@ def test_bad_pictures_are_listed_once_and_too_many_stop_the_run(tmp_path: Path) 
 
 @pytest.fixture
 def album(tmp_path: Path) -> Path:
-    """A folder of three pictures: `a` with a caption beside it, and a table that names all."""
+    """A folder of three images: `a` with a caption beside it, and a table that names all."""
     folder = tmp_path / "album"
     folder.mkdir()
     for n, name in enumerate("abc"):
@@ -79,7 +79,7 @@ def album(tmp_path: Path) -> Path:
 
 
 def captions(uri: str) -> dict[str, str]:
-    with Index.open(uri) as index:
+    with Collection.open(uri) as index:
         return {Path(path).stem: caption for _, path, caption, _ in index.origins()}
 
 
@@ -93,7 +93,7 @@ def test_a_table_and_the_folder_of_its_pictures_leave_each_others_words(
         index_pictures(places, model, uri=uri, captions=False)
     spoken = {"a": "table a", "b": "table b", "c": ""}
     assert captions(uri) == spoken
-    with Index.open(uri) as index:
+    with Collection.open(uri) as index:
         for (record,) in index.read_through('path like "%a.png"'):
             assert (record.album, record.metadata) == (str(album), {"year": 1})
             assert record.time == int((album / "a.png").stat().st_mtime)
@@ -153,7 +153,7 @@ def test_a_picture_of_a_table_has_the_album_of_its_folder_whoever_comes_first(
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
     for place in [album, table] if folder_first else [table, album]:
         index_pictures([place], model, uri=uri, captions=False)
-    with Index.open(uri) as index:
+    with Collection.open(uri) as index:
         albums = {record.album for batch in index.read_through() for record in batch}
     assert albums == {str(album)}
     assert captions(uri)["a"] == "table a"
@@ -197,7 +197,7 @@ def test_pictures_do_not_go_among_classes(model: Predictor, tmp_path: Path, albu
     with open_classes(model, uri, create=True) as classes:
         add_classes(classes, model, ["cat", "dog"], templates=["{}"])
         name = classes.info.collection
-    with pytest.raises(SearchError, match=r"holds classes, such as '(cat|dog)'; pictures need one"):
+    with pytest.raises(SearchError, match=r"holds classes, such as '(cat|dog)'; images need one"):
         index_pictures([album], model, uri=uri, collection=name, captions=False)
     with open_classes(model, uri) as classes:
         assert classes.count() == 2
@@ -230,7 +230,7 @@ def test_questions_of_a_table_and_their_answers_stay_with_the_picture(
     ]
     table.write_text("\n".join(map(json.dumps, rows)))
     index_pictures([table], model, uri=uri, captions=False)
-    with Index.open(uri) as index:
+    with Collection.open(uri) as index:
         ((record,),) = index.read_through()
     assert record.metadata == {
         "year": 1,

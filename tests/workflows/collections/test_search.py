@@ -103,7 +103,7 @@ def test_re_ranking_reads_pictures_wherever_they_stand(
     assert [hit.rank_score for hit in left[:-1]] == [hit.rank_score for hit in still]
     assert (left[-1].rank_score, left[-1].log_likelihood) == (None, None)
     (told,) = (record.getMessage() for record in caplog.records)
-    assert "1 of 5 pictures cannot be re-ranked" in told
+    assert "1 of 5 images cannot be re-ranked" in told
     assert "0.png cannot be read" in told
 
 

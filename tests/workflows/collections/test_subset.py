@@ -1,4 +1,4 @@
-"""What is chosen out of a collection is read back as it was: pictures, captions, labels."""
+"""What is chosen out of a collection is read back as it was: images, captions, labels."""
 
 import json
 import zipfile
@@ -16,7 +16,7 @@ from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import is_within
 from coca.workflows.collections.image_sources import sources_of
 from coca.workflows.collections.subset import check_out, write_subset
@@ -24,7 +24,7 @@ from tiny_data import picture
 
 
 class StandIn:
-    """Stands in for a model: every picture and text gets the same vector."""
+    """Stands in for a model: every image and text gets the same vector."""
 
     fingerprint, embed_dim = "one", 4
 
@@ -35,8 +35,10 @@ class StandIn:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    with Index.open(str(tmp_path / "a.db"), embed_dim=4, fingerprint="one", create=True) as opened:
+def index(tmp_path: Path) -> Iterator[Collection]:
+    with Collection.open(
+        str(tmp_path / "a.db"), embed_dim=4, fingerprint="one", create=True
+    ) as opened:
         yield opened
 
 
@@ -57,7 +59,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def parts(tmp_path: Path) -> list[Path]:
-    """A tar and a zip with pictures, labels and captions."""
+    """A tar and a zip with images, labels and captions."""
     with ShardWriter(tmp_path / "shards") as writer:
         for n in (2, 3):
             writer.write(Sample(f"k{n}", picture(n), (f"number {n}", f"no {n}"), (f"class {n}",)))
@@ -74,7 +76,7 @@ def samples(kind: str, path: Path) -> list[Sample]:
 
 
 def test_files_are_named_by_a_manifest_with_all_their_words(
-    index: Index, photos: Path, tmp_path: Path
+    index: Collection, photos: Path, tmp_path: Path
 ) -> None:
     ingest(photos, StandIn(), index)
     scores = dict.fromkeys(index.ids(), 0.5)
@@ -96,7 +98,9 @@ def test_files_are_named_by_a_manifest_with_all_their_words(
 
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some"])
-def test_fields_of_the_record_are_never_replaced(index: Index, tmp_path: Path, name: str) -> None:
+def test_fields_of_the_record_are_never_replaced(
+    index: Collection, tmp_path: Path, name: str
+) -> None:
     own = {"score": 9, "id": "mine", "key": "k", "image": "x.png", "time": "noon", "album": 7}
     own |= {"tags": [1], "mined": "once", "path": "p", "url": "u"}
     (tmp_path / "a.png").write_bytes(picture(0))
@@ -110,7 +114,7 @@ def test_fields_of_the_record_are_never_replaced(index: Index, tmp_path: Path, n
         assert sample.key == id
     else:
         fields = json.loads((tmp_path / name).read_text())
-        # The name of the picture is what a manifest is for.
+        # The name of the image is what a manifest is for.
         image = str(tmp_path / "a.png")
         assert fields["mined"].pop("image") == own["image"]
         assert fields.pop("captions") == ["a car"]
@@ -121,7 +125,7 @@ def test_fields_of_the_record_are_never_replaced(index: Index, tmp_path: Path, n
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some"])
 def test_captions_of_the_model_are_left_out_unless_asked_for(
-    index: Index, photos: Path, tmp_path: Path, name: str
+    index: Collection, photos: Path, tmp_path: Path, name: str
 ) -> None:
     (photos / "2.png").write_bytes(picture(2))
     ingest(photos, StandIn(), index, captioner=lambda images: ["guessed"] * len(images))
@@ -141,7 +145,7 @@ def test_captions_of_the_model_are_left_out_unless_asked_for(
 
 @pytest.mark.parametrize("many", [True, False])
 def test_parts_of_files_are_copied_into_shards(
-    index: Index, photos: Path, parts: list[Path], tmp_path: Path, many: bool
+    index: Collection, photos: Path, parts: list[Path], tmp_path: Path, many: bool
 ) -> None:
     ingest(sources_of([photos, *parts] if many else [parts[0]]), StandIn(), index)
     scores = dict.fromkeys(index.ids(), 0.5)
@@ -157,7 +161,9 @@ def test_parts_of_files_are_copied_into_shards(
         assert read[picture(1)].labels == ("dog",)
         assert (read[picture(4)].labels, read[picture(4)].metadata["n"]) == (("class 4",), 4)
     # The same subset as a collection of its own tells the same.
-    with Index.open(str(tmp_path / "b.db"), embed_dim=4, fingerprint="one", create=True) as other:
+    with Collection.open(
+        str(tmp_path / "b.db"), embed_dim=4, fingerprint="one", create=True
+    ) as other:
         ingest(sources_of([tmp_path / "some"]), StandIn(), other)
         before, after = index.get(index.ids()), other.get(other.ids())
     assert before.keys() == after.keys()
@@ -166,7 +172,7 @@ def test_parts_of_files_are_copied_into_shards(
         assert set(record.tags) >= set(before[id].tags)
 
 
-def test_frames_of_videos_are_copied_too(index: Index, tmp_path: Path) -> None:
+def test_frames_of_videos_are_copied_too(index: Collection, tmp_path: Path) -> None:
     pytest.importorskip("av")
     from tiny_video import video
 
@@ -180,7 +186,7 @@ def test_frames_of_videos_are_copied_too(index: Index, tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_would_name_a_part_of_a_file_is_refused(
-    index: Index, photos: Path, parts: list[Path], tmp_path: Path
+    index: Collection, photos: Path, parts: list[Path], tmp_path: Path
 ) -> None:
     ingest(sources_of([photos, *parts]), StandIn(), index)
     with pytest.raises(SearchError, match="is part of a file"):
@@ -195,7 +201,7 @@ def test_a_manifest_that_would_name_a_part_of_a_file_is_refused(
     assert samples("manifest", tmp_path / "some.jsonl")[0].image == picture(2)
 
 
-def test_an_address_stays_an_address(index: Index, tmp_path: Path) -> None:
+def test_an_address_stays_an_address(index: Collection, tmp_path: Path) -> None:
     (tmp_path / "set.jsonl").write_text('{"image": "none.png"}\n')
     (tmp_path / "none.png").write_bytes(picture(0))
     ingest(sources_of([tmp_path / "set.jsonl"]), StandIn(), index)
@@ -210,7 +216,7 @@ def test_an_address_stays_an_address(index: Index, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some"])
 def test_what_is_gone_is_told_and_the_rest_is_written(
-    index: Index, photos: Path, tmp_path: Path, name: str
+    index: Collection, photos: Path, tmp_path: Path, name: str
 ) -> None:
     ingest(photos, StandIn(), index)
     scores = dict.fromkeys(index.ids(), 0.0)
@@ -219,7 +225,7 @@ def test_what_is_gone_is_told_and_the_rest_is_written(
     assert subset.written == 1
     assert [path for path, _ in subset.lost] == [str(photos / "0.png")]
     (photos / "1.png").unlink()
-    with pytest.raises(SearchError, match="none of 2 chosen pictures can be had, the first since"):
+    with pytest.raises(SearchError, match="none of 2 chosen images can be had, the first since"):
         write_subset(tmp_path / f"more-{name}", index, scores)
     assert not (tmp_path / f"more-{name}").exists()
 

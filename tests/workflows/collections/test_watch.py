@@ -18,7 +18,7 @@ from coca.inference.predictor import Predictor
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import Copies
 from coca.search.ingest.sources import AnySource
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.workflows.collections.index import FillResult, fill_collection
 from coca.workflows.collections.watch import watch_folders
 from tiny_data import picture
@@ -59,7 +59,7 @@ class Watched:
         self._rounds.close()  # type: ignore[attr-defined]
 
     def paths(self) -> set[str]:
-        with Index.open(self.uri) as index:
+        with Collection.open(self.uri) as index:
             return {
                 os.path.relpath(path, self.folder)
                 for _, _, _, origin in index.origins()
@@ -102,8 +102,8 @@ def test_a_change_reads_its_own_records_and_what_is_no_picture_none(
     for n in range(3):
         watched.put(f"{n}.png", n)
     watched.next()
-    monkeypatch.setattr(Index, "ids", narrow(Index.ids))
-    monkeypatch.setattr(Index, "origins", narrow(Index.origins))
+    monkeypatch.setattr(Collection, "ids", narrow(Collection.ids))
+    monkeypatch.setattr(Collection, "origins", narrow(Collection.origins))
     # As editors and downloads leave them.
     watched.put("3.png.part", 3).rename(watched.folder / "3.png")
     assert watched.next().report == IngestReport(added=1)
@@ -120,7 +120,7 @@ def test_a_change_reads_its_own_records_and_what_is_no_picture_none(
 def narrow(method: Callable[..., Any]) -> Callable[..., Any]:
     """The method, which must be told what to look for."""
 
-    def told(index: Index, what: Any = None) -> Any:
+    def told(index: Collection, what: Any = None) -> Any:
         assert what is not None
         return method(index, what)
 
@@ -144,7 +144,7 @@ def test_folders_that_come_and_go_are_followed(watched: Watched, tmp_path: Path)
 def test_a_folder_that_is_empty_at_first_loses_nothing(
     tmp_path: Path, model: Predictor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when the drive with the pictures is not mounted yet."""
+    """As when the drive with the images is not mounted yet."""
     watched = Watched(tmp_path, model)
     path = watched.put("0.png", 0)
     watched.next()
@@ -178,7 +178,7 @@ def test_changed_words_are_followed(watched: Watched) -> None:
     watched.next()
     path.with_suffix(".json").write_text(json.dumps({"caption": "new", "n": 1}))
     assert watched.next().report.updated == 1
-    with Index.open(watched.uri) as index:
+    with Collection.open(watched.uri) as index:
         assert [caption for _, _, caption, _ in index.origins()] == ["new"]
 
 
@@ -237,5 +237,5 @@ def test_ctrl_c_ends_a_watch_cleanly(tmp_path: Path) -> None:
         _, told = process.communicate(timeout=60)
     assert process.returncode == 0, told
     assert "Traceback" not in told
-    with Index.open(str(tmp_path / "coca.db")) as index:
+    with Collection.open(str(tmp_path / "coca.db")) as index:
         assert index.count() == 2

@@ -13,7 +13,7 @@ from coca.core.progress import silent
 from coca.data.sources.base import SourceConfig
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.model.generation.config import Decoding
+from coca.model.generation.config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.workflows.evaluation.evaluate import evaluate, side_by_side
 from tiny_data import picture
@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> SourceConfig:
     folder.mkdir()
     for number in range(4):
         (folder / f"{number}.png").write_bytes(picture(number))
-        (folder / f"{number}.txt").write_text(f"picture {number}", encoding="utf-8")
+        (folder / f"{number}.txt").write_text(f"image {number}", encoding="utf-8")
     return SourceConfig(kind="folder", path=str(folder))
 
 
@@ -206,7 +206,7 @@ def test_a_kept_result_is_the_result_with_its_pictures(
         sidecar = Path(data.paths[0]) / f"{number}.json"
         sidecar.write_text(json.dumps({"label": f"kind {number % 2}"}), encoding="utf-8")
     configs = [
-        TaskConfig(task=name, data=data, decoding=Decoding(num_beams=1, max_words=3))
+        TaskConfig(task=name, data=data, decoding=GenerationConfig(num_beams=1, max_new_tokens=3))
         for name in ("retrieval", "zero_shot", "captioning")
     ]
     first = evaluate(model, configs, out=tmp_path / "out")

@@ -3,7 +3,7 @@ import pytest
 
 from coca.data.sources.base import SourceConfig
 from coca.tasks import TaskConfig, TaskResult
-from coca.tasks.report_samples import Case, Shown, Strip, classes_shown
+from coca.tasks.report_samples import Example, ImageRow, Shown, classes_shown
 from coca.workflows.evaluation.evaluation_report import _sections, overview
 from coca.workflows.evaluation.report import render, render_markdown
 from tiny_data import picture
@@ -22,7 +22,9 @@ def retrieval() -> TaskResult:
         "chance_text_to_image_recall@1": 0.01,
         "image_to_text_recall@1": 0.5,
     }
-    strip = Strip("“a dog”", (Case(("0.31",), picture(1), right=True), Case(("0.2",), picture(2))))
+    strip = ImageRow(
+        "“a dog”", (Example(("0.31",), picture(1), right=True), Example(("0.2",), picture(2)))
+    )
     return TaskResult(
         "retrieval",
         metrics,

@@ -34,7 +34,7 @@ def test_a_page_needs_nothing_from_outside() -> None:
             Section(
                 "two", blocks=[plot, Grid("query", [Card(picture(), ["a", "b"], marked=True)])]
             ),
-            Section("three", blocks=[Grid("by picture", [], lead=Card(picture(), ["q"]))]),
+            Section("three", blocks=[Grid("by image", [], lead=Card(picture(), ["q"]))]),
             Section("four", blocks=[Drawing(b"a drawing", "heat maps")]),
         ],
     )

@@ -68,7 +68,7 @@ def test_a_run_learns_to_find_objects_and_is_scored(tmp_path: Path, scenes: Sour
     assert detector.classes == ("blue square", "red square")
     found = detector.detect(tmp_path / "scenes" / "pictures" / "0.png", threshold=0.2)[0]
     assert {one.label for one in found} == set(detector.classes)
-    # Boxes come in pixels of the picture, and the surest first.
+    # Boxes come in pixels of the image, and the surest first.
     assert all(0 <= one.box[0] < one.box[2] <= 32 for one in found)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
 
@@ -132,6 +132,6 @@ def test_data_without_boxes_and_unknown_objects_are_told_before_training(
     detector = replace(config.detector, classes=("red square",))
     with pytest.raises(DataError, match="'blue square', which is not in"):
         finetune_detection(replace(config, detector=detector))
-    with pytest.raises(DataError, match="two pictures have the number 0"):
+    with pytest.raises(DataError, match="two images have the number 0"):
         finetune_detection(replace(config, data=replace(config.data, sources=(scenes, scenes))))
     assert not config.run.exists()

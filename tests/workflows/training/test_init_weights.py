@@ -58,7 +58,7 @@ def test_larger_pictures_get_interpolated_positions_and_all_else_as_it_was(
     assert adopted.resized == ("image_encoder.positions",)
     assert adopted.taken == len(theirs.state_dict()) - 1
     assert model.image_encoder.positions.shape == (64, 32)
-    # So it begins as the old model that is shown larger pictures, to the bit; where gradients
+    # So it begins as the old model that is shown larger images, to the bit; where gradients
     # are kept, both are computed by the weights as they come.
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.encode_image(images), theirs.encode_image(images))

@@ -169,7 +169,7 @@ def test_labels_and_captions_can_be_mixed(pictures: Path, tmp_path: Path) -> Non
 
 
 def test_classes_can_be_named_beside_captions(pictures: Path, tmp_path: Path) -> None:
-    rows = [f"{path},a picture,{'ab'[n % 2]}" for n, path in enumerate(pictures.glob("*.png"))]
+    rows = [f"{path},an image,{'ab'[n % 2]}" for n, path in enumerate(pictures.glob("*.png"))]
     table = tmp_path / "table.csv"
     table.write_text("\n".join(["image,caption,label", *rows]), encoding="utf-8")
     result = pretrain(
@@ -192,7 +192,7 @@ def test_a_classification_loss_needs_its_classes() -> None:
     with pytest.raises(ConfigError, match=wanted):
         recipe(Path("p"), Path("r"), "model.head.classes=[cat, dog]")
     both = ("loss.classification_weight=1", "model.head.classes=[cat, dog]", "model.head.heads=1")
-    with pytest.raises(ConfigError, match="reads words of 1 pictures; beside captions right is"):
+    with pytest.raises(ConfigError, match="reads words of 1 images; beside captions right is"):
         recipe(Path("p"), Path("r"), *both, "model.head.reads=words")
     with pytest.raises(ConfigError, match=r"follow from the head; set model\.head\.classes"):
         recipe(Path("p"), Path("r"), *both, "data.loader.class_names=[cat, dog]")
@@ -258,7 +258,7 @@ def test_a_second_stage_begins_where_the_first_ended(pictures: Path, tmp_path: P
     changes = (f"init_from={first}", "model.image.image_size=32", "tokenizer.lowercase=false")
     pretrain(recipe(pictures, second, *changes, "train.steps=3", "train.optimizer.lr=1.0e-12"))
     begun, ended = load(second), load(first)
-    # At next to no learning rate it is still the first stage's model, now with larger pictures.
+    # At next to no learning rate it is still the first stage's model, now with larger images.
     assert begun.processor.image_config.image_size == 32
     assert begun.model.state_dict()["image_encoder.positions"].shape == (16, 32)
     for name, tensor in begun.model.state_dict().items():

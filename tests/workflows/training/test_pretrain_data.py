@@ -12,7 +12,7 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.loading.loader import Loader, LoaderConfig
-from coca.data.loading.text import draw_words
+from coca.data.loading.text import sample_text
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
 from coca.processing.prompts import CLIP_PROMPTS
@@ -74,7 +74,7 @@ def test_a_label_is_learned_as_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> N
     tokenizer = train_tokenizer(
         [(config, MemorySource(samples))], vocab_size=400, config=TokenizerConfig()
     )
-    drawn = draw_words(samples[0], config, torch.Generator()).text
+    drawn = sample_text(samples[0], config, torch.Generator()).text
     assert len(tokenizer.encode_prompt(drawn)) <= 1 + len(drawn.split())
 
 

@@ -1,17 +1,17 @@
-"""Captions in COCO's own format, which NoCaps shares: pictures and sentences, joined by number.
+"""Captions in COCO's own format, which NoCaps shares: images and sentences, joined by number.
 
     {"images": [{"id": 391895, "file_name": "COCO_val2014_000000391895.jpg", ...}, ...],
      "annotations": [{"image_id": 391895, "id": 770337, "caption": "A man with ..."}, ...]}
 
-A picture of NoCaps also has a `domain`: `in-domain`, `near-domain` or `out-domain`.
+An image of NoCaps also has a `domain`: `in-domain`, `near-domain` or `out-domain`.
 """
 
 from typing import Any
 
 from coca.core.errors import DataError
 from coca.data.sources.annotated import (
+    AnnotatedSource,
     Entry,
-    ListedSource,
     image_folder,
     list_in,
     read_annotations,
@@ -24,11 +24,11 @@ _KEPT = ("domain", "open_images_id", "coco_url")
 
 @SOURCES.register("coco_captions")
 @reads("images", "split")
-def coco_captions(config: SourceConfig) -> ListedSource:
-    """The pictures with all of their captions, in the order of the list of pictures.
+def coco_captions(config: SourceConfig) -> AnnotatedSource:
+    """The images with all of their captions, in the order of the list of images.
 
-    `config.split` names domains, where pictures have any. The key is the picture's number. A
-    caption of a picture that is not listed, or a malformed one, stands as a bad sample at the end.
+    `config.split` names domains, where images have any. The key is the image's number. A
+    caption of an image that is not listed, or a malformed one, stands as a bad sample at the end.
 
     Raises:
         DataError: The file or the folder is missing, or a domain holds nothing.
@@ -58,19 +58,19 @@ def coco_captions(config: SourceConfig) -> ListedSource:
             for entry in entries
             if isinstance(entry, DataError) or _domain(entry) in config.splits
         ]
-    # Whatever is left over belongs to no picture.
+    # Whatever is left over belongs to no image.
     faults += [
         DataError(
-            f"a caption of {config.title} belongs to picture {number}, which is not listed",
+            f"a caption of {config.title} belongs to image {number}, which is not listed",
             reason="bad_record",
         )
         for number in captions
     ]
-    return ListedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
+    return AnnotatedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
 
 
 def _entry(image: Any, captions: dict[Any, list[str]], origin: str) -> Entry | DataError:
-    """The picture with its captions, which are taken out of `captions`."""
+    """The image with its captions, which are taken out of `captions`."""
     try:
         number, file = image["id"], str(image["file_name"])
         said = tuple(captions.pop(number, ()))

@@ -1,4 +1,4 @@
-"""Objects in COCO's own format: pictures, boxes and categories, joined by number.
+"""Objects in COCO's own format: images, boxes and categories, joined by number.
 
     {"images": [{"id": 397133, "file_name": "000000397133.jpg", "width": 640, "height": 427}, ...],
      "annotations": [{"image_id": 397133, "category_id": 44, "bbox": [217.6, 240.5, 38.9, 57.7],
@@ -13,11 +13,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import Entry, ListedSource, image_folder, list_in, read_annotations
+from coca.data.sources.annotated import (
+    AnnotatedSource,
+    Entry,
+    image_folder,
+    list_in,
+    read_annotations,
+)
 from coca.data.sources.base import SOURCES, SourceConfig, reads
 
 QUESTION = "which objects are where"
-"""What is asked of each picture, also of one without any object."""
+"""What is asked of each image, also of one without any object."""
 
 BOXES = "boxes"
 """Where a sample's metadata hold its objects: a list of name, box, area and crowd."""
@@ -25,15 +31,15 @@ BOXES = "boxes"
 
 @SOURCES.register("coco_instances")
 @reads("images")
-def coco_instances(config: SourceConfig) -> ListedSource:
-    """The pictures with their objects, in the order of the list of pictures.
+def coco_instances(config: SourceConfig) -> AnnotatedSource:
+    """The images with their objects, in the order of the list of images.
 
-    The key is the picture's number. Labels are the names of what the picture holds; metadata have
-    `width`, `height` and `boxes`. A malformed box, or one of an unlisted picture or category,
+    The key is the image's number. Labels are the names of what the image holds; metadata have
+    `width`, `height` and `boxes`. A malformed box, or one of an unlisted image or category,
     stands as a bad sample at the end.
 
     Raises:
-        DataError: The file or the folder of the pictures is missing or malformed.
+        DataError: The file or the folder of the images is missing or malformed.
     """
     annotations, fingerprint = read_annotations(config)
     names = _names(list_in(annotations, "categories", config.title), config.title)
@@ -55,15 +61,15 @@ def coco_instances(config: SourceConfig) -> ListedSource:
         _entry(image, objects, f"image {place} of {config.title}")
         for place, image in enumerate(list_in(annotations, "images", config.title))
     ]
-    # Whatever is left over belongs to no picture.
+    # Whatever is left over belongs to no image.
     faults += [
         DataError(
-            f"a box of {config.title} belongs to picture {number}, which is not listed",
+            f"a box of {config.title} belongs to image {number}, which is not listed",
             reason="bad_record",
         )
         for number in objects
     ]
-    return ListedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
+    return AnnotatedSource(entries + faults, images=image_folder(config), fingerprint=fingerprint)
 
 
 def _names(categories: list[Any], title: str) -> dict[Any, str]:
@@ -90,7 +96,7 @@ def _object(note: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]
 
 
 def _entry(image: Any, objects: dict[Any, list[dict[str, Any]]], origin: str) -> Entry | DataError:
-    """The picture with its objects, which are taken out of `objects`."""
+    """The image with its objects, which are taken out of `objects`."""
     try:
         number, file = image["id"], str(image["file_name"])
         size = {side: int(image[side]) for side in ("width", "height")}

@@ -13,7 +13,7 @@ from collections import Counter
 
 from coca.core.errors import DataError
 from coca.data.sample import parse_text
-from coca.data.sources.annotated import Entry, ListedSource, fingerprint_of, image_folder
+from coca.data.sources.annotated import AnnotatedSource, Entry, fingerprint_of, image_folder
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage.storage import Storage
 
@@ -24,7 +24,7 @@ _QUESTION = re.compile(
 
 @SOURCES.register("daquar")
 @reads("images")
-def daquar(config: SourceConfig) -> ListedSource:
+def daquar(config: SourceConfig) -> AnnotatedSource:
     """Each question with its one answer, in the order of the file.
 
     `config.images` is the folder of the PNG photos. The name of the photo is taken out of the
@@ -42,7 +42,7 @@ def daquar(config: SourceConfig) -> ListedSource:
         _entry(lines[place : place + 2], seen, f"question {place // 2} of {path}")
         for place in range(0, len(lines), 2)
     ]
-    return ListedSource(
+    return AnnotatedSource(
         entries, images=image_folder(config), fingerprint=fingerprint_of([content], config)
     )
 

@@ -1,6 +1,6 @@
 """The questions of easy-VQA about coloured shapes, as its pip package holds them.
 
-train/questions.json    [["what color is the shape?", "blue", 0], ...], the last is the picture
+train/questions.json    [["what color is the shape?", "blue", 0], ...], the last is the image
 train/images/0.png      64 x 64 pixels
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 from coca.core.errors import DataError
 from coca.core.extras import require
 from coca.data.sources.annotated import (
+    AnnotatedSource,
     Entry,
-    ListedSource,
     fingerprint_of,
     malformed,
     parse_json,
@@ -30,11 +30,11 @@ _PARTS = ("train", "test")
 
 @SOURCES.register("easy_vqa")
 @reads("split")
-def easy_vqa(config: SourceConfig) -> ListedSource:
+def easy_vqa(config: SourceConfig) -> AnnotatedSource:
     """Each question with its one answer, in the order of the file.
 
     `config.path` is a folder laid out as above, or `installed`; `config.split` is `train` or `test`
-    (default: both). The picture's number becomes the metadata `image`.
+    (default: both). The image's number becomes the metadata `image`.
 
     Raises:
         DataError: A file is missing, or there is no such split.
@@ -58,7 +58,7 @@ def easy_vqa(config: SourceConfig) -> ListedSource:
             _entry(row, part, seen, f"question {place} of {path}")
             for place, row in enumerate(parse_json(content, path, list))
         ]
-    return ListedSource(
+    return AnnotatedSource(
         entries, images=folder, fingerprint=fingerprint_of(contents.values(), config)
     )
 
@@ -68,7 +68,7 @@ def _entry(row: Any, part: str, seen: Counter[int], origin: str) -> Entry | Data
         question, answer, image = row
         number = int(image)
     except (TypeError, ValueError) as error:
-        return malformed(origin, error, "a list of question, answer and number of the picture")
+        return malformed(origin, error, "a list of question, answer and number of the image")
     key = f"{part}-{number}-{seen[number]}"
     seen[number] += 1
     return Entry(

@@ -1,4 +1,4 @@
-"""Karpathy's splits of COCO, Flickr30k and Flickr8k: one JSON file with five sentences a picture.
+"""Karpathy's splits of COCO, Flickr30k and Flickr8k: one JSON file with five sentences an image.
 
     {"images": [{"filepath": "val2014", "filename": "COCO_val2014_000000391895.jpg",
                  "cocoid": 391895, "split": "test",
@@ -12,8 +12,8 @@ from typing import Any
 
 from coca.core.errors import DataError
 from coca.data.sources.annotated import (
+    AnnotatedSource,
     Entry,
-    ListedSource,
     image_folder,
     list_in,
     read_annotations,
@@ -24,8 +24,8 @@ from coca.data.sources.base import SOURCES, SourceConfig, reads
 
 @SOURCES.register("karpathy")
 @reads("images", "split")
-def karpathy(config: SourceConfig) -> ListedSource:
-    """The pictures of `config.split` with all of their sentences, in the order of the file.
+def karpathy(config: SourceConfig) -> AnnotatedSource:
+    """The images of `config.split` with all of their sentences, in the order of the file.
 
     `config.images` is the folder above `filepath`, or that of the files where there is none. The
     key is the file's name; COCO's number becomes the metadata `cocoid`, the split `split`.
@@ -45,7 +45,7 @@ def karpathy(config: SourceConfig) -> ListedSource:
         # An entry that cannot be read may belong anywhere, and must not vanish.
         if isinstance(entry, DataError) or not config.splits or _split(entry) in config.splits
     ]
-    return ListedSource(wanted, images=image_folder(config), fingerprint=fingerprint)
+    return AnnotatedSource(wanted, images=image_folder(config), fingerprint=fingerprint)
 
 
 def _entry(image: Any, origin: str) -> Entry | DataError:

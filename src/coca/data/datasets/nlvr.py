@@ -1,9 +1,9 @@
-"""Statements about pictures, true or false, as NLVR and NLVR2 publish them: JSON lines.
+"""Statements about images, true or false, as NLVR and NLVR2 publish them: JSON lines.
 
     NLVR   {"identifier": "3988-0", "directory": "99", "sentence": "There is ...", "label": "true"}
     NLVR2  {"identifier": "train-10171-0-0", "directory": 42, "sentence": ..., "label": "True"}
 
-Suhr et al., 2017 and 2018, arXiv 1811.00491. A line of NLVR stands for six pictures, in which the
+Suhr et al., 2017 and 2018, arXiv 1811.00491. A line of NLVR stands for six images, in which the
 same three boxes are ordered differently; a line of NLVR2 for a pair of photos.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import Entry, ListedSource, image_folder, malformed, read_lines
+from coca.data.sources.annotated import AnnotatedSource, Entry, image_folder, malformed, read_lines
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage.storage import is_remote
 
@@ -27,7 +27,7 @@ _Reading: TypeAlias = Callable[[dict[str, Any]], list[Entry]]
 
 @SOURCES.register("nlvr2")
 @reads("images")
-def nlvr2(config: SourceConfig) -> ListedSource:
+def nlvr2(config: SourceConfig) -> AnnotatedSource:
     """Each statement with its two photos, the left one first, in the order of the lines.
 
     `config.images` is the folder of the photos, `train-10171-0-img0.png` and so on, where the file
@@ -69,11 +69,11 @@ def nlvr2(config: SourceConfig) -> ListedSource:
 
 @SOURCES.register("nlvr")
 @reads("images")
-def nlvr(config: SourceConfig) -> ListedSource:
+def nlvr(config: SourceConfig) -> AnnotatedSource:
     """Each statement six times, once for each order of the boxes, in the order of the lines.
 
-    `config.images` is the folder with the numbered folders of pictures, by default `images` beside
-    the file, whose name says which part it is (`dev.json`). The key is the picture's name without
+    `config.images` is the folder with the numbered folders of images, by default `images` beside
+    the file, whose name says which part it is (`dev.json`). The key is the image's name without
     its suffix; the metadata `group` names the statement. A malformed line is a bad sample.
 
     Raises:
@@ -103,7 +103,7 @@ def nlvr(config: SourceConfig) -> ListedSource:
     return _source(config, images, read)
 
 
-def _source(config: SourceConfig, images: str, read: _Reading) -> ListedSource:
+def _source(config: SourceConfig, images: str, read: _Reading) -> AnnotatedSource:
     lines, fingerprint = read_lines(config)
     entries: list[Entry | DataError] = []
     for place, line in enumerate(lines):
@@ -116,7 +116,7 @@ def _source(config: SourceConfig, images: str, read: _Reading) -> ListedSource:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             right = "an object with identifier, sentence, and label true or false"
             entries.append(malformed(origin, error, right))
-    return ListedSource(entries, images=images, fingerprint=fingerprint)
+    return AnnotatedSource(entries, images=images, fingerprint=fingerprint)
 
 
 def _parts(line: dict[str, Any]) -> tuple[str, str, str]:

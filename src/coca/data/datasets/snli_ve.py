@@ -10,7 +10,7 @@ premise of the text-only task, is not read by the model (CoCa, appendix B).
 from typing import Any
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import Entry, ListedSource, image_folder, malformed, read_lines
+from coca.data.sources.annotated import AnnotatedSource, Entry, image_folder, malformed, read_lines
 from coca.data.sources.base import SOURCES, SourceConfig, reads
 
 CLASSES = ("entailment", "neutral", "contradiction")
@@ -18,10 +18,10 @@ CLASSES = ("entailment", "neutral", "contradiction")
 
 @SOURCES.register("snli_ve")
 @reads("images")
-def snli_ve(config: SourceConfig) -> ListedSource:
+def snli_ve(config: SourceConfig) -> AnnotatedSource:
     """Each hypothesis as the text, with its verdict as the label, in the order of the lines.
 
-    `config.images` is the folder of Flickr30k's pictures. The key is `pairID`; the premise becomes
+    `config.images` is the folder of Flickr30k's images. The key is `pairID`; the premise becomes
     metadata. A line whose annotators found no majority (`-`), or a malformed one, is a bad sample.
 
     Raises:
@@ -32,7 +32,7 @@ def snli_ve(config: SourceConfig) -> ListedSource:
         line if isinstance(line, DataError) else _entry(line, f"pair {place} of {config.title}")
         for place, line in enumerate(lines)
     ]
-    return ListedSource(entries, images=image_folder(config), fingerprint=fingerprint)
+    return AnnotatedSource(entries, images=image_folder(config), fingerprint=fingerprint)
 
 
 def _entry(line: dict[str, Any], origin: str) -> Entry | DataError:

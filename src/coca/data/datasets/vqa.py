@@ -1,4 +1,4 @@
-"""Questions about pictures as VQA v2 publishes them, a format that OK-VQA shares: two JSON files.
+"""Questions about images as VQA v2 publishes them, a format that OK-VQA shares: two JSON files.
 
     {"data_type": "mscoco", "data_subtype": "val2014",
      "questions": [{"question_id": 262148000, "image_id": 262148, "question": "Where ...?"}, ...]}
@@ -14,8 +14,8 @@ from typing import Any
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.annotated import (
+    AnnotatedSource,
     Entry,
-    ListedSource,
     fingerprint_of,
     image_folder,
     list_in,
@@ -26,16 +26,16 @@ from coca.data.sources.base import SOURCES, SourceConfig, reads
 from coca.data.storage.storage import Storage
 
 _SHARED_PICTURES = {"test-dev2015": "test2015"}
-"""Part of the questions -> the part whose pictures it asks about."""
+"""Part of the questions -> the part whose images it asks about."""
 
 
 @SOURCES.register("vqa")
 @reads("images")
-def vqa(config: SourceConfig) -> ListedSource:
+def vqa(config: SourceConfig) -> AnnotatedSource:
     """Each question with the answers of all people, in the order of the questions.
 
     `config.path` lists the file of the questions and that of the annotations; `config.images` is
-    the folder of the pictures, such as COCO's `val2014`. The key is the number of the question;
+    the folder of the images, such as COCO's `val2014`. The key is the number of the question;
     `question_type` and `answer_type` become metadata. A question that nobody answered, an answer
     to no question, or a malformed one is a bad sample.
 
@@ -70,7 +70,7 @@ def vqa(config: SourceConfig) -> ListedSource:
         )
         for number in notes or ()
     ]
-    return ListedSource(
+    return AnnotatedSource(
         entries + faults,
         images=image_folder(config),
         fingerprint=fingerprint_of(contents, config),
@@ -121,7 +121,7 @@ def _entry(
 
 
 def _picture_name(asked: Mapping[str, Any]) -> str:
-    """How the file of a picture is called, with a place for its number."""
+    """How the file of an image is called, with a place for its number."""
     part = str(asked.get("data_subtype", ""))
     part = _SHARED_PICTURES.get(part, part)
     kind = str(asked.get("data_type", "mscoco"))

@@ -10,7 +10,7 @@ from coca.core.errors import DataError
 from coca.core.files import append_line
 from coca.data.sample import BadSample
 
-# The bad share is taken of at least so many samples, so that one bad picture among the first
+# The bad share is taken of at least so many samples, so that one bad image among the first
 # hundred does not stop a run that may have 1 % of them.
 LEAST_SEEN = 1000
 

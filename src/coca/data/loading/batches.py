@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from coca.core.errors import DataError
 from coca.data.loading.mixture import Mixture
 from coca.data.loading.permutation import mix
-from coca.data.loading.text import Words, draw_words
+from coca.data.loading.text import Words, sample_text
 from coca.data.sample import BadSample, Batch, Sample
 from coca.data.sources.base import Source, SourceConfig, read_rows
 from coca.metrics.answers import answer_scores
@@ -28,7 +28,7 @@ Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Stage(NamedTuple):
-    """How pictures are shown up to some place of the run."""
+    """How images are shown up to some place of the run."""
 
     until: int
     """Global index of the first sample that is shown otherwise."""
@@ -78,7 +78,7 @@ class _Visit(NamedTuple):
     classes: tuple[str, ...]
 
 
-class Parts(Dataset[Batch | Failure]):
+class BatchDataset(Dataset[Batch | Failure]):
     """The rank's part of each batch, found by the global index of its first sample."""
 
     def __init__(
@@ -140,7 +140,7 @@ class Parts(Dataset[Batch | Failure]):
         )
 
     def _augment_at(self, batch_start: int) -> Augmentation | None:
-        """What shows the pictures of a batch; its first sample decides, so all have one size."""
+        """What shows the images of a batch; its first sample decides, so all have one size."""
         for stage in self._stages:
             if batch_start < stage.until:
                 return stage.augment
@@ -178,7 +178,7 @@ class Parts(Dataset[Batch | Failure]):
             raise result
         generator = torch.Generator().manual_seed(place.seed)
         # Words first: they cost little, and a sample without any need not be decoded.
-        words = draw_words(result, self._configs[place.source], generator)
+        words = sample_text(result, self._configs[place.source], generator)
         classes = result.answers if self._by_answers else result.labels
         for label in () if self._by_answers or not self._class_names else classes:
             if label not in self._class_names:
@@ -191,10 +191,10 @@ class Parts(Dataset[Batch | Failure]):
     def _shown(
         self, sample: Sample, show: Augmentation | None, generator: torch.Generator
     ) -> UInt8[Tensor, "F 3 S S"]:
-        """All pictures of a sample, which chance changes alike."""
+        """All images of a sample, which chance changes alike."""
         if len(sample.images) != self._pictures:
             raise DataError(
-                f"sample {sample.key} has {len(sample.images)} pictures, but each must have "
+                f"sample {sample.key} has {len(sample.images)} images, but each must have "
                 f"{self._pictures}",
                 reason="picture_count",
             )

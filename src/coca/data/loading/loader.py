@@ -29,7 +29,7 @@ from coca.core.config import digest
 from coca.core.errors import ConfigError, DataError
 from coca.core.malloc import keep_freed_memory
 from coca.data.loading.bad_samples import BadSampleLog
-from coca.data.loading.batches import Augmentation, Failure, Parts, Stage
+from coca.data.loading.batches import Augmentation, BatchDataset, Failure, Stage
 from coca.data.loading.mixture import Mixture
 from coca.data.sample import Batch
 from coca.data.sources.base import Source, SourceConfig
@@ -78,7 +78,7 @@ class LoaderConfig:
         if self.workers < 0:
             faults.append(f"workers {self.workers} is below 0")
         if self.pictures < 1:
-            faults.append(f"pictures {self.pictures} is below 1")
+            faults.append(f"images {self.pictures} is below 1")
         if self.prefetch < 1:
             faults.append(f"prefetch {self.prefetch} is below 1")
         if not self.timeout_s > 0:
@@ -110,7 +110,7 @@ class Loader:
         processor: Turns pixels and words into tensors.
         seed: Not negative; with the weights and the sources it fixes the order of all samples.
         augment: Takes the place of the processor's own, unrandom transform.
-        stages: What takes the place of both in the early run, by rising `until`: pictures may be
+        stages: What takes the place of both in the early run, by rising `until`: images may be
             smaller there (progressive resolution). The first sample of a batch decides for all.
         rank: This process among `world_size`, from 0.
         world_size: Processes that share each batch; must divide `batch_size`.
@@ -162,7 +162,7 @@ class Loader:
         self.pin_memory = pin_memory
         share = config.batch_size // world_size
         self._offset = rank * share
-        self._parts = Parts(
+        self._parts = BatchDataset(
             configs,
             opened,
             mixture,

@@ -37,15 +37,15 @@ class Words(NamedTuple):
 
 
 def texts_of(sample: Sample, config: SourceConfig) -> tuple[list[str], list[str]]:
-    """Every text that `draw_words` may draw of a sample, before templates; then every answer."""
+    """Every text that `sample_text` may draw of a sample, before templates; then every answer."""
     if config.text == "labels":
-        return _filled(spoken(label) for label in sample.labels), []
+        return _filled(humanize_label(label) for label in sample.labels), []
     if config.text == "question":
         return _filled([sample.text]), _filled(sample.answers)
     return _filled(sample.captions), []
 
 
-def draw_words(sample: Sample, config: SourceConfig, generator: torch.Generator) -> Words:
+def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator) -> Words:
     """The words of the sample, drawn anew from `generator`.
 
     With `text: captions`, one of the captions. With `text: labels`, the names of all labels,
@@ -77,7 +77,7 @@ def draw_words(sample: Sample, config: SourceConfig, generator: torch.Generator)
     return Words(shown, config.text == "question", answer)
 
 
-def spoken(label: str) -> str:
+def humanize_label(label: str) -> str:
     """A label as one would say it: names of folders and classes often hold underscores."""
     return label.replace("_", " ").strip()
 

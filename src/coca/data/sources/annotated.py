@@ -1,4 +1,4 @@
-"""What readers of published formats share: a list of entries that name their pictures."""
+"""What readers of published formats share: a list of entries that name their images."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A sample but for its picture, which is read when it is asked for."""
+    """A sample but for its image, which is read when it is asked for."""
 
     key: str
     """As `Sample`."""
     file: str
-    """The picture, relative to the folder of the pictures."""
+    """The image, relative to the folder of the images."""
     captions: tuple[str, ...] = ()
     """As `Sample`."""
     labels: tuple[str, ...] = ()
@@ -35,10 +35,10 @@ class Entry:
     answers: tuple[str, ...] = ()
     """As `Sample`."""
     others: tuple[str, ...] = ()
-    """Further pictures, as `file`."""
+    """Further images, as `file`."""
 
     def sample(self, images: Sequence[bytes]) -> Sample:
-        """The sample with its pictures; none makes one of words alone."""
+        """The sample with its images; none makes one of words alone."""
         return Sample(
             self.key,
             images[0] if images else b"",
@@ -51,7 +51,7 @@ class Entry:
         )
 
 
-class ListedSource:
+class AnnotatedSource:
     """Samples from a list; an error in the place of an entry is raised when it is read."""
 
     block_size = 1
@@ -80,16 +80,16 @@ class ListedSource:
         return str(row) if isinstance(entry, DataError) else entry.key
 
     def words(self, row: int) -> Sample:
-        """The sample without its pictures; `DataError` if its entry is malformed."""
+        """The sample without its images; `DataError` if its entry is malformed."""
         return self._entry(row).sample(())
 
     def read(self, row: int) -> Sample:
-        """The sample; `DataError` if its entry is malformed or a picture is missing."""
+        """The sample; `DataError` if its entry is malformed or an image is missing."""
         entry = self._entry(row)
         return entry.sample([self._picture(file) for file in (entry.file, *entry.others)])
 
     def stamp(self, row: int) -> str:
-        """Size and modification time of the pictures; the fingerprint covers the list itself."""
+        """Size and modification time of the images; the fingerprint covers the list itself."""
         entry = self._entry(row)
         return " ".join(local_stamp(self._place(file)) for file in (entry.file, *entry.others))
 
@@ -191,7 +191,7 @@ def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:
 
 
 def image_folder(config: SourceConfig) -> str:
-    """Where pictures lie: as the config says, else beside the file at its first path.
+    """Where images lie: as the config says, else beside the file at its first path.
 
     Raises:
         DataError: That folder is missing.
@@ -199,7 +199,7 @@ def image_folder(config: SourceConfig) -> str:
     if config.images:
         if not is_remote(config.images) and not os.path.isdir(config.images):
             raise DataError(
-                f"the folder of the pictures, {config.images}, is missing", reason="missing"
+                f"the folder of the images, {config.images}, is missing", reason="missing"
             )
         return config.images
     return config.paths[0].replace(os.sep, "/").rpartition("/")[0]

@@ -18,7 +18,7 @@ class PartConfig:
     """A part of a table that has no splits of its own, always the same one.
 
     The values of a column are put in the order of their hashes, and those from `start` to `end` are
-    read. `{by: image, end: 0.8}` and `{by: image, start: 0.8}` share no picture.
+    read. `{by: image, end: 0.8}` and `{by: image, start: 0.8}` share no image.
     """
 
     by: str
@@ -56,14 +56,14 @@ class SourceConfig:
 
     text: Literal["captions", "labels", "question"] = "captions"
     """What is read as the text: one of the captions, the names of the labels, or what is asked of
-    the picture and behind it one of the answers, if there are any."""
+    the image and behind it one of the answers, if there are any."""
 
     templates: tuple[str, ...] = ()
     """Sentences with `{}` where the text goes, or what is asked; one is drawn at each visit. `clip`
     stands for the 80 of CLIP. Without any, texts stand alone and labels in "a photo of the {}"."""
 
     images: str = ""
-    """Formats whose file only names pictures: the folder that they lie in; by default the file's
+    """Formats whose file only names images: the folder that they lie in; by default the file's
     own."""
 
     split: str | tuple[str, ...] = ()
@@ -77,11 +77,11 @@ class SourceConfig:
     """Class folders: a file that lists the classes to read; by default all."""
 
     border_px: int = 0
-    """Class folders: what is cut off at each side of a picture, such as ObjectNet's red frame."""
+    """Class folders: what is cut off at each side of an image, such as ObjectNet's red frame."""
 
     image_column: str = ""
-    """Manifest, zip: where the picture stands, if not under a usual name such as `image` or `path`;
-    a list there is several pictures of one sample."""
+    """Manifest, zip: where the image stands, if not under a usual name such as `image` or `path`;
+    a list there is several images of one sample."""
 
     caption_column: str = ""
     """Manifest, zip: where the caption stands, if not under a usual name such as `caption`."""
@@ -120,7 +120,7 @@ class SourceConfig:
 
     strip: int = 0
     """Pictures that are strips of a video: how many frames stand side by side in each; 0 reads them
-    as pictures."""
+    as images."""
 
     index_folder: str = ""
     """Shards: where their indexes are kept; by default next to them, or in the user's cache
@@ -204,11 +204,11 @@ class BulkSource(Protocol):
 
 
 @runtime_checkable
-class WordySource(Protocol):
-    """What a source has besides, if it knows the words of a sample without reading its pictures."""
+class MetadataSource(Protocol):
+    """What a source has besides, if it knows the words of a sample without reading its images."""
 
     def words(self, row: int) -> Sample:
-        """The sample in this row, with an empty picture and no others; raises as `read` does."""
+        """The sample in this row, with an empty image and no others; raises as `read` does."""
         ...
 
 
@@ -217,7 +217,7 @@ class StampedSource(Protocol):
     """Optional interface of a source that detects changed samples without reading their images."""
 
     def stamp(self, row: int) -> str:
-        """Changes when the sample does; known without reading its pictures.
+        """Changes when the sample does; known without reading its images.
 
         Raises:
             DataError: The row cannot be read.
@@ -227,12 +227,12 @@ class StampedSource(Protocol):
 
 @runtime_checkable
 class PlacedSource(Source, StampedSource, Protocol):
-    """What a source has besides, if its pictures can be told apart and followed over time."""
+    """What a source has besides, if its images can be told apart and followed over time."""
 
     def places(self, row: int) -> Sequence[str]:
-        """Where the sample's pictures lie, the same in each run: files, URLs, or names within one.
+        """Where the sample's images lie, the same in each run: files, URLs, or names within one.
 
-        Rows that describe the same picture share its place.
+        Rows that describe the same image share its place.
         """
         ...
 
@@ -335,9 +335,9 @@ def read_rows(source: Source, rows: Sequence[int]) -> list[Sample | DataError]:
 
 
 def words_of(source: Source, row: int) -> Sample:
-    """The sample in this row, its pictures only if they cannot be left out.
+    """The sample in this row, its images only if they cannot be left out.
 
     Raises:
         DataError: It cannot be read.
     """
-    return source.words(row) if isinstance(source, WordySource) else source.read(row)
+    return source.words(row) if isinstance(source, MetadataSource) else source.read(row)

@@ -19,7 +19,7 @@ from PIL import Image
 from coca.core.errors import DataError
 from coca.core.formats import IMAGE_SUFFIXES
 from coca.data.sample import parse_text
-from coca.data.sources.annotated import Entry, ListedSource
+from coca.data.sources.annotated import AnnotatedSource, Entry
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.sources.folder import walk
 from coca.data.storage.storage import Storage
@@ -28,10 +28,10 @@ from coca.processing.image import decode
 
 @SOURCES.register("class_folders")
 @reads("names", "classes", "border_px")
-class ClassFolderSource(ListedSource):
-    """All pictures, sorted by path; the topmost folder says the class, `config.names` its name.
+class ClassFolderSource(AnnotatedSource):
+    """All images, sorted by path; the topmost folder says the class, `config.names` its name.
 
-    `config.classes` lists the classes that are read, by folder or by name; the pictures of others
+    `config.classes` lists the classes that are read, by folder or by name; the images of others
     are left out. So ObjectNet is scored on the 113 classes that it shares with ImageNet: `names` is
     its `folder_to_objectnet_label.json`, `classes` its `objectnet_to_imagenet_1k.json`, and
     `border_px` is 2, for the red frame.
@@ -130,7 +130,7 @@ def _listed(named: dict[str, str], config: SourceConfig) -> dict[str, str]:
         if folder is None:
             raise DataError(
                 f"{config.classes} lists the class {forms[-1]!r}, of which {config.title} has no "
-                "picture; leave it out there",
+                "image; leave it out there",
                 reason="empty_class",
             )
         kept[folder] = named[folder]
@@ -156,7 +156,7 @@ def _first_name(names: str) -> str:
 
 
 def _without_border(image: bytes, border_px: int, name: str) -> bytes:
-    """The picture, upright and without so many pixels at each side, as PNG."""
+    """The image, upright and without so many pixels at each side, as PNG."""
     pixels = decode(image)
     inner = pixels[:, border_px:-border_px, border_px:-border_px]
     if not inner.numel():

@@ -1,4 +1,4 @@
-"""Clips as samples: the first of their frames is the picture, the others follow it in order."""
+"""Clips as samples: the first of their frames is the image, the others follow it in order."""
 
 import hashlib
 import os
@@ -97,7 +97,7 @@ class ClipSource:
 class ClipFolder:
     """The videos and folders of frames below a folder, found by their names.
 
-    Hidden files and folders are left out. A folder that holds pictures is one clip.
+    Hidden files and folders are left out. A folder that holds images is one clip.
 
     Raises:
         DataError: The folder is missing.

@@ -1,4 +1,4 @@
-"""A table as a source: which columns hold pictures, words and answers, and a sample of each row."""
+"""A table as a source: which columns hold images, words and answers, and a sample of each row."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ class Columns:
     """Names of columns, the usual ones or those of a recipe; any other becomes metadata."""
 
     image: tuple[str, ...]
-    """The picture: a name, or its bytes; a list of them is several pictures of one sample."""
+    """The image: a name, or its bytes; a list of them is several images of one sample."""
     caption: tuple[str, ...]
     label: tuple[str, ...]
     text: tuple[str, ...]
@@ -67,7 +67,7 @@ class Columns:
         )
 
     def pictures(self, record: Mapping[str, Any], origin: str) -> list[str | bytes]:
-        """Names or contents of a row's pictures, one at least.
+        """Names or contents of a row's images, one at least.
 
         Raises:
             DataError: There is none (reason `"no_image"`).
@@ -77,11 +77,11 @@ class Columns:
         pictures = [one for one in found if one is not None]
         if not pictures or len(pictures) < len(found):
             names = ", ".join(self.image)
-            raise DataError(f"{origin} names no picture in {names}", reason="no_image")
+            raise DataError(f"{origin} names no image in {names}", reason="no_image")
         return pictures
 
     def key(self, record: Mapping[str, Any], row: int) -> str:
-        """The column `key` or `id`, else the path of the first picture, else the row's number."""
+        """The column `key` or `id`, else the path of the first image, else the row's number."""
         key = _first(record, KEY_COLUMNS)
         if key is None:
             key = _first(record, self.image)
@@ -91,7 +91,7 @@ class Columns:
     def sample(
         self, record: Mapping[str, Any], *, key: str, origin: str, images: Sequence[bytes]
     ) -> Sample:
-        """A row as a sample with these pictures; none makes one of words alone.
+        """A row as a sample with these images; none makes one of words alone.
 
         Raises:
             DataError: A caption, label, text or answer is not text (reason `"bad_record"`).
@@ -119,10 +119,10 @@ class Columns:
     def check(self, table: Table, path: str) -> None:
         """Tell of a wrong column before the run, not as a million bad samples.
 
-        Bytes that are not the picture fit into no metadata: they are left out, with a warning.
+        Bytes that are not the image fit into no metadata: they are left out, with a warning.
 
         Raises:
-            ConfigError: The first row has no column for the picture.
+            ConfigError: The first row has no column for the image.
         """
         if not len(table):
             return
@@ -133,7 +133,7 @@ class Columns:
         if not any(name in record for name in self.image):
             raise ConfigError(
                 f"{path} has the columns {', '.join(record)}, but none of "
-                f"{', '.join(self.image)}; set image_column to the one with the pictures"
+                f"{', '.join(self.image)}; set image_column to the one with the images"
             )
         for name, value in record.items():
             if name not in self._others and _holds_bytes(value):
@@ -152,7 +152,7 @@ class Columns:
 
 @runtime_checkable
 class PictureFiles(Protocol):
-    """Where a table's pictures stand."""
+    """Where a table's images stand."""
 
     def read(self, name: str) -> bytes:
         """The content of one; `DataError` if it is missing or damaged."""
@@ -163,7 +163,7 @@ class PictureFiles(Protocol):
         ...
 
     def stamp(self, name: str) -> str:
-        """Changes when the picture does; empty where only reading it would tell."""
+        """Changes when the image does; empty where only reading it would tell."""
         ...
 
 
@@ -173,12 +173,12 @@ class TableSource:
     Args:
         content: The table, as its file holds it.
         path: What the file is called; its suffix tells the kind of table.
-        files: Where its pictures stand.
+        files: Where its images stand.
         config: Names columns, and the rows to read.
 
     Raises:
         DataError: The table is damaged, or of an unknown kind.
-        ConfigError: The first row has no column for the picture, or no row fits `where` and `part`.
+        ConfigError: The first row has no column for the image, or no row fits `where` and `part`.
     """
 
     block_size = 1
@@ -202,7 +202,7 @@ class TableSource:
         if config.part:
             digest.update(repr(config.part).encode())
         self.fingerprint = digest.hexdigest()[:16]
-        """Hash of the table and of the choice of rows; the pictures are not looked at."""
+        """Hash of the table and of the choice of rows; the images are not looked at."""
         self._columns.check(self._table, path)
         self._full_path = full_path(path)
         self._mark = hashlib.sha256(self._full_path.encode()).hexdigest()[:8] + ":"
@@ -211,7 +211,7 @@ class TableSource:
         return len(self._table)
 
     def key(self, row: int) -> str:
-        """The column `key` or `id`, else the path of the picture, else the row's number."""
+        """The column `key` or `id`, else the path of the image, else the row's number."""
         try:
             return self._columns.key(self._table.row(row), row)
         except DataError:
@@ -230,7 +230,7 @@ class TableSource:
         )
 
     def stamp(self, row: int) -> str:
-        """Names the table, and changes with the row and with its pictures where they are files."""
+        """Names the table, and changes with the row and with its images where they are files."""
         record = self._record(row)
         pictures = self._columns.pictures(record, self._origin(row))
         named = [self._files.stamp(one) for one in pictures if isinstance(one, str)]
@@ -242,11 +242,11 @@ class TableSource:
         return stamp.startswith(self._mark)
 
     def words(self, row: int) -> Sample:
-        """The sample in this row without its pictures; `DataError` if the row is damaged."""
+        """The sample in this row without its images; `DataError` if the row is damaged."""
         return self._sample(self._record(row), row, images=())
 
     def read(self, row: int) -> Sample:
-        """The sample in this row; `DataError` if the row is damaged or a picture is missing."""
+        """The sample in this row; `DataError` if the row is damaged or an image is missing."""
         record = self._record(row)
         pictures = self._columns.pictures(record, self._origin(row))
         images = [self._files.read(one) if isinstance(one, str) else one for one in pictures]
@@ -287,6 +287,6 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _picture(value: Any) -> str | bytes | None:
     if isinstance(value, Mapping):
-        # How Hugging Face data sets store pictures in Parquet.
+        # How Hugging Face data sets store images in Parquet.
         value = value.get("bytes") or value.get("path")
     return value if isinstance(value, str | bytes) else None

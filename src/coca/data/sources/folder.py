@@ -1,4 +1,4 @@
-"""A folder of pictures, with their words in files beside them or in the names of class folders."""
+"""A folder of images, with their words in files beside them or in the names of class folders."""
 
 import hashlib
 import os
@@ -17,16 +17,16 @@ from coca.data.storage.storage import Storage, local_stamp
 @SOURCES.register("folder")
 @reads("where", "part")
 class FolderSource:
-    """All pictures below a folder, sorted by path; hidden files and folders are left out.
+    """All images below a folder, sorted by path; hidden files and folders are left out.
 
     Beside `cat.jpg` may stand `cat.txt` with a caption on each line, and `cat.json` with
     `caption` or `captions`, `label` or `labels`, and whatever else is known; captions in the JSON
-    come first. Without labels there, a picture in a subfolder has the name of the topmost one
+    come first. Without labels there, an image in a subfolder has the name of the topmost one
     as its label: `ROOT/cat/1.jpg` shows a "cat". The key is the path without its suffix.
 
     Raises:
-        DataError: The folder is missing, or two pictures differ in nothing but the suffix.
-        ConfigError: No picture fits `where` and `part`.
+        DataError: The folder is missing, or two images differ in nothing but the suffix.
+        ConfigError: No image fits `where` and `part`.
     """
 
     block_size = 1
@@ -58,13 +58,13 @@ class FolderSource:
             self._images = [self._images[row] for row in rows]
             digest.update(rows.tobytes())
         self.fingerprint = digest.hexdigest()[:16]
-        """Hash of the names and sizes of pictures and sidecars, and of the choice of rows."""
+        """Hash of the names and sizes of images and sidecars, and of the choice of rows."""
 
     def __len__(self) -> int:
         return len(self._images)
 
     def key(self, row: int) -> str:
-        """Path of the picture within the folder, without its suffix."""
+        """Path of the image within the folder, without its suffix."""
         return os.path.splitext(self._images[row])[0].replace(os.sep, "/")
 
     def read(self, row: int) -> Sample:
@@ -72,7 +72,7 @@ class FolderSource:
         return replace(self.words(row), image=self._content(self._images[row]))
 
     def words(self, row: int) -> Sample:
-        """The sample in this row without its picture; `DataError` if a sidecar is damaged."""
+        """The sample in this row without its image; `DataError` if a sidecar is damaged."""
         key = self.key(row)
         stem = os.path.splitext(self._images[row])[0]
         record_file, text_file = f"{stem}.json", f"{stem}.txt"
@@ -88,7 +88,7 @@ class FolderSource:
         return Sample(key, b"", captions, labels, metadata)
 
     def stamp(self, row: int) -> str:
-        """Size and modification time of the picture and of its sidecars."""
+        """Size and modification time of the image and of its sidecars."""
         stem = os.path.splitext(self._images[row])[0]
         sidecars = [f"{stem}{suffix}" for suffix in (".json", ".txt")]
         files = [self._images[row], *(file for file in sidecars if file in self._sidecars)]

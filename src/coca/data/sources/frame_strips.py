@@ -1,4 +1,4 @@
-"""Strips: pictures that hold the frames of a video side by side, cut apart when they are read."""
+"""Strips: images that hold the frames of a video side by side, cut apart when they are read."""
 
 import hashlib
 from dataclasses import replace
@@ -10,7 +10,7 @@ from coca.processing.video import as_file, cut_strip, spread
 
 
 class StripSource:
-    """Another source whose pictures are strips.
+    """Another source whose images are strips.
 
     Args:
         source: Gives the strips.

@@ -1,4 +1,4 @@
-"""A table of files: JSON lines, CSV (also by tabs), or Parquet, that names pictures and words."""
+"""A table of files: JSON lines, CSV (also by tabs), or Parquet, that names images and words."""
 
 import os
 
@@ -42,15 +42,15 @@ class _Files:
 def manifest_source(config: SourceConfig) -> TableSource:
     """The rows of a table, one sample each.
 
-    The picture is a path (relative ones start at the manifest's folder), a URL, or, in Parquet,
-    the file's bytes; a list of them is several pictures of one sample. URLs of this machine and of
+    The image is a path (relative ones start at the manifest's folder), a URL, or, in Parquet,
+    the file's bytes; a list of them is several images of one sample. URLs of this machine and of
     private networks, and schemes such as `file`, are read only from `read_from` (`Reach`). Columns
     have usual names (see `coca.data.sources.columns`) or those that the config gives. Columns with
     another meaning become metadata. The key is the column `key` or `id`, else the path.
 
     Raises:
         DataError: The manifest is missing, damaged, or of an unknown kind.
-        ConfigError: The first row has no column for the picture, or no row fits `where`.
+        ConfigError: The first row has no column for the image, or no row fits `where`.
     """
     path, storage = single_path(config), Storage()
     folder = path.replace(os.sep, "/").rpartition("/")[0]

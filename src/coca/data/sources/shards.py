@@ -145,7 +145,7 @@ class ShardSource:
         return plain or any(matches(tar, pattern) for pattern in self._patterns)
 
     def read(self, row: int) -> Sample:
-        """The sample in this row; `DataError` if it is damaged or has no picture."""
+        """The sample in this row; `DataError` if it is damaged or has no image."""
         (result,) = self.read_many([row])
         if isinstance(result, DataError):
             raise result
@@ -235,7 +235,7 @@ class ShardWriter:
 
         Raises:
             DataError: The key cannot name a file of a tar, or was written to this tar already; the
-                picture has no known format; the metadata do not fit into JSON.
+                image has no known format; the metadata do not fit into JSON.
         """
         _check_key(sample.key)
         if sample.key in self._waiting:
@@ -302,7 +302,7 @@ def _members(sample: Sample) -> list[tuple[str, bytes]]:
 
 
 def _extension(sample: Sample) -> str:
-    """The extension that the picture's first bytes ask for."""
+    """The extension that the image's first bytes ask for."""
     image = sample.image
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "webp"
@@ -320,6 +320,6 @@ def _extension(sample: Sample) -> str:
         if image.startswith(start):
             return extension
     raise DataError(
-        f"sample {sample.key} is no {IMAGE_FORMATS_SHOWN} picture",
+        f"sample {sample.key} is no {IMAGE_FORMATS_SHOWN} image",
         reason="not_an_image",
     )

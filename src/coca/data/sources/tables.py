@@ -331,7 +331,7 @@ class _Parquet:
 def _as_in_json(value: Any) -> Any:
     """A value of Parquet as JSON would write it: moments by ISO 8601, lengths of time in seconds.
 
-    What is no number is nothing; bytes stay, as they may be a picture.
+    What is no number is nothing; bytes stay, as they may be an image.
     """
     if isinstance(value, Mapping):
         return {name: _as_in_json(one) for name, one in value.items()}

@@ -78,7 +78,7 @@ def _sample(
             reason="too_large",
         )
     if tar.sizes[row, IMAGE] < 0:
-        raise DataError(f"{key} in {tar.path} has no picture", reason="no_image")
+        raise DataError(f"{key} in {tar.path} has no image", reason="no_image")
     image, text, record, label = (
         _member(tar, row, column, key, spans) if column in columns else None
         for column in ALL_COLUMNS

@@ -10,7 +10,7 @@ from coca.data.sources.clips import Clip, ClipFolder, ClipSource
 def videos(config: SourceConfig) -> ClipSource:
     """All videos and folders of frames below a folder, sorted by path.
 
-    `ROOT/juggling/1.mp4` and the pictures in `ROOT/juggling/1/` both show "juggling". The key is
+    `ROOT/juggling/1.mp4` and the images in `ROOT/juggling/1/` both show "juggling". The key is
     the path without its suffix.
 
     Raises:

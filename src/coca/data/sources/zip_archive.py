@@ -1,4 +1,4 @@
-"""A zip that holds pictures and a table of their words, read in place: nothing is unpacked."""
+"""A zip that holds images and a table of their words, read in place: nothing is unpacked."""
 
 import struct
 import zipfile
@@ -146,14 +146,14 @@ class Archive:
 @SOURCES.register("zip")
 @reads("table", *TABLE_SETTINGS)
 def zip_source(config: SourceConfig) -> TableSource:
-    """The rows of a table inside a zip, whose pictures stand in the same zip.
+    """The rows of a table inside a zip, whose images stand in the same zip.
 
     The table is the only JSON-lines, CSV or Parquet file of the zip, or the one named by `table`;
-    its columns are those of a `manifest`, and pictures are named by their path within the zip.
+    its columns are those of a `manifest`, and images are named by their path within the zip.
 
     Raises:
         DataError: The zip is missing or damaged, or holds no table.
-        ConfigError: It holds several tables, no row fits `where`, or there is no picture column.
+        ConfigError: It holds several tables, no row fits `where`, or there is no image column.
     """
     path = single_path(config)
     archive = Archive(path, Storage())
@@ -168,7 +168,7 @@ def _table_name(archive: Archive, config: SourceConfig, path: str) -> str:
     found = [name for name in archive.names if name.lower().endswith(SUFFIXES)]
     if not found:
         raise DataError(
-            f"{path} holds no table ({', '.join(SUFFIXES)}); for pictures alone, unpack it and "
+            f"{path} holds no table ({', '.join(SUFFIXES)}); for images alone, unpack it and "
             "take `kind: folder`",
             reason="missing",
         )

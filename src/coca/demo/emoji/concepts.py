@@ -1,4 +1,4 @@
-"""Real pictures from pip packages alone: the same emoji as two vendors draw them.
+"""Real images from pip packages alone: the same emoji as two vendors draw them.
 
 Twemoji (72 px PNG, CC-BY-4.0) and OpenMoji (SVG, CC-BY-SA-4.0) are packages of the extra `demo`. A
 concept is an emoji that both draw, without the variants for skin tones; its names come from the
@@ -43,11 +43,11 @@ def emoji_samples(vendor: str, *, size_px: int = 96) -> Iterator[Sample]:
 
     A sample's key is such as `"twemoji/1f697"`; its captions are the emoji's name and aliases as
     plain words, its label is the name; its metadata hold vendor, name, group, subgroup, codepoints
-    and flag. Flags have names that nothing else in the picture explains, so scores are best told
+    and flag. Flags have names that nothing else in the image explains, so scores are best told
     with and without.
 
     Args:
-        vendor: Who drew the pictures, `"twemoji"` or `"openmoji"`.
+        vendor: Who drew the images, `"twemoji"` or `"openmoji"`.
         size_px: Side of the PNG that an SVG is rendered to, background clear. Twemoji comes as
             72 px PNG and is passed on as it is.
 

@@ -133,7 +133,7 @@ class Concept:
 
     @property
     def flag(self) -> bool:
-        """Flags carry names that nothing else in a picture explains."""
+        """Flags carry names that nothing else in an image explains."""
         return self.group == _FLAGS
 
     def captions(self) -> tuple[str, ...]:

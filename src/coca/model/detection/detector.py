@@ -27,7 +27,7 @@ from coca.core.errors import ConfigError, ModelError
 from coca.core.files import read_json, write_atomic
 from coca.model.captioner import Captioner
 from coca.model.detection.feature_pyramid import FeaturePyramid
-from coca.model.losses.collectives import sum_over_ranks, world_size
+from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.model.openclip.state_dict_io import read_state
 from coca.model.pretrained import DETECTOR_FILES
 
@@ -39,7 +39,7 @@ _GROUPS = 32  # of the norms in torchvision's head
 
 
 class Boxes(TypedDict):
-    """The objects of a picture."""
+    """The objects of an image."""
 
     boxes: Float[Tensor, "N 4"]
     """Left, top, right, bottom, pixels of the model's input."""
@@ -63,7 +63,7 @@ class DetectorConfig:
     overlap_threshold: float = 0.5
     """Of two boxes of one class that overlap more (intersection over union), one is dropped."""
     most_boxes: int = 100
-    """Boxes of a picture at most."""
+    """Boxes of an image at most."""
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < len(self.classes):
@@ -84,7 +84,7 @@ class _Backbone(nn.Module):
         self.pyramid = FeaturePyramid(image.width, config.channels, config.scales)
         self.out_channels = config.channels
         self._patch_size = image.patch_size
-        # Such as a class token, which stands nowhere in the picture.
+        # Such as a class token, which stands nowhere in the image.
         self._before = captioner.image_encoder.extra_tokens
 
     def forward(self, images: Float[Tensor, "B RGB h w"]) -> OrderedDict[str, Tensor]:
@@ -155,7 +155,7 @@ class DetectionHead(FCOSHead):  # type: ignore[misc]
         """
         losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
         own = torch.stack([(match >= 0).sum() for match in matched_idxs]).sum().float()
-        share = own.clamp(min=1) * world_size() / sum_over_ranks(own).clamp(min=1)
+        share = own.clamp(min=1) * world_size() / all_reduce_sum(own).clamp(min=1)
         return {name: loss * share for name, loss in losses.items()}
 
 
@@ -171,8 +171,8 @@ class _AsTheyAre(GeneralizedRCNNTransform):  # type: ignore[misc]
 class Detector(FCOS):  # type: ignore[misc]
     """A captioner's image encoder that finds objects; the encoder is shared, not copied.
 
-    In training, `forward` takes pictures with their `Boxes` and gives losses by name; else it
-    gives `boxes`, `scores` and `labels` of each picture.
+    In training, `forward` takes images with their `Boxes` and gives losses by name; else it
+    gives `boxes`, `scores` and `labels` of each image.
     """
 
     def __init__(self, captioner: Captioner, config: DetectorConfig) -> None:

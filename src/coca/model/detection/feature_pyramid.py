@@ -1,6 +1,6 @@
 """Maps of several scales from the one scale of a Vision Transformer (ViTDet, arXiv 2203.16527).
 
-Letters: B batch, P patches, D width of the tokens, C channels of the maps; h, w a map's sides.
+Dimensions: B batch, P patches, D width of the tokens, C channels of the maps; h, w a map's sides.
 """
 
 from collections.abc import Sequence

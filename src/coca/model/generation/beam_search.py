@@ -1,6 +1,6 @@
 """Beam search: the likeliest few captions of every step go on (as in transformers' v5).
 
-Letters: B pictures, G groups of beams, K beams a group, N beams of all groups, n the same before
+Dimensions: B images, G groups of beams, K beams a group, N beams of all groups, n the same before
 the step (all groups start from one beam), C ways to go on, V vocabulary, P tokens of the longest
 prompt.
 """
@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from coca.model.generation.config import Decoding, Written
-from coca.model.generation.decoder_state import Drafts, few_left
-from coca.model.generation.logits_processors import Rules
+from coca.model.generation.config import GeneratedSequence, GenerationConfig
+from coca.model.generation.decoder_state import DecoderState, should_compact
+from coca.model.generation.logits_processors import LogitsProcessors
 
 
 @dataclass(frozen=True)
-class _Ways:
+class _Candidates:
     """Ways to go on, best first."""
 
     scores: Float[Tensor, "B C"]
@@ -28,59 +28,59 @@ class _Ways:
     words: Int[Tensor, "B C"]
 
 
-class _Pool:
-    """The best captions of one picture that have ended in one group."""
+class _BeamHypotheses:
+    """The best captions of one image that have ended in one group."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self.captions: list[Written] = []
+        self.captions: list[GeneratedSequence] = []
 
-    def add(self, caption: Written) -> None:
+    def add(self, caption: GeneratedSequence) -> None:
         """Takes it in if it is among the best so far."""
         better = sum(other.rank >= caption.rank for other in self.captions)
         self.captions.insert(better, caption)
         del self.captions[self._size :]
 
     @property
-    def bar(self) -> float:
+    def worst_score(self) -> float:
         """The rank that the next must beat."""
         return self.captions[-1].rank if len(self.captions) == self._size else -torch.inf
 
 
 class BeamSearch:
-    """One search for the likeliest captions of some pictures."""
+    """One search for the likeliest captions of some images."""
 
     def __init__(
         self,
-        drafts: Drafts,
+        drafts: DecoderState,
         prompts: Int[Tensor, "B P"],
         *,
-        rules: Rules,
-        decoding: Decoding,
+        rules: LogitsProcessors,
+        decoding: GenerationConfig,
         room: Int[Tensor, " B"],
         eos_id: int,
     ) -> None:
-        """Takes the same as `sampling.write_on`."""
+        """Takes the same as `sampling.sample`."""
         self._drafts, self._rules, self._decoding = drafts, rules, decoding
         self._room, self._eos = room, eos_id
         groups, device = decoding.num_beam_groups, prompts.device
         self._size = decoding.beams // groups
         self._prompt = prompts.shape[1]
-        self._pools = [[_Pool(self._size) for _ in range(groups)] for _ in prompts]
+        self._pools = [[_BeamHypotheses(self._size) for _ in range(groups)] for _ in prompts]
         self._open = torch.ones(len(prompts), groups, dtype=torch.bool, device=device)
         self._scores = torch.zeros(len(prompts), groups, 1, device=device)
         self._written = prompts[:, None]
         self._log_ps = torch.zeros(self._written.shape, device=device)
 
-    def run(self) -> list[list[Written]]:
-        """Gives up to `num_return` captions a picture, best first and no two the same."""
+    def run(self) -> list[list[GeneratedSequence]]:
+        """Gives up to `num_return_sequences` captions an image, best first and no two the same."""
         pools = list(self._pools)
         for step in range(int(self._room.max())):
             parents, words = self._choose(step)
             going = self._open.any(dim=1)
             if not bool(going.any()):
                 break
-            if few_left(going):
+            if should_compact(going):
                 left = going.nonzero()[:, 0]
                 self._keep(left)
                 parents, words = parents[left], words[left]
@@ -93,14 +93,16 @@ class BeamSearch:
         normaliser = logits.logsumexp(dim=2)
         plain = logits.clone() if self._rules.reweigh else logits
         self._rules.apply_(logits, step=step, written=self._written, normaliser=normaliser)
-        kept: list[_Ways] = []
+        kept: list[_Candidates] = []
         for group in range(self._decoding.num_beam_groups):
             ways = self._likeliest(group, logits, normaliser, [earlier.words for earlier in kept])
             ended = ways.words == self._eos
             full = self._room[:, None] == step + 1
             self._collect(group, ways, ended | full, plain, normaliser, step)
             scores, places = ways.scores.masked_fill(ended, -torch.inf).topk(self._size, dim=1)
-            kept.append(_Ways(scores, ways.parents.gather(1, places), ways.words.gather(1, places)))
+            kept.append(
+                _Candidates(scores, ways.parents.gather(1, places), ways.words.gather(1, places))
+            )
         parents = torch.cat([ways.parents for ways in kept], dim=1)
         words = torch.cat([ways.words for ways in kept], dim=1)
         self._scores = torch.stack([ways.scores for ways in kept], dim=1)
@@ -117,7 +119,7 @@ class BeamSearch:
         logits: Float[Tensor, "B n V"],
         normaliser: Float[Tensor, "B n"],
         taken: list[Int[Tensor, "B K"]],
-    ) -> _Ways:
+    ) -> _Candidates:
         """The best two ways a beam; one of each beam may end, so that enough go on."""
         before = self._scores.shape[2]
         # Before the first step one beam is that of all groups; later each has its own.
@@ -136,7 +138,7 @@ class BeamSearch:
         scores, places = best.flatten(1).topk(min(wanted, best[0].numel()), dim=1)
         parents = first + places // best.shape[2]
         missing = (0, wanted - scores.shape[1])
-        return _Ways(
+        return _Candidates(
             F.pad(scores, missing, value=-torch.inf),
             F.pad(parents, missing, value=first),
             F.pad(words.flatten(1).gather(1, places), missing, value=self._eos),
@@ -145,7 +147,7 @@ class BeamSearch:
     def _collect(
         self,
         group: int,
-        ways: _Ways,
+        ways: _Candidates,
         ended: Bool[Tensor, "B C"],
         plain: Float[Tensor, "B n V"],
         normaliser: Float[Tensor, "B n"],
@@ -163,7 +165,7 @@ class BeamSearch:
             log_ps = self._log_ps[picture, beam, self._prompt :].tolist()
             length = float(step + 1) ** self._decoding.length_penalty
             is_end = word == self._eos
-            caption = Written(
+            caption = GeneratedSequence(
                 token_ids=ids[: len(ids) - is_end],
                 log_probabilities=[*log_ps, float(gained[picture, place])],
                 rank=float(ways.scores[picture, place]) / length,
@@ -174,14 +176,16 @@ class BeamSearch:
     def _close(self, step: int) -> None:
         """Ends the search where no running caption is going to get into the pool."""
         device, penalty = self._scores.device, self._decoding.length_penalty
-        bar = torch.tensor([[pool.bar for pool in row] for row in self._pools], device=device)
+        worst_score = torch.tensor(
+            [[pool.worst_score for pool in row] for row in self._pools], device=device
+        )
         length = torch.full_like(self._room, step + 1)
         if self._decoding.early_stopping == "certain" and penalty > 0:
             # A sum of log-probabilities weighs least at the largest length.
             length = self._room
-        within_reach = self._scores[:, :, 0] / (length[:, None].float() ** penalty) > bar
+        within_reach = self._scores[:, :, 0] / (length[:, None].float() ** penalty) > worst_score
         if self._decoding.early_stopping == "full":
-            within_reach &= bar == -torch.inf
+            within_reach &= worst_score == -torch.inf
         self._open &= within_reach & (self._room[:, None] > step + 1)
 
     def _keep(self, left: Int[Tensor, " b"]) -> None:
@@ -192,7 +196,7 @@ class BeamSearch:
         )
         self._written, self._log_ps = self._written[left], self._log_ps[left]
 
-    def _best(self, groups: list[_Pool]) -> list[Written]:
+    def _best(self, groups: list[_BeamHypotheses]) -> list[GeneratedSequence]:
         captions = sorted(
             (caption for pool in groups for caption in pool.captions),
             key=lambda caption: -caption.rank,
@@ -200,7 +204,7 @@ class BeamSearch:
         # Groups may find the same caption.
         different = {(*caption.token_ids, caption.ended): caption for caption in captions[::-1]}
         best = sorted(different.values(), key=lambda caption: -caption.rank)
-        return best[: self._decoding.num_return]
+        return best[: self._decoding.num_return_sequences]
 
 
 def _log_p(

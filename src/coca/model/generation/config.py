@@ -20,13 +20,13 @@ TEMPERATURES = (1e-9, 1e9)
 
 _WHOLE = (
     "num_beams",
-    "num_return",
-    "max_words",
-    "min_words",
+    "num_return_sequences",
+    "max_new_tokens",
+    "min_new_tokens",
     "num_beam_groups",
     "top_k",
     "seed",
-    "no_repeat_ngram",
+    "no_repeat_ngram_size",
 )
 _REAL = ("length_penalty", "diversity_penalty", "temperature", "top_p", "repetition_penalty")
 
@@ -37,7 +37,7 @@ def _require(statement: bool, message: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
+class GenerationConfig:
     """One of three ways to choose words, with its options.
 
     Beam search keeps the few likeliest captions at every step; it is the default. Greedy, its case
@@ -46,19 +46,19 @@ class Decoding:
     """
 
     num_beams: int | None = None
-    """Captions that are kept while searching; 1 is greedy. None: 4, or `num_return` if that is
-    more, or no search at all where words are drawn."""
-    num_return: int = 1
-    """Captions a picture, the best first."""
-    max_words: int | None = None
+    """Captions that are kept while searching; 1 is greedy. None: 4, or `num_return_sequences` if
+    that is more, or no search at all where words are drawn."""
+    num_return_sequences: int = 1
+    """Captions an image, the best first."""
+    max_new_tokens: int | None = None
     """Most tokens behind the prompt, [EOS] included; None: all that the context holds."""
-    min_words: int = 0
+    min_new_tokens: int = 0
     """Tokens behind the prompt before [EOS] is allowed."""
     length_penalty: float = 1.0
     """Exponent of the length, by which a caption's log-probability is divided to rank it: 0 ranks
     by the sum and favours short captions, 1 ranks by the mean. From -10 to 10."""
     early_stopping: Stopping = "likely"
-    """When the search for a picture ends: `full`, once `num_beams` captions have ended; `likely`,
+    """When the search for an image ends: `full`, once `num_beams` captions have ended; `likely`,
     once the best running caption ranks below all of them at its present length; `certain`, once
     no running caption can reach them at any length. Each is slower than the one before."""
     num_beam_groups: int = 1
@@ -73,13 +73,13 @@ class Decoding:
     top_p: float | None = None
     """Draw from the smallest set of likeliest words that holds this much probability."""
     seed: int = 0
-    """Start of the random numbers. A picture's captions depend on it and on the picture alone, not
+    """Start of the random numbers. An image's captions depend on it and on the image alone, not
     on the rest of its batch."""
     repetition_penalty: float = 1.0
     """Makes words that occurred less likely: their score, a log-probability in a search and a logit
     otherwise, is multiplied by it if negative and divided by it if positive (CTRL, arXiv
     1909.05858). 1 changes nothing."""
-    no_repeat_ngram: int = 0
+    no_repeat_ngram_size: int = 0
     """Length of a run of tokens that may occur only once, prompt included; 0: any may repeat."""
 
     def __post_init__(self) -> None:
@@ -92,12 +92,12 @@ class Decoding:
             self.early_stopping in stoppings,
             f"early_stopping is {self.early_stopping!r}; choose one of {', '.join(stoppings)}",
         )
-        for name in ("num_return", "num_beam_groups"):
+        for name in ("num_return_sequences", "num_beam_groups"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; at least 1")
-        for name in ("num_beams", "max_words", "top_k"):
+        for name in ("num_beams", "max_new_tokens", "top_k"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} is {value}; it must be at least 1")
-        for name in ("min_words", "no_repeat_ngram", "diversity_penalty", "seed"):
+        for name in ("min_new_tokens", "no_repeat_ngram_size", "diversity_penalty", "seed"):
             value = getattr(self, name)
             _require(value >= 0, f"{name} is {value}; it must not be negative")
         least, most = TEMPERATURES
@@ -120,8 +120,8 @@ class Decoding:
             f"repetition_penalty is {self.repetition_penalty}; it must be above 0",
         )
         _require(
-            self.max_words is None or self.min_words <= self.max_words,
-            f"min_words {self.min_words} is above max_words {self.max_words}",
+            self.max_new_tokens is None or self.min_new_tokens <= self.max_new_tokens,
+            f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}",
         )
         _require(
             not self.sampled or self.num_beams is None,
@@ -130,13 +130,13 @@ class Decoding:
         self._check_groups()
 
     @classmethod
-    def of(cls, **options: Unpack["DecodingOptions"]) -> "Decoding":
+    def of(cls, **options: Unpack["GenerationOptions"]) -> "GenerationConfig":
         """Make it from the keywords of a call.
 
         Raises:
             ConfigError: One is unknown, out of range, or contradicts another.
         """
-        known = [*DecodingOptions.__annotations__, "prompt", "progress"]
+        known = [*GenerationOptions.__annotations__, "prompt", "progress"]
         check_options(options, known, of="captioning")
         return cls(**options)
 
@@ -150,7 +150,7 @@ class Decoding:
         """Captions that a search keeps; 1 where there is none."""
         if self.sampled:
             return 1
-        return max(BEAMS, self.num_return) if self.num_beams is None else self.num_beams
+        return max(BEAMS, self.num_return_sequences) if self.num_beams is None else self.num_beams
 
     def _require_kind(self, name: str, kind: type[Any], words: str) -> None:
         """Checks a field's type, as callers without a type checker need it; NaN is no number."""
@@ -162,9 +162,9 @@ class Decoding:
     def _check_groups(self) -> None:
         beams, groups = self.beams, self.num_beam_groups
         _require(
-            self.sampled or self.num_return <= beams,
-            f"{beams} beams cannot return {self.num_return} captions; set num_beams to "
-            f"{self.num_return}, or a temperature to draw them",
+            self.sampled or self.num_return_sequences <= beams,
+            f"{beams} beams cannot return {self.num_return_sequences} captions; set num_beams to "
+            f"{self.num_return_sequences}, or a temperature to draw them",
         )
         _require(
             beams % groups == 0,
@@ -177,13 +177,13 @@ class Decoding:
         )
 
 
-class DecodingOptions(TypedDict, total=False):
-    """The fields of `Decoding` as keywords of a call."""
+class GenerationOptions(TypedDict, total=False):
+    """The fields of `GenerationConfig` as keywords of a call."""
 
     num_beams: int | None
-    num_return: int
-    max_words: int | None
-    min_words: int
+    num_return_sequences: int
+    max_new_tokens: int | None
+    min_new_tokens: int
     length_penalty: float
     early_stopping: Stopping
     num_beam_groups: int
@@ -193,11 +193,11 @@ class DecodingOptions(TypedDict, total=False):
     top_p: float | None
     seed: int
     repetition_penalty: float
-    no_repeat_ngram: int
+    no_repeat_ngram_size: int
 
 
 @dataclass(frozen=True)
-class Written:
+class GeneratedSequence:
     """One caption as the model wrote it."""
 
     token_ids: list[int]
@@ -206,7 +206,7 @@ class Written:
     """Natural logarithm of the model's probability of each word, and of [EOS] where it was
     reached; the options of decoding do not change it."""
     rank: float
-    """What the captions of a picture are ordered by, the highest first: of a search its score
+    """What the captions of an image are ordered by, the highest first: of a search its score
     divided by the length penalty, of samples the sum of `log_probabilities`."""
     ended: bool
     """Whether [EOS] was reached, rather than the largest length."""

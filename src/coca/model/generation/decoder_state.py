@@ -4,7 +4,7 @@ The image's keys and values are computed once and shared by all of its branches,
 samples: a step puts the newest word of each branch where a caption's words would stand, so that one
 attention over the image serves them all.
 
-Letters: B pictures, K branches a picture, k branches before the step, S slots of the caches,
+Dimensions: B images, K branches an image, k branches before the step, S slots of the caches,
 T tokens of the longest prompt, V vocabulary.
 """
 
@@ -19,7 +19,7 @@ from coca.model.layers.kv_cache import KeyValueCache
 from coca.model.layers.prepacked_linear import linear
 
 
-class Drafts:
+class DecoderState:
     """What the model knows of the captions that it is writing."""
 
     def __init__(
@@ -28,12 +28,12 @@ class Drafts:
         image_tokens: Float[Tensor, "B Q C"],
         prompts: Sequence[Sequence[int]],
     ) -> None:
-        """Reads pictures and prompts.
+        """Reads images and prompts.
 
         Args:
             model: In evaluation mode.
             image_tokens: As `model.image_tokens` gives them.
-            prompts: Token ids that each picture's captions begin with, [BOS] first.
+            prompts: Token ids that each image's captions begin with, [BOS] first.
         """
         text, device = model.config.text, image_tokens.device
         self._model = model
@@ -70,7 +70,7 @@ class Drafts:
             parents: The branch of the step before that each word follows; None: its own.
         """
         self._look_back(words, parents)
-        # A picture that is done may go on past the end until it is dropped.
+        # An image that is done may go on past the end until it is dropped.
         places = self._places.clamp(max=self._model.config.text.context_length - 1)
         states = self._model.unimodal_decoder(
             words, caches=self._lower, positions=places.expand(words.shape)
@@ -80,7 +80,7 @@ class Drafts:
         self.logits = self._read_off(states)
 
     def keep(self, rows: Int[Tensor, " b"]) -> None:
-        """Drops all pictures but `rows`, in their order; to be followed by `extend`."""
+        """Drops all images but `rows`, in their order; to be followed by `extend`."""
         self._image = [(keys[rows], values[rows]) for keys, values in self._image]
         for cache in (*self._lower, *self._upper):
             cache.keep(rows)
@@ -111,8 +111,8 @@ class Drafts:
         return linear(states, self._model.vocabulary_weight).float()
 
 
-def few_left(going: Bool[Tensor, " B"]) -> bool:
-    """Whether so many pictures are done that it pays to drop them.
+def should_compact(going: Bool[Tensor, " B"]) -> bool:
+    """Whether so many images are done that it pays to drop them.
 
     To drop some means to copy all that is known of the others, so it waits until a quarter is done.
     """

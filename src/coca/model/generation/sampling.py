@@ -1,6 +1,6 @@
 """Captions written word by word: the likeliest each time, or drawn by chance.
 
-Letters: B pictures, K branches a picture, V vocabulary, P tokens of the longest prompt.
+Dimensions: B images, K branches an image, V vocabulary, P tokens of the longest prompt.
 """
 
 import numpy as np
@@ -8,24 +8,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coca.model.generation.config import Decoding, Written
-from coca.model.generation.decoder_state import Drafts, few_left
-from coca.model.generation.logits_processors import NOTHING, Rules
+from coca.model.generation.config import GeneratedSequence, GenerationConfig
+from coca.model.generation.decoder_state import DecoderState, should_compact
+from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
 
 SORTED_AT_FIRST = 256
 """Words that are sorted in the hope that `top_p` lies among them; to sort all is slow."""
 
 
-class Chooser:
+class Sampler:
     """Picks the next word by its logits."""
 
-    def __init__(self, decoding: Decoding, *, steps: int, device: torch.device) -> None:
+    def __init__(self, decoding: GenerationConfig, *, steps: int, device: torch.device) -> None:
         self._decoding = decoding
-        # Sample j of any picture reads stream j, whatever else is in the batch. Of 32 bits, so that
+        # Sample j of any image reads stream j, whatever else is in the batch. Of 32 bits, so that
         # rounding never makes a 1 of them.
         streams = [
             np.random.default_rng((decoding.seed, sample)).integers(2**32, size=steps)
-            for sample in range(decoding.num_return)
+            for sample in range(decoding.num_return_sequences)
         ]
         # fp64, which Apple's accelerators lack: there the CPU draws.
         place = torch.device("cpu") if device.type == "mps" else device
@@ -62,30 +62,30 @@ class Chooser:
             count = min(16 * count, vocabulary)
 
 
-def write_on(
-    drafts: Drafts,
+def sample(
+    drafts: DecoderState,
     prompts: Int[Tensor, "B P"],
     *,
-    rules: Rules,
-    decoding: Decoding,
+    rules: LogitsProcessors,
+    decoding: GenerationConfig,
     room: Int[Tensor, " B"],
     eos_id: int,
-) -> list[list[Written]]:
-    """Writes `num_return` captions a picture, the best first.
+) -> list[list[GeneratedSequence]]:
+    """Writes `num_return_sequences` captions an image, the best first.
 
     Args:
         drafts: What the model has read so far.
-        prompts: What was read; shorter prompts have `NOTHING` before them.
+        prompts: What was read; shorter prompts have `NO_TOKEN` before them.
         rules: What must not be written.
         decoding: How words are chosen: the likeliest, or drawn.
-        room: Most words behind the prompt of each picture.
+        room: Most words behind the prompt of each image.
         eos_id: Ends a caption.
     """
-    batch, count, steps = len(prompts), decoding.num_return, int(room.max())
-    choose = Chooser(decoding, steps=steps, device=prompts.device)
+    batch, count, steps = len(prompts), decoding.num_return_sequences, int(room.max())
+    choose = Sampler(decoding, steps=steps, device=prompts.device)
     nowhere = batch * count
     # The last row takes what is written for branches that have ended.
-    words = torch.full((nowhere + 1, steps), NOTHING, device=prompts.device)
+    words = torch.full((nowhere + 1, steps), NO_TOKEN, device=prompts.device)
     log_ps = torch.zeros(words.shape, device=prompts.device)
     rows = torch.arange(nowhere, device=prompts.device).view(batch, count)
     parents: Tensor | None = torch.zeros_like(rows)
@@ -110,12 +110,12 @@ def write_on(
             break
         rows = rows.masked_fill(over, nowhere)
         if most < rows.shape[1]:
-            # Living branches first: the others leave, as far as all pictures can spare some.
+            # Living branches first: the others leave, as far as all images can spare some.
             order = over.int().argsort(dim=1, stable=True)[:, :most]
             rows, chosen = rows.gather(1, order), chosen.gather(1, order)
             parents = order if parents is None else parents.gather(1, order)
         going = (rows != nowhere).any(dim=1)
-        if few_left(going):
+        if should_compact(going):
             left = going.nonzero()[:, 0]
             drafts.keep(left)
             prompts, room, rows, chosen = prompts[left], room[left], rows[left], chosen[left]
@@ -132,10 +132,10 @@ def write_on(
     ]
 
 
-def _written(row: list[int], scores: list[float], eos_id: int) -> Written:
-    length = row.index(NOTHING) if NOTHING in row else len(row)
+def _written(row: list[int], scores: list[float], eos_id: int) -> GeneratedSequence:
+    length = row.index(NO_TOKEN) if NO_TOKEN in row else len(row)
     ended = length > 0 and row[length - 1] == eos_id
-    return Written(
+    return GeneratedSequence(
         token_ids=row[: length - ended],
         log_probabilities=scores[:length],
         rank=sum(scores[:length]),

@@ -1,9 +1,9 @@
-"""How likely captions are: log p(text | image) for pairs of pictures and texts.
+"""How likely captions are: log p(text | image) for pairs of images and texts.
 
-The lower half of the decoder reads each text once, for all pictures; the upper half reads the
-texts of a picture side by side, so that its keys and values exist once.
+The lower half of the decoder reads each text once, for all images; the upper half reads the
+texts of an image side by side, so that its keys and values exist once.
 
-Letters: N pictures, B some of them, M texts, m some of them, T tokens of a text, D width, R rows
+Dimensions: N images, B some of them, M texts, m some of them, T tokens of a text, D width, R rows
 that predict a word, V vocabulary.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coca.model.captioner import Captioner
-from coca.model.layers.kv_cache import SideBySide
+from coca.model.layers.kv_cache import BlockDiagonalAttention
 from coca.model.layers.packing import last_places
 from coca.model.layers.prepacked_linear import linear
 
@@ -35,7 +35,7 @@ def score_captions(
     *,
     only: Bool[Tensor, "N M"] | None = None,
 ) -> Float[Tensor, "N M"]:
-    """Gives the log-probability of each text for each picture, in nats.
+    """Gives the log-probability of each text for each image, in nats.
 
     It is the sum over the words and [EOS], as the captioning loss counts them.
 
@@ -55,7 +55,7 @@ def score_captions(
             chosen = group.to(scores.device)
             states, counts, targets = texts.beside_each_other(chosen)
             batch = image[0][0].shape[0]
-            memories = [SideBySide(len(chosen))] * len(image)
+            memories = [BlockDiagonalAttention(len(chosen))] * len(image)
             decoded = model.multimodal_decoder(
                 states.flatten(0, 1).expand(batch, -1, -1), image, caches=memories
             )
@@ -70,14 +70,14 @@ def score_captions(
 
 def scored_lengths(model: Captioner, tokens: Int[Tensor, "M T"]) -> Int[Tensor, " M"]:
     """Counts what the score of each text is a sum over: its words and [EOS]."""
-    return model.predicts(tokens).sum(dim=1)
+    return model.label_mask(tokens).sum(dim=1)
 
 
 class _Texts:
     """The texts as the lower half of the decoder gives them, without padding."""
 
     def __init__(self, model: Captioner, tokens: Int[Tensor, "M T"]) -> None:
-        counts = model.predicts(tokens)
+        counts = model.label_mask(tokens)
         places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         # A place that predicts nothing may lie between others that do.
         last = last_places(counts)
@@ -113,7 +113,7 @@ class _Texts:
 def _plan(
     shape: Sequence[int], lengths: Sequence[int], only: Bool[Tensor, "N M"] | None
 ) -> Iterator[tuple[slice, list[Int[Tensor, " m"]]]]:
-    """Some pictures at a time, and the groups of texts to score with all of them."""
+    """Some images at a time, and the groups of texts to score with all of them."""
     pictures, texts = shape
     by_length = torch.tensor(sorted(range(texts), key=lengths.__getitem__))
     if only is None:

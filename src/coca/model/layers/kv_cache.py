@@ -1,10 +1,10 @@
 """How the words of a row see each other where they are not plainly one caption.
 
-The words of one row read the keys and values of one picture, which exist once. So a row may hold
+The words of one row read the keys and values of one image, which exist once. So a row may hold
 the newest words of several beams, or several captions beside each other; the memory that each
 self-attention layer is handed then tells them apart.
 
-Letters: B pictures, H heads, L words of a row, S slots, d size of a head.
+Dimensions: B images, H heads, L words of a row, S slots, d size of a head.
 """
 
 from typing import Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 @runtime_checkable
-class Memory(Protocol):
+class AttentionState(Protocol):
     """Mixes the words of a self-attention layer."""
 
     def attend(
@@ -32,9 +32,9 @@ class Memory(Protocol):
 class KeyValueCache:
     """What one self-attention layer has seen, so that a new word costs one row of work.
 
-    A picture's captions may branch, as beams do. The prompt and every word of every branch have
+    An image's captions may branch, as beams do. The prompt and every word of every branch have
     their slots beside each other, written once and never moved; `visible` tells which slots the
-    branches of a picture see. To go on from another branch is thus a change of the mask alone.
+    branches of an image see. To go on from another branch is thus a change of the mask alone.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class KeyValueCache:
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=self.visible)
 
     def keep(self, rows: Int[Tensor, " K"]) -> None:
-        """Drops all pictures of the batch but `rows`, in their order."""
+        """Drops all images of the batch but `rows`, in their order."""
         if self._stored is not None:
             self._stored = self._stored[:, rows]
 
@@ -88,7 +88,7 @@ class KeyValueCache:
         self.length = end
 
 
-class SideBySide:
+class BlockDiagonalAttention:
     """Whole captions beside each other in a row; none sees another."""
 
     def __init__(self, captions: int) -> None:

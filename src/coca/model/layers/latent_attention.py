@@ -10,7 +10,7 @@ the same tensor: no keys and values are kept for the backward pass.
 At batch 32 of OpenCLIP's B/32 on two cores a layer, forward and backward, costs 31 ms this way and
 102 ms the other in fp32, 13 and 33 ms in bf16.
 
-Letters: B images, S their tokens, C their width, M rows of packed captions, D width, H heads,
+Dimensions: B images, S their tokens, C their width, M rows of packed captions, D width, H heads,
 d features of a head.
 """
 
@@ -55,7 +55,7 @@ def read(
     return rearrange(mixed, "H M d -> M (H d)")
 
 
-def as_read(context: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+def to_autocast_dtype(context: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
     """Gives it in the type that products have under autocast: once, and not in each layer."""
     device = context.device.type
     return (

@@ -6,8 +6,8 @@ caption. All rectangles together are one flat list of rows, and that is all that
 norms see; only attention looks at one rectangle after the other. This needs no mask: what is behind
 a caption's end comes last in its row, and causal attention never lets a real token see it.
 
-Letters: B captions, M rows of all rectangles, b captions of one rectangle, t its length, D width,
-W rows that are picked out.
+Dimensions: B captions, M rows of all rectangles, b captions of one rectangle, t its length, D
+width, W rows that are picked out.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-RECTANGLE_COST = 8
+BUCKET_COST = 8
 """Rows that one more rectangle costs: its attention is a call of its own in each layer."""
 
 
@@ -31,7 +31,7 @@ def last_places(marked: Bool[Tensor, "B t"]) -> Int[Tensor, " B"]:
 
 
 @dataclass(frozen=True)
-class Rectangle:
+class LengthBucket:
     """Captions that are neighbours in the sorted order and share one length."""
 
     first: int
@@ -48,7 +48,7 @@ class Packing:
 
     order: Int[Tensor, " B"]
     """The captions from the shortest to the longest."""
-    rectangles: tuple[Rectangle, ...]
+    buckets: tuple[LengthBucket, ...]
     """How that order is cut."""
     masks: tuple[Bool[Tensor, "_ 1 _ _"], ...] | None = None
     """For each rectangle, what each place may see; None: itself and all before it."""
@@ -58,17 +58,17 @@ class Packing:
         """Plans the rectangles for captions of these lengths; each is at least 1 token."""
         counts = lengths.tolist()
         order = sorted(range(len(counts)), key=counts.__getitem__)
-        return cls(torch.tensor(order, device=lengths.device), tuple(_rectangles(counts)))
+        return cls(torch.tensor(order, device=lengths.device), tuple(_length_buckets(counts)))
 
     def shortened(self, by: int) -> "Packing":
         """Gives the packing of the same captions without their last `by` places."""
-        shorter = (replace(old, length=old.length - by) for old in self.rectangles)
-        return replace(self, rectangles=tuple(shorter), masks=None)
+        shorter = (replace(old, length=old.length - by) for old in self.buckets)
+        return replace(self, buckets=tuple(shorter), masks=None)
 
     @cached_property
     def sizes(self) -> list[int]:
         """Rows of each rectangle."""
-        return [rectangle.captions * rectangle.length for rectangle in self.rectangles]
+        return [rectangle.captions * rectangle.length for rectangle in self.buckets]
 
     @cached_property
     def offsets(self) -> Int[Tensor, " B"]:
@@ -98,7 +98,7 @@ class Packing:
         """Gives each rectangle, (b, t, ...), as a view of flat rows (M, ...)."""
         return [
             part.unflatten(0, (rectangle.captions, rectangle.length))
-            for part, rectangle in zip(rows.split(self.sizes), self.rectangles, strict=True)
+            for part, rectangle in zip(rows.split(self.sizes), self.buckets, strict=True)
         ]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
@@ -111,14 +111,14 @@ class Packing:
 
     def share_out(self, ordered: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Cuts tensors that follow `order` in their first axis into each rectangle's captions."""
-        for rectangle in self.rectangles:
+        for rectangle in self.buckets:
             end = rectangle.first + rectangle.captions
             yield [tensor[rectangle.first : end] for tensor in ordered]
 
     @cached_property
     def _lengths(self) -> Int[Tensor, " B"]:
         """Places of each caption, in the sorted order."""
-        lengths = [old.length for old in self.rectangles for _ in range(old.captions)]
+        lengths = [old.length for old in self.buckets for _ in range(old.captions)]
         return torch.tensor(lengths, device=self.order.device)
 
     @cached_property
@@ -126,8 +126,8 @@ class Packing:
         return self._lengths.cumsum(0) - self._lengths
 
 
-def _rectangles(lengths: Sequence[int]) -> Iterator[Rectangle]:
-    """Cuts where the fewest rows are computed, each cut counted as `RECTANGLE_COST` of them.
+def _length_buckets(lengths: Sequence[int]) -> Iterator[LengthBucket]:
+    """Cuts where the fewest rows are computed, each cut counted as `BUCKET_COST` of them.
 
     Shortest path over the different lengths: `best[i]` is the cost of all captions that are no
     longer than the i-th length, `cut[i]` where the last of their rectangles begins.
@@ -138,7 +138,7 @@ def _rectangles(lengths: Sequence[int]) -> Iterator[Rectangle]:
     best, cut = [0], []
     for end in range(1, len(distinct) + 1):
         costs = [
-            best[begin] + (below[end] - below[begin]) * distinct[end - 1] + RECTANGLE_COST
+            best[begin] + (below[end] - below[begin]) * distinct[end - 1] + BUCKET_COST
             for begin in range(end)
         ]
         cheapest = min(costs)
@@ -150,5 +150,5 @@ def _rectangles(lengths: Sequence[int]) -> Iterator[Rectangle]:
         end = cut[end - 1]
     begin = 0
     for end in reversed(ends):
-        yield Rectangle(below[begin], below[end] - below[begin], distinct[end - 1])
+        yield LengthBucket(below[begin], below[end] - below[begin], distinct[end - 1])
         begin = end

@@ -9,7 +9,7 @@ GFLOP/s as they come and laid out:
     fp32      36, 103     85, 168    193, 223
     bf16     167, 291    309, 400    375, 432
 
-Letters: D and N the widths in front and behind.
+Dimensions: D and N the widths in front and behind.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_ATTRIBUTE = "laid_out"
+_ATTRIBUTE = "prepack"
 
 
 class Linear(nn.Linear):
@@ -51,7 +51,7 @@ def linear(
     return torch.ops.mkldnn._linear_pointwise(inputs, copy.blocks, bias, "none", [], "")
 
 
-def lay_out(model: nn.Module) -> None:
+def prepack_weights(model: nn.Module) -> None:
     """Gives the weights of all linear layers, and of the vocabulary, their laid out copies.
 
     It takes the memory of the weights once more. Nothing happens to weights that no CPU holds, or
@@ -68,7 +68,7 @@ def lay_out(model: nn.Module) -> None:
     if vocabulary is not None and all(vocabulary is not weight for weight in weights):
         weights.append(vocabulary)
     for weight in weights:
-        _lay_out(weight)
+        _prepack(weight)
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ class PrepackedParameter(nn.Parameter):
         return nn.Parameter(self.detach().clone(), self.requires_grad)
 
 
-def _lay_out(weight: Tensor) -> None:
+def _prepack(weight: Tensor) -> None:
     own = type(weight) in (nn.Parameter, PrepackedParameter) and not weight.is_inference()
-    if own and weight.device.type == "cpu" and _can_lay_out(weight.dtype):
+    if own and weight.device.type == "cpu" and _can_prepack(weight.dtype):
         plain = weight.detach()
         setattr(weight, _ATTRIBUTE, _Copy(_blocks(plain), weight._version, plain))
         weight.__class__ = PrepackedParameter
@@ -137,7 +137,7 @@ def _blocks(weight: Tensor) -> Tensor:
 
 
 @cache
-def _can_lay_out(dtype: torch.dtype) -> bool:
+def _can_prepack(dtype: torch.dtype) -> bool:
     """Whether this torch and this processor do it, and rightly."""
     # These operators are what PyTorch's own compiler lays weights out by.
     if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():

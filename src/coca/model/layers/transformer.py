@@ -1,6 +1,7 @@
 """The parts that both towers share: attention, MLP and pre-norm Transformer blocks.
 
-Letters: B batch, L tokens, S tokens attended to, D width, C width of the attended tokens, H heads.
+Dimensions: B batch, L tokens, S tokens attended to, D width, C width of the attended tokens, H
+heads.
 """
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coca.model.layers.kv_cache import Memory
+from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import read
 from coca.model.layers.packing import Packing
 from coca.model.layers.prepacked_linear import Linear
@@ -38,7 +39,7 @@ class SelfAttention(nn.Module):
         tokens: Float[Tensor, "*B L D"],
         *,
         causal: bool = False,
-        cache: Memory | None = None,
+        cache: AttentionState | None = None,
         packing: Packing | None = None,
         mask: Bool[Tensor, "B 1 L L"] | None = None,
     ) -> Float[Tensor, "*B L D"]:
@@ -67,7 +68,7 @@ class SelfAttention(nn.Module):
         projected: Float[Tensor, "B L D3"],
         *,
         causal: bool,
-        cache: Memory | None = None,
+        cache: AttentionState | None = None,
         mask: Bool[Tensor, "B 1 L L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         queries, keys, values = _by_head(projected, 3, self.heads)
@@ -242,7 +243,7 @@ class Block(nn.Module):
         tokens: Float[Tensor, "*B L D"],
         *,
         causal: bool = False,
-        cache: Memory | None = None,
+        cache: AttentionState | None = None,
         packing: Packing | None = None,
         mask: Bool[Tensor, "B 1 L L"] | None = None,
     ) -> Float[Tensor, "*B L D"]:
@@ -274,7 +275,7 @@ class CrossBlock(nn.Module):
         tokens: Float[Tensor, "*B L D"],
         image: KeysAndValues | Float[Tensor, "B S C"],
         *,
-        cache: Memory | None = None,
+        cache: AttentionState | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B L D"]:
         """Arguments as of `SelfAttention.forward` and `CrossAttention.forward`."""

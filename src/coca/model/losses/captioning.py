@@ -21,7 +21,7 @@ def captioning_loss(
     *,
     chunk_size: int = 1024,
     label_smoothing: float = 0.0,
-    word_weight: Float[Tensor, ""] | None = None,
+    token_weight: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross entropy of the next word over real positions, or a weighted sum.
 
@@ -35,13 +35,13 @@ def captioning_loss(
         chunk_size: Positions at a time; peak memory is `chunk_size` x V numbers.
         label_smoothing: Fraction of each target that is spread evenly over the whole vocabulary,
             the target token included; 0 to 1.
-        word_weight: Weight of each word, where these are only a part of the words that the mean
+        token_weight: Weight of each word, where these are only a part of the words that the mean
             goes over; None: one over their number.
     """
-    if word_weight is None:
-        word_weight = torch.tensor(1 / max(len(targets), 1), device=states.device)
+    if token_weight is None:
+        token_weight = torch.tensor(1 / max(len(targets), 1), device=states.device)
     return _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states, vocabulary_weight, targets, word_weight, chunk_size, label_smoothing
+        states, vocabulary_weight, targets, token_weight, chunk_size, label_smoothing
     )
 
 
@@ -62,19 +62,19 @@ def classification_loss(
     targets: Int[Tensor, " B"] | Float[Tensor, "B K"],
     *,
     label_smoothing: float = 0.0,
-    picture_weight: Float[Tensor, ""] | None = None,
+    image_weight: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Softmax cross entropy against class indices, or against rows of label weights.
 
-    Rows may be one-hot, multi-hot or smoothed; each is scaled to sum to 1, so a picture with
+    Rows may be one-hot, multi-hot or smoothed; each is scaled to sum to 1, so an image with
     several labels asks for equal shares.
 
     Args:
-        logits: Of each picture.
+        logits: Of each image.
         targets: Its class, or weights of all classes.
         label_smoothing: Fraction of each target that is spread evenly over all classes, the target
             class included; 0 to 1.
-        picture_weight: Weight of each picture, where these are only a part of the pictures that
+        image_weight: Weight of each image, where these are only a part of the images that
             the mean goes over; None: one over their number.
 
     Raises:
@@ -90,7 +90,7 @@ def classification_loss(
     losses = F.cross_entropy(
         logits.float(), targets, label_smoothing=label_smoothing, reduction="none"
     )
-    return losses.mean() if picture_weight is None else losses.sum() * picture_weight
+    return losses.mean() if image_weight is None else losses.sum() * image_weight
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -106,7 +106,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         states: Tensor,
         weight: Tensor,
         targets: Tensor,
-        word_weight: Tensor,
+        token_weight: Tensor,
         chunk_size: int,
         label_smoothing: float,
     ) -> Tensor:
@@ -136,11 +136,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if not (want_states or want_weight):
                     continue
                 # d loss / d logits = softmax - target distribution, times the word's weight.
-                gradient = exponentials.mul_(word_weight / normaliser)
+                gradient = exponentials.mul_(token_weight / normaliser)
                 if label_smoothing:
-                    gradient -= word_weight * (label_smoothing / len(weight))
+                    gradient -= token_weight * (label_smoothing / len(weight))
                 gradient.scatter_add_(
-                    1, words, ((label_smoothing - 1) * word_weight).expand(words.shape)
+                    1, words, ((label_smoothing - 1) * token_weight).expand(words.shape)
                 )
                 gradient = gradient.to(dtype)
                 if grad_states is not None:
@@ -148,7 +148,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if grad_weight is not None:
                     _add_product(grad_weight, gradient.T, part)
         ctx.save_for_backward(grad_states, grad_weight)
-        return loss * word_weight
+        return loss * token_weight
 
     @staticmethod
     @torch.autograd.function.once_differentiable

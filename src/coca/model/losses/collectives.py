@@ -1,6 +1,6 @@
 """Sums and gathers over the ranks of a run; a process on its own is a run of one rank.
 
-Letters: B rows of this rank, N rows of all ranks, D numbers a row.
+Dimensions: B rows of this rank, N rows of all ranks, D numbers a row.
 """
 
 from jaxtyping import Float
@@ -18,7 +18,7 @@ def rank_of(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
-def sum_over_ranks(
+def all_reduce_sum(
     numbers: Float[Tensor, "*shape"], group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, "*shape"]:
     """The sum of what each rank gives; without gradient."""
@@ -28,7 +28,7 @@ def sum_over_ranks(
     return total
 
 
-def logsumexp_over_ranks(
+def all_reduce_logsumexp(
     numbers: Float[Tensor, "*shape"], group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, "*shape"]:
     """The logarithm of the sum of exponentials of what each rank gives; without gradient."""
@@ -36,15 +36,15 @@ def logsumexp_over_ranks(
         return numbers
     largest = numbers.clone()
     dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
-    return sum_over_ranks((numbers - largest).exp(), group).log() + largest
+    return all_reduce_sum((numbers - largest).exp(), group).log() + largest
 
 
-def gather_rows(
+def all_gather(
     rows: Float[Tensor, "B D"], group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, "N D"]:
     """The rows of all ranks, in the order of the ranks; each must give the same number of rows.
 
-    Without gradient: `sum_to_owners` takes the gradient of the result back to the ranks.
+    Without gradient: `reduce_scatter` takes the gradient of the result back to the ranks.
     """
     ranks = world_size(group)
     if ranks == 1:
@@ -54,10 +54,10 @@ def gather_rows(
     return gathered
 
 
-def sum_to_owners(
+def reduce_scatter(
     rows: Float[Tensor, "N D"], group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, "B D"]:
-    """The sum over ranks of rows such as `gather_rows` gave, but of this rank's own rows only."""
+    """The sum over ranks of rows such as `all_gather` gave, but of this rank's own rows only."""
     ranks = world_size(group)
     if ranks == 1:
         return rows

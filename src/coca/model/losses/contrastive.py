@@ -1,8 +1,8 @@
-"""The losses that tie pictures to captions: softmax (CoCa, section 3.2) and sigmoid (SigLIP).
+"""The losses that tie images to captions: softmax (CoCa, section 3.2) and sigmoid (SigLIP).
 
-Both look at all pairs of N pictures and N captions, but never hold the N x N matrix: they are
+Both look at all pairs of N images and N captions, but never hold the N x N matrix: they are
 computed in blocks of rows, value and gradient in one go. On several ranks each rank has B of the
-pairs, gathers the captions of all and owns the rows of its own pictures. It gives its share: the
+pairs, gathers the captions of all and owns the rows of its own images. It gives its share: the
 mean of the shares over ranks, and of their gradients, is what one process would get from all pairs.
 That fits what data-parallel wrappers do, which average gradients.
 
@@ -20,10 +20,10 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from coca.model.losses.collectives import (
-    gather_rows,
-    logsumexp_over_ranks,
+    all_gather,
+    all_reduce_logsumexp,
     rank_of,
-    sum_to_owners,
+    reduce_scatter,
 )
 
 BLOCK_ROWS = 512
@@ -36,7 +36,7 @@ class Contrast(NamedTuple):
     loss: Float[Tensor, ""]
     """This rank's share; carries the graph."""
     image_to_text: Float[Tensor, ""]
-    """Share of this rank's pictures whose own caption is the nearest of all; 0 to 1."""
+    """Share of this rank's images whose own caption is the nearest of all; 0 to 1."""
 
 
 def contrastive_loss(
@@ -48,17 +48,17 @@ def contrastive_loss(
     block_rows: int = BLOCK_ROWS,
     group: dist.ProcessGroup | None = None,
 ) -> Contrast:
-    """Cross entropy of matching each picture to its caption and each caption to its picture.
+    """Cross entropy of matching each image to its caption and each caption to its image.
 
     Equal to `contrastive_loss_plain` on one rank; peak memory is a few times `block_rows` x N.
 
     Args:
         image_embedding: Unit vectors; each rank gives the same number of them.
-        text_embedding: Unit vectors; row i belongs to picture i.
+        text_embedding: Unit vectors; row i belongs to image i.
         logit_scale: One over the temperature.
         reduction: `sum` adds both directions, as the paper's equation does; `mean` averages
             them, as OpenCLIP does, so the paper's weights 2:1 are 1:1 there.
-        block_rows: Pictures at a time.
+        block_rows: Images at a time.
         group: The ranks that share the pairs; None: the default group if there is one.
     """
     directions = 1.0 if reduction == "sum" else 0.5
@@ -78,17 +78,17 @@ def sigmoid_loss(
     block_rows: int = BLOCK_ROWS,
     group: dist.ProcessGroup | None = None,
 ) -> Contrast:
-    """Whether a picture and a caption belong together, asked of each of the N x N pairs.
+    """Whether an image and a caption belong together, asked of each of the N x N pairs.
 
     The sum over all pairs divided by N (Zhai et al. 2023, arXiv 2303.15343, equation 1). Equal to
     `sigmoid_loss_plain` on one rank.
 
     Args:
         image_embedding: Unit vectors; each rank gives the same number of them.
-        text_embedding: Unit vectors; row i belongs to picture i.
+        text_embedding: Unit vectors; row i belongs to image i.
         logit_scale: One over the temperature; the source begins at 10.
         logit_bias: Added to each logit; the source begins at -10, since few pairs belong together.
-        block_rows: Pictures at a time.
+        block_rows: Images at a time.
         group: The ranks that share the pairs; None: the default group if there is one.
     """
     return Contrast(
@@ -122,7 +122,7 @@ def sigmoid_loss_plain(
 
 
 class _Pairs:
-    """Similarities of this rank's pictures to all captions, and the way back to their gradients."""
+    """Similarities of this rank's images to all captions, and the way back to their gradients."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class _Pairs:
     ) -> None:
         # fp32: a cosine times 100 loses its digits in bf16.
         self.images, self.scale, self.group = images.float(), scale.float(), group
-        self.texts = gather_rows(texts.float(), group)
+        self.texts = all_gather(texts.float(), group)
         self.first = rank_of(group) * len(images)
         """The place of this rank's first caption among all."""
         self._block_rows = min(block_rows, len(images))
@@ -159,12 +159,12 @@ class _Pairs:
             self._single_is_known = self._block_rows == count
             yield rows, similarity
 
-    def matched(self, rows: slice, block: Float[Tensor, "b N"]) -> Float[Tensor, " b"]:
-        """The entries of a block where a picture meets its own caption, as a view."""
+    def positives(self, rows: slice, block: Float[Tensor, "b N"]) -> Float[Tensor, " b"]:
+        """The entries of a block where an image meets its own caption, as a view."""
         return block.diagonal(self.first + rows.start)
 
     def hits(self, rows: slice, nearest: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        """How many of a block's pictures have their own caption for nearest."""
+        """How many of a block's images have their own caption for nearest."""
         own = torch.arange(self.first + rows.start, self.first + rows.stop, device=nearest.device)
         return (nearest == own).sum().float()
 
@@ -174,9 +174,9 @@ class _Pairs:
         self._text_gradient.addmm_(of_similarity.T, self.images[rows])
 
     def gradients(self, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients by pictures, captions and scale, once all blocks are in."""
+        """Gradients by images, captions and scale, once all blocks are in."""
         images = self._image_gradient.mul_(weight * self.scale)
-        texts = sum_to_owners(self._text_gradient, self.group).mul_(weight * self.scale)
+        texts = reduce_scatter(self._text_gradient, self.group).mul_(weight * self.scale)
         # The sum of similarity x its gradient over the scale, without the matrix.
         return images, texts, (images * self.images).sum() / self.scale
 
@@ -191,14 +191,14 @@ class _Share(NamedTuple):
 
 def _softmax(pairs: _Pairs, *, with_gradient: bool) -> _Share:
     """Two passes: first every normaliser, since a column's needs all rows, then the gradient."""
-    matched = pairs.images.new_empty(len(pairs.images))
-    row_normaliser = torch.empty_like(matched)
+    positives = pairs.images.new_empty(len(pairs.images))
+    row_normaliser = torch.empty_like(positives)
     column_normaliser = pairs.images.new_full((len(pairs.texts),), -torch.inf)
     hits = pairs.images.new_zeros(())
     room = pairs.new_block()
     for rows, similarity in pairs.blocks():
         work = room[: len(similarity)]
-        matched[rows] = pairs.matched(rows, similarity)
+        positives[rows] = pairs.positives(rows, similarity)
         highest, nearest = similarity.max(dim=1)
         hits += pairs.hits(rows, nearest)
         total = torch.sub(similarity, highest[:, None], out=work).exp_().sum(dim=1)
@@ -206,16 +206,16 @@ def _softmax(pairs: _Pairs, *, with_gradient: bool) -> _Share:
         highest = similarity.amax(dim=0)
         total = torch.sub(similarity, highest, out=work).exp_().sum(dim=0)
         column_normaliser = torch.logaddexp(column_normaliser, highest + total.log())
-    column_normaliser = logsumexp_over_ranks(column_normaliser, pairs.group)
-    own = column_normaliser[pairs.first : pairs.first + len(matched)]
-    loss = (row_normaliser - matched).sum() + (own - matched).sum()
+    column_normaliser = all_reduce_logsumexp(column_normaliser, pairs.group)
+    own = column_normaliser[pairs.first : pairs.first + len(positives)]
+    loss = (row_normaliser - positives).sum() + (own - positives).sum()
     if with_gradient:
         for rows, similarity in pairs.blocks():
             gradient = torch.sub(
                 similarity, row_normaliser[rows, None], out=room[: len(similarity)]
             )
             gradient.exp_().add_(similarity.sub_(column_normaliser).exp_())
-            pairs.matched(rows, gradient).sub_(2)
+            pairs.positives(rows, gradient).sub_(2)
             pairs.add_gradient(rows, gradient)
     return _Share(loss, hits, None)
 
@@ -228,10 +228,10 @@ def _sigmoid(pairs: _Pairs, bias: Float[Tensor, ""], *, with_gradient: bool) -> 
         logits = similarity.add_(bias)
         hits += pairs.hits(rows, logits.argmax(dim=1))
         # As if no pair belonged together, then corrected: softplus(-x) = softplus(x) - x.
-        loss += F.softplus(logits).sum() - pairs.matched(rows, logits).sum()
+        loss += F.softplus(logits).sum() - pairs.positives(rows, logits).sum()
         if with_gradient:
             gradient = torch.sigmoid(logits, out=room[: len(logits)])
-            pairs.matched(rows, gradient).sub_(1)
+            pairs.positives(rows, gradient).sub_(1)
             bias_gradient += gradient.sum()
             pairs.add_gradient(rows, gradient)
     return _Share(loss, hits, bias_gradient)

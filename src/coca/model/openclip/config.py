@@ -57,12 +57,12 @@ class OpenCLIPTextConfig:
             )
 
     @property
-    def max_words(self) -> int:
+    def max_text_tokens(self) -> int:
         """Words that a caption has room for beside [BOS] and [EOS]."""
         return self.context_length - 2
 
     @property
-    def never_written(self) -> tuple[int, ...]:
+    def suppress_tokens(self) -> tuple[int, ...]:
         """Ids that never follow a word: no loss ever asked for them."""
         return (self.pad_id, self.bos_id)
 
@@ -234,7 +234,7 @@ def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
     image, text = config.image, config.text
     if text.mlp_width % text.width or image.channels != 3:
         raise ModelError(
-            "OpenCLIP has no such model: its pictures have 3 channels, and its text MLPs a whole "
+            "OpenCLIP has no such model: its images have 3 channels, and its text MLPs a whole "
             f"multiple of the width (got {image.channels}, {text.mlp_width} and {text.width})"
         )
     shared = {

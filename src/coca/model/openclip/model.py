@@ -7,7 +7,7 @@ position, with a peculiar view of the caption (`class_mask`). A decoder layer ha
 
 Source: open_clip_torch 3.3.0, with which the tests compare values and gradients.
 
-Letters: B batch, T text tokens, M rows of a packed batch, P patches, Q queries, D width,
+Dimensions: B batch, T text tokens, M rows of a packed batch, P patches, Q queries, D width,
 C image width, E embedding, V vocabulary.
 """
 
@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner, Poolings
 from coca.model.config import ImageEncoderConfig
-from coca.model.heads import DownstreamHead
+from coca.model.heads import AttentivePoolingHead
 from coca.model.layers.init import draw_linears_, shrink_residuals_
-from coca.model.layers.kv_cache import Memory
-from coca.model.layers.latent_attention import as_read
+from coca.model.layers.kv_cache import AttentionState
+from coca.model.layers.latent_attention import to_autocast_dtype
 from coca.model.layers.packing import Packing, last_places
 from coca.model.layers.prepacked_linear import Linear
 from coca.model.layers.transformer import MLP, Block, CrossAttention, KeysAndValues
@@ -63,7 +63,7 @@ class OpenCLIPImageEncoder(PatchEncoder):
         if images.shape[2:] != (size, size):
             height, width = images.shape[2:]
             raise ConfigError(
-                f"a picture of {height} x {width} pixels does not fit: this model reads "
+                f"an image of {height} x {width} pixels does not fit: this model reads "
                 f"{size} x {size}"
             )
         patches, positions = self._patches(images)
@@ -91,9 +91,9 @@ class OpenCLIPPooler(nn.Module):
         self, tokens: Float[Tensor, "B P C"], *, wanted: slice = slice(None)
     ) -> Float[Tensor, "B Q D"]:
         """Gives what the wanted queries have read; the others are not computed."""
-        return self.laid_open(wanted).pool(tokens)
+        return self.decompose(wanted).pool(tokens)
 
-    def laid_open(self, wanted: slice) -> Pooling:
+    def decompose(self, wanted: slice) -> Pooling:
         """Gives its parts, with the wanted queries."""
         queries = self.query_norm(self.queries[wanted])
         return Pooling(queries, self.attention, self.norm, self.image_norm)
@@ -121,7 +121,7 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         self,
         tokens: Int[Tensor, "B T"],
         *,
-        caches: Sequence[Memory] | None = None,
+        caches: Sequence[AttentionState] | None = None,
         positions: Int[Tensor, "B T"] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "B T D"] | Float[Tensor, "M D"]:
@@ -225,7 +225,7 @@ class OpenCLIPDecoderLayer(nn.Module):
         tokens: Float[Tensor, "*B T D"],
         image: KeysAndValues | Float[Tensor, "B Q D"],
         *,
-        cache: Memory | None = None,
+        cache: AttentionState | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]:
         """Arguments as of `Block` and `CrossAttention`; an image to be read raw is normalised."""
@@ -257,13 +257,13 @@ class OpenCLIPMultimodalDecoder(nn.Module):
         states: Float[Tensor, "*B T D"],
         image: Sequence[KeysAndValues] | Float[Tensor, "B Q D"],
         *,
-        caches: Sequence[Memory] | None = None,
+        caches: Sequence[AttentionState] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]:
         """Gives the normed state of each token; arguments as of `MultimodalDecoder.forward`."""
         if isinstance(image, Tensor):
             # Each layer norms the image; that is the same for all of them but for gain and shift.
-            image = as_read(F.layer_norm(image, image.shape[2:]))
+            image = to_autocast_dtype(F.layer_norm(image, image.shape[2:]))
         for place, layer in enumerate(self.layers):
             cache = caches[place] if caches else None
             seen = image if isinstance(image, Tensor) else image[place]
@@ -292,19 +292,21 @@ class OpenCLIP(Captioner):
         self.text_projection = Linear(text.width, config.embed_dim, bias=False)
         self.log_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = None
-        self.initialise()
+        self.init_weights()
         self.head = (
             None
             if config.head is None
-            else DownstreamHead(config.head, image_width=config.image.width, word_width=text.width)
+            else AttentivePoolingHead(
+                config.head, image_width=config.image.width, word_width=text.width
+            )
         )
 
-    def predicts(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         return F.pad(tokens[:, 1:] != self.config.text.pad_id, (0, 1))
 
     @property
     def poolings(self) -> Poolings:
-        last, read = (self.pooler.laid_open(wanted) for wanted in (EMBEDDING, READ))
+        last, read = (self.pooler.decompose(wanted) for wanted in (EMBEDDING, READ))
         return Poolings((read,), (last,), self.image_projection)
 
     @property
@@ -312,8 +314,8 @@ class OpenCLIP(Captioner):
         return self.vocabulary.weight
 
     @torch.no_grad()
-    def initialise(self) -> None:
-        """Sets every weight, as `CoCa.initialise` does."""
+    def init_weights(self) -> None:
+        """Sets every weight, as `CoCa.init_weights` does."""
         if self.log_scale.is_meta:
             return
         draw_linears_(self)

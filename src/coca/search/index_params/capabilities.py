@@ -78,7 +78,7 @@ class Capabilities:
 
     @property
     def several_vectors(self) -> bool:
-        """Whether a picture and its caption fit into one row."""
+        """Whether an image and its caption fit into one row."""
         return self.vector_columns > 1
 
 

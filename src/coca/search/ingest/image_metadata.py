@@ -1,4 +1,4 @@
-"""What the head of a picture file tells without decoding it: its size, and when it was taken."""
+"""What the head of an image file tells without decoding it: its size, and when it was taken."""
 
 import io
 import warnings
@@ -15,10 +15,10 @@ _TAKEN, _TAKEN_ZONE = 0x9003, 0x9011
 
 @dataclass(frozen=True)
 class Header:
-    """Size and time of a picture."""
+    """Size and time of an image."""
 
     width: int = 0
-    """Of the upright picture, pixels; 0 if it cannot be told."""
+    """Of the upright image, pixels; 0 if it cannot be told."""
     height: int = 0
     """As `width`."""
     time: int = 0
@@ -27,14 +27,14 @@ class Header:
 
 
 def read_header(image: bytes) -> Header:
-    """The head of an encoded picture; zeros where it is damaged, since the model will judge it."""
+    """The head of an encoded image; zeros where it is damaged, since the model will judge it."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as picture:
                 width, height = picture.size
                 exif = picture.getexif()
-                # From 5 on, the picture lies on its side.
+                # From 5 on, the image lies on its side.
                 if int(exif.get(_ORIENTATION, 1)) >= 5:
                     width, height = height, width
                 times = exif.get_ifd(_TIMES)

@@ -27,7 +27,7 @@ _MAX_SIDECAR_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Words:
-    """What is said beside a picture."""
+    """What is said beside an image."""
 
     caption: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Words:
         """Tell tags, album and time from the rest of the fields.
 
         Args:
-            caption: The picture's.
+            caption: The image's.
             fields: `tags` (a list, or words between commas), `album` and `time` (seconds since
                 1970, or as in `2024-05-31T18:30:00+02:00`) count as such if they look so, as
                 everything else does as metadata.
@@ -58,16 +58,16 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture to be put into a collection."""
+    """An image to be put into a collection."""
 
     path: str
-    """Where it lies: a file, an address, or a member of a shard. It names the picture."""
+    """Where it lies: a file, an address, or a member of a shard. It names the image."""
     image: bytes = field(repr=False)
     """The encoded file."""
     words: Words = field(default_factory=Words)
     """What is said beside it."""
     changed: int = 0
-    """Time of the file, seconds since 1970, for pictures that say nothing of their own."""
+    """Time of the file, seconds since 1970, for images that say nothing of their own."""
     stamp: str = ""
     """Changes when the file does, without reading it; empty if the source has no such thing."""
 
@@ -133,7 +133,7 @@ def changed_at(path: str | Path) -> int:
 
 
 def read_words(picture: Path) -> Words:
-    """What `NAME.txt` and `NAME.json` beside the picture say; the text file's caption goes first.
+    """What `NAME.txt` and `NAME.json` beside the image say; the text file's caption goes first.
 
     Of several captions the first is the caption, and all stand in the metadata as `captions`.
 

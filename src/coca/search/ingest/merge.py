@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.search.ingest.local_files import Words
-from coca.search.ingest.prefetch import Found
+from coca.search.ingest.prefetch import LoadedItem
 from coca.search.records import Origin, Record
 from coca.search.source_entries import claims_in
 
 
-def fresh_record(found: Found, vector: Float32[np.ndarray, " E"] | None) -> Record:
-    """The record of a picture as if it were the first one."""
+def fresh_record(found: LoadedItem, vector: Float32[np.ndarray, " E"] | None) -> Record:
+    """The record of an image as if it were the first one."""
     if found.given is not None:
         return found.given
     picture, header = found.picture, found.header
@@ -73,7 +73,7 @@ def has_spoken(record: Record) -> bool:
 
 
 def label_of(words: Words) -> str:
-    """Digest of what was said beside a picture."""
+    """Digest of what was said beside an image."""
     said = {one.name: getattr(words, one.name) for one in fields(words)}
     try:
         text = json.dumps(said, sort_keys=True)

@@ -14,7 +14,7 @@ from coca.core.files import append_line, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.ingest.record_files import read_records, write_records
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches
 from coca.search.milvus.row_codec import to_row
 from coca.search.records import Record, check_same_model
@@ -35,8 +35,8 @@ class MigrateReport:
 
 
 def migrate(
-    source: Index,
-    target: Index,
+    source: Collection,
+    target: Collection,
     folder: str | Path,
     *,
     keep_files: bool = False,
@@ -85,7 +85,7 @@ def migrate(
     return MigrateReport(len(ids), written, folder if keep_files else None)
 
 
-def _claim(folder: Path, source: Index, target: Index) -> None:
+def _claim(folder: Path, source: Collection, target: Collection) -> None:
     """Refuse the folder of another migration."""
     ours = {
         end: {"uri": index.info.uri, "collection": index.own_name}
@@ -109,7 +109,7 @@ def _claim(folder: Path, source: Index, target: Index) -> None:
 
 
 def _export(
-    source: Index, ids: list[str], folder: Path, progress: ProgressMaker
+    source: Collection, ids: list[str], folder: Path, progress: ProgressMaker
 ) -> tuple[list[Path], int]:
     """The files with all records, and their rows; only what no file has as it is now is read.
 
@@ -160,11 +160,11 @@ def _digest(record: Record) -> bytes:
 
 
 def _import(
-    target: Index, files: list[Path], folder: Path, total: int, progress: ProgressMaker
+    target: Collection, files: list[Path], folder: Path, total: int, progress: ProgressMaker
 ) -> int:
     """Write what no earlier run has written; returns how many records these were."""
-    ledger = folder / "written.txt"
-    done = set(ledger.read_text().splitlines()) if ledger.exists() else set()
+    snapshot = folder / "written.txt"
+    done = set(snapshot.read_text().splitlines()) if snapshot.exists() else set()
     written = 0
     with progress("write records", total) as bar:
         for file in files:
@@ -174,7 +174,7 @@ def _import(
                     target.upsert(batch)
                 # Noted only when the rows outlive the machine, not the process alone.
                 target.flush()
-                append_line(ledger, file.name)
+                append_line(snapshot, file.name)
                 written += len(read)
             bar.advance(len(read))
     return written

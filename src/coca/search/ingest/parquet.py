@@ -34,7 +34,7 @@ class VectorsInfo:
     model: str
     """Name or folder of that model."""
     source: str
-    """What the pictures came from, such as a tar."""
+    """What the images came from, such as a tar."""
     pictures: int
     """Pictures that are in the file; equal ones share a row."""
     bad: int
@@ -113,7 +113,7 @@ def _about(path: Path) -> VectorsInfo | None:
 
 def _to_plain(record: Record) -> dict[str, Any]:
     row = row_codec.to_row(record)
-    # As in a collection: the picture's vector stands in, and `has_text` says so.
+    # As in a collection: the image's vector stands in, and `has_text` says so.
     vector = record.vector if record.text_vector is None else record.text_vector
     return row | {
         records.TEXT_VECTOR: np.asarray(vector, dtype=np.float32),

@@ -12,10 +12,10 @@ from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search.filters import where
 from coca.search.ingest.local_files import Picture
 from coca.search.ingest.parquet import read_info, read_vectors
-from coca.search.ingest.planner import Captioner, Filler
-from coca.search.ingest.prefetch import Found, Reader, found_records
+from coca.search.ingest.planner import Captioner, UpsertPlanner
+from coca.search.ingest.prefetch import LoadedItem, Reader, found_records
 from coca.search.ingest.report import BadLog, IngestReport
-from coca.search.ingest.snapshot import Copies, Ledger
+from coca.search.ingest.snapshot import CollectionSnapshot, Copies
 from coca.search.ingest.sources import (
     AnySource,
     FileSource,
@@ -24,7 +24,7 @@ from coca.search.ingest.sources import (
     SeriesSource,
 )
 from coca.search.ingest.write_behind import WriteBehind
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import WRITE_ROWS
 from coca.search.query.engine import Embedder
 from coca.search.records import PATH, Origin, Record, check_same_model
@@ -37,13 +37,13 @@ _MOST_NAMES = 1_000
 """From so many files on, reading the whole collection is no slower than asking for each."""
 READ_AHEAD_BATCHES = 2
 """How far reading may run ahead of the model."""
-_TITLE = "index pictures"
+_TITLE = "index images"
 
 
 def ingest(
     places: str | Path | AnySource | Iterable[str | Path | AnySource],
     embedder: Embedder,
-    index: Index,
+    index: Collection,
     *,
     captioner: Captioner | None = None,
     prune: bool = False,
@@ -53,37 +53,37 @@ def ingest(
     progress: ProgressMaker = silent,
     batch_size: int = 64,
 ) -> IngestReport:
-    """Put pictures into a collection, with the words that lie beside them.
+    """Put images into a collection, with the words that lie beside them.
 
     What has not changed, by size and time of its file or by the checksum in its tar, is not read
-    again. Run it as often as you like: what is there already stays as it is. Pictures are read by
+    again. Run it as often as you like: what is there already stays as it is. Images are read by
     threads and written by another, while the model works.
 
     Args:
         places: One or several: folders, searched through, single files, and other sources.
         embedder: The model that the collection belongs to.
         index: The collection.
-        captioner: Writes the captions of pictures that come without one.
+        captioner: Writes the captions of images that come without one.
         prune: Remove records of what is gone from these places. A folder that is gone, or in which
             nothing is left, loses nothing, since its drive may not be mounted.
         prune_empty: Remove records of folders in which nothing is left as well.
         copies: The same in each of several fillings; then all but the first look only at the
             records of their files, where they are given a few files and no folders.
-        bad_log: Told of bad pictures; may stop the run.
+        bad_log: Told of bad images; may stop the run.
         progress: Makes the bar to show.
-        batch_size: Pictures to embed at once.
+        batch_size: Images to embed at once.
 
     Raises:
-        DataError: A path does not exist, or too many pictures are bad.
+        DataError: A path does not exist, or too many images are bad.
         SearchError: The collection was filled by another model, or cannot be written.
     """
     sources = _as_sources(places)
     names = _names(sources) if copies is not None and copies.complete else None
     known = copies.ids_of(names) if copies is not None and names is not None else set()
-    ledger = _ledger(embedder, index, names, known)
-    total = ledger.look_at(sources, trust_empty=prune_empty)
-    reader = _reader(embedder, ledger, captioner, batch_size)
-    for folder, paths in ledger.spared.items() if prune else ():
+    snapshot = _ledger(embedder, index, names, known)
+    total = snapshot.look_at(sources, trust_empty=prune_empty)
+    reader = _reader(embedder, snapshot, captioner, batch_size)
+    for folder, paths in snapshot.spared.items() if prune else ():
         logger.warning(
             "nothing is left in %s: its drive may not be mounted, so its %s paths stay in the "
             "collection, until `coca index %s --prune --yes`",
@@ -92,7 +92,7 @@ def ingest(
             folder,
         )
 
-    def read(source: PictureSource, filler: Filler) -> None:
+    def read(source: PictureSource, filler: UpsertPlanner) -> None:
         for found in reader.read(source):
             if not filler.offer(found):
                 filler.offer(reader.read_again(source, found.entry))
@@ -100,7 +100,7 @@ def ingest(
     try:
         with (
             progress(_TITLE, total) as bar,
-            _filling(index, ledger, embedder, captioner, batch_size, bar, bad_log) as filler,
+            _filling(index, snapshot, embedder, captioner, batch_size, bar, bad_log) as filler,
         ):
             for source in sources:
                 if isinstance(source, SeriesSource):
@@ -111,53 +111,53 @@ def ingest(
             filler.write()
             if prune:
                 missing = _missing_in(filler.report, trust_empty=prune_empty)
-                gone = [*ledger.gone, *filter(is_gone, missing)]
+                gone = [*snapshot.gone, *filter(is_gone, missing)]
                 for start in range(0, len(gone), _PRUNE_ROWS):
                     batch = gone[start : start + _PRUNE_ROWS]
-                    filler.report.removed += filler.let_go(dict.fromkeys(batch))
-                filler.report.removed += filler.forget_lost(ledger.left)
+                    filler.report.removed += filler.unlink_paths(dict.fromkeys(batch))
+                filler.report.removed += filler.forget_lost(snapshot.left)
                 if names is not None:
                     # No later filling would come by there until somebody touches them.
-                    read(FileSource(filter(os.path.isfile, filler.heirs)), filler)
+                    read(FileSource(filter(os.path.isfile, filler.fallback_paths)), filler)
                     filler.write()
     finally:
         # Also of a run that failed: what it has written is written.
         if copies is not None:
-            copies.take_note(ledger)
+            copies.take_note(snapshot)
     return filler.report
 
 
 def add(
     pictures: Iterable[Picture],
     embedder: Embedder,
-    index: Index,
+    index: Collection,
     *,
     captioner: Captioner | None = None,
     bad_log: BadLog | None = None,
     progress: ProgressMaker = silent,
     batch_size: int = 64,
 ) -> IngestReport:
-    """Put pictures from anywhere into a collection: downloads, another program.
+    """Put images from anywhere into a collection: downloads, another program.
 
-    Works as `ingest` does, but each picture is read to see whether it is new.
+    Works as `ingest` does, but each image is read to see whether it is new.
 
     Raises:
-        DataError: Too many pictures are bad.
+        DataError: Too many images are bad.
         SearchError: The collection was filled by another model, or cannot be written.
     """
-    ledger = _ledger(embedder, index)
+    snapshot = _ledger(embedder, index)
     with (
         progress(_TITLE, None) as bar,
-        _filling(index, ledger, embedder, captioner, batch_size, bar, bad_log) as filler,
+        _filling(index, snapshot, embedder, captioner, batch_size, bar, bad_log) as filler,
     ):
-        for found in _reader(embedder, ledger, captioner, batch_size).take(pictures):
+        for found in _reader(embedder, snapshot, captioner, batch_size).take(pictures):
             filler.offer(found)
     return filler.report
 
 
 def ingest_vectors(
     files: Sequence[str | Path],
-    index: Index,
+    index: Collection,
     *,
     progress: ProgressMaker = silent,
     batch_size: int = WRITE_ROWS,
@@ -179,16 +179,16 @@ def ingest_vectors(
     infos = [read_info(file) for file in files]
     for info in infos:
         check_same_model(index.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
-    ledger = Ledger(_pictures_of(index), half=index.mend())
+    snapshot = CollectionSnapshot(_pictures_of(index), half=index.repair())
     total = sum(info.pictures for info in infos)
     with (
         progress("index vectors", total) as bar,
-        _filling(index, ledger, None, None, batch_size, bar, None) as filler,
+        _filling(index, snapshot, None, None, batch_size, bar, None) as filler,
     ):
         for file in files:
             for record in read_vectors(file):
                 for found in found_records(record):
-                    if _is_there(record, found, ledger):
+                    if _is_there(record, found, snapshot):
                         filler.report.unchanged += 1
                         bar.advance()
                     else:
@@ -204,28 +204,28 @@ def embed_source(
     progress: ProgressMaker = silent,
     batch_size: int = 64,
 ) -> tuple[list[Record], IngestReport]:
-    """The records of all pictures of a source, equal pictures joined to one, kept in memory.
+    """The records of all images of a source, equal images joined to one, kept in memory.
 
     Args:
         source: Such as one tar.
         embedder: The model.
-        captioner: Writes the captions of pictures that come without one.
+        captioner: Writes the captions of images that come without one.
         progress: Makes the bar to show.
-        batch_size: Pictures to embed at once.
+        batch_size: Images to embed at once.
     """
-    kept, ledger = _Kept(), Ledger([])
-    total = ledger.look_at([source])
-    with progress("embed pictures", total) as bar:
-        filler = Filler(
+    kept, snapshot = _Kept(), CollectionSnapshot([])
+    total = snapshot.look_at([source])
+    with progress("embed images", total) as bar:
+        filler = UpsertPlanner(
             embedder,
             kept,
-            ledger,
+            snapshot,
             captioner=captioner,
             batch_size=batch_size,
             bar=bar,
             bad_log=None,
         )
-        for found in _reader(embedder, ledger, captioner, batch_size).read(source):
+        for found in _reader(embedder, snapshot, captioner, batch_size).read(source):
             filler.offer(found)
         filler.write()
     return list(kept.records.values()), filler.report
@@ -260,7 +260,7 @@ def _missing_in(report: IngestReport, *, trust_empty: bool) -> Iterator[str]:
             yield path
 
 
-def _pictures_of(index: Index) -> Iterator[tuple[str, str, str, Origin]]:
+def _pictures_of(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
     """Its records, unless they are classes.
 
     Raises:
@@ -270,40 +270,40 @@ def _pictures_of(index: Index) -> Iterator[tuple[str, str, str, Origin]]:
         if not path:
             raise SearchError(
                 f"collection {index.info.collection!r} holds classes, such as {caption!r}; "
-                "pictures need one of their own: name another"
+                "images need one of their own: name another"
             )
         yield id, path, caption, origin
 
 
-def _is_there(record: Record, found: Found, ledger: Ledger) -> bool:
-    """Whether the collection has a record's picture of this path, and a caption if there is one."""
+def _is_there(record: Record, found: LoadedItem, snapshot: CollectionSnapshot) -> bool:
+    """Whether the collection has a record's image of this path, and a caption if there is one."""
     path, stamp = found.entry.path, found.entry.stamp
-    return ledger.is_claimed(path, stamp) and (
-        not record.caption or all(ledger[id].has_caption for id in ledger.ids_of(path))
+    return snapshot.is_claimed(path, stamp) and (
+        not record.caption or all(snapshot[id].has_caption for id in snapshot.ids_of(path))
     )
 
 
 def reading_threads() -> int:
-    """How many threads read pictures on this machine."""
+    """How many threads read images on this machine."""
     return min(os.cpu_count() or 1, _MOST_THREADS)
 
 
 @contextmanager
 def _filling(
-    index: Index,
-    ledger: Ledger,
+    index: Collection,
+    snapshot: CollectionSnapshot,
     embedder: Embedder | None,
     captioner: Captioner | None,
     batch_size: int,
     bar: Bar,
     bad_log: BadLog | None,
-) -> Iterator[Filler]:
+) -> Iterator[UpsertPlanner]:
     """A filler whose writes are done behind it; at the end all of them are on disk."""
     with WriteBehind(index) as behind:
-        filler = Filler(
+        filler = UpsertPlanner(
             embedder,
             behind,
-            ledger,
+            snapshot,
             captioner=captioner,
             batch_size=batch_size,
             bar=bar,
@@ -338,26 +338,26 @@ def _names(sources: Sequence[AnySource]) -> list[str] | None:
 
 def _ledger(
     embedder: Embedder,
-    index: Index,
+    index: Collection,
     names: Sequence[str] | None = None,
     known: Iterable[str] = (),
-) -> Ledger:
+) -> CollectionSnapshot:
     """A ledger of all records, or of those with these paths and ids."""
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     if names is None:
-        return Ledger(_pictures_of(index), half=index.mend())
+        return CollectionSnapshot(_pictures_of(index), half=index.repair())
     # A name that is no text stands in no collection.
     texts = [name for name in names if name.encode(errors="replace").decode() == name]
     ids = {*index.ids(where(PATH, "in", texts)), *known} if texts else set(known)
-    return Ledger(index.origins(ids), complete=False)
+    return CollectionSnapshot(index.origins(ids), complete=False)
 
 
 def _reader(
-    embedder: Embedder, ledger: Ledger, captioner: Captioner | None, batch_size: int
+    embedder: Embedder, snapshot: CollectionSnapshot, captioner: Captioner | None, batch_size: int
 ) -> Reader:
     return Reader(
         embedder,
-        ledger,
+        snapshot,
         captions=captioner is not None,
         threads=reading_threads(),
         ahead=READ_AHEAD_BATCHES * batch_size,

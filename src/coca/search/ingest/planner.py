@@ -1,8 +1,8 @@
-"""One filling: each picture against what the collection holds, and the batch to write next.
+"""One filling: each image against what the collection holds, and the batch to write next.
 
-One picture is one record, wherever it lies: its id is the hash of its bytes. The first path that
+One image is one record, wherever it lies: its id is the hash of its bytes. The first path that
 brings it leads: its path, caption and metadata are the record's; the others are remembered in
-`origin.files`. When the leading file is gone or holds another picture now, the next one leads.
+`origin.files`. When the leading file is gone or holds another image now, the next one leads.
 A record is written before the one that it replaces is removed, so that a run which is killed in
 between leaves both, and the next run removes the old one.
 """
@@ -26,15 +26,15 @@ from coca.search.ingest.merge import (
     with_files,
     with_words_of,
 )
-from coca.search.ingest.prefetch import Found, embed_found
+from coca.search.ingest.prefetch import LoadedItem, embed_found
 from coca.search.ingest.report import BadLog, IngestReport
-from coca.search.ingest.snapshot import Known, Ledger
+from coca.search.ingest.snapshot import CollectionSnapshot, Known
 from coca.search.query.engine import Embedder
 from coca.search.records import MAX_BYTES, ORIGIN, Origin, Record, fault_of
 from coca.search.source_entries import claims_in, is_heard, join_claims, source_of, with_claim
 
 Captioner: TypeAlias = Callable[[Sequence[bytes]], Sequence[str]]
-"""Writes a caption for each encoded picture."""
+"""Writes a caption for each encoded image."""
 
 _MAX_FILES_BYTES = MAX_BYTES[ORIGIN] // 2
 """Room for the paths of one record; copies beyond it are read again by each run."""
@@ -57,20 +57,20 @@ class Store(Protocol):
         ...
 
 
-class Filler:
-    """Gathers pictures into batches, embeds what is new, and writes.
+class UpsertPlanner:
+    """Gathers images into batches, embeds what is new, and writes.
 
     Attributes:
         report: What was done so far.
-        heirs: Paths that lead a record now, whose words are still those of a path that is gone;
-            without those that only tables know.
+        fallback_paths: Paths that lead a record now, whose words are still those of a path that is
+            gone; without those that only tables know.
     """
 
     def __init__(
         self,
         embedder: Embedder | None,
         index: Store,
-        ledger: Ledger,
+        snapshot: CollectionSnapshot,
         *,
         captioner: Captioner | None,
         batch_size: int,
@@ -78,18 +78,18 @@ class Filler:
         bad_log: BadLog | None,
     ) -> None:
         self.report = IngestReport()
-        self.heirs: list[str] = []
+        self.fallback_paths: list[str] = []
         self._embedder = embedder
         self._index = index
-        self._ledger = ledger
+        self._ledger = snapshot
         self._captioner = captioner
         self._batch_size = batch_size
         self._bar = bar
         self._bad_log = bad_log
         self._logged = (0, 0)
-        self._batch: list[Found] = []
+        self._batch: list[LoadedItem] = []
 
-    def offer(self, found: Found) -> bool:
+    def offer(self, found: LoadedItem) -> bool:
         """Take in what was found; it is written when its batch is full.
 
         Returns:
@@ -101,7 +101,7 @@ class Filler:
                 self.report.reject(found.entry.path, found.fault.reason, str(found.fault))
             elif found.series is not None:
                 # What a killed run did not come to.
-                self.let_go(dict.fromkeys(self._ledger.stale_paths_of(found.series)))
+                self.unlink_paths(dict.fromkeys(self._ledger.stale_paths_of(found.series)))
                 self.report.unchanged += len(self._ledger.paths_of(found.series))
             elif not self._is_unchanged(found):
                 return False
@@ -126,7 +126,7 @@ class Filler:
     def write(self) -> None:
         """Embed and write the batch."""
         batch, self._batch = self._batch, []
-        copies: dict[str, list[Found]] = {}
+        copies: dict[str, list[LoadedItem]] = {}
         kept: dict[str, str | None] = {}
         for found in batch:
             copies.setdefault(found.id, []).append(found)
@@ -152,14 +152,14 @@ class Filler:
             self._remember(record)
         ended = [found.series for found in batch if found.series is not None]
         stale = [path for series in ended for path in self._ledger.stale_paths_of(series)]
-        self.let_go(kept | dict.fromkeys(stale))
+        self.unlink_paths(kept | dict.fromkeys(stale))
         self._log_bad()
         alone = sum(
             series_of(found.entry.path, found.entry.stamp) == found.entry.path for found in batch
         )
         self._bar.advance(alone + len(ended), added=self.report.added, bad=len(self.report.bad))
 
-    def let_go(self, kept: Mapping[str, str | None]) -> int:
+    def unlink_paths(self, kept: Mapping[str, str | None]) -> int:
         """End the claims of all records on these paths, but for the one that is named.
 
         A record without a file left is removed.
@@ -202,7 +202,7 @@ class Filler:
                 heir = self._remember(with_files(record, files))
                 changed.append(heir)
                 if heir.path != record.path and "" in map(source_of, claims_in(files[heir.path])):
-                    self.heirs.append(heir.path)
+                    self.fallback_paths.append(heir.path)
             else:
                 self._ledger.forget(record.id)
                 removed.append(record.id)
@@ -210,27 +210,27 @@ class Filler:
         self._index.delete(removed)
         return len(removed)
 
-    def _is_unchanged(self, found: Found) -> bool:
-        path, stamp, ledger = found.entry.path, found.entry.stamp, self._ledger
-        for id in ledger.ids_of(path):
-            known = ledger[id]
+    def _is_unchanged(self, found: LoadedItem) -> bool:
+        path, stamp, snapshot = found.entry.path, found.entry.stamp, self._ledger
+        for id in snapshot.ids_of(path):
+            known = snapshot[id]
             if stamp not in claims_in(known.origin.files[path]):
                 continue
             if known.path != path:
-                # Given words go before a model's, whichever of equal pictures they lie beside.
+                # Given words go before a model's, whichever of equal images they lie beside.
                 speaks = found.words is not None and bool(found.words.caption)
                 outspeaks = speaks and not known.has_given_caption
-                same = ledger.is_current(known.path, known.origin) and not outspeaks
+                same = snapshot.is_current(known.path, known.origin) and not outspeaks
             else:
                 same = self._says_nothing_new(found, known)
                 same = same and (known.has_caption or self._captioner is None)
             if same:
                 # What a killed run did not come to.
-                self.let_go({path: id})
+                self.unlink_paths({path: id})
             return same
         return False
 
-    def _says_nothing_new(self, found: Found, known: Known) -> bool:
+    def _says_nothing_new(self, found: LoadedItem, known: Known) -> bool:
         """Whether the record that a path leads has the words that it should have."""
         path, stamp, words = found.entry.path, found.entry.stamp, found.words
         stamps, origin = known.origin.files[path], known.origin
@@ -249,7 +249,7 @@ class Filler:
         id: str,
         record: Record | None,
         vector: Float32[np.ndarray, " E"] | None,
-        copies: Sequence[Found],
+        copies: Sequence[LoadedItem],
     ) -> Record:
         """The record of some copies: a new one, or one that is there and may change."""
         for found in copies:
@@ -264,7 +264,7 @@ class Filler:
         assert record is not None
         return record
 
-    def _join(self, record: Record, found: Found) -> Record:
+    def _join(self, record: Record, found: LoadedItem) -> Record:
         """The record of the same bytes with one more path, or with newer words of its own."""
         picture, origin = found.picture, record.origin
         assert picture is not None
@@ -272,7 +272,7 @@ class Filler:
         known = path in origin.files
         fresh = fresh_record(found, record.vector)
         leads = path == record.path or not self._ledger.is_current(record.path, origin)
-        # Given words go before a model's, whichever of two equal pictures they lie beside.
+        # Given words go before a model's, whichever of two equal images they lie beside.
         outspeaks = not leads and bool(fresh.caption) and (origin.captioned or not record.caption)
         leads |= outspeaks
         claims = self._ledger.held(path, origin.files[path]) if known else []
@@ -292,7 +292,7 @@ class Filler:
         joined = replace(record, origin=origin)
         if speaks:
             if len(claims_in(origin.files[path])) > 1 and not fresh.album:
-                # A table seldom names one; the folder, which holds the picture as well, is one.
+                # A table seldom names one; the folder, which holds the image as well, is one.
                 fresh = replace(fresh, album=record.album)
             joined = with_words_of(fresh, joined)
         elif not joined.album:
@@ -318,7 +318,7 @@ class Filler:
         return record
 
     def _embed(
-        self, new: Mapping[str, Found]
+        self, new: Mapping[str, LoadedItem]
     ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
         """Vectors and faults by id, of what does not bring its own."""
         bare = {id: found for id, found in new.items() if found.given is None}
@@ -328,7 +328,7 @@ class Filler:
         return embed_found(self._embedder, bare)
 
     def _write_captions(
-        self, records: dict[str, Record], copies: Mapping[str, Sequence[Found]]
+        self, records: dict[str, Record], copies: Mapping[str, Sequence[LoadedItem]]
     ) -> None:
         speechless = [id for id, record in records.items() if not is_answered(record)]
         if self._captioner is None or not speechless:

@@ -1,4 +1,4 @@
-"""Reading pictures ahead of the model: their bytes, their words, and the model's input."""
+"""Reading images ahead of the model: their bytes, their words, and the model's input."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from coca.core.errors import DataError
 from coca.core.prefetch import iterate_ahead, map_ahead
 from coca.search.ingest.image_metadata import Header, read_header
 from coca.search.ingest.local_files import Picture, Words
-from coca.search.ingest.snapshot import WHOLE, Ledger
+from coca.search.ingest.snapshot import WHOLE, CollectionSnapshot
 from coca.search.ingest.sources import Entry, PictureSource, SeriesSource
 from coca.search.query.engine import Embedder
 from coca.search.records import Record, content_id
@@ -19,10 +19,10 @@ from coca.search.records import Record, content_id
 
 @runtime_checkable
 class PreparingEmbedder(Embedder, Protocol):
-    """An embedder that parts reading a picture from looking at it, so that threads can read."""
+    """An embedder that parts reading an image from looking at it, so that threads can read."""
 
     def prepare_image(self, image: Any) -> Any:
-        """One picture as the model takes it.
+        """One image as the model takes it.
 
         Raises:
             DataError: It cannot be read.
@@ -30,46 +30,52 @@ class PreparingEmbedder(Embedder, Protocol):
         ...
 
     def embed_prepared(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
-        """A vector of length 1 for each picture that `prepare_image` gave."""
+        """A vector of length 1 for each image that `prepare_image` gave."""
         ...
 
 
 @dataclass(frozen=True)
-class Found:
-    """What reading an entry gave: a picture, a fault, or that it need not be read."""
+class LoadedItem:
+    """What reading an entry gave: an image, a fault, or that it need not be read."""
 
     entry: Entry
     fault: DataError | None = None
-    """Why there is no picture, or none that the model can take."""
+    """Why there is no image, or none that the model can take."""
     picture: Picture | None = None
     id: str = ""
-    """Of the picture."""
+    """Of the image."""
     words: Words | None = None
     """What is said beside an entry that was not read, since its stamp is known."""
     header: Header = field(default_factory=Header)
-    """Of the picture."""
+    """Of the image."""
     prepared: Any = None
     """The model's input; None if nobody needs it, or the embedder takes the bytes."""
     given: Record | None = None
-    """The record as it was made elsewhere, vectors included; then the picture has no bytes."""
+    """The record as it was made elsewhere, vectors included; then the image has no bytes."""
     series: Entry | None = None
-    """What the picture is one of; known for the last one only, or if all of it is there already."""
+    """What the image is one of; known for the last one only, or if all of it is there already."""
 
 
 class Reader:
-    """Reads entries and pictures in threads, no further ahead than a few batches."""
+    """Reads entries and images in threads, no further ahead than a few batches."""
 
     def __init__(
-        self, embedder: Embedder, ledger: Ledger, *, captions: bool, threads: int, ahead: int
+        self,
+        embedder: Embedder,
+        snapshot: CollectionSnapshot,
+        *,
+        captions: bool,
+        threads: int,
+        ahead: int,
     ) -> None:
         self._embedder = embedder if isinstance(embedder, PreparingEmbedder) else None
-        self._ledger = ledger
+        self._ledger = snapshot
         self._captions = captions
         self._threads = threads
         self._ahead = ahead
 
-    def read(self, source: PictureSource) -> Iterator[Found]:
-        """All entries of a source; the pictures of those whose stamp is known are left unread."""
+    def read(self, source: PictureSource) -> Iterator[LoadedItem]:
+        """All entries of a source; the images of those whose stamp is known are left unread."""
         return self._each(
             lambda job: self._entry(source, *job),
             (
@@ -78,8 +84,8 @@ class Reader:
             ),
         )
 
-    def read_series(self, source: SeriesSource) -> Iterator[Found]:
-        """All pictures of all entries, in order; a series that is there already is left unread."""
+    def read_series(self, source: SeriesSource) -> Iterator[LoadedItem]:
+        """All images of all entries, in order; a series that is there already is left unread."""
         # Told now, as the thread must not look at what is changed meanwhile.
         there = {
             entry.path
@@ -87,29 +93,29 @@ class Reader:
             if self._ledger.is_whole(entry, captions=self._captions)
         }
 
-        def pictures() -> Iterator[Found]:
+        def pictures() -> Iterator[LoadedItem]:
             for entry in source.entries():
                 if entry.path in there:
-                    yield Found(entry, series=entry)
+                    yield LoadedItem(entry, series=entry)
                 else:
                     yield from self._moments(source, entry)
 
         return iterate_ahead(pictures(), ahead=self._ahead)
 
-    def take(self, pictures: Iterable[Picture]) -> Iterator[Found]:
+    def take(self, pictures: Iterable[Picture]) -> Iterator[LoadedItem]:
         """Pictures that somebody else has read."""
         return self._each(
             lambda picture: self.examine(Entry(picture.path, picture.stamp), picture), pictures
         )
 
-    def read_again(self, source: PictureSource, entry: Entry) -> Found:
+    def read_again(self, source: PictureSource, entry: Entry) -> LoadedItem:
         """An entry that was left unread."""
         return self._entry(source, entry, False)
 
-    def examine(self, entry: Entry, picture: Picture) -> Found:
-        """Take a picture's id, and prepare it if it is new."""
+    def examine(self, entry: Entry, picture: Picture) -> LoadedItem:
+        """Take an image's id, and prepare it if it is new."""
         id, header = content_id(picture.image), read_header(picture.image)
-        found = Found(entry, picture=picture, id=id, header=header)
+        found = LoadedItem(entry, picture=picture, id=id, header=header)
         if self._embedder is None or id in self._ledger:
             return found
         try:
@@ -117,7 +123,7 @@ class Reader:
         except DataError as error:
             return replace(found, fault=error)
 
-    def _moments(self, source: SeriesSource, entry: Entry) -> Iterator[Found]:
+    def _moments(self, source: SeriesSource, entry: Entry) -> Iterator[LoadedItem]:
         last: Picture | None = None
         try:
             for picture in source.series(entry):
@@ -127,39 +133,41 @@ class Reader:
         except DataError as error:
             if last is not None:
                 yield self.examine(Entry(last.path, last.stamp), last)
-            yield Found(entry, error)
+            yield LoadedItem(entry, error)
             return
         if last is not None:
             last = replace(last, stamp=last.stamp + WHOLE)
             yield replace(self.examine(Entry(last.path, last.stamp), last), series=entry)
 
-    def _entry(self, source: PictureSource, entry: Entry, claimed: bool) -> Found:
+    def _entry(self, source: PictureSource, entry: Entry, claimed: bool) -> LoadedItem:
         try:
             if claimed:
-                return Found(entry, words=source.words(entry))
+                return LoadedItem(entry, words=source.words(entry))
             return self.examine(entry, source.read(entry))
         except DataError as error:
-            return Found(entry, error)
+            return LoadedItem(entry, error)
 
-    def _each(self, work: Callable[[Any], Found], items: Iterable[Any]) -> Iterator[Found]:
+    def _each(
+        self, work: Callable[[Any], LoadedItem], items: Iterable[Any]
+    ) -> Iterator[LoadedItem]:
         return map_ahead(work, items, threads=self._threads, ahead=self._ahead)
 
 
-def found_records(record: Record) -> Iterator[Found]:
-    """A record that was made elsewhere, as if each of its pictures had been read and embedded."""
+def found_records(record: Record) -> Iterator[LoadedItem]:
+    """A record that was made elsewhere, as if each of its images had been read and embedded."""
     files = record.origin.files
     # The leading one first: its words are the record's.
     for path in sorted(files, key=lambda path: (path != record.path, path)):
         origin = replace(record.origin, files={path: files[path]})
         given = replace(record, path=path, origin=origin)
         picture = Picture(path=path, image=b"", stamp=files[path])
-        yield Found(Entry(path, files[path]), picture=picture, id=record.id, given=given)
+        yield LoadedItem(Entry(path, files[path]), picture=picture, id=record.id, given=given)
 
 
 def embed_found(
-    embedder: Embedder, found: Mapping[str, Found]
+    embedder: Embedder, found: Mapping[str, LoadedItem]
 ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
-    """The vectors of pictures by id, and the faults of those that cannot be read."""
+    """The vectors of images by id, and the faults of those that cannot be read."""
     if isinstance(embedder, PreparingEmbedder):
         return _embed_prepared(embedder, found)
     ids = list(found)
@@ -181,7 +189,7 @@ def embed_found(
 
 
 def _embed_prepared(
-    embedder: PreparingEmbedder, found: Mapping[str, Found]
+    embedder: PreparingEmbedder, found: Mapping[str, LoadedItem]
 ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
     prepared: dict[str, Any] = {}
     faults: dict[str, DataError] = {}
@@ -200,6 +208,6 @@ def _embed_prepared(
     return dict(zip(prepared, vectors, strict=True)), faults
 
 
-def _bytes(found: Found) -> bytes:
+def _bytes(found: LoadedItem) -> bytes:
     assert found.picture is not None
     return found.picture.image

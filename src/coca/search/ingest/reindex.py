@@ -1,4 +1,4 @@
-"""Another model for a collection: its pictures embedded again, beside the older vectors."""
+"""Another model for a collection: its images embedded again, beside the older vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import WRITE_ROWS, batches
 from coca.search.query.engine import Embedder
 from coca.search.query.originals import OpenPicture, picture_of, read_file
@@ -28,19 +28,19 @@ class ReindexReport:
     removed: int = 0
     """Records of the second collection that the first one does not hold any more."""
     lost: list[tuple[str, str]] = field(default_factory=list)
-    """Path and reason of each picture that cannot be read any more."""
+    """Path and reason of each image that cannot be read any more."""
 
 
 def reindex(
-    source: Index,
+    source: Collection,
     embedder: Embedder,
-    target: Index,
+    target: Collection,
     *,
     open_picture: OpenPicture = read_file,
     batch_size: int = 64,
     progress: ProgressMaker = silent,
 ) -> ReindexReport:
-    """Embed the pictures of one collection by another model, and write them to a second one.
+    """Embed the images of one collection by another model, and write them to a second one.
 
     Everything else of a record stays as it is. Afterwards the second collection holds the records
     of the first, and no others: what an earlier run embedded is not embedded again, but gets the
@@ -48,11 +48,11 @@ def reindex(
     and an earlier model can be gone back to. Write nothing to the first meanwhile.
 
     Args:
-        source: The pictures, by any model.
+        source: The images, by any model.
         embedder: The new model.
         target: A collection of the new model, which becomes as the source is.
-        open_picture: Reads the picture of a path, in their order; by default files.
-        batch_size: Pictures to embed at once.
+        open_picture: Reads the image of a path, in their order; by default files.
+        batch_size: Images to embed at once.
         progress: Makes the bar to show.
 
     Raises:
@@ -63,7 +63,7 @@ def reindex(
     # By path, so that each tar or video is gone through once.
     ids = [id for _, id in sorted((path, id) for id, path, _, _ in source.origins())]
     there = set(target.ids())
-    with progress("embed pictures again", len(ids)) as bar:
+    with progress("embed images again", len(ids)) as bar:
         for part in batches((id for id in ids if id in there), WRITE_ROWS):
             _bring_up_to_date(part, source, embedder, target, report)
             bar.advance(len(part))
@@ -87,11 +87,15 @@ def reindex(
 
 
 def _bring_up_to_date(
-    ids: Sequence[str], source: Index, embedder: Embedder, target: Index, report: ReindexReport
+    ids: Sequence[str],
+    source: Collection,
+    embedder: Embedder,
+    target: Collection,
+    report: ReindexReport,
 ) -> None:
     """Give records that are embedded already what the source says of them now.
 
-    The vector of a picture stays: its id is the hash of its bytes.
+    The vector of an image stays: its id is the hash of its bytes.
     """
     now, then = source.get(ids), target.get(ids)
     pairs = [(now[id], then[id]) for id in ids if id in now and id in then]

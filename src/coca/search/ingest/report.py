@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class BadPicture:
-    """A picture that was left out."""
+    """An image that was left out."""
 
     path: str
     reason: str
@@ -18,7 +18,7 @@ class BadPicture:
 
 @dataclass(frozen=True)
 class Copy:
-    """A path with the bytes of a picture that another path had brought."""
+    """A path with the bytes of an image that another path had brought."""
 
     path: str
     of: str
@@ -27,10 +27,10 @@ class Copy:
 
 @runtime_checkable
 class BadLog(Protocol):
-    """Keeps the list of bad pictures, and says when there are too many."""
+    """Keeps the list of bad images, and says when there are too many."""
 
     def add(self, good: int, bad: Sequence[BadPicture]) -> None:
-        """Take note of how many pictures were good, and which were bad, since the last call.
+        """Take note of how many images were good, and which were bad, since the last call.
 
         Raises:
             DataError: Too many are bad.
@@ -40,17 +40,17 @@ class BadLog(Protocol):
 
 @dataclass(kw_only=True)
 class IngestReport:
-    """What a run did; every picture it met is counted once, under one of the first five."""
+    """What a run did; every image it met is counted once, under one of the first five."""
 
     added: int = 0
     """New records."""
     updated: int = 0
-    """Records whose picture, caption or metadata changed."""
+    """Records whose image, caption or metadata changed."""
     unchanged: int = 0
     duplicates: int = 0
     """Pictures that another path had already brought."""
     copies: list[Copy] = field(default_factory=list, compare=False)
-    """These pictures, each with the path that had brought it; not compared, as their number is."""
+    """These images, each with the path that had brought it; not compared, as their number is."""
     bad: list[BadPicture] = field(default_factory=list)
     removed: int = 0
     """Records whose files are gone; only with `prune`."""
@@ -61,12 +61,12 @@ class IngestReport:
         return self.added + self.updated + self.unchanged + self.duplicates
 
     def repeat(self, path: str, of: str) -> None:
-        """Count a picture that another path had already brought."""
+        """Count an image that another path had already brought."""
         self.duplicates += 1
         self.copies.append(Copy(path, of))
 
     def reject(self, path: str, reason: str, detail: str) -> None:
-        """Count a picture that was left out."""
+        """Count an image that was left out."""
         # A file name need not be text; what is reported must be.
         path, detail = (text.encode(errors="backslashreplace").decode() for text in (path, detail))
         self.bad.append(BadPicture(path, reason, detail))

@@ -13,7 +13,7 @@ from coca.search.records import Origin
 from coca.search.source_entries import claims_in, join_claims, source_of
 
 WHOLE = "+"
-"""Ends the stamp of a series' last picture, which is written after all others of it."""
+"""Ends the stamp of a series' last image, which is written after all others of it."""
 
 
 @dataclass(slots=True)
@@ -58,14 +58,14 @@ class Copies:
         """The records that may claim one of these paths."""
         return {id for path in paths for id in self._ids.get(path, ())}
 
-    def take_note(self, ledger: "Ledger") -> None:
+    def take_note(self, snapshot: "CollectionSnapshot") -> None:
         """Add the copies that a ledger knows."""
-        for path, id in ledger.copies():
+        for path, id in snapshot.copies():
             self._ids.setdefault(path, set()).add(id)
-        self.complete = self.complete or ledger.complete
+        self.complete = self.complete or snapshot.complete
 
 
-class Ledger:
+class CollectionSnapshot:
     """The records of a collection by id and by path, kept in step with what is written.
 
     Attributes:
@@ -86,7 +86,7 @@ class Ledger:
         # Path -> the records that claim it: several after a run that was killed. No sets, which
         # would be a quarter of all memory.
         self._ids: dict[str, tuple[str, ...]] = {}
-        # Entry that is a series -> the paths of its pictures.
+        # Entry that is a series -> the paths of its images.
         self._series: dict[str, set[str]] = {}
         # Path -> stamps as they are now, for what the sources of this run hold.
         self._stamps: dict[str, str] = {}
@@ -185,7 +185,7 @@ class Ledger:
         return stamp in self._claims_on(path)
 
     def is_whole(self, series: Entry, *, captions: bool) -> bool:
-        """Whether every picture of a series, as it is now, is there, with captions if need be."""
+        """Whether every image of a series, as it is now, is there, with captions if need be."""
         paths = self.paths_of(series)
         return any(self.is_claimed(path, series.stamp + WHOLE) for path in paths) and (
             not captions
@@ -193,7 +193,7 @@ class Ledger:
         )
 
     def paths_of(self, series: Entry) -> list[str]:
-        """The pictures of a series that records claim, sorted."""
+        """The images of a series that records claim, sorted."""
         return sorted(self._series.get(series.path, ()))
 
     def stale_paths_of(self, series: Entry) -> list[str]:

@@ -1,6 +1,6 @@
-"""Where pictures come from: places that tell what has changed without reading it.
+"""Where images come from: places that tell what has changed without reading it.
 
-Files are known here. Whatever else holds pictures, such as tars and tables, joins by the Protocol.
+Files are known here. Whatever else holds images, such as tars and tables, joins by the Protocol.
 """
 
 import os
@@ -26,7 +26,7 @@ from coca.search.query.originals import read_file
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that can be read and holds a picture: a file, a member of a tar, a row."""
+    """Something that can be read and holds an image: a file, a member of a tar, a row."""
 
     path: str
     """Names it, the same in each run."""
@@ -44,7 +44,7 @@ class PictureSource(Protocol):
         ...
 
     def words(self, entry: Entry) -> Words | None:
-        """What is said beside the picture; None where the stamp changes when the words do.
+        """What is said beside the image; None where the stamp changes when the words do.
 
         Raises:
             DataError: It cannot be read.
@@ -52,7 +52,7 @@ class PictureSource(Protocol):
         ...
 
     def read(self, entry: Entry) -> Picture:
-        """The picture with its words.
+        """The image with its words.
 
         Raises:
             DataError: It cannot be read.
@@ -69,9 +69,9 @@ class PictureSource(Protocol):
 
 @runtime_checkable
 class SeriesSource(Protocol):
-    """Entries that each hold many pictures in order, such as videos.
+    """Entries that each hold many images in order, such as videos.
 
-    A picture of a series has the path `series_path(ENTRY, SECONDS)` and the entry's stamp, which is
+    An image of a series has the path `series_path(ENTRY, SECONDS)` and the entry's stamp, which is
     made by `series_stamp`.
     """
 
@@ -80,10 +80,10 @@ class SeriesSource(Protocol):
         ...
 
     def series(self, entry: Entry) -> Iterator[Picture]:
-        """The pictures of an entry, each read when it is asked for.
+        """The images of an entry, each read when it is asked for.
 
         Raises:
-            DataError: It cannot be read, or not to its end; or it holds no picture.
+            DataError: It cannot be read, or not to its end; or it holds no image.
         """
         ...
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 
 _BATCHES = 2
@@ -20,7 +20,7 @@ class WriteBehind:
     none that was asked for after it is done. Leaving the `with` block waits for all of them.
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Collection) -> None:
         self._index = index
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write_behind")
         self._jobs: deque[Future[None]] = deque()

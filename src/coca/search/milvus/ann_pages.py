@@ -16,7 +16,7 @@ from coca.search import records
 from coca.search.filters import check_filter, with_ids
 from coca.search.index_params.params import MAX_WIDTH, VectorIndex
 from coca.search.index_params.types import Hnsw
-from coca.search.milvus.collection_io import Collection, Row, batches
+from coca.search.milvus.collection_io import CollectionIO, Row, batches
 from coca.search.milvus.index_build import served_rows
 from coca.search.milvus.pagination import check_page, depth_of
 from coca.search.milvus.row_codec import HIT_COLUMNS
@@ -49,11 +49,11 @@ _UTMOST = 1e6
 
 @dataclass(frozen=True)
 class Vectors:
-    """One side of a collection: the vectors of its pictures, or those of its captions."""
+    """One side of a collection: the vectors of its images, or those of its captions."""
 
-    pictures: Collection
+    pictures: CollectionIO
     """Whose rows tell what there is."""
-    collection: Collection
+    collection: CollectionIO
     """Where the vectors stand: there, or for captions in one of their own."""
     column: str
     index: VectorIndex

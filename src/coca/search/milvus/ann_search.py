@@ -10,14 +10,14 @@ from coca.search import records
 from coca.search.filters import quoted
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.milvus.ann_pages import Look, Page, Vectors, nearest_rows
-from coca.search.milvus.collection_io import Collection, Row
+from coca.search.milvus.collection_io import CollectionIO, Row
 from coca.search.milvus.pagination import BM25_DIGITS, depth_of, group_of, pages, place_of
 from coca.search.milvus.row_codec import HIT_COLUMNS, belongs, to_hit
 from coca.search.milvus.schema import WORDS
 from coca.search.records import Hit
 
 _MOST_OF_ALBUMS = 2_048
-"""Nearest pictures to look for albums in, at most, before those that fill them are left out."""
+"""Nearest images to look for albums in, at most, before those that fill them are left out."""
 
 
 def nearest(
@@ -52,10 +52,10 @@ def nearest(
 def nearest_of_each_album(
     vectors: Vectors, query: Float[np.ndarray, " E"], page: Page, *, captions: bool
 ) -> list[Hit]:
-    """The best hit of each album, best first; a picture without an album stands for itself.
+    """The best hit of each album, best first; an image without an album stands for itself.
 
-    Milvus can group by a column, but would take all pictures without an album for one; 2.3 ignores
-    the wish, and Lite finds one album where the nearest 100 pictures are of it. So more and more
+    Milvus can group by a column, but would take all images without an album for one; 2.3 ignores
+    the wish, and Lite finds one album where the nearest 100 images are of it. So more and more
     are asked for, and albums that fill even the most of them are asked away.
     """
     wanted = page.k + page.offset
@@ -77,7 +77,7 @@ def nearest_of_each_album(
         limit *= 4
 
 
-def words_of(collection: Collection, text: str, page: Page) -> list[Hit]:
+def words_of(collection: CollectionIO, text: str, page: Page) -> list[Hit]:
     """The records whose captions hold the words of a text, best first; the score is BM25."""
 
     def search(texts: Sequence[str], limit: int) -> list[list[Row]]:
@@ -102,9 +102,9 @@ def words_of(collection: Collection, text: str, page: Page) -> list[Hit]:
 def _rows_of_pictures(
     vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
 ) -> list[list[Row]]:
-    """The pictures whose captions are nearest, where captions have a collection of their own.
+    """The images whose captions are nearest, where captions have a collection of their own.
 
-    Captions that a killed writer left without their picture are passed over.
+    Captions that a killed writer left without their image are passed over.
     """
     pictures, limit = vectors.pictures, look.limit
     while True:

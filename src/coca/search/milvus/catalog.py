@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from coca.core.errors import SearchError
 from coca.search.milvus import names
 from coca.search.milvus.collection_config import CollectionSettings
-from coca.search.milvus.collection_io import Collection
+from coca.search.milvus.collection_io import CollectionIO
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.lite import check_folder
 from coca.search.milvus.names import aliases
@@ -28,9 +28,9 @@ def check_place(uri: str, collection: str, *, token: str = "") -> CollectionInfo
     """Find out in a moment, and without a model, whether a collection can be filled or made there.
 
     Args:
-        uri: As for `Index.open`.
+        uri: As for `Collection.open`.
         collection: Its name or alias; it need not be there.
-        token: As for `Index.open`.
+        token: As for `Collection.open`.
 
     Returns:
         What the collection says about itself, except for its `count`; None if it is not there yet.
@@ -57,8 +57,8 @@ def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
     Those that were not made by this package are left out.
 
     Args:
-        uri: As for `Index.open`.
-        token: As for `Index.open`.
+        uri: As for `Collection.open`.
+        token: As for `Collection.open`.
 
     Raises:
         SearchError: The address is wrong, nobody answers, or another process has it open.
@@ -109,7 +109,7 @@ def list_all(connection: Connection) -> list[Listed]:
             state = client.get_load_state(own, timeout=timeout_s)["state"]
             exact = connection.is_lite or str(getattr(state, "name", state)) == "Loaded"
             count = (
-                Collection(connection, own).count()
+                CollectionIO(connection, own).count()
                 if exact and not connection.is_lite
                 else int(client.get_collection_stats(own, timeout=timeout_s)["row_count"])
             )
@@ -172,7 +172,7 @@ def make_named(
     elif not staged:
         layout = describe_collection(connection, own)[1]
         load_collection(connection, layout)
-        if count := Collection(connection, own).count():
+        if count := CollectionIO(connection, own).count():
             raise SearchError(
                 f"{collection!r} leads nowhere, but {own!r} in {connection.uri} holds {count:,} "
                 f"records of this model: `coca collection alias {collection} {own}` opens them, "
@@ -211,7 +211,7 @@ def drop_collection(connection: Connection, collection: str) -> str:
                 names.redirect(connection, name, "")
             else:
                 client.drop_alias(name, timeout=timeout_s)
-        # The captions last: without the pictures, nobody sees them.
+        # The captions last: without the images, nobody sees them.
         for name in (own, texts_name(own)):
             client.drop_collection(name, timeout=timeout_s)
         if stays is not None:

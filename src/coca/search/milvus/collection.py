@@ -1,4 +1,4 @@
-"""A collection of pictures in Milvus: a folder on this machine or a server, by the same calls.
+"""A collection of images in Milvus: a folder on this machine or a server, by the same calls.
 
 Vectors are stored with length 1 and compared by inner product, which every index type and every
 kind of Milvus knows; the score is then the cosine.
@@ -26,27 +26,27 @@ from coca.search.milvus.collection_io import WRITE_ROWS, batches
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import PATIENCE_S, IndexState, index_state
 from coca.search.milvus.index_rebuild import change_index
-from coca.search.milvus.pagination import check_text
+from coca.search.milvus.pagination import check_group_by, check_text
 from coca.search.milvus.record_store import RecordStore, Side
 from coca.search.milvus.row_codec import HIT_COLUMNS, to_hit
 from coca.search.milvus.schema import Layout
-from coca.search.records import CollectionInfo, Hit, Origin, Record
+from coca.search.records import CollectionInfo, GroupBy, Hit, Origin, Record
 
-__all__ = ["MAX_RESULTS", "Index", "Side"]
+__all__ = ["MAX_RESULTS", "Collection", "Side"]
 
 
-class Index:
-    """A collection of pictures with the vectors of one model.
+class Collection:
+    """A collection of images with the vectors of one model.
 
-    Made by `Index.open`. Threads may share it; on a folder of this machine their writes wait for
-    each other. Closing it, or leaving its `with` block, lets the next process in.
+    Made by `Collection.open`. Threads may share it; on a folder of this machine their writes wait
+    for each other. Closing it, or leaving its `with` block, lets the next process in.
 
     Attributes:
         info: What the collection said about itself when it was opened.
     """
 
     def __init__(self, connection: Connection, info: CollectionInfo, layout: Layout) -> None:
-        """Wrap an open collection; use `Index.open` instead."""
+        """Wrap an open collection; use `Collection.open` instead."""
         self.info = info
         self._connection = connection
         self._store = RecordStore(connection, layout)
@@ -65,7 +65,7 @@ class Index:
         staged: bool = False,
         settings: CollectionSettings | None = None,
         timeout_s: float = 60.0,
-    ) -> "Index":
+    ) -> "Collection":
         """Open a collection, or make it.
 
         Args:
@@ -129,7 +129,7 @@ class Index:
             raise
         return index
 
-    def __enter__(self) -> "Index":
+    def __enter__(self) -> "Collection":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -140,7 +140,7 @@ class Index:
         """The name that leads to this collection for ever; others may be switched."""
         return self._store.layout.name
 
-    def is_same(self, other: "Index") -> bool:
+    def is_same(self, other: "Collection") -> bool:
         """Whether both are one collection, under whatever names and addresses."""
         one, another = self._store.layout, other._store.layout
         return one.name == another.name and (
@@ -286,8 +286,8 @@ class Index:
         """
         return self._store.pictures.count(filter)
 
-    def mend(self) -> set[str]:
-        """Remove captions that do not belong to their pictures, as killed writers leave them.
+    def repair(self) -> set[str]:
+        """Remove captions that do not belong to their images, as killed writers leave them.
 
         Only where captions have a collection of their own, as on Milvus 2.3; searches never show
         them. Every filling begins so that reads the whole collection.
@@ -295,7 +295,7 @@ class Index:
         Returns:
             The ids of records whose caption has no vector: to be written again.
         """
-        return self._store.mend()
+        return self._store.repair()
 
     def origins(self, ids: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, Origin]]:
         """Every record's id, path, caption and origin, in no order; write nothing meanwhile.
@@ -321,7 +321,7 @@ class Index:
         filter: str = "",
         offset: int = 0,
         on: Side = "image",
-        one_each_album: bool = False,
+        group_by: GroupBy | None = None,
         effort: float = 1.0,
         params: Mapping[str, Any] | None = None,
     ) -> list[list[Hit]]:
@@ -332,10 +332,10 @@ class Index:
             k: How many results a query; fewer come back if fewer are there.
             filter: Milvus expression that a record must fulfil; `where` builds one safely.
             offset: How many of the nearest to leave out, for paging.
-            on: Whether pictures or captions are compared with the queries. Records without a
+            on: Whether images or captions are compared with the queries. Records without a
                 `text_vector` are never among the nearest captions.
-            one_each_album: Only the best picture of each album; those without an album count
-                one by one.
+            group_by: `"album"` returns only the best image of each album; images without an album
+                count one by one.
             effort: How much of the index is looked at, against the usual 1: more finds more of
                 what is nearest, and takes longer.
             params: Search settings by Milvus's names, such as `{"ef": 200}`, instead of those that
@@ -347,17 +347,18 @@ class Index:
         """
         page = Page(k=k, offset=offset, filter=filter, effort=effort, params=params)
         page.check(self.index_type)
+        check_group_by(group_by)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
         vectors_there, captions = self._store.vectors(on), on == "text"
-        if one_each_album:
+        if group_by:
             return [
                 nearest_of_each_album(vectors_there, query, page, captions=captions)
                 for query in queries
             ]
         return nearest(vectors_there, queries, page, captions=captions)
 
-    def search_words(
+    def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
     ) -> list[Hit]:
         """The records whose captions hold the words of a text, best first, ranked by BM25.
@@ -372,10 +373,10 @@ class Index:
             Hits whose score is BM25, above 0 and without an upper end.
 
         Raises:
-            SearchError: Milvus cannot rank by words (`has_words` tells), the text is empty, `k` or
-                `offset` is out of range, or Milvus does not understand the filter.
+            SearchError: Milvus cannot rank by words (`supports_full_text` tells), the text is
+                empty, `k` or `offset` is out of range, or Milvus does not understand the filter.
         """
-        if not self.has_words:
+        if not self.supports_full_text:
             raise SearchError(
                 f"{self.capabilities.name} cannot rank captions by their words: "
                 "Milvus Lite 3.2 and servers from 2.5 can"
@@ -386,6 +387,6 @@ class Index:
         return words_of(self._store.pictures, text, page)
 
     @property
-    def has_words(self) -> bool:
-        """Whether `search_words` can answer."""
+    def supports_full_text(self) -> bool:
+        """Whether `full_text_search` can answer."""
         return self._store.layout.words

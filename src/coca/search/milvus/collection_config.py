@@ -16,7 +16,7 @@ Consistency: TypeAlias = Literal["Strong", "Session", "Bounded", "Eventually"]
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionSettings:
-    """How a new collection is kept; the defaults suit up to some millions of pictures."""
+    """How a new collection is kept; the defaults suit up to some millions of images."""
 
     index: VectorIndex | None = None
     """Index of the vectors; None takes what suits most, see `choose_index`."""

@@ -30,7 +30,7 @@ _SETTLED_S = 10.0
 Row = dict[str, Any]
 
 
-class Collection:
+class CollectionIO:
     """A collection that is there and loaded.
 
     Attributes:

@@ -127,7 +127,7 @@ def _prepare(path: Path, create: bool) -> None:
     if path.is_file():
         raise SearchError(
             f"{path} is a file, and Milvus Lite 3 keeps a folder: Milvus Lite 2 wrote it, "
-            "and it cannot be read any more; index the pictures again into another path"
+            "and it cannot be read any more; index the images again into another path"
         )
     if create:
         try:

@@ -1,6 +1,6 @@
 """One order of all that is found, of which pages are parts: by score, and by id where scores agree.
 
-Milvus puts rows of one score in an order that changes with how many are asked for, and pictures
+Milvus puts rows of one score in an order that changes with how many are asked for, and images
 with the same caption, or captions with the same words, have one score.
 """
 
@@ -48,6 +48,16 @@ def depth_of(wanted: int) -> int:
     while depth < wanted:
         depth *= _DEEPER
     return depth
+
+
+def check_group_by(group_by: str | None) -> None:
+    """Refuse a field that hits cannot be grouped by.
+
+    Raises:
+        SearchError: It is neither None nor "album".
+    """
+    if group_by not in (None, "album"):
+        raise ArgumentError(f'group_by is {group_by!r}; it must be "album" or None')
 
 
 def group_of(hit: Hit) -> str:

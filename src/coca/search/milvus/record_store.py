@@ -9,21 +9,21 @@ import numpy as np
 from coca.core.errors import ArgumentError
 from coca.search import records
 from coca.search.milvus.ann_pages import Vectors
-from coca.search.milvus.collection_io import WRITE_ROWS, Collection, Row, batches
+from coca.search.milvus.collection_io import WRITE_ROWS, CollectionIO, Row, batches
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.row_codec import RECORD_COLUMNS, belongs, to_origin, to_record, to_row
 from coca.search.milvus.schema import Layout, index_captions
 from coca.search.records import Origin, Record
 
 Side: TypeAlias = Literal["image", "text"]
-"""Which vector of a record is meant: that of the picture, or that of its caption."""
+"""Which vector of a record is meant: that of the image, or that of its caption."""
 
 _BETWEEN_S = 2.0
-"""How long a writer may be between the caption and the picture of a record."""
+"""How long a writer may be between the caption and the image of a record."""
 
 
 def check_side(side: str) -> None:
-    """Refuse what is neither pictures nor captions.
+    """Refuse what is neither images nor captions.
 
     Raises:
         SearchError: It is neither.
@@ -37,21 +37,21 @@ class RecordStore:
 
     Attributes:
         layout: Where the parts of a record stand.
-        pictures: Every record, with the vector of its picture.
+        images: Every record, with the vector of its image.
     """
 
     def __init__(self, connection: Connection, layout: Layout) -> None:
         self.layout = layout
         self._captions_indexed = False
         may_move = not layout.made_for
-        self.pictures = Collection(connection, layout.name, layout.consistency, may_move=may_move)
+        self.pictures = CollectionIO(connection, layout.name, layout.consistency, may_move=may_move)
         # Where one row holds both vectors, this is the same collection once more.
         self._texts = self.pictures
         if not layout.shared:
-            self._texts = Collection(connection, layout.texts, layout.consistency)
+            self._texts = CollectionIO(connection, layout.texts, layout.consistency)
 
     def vectors(self, side: Side) -> Vectors:
-        """The vectors of pictures or of captions, to search in.
+        """The vectors of images or of captions, to search in.
 
         Raises:
             SearchError: It is neither.
@@ -70,14 +70,14 @@ class RecordStore:
             self._captions_indexed = True
         if self.layout.shared:
             for row, record in zip(written, batch, strict=True):
-                # A column of vectors cannot be empty. The picture's own vector stands in, hidden by
+                # A column of vectors cannot be empty. The image's own vector stands in, hidden by
                 # `has_text`: a constant would make a knot of equal points in the graph.
                 vector = record.vector if record.text_vector is None else record.text_vector
                 row[records.TEXT_VECTOR] = np.asarray(vector, dtype=np.float32)
         else:
-            # The captions first: a run that is killed in between finds the picture unwritten, and
-            # writes both again. Until then, or for ever if the picture is gone, searches hide what
-            # `mend` removes.
+            # The captions first: a run that is killed in between finds the image unwritten, and
+            # writes both again. Until then, or for ever if the image is gone, searches hide what
+            # `repair` removes.
             spoken = [
                 row | {records.VECTOR: np.asarray(record.text_vector, dtype=np.float32)}
                 for row, record in zip(written, batch, strict=True)
@@ -99,8 +99,8 @@ class RecordStore:
         self._texts.flush()
         self.pictures.flush()
 
-    def mend(self) -> set[str]:
-        """Remove captions that do not belong to their pictures, as killed writers leave them.
+    def repair(self) -> set[str]:
+        """Remove captions that do not belong to their images, as killed writers leave them.
 
         Returns:
             The ids of records whose caption has no vector.

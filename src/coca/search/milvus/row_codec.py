@@ -72,7 +72,7 @@ def to_origin(row: Mapping[str, Any]) -> Origin:
 
 
 def belongs(caption: Mapping[str, Any], picture: Mapping[str, Any] | None) -> bool:
-    """Whether a row of the captions' own collection is what the row of its picture says.
+    """Whether a row of the captions' own collection is what the row of its image says.
 
     It is not where a writer was killed between the two, until the writing is repeated.
     """

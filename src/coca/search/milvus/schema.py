@@ -1,6 +1,6 @@
 """How a collection is laid out, and how it remembers the model that filled it.
 
-A picture is one row. Its caption's vector stands in the same row where Milvus takes two columns of
+An image is one row. Its caption's vector stands in the same row where Milvus takes two columns of
 vectors; otherwise in a second collection, `NAME_texts`, whose rows carry the same columns.
 """
 
@@ -174,7 +174,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
     if properties.get(_LAYOUT) != _NEWEST:
         raise SearchError(
             f"collection {collection!r} in {connection.uri} was made by another version of coca, "
-            "whose records hold other fields: `coca index` the pictures again with another "
+            "whose records hold other fields: `coca index` the images again with another "
             "--collection or --uri"
         )
     name = str(found["collection_name"])
@@ -300,5 +300,5 @@ def _drop_leftover(connection: Connection, name: str) -> None:
 
 
 def texts_name(collection: str) -> str:
-    """The collection with the vectors of captions that belongs to one of pictures."""
+    """The collection with the vectors of captions that belongs to one of images."""
     return f"{collection}{_TEXTS}"

@@ -1,6 +1,6 @@
 """Choosing few out of many by their vectors: relevant and different, spread out, or no two alike.
 
-Letters: N candidates, E embedding, K chosen.
+Dimensions: N candidates, E embedding, K chosen.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _ROUNDING = 1e-6
 """By so much the cosine of equal vectors may be off 1."""
 
 
-def marginal_relevance(
+def mmr(
     vectors: Float[np.ndarray, "N E"],
     relevance: Float[np.ndarray, " N"],
     count: int,
@@ -81,7 +81,7 @@ def k_center(
     return chosen
 
 
-def unlike(
+def drop_near_duplicates(
     vectors: Float32[np.ndarray, "N E"],
     order: Sequence[int],
     *,

@@ -1,9 +1,9 @@
-"""Near-duplicates: pairs of pictures whose vectors are almost the same, found exactly.
+"""Near-duplicates: pairs of images whose vectors are almost the same, found exactly.
 
-The paper's authors took 3.6M pictures out of their training data that were near-duplicates of
+The paper's authors took 3.6M images out of their training data that were near-duplicates of
 evaluation sets; an index that only finds most neighbours would leave some.
 
-Letters: N pictures, M pictures of another set, E embedding, P pairs.
+Dimensions: N images, M images of another set, E embedding, P pairs.
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from jaxtyping import Float32, Int64
 
 from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressMaker, silent
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 
 KEPT_PAIRS = 100_000
-"""Pairs that are told one by one; 100,000 equal pictures make 5 billion."""
+"""Pairs that are told one by one; 100,000 equal images make 5 billion."""
 _BLOCK = 2_048
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures that are almost the same."""
+    """Two images that are almost the same."""
 
     first: int
     """Row of one."""
@@ -54,11 +54,11 @@ def near_duplicates(
     keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
 ) -> Duplicates:
-    """All whose cosine is at least `least`; the memory grows with the pictures, not the pairs.
+    """All whose cosine is at least `least`; the memory grows with the images, not the pairs.
 
     Args:
         vectors: One a row, each of length 1.
-        others: The set to compare with; by default the pictures are compared with each other.
+        others: The set to compare with; by default the images are compared with each other.
         least: Cosine from which two count as the same, above 0; what it means depends on the model.
         keep: Most pairs to name.
         progress: Shows how far it is; the work grows with the product of both sizes.
@@ -75,7 +75,7 @@ def near_duplicates(
     right = vectors if others is None else others
     best, groups = _Best(keep), _Groups(len(vectors))
     alike = np.zeros(len(vectors), bool)
-    with progress("comparing pictures", len(vectors)) as bar:
+    with progress("comparing images", len(vectors)) as bar:
         for top in range(0, len(vectors), _BLOCK):
             rows = vectors[top : top + _BLOCK]
             for left in range(top if others is None else 0, len(right), _BLOCK):
@@ -100,7 +100,7 @@ def near_duplicates(
     )
 
 
-def exact_copies(index: Index) -> dict[str, list[str]]:
+def exact_copies(index: Collection) -> dict[str, list[str]]:
     """List the files that hold the same bytes as another one, of which a record is made once.
 
     Returns:

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.milvus.collection import MAX_RESULTS, Side
 from coca.search.milvus.pagination import check_page
-from coca.search.mining.diversity import marginal_relevance
+from coca.search.mining.diversity import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id
@@ -38,14 +38,14 @@ def recommend(
 
     Args:
         engine: The collection and its model.
-        like: Ids of records, or terms: texts, pictures and vectors with weights above 0.
+        like: Ids of records, or terms: texts, images and vectors with weights above 0.
         unlike: As `like`; together they count half as much.
         k: How many results, at most.
         filter: Milvus expression that a record must fulfil.
         seen: Ids that are not given again; those of `like` and `unlike` never are, nor is the
-            record of a picture given as a file or as encoded bytes.
+            record of an image given as a file or as encoded bytes.
         diversity: 0 goes by likeness alone; the nearer to 1, the more results differ.
-        on: Whether pictures or captions are recommended by.
+        on: Whether images or captions are recommended by.
 
     Returns:
         The best first; `score` is the cosine to what is liked less what is not. With `diversity`
@@ -54,7 +54,7 @@ def recommend(
     Raises:
         SearchError: Nothing is liked, an id is not there, `k` is out of range, `diversity` is not 0
             to 1, or so much was seen that Milvus cannot look past it.
-        DataError: A picture cannot be read.
+        DataError: An image cannot be read.
     """
     for name, some in (("like", like), ("unlike", unlike)):
         if isinstance(some, str) or not all(isinstance(one, str | Term) for one in some):
@@ -62,9 +62,7 @@ def recommend(
     if isinstance(seen, str):
         raise ArgumentError(f"seen is {seen!r}; right is a list of ids of records")
     if not like:
-        raise ArgumentError(
-            "nothing to recommend by: name a record, a text or a picture to be like"
-        )
+        raise ArgumentError("nothing to recommend by: name a record, a text or an image to be like")
     if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
         raise ArgumentError(f"the diversity is {diversity!r}; right is 0 to 1")
     check_page(k, 0, MAX_RESULTS)
@@ -90,12 +88,12 @@ def recommend(
         return hits
     sides = (_vector(records[hit.id], on) for hit in hits)
     relevance = np.array([hit.score for hit in hits])
-    chosen = marginal_relevance(np.stack(list(sides)), relevance, k, diversity=diversity)
+    chosen = mmr(np.stack(list(sides)), relevance, k, diversity=diversity)
     return [replace(hits[row], rank_score=gain) for row, gain in chosen]
 
 
 def _ids_of(given: Iterable[str | Term]) -> Iterator[str]:
-    """The ids of records among what is given: a picture's is the hash of its bytes."""
+    """The ids of records among what is given: an image's is the hash of its bytes."""
     for one in given:
         if isinstance(one, str):
             yield one

@@ -1,6 +1,6 @@
 """Subsets of a collection to learn from: by a query, by examples, by doubt, or spread out.
 
-Letters: N pictures, M examples, K classes, E embedding.
+Dimensions: N images, M examples, K classes, E embedding.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, ConfigError
 from coca.core.progress import ProgressMaker, silent
-from coca.search.mining.diversity import k_center, unlike
+from coca.search.mining.diversity import drop_near_duplicates, k_center
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """How many pictures to choose, and which to leave out."""
+    """How many images to choose, and which to leave out."""
 
     count: int
     """How many; fewer if fewer are left."""
@@ -24,7 +24,7 @@ class Choice:
     diverse: bool = False
     """Choose those that leave none far away (k-center), among the best `pool * count`."""
     pool: int = 4
-    """With `diverse` and scores: candidates for each picture that is chosen."""
+    """With `diverse` and scores: candidates for each image that is chosen."""
     max_likeness: float | None = None
     """Largest cosine of two that are chosen, which keeps near-duplicates out; 0 to 1."""
 
@@ -37,23 +37,23 @@ class Choice:
             raise ConfigError(f"max_likeness is {self.max_likeness}; right is above 0 to 1")
 
 
-def likeness(
+def similarity(
     vectors: Float32[np.ndarray, "N E"], examples: Float[np.ndarray, "M E"]
 ) -> Float32[np.ndarray, " N"]:
-    """How like each picture is to the example that is nearest to it: their cosine."""
+    """How like each image is to the example that is nearest to it: their cosine."""
     return (vectors @ np.asarray(examples, np.float32).T).max(axis=1)
 
 
-def doubt(
+def entropy(
     vectors: Float32[np.ndarray, "N E"],
     classes: Float[np.ndarray, "K E"],
     *,
     logit_scale: float,
 ) -> Float32[np.ndarray, " N"]:
-    """How unsure a zero-shot classification of each picture is: its entropy in nats.
+    """How unsure a zero-shot classification of each image is: its entropy in nats.
 
     Args:
-        vectors: Of the pictures, each of length 1.
+        vectors: Of the images, each of length 1.
         classes: Of the classes, each of length 1.
         logit_scale: What the model multiplies cosines by.
     """
@@ -72,20 +72,20 @@ def choose(
     away_from: Float32[np.ndarray, "M E"] | None = None,
     progress: ProgressMaker = silent,
 ) -> list[int]:
-    """The rows of the pictures to learn from, the best first.
+    """The rows of the images to learn from, the best first.
 
     Args:
-        vectors: Of all pictures, each of length 1.
+        vectors: Of all images, each of length 1.
         choice: How many, and which not.
         scores: How much each is wanted; None: all alike, in the order given.
-        away_from: Pictures that none may be more like than `max_likeness`, such as a test set.
+        away_from: Images that none may be more like than `max_likeness`, such as a test set.
         progress: Shows how far it is.
 
     Raises:
         SearchError: `away_from` is given without `max_likeness`.
     """
     if away_from is not None and choice.max_likeness is None:
-        raise ArgumentError("how like the pictures to stay away from is too like? Set max_likeness")
+        raise ArgumentError("how like the images to stay away from is too like? Set max_likeness")
     order = np.arange(len(vectors)) if scores is None else np.argsort(-scores, kind="stable")
     if scores is not None and choice.min_score is not None:
         order = order[scores[order] >= choice.min_score]
@@ -95,7 +95,7 @@ def choose(
     if choice.max_likeness is None:
         rows = order[:wanted].tolist()
     else:
-        rows = unlike(
+        rows = drop_near_duplicates(
             vectors, order.tolist(), most=choice.max_likeness, count=wanted, away_from=away_from
         )
     if not choice.diverse:

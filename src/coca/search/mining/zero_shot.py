@@ -1,6 +1,6 @@
 """Zero-shot classification by a collection of class embeddings: one record a class.
 
-Any number of pictures against any number of classes, by nearest neighbours; classes come and go
+Any number of images against any number of classes, by nearest neighbours; classes come and go
 while it is in use. A class's vector is the mean over its prompts, as in CLIP and CoCa.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.query.searchable import Searchable
 from coca.search.records import CollectionInfo, Record, check_same_model, content_id
 
@@ -43,15 +43,15 @@ class ClassEmbedder(Protocol):
 
 @dataclass(frozen=True)
 class Class:
-    """A class that a picture may belong to."""
+    """A class that an image may belong to."""
 
     label: str
     score: float
-    """Cosine of the picture and the class, -1 to 1."""
+    """Cosine of the image and the class, -1 to 1."""
 
 
 def add_classes(
-    index: Index, embedder: ClassEmbedder, labels: Sequence[str], *, templates: Sequence[str]
+    index: Collection, embedder: ClassEmbedder, labels: Sequence[str], *, templates: Sequence[str]
 ) -> None:
     """Put classes into a collection; one that is there gets its vector anew.
 
@@ -62,7 +62,7 @@ def add_classes(
         templates: Sentences with `{}` for the label.
 
     Raises:
-        SearchError: The collection belongs to another model, or holds pictures.
+        SearchError: The collection belongs to another model, or holds images.
         ConfigError: A template without `{}`, or a label twice.
     """
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
@@ -81,7 +81,7 @@ def add_classes(
     index.flush()
 
 
-def remove_classes(index: Index, labels: Sequence[str]) -> None:
+def remove_classes(index: Collection, labels: Sequence[str]) -> None:
     """Take classes out of a collection.
 
     Raises:
@@ -94,11 +94,11 @@ def remove_classes(index: Index, labels: Sequence[str]) -> None:
     index.flush()
 
 
-def class_names(index: Index) -> list[str]:
+def class_names(index: Collection) -> list[str]:
     """The names of all classes, sorted.
 
     Raises:
-        SearchError: The collection holds pictures.
+        SearchError: The collection holds images.
     """
     _check_holds_classes(index)
     return sorted(caption for _, _, caption, _ in index.origins())
@@ -107,15 +107,15 @@ def class_names(index: Index) -> list[str]:
 def nearest_classes(
     classes: Searchable, pictures: Float[np.ndarray, "N E"], *, k: int = 5
 ) -> list[list[Class]]:
-    """The classes nearest to each picture, the nearest first.
+    """The classes nearest to each image, the nearest first.
 
     Args:
-        classes: The collection; a `Resident` of it is exact.
+        classes: The collection; an `InMemoryIndex` of it is exact.
         pictures: Their vectors, each of length 1.
         k: How many classes for each, at most.
 
     Raises:
-        SearchError: The collection holds no class, or pictures.
+        SearchError: The collection holds no class, or images.
     """
     answers = classes.search(pictures, k)
     for hits in answers:
@@ -123,17 +123,17 @@ def nearest_classes(
             raise SearchError(_nothing(classes.info))
         if pictured := [hit.path for hit in hits if hit.path]:
             raise SearchError(
-                f"collection {classes.info.collection!r} holds pictures, such as {pictured[0]}, "
+                f"collection {classes.info.collection!r} holds images, such as {pictured[0]}, "
                 "and not classes: name one that `coca classes add` filled"
             )
     return [[Class(hit.caption, hit.score) for hit in hits] for hits in answers]
 
 
-def read_classes(index: Index) -> tuple[list[str], Float32[np.ndarray, "K E"]]:
+def read_classes(index: Collection) -> tuple[list[str], Float32[np.ndarray, "K E"]]:
     """Return the names of all classes, sorted, and their vectors.
 
     Raises:
-        SearchError: The collection holds no class, or pictures.
+        SearchError: The collection holds no class, or images.
     """
     _check_holds_classes(index)
     vectors = {one.caption: one.vector for batch in index.read_through() for one in batch}
@@ -151,10 +151,10 @@ def _id_of(label: str) -> str:
     return content_id(f"class {label}".encode())
 
 
-def _check_holds_classes(index: Index) -> None:
+def _check_holds_classes(index: Collection) -> None:
     others = index.count('path != ""')
     if others:
         raise SearchError(
-            f"collection {index.info.collection!r} holds {others:,} pictures; "
+            f"collection {index.info.collection!r} holds {others:,} images; "
             "classes need one of their own: name another"
         )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from coca.search.milvus.change_log import Watch, read_beside
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.pagination import check_text
-from coca.search.query.bm25_index import WordIndex
+from coca.search.query.bm25_index import BM25Index
 from coca.search.records import Hit
 
 
@@ -18,7 +18,7 @@ class _Read:
 
     writes: int
     ids: np.ndarray
-    words: WordIndex
+    words: BM25Index
 
 
 class Captions:
@@ -30,7 +30,7 @@ class Captions:
     long as reading takes.
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Collection) -> None:
         """Read the captions.
 
         Raises:
@@ -46,7 +46,7 @@ class Captions:
         with self._lock:
             self._read_anew()
 
-    def search_words(
+    def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
     ) -> list[Hit]:
         """The records whose captions share most with a text; those that share no word are left out.
@@ -96,4 +96,4 @@ class Captions:
         with self._watch.reading() as writes:
             rows = [(id, caption) for id, _, caption, _ in self._index.origins()]
             ids = np.array([id for id, _ in rows], dtype=object)
-            return _Read(writes, ids, WordIndex([caption for _, caption in rows]))
+            return _Read(writes, ids, BM25Index([caption for _, caption in rows]))

@@ -19,7 +19,7 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
-class WordIndex:
+class BM25Index:
     """Ranks texts by the words that they share with a query: rare words and short texts first."""
 
     def __init__(self, texts: Sequence[str]) -> None:

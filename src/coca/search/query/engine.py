@@ -1,4 +1,4 @@
-"""Search by words, by picture or by both: an embedder joined to a collection."""
+"""Search by words, by image or by both: an embedder joined to a collection."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -12,17 +12,17 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.milvus.collection import MAX_RESULTS, Side
 from coca.search.milvus.pagination import check_page
 from coca.search.query.fusion import Fusion
-from coca.search.query.hybrid import WordSearch, search_hybrid, word_search
+from coca.search.query.hybrid import FullTextSearch, search_hybrid, word_search
 from coca.search.query.originals import OpenPicture, read_file
 from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
 from coca.search.query.searchable import Searchable, cosine
-from coca.search.records import Hit, check_same_model
+from coca.search.records import GroupBy, Hit, check_same_model
 
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Turns pictures and texts into vectors of one space; a loaded model is one."""
+    """Turns images and texts into vectors of one space; a loaded model is one."""
 
     @property
     def fingerprint(self) -> str:
@@ -35,10 +35,10 @@ class Embedder(Protocol):
         ...
 
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
-        """A vector of length 1 for each picture: bytes, a path, or whatever else it reads.
+        """A vector of length 1 for each image: bytes, a path, or whatever else it reads.
 
         Raises:
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
         """
         ...
 
@@ -48,10 +48,10 @@ class Embedder(Protocol):
 
 
 class SearchEngine:
-    """Finds pictures in a collection.
+    """Finds images in a collection.
 
     Example:
-        with Index.open("pictures.db") as index:
+        with Collection.open("pictures.db") as index:
             for hit in SearchEngine(coca.load("nano"), index).search("red car"):
                 print(hit.score, hit.path)
     """
@@ -68,7 +68,7 @@ class SearchEngine:
         Args:
             embedder: The model that filled the collection.
             index: The collection.
-            picture_reader: Makes what reads the pictures of one re-ranking by their paths: files
+            picture_reader: Makes what reads the images of one re-ranking by their paths: files
                 by default; `coca.workflows.collections.search.open_search` reads tars, tables and
                 videos, too.
 
@@ -81,7 +81,7 @@ class SearchEngine:
         self._picture_reader = picture_reader
 
     @cached_property
-    def _by_words(self) -> WordSearch:
+    def _by_words(self) -> FullTextSearch:
         """What ranks captions; once, as it may hold all of them in memory."""
         return word_search(self.index)
 
@@ -97,25 +97,25 @@ class SearchEngine:
         offset: int = 0,
         min_score: float | None = None,
         on: Side = "image",
-        one_each_album: bool = False,
+        group_by: GroupBy | None = None,
         hybrid: Fusion | bool = False,
         rerank: int = 0,
     ) -> list[Hit]:
-        """The records nearest to a text, a picture, a vector, or several of them together.
+        """The records nearest to a text, an image, a vector, or several of them together.
 
         Given together they count alike; `terms` says how much each counts, and what to avoid.
 
         Args:
             text: Words to search for.
-            image: Picture to search for, in any form that the embedder reads.
+            image: Image to search for, in any form that the embedder reads.
             vector: Embedding to search for; its length does not count.
-            terms: Any number of texts, pictures and vectors, each with a weight.
+            terms: Any number of texts, images and vectors, each with a weight.
             k: How many results, at most.
-            filter: Milvus expression that a picture must fulfil; `where` builds one safely.
+            filter: Milvus expression that an image must fulfil; `where` builds one safely.
             offset: How many of the nearest to leave out, for paging.
             min_score: Cosine below which nothing is returned, -1 to 1.
-            on: What the query is compared with: the pictures, or their captions.
-            one_each_album: Only the best picture of each album or video.
+            on: What the query is compared with: the images, or their captions.
+            group_by: `"album"` returns only the best image of each album or video.
             hybrid: Rank by the words of captions (BM25) as well, and join the two rankings so; True
                 joins them by `Fusion()`.
             rerank: How many of the first results to sort by their `rank_score`, which is
@@ -128,7 +128,7 @@ class SearchEngine:
         Raises:
             SearchError: Nothing to search for, `hybrid` or `rerank` without a text, or the
                 collection cannot answer.
-            DataError: The picture cannot be read.
+            DataError: The image cannot be read.
         """
         check_terms(terms)
         check_min_score(min_score)
@@ -152,7 +152,7 @@ class SearchEngine:
         size = max(rerank, offset + k) - first
         if hybrid is False:
             found = self.index.search(
-                query, size, filter=filter, offset=first, on=on, one_each_album=one_each_album
+                query, size, filter=filter, offset=first, on=on, group_by=group_by
             )
             (hits,) = _at_least(min_score, found)
         else:
@@ -167,7 +167,7 @@ class SearchEngine:
                 offset=first,
                 min_score=min_score,
                 on=on,
-                one_each_album=one_each_album,
+                group_by=group_by,
             )
         if not rerank:
             return hits
@@ -179,7 +179,7 @@ class SearchEngine:
 
         Raises:
             SearchError: No term, or they cancel each other out.
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
         """
         check_terms(terms)
         if not terms:
@@ -209,7 +209,7 @@ class SearchEngine:
         offset: int = 0,
         min_score: float | None = None,
         on: Side = "image",
-        one_each_album: bool = False,
+        group_by: GroupBy | None = None,
     ) -> list[list[Hit]]:
         """Many searches at once; each is faster than on its own. See `search`.
 
@@ -223,7 +223,7 @@ class SearchEngine:
             offset: As in `search`.
             min_score: As in `search`.
             on: As in `search`.
-            one_each_album: As in `search`.
+            group_by: As in `search`.
 
         Raises:
             SearchError: As `search`, or the numbers of texts, images and vectors differ.
@@ -253,12 +253,12 @@ class SearchEngine:
             parts.append(query_vectors(vectors, self.index.info.embed_dim))
         queries = direction(parts, [1.0] * len(parts))
         answers = self.index.search(
-            queries, k, filter=filter, offset=offset, on=on, one_each_album=one_each_album
+            queries, k, filter=filter, offset=offset, on=on, group_by=group_by
         )
         return _at_least(min_score, answers)
 
     def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
-        """The pictures nearest to one of the collection, without that one.
+        """The images nearest to one of the collection, without that one.
 
         Raises:
             SearchError: There is no such record, or `k` or `offset` is out of range.
@@ -267,7 +267,7 @@ class SearchEngine:
         record = self.index.get([id]).get(id)
         if record is None:
             raise SearchError(f"there is no record {id!r} in {self.index.info.collection!r}")
-        # One more, as the picture finds itself; it may stand on an earlier page.
+        # One more, as the image finds itself; it may stand on an earlier page.
         wanted = min(offset + k + 1, MAX_RESULTS)
         hits = self.index.search(record.vector[np.newaxis], wanted, filter=filter)[0]
         return [hit for hit in hits if hit.id != id][offset : offset + k]

@@ -1,4 +1,4 @@
-"""One ranking out of several: by the places that a picture has in them, or by its scores."""
+"""One ranking out of several: by the places that an image has in them, or by its scores."""
 
 import math
 from collections.abc import Sequence

@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Float
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.search.milvus.collection import MAX_RESULTS, Index, Side
+from coca.search.milvus.collection import MAX_RESULTS, Collection, Side
 from coca.search.milvus.pagination import check_page, group_of
 from coca.search.query.bm25 import Captions
 from coca.search.query.fusion import Fusion, fuse
 from coca.search.query.searchable import Searchable, cosine
-from coca.search.records import Hit
+from coca.search.records import GroupBy, Hit
 
 _DEPTHS = (256, 1_024, 4_096, MAX_RESULTS)
 """Hits of each ranking that are joined; the next depth only gives what comes behind."""
@@ -21,32 +21,32 @@ _RRF = Fusion()
 
 
 @runtime_checkable
-class WordSearch(Protocol):
+class FullTextSearch(Protocol):
     """Ranks captions by their words."""
 
-    def search_words(
+    def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
     ) -> list[Hit]:
         """The records whose captions share most with a text, the best first."""
         ...
 
 
-def word_search(index: Searchable) -> WordSearch:
+def word_search(index: Searchable) -> FullTextSearch:
     """What ranks the captions of this collection: itself, or else its captions in memory.
 
     Raises:
         SearchError: It is of a kind that neither does nor can be read.
     """
-    if isinstance(index, Index) and not index.has_words:
+    if isinstance(index, Collection) and not index.supports_full_text:
         return Captions(index)
-    if isinstance(index, WordSearch):
+    if isinstance(index, FullTextSearch):
         return index
     raise SearchError(f"collection {index.info.collection!r} cannot be searched by words")
 
 
 def search_hybrid(
     index: Searchable,
-    by_words: WordSearch,
+    by_words: FullTextSearch,
     words: str,
     query: Float[np.ndarray, "1 E"],
     *,
@@ -56,7 +56,7 @@ def search_hybrid(
     offset: int = 0,
     min_score: float | None = None,
     on: Side = "image",
-    one_each_album: bool = False,
+    group_by: GroupBy | None = None,
 ) -> list[Hit]:
     """The records nearest to a query whose captions also share its words.
 
@@ -71,7 +71,7 @@ def search_hybrid(
         offset: How many of the best to leave out, for paging.
         min_score: Cosine below which nothing is returned, -1 to 1, whatever a hit was found by.
         on: What the query's vector is compared with.
-        one_each_album: Only the best picture of each album or video.
+        group_by: `"album"` returns only the best image of each album or video.
 
     Returns:
         The best first; `score` is what the rankings were joined by. Two rankings cannot be joined
@@ -87,13 +87,13 @@ def search_hybrid(
     joined: dict[str, Hit] = {}
     for depth in _DEPTHS:
         near = index.search(query, depth, filter=filter, on=on)[0]
-        said = by_words.search_words(words, depth, filter=filter)
+        said = by_words.full_text_search(words, depth, filter=filter)
         fused = fuse([near, said], [1 - fusion.words, fusion.words], fusion)
         if min_score is not None:
             fused = _similar_enough(fused, index, near, query[0], min_score, on)
         # What was joined before keeps its place: pages are cut from one list, whatever their depth.
         for hit in fused:
-            joined.setdefault(group_of(hit) if one_each_album else hit.id, hit)
+            joined.setdefault(group_of(hit) if group_by else hit.id, hit)
         if len(joined) >= offset + k or max(len(near), len(said)) < depth:
             break
     return list(joined.values())[offset : offset + k]

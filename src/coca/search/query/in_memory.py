@@ -3,7 +3,7 @@
 Milvus stays the truth. It says which records a filter keeps, and what stands in a hit; what is kept
 here are ids and vectors.
 
-Letters: N records, Q queries, E embedding.
+Dimensions: N records, Q queries, E embedding.
 """
 
 from collections.abc import Iterable
@@ -18,11 +18,11 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.filters import check_filter
 from coca.search.milvus.change_log import Watch, read_beside
-from coca.search.milvus.collection import MAX_RESULTS, Index, Side
-from coca.search.milvus.pagination import COSINE_DIGITS, check_page, group_of
+from coca.search.milvus.collection import MAX_RESULTS, Collection, Side
+from coca.search.milvus.pagination import COSINE_DIGITS, check_group_by, check_page, group_of
 from coca.search.milvus.record_store import check_side
 from coca.search.query.bm25 import Captions
-from coca.search.records import CollectionInfo, Hit, Record
+from coca.search.records import CollectionInfo, GroupBy, Hit, Record
 
 _READ_ROWS = 1_000
 _QUERY_ROWS = 64
@@ -42,7 +42,7 @@ def advice_on_size(info: CollectionInfo) -> str:
     return (
         f"{info.count:,} records are {many} for Milvus Lite, where each search takes about "
         f"{info.count // 2_000} ms: `coca migrate` copies them to a Milvus server, and from Python "
-        "`coca.search.query.in_memory.Resident` takes a sixth of the time or less"
+        "`coca.search.query.in_memory.InMemoryIndex` takes a sixth of the time or less"
     )
 
 
@@ -61,8 +61,8 @@ class _Copy:
     """Filter -> which records it keeps, as Milvus said; of the last `_FILTERS` that were asked."""
 
 
-class Resident:
-    """Answers searches of one collection from memory; to be used like its `Index`.
+class InMemoryIndex:
+    """Answers searches of one collection from memory; to be used like its `Collection`.
 
     Threads may share it: each search answers from one copy, which is replaced as a whole.
 
@@ -73,12 +73,12 @@ class Resident:
     records, minutes for 100,000. `refresh` does so at once.
 
     Example:
-        with Resident(Index.open("pictures.db")) as resident:
+        with InMemoryIndex(Collection.open("pictures.db")) as resident:
             engine = SearchEngine(coca.load("nano"), resident)
     """
 
     def __init__(
-        self, index: Index, *, check_s: float = 5.0, progress: ProgressMaker = silent
+        self, index: Collection, *, check_s: float = 5.0, progress: ProgressMaker = silent
     ) -> None:
         """Read all vectors; 100,000 of 512 numbers take 0.2 GB, twice that with their captions'.
 
@@ -99,7 +99,7 @@ class Resident:
     def __len__(self) -> int:
         return len(self._copy.ids)
 
-    def __enter__(self) -> "Resident":
+    def __enter__(self) -> "InMemoryIndex":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -122,15 +122,16 @@ class Resident:
         filter: str = "",
         offset: int = 0,
         on: Side = "image",
-        one_each_album: bool = False,
+        group_by: GroupBy | None = None,
     ) -> list[list[Hit]]:
-        """The nearest records to each vector, exactly; see `Index.search`.
+        """The nearest records to each vector, exactly; see `Collection.search`.
 
         Raises:
-            SearchError: As `Index.search`.
+            SearchError: As `Collection.search`.
         """
         check_page(k, offset, MAX_RESULTS)
         check_side(on)
+        check_group_by(group_by)
         check_filter(filter)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
@@ -143,22 +144,22 @@ class Resident:
             scores = queries[start : start + _QUERY_ROWS] @ copy.sides[on].T
             if not kept.all():
                 scores[:, ~kept] = -np.inf
-            answers += self._best(copy, scores, k, offset, one_each_album)
+            answers += self._best(copy, scores, k, offset, group_by)
         return answers
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """The records with these ids, as far as they are there."""
         return self._index.get(ids)
 
-    def search_words(
+    def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
     ) -> list[Hit]:
-        """The records whose captions share most with a text; see `Captions.search_words`."""
+        """The records whose captions share most with a text; see `Captions.full_text_search`."""
         with self._lock:
             if self._captions is None:
                 self._captions = Captions(self._index)
             captions = self._captions
-        return captions.search_words(text, k, filter=filter, offset=offset)
+        return captions.full_text_search(text, k, filter=filter, offset=offset)
 
     def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
         """The ids of all records, sorted, and their vectors in that order; not to be written to.
@@ -178,13 +179,13 @@ class Resident:
         scores: Float32[np.ndarray, "Q N"],
         k: int,
         offset: int,
-        one_each_album: bool,
+        group_by: GroupBy | None,
     ) -> list[list[Hit]]:
         """The hits of each query, from its scores of all records."""
         wanted = k + offset
         found: list[dict[str, Hit]] = [{} for _ in scores]
         # From the best on, in batches that grow, until none is left.
-        done, count = 0, 2 * wanted if one_each_album else wanted
+        done, count = 0, 2 * wanted if group_by else wanted
         possible = int(np.count_nonzero(scores[0] > -np.inf))
         short = list(range(len(scores)))
         while short and done < possible:
@@ -197,7 +198,7 @@ class Resident:
                 for row in some:
                     if (hit := hits.get(copy.ids[row])) is None:
                         continue
-                    key = group_of(hit) if one_each_album else hit.id
+                    key = group_of(hit) if group_by else hit.id
                     found[query].setdefault(key, replace(hit, score=float(scores[query, row])))
             short = [query for query in short if len(found[query]) < wanted]
             done, count = last, 4 * count

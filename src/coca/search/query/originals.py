@@ -10,11 +10,11 @@ from coca.search.frame_paths import series_of
 from coca.search.records import Record, content_id
 
 OpenPicture: TypeAlias = Callable[[str, str], bytes]
-"""Reads the encoded picture of a path that had a stamp, or raises a `DataError`."""
+"""Reads the encoded image of a path that had a stamp, or raises a `DataError`."""
 
 
 def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
-    """The bytes of a record's picture, from whichever path still holds them.
+    """The bytes of a record's image, from whichever path still holds them.
 
     Raises:
         DataError: None does; the reason is that of the leading one.
@@ -30,7 +30,7 @@ def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
         # Of a video the stamp tells: another decoder may draw the same frame a little differently.
         if content_id(image) == record.id or series_of(path, stamps) != path:
             return image
-        reasons.append(f"{path} holds another picture now")
+        reasons.append(f"{path} holds another image now")
     raise DataError(reasons[0], reason="unreadable")
 
 

@@ -1,4 +1,4 @@
-"""What a query is made of: texts and pictures, each with a weight; and how a weight is written.
+"""What a query is made of: texts and images, each with a weight; and how a weight is written.
 
 A query's vector is the direction of the weighted sum of its terms' vectors: a negative weight leads
 away from its term. On a command line a weight follows the last colon, as in `night:-0.3`.
@@ -27,7 +27,7 @@ _NEARLY = re.compile(r"[+-]?[\d.,]*\d[\d.,]*%?|[+-]?(inf|nan)", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One text, picture or vector of a query, and how much it counts.
+    """One text, image or vector of a query, and how much it counts.
 
     Example:
         engine.search(terms=[Term(text="red car"), Term(text="night", weight=-0.3)])
@@ -36,7 +36,7 @@ class Term:
     text: str | None = None
     """Words to look for, or to lead away from."""
     image: Any = None
-    """A picture, in any form that the embedder reads."""
+    """An image, in any form that the embedder reads."""
     vector: Float[np.ndarray, " E"] | None = field(default=None, compare=False)
     """An embedding."""
     weight: float = 1.0
@@ -61,7 +61,7 @@ def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:
     """The terms that were written on a command line, as `red car`, `night:-0.3`, `cat.jpg:0.5`.
 
     What stands behind the last colon is the weight if it is a number, otherwise part of the text; a
-    text that ends in a number of its own takes a weight behind it: `half past 12:30:1`. A picture
+    text that ends in a number of its own takes a weight behind it: `half past 12:30:1`. An image
     whose file is called so is meant with its colon.
 
     Raises:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @runtime_checkable
 class CaptionScorer(Protocol):
-    """Knows how likely words are, given a picture; a loaded CoCa does."""
+    """Knows how likely words are, given an image; a loaded CoCa does."""
 
     @property
     def logit_scale(self) -> float:
@@ -29,10 +29,10 @@ class CaptionScorer(Protocol):
         ...
 
     def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
-        """Log p(text | picture) of all pairs, in nats.
+        """Log p(text | image) of all pairs, in nats.
 
         Raises:
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
         """
         ...
 
@@ -58,9 +58,9 @@ def rerank(
     cosines: Mapping[str, float],
     open_picture: OpenPicture,
 ) -> list[Hit]:
-    """Rerank hits by cosine and caption likelihood; read their pictures again for that.
+    """Rerank hits by cosine and caption likelihood; read their images again for that.
 
-    Hits whose picture cannot be read any more follow the others in their former order, and a
+    Hits whose image cannot be read any more follow the others in their former order, and a
     warning names the first of them.
 
     Args:
@@ -69,7 +69,7 @@ def rerank(
         texts: The query's texts, each with its weight.
         scorer: The model.
         cosines: Of the query and each hit, by id.
-        open_picture: Reads a picture by its path.
+        open_picture: Reads an image by its path.
 
     Raises:
         SearchError: There is no text to score.
@@ -86,7 +86,7 @@ def rerank(
             lost.append(str(error))
     if lost:
         logger.warning(
-            "%s of %s pictures cannot be re-ranked and follow the others, the first since %s",
+            "%s of %s images cannot be re-ranked and follow the others, the first since %s",
             f"{len(lost):,}",
             f"{len(hits):,}",
             lost[0],
@@ -118,7 +118,7 @@ def reranked(
 
     Raises:
         SearchError: There is no text to score.
-        DataError: A picture cannot be read.
+        DataError: An image cannot be read.
     """
     check_texts(texts)
     if not hits:

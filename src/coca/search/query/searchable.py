@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Float
 
 from coca.search.milvus.collection import Side
-from coca.search.records import CollectionInfo, Hit, Record
+from coca.search.records import CollectionInfo, GroupBy, Hit, Record
 
 
 @runtime_checkable
 class Searchable(Protocol):
-    """A collection that answers: an `Index`, or a `Resident` that keeps its vectors in memory."""
+    """A collection to search: a `Collection`, or an `InMemoryIndex` of its vectors."""
 
     info: CollectionInfo
 
@@ -24,9 +24,9 @@ class Searchable(Protocol):
         filter: str = "",
         offset: int = 0,
         on: Side = "image",
-        one_each_album: bool = False,
+        group_by: GroupBy | None = None,
     ) -> list[list[Hit]]:
-        """The nearest records to each vector, nearest first; see `Index.search`."""
+        """The nearest records to each vector, nearest first; see `Collection.search`."""
         ...
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
@@ -40,7 +40,7 @@ def cosine(query: Float[np.ndarray, " E"], record: Record, on: Side) -> float:
     Args:
         query: Of length 1.
         record: With its vectors.
-        on: Whether to compare with the picture or with the caption.
+        on: Whether to compare with the image or with the caption.
     """
     vector = record.vector if on == "image" else record.text_vector
     return -1.0 if vector is None else float(query @ vector)

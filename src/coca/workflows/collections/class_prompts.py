@@ -11,7 +11,7 @@ from coca.inference.head_inference import Prediction
 from coca.inference.inputs import Picture
 from coca.inference.predictor import Predictor
 from coca.search.milvus.catalog import check_place, neighbours
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo, check_same_model
 from coca.workflows.collections.collection_model import lasting_name
 
@@ -34,13 +34,13 @@ def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInf
 def info_beside(
     uri: str, collection: str, *, pictures: str = "pictures", token: str = ""
 ) -> CollectionInfo | None:
-    """The collection whose model classes need: their own, else one of pictures in that place.
+    """The collection whose model classes need: their own, else one of images in that place.
 
     Args:
-        uri: As for `Index.open`.
+        uri: As for `Collection.open`.
         collection: Of the classes; it need not be there.
         pictures: Which of several goes first.
-        token: As for `Index.open`.
+        token: As for `Collection.open`.
 
     Returns:
         None if nothing is there.
@@ -84,7 +84,7 @@ def open_classes(
     *,
     token: str = "",
     create: bool = False,
-) -> Iterator[Index]:
+) -> Iterator[Collection]:
     """Opens a collection of classes for a model, or makes it; closes it at the end.
 
     Raises:
@@ -93,7 +93,7 @@ def open_classes(
     there = check_place if create else find_classes
     if (found := there(uri, collection, token=token)) is not None:
         check_classes_model(found, predictor)
-    with Index.open(
+    with Collection.open(
         uri,
         collection,
         token=token,
@@ -111,16 +111,16 @@ def classify_by(
     vectors: Float32[np.ndarray, "K E"],
     images: Sequence[Picture],
 ) -> list[list[Prediction]]:
-    """Sort all classes of a collection by how well they fit each picture, as `Predictor.classify`.
+    """Sort all classes of a collection by how well they fit each image, as `Predictor.classify`.
 
     Args:
         predictor: The model that the classes belong to.
         labels: Their names, as `read_classes` returns them.
         vectors: Their vectors.
-        images: The pictures.
+        images: The images.
 
     Raises:
-        DataError: A picture cannot be read.
+        DataError: An image cannot be read.
     """
     logits = predictor.logit_scale * (predictor.embed_images(images) @ vectors.T)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -21,7 +21,7 @@ from coca.inference.predictor import Predictor
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import embed_source, ingest_vectors
 from coca.search.ingest.report import BadPicture
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import same_model
 from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import SampleSource
@@ -67,7 +67,7 @@ def embed_shards(
         shards: From `find_shards`, the same list in each process.
         predictor: The model.
         out: Folder of the results, shared by all processes.
-        captions: Let the model write the captions of pictures that come without one.
+        captions: Let the model write the captions of images that come without one.
         start: Where in the list to begin; processes that begin apart seldom meet.
         progress: Shows how far each tar is.
 
@@ -117,7 +117,7 @@ def embed_shard(
 
 
 def only_vectors(places: Sequence[str | Path]) -> bool:
-    """Whether these places hold vectors and no pictures.
+    """Whether these places hold vectors and no images.
 
     Raises:
         ConfigError: Some do and some do not.
@@ -125,7 +125,7 @@ def only_vectors(places: Sequence[str | Path]) -> bool:
     holding = [place for place in places if find_vectors(place)]
     if holding and len(holding) < len(places):
         raise ConfigError(
-            f"{holding[0]} holds vectors, and other places pictures: index them one after the other"
+            f"{holding[0]} holds vectors, and other places images: index them one after the other"
         )
     return bool(holding)
 
@@ -161,7 +161,7 @@ def index_vectors(
         raise SearchError(
             f"the vectors are of several models: {models}; give each a folder of its own"
         )
-    with Index.open(
+    with Collection.open(
         uri,
         collection,
         token=token,
@@ -202,7 +202,7 @@ def _embed(
 
 
 def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set[str]) -> None:
-    """Remove what was made from a tar when it held other pictures; `now` names what is current."""
+    """Remove what was made from a tar when it held other images; `now` names what is current."""
     for file in Path(out).glob(f"{escape(Path(shard).stem)}-*.parquet"):
         if file.stem in now or not find_vectors(file):
             continue

@@ -31,7 +31,7 @@ class PathReader:
         self._frames: dict[str, bytes] = {}
 
     def __call__(self, path: str, stamp: str) -> bytes:
-        """The encoded picture.
+        """The encoded image.
 
         Args:
             path: As `coca index` named it.

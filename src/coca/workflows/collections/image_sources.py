@@ -34,12 +34,12 @@ EVERY_S = 5.0
 _TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
 """Suffix of a place -> kind of the source that reads it."""
 TABLE_SUFFIXES = frozenset(_TABLE_KINDS)
-"""Of files with a row for each picture, which may hold the pictures themselves."""
+"""Of files with a row for each image, which may hold the images themselves."""
 
 _WRONG_KINDS = {
     ".json": "a manifest has one JSON object a line: write it as .jsonl, or as .csv or .parquet",
-    ".npy": "vectors alone do not tell whose they are; name the pictures themselves",
-    ".db": "that is where a collection lies; name the pictures to put into it, and the place by "
+    ".npy": "vectors alone do not tell whose they are; name the images themselves",
+    ".db": "that is where a collection lies; name the images to put into it, and the place by "
     "--uri",
     ".gz": "compressed tars cannot be read at any place; unpack it to a .tar",
     ".tgz": "compressed tars cannot be read at any place; unpack it to a .tar",
@@ -58,8 +58,8 @@ def sources_of(
     `UnreadableFile`, whose one entry is reported as bad.
 
     Args:
-        places: Folders of pictures, videos or tars, single files, tars (with `*` and braces, also
-            behind URLs), manifests (JSON lines, CSV, Parquet), and zips with pictures and a table.
+        places: Folders of images, videos or tars, single files, tars (with `*` and braces, also
+            behind URLs), manifests (JSON lines, CSV, Parquet), and zips with images and a table.
         every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
         read_from: What tables may name besides; see `SourceConfig.read_from`.
 
@@ -128,7 +128,7 @@ def check_filled(
     """
     if not any(source.entries() for source in sources):
         raise DataError(
-            f"there is nothing to index in {', '.join(map(str, places))}: no picture "
+            f"there is nothing to index in {', '.join(map(str, places))}: no image "
             f"({', '.join(sorted(PHOTO_SUFFIXES))}), video or .tar is there"
             + ("; add --yes to remove its records if its drive is mounted" if prune else ""),
             reason="missing",
@@ -165,7 +165,7 @@ class UnreadableFile:
 
 
 class SampleSource:
-    """A source of training samples as a source of pictures.
+    """A source of training samples as a source of images.
 
     Labels become tags; further captions, and questions with their answers, become metadata.
 
@@ -175,7 +175,7 @@ class SampleSource:
 
     Raises:
         DataError: It cannot be read.
-        ConfigError: It has no pictures that can be followed over time.
+        ConfigError: It has no images that can be followed over time.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class SampleSource:
         if not isinstance(source, PlacedSource):
             raise ConfigError(f"a source of kind {config.kind} cannot be indexed")
         self._source = source
-        # Place -> each row that describes its picture, and the picture's number within the row.
+        # Place -> each row that describes its image, and the image's number within the row.
         self._rows: dict[str, list[tuple[int, int]]] = {}
         for row in range(len(source)):
             for number, place in enumerate(source.places(row)):
@@ -201,14 +201,14 @@ class SampleSource:
         return self._source.fingerprint
 
     def entries(self) -> Sequence[Entry]:
-        """A picture each, in the order of its first row."""
+        """An image each, in the order of its first row."""
         return self._entries
 
     def words(self, entry: Entry) -> None:
         """Nothing apart: the stamp changes when the words do."""
 
     def read(self, entry: Entry) -> Picture:
-        """The picture with the words of all rows that describe it."""
+        """The image with the words of all rows that describe it."""
         rows = self._rows[entry.path]
         samples = [self._source.read(row) for row, _ in rows]
         captions = list(dict.fromkeys(one for sample in samples for one in sample.captions))
@@ -266,7 +266,7 @@ def _kinds(place: str) -> set[str]:
         return {"files"} if suffix in PHOTO_SUFFIXES else {"videos"}
     advice = _WRONG_KINDS.get(
         suffix,
-        f"right are folders, pictures, videos, .tar shards, and tables: {', '.join(_TABLE_KINDS)}",
+        f"right are folders, images, videos, .tar shards, and tables: {', '.join(_TABLE_KINDS)}",
     )
     raise ConfigError(f"{place} cannot be indexed: {advice}")
 

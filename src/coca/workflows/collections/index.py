@@ -1,4 +1,4 @@
-"""Fills a collection with pictures from anywhere, by a loaded model."""
+"""Fills a collection with images from anywhere, by a loaded model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from coca.search.ingest.planner import Captioner
 from coca.search.ingest.report import BadPicture, IngestReport
 from coca.search.ingest.snapshot import Copies
 from coca.search.ingest.sources import AnySource
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo
 from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import EVERY_S, check_filled, sources_of
 
 MAX_BAD_FRACTION = 0.1
-"""Above that share of bad pictures something is wrong with the place, and not with pictures."""
+"""Above that share of bad images something is wrong with the place, and not with images."""
 
 
 class FillSettings(TypedDict, total=False):
@@ -32,7 +32,7 @@ class FillSettings(TypedDict, total=False):
     token: str
     """`"user:password"` or a key, for servers that want one."""
     captions: bool
-    """Let the model write the captions of pictures that come without one; by default it does."""
+    """Let the model write the captions of images that come without one; by default it does."""
     prune: bool
     """Remove records of what is gone from these places."""
     prune_empty: bool
@@ -40,9 +40,9 @@ class FillSettings(TypedDict, total=False):
     copies: Copies | None
     """The same in each of several fillings, so that later ones read only what changed."""
     bad_list: Path | None
-    """File of JSON lines that lists bad pictures, each once."""
+    """File of JSON lines that lists bad images, each once."""
     max_bad_fraction: float
-    """Largest share of bad pictures among at least a thousand, 0 to 1."""
+    """Largest share of bad images among at least a thousand, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ def index_pictures(
     progress: ProgressMaker = silent,
     **settings: Unpack[FillSettings],
 ) -> FillResult:
-    """Puts pictures into a collection, which is made if it is missing.
+    """Puts images into a collection, which is made if it is missing.
 
     What is there already and has not changed is neither read nor embedded again.
 
     Args:
-        places: Folders, pictures, videos, tars and tables; see `sources_of`.
+        places: Folders, images, videos, tars and tables; see `sources_of`.
         predictor: The model that the collection belongs to.
         uri: Path that ends in `.db`, or address of a Milvus server.
         every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
@@ -80,7 +80,7 @@ def index_pictures(
 
     Raises:
         ConfigError: A place is of a kind that cannot be indexed, or a setting is unknown.
-        DataError: A place is missing, nothing is in any of them, or too many pictures are bad.
+        DataError: A place is missing, nothing is in any of them, or too many images are bad.
         SearchError: The collection belongs to another model, or cannot be written.
     """
     check_options(settings, FillSettings.__annotations__, of="indexing")
@@ -101,7 +101,7 @@ def fill_collection(
 ) -> FillResult:
     """As `index_pictures`, from sources that are open already."""
     check_options(settings, FillSettings.__annotations__, of="indexing")
-    with Index.open(
+    with Collection.open(
         uri,
         settings.get("collection", "pictures"),
         token=settings.get("token", ""),
@@ -133,7 +133,7 @@ def captioner(predictor: Predictor) -> Captioner:
 
 
 class BadPictureLog:
-    """Counts and lists bad pictures as the loader of a training run does its samples."""
+    """Counts and lists bad images as the loader of a training run does its samples."""
 
     def __init__(self, path: Path | None, max_bad_fraction: float) -> None:
         self._log = BadSampleLog(path, max_bad_fraction)
@@ -142,7 +142,7 @@ class BadPictureLog:
         """Take note of what a batch brought.
 
         Raises:
-            DataError: More than `max_bad_fraction` of the pictures are bad.
+            DataError: More than `max_bad_fraction` of the images are bad.
         """
         self._log.add(
             good, [BadSample(one.path, one.path, 0, one.reason, one.detail) for one in bad]

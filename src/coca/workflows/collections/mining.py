@@ -10,13 +10,13 @@ from jaxtyping import Float32
 from coca.core.errors import ConfigError, SearchError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches
 from coca.search.mining.duplicates import KEPT_PAIRS, Duplicates, near_duplicates
-from coca.search.mining.selection import Choice, choose, doubt, likeness
+from coca.search.mining.selection import Choice, choose, entropy, similarity
 from coca.search.mining.zero_shot import read_classes
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import Resident
+from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
 from coca.search.records import check_same_model
 from coca.workflows.collections.class_prompts import check_classes_model
@@ -27,13 +27,13 @@ _READ_ROWS = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Mining:
-    """Which pictures are wanted; of the first three at most one is given."""
+    """Which images are wanted; of the first three at most one is given."""
 
     terms: Sequence[Term] = ()
     """Those nearest to a query."""
     examples: Sequence[str | Path] = ()
-    """Those nearest to any of a few pictures."""
-    unsure_among: Index | None = None
+    """Those nearest to any of a few images."""
+    unsure_among: Collection | None = None
     """Those that the model is least sure to classify among these classes."""
     filter: str = ""
     """Milvus expression that each must fulfil."""
@@ -47,12 +47,12 @@ class Mining:
 
     @property
     def gives_scores(self) -> bool:
-        """Whether some pictures are wanted more than others."""
+        """Whether some images are wanted more than others."""
         return bool(self.terms or self.examples or self.unsure_among)
 
 
 def mine(
-    index: Index,
+    index: Collection,
     predictor: Predictor,
     mining: Mining,
     choice: Choice,
@@ -61,7 +61,7 @@ def mine(
     model_captions: bool = False,
     progress: ProgressMaker = silent,
 ) -> Subset:
-    """Chooses pictures of a collection, and writes them so that training reads them.
+    """Chooses images of a collection, and writes them so that training reads them.
 
     Args:
         index: The collection.
@@ -78,7 +78,7 @@ def mine(
     Raises:
         ConfigError: `out` is no name of either, or a least score is asked for where none is given.
         SearchError: The collection or the classes belong to another model, there is no class, no
-            picture is left to choose, or none of them can be written.
+            image is left to choose, or none of them can be written.
         DataError: An example cannot be read.
     """
     check_out(out)
@@ -90,7 +90,7 @@ def mine(
     _check_model(index, predictor)
     if mining.unsure_among is not None:
         check_classes_model(mining.unsure_among.info, predictor)
-    resident = Resident(index, progress=progress)
+    resident = InMemoryIndex(index, progress=progress)
     ids, vectors = resident.vectors()
     if mining.filter:
         kept = set(index.ids(mining.filter))
@@ -106,7 +106,7 @@ def mine(
 
 
 def find_duplicates(
-    index: Index,
+    index: Collection,
     *,
     least: float,
     others: Sequence[str | Path] = (),
@@ -119,7 +119,7 @@ def find_duplicates(
     Args:
         index: The collection.
         least: Cosine from which two count as the same.
-        others: Pictures to compare with; default: the collection with itself.
+        others: Images to compare with; default: the collection with itself.
         predictor: The model that filled the collection; only `others` need it.
         keep: Most pairs to name.
         progress: Shows how far it is.
@@ -131,10 +131,10 @@ def find_duplicates(
     """
     apart = None
     if others:
-        assert predictor is not None, "other pictures need the model"
+        assert predictor is not None, "other images need the model"
         _check_model(index, predictor)
         apart = predictor.embed_images(list(others), progress=progress)
-    resident = Resident(index, progress=progress)
+    resident = InMemoryIndex(index, progress=progress)
     ids, vectors = resident.vectors()
     found = near_duplicates(vectors, apart, least=least, keep=keep, progress=progress)
     rows = [row for group in found.groups for row in group] if apart is None else found.drop
@@ -147,20 +147,23 @@ def find_duplicates(
 
 
 def _scores(
-    resident: Resident, predictor: Predictor, mining: Mining, vectors: Float32[np.ndarray, "N E"]
+    resident: InMemoryIndex,
+    predictor: Predictor,
+    mining: Mining,
+    vectors: Float32[np.ndarray, "N E"],
 ) -> Float32[np.ndarray, " N"] | None:
     if mining.terms:
         query = SearchEngine(predictor, resident).query(mining.terms)
         return vectors @ query[0]
     if mining.examples:
-        return likeness(vectors, predictor.embed_images(list(mining.examples)))
+        return similarity(vectors, predictor.embed_images(list(mining.examples)))
     if mining.unsure_among is not None:
         _, classes = read_classes(mining.unsure_among)
-        return doubt(vectors, classes, logit_scale=predictor.logit_scale)
+        return entropy(vectors, classes, logit_scale=predictor.logit_scale)
     return None
 
 
-def _check_model(index: Index, predictor: Predictor) -> None:
+def _check_model(index: Collection, predictor: Predictor) -> None:
     check_same_model(index.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim)
 
 
@@ -170,14 +173,14 @@ def _nothing_left(
     scores: Float32[np.ndarray, " N"] | None,
     choice: Choice,
 ) -> str:
-    """Why no picture was chosen."""
+    """Why no image was chosen."""
     if not total:
         return "the collection is empty, so there is nothing to choose"
     if not filtered:
-        return f"none of {total:,} pictures fulfils the filter, so nothing is written"
+        return f"none of {total:,} images fulfils the filter, so nothing is written"
     if scores is not None and choice.min_score is not None and scores.max() < choice.min_score:
         return (
-            f"none of {filtered:,} pictures has a score of {choice.min_score:g} or more, the best "
+            f"none of {filtered:,} images has a score of {choice.min_score:g} or more, the best "
             f"has {scores.max():.3f}, so nothing is written"
         )
     return "all that could be chosen are too like what to stay away from, so nothing is written"

@@ -32,7 +32,7 @@ def embed_shards_on_ray(
         out: Folder that every node can write.
         workers: How many; they share the accelerators of the cluster, if it has any and `device`
             is not `"cpu"`, else its cores.
-        captions: Let the model write the captions of pictures that come without one.
+        captions: Let the model write the captions of images that come without one.
         device: `"cpu"`, `"cuda"`, or None for an accelerator where there is one; Ray says which.
         address: Of a running cluster; default: one is started on this machine, and ended.
         progress: Counts the tars.

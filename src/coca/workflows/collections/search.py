@@ -8,9 +8,9 @@ from coca.core.errors import ModelError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
-from coca.search.query.in_memory import Resident
+from coca.search.query.in_memory import InMemoryIndex
 from coca.search.records import CollectionInfo
 from coca.workflows.collections.collection_model import model_of
 from coca.workflows.collections.image_resolver import PathReader
@@ -49,10 +49,10 @@ def open_search(
         ModelError: The model cannot be loaded.
     """
     # The collection first: it opens in a moment, and what is wrong with it is told at once.
-    with Index.open(uri, collection, token=token) as index:
+    with Collection.open(uri, collection, token=token) as index:
         if not isinstance(model, Predictor):
             model = load(model or _model_of(index.info, fallback), device=device)
-        held = Resident(index, progress=progress) if resident else index
+        held = InMemoryIndex(index, progress=progress) if resident else index
         yield SearchEngine(model, held, picture_reader=PathReader)
 
 

@@ -1,7 +1,7 @@
 """A subset of a collection, written so that training reads it: a manifest, or shards.
 
-A manifest names the pictures where they lie. What lies within a tar, a table, a zip or a video has
-no name that a manifest could give; shards hold the pictures themselves.
+A manifest names the images where they lie. What lies within a tar, a table, a zip or a video has
+no name that a manifest could give; shards hold the images themselves.
 
 A record's own fields keep their names. What is added about the choice is in one field, `mined`.
 """
@@ -19,7 +19,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample, split_record
 from coca.data.sources.shards import ShardWriter
 from coca.data.storage.storage import full_path, is_remote
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches
 from coca.search.query.originals import picture_of
 from coca.search.records import Record
@@ -43,17 +43,17 @@ class Subset:
     model_captions: int = 0
     """Captions written by a model that were left out."""
     lost: list[tuple[str, str]] = field(default_factory=list)
-    """Path and reason of each picture that was chosen and cannot be had any more."""
+    """Path and reason of each image that was chosen and cannot be had any more."""
 
     def count(self, captions: Sequence[str], labels: Sequence[str]) -> None:
-        """Count a picture that is written."""
+        """Count an image that is written."""
         self.written += 1
         self.captioned += bool(captions)
         self.labelled += bool(labels)
 
     @property
     def text(self) -> Literal["captions", "labels"] | None:
-        """What training reads of most of the pictures; None where they have neither."""
+        """What training reads of most of the images; None where they have neither."""
         if not self.captioned and not self.labelled:
             return None
         return "captions" if self.captioned >= self.labelled else "labels"
@@ -78,7 +78,7 @@ def check_out(out: str | Path) -> None:
 
 def write_subset(
     out: str | Path,
-    index: Index,
+    index: Collection,
     scores: Mapping[str, float],
     *,
     model_captions: bool = False,
@@ -102,7 +102,7 @@ def write_subset(
 
     Raises:
         ConfigError: As `check_out`.
-        SearchError: None of the pictures can be had, or a manifest would have to name one that is
+        SearchError: None of the images can be had, or a manifest would have to name one that is
             part of a file.
     """
     check_out(out)
@@ -112,14 +112,14 @@ def write_subset(
         subset = _write_shards(Path(out), index, scores, model_captions, progress)
     if subset.lost and not subset.written:
         raise SearchError(
-            f"none of {len(subset.lost):,} chosen pictures can be had, "
+            f"none of {len(subset.lost):,} chosen images can be had, "
             f"the first since {subset.lost[0][1]}"
         )
     return subset
 
 
 def _write_manifest(
-    out: Path, index: Index, scores: Mapping[str, float], model_captions: bool
+    out: Path, index: Collection, scores: Mapping[str, float], model_captions: bool
 ) -> Subset:
     subset, lines = Subset(), []
     for record in _records(index, list(scores), subset):
@@ -130,7 +130,7 @@ def _write_manifest(
         if not there and len(whole) < len(paths):
             raise SearchError(
                 f"{record.path} is part of a file, which no manifest can name: give a folder in "
-                f"place of {out}, and shards with the pictures themselves are written there"
+                f"place of {out}, and shards with the images themselves are written there"
             )
         if not there:
             subset.lost.append((record.path, f"{record.path} is no file of this machine"))
@@ -156,7 +156,7 @@ def _write_manifest(
 
 def _write_shards(
     out: Path,
-    index: Index,
+    index: Collection,
     scores: Mapping[str, float],
     model_captions: bool,
     progress: ProgressMaker,
@@ -164,7 +164,7 @@ def _write_shards(
     subset, read = Subset(), PathReader()
     # By path, so that each tar or video is gone through once.
     ids = [hit.id for hit in sorted(index.hits(scores), key=lambda hit: hit.path)]
-    with progress("copy pictures", len(ids)) as bar, ShardWriter(out) as writer:
+    with progress("copy images", len(ids)) as bar, ShardWriter(out) as writer:
         for record in _records(index, ids, subset):
             try:
                 captions, labels, rest = _words(record, scores[record.id], model_captions)
@@ -178,7 +178,7 @@ def _write_shards(
     return subset
 
 
-def _records(index: Index, ids: Sequence[str], subset: Subset) -> Iterator[Record]:
+def _records(index: Collection, ids: Sequence[str], subset: Subset) -> Iterator[Record]:
     """The records in this order; who left the collection meanwhile counts as lost."""
     for part in batches(ids, _READ_ROWS):
         found = index.get(part)

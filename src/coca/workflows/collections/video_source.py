@@ -1,4 +1,4 @@
-"""Videos as series of pictures: a frame every few seconds, all of one video in one album."""
+"""Videos as series of images: a frame every few seconds, all of one video in one album."""
 
 import io
 import os
@@ -26,7 +26,7 @@ class VideoSource:
     """Video files, found in folders or named, with the words that lie beside them.
 
     What `NAME.txt` and `NAME.json` say counts for every frame but as its caption; there it would
-    tell of what is not in the picture, so it stands in the metadata as `video_caption`.
+    tell of what is not in the image, so it stands in the metadata as `video_caption`.
 
     Raises:
         DataError: A path does not exist.

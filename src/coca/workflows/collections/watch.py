@@ -22,7 +22,7 @@ from coca.workflows.collections.index import FillResult
 logger = logging.getLogger(__name__)
 
 SETTLE_S = 0.5
-"""So long nothing may change before files are read: a copy in the making is no picture yet."""
+"""So long nothing may change before files are read: a copy in the making is no image yet."""
 _LONGEST_WAIT_S = 10.0
 _AGAIN_S = 2.0
 _TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
@@ -149,7 +149,7 @@ def changed_sources(
 
     Args:
         paths: Files and folders.
-        holding: Folders that have held pictures; any other that vanishes is none's loss.
+        holding: Folders that have held images; any other that vanishes is none's loss.
         roots: The folders that are followed; one that vanishes may be a drive.
         every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
     """
@@ -157,7 +157,7 @@ def changed_sources(
     vanished: set[str] = set()
     for path in paths:
         if path.suffix in _SIDECARS:
-            # The words of a picture changed.
+            # The words of an image changed.
             there.update(
                 str(one)
                 for one in path.parent.glob(f"{escape(path.stem)}.*")
@@ -200,7 +200,7 @@ class VanishedSource:
         return []
 
     def names(self) -> Sequence[str] | None:
-        """The places, if they were pictures; what was in a folder, tar or video is not known."""
+        """The places, if they were images; what was in a folder, tar or video is not known."""
         named = all(
             Path(path).suffix.lower() in PHOTO_SUFFIXES and path not in self._holding
             for path in self._paths

@@ -1,6 +1,6 @@
 """A model's scores on one or several tasks: checked first, kept as they come, told in one report.
 
-out/  report.json  report.md  report.html    scores for machines, for a page of text, with pictures
+out/  report.json  report.md  report.html    scores for machines, for a page of text, with images
       results/TASK-....json                  one for each finished task; what is there is not run
                                              again, whatever stopped an earlier call
 """
@@ -13,14 +13,14 @@ from pathlib import Path
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
 from coca.core.provenance import record
-from coca.inference.caching import Remembering
+from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from coca.workflows.evaluation.evaluation_report import write_reports
 from coca.workflows.evaluation.reference_results import benchmark_named
-from coca.workflows.evaluation.result_cache import Kept, keep, kept_at, place_of
+from coca.workflows.evaluation.result_cache import CachedResult, keep, kept_at, place_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def evaluate(
         ConfigError: There is no task, one of an unknown name, or one that cannot be run as it is;
             nothing has run then.
         CocaError: The model cannot be loaded, or the samples do not suit a task. What can be seen
-            without reading pictures is seen before any task runs.
+            without reading images is seen before any task runs.
     """
     (results,) = side_by_side(
         [model], configs, out=out, device=device, progress=progress, tell=tell
@@ -115,11 +115,11 @@ def _run_all(
     out: str | Path | None,
     progress: ProgressMaker,
     tell: Callable[[str], None],
-) -> list[Kept]:
+) -> list[CachedResult]:
     """A model's results on all tasks."""
     if len(configs) > 1:
         # Several tasks often look at the same samples.
-        predictor = Remembering(predictor)
+        predictor = CachingPredictor(predictor)
     entries = []
     for config, data in zip(configs, prints, strict=True):
         path = None
@@ -135,7 +135,7 @@ def _run(
     path: Path | None,
     progress: ProgressMaker,
     tell: Callable[[str], None],
-) -> Kept:
+) -> CachedResult:
     """The result of one task, from its file if it has been run before."""
     by = f"{predictor.source}: " if predictor.source else ""
     title = f"{by}{config.task} on {config.data.title}"
@@ -146,7 +146,7 @@ def _run(
     about = record(config=config, seed=0, data_fingerprint="", extra={})
     begun = time.perf_counter()
     result = TASKS.get(config.task)(predictor, config, progress=progress)
-    entry = Kept(result, about, time.perf_counter() - begun)
+    entry = CachedResult(result, about, time.perf_counter() - begun)
     if path is not None:
         keep(path, entry)
     return entry

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one table over all tasks, then each with its cases and pictures."""
+"""The report of an evaluation: one table over all tasks, then each with its cases and images."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from coca.core.files import write_atomic
 from coca.core.provenance import commit_shown
 from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
-from coca.tasks.report_samples import Case, Confusion, Shown, Strip
+from coca.tasks.report_samples import Confusion, Example, ImageRow, Shown
 from coca.workflows.evaluation.plots import bar_plot, heat_map
 from coca.workflows.evaluation.reference_results import (
     Benchmark,
@@ -34,7 +34,7 @@ from coca.workflows.evaluation.report import (
     render,
     render_markdown,
 )
-from coca.workflows.evaluation.result_cache import Kept
+from coca.workflows.evaluation.result_cache import CachedResult
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def write_reports(
     folder: Path,
     predictor: Predictor,
     configs: Sequence[TaskConfig],
-    entries: Sequence[Kept],
+    entries: Sequence[CachedResult],
     *,
     name: str,
     beside: Beside = NOBODY,
@@ -165,7 +165,7 @@ def _strongest(benchmark: Benchmark, source: str) -> PublishedModel | None:
     return next((model for model in benchmark.models if model.source == source), None)
 
 
-def _lead(predictor: Predictor, entries: Sequence[Kept]) -> str:
+def _lead(predictor: Predictor, entries: Sequence[CachedResult]) -> str:
     size = parameters_shown(sum(weight.numel() for weight in predictor.model.parameters()))
     last = max((entry.record for entry in entries), key=lambda record: record["started"])
     parts = [
@@ -180,7 +180,7 @@ def _lead(predictor: Predictor, entries: Sequence[Kept]) -> str:
 def _as_json(
     predictor: Predictor,
     configs: Sequence[TaskConfig],
-    entries: Sequence[Kept],
+    entries: Sequence[CachedResult],
     beside: Beside,
 ) -> str:
     content = {
@@ -305,11 +305,11 @@ def _confused(confusion: Confusion) -> Table:
     return Table(["is", "taken for", "samples"], [[a, b, count] for count, a, b in most], note)
 
 
-def _grid(strip: Strip) -> Grid:
+def _grid(strip: ImageRow) -> Grid:
     wide = any(len(line) > 32 for case in strip.cases for line in case.lines)
     cards = [_card(case) for case in strip.cases]
     return Grid(strip.heading, cards, None if strip.lead is None else _card(strip.lead), wide)
 
 
-def _card(case: Case) -> Card:
+def _card(case: Example) -> Card:
     return Card(case.picture, case.lines, case.right)

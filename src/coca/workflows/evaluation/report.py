@@ -1,7 +1,7 @@
-"""A report: tables, curves and pictures, as one HTML file that needs nothing else, or as Markdown.
+"""A report: tables, curves and images, as one HTML file that needs nothing else, or as Markdown.
 
 Pieces are plain values; `render` turns them into a page, in which text from data is escaped, and
-`render_markdown` into a text without the pictures.
+`render_markdown` into a text without the images.
 """
 
 import base64
@@ -49,10 +49,10 @@ class Plot:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture of its own, such as heat maps."""
+    """An image of its own, such as heat maps."""
 
     png: bytes
-    """The encoded picture."""
+    """The encoded image."""
     heading: str
     """What it shows."""
     note: str = ""
@@ -61,24 +61,24 @@ class Drawing:
 
     @property
     def data_uri(self) -> str:
-        """Gives the picture as text to put into a page."""
+        """Gives the image as text to put into a page."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 @dataclass(frozen=True)
 class Card:
-    """A picture with lines of text below it, or the lines alone."""
+    """An image with lines of text below it, or the lines alone."""
 
     image: ImageSource | None
-    """The picture, in any form that `decode` reads."""
+    """The image, in any form that `decode` reads."""
     lines: Sequence[str]
     """Text below, one line each."""
     marked: bool = False
     """Whether it is right: it gets a frame."""
 
     def data_uri(self, size_px: int = 144) -> str:
-        """Gives the picture, at most `size_px` high and wide, as text to put into a page."""
-        assert self.image is not None, "a card without a picture has no address for it"
+        """Gives the image, at most `size_px` high and wide, as text to put into a page."""
+        assert self.image is not None, "a card without an image has no address for it"
         return f"data:image/webp;base64,{base64.b64encode(thumbnail(self.image, size_px)).decode()}"
 
 
@@ -89,9 +89,9 @@ class Grid:
     heading: str
     """Such as the query."""
     cards: Sequence[Card]
-    """The pictures."""
+    """The images."""
     lead: Card | None = None
-    """A picture before the row, such as a query that is one."""
+    """An image before the row, such as a query that is one."""
     wide: bool = False
     """Give each card room for sentences."""
     kind: str = field(default="grid", init=False)
@@ -126,7 +126,7 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 
 def render_markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Gives the report as Markdown: tables whole, pictures by the words below them, no curves."""
+    """Gives the report as Markdown: tables whole, images by the words below them, no curves."""
     parts = [f"# {title}", lead]
     for section in sections:
         parts += [f"## {section.title}", section.text]

@@ -16,14 +16,14 @@ from coca.core.config import digest
 from coca.core.files import write_atomic
 from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
-from coca.tasks.report_samples import Case, Confusion, Shown, Strip
+from coca.tasks.report_samples import Confusion, Example, ImageRow, Shown
 
 FORMAT = 1
 """Files of another format are not read; goes up whenever a task's scores change their meaning."""
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedResult:
     """A result with where it comes from."""
 
     result: TaskResult
@@ -52,7 +52,7 @@ def place_of(folder: Path, predictor: Predictor, config: TaskConfig, *, data: st
     return folder / f"{config.task}-{result_key(predictor, config, data=data)}.json"
 
 
-def keep(path: Path, kept: Kept) -> None:
+def keep(path: Path, kept: CachedResult) -> None:
     """Writes a result; a reader sees all of it or nothing.
 
     Raises:
@@ -67,7 +67,7 @@ def keep(path: Path, kept: Kept) -> None:
     write_atomic(path, text.encode())
 
 
-def kept_at(path: Path) -> Kept | None:
+def kept_at(path: Path) -> CachedResult | None:
     """The result in a file; None if there is none."""
     if not path.exists():
         return None
@@ -82,14 +82,14 @@ def kept_at(path: Path) -> Kept | None:
         tuple(found["headline"]),
         _shown(found["shown"]),
     )
-    return Kept(result, content["record"], content["seconds"])
+    return CachedResult(result, content["record"], content["seconds"])
 
 
 def _shown(found: Mapping[str, Any]) -> Shown:
     confusion = found["confusion"]
     return Shown(
         tuple(
-            Strip(
+            ImageRow(
                 strip["heading"],
                 tuple(_case(case) for case in strip["cases"]),
                 None if strip["lead"] is None else _case(strip["lead"]),
@@ -105,9 +105,9 @@ def _shown(found: Mapping[str, Any]) -> Shown:
     )
 
 
-def _case(found: Mapping[str, Any]) -> Case:
+def _case(found: Mapping[str, Any]) -> Example:
     picture = found["picture"]
-    return Case(
+    return Example(
         tuple(found["lines"]),
         None if picture is None else base64.b64decode(picture),
         found["right"],

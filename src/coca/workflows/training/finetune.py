@@ -28,7 +28,7 @@ from coca.processing.processor import Processor
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from coca.train.config import TrainConfig
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optimizer import for_adapters
 from coca.train.param_groups import GroupConfig
@@ -59,7 +59,7 @@ class FinetuneConfig:
     """Folder of the run; an interrupted run in it goes on."""
     model: str
     """What the run begins with, by any name that `coca.load` knows: shape, weights, tokenizer, and
-    how pictures are prepared."""
+    how images are prepared."""
     seed: int = 0
     """Of new weights, order and augmentation."""
     device: str = "auto"
@@ -70,7 +70,7 @@ class FinetuneConfig:
     """`random` begins with new weights in the same shape: what the same training would give without
     pretraining."""
     image_size: int | None = None
-    """Side of the pictures, pixels, if it is another than the model's; positions are interpolated.
+    """Side of the images, pixels, if it is another than the model's; positions are interpolated.
     """
     head: HeadChoice | None = None
     """The head for the problem; null: none, as for captioning."""
@@ -141,11 +141,13 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
     """
     keep_freed_memory()
-    world = World.current()
+    world = DistributedContext.current()
     sources = open_sources(config.data.sources)
     fixed = ("seed", "model", "weights", "image_size", "head", "lora")
-    world.from_main(lambda: compare_with_earlier(config, fixed=fixed, told=("data", "loss")))
-    source = load(config.model, device="cpu", laid_out=False)
+    world.broadcast_from_main(
+        lambda: compare_with_earlier(config, fixed=fixed, told=("data", "loss"))
+    )
+    source = load(config.model, device="cpu", prepack=False)
     head = _head(config, sources, progress)
     processor = _processor(config, source)
     torch.manual_seed(config.seed)
@@ -173,7 +175,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         device=config.device,
     )
     trainer.resume()  # what it refuses must not be written down as what is run
-    world.from_main(lambda: begin(config, loader.fingerprint, facts))
+    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, facts))
     with threads(config.threads):
         result = trainer.fit(progress)
         return _finish(config, trainer, processor, result, progress)
@@ -220,7 +222,7 @@ def _head(config: FinetuneConfig, sources: Sources, progress: ProgressMaker) -> 
 
 
 def _shape(config: FinetuneConfig, source: Predictor, head: HeadConfig | None) -> ModelConfig:
-    """The model's shape with the run's head, and pictures of the run's size."""
+    """The model's shape with the run's head, and images of the run's size."""
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
     image = shape.image
@@ -265,11 +267,11 @@ def _finish(
     progress: ProgressMaker,
 ) -> FinetuneResult:
     """Write the model's folder and score it; all ranks put its weights together."""
-    weights, world = trainer.weights(), World.current()
+    weights, world = trainer.weights(), DistributedContext.current()
     if config.lora is not None:
         weights = merged(weights, config.lora)
     finished = assemble(trainer.model.config, weights, source=config.run)  # type: ignore[arg-type]
-    folder = world.from_main(lambda: save_finished(config.run, finished, processor))
+    folder = world.broadcast_from_main(lambda: save_finished(config.run, finished, processor))
     return scored(
         config.run,
         config.evaluate,
@@ -300,7 +302,7 @@ def scored(
         progress: Shows how far it is.
     """
     scores: list[TaskResult] = []
-    if World.current().is_main and tasks and not result.interrupted:
+    if DistributedContext.current().is_main and tasks and not result.interrupted:
         predictor = load(folder, device=str(device))
         scores = evaluate(predictor, tasks, out=run / "scores", progress=progress)
     return FinetuneResult(

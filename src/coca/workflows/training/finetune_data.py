@@ -15,21 +15,21 @@ from coca.data.sources.base import SourceConfig, words_of
 from coca.metrics.answers import normalize_answer
 from coca.processing.augment import AugmentConfig
 from coca.train.checkpoint import has_checkpoint
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.workflows.training.pretrain_data import Sources
 from coca.workflows.training.run_dir import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneDataConfig:
-    """What the run learns from; pictures and words are prepared as the model was trained."""
+    """What the run learns from; images and words are prepared as the model was trained."""
 
     sources: tuple[SourceConfig, ...]
     """A weighted mixture. A head that reads words needs `text: question` there."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    """Batches and workers; classes and pictures a sample are those of the head."""
+    """Batches and workers; classes and images a sample are those of the head."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Chance in pictures, such as RandAugment; none by default."""
+    """Chance in images, such as RandAugment; none by default."""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -105,7 +105,7 @@ def obtain_classes(
             write_json(path, found)
         return json.loads(path.read_text(encoding="utf-8"))
 
-    return tuple(World.current().from_main(look))
+    return tuple(DistributedContext.current().broadcast_from_main(look))
 
 
 def find_classes(
@@ -119,7 +119,7 @@ def find_classes(
     """All labels that occur, or all answers in their normalised form, sorted.
 
     Args:
-        sources: Where to look; each sample is read once, without its pictures where possible.
+        sources: Where to look; each sample is read once, without its images where possible.
         by_answers: Take answers; otherwise labels.
         most_frequent: Keep only so many; 0: all. Of equally frequent ones the first by name stay.
         at_least: Keep only those that occur so often.

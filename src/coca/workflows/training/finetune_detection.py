@@ -29,7 +29,7 @@ from coca.processing.processor import Processor
 from coca.tasks import TaskConfig
 from coca.train.config import TrainConfig
 from coca.train.detection import DetectionObjective, Target
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer
 from coca.workflows.training.finetune import FinetuneResult, paced, scored
@@ -58,13 +58,13 @@ class DetectionConfig:
     """`random` begins with new weights in the same shape: what the same training would give without
     pretraining."""
     image_size: int | None = None
-    """Side of the pictures, pixels, a multiple of the model's patches; null: as the model has."""
+    """Side of the images, pixels, a multiple of the model's patches; null: as the model has."""
     encoder_lr: float | None = None
     """Learning rate of the encoder; 0 freezes it, null is `train.optimizer.lr`, as of the rest."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     """What stands on the encoder; without `classes`, those of the data, sorted."""
     data: DataConfig
-    """Sources of kind `coco_instances`. Nothing may move in a picture, so of `augment` only
+    """Sources of kind `coco_instances`. Nothing may move in an image, so of `augment` only
     changes of colour are allowed."""
     train: TrainConfig
     """The loop."""
@@ -75,7 +75,7 @@ class DetectionConfig:
         still = AugmentConfig(color=self.data.augment.color, grayscale=self.data.augment.grayscale)
         if self.data.augment != still or self.data.trim or self.data.resize != "squash":
             raise ConfigError(
-                "data.augment, data.trim or data.resize moves what is in a picture, and its boxes "
+                "data.augment, data.trim or data.resize moves what is in an image, and its boxes "
                 "would stay where they are; right are color and grayscale, and resize: squash"
             )
         if self.data.resolution:
@@ -97,9 +97,9 @@ def finetune_detection(
     Raises:
         CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
     """
-    world = World.current()
+    world = DistributedContext.current()
     fixed = ("seed", "model", "weights", "image_size", "detector")
-    world.from_main(lambda: compare_with_earlier(config, fixed=fixed, told=("data",)))
+    world.broadcast_from_main(lambda: compare_with_earlier(config, fixed=fixed, told=("data",)))
     asked = tuple(replace(source, text="question") for source in config.data.sources)
     data = replace(config.data, sources=asked)
     sources = open_sources(data.sources)
@@ -131,7 +131,7 @@ def finetune_detection(
         device=config.device,
     )
     trainer.resume()  # what it refuses must not be written down as what is run
-    world.from_main(lambda: begin(config, loader.fingerprint, {"ranks": world.size}))
+    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, {"ranks": world.size}))
     with threads(config.threads):
         result = trainer.fit(progress)
     weights = trainer.weights()
@@ -142,7 +142,7 @@ def finetune_detection(
         save_detector(folder, trained)
         return folder
 
-    folder = world.from_main(write)
+    folder = world.broadcast_from_main(write)
     return scored(
         config.run,
         config.evaluate,
@@ -154,8 +154,8 @@ def finetune_detection(
 
 
 def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
-    """The captioner that the encoder is taken from, and the processor for its pictures."""
-    source = load(config.model, device="cpu", laid_out=False)
+    """The captioner that the encoder is taken from, and the processor for its images."""
+    source = load(config.model, device="cpu", prepack=False)
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
     size = config.image_size or shape.image.image_size
@@ -187,14 +187,14 @@ def _finished(
 
 
 def _squashed(source: Predictor, size: int) -> Processor:
-    """The model's processor, but pictures of this size are stretched to a square."""
+    """The model's processor, but images of this size are stretched to a square."""
     own = source.processor
     image = replace(own.image_config, image_size=size, resize="squash", trim=False)
     return Processor(ImageTransform(image), own.tokenizer, own.context_length)
 
 
 def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
-    """Every sample without its picture; its metadata hold what is in it."""
+    """Every sample without its image; its metadata hold what is in it."""
     found = []
     keys: set[str] = set()
     with progress("reading boxes", sum(len(source) for _, source in sources)) as bar:
@@ -211,7 +211,7 @@ def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
                     )
                 if sample.key in keys:
                     raise DataError(
-                        f"two pictures have the number {sample.key}, in {config.title} or in "
+                        f"two images have the number {sample.key}, in {config.title} or in "
                         "another source; give each its own",
                         reason="duplicate_key",
                     )
@@ -221,14 +221,14 @@ def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
 
 
 def _target(sample: Sample, classes: tuple[str, ...]) -> Target:
-    """Boxes as shares of the picture; one around a crowd teaches nothing."""
+    """Boxes as shares of the image; one around a crowd teaches nothing."""
     sides = (sample.metadata["width"], sample.metadata["height"])
     numbers = {name: number for number, name in enumerate(classes)}
     boxes, labels = [], []
     for one in sample.metadata[BOXES]:
         if one["name"] not in numbers:
             raise DataError(
-                f"picture {sample.key} holds {one['name']!r}, which is not in detector.classes",
+                f"image {sample.key} holds {one['name']!r}, which is not in detector.classes",
                 reason="unknown_label",
             )
         if not one["crowd"]:

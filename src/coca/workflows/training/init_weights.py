@@ -31,7 +31,7 @@ class Adopted:
     taken: int
     """Tensors that were taken as they are."""
     resized: tuple[str, ...]
-    """Tensors that were interpolated to another size of picture."""
+    """Tensors that were interpolated to another size of image."""
     new: tuple[str, ...]
     """Tensors that the other model does not have, and which begin as in a new one."""
     left: tuple[str, ...]
@@ -40,7 +40,7 @@ class Adopted:
 
 @torch.no_grad()
 def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
-    """Set a model's weights to those of another, whose pictures may have another size.
+    """Set a model's weights to those of another, whose images may have another size.
 
     The positions of patches are interpolated to the new size, and so are saved with it. A head or
     a bias that only one of the two has is new or left behind, which is told; so is a head for

@@ -23,7 +23,7 @@ from coca.model.pretrained import assemble
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.train.config import TrainConfig
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optimizer import for_adapters
 from coca.train.tracker import make_trackers
@@ -65,9 +65,9 @@ class PretrainConfig:
     init_from: str | None = None
     """A model whose weights and tokenizer the run begins with, by any name that `coca.load` knows:
     a folder, a run, a shipped model. It must be of the same shape as `model`, but for the size of
-    its pictures, its classes and a bias; the temperature is its own."""
+    its images, its classes and a bias; the temperature is its own."""
     lora: LoraConfig | None = None
-    """Learn low-rank adapters on the weights of `init_from`, as for another domain of pictures;
+    """Learn low-rank adapters on the weights of `init_from`, as for another domain of images;
     they are merged into the finished model. null: all weights learn."""
     model: CoCaConfig = field(default_factory=CoCaConfig)
     """The model; `text.vocab_size` is what the tokenizer learns at most."""
@@ -101,7 +101,7 @@ class PretrainConfig:
         for part in self.data.resolution:
             if part.image_size < patch or part.image_size % patch:
                 raise ConfigError(
-                    f"data.resolution asks for pictures of {part.image_size} px, no multiple of "
+                    f"data.resolution asks for images of {part.image_size} px, no multiple of "
                     f"model.image.patch_size {patch}; near sizes that fit: "
                     f"{max(part.image_size // patch, 1) * patch}, "
                     f"{(part.image_size // patch + 1) * patch}"
@@ -122,7 +122,7 @@ class PretrainConfig:
             )
         if head is not None and (head.reads, head.pictures) != ("image", 1):
             raise ConfigError(
-                f"model.head reads {head.reads} of {head.pictures} pictures; beside captions right "
+                f"model.head reads {head.reads} of {head.pictures} images; beside captions right "
                 "is image and 1"
             )
         if self.data.loader.class_names:
@@ -158,16 +158,16 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
     """
     keep_freed_memory()
-    world = World.current()
+    world = DistributedContext.current()
     sources = open_sources(config.data.sources)
-    world.from_main(
+    world.broadcast_from_main(
         lambda: compare_with_earlier(
             config, fixed=("seed", "tokenizer", "init_from", "lora"), told=("data", "loss")
         )
     )
     source = None
     if config.init_from is not None:
-        source = load(config.init_from, device="cpu", laid_out=False)
+        source = load(config.init_from, device="cpu", prepack=False)
     processor = _processor(config, source, sources, progress)
     torch.manual_seed(config.seed)
     model = CoCa(_fitted(config.model, source, processor.tokenizer))
@@ -199,7 +199,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         device=config.device,
     )
     trainer.resume()  # what it refuses must not be written down as what is run
-    world.from_main(lambda: begin(config, loader.fingerprint, facts))
+    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, facts))
     with threads(config.threads):
         result = trainer.fit(progress)
     return _finish(config, trainer, processor, result)
@@ -265,7 +265,7 @@ def _finish(
         finished = assemble(trainer.model.config, weights, source=config.run)
         return save_finished(config.run, finished, processor)
 
-    folder = World.current().from_main(write)
+    folder = DistributedContext.current().broadcast_from_main(write)
     return PretrainResult(
         config.run, folder, result.step, result.interrupted, result.figures, result.terminated
     )

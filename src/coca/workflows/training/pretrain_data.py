@@ -20,7 +20,7 @@ from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
 from coca.train.checkpoint import has_checkpoint
 from coca.train.device import training_device
-from coca.train.distributed_context import World
+from coca.train.distributed_context import DistributedContext
 
 _TEXT_NAMES = {"captions": "a caption", "labels": "a label", "question": "a question"}
 
@@ -48,12 +48,12 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolutionConfig:
-    """A part of the run in which pictures have another size than at its end."""
+    """A part of the run in which images have another size than at its end."""
 
     until: float
     """Where it ends, as a share of the run: above 0 and below 1."""
     image_size: int
-    """Side of the pictures, pixels; a multiple of the model's patches."""
+    """Side of the images, pixels; a multiple of the model's patches."""
 
     def __post_init__(self) -> None:
         if not 0 < self.until < 1:
@@ -69,12 +69,12 @@ class DataConfig:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Batches and workers."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Chance in pictures; none by default."""
+    """Chance in images; none by default."""
     resolution: tuple[ResolutionConfig, ...] = ()
-    """Sizes of pictures before the model's own, which always comes last, by rising `until`. Small
-    pictures cost less: `[{until: 0.5, image_size: 112}]` halves a side in the first half."""
+    """Sizes of images before the model's own, which always comes last, by rising `until`. Small
+    images cost less: `[{until: 0.5, image_size: 112}]` halves a side in the first half."""
     resize: Literal["squash", "crop", "pad"] = "squash"
-    """How a picture becomes square."""
+    """How an image becomes square."""
     trim: bool = False
     """Cut away empty borders first, as stand around icons and products."""
 
@@ -186,14 +186,14 @@ def obtain_tokenizer(
             tokenizer.save(path)
 
     if config.path is None:
-        World.current().from_main(learn)
+        DistributedContext.current().broadcast_from_main(learn)
     return Tokenizer.load(path)
 
 
 def make_processor(
     config: DataConfig, tokenizer: TextTokenizer, *, image_size: int, context_length: int
 ) -> Processor:
-    """What turns pictures and words into the model's input, now and in the finished model."""
+    """What turns images and words into the model's input, now and in the finished model."""
     image = ImageConfig(image_size=image_size, resize=config.resize, trim=config.trim)
     return Processor(ImageTransform(image), tokenizer, context_length)
 
@@ -208,7 +208,7 @@ def _require_usable(config: SourceConfig, source: Source, pictures: int) -> None
     if counts and pictures not in counts:
         raise DataError(
             f"the samples of {config.title} have {min(counts)} images each, but this run reads "
-            f"{pictures} of each; write a row for each image, or fine-tune a head with pictures: "
+            f"{pictures} of each; write a row for each image, or fine-tune a head with images: "
             f"{min(counts)}",
             reason="picture_count",
         )
@@ -236,7 +236,7 @@ def make_loader(
     if config.loader.max_bad_fraction < _MANY_BAD:
         for source_config, source in sources:
             _require_usable(source_config, source, config.loader.pictures)
-    world = World.current()
+    world = DistributedContext.current()
     augment, native = config.augment, processor.image_config
     stages = [
         Stage(
