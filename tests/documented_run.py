@@ -25,7 +25,7 @@ from tiny_model import write_model
 from tiny_video import video
 from tiny_weights import WEIGHTS, write_open_clip
 
-FIRST = ("README.md", "data.md", "training.md", "search.md", "milvus.md")
+FIRST = ("README.md", "index.md", "data.md", "training.md", "search.md", "milvus.md")
 
 LEFT_OUT = {
     r"openclip:|--push": "fetches weights of a gigabyte, or uploads",
