@@ -1,4 +1,4 @@
-# Every verb of this project; each sets up what it needs in .venv by itself.
+# All verbs of this project; each installs the packages that it needs by itself.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,22 +8,35 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
-# A real Milvus server for the tests, in an environment of its own.
+BENCH := $(VENV)/.installed-bench
+# A Milvus server for the tests, in an environment of its own.
 MILVUS := .venv-milvus/.installed-2.3.5
+# Ray for its test, in an environment of its own, since Ray restricts the versions of others.
+RAY := .venv-ray/.installed
 
 .DEFAULT_GOAL := help
-# Two installations at a time would spoil the folder that they share.
+# Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test test-docs test-lowest check format docs milvus clean
+.PHONY: help demo test test-server test-ray test-gpu test-docs test-lowest check format bench docs milvus clean
 
-help: ## List what there is
+help: ## List all verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## Search, caption and score real images; FROM_SCRATCH=1 trains first (minutes)
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch)
 
-test: $(DEV) ## Run every test, and hold the coverage
+test: $(DEV) ## Run all tests; fails if the coverage is too low
 	$(BIN)/pytest -n 2 --dist loadgroup --cov=coca --cov-report=term
+
+test-server: $(MILVUS) ## Run the tests of the mark `milvus` on a Milvus server (Linux on x86_64)
+	$(BIN)/pytest -m milvus
+
+test-ray: $(RAY) ## Run the tests of embedding shards on a Ray cluster, in .venv-ray
+	.venv-ray/bin/python -m pytest tests/workflows/collections/test_embed_shards.py \
+		tests/workflows/collections/test_on_ray.py -k ray
+
+test-gpu: $(DEV) ## Run the tests of the mark `gpu`; they skip without an accelerator
+	$(BIN)/pytest -m gpu
 
 test-docs: $(DEV) ## Run every command of README and docs in a copy of the clone (half an hour)
 	$(BIN)/pytest tests/documented_run.py -q
@@ -35,23 +48,26 @@ test-lowest: ## Run a small example with the lowest versions that pyproject.toml
 		--constraint .venv-lowest/constraints.txt --editable '.[data,detection,hub,report,search,train,video,vqa]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python tests/lowest.py smoke
 
-check: $(DEV) ## Lint, layout, types, floor plan and spelling
+check: $(DEV) ## Check lint, format, types, import layers and spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-format: $(DEV) ## Put code into the common layout, and mend what ruff can
+format: $(DEV) ## Format the code, and apply the automatic fixes of ruff
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench: $(BENCH) ## Run all benchmarks with --quick and write runs/bench/table.md (half an hour)
+	$(BIN)/python benchmarks/run_all.py --quick
 
 docs: $(DOCS) ## Build the documentation into site/
 	$(BIN)/zensical build --clean
 
-milvus: $(MILVUS) ## Install a real Milvus server, with which `make test` tries the search as well
+milvus: $(MILVUS) ## Install a Milvus server; `make test` then runs the tests of search on it as well
 
-clean: ## Remove what was built or cached; runs/ and .venv stay
+clean: ## Remove build outputs and caches; runs/ and .venv stay
 	rm -rf build dist site .cache htmlcov .coverage .coverage.*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -64,8 +80,9 @@ $(BIN)/python:
 $(DEMO): EXTRAS = demo
 $(DEV): EXTRAS = demo,dev
 $(DOCS): EXTRAS = docs
+$(BENCH): EXTRAS = bench,train
 
-$(DEMO) $(DEV) $(DOCS): pyproject.toml | $(BIN)/python
+$(DEMO) $(DEV) $(DOCS) $(BENCH): pyproject.toml | $(BIN)/python
 	@echo "installing coca-captioners[$(EXTRAS)] into $(VENV); the first time takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
@@ -75,4 +92,11 @@ $(MILVUS): | $(DEV)
 	@$(PYTHON) -m venv .venv-milvus
 	@.venv-milvus/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
 	@$(BIN)/python tests/milvus_server.py --unpack
+	@touch $@
+
+$(RAY): pyproject.toml
+	@echo "installing Ray and the test tools into .venv-ray; the first time takes a minute or two"
+	@$(PYTHON) -m venv .venv-ray
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[data,ray,search,train]' beartype hypothesis pytest pytest-timeout
 	@touch $@

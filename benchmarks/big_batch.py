@@ -14,12 +14,12 @@ import time
 from collections.abc import Sequence
 
 import torch
+from options import run
 from side_by_side import (
     Rounds,
     emit,
     figure,
     in_turn,
-    main,
     peak_bytes,
     ratio,
     table,
@@ -112,6 +112,10 @@ class Steps:
         return time.perf_counter()
 
 
+QUICK = {"model": "narrow", "pairs": 512, "micro_batch": 64, "rounds": 2}
+UNITS = {"seconds": "s", "pairs_per_s": "pairs/s", "bytes": "bytes"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     config, part = MODELS[arguments.model], arguments.micro_batch
@@ -132,7 +136,7 @@ def contestant(arguments: argparse.Namespace) -> None:
     )
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     names = ("pairs", "micro_batch", "model", "precision", "device")
     shared = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
     rounds = in_turn(
@@ -140,12 +144,15 @@ def referee(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
     )
     write_report(
+        arguments,
+        rounds,
         f"big_batch_{arguments.model}_{arguments.precision}_{arguments.pairs}",
         f"One step of {arguments.pairs:,} pairs, {arguments.model}, {arguments.precision}",
         f"Parts of {arguments.micro_batch} pairs, on {arguments.device}.",
         results(rounds),
         packages=("torch",),
     )
+    return rounds
 
 
 def results(rounds: Rounds) -> str:
@@ -169,4 +176,4 @@ if __name__ == "__main__":
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--device", default="cpu", help="a torch device (default cpu)")
     parser.add_argument("--only", nargs="+", choices=list(NAMES), default=["cached", "small"])
-    main(parser, contestant=contestant, referee=referee)
+    run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -11,12 +11,12 @@ import argparse
 import time
 
 import torch
+from options import run
 from side_by_side import (
     Rounds,
     emit,
     figure,
     in_turn,
-    main,
     peak_bytes,
     ratio,
     table,
@@ -54,6 +54,10 @@ def compute(loss: str, rows: int | None, own: list[Tensor]) -> tuple[float, list
     return total.item(), list(torch.autograd.grad(total, own))
 
 
+QUICK = {"pairs": 4096, "rounds": 3}
+UNITS = {"seconds": "s", "bytes": "bytes"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     own = leaves(arguments.pairs, arguments.width, LOSSES[arguments.loss][2])
     if arguments.contestant == "difference":
@@ -72,7 +76,7 @@ def contestant(arguments: argparse.Namespace) -> None:
     emit({"seconds": seconds, "bytes": peak_bytes() - before, "loss": value})
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("loss", "pairs", "width")]
     shared += ["--rows", *map(str, arguments.rows)]
     names = ["plain", *map(str, arguments.rows)]
@@ -81,6 +85,8 @@ def referee(arguments: argparse.Namespace) -> None:
     )
     (apart,) = in_turn({"difference": ["--contestant=difference", *shared]}, rounds=1)["difference"]
     write_report(
+        arguments,
+        rounds,
         f"contrastive_{arguments.loss}",
         f"Contrastive loss ({arguments.loss}), {arguments.pairs:,} pairs of {arguments.width}",
         results(rounds),
@@ -88,6 +94,7 @@ def referee(arguments: argparse.Namespace) -> None:
         f"their length apart (plain and {arguments.rows[0]} rows).",
         packages=("torch",),
     )
+    return rounds
 
 
 def results(rounds: Rounds) -> str:
@@ -112,4 +119,4 @@ if __name__ == "__main__":
     parser.add_argument("--pairs", type=int, default=16_384, help="N (default 16384)")
     parser.add_argument("--width", type=int, default=512, help="of an embedding (default 512)")
     parser.add_argument("--rows", type=int, nargs="+", default=[512], help="of a block")
-    main(parser, contestant=contestant, referee=referee)
+    run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -1,7 +1,7 @@
 """Embeddings by OpenCLIP's CoCa beside the same model here: texts, and images from JPEG files.
 
     python benchmarks/embedding.py texts
-    python benchmarks/embedding.py images --count 128
+    python benchmarks/embedding.py pictures --count 128
     python benchmarks/embedding.py small --count 1024 --photos 'photos/*.jpg'
 
 `texts` are captions of 12 tokens on average as `coca_ViT-B-32` reads them, 64 at a time. `pictures`
@@ -12,10 +12,6 @@ from the thumbnails of Flickr8k. All contestants have the same random weights.
 """
 
 import argparse
-import glob
-import io
-import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from options import run
 from peer import SMALL, captions, peer_model
+from photos import SHARDS, make_photos
 from PIL import Image
-from side_by_side import emit, figure, in_turn, main, own_seconds, ratio, table, write_report
+from side_by_side import Rounds, emit, figure, in_turn, own_seconds, ratio, table, write_report
 from torch import Tensor, nn
 
 BATCH = 64
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-TILE, COLUMNS, ROWS = (128, 120), 5, 4
-SHARDS = "../shared/data/flickr8k/val-*.tar"
 
 Items = Sequence[Any] | Tensor
 """Paths of images, or captions as tokens."""
@@ -81,30 +77,6 @@ def our_model(*, small: bool, class_mask: str = "legacy") -> nn.Module:
 
 
 # Images
-
-
-def make_photos(folder: Path, pattern: str, count: int) -> None:
-    """Links to the files of a pattern, or photos put together from twenty images of shards."""
-    folder.mkdir()
-    if pattern.endswith(".jpg"):
-        for place, path in enumerate(sorted(glob.glob(pattern))[:count]):
-            (folder / f"{place:05}.jpg").symlink_to(Path(path).resolve())
-        return
-    thumbnails = []
-    for path in sorted(glob.glob(pattern)):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if not member.name.endswith(".json") and (stream := tar.extractfile(member)):
-                    picture = Image.open(io.BytesIO(stream.read()))
-                    thumbnails.append(picture.convert("RGB").resize(TILE))
-    if not thumbnails:
-        sys.exit(f"no shard fits {pattern}: name JPEG files or shards with --photos")
-    for place in range(count):
-        photo = Image.new("RGB", (TILE[0] * COLUMNS, TILE[1] * ROWS))
-        for tile in range(COLUMNS * ROWS):
-            corner = (tile % COLUMNS * TILE[0], tile // COLUMNS * TILE[1])
-            photo.paste(thumbnails[(place * COLUMNS * ROWS + tile) % len(thumbnails)], corner)
-        photo.save(folder / f"{place:05}.jpg", quality=90)
 
 
 class Photos(torch.utils.data.Dataset[Tensor]):
@@ -208,7 +180,11 @@ TITLES = {
     "pictures": "Image embeddings from JPEG files, coca_ViT-B-32",
     "small": "Image embeddings from JPEG files, a small model (64 px, 4 layers of 192)",
 }
-UNITS = {"texts": "captions/s", "pictures": "pictures/s", "small": "pictures/s"}
+PER_S = {"texts": "captions/s", "pictures": "images/s", "small": "images/s"}
+
+
+QUICK = {"count": 128, "only": ["peer", "here", "bf16"], "rounds": 1}
+UNITS = {"per_s": "items/s", "per_own_s": "items per processor s"}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
@@ -227,7 +203,7 @@ def contestant(arguments: argparse.Namespace) -> None:
     emit({"per_s": len(items) / seconds, "per_own_s": len(items) / own})
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     what, count = arguments.what, arguments.count
     known = CONTESTANTS[what]
     names = arguments.only or [name for name in known if "compiled" not in name]
@@ -239,15 +215,18 @@ def referee(arguments: argparse.Namespace) -> None:
         rounds = in_turn(
             {name: [*shared, "--contestant", name] for name in names}, rounds=arguments.rounds
         )
-        vectors = {name: np.load(folder / f"{name}.npy") for name in names}
+        vectors = {name: np.load(folder / f"{name}.npy") for name in rounds}
+    first = next(iter(rounds))
     rows = []
     for name, own in rounds.items():
         row = [known[name][0], figure(own, "per_s").shown(1)]
-        row += [ratio(own, rounds["peer"], pace).shown() for pace in ("per_s", "per_own_s")]
-        row.append(f"{(vectors[name] * vectors['peer']).sum(axis=1).min():.5f}")
+        row += [ratio(own, rounds[first], pace).shown() for pace in ("per_s", "per_own_s")]
+        row.append(f"{(vectors[name] * vectors[first]).sum(axis=1).min():.5f}")
         rows.append(row)
-    columns = ["", UNITS[what], "times as fast", "times less processor time", "lowest cosine"]
+    columns = ["", PER_S[what], "times as fast", "times less processor time", "lowest cosine"]
     write_report(
+        arguments,
+        rounds,
         f"embedding-{what}",
         TITLES[what],
         f"{count:,} in batches of {BATCH}. Threads: {torch.get_num_threads()}. Median of "
@@ -257,13 +236,14 @@ def referee(arguments: argparse.Namespace) -> None:
         table(columns, rows),
         packages=("torch", "open_clip_torch", "torchvision", "pillow", "torchao"),
     )
+    return rounds
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=list(CONTESTANTS))
+    parser.add_argument("what", nargs="?", default="texts", choices=list(CONTESTANTS))
     parser.add_argument("--count", type=int, default=256, help="texts or images (default 256)")
     parser.add_argument("--only", nargs="+", help="these contestants, the peer among them")
     parser.add_argument("--photos", default=SHARDS, help="*.jpg, or shards to make photos of")
     parser.add_argument("--folder", type=Path, help="what the contestants share; used by itself")
-    main(parser, contestant=contestant, referee=referee)
+    run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

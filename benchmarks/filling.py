@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from side_by_side import Rounds, emit, figure, in_turn, main, ratio, table, write_report
+from options import run
+from photos import SHARDS, make_photos
+from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_report
 
 import coca
 from coca.inference.predictor import Predictor
@@ -56,6 +58,10 @@ def index(model: Predictor, files: Sequence[Path], uri: str) -> None:
     assert done.good == len(files)
 
 
+QUICK = {"pictures": SHARDS, "count": 128, "rounds": 1}
+UNITS = {"seconds": "s", "cpu_s": "processor s"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     model = coca.load(arguments.model, device="cpu")
     files = find_pictures([arguments.pictures])[: arguments.count]
@@ -79,19 +85,26 @@ def contestant(arguments: argparse.Namespace) -> None:
     emit({"seconds": seconds, "cpu_s": cpu, "pictures": len(files)})
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("pictures", "count", "model")]
-    rounds = in_turn(
-        {name: [f"--contestant={name}", *shared] for name in arguments.of.split(",")},
-        rounds=arguments.rounds,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.pictures.endswith(".tar"):
+            make_photos(Path(folder) / "photos", arguments.pictures, arguments.count)
+            shared.append(f"--pictures={folder}/photos")
+        rounds = in_turn(
+            {name: [f"--contestant={name}", *shared] for name in arguments.of.split(",")},
+            rounds=arguments.rounds,
+        )
     count = int(rounds["embed"][0]["pictures"])
     write_report(
+        arguments,
+        rounds,
         "filling",
         f"Filling a collection with {count:,} images by {arguments.model}",
         results(rounds),
         packages=("torch", "pymilvus", "milvus-lite"),
     )
+    return rounds
 
 
 def results(rounds: Rounds) -> str:
@@ -111,8 +124,8 @@ def results(rounds: Rounds) -> str:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", default="photos", help="folder of images")
+    parser.add_argument("--pictures", default="photos", help="folder of images, or shards (*.tar)")
     parser.add_argument("--count", type=int, default=3000, help="images (default 3000)")
     parser.add_argument("--model", default="nano", help="model (default nano)")
     parser.add_argument("--of", default=",".join(NAMES), help="contestants, `embed` among them")
-    main(parser, contestant=contestant, referee=referee)
+    run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -19,15 +19,16 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from options import run
 from peer import peer_model, pictures
 from side_by_side import (
     Figures,
+    Rounds,
     Spread,
     emit,
     figure,
     forget_peak,
     in_turn,
-    main,
     peak_bytes,
     ratio,
     table,
@@ -82,6 +83,10 @@ def ours(way: str, batch: int, tokens: int, dtype: torch.dtype) -> Write:
     return write
 
 
+QUICK = {"batch": 2, "tokens": 12, "rounds": 1}
+UNITS = {"seconds": "s", "own_seconds": "processor s", "peak_gb": "GB"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     name, shape = arguments.contestant, (arguments.way, arguments.batch, arguments.tokens)
@@ -115,7 +120,7 @@ def same_rows(one: Figures, other: Figures) -> Spread:
     return Spread.of([sum(one[name] == other[name] for name in rows) / len(rows)])
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     way, batch, tokens = arguments.way, arguments.batch, arguments.tokens
     options = ["--way", way, "--batch", str(batch), "--tokens", str(tokens)]
     rounds = in_turn(
@@ -128,24 +133,27 @@ def referee(arguments: argparse.Namespace) -> None:
         pythons={"peer": arguments.peer_python},
     )
     rows = []
-    for name, title in CONTESTANTS.items():
+    first = next(iter(rounds))
+    for name, own in rounds.items():
         times = own_times = "1"
         alike = "all"
-        if name != "peer":
-            times = ratio(rounds["peer"], rounds[name], "seconds").shown(1)
-            own_times = ratio(rounds["peer"], rounds[name], "own_seconds").shown(1)
-            alike = f"{same_rows(rounds['peer'][0], rounds[name][0]).median:.0%}"
+        if name != first:
+            times = ratio(rounds[first], own, "seconds").shown(1)
+            own_times = ratio(rounds[first], own, "own_seconds").shown(1)
+            alike = f"{same_rows(rounds[first][0], own[0]).median:.0%}"
         rows.append(
             [
-                title,
-                figure(rounds[name], "seconds").shown(),
+                CONTESTANTS[name],
+                figure(own, "seconds").shown(),
                 times,
                 own_times,
-                figure(rounds[name], "peak_gb").shown(1),
+                figure(own, "peak_gb").shown(1),
                 alike,
             ]
         )
     write_report(
+        arguments,
+        rounds,
         f"generation-{way}-{batch}-{tokens}",
         f"Captions of {batch} images, {WAYS[way]}, {tokens} tokens",
         table(
@@ -156,6 +164,7 @@ def referee(arguments: argparse.Namespace) -> None:
         "highest in brackets. On a busy machine processor time is the fairer measure.",
         packages=("torch", "open_clip_torch"),
     )
+    return rounds
 
 
 if __name__ == "__main__":
@@ -169,4 +178,4 @@ if __name__ == "__main__":
         default="peer/bin/python",
         help="interpreter with open_clip_torch and transformers 4 (default peer/bin/python)",
     )
-    main(parser, contestant=contestant, referee=referee)
+    run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from side_by_side import Figures, emit, in_turn, main, table, write_report
+from options import run
+from photos import require
+from side_by_side import Figures, Rounds, emit, in_turn, table, write_report
 
 import coca
 from coca.data.sources.base import SourceConfig
@@ -23,6 +25,10 @@ from coca.search.records import Hit, Record
 
 WEIGHTS, DEPTH = (0.3, 0.5, 0.7), 256
 DEPTHS = (1, 5, 10)
+
+
+QUICK = {"count": 200, "rounds": 1}
+UNITS = {"recall of Milvus": "fraction", "* 1": "recall@1", "* 10": "recall@10"}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
@@ -83,9 +89,11 @@ def contestant(arguments: argparse.Namespace) -> None:
     emit(figures)
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("model", "data", "count")]
-    own = in_turn({"flickr8k": [*shared, "--contestant=flickr8k"]}, rounds=1)["flickr8k"][0]
+    require(arguments.data)
+    rounds = in_turn({"flickr8k": [*shared, "--contestant=flickr8k"]}, rounds=1)
+    own = rounds["flickr8k"][0]
     names = {
         "all products": "images, all products in memory",
         "pictures": "images, through Milvus",
@@ -98,12 +106,15 @@ def referee(arguments: argparse.Namespace) -> None:
         for way, shown in names.items()
     ]
     write_report(
+        arguments,
+        rounds,
         "hybrid",
         f"Captions that look for their photo among {own['rows']:,.0f}",
         table(["compared with", *(f"recall@{depth}" for depth in DEPTHS)], rows),
         f"Of the 10 nearest by all products Milvus gives {own['recall of Milvus']:.4f}.",
         packages=["torch", "pymilvus", "milvus-lite"],
     )
+    return rounds
 
 
 if __name__ == "__main__":
@@ -111,4 +122,4 @@ if __name__ == "__main__":
     options.add_argument("--model", default="nano", help="model (default nano)")
     options.add_argument("--data", default="../shared/data/flickr8k/val-*.tar", help="shards")
     options.add_argument("--count", type=int, default=1000, help="photos (default 1000)")
-    main(options, contestant=contestant, referee=referee)
+    run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

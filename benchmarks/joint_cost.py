@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from side_by_side import Figures, figure, ratio, table, write_report
+from options import run
+from photos import require
+from side_by_side import Rounds, figure, ratio, table, write_report
 
 from coca.core.config import load_config
 from coca.core.malloc import keep_freed_memory
@@ -34,19 +36,19 @@ RECIPES = Path(__file__).parents[1] / "recipes" / "pretrain"
 KINDS = ("contrastive", "captioning", "coca")
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=20)
-    arguments.add_argument("--threads", type=int, default=1)
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+QUICK = {"rounds": 2, "batch": 32}
+UNITS = {"seconds": "processor s"}
+
+
+def referee(arguments: argparse.Namespace) -> Rounds:
+    torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    steps = _steps()
+    steps = _steps(arguments)
     for step in steps.values():
         step()
         step()  # the second one finds memory and optimizer state in place
-    rounds: dict[str, list[Figures]] = {kind: [] for kind in KINDS}
-    for turn in range(given.rounds):
+    rounds = Rounds({kind: [] for kind in KINDS})
+    for turn in range(arguments.rounds):
         for kind in KINDS if turn % 2 == 0 else reversed(KINDS):
             begun = time.process_time()
             steps[kind]()
@@ -60,19 +62,28 @@ def main() -> None:
         for kind in KINDS
     ]
     write_report(
+        arguments,
+        rounds,
         "joint_cost",
         "A step of both losses beside one of each",
         table(["recipe", "processor seconds a step", "times contrastive only"], rows),
-        f"Medians of {given.rounds} rounds of one step each, with the lowest and the highest; "
-        f"{given.threads} thread, batch 128.",
+        f"Medians of {arguments.rounds} rounds of one step each, with the lowest and the highest; "
+        f"{arguments.threads} thread, batch {arguments.batch}.",
         packages=("torch",),
     )
+    return rounds
 
 
-def _steps() -> dict[str, Callable[[], None]]:
+def _steps(arguments: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """One update of each recipe's model, on the same batch."""
+    require(f"{arguments.data_root}/flickr8k/train-*.tar")
+    changes = [
+        f"data_root={arguments.data_root}",
+        f"data.loader.batch_size={arguments.batch}",
+    ]
     configs = {
-        kind: load_config(PretrainConfig, RECIPES / f"flickr8k_{kind}.yaml") for kind in KINDS
+        kind: load_config(PretrainConfig, RECIPES / f"flickr8k_{kind}.yaml", overrides=changes)
+        for kind in KINDS
     }
     config = configs["coca"]
     sources = open_sources(config.data.sources)
@@ -111,4 +122,8 @@ def _step(config: PretrainConfig, batch: object) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument("--batch", type=int, default=128, help="pairs (default 128)")
+    parser.add_argument("--data-root", default="../shared/data", help="folder of flickr8k/")
+    run(parser, referee=referee, quick=QUICK, units=UNITS, rounds=20)

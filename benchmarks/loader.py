@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from options import run
+from photos import require
 from side_by_side import (
     Rounds,
     emit,
     figure,
     in_turn,
-    main,
     own_seconds,
     ratio,
     table,
@@ -101,6 +102,10 @@ BATCHES: dict[str, Callable[[SourceConfig, int, int], Iterable[Any]]] = {
 }
 
 
+QUICK = {"batch": 64, "batches": 10, "rounds": 2}
+UNITS = {"pictures_per_s": "images/s", "pictures_per_own_s": "images per processor s"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     source = SourceConfig(kind="shards", path=arguments.shards)
     batches = iter(BATCHES[arguments.contestant](source, arguments.side, arguments.batch))
@@ -115,29 +120,34 @@ def contestant(arguments: argparse.Namespace) -> None:
     emit({"pictures_per_s": pictures / seconds, "pictures_per_own_s": pictures / own})
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     shared = [
         f"--{name}={getattr(arguments, name)}" for name in ("shards", "side", "batch", "batches")
     ]
+    require(arguments.shards)
     rounds = in_turn(
         {name: [f"--contestant={name}", *shared] for name in BATCHES}, rounds=arguments.rounds
     )
     write_report(
+        arguments,
+        rounds,
         "loader",
         f"Loader, images of {arguments.side} px, batch {arguments.batch}, one worker each",
         results(rounds),
         packages=("torch", "torchvision", "webdataset", "pillow"),
     )
+    return rounds
 
 
 def results(rounds: Rounds) -> str:
+    first = next(iter(rounds.values()))
     rows = [
         [
             NAMES[name],
             figure(own, "pictures_per_s").shown(0),
-            ratio(own, rounds["peer"], "pictures_per_s").shown(),
+            ratio(own, first, "pictures_per_s").shown(),
             figure(own, "pictures_per_own_s").shown(0),
-            ratio(own, rounds["peer"], "pictures_per_own_s").shown(),
+            ratio(own, first, "pictures_per_own_s").shown(),
         ]
         for name, own in rounds.items()
     ]
@@ -151,4 +161,4 @@ if __name__ == "__main__":
     parser.add_argument("--side", type=int, default=128, help="of the result, pixels (default 128)")
     parser.add_argument("--batch", type=int, default=128, help="images (default 128)")
     parser.add_argument("--batches", type=int, default=60, help="timed batches (default 60)")
-    main(parser, contestant=contestant, referee=referee)
+    run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -21,7 +21,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from side_by_side import Figures, emit, figure, in_turn, main, table, write_report
+from options import run
+from photos import require
+from side_by_side import Figures, Rounds, emit, figure, in_turn, table, write_report
 
 import coca
 from coca.inference.predictor import Predictor
@@ -104,6 +106,10 @@ def written(chosen: Sequence[Path], labels: dict[Path, str], out: Path) -> list[
     return list(chosen)
 
 
+QUICK = {"model": "nano", "seeds": 1, "steps": 10, "of": "random,diverse"}
+UNITS = {"* top1": "fraction"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -131,7 +137,12 @@ def score(arguments: argparse.Namespace, folder: Path, seed: int) -> float:
     told = subprocess.run(
         [
             *(sys.executable, "-m", "coca", "finetune", str(RECIPE), f"model={arguments.model}"),
-            *(f"run={folder / 'run'}", f"seed={seed}", f"data.sources=[{source}]"),
+            *(
+                f"run={folder / 'run'}",
+                f"seed={seed}",
+                f"train.steps={arguments.steps}",
+                f"data.sources=[{source}]",
+            ),
             *(f"evaluate.0.data.path={arguments.data}", "--json"),
         ],
         check=True,
@@ -142,12 +153,15 @@ def score(arguments: argparse.Namespace, folder: Path, seed: int) -> float:
     return float(task["metrics"]["top1"])
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     ways = arguments.of.split(",")
-    shared = [f"--{name}={getattr(arguments, name)}" for name in ("model", "data", "seeds")]
+    shared = [
+        f"--{name}={getattr(arguments, name)}" for name in ("model", "data", "seeds", "steps")
+    ]
+    require(arguments.data)
     rounds = in_turn({way: [*shared, f"--contestant={way}"] for way in ways}, rounds=1)
     rows = []
-    for way in ways:
+    for way in rounds:
         (own,) = rounds[way]
         seeds = range(arguments.seeds)
         scores = [own[f"{seed} top1"] for seed in seeds]
@@ -163,6 +177,8 @@ def referee(arguments: argparse.Namespace) -> None:
             ]
         )
     write_report(
+        arguments,
+        rounds,
         "mining",
         "A mined fifth beside a random fifth",
         "Imagenette, 1,500 photos to choose from, top-1 on the 500 others; ± is the standard "
@@ -170,6 +186,7 @@ def referee(arguments: argparse.Namespace) -> None:
         table(["what is learned from", "photos", "of a class, seed 0", "top-1", "seeds"], rows),
         packages=["torch", "pymilvus", "milvus-lite"],
     )
+    return rounds
 
 
 if __name__ == "__main__":
@@ -177,5 +194,6 @@ if __name__ == "__main__":
     options.add_argument("--model", default="runs/flickr8k/coca-0", help="what starts the training")
     options.add_argument("--data", default="../shared/data/imagenette_96.zip")
     options.add_argument("--seeds", type=int, default=3, help="runs of each way (default 3)")
+    options.add_argument("--steps", type=int, default=100, help="of the training (default 100)")
     options.add_argument("--of", default=",".join(WAYS), help="ways to choose")
-    main(options, contestant=contestant, referee=referee)
+    run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from side_by_side import Figures, emit, in_turn, main, table, write_report
+from options import run
+from side_by_side import Figures, Rounds, emit, in_turn, table, write_report
 
 from coca.search.milvus.collection import Collection
 from search import DIM, milvus_server
@@ -47,6 +48,10 @@ def measured(uri: str, seconds: float) -> Figures:
     return figures
 
 
+QUICK = {"minutes": 0.5}
+UNITS = {"faults": "errors", "* p*": "ms"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     folder = Path(tempfile.mkdtemp(prefix="coca-load-", dir=arguments.work))
     try:
@@ -59,29 +64,32 @@ def contestant(arguments: argparse.Namespace) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     places = arguments.of.split(",")
     shared = [f"--minutes={arguments.minutes}", f"--work={arguments.work}"]
     rounds = in_turn({place: [*shared, f"--contestant={place}"] for place in places}, rounds=1)
-    own = {place: rounds[place][0] for place in places}
+    own = {place: runs[0] for place, runs in rounds.items()}
     counts = ["written", "removed", "kept", "searches", "faults"]
     columns = [f"{part} p{percent}" for part in ("first", "last") for percent in (50, 95, 99)]
     write_report(
+        arguments,
+        rounds,
         "mixed-load",
         f"Searches while others write, {arguments.minutes:g} minutes",
         f"Two threads write 20 rows of {DIM} numbers each half second, two search five times a "
         "second. Faults: errors, lost or stale writes, wrong scores.",
         table(
             ["", "rows written", "removed", "left", "searches", "faults"],
-            [[NAMES[one], *(f"{own[one][what]:,.0f}" for what in counts)] for one in places],
+            [[NAMES[one], *(f"{own[one][what]:,.0f}" for what in counts)] for one in own],
         ),
         "A search in ms, in the first and in the last tenth of the time:",
         table(
             ["", *columns],
-            [[NAMES[one], *(f"{own[one][what]:.0f}" for what in columns)] for one in places],
+            [[NAMES[one], *(f"{own[one][what]:.0f}" for what in columns)] for one in own],
         ),
         packages=["pymilvus", "milvus-lite", "numpy"],
     )
+    return rounds
 
 
 if __name__ == "__main__":
@@ -89,4 +97,4 @@ if __name__ == "__main__":
     options.add_argument("--minutes", type=float, default=10.0, help="how long (default 10)")
     options.add_argument("--of", default=",".join(NAMES), help="places")
     options.add_argument("--work", default=tempfile.gettempdir(), help="where stores are kept")
-    main(options, contestant=contestant, referee=referee)
+    run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from ceiling import ceiling
-from side_by_side import Rounds, emit, figure, in_turn, main, table, write_report
+from options import run
+from side_by_side import Rounds, emit, figure, in_turn, table, write_report
 from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.malloc import keep_freed_memory
@@ -125,12 +126,16 @@ def measured(point: Point, *, steps: int, bf16: bool) -> tuple[float, float, flo
     return min(times), counter.get_total_flops(), count_parameters(config)["total"]
 
 
+QUICK = {"steps": 1, "points": 2, "rounds": 1}
+UNITS = {"* seconds": "processor s", "* of ceiling": "fraction"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     bf16 = arguments.precision == "bf16"
     figures: dict[str, float] = {}
-    for place, point in enumerate(SWEEPS[arguments.contestant]):
+    for place, point in enumerate(SWEEPS[arguments.contestant][: arguments.points]):
         seconds, flops, parameters = measured(point, steps=arguments.steps, bf16=bf16)
         figures |= {
             f"{place} seconds": seconds,
@@ -148,8 +153,8 @@ def place_of(sweep: str, point: Point, parameters: float) -> float:
     return where.get(sweep, parameters / 1e6)
 
 
-def referee(arguments: argparse.Namespace) -> None:
-    shared = ["--precision", arguments.precision, "--steps", str(arguments.steps)]
+def referee(arguments: argparse.Namespace) -> Rounds:
+    shared = [f"--{name}={getattr(arguments, name)}" for name in ("precision", "steps", "points")]
     rounds = in_turn(
         {name: [*shared, "--contestant", name] for name in SWEEPS}, rounds=arguments.rounds
     )
@@ -161,6 +166,8 @@ def referee(arguments: argparse.Namespace) -> None:
     theme = f"scaling_{arguments.precision}"
     sections += [table(*rows_of(name, rounds)) for name in SWEEPS]
     path = write_report(
+        arguments,
+        rounds,
         theme,
         f"What a training step costs, {arguments.precision}",
         *sections,
@@ -168,12 +175,19 @@ def referee(arguments: argparse.Namespace) -> None:
         packages=("torch",),
     )
     draw(path.with_suffix(".svg"), rounds)
+    return rounds
+
+
+def measured_points(sweep: str, rounds: Rounds) -> list[Point]:
+    """List the points of a sweep that `--points` kept."""
+    count = sum(name.endswith(" seconds") for name in rounds[sweep][0])
+    return SWEEPS[sweep][:count]
 
 
 def rows_of(sweep: str, rounds: Rounds) -> tuple[list[str], list[list[str]]]:
     columns = [TITLES[sweep], "seconds a step", "pairs/s", "GFLOP a pair", "GFLOP/s over ceiling"]
     rows = []
-    for place, point in enumerate(SWEEPS[sweep]):
+    for place, point in enumerate(measured_points(sweep, rounds)):
         seconds = figure(rounds[sweep], f"{place} seconds")
         first = rounds[sweep][0]
         rows.append(
@@ -194,7 +208,8 @@ def draw(path: Path, rounds: Rounds) -> None:
 
     drawing = Figure(figsize=(11, 5), layout="constrained")
     panels: Any = drawing.subplots(2, len(SWEEPS), sharey="row", sharex="col")
-    for column, (sweep, points) in enumerate(SWEEPS.items()):
+    for column, sweep in enumerate(rounds):
+        points = measured_points(sweep, rounds)
         own = rounds[sweep]
         places = [
             place_of(sweep, point, own[0][f"{place} parameters"])
@@ -227,4 +242,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--steps", type=int, default=3, help="timed steps a point (default 3)")
-    main(parser, contestant=contestant, referee=referee)
+    parser.add_argument("--points", type=int, default=5, help="first points of each sweep (5)")
+    run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

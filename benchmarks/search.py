@@ -28,13 +28,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from options import run
 from search_peers import DIM, Faiss, K, Lance, Store
 from side_by_side import (
     Figures,
+    Rounds,
+    Unavailable,
     emit,
     figure,
     in_turn,
-    main,
     own_seconds,
     peak_bytes,
     table,
@@ -224,10 +226,21 @@ def milvus_server(folder: Path) -> Iterator[Any]:
     from milvus_server import MilvusServer, why_not
 
     if reason := why_not():
-        raise SystemExit(reason)
+        raise Unavailable(reason)
     # A server that was ended is missed for so long by the next one in its folder.
     with MilvusServer(folder, stall_s=30) as server:
         yield server
+
+
+QUICK = {"rows": 2_000, "only": "faiss-flat,faiss-hnsw,lancedb,lite,resident", "rounds": 1}
+UNITS = {
+    "* ready_s": "processor s",
+    "* recall_*": "recall@10",
+    "* p50_ms_*": "ms",
+    "* batch_qps": "queries/s",
+    "* memory_mb": "MB",
+    "* words * p50": "ms",
+}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
@@ -266,7 +279,7 @@ def wanted(arguments: argparse.Namespace) -> list[str]:
     return arguments.only.split(",") if arguments.only else list(NAMES)
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     faces = wanted(arguments)
     names = [name for name in FACES if set(FACES[name]) & set(faces)]
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("rows", "only", "index", "store")]
@@ -274,7 +287,7 @@ def referee(arguments: argparse.Namespace) -> None:
     rounds = in_turn(
         {name: [*shared, f"--contestant={name}"] for name in names}, rounds=arguments.rounds
     )
-    of = {face: rounds[name] for name in names for face in FACES[name] if face in faces}
+    of = {face: rounds[name] for name in rounds for face in FACES[name] if face in faces}
 
     def one(face: str, what: str, digits: int = 1) -> str:
         spread = figure(of[face], f"{face} {what}")
@@ -307,11 +320,14 @@ def referee(arguments: argparse.Namespace) -> None:
     if arguments.note:
         sections.append(arguments.note)
     write_report(
+        arguments,
+        rounds,
         f"search_{arguments.rows // 1000}k{arguments.theme and f'-{arguments.theme}'}",
         f"Searching {arguments.rows:,} vectors",
         *sections,
         packages=["pymilvus", "milvus-lite", "faiss-cpu", "lancedb", "numpy"],
     )
+    return rounds
 
 
 if __name__ == "__main__":
@@ -323,4 +339,4 @@ if __name__ == "__main__":
     options.add_argument("--note", default="", help="last paragraph of the report")
     options.add_argument("--store", default="", help="folder where what was filled stays")
     options.add_argument("--words", action="store_true", help="search by words as well")
-    main(options, contestant=contestant, referee=referee)
+    run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from options import run
 from search_peers import DIM, K
-from side_by_side import Figures, emit, in_turn, main, own_seconds, table, write_report
+from side_by_side import Figures, Rounds, emit, in_turn, own_seconds, table, write_report
 
 from coca.search.index_params.advisor import parse_index
 from search import QUERIES, Ours, cloud, filled, kept_folder, milvus_server
@@ -115,6 +116,10 @@ def of_milvus(
     return figures
 
 
+QUICK = {"rows": 2_000, "of": "faiss,lite"}
+UNITS = {"* build_s": "processor s", "* ms": "processor ms", "* recall": "recall@10"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     place, rows = arguments.contestant, arguments.rows
     vectors, queries = cloud(rows, 1), cloud(QUERIES, 2)
@@ -138,25 +143,28 @@ def contestant(arguments: argparse.Namespace) -> None:
     emit(figures)
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     places = arguments.of.split(",")
     shared = [f"--rows={arguments.rows}", f"--store={arguments.store}"]
     rounds = in_turn({place: [*shared, f"--contestant={place}"] for place in places}, rounds=1)
-    figures = {place: rounds[place][0] for place in places}
+    figures = {place: runs[0] for place, runs in rounds.items()}
     sections = [
         f"Each setting with {QUERIES} queries of {DIM} numbers, one at a time, one turn. Processor "
         "time, that of the server included, which other work on the machine does not stretch. "
         "Built: from the wish for the index until searches use it, collection opened anew.",
-        *(f"## {NAMES[place]}\n\n{rows_of(place, figures[place], arguments)}" for place in places),
+        *(f"## {NAMES[place]}\n\n{rows_of(place, figures[place], arguments)}" for place in rounds),
         "Drawn in the SVG file of the same name.",
     ]
     path = write_report(
+        arguments,
+        rounds,
         f"search-curves_{arguments.rows // 1000}k",
         f"Recall against time, {arguments.rows:,} vectors",
         *sections,
         packages=["pymilvus", "milvus-lite", "faiss-cpu", "numpy"],
     )
     draw(path.with_suffix(".svg"), figures)
+    return rounds
 
 
 def rows_of(place: str, figures: Figures, arguments: argparse.Namespace) -> str:
@@ -209,4 +217,4 @@ if __name__ == "__main__":
     options.add_argument("--rows", type=int, default=10_000, help="vectors (default 10,000)")
     options.add_argument("--of", default=",".join(PLACES), help="places")
     options.add_argument("--store", default="", help="folder where what was filled stays")
-    main(options, contestant=contestant, referee=referee)
+    run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

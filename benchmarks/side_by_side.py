@@ -1,8 +1,9 @@
-"""What every benchmark shares: contestants in turn, each in a process of its own, and the report.
+"""Interleaved runs of contestants, one process each, and the report about them.
 
-A benchmark is one script with two lives. Called by hand it lists its contestants and lets them run
-in turn; each contestant is the same script again, called with `--contestant NAME`, which measures
-one thing and ends with `emit({...})`. Turns and not blocks, since a shared machine drifts.
+A user starts a benchmark script without `--contestant`; it then runs its contestants in turn. Each
+contestant is the same script, called with `--contestant NAME`: it measures one thing and ends with
+`emit({...})`. Runs are interleaved, since the speed of a shared machine drifts. The options are in
+`options.py`.
 """
 
 import argparse
@@ -15,21 +16,39 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-MARK = "figures: "
+QUICK_RESULTS = Path(__file__).parents[1] / "runs" / "bench"
+"""Reports of the quick mode, which are too rough to keep."""
+MARK, UNAVAILABLE = "figures: ", "unavailable: "
 
 Figures = dict[str, float]
-Rounds = dict[str, list[Figures]]
+
+
+class Rounds(dict[str, list[Figures]]):
+    """The figures of each round by contestant; `skipped` has the reason for each one left out."""
+
+    def __init__(self, *pairs: Mapping[str, list[Figures]]) -> None:
+        super().__init__(*pairs)
+        self.skipped: dict[str, str] = {}
+
+
+class Unavailable(Exception):  # noqa: N818
+    """A peer, a server or data that a measurement needs are not on this machine."""
+
+
+def print_unavailable(reason: str) -> None:
+    """Report to the script that started this one why nothing was measured."""
+    print(UNAVAILABLE + reason, flush=True)
 
 
 def emit(figures: Mapping[str, float]) -> None:
-    """Hands a contestant's figures to the script that started it."""
+    """Report a contestant's figures to the script that started it."""
     print(MARK + json.dumps(dict(figures)), flush=True)
 
 
@@ -39,31 +58,52 @@ def in_turn(
     rounds: int,
     pythons: Mapping[str, str] | None = None,
 ) -> Rounds:
-    """Runs each contestant once a round, in a fresh process, and gathers its figures by name.
+    """Run each contestant once a round, in a fresh process, and collect its figures by name.
+
+    A contestant that reports that it is unavailable is left out of all rounds.
 
     Args:
         contestants: By name, the arguments that this same script is called with.
-        rounds: How often each of them runs.
-        pythons: The interpreter of those that need an environment of their own.
+        rounds: The number of runs of each contestant.
+        pythons: The interpreter of contestants that need an environment of their own.
+
+    Raises:
+        Unavailable: None of the contestants can run.
     """
     pythons = pythons or {}
-    gathered: Rounds = {name: [] for name in contestants}
+    measured = Rounds({name: [] for name in contestants})
     for turn in range(rounds):
-        # The order turns round, so that none is always the one that follows the same other.
+        # The order alternates, so that no contestant always follows the same other one.
         order = list(contestants) if turn % 2 == 0 else list(reversed(contestants))
         for name in order:
+            if name in measured.skipped:
+                continue
             print(f"round {turn + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             python = pythons.get(name, sys.executable)
-            gathered[name].append(_run([python, sys.argv[0], *contestants[name]]))
-    return gathered
+            try:
+                measured[name].append(_run([python, sys.argv[0], *contestants[name]]))
+            except Unavailable as error:
+                print(f"skipped {name}: {error}", file=sys.stderr, flush=True)
+                measured.skipped[name] = str(error)
+                del measured[name]
+    if not measured:
+        raise Unavailable("; ".join(dict.fromkeys(measured.skipped.values())))
+    return measured
 
 
 def _run(command: Sequence[str]) -> Figures:
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not lines:
-        sys.exit(f"{' '.join(command)} gave no figures and ended with {done.returncode}")
-    return json.loads(lines[-1].removeprefix(MARK))
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    except FileNotFoundError as error:
+        raise Unavailable(f"{command[0]} does not exist") from error
+    lines = done.stdout.splitlines()
+    figures = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    reasons = [line.removeprefix(UNAVAILABLE) for line in lines if line.startswith(UNAVAILABLE)]
+    if reasons:
+        raise Unavailable(reasons[-1])
+    if done.returncode or not figures:
+        sys.exit(f"{' '.join(command)} printed no figures and ended with {done.returncode}")
+    return json.loads(figures[-1])
 
 
 @dataclass(frozen=True)
@@ -79,28 +119,28 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def shown(self, digits: int = 2) -> str:
-        """As `2.31 (2.28 to 2.35)`."""
+        """Format as `2.31 (2.28 to 2.35)`."""
         return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 def figure(rounds: Sequence[Figures], name: str) -> Spread:
-    """The spread of one figure over the rounds."""
+    """Compute the spread of one figure over the rounds."""
     return Spread.of([one[name] for one in rounds])
 
 
 def ratio(over: Sequence[Figures], under: Sequence[Figures], name: str) -> Spread:
-    """The spread of the quotient of two contestants, round by round."""
+    """Compute the spread of the quotient of two contestants, round by round."""
     return Spread.of([a[name] / b[name] for a, b in zip(over, under, strict=True)])
 
 
 def peak_bytes() -> float:
-    """The most memory that this process has held so far (resident set)."""
+    """Return the peak resident set size of this process, bytes."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
 
 
 def own_seconds() -> float:
-    """Processor time of this process and of all below it, living or ended."""
+    """Return the processor time of this process and all its descendants, seconds."""
     # Of each: its parent, and its ticks with those of its children that have ended.
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
@@ -114,7 +154,7 @@ def own_seconds() -> float:
         parents[number], ticks[number] = int(fields[1]), sum(map(int, fields[11:15]))
     below = 0
     for number in parents:
-        # Workers may stand below a server that starts them.
+        # Workers may be children of a server that starts them.
         above = parents.get(number, 0)
         while above and above != os.getpid():
             above = parents.get(above, 0)
@@ -123,7 +163,7 @@ def own_seconds() -> float:
 
 
 def forget_peak() -> None:
-    """Lets `peak_bytes` begin anew, where the system can; what was set up before is left out."""
+    """Reset the peak of `peak_bytes`, on systems that can; setup is then not counted."""
     gc.collect()
     forget = Path("/proc/self/clear_refs")
     if forget.exists():
@@ -131,19 +171,19 @@ def forget_peak() -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are set to the right."""
+    """Format a Markdown table; all columns except the first are right-aligned."""
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def machine() -> str:
-    """Processor, cores and memory of this machine, in words."""
+    """Describe the processor, cores and memory of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
 def versions(*packages: str) -> str:
-    """The versions of packages, those that are missing left out."""
+    """List the versions of those packages that are installed."""
     known = []
     for package in packages:
         try:
@@ -153,39 +193,35 @@ def versions(*packages: str) -> str:
     return ", ".join([f"Python {platform.python_version()}", *known])
 
 
-def write_report(theme: str, title: str, *sections: str, packages: Sequence[str] = ()) -> Path:
-    """Writes `results/<theme>_<machine>_<date>.md` and gives its path; the text is printed, too."""
+def write_report(
+    arguments: argparse.Namespace,
+    rounds: Rounds,
+    theme: str,
+    title: str,
+    *sections: str,
+    packages: Sequence[str] = (),
+) -> Path:
+    """Write and print `results/<theme>_<machine>_<date>.md`, and return its path.
+
+    A quick run writes to `runs/bench` instead.
+    """
     now = datetime.now(UTC)
     lead = (
         f"Machine: {machine()}. {versions(*packages)}. {now:%Y-%m-%d}.\n"
         f"Command: `python {' '.join([_relative(sys.argv[0]), *sys.argv[1:]])}`."
     )
-    text = "\n\n".join([f"# {title}", lead, *sections]) + "\n"
+    notes = [f"Skipped {name}: {reason}." for name, reason in rounds.skipped.items()]
+    if arguments.quick:
+        notes.insert(0, "**Quick mode**: fewer rounds and smaller sizes; the figures are rough.")
+    text = "\n\n".join([f"# {title}", lead, *notes, *sections]) + "\n"
     short = re.sub(r"[^a-z0-9]+", "-", _processor().lower()).strip("-")
-    path = RESULTS / f"{theme}_{short}-{os.cpu_count()}-cores_{now:%Y-%m-%d}.md"
-    path.parent.mkdir(exist_ok=True)
+    folder = QUICK_RESULTS if arguments.quick else RESULTS
+    path = folder / f"{theme}_{short}-{os.cpu_count()}-cores_{now:%Y-%m-%d}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     print(text)
     print(f"written to {_relative(path)}", file=sys.stderr)
     return path
-
-
-def main(
-    parser: argparse.ArgumentParser,
-    *,
-    contestant: Callable[[argparse.Namespace], None],
-    referee: Callable[[argparse.Namespace], None],
-) -> None:
-    """Runs the script in the one life or the other, as `--contestant` says."""
-    parser.add_argument("--contestant", help="measure this one alone; used by the script itself")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each (default 3)")
-    arguments = parser.parse_args()
-    try:
-        (contestant if arguments.contestant else referee)(arguments)
-    except ModuleNotFoundError as error:
-        raise SystemExit(
-            f"{error.name} is not installed: .venv/bin/pip install -e '.[bench]' brings all peers"
-        ) from error
 
 
 def _processor() -> str:

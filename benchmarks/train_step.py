@@ -16,13 +16,13 @@ from collections.abc import Callable
 
 import torch
 from ceiling import ceiling
+from options import run
 from peer import BOS, CONTEXT, EOS, WORDS, captions, peer_model, pictures
 from side_by_side import (
     Rounds,
     emit,
     figure,
     in_turn,
-    main,
     peak_bytes,
     ratio,
     table,
@@ -131,6 +131,10 @@ STEPS: dict[str, Callable[[int, bool], Step]] = {
 }
 
 
+QUICK = {"batch": 4, "steps": 1, "rounds": 1}
+UNITS = {"pairs_per_s": "pairs/s", "peak_bytes": "bytes", "flops": "FLOP/s"}
+
+
 def contestant(arguments: argparse.Namespace) -> None:
     bf16, batch = arguments.precision == "bf16", arguments.batch
     step = STEPS[arguments.contestant](batch, bf16)
@@ -154,18 +158,21 @@ def contestant(arguments: argparse.Namespace) -> None:
     )
 
 
-def referee(arguments: argparse.Namespace) -> None:
+def referee(arguments: argparse.Namespace) -> Rounds:
     shared = [f"--{name}={getattr(arguments, name)}" for name in ("precision", "batch", "steps")]
     rounds = in_turn(
         {name: [f"--contestant={name}", *shared] for name in arguments.only},
         rounds=arguments.rounds,
     )
     write_report(
+        arguments,
+        rounds,
         f"train_step_{arguments.precision}",
         f"Training step, {arguments.precision}, batch {arguments.batch}",
         results(rounds),
         packages=("torch", "open_clip_torch"),
     )
+    return rounds
 
 
 def results(rounds: Rounds) -> str:
@@ -193,4 +200,4 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=32, help="pairs (default 32)")
     parser.add_argument("--steps", type=int, default=3, help="timed steps a run (default 3)")
     parser.add_argument("--only", nargs="+", choices=list(STEPS), default=list(STEPS))
-    main(parser, contestant=contestant, referee=referee)
+    run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -1,0 +1,96 @@
+"""Benchmarks: the options and the JSON line that all of them share."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+PROGRAMS = sorted(
+    path for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text()
+)
+SCRIPT = """
+import argparse
+from options import run
+from side_by_side import Unavailable, emit, in_turn
+
+def contestant(arguments):
+    if arguments.contestant == "absent":
+        raise Unavailable("absent is not installed")
+    import {module}
+    emit({{"seconds": arguments.rows / 100, "hash": 1.0}})
+
+def referee(arguments):
+    names = arguments.only.split(",")
+    shared = [f"--rows={{arguments.rows}}"]
+    return in_turn({{n: [*shared, f"--contestant={{n}}"] for n in names}}, rounds=arguments.rounds)
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--rows", type=int, default=1000)
+parser.add_argument("--only", default="one,absent")
+run(parser, referee=referee, contestant=contestant, quick={{"rows": 100}}, units={{"sec*": "s"}})
+"""
+
+
+def run_script(
+    folder: Path, *options: str, module: str = "json"
+) -> subprocess.CompletedProcess[str]:
+    script = folder / "sample.py"
+    script.write_text(SCRIPT.format(module=module), encoding="utf-8")
+    environment = {"PYTHONPATH": str(FOLDER), "PATH": ""}
+    command = [sys.executable, str(script), *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def record(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_every_benchmark_declares_its_quick_mode_and_its_units(program: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(program.read_text())) if type(node) is ast.Call]
+    runs = [call for call in calls if getattr(call.func, "id", "") == "run"]
+    options = [
+        call.args[0].value for call in calls if call.args and type(call.args[0]) is ast.Constant
+    ]
+    if program.stem == "run_all":
+        assert {"--quick", "--json"} <= set(options)
+    else:
+        assert [{"quick", "units"} <= {word.arg for word in call.keywords} for call in runs] == [
+            True
+        ]
+
+
+def test_the_quick_mode_changes_defaults_and_not_the_options_that_are_given(tmp_path: Path) -> None:
+    rows = [
+        record(run_script(tmp_path, "--json", "--rounds=1", *options))["options"]["rows"]
+        for options in ([], ["--quick"], ["--quick", "--rows=7"])
+    ]
+    assert rows == [1000, 100, 7]
+
+
+def test_the_json_line_has_the_median_the_spread_and_the_unit(tmp_path: Path) -> None:
+    found = record(run_script(tmp_path, "--json", "--quick", "--rounds=2"))
+    assert found["name"] == "sample"
+    assert found["figures"] == {
+        "one: seconds": {"median": 1.0, "low": 1.0, "high": 1.0, "unit": "s"}
+    }
+    assert found["skipped"] == {"absent": "absent is not installed"}
+    assert found["unavailable"] == ""
+
+
+def test_a_benchmark_without_any_peer_gives_the_reason_and_a_status_of_its_own(
+    tmp_path: Path,
+) -> None:
+    done = run_script(tmp_path, "--json", "--only=absent")
+    assert (done.returncode, record(done)["unavailable"]) == (69, "absent is not installed")
+
+
+def test_a_missing_module_that_is_no_peer_is_a_failure(tmp_path: Path) -> None:
+    done = run_script(tmp_path, "--json", "--only=one", module="no_such_module")
+    assert done.returncode == 1
+    assert "no_such_module" in done.stderr
