@@ -1,1 +1,1 @@
-"""Vectors and records in Milvus: index, query, mine. Imports no torch."""
+"""Vector search on Milvus: indexing, querying and mining of embeddings. Imports no torch."""

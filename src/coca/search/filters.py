@@ -1,11 +1,10 @@
-"""Filter expressions for values from outside, quoted so that no value can change the meaning.
+"""Filter expressions of Milvus, with values quoted against injection.
 
     all_of(where("metadata.year", ">", 2020), negate(has_any_tag(["draft", "private"])))
 
-Lite and old servers take no parameters in a filter, so the quoting happens here. They also differ
-in what the opposite of an expression is where a key of the metadata is missing or of another kind;
-so each expression made here knows its opposite, and a filter keeps the same records everywhere:
-those for which a comparison in Python would be true.
+Lite and old servers take no filter parameters, so values are quoted here. Versions also differ in
+`not` where a metadata key is missing or of another type. So each expression carries its own
+negation. A filter keeps the same records everywhere: those for which the Python comparison is true.
 """
 
 import ast
@@ -47,35 +46,35 @@ _CAPTION_SOURCE = re.compile(
 
 
 class Filter(str):
-    """An expression of Milvus together with the one that keeps exactly the other records."""
+    """Expression of Milvus with its negation, which keeps exactly the other records."""
 
     opposite: str
 
     def __reduce__(self) -> tuple[type["Filter"], tuple[str, str]]:
-        """What a copy is made of, also in another process."""
+        """Pickle the expression together with its negation."""
         return Filter, (str(self), self.opposite)
 
     def __new__(cls, text: str, opposite: str) -> "Filter":
-        """Pair the two; use `where` and its neighbours instead."""
+        """Pair both expressions; use `where` and the other builders instead."""
         made = super().__new__(cls, text)
         made.opposite = opposite
         return made
 
 
 def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
-    r"""A filter that compares one field with a value, whatever the value holds.
+    r"""Build a filter that compares one field with a value; any value is safe.
 
     Args:
         field: `"id"`, `"path"`, `"caption"`, `"album"`, `"width"`, `"height"`, `"time"`,
             `"caption_source"`, or `"metadata.KEY"` for any key of the metadata.
         operator: One of `== != < <= > >=`, or `in` and `not in` with a list.
-        value: Text, number or truth value; for `in`, a list of them. Columns of text take text and
-            columns of numbers whole numbers; a number in the metadata compares with numbers only,
-            a text with texts. On Lite, true equals 1 there, and a list or an object is neither
-            above nor below a number nor kept by the opposite.
+        value: Text, number or boolean; a list of them for `in`. Text columns take text, and number
+            columns integers. Metadata numbers compare with numbers only, and texts with texts. On
+            Lite, true equals 1 in metadata; a list or object is neither above nor below a number,
+            nor kept by the negation.
 
     Raises:
-        SearchError: Unknown field or operator, or a value that no filter can hold.
+        SearchError: Unknown field or operator, or a value that a filter cannot express.
 
     Example:
         >>> where("metadata.equipment", "==", 'a "heavy" bar')
@@ -104,7 +103,7 @@ def where(field: str, operator: str, value: Value | Sequence[Value]) -> Filter:
 
 
 def between(field: str, least: Value | None, most: Value | None) -> Filter:
-    """A filter for `least <= field <= most`; None leaves that end open.
+    """Build a filter for `least <= field <= most`; None leaves that end open.
 
     Raises:
         SearchError: As `where`.
@@ -116,13 +115,13 @@ def between(field: str, least: Value | None, most: Value | None) -> Filter:
 
 
 def taken(*, since: date | None = None, until: date | None = None) -> Filter:
-    """A filter for images taken from `since` to the end of `until`.
+    """Build a filter for images taken from `since` to the end of `until`.
 
-    A day counts from its first to its last second. A time without a zone is read as UTC, as
-    cameras write theirs. Images whose time is not known are left out.
+    A day spans its first to its last second. A time without a zone is UTC, as cameras write it.
+    Images of unknown time are excluded.
 
     Raises:
-        SearchError: `until` lies before `since`.
+        SearchError: `until` is before `since`.
     """
     first = None if since is None else _seconds(since, time.min)
     last = None if until is None else _seconds(until, time.max)
@@ -134,17 +133,17 @@ def taken(*, since: date | None = None, until: date | None = None) -> Filter:
 
 
 def has_any_tag(tags: Sequence[str]) -> Filter:
-    """A filter for records that carry at least one of these tags; of no tag, for none."""
+    """Build a filter for records with at least one of these tags; no tags keep no record."""
     return _tagged("array_contains_any", tags) if tags else negate(_everything())
 
 
 def has_all_tags(tags: Sequence[str]) -> Filter:
-    """A filter for records that carry every one of these tags; of no tag, for all."""
+    """Build a filter for records with all of these tags; no tags keep every record."""
     return _tagged("array_contains_all", tags) if tags else _everything()
 
 
 def all_of(*filters: str) -> Filter:
-    """A filter for records that every one of these keeps; an empty filter keeps all.
+    """Combine filters with `and`; an empty filter keeps all records.
 
     Raises:
         SearchError: An expression has an open quote or parenthesis.
@@ -153,7 +152,7 @@ def all_of(*filters: str) -> Filter:
 
 
 def any_of(*filters: str) -> Filter:
-    """A filter for records that at least one of these keeps; of no filter, for none.
+    """Combine filters with `or`; no filters keep no record.
 
     Raises:
         SearchError: An expression is empty, or has an open quote or parenthesis.
@@ -164,9 +163,9 @@ def any_of(*filters: str) -> Filter:
 
 
 def negate(filter: str) -> Filter:
-    """A filter for exactly the records that this one leaves out.
+    """Negate a filter: keep exactly the records that it excludes.
 
-    Of an expression that was not made here, Lite still leaves out records without the key.
+    For an expression not built here, Lite still excludes records without the key.
 
     Raises:
         SearchError: The expression is empty, or has an open quote or parenthesis.
@@ -177,16 +176,16 @@ def negate(filter: str) -> Filter:
 
 
 def with_ids(ids: Iterable[str]) -> str:
-    """The expression for the records with these ids, whatever the ids hold."""
+    """Build the expression for records with these ids; any id is safe."""
     return f"{ID} in [{', '.join(map(quoted, ids))}]"
 
 
 def expanded(filter: str) -> str:
-    """Replace comparisons of `caption_source`, which is no column, by those of stored columns.
+    """Expand comparisons of `caption_source`, which is not a column, into stored columns.
 
     Raises:
-        SearchError: It is compared in another way than by `==`, `!=`, `in` or `not in`, or with
-            another value than `"given"`, `"model"` and `""`.
+        SearchError: The operator is not `==`, `!=`, `in` or `not in`, or the value is not
+            `"given"`, `"model"` or `""`.
     """
     check_filter(filter)
     if CAPTION_SOURCE not in filter:
@@ -195,17 +194,17 @@ def expanded(filter: str) -> str:
 
 
 def check_filter(filter: str) -> None:
-    """Refuse what is no text.
+    """Check that a filter is text.
 
     Raises:
-        SearchError: It is of another kind.
+        SearchError: It is not a string.
     """
     if not isinstance(filter, str):
         raise ArgumentError(f"the filter is {filter!r}; right is text, such as 'width > 100'")
 
 
 def quoted(text: str) -> str:
-    """The text as a literal of a filter."""
+    """Quote text as a literal of a filter."""
     return f'"{text.translate(_ESCAPES)}"'
 
 
@@ -224,12 +223,12 @@ def _compare_key(key: str, operator: str, value: object) -> Filter:
     text = f"{path} {operator} {literal}"
     missing = f"not (exists {path})"
     if operator in ("==", "!="):
-        # On Lite a comparison with nothing is neither true nor false, also behind `not`.
+        # On Lite a comparison with a missing key is neither true nor false, also after `not`.
         equal, differs = f"{path} == {literal}", f"({missing} or {path} != {literal})"
         return Filter(equal, differs) if operator == "==" else Filter(differs, equal)
     if isinstance(value, bool):
         raise ArgumentError(f"true and false have no order: {key!r} {operator} {literal}")
-    # And so is one of text with a number. `like "%"` holds for every text.
+    # The same holds for text against a number. `like "%"` is true for every text.
     other_kind = f'{path} like "%"' if not isinstance(value, str) else f'not ({path} like "%")'
     return Filter(text, f"({missing} or {other_kind} or not ({text}))")
 
@@ -251,7 +250,7 @@ def _compare_source(field: str, operator: str, value: object) -> Filter:
 
 def _expanded_source(found: re.Match[str]) -> str:
     if not found.group().startswith(CAPTION_SOURCE):
-        return found.group()  # a literal, whatever it holds
+        return found.group()  # a string literal
     operator, value = found["operator"], found["value"]
     if operator is None:
         raise ArgumentError(
@@ -273,7 +272,7 @@ def _in(
 ) -> Filter:
     either = [compare(key, "==", value) for value in values]
     if key != field or field == CAPTION_SOURCE:
-        # Lite knows `in` for columns only.
+        # Lite supports `in` for columns only.
         return any_of(*either)
     listed = f"[{', '.join(_literal(value) for value in values)}]"
     if not either:
@@ -307,7 +306,7 @@ def _opposite(filter: str) -> str:
 
 
 def _whole(filter: str) -> str:
-    """The expression, if it cannot reach beyond the parentheses that it is put into."""
+    """Return the expression if its quotes and parentheses are balanced."""
     depth = 0
     for sign in re.sub(r"[^()\"']", "", _STRING.sub("", filter)):
         depth += {"(": 1, ")": -1}.get(sign, 0)
@@ -322,7 +321,7 @@ def _whole(filter: str) -> str:
 def _seconds(day: date, of_day: time) -> int:
     if not isinstance(day, datetime):
         day = datetime.combine(day, of_day, UTC)
-    # The end of a day is a moment before the next one, also before 1970.
+    # Floor: the last moment of a day is before the next day, also before 1970.
     return math.floor(day.timestamp() if day.tzinfo else day.replace(tzinfo=UTC).timestamp())
 
 

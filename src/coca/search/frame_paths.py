@@ -1,4 +1,4 @@
-"""Paths and stamps of video frames: `film.mp4#t=12.5` is the frame at 12.5 seconds."""
+"""Paths and etags of video frames: `film.mp4#t=12.5` is the frame at 12.5 seconds."""
 
 import re
 
@@ -9,27 +9,27 @@ _EVERY = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")
 
 
 def series_path(entry: str, seconds: float) -> str:
-    """The path of an image in a series: `film.mp4#t=12.5`, as links to a moment are written."""
+    """Build the path of a frame: `film.mp4#t=12.5`, as media fragment URIs are written."""
     return f"{entry}#t={seconds:.3f}".rstrip("0").rstrip(".")
 
 
 def series_stamp(stamp: str, every_s: float) -> str:
-    """The stamp of a series: that of its file, and the seconds from one image to the next."""
+    """Build the etag of a frame series: that of its file, and the seconds between frames."""
     return f"{stamp}/{every_s:g}s"
 
 
 def every_of(stamp: str) -> float | None:
-    """The seconds from one image of a series to the next; None for any other stamp."""
+    """Return the seconds between frames of a series; None for any other etag."""
     every = _EVERY.search(stamp)
     return float(every[1]) if every else None
 
 
 def series_of(path: str, stamps: str) -> str:
-    """The entry that a path of a series belongs to; any other path stays as it is.
+    """Return the file of a frame's path; return any other path unchanged.
 
     Args:
-        path: Of an image. Keys of tars and tables may look like moments of a video as well.
-        stamps: Of the path; they tell whether it is one.
+        path: Path of an image. Keys of tars and tables may look like frame paths as well.
+        stamps: Etags of the path; they determine whether it is a frame path.
     """
     if any(every_of(stamp) is not None for stamp in claims_in(stamps)):
         return _MOMENT.sub("", path)

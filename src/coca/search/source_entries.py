@@ -1,7 +1,8 @@
-"""Claims: by what stamp each source knows a path, in one text where several sources hold it.
+"""Source entries: the etag of a path in each source that lists it, joined in one text.
 
-A folder and a table may name the same image file. A record keeps the stamps of both, so that
-each finds what it left there; the first one is of the source whose words are the record's.
+A folder and a table may list the same image file. A record keeps the etags of both, so that each
+source recognizes its own entry. The first etag is of the source whose caption and metadata the
+record holds.
 """
 
 import re
@@ -12,37 +13,37 @@ _MARK = re.compile(r"[0-9a-f]{8}:")
 
 
 def claims_in(stamps: str) -> list[str]:
-    """The stamps that stand in one text, that of the speaking source first."""
+    """Split the joined etags; the source with priority comes first."""
     return stamps.split(_BETWEEN)
 
 
 def join_claims(claims: Iterable[str]) -> str:
-    """One text of several stamps."""
+    """Join etags into one text."""
     return _BETWEEN.join(claims)
 
 
 def source_of(stamp: str) -> str:
-    """What tells a stamp from those of other sources: a table's mark, or nothing for the rest."""
+    """Return the source prefix of an etag: a table's mark, or empty for other sources."""
     mark = _MARK.match(stamp)
     return mark.group() if mark else ""
 
 
 def with_claim(claims: Iterable[str], stamp: str, *, speaks: bool) -> str:
-    """The claims with a source's newest one in place of its old one: first, or after the others."""
+    """Replace a source's entry by its new etag: first if it has priority, else last."""
     others = [claim for claim in claims if source_of(claim) != source_of(stamp)]
     return join_claims([stamp, *others] if speaks else [*others, stamp])
 
 
 def is_heard(stamp: str, caption: str, *, over: str, captioned: bool) -> bool:
-    """Whether the words of one source go before those of another that holds the same path.
+    """Return whether one source's metadata takes precedence over another's for the same path.
 
-    Words with a caption go before those without; then a table's go before those beside an image.
-    Of equals the later ones are heard.
+    Metadata with a caption takes precedence over metadata without; then a table's over a sidecar's.
+    Of equals, the later metadata takes precedence.
 
     Args:
-        stamp: The one's.
-        caption: The one's, empty if it gives none.
-        over: Stamp of the other one, whose words count so far.
-        captioned: The other one gives a caption.
+        stamp: Etag of the source.
+        caption: Caption of the source; empty if it gives none.
+        over: Etag of the other source, whose metadata holds so far.
+        captioned: Whether the other source gives a caption.
     """
     return (bool(caption), bool(source_of(stamp))) >= (captioned, bool(source_of(over)))

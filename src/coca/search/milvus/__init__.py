@@ -1,1 +1,1 @@
-"""One collection in Milvus: connection, schema, rows, approximate nearest neighbor search."""
+"""Milvus client: connection, schema, rows, approximate nearest neighbor (ANN) search."""

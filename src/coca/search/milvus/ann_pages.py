@@ -1,7 +1,7 @@
-"""The nearest rows of a collection to a vector, also where a filter hides most of them.
+"""ANN search for rows, with adaptive search width under selective filters.
 
-A graph loses results to the rows that a filter hides. So more of it is looked at the less is kept,
-and where that does not do, the rows that are left are read and compared here.
+A filter lowers the recall of a graph index. So the search width grows as the filter keeps fewer
+rows. Where that is not enough, the kept rows are read and compared here (brute force).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,70 +23,70 @@ from coca.search.milvus.row_codec import HIT_COLUMNS
 
 _QUERY_ROWS = 256
 _ANSWER_BYTES = 64 << 20
-"""Where results come with their vectors, queries are sent in batches whose answers are below it."""
+"""Maximum size of an answer with vectors; queries are batched below it."""
 _LISTED_IDS = 20_000
 
 _FEW_ROWS = 200
-"""A filter that leaves at most so many rows is answered from them: in 5 to 60 ms."""
+"""A filter that keeps at most so many rows is answered by brute force: in 5 to 60 ms."""
 _MANY_ROWS = 2_000
-"""More rows than these are never read for a search: on Lite they take 0.6 s."""
+"""Maximum number of rows read for a brute-force search: on Lite they take 0.6 s."""
 _MARGIN = 4
-"""How many times the results that are wanted a graph must meet among the rows that are kept."""
+"""Oversampling: multiple of the wanted results that a graph must find among the kept rows."""
 _BEHIND_FILTER = 2.0
-"""How much more of an index than its share of rows a filter takes: on Milvus 2.3, with 30,000
-vectors of 512 numbers, recall@10 is 0.965 to 0.98 where it keeps 8 to 50 %, and so 0.985 to 0.995.
+"""Factor on the search width under a filter. On Milvus 2.3, with 30,000 vectors of 512 numbers and
+a filter that keeps 8 to 50 %, it raises recall@10 from 0.965-0.98 to 0.985-0.995.
 """
 _ROUGH_ROWS = 2_000
-"""So many rows without an index are searched by a rough one, which loses one result in twelve
-whatever the effort: Milvus 2.3 makes it from 5,000 new rows on."""
+"""Number of unindexed rows searched by an interim index, which loses one result in twelve at any
+effort; Milvus 2.3 builds it from 5,000 new rows on."""
 _WIDTHS = ("ef", "itopk_size", "reorder_k", "search_list")
-"""Settings of a search that are numbers of candidates, of which its results are a part."""
+"""Search parameters that are candidate counts; they must be at least the limit."""
 _READ_AS_OBJECTS = (records.METADATA, records.TAGS, records.ORIGIN, records.CAPTION_SOURCE)
-"""Fields of filters that Lite reads slowly: lists and JSON."""
+"""Filter fields that Lite reads slowly: arrays and JSON."""
 _UTMOST = 1e6
-"""An effort that looks at all heaps of an index."""
+"""Effort that probes every cluster of an index."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """One side of a collection: the vectors of its images, or those of its captions."""
+    """Vector field of a collection: image vectors or caption vectors."""
 
     pictures: CollectionIO
-    """Whose rows tell what there is."""
+    """Collection of the image rows."""
     collection: CollectionIO
-    """Where the vectors stand: there, or for captions in one of their own."""
+    """Collection of the vectors: the same, or a separate collection for captions."""
     column: str
     index: VectorIndex
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How many of the nearest are wanted, and how widely to look for them."""
+    """One ANN search: limit, filter and search width."""
 
     limit: int
-    """Results a query, at most."""
+    """Maximum number of results a query."""
     filter: str = ""
-    """Milvus expression that a record must fulfil."""
+    """Milvus filter expression."""
     effort: float = 1.0
-    """How much of the index is looked at, against the usual 1."""
+    """Search width of the index, relative to the default 1."""
     params: Mapping[str, Any] | None = None
-    """Search settings by Milvus's names, instead of those that the effort gives."""
+    """Search parameters by their Milvus names; they override those of `effort`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Which of the nearest are wanted; the rest as in `Look`."""
+    """Page of the nearest records; other fields as in `Look`."""
 
     k: int
-    """Results a query, at most."""
+    """Maximum number of results a query."""
     offset: int = 0
-    """How many of the nearest to leave out."""
+    """Number of nearest results to skip."""
     filter: str = ""
     effort: float = 1.0
     params: Mapping[str, Any] | None = None
 
     def check(self, index: VectorIndex) -> None:
-        """Refuse a page that the index cannot give.
+        """Validate the page against the limits of the index.
 
         Raises:
             SearchError: `k`, `offset` or `effort` is out of range.
@@ -97,14 +97,14 @@ class Page:
             raise ArgumentError(f"effort is {self.effort}; it must be above 0")
 
     def look(self, limit: int) -> Look:
-        """For the first `limit` of them all."""
+        """Build the search for the first `limit` results."""
         return Look(limit=limit, filter=self.filter, effort=self.effort, params=self.params)
 
 
 def nearest_rows(
     vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
 ) -> list[list[Row]]:
-    """The nearest rows to each query, nearest first, each with its `distance`."""
+    """Find the nearest rows to each query, nearest first, each with its `distance`."""
     if not len(queries):
         return []
     if not look.filter:
@@ -117,12 +117,12 @@ def nearest_rows(
 def _filtered_on_server(
     vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
 ) -> list[list[Row]]:
-    """Counts what the filter keeps, to know how widely to look."""
+    """Search with a width that depends on the number of rows the filter keeps."""
     collection = vectors.collection
     kept, share = collection.count(look.filter, freshness=collection.freshness), 1.0
     if kept > _FEW_ROWS:
         share = kept / max(collection.count(freshness=collection.freshness), kept)
-    # A server itself compares all rows where few are kept, but for those without an index.
+    # A server itself uses brute force where few rows are kept, except for unindexed rows.
     if kept <= _FEW_ROWS or (
         kept <= _MANY_ROWS
         and kept / share - served_rows(collection.connection, collection.name) > _ROUGH_ROWS
@@ -130,7 +130,7 @@ def _filtered_on_server(
         columns = [*HIT_COLUMNS, vectors.column]
         rows = collection.query(look.filter, columns, freshness=collection.freshness)
         return _exact(queries, rows, vectors.column, look)
-    # To meet as many rows that the filter keeps as an unfiltered search meets in all.
+    # So that it visits as many kept rows as an unfiltered search visits rows.
     effort = look.effort * (1.0 if share == 1 else _BEHIND_FILTER / share)
     return _searched(vectors, queries, look, effort=effort)
 
@@ -138,15 +138,15 @@ def _filtered_on_server(
 def _filtered_on_lite(
     vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
 ) -> list[list[Row]]:
-    """Looks widely, and at the rows themselves if that has met too few of those that are kept.
+    """Search widely, then by brute force if too few kept rows were found.
 
-    To count or read what a filter keeps takes Lite longer than such a search: among 100,000 rows
-    0.2 s, and 55 us for each that is kept, against 0.15 s.
+    Counting or reading the kept rows takes Lite longer than such a search. Among 100,000 rows it
+    takes 0.2 s plus 55 us a kept row; the search takes 0.15 s.
     """
     collection, index = vectors.collection, vectors.index
     if any(name in look.filter for name in _READ_AS_OBJECTS):
-        # For lists and JSON it turns each whole record into Python objects, its vectors included;
-        # so only once.
+        # For arrays and JSON, Lite converts each whole record to Python objects, with vectors; so
+        # evaluate the filter only once.
         ids = collection.ids(look.filter)
         if len(ids) <= _FEW_ROWS:
             columns = [*HIT_COLUMNS, vectors.column]
@@ -155,8 +155,8 @@ def _filtered_on_lite(
             look = replace(look, filter=with_ids(ids))
     if "ef" not in index.search_params(look.limit, 1.0):
         return _searched(vectors, queries, look, effort=_UTMOST)
-    # That it finds more than is wanted shows that it did not find these by luck. A compressed graph
-    # has other scores than the rows: there pages of one depth are answered in one way.
+    # More results than wanted show that the search was wide enough. A compressed graph has other
+    # scores than the rows, so all pages of one depth must take the same path.
     wanted = look.limit if index.type == Hnsw.type else depth_of(look.limit)
     wider = replace(look, limit=min(_MARGIN * wanted, index.most_results))
     answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=MAX_WIDTH)
@@ -165,7 +165,7 @@ def _filtered_on_lite(
         read = collection.query(look.filter, columns, limit=_MANY_ROWS + 1)
         if len(read) <= _MANY_ROWS:
             return _exact(queries, read, vectors.column, look)
-        # What is kept lies far from what is nearest: the whole graph.
+        # The kept rows are far from the query: search the whole graph.
         answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=collection.count())
     return [answer[: look.limit] for answer in answers]
 
@@ -178,11 +178,11 @@ def _searched(
     effort: float,
     ef: int | None = None,
 ) -> list[list[Row]]:
-    """What the index finds; `ef` in place of what the effort would give.
+    """Search the index; `ef` overrides the value from the effort.
 
-    Scores of compressed copies are not cosines, and order the results differently. So the stored
-    vectors of all results to the depth of the page are compared with the query: then pages of one
-    depth agree, and a score does not depend on the index or the filter.
+    Scores of compressed vectors are not cosines and rank differently. So all results to the depth
+    of the page are rescored with the stored vectors. Pages of one depth then agree, and scores do
+    not depend on the index or the filter.
     """
     depth = min(depth_of(look.limit), vectors.index.most_results)
     exact = vectors.index.exact_scores
@@ -216,9 +216,9 @@ def _rescored(depth: int, embed_dim: int) -> int:
 
 
 def _wide_enough(params: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """Settings as they were given, but no narrower than what is asked for, which Milvus refuses.
+    """Raise candidate counts to the limit, since Milvus refuses smaller values.
 
-    For pages to come out in one order a search asks for a few results more than it gives.
+    A search requests a few more results than it returns, for a stable order of pages.
     """
     return {
         name: max(value, limit) if name in _WIDTHS and isinstance(value, int) else value
@@ -229,7 +229,7 @@ def _wide_enough(params: Mapping[str, Any], limit: int) -> dict[str, Any]:
 def _exact(
     queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, look: Look
 ) -> list[list[Row]]:
-    """The same answer as a search, from rows that hold their vectors."""
+    """Rank rows by exact cosine (brute force), from rows with their vectors."""
     if not rows:
         return [[] for _ in queries]
     vectors = np.asarray([row[column] for row in rows], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The nearest records to a vector: all, one of each album, or by words."""
+"""ANN search for records: plain, grouped by album, or full-text (BM25)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,19 +17,19 @@ from coca.search.milvus.schema import WORDS
 from coca.search.records import Hit
 
 _MOST_OF_ALBUMS = 2_048
-"""Nearest images to look for albums in, at most, before those that fill them are left out."""
+"""Maximum number of nearest images scanned for albums before frequent albums are excluded."""
 
 
 def nearest(
     vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: Page, *, captions: bool
 ) -> list[list[Hit]]:
-    """The nearest records to each query, nearest first.
+    """Find the nearest records to each query, nearest first.
 
     Args:
-        vectors: Where to look.
-        queries: One a row, each of length 1.
-        page: Which of the nearest.
-        captions: Leave out records that have no caption's vector, whose stand-ins may come up.
+        vectors: Vector field to search.
+        queries: One query a row, each of length 1.
+        page: Page of the result list.
+        captions: Exclude records without a caption vector, whose placeholder vectors may match.
     """
     separate = vectors.collection is not vectors.pictures
 
@@ -39,7 +39,7 @@ def nearest(
             return _rows_of_pictures(vectors, rows, look)
         found = nearest_rows(vectors, rows, look)
         if captions and any(not row[records.HAS_TEXT] for answer in found for row in answer):
-            # Only now, as most collections have no stand-ins, and a filter takes time.
+            # Only on demand: most collections have no placeholders, and a filter takes time.
             spoken = f"{records.HAS_TEXT} == true"
             found = nearest_rows(vectors, rows, replace(look, filter=_both(page.filter, spoken)))
         return found
@@ -52,11 +52,11 @@ def nearest(
 def nearest_of_each_album(
     vectors: Vectors, query: Float[np.ndarray, " E"], page: Page, *, captions: bool
 ) -> list[Hit]:
-    """The best hit of each album, best first; an image without an album stands for itself.
+    """Find the best hit of each album, best first; an image without an album is its own group.
 
-    Milvus can group by a column, but would take all images without an album for one; 2.3 ignores
-    the wish, and Lite finds one album where the nearest 100 images are of it. So more and more
-    are asked for, and albums that fill even the most of them are asked away.
+    Grouping of Milvus treats all images without an album as one group. Milvus 2.3 ignores it, and
+    Lite returns one album where it has the nearest 100 images. So the limit grows until enough
+    albums are found; at the maximum, albums found so far are excluded by a filter.
     """
     wanted = page.k + page.offset
     limit = depth_of(2 * wanted)
@@ -78,7 +78,7 @@ def nearest_of_each_album(
 
 
 def words_of(collection: CollectionIO, text: str, page: Page) -> list[Hit]:
-    """The records whose captions hold the words of a text, best first; the score is BM25."""
+    """Rank records by BM25 of their captions, best first."""
 
     def search(texts: Sequence[str], limit: int) -> list[list[Row]]:
         answers = collection.search(
@@ -90,7 +90,7 @@ def words_of(collection: CollectionIO, text: str, page: Page) -> list[Hit]:
             metric="BM25",
             filter=page.filter,
         )
-        # Lite tells the score with a minus in front.
+        # Lite returns the negated score.
         return [[row | {"distance": abs(row["distance"])} for row in rows] for rows in answers]
 
     rows = pages(
@@ -102,9 +102,9 @@ def words_of(collection: CollectionIO, text: str, page: Page) -> list[Hit]:
 def _rows_of_pictures(
     vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
 ) -> list[list[Row]]:
-    """The images whose captions are nearest, where captions have a collection of their own.
+    """Find the images with the nearest captions, where captions are in a separate collection.
 
-    Captions that a killed writer left without their image are passed over.
+    Orphaned captions of a killed writer are skipped.
     """
     pictures, limit = vectors.pictures, look.limit
     while True:

@@ -1,4 +1,4 @@
-"""The collections of one place: made, listed, dropped, and reached by other names."""
+"""Catalog of collections: create, list, drop, and alias."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,19 +25,19 @@ from coca.search.records import CollectionInfo
 
 
 def check_place(uri: str, collection: str, *, token: str = "") -> CollectionInfo | None:
-    """Find out in a moment, and without a model, whether a collection can be filled or made there.
+    """Check quickly, without a model, whether a collection can be written or created.
 
     Args:
-        uri: As for `Collection.open`.
-        collection: Its name or alias; it need not be there.
-        token: As for `Collection.open`.
+        uri: As in `Collection.open`.
+        collection: Name or alias; it need not exist.
+        token: As in `Collection.open`.
 
     Returns:
-        What the collection says about itself, except for its `count`; None if it is not there yet.
+        The description of the collection, without `count`; None if it does not exist yet.
 
     Raises:
-        SearchError: The name or the address is wrong, nobody answers, another process has it open,
-            or the collection was not made by this package.
+        SearchError: The name or URI is invalid, Milvus is unreachable, another process has the
+            folder open, or this package did not create the collection.
     """
     check_name(collection)
     if not check_folder(uri):
@@ -52,16 +52,17 @@ def check_place(uri: str, collection: str, *, token: str = "") -> CollectionInfo
 
 
 def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
-    """What the collections of a place say about themselves, except for their `count`.
+    """Describe all collections of a Milvus instance, without their `count`.
 
-    Those that were not made by this package are left out.
+    Collections that this package did not create are skipped.
 
     Args:
-        uri: As for `Collection.open`.
-        token: As for `Collection.open`.
+        uri: As in `Collection.open`.
+        token: As in `Collection.open`.
 
     Raises:
-        SearchError: The address is wrong, nobody answers, or another process has it open.
+        SearchError: The URI is invalid, Milvus is unreachable, or another process has the folder
+            open.
     """
     if not check_folder(uri):
         return []
@@ -80,23 +81,23 @@ def neighbours(uri: str, *, token: str = "") -> list[CollectionInfo]:
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """A collection in the list of a place."""
+    """Entry in the list of collections."""
 
     name: str
-    """The name to open it by: the public one if that leads here, else its own."""
+    """Name to open it by: the public name if that points to it, else its own name."""
     own_name: str
     count: int
-    """Records; as far as Milvus knows without loading it, see `exact`."""
+    """Number of records, as far as Milvus knows without loading it; see `exact`."""
     exact: bool
-    """`count` was counted. Otherwise a server may count replaced and removed rows as well."""
+    """Whether `count` is exact. Otherwise a server may include replaced and deleted rows."""
     model: str
-    """Name or folder of its model; empty if the collection was not made by this package."""
+    """Name or folder of its model; empty if this package did not create the collection."""
     aliases: tuple[str, ...]
-    """Its other names."""
+    """Other names of the collection."""
 
 
 def list_all(connection: Connection) -> list[Listed]:
-    """List the collections of a place; none is loaded, and no index is built."""
+    """List all collections without loading them or building an index."""
     client, timeout_s = connection.client, connection.timeout_s
     others = aliases(connection)
     found = []
@@ -127,7 +128,7 @@ def list_all(connection: Connection) -> list[Listed]:
 
 
 def missing(connection: Connection, collection: str) -> str:
-    """Explain that there is no collection of a name."""
+    """Build the error message for a missing collection."""
     others = aliases(connection)
     there = ", ".join(sorted({*others, *list_collections(connection)} - set(others.values())))
     return (
@@ -147,16 +148,16 @@ def make_named(
     settings: CollectionSettings,
     staged: bool,
 ) -> str:
-    """Make the collection of a model for a name, and let the name lead to it unless `staged`.
+    """Create the collection of a model for a name, and its alias unless `staged`.
 
-    A process that is killed in between leaves an empty collection, which the next one takes.
+    A process killed in between leaves an empty collection, which the next process uses.
 
     Returns:
-        Its own name.
+        The own name of the collection.
 
     Raises:
-        SearchError: Milvus refuses, or there are records of that model and name already, to which
-            the name does not lead any more.
+        SearchError: Milvus refuses, or a collection of that model and name has records but its
+            alias is gone.
     """
     own = names.own_name(collection, fingerprint)
     if names.resolve(connection, own) is None:
@@ -182,18 +183,18 @@ def make_named(
 
 
 def drop_collection(connection: Connection, collection: str) -> str:
-    """Remove a collection with everything in it, and the names that lead to it.
+    """Drop a collection with its records and aliases.
 
     Args:
-        connection: Where it is.
-        collection: Its own name, or the public name that it was made for. Of a collection of an
-            earlier version whose name leads elsewhere, the records go, and the name stays.
+        connection: Connection to Milvus.
+        collection: Its own name, or the public name it was created for. For a collection of an
+            earlier version whose name is redirected, the records are dropped and the name stays.
 
     Returns:
-        Its own name.
+        The own name of the collection.
 
     Raises:
-        SearchError: There is none of that name, or the name is an alias that it was not made for.
+        SearchError: It does not exist, or the name is an alias it was not created for.
     """
     others, own = aliases(connection), collection
     stays = others.get(collection)
@@ -205,13 +206,13 @@ def drop_collection(connection: Connection, collection: str) -> str:
             raise SearchError(f"{collection!r} is an alias of {own!r}: drop that one")
     client, timeout_s = connection.client, connection.timeout_s
     with connection.faults(f"drop collection {own!r}"), connection.write_lock:
-        # Otherwise they would stay, and lead nowhere.
+        # Otherwise they would remain and point nowhere.
         for name in (name for name, target in others.items() if target == own):
             if name in client.list_collections(timeout=timeout_s):
                 names.redirect(connection, name, "")
             else:
                 client.drop_alias(name, timeout=timeout_s)
-        # The captions last: without the images, nobody sees them.
+        # The captions last: without the images, they are invisible.
         for name in (own, texts_name(own)):
             client.drop_collection(name, timeout=timeout_s)
         if stays is not None:
@@ -220,20 +221,20 @@ def drop_collection(connection: Connection, collection: str) -> str:
 
 
 def point_alias(connection: Connection, alias: str, collection: str) -> str:
-    """Let a name lead to a collection; who opens the name from now on finds that one.
+    """Point an alias to a collection, atomically.
 
-    One call, so nobody ever finds nothing. Who has the former collection open keeps it.
+    The switch is one call, so the alias always resolves. Open clients keep the previous collection.
 
     Args:
-        connection: Where they are.
-        alias: The name.
-        collection: The collection: its own name, or one that leads to it now.
+        connection: Connection to Milvus.
+        alias: Name of the alias.
+        collection: Own name of the collection, or a current alias of it.
 
     Returns:
-        The own name of the collection that the name led to before, or an empty text.
+        The own name of the previous target, or an empty text.
 
     Raises:
-        SearchError: There is no such collection, or a name cannot be used.
+        SearchError: The collection does not exist, or a name is invalid.
     """
     check_name(alias)
     with connection.write_lock:
@@ -258,7 +259,7 @@ def point_alias(connection: Connection, alias: str, collection: str) -> str:
 
 
 def check_switchable(connection: Connection, name: str) -> None:
-    """Refuse a name that can never lead to another collection.
+    """Check that a name can be switched to another collection.
 
     Raises:
         SearchError: It is the own name of a collection.

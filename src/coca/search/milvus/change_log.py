@@ -1,4 +1,4 @@
-"""What has changed in a collection: noted by who writes, looked for by who keeps a copy."""
+"""Change log of a collection: a journal of writes, and staleness checks for in-memory copies."""
 
 import logging
 import threading
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 _REMEMBERED_IDS = 100_000
 _SHARE = 20
-"""A copy is read anew when it is so many times as old as reading it took: 5 % of the time."""
+"""A copy is read again at so many times the age of its read time: 5 % of the time."""
 
 
 class Journal:
-    """The ids that were written or removed, in order; threads may share it.
+    """Thread-safe journal of the ids that were written or deleted, in order.
 
     Attributes:
-        writes: How many these were so far.
+        writes: Number of ids so far.
     """
 
     def __init__(self) -> None:
@@ -31,13 +31,13 @@ class Journal:
         self._lock = threading.Lock()
 
     def note(self, ids: Sequence[str]) -> None:
-        """Take note of ids that have been written or removed."""
+        """Record ids that were written or deleted."""
         with self._lock:
             self._changed.extend(ids)
             self.writes += len(ids)
 
     def since(self, writes: int) -> list[str] | None:
-        """The ids since `writes` was that number; None if they are no longer remembered."""
+        """List the ids since `writes` had this value; None if they are no longer stored."""
         with self._lock:
             newer = self.writes - writes
             if newer > len(self._changed):
@@ -47,32 +47,32 @@ class Journal:
 
 @runtime_checkable
 class Counted(Protocol):
-    """A collection of which somebody keeps a copy."""
+    """Collection with an in-memory copy."""
 
     @property
     def sees_all_writes(self) -> bool:
-        """Whether `writes` counts those of everybody."""
+        """Whether `writes` counts the writes of all clients."""
         ...
 
     @property
     def writes(self) -> int:
-        """How many rows were written or removed, as far as this process knows."""
+        """Number of rows written or deleted, as far as this process knows."""
         ...
 
     def count(self, filter: str = "") -> int:
-        """How many records there are."""
+        """Count the records."""
         ...
 
 
 class Watch:
-    """Tells when a copy of a collection must be compared with Milvus.
+    """Staleness check of an in-memory copy of a collection.
 
-    Milvus tells nobody that a row has been replaced. On Lite all writers are in this process and
-    known; on a server the number of records is compared, and the copy is read anew now and then.
+    Milvus does not notify clients of replaced rows. On Lite all writers are in this process and
+    known. On a server the number of records is compared, and the copy is read again periodically.
     """
 
     def __init__(self, index: Counted, check_s: float) -> None:
-        """Watch it; `check_s` is how long nothing is asked after a look, in seconds."""
+        """Watch a collection; `check_s` is the minimum interval of checks, in seconds."""
         self._index = index
         self._check_s = check_s
         self._looked_s = self._read_s = time.monotonic()
@@ -80,37 +80,37 @@ class Watch:
 
     @contextmanager
     def reading(self) -> Iterator[int]:
-        """While all of the collection is read; gives the number of writes that the copy knows."""
+        """Time a full read; yield the number of writes that the copy includes."""
         began_s = time.monotonic()
         try:
             yield self._index.writes
         finally:
-            # Also if it failed, so that the next try waits.
+            # Also after a failure, so that the next try waits.
             self._looked_s = self._read_s = time.monotonic()
             self._took_s = self._read_s - began_s
 
     def is_due(self) -> bool:
-        """Whether it is time to look again."""
+        """Return whether the next check is due."""
         return time.monotonic() > self._looked_s + self._check_s
 
     def has_changed(self, count: int) -> bool:
-        """Look: whether a copy of `count` records lacks some, or has some too many."""
+        """Check whether the number of records differs from `count`, the copy's."""
         self._looked_s = time.monotonic()
         return self._index.count() != count
 
     def is_old(self) -> bool:
-        """Whether records may have been replaced that nobody told of, and it is time to read."""
+        """Return whether a full re-read is due, for replacements by other clients."""
         age_s = time.monotonic() - self._read_s
         return not self._index.sees_all_writes and age_s > max(self._check_s, _SHARE * self._took_s)
 
 
 def read_beside(what: str, read: Callable[[], None], lock: threading.Lock) -> None:
-    """Read something anew in a thread of its own, unless whoever holds the lock does so already.
+    """Read again in a background thread, unless the lock holder does so already.
 
     Args:
-        what: What stays as it was if reading fails, for a line in the log.
-        read: Reads it.
-        lock: Held until it is read.
+        what: Name of the data, for the log message if the read fails.
+        read: Function that reads it.
+        lock: Lock held until the read ends.
     """
     if not lock.acquire(blocking=False):
         return
@@ -123,4 +123,4 @@ def read_beside(what: str, read: Callable[[], None], lock: threading.Lock) -> No
         finally:
             lock.release()
 
-    threading.Thread(target=run, name="reading a collection anew", daemon=True).start()
+    threading.Thread(target=run, name="re-read of a collection", daemon=True).start()

@@ -1,7 +1,7 @@
-"""A collection of images in Milvus: a folder on this machine or a server, by the same calls.
+"""Milvus client of one collection: the same interface for Milvus Lite and for servers.
 
-Vectors are stored with length 1 and compared by inner product, which every index type and every
-kind of Milvus knows; the score is then the cosine.
+Vectors have length 1 and are compared by inner product, which every index type and every Milvus
+version supports. The score is therefore the cosine.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,13 +36,13 @@ __all__ = ["MAX_RESULTS", "Collection", "Side"]
 
 
 class Collection:
-    """A collection of images with the vectors of one model.
+    """Client of one collection of images with the vectors of one model.
 
-    Made by `Collection.open`. Threads may share it; on a folder of this machine their writes wait
-    for each other. Closing it, or leaving its `with` block, lets the next process in.
+    Create it by `Collection.open`. It is thread-safe; on Milvus Lite, writes are serialized.
+    Closing it, or leaving its `with` block, releases the lock for the next process.
 
     Attributes:
-        info: What the collection said about itself when it was opened.
+        info: Description of the collection when it was opened.
     """
 
     def __init__(self, connection: Connection, info: CollectionInfo, layout: Layout) -> None:
@@ -66,23 +66,25 @@ class Collection:
         settings: CollectionSettings | None = None,
         timeout_s: float = 60.0,
     ) -> "Collection":
-        """Open a collection, or make it.
+        """Open a collection, or create it.
 
         Args:
-            uri: Path that ends in `.db`, or address of a server such as `http://host:19530`.
-            collection: Name or alias within that place: letters, digits and `_`.
-            token: `"user:password"` or a key, for servers that want one.
-            embed_dim: Numbers in a vector; needed to make a collection, otherwise checked if given.
-            fingerprint: Of the model whose vectors it holds; as `embed_dim`.
-            model: Name or folder of that model, kept for whoever opens the collection later.
-            create: Make the collection if it is missing.
-            staged: Open the collection that is made for this name and `fingerprint`, whether or not
-                the name leads there yet; `point_alias` switches the name.
-            settings: How a new collection is kept; one that is there keeps its own.
-            timeout_s: Limit of every call in seconds.
+            uri: Path that ends in `.db` (Milvus Lite), or URI of a server such as
+                `http://host:19530`.
+            collection: Name or alias: letters, digits and `_`.
+            token: `"user:password"` or an API key, for servers with authentication.
+            embed_dim: Vector size; required to create a collection, otherwise checked if given.
+            fingerprint: Fingerprint of the model of its vectors; required or checked as
+                `embed_dim`.
+            model: Name or folder of that model, stored with the collection.
+            create: Create the collection if it is missing.
+            staged: Open the collection created for this name and `fingerprint`, even if the alias
+                does not point to it yet; `point_alias` switches the alias.
+            settings: Configuration of a new collection; an existing collection keeps its own.
+            timeout_s: Timeout of each call, in seconds.
 
         Raises:
-            SearchError: It is missing, cannot be reached, or holds another model's vectors.
+            SearchError: It is missing, unreachable, or has another model's vectors.
             MissingExtraError: The Milvus packages are not installed.
         """
         schema.check_name(collection)
@@ -119,7 +121,7 @@ class Collection:
                     embed_dim=embed_dim or info.embed_dim,
                 )
                 schema.load_collection(connection, layout)
-                # What Milvus says counts: other programs may change an index, too.
+                # The description of Milvus takes precedence: other clients may rebuild an index.
                 if state := index_state(connection, layout.name, records.VECTOR):
                     layout = replace(layout, index=state.index)
                 index = cls(connection, info, layout)
@@ -137,31 +139,31 @@ class Collection:
 
     @property
     def own_name(self) -> str:
-        """The name that leads to this collection for ever; others may be switched."""
+        """Name of the collection itself; aliases may be switched."""
         return self._store.layout.name
 
     def is_same(self, other: "Collection") -> bool:
-        """Whether both are one collection, under whatever names and addresses."""
+        """Return whether both are the same collection, under any names and URIs."""
         one, another = self._store.layout, other._store.layout
         return one.name == another.name and (
             self._connection.place == other._connection.place
-            # Of one server under two addresses, the collection has one id and time of creation.
+            # Under two URIs of one server, the collection has the same id and creation time.
             or (one.identity != (0, 0) and one.identity == another.identity)
         )
 
     @property
     def made_for(self) -> str:
-        """The public name that it was made for; empty if that is its own name."""
+        """Public name (alias) that it was created for; empty if that is its own name."""
         return self._store.layout.made_for
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the Milvus at the other end can do."""
+        """Features of the connected Milvus."""
         return self._connection.capabilities
 
     @property
     def index_type(self) -> VectorIndex:
-        """The index of its vectors."""
+        """Index of the vectors."""
         return self._store.layout.index
 
     def change_index(
@@ -172,20 +174,20 @@ class Collection:
         progress: ProgressMaker = silent,
         patience_s: float = PATIENCE_S,
     ) -> VectorIndex:
-        """Build another index; nobody can search meanwhile.
+        """Rebuild the vector index; searches fail meanwhile.
 
         Args:
-            index: Its type and settings.
-            fallback: Whether what comes closest may be taken where Milvus cannot build it, with a
-                warning; by default on Lite only.
-            progress: Makes the bar to show.
-            patience_s: How long no row may be added before it is given up.
+            index: Type and parameters of the new index.
+            fallback: Whether the closest supported index may replace it, with a warning, where
+                Milvus cannot build it; by default on Lite only.
+            progress: Optional progress callback.
+            patience_s: Timeout without any newly indexed row, in seconds.
 
         Returns:
             The index that was built.
 
         Raises:
-            SearchError: It cannot be built; the old index is there again.
+            SearchError: It cannot be built; the old index is restored.
         """
         index = choose_index(index, self.capabilities, fallback=fallback)
         self.flush()
@@ -200,7 +202,10 @@ class Collection:
         return index
 
     def index_states(self) -> dict[Side, IndexState]:
-        """How far the index of each vector is; on Lite captions have none before the first one."""
+        """Return the build state of each vector's index.
+
+        On Lite captions have no index before the first caption.
+        """
         sides: tuple[Side, Side] = ("text", "image")
         states: dict[Side, IndexState] = {}
         for side, place in zip(sides, self._store.layout.vectors, strict=True):
@@ -209,56 +214,55 @@ class Collection:
         return states
 
     def describe(self) -> CollectionInfo:
-        """What the collection says about itself; `count` is as of now."""
+        """Describe the collection, with the current `count`."""
         return replace(self.info, count=self.count())
 
     def upsert(self, rows: Iterable[Record]) -> int:
-        """Write records; one whose id is there already is replaced.
+        """Upsert records: insert new ids, replace existing ids.
 
-        Written rows can be found at once and outlive a killed process; `flush` makes them fast to
-        search as well.
+        Written rows are searchable at once and survive a killed process; `flush` indexes them.
 
         Returns:
-            How many records were given.
+            The number of records given.
 
         Raises:
             SearchError: A record cannot be stored; the message names it. Earlier records may
-                have been written.
+                already be written.
         """
         written = 0
         for batch in batches(rows, WRITE_ROWS):
             records.check_records(batch, self.info.embed_dim)
-            # One row an id: servers keep both, or refuse the batch, if an id comes twice.
+            # One row an id: with duplicate ids, servers keep both rows or refuse the batch.
             self._store.write(list({record.id: record for record in batch}.values()))
             written += len(batch)
         return written
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Remove records; ids that are not there are ignored."""
+        """Delete records; missing ids are ignored."""
         self._store.delete(ids)
 
     def flush(self) -> None:
-        """Bring everything that was written into the index, where that is due."""
+        """Flush written rows into the index, where that is due."""
         self._store.flush()
 
     def close(self) -> None:
-        """Let go of the server or folder; closing twice does nothing."""
+        """Close the connection; closing twice does nothing."""
         self._connection.close()
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
-        """The records with these ids, as far as they are there."""
+        """Read the records with these ids; missing ids are skipped."""
         return {record.id: record for record in self._store.get(ids)}
 
     def ids(self, filter: str = "") -> list[str]:
-        """The ids of all records that fulfil a filter, in no order.
+        """List the ids of all records that match a filter, in no order.
 
         Raises:
-            SearchError: Milvus does not understand the filter.
+            SearchError: Milvus rejects the filter.
         """
         return self._store.pictures.ids(filter)
 
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
-        """The records with these ids as hits with these scores, in this order, as far as there."""
+        """Build hits with these scores, in this order; missing ids are skipped."""
         pictures = self._store.pictures
         told = pictures.get(scores, HIT_COLUMNS, freshness=pictures.freshness)
         found = {row[records.ID]: row for row in told}
@@ -266,50 +270,54 @@ class Collection:
 
     @property
     def writes(self) -> int:
-        """How many rows were written or removed so far: through this index, on Lite by anybody."""
+        """Number of rows written or deleted so far through this client; on Lite, through any."""
         return self._store.pictures.journal.writes
 
     @property
     def sees_all_writes(self) -> bool:
-        """Whether `writes` counts those of everybody, as on Lite, and not only this index's own."""
+        """Whether `writes` counts the writes of all clients, as on Lite, or only this client's."""
         return self._connection.sees_all_writes
 
     def changed_since(self, writes: int) -> list[str] | None:
-        """The ids that these were, since `writes` was that number; None if it is too long ago."""
+        """List the ids written since `writes` had this value; None if that is too long ago."""
         return self._store.pictures.journal.since(writes)
 
     def count(self, filter: str = "") -> int:
-        """How many records there are, or how many the filter leaves.
+        """Count the records, or those that match a filter.
 
         Raises:
-            SearchError: Milvus does not understand the filter.
+            SearchError: Milvus rejects the filter.
         """
         return self._store.pictures.count(filter)
 
     def repair(self) -> set[str]:
-        """Remove captions that do not belong to their images, as killed writers leave them.
+        """Delete orphaned captions, which killed writers leave.
 
-        Only where captions have a collection of their own, as on Milvus 2.3; searches never show
-        them. Every filling begins so that reads the whole collection.
+        Only for captions in a separate collection, as on Milvus 2.3; searches never return orphans.
+        Every ingest that reads the whole collection begins with it.
 
         Returns:
-            The ids of records whose caption has no vector: to be written again.
+            The ids of records whose caption has no vector; they must be written again.
         """
         return self._store.repair()
 
     def origins(self, ids: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, Origin]]:
-        """Every record's id, path, caption and origin, in no order; write nothing meanwhile.
+        """Iterate over id, path, caption and origin of records, in no order.
+
+        Do not write meanwhile.
 
         Args:
-            ids: Only of these, as far as they are there; by default of all.
+            ids: Restrict to these ids; missing ids are skipped; by default all records.
         """
         return self._store.origins(ids)
 
     def read_through(self, filter: str = "") -> Iterator[list[Record]]:
-        """All records that fulfil a filter, in batches and in no order; write nothing meanwhile.
+        """Iterate over all records that match a filter, in batches and in no order.
+
+        Do not write meanwhile.
 
         Raises:
-            SearchError: Milvus does not understand the filter.
+            SearchError: Milvus rejects the filter.
         """
         return self._store.read_through(filter)
 
@@ -325,25 +333,25 @@ class Collection:
         effort: float = 1.0,
         params: Mapping[str, Any] | None = None,
     ) -> list[list[Hit]]:
-        """The nearest records to each vector, nearest first.
+        """Find the nearest records to each vector, nearest first.
 
         Args:
             vectors: One query a row, each of length 1.
-            k: How many results a query; fewer come back if fewer are there.
-            filter: Milvus expression that a record must fulfil; `where` builds one safely.
-            offset: How many of the nearest to leave out, for paging.
-            on: Whether images or captions are compared with the queries. Records without a
-                `text_vector` are never among the nearest captions.
-            group_by: `"album"` returns only the best image of each album; images without an album
-                count one by one.
-            effort: How much of the index is looked at, against the usual 1: more finds more of
-                what is nearest, and takes longer.
-            params: Search settings by Milvus's names, such as `{"ef": 200}`, instead of those that
-                the effort gives.
+            k: Maximum number of hits a query.
+            filter: Milvus filter expression; `where` builds one safely.
+            offset: Number of nearest hits to skip, for paging.
+            on: Vector field to search: `"image"` or `"text"` (captions). Records without a
+                `text_vector` are excluded from searches of captions.
+            group_by: `"album"` returns only the best image of each album; an image without an album
+                is its own group.
+            effort: Search width of the index, relative to the default 1: more increases recall and
+                latency.
+            params: Search parameters by their Milvus names, such as `{"ef": 200}`; they override
+                those of `effort`.
 
         Raises:
-            SearchError: Vectors of the wrong kind, `k` or `offset` out of range, or a filter that
-                Milvus does not understand.
+            SearchError: The vectors are invalid, `k` or `offset` is out of range, or Milvus rejects
+                the filter.
         """
         page = Page(k=k, offset=offset, filter=filter, effort=effort, params=params)
         page.check(self.index_type)
@@ -361,20 +369,20 @@ class Collection:
     def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
     ) -> list[Hit]:
-        """The records whose captions hold the words of a text, best first, ranked by BM25.
+        """Rank records by BM25 of their captions, best first.
 
         Args:
-            text: Words to look for; a caption need not hold all of them.
-            k: How many results, at most.
-            filter: Milvus expression that a record must fulfil; `where` builds one safely.
-            offset: How many of the best to leave out, for paging.
+            text: Query words; a caption need not contain all of them.
+            k: Maximum number of hits.
+            filter: Milvus filter expression; `where` builds one safely.
+            offset: Number of best hits to skip, for paging.
 
         Returns:
-            Hits whose score is BM25, above 0 and without an upper end.
+            Hits whose score is BM25, above 0 and unbounded.
 
         Raises:
-            SearchError: Milvus cannot rank by words (`supports_full_text` tells), the text is
-                empty, `k` or `offset` is out of range, or Milvus does not understand the filter.
+            SearchError: Milvus lacks full-text search (see `supports_full_text`), the text is
+                empty, `k` or `offset` is out of range, or Milvus rejects the filter.
         """
         if not self.supports_full_text:
             raise SearchError(
@@ -388,5 +396,5 @@ class Collection:
 
     @property
     def supports_full_text(self) -> bool:
-        """Whether `full_text_search` can answer."""
+        """Whether `full_text_search` is available."""
         return self._store.layout.words

@@ -1,4 +1,4 @@
-"""What can be chosen when a collection is made, and what a Milvus makes of it."""
+"""Configuration of a new collection, fitted to the features of Milvus."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -16,23 +16,23 @@ Consistency: TypeAlias = Literal["Strong", "Session", "Bounded", "Eventually"]
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionSettings:
-    """How a new collection is kept; the defaults suit up to some millions of images."""
+    """Configuration of a new collection; the defaults suit up to some millions of images."""
 
     index: VectorIndex | None = None
-    """Index of the vectors; None takes what suits most, see `choose_index`."""
+    """Index of the vectors; None selects the default, see `choose_index`."""
     fallback: bool | None = None
-    """Take what comes closest where Milvus lacks something, with a warning, instead of an error;
-    by default on Lite only."""
+    """Whether to use the closest supported setting, with a warning, instead of an error; by default
+    on Lite only."""
     shards: int = 1
-    """Writers that share the rows, 1 to 16: one for each 200 million rows."""
+    """Number of shards that divide the writes, 1 to 16: one for each 200 million rows."""
     replicas: int = 1
-    """Copies in memory that share the searches; each needs a query node of its own."""
+    """Number of in-memory replicas that share the searches; each needs its own query node."""
     partition_by_album: bool = False
-    """Keep albums apart, so that a filter `album == "..."` reads only a part of the rows."""
+    """Partition by album, so that a filter `album == "..."` reads only some of the rows."""
     consistency: Consistency = "Bounded"
-    """How fresh an answer must be for other writers' rows; one's own are always seen.
+    """Consistency level for other clients' writes; own writes are always visible.
 
-    `Bounded` is at most some seconds behind; `Strong` waits, about 0.2 s a search.
+    `Bounded` is at most some seconds stale; `Strong` waits, about 0.2 s a search.
     """
 
     def __post_init__(self) -> None:
@@ -46,10 +46,10 @@ class CollectionSettings:
             )
 
     def fitted(self, capabilities: Capabilities) -> "CollectionSettings":
-        """The settings that a Milvus can keep; each that it cannot is told by a warning.
+        """Fit the configuration to the features of Milvus; warn of each unsupported setting.
 
         Raises:
-            SearchError: It cannot keep one, and `fallback` does not let it go.
+            SearchError: A setting is unsupported, and `fallback` is off.
         """
         index = choose_index(self.index, capabilities, fallback=self.fallback)
         fitted, lost = replace(self, index=index), []

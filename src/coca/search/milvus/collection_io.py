@@ -1,7 +1,7 @@
-"""One collection of Milvus as rows in and rows out, with the rules that every call must keep.
+"""Row-level I/O of one Milvus collection.
 
-Rows are upserted, never inserted; each call has a limit of time and names its columns; on Lite
-writes wait for each other, and are flushed before they slow searches down.
+Rows are upserted, never inserted. Each call has a timeout and names its columns. On Lite, writes
+are serialized, and flushed before unflushed rows slow searches down.
 """
 
 import math
@@ -20,25 +20,24 @@ from coca.search.records import ID
 
 WRITE_ROWS = 1_000
 FLUSH_ROWS = 5_000
-"""Unflushed rows make each search on Lite slower, by about 45 microseconds a row."""
+"""Flush threshold: unflushed rows slow each search on Lite by about 45 microseconds a row."""
 _SEARCHED_ROWS = 1_000
-"""So many are flushed where searches happen meanwhile; it costs a filling without them more."""
+"""Flush threshold while searches run; without searches, so frequent flushes slow ingest down."""
 
 _SETTLED_S = 10.0
-"""Age from which a write is in every answer of `Bounded` freshness, whose limit is 5 s."""
+"""Age at which `Bounded` consistency, whose limit is 5 s, includes a write."""
 
 Row = dict[str, Any]
 
 
 class CollectionIO:
-    """A collection that is there and loaded.
+    """Existing, loaded collection of rows.
 
     Attributes:
-        connection: Where it is.
-        name: Its own name, never an alias.
-        unflushed: Rows that were written since the last flush.
-        journal: What was written or removed since it was opened; on Lite, by whom ever, since all
-            are in this process.
+        connection: Connection to Milvus.
+        unflushed: Number of rows written since the last flush.
+        journal: Ids written or deleted since it was opened; on Lite by all clients, as all are in
+            this process.
     """
 
     def __init__(
@@ -49,13 +48,14 @@ class CollectionIO:
         *,
         may_move: bool = False,
     ) -> None:
-        """Wrap it.
+        """Wrap an existing collection.
 
         Args:
             connection: Where it is.
-            name: Its own name.
-            consistency: How fresh its answers must be, as Milvus names it.
-            may_move: The name may come to lead elsewhere, so it is checked before each call.
+            name: Name of the collection, not an alias.
+            consistency: Consistency level of reads, by its Milvus name.
+            may_move: Whether the name may become an alias of another collection; it is then checked
+                before each call.
         """
         self.connection = connection
         self.name = name
@@ -67,7 +67,7 @@ class CollectionIO:
         self._searched = False
 
     def upsert(self, rows: Sequence[Row]) -> None:
-        """Write rows of different ids; one whose id is there already is replaced."""
+        """Upsert rows with distinct ids; existing ids are replaced."""
         for start in range(0, len(rows), WRITE_ROWS):
             self._check_name()
             batch = list(rows[start : start + WRITE_ROWS])
@@ -77,20 +77,20 @@ class CollectionIO:
             self._count([row[ID] for row in batch])
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Remove rows; ids that are not there are ignored."""
+        """Delete rows; missing ids are ignored."""
         for batch in batches(ids, WRITE_ROWS):
             self._check_name()
             with self.connection.write_lock, self.faults("delete from it"):
-                # By a filter of ours: the client quotes no id.
+                # By a filter built here: the client does not quote ids.
                 self._client.delete(self.name, filter=with_ids(batch), timeout=self._timeout_s)
             self._deleted_s = time.monotonic()
             self._count(batch)
 
     def flush(self) -> None:
-        """Bring what was written into the index, where that is due.
+        """Flush written rows into the index, where that is due.
 
-        A server keeps new rows in a log on its disk, searches them as they are, and flushes by
-        itself; asking for it takes seconds, and leaves small pieces if there are few rows.
+        A server keeps new rows in a log on disk, searches them unindexed, and flushes by itself. A
+        requested flush takes seconds, and creates small segments if there are few rows.
         """
         if self.unflushed >= (1 if self.connection.is_lite else FLUSH_ROWS):
             with self.connection.write_lock, self.faults("flush it"):
@@ -99,14 +99,14 @@ class CollectionIO:
 
     @property
     def freshness(self) -> str:
-        """How fresh, as Milvus names it, an answer must be that knows all of this object's writes.
+        """Consistency level, by its Milvus name, that includes all writes of this client.
 
-        Those of others are in it after the time that the collection was made for, 5 s by default.
-        To wait for them as well, which is `Strong`, costs 0.2 s a call.
+        Other clients' writes appear after the collection's staleness limit, 5 s by default.
+        `Strong` waits for them as well, at 0.2 s a call.
         """
         now = time.monotonic()
         if now < self._deleted_s + _SETTLED_S:
-            # Milvus 2.3 does not tell when a deletion happened, so a session cannot wait for it.
+            # Milvus 2.3 does not report the time of a deletion, so `Session` cannot wait for it.
             return "Strong"
         recent = now < self._upserted_s + _SETTLED_S
         return "Session" if recent and self._consistency != "Strong" else self._consistency
@@ -114,7 +114,7 @@ class CollectionIO:
     def get(
         self, ids: Iterable[str], columns: Sequence[str], *, freshness: str = "Strong"
     ) -> Iterator[Row]:
-        """The rows with these ids, as far as they are there, in no order."""
+        """Read the rows with these ids, in no order; missing ids are skipped."""
         for batch in batches(ids, WRITE_ROWS):
             yield from self.query(with_ids(batch), columns, freshness=freshness)
 
@@ -126,7 +126,7 @@ class CollectionIO:
         limit: int | None = None,
         freshness: str = "Strong",
     ) -> list[Row]:
-        """Rows that fulfil a filter; at most `limit` of them."""
+        """Read rows that match a filter, at most `limit` of them."""
         self._check_name()
         with self.faults("read from it", filter=filter):
             return self._client.query(
@@ -139,23 +139,26 @@ class CollectionIO:
             )
 
     def count(self, filter: str = "", *, freshness: str = "Strong") -> int:
-        """How many rows fulfil a filter."""
+        """Count the rows that match a filter."""
         return int(self.query(filter, ["count(*)"], freshness=freshness)[0]["count(*)"])
 
     def ids(self, filter: str = "") -> list[str]:
-        """The ids of all rows that fulfil a filter, in no order."""
+        """List the ids of all rows that match a filter, in no order."""
         if self.connection.is_lite:
             return [row[ID] for row in self.query(filter or f'{ID} != ""', [ID])]
         return [row[ID] for rows in self.read_through([ID], filter) for row in rows]
 
     def read_through(self, columns: Sequence[str], filter: str = "") -> Iterator[list[Row]]:
-        """All rows that fulfil a filter, in batches and in no order; write nothing meanwhile."""
+        """Iterate over all rows that match a filter, in batches and in no order.
+
+        Do not write meanwhile.
+        """
         if self.connection.is_lite:
-            # Its iterator reads the whole collection again for each batch: minutes for 100,000.
+            # Its iterator scans the whole collection for each batch: minutes for 100,000 rows.
             for batch in batches(self.ids(filter), WRITE_ROWS):
                 yield list(self.get(batch, columns))
             return
-        # An iterator of a server may miss the newest writes; a strong read first waits for them.
+        # A server's iterator may miss the newest writes; a strong read first waits for them.
         self.count()
         with self.faults("read it through", filter=filter):
             iterator = self._client.query_iterator(
@@ -183,7 +186,7 @@ class CollectionIO:
         metric: str = "IP",
         filter: str = "",
     ) -> list[list[Row]]:
-        """The nearest rows to each query, nearest first, each with its `distance`."""
+        """Find the nearest rows to each query, nearest first, each with its `distance`."""
         self._searched = True
         self._check_name()
         with self.faults("search it", filter=filter):
@@ -193,7 +196,7 @@ class CollectionIO:
                 anns_field=column,
                 filter=expanded(filter),
                 limit=k,
-                # Without a list of columns Lite would send everything, the vectors included.
+                # Without a list of columns Lite returns every column, including vectors.
                 output_fields=list(columns),
                 search_params={"metric_type": metric, "params": dict(params)},
                 timeout=self._timeout_s,
@@ -208,13 +211,13 @@ class CollectionIO:
         ]
 
     def faults(self, doing: str, *, filter: str = "") -> AbstractContextManager[None]:
-        """Turn what Milvus raises into one sentence."""
+        """Convert exceptions of Milvus into a `SearchError` of one sentence."""
         return self.connection.faults(doing, filter=filter)
 
     def _check_name(self) -> None:
-        """Refuse to go on where the name has come to lead to another collection.
+        """Check that the name still identifies this collection.
 
-        Only collections of earlier versions need it; it takes one call, 1 ms.
+        Only collections of earlier versions need this; it takes one call, 1 ms.
         """
         if not self._may_move:
             return
@@ -229,7 +232,7 @@ class CollectionIO:
     def _count(self, ids: Sequence[str]) -> None:
         self.journal.note(ids)
         self.unflushed += len(ids)
-        # A server flushes by itself, and limits how often it may be asked to.
+        # A server flushes by itself, and limits the rate of flush requests.
         most = _SEARCHED_ROWS if self._searched else FLUSH_ROWS
         if self.connection.is_lite and self.unflushed >= most:
             self.flush()
@@ -247,7 +250,7 @@ _T = TypeVar("_T")
 
 
 def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    """The items in lists of `size`; the last one may be shorter."""
+    """Split items into lists of `size`; the last list may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -1,4 +1,4 @@
-"""One connection to Milvus, a folder or a server, whose faults are sentences."""
+"""Connection to Milvus Lite or a server, with exceptions converted to `SearchError`."""
 
 import logging
 from collections.abc import Iterator
@@ -13,32 +13,32 @@ from coca.search.milvus.change_log import Journal
 from coca.search.milvus.lite import Lease, address_of, check_free, is_lite
 
 _UNREACHABLE = 2
-"""Error code of the client for a server that does not answer."""
+"""Error code of the client for an unreachable server."""
 
 
 class Connection:
-    """A client of Milvus together with what must be known and guarded about its other end.
+    """Milvus client with its version, capabilities and write lock.
 
     Attributes:
-        uri: As Milvus takes it.
-        server_version: Such as `"v2.6.4"` or `"milvus_lite-3.2.2"`.
-        capabilities: What a Milvus of that version can do.
-        is_lite: The other end is Milvus Lite, in this process or served by another.
-        timeout_s: Limit of every call.
-        write_lock: To be held for every write.
+        uri: URI as Milvus takes it.
+        server_version: Version such as `"v2.6.4"` or `"milvus_lite-3.2.2"`.
+        capabilities: Features of that version.
+        is_lite: Whether it is Milvus Lite, in this process or served by another.
+        timeout_s: Timeout of each call, in seconds.
+        write_lock: Lock to hold during each write.
     """
 
     def __init__(self, uri: str, *, token: str = "", timeout_s: float = 60.0, create: bool) -> None:
         """Connect.
 
         Args:
-            uri: Path of a folder that ends in `.db`, or address of a server.
-            token: `"user:password"` or a key, for servers that want one.
-            timeout_s: Limit of every call in seconds.
-            create: Make the folder if it is missing.
+            uri: Path of a folder that ends in `.db`, or URI of a server.
+            token: `"user:password"` or an API key, for servers with authentication.
+            timeout_s: Timeout of each call, in seconds.
+            create: Create the folder if it is missing.
 
         Raises:
-            SearchError: The folder cannot be opened, or no server answers.
+            SearchError: The folder cannot be opened, or the server is unreachable.
             MissingExtraError: The Milvus packages are not installed.
         """
         uri = self.uri = address_of(uri)
@@ -55,7 +55,7 @@ class Connection:
         )
         address = str(self._lease.path) if self._lease else uri
         try:
-            # Two threads that start Lite for one folder at once would shut each other out.
+            # Two threads that start Lite for one folder at once would lock each other out.
             with self.write_lock, self.faults("open it"):
                 self._client = self._milvus.MilvusClient(address, token=token, timeout=timeout_s)
                 self.server_version = str(self._client.get_server_version(timeout=timeout_s))
@@ -64,7 +64,7 @@ class Connection:
             lease = self._lease
             self.close()
             if lease is not None and lease.users == 0 and isinstance(error, SearchError):
-                # Another process may have been faster, of which Lite says nothing.
+                # Another process may hold the lock, which Lite does not report.
                 check_free(lease.path)
             raise
         self.is_lite = self.capabilities.lite
@@ -81,19 +81,19 @@ class Connection:
         return self._client
 
     def journal(self, collection: str) -> Journal:
-        """What is written to a collection: a new journal, or on Lite the one of this process."""
+        """Return a journal of writes to a collection; on Lite the process-wide journal."""
         return self._lease.journal(collection) if self._lease else Journal()
 
     @property
     def place(self) -> str:
-        """The same text for the same folder, or the same address of a server."""
+        """Normalized folder path or server URI, for comparison."""
         if self._lease:
             return str(self._lease.path)
         return self.uri.rstrip("/").lower()
 
     @property
     def sees_all_writes(self) -> bool:
-        """Whether whoever writes is in this process, and so in the journal."""
+        """Whether all writers are in this process, and so in the journal."""
         return self._lease is not None
 
     @property
@@ -102,7 +102,7 @@ class Connection:
         return self._milvus.DataType
 
     def bm25(self, text_column: str, words_column: str) -> Any:
-        """The function by which Milvus itself fills a column with the words of another."""
+        """Build the BM25 function of Milvus from a text column to a sparse vector column."""
         return self._milvus.Function(
             name=f"{words_column}_of_{text_column}",
             function_type=self._milvus.FunctionType.BM25,
@@ -111,13 +111,13 @@ class Connection:
         )
 
     def index_fault(self, collection: str, index_name: str) -> str:
-        """Why an index is not built, as far as Milvus says; its description leaves that out."""
+        """Return why an index build failed, which the index description omits."""
         handler = self.client._get_connection()
         _, reason = handler.get_index_state(collection, index_name, timeout=self.timeout_s)
         return str(reason or "")
 
     def close(self) -> None:
-        """Let go of the server or folder; closing twice does nothing."""
+        """Close the connection; closing twice does nothing."""
         client, self._client = self._client, None
         lease, self._lease = self._lease, None
         if client is not None:
@@ -127,16 +127,16 @@ class Connection:
 
     @contextmanager
     def faults(self, doing: str, *, filter: str = "") -> Iterator[None]:
-        """Turn what Milvus raises into one sentence.
+        """Convert exceptions of Milvus into a `SearchError` of one sentence.
 
         Args:
-            doing: What fails, to follow "Milvus could not".
-            filter: The expression that is sent along, which may be what Milvus dislikes.
+            doing: Operation, as the verb phrase after "Milvus could not".
+            filter: Filter expression of the request, which may be the cause.
         """
         try:
             yield
         except self._rpc_error as error:
-            # The client lets faults of the network through as they are.
+            # The client passes network errors through unchanged.
             reason = getattr(error, "details", lambda: "")() or type(error).__name__
             status = getattr(getattr(error, "code", lambda: None)(), "name", "")
             if status in ("DEADLINE_EXCEEDED", "UNAVAILABLE"):
@@ -160,14 +160,14 @@ class Connection:
 
 
 def _blames_filter(code: int, message: str) -> bool:
-    # Lite has a code of its own; servers share one code among many faults (2.3) or use 1100.
+    # Lite has a specific code; servers share one code among many errors (2.3) or use 1100.
     return code == 6 or "expression" in message or "query plan" in message
 
 
 def _quiet_client_package() -> ModuleType:
     package = require("pymilvus", extra="search")
-    # They print a traceback for each fault that they also raise; `faults` tells it once. The last
-    # one prints those that Lite and its client settle between them.
+    # They log a traceback for each exception that they also raise; `faults` reports it once.
+    # `grpc._server` also logs errors that Lite and its client handle.
     for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return package

@@ -1,4 +1,4 @@
-"""Building an index: watched until it is done, and given up with the reason if it never will be."""
+"""Index builds: start, poll until finished, and report failures."""
 
 import time
 from dataclasses import dataclass
@@ -10,29 +10,29 @@ from coca.search.index_params.params import VectorIndex
 from coca.search.milvus.connection import Connection
 
 PATIENCE_S = 1_800.0
-"""How long no row may be added to an index before its building is given up.
+"""Timeout without any newly indexed row, in seconds.
 
-A server tries a failed building again for ever, and large segments add no rows for minutes.
+A server retries a failed build forever, and large segments add no rows for minutes.
 """
 _POLL_S = 0.1
 
 
 @dataclass(frozen=True)
 class IndexState:
-    """How far the index of one column is."""
+    """Build state of the index of one column."""
 
     column: str
     index: VectorIndex
     state: str
-    """`Finished`, `InProgress`, `Failed`, or what else Milvus says."""
+    """`Finished`, `InProgress`, `Failed`, or another state of Milvus."""
     rows: int
     indexed_rows: int
     reason: str
-    """Why it failed, as far as Milvus says."""
+    """Reason of a failure, as far as Milvus reports it."""
 
 
 def index_state(connection: Connection, collection: str, column: str) -> IndexState | None:
-    """How far the index of a column is; None if it has none."""
+    """Return the build state of a column's index; None if it has none."""
     client, timeout_s = connection.client, connection.timeout_s
     with connection.faults(f"describe the index of {column}"):
         if column not in client.list_indexes(collection, field_name=column, timeout=timeout_s):
@@ -52,13 +52,13 @@ def index_state(connection: Connection, collection: str, column: str) -> IndexSt
 
 
 def served_rows(connection: Connection, collection: str) -> int:
-    """Rows that searches reach through an index; the others lie in segments without one.
+    """Count the rows that searches reach through an index; other segments have none.
 
-    Milvus 2.3 tells that an index is finished up to 20 s before its query nodes go over to it.
+    Milvus 2.3 reports an index as finished up to 20 s before its query nodes use it.
     """
     with connection.faults("list the loaded segments"):
         segments = connection.client.list_loaded_segments(collection, timeout=connection.timeout_s)
-    # Each once, however many replicas hold it.
+    # Each segment once, regardless of replicas.
     return sum({one.segment_id: one.num_rows for one in segments if one.index_id > 0}.values())
 
 
@@ -72,26 +72,26 @@ def build_index(
     bar: Bar | None = None,
     patience_s: float = PATIENCE_S,
 ) -> None:
-    """Build the index of a column that has none, and wait until it is done.
+    """Build the index of an unindexed column, and wait until it is finished.
 
     Args:
-        connection: Where the collection is.
-        collection: Its name.
-        column: The vectors.
-        index: Its type and settings; one that this Milvus can build.
-        embed_dim: Numbers in a vector.
-        bar: Advanced by the rows that were added.
-        patience_s: How long no row may be added before it is given up.
+        connection: Connection to Milvus.
+        collection: Name of the collection.
+        column: Vector column.
+        index: Type and parameters, supported by this Milvus.
+        embed_dim: Vector size.
+        bar: Progress bar, advanced by the indexed rows.
+        patience_s: Timeout without any newly indexed row, in seconds.
 
     Raises:
-        SearchError: Milvus refuses it, fails, or adds no more rows.
+        SearchError: Milvus refuses it, fails, or exceeds the timeout.
     """
     params = connection.client.prepare_index_params()
-    # Nested once more, since Lite reads the values only there; servers read both.
+    # Nested once more, since Lite reads only the nested values; servers read both.
     settings = {"params": index.build_params(embed_dim)}
     params.add_index(column, index_type=index.type, metric_type="IP", params=settings)
     with connection.faults(f"build {index.type} for {column}"), connection.write_lock:
-        # Lite only notes it, and builds it when the collection is loaded.
+        # Lite only records it, and builds it when the collection is loaded.
         connection.client.create_index(collection, params, timeout=connection.timeout_s, sync=False)
     done, since = 0, time.monotonic()
     while True:
@@ -110,8 +110,8 @@ def build_index(
 
 
 def drop_index(connection: Connection, collection: str, column: str) -> None:
-    """Remove the index of a column; the collection must not be in memory."""
-    # By any other name Lite would drop the indexes of all columns.
+    """Drop the index of a column; the collection must be released."""
+    # By any other name Lite drops the indexes of all columns.
     name = f"{column}_idx" if connection.is_lite else column
     with connection.faults(f"drop the index of {column}"), connection.write_lock:
         connection.client.drop_index(collection, name, timeout=connection.timeout_s)

@@ -1,4 +1,4 @@
-"""Another index for a collection that is filled already."""
+"""Rebuild the index of an existing collection with another type or parameters."""
 
 import logging
 from collections.abc import Sequence
@@ -22,24 +22,24 @@ def change_index(
     progress: ProgressMaker = silent,
     patience_s: float = PATIENCE_S,
 ) -> Layout:
-    """Replace the index of all vectors; nobody can search meanwhile, and no row is lost.
+    """Replace the index of all vectors; searches fail meanwhile, and no row is lost.
 
     Args:
-        connection: Where the collection is.
-        layout: The collection.
-        index: Its new index, one that this Milvus can build.
-        rows: How many rows it has, to show how far it is.
-        progress: Makes the bar to show.
-        patience_s: How long no row may be added before it is given up.
+        connection: Connection to Milvus.
+        layout: Layout of the collection.
+        index: New index, of a type that this Milvus supports.
+        rows: Number of rows, for the progress bar.
+        progress: Optional progress callback.
+        patience_s: Timeout without any newly indexed row, in seconds.
 
     Returns:
-        The collection with its new index.
+        The layout with the new index.
 
     Raises:
-        SearchError: It cannot be built; the old index is there again.
+        SearchError: It cannot be built; the old index is restored.
     """
     index.build_params(layout.embed_dim)
-    # On Lite that of captions may still wait for the first of them.
+    # On Lite captions may have no index yet.
     there = [place for place in layout.vectors if index_state(connection, *place) is not None]
     release_collection(connection, layout)
     try:
@@ -52,7 +52,7 @@ def change_index(
             _replace(connection, there, layout.index, layout.embed_dim, bar, PATIENCE_S)
         raise
     finally:
-        # It also finishes what Ctrl-C left.
+        # This also finishes a build interrupted by Ctrl-C.
         load_collection(connection, layout)
     return layout
 

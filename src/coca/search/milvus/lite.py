@@ -1,8 +1,8 @@
-"""The folder of a Milvus Lite collection: who holds it, who may write, when it is let go.
+"""Lock and lifetime of a Milvus Lite folder.
 
-Milvus Lite runs inside this process. It takes one process a folder, says nothing about the reason
-when it is refused, loses acknowledged rows when two threads write at once, and keeps its hold
-after the client is closed. All four are put right here.
+Milvus Lite runs inside this process. It allows one process a folder and does not report that
+reason. It loses acknowledged rows when two threads write at once, and keeps its lock after the
+client is closed. This module works around all four.
 """
 
 import os
@@ -21,9 +21,9 @@ _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}(/\w*)?")
 
 
 def address_of(uri: str) -> str:
-    """The address as Milvus takes it, from what people write.
+    """Normalize a URI to the form that Milvus takes.
 
-    `localhost:19530` is a server, a path may begin with `~`, and `file:` may stand before one.
+    `localhost:19530` is a server. A path may begin with `~` or `file:`.
 
     Raises:
         SearchError: It is empty.
@@ -44,15 +44,15 @@ def address_of(uri: str) -> str:
 
 
 def is_lite(uri: str) -> bool:
-    """Whether the address is a folder of this machine and not a server."""
+    """Return whether the URI is a local folder and not a server."""
     return "://" not in uri and not uri.startswith("unix:")
 
 
 def check_folder(uri: str) -> bool:
-    """Whether there is something to open; for a server, which only the opening tells, yes.
+    """Return whether the folder exists; always true for a server, which is not contacted.
 
     Raises:
-        SearchError: The address names neither a server nor a folder of Milvus Lite.
+        SearchError: The URI is neither a server nor a folder of Milvus Lite.
     """
     address = address_of(uri)
     if not is_lite(address):
@@ -66,25 +66,26 @@ def check_folder(uri: str) -> bool:
 
 @dataclass
 class Lease:
-    """This process's hold on one folder, shared by everyone in the process who opens it."""
+    """Lock of this process on one folder, shared by all its clients in the process."""
 
     path: Path
     write_lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)
-    """To be held for every write: Lite writes its log without a lock of its own."""
+    """Lock to hold during each write: Lite does not lock its log."""
     users: int = 0
     journals: dict[str, Journal] = field(default_factory=dict)
-    """Collection -> what was written to it since the folder was taken."""
+    """Collection -> journal of its writes since the folder was locked."""
 
     @classmethod
     def take(cls, uri: str, *, create: bool) -> "Lease":
-        """Hold the folder; each `take` needs one `release`.
+        """Lock the folder; each `take` needs one `release`.
 
         Args:
-            uri: The folder; must end in `.db`.
-            create: Make the folder and its parents if they are missing.
+            uri: Path of the folder; must end in `.db`.
+            create: Create the folder and its parents if they are missing.
 
         Raises:
-            SearchError: It is missing, not a Lite folder, not writable, or held by another process.
+            SearchError: It is missing, not a Lite folder, not writable, or locked by another
+                process.
         """
         path = Path(os.path.realpath(uri))
         with _guard:
@@ -97,12 +98,12 @@ class Lease:
         return lease
 
     def journal(self, collection: str) -> Journal:
-        """What everybody writes to a collection of the folder."""
+        """Return the journal of all writes to a collection of the folder."""
         with _guard:
             return self.journals.setdefault(collection, Journal())
 
     def release(self) -> None:
-        """Let go; the last user of the process stops Lite, which writes what is open to disk."""
+        """Release the lock; the last client of the process stops Lite, which writes to disk."""
         with _guard:
             self.users -= 1
             if self.users == 0:
@@ -139,12 +140,12 @@ def _prepare(path: Path, create: bool) -> None:
 
 
 def check_free(path: Path) -> None:
-    """Refuse a folder of Lite that another process has open.
+    """Check that no other process has a folder of Lite open.
 
     Raises:
-        SearchError: One has, or it cannot be written.
+        SearchError: Another process has, or the folder is not writable.
     """
-    if sys.platform == "win32":  # pragma: no cover - no flock there; Lite's own words must do
+    if sys.platform == "win32":  # pragma: no cover - no flock; Lite's own message must do
         return
     import fcntl
 
@@ -166,7 +167,7 @@ def check_free(path: Path) -> None:
 
 
 def _holder(lock: Path) -> int | None:
-    """Process that holds the lock, where the system tells (Linux)."""
+    """Find the process that holds the lock, where the system reports it (Linux)."""
     try:
         inode = lock.stat().st_ino
         # "1: FLOCK  ADVISORY  WRITE 4242 fd:01:131090 0 EOF"

@@ -1,12 +1,12 @@
-"""Collection names: each collection keeps a name of its own, and aliases lead to it.
+"""Collection names and aliases: each collection has an immutable own name; aliases point to it.
 
-A collection made for the name `pictures` is called `pictures_1a2b3c4d` after its model, and
-`pictures` is an alias. The own name never changes and never leads elsewhere, so whoever has the
-collection open reads and writes that collection, wherever the alias is switched meanwhile.
+A collection created as `pictures` has the own name `pictures_1a2b3c4d`, after its model, and the
+alias `pictures`. The own name never changes. So open clients keep their collection while the alias
+is switched.
 
-Collections of earlier versions have the public name for their own. Milvus allows no alias of that
-name, and renaming would take the name from under open readers and writers. So such a collection
-stays, and a property in it redirects the name: one call, before or after which a process may die.
+Collections of earlier versions have the public name as own name. Milvus allows no alias of that
+name, and renaming would break open clients. So such a collection stays, and a property in it
+redirects the name. That is one atomic call, safe if the process dies.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from coca.search.milvus.connection import Connection
 from coca.search.records import same_model
 
 _MAX_NAME = 255
-"""Longest name that Milvus takes."""
+"""Maximum length of a name in Milvus."""
 
 
 def own_name(collection: str, fingerprint: str) -> str:
-    """Return the own name of a collection that is made for a public name and a model.
+    """Compute the own name of a collection from its public name and its model.
 
     Raises:
         SearchError: The public name is too long.
@@ -38,10 +38,10 @@ def own_name(collection: str, fingerprint: str) -> str:
 
 
 def resolve(connection: Connection, collection: str) -> str | None:
-    """Return the own name of the collection that a name leads to; None if it leads nowhere.
+    """Resolve a name to the own name of its collection; None if it points nowhere.
 
     Raises:
-        SearchError: It leads to a collection that is gone.
+        SearchError: It points to a collection that no longer exists.
     """
     if not schema.has_collection(connection, collection):
         return None
@@ -58,9 +58,9 @@ def resolve(connection: Connection, collection: str) -> str | None:
 
 
 def resolve_staged(connection: Connection, collection: str, fingerprint: str) -> str | None:
-    """Return the collection of a model that is made for a name, wherever the name leads now.
+    """Find the collection created for a name and a model, wherever the alias points.
 
-    Also those that earlier versions made, under the names that these gave them.
+    Includes collections of earlier versions, under their names.
     """
     there = schema.list_collections(connection)
     for name in (collection, f"{collection}_{fingerprint[:8]}", own_name(collection, fingerprint)):
@@ -72,7 +72,7 @@ def resolve_staged(connection: Connection, collection: str, fingerprint: str) ->
 
 
 def aliases(connection: Connection) -> dict[str, str]:
-    """Return every other name of the collections of a place: name -> own name."""
+    """List the aliases and redirects of a Milvus instance: name -> own name."""
     client, timeout_s = connection.client, connection.timeout_s
     found: dict[str, str] = {}
     with connection.faults("list its aliases"):
@@ -85,7 +85,7 @@ def aliases(connection: Connection) -> dict[str, str]:
 
 
 def create_alias(connection: Connection, alias: str, own: str) -> str:
-    """Let a new name lead to a collection; return where it leads, if another process was faster."""
+    """Create an alias; return the existing target if another process was faster."""
     try:
         with connection.faults(f"let {alias!r} lead to {own!r}"):
             connection.client.create_alias(own, alias, timeout=connection.timeout_s)
@@ -97,7 +97,7 @@ def create_alias(connection: Connection, alias: str, own: str) -> str:
 
 
 def redirect(connection: Connection, collection: str, target: str) -> None:
-    """Let the name of a collection of an earlier version lead elsewhere; "" ends that."""
+    """Redirect the name of a collection of an earlier version; "" removes the redirect."""
     with connection.faults(f"let {collection!r} lead to {target!r}"):
         connection.client.alter_collection_properties(
             collection, properties={schema.LEADS_TO: target}, timeout=connection.timeout_s
@@ -105,5 +105,5 @@ def redirect(connection: Connection, collection: str, target: str) -> None:
 
 
 def made_for(found: dict[str, Any]) -> str:
-    """Return the public name that a described collection was made for; "" of earlier versions."""
+    """Return the public name a described collection was created for; "" for earlier versions."""
     return str(found["properties"].get(schema.MADE_FOR, ""))

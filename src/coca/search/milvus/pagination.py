@@ -1,7 +1,7 @@
-"""One order of all that is found, of which pages are parts: by score, and by id where scores agree.
+"""Pagination: a stable order of results by score, with ties broken by id.
 
-Milvus puts rows of one score in an order that changes with how many are asked for, and images
-with the same caption, or captions with the same words, have one score.
+Milvus orders ties in a way that depends on the limit. Images with the same caption, or captions
+with the same words, tie.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from coca.search.milvus.collection_io import Row
 from coca.search.records import ID, Hit
 
 COSINE_DIGITS, BM25_DIGITS = 6, 4
-"""Decimals in which scores agree: equal vectors get cosines that differ by 1e-7, rounding."""
+"""Decimals of scores that are compared: equal vectors get cosines that differ by 1e-7."""
 
 _FIRST_DEPTH = 32
 _DEEPER = 4
@@ -22,11 +22,11 @@ _Q = TypeVar("_Q")
 
 
 def check_page(k: int, offset: int, most: int, *, name: str = "k") -> None:
-    """Refuse a page that cannot be given; `name` is what errors call `k`.
+    """Validate a page; `name` is the name of `k` in errors.
 
     Raises:
-        SearchError: They are no whole numbers, `k` is below 1, `offset` below 0, or both together
-            are above `most`.
+        SearchError: They are not integers, `k` is below 1, `offset` is below 0, or their sum is
+            above `most`.
     """
     for what, value in ((name, k), ("offset", offset)):
         if isinstance(value, bool) or not isinstance(value, Integral):
@@ -39,10 +39,10 @@ def check_page(k: int, offset: int, most: int, *, name: str = "k") -> None:
 
 
 def depth_of(wanted: int) -> int:
-    """The depth that a page is searched to, in results: 32, 128, 512 and so on.
+    """Compute the search depth of a page, in results: 32, 128, 512 and so on.
 
-    An index looks the more widely the more is wanted, and finds more by that. Pages of one depth
-    are looked for equally widely, so that none holds what another one missed.
+    The search width, and so the recall, grows with the limit. Pages of one depth use one width, so
+    that no page contains a result that another page missed.
     """
     depth = _FIRST_DEPTH
     while depth < wanted:
@@ -51,7 +51,7 @@ def depth_of(wanted: int) -> int:
 
 
 def check_group_by(group_by: str | None) -> None:
-    """Refuse a field that hits cannot be grouped by.
+    """Validate the field by which hits are grouped.
 
     Raises:
         SearchError: It is neither None nor "album".
@@ -61,12 +61,12 @@ def check_group_by(group_by: str | None) -> None:
 
 
 def group_of(hit: Hit) -> str:
-    """Name what a result stands for where each album has one: its album, else itself."""
+    """Return the group key of a hit: its album, else its id."""
     return f"album {hit.album}" if hit.album else f"id {hit.id}"
 
 
 def place_of(score: float, id: str, digits: int = COSINE_DIGITS) -> tuple[float, str]:
-    """What results are sorted by, the best first."""
+    """Return the sort key of a result, best first."""
     return -round(score, digits), id
 
 
@@ -79,17 +79,16 @@ def pages(
     most: int,
     digits: int = COSINE_DIGITS,
 ) -> list[list[Row]]:
-    """The rows of each query from place `offset` on.
+    """Collect the page of each query from rank `offset` on.
 
     Args:
-        search: Gives the first rows of each query, as many as its second argument says, each with
-            its score as `distance`.
-        queries: What it takes.
-        offset: How many of the best to leave out.
-        k: How many results a query, at most.
-        most: The most that may be asked for; rows of one score that are more are told apart by id
-            as far as they are found.
-        digits: Decimals in which scores agree.
+        search: Returns the first rows of each query, up to the limit in its second argument, each
+            with its score as `distance`.
+        queries: Queries for `search`.
+        offset: Number of best results to skip.
+        k: Maximum number of results a query.
+        most: Maximum limit of `search`; ties beyond it are ordered by id as far as they are found.
+        digits: Decimals of scores that are compared.
     """
     answers: list[list[Row]] = [[] for _ in queries]
     open_ones, last = list(range(len(queries))), offset + k
@@ -100,7 +99,7 @@ def pages(
         for number, rows in zip(open_ones, found, strict=True):
             rows = sorted(rows, key=lambda row: place_of(row["distance"], row[ID], digits))
             answers[number] = rows[offset:last]
-            # More of the last one's score may follow, and may come before it by id.
+            # More ties with the last result may follow, and may precede it by id.
             if last < limit == len(rows):
                 ends = [round(rows[place]["distance"], digits) for place in (last - 1, -1)]
                 if ends[0] == ends[1]:
@@ -112,10 +111,10 @@ def pages(
 
 
 def check_text(text: str) -> None:
-    """Refuse what is no text to search for.
+    """Validate a query text.
 
     Raises:
-        SearchError: It is of another kind, or empty.
+        SearchError: It is not a string, or empty.
     """
     if not isinstance(text, str):
         raise ArgumentError(

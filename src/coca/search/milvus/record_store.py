@@ -1,4 +1,4 @@
-"""Records over one collection or two: a caption's vector stands where Milvus has room for it."""
+"""Record store over one collection, or over two where captions need a separate one."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,27 +16,27 @@ from coca.search.milvus.schema import Layout, index_captions
 from coca.search.records import Origin, Record
 
 Side: TypeAlias = Literal["image", "text"]
-"""Which vector of a record is meant: that of the image, or that of its caption."""
+"""Vector field of a record: the image vector, or the caption vector (`text`)."""
 
 _BETWEEN_S = 2.0
-"""How long a writer may be between the caption and the image of a record."""
+"""Maximum time between a writer's caption and image of one record, in seconds."""
 
 
 def check_side(side: str) -> None:
-    """Refuse what is neither images nor captions.
+    """Validate the name of a vector field.
 
     Raises:
-        SearchError: It is neither.
+        SearchError: It is neither `"image"` nor `"text"`.
     """
     if side not in get_args(Side):
         raise ArgumentError(f"the side to search on is {side!r}; right is image or text")
 
 
 class RecordStore:
-    """Writes and reads records, whatever the layout.
+    """Reads and writes records in any layout.
 
     Attributes:
-        layout: Where the parts of a record stand.
+        layout: Collections and columns of the parts of a record.
         images: Every record, with the vector of its image.
     """
 
@@ -45,16 +45,16 @@ class RecordStore:
         self._captions_indexed = False
         may_move = not layout.made_for
         self.pictures = CollectionIO(connection, layout.name, layout.consistency, may_move=may_move)
-        # Where one row holds both vectors, this is the same collection once more.
+        # The same collection, if one row has both vectors.
         self._texts = self.pictures
         if not layout.shared:
             self._texts = CollectionIO(connection, layout.texts, layout.consistency)
 
     def vectors(self, side: Side) -> Vectors:
-        """The vectors of images or of captions, to search in.
+        """Return the vector field of images or of captions, for searches.
 
         Raises:
-            SearchError: It is neither.
+            SearchError: It is neither `"image"` nor `"text"`.
         """
         check_side(side)
         if side == "image":
@@ -62,22 +62,21 @@ class RecordStore:
         return Vectors(self.pictures, self._texts, self.layout.text_column, self.layout.index)
 
     def write(self, batch: Sequence[Record]) -> None:
-        """Write records of different ids, which have been checked."""
+        """Write validated records with distinct ids."""
         written = [to_row(record) for record in batch]
         if not self._captions_indexed and any(one.text_vector is not None for one in batch):
-            # Before they are written: whoever is killed leaves no caption without an index.
+            # Before the write, so that a killed writer leaves no caption without an index.
             index_captions(self.pictures.connection, self.layout)
             self._captions_indexed = True
         if self.layout.shared:
             for row, record in zip(written, batch, strict=True):
-                # A column of vectors cannot be empty. The image's own vector stands in, hidden by
-                # `has_text`: a constant would make a knot of equal points in the graph.
+                # A vector column cannot be null. The image's vector is the placeholder, hidden by
+                # `has_text`; a constant would create a cluster of equal points in the graph.
                 vector = record.vector if record.text_vector is None else record.text_vector
                 row[records.TEXT_VECTOR] = np.asarray(vector, dtype=np.float32)
         else:
-            # The captions first: a run that is killed in between finds the image unwritten, and
-            # writes both again. Until then, or for ever if the image is gone, searches hide what
-            # `repair` removes.
+            # The captions first: the run after a killed one finds the image missing and writes both
+            # again. Until `repair` deletes such orphans, searches hide them.
             spoken = [
                 row | {records.VECTOR: np.asarray(record.text_vector, dtype=np.float32)}
                 for row, record in zip(written, batch, strict=True)
@@ -88,19 +87,19 @@ class RecordStore:
         self.pictures.upsert(written)
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Remove records; ids that are not there are ignored."""
+        """Delete records; missing ids are ignored."""
         for batch in batches(ids, WRITE_ROWS):
             if not self.layout.shared:
                 self._texts.delete(batch)
             self.pictures.delete(batch)
 
     def flush(self) -> None:
-        """Bring what was written into the index, where that is due."""
+        """Flush written rows into the index, where that is due."""
         self._texts.flush()
         self.pictures.flush()
 
     def repair(self) -> set[str]:
-        """Remove captions that do not belong to their images, as killed writers leave them.
+        """Delete orphaned captions, which killed writers leave.
 
         Returns:
             The ids of records whose caption has no vector.
@@ -111,7 +110,7 @@ class RecordStore:
         texts = _by_id(self._texts.read_through(columns))
         pictures = _by_id(self.pictures.read_through(columns))
         if astray := _astray(texts, pictures):
-            # Another writer may have been between its two writes.
+            # Another writer may be between its two writes.
             time.sleep(_BETWEEN_S)
             texts_again = _by_id([self._texts.get(astray, columns)])
             astray = _astray(texts_again, _by_id([self.pictures.get(astray, columns)]))
@@ -120,17 +119,17 @@ class RecordStore:
         return {id for id in unspoken if id in pictures and pictures[id][records.HAS_TEXT]}
 
     def get(self, ids: Iterable[str]) -> Iterator[Record]:
-        """The records with these ids, as far as they are there, in no order."""
+        """Read the records with these ids, in no order; missing ids are skipped."""
         for batch in batches(ids, WRITE_ROWS):
             yield from self._to_records(list(self.pictures.get(batch, self._columns)))
 
     def read_through(self, filter: str = "") -> Iterator[list[Record]]:
-        """All records that fulfil a filter, in batches and in no order."""
+        """Iterate over all records that match a filter, in batches, in no order."""
         for batch in self.pictures.read_through(self._columns, filter):
             yield self._to_records(batch)
 
     def origins(self, ids: Iterable[str] | None) -> Iterator[tuple[str, str, str, Origin]]:
-        """Id, path, caption and origin of the records with these ids, or of all, in no order."""
+        """Iterate over id, path, caption and origin of these records, or of all, in no order."""
         columns = [records.ID, records.PATH, records.CAPTION, records.ORIGIN]
         found: Iterable[Iterable[Row]] = (
             self.pictures.read_through(columns)

@@ -1,4 +1,4 @@
-"""Records as rows of Milvus, and back."""
+"""Convert records to rows of Milvus, and rows to records and hits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,13 +21,13 @@ HIT_COLUMNS = (
     records.HAS_TEXT,
     records.ORIGIN,
 )
-"""What `to_hit` reads."""
+"""Columns that `to_hit` reads."""
 RECORD_COLUMNS = (*HIT_COLUMNS, records.VECTOR)
-"""What `to_record` reads, but for the vector of the caption, which may stand elsewhere."""
+"""Columns that `to_record` reads, except the caption vector, which may be in another collection."""
 
 
 def to_row(record: Record) -> dict[str, Any]:
-    """The record as Milvus takes it, but for the vector of its caption."""
+    """Convert a record to a row of Milvus, without its caption vector."""
     return {
         records.ID: record.id,
         records.VECTOR: np.asarray(record.vector, dtype=np.float32),
@@ -49,7 +49,7 @@ def to_row(record: Record) -> dict[str, Any]:
 
 
 def to_record(row: Mapping[str, Any], text_vector: Any = None) -> Record:
-    """The record that a row of Milvus holds."""
+    """Convert a row of Milvus to a record."""
     return Record(
         id=row[records.ID],
         path=row[records.PATH],
@@ -67,14 +67,14 @@ def to_record(row: Mapping[str, Any], text_vector: Any = None) -> Record:
 
 
 def to_origin(row: Mapping[str, Any]) -> Origin:
-    """The origin that a row of Milvus holds."""
+    """Read the origin from a row of Milvus."""
     return Origin(**row[records.ORIGIN])
 
 
 def belongs(caption: Mapping[str, Any], picture: Mapping[str, Any] | None) -> bool:
-    """Whether a row of the captions' own collection is what the row of its image says.
+    """Return whether a row of the caption collection matches the row of its image.
 
-    It is not where a writer was killed between the two, until the writing is repeated.
+    It does not after a writer was killed between both writes, until the write is repeated.
     """
     return (
         picture is not None
@@ -84,7 +84,7 @@ def belongs(caption: Mapping[str, Any], picture: Mapping[str, Any] | None) -> bo
 
 
 def to_hit(row: Mapping[str, Any], score: float) -> Hit:
-    """The hit for a row of Milvus."""
+    """Convert a row of Milvus to a hit."""
     return Hit(
         id=row[records.ID],
         score=score,

@@ -1,7 +1,7 @@
-"""How a collection is laid out, and how it remembers the model that filled it.
+"""Collection schema: columns, indexes, and properties that identify the model.
 
-An image is one row. Its caption's vector stands in the same row where Milvus takes two columns of
-vectors; otherwise in a second collection, `NAME_texts`, whose rows carry the same columns.
+An image is one row. Its caption vector is in the same row where Milvus supports two vector columns.
+Otherwise it is in a second collection, `NAME_texts`, with the same columns.
 """
 
 import re
@@ -18,61 +18,61 @@ from coca.search.milvus.index_build import build_index, index_state
 from coca.search.records import MAX_BYTES, CollectionInfo
 
 WORDS = "words"
-"""Column that Milvus fills with the words of the caption, where it can rank by them."""
+"""Sparse vector column of the caption, for BM25, where Milvus supports it."""
 
-# Lite forgets a collection's description but keeps its properties; servers keep both.
+# Lite does not store a collection's description but stores its properties; servers store both.
 FINGERPRINT, MADE_FOR, LEADS_TO = "coca.fingerprint", "coca.made_for", "coca.leads_to"
 _MODEL, _LAYOUT = "coca.model", "coca.layout"
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
 _NEWEST = "2"
 _TEXTS = "_texts"
 _LOAD_S = 3_600.0
-"""Least limit for bringing a collection into memory, which is when Lite builds a new index."""
+"""Minimum timeout of loading a collection, in seconds; Lite builds a new index while loading."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of a collection stand."""
+    """Collections and columns of the parts of a record."""
 
     name: str
-    """The collection's own name, whatever alias it was opened by."""
+    """Own name of the collection, not an alias."""
     texts: str
-    """The collection with the vectors of captions: itself, or the second one."""
+    """Collection of the caption vectors: itself, or the second collection."""
     text_column: str
-    """The column of these vectors in there."""
+    """Column of the caption vectors."""
     words: bool
-    """It has a column of words."""
+    """Whether it has the BM25 column."""
     embed_dim: int
     index: VectorIndex
-    """The index that was asked for when it was made, or later."""
+    """Requested vector index."""
     replicas: int
     consistency: str
-    """How fresh an answer must be, as Milvus names it."""
+    """Consistency level, by its Milvus name."""
     identity: tuple[int, int] = (0, 0)
-    """Id and time of creation, as a server knows it; Lite gives none."""
+    """Id and creation time on a server; zeros on Lite."""
     made_for: str = ""
-    """The public name that it was made for; "" where that is its own name, as in earlier versions.
+    """Public name it was created for; "" where that is its own name, as in earlier versions.
 
-    Only then may its own name come to lead to another collection.
+    Only then may its own name be redirected to another collection.
     """
 
     @property
     def vectors(self) -> list[tuple[str, str]]:
-        """Collection and column of each vector."""
+        """Collection and column of each vector field."""
         texts = (self.texts, self.text_column)
         return [texts, (self.name, records.VECTOR)]
 
     @property
     def shared(self) -> bool:
-        """Both vectors stand in one row."""
+        """Whether both vectors are in one row."""
         return self.texts == self.name
 
 
 def check_name(collection: str) -> None:
-    """Refuse a name that Milvus would refuse, or that is taken for the vectors of captions.
+    """Validate a collection name against the rules of Milvus and the reserved suffix.
 
     Raises:
-        SearchError: It is such a name.
+        SearchError: The name is invalid or reserved.
     """
     if not re.fullmatch(r"[A-Za-z_]\w{0,247}", collection, re.ASCII):
         raise ArgumentError(
@@ -96,19 +96,19 @@ def make_collection(
     settings: CollectionSettings,
     made_for: str = "",
 ) -> None:
-    """Make an empty collection for the vectors of one model.
+    """Create an empty collection for the vectors of one model.
 
     Args:
-        connection: Where.
-        collection: Its own name.
-        embed_dim: Numbers in a vector.
-        fingerprint: Of the model.
-        model: Its name or folder.
-        settings: How the collection is kept.
-        made_for: The public name that leads to it.
+        connection: Connection to Milvus.
+        collection: Own name of the collection.
+        embed_dim: Vector size.
+        fingerprint: Fingerprint of the model.
+        model: Name or folder of the model.
+        settings: Configuration of the collection.
+        made_for: Public name (alias) of the collection.
 
     Raises:
-        SearchError: Milvus refuses, for instance the size, or lacks what the settings ask for.
+        SearchError: Milvus refuses, for instance the vector size, or does not support a setting.
     """
     settings = settings.fitted(connection.capabilities)
     assert settings.index is not None, "fitted settings name an index"
@@ -123,7 +123,7 @@ def make_collection(
         _CONSISTENCY: settings.consistency,
     }
     several = connection.capabilities.several_vectors
-    # The one that is asked for comes last: what a killed process leaves is never half a collection.
+    # The main collection is created last, so that a killed process never leaves half a collection.
     if not several:
         _drop_leftover(connection, texts_name(collection))
         _make(connection, texts_name(collection), embed_dim, properties, settings)
@@ -131,20 +131,20 @@ def make_collection(
 
 
 def has_collection(connection: Connection, collection: str) -> bool:
-    """Whether a collection or alias of that name is there."""
+    """Return whether a collection or alias of that name exists."""
     with connection.faults("list its collections"):
         return bool(connection.client.has_collection(collection, timeout=connection.timeout_s))
 
 
 def list_collections(connection: Connection) -> list[str]:
-    """The names of all collections, sorted, without the second ones."""
+    """List all collections, sorted, without the second collections for captions."""
     with connection.faults("list its collections"):
         names = set(connection.client.list_collections(timeout=connection.timeout_s))
     return sorted(names - {texts_name(name) for name in names})
 
 
 def describe(connection: Connection, collection: str) -> dict[str, Any]:
-    """What Milvus says about a collection."""
+    """Describe a collection by the call of Milvus."""
     with connection.faults(f"describe collection {collection!r}"):
         found: dict[str, Any] = connection.client.describe_collection(
             collection, timeout=connection.timeout_s
@@ -153,15 +153,15 @@ def describe(connection: Connection, collection: str) -> dict[str, Any]:
 
 
 def model_in(found: dict[str, Any]) -> str:
-    """The model of a described collection; empty if it was not made by this package."""
+    """Return the model of a described collection; empty if this package did not create it."""
     return str(found["properties"].get(_MODEL, ""))
 
 
 def describe_collection(connection: Connection, collection: str) -> tuple[CollectionInfo, Layout]:
-    """What the collection says about itself, except for its `count`; and where its parts stand.
+    """Read the description (without `count`) and the layout of a collection.
 
     Raises:
-        SearchError: It was not made by `make_collection`, or by an older version of it.
+        SearchError: It was not created by `make_collection`, or by an older version of it.
     """
     found = describe(connection, collection)
     properties = found["properties"]
@@ -204,10 +204,10 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
 
 
 def load_collection(connection: Connection, layout: Layout) -> None:
-    """Make the collection ready to search, and finish what a killed `make_collection` left."""
+    """Load the collection for searches, and finish an interrupted `make_collection`."""
     for name, column in layout.vectors:
-        # Lite searches a column without an index row by row, and building one is most of what a
-        # collection costs it: that of captions waits for the first of them.
+        # Lite searches an unindexed column row by row, and the index is most of a collection's
+        # cost. So the caption index is built with the first caption.
         waits = connection.is_lite and column == records.TEXT_VECTOR
         if not waits and index_state(connection, name, column) is None:
             build_index(connection, name, column, layout.index, embed_dim=layout.embed_dim)
@@ -224,7 +224,7 @@ def load_collection(connection: Connection, layout: Layout) -> None:
 
 
 def index_captions(connection: Connection, layout: Layout) -> None:
-    """Build the index of captions' vectors, if it is still waiting for the first of them."""
+    """Build the index of caption vectors, if it does not exist yet."""
     name, column = layout.texts, layout.text_column
     with connection.write_lock:
         if index_state(connection, name, column) is None:
@@ -232,14 +232,14 @@ def index_captions(connection: Connection, layout: Layout) -> None:
 
 
 def release_collection(connection: Connection, layout: Layout) -> None:
-    """Take the collection out of memory, so that its index may change."""
+    """Release the collection from memory, so that its index may change."""
     with connection.faults(f"release collection {layout.name!r}"):
         for name in {layout.texts, layout.name}:
             connection.client.release_collection(name, timeout=connection.timeout_s)
 
 
 def keep_index(connection: Connection, layout: Layout, index: VectorIndex) -> Layout:
-    """Remember that this index is wanted from now on."""
+    """Store the requested index in the collection's properties."""
     with connection.faults(f"change collection {layout.name!r}"):
         connection.client.alter_collection_properties(
             layout.name, properties={_INDEX: str(index)}, timeout=connection.timeout_s
@@ -294,11 +294,11 @@ def _make(
 
 
 def _drop_leftover(connection: Connection, name: str) -> None:
-    """Remove a second collection whose first one was never made."""
+    """Drop a second collection whose main collection was never created."""
     with connection.faults(f"drop collection {name!r}"):
         connection.client.drop_collection(name, timeout=connection.timeout_s)
 
 
 def texts_name(collection: str) -> str:
-    """The collection with the vectors of captions that belongs to one of images."""
+    """Return the name of the caption collection of an image collection."""
     return f"{collection}{_TEXTS}"

@@ -1,4 +1,4 @@
-"""The captions of a whole collection in memory, to be ranked by their words."""
+"""Full-text search (BM25) over all captions of a collection, held in memory."""
 
 import threading
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from coca.search.records import Hit
 
 @dataclass(frozen=True)
 class _Read:
-    """The captions as they were read at one time."""
+    """Captions of one read of the collection."""
 
     writes: int
     ids: np.ndarray
@@ -22,12 +22,11 @@ class _Read:
 
 
 class Captions:
-    """Searches captions by their words where Milvus itself cannot: before 2.5.
+    """BM25 search over captions for servers that lack it: Milvus before 2.5.
 
-    Threads may share it. Captions are read once, and again by the next search when something was
-    written through the same index or the number of records has changed. What others replace on a
-    server is seen when all is read anew, which is done beside the searches after twenty times as
-    long as reading takes.
+    Thread-safe. Captions are read once. The next search reads them again after a write through the
+    same index, or when the number of records has changed. Replacements by other clients of a server
+    appear after a full re-read, which runs in the background after twenty times the read time.
     """
 
     def __init__(self, index: Collection) -> None:
@@ -49,19 +48,19 @@ class Captions:
     def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
     ) -> list[Hit]:
-        """The records whose captions share most with a text; those that share no word are left out.
+        """Rank records by BM25 of their captions; captions that share no word are excluded.
 
         Args:
-            text: Words.
-            k: How many, at most.
-            filter: Milvus expression that a record must fulfil.
-            offset: How many of the best to leave out, for paging.
+            text: Query words.
+            k: Maximum number of hits.
+            filter: Milvus filter expression.
+            offset: Number of best hits to skip, for paging.
 
         Returns:
-            The best first; their score is BM25.
+            Hits, best first; the score is BM25.
 
         Raises:
-            SearchError: The text is empty, or Milvus does not understand the filter.
+            SearchError: The text is empty, or Milvus rejects the filter.
         """
         check_text(text)
         held = self._up_to_date()
@@ -69,7 +68,7 @@ class Captions:
         if filter:
             kept = set(self._index.ids(filter))
             scores = np.where([id in kept for id in held.ids], scores, 0)
-        # By id where scores are equal, so that pages never overlap.
+        # Ties are broken by id, so that pages never overlap.
         rows = np.flatnonzero(scores)
         rows = rows[np.lexsort((held.ids[rows], -scores[rows]))][offset : offset + k]
         return self._index.hits({held.ids[row]: float(scores[row]) for row in rows})
@@ -89,7 +88,7 @@ class Captions:
         return self._index.writes != held.writes or self._watch.has_changed(len(held.ids))
 
     def _read_anew(self) -> None:
-        """Whoever calls it holds the lock."""
+        """Read the captions again; the caller holds the lock."""
         self._held = self._read()
 
     def _read(self) -> _Read:

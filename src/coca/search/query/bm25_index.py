@@ -1,4 +1,4 @@
-"""BM25 over captions, for a collection whose Milvus ranks no words, and for one held in memory."""
+"""BM25 index over captions, for servers without full-text search and for in-memory collections."""
 
 import re
 import unicodedata
@@ -10,20 +10,20 @@ from jaxtyping import Float32
 from coca.core.extras import require
 
 _K1, _B = 1.2, 0.75
-"""Milvus's own defaults, and Lucene's."""
+"""Defaults of Milvus and Lucene."""
 _WORD = re.compile(r"\w+")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, as they are compared: without case, and in one form of Unicode."""
+    """Split a text into words, case-folded and in Unicode form NFKC."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 class BM25Index:
-    """Ranks texts by the words that they share with a query: rare words and short texts first."""
+    """BM25 index of texts: rare shared words and short texts score higher."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Count the words.
+        """Build the index.
 
         Raises:
             MissingExtraError: The package `bm25s` is not installed.
@@ -31,14 +31,14 @@ class BM25Index:
         self._size = len(texts)
         split = [words_of(text) for text in texts]
         self._known = {word for words in split for word in words}
-        # Nothing can be counted where there is no word.
+        # bm25s cannot index texts without any word.
         if self._known:
             bm25s = require("bm25s", extra="search")
             self._ranker = bm25s.BM25(method="lucene", k1=_K1, b=_B)
             self._ranker.index(split, show_progress=False)
 
     def scores(self, query: str) -> Float32[np.ndarray, " N"]:
-        """How well each text fits; 0 where it shares no word with the query."""
+        """Compute the BM25 score of each text; 0 where it shares no word with the query."""
         asked = [word for word in words_of(query) if word in self._known]
         if not asked:
             return np.zeros(self._size, np.float32)

@@ -1,4 +1,4 @@
-"""Search by words, by image or by both: an embedder joined to a collection."""
+"""Search engine: embed queries by text, image or both, and search a collection."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -22,20 +22,20 @@ from coca.search.records import GroupBy, Hit, check_same_model
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Turns images and texts into vectors of one space; a loaded model is one."""
+    """Model that embeds images and texts into one vector space."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the vectors would."""
+        """Identifier of the model; changes whenever its vectors change."""
         ...
 
     @property
     def embed_dim(self) -> int:
-        """Numbers in a vector."""
+        """Size of a vector."""
         ...
 
     def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
-        """A vector of length 1 for each image: bytes, a path, or whatever else it reads.
+        """Embed images (bytes, paths, or other forms it reads) as vectors of length 1.
 
         Raises:
             DataError: An image cannot be read.
@@ -43,12 +43,12 @@ class Embedder(Protocol):
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
-        """A vector of length 1 for each text."""
+        """Embed texts as vectors of length 1."""
         ...
 
 
 class SearchEngine:
-    """Finds images in a collection.
+    """Search engine over one collection.
 
     Example:
         with Collection.open("pictures.db") as index:
@@ -63,17 +63,17 @@ class SearchEngine:
         *,
         picture_reader: Callable[[], OpenPicture] = lambda: read_file,
     ) -> None:
-        """Join the two; the engine does not close the index.
+        """Combine both; the engine does not close the index.
 
         Args:
-            embedder: The model that filled the collection.
+            embedder: Model that embedded the collection.
             index: The collection.
-            picture_reader: Makes what reads the images of one re-ranking by their paths: files
-                by default; `coca.workflows.collections.search.open_search` reads tars, tables and
-                videos, too.
+            picture_reader: Factory of the function that reads images by path for reranking; reads
+                files by default. `coca.workflows.collections.search.open_search` also reads tars,
+                tables and videos.
 
         Raises:
-            SearchError: The collection was filled by another model.
+            SearchError: The collection was embedded by another model.
         """
         check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
         self.embedder = embedder
@@ -82,7 +82,7 @@ class SearchEngine:
 
     @cached_property
     def _by_words(self) -> FullTextSearch:
-        """What ranks captions; once, as it may hold all of them in memory."""
+        """Full-text search of captions; cached, as it may hold all captions in memory."""
         return word_search(self.index)
 
     def search(
@@ -101,33 +101,32 @@ class SearchEngine:
         hybrid: Fusion | bool = False,
         rerank: int = 0,
     ) -> list[Hit]:
-        """The records nearest to a text, an image, a vector, or several of them together.
+        """Search by text, image, vector, or a combination of them.
 
-        Given together they count alike; `terms` says how much each counts, and what to avoid.
+        Text, image and vector have equal weight; `terms` sets weights, negative ones included.
 
         Args:
-            text: Words to search for.
-            image: Image to search for, in any form that the embedder reads.
-            vector: Embedding to search for; its length does not count.
-            terms: Any number of texts, images and vectors, each with a weight.
-            k: How many results, at most.
-            filter: Milvus expression that an image must fulfil; `where` builds one safely.
-            offset: How many of the nearest to leave out, for paging.
-            min_score: Cosine below which nothing is returned, -1 to 1.
-            on: What the query is compared with: the images, or their captions.
+            text: Query text.
+            image: Query image, in any form that the embedder reads.
+            vector: Query embedding; its length is ignored.
+            terms: Texts, images and vectors, each with a weight.
+            k: Maximum number of hits.
+            filter: Milvus filter expression; `where` builds one safely.
+            offset: Number of nearest hits to skip, for paging.
+            min_score: Minimum cosine of a hit, -1 to 1.
+            on: Vector field to search: `"image"` or `"text"` (captions).
             group_by: `"album"` returns only the best image of each album or video.
-            hybrid: Rank by the words of captions (BM25) as well, and join the two rankings so; True
-                joins them by `Fusion()`.
-            rerank: How many of the first results to sort by their `rank_score`, which is
-                `logit_scale * cosine + log p(text | picture)`; 0: none.
+            hybrid: Fuse with a BM25 ranking of captions by this method; True means `Fusion()`.
+            rerank: Number of first hits to rerank by `rank_score`, which is `logit_scale * cosine +
+                log p(text | image)`; 0 means none.
 
         Returns:
-            The best first: by cosine, with `hybrid` by what the rankings were joined by, and the
-            first `rerank` of these by `rank_score`. Pages are parts of one list.
+            Hits, best first: by cosine, with `hybrid` by the fused score, and the first `rerank` of
+            these by `rank_score`. Pages are parts of one list.
 
         Raises:
-            SearchError: Nothing to search for, `hybrid` or `rerank` without a text, or the
-                collection cannot answer.
+            SearchError: The query is empty, `hybrid` or `rerank` lacks a text, or the collection
+                cannot answer.
             DataError: The image cannot be read.
         """
         check_terms(terms)
@@ -175,10 +174,10 @@ class SearchEngine:
         return hits[offset : offset + k]
 
     def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
-        """The vector that stands for these terms together, of length 1.
+        """Compute the query vector of these terms, of length 1.
 
         Raises:
-            SearchError: No term, or they cancel each other out.
+            SearchError: There are no terms, or they cancel each other out.
             DataError: An image cannot be read.
         """
         check_terms(terms)
@@ -211,13 +210,13 @@ class SearchEngine:
         on: Side = "image",
         group_by: GroupBy | None = None,
     ) -> list[list[Hit]]:
-        """Many searches at once; each is faster than on its own. See `search`.
+        """Search many queries in one batch, which is faster a query; see `search`.
 
         Args:
-            texts: One a query.
-            images: One a query.
-            vectors: One a query. Of texts, images and vectors, those given together are of one
-                length, and their n-th entries make the n-th query.
+            texts: One text a query.
+            images: One image a query.
+            vectors: One vector a query. Texts, images and vectors given together have the same
+                length; their n-th entries form the n-th query.
             k: As in `search`.
             filter: As in `search`.
             offset: As in `search`.
@@ -258,7 +257,7 @@ class SearchEngine:
         return _at_least(min_score, answers)
 
     def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
-        """The images nearest to one of the collection, without that one.
+        """Find the images nearest to one of the collection, excluding itself.
 
         Raises:
             SearchError: There is no such record, or `k` or `offset` is out of range.
@@ -267,16 +266,17 @@ class SearchEngine:
         record = self.index.get([id]).get(id)
         if record is None:
             raise SearchError(f"there is no record {id!r} in {self.index.info.collection!r}")
-        # One more, as the image finds itself; it may stand on an earlier page.
+        # One more, as the image finds itself; that hit may be on an earlier page.
         wanted = min(offset + k + 1, MAX_RESULTS)
         hits = self.index.search(record.vector[np.newaxis], wanted, filter=filter)[0]
         return [hit for hit in hits if hit.id != id][offset : offset + k]
 
     def _check_rerank(self, rerank: int, texts: Mapping[str, float]) -> None:
-        """Refuse a re-ranking that cannot be done, before anything is searched for.
+        """Validate a reranking before the search starts.
 
         Raises:
-            SearchError: It is no number of results, there is no text, or the model scores none.
+            SearchError: It is not a number of hits, there is no text, or the model cannot score
+                captions.
         """
         check_page(rerank, 0, MAX_RESULTS, name="rerank")
         check_texts(texts)
@@ -291,7 +291,7 @@ class SearchEngine:
         on: Side,
     ) -> list[Hit]:
         assert isinstance(self.embedder, CaptionScorer)
-        # Without what was removed in this moment.
+        # Excludes records that were deleted since the search.
         records = self.index.get(hit.id for hit in hits)
         return rerank(
             hits,
@@ -304,10 +304,10 @@ class SearchEngine:
 
 
 def check_min_score(min_score: float | None) -> None:
-    """Refuse a least score that no cosine can be compared with.
+    """Validate a minimum score.
 
     Raises:
-        SearchError: It is no number.
+        SearchError: It is not a number.
     """
     if min_score is None:
         return

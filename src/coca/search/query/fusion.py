@@ -1,4 +1,4 @@
-"""One ranking out of several: by the places that an image has in them, or by its scores."""
+"""Rank fusion: reciprocal rank fusion (RRF) or min-max-normalized score fusion."""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +11,16 @@ from coca.search.records import Hit
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """How the ranking by vectors and the ranking by words become one."""
+    """Configuration of the fusion of the dense and the full-text ranking."""
 
     method: Literal["rrf", "scores"] = "rrf"
-    """`rrf` adds 1 / (constant + place) (reciprocal rank fusion, Cormack et al. 2009): no score has
-    to be comparable with another. `scores` adds the scores, each ranking stretched to 0 to 1."""
+    """`rrf` adds 1 / (constant + rank) (reciprocal rank fusion, Cormack et al. 2009), so scores
+    need not be comparable. `scores` adds scores that are min-max-normalized to 0 to 1 in each
+    ranking."""
     words: float = 0.5
-    """Weight of the ranking by words, 0 to 1; the rest is that of the vectors."""
+    """Weight of the full-text ranking, 0 to 1; the dense ranking has the rest."""
     constant: int = 60
-    """For `rrf`: the larger, the less the first few places stand out; 60 as in the paper."""
+    """For `rrf`: the larger, the less the first few ranks stand out; 60 as in the paper."""
 
     def __post_init__(self) -> None:
         if self.method not in ("rrf", "scores"):
@@ -31,15 +32,14 @@ class Fusion:
 
 
 def fuse(rankings: Sequence[Sequence[Hit]], weights: Sequence[float], fusion: Fusion) -> list[Hit]:
-    """The hits of all rankings, best first; `score` is what they were joined by.
+    """Fuse rankings into one, best first; `score` is the fused score.
 
-    A hit that a ranking lacks gets nothing from it. Equal sums are put in order by id, so that
-    pages never overlap.
+    A hit gets 0 from a ranking that lacks it. Ties are broken by id, so that pages never overlap.
 
     Args:
-        rankings: Each best first, with any scores.
-        weights: How much each ranking counts, 0 or more.
-        fusion: The method.
+        rankings: Rankings, each best first, with any scores.
+        weights: Weight of each ranking, 0 or more.
+        fusion: Fusion method.
     """
     sums: dict[str, float] = {}
     hits: dict[str, Hit] = {}
@@ -54,10 +54,10 @@ def fuse(rankings: Sequence[Sequence[Hit]], weights: Sequence[float], fusion: Fu
 
 
 def _gains(ranking: Sequence[Hit], fusion: Fusion) -> list[float]:
-    """What each place of a ranking is worth, 0 to 1."""
+    """Compute the contribution of each rank, 0 to 1."""
     if fusion.method == "rrf":
         return [1 / (fusion.constant + place) for place in range(1, len(ranking) + 1)]
     scores = [hit.score for hit in ranking]
     least, span = min(scores, default=0.0), max(scores, default=0.0) - min(scores, default=0.0)
-    # A lone hit, or several of one score, are all the best there is.
+    # A single hit, or several of one score, all get the maximum.
     return [(score - least) / span if span > 0 else 1.0 for score in scores]

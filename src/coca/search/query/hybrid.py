@@ -1,4 +1,4 @@
-"""Hybrid search: by vectors and by the words of captions, joined into one ranking."""
+"""Hybrid search: fuse dense (vector) and full-text (BM25) rankings."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -15,27 +15,27 @@ from coca.search.query.searchable import Searchable, cosine
 from coca.search.records import GroupBy, Hit
 
 _DEPTHS = (256, 1_024, 4_096, MAX_RESULTS)
-"""Hits of each ranking that are joined; the next depth only gives what comes behind."""
+"""Hits of each ranking that are fused; the next depth only appends hits."""
 
 _RRF = Fusion()
 
 
 @runtime_checkable
 class FullTextSearch(Protocol):
-    """Ranks captions by their words."""
+    """Full-text search over captions."""
 
     def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
     ) -> list[Hit]:
-        """The records whose captions share most with a text, the best first."""
+        """Rank records by BM25 of their captions, best first."""
         ...
 
 
 def word_search(index: Searchable) -> FullTextSearch:
-    """What ranks the captions of this collection: itself, or else its captions in memory.
+    """Return the full-text search of a collection: its own, or BM25 in memory.
 
     Raises:
-        SearchError: It is of a kind that neither does nor can be read.
+        SearchError: The collection supports neither.
     """
     if isinstance(index, Collection) and not index.supports_full_text:
         return Captions(index)
@@ -58,28 +58,28 @@ def search_hybrid(
     on: Side = "image",
     group_by: GroupBy | None = None,
 ) -> list[Hit]:
-    """The records nearest to a query whose captions also share its words.
+    """Search by vector and by the words of captions, and fuse both rankings.
 
     Args:
-        index: Searches by vectors.
-        by_words: Searches the captions of the same collection.
-        words: What captions should say.
-        query: The query's vector, of length 1.
-        fusion: How the two rankings become one.
-        k: How many results, at most.
-        filter: Milvus expression that a record must fulfil.
-        offset: How many of the best to leave out, for paging.
-        min_score: Cosine below which nothing is returned, -1 to 1, whatever a hit was found by.
-        on: What the query's vector is compared with.
+        index: Collection for dense search.
+        by_words: Full-text search over the captions of the same collection.
+        words: Query text for BM25.
+        query: Query vector, of length 1.
+        fusion: Fusion of the two rankings.
+        k: Maximum number of hits.
+        filter: Milvus filter expression.
+        offset: Number of best hits to skip, for paging.
+        min_score: Minimum cosine of every hit, -1 to 1, also of full-text hits.
+        on: Vector field to search.
         group_by: `"album"` returns only the best image of each album or video.
 
     Returns:
-        The best first; `score` is what the rankings were joined by. Two rankings cannot be joined
-        before they are read, so the first 256 of each are; those that are deeper follow behind,
-        joined among the first 1,024, and so on.
+        Hits, best first; `score` is the fused score. Fusion needs both rankings, so it covers the
+        first 256 hits of each. Deeper hits follow, fused among the first 1,024, and so on.
 
     Raises:
-        SearchError: No words, `k` or `offset` out of range, or the collection cannot answer.
+        SearchError: The text is empty, `k` or `offset` is out of range, or the collection cannot
+            answer.
     """
     if not words.strip():
         raise ArgumentError("a hybrid search compares words, and the query has none: add a text")
@@ -91,7 +91,7 @@ def search_hybrid(
         fused = fuse([near, said], [1 - fusion.words, fusion.words], fusion)
         if min_score is not None:
             fused = _similar_enough(fused, index, near, query[0], min_score, on)
-        # What was joined before keeps its place: pages are cut from one list, whatever their depth.
+        # Earlier hits keep their rank: pages of every depth are slices of one list.
         for hit in fused:
             joined.setdefault(group_of(hit) if group_by else hit.id, hit)
         if len(joined) >= offset + k or max(len(near), len(said)) < depth:
@@ -107,7 +107,7 @@ def _similar_enough(
     min_score: float,
     on: Side,
 ) -> list[Hit]:
-    """The hits whose cosine is `min_score` or more; that of hits by words is computed here."""
+    """Keep hits with a cosine of at least `min_score`, computed here for full-text hits."""
     cosines = {hit.id: hit.score for hit in near}
     rest = index.get([hit.id for hit in fused if hit.id not in cosines])
     cosines |= {id: cosine(query, record, on) for id, record in rest.items()}

@@ -1,7 +1,7 @@
-"""A collection whose vectors are kept in memory as well: exact answers in milliseconds.
+"""In-memory index: exact (brute-force) nearest neighbours in milliseconds.
 
-Milvus stays the truth. It says which records a filter keeps, and what stands in a hit; what is kept
-here are ids and vectors.
+Milvus remains the source of truth: it evaluates filters and supplies the fields of hits. Only ids
+and vectors are in memory.
 
 Dimensions: N records, Q queries, E embedding.
 """
@@ -26,16 +26,16 @@ from coca.search.records import CollectionInfo, GroupBy, Hit, Record
 
 _READ_ROWS = 1_000
 _QUERY_ROWS = 64
-"""Queries at a time: their scores for all records stand in memory."""
+"""Queries in a batch: the scores for all records are in memory."""
 _FILTERS = 64
-"""What so many filters keep is remembered, a byte a record each."""
+"""Number of cached filter results; each takes one byte a record."""
 
 HINT_ROWS, WARN_ROWS = 100_000, 300_000
-"""On Lite each search goes through all ids, whatever the index: about 0.5 ms for 1,000 records."""
+"""On Lite each search scans all ids, with every index type: about 0.5 ms for 1,000 records."""
 
 
 def advice_on_size(info: CollectionInfo) -> str:
-    """What to do about a collection that Milvus Lite is slow with; empty if it is small enough."""
+    """Return advice for a collection that is slow on Milvus Lite; empty if it is small enough."""
     if not info.server_version.startswith("milvus_lite") or info.count < HINT_ROWS:
         return ""
     many = "far too many" if info.count >= WARN_ROWS else "many"
@@ -48,29 +48,29 @@ def advice_on_size(info: CollectionInfo) -> str:
 
 @dataclass(frozen=True)
 class _Copy:
-    """The vectors as they were at one time; never changed, so that threads may search it."""
+    """Immutable snapshot of the vectors, so that threads may search it."""
 
     writes: int
-    """How many writes of the index it knows."""
+    """Number of writes of the index that it includes."""
     ids: list[str]
     rows: dict[str, int]
     sides: dict[Side, Float32[np.ndarray, "N E"]]
     spoken: Bool[np.ndarray, " N"]
-    """Which records have a caption's vector."""
+    """Mask of records with a caption vector."""
     kept: dict[str, Bool[np.ndarray, " N"]] = field(default_factory=dict)
-    """Filter -> which records it keeps, as Milvus said; of the last `_FILTERS` that were asked."""
+    """Filter -> mask of the records it keeps, for the last `_FILTERS` filters."""
 
 
 class InMemoryIndex:
-    """Answers searches of one collection from memory; to be used like its `Collection`.
+    """In-memory copy of one collection's vectors with the interface of `Collection`.
 
-    Threads may share it: each search answers from one copy, which is replaced as a whole.
+    Thread-safe: each search uses one copy, which is replaced as a whole.
 
-    What is written through the same index, or on Milvus Lite by anybody, is seen by the next
-    search. On a server others may write as well: every `check_s` seconds the number of records is
-    compared. A record that others replaced is seen when all is read anew, which is done beside the
-    searches when the copy is twenty times as old as reading took: some seconds for a few thousand
-    records, minutes for 100,000. `refresh` does so at once.
+    The next search sees writes through the same index, and on Milvus Lite all writes. For writes of
+    other clients of a server, the number of records is compared every `check_s` seconds. Records
+    that other clients replaced appear after a full re-read. It runs in the background when the copy
+    is twenty times as old as the read took: some seconds for a few thousand records, minutes for
+    100,000. `refresh` reads at once.
 
     Example:
         with InMemoryIndex(Collection.open("pictures.db")) as resident:
@@ -80,14 +80,14 @@ class InMemoryIndex:
     def __init__(
         self, index: Collection, *, check_s: float = 5.0, progress: ProgressMaker = silent
     ) -> None:
-        """Read all vectors; 100,000 of 512 numbers take 0.2 GB, twice that with their captions'.
+        """Read all vectors; 100,000 of 512 numbers take 0.2 GB, twice that with caption vectors.
 
-        For a moment two copies are there, whenever something has changed.
+        During an update, two copies are in memory.
 
         Args:
-            index: The collection; stays open as long as it is searched.
-            check_s: How long others' writes may be overlooked at least, in seconds.
-            progress: Shows how far reading is.
+            index: The collection; must stay open.
+            check_s: Interval of the check for other clients' writes, in seconds.
+            progress: Optional progress callback.
         """
         self.info = index.info
         self._index = index
@@ -106,11 +106,11 @@ class InMemoryIndex:
         self.close()
 
     def close(self) -> None:
-        """Close the collection that it answers for; closing twice does nothing."""
+        """Close the collection; closing twice does nothing."""
         self._index.close()
 
     def refresh(self, progress: ProgressMaker = silent) -> None:
-        """Read all records anew."""
+        """Read all records again."""
         with self._reading:
             self._read_anew(progress)
 
@@ -124,7 +124,7 @@ class InMemoryIndex:
         on: Side = "image",
         group_by: GroupBy | None = None,
     ) -> list[list[Hit]]:
-        """The nearest records to each vector, exactly; see `Collection.search`.
+        """Find the exact nearest records to each vector; see `Collection.search`.
 
         Raises:
             SearchError: As `Collection.search`.
@@ -148,13 +148,13 @@ class InMemoryIndex:
         return answers
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
-        """The records with these ids, as far as they are there."""
+        """Read the records with these ids; missing ids are skipped."""
         return self._index.get(ids)
 
     def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
     ) -> list[Hit]:
-        """The records whose captions share most with a text; see `Captions.full_text_search`."""
+        """Rank records by BM25 of their captions; see `Captions.full_text_search`."""
         with self._lock:
             if self._captions is None:
                 self._captions = Captions(self._index)
@@ -162,10 +162,10 @@ class InMemoryIndex:
         return captions.full_text_search(text, k, filter=filter, offset=offset)
 
     def vectors(self, on: Side = "image") -> tuple[list[str], Float32[np.ndarray, "N E"]]:
-        """The ids of all records, sorted, and their vectors in that order; not to be written to.
+        """Return all ids, sorted, and their vectors in that order; both are read-only.
 
-        Milvus returns rows in an order that changes with writes and differs between servers. What
-        is chosen by position, such as the first of equal vectors, must not depend on it.
+        Milvus returns rows in an order that changes with writes and differs between servers.
+        Choices by position, such as the first of equal vectors, must not depend on it.
         """
         copy = self._up_to_date()
         order = sorted(range(len(copy.ids)), key=copy.ids.__getitem__)
@@ -181,17 +181,17 @@ class InMemoryIndex:
         offset: int,
         group_by: GroupBy | None,
     ) -> list[list[Hit]]:
-        """The hits of each query, from its scores of all records."""
+        """Collect the hits of each query from its scores of all records."""
         wanted = k + offset
         found: list[dict[str, Hit]] = [{} for _ in scores]
-        # From the best on, in batches that grow, until none is left.
+        # In growing batches, best first, until every query has enough hits.
         done, count = 0, 2 * wanted if group_by else wanted
         possible = int(np.count_nonzero(scores[0] > -np.inf))
         short = list(range(len(scores)))
         while short and done < possible:
             last = min(done + count, possible)
             rows = [_first(copy.ids, scores[query], last)[done:] for query in short]
-            # Milvus is asked once for all queries.
+            # One request to Milvus for all queries.
             ids = dict.fromkeys(copy.ids[row] for some in rows for row in some)
             hits = {hit.id: hit for hit in self._index.hits(dict.fromkeys(ids, 0.0))}
             for query, some in zip(short, rows, strict=True):
@@ -205,14 +205,15 @@ class InMemoryIndex:
         return [list(one.values())[offset:wanted] for one in found]
 
     def _up_to_date(self) -> _Copy:
-        """The copy, after what was written since the last look has been read."""
+        """Return the copy, updated with writes since the last check."""
         if self._index.writes != self._copy.writes:
             with self._lock:
-                # Another thread may have read it meanwhile.
+                # Another thread may have updated it meanwhile.
                 if self._index.writes != self._copy.writes:
                     self._copy = self._with_own_writes(self._copy)
         elif self._watch.is_due() and self._lock.acquire(blocking=False):
-            # One thread looks; the others need not wait for what nobody promised them.
+            # One thread checks; the others do not wait, as freshness within `check_s` is not
+            # guaranteed.
             try:
                 self._copy = self._with_changed_number(self._copy)
             finally:
@@ -222,14 +223,17 @@ class InMemoryIndex:
         return self._copy
 
     def _read_anew(self, progress: ProgressMaker) -> None:
-        """Whoever calls it holds `_reading`: an older copy must not replace a newer one."""
+        """Read everything again.
+
+        The caller holds `_reading`, so that no older copy replaces a newer one.
+        """
         copy = self._read(progress)
         with self._lock:
-            # The next search adds what was written through this index meanwhile.
+            # The next search adds the writes made through this index meanwhile.
             self._copy = copy
 
     def _with_own_writes(self, copy: _Copy) -> _Copy:
-        # Before they are read, so that what comes while they are is read again.
+        # Taken before the read, so that writes during the read are read again.
         writes = self._index.writes
         changed = self._index.changed_since(copy.writes)
         if changed is None:
@@ -241,15 +245,15 @@ class InMemoryIndex:
             there = self._index.ids()
             new = [id for id in there if id not in copy.rows]
             return self._with(copy, new, copy.rows.keys() - set(there), copy.writes)
-        # What a filter keeps may have changed with words, which are not kept here.
+        # Filter results may have changed with fields that are not in memory.
         return copy if self._index.sees_all_writes else replace(copy, kept={})
 
     def _read(self, progress: ProgressMaker) -> _Copy:
-        """A copy of all that is there."""
+        """Read a copy of the whole collection."""
         nothing = np.zeros((0, self.info.embed_dim), np.float32)
         with self._watch.reading() as writes:
             empty = _Copy(writes, [], {}, {"image": nothing, "text": nothing}, np.zeros(0, bool))
-            # Sorted, so that `vectors` need not copy them.
+            # Sorted, so that `vectors` need not copy the matrix.
             return self._with(empty, sorted(self._index.ids()), set(), writes, progress)
 
     def _with(
@@ -260,7 +264,7 @@ class InMemoryIndex:
         writes: int,
         progress: ProgressMaker = silent,
     ) -> _Copy:
-        """A copy without the rows of `gone`, and with what Milvus holds for `ids`."""
+        """Return a copy without the rows of `gone` and with the current rows of `ids`."""
         stay = np.array([id not in gone for id in copy.ids], dtype=bool)
         parts = {on: [matrix[stay]] for on, matrix in copy.sides.items()}
         kept_ids = [id for id in copy.ids if id not in gone]
@@ -284,7 +288,7 @@ class InMemoryIndex:
         )
 
     def _fulfil(self, copy: _Copy, filter: str) -> Bool[np.ndarray, " N"]:
-        """Which records a filter keeps; asked once, as long as an answer may be old."""
+        """Evaluate a filter to a mask of records, cached within one copy."""
         if not filter:
             return np.ones(len(copy.ids), bool)
         if (kept := copy.kept.get(filter)) is None:
@@ -298,9 +302,9 @@ class InMemoryIndex:
 
 
 def _first(ids: list[str], scores: Float32[np.ndarray, " N"], count: int) -> np.ndarray:
-    """The rows of the best scores, best first, and by id where scores agree."""
+    """Return the rows of the best scores, best first; ties are broken by id."""
     least = np.partition(scores, -count)[-count]
-    # All that agree with the last score, since an id decides which of them come first.
+    # Includes all ties with the last score, as ids decide their order.
     rows = np.flatnonzero(scores >= least - 10.0**-COSINE_DIGITS)
     names = np.array([ids[row] for row in rows])
     return rows[np.lexsort((names, -np.round(scores[rows], COSINE_DIGITS)))][:count]

@@ -1,4 +1,4 @@
-"""Read the encoded image of a record again, from a path that still holds it."""
+"""Read the encoded image of a record again, from a path that still contains it."""
 
 import errno
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from coca.search.frame_paths import series_of
 from coca.search.records import Record, content_id
 
 OpenPicture: TypeAlias = Callable[[str, str], bytes]
-"""Reads the encoded image of a path that had a stamp, or raises a `DataError`."""
+"""Reads the encoded image of a path and etag, or raises a `DataError`."""
 
 
 def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
-    """The bytes of a record's image, from whichever path still holds them.
+    """Read the bytes of a record's image from the first path that still contains them.
 
     Raises:
-        DataError: None does; the reason is that of the leading one.
+        DataError: No path does; the reason is that of the primary path.
     """
     reasons = []
     for path in dict.fromkeys((record.path, *record.origin.files)):
@@ -27,7 +27,7 @@ def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
         except DataError as error:
             reasons.append(str(error))
             continue
-        # Of a video the stamp tells: another decoder may draw the same frame a little differently.
+        # For video frames the etag decides: decoders may decode one frame slightly differently.
         if content_id(image) == record.id or series_of(path, stamps) != path:
             return image
         reasons.append(f"{path} holds another image now")
@@ -35,11 +35,11 @@ def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
 
 
 def read_file(path: str, stamp: str = "") -> bytes:
-    """The bytes of an image file of this machine; its stamp is not looked at.
+    """Read the bytes of a local image file; the etag is ignored.
 
     Raises:
-        DataError: It is missing, not readable or no regular file (reason `"unreadable"`), or larger
-            than `MAX_IMAGE_BYTES` (reason `"too_large"`).
+        DataError: It is missing, not readable or not a regular file (reason `"unreadable"`), or
+            larger than `MAX_IMAGE_BYTES` (reason `"too_large"`).
     """
     try:
         return read_regular(path, max_bytes=MAX_IMAGE_BYTES)

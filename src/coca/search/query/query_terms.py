@@ -1,7 +1,7 @@
-"""What a query is made of: texts and images, each with a weight; and how a weight is written.
+"""Query terms: weighted texts, images and vectors, and their command-line syntax.
 
-A query's vector is the direction of the weighted sum of its terms' vectors: a negative weight leads
-away from its term. On a command line a weight follows the last colon, as in `night:-0.3`.
+The query vector is the normalized weighted sum of the terms' vectors. A negative weight moves it
+away from its term. On a command line the weight follows the last colon: `night:-0.3`.
 """
 
 import math
@@ -19,7 +19,8 @@ from coca.core.errors import ArgumentError, ConfigError
 from coca.search.milvus.pagination import check_text
 
 MAX_WEIGHT = 10.0
-"""Weights only count relative to each other, and a time of day (`12:30`) is no weight."""
+"""Maximum weight; only ratios matter, and the limit keeps times such as `12:30` from being
+weights."""
 
 _WEIGHT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 _NEARLY = re.compile(r"[+-]?[\d.,]*\d[\d.,]*%?|[+-]?(inf|nan)", re.IGNORECASE)
@@ -27,20 +28,20 @@ _NEARLY = re.compile(r"[+-]?[\d.,]*\d[\d.,]*%?|[+-]?(inf|nan)", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One text, image or vector of a query, and how much it counts.
+    """One text, image or vector of a query, with its weight.
 
     Example:
         engine.search(terms=[Term(text="red car"), Term(text="night", weight=-0.3)])
     """
 
     text: str | None = None
-    """Words to look for, or to lead away from."""
+    """Query text, or text to move away from."""
     image: Any = None
     """An image, in any form that the embedder reads."""
     vector: Float[np.ndarray, " E"] | None = field(default=None, compare=False)
     """An embedding."""
     weight: float = 1.0
-    """How much it counts beside the others, -10 to 10; below 0, results lie away from it."""
+    """Weight relative to the other terms, -10 to 10, not 0; negative moves results away from it."""
 
     def __post_init__(self) -> None:
         given = [self.text, self.image, self.vector]
@@ -58,14 +59,15 @@ class Term:
 
 
 def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:
-    """The terms that were written on a command line, as `red car`, `night:-0.3`, `cat.jpg:0.5`.
+    """Parse terms of a command line, such as `red car`, `night:-0.3`, `cat.jpg:0.5`.
 
-    What stands behind the last colon is the weight if it is a number, otherwise part of the text; a
-    text that ends in a number of its own takes a weight behind it: `half past 12:30:1`. An image
-    whose file is called so is meant with its colon.
+    A number after the last colon is the weight; otherwise the colon is part of the text. A text
+    that ends in such a number needs a weight: `half past 12:30:1`. If a file with the colon in its
+    name exists, the image is that file.
 
     Raises:
-        ConfigError: No term, an empty one, a weight that is none, or none that is above 0.
+        ConfigError: There are no terms, a term is empty, a weight is invalid, or no weight is above
+            0.
     """
     terms = [
         *(_parse(word, "text", _split(word)) for word in texts),
@@ -90,10 +92,10 @@ def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:
 
 
 def check_terms(terms: Sequence[Term]) -> None:
-    """Refuse what is no list of terms, such as a text or a dict of texts and weights.
+    """Validate a list of terms; a text or a dict of texts and weights is not one.
 
     Raises:
-        SearchError: It is none.
+        SearchError: It is not a list of terms.
     """
     if isinstance(terms, str | Mapping) or not all(isinstance(term, Term) for term in terms):
         raise ArgumentError(
@@ -103,14 +105,14 @@ def check_terms(terms: Sequence[Term]) -> None:
 
 
 def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
-    """Vectors to search for as rows of length 1; they may come with any length but 0.
+    """Normalize query vectors to rows of length 1; any length but 0 is allowed.
 
     Args:
-        vectors: One a query: an array, or anything that makes one.
-        embed_dim: The size that the collection holds.
+        vectors: One vector a query: an array, or anything NumPy converts to one.
+        embed_dim: Vector size of the collection.
 
     Raises:
-        SearchError: They are no numbers, of another size, or a row is 0, NaN or infinite.
+        SearchError: They are not numbers, have another size, or a row is 0, NaN or infinite.
     """
     try:
         rows = np.asarray(vectors, np.float64)
@@ -135,7 +137,7 @@ def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
 def direction(
     vectors: Sequence[Float[np.ndarray, "Q E"]], weights: Sequence[float]
 ) -> Float32[np.ndarray, "Q E"]:
-    """The directions of weighted sums: of each query's first vector, its second, and so on.
+    """Compute the normalized weighted sum of the terms' vectors for each query.
 
     Raises:
         SearchError: Terms cancel each other out.

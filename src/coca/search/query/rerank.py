@@ -1,7 +1,7 @@
-"""Reranking: the top k hits, sorted by cosine and caption likelihood together.
+"""Rerank the top-k hits by cosine and caption likelihood.
 
-The score that they are sorted by is `logit_scale * cosine + log p(text | picture)`, in nats, as a
-joint model of the contrastive and of the captioning head would have it.
+The score is `logit_scale * cosine + log p(text | image)`, in nats: a joint model of the contrastive
+and the captioning head.
 """
 
 import logging
@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 
 @runtime_checkable
 class CaptionScorer(Protocol):
-    """Knows how likely words are, given an image; a loaded CoCa does."""
+    """Model that scores captions by likelihood; a loaded CoCa is one."""
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied by to become logits."""
+        """Factor that turns cosines into logits."""
         ...
 
     def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
-        """Log p(text | image) of all pairs, in nats.
+        """Compute log p(text | image) of all pairs, in nats.
 
         Raises:
             DataError: An image cannot be read.
@@ -38,10 +38,10 @@ class CaptionScorer(Protocol):
 
 
 def check_texts(texts: Mapping[str, float]) -> None:
-    """Refuse a query without a text whose likelihood could be asked for.
+    """Check that the query has a text to score.
 
     Raises:
-        SearchError: There is none.
+        SearchError: There is no text.
     """
     if not texts:
         raise ArgumentError(
@@ -58,17 +58,17 @@ def rerank(
     cosines: Mapping[str, float],
     open_picture: OpenPicture,
 ) -> list[Hit]:
-    """Rerank hits by cosine and caption likelihood; read their images again for that.
+    """Rerank hits by cosine and caption likelihood, reading their images by path.
 
-    Hits whose image cannot be read any more follow the others in their former order, and a
-    warning names the first of them.
+    Hits whose image cannot be read follow the others in their previous order. A warning names the
+    first of them.
 
     Args:
-        hits: Of a search.
-        records: Of the hits, by id; hits without a record are left out.
-        texts: The query's texts, each with its weight.
-        scorer: The model.
-        cosines: Of the query and each hit, by id.
+        hits: Hits of a search.
+        records: Records of the hits, by id; hits without a record are dropped.
+        texts: Query texts with their weights.
+        scorer: Model that scores captions.
+        cosines: Cosine of the query and each hit, by id.
         open_picture: Reads an image by its path.
 
     Raises:
@@ -78,7 +78,7 @@ def rerank(
     hits = [hit for hit in hits if hit.id in records]
     pictures: dict[str, bytes] = {}
     lost: list[str] = []
-    # By path, so that each tar or video is gone through once.
+    # Sorted by path, so that each tar or video is read once.
     for _, id in sorted((hit.path, hit.id) for hit in hits):
         try:
             pictures[id] = picture_of(records[id], open_picture)
@@ -105,16 +105,16 @@ def reranked(
     *,
     cosines: Sequence[float] | None = None,
 ) -> list[Hit]:
-    """Sort hits by the scaled cosine plus the log-probability of the texts, the best first.
+    """Sort hits by scaled cosine plus log-likelihood of the texts, best first.
 
-    `score` stays as it was; `log_likelihood` and `rank_score`, the sum of both, are filled in.
+    `score` is unchanged; `log_likelihood` and `rank_score`, the sum, are set.
 
     Args:
-        hits: Of a search.
-        pictures: Of each hit, in any form that the scorer reads.
-        texts: The query's texts, each with its weight.
-        scorer: The model.
-        cosines: Of the query and each hit, -1 to 1; by default their scores.
+        hits: Hits of a search.
+        pictures: Image of each hit, in any form that the scorer reads.
+        texts: Query texts with their weights.
+        scorer: Model that scores captions.
+        cosines: Cosine of the query and each hit, -1 to 1; by default their scores.
 
     Raises:
         SearchError: There is no text to score.

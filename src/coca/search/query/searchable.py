@@ -1,4 +1,4 @@
-"""Searchable: what a search engine asks of a collection, whatever holds its vectors."""
+"""Protocol of a searchable collection, on Milvus or in memory."""
 
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from coca.search.records import CollectionInfo, GroupBy, Hit, Record
 
 @runtime_checkable
 class Searchable(Protocol):
-    """A collection to search: a `Collection`, or an `InMemoryIndex` of its vectors."""
+    """Searchable collection: a `Collection`, or an `InMemoryIndex` of its vectors."""
 
     info: CollectionInfo
 
@@ -26,11 +26,11 @@ class Searchable(Protocol):
         on: Side = "image",
         group_by: GroupBy | None = None,
     ) -> list[list[Hit]]:
-        """The nearest records to each vector, nearest first; see `Collection.search`."""
+        """Find the nearest records to each vector, nearest first; see `Collection.search`."""
         ...
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
-        """The records with these ids, as far as they are there."""
+        """Read the records with these ids; missing ids are skipped."""
         ...
 
 
@@ -38,9 +38,9 @@ def cosine(query: Float[np.ndarray, " E"], record: Record, on: Side) -> float:
     """Compute the cosine of a query and a record; -1 for a caption that has no vector.
 
     Args:
-        query: Of length 1.
-        record: With its vectors.
-        on: Whether to compare with the image or with the caption.
+        query: Query vector, of length 1.
+        record: Record with its vectors.
+        on: Vector field: `"image"` or `"text"` (caption).
     """
     vector = record.vector if on == "image" else record.text_vector
     return -1.0 if vector is None else float(query @ vector)
