@@ -1,4 +1,4 @@
-"""From what was asked for to an index type that the other end can build."""
+"""Parse index specifications, and choose an index type that Milvus supports."""
 
 import dataclasses
 import logging
@@ -36,14 +36,14 @@ _NEXT_BEST = {
     "IVF_PQ": ("IVF_SQ8", "vectors take a quarter of their memory, and not an eighth or less"),
     "SCANN": ("IVF_FLAT", "a search takes longer"),
 }
-"""Index type -> what comes closest to it, and what is lost by that."""
+"""Index type -> closest supported type, and the cost of it."""
 
 
 def parse_index(text: str) -> VectorIndex:
-    """The index that a text names, such as `"HNSW"` or `"HNSW:M=32,efConstruction=400"`.
+    """Parse an index specification such as `"HNSW"` or `"HNSW:M=32,efConstruction=400"`.
 
     Raises:
-        SearchError: There is no such type or setting, or a value is out of its range.
+        SearchError: The type or parameter is unknown, or a value is out of range.
     """
     name, _, rest = text.partition(":")
     name = name.strip().upper()
@@ -65,15 +65,15 @@ def parse_index(text: str) -> VectorIndex:
 def choose_index(
     wanted: VectorIndex | None, capabilities: Capabilities, *, fallback: bool | None = None
 ) -> VectorIndex:
-    """The index to build: the one that is wanted, or what comes closest to it.
+    """Choose the index to build: the requested type, or the closest supported type.
 
     Args:
-        wanted: None takes what suits most collections: `HNSW`, or `AUTOINDEX` on Zilliz Cloud.
-        capabilities: Of the Milvus that shall build it.
-        fallback: Whether another type may be taken, which a warning tells; by default on Lite only.
+        wanted: Requested index; None means `HNSW`, or `AUTOINDEX` on Zilliz Cloud.
+        capabilities: Features of the Milvus that builds it.
+        fallback: Whether another type may be used, with a warning; by default on Lite only.
 
     Raises:
-        SearchError: It cannot be built there, and no other may be taken.
+        SearchError: It is unsupported, and `fallback` is off.
     """
     if wanted is None:
         return Auto() if capabilities.cloud else Hnsw()
@@ -102,7 +102,7 @@ def choose_index(
 
 
 def _fitted(wanted: VectorIndex, capabilities: Capabilities, fallback: bool | None) -> VectorIndex:
-    """The index without a setting that this Milvus does not know, and would ignore or refuse."""
+    """Remove parameters that this Milvus does not support, and would ignore or refuse."""
     if not isinstance(wanted, GpuCagra) or not wanted.adapt_for_cpu or capabilities.adapt_for_cpu:
         return wanted
     sentence = f"{capabilities.name} has no adapt_for_cpu; servers from 2.6.1 on have it"
@@ -113,9 +113,9 @@ def _fitted(wanted: VectorIndex, capabilities: Capabilities, fallback: bool | No
 
 
 def index_of(description: Mapping[str, Any]) -> VectorIndex:
-    """The index that Milvus describes; one that is not known here counts as `AUTOINDEX`."""
+    """Read the index from a description of Milvus; an unknown type becomes `AUTOINDEX`."""
     kind = INDEX_TYPES.get(str(description.get("index_type")), Auto)
-    # Some versions tell the settings one by one, others in an object of their own.
+    # Some versions return the parameters at the top level, others in a nested object.
     nested = description.get("params")
     told = dict(description) | (dict(nested) if isinstance(nested, Mapping) else {})
     if isinstance(inner := told.get("params"), Mapping):
@@ -136,7 +136,7 @@ def _with_settings_of(wanted: VectorIndex, kind: type[VectorIndex]) -> VectorInd
 
 
 def _split(rest: str) -> list[str]:
-    """The settings of a text; a comma within a value, as faiss has it, begins no new one."""
+    """Split parameters at commas, except commas within a value, as in faiss names."""
     parts: list[str] = []
     for piece in rest.split(","):
         if parts and "=" not in piece:
@@ -147,7 +147,7 @@ def _split(rest: str) -> list[str]:
 
 
 def _read(text: str, kind: Any, name: str) -> Any:
-    """A value of a field's type; the index checks its range."""
+    """Parse a value by its field's type; the index checks the range."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     if bool in kinds:
         if text.lower() not in ("true", "false"):

@@ -1,7 +1,7 @@
-"""What the Milvus at the other end can do, told from its version.
+"""Capabilities of Milvus by version.
 
-A server does not list its abilities, so the tables below do. What they say of Lite 3.2 and of the
-server 2.3.5 that pip installs was tried call by call; newer servers follow Milvus's own pages.
+A server does not report its features, so the tables below list them. Those of Lite 3.2 and of the
+pip-installed server 2.3.5 were tested call by call. Newer servers follow the Milvus documentation.
 """
 
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from coca.core.errors import SearchError
 
 _FIRST_SERVER = (2, 3)
-"""The first with `upsert` and lists in a column."""
+"""First version with `upsert` and array columns."""
 
 _QUANTISED_HNSW = frozenset({"HNSW_SQ", "HNSW_PQ", "HNSW_PRQ"})
 _GPU_FIRST = frozenset({"GPU_IVF_FLAT", "GPU_IVF_PQ"})
@@ -21,64 +21,64 @@ _DISK = frozenset({"DISKANN"})
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What one kind of Milvus can do; what it cannot is done by other means, or refused."""
+    """Features of one Milvus version; missing features are emulated or refused."""
 
     name: str
-    """For messages, such as `"Milvus Lite 3.2"`."""
+    """Name for messages, such as `"Milvus Lite 3.2"`."""
     version: tuple[int, int, int]
     lite: bool = False
-    """Runs inside a client's process: one process a folder, one writer at a time."""
+    """Runs inside the client's process: one process a folder, one writer at a time."""
     cloud: bool = False
-    """Zilliz Cloud, which chooses parameters of its own for AUTOINDEX."""
+    """Zilliz Cloud, which chooses its own parameters for AUTOINDEX."""
     indexes: frozenset[str]
-    """Index types for vectors of 32-bit floats.
+    """Index types for float32 vectors.
 
-    Whether a server has a GPU cannot be asked: one without accepts the GPU types, and never
-    finishes them.
+    Servers do not report whether they have a GPU: without a GPU, a server accepts GPU index types
+    and never finishes the build.
     """
     number_indexes: frozenset[str]
-    """Index types for columns of numbers; the first choice is `INVERTED`, else `STL_SORT`."""
+    """Index types for numeric columns; `INVERTED` is preferred to `STL_SORT`."""
     text_indexes: frozenset[str]
-    """Index types for columns of text."""
+    """Index types for text columns."""
     vector_types: frozenset[str]
-    """Number formats of vectors, as Milvus names them."""
+    """Data types of vectors, by their Milvus names."""
     metrics: frozenset[str]
-    """For float vectors."""
+    """Metrics for float vectors."""
     vector_columns: int
-    """Most columns of vectors in a collection."""
+    """Maximum number of vector columns in a collection."""
     hybrid: bool
-    """Joins several searches of one collection into one ranking."""
+    """Hybrid search: several searches of one collection fused into one ranking."""
     bm25: bool
-    """Ranks texts by their words."""
+    """Full-text search (BM25)."""
     nullable: bool
-    """A column may be empty."""
+    """Nullable columns."""
     group_by: bool
-    """One result for each value of a column. Milvus 2.3 takes the wish and ignores it."""
+    """One result for each value of a column. Milvus 2.3 accepts the parameter and ignores it."""
     infix_like: bool
     """`like "%word%"`; otherwise only `like "word%"`."""
     json_in: bool
     """`metadata["key"] in [...]`."""
     templates: bool
-    """Values of a filter may be sent beside it."""
+    """Filter templates: values are sent separately from the expression."""
     shards: bool
-    """Rows may be spread over several writers."""
+    """Several shards for writes."""
     replicas: bool
-    """Several copies may answer searches."""
+    """Several in-memory replicas for searches."""
     partition_key: bool
-    """Rows may be kept apart by the value of a column.
+    """Partition key: rows are partitioned by the value of a column.
 
-    Milvus 2.3 writes upserted rows into the wrong part, where no filter finds them: tried on 2.3.5.
+    Milvus 2.3 upserts rows into the wrong partition, where no filter finds them: tested on 2.3.5.
     """
     consistency: bool
-    """Readers may ask how fresh an answer must be; otherwise each answer is."""
+    """Consistency levels; otherwise every answer is strongly consistent."""
     adapt_for_cpu: bool = False
-    """A graph that a GPU has built may be searched on processors."""
+    """A GPU-built graph may be searched on CPUs."""
     like_escapes: bool = False
     r"""`\%` and `\_` in a `like` mean the characters themselves."""
 
     @property
     def several_vectors(self) -> bool:
-        """Whether an image and its caption fit into one row."""
+        """Whether image and caption vectors fit into one row."""
         return self.vector_columns > 1
 
 
@@ -177,14 +177,14 @@ _SERVERS = {
 
 
 def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
-    """What a Milvus can do.
+    """Look up the capabilities of a Milvus version.
 
     Args:
-        server_version: As it tells it: `"milvus_lite-3.2.2"`, `"v2.6.4"`, `"v2.3.5-lite"`.
-        uri: Its address, by which Zilliz Cloud is known.
+        server_version: Version as reported: `"milvus_lite-3.2.2"`, `"v2.6.4"`, `"v2.3.5-lite"`.
+        uri: URI, by which Zilliz Cloud is recognized.
 
     Raises:
-        SearchError: It is older than 2.3, or tells no version.
+        SearchError: It is older than 2.3, or the version cannot be parsed.
 
     Example:
         >>> capabilities_of("v2.3.5").bm25, capabilities_of("v2.6.4").bm25
@@ -206,10 +206,10 @@ def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
     table = _SERVERS[max(first for first in _SERVERS if first <= version)]
     table = replace(table, name=f"Milvus {numbers}", version=version)
     if "zilliz" in uri or "zilliz" in server_version.lower():
-        # It picks the index itself, and sells memory, disk and GPU as kinds of clusters.
+        # It chooses the index itself, and offers memory, disk and GPU as cluster types.
         cloud = frozenset({"AUTOINDEX", "FLAT"})
         return replace(table, name=f"Zilliz Cloud ({numbers})", cloud=True, indexes=cloud)
     if server_version.endswith("-lite"):
-        # The server in a pip package: built without disk indexes, and without GPUs.
+        # The pip-installed server: built without disk and GPU indexes.
         return replace(table, indexes=table.indexes - _DISK - _GPU_FIRST - _GPU_LATER)
     return table

@@ -1,4 +1,4 @@
-"""What all index types of Milvus have in common: settings with ranges, and how widely to search."""
+"""Base class of index types: validated parameters and search width."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from coca.core.errors import ArgumentError
 
 MAX_RESULTS = 16_384
-"""Largest `offset + k`: the limit of a Milvus server, kept on Lite as well."""
+"""Maximum `offset + k`: the limit of a Milvus server, applied on Lite as well."""
 
 _MIN_WIDTH = 64
 MAX_WIDTH = 8_192
-"""Most candidates that a search keeps, unless more results are wanted."""
+"""Maximum number of search candidates, unless more results are wanted."""
 
 
 def setting(
@@ -23,29 +23,29 @@ def setting(
     choices: tuple[str, ...] = (),
     name: str = "",
 ) -> Any:
-    """A field with its range, and its name in Milvus if that differs; None is not sent."""
+    """Declare a parameter with its range and its Milvus name; None is not sent."""
     metadata = {"least": least, "most": most, "choices": choices, "name": name}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorIndex:
-    """What all index types share: a name, checked settings, and what a search needs of them."""
+    """Base class of index types, with validated build parameters and search parameters."""
 
     type: ClassVar[str]
     most_results: ClassVar[int] = MAX_RESULTS
     exact_scores: ClassVar[bool] = False
-    """It compares the vectors themselves; otherwise scores are of compressed copies of them."""
+    """Whether scores are of the original vectors; otherwise of compressed vectors."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(self.type, field, getattr(self, field.name))
 
     def build_params(self, embed_dim: int) -> dict[str, Any]:
-        """The settings as Milvus takes them, by its names.
+        """Build the index parameters by their Milvus names.
 
         Raises:
-            SearchError: They do not go with vectors of this size.
+            SearchError: A parameter does not fit the vector size.
         """
         return {
             name: _pieces(self.type, value, embed_dim) if name == "m" else value
@@ -54,39 +54,39 @@ class VectorIndex:
         }
 
     def __str__(self) -> str:
-        """As `parse_index` reads it: `HNSW:M=16,efConstruction=200`."""
+        """Format the index as `parse_index` reads it: `HNSW:M=16,efConstruction=200`."""
         told = ",".join(f"{name}={value}" for name, value in self._named() if value is not None)
         return f"{self.type}:{told}" if told else self.type
 
     def _named(self) -> Iterator[tuple[str, Any]]:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            # A server reads "True" as an index that it can never finish.
+            # With "True", a server never finishes the index build.
             value = str(value).lower() if isinstance(value, bool) else value
             yield field.metadata["name"] or field.name, value
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """How widely to search.
+        """Compute the search parameters.
 
         Args:
-            wanted: Results of the query, those that are left out included.
-            effort: How much is looked at, against the usual 1; more finds more, and takes longer.
+            wanted: Number of results, including skipped results.
+            effort: Search width relative to the default 1: more increases recall and latency.
         """
         return {}
 
 
 def width(wanted: int, effort: float, *, most: int = MAX_WIDTH) -> int:
-    """Candidates that a search keeps: twice the results, and at least 64, times the effort."""
+    """Compute the number of candidates: twice the results, and at least 64, times the effort."""
     return max(min(int(max(_MIN_WIDTH, 2 * wanted) * effort), most), wanted)
 
 
 def heaps(nlist: int, effort: float) -> int:
-    """Heaps of vectors that a search looks at: an eighth, and at least 8, times the effort."""
+    """Compute the number of clusters to probe: an eighth, and at least 8, times the effort."""
     return min(max(int(max(nlist / 8, 8) * effort), 1), nlist)
 
 
 def refinement(effort: float) -> float:
-    """How many times the results are looked at again in a finer copy."""
+    """Compute the refinement factor: candidates rescored with finer vectors, per result."""
     return max(2.0 * effort, 1.0)
 
 

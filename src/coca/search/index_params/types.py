@@ -1,7 +1,7 @@
-"""The index types of Milvus for vectors of floats, as settings that are checked before use.
+"""Index types of Milvus for float vectors, with validated parameters.
 
-Ranges and defaults are those of Milvus 2.6 and 3.0 and of Knowhere, the library that builds them;
-graphs begin a little smaller: on 100,000 vectors M=16 finds as much as brute force does.
+Ranges and defaults are those of Milvus 2.6 and 3.0 and of Knowhere, its index library. The default
+graph is smaller: on 100,000 vectors, M=16 has the recall of brute force.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _REFINE_TYPES = ("SQ6", "SQ8", "FP16", "BF16", "FP32")
 
 @dataclass(frozen=True, kw_only=True)
 class Flat(VectorIndex):
-    """No index: every vector is compared. Exact, and fine for tens of thousands."""
+    """Brute-force search: exact, suitable for tens of thousands of vectors."""
 
     type = "FLAT"
     exact_scores = True
@@ -32,24 +32,24 @@ class Flat(VectorIndex):
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(VectorIndex):
-    """Whatever the other end thinks best; on Zilliz Cloud the only choice."""
+    """Index type chosen by the server; on Zilliz Cloud the only choice."""
 
     type = "AUTOINDEX"
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`; an engine that is an HNSW reads `ef`, Zilliz Cloud `level`."""
+        """See `VectorIndex`; servers with HNSW read `ef`, Zilliz Cloud reads `level`."""
         level = min(max(round(effort), 1), 10)
         return {"level": level, "ef": width(wanted, effort)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class IvfFlat(VectorIndex):
-    """Vectors in `nlist` heaps, of which a search looks at some."""
+    """Inverted file index: `nlist` clusters, of which a search probes some."""
 
     type = "IVF_FLAT"
     exact_scores = True
     nlist: int = setting(128, least=1, most=65_536)
-    """Heaps; about 4 times the root of the number of vectors."""
+    """Number of clusters; about 4 times the square root of the number of vectors."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
@@ -58,7 +58,7 @@ class IvfFlat(VectorIndex):
 
 @dataclass(frozen=True, kw_only=True)
 class IvfSq8(IvfFlat):
-    """As `IVF_FLAT`, with 8 bits a number: a quarter of the memory."""
+    """`IVF_FLAT` with scalar quantization to 8 bits a number: a quarter of the memory."""
 
     type = "IVF_SQ8"
     exact_scores = False
@@ -66,26 +66,26 @@ class IvfSq8(IvfFlat):
 
 @dataclass(frozen=True, kw_only=True)
 class IvfPq(IvfFlat):
-    """As `IVF_FLAT`, with `nbits` for each of `m` pieces of a vector: 8 to 32 times smaller."""
+    """`IVF_FLAT` with product quantization: `nbits` for `m` subvectors, 8 to 32 times smaller."""
 
     type = "IVF_PQ"
     exact_scores = False
     m: int | None = setting(None, least=1, most=65_536)
-    """Pieces of a vector; must divide its size. Default: an eighth of the size."""
+    """Number of subvectors; must divide the vector size. Default: an eighth of the size."""
     nbits: int = setting(8, least=1, most=24)
-    """Bits of a piece."""
+    """Bits of a subvector code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IvfRabitq(IvfFlat):
-    """As `IVF_FLAT`, with one bit a number and a finer copy to look twice: Milvus 2.6."""
+    """`IVF_FLAT` with RaBitQ (one bit a number) and refinement: from Milvus 2.6."""
 
     type = "IVF_RABITQ"
     exact_scores = False
     refine: bool = setting(True)
-    """Keep a finer copy; without it the recall ends at about 0.75."""
+    """Store finer vectors for refinement; without them the recall is at most about 0.75."""
     refine_type: str = setting("SQ8", choices=_REFINE_TYPES)
-    """Format of the finer copy."""
+    """Format of the finer vectors."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
@@ -95,12 +95,12 @@ class IvfRabitq(IvfFlat):
 
 @dataclass(frozen=True, kw_only=True)
 class Scann(IvfFlat):
-    """As `IVF_PQ` with 4 bits a piece, made for fast instructions; the best are looked at twice."""
+    """`IVF_PQ` with 4 bits a subvector for SIMD (ScaNN), and refinement of the best candidates."""
 
     type = "SCANN"
     exact_scores = False
     with_raw_data: bool = setting(True)
-    """Keep the vectors, to look at the best twice."""
+    """Store the vectors, for refinement."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
@@ -110,14 +110,14 @@ class Scann(IvfFlat):
 
 @dataclass(frozen=True, kw_only=True)
 class Hnsw(VectorIndex):
-    """A graph of neighbours: the best recall for its time, as long as all fits into memory."""
+    """HNSW graph: the best recall for its latency, if everything fits into memory."""
 
     type = "HNSW"
     exact_scores = True
     M: int = setting(16, least=2, most=2_048)
     """Neighbours of a vector in the graph."""
     ef_construction: int = setting(200, least=1, most=_LARGE, name="efConstruction")
-    """Candidates for these while building."""
+    """Candidates for these during the build."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
@@ -126,16 +126,16 @@ class Hnsw(VectorIndex):
 
 @dataclass(frozen=True, kw_only=True)
 class HnswSq(Hnsw):
-    """As `HNSW`, with fewer bits a number: a quarter of the memory, and hardly less recall."""
+    """`HNSW` with scalar quantization: a quarter of the memory, and hardly less recall."""
 
     type = "HNSW_SQ"
     exact_scores = False
     sq_type: str = setting("SQ8", choices=("SQ4U", "SQ6", "SQ8", "BF16", "FP16"))
     """Format of the vectors."""
     refine: bool = setting(False)
-    """Keep a finer copy as well, to look at the best twice."""
+    """Store finer vectors as well, for refinement."""
     refine_type: str | None = setting(None, choices=_REFINE_TYPES)
-    """Format of the finer copy."""
+    """Format of the finer vectors."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
@@ -145,18 +145,18 @@ class HnswSq(Hnsw):
 
 @dataclass(frozen=True, kw_only=True)
 class HnswPq(Hnsw):
-    """As `HNSW`, with `nbits` for each of `m` pieces of a vector."""
+    """`HNSW` with product quantization, `nbits` for each of `m` subvectors."""
 
     type = "HNSW_PQ"
     exact_scores = False
     m: int | None = setting(None, least=1, most=65_536)
-    """Pieces of a vector; must divide its size. Default: an eighth of the size."""
+    """Number of subvectors; must divide the vector size. Default: an eighth of the size."""
     nbits: int = setting(8, least=1, most=24)
-    """Bits of a piece."""
+    """Bits of a subvector code."""
     refine: bool = setting(True)
-    """Keep a finer copy as well, to look at the best twice."""
+    """Store finer vectors as well, for refinement."""
     refine_type: str | None = setting("SQ8", choices=_REFINE_TYPES)
-    """Format of the finer copy."""
+    """Format of the finer vectors."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
@@ -166,31 +166,31 @@ class HnswPq(Hnsw):
 
 @dataclass(frozen=True, kw_only=True)
 class HnswPrq(HnswPq):
-    """As `HNSW_PQ`, with the rest of each piece coded again, `nrq` times."""
+    """`HNSW_PQ` with residual quantization of each subvector, `nrq` times."""
 
     type = "HNSW_PRQ"
     nrq: int = setting(2, least=1, most=16)
-    """Codes of a piece."""
+    """Codes of a subvector."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diskann(VectorIndex):
-    """A graph on an NVMe disk with a compressed copy in memory: about an eighth of the memory.
+    """DiskANN: graph on an NVMe disk, compressed vectors in an eighth of the memory.
 
-    What is None is left to the server's own settings.
+    For parameters that are None, the server uses its own defaults.
     """
 
     type = "DISKANN"
     max_degree: int | None = setting(None, least=1, most=512)
-    """Neighbours of a vector in the graph; Milvus takes 56."""
+    """Neighbours of a vector in the graph; default of Milvus: 56."""
     search_list_size: int | None = setting(None, least=1, most=_LARGE)
-    """Candidates for these while building; Milvus takes 100."""
+    """Candidates for these during the build; default of Milvus: 100."""
     pq_code_budget_gb_ratio: float | None = setting(None, least=0, most=0.25)
-    """Size of the compressed copy against that of the vectors; Milvus takes 0.125."""
+    """Size of the compressed vectors relative to the vectors; default of Milvus: 0.125."""
     search_cache_budget_gb_ratio: float | None = setting(None, least=0, most=0.3)
-    """Size of the cache against that of the vectors; Milvus takes 0.1."""
+    """Size of the cache relative to the vectors; default of Milvus: 0.1."""
     beam_width_ratio: float | None = setting(None, least=1, most=128)
-    """Reads of the disk at once, a processor; Milvus takes 4."""
+    """Concurrent disk reads a CPU; default of Milvus: 4."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
@@ -199,23 +199,23 @@ class Diskann(VectorIndex):
 
 @dataclass(frozen=True, kw_only=True)
 class Aisaq(VectorIndex):
-    """As `DISKANN`, with the compressed copy on the disk as well: Milvus 2.6.4."""
+    """`DISKANN` with the compressed vectors on disk as well: from Milvus 2.6.4."""
 
     type = "AISAQ"
     max_degree: int | None = setting(None, least=1, most=512)
-    """Neighbours of a vector in the graph; Milvus takes 56."""
+    """Neighbours of a vector in the graph; default of Milvus: 56."""
     search_list_size: int | None = setting(None, least=1, most=_LARGE)
-    """Candidates for these while building; Milvus takes 100."""
+    """Candidates for these during the build; default of Milvus: 100."""
     inline_pq: int | None = setting(None, least=-1, most=512)
-    """Codes of neighbours that stand beside a vector; -1: as many as fit."""
+    """Codes of neighbours stored with a vector; -1: as many as fit."""
     rearrange: bool | None = setting(None)
-    """Lay codes that are read together beside each other."""
+    """Store codes that are read together contiguously."""
     num_entry_points: int | None = setting(None, least=1, most=_LARGE)
-    """Places where a search may begin; Milvus takes 100."""
+    """Entry points of a search; default of Milvus: 100."""
     disk_pq_code_budget_gb_ratio: float | None = setting(None, least=0, most=1)
-    """Size of the compressed copy against that of the vectors; Milvus takes 0.25."""
+    """Size of the compressed vectors relative to the vectors; default of Milvus: 0.25."""
     pq_cache_size: int | None = setting(None, least=0)
-    """Bytes of memory for the compressed copy."""
+    """Memory for the compressed vectors, in bytes."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
@@ -224,7 +224,7 @@ class Aisaq(VectorIndex):
 
 @dataclass(frozen=True, kw_only=True)
 class GpuBruteForce(VectorIndex):
-    """Every vector is compared, on a GPU."""
+    """Brute-force search on a GPU."""
 
     type = "GPU_BRUTE_FORCE"
     exact_scores = True
@@ -238,7 +238,7 @@ class GpuIvfFlat(IvfFlat):
     type = "GPU_IVF_FLAT"
     most_results = _GPU_RESULTS
     cache_dataset_on_device: bool = setting(False)
-    """Keep the vectors in the memory of the GPU."""
+    """Cache the vectors in GPU memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,27 +248,27 @@ class GpuIvfPq(IvfPq):
     type = "GPU_IVF_PQ"
     most_results = _GPU_RESULTS
     nbits: int = setting(8, least=4, most=8)
-    """Bits of a piece."""
+    """Bits of a subvector code."""
     cache_dataset_on_device: bool = setting(False)
-    """Keep the vectors in the memory of the GPU."""
+    """Cache the vectors in GPU memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuCagra(VectorIndex):
-    """A graph built on a GPU, which takes 1.8 times the memory of the vectors there."""
+    """CAGRA graph built on a GPU, which needs 1.8 times the memory of the vectors."""
 
     type = "GPU_CAGRA"
     most_results = _GPU_RESULTS
     intermediate_graph_degree: int = setting(128, least=1, most=4_096)
-    """Neighbours of a vector before the graph is thinned."""
+    """Neighbours of a vector before the graph is pruned."""
     graph_degree: int = setting(64, least=1, most=4_096)
     """Neighbours of a vector in the graph."""
     build_algo: str = setting("IVF_PQ", choices=("IVF_PQ", "NN_DESCENT"))
-    """How the first graph is found."""
+    """Algorithm that builds the first graph."""
     cache_dataset_on_device: bool = setting(False)
-    """Keep the vectors in the memory of the GPU."""
+    """Cache the vectors in GPU memory."""
     adapt_for_cpu: bool = setting(False)
-    """Search on processors, as in an HNSW: Milvus 2.6.1."""
+    """Search on CPUs, as in HNSW: from Milvus 2.6.1."""
 
     def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
         """See `VectorIndex`."""
@@ -278,11 +278,11 @@ class GpuCagra(VectorIndex):
 
 @dataclass(frozen=True, kw_only=True)
 class Faiss(VectorIndex):
-    """Any index that the library faiss can spell: Milvus 3.0."""
+    """Any index of `faiss.index_factory`: from Milvus 3.0."""
 
     type = "FAISS"
     faiss_index_name: str = setting("OPQ16,IVF64,PQ16x4")
-    """As `faiss.index_factory` takes it."""
+    """Index description for `faiss.index_factory`."""
 
 
 INDEX_TYPES: Mapping[str, type[VectorIndex]] = {
@@ -292,4 +292,4 @@ INDEX_TYPES: Mapping[str, type[VectorIndex]] = {
         Diskann, Aisaq, GpuBruteForce, GpuIvfFlat, GpuIvfPq, GpuCagra, Faiss,
     )
 }  # fmt: skip
-"""Milvus's name of an index type -> its settings."""
+"""Milvus name of an index type -> its class."""

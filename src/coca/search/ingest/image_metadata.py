@@ -1,4 +1,4 @@
-"""What the head of an image file tells without decoding it: its size, and when it was taken."""
+"""Image metadata from the file header, without decoding: size and capture time."""
 
 import io
 import warnings
@@ -15,26 +15,26 @@ _TAKEN, _TAKEN_ZONE = 0x9003, 0x9011
 
 @dataclass(frozen=True)
 class Header:
-    """Size and time of an image."""
+    """Size and capture time of an image."""
 
     width: int = 0
-    """Of the upright image, pixels; 0 if it cannot be told."""
+    """Width of the upright image, in pixels; 0 if unknown."""
     height: int = 0
-    """As `width`."""
+    """Height, as `width`."""
     time: int = 0
-    """When it was taken, seconds since 1970; 0 if it does not say. A camera's clock that names no
-    zone counts as UTC, so that every machine tells the same."""
+    """Time of capture, in seconds since 1970; 0 if unknown. A time without a zone counts as UTC, so
+    that the result is the same on every machine."""
 
 
 def read_header(image: bytes) -> Header:
-    """The head of an encoded image; zeros where it is damaged, since the model will judge it."""
+    """Read the header of an encoded image; zeros if damaged, as the model reports the error."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as picture:
                 width, height = picture.size
                 exif = picture.getexif()
-                # From 5 on, the image lies on its side.
+                # From 5 on, the image is rotated by 90 degrees.
                 if int(exif.get(_ORIENTATION, 1)) >= 5:
                     width, height = height, width
                 times = exif.get_ifd(_TIMES)
@@ -46,7 +46,7 @@ def read_header(image: bytes) -> Header:
 
 
 def _seconds(taken: object, zone: object) -> int:
-    """Such as `2024:05:31 18:30:00` and `+02:00`."""
+    """Parse an Exif time such as `2024:05:31 18:30:00` and a zone such as `+02:00`."""
     try:
         local = datetime.strptime(str(taken).strip("\0 "), "%Y:%m:%d %H:%M:%S")
         named = datetime.strptime(str(zone), "%z").tzinfo if zone else UTC

@@ -1,7 +1,7 @@
-"""Pictures on their way into a collection: found in folders, with the words that lie beside them.
+"""Local image files with sidecar metadata.
 
-`cat.jpg` may have `cat.txt`, whose first line is its caption, and `cat.json`, an object with
-`caption` or `captions`, `tags`, `album`, `time`, and anything else as metadata.
+Sidecars of `cat.jpg` are `cat.txt`, whose first line is the caption, and `cat.json`, an object with
+`caption` or `captions`, `tags`, `album`, `time`, and any other metadata.
 """
 
 import json
@@ -22,30 +22,30 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_SIDECAR_BYTES = 16 << 20
-"""A collection takes 64 KiB of metadata; the rest is room for layout."""
+"""A collection takes 64 KiB of metadata; the limit leaves room for whitespace."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """What is said beside an image."""
+    """Caption, metadata, tags, album and time of an image."""
 
     caption: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     album: str = ""
     time: int = 0
-    """When it was taken, seconds since 1970; 0 if nothing is said."""
+    """Time of capture, in seconds since 1970; 0 if unknown."""
 
     @classmethod
     def of(cls, caption: str, fields: Mapping[str, Any], *, tags: Iterable[str] = ()) -> "Words":
-        """Tell tags, album and time from the rest of the fields.
+        """Split fields into tags, album, time and other metadata.
 
         Args:
-            caption: The image's.
-            fields: `tags` (a list, or words between commas), `album` and `time` (seconds since
-                1970, or as in `2024-05-31T18:30:00+02:00`) count as such if they look so, as
-                everything else does as metadata.
-            tags: Further ones.
+            caption: Caption of the image.
+            fields: `tags` (a list, or comma-separated text), `album` and `time` (seconds since
+                1970, or ISO 8601 such as `2024-05-31T18:30:00+02:00`) are used if valid. Everything
+                else is metadata.
+            tags: Further tags.
         """
         rest = dict(fields)
         none: tuple[str, ...] = ()
@@ -58,27 +58,27 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image to be put into a collection."""
+    """Encoded image to be indexed, with its metadata."""
 
     path: str
-    """Where it lies: a file, an address, or a member of a shard. It names the image."""
+    """Path of a file, URL, or member of a shard; identifies the image."""
     image: bytes = field(repr=False)
-    """The encoded file."""
+    """Encoded image file."""
     words: Words = field(default_factory=Words)
-    """What is said beside it."""
+    """Metadata of the image."""
     changed: int = 0
-    """Time of the file, seconds since 1970, for images that say nothing of their own."""
+    """Modification time of the file, in seconds since 1970, for images without a capture time."""
     stamp: str = ""
-    """Changes when the file does, without reading it; empty if the source has no such thing."""
+    """Etag: changes with the file, known without reading it; empty if the source has none."""
 
 
 def find_pictures(
     paths: Iterable[str | Path], *, suffixes: frozenset[str] = PHOTO_SUFFIXES
 ) -> list[Path]:
-    """The files of a kind below the given folders, and the given files, sorted by absolute path.
+    """Find files by suffix below folders, plus the given files, sorted by absolute path.
 
-    Names that begin with a dot are left out: thumbnails and shadow files of desktops. Where the
-    extra `heif` is missing, HEIF images of folders are left out with a warning.
+    Names that begin with a dot are skipped: thumbnails and metadata files of desktops. Without the
+    extra `heif`, HEIF images of folders are skipped with a warning.
 
     Raises:
         DataError: A path does not exist.
@@ -91,7 +91,7 @@ def find_pictures(
         if not os.path.isdir(top):
             if not os.path.exists(top):
                 raise DataError(f"there is no file or folder {path}", reason="missing")
-            # What is no regular file is refused when it is read, as in folders.
+            # Irregular files are refused when they are read, as in folders.
             found.add(top)
             continue
         for folder, subfolders, names in os.walk(top, onerror=_warn):
@@ -113,9 +113,9 @@ def find_pictures(
 
 
 def stamp_of(path: str | Path) -> str:
-    """Size and time of change, by which a changed file is told without reading it.
+    """Compute the etag of a file from its size and modification time.
 
-    It is empty for a file that cannot be looked at: reading it will tell why.
+    It is empty for an inaccessible file: reading it reports the reason.
     """
     try:
         status = os.stat(path)
@@ -125,7 +125,7 @@ def stamp_of(path: str | Path) -> str:
 
 
 def changed_at(path: str | Path) -> int:
-    """When a file changed, in seconds since 1970; 0 for what is no file of this machine."""
+    """Return a file's modification time, in seconds since 1970; 0 if it is not a local file."""
     try:
         return int(os.stat(path).st_mtime)
     except (OSError, ValueError):
@@ -133,12 +133,12 @@ def changed_at(path: str | Path) -> int:
 
 
 def read_words(picture: Path) -> Words:
-    """What `NAME.txt` and `NAME.json` beside the image say; the text file's caption goes first.
+    """Read the sidecars `NAME.txt` and `NAME.json`; the text file's caption takes precedence.
 
-    Of several captions the first is the caption, and all stand in the metadata as `captions`.
+    Of several captions the first is the caption, and all are in the metadata as `captions`.
 
     Raises:
-        DataError: A file cannot be read, or the JSON is no object or has captions of another kind.
+        DataError: A file cannot be read, or the JSON is not an object or has invalid captions.
     """
     caption, metadata = "", {}
     if (text := _read(picture.with_suffix(".txt"))) is not None:
@@ -163,7 +163,7 @@ def read_words(picture: Path) -> Words:
 
 
 def _take(fields: dict[str, Any], name: str, read: Callable[[Any], T | None], default: T) -> T:
-    """What a field says if it can be read so; then it is taken out."""
+    """Remove and return a field if it is valid, else return the default."""
     value = read(fields[name]) if name in fields else None
     if value is None:
         return default
@@ -195,7 +195,7 @@ def _warn(error: OSError) -> None:
 
 
 def _section(sidecar: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The object `metadata` inside a sidecar, which counts as if it stood outside."""
+    """Remove and return the object `metadata` of a sidecar, which is merged into the top level."""
     section = sidecar.pop("metadata", {})
     if not isinstance(section, dict):
         raise DataError(f"{path}: `metadata` must be an object", reason="bad_sidecar")
@@ -211,7 +211,7 @@ def _captions(sidecar: dict[str, Any], path: Path) -> list[str]:
             f"{path}: `caption` must be a text and `captions` a list of texts",
             reason="bad_sidecar",
         )
-    # A text may stand under both names.
+    # A text may be under both names.
     return list(dict.fromkeys(one.strip() for one in captions if one.strip()))
 
 

@@ -1,4 +1,4 @@
-"""Records made of what was found, and joined with what is there already."""
+"""Build records from loaded items, and merge them with stored records."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from coca.search.source_entries import claims_in
 
 
 def fresh_record(found: LoadedItem, vector: Float32[np.ndarray, " E"] | None) -> Record:
-    """The record of an image as if it were the first one."""
+    """Build a new record from a loaded item."""
     if found.given is not None:
         return found.given
     picture, header = found.picture, found.header
@@ -38,17 +38,17 @@ def fresh_record(found: LoadedItem, vector: Float32[np.ndarray, " E"] | None) ->
 
 
 def with_files(record: Record, files: Mapping[str, str]) -> Record:
-    """The record with these paths; the first of them leads where the leading one is not there."""
+    """Replace the paths of a record; the first becomes primary if the primary path is gone."""
     lead = record.path if record.path in files else min(files)
     speaker = claims_in(record.origin.files.get(record.path, ""))[0]
     same = lead == record.path and claims_in(files[lead])[0] == speaker
-    # Without a label the next run looks at the words of who leads now.
+    # Without a label, the next run reads the metadata of the new primary path.
     label = record.origin.label if same else ""
     return replace(record, path=lead, origin=replace(record.origin, files=files, label=label))
 
 
 def with_words_of(fresh: Record, stored: Record) -> Record:
-    """The stored record with what is said now; what a model wrote gives way to what is given."""
+    """Merge new metadata into a stored record; given captions replace generated captions."""
     origin = replace(stored.origin, label=fresh.origin.label, captioned=fresh.origin.captioned)
     if stored.origin.captioned and not fresh.caption:
         origin = replace(origin, captioned=True)
@@ -63,21 +63,21 @@ def with_words_of(fresh: Record, stored: Record) -> Record:
 
 
 def is_answered(record: Record) -> bool:
-    """Whether there is a caption, or none was found by the model that was asked."""
+    """Return whether the record has a caption, or a model generated an empty caption."""
     return bool(record.caption) or record.origin.captioned
 
 
 def has_spoken(record: Record) -> bool:
-    """Whether the caption has its vector."""
+    """Return whether the caption has a vector."""
     return record.text_vector is not None
 
 
 def label_of(words: Words) -> str:
-    """Digest of what was said beside an image."""
+    """Compute the digest of an image's caption and metadata."""
     said = {one.name: getattr(words, one.name) for one in fields(words)}
     try:
         text = json.dumps(said, sort_keys=True)
     except RecursionError:
-        # No digest is empty: whoever reads it again tells what is wrong with it.
+        # An empty digest forces another read, which reports the error.
         return ""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Moving a collection between any two places through Parquet, and going on after any stop."""
+"""Migrate a collection between Milvus instances through Parquet, resumably."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ _PART_ROWS = 5_000
 
 @dataclass(frozen=True)
 class MigrateReport:
-    """What a migration did."""
+    """Counts of a migration."""
 
     records: int
-    """Records of the source, all of which are in the target now."""
+    """Number of records of the source, all of which are in the target now."""
     written: int
-    """Those that this run wrote; an earlier run may have written others."""
+    """Number of records that this run wrote; an earlier run may have written others."""
     folder: Path | None
-    """Where the files are, if they were kept."""
+    """Folder of the files, if they were kept."""
 
 
 def migrate(
@@ -42,24 +42,24 @@ def migrate(
     keep_files: bool = False,
     progress: ProgressMaker = silent,
 ) -> MigrateReport:
-    """Copy every record of one collection into another, and check that all of them came.
+    """Copy every record of a collection to another, and verify that none is missing.
 
-    What a stopped run did is not done again: whole files stay, and files whose records were flushed
-    to the target are noted; records that have changed since, in whatever field, are copied again.
-    Nothing is removed from either collection. Write nothing to the source while it runs.
+    An interrupted run resumes: complete files are reused, and flushed files are logged. Records
+    that changed since, in any field, are copied again. Nothing is deleted from either collection.
+    Do not write to the source meanwhile.
 
     Args:
-        source: Where the records are.
-        target: Where they go, made for the same model.
-        folder: For the files of this migration; of no other one.
-        keep_files: Leave the files there, as a copy of the collection.
-        progress: Makes the bars to show.
+        source: Source collection.
+        target: Target collection, of the same model.
+        folder: Folder for the files of this migration only.
+        keep_files: Keep the files, as a backup of the collection.
+        progress: Optional progress callback.
 
     Raises:
         ArgumentError: Source and target are the same collection.
-        SearchError: The collections belong to different models, the folder to another migration,
-            the source changed meanwhile, or records are missing in the target.
-        StorageError: The folder cannot be written, or a file in it is damaged.
+        SearchError: The models differ, the folder is of another migration, the source changed
+            meanwhile, or records are missing in the target.
+        StorageError: The folder is not writable, or a file in it is damaged.
     """
     if source.is_same(target):
         raise ArgumentError(
@@ -86,7 +86,7 @@ def migrate(
 
 
 def _claim(folder: Path, source: Collection, target: Collection) -> None:
-    """Refuse the folder of another migration."""
+    """Check that the folder is not of another migration, and mark it."""
     ours = {
         end: {"uri": index.info.uri, "collection": index.own_name}
         for end, index in (("source", source), ("target", target))
@@ -111,9 +111,10 @@ def _claim(folder: Path, source: Collection, target: Collection) -> None:
 def _export(
     source: Collection, ids: list[str], folder: Path, progress: ProgressMaker
 ) -> tuple[list[Path], int]:
-    """The files with all records, and their rows; only what no file has as it is now is read.
+    """Export records to Parquet files; return the files and their total rows.
 
-    Of a record that stands in several files, the last one has it as it is.
+    Only records that no file has in their current state are exported. Of a record in several files,
+    the last file has the current state.
     """
     files = sorted(folder.glob("records-*.parquet"))
     there: dict[str, bytes] = {}
@@ -149,7 +150,7 @@ def _export(
 
 
 def _digest(record: Record) -> bytes:
-    """16 bytes that are equal for records that are equal in every field, vectors included."""
+    """Compute a 16-byte digest of all fields of a record, vectors included."""
     fields = to_row(record) | {records.TEXT_VECTOR: record.text_vector}
     digest = hashlib.sha256()
     for vector in (records.VECTOR, records.TEXT_VECTOR):
@@ -162,7 +163,7 @@ def _digest(record: Record) -> bytes:
 def _import(
     target: Collection, files: list[Path], folder: Path, total: int, progress: ProgressMaker
 ) -> int:
-    """Write what no earlier run has written; returns how many records these were."""
+    """Write records that no earlier run wrote; return their number."""
     snapshot = folder / "written.txt"
     done = set(snapshot.read_text().splitlines()) if snapshot.exists() else set()
     written = 0
@@ -172,7 +173,7 @@ def _import(
             if file.name not in done:
                 for batch in batches(read, 1_000):
                     target.upsert(batch)
-                # Noted only when the rows outlive the machine, not the process alone.
+                # Logged only when the rows survive a crash of the machine, not only of the process.
                 target.flush()
                 append_line(snapshot, file.name)
                 written += len(read)

@@ -1,7 +1,7 @@
-"""Records as Parquet files: vectors that were made elsewhere, on their way into a collection.
+"""Parquet files of embedded records, for import into a collection.
 
-The columns are those of a collection that keeps both vectors in one row, so that Milvus can also
-import the files by itself.
+The columns are those of a collection with both vectors in one row, so that Milvus can also import
+the files itself.
 """
 
 import io
@@ -26,27 +26,27 @@ _BATCH_ROWS = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsInfo:
-    """What a file of vectors says about itself."""
+    """Description in a vectors file."""
 
     fingerprint: str
-    """Of the model that made the vectors."""
+    """Fingerprint of the model that computed the vectors."""
     embed_dim: int
     model: str
     """Name or folder of that model."""
     source: str
-    """What the images came from, such as a tar."""
+    """Source of the images, such as a tar."""
     pictures: int
-    """Pictures that are in the file; equal ones share a row."""
+    """Number of images in the file; identical images share a row."""
     bad: int
-    """Pictures that could not be used."""
+    """Number of rejected images."""
 
 
 def write_vectors(path: str | Path, batch: Sequence[Record], about: VectorsInfo) -> None:
-    """Write a file that is whole or absent.
+    """Write a vectors file atomically.
 
     Raises:
         SearchError: A record cannot be stored in a collection.
-        StorageError: The place may not be written.
+        StorageError: The path is not writable.
         MissingExtraError: The extra `search` is not installed.
     """
     arrow = require("pyarrow", extra="search")
@@ -61,19 +61,19 @@ def write_vectors(path: str | Path, batch: Sequence[Record], about: VectorsInfo)
 
 
 def find_vectors(place: str | Path) -> list[Path]:
-    """The files of vectors that a path stands for: itself, or those in a folder; else none."""
+    """Find the vectors files at a path: the file itself, or those in a folder."""
     path = Path(place)
     found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    # A FIFO would wait for a writer for ever.
+    # A FIFO would wait for a writer forever.
     files = (file for file in found if file.suffix == ".parquet" and file.is_file())
     return [file for file in files if _about(file) is not None]
 
 
 def read_info(path: str | Path) -> VectorsInfo:
-    """What a file says about itself.
+    """Read the description of a vectors file.
 
     Raises:
-        DataError: It is no file of vectors.
+        DataError: It is not a vectors file.
     """
     about = _about(Path(path))
     if about is None:
@@ -82,7 +82,7 @@ def read_info(path: str | Path) -> VectorsInfo:
 
 
 def read_vectors(path: str | Path) -> Iterator[Record]:
-    """The records of a file.
+    """Iterate over the records of a vectors file.
 
     Raises:
         DataError: It is damaged.
@@ -113,7 +113,7 @@ def _about(path: Path) -> VectorsInfo | None:
 
 def _to_plain(record: Record) -> dict[str, Any]:
     row = row_codec.to_row(record)
-    # As in a collection: the image's vector stands in, and `has_text` says so.
+    # As in a collection: the image's vector is the placeholder, marked by `has_text`.
     vector = record.vector if record.text_vector is None else record.text_vector
     return row | {
         records.TEXT_VECTOR: np.asarray(vector, dtype=np.float32),

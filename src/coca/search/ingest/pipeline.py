@@ -1,4 +1,4 @@
-"""Filling a collection: only what is new is embedded, and a killed run can be repeated."""
+"""Incremental ingest into a collection: embed only new images; safe to repeat after a kill."""
 
 import logging
 import os
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 _PRUNE_ROWS = 1_000
 _MOST_THREADS = 16
 _MOST_NAMES = 1_000
-"""From so many files on, reading the whole collection is no slower than asking for each."""
+"""From so many files on, reading the whole collection is no slower than querying each."""
 READ_AHEAD_BATCHES = 2
-"""How far reading may run ahead of the model."""
+"""Prefetch depth of image reading, in batches."""
 _TITLE = "index images"
 
 
@@ -53,29 +53,28 @@ def ingest(
     progress: ProgressMaker = silent,
     batch_size: int = 64,
 ) -> IngestReport:
-    """Put images into a collection, with the words that lie beside them.
+    """Index images and their sidecar metadata into a collection.
 
-    What has not changed, by size and time of its file or by the checksum in its tar, is not read
-    again. Run it as often as you like: what is there already stays as it is. Images are read by
-    threads and written by another, while the model works.
+    Unchanged images, by size and time of the file or by the checksum in the tar, are not read
+    again. The operation is idempotent. Threads read images and write records while the model runs.
 
     Args:
-        places: One or several: folders, searched through, single files, and other sources.
-        embedder: The model that the collection belongs to.
+        places: One or several sources: folders (searched recursively), files, and other sources.
+        embedder: Model of the collection.
         index: The collection.
-        captioner: Writes the captions of images that come without one.
-        prune: Remove records of what is gone from these places. A folder that is gone, or in which
-            nothing is left, loses nothing, since its drive may not be mounted.
-        prune_empty: Remove records of folders in which nothing is left as well.
-        copies: The same in each of several fillings; then all but the first look only at the
-            records of their files, where they are given a few files and no folders.
-        bad_log: Told of bad images; may stop the run.
-        progress: Makes the bar to show.
-        batch_size: Images to embed at once.
+        captioner: Generates captions for images without one.
+        prune: Delete records of files missing from these sources. Missing or empty folders are
+            spared, since their drive may not be mounted.
+        prune_empty: Also delete records of empty folders.
+        copies: Shared cache across several runs. Runs after the first, given few files and no
+            folders, then read only the records of their files.
+        bad_log: Receives bad images; may abort the run.
+        progress: Optional progress callback.
+        batch_size: Images in an embedding batch.
 
     Raises:
         DataError: A path does not exist, or too many images are bad.
-        SearchError: The collection was filled by another model, or cannot be written.
+        SearchError: The collection was embedded by another model, or is not writable.
     """
     sources = _as_sources(places)
     names = _names(sources) if copies is not None and copies.complete else None
@@ -117,11 +116,11 @@ def ingest(
                     filler.report.removed += filler.unlink_paths(dict.fromkeys(batch))
                 filler.report.removed += filler.forget_lost(snapshot.left)
                 if names is not None:
-                    # No later filling would come by there until somebody touches them.
+                    # No later run would read these files until they change.
                     read(FileSource(filter(os.path.isfile, filler.fallback_paths)), filler)
                     filler.write()
     finally:
-        # Also of a run that failed: what it has written is written.
+        # Also after a failed run: its writes persist.
         if copies is not None:
             copies.take_note(snapshot)
     return filler.report
@@ -137,13 +136,13 @@ def add(
     progress: ProgressMaker = silent,
     batch_size: int = 64,
 ) -> IngestReport:
-    """Put images from anywhere into a collection: downloads, another program.
+    """Index images given as bytes, for instance downloads or images of another program.
 
-    Works as `ingest` does, but each image is read to see whether it is new.
+    Works like `ingest`, but reads each image to check whether it is new.
 
     Raises:
         DataError: Too many images are bad.
-        SearchError: The collection was filled by another model, or cannot be written.
+        SearchError: The collection was embedded by another model, or is not writable.
     """
     snapshot = _ledger(embedder, index)
     with (
@@ -162,19 +161,19 @@ def ingest_vectors(
     progress: ProgressMaker = silent,
     batch_size: int = WRITE_ROWS,
 ) -> IngestReport:
-    """Put records that were embedded elsewhere into a collection; no model is needed.
+    """Index records that were embedded elsewhere; no model is needed.
 
-    What is there already with the same stamp is left as it is, unless it has no caption yet.
+    Existing records with the same etag are unchanged, unless they lack a caption.
 
     Args:
         files: Parquet files of `coca embed-shards`.
         index: The collection, of the same model.
-        progress: Makes the bar to show.
-        batch_size: Records to write at once.
+        progress: Optional progress callback.
+        batch_size: Records in a write batch.
 
     Raises:
         DataError: A file is damaged.
-        SearchError: The vectors are another model's, or the collection cannot be written.
+        SearchError: The vectors are of another model, or the collection is not writable.
     """
     infos = [read_info(file) for file in files]
     for info in infos:
@@ -204,14 +203,14 @@ def embed_source(
     progress: ProgressMaker = silent,
     batch_size: int = 64,
 ) -> tuple[list[Record], IngestReport]:
-    """The records of all images of a source, equal images joined to one, kept in memory.
+    """Embed all images of a source into records in memory; identical images are merged.
 
     Args:
-        source: Such as one tar.
+        source: A source, such as one tar.
         embedder: The model.
-        captioner: Writes the captions of images that come without one.
-        progress: Makes the bar to show.
-        batch_size: Images to embed at once.
+        captioner: Generates captions for images without one.
+        progress: Optional progress callback.
+        batch_size: Images in an embedding batch.
     """
     kept, snapshot = _Kept(), CollectionSnapshot([])
     total = snapshot.look_at([source])
@@ -232,7 +231,7 @@ def embed_source(
 
 
 class _Kept:
-    """Records in memory, in the order in which they came."""
+    """In-memory record store, in insertion order."""
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
@@ -249,22 +248,22 @@ class _Kept:
 
 
 def _missing_in(report: IngestReport, *, trust_empty: bool) -> Iterator[str]:
-    """What a table goes on naming, though it is not there any more."""
+    """List files that a table still references and that no longer exist."""
     filled: dict[str, bool] = {}
     for path in (bad.path for bad in report.bad if bad.reason == "missing"):
         folder = os.path.dirname(path)
         if folder not in filled:
-            # A drive that is not mounted is no loss.
+            # An unmounted drive does not count as a loss.
             filled[folder] = os.path.isdir(folder) and (trust_empty or bool(os.listdir(folder)))
         if filled[folder]:
             yield path
 
 
 def _pictures_of(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
-    """Its records, unless they are classes.
+    """Iterate over the records of an image collection.
 
     Raises:
-        SearchError: There is one without a path.
+        SearchError: A record has no path, so the collection contains classes.
     """
     for id, path, caption, origin in index.origins():
         if not path:
@@ -276,7 +275,7 @@ def _pictures_of(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
 
 
 def _is_there(record: Record, found: LoadedItem, snapshot: CollectionSnapshot) -> bool:
-    """Whether the collection has a record's image of this path, and a caption if there is one."""
+    """Return whether the collection has this path and etag, and the record's caption if any."""
     path, stamp = found.entry.path, found.entry.stamp
     return snapshot.is_claimed(path, stamp) and (
         not record.caption or all(snapshot[id].has_caption for id in snapshot.ids_of(path))
@@ -284,7 +283,7 @@ def _is_there(record: Record, found: LoadedItem, snapshot: CollectionSnapshot) -
 
 
 def reading_threads() -> int:
-    """How many threads read images on this machine."""
+    """Compute the number of image-reading threads on this machine."""
     return min(os.cpu_count() or 1, _MOST_THREADS)
 
 
@@ -298,7 +297,7 @@ def _filling(
     bar: Bar,
     bad_log: BadLog | None,
 ) -> Iterator[UpsertPlanner]:
-    """A filler whose writes are done behind it; at the end all of them are on disk."""
+    """Create a planner with write-behind; on exit all writes are on disk."""
     with WriteBehind(index) as behind:
         filler = UpsertPlanner(
             embedder,
@@ -326,7 +325,7 @@ def _as_sources(
 
 
 def _names(sources: Sequence[AnySource]) -> list[str] | None:
-    """All that these sources may have to do with, if they know, and if it is not too much."""
+    """List the paths that may come from these sources; None if unknown or too many."""
     names: list[str] = []
     for source in sources:
         found = source.names() if isinstance(source, NamedSource) else None
@@ -342,11 +341,11 @@ def _ledger(
     names: Sequence[str] | None = None,
     known: Iterable[str] = (),
 ) -> CollectionSnapshot:
-    """A ledger of all records, or of those with these paths and ids."""
+    """Take a snapshot of all records, or of those with these paths and ids."""
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     if names is None:
         return CollectionSnapshot(_pictures_of(index), half=index.repair())
-    # A name that is no text stands in no collection.
+    # A path that is not valid Unicode is in no collection.
     texts = [name for name in names if name.encode(errors="replace").decode() == name]
     ids = {*index.ids(where(PATH, "in", texts)), *known} if texts else set(known)
     return CollectionSnapshot(index.origins(ids), complete=False)

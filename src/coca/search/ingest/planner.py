@@ -1,10 +1,10 @@
-"""One filling: each image against what the collection holds, and the batch to write next.
+"""Upsert planner: compare each loaded image with the collection, and write batches.
 
-One image is one record, wherever it lies: its id is the hash of its bytes. The first path that
-brings it leads: its path, caption and metadata are the record's; the others are remembered in
-`origin.files`. When the leading file is gone or holds another image now, the next one leads.
-A record is written before the one that it replaces is removed, so that a run which is killed in
-between leaves both, and the next run removes the old one.
+One image is one record at any number of paths: its id is the hash of its bytes. The first path is
+the primary path, whose caption and metadata the record holds; all paths are in `origin.files`. When
+the primary file is missing or contains another image, the next path becomes primary. A record is
+written before the record that it replaces is deleted. So a killed run leaves both, and the next run
+deletes the old record.
 """
 
 import json
@@ -34,36 +34,36 @@ from coca.search.records import MAX_BYTES, ORIGIN, Origin, Record, fault_of
 from coca.search.source_entries import claims_in, is_heard, join_claims, source_of, with_claim
 
 Captioner: TypeAlias = Callable[[Sequence[bytes]], Sequence[str]]
-"""Writes a caption for each encoded image."""
+"""Generates a caption for each encoded image."""
 
 _MAX_FILES_BYTES = MAX_BYTES[ORIGIN] // 2
-"""Room for the paths of one record; copies beyond it are read again by each run."""
+"""Maximum size of the paths of one record; further copies are read again by each run."""
 
 
 @runtime_checkable
 class Store(Protocol):
-    """What is filled; an index is one."""
+    """Record store that is written; a `Collection` is one."""
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
-        """The records with these ids, as far as they are there."""
+        """Read the records with these ids; missing ids are skipped."""
         ...
 
     def upsert(self, rows: Iterable[Record]) -> object:
-        """Write records; one whose id is there already is replaced."""
+        """Upsert records; existing ids are replaced."""
         ...
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Remove records; ids that are not there are ignored."""
+        """Delete records; missing ids are ignored."""
         ...
 
 
 class UpsertPlanner:
-    """Gathers images into batches, embeds what is new, and writes.
+    """Collects images into batches, embeds new images, and upserts records.
 
     Attributes:
-        report: What was done so far.
-        fallback_paths: Paths that lead a record now, whose words are still those of a path that is
-            gone; without those that only tables know.
+        report: Counts so far.
+        fallback_paths: New primary paths of records whose metadata is still that of a missing path;
+            without paths that only tables list.
     """
 
     def __init__(
@@ -90,17 +90,17 @@ class UpsertPlanner:
         self._batch: list[LoadedItem] = []
 
     def offer(self, found: LoadedItem) -> bool:
-        """Take in what was found; it is written when its batch is full.
+        """Add a loaded item; it is written when its batch is full.
 
         Returns:
-            Whether that is all; otherwise the entry was left unread and must be read.
+            Whether the item is complete; otherwise its entry was skipped and must be read.
         """
         picture = found.picture
         if picture is None:
             if found.fault is not None:
                 self.report.reject(found.entry.path, found.fault.reason, str(found.fault))
             elif found.series is not None:
-                # What a killed run did not come to.
+                # Finish the work of a killed run.
                 self.unlink_paths(dict.fromkeys(self._ledger.stale_paths_of(found.series)))
                 self.report.unchanged += len(self._ledger.paths_of(found.series))
             elif not self._is_unchanged(found):
@@ -160,15 +160,15 @@ class UpsertPlanner:
         self._bar.advance(alone + len(ended), added=self.report.added, bad=len(self.report.bad))
 
     def unlink_paths(self, kept: Mapping[str, str | None]) -> int:
-        """End the claims of all records on these paths, but for the one that is named.
+        """Remove these paths from all records, except from the named record.
 
-        A record without a file left is removed.
+        A record without a remaining path is deleted.
 
         Args:
             kept: Path -> id of the record that it belongs to now, or None.
 
         Returns:
-            How many records were removed.
+            The number of deleted records.
         """
         freed: dict[str, set[str]] = {}
         for path, id in kept.items():
@@ -185,17 +185,17 @@ class UpsertPlanner:
         )
 
     def forget_lost(self, paths: Iterable[str]) -> int:
-        """End the claims of sources that have lost these paths, while others may hold them.
+        """Remove the source entries of sources that lost these paths; other sources may keep them.
 
         Returns:
-            How many records were removed, as none of their files is left.
+            The number of deleted records, which had no other path.
         """
         ids = {id for path in paths for id in self._ledger.ids_of(path)}
         records = self._index.get(ids)
         return self._keep_files((record, self._held(record.origin)) for record in records.values())
 
     def _keep_files(self, left: Iterable[tuple[Record, Mapping[str, str]]]) -> int:
-        """Leave records no more than these files; how many were removed, having none."""
+        """Restrict records to these files; delete and count those without files."""
         removed, changed = [], []
         for record, files in left:
             if files:
@@ -217,7 +217,7 @@ class UpsertPlanner:
             if stamp not in claims_in(known.origin.files[path]):
                 continue
             if known.path != path:
-                # Given words go before a model's, whichever of equal images they lie beside.
+                # Given captions take precedence over generated captions, at any path of the image.
                 speaks = found.words is not None and bool(found.words.caption)
                 outspeaks = speaks and not known.has_given_caption
                 same = snapshot.is_current(known.path, known.origin) and not outspeaks
@@ -225,18 +225,18 @@ class UpsertPlanner:
                 same = self._says_nothing_new(found, known)
                 same = same and (known.has_caption or self._captioner is None)
             if same:
-                # What a killed run did not come to.
+                # Finish the work of a killed run.
                 self.unlink_paths({path: id})
             return same
         return False
 
     def _says_nothing_new(self, found: LoadedItem, known: Known) -> bool:
-        """Whether the record that a path leads has the words that it should have."""
+        """Return whether the record of a primary path has the current metadata."""
         path, stamp, words = found.entry.path, found.entry.stamp, found.words
         stamps, origin = known.origin.files[path], known.origin
         speaker = next(iter(self._ledger.held(path, stamps)), "")
         if speaker != claims_in(stamps)[0] or not origin.label:
-            # Whoever spoke is gone.
+            # The source of the record's metadata is gone.
             return False
         if speaker == stamp:
             return words is None or origin.label == label_of(words)
@@ -251,7 +251,7 @@ class UpsertPlanner:
         vector: Float32[np.ndarray, " E"] | None,
         copies: Sequence[LoadedItem],
     ) -> Record:
-        """The record of some copies: a new one, or one that is there and may change."""
+        """Merge copies into a record: a new record, or an existing record that may change."""
         for found in copies:
             if record is not None:
                 record = self._join(record, found)
@@ -265,14 +265,14 @@ class UpsertPlanner:
         return record
 
     def _join(self, record: Record, found: LoadedItem) -> Record:
-        """The record of the same bytes with one more path, or with newer words of its own."""
+        """Merge another path, or newer metadata, into the record of the same bytes."""
         picture, origin = found.picture, record.origin
         assert picture is not None
         path, stamp = picture.path, picture.stamp
         known = path in origin.files
         fresh = fresh_record(found, record.vector)
         leads = path == record.path or not self._ledger.is_current(record.path, origin)
-        # Given words go before a model's, whichever of two equal images they lie beside.
+        # Given captions take precedence over generated captions, at any path of the image.
         outspeaks = not leads and bool(fresh.caption) and (origin.captioned or not record.caption)
         leads |= outspeaks
         claims = self._ledger.held(path, origin.files[path]) if known else []
@@ -292,7 +292,7 @@ class UpsertPlanner:
         joined = replace(record, origin=origin)
         if speaks:
             if len(claims_in(origin.files[path])) > 1 and not fresh.album:
-                # A table seldom names one; the folder, which holds the image as well, is one.
+                # A table seldom gives an album; the folder of the image is the album.
                 fresh = replace(fresh, album=record.album)
             joined = with_words_of(fresh, joined)
         elif not joined.album:
@@ -308,19 +308,19 @@ class UpsertPlanner:
         return joined
 
     def _held(self, origin: Origin) -> dict[str, str]:
-        """The paths of a record that the sources have not lost, with the claims on them."""
+        """List the paths of a record that the sources still have, with their source entries."""
         held = {path: self._ledger.held(path, stamps) for path, stamps in origin.files.items()}
         return {path: join_claims(claims) for path, claims in held.items() if claims}
 
     def _remember(self, record: Record) -> Record:
-        """Take note of a record that is written."""
+        """Add a written record to the snapshot."""
         self._ledger.remember(record.id, Known.of(record.path, record.caption, record.origin))
         return record
 
     def _embed(
         self, new: Mapping[str, LoadedItem]
     ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
-        """Vectors and faults by id, of what does not bring its own."""
+        """Embed items without given vectors; return vectors and errors by id."""
         bare = {id: found for id, found in new.items() if found.given is None}
         if not bare:
             return {}, {}
@@ -340,7 +340,7 @@ class UpsertPlanner:
             records[id] = replace(records[id], caption=caption, origin=origin)
 
     def _embed_captions(self, records: dict[str, Record]) -> None:
-        """Give their vectors to captions that have none."""
+        """Embed captions without a vector."""
         spoken = [
             id for id, record in records.items() if record.caption and record.text_vector is None
         ]

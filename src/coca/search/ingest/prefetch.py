@@ -1,4 +1,4 @@
-"""Reading images ahead of the model: their bytes, their words, and the model's input."""
+"""Prefetch images in threads: bytes, metadata, and preprocessed model input."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,10 +19,10 @@ from coca.search.records import Record, content_id
 
 @runtime_checkable
 class PreparingEmbedder(Embedder, Protocol):
-    """An embedder that parts reading an image from looking at it, so that threads can read."""
+    """Embedder with a separate preprocessing step, so that threads can preprocess."""
 
     def prepare_image(self, image: Any) -> Any:
-        """One image as the model takes it.
+        """Preprocess one image for the model.
 
         Raises:
             DataError: It cannot be read.
@@ -30,34 +30,34 @@ class PreparingEmbedder(Embedder, Protocol):
         ...
 
     def embed_prepared(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
-        """A vector of length 1 for each image that `prepare_image` gave."""
+        """Embed preprocessed images as vectors of length 1."""
         ...
 
 
 @dataclass(frozen=True)
 class LoadedItem:
-    """What reading an entry gave: an image, a fault, or that it need not be read."""
+    """Result of reading an entry: an image, an error, or a skipped read."""
 
     entry: Entry
     fault: DataError | None = None
-    """Why there is no image, or none that the model can take."""
+    """Error, if the image cannot be read or preprocessed."""
     picture: Picture | None = None
     id: str = ""
-    """Of the image."""
+    """Id of the image."""
     words: Words | None = None
-    """What is said beside an entry that was not read, since its stamp is known."""
+    """Metadata of an entry whose image was not read, since its etag is known."""
     header: Header = field(default_factory=Header)
-    """Of the image."""
+    """Header of the image."""
     prepared: Any = None
-    """The model's input; None if nobody needs it, or the embedder takes the bytes."""
+    """Preprocessed model input; None if not needed, or if the embedder takes bytes."""
     given: Record | None = None
-    """The record as it was made elsewhere, vectors included; then the image has no bytes."""
+    """Record that was embedded elsewhere, with vectors; the image then has no bytes."""
     series: Entry | None = None
-    """What the image is one of; known for the last one only, or if all of it is there already."""
+    """Series of the frame; set only for its last frame, or if the whole series is present."""
 
 
 class Reader:
-    """Reads entries and images in threads, no further ahead than a few batches."""
+    """Reads entries and images in threads, a few batches ahead."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Reader:
         self._ahead = ahead
 
     def read(self, source: PictureSource) -> Iterator[LoadedItem]:
-        """All entries of a source; the images of those whose stamp is known are left unread."""
+        """Read all entries of a source; skip images with a known etag."""
         return self._each(
             lambda job: self._entry(source, *job),
             (
@@ -85,8 +85,8 @@ class Reader:
         )
 
     def read_series(self, source: SeriesSource) -> Iterator[LoadedItem]:
-        """All images of all entries, in order; a series that is there already is left unread."""
-        # Told now, as the thread must not look at what is changed meanwhile.
+        """Read all images of all entries, in order; skip series that are already present."""
+        # Evaluated now, as the thread must not read the changing snapshot.
         there = {
             entry.path
             for entry in source.entries()
@@ -103,17 +103,17 @@ class Reader:
         return iterate_ahead(pictures(), ahead=self._ahead)
 
     def take(self, pictures: Iterable[Picture]) -> Iterator[LoadedItem]:
-        """Pictures that somebody else has read."""
+        """Load images that were read elsewhere."""
         return self._each(
             lambda picture: self.examine(Entry(picture.path, picture.stamp), picture), pictures
         )
 
     def read_again(self, source: PictureSource, entry: Entry) -> LoadedItem:
-        """An entry that was left unread."""
+        """Read an entry that was skipped."""
         return self._entry(source, entry, False)
 
     def examine(self, entry: Entry, picture: Picture) -> LoadedItem:
-        """Take an image's id, and prepare it if it is new."""
+        """Compute an image's id, and preprocess it if it is new."""
         id, header = content_id(picture.image), read_header(picture.image)
         found = LoadedItem(entry, picture=picture, id=id, header=header)
         if self._embedder is None or id in self._ledger:
@@ -154,9 +154,9 @@ class Reader:
 
 
 def found_records(record: Record) -> Iterator[LoadedItem]:
-    """A record that was made elsewhere, as if each of its images had been read and embedded."""
+    """Convert a record that was embedded elsewhere to loaded items, one a path."""
     files = record.origin.files
-    # The leading one first: its words are the record's.
+    # The primary path first: the record has its metadata.
     for path in sorted(files, key=lambda path: (path != record.path, path)):
         origin = replace(record.origin, files={path: files[path]})
         given = replace(record, path=path, origin=origin)
@@ -167,7 +167,7 @@ def found_records(record: Record) -> Iterator[LoadedItem]:
 def embed_found(
     embedder: Embedder, found: Mapping[str, LoadedItem]
 ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
-    """The vectors of images by id, and the faults of those that cannot be read."""
+    """Embed images; return vectors and errors by id."""
     if isinstance(embedder, PreparingEmbedder):
         return _embed_prepared(embedder, found)
     ids = list(found)
@@ -178,7 +178,7 @@ def embed_found(
     except DataError as error:
         if len(ids) == 1:
             return {}, {ids[0]: error}
-        # Halved until the bad ones stand alone.
+        # Bisect to isolate the bad images.
         half = len(ids) // 2
         left, right = (
             embed_found(embedder, {id: found[id] for id in part})
@@ -197,7 +197,7 @@ def _embed_prepared(
         try:
             if one.fault is not None:
                 raise one.fault
-            # None: a record of these bytes was there when it was read, and is there no more.
+            # None: a record of these bytes existed at the read, and was deleted since.
             ready = one.prepared
             prepared[id] = embedder.prepare_image(_bytes(one)) if ready is None else ready
         except DataError as error:

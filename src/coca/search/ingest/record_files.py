@@ -1,4 +1,4 @@
-"""Records in Parquet files: each file whole or absent, the same from any Milvus."""
+"""Parquet files of records, written atomically, independent of the Milvus version."""
 
 import io
 import json
@@ -18,10 +18,10 @@ _NUMBERS = ("width", "height", "time")
 
 
 def write_records(path: str | Path, records: Sequence[Record]) -> None:
-    """Write records to a Parquet file that appears when it is whole.
+    """Write records to a Parquet file atomically.
 
     Raises:
-        StorageError: The disk is full, or the place may not be written.
+        StorageError: The disk is full, or the path is not writable.
         MissingExtraError: pyarrow is not installed.
     """
     arrow = require("pyarrow", extra="search")
@@ -38,7 +38,7 @@ def write_records(path: str | Path, records: Sequence[Record]) -> None:
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """The records of a file that `write_records` wrote.
+    """Read the records of a file written by `write_records`.
 
     Raises:
         StorageError: It is missing or damaged.

@@ -1,4 +1,4 @@
-"""Another model for a collection: its images embedded again, beside the older vectors."""
+"""Reindex a collection with another model, into a second collection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,18 +17,18 @@ from coca.search.records import Record, check_same_model
 
 @dataclass(kw_only=True)
 class ReindexReport:
-    """What a run did."""
+    """Counts of a reindex run."""
 
     embedded: int = 0
-    """Records that this run embedded."""
+    """Number of records that this run embedded."""
     kept: int = 0
-    """Those that an earlier run had embedded."""
+    """Number of records that an earlier run embedded."""
     updated: int = 0
-    """Of the kept ones those whose words, paths or other fields had changed since."""
+    """Number of kept records whose caption, paths or other fields had changed."""
     removed: int = 0
-    """Records of the second collection that the first one does not hold any more."""
+    """Number of records deleted from the target because the source no longer has them."""
     lost: list[tuple[str, str]] = field(default_factory=list)
-    """Path and reason of each image that cannot be read any more."""
+    """Path and reason of each image that cannot be read."""
 
 
 def reindex(
@@ -40,27 +40,27 @@ def reindex(
     batch_size: int = 64,
     progress: ProgressMaker = silent,
 ) -> ReindexReport:
-    """Embed the images of one collection by another model, and write them to a second one.
+    """Embed the images of a collection with another model into a target collection.
 
-    Everything else of a record stays as it is. Afterwards the second collection holds the records
-    of the first, and no others: what an earlier run embedded is not embedded again, but gets the
-    words that it has now, and what has left the first leaves the second. A stopped run so goes on,
-    and an earlier model can be gone back to. Write nothing to the first meanwhile.
+    All other fields are copied. Afterwards the target has exactly the records of the source. Images
+    embedded by an earlier run are not embedded again, but their metadata is updated. Records
+    missing in the source are deleted. So an interrupted run resumes, and an earlier model can be
+    restored. Do not write to the source meanwhile.
 
     Args:
-        source: The images, by any model.
-        embedder: The new model.
-        target: A collection of the new model, which becomes as the source is.
-        open_picture: Reads the image of a path, in their order; by default files.
-        batch_size: Images to embed at once.
-        progress: Makes the bar to show.
+        source: Collection of the images, of any model.
+        embedder: New model.
+        target: Collection of the new model.
+        open_picture: Reads the image of a path, called in path order; by default files.
+        batch_size: Images in an embedding batch.
+        progress: Optional progress callback.
 
     Raises:
-        SearchError: The target belongs to another model, or cannot be written.
+        SearchError: The target is of another model, or is not writable.
     """
     check_same_model(target.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     report = ReindexReport()
-    # By path, so that each tar or video is gone through once.
+    # Sorted by path, so that each tar or video is read once.
     ids = [id for _, id in sorted((path, id) for id, path, _, _ in source.origins())]
     there = set(target.ids())
     with progress("embed images again", len(ids)) as bar:
@@ -93,9 +93,9 @@ def _bring_up_to_date(
     target: Collection,
     report: ReindexReport,
 ) -> None:
-    """Give records that are embedded already what the source says of them now.
+    """Update embedded records with the current fields of the source.
 
-    The vector of an image stays: its id is the hash of its bytes.
+    The image vector stays, since the id is the hash of the image's bytes.
     """
     now, then = source.get(ids), target.get(ids)
     pairs = [(now[id], then[id]) for id in ids if id in now and id in then]
@@ -114,7 +114,7 @@ def _bring_up_to_date(
 
 
 def _says_other(new: Record, old: Record) -> bool:
-    """Whether the vector of the caption is no longer that of the older record."""
+    """Return whether the caption vector differs from that of the older record."""
     if new.text_vector is None:
         return old.text_vector is not None
     return old.text_vector is None or new.caption != old.caption
@@ -147,7 +147,7 @@ def _embedded(
 def _text_vectors(
     records: Sequence[Record], embedder: Embedder
 ) -> dict[str, Float32[np.ndarray, " E"]]:
-    """The vectors of the captions, by id, of the records that have one."""
+    """Embed the captions of records with a caption vector; return vectors by id."""
     spoken = [record for record in records if record.text_vector is not None]
     if not spoken:
         return {}

@@ -1,4 +1,4 @@
-"""What a filling did, and what it could not use."""
+"""Report of an ingest run, with its rejected images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,30 +7,30 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class BadPicture:
-    """An image that was left out."""
+    """Rejected image."""
 
     path: str
     reason: str
-    """A short slug to count by, such as `"truncated"`."""
+    """Short slug to count by, such as `"truncated"`."""
     detail: str
-    """A sentence."""
+    """Explanation, one sentence."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A path with the bytes of an image that another path had brought."""
+    """Path with the same bytes as an earlier path."""
 
     path: str
     of: str
-    """The path that led the record until then."""
+    """Primary path of the record at that time."""
 
 
 @runtime_checkable
 class BadLog(Protocol):
-    """Keeps the list of bad images, and says when there are too many."""
+    """Log of bad images, which aborts the run if there are too many."""
 
     def add(self, good: int, bad: Sequence[BadPicture]) -> None:
-        """Take note of how many images were good, and which were bad, since the last call.
+        """Record the number of good images and the bad images since the last call.
 
         Raises:
             DataError: Too many are bad.
@@ -40,7 +40,7 @@ class BadLog(Protocol):
 
 @dataclass(kw_only=True)
 class IngestReport:
-    """What a run did; every image it met is counted once, under one of the first five."""
+    """Counts of an ingest run; each image is counted once, in one of the first five fields."""
 
     added: int = 0
     """New records."""
@@ -48,25 +48,25 @@ class IngestReport:
     """Records whose image, caption or metadata changed."""
     unchanged: int = 0
     duplicates: int = 0
-    """Pictures that another path had already brought."""
+    """Images whose bytes an earlier path already had."""
     copies: list[Copy] = field(default_factory=list, compare=False)
-    """These images, each with the path that had brought it; not compared, as their number is."""
+    """These images, each with the earlier path; not compared, as their number is."""
     bad: list[BadPicture] = field(default_factory=list)
     removed: int = 0
-    """Records whose files are gone; only with `prune`."""
+    """Deleted records, whose files are missing; only with `prune`."""
 
     @property
     def good(self) -> int:
-        """Pictures that could be used."""
+        """Number of usable images."""
         return self.added + self.updated + self.unchanged + self.duplicates
 
     def repeat(self, path: str, of: str) -> None:
-        """Count an image that another path had already brought."""
+        """Count an image whose bytes an earlier path already had."""
         self.duplicates += 1
         self.copies.append(Copy(path, of))
 
     def reject(self, path: str, reason: str, detail: str) -> None:
-        """Count an image that was left out."""
-        # A file name need not be text; what is reported must be.
+        """Count a rejected image."""
+        # A file name may be invalid Unicode; the report must be valid.
         path, detail = (text.encode(errors="backslashreplace").decode() for text in (path, detail))
         self.bad.append(BadPicture(path, reason, detail))

@@ -1,6 +1,6 @@
-"""What a collection holds, path by path, and what has changed since: the memory of a filling.
+"""Snapshot of a collection by path, and detection of changes in the sources.
 
-It is read from the collection itself, so that it cannot contradict what is there.
+It is read from the collection itself, so the two cannot disagree.
 """
 
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -13,41 +13,41 @@ from coca.search.records import Origin
 from coca.search.source_entries import claims_in, join_claims, source_of
 
 WHOLE = "+"
-"""Ends the stamp of a series' last image, which is written after all others of it."""
+"""Suffix of the etag of a series' last frame, which is written after all other frames."""
 
 
 @dataclass(slots=True)
 class Known:
-    """What the collection holds for one id, without the vector."""
+    """State of one record in the collection, without its vector."""
 
     path: str
     has_caption: bool
-    """It has one, or a model was asked for one and had nothing to say."""
+    """Whether it has a caption, or a model generated an empty caption."""
     origin: Origin
 
     @classmethod
     def of(cls, path: str, caption: str, origin: Origin) -> "Known":
-        """What a record with this path, caption and origin is known by."""
+        """Create the state of a record from its path, caption and origin."""
         return cls(path, bool(caption) or origin.captioned, origin)
 
     @property
     def has_given_caption(self) -> bool:
-        """It has one that no model wrote."""
+        """Whether it has a caption that was not generated."""
         return self.has_caption and not self.origin.captioned
 
 
 UNSURE = "?"
-"""Ends the stamp of what must be read again, whatever the source says."""
+"""Suffix of the etag of a path that must be read again."""
 
 
 class Copies:
-    """Which records claim paths that do not lead them, from one filling to the next.
+    """Cache of non-primary paths of records, across ingest runs.
 
-    All else about a path is asked of the collection by that path; this would take reading it all.
-    What other programs bring in meanwhile is not known.
+    Primary paths can be queried in the collection; non-primary paths would need a full read. Writes
+    of other programs are not included.
 
     Attributes:
-        complete: A filling has read the whole collection since.
+        complete: Whether a run has read the whole collection.
     """
 
     def __init__(self) -> None:
@@ -55,22 +55,22 @@ class Copies:
         self._ids: dict[str, set[str]] = {}
 
     def ids_of(self, paths: Iterable[str]) -> set[str]:
-        """The records that may claim one of these paths."""
+        """Return the ids of records that may have one of these paths."""
         return {id for path in paths for id in self._ids.get(path, ())}
 
     def take_note(self, snapshot: "CollectionSnapshot") -> None:
-        """Add the copies that a ledger knows."""
+        """Add the non-primary paths of a snapshot."""
         for path, id in snapshot.copies():
             self._ids.setdefault(path, set()).add(id)
         self.complete = self.complete or snapshot.complete
 
 
 class CollectionSnapshot:
-    """The records of a collection by id and by path, kept in step with what is written.
+    """Records of a collection by id and by path, updated with each write.
 
     Attributes:
-        complete: It knows every record, and not only those that matter to this filling.
-        spared: Folder that is empty -> paths in it that would be lost if its drive is mounted.
+        complete: Whether it has every record, not only those of this run.
+        spared: Empty folder -> its paths, which are lost if its drive is mounted.
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class CollectionSnapshot:
         *,
         complete: bool = True,
     ) -> None:
-        """Take id, path, caption and origin of records, and the ids of those not whole."""
+        """Store id, path, caption and origin of records; `half`: ids of incomplete records."""
         self.complete = complete
         self._known: dict[str, Known] = {}
-        # Path -> the records that claim it: several after a run that was killed. No sets, which
-        # would be a quarter of all memory.
+        # Path -> ids of records with that path: several after a killed run. Tuples, as sets would
+        # take a quarter of all memory.
         self._ids: dict[str, tuple[str, ...]] = {}
-        # Entry that is a series -> the paths of its images.
+        # Entry of a series -> the paths of its frames.
         self._series: dict[str, set[str]] = {}
-        # Path -> stamps as they are now, for what the sources of this run hold.
+        # Path -> current etags in the sources of this run.
         self._stamps: dict[str, str] = {}
-        # Path -> claims on it that the sources have lost.
+        # Path -> source entries that the sources have lost.
         self._lost: dict[str, set[str]] = {}
         self._gone: set[str] = set()
         self.spared: dict[str, set[str]] = {}
@@ -110,21 +110,21 @@ class CollectionSnapshot:
         return self._known[id]
 
     def may_hold(self, id: str) -> bool:
-        """Whether the collection has this record, as far as is known."""
+        """Return whether the collection may have this record."""
         return id in self._known or not self.complete
 
     def copies(self) -> Iterator[tuple[str, str]]:
-        """Every path that does not lead its record, and the record's id."""
+        """Iterate over non-primary paths and the ids of their records."""
         for id, known in self._known.items():
             yield from ((path, id) for path in known.origin.files if path != known.path)
 
     def look_at(self, sources: Sequence[AnySource], *, trust_empty: bool = False) -> int:
-        """Take the stamps of everything that the sources hold; returns how much that is.
+        """Read the etags of all entries of the sources; return the number of entries.
 
         Args:
-            sources: Of this run.
-            trust_empty: A folder in which no source holds anything has lost what was in it;
-                otherwise its drive may not be mounted, and nothing of it is lost.
+            sources: Sources of this run.
+            trust_empty: Whether an empty folder has lost its files; otherwise its drive may not be
+                mounted, and nothing is lost.
         """
         self._stamps = {}
         for source in sources:
@@ -161,31 +161,31 @@ class CollectionSnapshot:
 
     @property
     def gone(self) -> list[str]:
-        """Paths that records claim and that the sources have lost, sorted."""
+        """Paths of records that the sources have lost, sorted."""
         return sorted(self._gone)
 
     @property
     def left(self) -> list[str]:
-        """Paths that some sources have lost while others may hold them, sorted."""
+        """Paths that some sources have lost and others may still have, sorted."""
         return sorted(self._lost)
 
     def held(self, path: str, stamps: str) -> list[str]:
-        """Of a record's claims on a path, those that no source has lost."""
+        """Return the source entries of a path that no source has lost."""
         if path in self._gone:
             return []
         lost = self._lost.get(path, ())
         return [claim for claim in claims_in(stamps) if claim not in lost]
 
     def ids_of(self, path: str) -> list[str]:
-        """The records that claim a path, sorted."""
+        """Return the ids of records with a path, sorted."""
         return sorted(self._ids.get(path, ()))
 
     def is_claimed(self, path: str, stamp: str) -> bool:
-        """Whether a record claims the path as it is now."""
+        """Return whether a record has the path with this etag."""
         return stamp in self._claims_on(path)
 
     def is_whole(self, series: Entry, *, captions: bool) -> bool:
-        """Whether every image of a series, as it is now, is there, with captions if need be."""
+        """Return whether every current frame of a series is present, with captions if required."""
         paths = self.paths_of(series)
         return any(self.is_claimed(path, series.stamp + WHOLE) for path in paths) and (
             not captions
@@ -193,11 +193,11 @@ class CollectionSnapshot:
         )
 
     def paths_of(self, series: Entry) -> list[str]:
-        """The images of a series that records claim, sorted."""
+        """Return the frame paths of a series in the collection, sorted."""
         return sorted(self._series.get(series.path, ()))
 
     def stale_paths_of(self, series: Entry) -> list[str]:
-        """Pictures of a series that it had at another time, sorted."""
+        """Return the frame paths of an earlier version of a series, sorted."""
         stamps = (series.stamp, series.stamp + WHOLE)
         return [
             path
@@ -206,17 +206,17 @@ class CollectionSnapshot:
         ]
 
     def is_current(self, path: str, origin: Origin) -> bool:
-        """Whether what a record claims is there and has not changed, as far as is known."""
+        """Return whether a record's path exists and is unchanged, as far as is known."""
         stamps = claims_in(origin.files.get(path, ""))
         now = self._now(path, stamps)
         claims = [one.removesuffix(WHOLE) for one in stamps]
-        # An empty stamp tells nothing: such as of a file on a drive that is not mounted.
+        # An empty etag is inconclusive: for instance of a file on an unmounted drive.
         told = [claim for claim in claims if now.get(source_of(claim))]
         same = not told or any(claim == now[source_of(claim)] for claim in told)
         return path not in self._gone and same
 
     def remember(self, id: str, known: Known) -> None:
-        """Take note of a record as it is written."""
+        """Add or update a written record."""
         self.forget(id)
         self._known[id] = known
         for path, stamps in known.origin.files.items():
@@ -225,7 +225,7 @@ class CollectionSnapshot:
                 self._series.setdefault(series, set()).add(path)
 
     def forget(self, id: str) -> None:
-        """Take note of a record that is removed."""
+        """Remove a deleted record."""
         known = self._known.pop(id, None)
         for path, stamps in known.origin.files.items() if known else ():
             left = tuple(other for other in self._ids.pop(path) if other != id)
@@ -239,7 +239,7 @@ class CollectionSnapshot:
         return {claim for id in ids for claim in claims_in(self._known[id].origin.files[path])}
 
     def _now(self, path: str, claims: Iterable[str]) -> dict[str, str]:
-        """Source -> stamp of what the sources of this run hold under a path with these claims."""
+        """Return source -> current etag of a path in the sources of this run."""
         names = {path, *(series_of(path, claim) for claim in claims)}
         texts = [self._stamps[name] for name in names if name in self._stamps]
         return {source_of(one): one for text in texts for one in claims_in(text)}

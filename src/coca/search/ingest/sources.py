@@ -1,6 +1,6 @@
-"""Where images come from: places that tell what has changed without reading it.
+"""Image sources, which detect changes by etags without reading the images.
 
-Files are known here. Whatever else holds images, such as tars and tables, joins by the Protocol.
+This module has the source of files. Others, such as tars and tables, implement the Protocol.
 """
 
 import os
@@ -26,25 +26,26 @@ from coca.search.query.originals import read_file
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that can be read and holds an image: a file, a member of a tar, a row."""
+    """Readable entry of a source with an image: a file, a member of a tar, a row."""
 
     path: str
-    """Names it, the same in each run."""
+    """Path of the entry, the same in each run."""
     stamp: str
-    """Changes when it does; known without reading it. It holds no `|`, and begins with eight hex
-    digits and a colon, the source's own, where another source may hold the same path."""
+    """Etag: changes with the content, and is known without reading it. It contains no `|`. It
+    begins with eight hex digits and a colon, unique to the source, where another source may have
+    the same path."""
 
 
 @runtime_checkable
 class PictureSource(Protocol):
-    """Pictures that can be told apart and read one by one. Threads read several at once."""
+    """Source of images that are listed and read one by one; thread-safe."""
 
     def entries(self) -> Sequence[Entry]:
-        """Everything that is there, the same in each call."""
+        """List all entries, the same in each call."""
         ...
 
     def words(self, entry: Entry) -> Words | None:
-        """What is said beside the image; None where the stamp changes when the words do.
+        """Read the metadata of an image; None where the etag covers the metadata.
 
         Raises:
             DataError: It cannot be read.
@@ -52,7 +53,7 @@ class PictureSource(Protocol):
         ...
 
     def read(self, entry: Entry) -> Picture:
-        """The image with its words.
+        """Read the image with its metadata.
 
         Raises:
             DataError: It cannot be read.
@@ -60,56 +61,55 @@ class PictureSource(Protocol):
         ...
 
     def has_lost(self, path: str, stamp: str) -> bool:
-        """Whether a path that is no entry, but was known by this stamp, came from here and is gone.
+        """Return whether a path of this etag came from this source and no longer exists.
 
-        To be sure of: what is merely out of reach is not lost.
+        True only if certain: unreachable files are not lost.
         """
         ...
 
 
 @runtime_checkable
 class SeriesSource(Protocol):
-    """Entries that each hold many images in order, such as videos.
+    """Source of entries with many ordered images, such as videos.
 
-    An image of a series has the path `series_path(ENTRY, SECONDS)` and the entry's stamp, which is
-    made by `series_stamp`.
+    A frame has the path `series_path(ENTRY, SECONDS)` and the entry's etag, made by `series_stamp`.
     """
 
     def entries(self) -> Sequence[Entry]:
-        """Everything that is there, the same in each call."""
+        """List all entries, the same in each call."""
         ...
 
     def series(self, entry: Entry) -> Iterator[Picture]:
-        """The images of an entry, each read when it is asked for.
+        """Iterate over the images of an entry, lazily.
 
         Raises:
-            DataError: It cannot be read, or not to its end; or it holds no image.
+            DataError: It cannot be read completely, or contains no image.
         """
         ...
 
     def has_lost(self, path: str, stamp: str) -> bool:
-        """As for `PictureSource`, for the path of an entry."""
+        """Return whether an entry is lost; as in `PictureSource`."""
         ...
 
 
 @runtime_checkable
 class NamedSource(Protocol):
-    """A source that can say which paths may have come from it, so that no others are looked at."""
+    """Source that lists its possible paths, so that only those are checked."""
 
     def names(self) -> Sequence[str] | None:
-        """Every path that it holds or has lost; None where only the collection tells."""
+        """List every path that it has or has lost; None where only the collection knows."""
         ...
 
 
 @runtime_checkable
 class RootedSource(Protocol):
-    """A source that searches folders through.
+    """Source that searches folders recursively.
 
-    A folder in which nothing is left may be where a drive is mounted at other times.
+    An empty folder may be the mount point of an unmounted drive.
     """
 
     def roots(self) -> Sequence[str]:
-        """The folders."""
+        """List the folders."""
         ...
 
 
@@ -117,7 +117,7 @@ AnySource: TypeAlias = PictureSource | SeriesSource
 
 
 def empty_folders(places: Iterable[str | Path], sources: Iterable[AnySource]) -> list[str | Path]:
-    """The folders among the places in which no source has an entry."""
+    """List the folders in which no source has an entry."""
     paths = sorted(entry.path for source in sources for entry in source.entries())
     empty = []
     for place in places:
@@ -129,7 +129,7 @@ def empty_folders(places: Iterable[str | Path], sources: Iterable[AnySource]) ->
 
 
 class FileSource:
-    """Picture files, found in folders or named, with the words that lie beside them.
+    """Source of image files, found in folders or given by path, with sidecar metadata.
 
     Raises:
         DataError: A path does not exist.
@@ -142,25 +142,25 @@ class FileSource:
         self._entries = [Entry(str(file), stamp_of(file)) for file in find_pictures(paths)]
 
     def entries(self) -> Sequence[Entry]:
-        """The files, sorted by their absolute paths."""
+        """List the files, sorted by absolute path."""
         return self._entries
 
     def roots(self) -> Sequence[str]:
-        """The folders among the paths."""
+        """List the folders among the paths."""
         return sorted(filter(os.path.isdir, self._tops))
 
     def names(self) -> Sequence[str] | None:
-        """The files, if no folder is searched through."""
+        """List the files; None if a folder is searched."""
         paths = [entry.path for entry in self._entries]
         return paths if self._tops == set(paths) else None
 
     def words(self, entry: Entry) -> Words:
-        """What `NAME.txt` and `NAME.json` say; the folder is the album unless they name one."""
+        """Read `NAME.txt` and `NAME.json`; the folder is the album unless they give one."""
         words = read_words(Path(entry.path))
         return words if words.album else replace(words, album=os.path.dirname(entry.path))
 
     def read(self, entry: Entry) -> Picture:
-        """The file and its words."""
+        """Read the file and its metadata."""
         words = self.words(entry)
         return Picture(
             path=entry.path,
@@ -171,5 +171,5 @@ class FileSource:
         )
 
     def has_lost(self, path: str, stamp: str) -> bool:
-        """Whether a file at or below one of the paths is gone."""
+        """Return whether a file at or below one of the paths is missing."""
         return self._roots.has_lost(path)

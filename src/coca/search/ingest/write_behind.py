@@ -1,4 +1,4 @@
-"""Writing behind: Milvus takes the last records while the model works on the next ones."""
+"""Write-behind: write records to Milvus in a thread while the model embeds the next batch."""
 
 import threading
 from collections import deque
@@ -10,21 +10,21 @@ from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 
 _BATCHES = 2
-"""How many may wait; more would only fill memory, since the slower side sets the pace."""
+"""Maximum queued writes; more only fill memory, since the slower side limits throughput."""
 
 
 class WriteBehind:
-    """An index whose writes are done by one thread, in the order in which they were asked for.
+    """Record store with asynchronous writes by one thread, in order.
 
-    What was asked for is seen by `get` at once. A write that fails is raised by a later call, and
-    none that was asked for after it is done. Leaving the `with` block waits for all of them.
+    `get` sees queued writes at once. A later call raises the error of a failed write, and writes
+    queued after it are dropped. Leaving the `with` block waits for all writes.
     """
 
     def __init__(self, index: Collection) -> None:
         self._index = index
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="write_behind")
         self._jobs: deque[Future[None]] = deque()
-        # Id -> what it will be, None if it will be removed; changed by both threads.
+        # Id -> pending record, None for a pending deletion; modified by both threads.
         self._coming: dict[str, Record | None] = {}
         self._lock = threading.Lock()
         self._failed = False
@@ -43,7 +43,7 @@ class WriteBehind:
             self._wait(0)
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
-        """The records with these ids, as they will be."""
+        """Read the records with these ids, including queued writes."""
         wanted = list(ids)
         with self._lock:
             coming = {id: self._coming[id] for id in wanted if id in self._coming}
@@ -51,17 +51,17 @@ class WriteBehind:
         return stored | {id: record for id, record in coming.items() if record is not None}
 
     def upsert(self, records: Iterable[Record]) -> None:
-        """Write records, soon."""
+        """Queue an upsert."""
         batch = list(records)
         self._submit({record.id: record for record in batch}, lambda: self._index.upsert(batch))
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Remove records, soon."""
+        """Queue a deletion."""
         batch = list(ids)
         self._submit(dict.fromkeys(batch), lambda: self._index.delete(batch))
 
     def flush(self) -> None:
-        """Bring to disk whatever was asked for until now."""
+        """Wait for all queued writes and flush them to disk."""
         self._wait(0)
         self._index.flush()
 
@@ -74,7 +74,7 @@ class WriteBehind:
         self._wait(_BATCHES)
 
     def _do(self, coming: dict[str, Record | None], write: Callable[[], object]) -> None:
-        # A removal that follows a write which failed could lose the only copy.
+        # A deletion after a failed write could delete the only copy.
         if self._failed:
             return
         try:

@@ -1,4 +1,4 @@
-"""Choosing few out of many by their vectors: relevant and different, spread out, or no two alike.
+"""Diverse subsets by vectors: MMR, greedy k-center, and near-duplicate removal.
 
 Dimensions: N candidates, E embedding, K chosen.
 """
@@ -12,7 +12,7 @@ from coca.core.progress import ProgressMaker, silent
 
 _BLOCK = 1_024
 _ROUNDING = 1e-6
-"""By so much the cosine of equal vectors may be off 1."""
+"""Tolerance of the cosine of equal vectors around 1."""
 
 
 def mmr(
@@ -22,20 +22,20 @@ def mmr(
     *,
     diversity: float,
 ) -> list[tuple[int, float]]:
-    """The rows to show: each the best by relevance less its likeness to those before it.
+    """Select rows by maximal marginal relevance (MMR).
 
-    Maximal marginal relevance (Carbonell and Goldstein 1998): the next row is the one of largest
-    `(1 - diversity) * relevance - diversity * (cosine to the nearest row chosen before)`, where
-    that cosine is -1 for the first row.
+    Each step selects the row with the largest `(1 - diversity) * relevance - diversity * (cosine
+    to the nearest row chosen before)` (Carbonell and Goldstein 1998). That cosine is -1 for the
+    first row.
 
     Args:
-        vectors: Of the candidates, each of length 1.
-        relevance: Of each candidate, such as its cosine to the query.
-        count: How many to choose, at most.
-        diversity: 0 goes by relevance alone, 1 by difference alone.
+        vectors: Vectors of the candidates, each of length 1.
+        relevance: Relevance of each candidate, such as its cosine to the query.
+        count: Maximum number of rows.
+        diversity: Trade-off from 0 (relevance only) to 1 (diversity only).
 
     Returns:
-        Rows, each with the marginal relevance that it was chosen by, which never grows.
+        Rows with their marginal relevance, in non-increasing order.
     """
     nearest = np.full(len(vectors), -1.0)
     left = np.ones(len(vectors), bool)
@@ -56,15 +56,15 @@ def k_center(
     first: int = 0,
     progress: ProgressMaker = silent,
 ) -> list[int]:
-    """The rows of a subset that leaves no candidate far away: each the farthest from those before.
+    """Select a covering subset by greedy k-center: each row is the farthest from those before.
 
-    The greedy choice of Gonzalez (1985): its largest distance is at most twice the least possible.
+    Greedy algorithm of Gonzalez (1985): its largest distance is at most twice the optimum.
 
     Args:
         vectors: Of the candidates, each of length 1.
         count: How many to choose, at most.
-        first: The row to begin with.
-        progress: Shows how far it is; each choice compares all candidates.
+        first: First row.
+        progress: Optional progress callback; each step compares all candidates.
     """
     if not len(vectors) or count < 1:
         return []
@@ -89,14 +89,15 @@ def drop_near_duplicates(
     count: int | None = None,
     away_from: Float32[np.ndarray, "M E"] | None = None,
 ) -> list[int]:
-    """Rows of which no two are more alike than `most`, taken in an order.
+    """Select rows greedily so that no two have a cosine above `most`.
 
     Args:
         vectors: Of the candidates, each of length 1.
-        order: Rows, those to prefer first.
-        most: Largest cosine of two rows that are taken.
-        count: Stop when so many have been taken.
-        away_from: Vectors that the rows must be unlike as well, such as those of a test set.
+        order: Rows in order of preference.
+        most: Maximum cosine of two selected rows.
+        count: Maximum number of rows; None means all.
+        away_from: Further vectors whose cosine with each row is limited, such as those of a test
+            set.
     """
     taken: list[int] = []
     wanted = len(order) if count is None else count

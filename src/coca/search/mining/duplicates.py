@@ -1,7 +1,7 @@
-"""Near-duplicates: pairs of images whose vectors are almost the same, found exactly.
+"""Near-duplicate detection: all pairs of images above a cosine threshold, exactly.
 
-The paper's authors took 3.6M images out of their training data that were near-duplicates of
-evaluation sets; an index that only finds most neighbours would leave some.
+The CoCa authors removed 3.6M near-duplicates of evaluation sets from their training data. An
+approximate index would miss some.
 
 Dimensions: N images, M images of another set, E embedding, P pairs.
 """
@@ -16,34 +16,34 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search.milvus.collection import Collection
 
 KEPT_PAIRS = 100_000
-"""Pairs that are told one by one; 100,000 equal images make 5 billion."""
+"""Maximum number of pairs listed; 100,000 equal images form 5 billion pairs."""
 _BLOCK = 2_048
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that are almost the same."""
+    """Pair of near-duplicate images."""
 
     first: int
-    """Row of one."""
+    """Row of the first image."""
     second: int
-    """Row of the other: of the same set, and later; or of the second set."""
+    """Row of the second image: a later row of the same set, or a row of the second set."""
     score: float
-    """Their cosine."""
+    """Cosine of both."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """What is almost the same."""
+    """Result of near-duplicate detection."""
 
     count: int
-    """Pairs in all."""
+    """Total number of pairs."""
     pairs: list[Pair]
-    """The most alike of them, the most alike first."""
+    """Pairs of highest cosine, highest first."""
     groups: list[list[int]]
-    """Rows of one set that are connected by pairs, the largest groups first; none of two sets."""
+    """Connected components of rows of one set, largest first; empty for two sets."""
     drop: list[int]
-    """Rows without which no pair is left, sorted: of one set all but the first of each group."""
+    """Rows to drop so that no pair is left, sorted; for one set all but the first of each group."""
 
 
 def near_duplicates(
@@ -54,23 +54,23 @@ def near_duplicates(
     keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
 ) -> Duplicates:
-    """All whose cosine is at least `least`; the memory grows with the images, not the pairs.
+    """Find all pairs with a cosine of at least `least`, in memory linear in the images.
 
     Args:
-        vectors: One a row, each of length 1.
-        others: The set to compare with; by default the images are compared with each other.
-        least: Cosine from which two count as the same, above 0; what it means depends on the model.
-        keep: Most pairs to name.
-        progress: Shows how far it is; the work grows with the product of both sizes.
+        vectors: One vector a row, each of length 1.
+        others: Second set to compare with; by default the images are compared with each other.
+        least: Minimum cosine of a pair, above 0; its meaning depends on the model.
+        keep: Maximum number of pairs to list.
+        progress: Optional progress callback; the time is proportional to the product of both sizes.
 
     Raises:
-        SearchError: `least` is not above 0 and at most 1.
+        SearchError: `least` is not in (0, 1].
     """
     if not 0 < least <= 1:
         raise ArgumentError(
             f"near-duplicates have a cosine of at least {least}; right is above 0 to 1"
         )
-    # A vector's product with itself may be rounded to below 1.
+    # The product of a vector with itself may be rounded to below 1.
     least = min(least, 1 - 1e-6)
     right = vectors if others is None else others
     best, groups = _Best(keep), _Groups(len(vectors))
@@ -101,7 +101,7 @@ def near_duplicates(
 
 
 def exact_copies(index: Collection) -> dict[str, list[str]]:
-    """List the files that hold the same bytes as another one, of which a record is made once.
+    """List the files with identical bytes, which share one record.
 
     Returns:
         Path of each record with several files -> its other paths, both sorted.
@@ -115,7 +115,7 @@ def exact_copies(index: Collection) -> dict[str, list[str]]:
 
 
 class _Best:
-    """The best pairs so far, and the number of all."""
+    """Pairs of highest cosine so far, and the total count."""
 
     def __init__(self, keep: int) -> None:
         self.count = 0
@@ -154,7 +154,7 @@ class _Best:
 
 
 class _Groups:
-    """Rows that are connected: each leads, step by step, to the least row of its group."""
+    """Union-find over rows; the root of a group is its smallest row."""
 
     def __init__(self, count: int) -> None:
         self._above = np.arange(count)
@@ -165,11 +165,11 @@ class _Groups:
             apart = first != second
             first, second = first[apart], second[apart]
             np.minimum.at(self._above, np.maximum(first, second), np.minimum(first, second))
-        # So that no way to the least row gets long.
+        # Path compression.
         self._above = self._leaders(self._above)
 
     def members(self) -> list[list[int]]:
-        """The groups of two rows or more, the largest first."""
+        """List the groups of at least two rows, largest first."""
         order = np.argsort(self._above, kind="stable")
         starts = np.flatnonzero(np.diff(self._above[order], prepend=-1))
         parts = [part.tolist() for part in np.split(order, starts[1:]) if len(part) > 1]

@@ -1,4 +1,4 @@
-"""Recommendation by content: more like these, less like those, and not all the same."""
+"""Content-based recommendation by positive and negative examples, with MMR diversity."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -18,9 +18,9 @@ from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id
 
 _UNLIKE_WEIGHT = -0.5
-"""In total, beside 1 for what is liked: dislikes turn the direction, and do not make it."""
+"""Total weight of the negative examples, against 1 for the positive: they adjust the direction."""
 _POOL = 10
-"""Candidates for each result, from which different ones are chosen."""
+"""Candidates for each result, from which MMR selects."""
 
 
 def recommend(
@@ -34,26 +34,27 @@ def recommend(
     diversity: float = 0.0,
     on: Side = "image",
 ) -> list[Hit]:
-    """Records like some, unlike others, that have not been seen.
+    """Recommend unseen records that are similar to some examples and dissimilar to others.
 
     Args:
-        engine: The collection and its model.
-        like: Ids of records, or terms: texts, images and vectors with weights above 0.
-        unlike: As `like`; together they count half as much.
-        k: How many results, at most.
-        filter: Milvus expression that a record must fulfil.
-        seen: Ids that are not given again; those of `like` and `unlike` never are, nor is the
-            record of an image given as a file or as encoded bytes.
-        diversity: 0 goes by likeness alone; the nearer to 1, the more results differ.
-        on: Whether images or captions are recommended by.
+        engine: Search engine over the collection.
+        like: Positive examples: ids of records, or terms (texts, images, vectors) with weights
+            above 0.
+        unlike: Negative examples, as `like`; their total weight is half.
+        k: Maximum number of hits.
+        filter: Milvus filter expression.
+        seen: Ids to exclude. Records of `like` and `unlike` are always excluded, also of images
+            given as a file or as encoded bytes.
+        diversity: Trade-off of MMR from 0 (similarity only) to 1 (diversity only).
+        on: Vector field to search: `"image"` or `"text"` (captions).
 
     Returns:
-        The best first; `score` is the cosine to what is liked less what is not. With `diversity`
-        they are sorted by `rank_score`, their marginal relevance.
+        Hits, best first; `score` is the cosine to the combined query vector. With `diversity` they
+        are sorted by `rank_score`, their marginal relevance.
 
     Raises:
-        SearchError: Nothing is liked, an id is not there, `k` is out of range, `diversity` is not 0
-            to 1, or so much was seen that Milvus cannot look past it.
+        SearchError: `like` is empty, an id does not exist, `k` is out of range, `diversity` is not
+            in [0, 1], or more ids are excluded than Milvus can skip.
         DataError: An image cannot be read.
     """
     for name, some in (("like", like), ("unlike", unlike)):
@@ -82,7 +83,7 @@ def recommend(
     if not diversity:
         return hits
     records = engine.index.get(hit.id for hit in hits)
-    # Without what was removed in this moment.
+    # Excludes records that were deleted since the search.
     hits = [hit for hit in hits if hit.id in records]
     if not hits:
         return hits
@@ -93,14 +94,14 @@ def recommend(
 
 
 def _ids_of(given: Iterable[str | Term]) -> Iterator[str]:
-    """The ids of records among what is given: an image's is the hash of its bytes."""
+    """List the record ids of examples; the id of an image is the hash of its bytes."""
     for one in given:
         if isinstance(one, str):
             yield one
         elif isinstance(one.image, bytes):
             yield content_id(one.image)
         elif isinstance(one.image, str | Path):
-            # One that cannot be read is reported where it is embedded.
+            # An unreadable image is reported when it is embedded.
             with suppress(OSError, ValueError):
                 yield content_id(Path(one.image).read_bytes())
 
@@ -116,7 +117,7 @@ def _vector(record: Record, on: Side) -> Float32[np.ndarray, " E"]:
 def _share(
     engine: SearchEngine, given: Sequence[str | Term], weight: float, on: Side
 ) -> list[Term]:
-    """The terms with weights that add up to `weight`, ids replaced by the records' vectors."""
+    """Convert examples to terms whose weights sum to `weight`; ids become vectors."""
     ids = [one for one in given if isinstance(one, str)]
     records = engine.index.get(ids) if ids else {}
     if missing := [id for id in ids if id not in records]:

@@ -1,4 +1,4 @@
-"""Subsets of a collection to learn from: by a query, by examples, by doubt, or spread out.
+"""Data selection for training: by query, by examples, by entropy, or by k-center.
 
 Dimensions: N images, M examples, K classes, E embedding.
 """
@@ -15,18 +15,18 @@ from coca.search.mining.diversity import drop_near_duplicates, k_center
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """How many images to choose, and which to leave out."""
+    """Configuration of a selection: count, thresholds and diversity."""
 
     count: int
-    """How many; fewer if fewer are left."""
+    """Maximum number of images."""
     min_score: float | None = None
-    """Score below which none is chosen."""
+    """Minimum score of a selected image."""
     diverse: bool = False
-    """Choose those that leave none far away (k-center), among the best `pool * count`."""
+    """Select by greedy k-center among the best `pool * count`."""
     pool: int = 4
-    """With `diverse` and scores: candidates for each image that is chosen."""
+    """Candidates for each selected image, with `diverse` and scores."""
     max_likeness: float | None = None
-    """Largest cosine of two that are chosen, which keeps near-duplicates out; 0 to 1."""
+    """Maximum cosine of two selected images, which excludes near-duplicates; in (0, 1]."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.pool < 1:
@@ -40,7 +40,7 @@ class Choice:
 def similarity(
     vectors: Float32[np.ndarray, "N E"], examples: Float[np.ndarray, "M E"]
 ) -> Float32[np.ndarray, " N"]:
-    """How like each image is to the example that is nearest to it: their cosine."""
+    """Compute the cosine of each image with its nearest example."""
     return (vectors @ np.asarray(examples, np.float32).T).max(axis=1)
 
 
@@ -50,12 +50,12 @@ def entropy(
     *,
     logit_scale: float,
 ) -> Float32[np.ndarray, " N"]:
-    """How unsure a zero-shot classification of each image is: its entropy in nats.
+    """Compute the entropy of the zero-shot class distribution of each image, in nats.
 
     Args:
-        vectors: Of the images, each of length 1.
-        classes: Of the classes, each of length 1.
-        logit_scale: What the model multiplies cosines by.
+        vectors: Vectors of the images, each of length 1.
+        classes: Vectors of the classes, each of length 1.
+        logit_scale: Factor of the model from cosines to logits.
     """
     logits = logit_scale * (vectors @ np.asarray(classes, np.float32).T)
     logits -= logits.max(axis=1, keepdims=True)
@@ -72,14 +72,15 @@ def choose(
     away_from: Float32[np.ndarray, "M E"] | None = None,
     progress: ProgressMaker = silent,
 ) -> list[int]:
-    """The rows of the images to learn from, the best first.
+    """Select the rows of images for training, best first.
 
     Args:
-        vectors: Of all images, each of length 1.
-        choice: How many, and which not.
-        scores: How much each is wanted; None: all alike, in the order given.
-        away_from: Images that none may be more like than `max_likeness`, such as a test set.
-        progress: Shows how far it is.
+        vectors: Vectors of all images, each of length 1.
+        choice: Configuration of the selection.
+        scores: Score of each image; None treats all alike, in the given order.
+        away_from: Vectors whose cosine with each selected image is at most `max_likeness`, such as
+            a test set.
+        progress: Optional progress callback.
 
     Raises:
         SearchError: `away_from` is given without `max_likeness`.

@@ -1,7 +1,7 @@
 """Zero-shot classification by a collection of class embeddings: one record a class.
 
-Any number of images against any number of classes, by nearest neighbours; classes come and go
-while it is in use. A class's vector is the mean over its prompts, as in CLIP and CoCa.
+Images are classified by their nearest classes. Classes may be added and removed at any time. The
+vector of a class is the mean over its prompts, as in CLIP and CoCa.
 """
 
 from collections.abc import Sequence
@@ -17,27 +17,27 @@ from coca.search.query.searchable import Searchable
 from coca.search.records import CollectionInfo, Record, check_same_model, content_id
 
 TEMPLATES = "templates"
-"""The key of a class's metadata that holds its prompts."""
+"""Metadata key of a class's prompts."""
 
 
 @runtime_checkable
 class ClassEmbedder(Protocol):
-    """Turns names of classes into vectors; a loaded model is one."""
+    """Model that embeds class names; a loaded model is one."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the vectors would."""
+        """Identifier of the model; changes whenever its vectors change."""
         ...
 
     @property
     def embed_dim(self) -> int:
-        """Numbers in a vector."""
+        """Size of a vector."""
         ...
 
     def class_embeddings(
         self, labels: Sequence[str], *, templates: Sequence[str]
     ) -> Float32[np.ndarray, "K E"]:
-        """One vector of length 1 for each label: the mean over its prompts."""
+        """Embed each label as the normalized mean over its prompts."""
         ...
 
 
@@ -53,17 +53,17 @@ class Class:
 def add_classes(
     index: Collection, embedder: ClassEmbedder, labels: Sequence[str], *, templates: Sequence[str]
 ) -> None:
-    """Put classes into a collection; one that is there gets its vector anew.
+    """Add classes to a collection; existing classes are embedded again.
 
     Args:
-        index: A collection that holds classes and nothing else.
-        embedder: The model that the collection belongs to.
-        labels: Names of classes.
-        templates: Sentences with `{}` for the label.
+        index: A collection of classes only.
+        embedder: Model of the collection.
+        labels: Class names.
+        templates: Prompt templates with `{}` for the label.
 
     Raises:
-        SearchError: The collection belongs to another model, or holds images.
-        ConfigError: A template without `{}`, or a label twice.
+        SearchError: The collection is of another model, or contains images.
+        ConfigError: A template lacks `{}`, or a label is repeated.
     """
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     _check_holds_classes(index)
@@ -82,10 +82,10 @@ def add_classes(
 
 
 def remove_classes(index: Collection, labels: Sequence[str]) -> None:
-    """Take classes out of a collection.
+    """Remove classes from a collection.
 
     Raises:
-        SearchError: One of them is not there; none is removed then.
+        SearchError: A class does not exist; then none is removed.
     """
     there = {record.caption for record in index.get(map(_id_of, labels)).values()}
     if missing := [label for label in labels if label not in there]:
@@ -95,10 +95,10 @@ def remove_classes(index: Collection, labels: Sequence[str]) -> None:
 
 
 def class_names(index: Collection) -> list[str]:
-    """The names of all classes, sorted.
+    """List the names of all classes, sorted.
 
     Raises:
-        SearchError: The collection holds images.
+        SearchError: The collection contains images.
     """
     _check_holds_classes(index)
     return sorted(caption for _, _, caption, _ in index.origins())
@@ -107,15 +107,15 @@ def class_names(index: Collection) -> list[str]:
 def nearest_classes(
     classes: Searchable, pictures: Float[np.ndarray, "N E"], *, k: int = 5
 ) -> list[list[Class]]:
-    """The classes nearest to each image, the nearest first.
+    """Find the nearest classes to each image, nearest first.
 
     Args:
-        classes: The collection; an `InMemoryIndex` of it is exact.
-        pictures: Their vectors, each of length 1.
-        k: How many classes for each, at most.
+        classes: The collection of classes; an `InMemoryIndex` of it is exact.
+        pictures: Vectors of the images, each of length 1.
+        k: Maximum number of classes an image.
 
     Raises:
-        SearchError: The collection holds no class, or images.
+        SearchError: The collection contains no class, or contains images.
     """
     answers = classes.search(pictures, k)
     for hits in answers:
@@ -130,10 +130,10 @@ def nearest_classes(
 
 
 def read_classes(index: Collection) -> tuple[list[str], Float32[np.ndarray, "K E"]]:
-    """Return the names of all classes, sorted, and their vectors.
+    """Read the names of all classes, sorted, and their vectors.
 
     Raises:
-        SearchError: The collection holds no class, or images.
+        SearchError: The collection contains no class, or contains images.
     """
     _check_holds_classes(index)
     vectors = {one.caption: one.vector for batch in index.read_through() for one in batch}
