@@ -1,1 +1,1 @@
-"""Configuration, registry, errors, files, progress, provenance."""
+"""Core utilities: configuration, plugin registry, errors, atomic files, prefetch, provenance."""

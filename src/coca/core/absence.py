@@ -1,7 +1,7 @@
-"""Which files are gone for sure, and which are in an archive, behind a link, or on a drive.
+"""Detection of deleted files, as opposed to archive members, broken links and unmounted drives.
 
-Whoever removes records of files that are gone asks here first, since a `stat` that fails has other
-causes: a member of a tar has no file of its own, a link may lead to a drive that is not mounted.
+Check here before removing records of missing files, since a failing `stat` has other causes: a
+member of a tar is no file, and a link may point to a drive that is not mounted.
 """
 
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 
 
 def nearest(path: str, *, root: str = "") -> str | None:
-    """Return the longest part of a path that exists: itself, or a file or folder above it.
+    """Return the longest existing prefix of a path: itself, or a file or folder above it.
 
-    A link that leads nowhere exists.
+    A broken link counts as existing.
 
     Args:
-        path: Of a file or folder.
-        root: Where to end: nothing above this folder is looked at.
+        path: Path of a file or folder.
+        root: Folder at which the search ends; its parents are not checked.
 
     Returns:
-        None where nothing exists down to the root, or where the system does not let us look.
+        None if no part exists up to the root, or on a permission error.
     """
     here = path
     while True:
@@ -37,30 +37,30 @@ def nearest(path: str, *, root: str = "") -> str | None:
 
 
 def is_gone(path: str, *, root: str = "") -> bool:
-    """Tell whether a file is gone for sure: the nearest part of its path that exists is a folder.
+    """Return whether a file is certainly deleted: its nearest existing parent is a folder.
 
-    A path inside a file that exists, such as a member of a tar, is not gone, and nor is one behind
-    a link that leads nowhere.
+    A path inside an existing file, such as a member of a tar, is not deleted. Neither is a path
+    behind a broken link.
 
     Args:
-        path: Of a file or folder.
-        root: A folder above it; if it is gone as well, its drive may not be mounted.
+        path: Path of a file or folder.
+        root: A folder above it; if that is missing as well, its drive may not be mounted.
     """
     found = nearest(path, root=root)
     return found is not None and found != path and os.path.isdir(found or os.curdir)
 
 
 class Roots:
-    """The folders to search through, and the files, that somebody has named.
+    """The set of root folders and files that were given for indexing.
 
-    The time that a question takes grows with the depth of its path and not with their number.
+    The cost of a lookup depends on the depth of the path, not on the number of roots.
     """
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self._tops = {os.path.abspath(path) for path in paths}
 
     def above(self, path: str) -> str | None:
-        """Return the nearest root that a path is or is in; None if there is no such root."""
+        """Return the nearest root that equals or contains a path; None if there is none."""
         here = path
         while here not in self._tops:
             above = os.path.dirname(here)
@@ -70,7 +70,7 @@ class Roots:
         return here
 
     def has_lost(self, path: str) -> bool:
-        """Tell whether a path is gone for sure while the root that it was in is still there."""
+        """Return whether a path is certainly deleted while its root still exists."""
         top = self.above(path)
         if top is None:
             return False

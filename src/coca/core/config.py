@@ -1,10 +1,11 @@
-"""Settings: YAML layers and overrides, checked once into a frozen tree of dataclasses.
+"""Typed configuration: YAML layers and overrides, validated into frozen dataclasses.
 
-A configuration is a frozen, keyword-only dataclass; a field that is one, too, is a section. Every
-fault is told in one `ConfigError`, a line each: the dotted key, the value, what would be right.
+A configuration is a frozen, keyword-only dataclass. A field whose type is such a dataclass is a
+section. All errors are collected in one `ConfigError`, one line each: the dotted key, the value,
+and the expected type.
 
-A section whose class has a classmethod `presets()` may name one: `model: {preset: tiny, width: 64}`
-starts from the preset and changes the width; `model: tiny` is the preset as it stands.
+A section whose class has a classmethod `presets()` may name a preset: `model: {preset: tiny,
+width: 64}` starts from the preset and changes the width; `model: tiny` is the unchanged preset.
 """
 
 import dataclasses
@@ -31,23 +32,23 @@ from coca.core.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, re
 
 T = TypeVar("T")
 
-_INVALID: Any = object()  # stands for a value that a fault was told about
+_INVALID: Any = object()  # sentinel of a value whose error is already recorded
 
 
 def load_config(
     kind: type[T], *layers: Path | Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> T:
-    """One checked configuration from recipes, mappings and overrides; the later wins.
+    """Merge recipes, mappings and overrides into one validated configuration; later ones win.
 
     Args:
         kind: The dataclass to build.
         layers: YAML files or mappings, merged key by key in this order.
-        overrides: Texts such as `optimizer.lr=1e-3`, applied last; the value is YAML. An item of
-            a list is reached by its position: `data.sources.0.path=photos`; `data_root=FOLDER` is
-            the folder that the paths of a recipe begin at.
+        overrides: Strings such as `optimizer.lr=1e-3`, applied last; the value is YAML. List items
+            are addressed by position: `data.sources.0.path=photos`. `data_root=FOLDER` sets the
+            root folder of the paths in a recipe.
 
     Raises:
-        ConfigError: Something is wrong; the message has a line for every fault.
+        ConfigError: The configuration is invalid; the message has one line for each error.
     """
     read: list[tuple[str, Tree]] = []
     faults: list[str] = []
@@ -66,36 +67,36 @@ def load_config(
         except ConfigError as error:
             faults.append(str(error))
     if layer_missing:
-        # The rest would be blamed for what the missing layer may hold.
+        # Other errors may be due to the missing layer.
         raise ConfigError("\n".join(faults))
     return _build(kind, read, faults)
 
 
 def from_dict(kind: type[T], mapping: Mapping[str, Any], *, source: str) -> T:
-    """The configuration that `to_dict` wrote; `source` names its place in messages.
+    """Build the configuration that `to_dict` wrote; `source` identifies it in errors.
 
     Raises:
-        ConfigError: Something is wrong; the message has a line for every fault.
+        ConfigError: The mapping is invalid; the message has one line for each error.
     """
     return _build(kind, [(f"in {source}", to_plain(mapping))], [])
 
 
 def to_dict(config: Any) -> Tree:
-    """The configuration as JSON-able values, every default written out."""
+    """Convert a configuration to JSON-serializable values, including all defaults."""
     tree: Tree = to_plain(config)
     return tree
 
 
 def digest(config: Any) -> str:
-    """16 hex digits that are equal for equal configurations."""
+    """Hash a configuration to 16 hex digits; equal configurations have equal digests."""
     text = json.dumps(to_dict(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def non_default(config: Any) -> Tree:
-    """Return the settings that differ from the defaults of their classes, as JSON-able values.
+    """Return the settings that differ from their defaults, as JSON-serializable values.
 
-    A setting that a later version adds with a default leaves this unchanged, unlike `to_dict`.
+    Unlike `to_dict`, the result does not change when a later version adds a setting with a default.
     """
     tree: Tree = {}
     for field in dataclasses.fields(config):
@@ -124,17 +125,17 @@ def _build(kind: type[T], layers: list[tuple[str, Tree]], faults: list[str]) -> 
 
 
 class _Check:
-    """Builds a configuration from a merged tree and collects what is wrong with it."""
+    """Validator that builds a configuration from a merged tree and collects all errors."""
 
     def __init__(self, kind: type, layers: list[tuple[str, Tree]], faults: list[str]) -> None:
         self.kind = kind
         self.layers = layers
         self.faults = faults
-        # What could not be read may hold what is missing.
+        # Missing keys may be in a layer that could not be read.
         self.complete = not faults
 
     def section(self, kind: type, given: Any, path: tuple[str, ...], *, base: Any) -> Any:
-        """An instance of `kind`: the given keys on top of `base`, or of the class's defaults."""
+        """Build an instance of `kind` from the given keys over `base` or the class defaults."""
         has_presets = hasattr(kind, "presets")
         if isinstance(given, str) and has_presets:
             base, given = self.preset(kind, given, path), {}
@@ -145,7 +146,7 @@ class _Check:
         values = {}
         for field in dataclasses.fields(kind):
             name, hint, at = field.name, field_types(kind)[field.name], (*path, field.name)
-            if base is _INVALID:  # an unknown preset: only what is given can be judged
+            if base is _INVALID:  # unknown preset: validate only the given keys
                 start = _INVALID
             else:
                 start = default_of(field) if base is None else getattr(base, name)
@@ -164,12 +165,12 @@ class _Check:
             return _INVALID
         try:
             return kind(**values)
-        except (ConfigError, ValueError) as error:  # a rule of its __post_init__
+        except (ConfigError, ValueError) as error:  # raised by __post_init__
             self.faults.append(": ".join(filter(None, (".".join(path), str(error)))))
             return _INVALID
 
     def value(self, hint: Any, given: Any, path: tuple[str, ...], *, base: Any) -> Any:
-        """The value of one field, whose value without any recipe is `base`."""
+        """Validate the value of a field; `base` is its value without a recipe."""
         inner = without_none(hint)
         if given is None and inner is not hint:
             return None
@@ -180,15 +181,15 @@ class _Check:
         if item is not None and isinstance(given, dict if get_origin(inner) is dict else list):
             return self.items(inner, item, given, path)
         try:
-            # Strict JSON is just what YAML promises: a list may be a tuple and a text a path,
-            # but "5" is no number, true is not 1, and nothing here may be infinite.
+            # Strict JSON mode fits YAML: a list may become a tuple and a string a path, but "5" is
+            # not a number, true is not 1, and infinity is rejected.
             check = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
             return check.validate_json(json.dumps(given), strict=True)
         except (ValidationError, TypeError):
             return self.fault(path, given, f"should be {words(hint)}")
 
     def items(self, hint: Any, item: type, given: Any, path: tuple[str, ...]) -> Any:
-        """A list, tuple or dict of sections."""
+        """Validate a list, tuple or dict of sections."""
         pairs = given.items() if isinstance(given, dict) else enumerate(given)
         built = {key: self.section(item, it, (*path, str(key)), base=None) for key, it in pairs}
         if any(value is _INVALID for value in built.values()):
@@ -196,14 +197,14 @@ class _Check:
         return built if isinstance(given, dict) else get_origin(hint)(built.values())
 
     def preset(self, kind: Any, name: Any, path: tuple[str, ...]) -> Any:
-        """The instance that a section starts from."""
+        """Return the preset that a section starts from."""
         presets = kind.presets()
         if isinstance(name, str) and name in presets:
             return presets[name]
         return self.fault(path, name, f"is no preset; {did_you_mean(str(name), presets)}")
 
     def unknown(self, kind: type, key: str, value: Any, path: tuple[str, ...]) -> None:
-        """Tell about a key that no field has, with the nearest one here or its place elsewhere."""
+        """Record an unknown key, with the closest key here or its path in another section."""
         near = did_you_mean(key, field_types(kind))
         elsewhere = [dotted for dotted in _dotted_keys(self.kind) if dotted.split(".")[-1] == key]
         if elsewhere and near.startswith("known"):
@@ -211,15 +212,15 @@ class _Check:
         self.fault((*path, key), value, f"is unknown; {near}")
 
     def fault(self, path: tuple[str, ...], given: Any, problem: str) -> Any:
-        """Note what is wrong with a given value and which layer gave it."""
-        # The last layer that reaches deepest; `max` returns the first of equals.
+        """Record an error of a value and the layer that the value comes from."""
+        # The last layer with the longest match; `max` returns the first of equals.
         origin, _ = max(reversed(self.layers), key=lambda layer: _depth(layer[1], path))
         self.faults.append(f"{'.'.join(path)} = {show(given)} {problem} ({origin})")
         return _INVALID
 
 
 def _dotted_keys(kind: type, prefix: str = "") -> Iterator[str]:
-    """Every key outside lists."""
+    """Yield every dotted key that is not inside a list."""
     for name, hint in field_types(kind).items():
         yield prefix + name
         if is_section(inner := without_none(hint)):
@@ -227,7 +228,7 @@ def _dotted_keys(kind: type, prefix: str = "") -> Iterator[str]:
 
 
 def _depth(tree: Any, path: tuple[str, ...]) -> int:
-    """How many steps of the path the tree holds."""
+    """Count how many keys of the path exist in the tree."""
     for depth, key in enumerate(path):
         if isinstance(tree, list) and key.isdecimal() and int(key) < len(tree):
             tree = tree[int(key)]

@@ -1,4 +1,4 @@
-"""The fields of a configuration: their types in words, their defaults and their documentation."""
+"""Documentation of configuration fields: described types, defaults and docstrings."""
 
 import ast
 import dataclasses
@@ -26,25 +26,25 @@ _WORDS: dict[Any, str] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One row of the reference of settings."""
+    """One row of the settings reference."""
 
     key: str
-    """Dotted, as in a recipe; `N` and `NAME` stand for a position in a list and a chosen name."""
+    """Dotted key of a recipe; `N` is a list position and `NAME` a user-defined name."""
     type: str
-    """What the value should be, in words."""
+    """Description of the expected type."""
     default: str | None
-    """As a recipe would write it; None if it must be given."""
+    """Default in recipe syntax; None if the setting is required."""
     text: str
-    """The docstring below the field."""
+    """Docstring of the field."""
 
 
 def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Setting]:
-    """Every setting of a configuration class, in the order of its fields.
+    """Yield every setting of a configuration class, in the order of its fields.
 
     Args:
         kind: The dataclass.
-        prefix: What stands before the keys, such as `"model."`.
-        base: An instance whose values are the defaults, instead of those of the class.
+        prefix: Prefix of the keys, such as `"model."`.
+        base: An instance whose values replace the defaults of the class.
     """
     if hasattr(kind, "presets"):
         choices = "one of " + ", ".join(map(show, kind.presets()))
@@ -68,7 +68,7 @@ def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Sett
 
 
 def words(hint: Any) -> str:
-    """What a value of this type should be."""
+    """Describe a type for users."""
     if hint in _WORDS:
         return _WORDS[hint]
     origin, arguments = get_origin(hint), get_args(hint)
@@ -90,13 +90,13 @@ def words(hint: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """The value as a recipe would write it, cut to a readable length."""
+    """Format a value in recipe syntax, truncated to 80 characters."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=repr)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def to_plain(value: Any) -> Any:
-    """The value as JSON holds it: sections and mappings as dict, tuples as list, paths as text."""
+    """Convert to JSON types: sections and mappings to dict, tuples to list, paths to str."""
     if is_section(type(value)):
         return {
             field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)
@@ -113,12 +113,12 @@ def to_plain(value: Any) -> Any:
 
 
 def is_section(hint: Any) -> TypeGuard[type]:
-    """Whether a field of this type is a section of its own."""
+    """Return whether a field of this type is a section."""
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def item_section(hint: Any) -> type | None:
-    """The section that a list, a tuple of any length or a dict is made of, if it is."""
+    """Return the section type of the items of a list, variadic tuple or dict, or None."""
     match get_origin(hint), get_args(hint):
         case (builtins, (item,)) if builtins is list and is_section(item):
             return item
@@ -130,7 +130,7 @@ def item_section(hint: Any) -> type | None:
 
 
 def without_none(hint: Any) -> Any:
-    """`X` of `X | None`; any other type as it is."""
+    """Return `X` for `X | None`; any other type unchanged."""
     if get_origin(hint) in (Union, UnionType):
         rest = [argument for argument in get_args(hint) if argument is not NoneType]
         return rest[0] if len(rest) == 1 else hint
@@ -139,23 +139,23 @@ def without_none(hint: Any) -> Any:
 
 @cache
 def field_types(kind: type) -> dict[str, Any]:
-    """The type of each field, in their order."""
+    """Return the type of each field, in order."""
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The field's default, made if need be; `dataclasses.MISSING` if it must be given."""
+    """Return the default of a field; `dataclasses.MISSING` if it is required."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
 
 
 def _docstrings(kind: type) -> dict[str, str]:
-    """The text below each field, which Python itself does not keep."""
+    """Parse the docstrings of the fields from source, since Python does not keep them."""
     try:
         source = textwrap.dedent(inspect.getsource(kind))
-    except (OSError, TypeError):  # a class made at a prompt has no source
+    except (OSError, TypeError):  # a class defined in a REPL has no source
         return {}
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)
@@ -166,6 +166,6 @@ def _docstrings(kind: type) -> dict[str, str]:
                 ast.AnnAssign(target=ast.Name(name)),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                # A line break of the source means nothing where the text is shown.
+                # Line breaks of the source are not part of the text.
                 texts[name] = " ".join(text.split())
     return texts

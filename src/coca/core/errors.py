@@ -1,15 +1,15 @@
-"""Every error that this package raises for its users, as one tree.
+"""Exception hierarchy of the package.
 
     CocaError
-    +-- ConfigError         a setting is wrong; the command line exits with 2
+    +-- ConfigError         a setting is invalid; the command line exits with 2
     +-- DataError           an image, caption or shard cannot be used; carries a short `reason`
     +-- ModelError          a checkpoint or model folder cannot be used
     +-- SearchError         the collection cannot answer
-    |   +-- ArgumentError   an argument of a search is wrong; a ConfigError as well
-    +-- StorageError        a file cannot be read or written, for want of room or permission
+    |   +-- ArgumentError   an argument of a search is invalid; also a ConfigError
+    +-- StorageError        a file cannot be read or written: disk full or no permission
     +-- MissingExtraError   an optional dependency is not installed
 
-A message is one sentence: what, with which value, and what would be right.
+A message is one sentence: the setting or file, the value given, and the allowed values.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from difflib import get_close_matches
 
 
 class CocaError(Exception):
-    """Anything that the user can put right; its text is shown without a traceback."""
+    """Base class of errors that the user can fix; printed without a traceback."""
 
 
 class ConfigError(CocaError):
@@ -28,7 +28,7 @@ class DataError(CocaError):
     """A sample, shard or source cannot be used.
 
     Attributes:
-        reason: A short slug by which bad samples are counted, such as `"truncated"`.
+        reason: Short slug for counting bad samples, such as `"truncated"`.
     """
 
     def __init__(self, message: str, *, reason: str = "unreadable") -> None:
@@ -36,7 +36,7 @@ class DataError(CocaError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Worker processes send errors by pickle, which would drop the keyword.
+        # Worker processes pickle errors, which would lose the keyword argument.
         return (_rebuild_data_error, (str(self), self.reason))
 
 
@@ -57,11 +57,11 @@ class ArgumentError(SearchError, ConfigError):
 
 
 class StorageError(CocaError):
-    """The disk is full, the permission is missing, or the path is not what it should be."""
+    """The disk is full, the permission is missing, or the path has the wrong type."""
 
 
 class MissingExtraError(CocaError):
-    """An optional dependency is not installed; the message holds the pip command."""
+    """An optional dependency is not installed; the message has the pip command."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
@@ -71,20 +71,20 @@ class MissingExtraError(CocaError):
         self.extra = extra
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions are rebuilt from `args`, which holds the sentence and not the two names.
+        # Exceptions are rebuilt from `args`, which has the message and not the two names.
         return (type(self), (self.module, self.extra))
 
 
 def check_options(given: Iterable[str], known: Iterable[str], *, of: str) -> None:
-    """Refuse keywords that a call does not know, which it would ignore or raise a TypeError for.
+    """Reject unknown keyword arguments, which a call would ignore or raise a TypeError for.
 
     Args:
-        given: Names of the keywords.
-        known: Names that are right.
-        of: What takes them, such as "captioning".
+        given: Names of the keyword arguments.
+        known: Valid names.
+        of: Name of the callee in the message, such as "captioning".
 
     Raises:
-        ConfigError: One is unknown; the message holds the nearest right name.
+        ConfigError: A name is unknown; the message has the closest valid name.
     """
     names = list(known)
     for name in given:
@@ -93,7 +93,7 @@ def check_options(given: Iterable[str], known: Iterable[str], *, of: str) -> Non
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest right one, or all of them."""
+    """Suggest the closest valid name for the end of an error message, or list all names."""
     names = sorted(known)
     if near := get_close_matches(given, names, n=1):
         return f"did you mean {near[0]!r}?"

@@ -7,7 +7,7 @@ from coca.core.errors import MissingExtraError
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """The imported module, or one sentence with the pip command that brings it.
+    """Import an optional module, or raise an error with the pip command that installs it.
 
     Args:
         module: Dotted name to import, such as `"pymilvus"`.
@@ -20,8 +20,8 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # A package that is installed but lacks a dependency of its own is a different fault:
-        # its own message names what is missing.
+        # An installed package that lacks one of its own dependencies is a different error, whose
+        # message names the missing module.
         if error.name is None or error.name.partition(".")[0] != package:
             raise
         raise MissingExtraError(package, extra) from error

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent, even if the machine stops in between."""
+"""Atomic, crash-safe writes of files and folders, and appends to shared logs."""
 
 import hashlib
 import json
@@ -14,20 +14,20 @@ from coca.core.errors import StorageError
 
 
 def user_cache() -> Path:
-    """Where everything can be made again: `coca` within XDG_CACHE_HOME, else within ~/.cache."""
+    """Return the cache folder: `coca` in XDG_CACHE_HOME, else in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coca"
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old or the new one, never a part.
+    """Write a file atomically: a reader sees the old or the new content, never a part.
 
-    Missing parent folders are made.
+    Missing parent folders are created.
 
     Raises:
-        StorageError: The disk is full, or the place may not be written.
+        StorageError: The disk is full, or the path is not writable.
     """
     path = Path(path)
-    # Beside the target, since only a rename within one file system is atomic.
+    # In the folder of the target, since only a rename within one file system is atomic.
     unfinished = path.with_name(f".incomplete-{path.name}-{uuid.uuid4().hex[:8]}")
     with _storage_errors(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,25 +44,25 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Fill a folder so that it appears under its name only when it is whole.
+    """Write a folder atomically: it appears under its name only when it is complete.
 
-    The body writes into the folder it is given, `.incomplete-NAME` beside the target. If the body
-    raises, that folder is removed and the target stays as it was. A folder that stands at `path`
-    is replaced; a machine that stops between the two renames leaves it as `.replaced-NAME`.
-    One writer at a time.
+    The body writes to a folder `.incomplete-NAME` next to the target. If the body raises,
+    that folder is removed and the target is unchanged. An existing folder at `path` is replaced; a
+    crash between the two renames leaves it as `.replaced-NAME`. Only one writer at a time is
+    supported.
 
     Yields:
-        The folder to write into.
+        The folder to write to.
 
     Raises:
-        StorageError: The disk is full, the place may not be written, or `path` is a file.
+        StorageError: The disk is full, the path is not writable, or `path` is a file.
     """
     path = Path(path)
     unfinished = path.with_name(f".incomplete-{path.name}")
     with _storage_errors(path, "written"):
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(None, "a file of that name is in the way", str(path))
-        # What a killed run left behind.
+        # Left by a killed run.
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     try:
@@ -76,12 +76,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def append_line(path: str | Path, text: str) -> None:
-    r"""Add one line to a log that several processes may write; `text` holds no `\n`.
+    r"""Append one line to a log that several processes may write; `text` has no `\n`.
 
-    A half line left by a killed writer is closed first, so that it spoils no other.
+    An incomplete line of a killed writer is terminated first, so that it corrupts no other line.
 
     Raises:
-        StorageError: The disk is full, or the place may not be written.
+        StorageError: The disk is full, or the path is not writable.
     """
     assert "\n" not in text, "a line of a log cannot hold a line break"
     path = Path(path)
@@ -93,16 +93,16 @@ def append_line(path: str | Path, text: str) -> None:
                 if file.read(1) != b"\n":
                     text = "\n" + text
             line = text.encode() + b"\n"
-            while line:  # one call, so one piece, unless the disk fills up
+            while line:  # one call, so one atomic append, unless the disk is full
                 line = line[file.write(line) :]
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file of somebody else holds.
+    """Read a JSON file from an untrusted source.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no JSON, or nested so deeply that it would end the interpreter's stack.
+        OSError: The file cannot be read.
+        ValueError: The content is not JSON, or nested so deeply that parsing overflows the stack.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -111,10 +111,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def sha256_file(path: str | Path) -> str:
-    """The file's SHA-256 as 64 hex digits, read in pieces.
+    """Compute the SHA-256 of a file as 64 hex digits, without reading it into memory at once.
 
     Raises:
-        StorageError: The file is missing or may not be read.
+        StorageError: The file is missing or not readable.
     """
     with _storage_errors(Path(path), "read"), Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -122,11 +122,11 @@ def sha256_file(path: str | Path) -> str:
 
 @contextmanager
 def _storage_errors(path: Path, done: str, *, within: Path | None = None) -> Iterator[None]:
-    """Turn the system's refusals into a sentence; with `within`, only those that concern it."""
+    """Convert `OSError` to `StorageError`; with `within`, only errors about that path."""
     try:
         yield
     except OSError as error:
-        # A full disk names no file; a foreign file that the body failed to read is not ours.
+        # ENOSPC names no file; errors about other files of the body pass through.
         ours = within is None or error.filename is None or within.name in str(error.filename)
         if not ours:
             raise
@@ -136,7 +136,7 @@ def _storage_errors(path: Path, done: str, *, within: Path | None = None) -> Ite
 def _put_in_place(unfinished: Path, path: Path) -> None:
     replaced = path.with_name(f".replaced-{path.name}")
     if path.exists():
-        # A folder cannot be renamed onto a full one, so the old one steps aside first.
+        # A folder cannot be renamed onto a non-empty folder, so the old one is renamed first.
         shutil.rmtree(replaced, ignore_errors=True)
         path.rename(replaced)
     unfinished.rename(path)

@@ -1,4 +1,4 @@
-"""HEIF images (HEIC, as telephones write them), which the extra `heif` reads."""
+"""HEIF support (HEIC photos of phones), with the extra `heif`."""
 
 import functools
 import importlib.util
@@ -9,25 +9,25 @@ from coca.core.formats import IMAGE_FORMATS, IMAGE_SUFFIXES
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 
 PHOTO_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
-"""Of images in folders of photos; data sets hold those of `IMAGE_SUFFIXES`."""
+"""Suffixes of images in photo folders; datasets have those of `IMAGE_SUFFIXES`."""
 
 HEAD_BYTES = 256
-"""So many first bytes tell the format of an image."""
+"""Number of leading bytes that identify the format of an image."""
 
 _BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 
 def has_heif() -> bool:
-    """Whether the extra is installed."""
+    """Return whether the extra `heif` is installed."""
     return importlib.util.find_spec("pillow_heif") is not None
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins so is a HEIF image (ISO/IEC 23008-12), and not an AVIF one.
+    """Return whether a file is a HEIF image (ISO/IEC 23008-12) and not AVIF.
 
     Args:
-        head: Its first `HEAD_BYTES`.
+        head: The first `HEAD_BYTES`.
     """
     if head[4:8] != b"ftyp":
         return False
@@ -37,13 +37,13 @@ def is_heif(head: bytes) -> bool:
 
 
 def formats_of(head: bytes) -> tuple[str, ...]:
-    """Pillow's names of the formats that a file that begins so may have.
+    """Return the Pillow names of the formats that a file may have, by its first bytes.
 
     Args:
-        head: Its first `HEAD_BYTES`.
+        head: The first `HEAD_BYTES`.
 
     Raises:
-        MissingExtraError: It is a HEIF image, and the extra `heif` is not installed.
+        MissingExtraError: The file is a HEIF image, and the extra `heif` is not installed.
     """
     if not is_heif(head):
         return IMAGE_FORMATS

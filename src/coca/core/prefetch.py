@@ -1,4 +1,4 @@
-"""Work that is done ahead of the one who needs it: by threads, in order, and never too far."""
+"""Bounded, ordered prefetching with threads: `map_ahead` and `iterate_ahead`."""
 
 import threading
 from collections import deque
@@ -16,16 +16,17 @@ _LOOK_UP_S = 0.1
 def map_ahead(
     function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int
 ) -> Iterator[R]:
-    """What `function` gives for each item, in order, worked out by threads meanwhile.
+    """Map a function over items in a thread pool, in order, with bounded prefetch.
 
-    The items are taken by the caller's thread. What `function` raises is raised in its item's
-    place. Whoever stops early closes the iterator, and what has not begun never will.
+    The caller's thread iterates over the items. An exception of `function` is raised at the
+    position of its item. To stop early, close the iterator; calls that have not started are
+    cancelled.
 
     Args:
-        function: Called by several threads at once.
-        items: What to work on.
-        threads: How many, at least 1.
-        ahead: How many results may wait to be taken, at least 1.
+        function: Called by several threads concurrently.
+        items: Arguments of the calls.
+        threads: Number of threads, at least 1.
+        ahead: Number of results that may be pending, at least 1.
     """
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -42,14 +43,14 @@ def map_ahead(
 
 
 def iterate_ahead(items: Iterable[T], *, ahead: int) -> Iterator[T]:
-    """The items, taken by a thread of its own while the caller is busy with earlier ones.
+    """Iterate over items in a background thread, prefetching up to `ahead` of them.
 
-    What taking them raises is raised after those that came before. Whoever stops early closes the
-    iterator, and the thread ends after the item that it is at.
+    An exception of the iteration is raised after the preceding items. To stop early, close the
+    iterator; the thread ends after its current item.
 
     Args:
-        items: Taken by one thread from beginning to end.
-        ahead: How many may wait, at least 1.
+        items: Iterated by a single thread.
+        ahead: Number of items that may be pending, at least 1.
     """
     queue: Queue[tuple[bool, T | BaseException | None]] = Queue(ahead)
     unwanted = threading.Event()

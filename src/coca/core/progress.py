@@ -1,4 +1,4 @@
-"""How long work tells how far it is, without knowing who shows it."""
+"""Progress bar protocol, independent of the display."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -7,15 +7,15 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 @runtime_checkable
 class Bar(Protocol):
-    """Something that shows progress."""
+    """A progress bar."""
 
     def advance(self, count: int = 1, **figures: int | float | str) -> None:
-        """Count finished pieces; `figures` are shown beside, such as `loss=2.31`."""
+        """Advance by `count` finished items; `figures` are displayed next to it, as `loss=2.31`."""
         ...
 
 
 ProgressMaker: TypeAlias = Callable[[str, int | None], AbstractContextManager[Bar]]
-"""Makes a bar from its title and the number of pieces (None: unknown)."""
+"""Factory of a progress bar from its title and the number of items (None: unknown)."""
 
 
 class _SilentBar:
@@ -25,5 +25,5 @@ class _SilentBar:
 
 @contextmanager
 def silent(title: str, total: int | None) -> Iterator[Bar]:
-    """A bar that shows nothing: the default of every function that takes a `ProgressMaker`."""
+    """Yield a bar without output, the default of functions that take a `ProgressMaker`."""
     yield _SilentBar()

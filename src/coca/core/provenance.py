@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, settings, data and machine in one record."""
+"""Provenance record of a run: code, versions, settings, data and machine."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 from coca.core.config import digest
 
-# Whatever can change a number in a result.
+# Packages that can change the numbers of a result.
 _PACKAGES = (
     "coca-captioners",
     "torch",
@@ -30,15 +30,15 @@ _PACKAGES = (
 def record(
     *, config: Any, seed: int, data_fingerprint: str, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What one needs to make a result again; written beside it as `record.json`.
+    """Collect the information needed to reproduce a result; stored next to it as `record.json`.
 
-    Whatever the machine does not tell is None; nothing here stops a run.
+    Unavailable information is None; no error here stops a run.
 
     Args:
         config: The frozen configuration of the run; its digest is kept.
         seed: The seed of the run.
         data_fingerprint: The fingerprint of the samples that the run reads.
-        extra: Further facts by name, such as the device; texts stand for what JSON cannot hold.
+        extra: Further facts by name, such as the device; non-JSON values are converted to str.
     """
     return {
         "code": _code(Path(__file__)),
@@ -55,9 +55,9 @@ def record(
 
 
 def _code(module: Path) -> dict[str, Any] | None:
-    """The commit that the package runs from and a digest of what differs from it."""
+    """Return the commit of the package and a digest of uncommitted changes."""
     folder = module.resolve().parent
-    # An installed copy may lie inside some other checkout, which says nothing about it.
+    # An installed copy may be inside an unrelated checkout.
     if _git(folder, "ls-files", "--error-unmatch", module.name) is None:
         return None
     commit = _git(folder, "rev-parse", "HEAD")
@@ -73,12 +73,12 @@ def _code(module: Path) -> dict[str, Any] | None:
 
 
 def commit_shown(code: Mapping[str, Any]) -> str:
-    """What a card says of `code` of a record: the commit, and whether files differed from it."""
+    """Format `code` of a record for a model card: the commit, and whether files differed."""
     return f"commit {code['commit'][:12]}{' with changes' if code['dirty'] else ''}"
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
-    # Inside a hook, git's own variables would point at the repository of the hook.
+    # Inside a hook, git's environment variables point to the repository of the hook.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         done = subprocess.run(

@@ -1,7 +1,7 @@
-"""Recipes: YAML files and `a.b=value` overrides, read into plain trees and merged.
+"""Recipes: YAML files and `a.b=value` overrides, parsed to plain trees and merged.
 
-Plain means: dict with text keys, list, str, int, float, bool, None. A recipe has one variable, the
-folder of its data: the key `data_root`, which texts name as `${data_root}`.
+Plain types are dict with str keys, list, str, int, float, bool and None. A recipe has one variable,
+the root folder of its data: the key `data_root`, referenced as `${data_root}`.
 """
 
 import os
@@ -22,10 +22,10 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads `1e-3` as a number and refuses a key given twice."""
+    """Safe YAML loader that parses `1e-3` as a number and rejects duplicate keys."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Checked before `<<` is expanded, which may repeat a key on purpose.
+        # Checked before `<<` is expanded, which may repeat a key intentionally.
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
         raise _refused(f"the tag {tag} is refused: a recipe holds plain values only", node)
 
 
-# YAML 1.1 wants a dot and a sign in the exponent, so that `1e-3` would be a text.
+# YAML 1.1 requires a dot and a signed exponent, so `1e-3` would be a string.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
@@ -50,10 +50,10 @@ _Loader.add_constructor(None, _Loader.refuse_tag)
 
 
 def read_recipe(path: Path) -> Tree:
-    """The settings of a YAML file.
+    """Read the settings of a YAML file.
 
     Raises:
-        ConfigError: The file is missing, unreadable, not YAML, or no mapping.
+        ConfigError: The file is missing, unreadable, not YAML, or not a mapping.
     """
     try:
         text = path.read_bytes().decode()
@@ -69,7 +69,7 @@ def read_recipe(path: Path) -> Tree:
 
 
 def parse_override(text: str) -> Tree:
-    """The tree of one `a.b=value`, where the value is YAML.
+    """Parse an override `a.b=value`, whose value is YAML, to a tree.
 
     Raises:
         ConfigError: There is no `=`, the key is not dotted names, or the value is not YAML.
@@ -85,11 +85,10 @@ def parse_override(text: str) -> Tree:
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`over` laid onto `base`: mappings merge key by key, anything else is replaced.
+    """Merge `over` into `base`: mappings merge key by key, other values are replaced.
 
-    Two rules let an override reach inside: a bare text is the section `{preset: text}`, and a
-    mapping whose keys are positions changes those items of a list. The given trees stay as
-    they are.
+    Two rules support nested overrides: a string is the section `{preset: string}`, and a mapping
+    whose keys are positions changes those items of a list. The arguments are not modified.
     """
     if not isinstance(over, dict):
         return over
@@ -103,20 +102,20 @@ def merge(base: Any, over: Any) -> Any:
 
 
 def data_root_of(tree: Tree) -> str | None:
-    """The folder or URL that the texts of a tree begin at; None if none of them names it."""
+    """Return the data root of a tree; None if no string refers to it."""
     return str(tree.get(DATA_ROOT)) if DATA_ROOT in _variables(tree) else None
 
 
 def fill_in(tree: Tree, *, given: bool = False) -> Tree:
-    """Replace `${data_root}` in every text by the value of the key `data_root`, and drop the key.
+    """Substitute `${data_root}` in all strings and remove the key `data_root`.
 
     Args:
         tree: A merged recipe.
-        given: Whether an override sets the key, which then must be of use.
+        given: Whether an override sets the key; then a string must refer to it.
 
     Raises:
-        ConfigError: A text names another variable, the key is missing or no text, or it is given
-            and nothing names it.
+        ConfigError: A string refers to another variable, the key is missing or not a string, or it
+            is given and no string refers to it.
     """
     names = _variables(tree)
     if unknown := sorted(names - {DATA_ROOT}):
@@ -170,7 +169,7 @@ def _parse(text: str, source: str) -> Any:
         line = f" (line {mark.line + 1})" if mark and mark.buffer and "\n" in mark.buffer else ""
         raise ConfigError(f"{source}{line}: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError) as error:
-        # ValueError: YAML's own readers of dates and numbers, given 2024-13-40.
+        # ValueError: raised by YAML's parsers of dates and numbers, such as for 2024-13-40.
         raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise ConfigError(f"{source} is nested without end: an alias holds itself") from None

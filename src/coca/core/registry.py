@@ -1,8 +1,7 @@
-"""Names to makers: the one way in which this package is extended.
+"""Plugin registry: factories by name, extended through the entry-point group `coca.plugins`.
 
-A package outside the tree lists a module under the entry-point group `coca.plugins`; importing
-that module runs its `register` lines. Plugins load once, when a name is first not found or when
-all names are asked for.
+A plugin package lists a module under that group; importing the module runs its `register`
+decorators. Plugins are loaded once: when a name is first not found, or when all names are listed.
 """
 
 import logging
@@ -22,7 +21,7 @@ PLUGIN_GROUP = "coca.plugins"
 
 
 class Registry(Generic[T]):
-    """A table of makers of one kind.
+    """A registry of factories of one kind.
 
     Example:
         >>> SOURCES: Registry[Callable[[str], list[str]]] = Registry("data source")
@@ -38,26 +37,26 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
-        """A decorator that files what it decorates under `name` and returns it unchanged.
+        """Return a decorator that registers an object under `name` and returns it unchanged.
 
         Raises:
-            ValueError: The name is taken; two makers of one name would depend on import order.
+            ValueError: The name is already registered; the result would depend on import order.
         """
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is registered already: {self._entries[name]!r}")
 
-        def file(entry: Registered) -> Registered:
-            # A second type variable, so that a decorated class keeps its own type.
+        def add(entry: Registered) -> Registered:
+            # A second type variable, so that a decorated class keeps its type.
             self._entries[name] = entry  # type: ignore[assignment]
             return entry
 
-        return file
+        return add
 
     def get(self, name: str) -> T:
-        """The entry called `name`.
+        """Look up an entry by name.
 
         Raises:
-            ConfigError: Neither this package nor a plugin registers the name.
+            ConfigError: The name is registered neither by this package nor by a plugin.
         """
         if name not in self._entries:
             broken = _load_plugins()
@@ -67,20 +66,20 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:
-        """All names, sorted, those of plugins included."""
+        """List all names, sorted, including those of plugins."""
         _load_plugins()
         return tuple(sorted(self._entries))
 
 
 @cache
 def _load_plugins() -> tuple[str, ...]:
-    """Import every plugin once; returns a sentence for each that cannot be imported."""
+    """Import all plugins once; return an error message for each that cannot be imported."""
     broken = []
     for plugin in entry_points(group=PLUGIN_GROUP):
         try:
             plugin.load()
         except Exception as error:
-            # A stranger's fault must not stop a run that does not need the plugin.
+            # A broken plugin must not stop a run that does not need it.
             broken.append(f"plugin {plugin.name!r} cannot be loaded ({error!r})")
             logger.warning("%s", broken[-1])
     return tuple(broken)

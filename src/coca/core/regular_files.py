@@ -1,4 +1,4 @@
-"""Regular files only: a FIFO waits for a writer for ever, and a device may have no end."""
+"""Safe opening of regular files: FIFOs, which may block forever, and devices are rejected."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 MAX_IMAGE_BYTES = 512 << 20
-"""Largest encoded image that is read: 50 million pixels of 16-bit RGBA take 400 MB as they are."""
+"""Largest encoded image, bytes: 50 million pixels of 16-bit RGBA take 400 MB uncompressed."""
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -20,11 +20,11 @@ def open_regular(path: str | Path) -> int:
     """Open a regular file, or a link to one, and return its descriptor.
 
     Raises:
-        OSError: It is missing, not readable, or something else than a regular file, which is then
-            neither opened nor waited for.
+        OSError: The file is missing, not readable, or not a regular file. The latter is neither
+            opened nor waited for.
     """
     _check(os.stat(path), path)
-    # Should the file be exchanged meanwhile, O_NONBLOCK keeps a FIFO from blocking.
+    # If the file is replaced meanwhile, O_NONBLOCK keeps a FIFO from blocking.
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
     try:
@@ -36,10 +36,10 @@ def open_regular(path: str | Path) -> int:
 
 
 def check_regular(path: str | Path) -> os.stat_result:
-    """The status of a regular file, or of the one that a link leads to.
+    """Return the `stat` result of a regular file, or of the target of a link.
 
     Raises:
-        OSError: It is missing, or something else than a regular file.
+        OSError: The file is missing, or not a regular file.
     """
     status = os.stat(path)
     _check(status, path)
@@ -47,14 +47,14 @@ def check_regular(path: str | Path) -> os.stat_result:
 
 
 def read_regular(path: str | Path, *, max_bytes: int | None = None) -> bytes:
-    """The whole of a regular file.
+    """Read a whole regular file.
 
     Args:
-        path: Of the file, or of a link to it.
-        max_bytes: A larger file is refused unread. None: any size.
+        path: Path of the file, or of a link to it.
+        max_bytes: A larger file is rejected without reading it. None: any size.
 
     Raises:
-        OSError: It is missing, not readable, too large, or something else than a regular file.
+        OSError: The file is missing, not readable, too large, or not a regular file.
     """
     with open(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -62,7 +62,7 @@ def read_regular(path: str | Path, *, max_bytes: int | None = None) -> bytes:
             return file.read()
         content = file.read(size + 1) if size <= max_bytes else b""
         if len(content) != size:
-            # It grows, or is a file of `/proc`, which says that it is empty.
+            # The file grows, or is a file of `/proc`, whose reported size is 0.
             content += file.read(max(max_bytes + 1 - len(content), 0))
     if size > max_bytes or len(content) > max_bytes:
         large = max(size, len(content))
