@@ -1,1 +1,1 @@
-"""From images, text and video files to tensors, and back."""
+"""Preprocessing: image transforms and augmentation, tokenizers, and video frames."""

@@ -1,6 +1,6 @@
-"""Chance in images: every image is seen a little differently at each visit.
+"""Image augmentation: random crop, affine, colour, RandAugment, outline and erasing.
 
-Axis letters: H, W the image's height and width; S the side of the model's square input, pixels.
+Dimensions: H, W the image's height and width; S the side of the model's square input, pixels.
 RandAugment follows Cubuk et al. 2019, table 1 and the ranges of torchvision.
 """
 
@@ -19,49 +19,49 @@ from coca.core.errors import ConfigError
 from coca.processing.image import ImageConfig, ImageTransform
 
 MAX_MAGNITUDE = 30
-"""RandAugment's scale ends here; the paper searches 4 to 30."""
+"""Upper end of RandAugment's magnitude scale; the paper searches 4 to 30."""
 
 
 AffineMatrix: TypeAlias = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Takes a place (x, y, 1) in the result to its place in the image, which spans -1 to 1."""
+"""Maps a position (x, y, 1) of the output to the input image, which spans -1 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Which changes are drawn, and how strong they may be; as it stands, none."""
+    """Configuration of the random augmentations; all are off by default."""
 
     min_scale: float = 1.0
-    """Smallest share of the image's area that a random crop keeps, above 0; 1 crops nothing."""
+    """Smallest fraction of the area that a random crop keeps, in (0, 1]; 1 disables cropping."""
 
     ratio: float = 4 / 3
-    """How far a crop may be wider or taller than the image's own shape; at least 1."""
+    """Largest change of the aspect ratio by a crop, as a factor; at least 1."""
 
     flip: float = 0.0
-    """Chance to be mirrored left to right. Harmful where captions tell left from right."""
+    """Probability of a horizontal flip. Harmful if captions mention left and right."""
 
     rotate_deg: float = 0.0
-    """Largest turn either way, 0 to 180; the corners become white."""
+    """Largest rotation in either direction, degrees, 0 to 180; corners become white."""
 
     zoom: float = 0.0
-    """Largest change of size either way, as a share, 0 to below 1; the rim becomes white."""
+    """Largest change of scale up or down, as a fraction, in [0, 1); the rim becomes white."""
 
     translate: float = 0.0
-    """Largest shift along each side, as a share of it, 0 to 1; the rim becomes white."""
+    """Largest shift along each side, as a fraction of it, 0 to 1; the rim becomes white."""
 
     color: float = 0.0
-    """Largest change of brightness, contrast and saturation either way, as a share, 0 to 1."""
+    """Largest change of brightness, contrast and saturation, as a fraction, 0 to 1."""
 
     grayscale: float = 0.0
-    """Chance to lose all colour."""
+    """Probability of conversion to grayscale."""
 
     outline: float = 0.0
-    """Chance that edges are inked dark. For drawings: artists differ in whether they ink them."""
+    """Probability of dark outlines along edges. For drawings, which come with and without them."""
 
     rand_augment: tuple[int, int] | None = None
     """RandAugment's number of operations and their magnitude, 0 to 30, such as (2, 10)."""
 
     erase: float = 0.0
-    """Chance that one box of 2 to 33 % of the area becomes the mean colour."""
+    """Probability of random erasing: a box of 2 to 33 % of the area gets the mean colour."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -92,17 +92,17 @@ class AugmentConfig:
 
 
 def warp(values: Float[Tensor, "3 S S"], matrix: AffineMatrix) -> Float[Tensor, "3 S S"]:
-    """The image (0 to 255) seen through an affine map, white outside."""
+    """Warp an image (0 to 255) by an affine map, with white outside."""
     shape = [1, *values.shape]
     grid = F.affine_grid(torch.tensor([matrix]), shape, align_corners=False)
-    # What lies outside is read as 0, so white has to be 0 meanwhile.
+    # Positions outside are sampled as 0, so white is shifted to 0 meanwhile.
     return F.grid_sample(values[None] - 255, grid, align_corners=False)[0] + 255
 
 
 def inked(values: Float[Tensor, "3 S S"]) -> Float[Tensor, "3 S S"]:
-    """The image (0 to 255) with dark lines where its lightness jumps."""
+    """Draw dark lines along the edges of an image (0 to 255)."""
     light = values.mean(0, keepdim=True)
-    # Brightest less darkest of the 3 x 3 pixels around: the morphological gradient.
+    # Morphological gradient: maximum minus minimum of the 3 x 3 neighbourhood.
     jump = F.max_pool2d(light, 3, 1, 1) + F.max_pool2d(-light, 3, 1, 1)
     return (values - 1.5 * jump).clamp_(0, 255)
 
@@ -110,9 +110,9 @@ def inked(values: Float[Tensor, "3 S S"]) -> Float[Tensor, "3 S S"]:
 def recolor(
     values: Float[Tensor, "3 S S"], *, brightness: float, contrast: float, saturation: float
 ) -> Float[Tensor, "3 S S"]:
-    """Brightness, then contrast around the mean grey, then saturation; factors, 1 changes nothing.
+    """Change brightness, then contrast around the mean grey, then saturation; 1 is the identity.
 
-    The three are linear, so that one small product does them all; cut to 0 to 255 at the end.
+    All three are linear, so one 3 x 3 matrix applies them; the result is clamped to 0 to 255.
     """
     luma = torch.tensor([0.299, 0.587, 0.114])
     mix = saturation * torch.eye(3) + (1 - saturation) * luma  # (channel out, channel in)
@@ -131,8 +131,8 @@ def _rotate(pixels: UInt8[Tensor, "3 S S"], strength: float) -> UInt8[Tensor, "3
     return _warp_bytes(pixels, ((cos, -sin, 0.0), (sin, cos, 0.0)))
 
 
-# What RandAugment draws from: pixels and a strength from -1 to 1 to pixels. Where the direction
-# has no meaning, only the size of the strength counts.
+# Operations of RandAugment: map pixels and a strength from -1 to 1 to pixels. Operations without
+# a direction use the absolute strength.
 RAND_OPERATIONS: dict[str, Callable[[UInt8[Tensor, "3 S S"], float], UInt8[Tensor, "3 S S"]]] = {
     "identity": lambda pixels, s: pixels,
     "autocontrast": lambda pixels, s: TF.autocontrast(pixels),
@@ -147,7 +147,7 @@ RAND_OPERATIONS: dict[str, Callable[[UInt8[Tensor, "3 S S"], float], UInt8[Tenso
     "contrast": lambda pixels, s: TF.adjust_contrast(pixels, 1 + 0.9 * s),
     "sharpness": lambda pixels, s: TF.adjust_sharpness(pixels, 1 + 0.9 * s),
     "posterize": lambda pixels, s: TF.posterize(pixels, 8 - round(4 * abs(s))),
-    # Torchvision's own starts at 255, where white becomes black even at magnitude 0.
+    # Torchvision's threshold starts at 255, which inverts white even at magnitude 0.
     "solarize": lambda pixels, s: pixels.where(pixels < 256 * (1 - abs(s)), 255 - pixels),
 }
 
@@ -155,7 +155,7 @@ RAND_OPERATIONS: dict[str, Callable[[UInt8[Tensor, "3 S S"], float], UInt8[Tenso
 def rand_augment(
     pixels: UInt8[Tensor, "3 S S"], number: int, magnitude: int, generator: torch.Generator
 ) -> UInt8[Tensor, "3 S S"]:
-    """`number` operations drawn from `RAND_OPERATIONS`, one after another, all equally strong."""
+    """Apply `number` random operations of `RAND_OPERATIONS` in sequence at equal magnitude."""
     operations = tuple(RAND_OPERATIONS.values())
     for choice, sign in torch.rand(number, 2, generator=generator).tolist():
         strength = math.copysign(magnitude / MAX_MAGNITUDE, sign - 0.5)
@@ -164,10 +164,10 @@ def rand_augment(
 
 
 class Augment:
-    """Pixels changed by chance; with nothing switched on it equals `ImageTransform.square`.
+    """Random image transform; with all augmentations off it equals `ImageTransform.square`.
 
-    The result is a pure function of the pixels and the generator. Each step has its own numbers,
-    so that switching one on leaves the draws of the others as they are.
+    The result is a pure function of the pixels and the generator. Each step uses its own random
+    numbers, so that enabling one step does not change the numbers of the others.
     """
 
     def __init__(self, config: AugmentConfig, image_config: ImageConfig) -> None:
@@ -178,7 +178,7 @@ class Augment:
     def __call__(
         self, pixels: UInt8[Tensor, "3 H W"], generator: torch.Generator
     ) -> UInt8[Tensor, "3 S S"]:
-        """The changed image at the model's size, still 0 to 255."""
+        """Augment an image and resize it to the model's input; pixels stay 0 to 255."""
         config = self.config
         u = torch.rand(19, generator=generator).tolist()
         square = self._crop(self.transform.trim(pixels), *u[:4])
@@ -186,13 +186,13 @@ class Augment:
             square = square.flip(2)
         if config.rand_augment is not None:
             square = rand_augment(square, *config.rand_augment, generator)
-        square = self._redrawn(square, u)
+        square = self._in_float(square, u)
         if u[13] < config.erase:
             self._erase_(square, *u[14:18])
         return square
 
-    def _redrawn(self, square: UInt8[Tensor, "3 S S"], u: list[float]) -> UInt8[Tensor, "3 S S"]:
-        """The steps that need finer numbers than bytes, rounded once behind the last."""
+    def _in_float(self, square: UInt8[Tensor, "3 S S"], u: list[float]) -> UInt8[Tensor, "3 S S"]:
+        """Apply the steps in floating point, rounded once after the last."""
         config = self.config
         moved = config.rotate_deg or config.zoom or config.translate
         outlined, gray = u[18] < config.outline, u[9] < config.grayscale
@@ -216,19 +216,19 @@ class Augment:
     def _crop(
         self, pixels: UInt8[Tensor, "3 H W"], area: float, shape: float, top: float, left: float
     ) -> UInt8[Tensor, "3 S S"]:
-        """A random part of the image; the arguments are uniform numbers below 1."""
+        """Crop a random box and resize it; the arguments are uniform random numbers in [0, 1)."""
         if self.config.min_scale == 1:
             return self.transform.resize(pixels)
         height, width = pixels.shape[1:]
         resize, side = self.transform.config.resize, self.transform.config.image_size
-        # The shape that the model will see without augmentation is the one to vary around.
+        # The aspect ratio varies around that of the transform without augmentation.
         middle = min(height, width)
         is_cut = resize in ("crop", "shortest")
         base_height, base_width = (middle, middle) if is_cut else (height, width)
-        share = self.config.min_scale + area * (1 - self.config.min_scale)
+        fraction = self.config.min_scale + area * (1 - self.config.min_scale)
         wider = self.config.ratio ** (2 * shape - 1)
-        cut_height = min(height, max(1, round(base_height * math.sqrt(share / wider))))
-        cut_width = min(width, max(1, round(base_width * math.sqrt(share * wider))))
+        cut_height = min(height, max(1, round(base_height * math.sqrt(fraction / wider))))
+        cut_width = min(width, max(1, round(base_width * math.sqrt(fraction * wider))))
         y, x = int(top * (height - cut_height + 1)), int(left * (width - cut_width + 1))
         part = pixels[:, y : y + cut_height, x : x + cut_width]
         if resize == "pad":
@@ -236,12 +236,12 @@ class Augment:
         return self.transform.resample(part, side, side)
 
     def _matrix(self, turn: float, size: float, x: float, y: float) -> AffineMatrix:
-        """The map from the result back to the image; the arguments are uniform numbers."""
+        """Compute the map from output to input; the arguments are uniform random numbers."""
         config = self.config
         angle = math.radians(config.rotate_deg * (2 * turn - 1))
         scale = 1 / (1 + config.zoom * (2 * size - 1))
         cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-        # A side is 2 long here.
+        # Coordinates span -1 to 1, so a side has length 2.
         shift_x, shift_y = (2 * config.translate * (2 * it - 1) for it in (x, y))
         return (
             (cos, -sin, -cos * shift_x + sin * shift_y),
@@ -251,10 +251,10 @@ class Augment:
     def _erase_(
         self, square: UInt8[Tensor, "3 S S"], area: float, shape: float, top: float, left: float
     ) -> None:
-        """Put a box of the mean colour, which the model reads as nearly 0, into the image."""
+        """Fill a random box with the mean colour, which normalizes to nearly 0; in place."""
         side = square.shape[1]
-        share, wider = 0.02 + area * (0.33 - 0.02), 3.3 ** (2 * shape - 1)
-        height = min(side, max(1, round(side * math.sqrt(share / wider))))
-        width = min(side, max(1, round(side * math.sqrt(share * wider))))
+        fraction, wider = 0.02 + area * (0.33 - 0.02), 3.3 ** (2 * shape - 1)
+        height = min(side, max(1, round(side * math.sqrt(fraction / wider))))
+        width = min(side, max(1, round(side * math.sqrt(fraction * wider))))
         y, x = int(top * (side - height + 1)), int(left * (side - width + 1))
         square[:, y : y + height, x : x + width] = self._mean_color

@@ -1,9 +1,9 @@
-"""CLIP's byte pair encoding, as the open CoCa weights read captions: ids equal to open_clip's.
+"""CLIP's byte pair encoding (BPE) tokenizer, with ids equal to those of open_clip.
 
-    [SOT] w1 .. wn [EOT] [PAD] ..          ids 49406, words, 49407, 0 ..
+    [SOT] t1 .. tn [EOT] [PAD] ..          ids 49406, text tokens, 49407, 0 ..
 
-Id 0 is also the piece "!" within a run of signs. The model itself adds what it reads a caption's
-embedding from. Axis letters: B batch, T tokens.
+Padding id 0 is also the token "!" within a run of punctuation. The model itself adds its CLS token.
+Dimensions: B batch, T tokens.
 """
 
 import gzip
@@ -25,36 +25,37 @@ from coca.core.files import write_atomic
 from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, padded, read_backend
 
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
-"""Names of the ids that begin and end a caption; within a caption they are plain text."""
+"""Names of the start and end tokens; within a caption they are plain text."""
 
 MERGES = 48_894
-"""Pieces that CLIP's vocabulary joins from two others; 49,408 ids in all."""
+"""Number of BPE merges of CLIP; the vocabulary has 49,408 ids."""
 
 VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
-"""The list of joins as CLIP and open_clip ship it, in the order of their ids."""
+"""File of BPE merges that CLIP and open_clip ship, in the order of ids."""
 
 _WORD_END = "</w>"
 _BLANK = "\u0120"
-"""The blank in the alphabet of bytes."""
+"""The space in the byte-level alphabet."""
 
-# The endings that English clips, letters in a row, one digit, or signs in a row. The combining
-# iota is none of them, since the reference matches without regard to case and it has capitals.
+# English contractions, runs of letters, single digits, or runs of punctuation. The combining iota
+# (U+0345) is excluded: the reference ignores case, and its upper-case form is a letter.
 _WORDS = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+")
 
 
 class ClipTokenizer:
-    """Text to the ids of CLIP's vocabulary, and back in small letters.
+    """CLIP's BPE tokenizer; decoded text is lower case.
 
-    Text is repaired by ftfy, freed of HTML entities and spare blanks, and lower-cased; so decoding
-    does not give back what was encoded. Letters that Unicode gained lately may be cut differently
-    from open_clip, whose own cuts depend on the age of its `regex` package.
+    Text is cleaned with ftfy, HTML entities are unescaped, whitespace is collapsed, and letters are
+    lower-cased. Decoding therefore does not return the original text. Letters of recent Unicode
+    versions may be split differently than in open_clip, whose result depends on the version of its
+    `regex` package.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         """Wrap a tokenizer of the `tokenizers` package; only its vocabulary is used.
 
         Raises:
-            ModelError: The vocabulary is not of CLIP's kind.
+            ModelError: The vocabulary is not CLIP's.
             MissingExtraError: ftfy is not installed.
         """
         first, last = backend.token_to_id(SOT), backend.token_to_id(EOT)
@@ -67,7 +68,7 @@ class ClipTokenizer:
         self._first: int = first
         self._last: int = last
         self._fixed: Callable[[str], str] = require("ftfy", extra="hub").fix_text
-        # Files from elsewhere clean and cut a little differently.
+        # Other tokenizer files normalize and split slightly differently.
         backend.normalizer = None
         backend.post_processor = None
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -79,17 +80,17 @@ class ClipTokenizer:
         backend.decoder = decoders.Sequence(
             [decoders.Replace(_WORD_END, _BLANK), decoders.ByteLevel()]
         )
-        # Without this, a caption could end itself by holding the name of the last id.
+        # Without this, the name of the end token in a caption would become the end token.
         backend.encode_special_tokens = True
         self._backend = backend
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Functions and the backend's settings do not pickle.
+        # Functions and the backend's settings cannot be pickled.
         return ClipTokenizer._from_json, (self._backend.to_str(),)
 
     @classmethod
     def from_merges(cls, merges: Sequence[tuple[str, str]]) -> "ClipTokenizer":
-        """Build the vocabulary from its joins, in CLIP's order: bytes, ends of words, joins."""
+        """Build the vocabulary from merges, in CLIP's order: bytes, word-final bytes, merges."""
         letters = sorted(pre_tokenizers.ByteLevel.alphabet())
         ends = [letter + _WORD_END for letter in letters]
         pieces = [*letters, *ends, *map("".join, merges), SOT, EOT]
@@ -106,88 +107,89 @@ class ClipTokenizer:
 
     @property
     def bos_id(self) -> int:
-        """Begins each caption."""
+        """First id of each caption."""
         return self._first
 
     @property
     def eos_id(self) -> int:
-        """Ends the words of each caption."""
+        """Id after the text tokens of each caption."""
         return self._last
 
     def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
-        """Captions to ids, padded to the longest, rounded up to a multiple of 8.
+        """Encode captions to ids, padded to the longest, rounded up to a multiple of 8.
 
-        A caption that is too long loses its end but keeps [EOT].
+        A caption that is too long is truncated but keeps [EOT].
 
         Args:
-            texts: Captions; an empty one has no words between [SOT] and [EOT].
-            context_length: Largest T, special tokens included; 76 for the open weights.
+            texts: Captions; an empty caption has no tokens between [SOT] and [EOT].
+            context_length: Largest T, including special tokens; 76 for the open weights.
 
         Raises:
-            ConfigError: `context_length` leaves no room for a word.
+            ConfigError: `context_length` leaves no room for a text token.
         """
         if context_length < MIN_CONTEXT_LENGTH:
             raise ConfigError(
                 f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
             )
-        return self.format_ids([self._words(text) for text in texts], context_length=context_length)
+        ids = [self._text_ids(text) for text in texts]
+        return self.format_ids(ids, context_length=context_length)
 
     @property
     def reserved(self) -> int:
-        """Ids of a caption that are no words: [SOT] and [EOT]."""
+        """Number of special tokens in a caption: [SOT] and [EOT]."""
         return 2
 
     def format_ids(
         self, rows: Sequence[Sequence[int]], *, context_length: int
     ) -> Int64[Tensor, "B T"]:
-        """Ids of words to captions, as `encode` does it behind cutting texts into pieces."""
+        """Add special tokens to rows of text ids; pad and truncate as `encode` does."""
         room = context_length - self.reserved
         return padded([[self._first, *row[:room], self._last] for row in rows], context_length)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The beginning of a caption, for the model to go on: [SOT] and the words."""
-        return [self._first, *self._words(text)]
+        """Encode a prompt for the model to complete: [SOT] and the text tokens."""
+        return [self._first, *self._text_ids(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of a caption up to its first [EOT], with a blank behind each word and sign.
+        """Decode a caption up to its first [EOT], with a space after each word and sign.
 
-        Bytes that are no UTF-8 become U+FFFD. Ids above the vocabulary are left out.
+        Bytes that are not UTF-8 become U+FFFD. Ids above the vocabulary are skipped.
         """
-        words = []
+        text_ids = []
         for id_ in ids:
             if id_ == self._last:
                 break
             if id_ != self._first:
-                words.append(int(id_))
-        return self._backend.decode(words, skip_special_tokens=False).removesuffix(" ")
+                text_ids.append(int(id_))
+        return self._backend.decode(text_ids, skip_special_tokens=False).removesuffix(" ")
 
     def save(self, path: str | Path) -> None:
-        """Write `tokenizer.json`, a format that other libraries read as well."""
+        """Write `tokenizer.json` in the format of the `tokenizers` library."""
         write_atomic(path, self._backend.to_str().encode())
 
     @classmethod
     def _from_json(cls, text: str) -> "ClipTokenizer":
         return cls(tokenizers.Tokenizer.from_str(text))
 
-    def _words(self, text: str) -> list[int]:
+    def _text_ids(self, text: str) -> list[int]:
         return self._backend.encode(self._clean(text), add_special_tokens=False).ids
 
     def _clean(self, text: str) -> str:
-        """The text as CLIP cleans it, in its order."""
-        # Most captions; ftfy takes longer than all the rest.
+        """Clean a text with the steps of CLIP, in their order."""
+        # Skip ftfy for plain ASCII, which is most captions: it takes longer than all other steps.
         if not (text.isascii() and text.isprintable() and "&" not in text):
             text = html.unescape(html.unescape(self._fixed(text)))
         return " ".join(text.split()).lower()
 
 
 def read_vocabulary(path: str | Path) -> ClipTokenizer:
-    """Read CLIP's vocabulary in any of the forms in which it is passed on.
+    """Load CLIP's vocabulary from any of its distributed formats.
 
     Args:
         path: `bpe_simple_vocab_16e6.txt.gz`, `merges.txt`, or a `tokenizer.json`.
 
     Raises:
-        ModelError: The file is missing, damaged, or holds another vocabulary.
+        ModelError: The file is missing, damaged, or has another vocabulary.
     """
     path = Path(path)
     if path.suffix != ".json":
@@ -204,7 +206,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ModelError(f"the vocabulary {path} cannot be read: {error}") from error
-    # The first line tells the version; CLIP's own file goes on behind what CLIP uses.
+    # The first line is the version; CLIP's file has more merges than CLIP uses.
     lines = text.split("\n")[1 : MERGES + 1]
     pairs = [tuple(line.split()) for line in lines]
     merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
@@ -217,7 +219,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
 
 
 def installed_vocabulary() -> Path | None:
-    """The vocabulary within an installed open_clip_torch, which is not imported for it."""
+    """Find the vocabulary of an installed open_clip_torch without importing it."""
     found = find_spec("open_clip")
     if found is None or found.origin is None:
         return None

@@ -1,17 +1,17 @@
-"""Pictures in: any file, array or PIL image becomes RGB pixels, and those the model's input.
+"""Image decoding, resizing and normalization: files, arrays and PIL images to model input.
 
-Axis letters: H, W the image's height and width; S the side of the model's square input, pixels.
+Dimensions: H, W the image's height and width; S the side of the model's square input, pixels.
 
 An image that cannot be used raises a `DataError` whose `reason` is one of
 
-    missing        no such file, or the system does not let us read it
+    missing        no such file, or no permission to read it
     empty          no bytes, or no pixels
-    not_an_image   none of the formats below, or a header too damaged to tell
-    too_large      more pixels than allowed; known from the header, before anything is decoded
+    not_an_image   no supported format, or a damaged header
+    too_large      more pixels than allowed; checked in the header, before decoding
     truncated      the file ends before the image does
-    corrupt        the data contradict themselves
+    corrupt        the data are inconsistent
     missing_extra  a HEIF image, and the extra `heif` is not installed
-    unsupported    a kind of pixel without an agreed black and white, or no kind of image at all
+    unsupported    a pixel mode without a defined black and white, or a type that is no image
 """
 
 import importlib
@@ -42,9 +42,9 @@ ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
 Stream: TypeAlias = io.BytesIO | io.BufferedReader
 
 MAX_SIDE_PX = 65_535
-"""JPEG's own limit. Longer strips are no images, and make resizing slow and hungry."""
+"""The limit of JPEG. Resizing longer strips is slow and takes much memory."""
 
-# EXIF orientation -> what turns the stored image upright.
+# EXIF orientation -> transpose operation that turns the stored image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,31 +59,30 @@ _EXIF_ORIENTATION = 274
 _FAST_DECODER = "torchvision.io"
 
 
-# Times its width that a strip may be long before it is cut; enlarged as a whole, it fills memory.
-_LONGEST_STRIP = 256
+# Largest aspect ratio before an image is cropped; resizing a longer one would exhaust memory.
+_MAX_ASPECT_RATIO = 256
 
 TRIM_TOLERANCE = 12
-"""Grey levels by which an empty border may differ from its corner."""
+"""Largest difference of an empty border from its corner, in grey levels (0 to 255)."""
 
 
 def decode(
     source: ImageSource, *, max_pixels: int = 50_000_000, at_least: int | None = None
 ) -> UInt8[Tensor, "3 H W"]:
-    """The image as upright RGB pixels, 0 to 255.
+    """Decode an image to upright RGB pixels, 0 to 255.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit gray keeps its high byte (as
-    Pillow does for 16-bit colour), and of an animation the first frame is taken. Colour profiles
-    are not applied. Float arrays are refused, since whether 1.0 is white or nearly black would be
-    a guess.
+    EXIF orientation is applied, and transparency is blended with white. 16-bit gray keeps its high
+    byte, as Pillow does for 16-bit colour. The first frame of an animation is decoded. Colour
+    profiles are not applied. Float arrays are rejected, since their value of white is ambiguous.
 
     Args:
-        source: See `ImageSource`. Web addresses are not fetched.
-        max_pixels: Largest height times width; above Pillow's own limit it changes nothing.
-        at_least: Pixels that each side needs; a JPEG of twice that or more may come out at a half,
-            a quarter or an eighth of its size, in less time. None: every image in full.
+        source: See `ImageSource`. URLs are not fetched.
+        max_pixels: Largest height times width; no effect above Pillow's own limit.
+        at_least: Minimum side, pixels. A JPEG of twice that may be decoded faster at a half,
+            a quarter or an eighth of its size. None: full resolution.
 
     Raises:
-        DataError: The image cannot be used; the module's head lists the reasons.
+        DataError: The image cannot be used; the module docstring lists the reasons.
     """
     if not isinstance(source, bytes | str | Path | Image.Image | np.ndarray):
         raise DataError(
@@ -99,20 +98,20 @@ def decode(
             return plain
     name = _name(source)
     try:
-        with decoder_warnings_ignored(), _opened(source, name) as (picture, stream):
-            _check_size(picture, name, max_pixels)
-            orientation = _orientation(picture)
+        with decoder_warnings_ignored(), _opened(source, name) as (image, stream):
+            _check_size(image, name, max_pixels)
+            orientation = _orientation(image)
             if stream is not None:
-                if at_least is not None and min(picture.size) >= 2 * at_least:
-                    # Without effect on other formats.
-                    picture.draft(None, (at_least, at_least))
+                if at_least is not None and min(image.size) >= 2 * at_least:
+                    # No effect on other formats than JPEG.
+                    image.draft(None, (at_least, at_least))
                 elif orientation not in _UPRIGHT:
-                    pixels = _decode_plain_jpeg(picture, stream)
+                    pixels = _decode_plain_jpeg(image, stream)
                     if pixels is not None:
                         return pixels
-            rgb = _rgb(picture, name)
-            # Read again: Pillow turns a TIFF by itself while loading it.
-            turn = _UPRIGHT.get(_orientation(picture))
+            rgb = _rgb(image, name)
+            # Read again: Pillow applies the orientation of a TIFF while loading it.
+            turn = _UPRIGHT.get(_orientation(image))
             if turn is not None:
                 rgb = rgb.transpose(turn)
             return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
@@ -121,7 +120,7 @@ def decode(
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: {error}", reason="too_large") from error
     except Exception as error:
-        # On damaged files Pillow's readers raise nearly anything, SyntaxError included.
+        # On damaged files Pillow raises nearly any exception, including SyntaxError.
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise DataError(f"{name} is {reason}: {error}", reason=reason) from error
 
@@ -130,7 +129,7 @@ def _name(source: ImageSource) -> str:
     if isinstance(source, bytes):
         return f"the image of {len(source):,} bytes"
     if isinstance(source, str | Path):
-        # Names on disk need not be valid text, but an error message must be.
+        # File names need not be valid Unicode, but an error message must be.
         return str(source)[-300:].encode("utf-8", "backslashreplace").decode()
     kind = "array" if isinstance(source, np.ndarray) else "PIL image"
     return f"the {kind} of size {getattr(source, 'shape', None) or source.size}"
@@ -138,7 +137,7 @@ def _name(source: ImageSource) -> str:
 
 @contextmanager
 def _opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream | None]]:
-    """The image with only its header read, and the file behind it if there is one."""
+    """Open an image lazily; yield it with its file stream, if it has one."""
     if isinstance(source, Image.Image):
         yield source, None
         return
@@ -151,7 +150,7 @@ def _opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Strea
             raise DataError(f"{name} is empty", reason="empty")
         stream.seek(0)
         try:
-            picture = Image.open(stream, formats=formats_of(head))
+            image = Image.open(stream, formats=formats_of(head))
         except MissingExtraError as error:
             raise DataError(f"{name} is a HEIF image: {error}", reason="missing_extra") from error
         except UnidentifiedImageError as error:
@@ -159,13 +158,13 @@ def _opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Strea
                 f"{name} is not a {IMAGE_FORMATS_SHOWN} image, or its header is damaged",
                 reason="not_an_image",
             ) from error
-        with picture:
-            yield picture, stream
+        with image:
+            yield image, stream
 
 
 def _open_file(path: str | Path, name: str) -> Stream:
     try:
-        # Pipes and devices may block for ever or never end.
+        # Pipes and devices may block forever or have no end.
         if not Path(path).is_file():
             raise DataError(f"{name} is not a file", reason="missing")
         return Path(path).open("rb")
@@ -192,8 +191,8 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
-    width, height = picture.size
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = image.size
     if width < 1 or height < 1:
         raise DataError(f"{name} is empty: {width} x {height} pixels", reason="empty")
     if width * height > max_pixels or max(width, height) > MAX_SIDE_PX:
@@ -204,27 +203,27 @@ def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
         )
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:
-        # Damaged metadata do not make the image unusable.
+        # Damaged metadata do not make an image unusable.
         return 1
 
 
 def expect_many() -> None:
-    """Make JPEG and WebP files decode up to half as fast again, at the cost of two seconds once."""
+    """Load the decoders of torchvision: up to 1.5x as fast for JPEG and WebP; takes 2 s once."""
     importlib.import_module(_FAST_DECODER)
 
 
-def _decode_plain_jpeg(picture: Image.Image, stream: Stream) -> UInt8[Tensor, "3 H W"] | None:
-    """The same pixels as Pillow's, sooner; None where only Pillow serves.
+def _decode_plain_jpeg(image: Image.Image, stream: Stream) -> UInt8[Tensor, "3 H W"] | None:
+    """Decode a JPEG with torchvision, equal to Pillow but faster; None where Pillow is needed.
 
-    The result's memory is laid out as (H, W, 3), which is also what resizing likes best.
+    The memory layout of the result is (H, W, 3), which is also the fastest one for resizing.
     """
-    # Never imported for one image: Pillow reads a thousand in that time.
+    # Not imported for a single image: Pillow decodes a thousand images in that time.
     decoder = sys.modules.get(_FAST_DECODER)
-    if picture.format not in ("JPEG", "MPO") or picture.mode not in ("RGB", "L"):
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
     if decoder is None or not hasattr(decoder, "decode_jpeg"):
         return None
@@ -238,33 +237,32 @@ def _decode_plain_jpeg(picture: Image.Image, stream: Stream) -> UInt8[Tensor, "3
     return pixels
 
 
-def _rgb(picture: Image.Image, name: str) -> Image.Image:
-    picture.load()
-    if picture.mode.startswith("I;16"):
-        gray = np.asarray(picture) >> 8
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    image.load()
+    if image.mode.startswith("I;16"):
+        gray = np.asarray(image) >> 8
         return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
-    if picture.mode in ("I", "F", "LAB"):
+    if image.mode in ("I", "F", "LAB"):
         raise DataError(
-            f"{name} has pixels of the kind {picture.mode!r}, which have no agreed black and "
+            f"{name} has pixels of the kind {image.mode!r}, which have no agreed black and "
             "white; save it with 8 or 16 bits a channel",
             reason="unsupported",
         )
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    white = Image.new("RGB", picture.size, "white")
-    white.paste(picture, mask=picture.getchannel("A"))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
     return white
 
 
 def trimmed(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
-    """The image without its empty border, made square again in the border's colour.
+    """Crop the empty border of an image and pad the rest to a square in the border's colour.
 
-    Square, so that what is tall stays tall when it is resized. An image that is empty all over
-    stays as it is.
+    The square keeps the aspect ratio when the image is resized. A uniform image is unchanged.
     """
     corner = pixels[:, :1, :1]
-    # Scaled and compressed images have borders that are only nearly of one colour.
+    # Scaling and compression leave borders that are only nearly uniform.
     drawn = ((pixels.short() - corner.short()).abs() > TRIM_TOLERANCE).any(0)
     rows, columns = drawn.any(1).nonzero().flatten(), drawn.any(0).nonzero().flatten()
     if not len(rows):
@@ -281,31 +279,31 @@ def trimmed(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """What the model expects of its images."""
+    """Configuration of the image transform."""
 
     image_size: int
     """Side of the square input, pixels."""
 
     resize: Literal["squash", "crop", "pad", "shortest"] = "squash"
-    """How an image becomes square: stretched, its middle cut out, or white added; `shortest` cuts
-    the middle out of the shrunk image, which is what CLIP does, and to the grey level."""
+    """How an image becomes square: stretched, center-cropped, or padded with white. `shortest`
+    resizes the shorter side, then center-crops, bit-exact to CLIP's preprocessing."""
 
     trim: bool = False
-    """Cut away an empty border before resizing, as stands around icons and products: whatever
-    has the colour of the upper left corner."""
+    """Crop an empty border before resizing, such as around icons and product images. The border is
+    the region with the colour of the upper left corner."""
 
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Value of each channel that becomes 0, where 0 is black and 1 is white."""
+    """Channel means that are subtracted, where 0 is black and 1 is white."""
 
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Difference of each channel from the mean that becomes 1."""
+    """Channel standard deviations to divide by; each above 0."""
 
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    """How pixels are resampled; always antialiased."""
+    """Resampling filter; always antialiased."""
 
     reduced: bool = False
-    """Read large JPEG files at a half, a quarter or an eighth of their size: two to three times
-    faster, and about half a grey level away."""
+    """Decode large JPEG files at a half, a quarter or an eighth of their size: two to three times
+    as fast, with a difference of about half a grey level."""
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -315,7 +313,7 @@ class ImageConfig:
 
 
 class ImageTransform:
-    """Pixels of any size to the model's input; nothing about it is random."""
+    """Deterministic transform of pixels of any size to the model's input."""
 
     def __init__(self, config: ImageConfig) -> None:
         self.config = config
@@ -323,23 +321,23 @@ class ImageTransform:
         self._scale = 1 / (torch.tensor(config.std).view(3, 1, 1) * 255)
 
     def read(self, source: ImageSource) -> UInt8[Tensor, "3 H W"]:
-        """The image's pixels, as `decode` gives them; fewer if the configuration allows that."""
+        """Decode an image; at reduced resolution if the configuration allows it."""
         return decode(source, at_least=self.config.image_size if self.config.reduced else None)
 
     def __call__(self, pixels: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "3 S S"]:
-        """The image, trimmed if so configured, resized and normalised."""
+        """Trim (if configured), resize and normalize an image."""
         return self.normalize(self.square(pixels))
 
     def square(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
-        """The image, trimmed if so configured and resized, still 0 to 255."""
+        """Trim (if configured) and resize an image; pixels stay 0 to 255."""
         return self.resize(self.trim(pixels))
 
     def trim(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
-        """The image without its empty border, if the configuration asks for that."""
+        """Crop the empty border, if configured."""
         return trimmed(pixels) if self.config.trim else pixels
 
     def resize(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
-        """The image as a square of the model's size, still 0 to 255."""
+        """Resize an image to the model's square input; pixels stay 0 to 255."""
         side = self.config.image_size
         height, width = pixels.shape[1:]
         if self.config.resize == "shortest":
@@ -353,25 +351,25 @@ class ImageTransform:
             right, bottom = side - small.shape[2] - left, side - small.shape[1] - top
             return F.pad(small, (left, right, top, bottom), value=255)
         if self.config.resize == "crop":
-            # Cut before shrinking: the same image, and the sides of a long strip cost nothing.
+            # Crop before resizing: the result is equal, and the ends of a long strip cost nothing.
             cut = min(height, width)
             top, left = (height - cut) // 2, (width - cut) // 2
             pixels = pixels[:, top : top + cut, left : left + cut]
         return self.resample(pixels, side, side)
 
     def _shortest(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
-        """By Pillow, since torch's weights of 16 bits end a grey level away here and there."""
+        """Resize with Pillow, since torch's 16-bit weights differ in some pixels by one level."""
         side = self.config.image_size
         height, width = pixels.shape[1:]
         short = min(height, width)
-        if max(height, width) > _LONGEST_STRIP * short:
-            cut = _LONGEST_STRIP * short
+        if max(height, width) > _MAX_ASPECT_RATIO * short:
+            cut = _MAX_ASPECT_RATIO * short
             top, left = max(0, (height - cut) // 2), max(0, (width - cut) // 2)
             pixels = pixels[:, top : top + cut, left : left + cut]
             height, width = pixels.shape[1:]
-        picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+        image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
         size = (side * width // short, side * height // short)
-        small = picture.resize(size, Image.Resampling[self.config.interpolation.upper()])
+        small = image.resize(size, Image.Resampling[self.config.interpolation.upper()])
         left, top = (round((length - side) / 2) for length in size)
         square = small.crop((left, top, left + side, top + side))
         return torch.from_numpy(np.array(square)).permute(2, 0, 1)
@@ -379,8 +377,8 @@ class ImageTransform:
     def resample(
         self, pixels: UInt8[Tensor, "3 H W"], height: int, width: int
     ) -> UInt8[Tensor, "3 h w"]:
-        """The image stretched to any size."""
-        # In bytes: 3 to 8 times faster than in floats, and at most one grey level away.
+        """Resample an image to any size, ignoring its aspect ratio."""
+        # In uint8: 3 to 8 times as fast as in float, with a difference of at most one grey level.
         return F.interpolate(
             pixels[None], (height, width), mode=self.config.interpolation, antialias=True
         )[0]
@@ -388,6 +386,6 @@ class ImageTransform:
     def normalize(
         self, pixels: UInt8[Tensor, "*B 3 S S"] | Float[Tensor, "*B 3 S S"]
     ) -> Float[Tensor, "*B 3 S S"]:
-        """Values from 0 to 255 to the model's scale, wherever the pixels are."""
+        """Normalize pixels (0 to 255) by mean and standard deviation, on their own device."""
         values = pixels.to(torch.float32, copy=True)
         return values.sub_(self._mean.to(values.device)).mul_(self._scale.to(values.device))

@@ -1,6 +1,6 @@
-"""The door between a model and the world: images and captions to tensors, kept in its folder.
+"""Processor: image transform and tokenizer of one model, saved in its folder.
 
-Axis letters: B batch, S side of the model's input (pixels), T tokens.
+Dimensions: B batch, S side of the model's input (pixels), T tokens.
 """
 
 import json
@@ -24,17 +24,17 @@ from coca.processing.image import ImageConfig, ImageSource, ImageTransform, expe
 from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, TextTokenizer, Tokenizer, read_backend
 
 FORMAT_VERSION = 1
-"""Raised when an older release could misread what this one writes."""
+"""Increased when older releases could misread the files of this release."""
 
 _MANY = 32
-"""Pictures at once that tell of many more to come."""
+"""Images in one call from which on decoding is parallel and fast decoders are loaded."""
 
 PROCESSOR_FILE, TOKENIZER_FILE = "processor.json", "tokenizer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Saved:
-    """What `processor.json` holds."""
+    """Content of `processor.json`."""
 
     version: int
     image: ImageConfig
@@ -42,20 +42,20 @@ class _Saved:
 
 
 class Processor:
-    """Turns images and captions into what one model reads."""
+    """Converter of images and captions to the inputs of one model."""
 
     def __init__(
         self, image: ImageTransform, tokenizer: TextTokenizer, context_length: int
     ) -> None:
-        """Join the parts.
+        """Combine an image transform and a tokenizer.
 
         Args:
-            image: How images are prepared.
-            tokenizer: How captions are written.
-            context_length: Largest number of tokens in a caption, special ones included.
+            image: Image transform.
+            tokenizer: Text tokenizer.
+            context_length: Largest number of tokens in a caption, including special tokens.
 
         Raises:
-            ConfigError: `context_length` leaves no room for a word.
+            ConfigError: `context_length` leaves no room for a token of text.
         """
         if context_length < MIN_CONTEXT_LENGTH:
             raise ConfigError(
@@ -67,27 +67,27 @@ class Processor:
 
     @property
     def image_config(self) -> ImageConfig:
-        """What the model expects of its images."""
+        """Configuration of the image transform."""
         return self.image.config
 
     def images(self, sources: Sequence[ImageSource]) -> Float[Tensor, "B 3 S S"]:
-        """Pictures to the model's input.
+        """Read, resize and normalize images to the model's input.
 
         Raises:
-            DataError: One of them cannot be used; the message names it.
+            DataError: An image cannot be used; the message names it.
         """
         many, side = len(sources) >= _MANY, self.image_config.image_size
         if many:
             expect_many()
         squares = torch.empty(len(sources), 3, side, side, dtype=torch.uint8)
 
-        def read(place: int) -> None:
-            square = self.image.square(self.image.read(sources[place]))
-            # By NumPy: torch would start threads of its own for each copy.
-            squares[place].numpy()[:] = square.numpy()
+        def read(index: int) -> None:
+            square = self.image.square(self.image.read(sources[index]))
+            # By NumPy: torch would start its own threads for each copy.
+            squares[index].numpy()[:] = square.numpy()
 
-        # Decoding leaves the interpreter free, so threads do what processes would. A PIL image may
-        # stand there twice, and loads its pixels when it is first asked.
+        # Decoding releases the GIL, so threads suffice. PIL images need one thread: an image may be
+        # in the list twice, and it loads its pixels lazily.
         opened = any(isinstance(source, Image.Image) for source in sources)
         with ThreadPoolExecutor(os.cpu_count() if many and not opened else 1) as readers:
             for _ in readers.map(read, range(len(sources))):
@@ -97,12 +97,12 @@ class Processor:
     def image_batches(
         self, batches: Iterable[Sequence[ImageSource]]
     ) -> Iterator[Float[Tensor, "B 3 S S"]]:
-        """As `images` for each batch; the next one is read while the caller uses this one.
+        """Apply `images` to each batch, prefetching the next batch in a thread.
 
         Raises:
-            DataError: An image cannot be used; batches before its own have been given by then.
+            DataError: An image cannot be used; earlier batches have been yielded by then.
         """
-        # One batch ahead is enough: where reading is the limit, it has the cores to itself.
+        # One batch is enough: where reading is the bottleneck, it has all cores.
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead: Future[Tensor] | None = None
             for batch in batches:
@@ -113,30 +113,30 @@ class Processor:
                 yield ahead.result()
 
     def texts(self, texts: Sequence[str]) -> Int64[Tensor, "B T"]:
-        """Captions to the model's input; see `Tokenizer.encode`."""
+        """Tokenize captions; see `Tokenizer.encode`."""
         return self.tokenizer.encode(texts, context_length=self.context_length)
 
     def answered(
         self, questions: Sequence[str], answers: Sequence[str]
     ) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, " B"]]:
-        """Questions, each with its answer behind it, and how many tokens are asked.
+        """Tokenize questions followed by answers; return token ids and prompt lengths.
 
-        The words of both are cut apart from each other, so that a question is written alike with
-        any answer and without one. The first token of each row counts as asked. Where both are too
-        long for the context, the end is lost.
+        Question and answer are tokenized separately, so that a question has the same tokens with
+        any answer and without an answer. The prompt length includes the first token of each row.
+        Rows that exceed the context length are truncated at the end.
         """
-        asked = [self.tokenizer.encode_prompt(question) for question in questions]
+        prompts = [self.tokenizer.encode_prompt(question) for question in questions]
         rows = [
-            [*question[1:], *self.tokenizer.encode_prompt(answer)[1:]]
-            for question, answer in zip(asked, answers, strict=True)
+            [*prompt[1:], *self.tokenizer.encode_prompt(answer)[1:]]
+            for prompt, answer in zip(prompts, answers, strict=True)
         ]
         tokens = self.tokenizer.format_ids(rows, context_length=self.context_length)
         room = self.context_length - self.tokenizer.reserved + 1
-        lengths = [min(len(question), room) for question in asked]
+        lengths = [min(len(prompt), room) for prompt in prompts]
         return tokens, torch.tensor(lengths, dtype=torch.int64)
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `processor.json` into a folder."""
+        """Write `tokenizer.json` and `processor.json` to a folder."""
         saved = _Saved(
             version=FORMAT_VERSION, image=self.image_config, context_length=self.context_length
         )
@@ -146,14 +146,14 @@ class Processor:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Processor":
-        """Read what `save` wrote.
+        """Load the files that `save` wrote.
 
         Raises:
-            ModelError: A file is missing, damaged, or of another version.
+            ModelError: A file is missing, damaged, or has another format version.
         """
         path = Path(folder) / PROCESSOR_FILE
         state = _read(path)
-        # First, since a later format may well have other fields.
+        # Checked first, since a later format may have other fields.
         if state.get("version") != FORMAT_VERSION:
             raise ModelError(
                 f"{path} has format version {state.get('version')!r}; this release reads "
@@ -168,11 +168,11 @@ class Processor:
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:
-    """Read a `tokenizer.json` with a vocabulary of ours or of CLIP.
+    """Load a `tokenizer.json` as `Tokenizer` or `ClipTokenizer`, by its vocabulary.
 
     Raises:
         ModelError: The file is missing or damaged, or its vocabulary is of another kind.
-        MissingExtraError: It is CLIP's, and ftfy is not installed.
+        MissingExtraError: The vocabulary is CLIP's, and ftfy is not installed.
     """
     backend = read_backend(path)
     kind = ClipTokenizer if backend.id_to_token(0) == "!" else Tokenizer

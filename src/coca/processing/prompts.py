@@ -1,7 +1,7 @@
-"""CLIP's sentences for class names, as pretraining puts labels into and zero-shot tasks average.
+"""CLIP's 80 prompt templates, for label captions in pretraining and for prompt ensembling.
 
 Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1.4, and the list published with its code.
-They are 38 sentences, each with "a" and with "the", and 4 more; their grammar is the authors'.
+38 templates occur with "a" and with "the", and 4 more once; the grammar is the authors'.
 """
 
 _LOOKS = "bad, low resolution, cropped, bright, dark, close-up, black and white, pixelated, "
@@ -26,5 +26,5 @@ CLIP_PROMPTS: tuple[str, ...] = (
     "a photo of my {}.",
     "itap of my {}.",
 )
-"""All 80, with `{}` where the name goes. "itap" is what people of one forum call "I took a
-image"."""
+"""All 80 templates, with `{}` for the class name. "itap" is Reddit's abbreviation of "I took a
+picture"."""

@@ -1,4 +1,4 @@
-"""Warnings of those who decode images silenced, by any number of threads at once."""
+"""Thread-safe suppression of the warnings of image decoders."""
 
 import os
 import threading
@@ -13,13 +13,13 @@ _filters = ExitStack()
 
 @contextmanager
 def decoder_warnings_ignored() -> Iterator[None]:
-    """Silence those who decode: harmless oddities must not depend on warning settings.
+    """Ignore warnings of decoders, so that decoding does not depend on warning filters.
 
-    Pillow's warning about decompression bombs is covered by our own, lower limit. Torchvision says
-    from 0.29 on that its decoders will go; without them Pillow reads everything.
+    Pillow's warning about decompression bombs is covered by our lower limit. From 0.29 on,
+    torchvision warns that its decoders are deprecated; without them Pillow decodes everything.
 
-    The interpreter has one list of filters for all threads, so the first reader changes it and the
-    last one restores it; each for itself, they would restore each other's.
+    Warning filters are global to the interpreter. Therefore the first reader changes them and the
+    last reader restores them; separate contexts in threads would restore each other's filters.
     """
     global _readers
     with _lock:
@@ -37,11 +37,11 @@ def decoder_warnings_ignored() -> Iterator[None]:
                 _filters.close()
 
 
-def _begin_anew() -> None:
-    """A forked process has none of the readers that it was forked beside, nor their lock."""
+def _reset() -> None:
+    """Reset the state in a forked process, which has no other readers and no held lock."""
     global _lock, _readers, _filters
     _lock, _readers, _filters = threading.Lock(), 0, ExitStack()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_reset)

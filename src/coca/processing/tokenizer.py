@@ -1,9 +1,9 @@
-"""Captions to token ids and back, in the one layout that the model reads.
+"""Byte-level BPE and unigram tokenizer, and the token layout that the model reads.
 
-    [BOS] w1 .. wn [EOS] [CLS] [PAD] ..          ids 1, words, 2, 3, 0 ..
+    [BOS] t1 .. tn [EOS] [CLS] [PAD] ..          ids 1, text tokens, 2, 3, 0 ..
 
-Words are cut into pieces of bytes, so that any text at all can be written; a vocabulary is learned
-from the captions themselves. Axis letters: B batch, T tokens.
+Tokens are sequences of bytes, so that any text can be encoded. The vocabulary is learned from the
+captions. Dimensions: B batch, T tokens.
 """
 
 import json
@@ -24,18 +24,18 @@ from coca.core.files import write_atomic
 
 PAD_ID, BOS_ID, EOS_ID, CLS_ID = range(4)
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[CLS]")
-"""Names of ids 0 to 3; where a caption holds such a name, it is plain text."""
+"""Names of ids 0 to 3; within a caption such a name is plain text."""
 
 MIN_CONTEXT_LENGTH = 4
-"""[BOS], one piece of a word, [EOS], [CLS]."""
+"""[BOS], one text token, [EOS], [CLS]."""
 
-# 4 special tokens and 256 bytes; a vocabulary must hold at least one learned piece besides.
+# 4 special tokens and 256 bytes; a vocabulary needs at least one learned token in addition.
 _UNLEARNED = 260
 
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """What a processor asks of a tokenizer: the model's layout of ids, and words from them."""
+    """Tokenizer interface of `Processor`."""
 
     @property
     def vocab_size(self) -> int:
@@ -44,35 +44,35 @@ class TextTokenizer(Protocol):
 
     @property
     def bos_id(self) -> int:
-        """Begins each caption."""
+        """First id of each caption."""
         ...
 
     @property
     def eos_id(self) -> int:
-        """Ends the words of each caption."""
+        """Id after the text tokens of each caption."""
         ...
 
     def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
-        """Captions to ids, padded to the longest and cut at `context_length`."""
+        """Encode captions to ids, padded to the longest and truncated to `context_length`."""
         ...
 
     @property
     def reserved(self) -> int:
-        """Ids of a caption that are no words."""
+        """Number of special tokens in a caption."""
         ...
 
     def format_ids(
         self, rows: Sequence[Sequence[int]], *, context_length: int
     ) -> Int64[Tensor, "B T"]:
-        """Ids of words to captions, padded to the longest and cut at `context_length`."""
+        """Add special tokens to rows of text ids; pad, and truncate to `context_length`."""
         ...
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The beginning of a caption, for the model to go on: its first id and the words."""
+        """Encode a prompt for the model to complete: the first id and the text tokens."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of a caption up to its end."""
+        """Decode a caption up to its end token."""
         ...
 
     def save(self, path: str | Path) -> None:
@@ -81,10 +81,10 @@ class TextTokenizer(Protocol):
 
 
 class Tokenizer:
-    """Text to token ids by a learned vocabulary, and back.
+    """Tokenizer with a learned vocabulary (BPE or unigram).
 
-    Text is normalised first (Unicode NFC, by default lower case, no blanks at the ends); apart
-    from that, decoding gives back what was encoded.
+    Text is normalized first: Unicode NFC, lower case by default, no spaces at the ends. Decoding
+    returns the normalized text.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
@@ -97,12 +97,12 @@ class Tokenizer:
             found = backend.id_to_token(id_)
             if found != token:
                 raise ModelError(f"id {id_} of the tokenizer is {found!r}; it must be {token!r}")
-        # Without this, a caption could end itself by holding "[EOS]".
+        # Without this, "[EOS]" in a caption would become the end token.
         backend.encode_special_tokens = True
         self._backend = backend
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The backend's own pickling forgets `encode_special_tokens`.
+        # Pickling of the backend loses `encode_special_tokens`.
         return Tokenizer._from_json, (self._backend.to_str(),)
 
     @classmethod
@@ -114,19 +114,19 @@ class Tokenizer:
         kind: Literal["bpe", "unigram"] = "bpe",
         lowercase: bool = True,
     ) -> "Tokenizer":
-        """Learn a vocabulary; the same texts give the same one, bit for bit.
+        """Train a vocabulary; the result is bit-identical for identical texts.
 
         Args:
             texts: Captions, read once.
-            vocab_size: Largest number of ids, the 4 special ones and the 256 bytes included. Fewer
-                come out if the texts hold too few different pieces.
-            kind: `"bpe"` joins the most frequent neighbours; `"unigram"` keeps the likeliest
-                pieces, as SentencePiece does.
-            lowercase: Read capital letters as small ones.
+            vocab_size: Largest number of ids, including the 4 special tokens and the 256 bytes. The
+                vocabulary is smaller if the texts have too few distinct subwords.
+            kind: `"bpe"` merges the most frequent pairs; `"unigram"` keeps the most likely
+                subwords, as SentencePiece does.
+            lowercase: Convert text to lower case.
 
         Raises:
-            ConfigError: `vocab_size` leaves nothing to learn.
-            DataError: There is no text, or it holds half a surrogate pair.
+            ConfigError: `vocab_size` leaves no token to learn.
+            DataError: There is no text, or a text has half a surrogate pair.
         """
         if vocab_size <= _UNLEARNED:
             raise ConfigError(
@@ -136,11 +136,11 @@ class Tokenizer:
         backend = tokenizers.Tokenizer(models.BPE() if kind == "bpe" else models.Unigram())
         steps = [normalizers.NFC(), normalizers.Strip()]
         if lowercase:
-            # Before NFC, since a small letter may have a composed form where the capital has none.
+            # Before NFC, since a lower-case letter may have a composed form that the capital lacks.
             steps.insert(0, normalizers.Lowercase())
         backend.normalizer = normalizers.Sequence(steps)
-        # A blank goes with the word behind it; one is put before the first word as well, so that
-        # "car" is the same piece at the beginning and within a caption.
+        # A space belongs to the word after it. The first word gets a space as well, so that "car"
+        # is the same token at the start of a caption and within it.
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         backend.decoder = decoders.ByteLevel()
         make = trainers.BpeTrainer if kind == "bpe" else trainers.UnigramTrainer
@@ -156,7 +156,7 @@ class Tokenizer:
             raise DataError("there is no text to learn a vocabulary from", reason="empty")
         backend.train_from_iterator(chain([first], checked), trainer)
         if kind == "unigram":
-            backend = _in_a_fixed_order(backend)
+            backend = _deterministic(backend)
         return cls(backend)
 
     @property
@@ -166,83 +166,84 @@ class Tokenizer:
 
     @property
     def bos_id(self) -> int:
-        """Begins each caption."""
+        """First id of each caption."""
         return BOS_ID
 
     @property
     def eos_id(self) -> int:
-        """Ends the words of each caption."""
+        """Id after the text tokens of each caption."""
         return EOS_ID
 
     def normalize(self, text: str) -> str:
-        """The text as `decode` gives it back."""
+        """Normalize a text to the form that `decode` returns."""
         normalizer = self._backend.normalizer
         return text if normalizer is None else normalizer.normalize_str(text)
 
     def encode(self, texts: Sequence[str], *, context_length: int) -> Int64[Tensor, "B T"]:
-        """Captions to ids, padded to the longest, rounded up to a multiple of 8.
+        """Encode captions to ids, padded to the longest, rounded up to a multiple of 8.
 
-        A caption that is too long loses its end but keeps [EOS] and [CLS].
+        A caption that is too long is truncated but keeps [EOS] and [CLS].
 
         Args:
-            texts: Captions; an empty one has no words between [BOS] and [EOS].
-            context_length: Largest T, special tokens included; at least 4.
+            texts: Captions; an empty caption has no tokens between [BOS] and [EOS].
+            context_length: Largest T, including special tokens; at least 4.
 
         Raises:
-            ConfigError: `context_length` leaves no room for a word.
-            DataError: A text holds half a surrogate pair.
+            ConfigError: `context_length` leaves no room for a text token.
+            DataError: A text has half a surrogate pair.
         """
         if context_length < MIN_CONTEXT_LENGTH:
             raise ConfigError(
                 f"context_length is {context_length}; it must be at least {MIN_CONTEXT_LENGTH}"
             )
-        return self.format_ids([self._words(text) for text in texts], context_length=context_length)
+        ids = [self._text_ids(text) for text in texts]
+        return self.format_ids(ids, context_length=context_length)
 
     @property
     def reserved(self) -> int:
-        """Ids of a caption that are no words: [BOS], [EOS] and [CLS]."""
+        """Number of special tokens in a caption: [BOS], [EOS] and [CLS]."""
         return 3
 
     def format_ids(
         self, rows: Sequence[Sequence[int]], *, context_length: int
     ) -> Int64[Tensor, "B T"]:
-        """Ids of words to captions, as `encode` does it behind cutting texts into pieces."""
+        """Add special tokens to rows of text ids; pad and truncate as `encode` does."""
         room = context_length - self.reserved
         return padded([[BOS_ID, *row[:room], EOS_ID, CLS_ID] for row in rows], context_length)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The beginning of a caption, for the model to go on: [BOS] and the words.
+        """Encode a prompt for the model to complete: [BOS] and the text tokens.
 
         Raises:
-            DataError: The text holds half a surrogate pair.
+            DataError: The text has half a surrogate pair.
         """
-        return [BOS_ID, *self._words(text)]
+        return [BOS_ID, *self._text_ids(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of a caption up to its first [EOS]; special tokens are left out.
+        """Decode a caption up to its first [EOS]; special tokens are skipped.
 
-        Bytes that are no UTF-8 become U+FFFD. Ids above the vocabulary are left out, since a
-        model may have more rows than there are pieces.
+        Bytes that are not UTF-8 become U+FFFD. Ids above the vocabulary are skipped, since the
+        embedding of a model may have more rows than the vocabulary has tokens.
         """
-        words = []
+        text_ids = []
         for id_ in ids:
             if id_ == EOS_ID:
                 break
             if id_ > CLS_ID:
-                words.append(int(id_))
-        text = self._backend.decode(words, skip_special_tokens=False)
+                text_ids.append(int(id_))
+        text = self._backend.decode(text_ids, skip_special_tokens=False)
         return text.removeprefix(" ")
 
     def save(self, path: str | Path) -> None:
-        """Write `tokenizer.json`, a format that other libraries read as well."""
+        """Write `tokenizer.json` in the format of the `tokenizers` library."""
         write_atomic(path, self._backend.to_str(pretty=True).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read what `save` wrote.
+        """Load a file that `save` wrote.
 
         Raises:
-            ModelError: The file is missing or damaged, or its special tokens are others.
+            ModelError: The file is missing or damaged, or has other special tokens.
         """
         backend = read_backend(path)
         try:
@@ -254,13 +255,13 @@ class Tokenizer:
     def _from_json(cls, text: str) -> "Tokenizer":
         return cls(tokenizers.Tokenizer.from_str(text))
 
-    def _words(self, text: str) -> list[int]:
-        # One by one: a batch would start threads of its own in every worker process.
+    def _text_ids(self, text: str) -> list[int]:
+        # One by one: `encode_batch` would start threads in every worker process.
         return self._backend.encode(whole(text), add_special_tokens=False).ids
 
 
 def read_backend(path: str | Path) -> tokenizers.Tokenizer:
-    """Read a `tokenizer.json`, whatever its vocabulary.
+    """Load a `tokenizer.json` with any vocabulary.
 
     Raises:
         ModelError: The file is missing or damaged.
@@ -272,14 +273,14 @@ def read_backend(path: str | Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as error:
-        # The backend raises bare exceptions.
+        # The backend raises plain `Exception`.
         raise ModelError(f"{path} is no tokenizer.json: {error}") from error
 
 
 def padded(rows: Sequence[Sequence[int]], context_length: int) -> Int64[Tensor, "B T"]:
-    """Rows of ids as one batch, filled up with id 0; none is longer than `context_length`."""
+    """Pad rows of ids with id 0 to one batch; no row may be longer than `context_length`."""
     longest = max((len(row) for row in rows), default=1)
-    # Few different lengths, so that compiled graphs repeat.
+    # Few distinct widths, so that compiled graphs are reused.
     width = min(-(-longest // 8) * 8, context_length)
     ids = np.full((len(rows), width), PAD_ID, dtype=np.int64)
     for target, row in zip(ids, rows, strict=True):
@@ -288,7 +289,7 @@ def padded(rows: Sequence[Sequence[int]], context_length: int) -> Int64[Tensor, 
 
 
 def whole(text: str) -> str:
-    """The text itself, if it is one that can be written as UTF-8."""
+    """Return the text unchanged if it can be encoded as UTF-8, else raise `DataError`."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -300,12 +301,12 @@ def whole(text: str) -> str:
     return text
 
 
-def _in_a_fixed_order(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Undo the chance in a freshly trained unigram vocabulary.
+def _deterministic(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Make a trained unigram vocabulary deterministic.
 
-    The trainer walks through hash tables in an order that differs from run to run. It shows in the
-    last digits of the scores, in the order of equal ones, and in the single bytes that were too
-    rare to be scored: those get the lowest score plus 0, 0.0001, 0.0002 and so on as they come.
+    The trainer iterates over hash tables, whose order differs between runs. The order affects the
+    last digits of scores, the order of equal scores, and the single bytes that were too rare to be
+    scored. These get the lowest score plus 0, 0.0001, 0.0002 and so on in iteration order.
     """
     state = json.loads(backend.to_str())
     special, pieces = state["model"]["vocab"][:4], state["model"]["vocab"][4:]

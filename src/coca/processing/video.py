@@ -1,22 +1,22 @@
-"""Frames of a video: a fixed number spread over its length, or one every few seconds.
+"""Video frame sampling: a fixed number of evenly spaced frames, or one frame per interval.
 
     frames = sample_frames("clip.mp4", 16)
     for frame in read_frames("film.mkv", every_s=5.0): ...
 
-Frames are chosen by exact place, the same ones on every call. Needs the extra `video`. Letters:
-H, W the frame's height and width, h, w those of a part, pixels.
+Frames are selected by exact index and are equal on every call. Needs the extra `video`.
+Dimensions: H, W the frame's height and width, h, w those of a part, pixels.
 
 A video that cannot be used raises a `DataError` whose `reason` is one of
 
-    missing        no such file, or the system does not let us read it
+    missing        no such file, or no permission to read it
     empty          no bytes
-    not_a_video    none of `CONTAINERS`, or a header too damaged to tell, or no image track
-    too_large      frames of more pixels than allowed; known before anything is decoded
-    too_long       it lasts longer than allowed
+    not_a_video    none of `CONTAINERS`, or a damaged header, or no image track
+    too_large      frames of more pixels than allowed; checked before decoding
+    too_long       duration longer than allowed
     too_slow       reading took longer than allowed
     truncated      the file ends before the frames that its header promises
-    corrupt        the data contradict themselves
-    no_frames      it opens and ends without a frame
+    corrupt        the data are inconsistent
+    no_frames      no frame in the video
 """
 
 import io
@@ -35,7 +35,7 @@ from coca.core.formats import IMAGE_SUFFIXES
 from coca.processing.video_file import DEFAULT_LIMITS, Frame, VideoFile, VideoLimits, VideoSource
 
 FRAME_SUFFIXES = IMAGE_SUFFIXES - {".gif"}
-"""Files of a folder that are taken for frames."""
+"""Suffixes of frame files in a folder."""
 
 
 def sample_frames(
@@ -45,21 +45,21 @@ def sample_frames(
     shorter_px: int | None = None,
     limits: VideoLimits = DEFAULT_LIMITS,
 ) -> list[Frame]:
-    """The middle frame of each of `count` equal parts; of a shorter video some come repeatedly.
+    """Sample the middle frame of each of `count` equal segments; short videos repeat frames.
 
     Args:
-        source: File or its content.
-        count: Frames to give, at least 1.
-        shorter_px: Larger frames are shrunk so that their shorter side has this many pixels.
-        limits: What is refused.
+        source: Path or content of the file.
+        count: Number of frames, at least 1.
+        shorter_px: Larger frames are resized so that their shorter side has this many pixels.
+        limits: Limits of size, duration and time.
 
     Raises:
-        DataError: It cannot be used; the module's head lists the reasons.
+        DataError: The video cannot be used; the module docstring lists the reasons.
         MissingExtraError: The extra `video` is not installed.
     """
     with VideoFile(source, limits) as video:
-        places = spread(len(video.seconds), count)
-        return [video.frame(place, shorter_px) for place in places]
+        indices = spread(len(video.seconds), count)
+        return [video.frame(index, shorter_px) for index in indices]
 
 
 def read_frames(
@@ -69,26 +69,26 @@ def read_frames(
     shorter_px: int | None = None,
     limits: VideoLimits = DEFAULT_LIMITS,
 ) -> Iterator[Frame]:
-    """The first frame, and from then on the first one of every `every_s` seconds, each when asked.
+    """Yield the first frame of every interval of `every_s` seconds, decoded lazily.
 
     Args:
-        source: File or its content.
-        every_s: Seconds between two frames, above 0.
-        shorter_px: As for `sample_frames`.
-        limits: What is refused.
+        source: Path or content of the file.
+        every_s: Interval between frames, seconds, above 0.
+        shorter_px: As in `sample_frames`.
+        limits: Limits of size, duration and time.
 
     Raises:
-        DataError: It cannot be used, which may be found midway.
+        DataError: The video cannot be used; may be raised after some frames.
         MissingExtraError: The extra `video` is not installed.
     """
     if not every_s > 0:
         raise ConfigError(f"every_s is {every_s}; right is a number of seconds above 0")
     with VideoFile(source, limits) as video:
-        place, seconds = 0, video.seconds
-        while place < len(seconds):
-            yield video.frame(place, shorter_px)
-            mark = int(seconds[place] / every_s + 1e-6) + 1
-            place = max(bisect_left(seconds, mark * every_s - 1e-6), place + 1)
+        index, seconds = 0, video.seconds
+        while index < len(seconds):
+            yield video.frame(index, shorter_px)
+            interval = int(seconds[index] / every_s + 1e-6) + 1
+            index = max(bisect_left(seconds, interval * every_s - 1e-6), index + 1)
 
 
 def clip_pictures(
@@ -98,7 +98,7 @@ def clip_pictures(
     shorter_px: int | None = None,
     limits: VideoLimits = DEFAULT_LIMITS,
 ) -> list[UInt8[ndarray, "H W 3"] | Path]:
-    """`count` images spread over a clip: pixels of a video, or files of a folder of frames.
+    """Sample `count` evenly spaced images of a clip: pixels of a video, or files of a frame folder.
 
     Raises:
         DataError: As `sample_frames`; or the folder holds no image (reason `"no_frames"`).
@@ -107,14 +107,14 @@ def clip_pictures(
         frames = sample_frames(source, count, shorter_px=shorter_px, limits=limits)
         return [frame.pixels for frame in frames]
     files = frame_files(source)
-    return [files[place] for place in spread(len(files), count)]
+    return [files[index] for index in spread(len(files), count)]
 
 
 def frame_files(folder: str | Path) -> list[Path]:
-    """The images that lie in a folder, by name; `2.jpg` comes before `10.jpg`.
+    """List the images of a folder in natural order; `2.jpg` is before `10.jpg`.
 
     Raises:
-        DataError: It holds none (reason `"no_frames"`).
+        DataError: The folder has no image (reason `"no_frames"`).
     """
     files = [file for file in Path(folder).iterdir() if file.suffix.lower() in FRAME_SUFFIXES]
     if not files:
@@ -127,16 +127,16 @@ def _by_number(file: Path) -> tuple[list[int], str]:
 
 
 def as_file(pixels: UInt8[ndarray, "H W 3"]) -> bytes:
-    """A frame as an image file: BMP, which loses nothing and costs no time to write or read."""
+    """Encode a frame as BMP, which is lossless and fast to write and read."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "BMP")
     return stream.getvalue()
 
 
 def spread(total: int, count: int) -> list[int]:
-    """The middles of `count` equal parts of `total` places, ascending: `spread(9, 3) == [1, 4, 7]`.
+    """Compute evenly spaced indices: the middles of `count` equal parts of `total`.
 
-    Fewer places than parts come repeatedly.
+    `spread(9, 3) == [1, 4, 7]`. Indices are ascending, and repeat if `total` is below `count`.
     """
     if total < 1 or count < 1:
         raise ConfigError(f"{count} of {total} frames cannot be chosen; both must be at least 1")
@@ -144,10 +144,10 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def cut_strip(strip: UInt8[ndarray, "H W 3"], count: int) -> list[UInt8[ndarray, "h w 3"]]:
-    """The frames of a strip: `count` images of equal size, side by side or one below the other.
+    """Split a frame strip along its longer side into `count` images of equal size.
 
     Raises:
-        DataError: The longer side cannot be cut into `count` (reason `"bad_strip"`).
+        DataError: The longer side is not divisible by `count` (reason `"bad_strip"`).
     """
     height, width = strip.shape[:2]
     axis = 1 if width >= height else 0

@@ -1,8 +1,8 @@
-"""A video file from a stranger: where its frames lie, and each frame when it is asked for.
+"""Reader of untrusted video files: a timestamp scan, then lazy decoding with keyframe seeks.
 
-A first pass reads packets and decodes nothing. It tells when each frame is shown, so that frames
-are chosen by exact place, and what lies between far keyframes is jumped over. `processing.video`
-lists the reasons for which a video is refused. Letters: H, W a frame's height and width, pixels.
+The first pass reads packets without decoding. It finds the timestamp of each frame, so that frames
+are selected by exact index. Decoding then seeks to the nearest keyframe. `processing.video` lists
+the reasons for which a video is rejected. Dimensions: H, W a frame's height and width, pixels.
 """
 
 import io
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 VideoSource: TypeAlias = bytes | str | Path
-"""Content of a file, or its path; web addresses are not fetched."""
+"""Content of a file, or its path; URLs are not fetched."""
 
 CONTAINERS = ("mov", "matroska", "webm", "avi", "mpeg", "mpegts", "flv", "ogg", "asf", "gif")
-"""What is read. FFmpeg knows many more; playlists among them would open other files and URLs."""
+"""Allowed containers. Others are disabled: playlists, for one, open other files and URLs."""
 
-RATE_OF_THE_UNTIMED = 25.0
-"""Frames a second where a file says nothing."""
+DEFAULT_FRAME_RATE = 25.0
+"""Frames per second of a file without a frame rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoLimits:
-    """What a video may cost; files from strangers may ask for anything."""
+    """Resource limits of decoding, since untrusted files may demand anything."""
 
     max_pixels: int = 35_000_000
-    """Largest height times width of a frame; 8K fits."""
+    """Largest height times width of a frame; allows 8K."""
     max_length_s: float = 6 * 3600.0
     """Longest duration, seconds."""
     max_wait_s: float = 60.0
-    """Most seconds of work for the first pass, and again from each frame to the next."""
+    """Time limit of the first pass, and of each step to the next frame, seconds."""
 
 
 DEFAULT_LIMITS = VideoLimits()
@@ -57,31 +57,31 @@ class Frame:
     """An image of a video."""
 
     time_s: float
-    """When it is shown, seconds from the first frame on."""
+    """Timestamp, seconds after the first frame."""
     pixels: UInt8[ndarray, "H W 3"]
     """RGB, upright."""
 
 
 class VideoFile:
-    """An open video whose frames are asked for in the order of their places."""
+    """An open video whose frames are read in ascending order."""
 
     def __init__(self, source: VideoSource, limits: VideoLimits) -> None:
         self._av = require("av", extra="video")
         self._source = source
         self._limits = limits
         self._name = _name(source)
-        with self._faults_told(), self._opened() as (container, stream):
+        with self._data_errors(), self._opened() as (container, stream):
             self._clock()
             times, self._keys = self._scan(container, stream)
-            base, rate = stream.time_base, stream.average_rate or RATE_OF_THE_UNTIMED
+            base, rate = stream.time_base, stream.average_rate or DEFAULT_FRAME_RATE
         if not times:
             raise DataError(f"{self._name} holds no frame", reason="no_frames")
         self._timed = None not in times
-        # Without times, as in AVI, frames are counted.
+        # Without timestamps, as in AVI, frames are counted.
         self._times: list[int] = sorted(times) if self._timed else list(range(len(times)))
         unit = float(base) if self._timed and base is not None else 1 / float(rate)
         self.seconds = [(moment - self._times[0]) * unit for moment in self._times]
-        """When each frame is shown, counted from the first."""
+        """Timestamp of each frame, seconds after the first."""
         if self.seconds[-1] > limits.max_length_s:
             raise DataError(
                 f"{self._name} lasts {self.seconds[-1]:,.0f} s; at most "
@@ -103,12 +103,12 @@ class VideoFile:
     ) -> None:
         self._opening.__exit__(kind, error, trace)
 
-    def frame(self, place: int, shorter_px: int | None) -> Frame:
-        """The frame at a place; places may not fall from call to call."""
+    def frame(self, index: int, shorter_px: int | None) -> Frame:
+        """Decode the frame at an index; indices must not decrease between calls."""
         self._clock()
-        with self._faults_told():
-            found = self._find(self._times[place])
-            return Frame(self.seconds[place], self._pixels(found, shorter_px))
+        with self._data_errors():
+            found = self._find(self._times[index])
+            return Frame(self.seconds[index], self._pixels(found, shorter_px))
 
     def _find(self, target: int) -> "VideoFrame":
         if self._shown is None or self._shown[0] < target:
@@ -116,7 +116,7 @@ class VideoFile:
             for number, (moment, frame) in enumerate(self._decoded):
                 self._check_clock()
                 if jumped and not number and moment > target:
-                    # The container's index lies; from now on every frame is gone through.
+                    # The index of the container is wrong; from now on decode every frame.
                     return self._find_without_jumps(target)
                 self._shown = moment, frame
                 if moment >= target:
@@ -133,13 +133,13 @@ class VideoFile:
 
     def _begin(self) -> None:
         self._opening = self._opened()
-        with self._faults_told():
+        with self._data_errors():
             self._container, self._stream = self._opening.__enter__()
         self._decoded = self._decode()
         self._shown = None
 
     def _jump(self, target: int) -> bool:
-        """Goes to the last keyframe before the target, if that lies ahead."""
+        """Seek to the last keyframe before the target, if it is ahead; return whether it was."""
         number = bisect_right(self._keys, target) - 1
         at = self._times[0] if self._shown is None else self._shown[0]
         if not self._jumps or number < 0 or self._keys[number] <= at:
@@ -166,20 +166,20 @@ class VideoFile:
             scale = shorter_px / min(width, height)
             width, height = round(width * scale), round(height * scale)
         rgb = frame.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
-        # The display matrix counts degrees against the clock, as rot90 does.
+        # The display matrix has counterclockwise degrees, as rot90 does.
         return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90)))
 
     def _scan(
         self, container: "InputContainer", stream: "VideoStream"
     ) -> tuple[list[Any], list[int]]:
-        """Times of the frames as stored, None where there is none, and those of keyframes."""
+        """Read the timestamps of all frames (None if absent) and of keyframes."""
         times: list[int | None] = []
         keys: list[int] = []
         found = 0
         for packet in container.demux(stream):
             self._check_clock()
             found += packet.size > 0
-            # An edit list may leave out frames that others need.
+            # An edit list may hide frames that other frames depend on.
             if packet.size and not packet.is_discard:
                 times.append(packet.pts)
                 if packet.is_keyframe and packet.pts is not None:
@@ -194,7 +194,7 @@ class VideoFile:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-        # FFmpeg never sees a name: some names, such as `concat:`, would open other files.
+        # FFmpeg gets no file name: names such as `concat:` would open other files.
         with _stream(self._source, self._name) as file:
             options = {"format_whitelist": ",".join(CONTAINERS)}
             with self._av.open(file, options=options, metadata_errors="replace") as container:
@@ -210,18 +210,18 @@ class VideoFile:
                 yield container, stream
 
     @contextmanager
-    def _faults_told(self) -> Iterator[None]:
+    def _data_errors(self) -> Iterator[None]:
         try:
             yield
         except DataError:
             raise
         except Exception as error:
-            # On damaged files PyAV raises nearly anything, IndexError included.
+            # On damaged files PyAV raises nearly any exception, including IndexError.
             opened = hasattr(self, "_times")
             reason = "corrupt" if opened else "not_a_video"
             what = "damaged" if opened else "no video of a known kind, or its header is damaged"
-            told = getattr(error, "strerror", None) or error
-            raise DataError(f"{self._name} is {what}: {told}", reason=reason) from error
+            cause = getattr(error, "strerror", None) or error
+            raise DataError(f"{self._name} is {what}: {cause}", reason=reason) from error
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._limits.max_pixels:
@@ -259,7 +259,7 @@ def _stream(source: VideoSource, name: str) -> Iterator[io.BytesIO | io.Buffered
 
 def _open_file(path: str | Path, name: str) -> io.BufferedReader:
     try:
-        # Pipes and devices may block for ever or never end.
+        # Pipes and devices may block forever or have no end.
         if not Path(path).is_file():
             raise DataError(f"{name} is not a file", reason="missing")
         return Path(path).open("rb")

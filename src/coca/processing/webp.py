@@ -1,4 +1,4 @@
-"""WebP files of the plain kind, decoded without Pillow's detour through animations."""
+"""Fast decoding of simple WebP files (VP8 without extensions) with torchvision."""
 
 import torch
 from jaxtyping import UInt8
@@ -7,18 +7,18 @@ from torchvision.io import ImageReadMode, decode_webp
 
 from coca.processing.suppress_native_stderr import decoder_warnings_ignored
 
-# "RIFF", 4 bytes of size, "WEBP", then the first chunk's name and size, a frame tag of 3 bytes, the
-# start code, and both sides in 14 bits each (RFC 9649, section 2.5; RFC 6386, section 9.1).
+# Layout: "RIFF", 4 bytes of size, "WEBP", name and size of the first chunk, a frame tag of 3 bytes,
+# the start code, and both sides in 14 bits each (RFC 9649, section 2.5; RFC 6386, section 9.1).
 _CHUNK = slice(8, 16)
 _PLAIN = b"WEBPVP8 "
 _START_CODE, _WIDTH, _HEIGHT = slice(23, 26), slice(26, 28), slice(28, 30)
 
 
 def decode_plain_webp(content: bytes, *, max_pixels: int) -> UInt8[Tensor, "3 H W"] | None:
-    """The same pixels as Pillow's in three quarters of the time, laid out as (H, W, 3).
+    """Decode a simple WebP file, equal to Pillow in 3/4 of the time; memory layout (H, W, 3).
 
-    None for what Pillow has to look at: other formats, transparency, animations, metadata that may
-    turn the image, too many pixels, damage.
+    Returns None where Pillow is needed: other formats, transparency, animations, metadata that may
+    rotate the image, too many pixels, or damage.
     """
     if content[_CHUNK] != _PLAIN or content[_START_CODE] != b"\x9d\x01\x2a":
         return None
@@ -26,7 +26,7 @@ def decode_plain_webp(content: bytes, *, max_pixels: int) -> UInt8[Tensor, "3 H 
     if width * height > max_pixels:
         return None
     try:
-        # A copy, since torch warns of memory that it may not write to.
+        # A copy, since torch warns about read-only memory.
         data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         with decoder_warnings_ignored():
             return decode_webp(data, mode=ImageReadMode.RGB)
