@@ -1,4 +1,4 @@
-"""What the tests of this room share."""
+"""Shared fixtures of the data tests."""
 
 from collections.abc import Iterator
 from pathlib import Path

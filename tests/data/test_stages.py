@@ -1,4 +1,4 @@
-"""Progressive resolution: the size of an image is a pure function of its place in the run."""
+"""Progressive resolution: the size of an image is a pure function of its position in the run."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""From samples on disk to batches of tensors."""
+"""Datasets: sample sources, storage, and the data loader that makes batches of tensors."""
 
-# Imported so that their kinds are in the registry whenever any part of this package is used.
+# Imported to register their kinds of source whenever any part of this package is used.
 from coca.data.datasets import coco_captions as coco_captions
 from coca.data.datasets import coco_instances as coco_instances
 from coca.data.datasets import daquar as daquar

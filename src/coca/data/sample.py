@@ -1,6 +1,6 @@
-"""What flows through this room: a pair of image and words, and a batch of tensors.
+"""Sample and batch types: encoded images with text, and tensors for one training step.
 
-Axes: B batch (of this rank), S image side in pixels, T tokens, C classes.
+Dimensions: B batch (of this rank), S image side in pixels, T tokens, C classes.
 """
 
 import dataclasses
@@ -20,86 +20,86 @@ from coca.processing.image import ImageConfig, ImageTransform
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, still encoded, with the words that belong to it."""
+    """An encoded image with its captions, labels, question, answers and metadata."""
 
     key: str
-    """Names the sample within its source."""
+    """Identifies the sample within its source."""
 
     image: bytes = field(repr=False)
-    """The image as a file holds it: JPEG, PNG, WebP, ..."""
+    """Content of the image file: JPEG, PNG, WebP, ..."""
 
     captions: tuple[str, ...] = ()
     """Sentences that each describe the whole image."""
 
     labels: tuple[str, ...] = ()
-    """Names of what the image shows or what is right of it: a class, an action, a verdict."""
+    """Class names, such as an object class, an action or an entailment verdict."""
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else is known; values that JSON can hold."""
+    """Further fields of the record; values that JSON can hold."""
 
     text: str = ""
-    """What is asked or claimed of the image: a question, a hypothesis, a sentence."""
+    """Question, hypothesis or statement about the image."""
 
     answers: tuple[str, ...] = ()
-    """What people answered, as often as they said it."""
+    """Answers of all annotators; an answer that several of them gave is repeated."""
 
     others: tuple[bytes, ...] = field(default=(), repr=False)
-    """Further images of the sample, in order: the second of a pair, later frames of a video."""
+    """Further encoded images, in order: the second of a pair, or later frames of a video."""
 
     @property
     def images(self) -> tuple[bytes, ...]:
-        """All images of the sample, still encoded; one unless there are `others`."""
+        """All encoded images of the sample: `image`, then `others`."""
         return (self.image, *self.others)
 
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that could not be used, and why."""
+    """A report of a sample that could not be used."""
 
     key: str
     source: str
     row: int
-    """Its place in the source, which stays the same as long as the fingerprint does."""
+    """Row number in the source; constant while the fingerprint of the source is."""
 
     reason: str
-    """A short slug to count by, such as `"truncated"` or `"empty_caption"`."""
+    """Short slug for counting, such as `"truncated"` or `"empty_caption"`."""
 
     detail: str
-    """The whole sentence."""
+    """Full error message."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step of one rank reads."""
+    """The input of one training step on one rank."""
 
     images: UInt8[Tensor, "B *F 3 S S"] | Float[Tensor, "B *F 3 S S"]
-    """What the model reads; bytes on the way to it, see `image_config`. Where samples have several
-    images, there is an axis for them."""
+    """Model input, or uint8 pixels while `image_config` is set. F is the number of images of each
+    sample; the axis is absent where samples have one image."""
 
     tokens: Int[Tensor, "B T"]
-    """Captions as the tokenizer lays them out, padded to the longest of this batch."""
+    """Token ids in the layout of the tokenizer, padded to the longest row of the batch."""
 
     keys: tuple[str, ...]
     start: int
-    """Global index of the first sample; the others follow it one by one."""
+    """Global index of the first sample; indices of the batch are consecutive."""
 
     class_targets: Float[Tensor, "B C"] | None = None
-    """1 where the image shows the class, or what an answer is worth; a row of zeros for an image
-    without any."""
+    """1 where the image has the class, or the soft score of an answer (0 to 1). The row of an image
+    without classes is zero."""
 
     bad: tuple[BadSample, ...] = ()
-    """Samples that were replaced on the way to this batch."""
+    """Unusable samples that were replaced while this batch was made."""
 
     image_config: ImageConfig | None = None
-    """How `to` makes the model's input from `images`, which are bytes until then: a quarter of the
-    memory to pass between processes and to a device. None: they are that input."""
+    """Normalization that `to` applies to uint8 `images`. Bytes take a quarter of the memory in
+    transfers between processes and to a device. None: `images` are normalized already."""
 
     prompt_lengths: Int[Tensor, " B"] | None = None
-    """Tokens of each row, the first one included, that are asked and not answered. None: nothing
-    is asked."""
+    """Number of prompt tokens in each row, including the first token; no loss is taken on them.
+    None: the batch has no prompts."""
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch ready on `device`; pinned memory is copied while the host works on."""
+        """Move the batch to `device` and normalize its images; pinned memory copies are async."""
         images = self.images.to(device, non_blocking=True)
         if self.image_config is not None:
             images = ImageTransform(self.image_config).normalize(images)
@@ -112,7 +112,7 @@ class Batch:
         )
 
     def split(self, size: int) -> "list[Batch]":
-        """Parts of at most `size` pairs, in order, as views; none of them names bad samples."""
+        """Split the batch into views of at most `size` samples; `bad` is empty in all of them."""
         return [
             Batch(
                 images=self.images[first : first + size],
@@ -126,7 +126,7 @@ class Batch:
         ]
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory; torch's loader calls this by its name."""
+        """Copy the batch to page-locked memory; `DataLoader` calls this method by name."""
         return dataclasses.replace(
             self,
             images=self.images.pin_memory(),
@@ -135,16 +135,16 @@ class Batch:
         )
 
     def _if_there(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """The tensors that not every batch has, changed."""
+        """Apply a function to the optional tensors that are present."""
         there = {"class_targets": self.class_targets, "prompt_lengths": self.prompt_lengths}
         return {name: change(tensor) for name, tensor in there.items() if tensor is not None}
 
 
 def parse_text(content: bytes, name: str) -> str:
-    """The text of a file; `name` is what errors call it.
+    """Decode the content of a text file; `name` identifies it in errors.
 
     Raises:
-        DataError: It is not UTF-8 (reason `"bad_text"`).
+        DataError: The content is not UTF-8 (reason `"bad_text"`).
     """
     try:
         return content.decode("utf-8")
@@ -153,12 +153,12 @@ def parse_text(content: bytes, name: str) -> str:
 
 
 def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
-    """The JSON object of a sidecar or line; `name` is what errors call it.
+    """Parse the JSON object of a sidecar file or line; `name` identifies it in errors.
 
-    NaN, Infinity and what is beyond the range of a float, which JSON itself does not know, is null.
+    NaN, Infinity and numbers beyond the range of a float are not valid JSON and become null.
 
     Raises:
-        DataError: It is no JSON, or another thing than an object (reason `"bad_record"`).
+        DataError: The content is not JSON, or not an object (reason `"bad_record"`).
     """
     try:
         record = json.loads(content, parse_constant=_nothing, parse_float=_finite)
@@ -187,13 +187,13 @@ def split_record(
     caption_names: tuple[str, ...] = ("captions", "caption"),
     label_names: tuple[str, ...] = ("labels", "label"),
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    """Part a record, such as a JSON sidecar or a row of a table, into what a `Sample` holds.
+    """Split a record, such as a JSON sidecar or a table row, into the fields of a `Sample`.
 
     Args:
-        record: Names to values.
-        origin: What errors call the record.
-        caption_names: Where captions may stand; the first name that holds any wins.
-        label_names: Where labels may stand, likewise.
+        record: Field names to values.
+        origin: Identifies the record in errors.
+        caption_names: Fields that may hold captions; the first non-empty field takes precedence.
+        label_names: Fields that may hold labels, with the same precedence.
 
     Returns:
         Captions, labels, and the rest as metadata.
@@ -208,16 +208,16 @@ def split_record(
 
 
 def first_texts(record: Mapping[str, Any], origin: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The text or texts under the first of `names` that holds any; `origin` is what errors call it.
+    """Return the texts of the first non-empty field of `names`; `origin` identifies the record.
 
     Raises:
-        DataError: Another thing than texts stands there (reason `"bad_record"`).
+        DataError: The field holds another type than text (reason `"bad_record"`).
     """
     for name in names:
         value = record.get(name)
         if value is None or value in ("", [], ()):
             continue
-        # Whole numbers occur as labels: the number of the class.
+        # Integers occur as labels: class indices.
         texts = [value] if isinstance(value, str | int) else value
         if not isinstance(texts, list | tuple) or not all(isinstance(t, str | int) for t in texts):
             raise DataError(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.loading.bad_samples import LEAST_SEEN, BadSampleLog
+from coca.data.loading.bad_samples import MIN_SEEN, BadSampleLog
 from coca.data.sample import BadSample
 
 
@@ -48,12 +48,12 @@ def test_too_many_bad_samples_stop_the_run_with_the_counts(tmp_path: Path) -> No
     log.add(5000, [bad(row) for row in range(50)])
     with pytest.raises(DataError, match=r"51 of 5,051 .* 0\.01 .*50 truncated, 1 missing.*jsonl"):
         log.add(0, [bad(50, reason="missing")])
-    # The last one is listed all the same.
+    # The last one is listed nevertheless.
     assert len(rows(tmp_path / "bad.jsonl")) == 51
 
 
 def test_a_few_bad_samples_at_the_beginning_do_not_stop_the_run() -> None:
-    allowed = round(0.01 * LEAST_SEEN)
+    allowed = round(0.01 * MIN_SEEN)
     log = BadSampleLog(None, 0.01)
     log.add(1, [bad(row) for row in range(allowed)])
     with pytest.raises(DataError, match=r"11 truncated$"):

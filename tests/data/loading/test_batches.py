@@ -51,7 +51,7 @@ def test_a_label_without_a_class_makes_a_bad_sample() -> None:
 
 
 def damaged(samples: list[Sample], every: int) -> MemorySource:
-    """A source in which some rows cannot be read, decoded or put into words."""
+    """A source with rows that cannot be read, cannot be decoded, or have no text."""
     faults = itertools.cycle(["missing", "truncated", "empty_caption", "not_an_image", "empty"])
     content: list[Sample | DataError] = list(samples)
     for row in range(3, len(samples), every):

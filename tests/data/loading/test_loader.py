@@ -112,7 +112,7 @@ def test_ranks_share_the_global_batches_of_one(world_size: int) -> None:
         assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
         starts = [whole.start + rank * 8 // world_size for rank in range(world_size)]
         assert [part.start for part in parts] == starts
-        # Captions agree as far as they go; each rank pads only to its own longest.
+        # Token rows agree up to the shorter width; each rank pads to its own longest row.
         for part, rows in zip(parts, whole.tokens.split(8 // world_size), strict=True):
             width = part.tokens.shape[1]
             assert torch.equal(part.tokens, rows[:, :width])
@@ -185,8 +185,8 @@ def test_the_fingerprint_ignores_what_leaves_the_order() -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"batch_size": 10, "world_size": 4}, "near sizes that can: 8, 12"),
-        ({"batch_size": 3, "world_size": 4}, "near sizes that can: 4$"),
+        ({"batch_size": 10, "world_size": 4}, "nearest valid sizes: 8, 12"),
+        ({"batch_size": 3, "world_size": 4}, "nearest valid sizes: 4$"),
         ({"rank": 2, "world_size": 2}, "rank 2 is not among 0 to"),
         ({"start": -1}, "must both be 0 or more"),
         ({"seed": -1}, "must both be 0 or more"),
@@ -214,7 +214,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], complaint: 
         LoaderConfig(**settings)
 
 
-def test_a_worker_that_is_killed_is_told_in_a_sentence() -> None:
+def test_a_killed_worker_raises_a_clear_error() -> None:
     batches = iter(make_loader(MemorySource(make_samples(8)), settings={"workers": 1}))
     next(batches)
     for worker in multiprocessing.active_children():
@@ -239,7 +239,7 @@ def test_workers_end_with_the_process_that_trains_however_it_ends(end: str, tmp_
     script = tmp_path / "trains.py"
     script.write_text(program)
     paths = os.pathsep.join(path for path in sys.path if path)
-    # All below it hold its output open: it ends when the last of them has.
+    # Its child processes inherit its output, which closes when the last of them exits.
     done = subprocess.run(
         [sys.executable, script],
         env=os.environ | {"PYTHONPATH": paths},
@@ -312,7 +312,7 @@ def test_a_lock_that_another_thread_holds_does_not_hold_the_workers() -> None:
     enough = threading.Event()
 
     def draw() -> None:
-        # Torch locks its random generator meanwhile, and a worker's first deed is to seed its own.
+        # Torch locks its generator meanwhile, and a worker first seeds its own.
         while not enough.is_set():
             torch.empty(3_000_000).normal_()
 
@@ -327,7 +327,7 @@ def test_a_lock_that_another_thread_holds_does_not_hold_the_workers() -> None:
     assert same(shared, take(make_loader(*two_sources()), 3))
 
 
-def test_workers_that_hang_are_told_in_a_sentence() -> None:
+def test_workers_that_hang_raise_a_clear_error() -> None:
     settings = {"workers": 1, "timeout_s": 0.1}
     with pytest.raises(DataError, match=r"no batch came from the data workers for 0\.1 s; a disk"):
         take(make_loader(Silent(make_samples(8)), settings=settings), 1)
@@ -336,7 +336,7 @@ def test_workers_that_hang_are_told_in_a_sentence() -> None:
 def test_slow_workers_are_looked_at_again_until_the_time_is_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("coca.data.loading.loader.LOOK_S", 0.2)
+    monkeypatch.setattr("coca.data.loading.loader.POLL_S", 0.2)
     batches = take(make_loader(Slow(make_samples(8)), settings={"workers": 1}), 2)
     assert len(batches) == 2
 
@@ -349,9 +349,9 @@ def test_a_source_that_cannot_be_sent_to_workers_is_told_in_a_sentence() -> None
 
 
 class _HereOnly(MemorySource):
-    """What no other process can import, as it stands in a test."""
+    """A class that no other process can import, since it is local to a test."""
 
 
-def test_a_source_that_workers_cannot_import_is_told_in_a_sentence() -> None:
-    with pytest.raises(DataError, match="its own sources in a module that can be imported"):
+def test_a_source_that_workers_cannot_import_raises_a_clear_error() -> None:
+    with pytest.raises(DataError, match="its own sources must be in an importable module"):
         take(make_loader(_HereOnly(make_samples(8)), settings={"workers": 1}), 1)

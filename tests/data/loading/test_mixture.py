@@ -66,7 +66,7 @@ def test_blocks_keep_neighbouring_draws_near_one_another() -> None:
     blocks_in_window = len(set((position[: GROUP_BLOCKS * block] // block).tolist()))
     # Blocks begin at a shifted row, so that each touches two of the counted ones.
     assert blocks_in_window <= 2 * GROUP_BLOCKS
-    # Within the window the order is shuffled all the same.
+    # Within the window the order is still shuffled.
     assert np.median(np.abs(np.diff(position[:2000]))) > block
 
 
@@ -142,5 +142,5 @@ def test_a_thousand_draws_take_a_few_milliseconds() -> None:
         began = time.perf_counter()
         mixture.draw(indices)
         times.append(time.perf_counter() - began)
-    # About 0.4 ms where this was written.
+    # About 0.4 ms on the development machine.
     assert min(times) < 0.01

@@ -19,13 +19,13 @@ def test_every_place_is_landed_on_exactly_once(size: int, seed: int) -> None:
 
 
 @given(size=st.integers(1, 2**62), seed=seeds, place=st.integers(0, 2**62))
-def test_a_place_lands_inside_ranges_of_any_size(size: int, seed: int, place: int) -> None:
+def test_a_position_stays_inside_ranges_of_any_size(size: int, seed: int, place: int) -> None:
     landed = permute(words(place % size), words(size), mix(seed))
     assert 0 <= int(landed[0]) < size
 
 
 @given(size=sizes, seed=seeds)
-def test_a_place_lands_alike_whether_asked_alone_or_among_others(size: int, seed: int) -> None:
+def test_a_position_is_permuted_alike_alone_or_among_others(size: int, seed: int) -> None:
     together = permute(np.arange(size, dtype=np.uint64), words(size), mix(seed))
     alone = permute(words(size // 2), words(size), mix(seed))
     assert alone[0] == together[size // 2]
@@ -41,7 +41,7 @@ def test_each_place_may_have_its_own_size_and_key() -> None:
 def test_another_key_gives_another_order() -> None:
     places = np.arange(1000, dtype=np.uint64)
     first, second = (permute(places, words(1000), mix(seed)) for seed in (1, 2))
-    # Two random orders of 1,000 agree in one place on average.
+    # Two random orders of 1,000 agree in one position on average.
     assert (first == second).sum() < 10
 
 

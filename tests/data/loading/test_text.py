@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.loading.text import Words, sample_text
+from coca.data.loading.text import SampledText, sample_text
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
 from coca.processing.prompts import CLIP_PROMPTS
@@ -92,7 +92,7 @@ def test_a_question_comes_with_one_of_its_answers() -> None:
     sample = Sample("a", b"", text=" what is it ", answers=("a cat", "a cat", "cat"))
     asking, generator = config(text="question"), torch.Generator().manual_seed(0)
     drawn = Counter(sample_text(sample, asking, generator) for _ in range(300))
-    often, seldom = Words("what is it", True, "a cat"), Words("what is it", True, "cat")
+    often, seldom = SampledText("what is it", True, "a cat"), SampledText("what is it", True, "cat")
     assert set(drawn) == {often, seldom}
     assert drawn[often] / 300 == pytest.approx(2 / 3, abs=0.1)  # 3.7 standard deviations
 
@@ -100,7 +100,7 @@ def test_a_question_comes_with_one_of_its_answers() -> None:
 def test_a_claim_without_an_answer_is_put_into_its_template() -> None:
     source = config(text="question", templates=("is it so that {}?",))
     words = sample_text(Sample("a", b"", text="it rains"), source, torch.Generator())
-    assert words == Words("is it so that it rains?", True, "")
+    assert words == SampledText("is it so that it rains?", True, "")
 
 
 def test_a_sample_that_asks_nothing_is_told() -> None:

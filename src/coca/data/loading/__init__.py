@@ -1,1 +1,1 @@
-"""Sampling order, batches and data workers: from sources to tensors."""
+"""Data loading: sampling order, batch assembly and worker processes."""

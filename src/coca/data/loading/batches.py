@@ -1,4 +1,4 @@
-"""From global indices to a batch: read, put into words, decode, augment, and mend what is bad.
+"""Batch assembly: read, sample text, decode, augment, tokenize, and replace bad samples.
 
 All randomness of sample g comes from a generator that is seeded by (seed, g).
 """
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from coca.core.errors import DataError
 from coca.data.loading.mixture import Mixture
 from coca.data.loading.permutation import mix
-from coca.data.loading.text import Words, sample_text
+from coca.data.loading.text import SampledText, sample_text
 from coca.data.sample import BadSample, Batch, Sample
 from coca.data.sources.base import Source, SourceConfig, read_rows
 from coca.metrics.answers import answer_scores
@@ -24,33 +24,33 @@ from coca.processing.image import decode
 from coca.processing.processor import Processor
 
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
-"""Bytes (3, H, W), 0 to 255, to bytes of the model's size (3, S, S)."""
+"""Map uint8 pixels (3, H, W), 0 to 255, to the model's input size (3, S, S)."""
 
 
 class Stage(NamedTuple):
-    """How images are shown up to some place of the run."""
+    """An augmentation that applies up to some sample of the run."""
 
     until: int
-    """Global index of the first sample that is shown otherwise."""
+    """Global index of the first sample after the stage."""
     augment: Augmentation
-    """Takes the place of the usual one."""
+    """Replaces the default augmentation."""
 
 
-# Samples of a source that are tried for one place of a batch before the source is given up.
+# Samples of a source that are tried for one batch position before the run fails.
 MAX_ATTEMPTS = 32
 
-# Keeps the randomness of captions and augmentation apart from that of the order.
+# Separates the random streams of captions and augmentation from that of the order.
 _VISIT = 1 << 32
 
 
 class Failure(NamedTuple):
-    """What a worker sends in place of a batch that cannot be filled."""
+    """A worker's result in place of a batch that cannot be filled."""
 
     bad: tuple[BadSample, ...]
 
     @property
     def message(self) -> str:
-        """What happened, as a sentence."""
+        """Error message with the last bad sample."""
         last = self.bad[-1]
         return (
             f"{last.source} gave no usable sample in {MAX_ATTEMPTS} attempts; the last: "
@@ -58,8 +58,8 @@ class Failure(NamedTuple):
         )
 
 
-class _Place(NamedTuple):
-    """One place of a batch, and how it is to be filled."""
+class _Slot(NamedTuple):
+    """One position of a batch, with the row and the randomness that fill it."""
 
     sample: int
     """Global index."""
@@ -69,17 +69,17 @@ class _Place(NamedTuple):
     augment: Augmentation | None
 
 
-class _Visit(NamedTuple):
-    """A sample as one visit shows it."""
+class _Example(NamedTuple):
+    """An augmented sample with its sampled text."""
 
     key: str
-    pictures: UInt8[Tensor, "F 3 S S"]
-    words: Words
+    images: UInt8[Tensor, "F 3 S S"]
+    text: SampledText
     classes: tuple[str, ...]
 
 
 class BatchDataset(Dataset[Batch | Failure]):
-    """The rank's part of each batch, found by the global index of its first sample."""
+    """Map-style dataset of this rank's batches, by the global index of their first sample."""
 
     def __init__(
         self,
@@ -88,13 +88,13 @@ class BatchDataset(Dataset[Batch | Failure]):
         mixture: Mixture,
         processor: Processor,
         augment: Augmentation | None,
-        share: int,
+        batch_size: int,
         class_names: tuple[str, ...],
         stages: Sequence[Stage] = (),
         offset: int = 0,
         *,
         by_answers: bool = False,
-        pictures: int = 1,
+        images_per_sample: int = 1,
     ) -> None:
         self._configs = configs
         self._sources = sources
@@ -102,83 +102,83 @@ class BatchDataset(Dataset[Batch | Failure]):
         self._mixture = mixture
         self._processor = processor
         self._augment = augment
-        self._share = share
+        self._batch_size = batch_size
         self._stages = stages
         self._offset = offset
-        """Samples of each batch that lie on the ranks before this one."""
+        """Samples of each global batch that belong to lower ranks."""
         self._class_names = {name: number for number, name in enumerate(class_names)}
         self._by_answers = by_answers
-        self._pictures = pictures
-        self._asks = any(config.text == "question" for config in configs)
+        self._images_per_sample = images_per_sample
+        self._has_questions = any(config.text == "question" for config in configs)
 
     def __getitem__(self, start: int) -> Batch | Failure:
-        indices = np.arange(start, start + self._share)
+        indices = np.arange(start, start + self._batch_size)
         seeds = mix(self._mixture.seed, _VISIT, indices).tolist()
         sources, _, rows = (part.tolist() for part in self._mixture.draw(indices))
         found = self._read(sources, rows)
         augment = self._augment_at(start - self._offset)
         bad: list[BadSample] = []
-        visits: list[_Visit] = []
+        examples: list[_Example] = []
         for index, source, row, seed, result in zip(
             indices.tolist(), sources, rows, seeds, found, strict=True
         ):
-            visit = self._usable(_Place(index, source, row, seed, augment), result, bad)
-            if visit is None:
+            example = self._usable(_Slot(index, source, row, seed, augment), result, bad)
+            if example is None:
                 return Failure(tuple(bad))
-            visits.append(visit)
-        images = torch.stack([visit.pictures for visit in visits])
-        tokens, prompt_lengths = self._tokens([visit.words for visit in visits])
+            examples.append(example)
+        images = torch.stack([example.images for example in examples])
+        tokens, prompt_lengths = self._tokens([example.text for example in examples])
         return Batch(
-            images=images if self._pictures > 1 else images[:, 0],
+            images=images if self._images_per_sample > 1 else images[:, 0],
             tokens=tokens,
-            keys=tuple(visit.key for visit in visits),
+            keys=tuple(example.key for example in examples),
             start=start,
-            class_targets=self._targets(visits) if self._class_names else None,
+            class_targets=self._targets(examples) if self._class_names else None,
             bad=tuple(bad),
             image_config=self._processor.image_config,
             prompt_lengths=prompt_lengths,
         )
 
     def _augment_at(self, batch_start: int) -> Augmentation | None:
-        """What shows the images of a batch; its first sample decides, so all have one size."""
+        """Select the augmentation of a batch by its first sample; all images have one size."""
         for stage in self._stages:
             if batch_start < stage.until:
                 return stage.augment
         return self._augment
 
     def _read(self, sources: list[int], rows: list[int]) -> list[Sample | DataError]:
-        """The samples of a part; each source is asked once for all of its own."""
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, source in enumerate(sources):
-            places[source].append(place)
+        """Read the samples of a batch with one bulk read for each source."""
+        positions: dict[int, list[int]] = defaultdict(list)
+        for position, source in enumerate(sources):
+            positions[source].append(position)
         found: dict[int, Sample | DataError] = {}
-        for source, its_places in places.items():
-            results = read_rows(self._sources[source], [rows[place] for place in its_places])
-            found.update(zip(its_places, results, strict=True))
-        return [found[place] for place in range(len(rows))]
+        for source, of_source in positions.items():
+            results = read_rows(self._sources[source], [rows[position] for position in of_source])
+            found.update(zip(of_source, results, strict=True))
+        return [found[position] for position in range(len(rows))]
 
     def _usable(
-        self, place: _Place, result: Sample | DataError, bad: list[BadSample]
-    ) -> _Visit | None:
-        """The sample of a place, or the first usable stand-in; what is not goes to `bad`."""
-        row = place.row
+        self, slot: _Slot, result: Sample | DataError, bad: list[BadSample]
+    ) -> _Example | None:
+        """Return the example of a slot, or its first usable replacement; log failures in `bad`."""
+        row = slot.row
         for attempt in range(MAX_ATTEMPTS):
             if attempt:
-                row = self._mixture.spare(place.sample, attempt)
-                (result,) = read_rows(self._sources[place.source], [row])
+                row = self._mixture.spare(slot.sample, attempt)
+                (result,) = read_rows(self._sources[slot.source], [row])
             try:
-                return self._visit(result, place)
+                return self._example(result, slot)
             except DataError as error:
-                key, title = self._sources[place.source].key(row), self._titles[place.source]
+                key, title = self._sources[slot.source].key(row), self._titles[slot.source]
                 bad.append(BadSample(key, title, row, error.reason, str(error)))
         return None
 
-    def _visit(self, result: Sample | DataError, place: _Place) -> _Visit:
+    def _example(self, result: Sample | DataError, slot: _Slot) -> _Example:
         if isinstance(result, DataError):
             raise result
-        generator = torch.Generator().manual_seed(place.seed)
-        # Words first: they cost little, and a sample without any need not be decoded.
-        words = sample_text(result, self._configs[place.source], generator)
+        generator = torch.Generator().manual_seed(slot.seed)
+        # Text first: it is cheap, and a sample without text need not be decoded.
+        text = sample_text(result, self._configs[slot.source], generator)
         classes = result.answers if self._by_answers else result.labels
         for label in () if self._by_answers or not self._class_names else classes:
             if label not in self._class_names:
@@ -186,52 +186,53 @@ class BatchDataset(Dataset[Batch | Failure]):
                     f"sample {result.key} has the label {label!r}, which is not in class_names",
                     reason="unknown_label",
                 )
-        return _Visit(result.key, self._shown(result, place.augment, generator), words, classes)
+        return _Example(result.key, self._augmented(result, slot.augment, generator), text, classes)
 
-    def _shown(
-        self, sample: Sample, show: Augmentation | None, generator: torch.Generator
+    def _augmented(
+        self, sample: Sample, augment: Augmentation | None, generator: torch.Generator
     ) -> UInt8[Tensor, "F 3 S S"]:
-        """All images of a sample, which chance changes alike."""
-        if len(sample.images) != self._pictures:
+        """Augment all images of a sample with the same random numbers."""
+        if len(sample.images) != self._images_per_sample:
             raise DataError(
                 f"sample {sample.key} has {len(sample.images)} images, but each must have "
-                f"{self._pictures}",
+                f"{self._images_per_sample}",
                 reason="picture_count",
             )
         drawn = generator.get_state()
-        shown = []
+        augmented = []
         for content in sample.images:
             pixels = decode(content)
             generator.set_state(drawn)
-            shown.append(show(pixels, generator) if show else self._processor.image.square(pixels))
-        return torch.stack(shown)
+            square = self._processor.image.square
+            augmented.append(augment(pixels, generator) if augment else square(pixels))
+        return torch.stack(augmented)
 
-    def _tokens(self, words: Sequence[Words]) -> tuple[Tensor, Tensor | None]:
-        """Rows of ids, and how many of each are asked if any source asks."""
-        if not self._asks:
-            return self._processor.texts([one.text for one in words]), None
+    def _tokens(self, texts: Sequence[SampledText]) -> tuple[Tensor, Tensor | None]:
+        """Tokenize texts; return prompt lengths as well if any source has questions."""
+        if not self._has_questions:
+            return self._processor.texts([one.text for one in texts]), None
         return self._processor.answered(
-            [one.text if one.asked else "" for one in words],
-            [one.answer if one.asked else one.text for one in words],
+            [one.text if one.is_question else "" for one in texts],
+            [one.answer if one.is_question else one.text for one in texts],
         )
 
-    def _targets(self, visits: Sequence[_Visit]) -> Float[Tensor, "B C"]:
-        targets = torch.zeros(len(visits), len(self._class_names))
-        for row, visit in enumerate(visits):
-            for name, worth in self._worth(visit.classes).items():
+    def _targets(self, examples: Sequence[_Example]) -> Float[Tensor, "B C"]:
+        targets = torch.zeros(len(examples), len(self._class_names))
+        for row, example in enumerate(examples):
+            for name, score in self._class_scores(example.classes).items():
                 if name in self._class_names:
-                    targets[row, self._class_names[name]] = worth
+                    targets[row, self._class_names[name]] = score
         return targets
 
-    def _worth(self, names: Sequence[str]) -> Mapping[str, float]:
+    def _class_scores(self, names: Sequence[str]) -> Mapping[str, float]:
         if self._by_answers:
             return answer_scores(names) if names else {}
         return dict.fromkeys(names, 1.0)
 
 
 def _distinct(titles: Sequence[str]) -> list[str]:
-    """Titles, numbered where two sources have the same."""
+    """Number the titles that several sources share."""
     return [
-        title if titles.count(title) == 1 else f"{title} #{titles[: place + 1].count(title)}"
-        for place, title in enumerate(titles)
+        title if titles.count(title) == 1 else f"{title} #{titles[: position + 1].count(title)}"
+        for position, title in enumerate(titles)
     ]

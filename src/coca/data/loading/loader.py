@@ -1,7 +1,7 @@
-"""Endless batches from weighted sources, in an order that depends on the seed alone.
+"""Deterministic, resumable data loader over a weighted mixture of sources.
 
-Sample g of a run, its caption and its augmentation follow from (seed, g) without any memory. The
-loader's whole state is therefore one number, samples handed out, and is exact for any number of
+Sample g of a run, its caption and its augmentation are a pure function of (seed, g). The state of
+the loader is therefore one number, the samples yielded so far. Resuming is exact for any number of
 workers and ranks.
 
     g -> Mixture -> source, row -> Sample -> caption, pixels -> augmentation -> Batch
@@ -36,40 +36,41 @@ from coca.data.sources.base import Source, SourceConfig
 from coca.processing.processor import Processor
 
 PRELOADED = ("coca.data.loading.loader", "coca.processing.augment")
-"""What workers need and takes seconds to import; the server that forks them has it in memory."""
+"""Slow imports of the workers, preloaded in the forkserver."""
 
-LOOK_S = 5.0
-"""Seconds between two looks at workers that are waited for, whether they still live."""
+POLL_S = 5.0
+"""Interval of liveness checks while the loader waits for workers, seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How samples are put into batches."""
+    """Configuration of batches and data workers."""
 
     batch_size: int = 256
-    """Samples in a step, over all ranks together."""
+    """Samples in a step, summed over all ranks."""
 
     workers: int = 0
-    """Processes that read and decode, on each rank; 0 does it in the training process."""
+    """Worker processes on each rank; 0 loads data in the training process."""
 
     prefetch: int = 2
-    """Batches that each worker prepares ahead."""
+    """Batches that each worker prefetches."""
 
     timeout_s: float = 600.0
-    """Seconds to wait for a batch of a worker, after which the run saves and stops; above 0."""
+    """Seconds to wait for a batch of a worker before the run saves and stops; above 0."""
 
     max_bad_fraction: float = 0.01
-    """Share of samples that may be unusable before the run stops, 0 to 1."""
+    """Fraction of samples that may be unusable before the run stops, 0 to 1."""
 
     class_names: tuple[str, ...] = ()
-    """Labels in the order of the classification head's outputs; empty makes no class targets."""
+    """Class names in the order of the classification head's outputs; empty: no class targets."""
 
     class_from: Literal["labels", "answers"] = "labels"
-    """What names a sample's classes. Each label must be listed. Answers are listed normalised, each
-    counts by the official accuracy of VQA, and one that is not listed for nothing."""
+    """Field of the sample that holds its classes. Labels must all be in `class_names`. Answers are
+    normalised; the target of each is its soft score by the official VQA accuracy, and answers that
+    are not in `class_names` are ignored."""
 
     pictures: int = 1
-    """Pictures of each sample; above 1 for pairs, and for the frames of a video."""
+    """Images of each sample; above 1 for image pairs and for the frames of a video."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -78,7 +79,7 @@ class LoaderConfig:
         if self.workers < 0:
             faults.append(f"workers {self.workers} is below 0")
         if self.pictures < 1:
-            faults.append(f"images {self.pictures} is below 1")
+            faults.append(f"pictures {self.pictures} is below 1")
         if self.prefetch < 1:
             faults.append(f"prefetch {self.prefetch} is below 1")
         if not self.timeout_s > 0:
@@ -93,31 +94,31 @@ class LoaderConfig:
 
 
 class Loader:
-    """Batches for one rank, for ever.
+    """Infinite iterator over the batches of one rank.
 
-    Batch t of the run holds the samples t * batch_size to (t + 1) * batch_size - 1, and each rank a
-    contiguous, equal part of them. A bad sample is replaced by another of its source, so that
-    batches stay full and the order elsewhere stays as it was; it is counted and listed.
+    Batch t of the run holds the samples t * batch_size to (t + 1) * batch_size - 1. Each rank gets
+    an equal, contiguous part of them. A bad sample is replaced by another sample of its source,
+    counted and logged. Batches therefore stay full, and the order of all other samples is kept.
 
-    Iterating again goes on where the last iteration stopped. Workers are never forked from this
-    process: a lock that one of its threads holds at that moment would be held in them for ever.
-    They come from a server that does nothing else. So each has its own copy of the sources, and a
-    script that trains with workers must stand under `if __name__ == "__main__":`.
+    A new iteration resumes where the last one stopped. Workers are started by a forkserver, never
+    forked from this process: a lock that one of its threads holds would never be released in the
+    child. So each worker has its own copy of the sources, and a script that trains with workers
+    needs the guard `if __name__ == "__main__":`.
 
     Args:
-        sources: Each with the config that says how its words become captions.
+        sources: Each with its config, which selects the text to read.
         config: See `LoaderConfig`.
-        processor: Turns pixels and words into tensors.
-        seed: Not negative; with the weights and the sources it fixes the order of all samples.
-        augment: Takes the place of the processor's own, unrandom transform.
-        stages: What takes the place of both in the early run, by rising `until`: images may be
-            smaller there (progressive resolution). The first sample of a batch decides for all.
-        rank: This process among `world_size`, from 0.
-        world_size: Processes that share each batch; must divide `batch_size`.
+        processor: Image transform and tokenizer.
+        seed: Not negative; with the weights and the sources it determines the order of all samples.
+        augment: Replaces the processor's deterministic transform.
+        stages: Replace `augment` early in the run, by ascending `until`; images may be smaller
+            there (progressive resolution). The first sample of a batch selects its stage.
+        rank: Rank of this process, 0 to `world_size - 1`.
+        world_size: Number of data-parallel processes; must divide `batch_size`.
         start: Samples that the run has seen before, over all ranks.
-        bad_log: File in which bad samples are listed, one JSON line each.
-        pin_memory: Copy batches into page-locked memory, from which they reach a GPU faster. It
-            opens a CUDA context.
+        bad_log: JSON-lines file that lists bad samples.
+        pin_memory: Copy batches to page-locked memory for faster transfers to a GPU. This opens a
+            CUDA context.
 
     Raises:
         ConfigError: `world_size` does not divide `batch_size`, or a number is out of range.
@@ -149,7 +150,7 @@ class Loader:
         )
         self.config = config
         self.state = start
-        """Samples handed out so far, over all ranks: all that is needed to go on from here."""
+        """Samples yielded so far, over all ranks; sufficient to resume."""
         self.fingerprint = digest(
             {
                 "seed": seed,
@@ -157,51 +158,51 @@ class Loader:
                 "sources": [(source.fingerprint, source.block_size) for source in opened],
             }
         )
-        """Changes when the order of samples does; a run must not go on under another one."""
+        """Hash of the order of samples; a run must resume with an equal one."""
         self.bad_samples = BadSampleLog(bad_log, config.max_bad_fraction)
         self.pin_memory = pin_memory
-        share = config.batch_size // world_size
-        self._offset = rank * share
-        self._parts = BatchDataset(
+        per_rank = config.batch_size // world_size
+        self._offset = rank * per_rank
+        self._dataset = BatchDataset(
             configs,
             opened,
             mixture,
             processor,
             augment,
-            share,
+            per_rank,
             config.class_names,
             stages,
             self._offset,
             by_answers=config.class_from == "answers",
-            pictures=config.pictures,
+            images_per_sample=config.pictures,
         )
 
     def __iter__(self) -> Iterator[Batch]:
         workers, timeout_s = self.config.workers, self.config.timeout_s
-        parts = DataLoader(
-            self._parts,
+        batches = DataLoader(
+            self._dataset,
             batch_size=None,
             sampler=_Starts(self.state + self._offset, self.config.batch_size),
             num_workers=workers,
             prefetch_factor=self.config.prefetch if workers else None,
             worker_init_fn=_begin_worker,
-            multiprocessing_context=_own_processes() if workers else None,
-            timeout=min(timeout_s, LOOK_S) if workers else 0,
+            multiprocessing_context=_worker_context() if workers else None,
+            timeout=min(timeout_s, POLL_S) if workers else 0,
             pin_memory=self.pin_memory,
-            # Its own, since torch would draw a number from the global one that training uses.
+            # Separate, since torch would draw from the global generator that training uses.
             generator=torch.Generator(),
         )
-        for part in _with_clear_errors(_started(parts), timeout_s):
-            if isinstance(part, Failure):
-                self.bad_samples.add(0, part.bad)
-                raise DataError(part.message, reason="no_usable_sample")
-            self.bad_samples.add(len(part.keys), part.bad)
+        for batch in _with_clear_errors(_started(batches), timeout_s):
+            if isinstance(batch, Failure):
+                self.bad_samples.add(0, batch.bad)
+                raise DataError(batch.message, reason="no_usable_sample")
+            self.bad_samples.add(len(batch.keys), batch.bad)
             self.state += self.config.batch_size
-            yield part
+            yield batch
 
 
 class _Starts(Sampler[int]):
-    """The first sample of each part, without end."""
+    """Infinite sampler of the first global index of each batch."""
 
     def __init__(self, start: int, step: int) -> None:
         self._start = start
@@ -211,23 +212,23 @@ class _Starts(Sampler[int]):
         return itertools.count(self._start, self._step)
 
 
-def _own_processes() -> BaseContext:
-    """How workers start: afresh, and where the system can, from a server that is warm."""
+def _worker_context() -> BaseContext:
+    """Return the start method of workers: a preloaded forkserver if available, else spawn."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # Without effect if the server runs already; workers then import for themselves.
+    # Without effect if the forkserver already runs; workers then import the modules themselves.
     context.set_forkserver_preload(list(PRELOADED))
     return context
 
 
-def _started(parts: DataLoader[Batch | Failure]) -> Iterator[Batch | Failure]:
-    """The iterator, with its workers on their way."""
+def _started(batches: DataLoader[Batch | Failure]) -> Iterator[Batch | Failure]:
+    """Start the workers and return the iterator."""
     try:
         with _interrupts_held(), warnings.catch_warnings():
-            # It would have the workers forked.
+            # The warning recommends forked workers.
             warnings.filterwarnings("ignore", message="Got pickle error")
-            return iter(parts)
+            return iter(batches)
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise DataError(
             f"a source cannot be sent to data workers ({error}); it must be picklable, or set "
@@ -238,10 +239,10 @@ def _started(parts: DataLoader[Batch | Failure]) -> Iterator[Batch | Failure]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block; processes that start within never get to know it.
+    """Block SIGINT within the block; processes that start in it inherit the signal mask.
 
-    It reaches all processes of a command at once. The training process decides when to end, and
-    ends these.
+    Ctrl-C reaches all processes of the foreground group. The training process alone handles it and
+    ends the workers.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -254,19 +255,19 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _with_clear_errors(
-    parts: Iterator[Batch | Failure], timeout_s: float
+    batches: Iterator[Batch | Failure], timeout_s: float
 ) -> Iterator[Batch | Failure]:
-    """The same items; a worker that ended or hangs becomes a sentence."""
-    # Looks are counted, and not seconds, so that a machine that slept wakes up to a whole wait.
-    looks = math.ceil(timeout_s / LOOK_S)
+    """Pass items through; raise a `DataError` for a worker that died or hangs."""
+    # Polls are counted instead of seconds, so that suspending the machine does not use up the wait.
+    polls = math.ceil(timeout_s / POLL_S)
     missed, came = 0, False
     while True:
         try:
-            part = next(parts)
+            batch = next(batches)
         except RuntimeError as error:
             if str(error).startswith("DataLoader timed out"):
                 missed += 1
-                if missed < looks:
+                if missed < polls:
                     continue
                 raise DataError(
                     f"no batch came from the data workers for {timeout_s:g} s; a disk or a server "
@@ -282,30 +283,30 @@ def _with_clear_errors(
                 reason="worker_killed",
             ) from error
         missed, came = 0, True
-        yield part
+        yield batch
 
 
 _ADVICE_AT_START = (
-    '; a script that trains must stand under `if __name__ == "__main__":`, and its own sources in '
-    "a module that can be imported"
+    '; a script that trains needs the guard `if __name__ == "__main__":`, and its own sources must '
+    "be in an importable module"
 )
 
 
 def _begin_worker(worker: int) -> None:
     Thread(target=_end_with_trainer, name="waiting for the trainer's end", daemon=True).start()
-    # Where the signal cannot be held while workers start.
+    # For systems where the signal cannot be blocked while workers start.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # As the training process does: decoding asks for large blocks, too.
+    # As in the training process: decoding allocates large blocks, too.
     keep_freed_memory()
     # Workers share the cores already.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _end_with_trainer() -> None:
-    """End this worker when the process that trains does, killed or not.
+    """Exit this worker when the training process exits or is killed.
 
-    Torch's own watch looks at the parent, which is the server here, and the server lives as long as
-    one of its workers.
+    Torch's own watchdog checks the parent, which here is the forkserver. That server lives as long
+    as one of its workers.
     """
     trainer = multiprocessing.parent_process()
     if trainer is not None:
@@ -320,7 +321,7 @@ def _check_numbers(batch_size: int, world_size: int, rank: int, seed: int, start
         below = batch_size // world_size * world_size
         near = ", ".join(str(size) for size in (below, below + world_size) if size)
         raise ConfigError(
-            f"batch_size {batch_size} cannot be shared by {world_size} ranks; near sizes that can: "
+            f"batch_size {batch_size} is not divisible by {world_size} ranks; nearest valid sizes: "
             f"{near}"
         )
     if seed < 0 or start < 0:

@@ -1,8 +1,8 @@
-"""Shuffles without memory: any place of a keyed permutation, computed on its own.
+"""Stateless shuffling: a keyed pseudorandom permutation with random access.
 
-A Feistel network (Luby and Rackoff 1988) over a grid that is hardly larger than the range; places
-that fall outside are sent through again until they fall inside (cycle walking, Black and Rogaway
-2002). Every function works on whole arrays.
+A Feistel network (Luby and Rackoff 1988) over a grid slightly larger than the range. Positions
+outside the range are permuted again until they are inside (cycle walking, Black and Rogaway 2002).
+All functions are vectorized.
 """
 
 from typing import TypeAlias
@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Integer
 from numpy.typing import NDArray
 
-Words: TypeAlias = NDArray[np.uint64]
+UInt64Array: TypeAlias = NDArray[np.uint64]
 
-# Six rounds: four are needed to look random to an observer who may ask for any place.
+# Six rounds: four are needed for a strong pseudorandom permutation.
 ROUNDS = 6
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -21,50 +21,52 @@ _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 
 
-def mix(*parts: int | Integer[np.ndarray, "..."]) -> Words:
-    """One well spread 64-bit word for each combination of non-negative whole numbers.
+def mix(*parts: int | Integer[np.ndarray, "..."]) -> UInt64Array:
+    """Hash each combination of non-negative integers to 64 bits.
 
     Args:
-        parts: Numbers or arrays that broadcast together; their order matters.
+        parts: Integers or arrays that broadcast together; their order matters.
     """
-    # One dimension at least: NumPy warns of the overflow that is meant here only for scalars.
+    # At least one dimension: NumPy warns about the intended overflow only for scalars.
     state = np.zeros(1, np.uint64)
     for part in parts:
         state = _scramble((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
     return state
 
 
-def permute(places: Words, size: Words, key: Words) -> Words:
-    """Where each place of the range `0 .. size - 1` lands under the permutation that `key` names.
+def permute(positions: UInt64Array, size: UInt64Array, key: UInt64Array) -> UInt64Array:
+    """Permute positions of the range `0 .. size - 1` by the permutation that `key` selects.
 
     Args:
-        places: Each below its `size`.
-        size: Length of the range, at least 1; broadcasts, so that each place may have its own.
-        key: From `mix`; broadcasts likewise.
+        positions: Each below its `size`.
+        size: Length of the range, at least 1; broadcasts, so that each position may have its own.
+        key: From `mix`; broadcasts as well.
     """
-    places, size, key = np.broadcast_arrays(places, size, key)
+    positions, size, key = np.broadcast_arrays(positions, size, key)
     width = np.ceil(np.sqrt(size.astype(np.float64))).astype(np.uint64)
     height = (size + width - np.uint64(1)) // width
-    landed = _feistel(places, width, height, key)
-    outside = np.flatnonzero(landed >= size)
+    permuted = _feistel(positions, width, height, key)
+    outside = np.flatnonzero(permuted >= size)
     while outside.size:
-        again = _feistel(landed[outside], width[outside], height[outside], key[outside])
-        landed[outside] = again
+        again = _feistel(permuted[outside], width[outside], height[outside], key[outside])
+        permuted[outside] = again
         outside = outside[again >= size[outside]]
-    return landed
+    return permuted
 
 
-def _feistel(places: Words, width: Words, height: Words, key: Words) -> Words:
-    """A permutation of the whole grid: each round shifts one coordinate by a hash of the other."""
-    column, row = np.divmod(places, height)
+def _feistel(
+    positions: UInt64Array, width: UInt64Array, height: UInt64Array, key: UInt64Array
+) -> UInt64Array:
+    """Permute the whole grid: each round shifts one coordinate by a hash of the other."""
+    column, row = np.divmod(positions, height)
     for turn in range(0, ROUNDS, 2):
         column = (column + _scramble(row + key + np.uint64(turn)) % width) % width
         row = (row + _scramble(column ^ key ^ np.uint64(turn + 1)) % height) % height
     return column * height + row
 
 
-def _scramble(words: Words) -> Words:
-    """The finisher of SplitMix64 (Steele, Lea and Flood 2014): every bit depends on every bit."""
-    words = (words ^ (words >> np.uint64(30))) * _FIRST
-    words = (words ^ (words >> np.uint64(27))) * _SECOND
-    return words ^ (words >> np.uint64(31))
+def _scramble(bits: UInt64Array) -> UInt64Array:
+    """Apply the finalizer of SplitMix64 (Steele, Lea and Flood 2014); all bits affect all bits."""
+    bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
+    bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
+    return bits ^ (bits >> np.uint64(31))

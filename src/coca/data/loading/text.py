@@ -1,4 +1,4 @@
-"""From a sample's words to the one text that the model sees at this visit."""
+"""Text sampling: draw a caption, labels or question of a sample and apply a prompt template."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -10,34 +10,34 @@ from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.base import NAMED_TEMPLATES, SourceConfig
 
-# How labels become text where a recipe names no templates (CoCa, section 4.1).
+# Default template of labels (CoCa, section 4.1).
 LABEL_TEMPLATES = ("a photo of the {}",)
 
 
 def templates_of(config: SourceConfig) -> tuple[str, ...]:
-    """The sentences that a source puts its words into; none where its captions stand alone."""
-    return _spelled_out(config.templates) or (LABEL_TEMPLATES if config.text == "labels" else ())
+    """Return the prompt templates of a source; empty if its text is used without a template."""
+    return _expanded(config.templates) or (LABEL_TEMPLATES if config.text == "labels" else ())
 
 
 @cache
-def _spelled_out(templates: tuple[str, ...]) -> tuple[str, ...]:
-    """Templates with each named set in full."""
+def _expanded(templates: tuple[str, ...]) -> tuple[str, ...]:
+    """Replace the names of template sets by their templates."""
     return tuple(
         text for template in templates for text in NAMED_TEMPLATES.get(template, (template,))
     )
 
 
-class Words(NamedTuple):
-    """What the model reads of a sample at one visit."""
+class SampledText(NamedTuple):
+    """Text of a sample at one visit, and the answer if the text is a question."""
 
     text: str
-    asked: bool = False
-    """Whether `text` asks something, and `answer` goes on from there."""
+    is_question: bool = False
+    """Whether `text` is a question and `answer` its completion."""
     answer: str = ""
 
 
 def texts_of(sample: Sample, config: SourceConfig) -> tuple[list[str], list[str]]:
-    """Every text that `sample_text` may draw of a sample, before templates; then every answer."""
+    """List all texts and all answers that `sample_text` may draw, before templates."""
     if config.text == "labels":
         return _filled(humanize_label(label) for label in sample.labels), []
     if config.text == "question":
@@ -45,22 +45,22 @@ def texts_of(sample: Sample, config: SourceConfig) -> tuple[list[str], list[str]
     return _filled(sample.captions), []
 
 
-def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator) -> Words:
-    """The words of the sample, drawn anew from `generator`.
+def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator) -> SampledText:
+    """Sample a text of the sample and a prompt template with `generator`.
 
-    With `text: captions`, one of the captions. With `text: labels`, the names of all labels,
-    shuffled and joined by commas, as the paper reads JFT: "a photo of the cat, animal". With `text:
-    question`, what is asked, and one of the answers. The text is put into one of the templates.
+    `text: captions` draws one of the captions. `text: labels` shuffles all labels and joins them by
+    commas, as the paper reads JFT: "a photo of the cat, animal". `text: question` takes the
+    question and draws one of the answers. The text is inserted into one of the templates.
 
     Raises:
-        DataError: The sample has no such text (reason `"empty_caption"`), or it is no valid text
-            (`"bad_text"`).
+        DataError: The sample has no such text (reason `"empty_caption"`), or the text is not valid
+            Unicode (`"bad_text"`).
     """
     texts, answers = texts_of(sample, config)
     answer = _draw(answers, generator) if answers else ""
     if config.text == "labels":
         order = torch.randperm(len(texts), generator=generator).tolist()
-        text = ", ".join(texts[place] for place in order)
+        text = ", ".join(texts[index] for index in order)
     else:
         text = _draw(texts, generator) if texts else ""
     if not text:
@@ -68,17 +68,17 @@ def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator
     try:
         (text + answer).encode()
     except UnicodeEncodeError as error:
-        # JSON can spell what no text may hold, and the tokenizer would refuse the whole batch.
+        # JSON can encode lone surrogates, and the tokenizer would reject the whole batch.
         raise DataError(
             f"a text of sample {sample.key} holds half a surrogate pair", reason="bad_text"
         ) from error
     templates = templates_of(config)
-    shown = _draw(templates, generator).replace("{}", text) if templates else text
-    return Words(shown, config.text == "question", answer)
+    prompt = _draw(templates, generator).replace("{}", text) if templates else text
+    return SampledText(prompt, config.text == "question", answer)
 
 
 def humanize_label(label: str) -> str:
-    """A label as one would say it: names of folders and classes often hold underscores."""
+    """Replace the underscores of a class name by spaces."""
     return label.replace("_", " ").strip()
 
 

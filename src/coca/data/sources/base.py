@@ -1,4 +1,4 @@
-"""Where samples come from: what a source is, and how one is named in a recipe."""
+"""Source protocols, the source registry, and `SourceConfig`, their entry in a recipe."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -10,23 +10,23 @@ from coca.data.sample import Sample
 from coca.processing.prompts import CLIP_PROMPTS
 
 NAMED_TEMPLATES = {"clip": CLIP_PROMPTS}
-"""Sets of templates that a recipe may name in place of a template."""
+"""Named sets of prompt templates that a recipe may use in place of a template."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartConfig:
-    """A part of a table that has no splits of its own, always the same one.
+    """Deterministic hash split of a table that has no splits of its own.
 
-    The values of a column are put in the order of their hashes, and those from `start` to `end` are
-    read. `{by: image, end: 0.8}` and `{by: image, start: 0.8}` share no image.
+    The distinct values of a column are sorted by their hash; rows with values from `start` to `end`
+    are read. `{by: image, end: 0.8}` and `{by: image, start: 0.8}` share no image.
     """
 
     by: str
-    """The column; rows with the same value stay together."""
+    """Column to split by; rows with equal values stay in one part."""
     start: float = 0.0
-    """Where the part begins, as a share of the different values: at least 0, below `end`."""
+    """Start of the part, as a fraction of the distinct values; at least 0 and below `end`."""
     end: float = 1.0
-    """Where it ends; at most 1."""
+    """End of the part, as a fraction of the distinct values; at most 1."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end <= 1:
@@ -37,98 +37,98 @@ class PartConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """One source of a mixture, and how its words become captions."""
+    """Configuration of one source of a mixture, and of the text that is read from it."""
 
     kind: str
     """`folder`, `class_folders`, `manifest`, `shards`, `zip`, `karpathy`, `coco_captions`, `vqa`,
     `daquar`, `easy_vqa`, `snli_ve`, `nlvr`, `nlvr2`, `videos`, `kinetics`, `moments`, `msrvtt`, or
-    what a plugin registers."""
+    a kind that a plugin registers."""
 
     path: str | tuple[str, ...]
-    """Where it is: a folder, a manifest, or tars. Tars may be several, with `*` and braces such as
-    `{0000..0099}`, and stand under any URL that fsspec knows."""
+    """Folder, manifest file, or tar files. Several tars may be given, with `*` and braces such as
+    `{0000..0099}`, also as URLs that fsspec supports."""
 
     name: str = ""
-    """What logs call it; by default its path."""
+    """Name in logs; the path by default."""
 
     weight: float = 1.0
-    """Share of the samples that come from here, relative to the other sources; above 0."""
+    """Sampling weight relative to the other sources; above 0."""
 
     text: Literal["captions", "labels", "question"] = "captions"
-    """What is read as the text: one of the captions, the names of the labels, or what is asked of
-    the image and behind it one of the answers, if there are any."""
+    """Text to read: one of the captions, the names of all labels, or the question followed by one
+    of its answers, if any."""
 
     templates: tuple[str, ...] = ()
-    """Sentences with `{}` where the text goes, or what is asked; one is drawn at each visit. `clip`
-    stands for the 80 of CLIP. Without any, texts stand alone and labels in "a photo of the {}"."""
+    """Prompt templates with `{}` for the text or question; one is sampled at each visit. `clip` is
+    the set of CLIP's 80 templates. Default: none, except "a photo of the {}" for labels."""
 
     images: str = ""
-    """Formats whose file only names images: the folder that they lie in; by default the file's
-    own."""
+    """Folder of the images, for formats whose file only names them; by default the folder of that
+    file."""
 
     split: str | tuple[str, ...] = ()
-    """Formats that hold several parts in one file: the part or parts to read, such as `test`, or
-    `[train, restval]`; by default all."""
+    """Split or splits to read, for formats with several splits in one file, such as `test` or
+    `[train, restval]`; all by default."""
 
     names: str = ""
-    """Class folders: a file that says what each folder shows; by default their own names."""
+    """Class folders: file that maps folders to class names; folder names by default."""
 
     classes: str = ""
-    """Class folders: a file that lists the classes to read; by default all."""
+    """Class folders: file that lists the classes to read; all by default."""
 
     border_px: int = 0
-    """Class folders: what is cut off at each side of an image, such as ObjectNet's red frame."""
+    """Class folders: pixels to crop at each side of an image, such as ObjectNet's red frame."""
 
     image_column: str = ""
-    """Manifest, zip: where the image stands, if not under a usual name such as `image` or `path`;
-    a list there is several images of one sample."""
+    """Manifest, zip: column of the image, if it has no usual name such as `image` or `path`. A list
+    in it is several images of one sample."""
 
     caption_column: str = ""
-    """Manifest, zip: where the caption stands, if not under a usual name such as `caption`."""
+    """Manifest, zip: column of the caption, if it has no usual name such as `caption`."""
 
     label_column: str = ""
-    """Manifest, zip: where the label stands, if not under `labels` or `label`."""
+    """Manifest, zip: column of the label, if it is not `labels` or `label`."""
 
     text_column: str = ""
-    """Manifest, zip: where the question or claim stands, if not under `question`, `sentence` or
+    """Manifest, zip: column of the question or statement, if it is not `question`, `sentence` or
     `hypothesis`."""
 
     answer_column: str = ""
-    """Manifest, zip: where answers stand, if not under `answers` or `answer`."""
+    """Manifest, zip: column of the answers, if it is not `answers` or `answer`."""
 
     where: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
-    """Manifest, zip, shards, folder: the samples to read, by columns or fields of the sidecar and
-    their value or values: `{split: train}`. Other kinds refuse it."""
+    """Manifest, zip, shards, folder: filter on columns or sidecar fields, each with its allowed
+    value or values: `{split: train}`. Other kinds reject it."""
 
     part: PartConfig | None = None
-    """Manifest, zip, shards, folder: of these a part, to hold some of them out where no split says
-    which. Other kinds refuse it."""
+    """Manifest, zip, shards, folder: hash split of the filtered samples, to hold out samples where
+    the data has no splits. Other kinds reject it."""
 
     table: str = ""
-    """Zip: the table inside, if there are several."""
+    """Zip: name of the table in the archive, if it has several."""
 
     read_from: tuple[str, ...] = ()
-    """Manifest: folders and beginnings of URLs that its rows may name besides local files (of a
-    local manifest), its own host, object stores and public web addresses. Without it, `file://`
-    and addresses of this machine and of private networks are refused."""
+    """Manifest: folders and URL prefixes that its rows may additionally name. Always allowed are
+    local files (of a local manifest), its own host, object stores and public web addresses.
+    `file://` and addresses of this machine and of private networks need an entry here."""
 
     frames: int = 16
-    """Videos, frame folders and strips: frames of each sample, spread over its length."""
+    """Videos, frame folders and strips: frames of each sample, spread evenly over its length."""
 
     frame_px: int = 576
-    """Videos: larger frames are shrunk so that their shorter side has this many pixels."""
+    """Videos: larger frames are resized so that their shorter side has this many pixels."""
 
     strip: int = 0
-    """Pictures that are strips of a video: how many frames stand side by side in each; 0 reads them
-    as images."""
+    """Frames in each image, for images that are frame strips of a video; 0 reads them as plain
+    images."""
 
     index_folder: str = ""
-    """Shards: where their indexes are kept; by default next to them, or in the user's cache
-    (`~/.cache/coca/index`) if that folder is read-only."""
+    """Shards: folder of the tar indexes. By default they are stored next to the tars, or in the
+    user's cache (`~/.cache/coca/index`) if that folder is read-only."""
 
     block_size: int = 0
-    """Shards: neighbouring samples that are read together; 0 takes 1 for local files and 256 for
-    remote ones. A larger block reads faster and shuffles less."""
+    """Shards: consecutive samples that are read together. 0 means 1 for local files and 256 for
+    remote files. A larger block reads faster and shuffles less."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -161,63 +161,66 @@ class SourceConfig:
 
     @property
     def title(self) -> str:
-        """What logs call the source."""
+        """Name of the source in logs."""
         return self.name or ", ".join(self.paths)
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Samples by row number. It must survive pickling, so open handles when reading."""
+    """A map-style dataset: samples by row number.
+
+    It must be picklable, so open file handles on first read.
+    """
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the samples or their order do."""
+        """Hash that changes when the samples or their order change."""
         ...
 
     @property
     def block_size(self) -> int:
-        """How many neighbouring rows are cheap to read together; 1 if it makes no difference."""
+        """Number of consecutive rows that are cheap to read together; 1 if there is no benefit."""
         ...
 
     def __len__(self) -> int: ...
 
     def key(self, row: int) -> str:
-        """The key of the sample in this row, without reading it."""
+        """Return the key of the sample in a row without reading the sample."""
         ...
 
     def read(self, row: int) -> Sample:
-        """The sample in this row.
+        """Read the sample in a row.
 
         Raises:
-            DataError: It cannot be read; `reason` says why.
+            DataError: The sample cannot be read; `reason` gives the cause.
         """
         ...
 
 
 @runtime_checkable
 class BulkSource(Protocol):
-    """What a source has besides, if it reads many rows faster than one after the other."""
+    """Optional interface of a source that reads many rows faster than one at a time."""
 
     def read_many(self, rows: Sequence[int]) -> list[Sample | DataError]:
-        """What `read` returns or raises for each row."""
+        """Return the sample or the error of each row, as `read` returns or raises it."""
         ...
 
 
 @runtime_checkable
 class MetadataSource(Protocol):
-    """What a source has besides, if it knows the words of a sample without reading its images."""
+    """Optional interface of a source that reads text and metadata without the images."""
 
     def words(self, row: int) -> Sample:
-        """The sample in this row, with an empty image and no others; raises as `read` does."""
+        """Read the sample in a row with an empty image and no others; raises as `read` does."""
         ...
 
 
 @runtime_checkable
 class StampedSource(Protocol):
-    """Optional interface of a source that detects changed samples without reading their images."""
+    """Optional interface of a source that detects changed samples without reading images."""
 
     def stamp(self, row: int) -> str:
-        """Changes when the sample does; known without reading its images.
+        """Return a value that changes when the sample changes, without reading its images.
 
         Raises:
             DataError: The row cannot be read.
@@ -227,27 +230,27 @@ class StampedSource(Protocol):
 
 @runtime_checkable
 class PlacedSource(Source, StampedSource, Protocol):
-    """What a source has besides, if its images can be told apart and followed over time."""
+    """Optional interface of a source with stable image paths, for incremental updates."""
 
     def places(self, row: int) -> Sequence[str]:
-        """Where the sample's images lie, the same in each run: files, URLs, or names within one.
+        """Return the stable paths of the sample's images: files, URLs, or names in an archive.
 
-        Rows that describe the same image share its place.
+        Rows that describe the same image share its path.
         """
         ...
 
     def owned(self, place: str, stamp: str) -> bool:
-        """Whether a sample with this place and stamp would come from here, if it is there."""
+        """Return whether a sample with this path and stamp belongs to this source if it exists."""
         ...
 
 
 @runtime_checkable
 class ClassSource(Protocol):
-    """What a source has besides, if it knows all of its classes without reading its samples."""
+    """Optional interface of a source that lists its classes without reading samples."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names."""
+        """Class names."""
         ...
 
 
@@ -258,14 +261,14 @@ Maker = TypeVar("Maker", bound=SourceMaker)
 SOURCES: Registry[SourceMaker] = Registry("data source")
 
 _READ: dict[SourceMaker, frozenset[str]] = {}
-"""The settings of `SourceConfig` that a kind reads besides those that all kinds share."""
+"""Settings of `SourceConfig` that a kind reads in addition to those that all kinds share."""
 
 _SHARED = frozenset({"kind", "path", "name", "weight", "text", "templates", "strip"})
 _SELECTING = frozenset({"where", "part"})
 
 
 def reads(*names: str) -> Callable[[Maker], Maker]:
-    """Declare which further settings a kind of source reads; `require_read` refuses the others."""
+    """Declare the settings that a kind of source reads; `require_read` rejects the others."""
     known = {it.name for it in fields(SourceConfig)}
     assert known.issuperset(names), f"{names} are no settings of a source"
 
@@ -277,13 +280,13 @@ def reads(*names: str) -> Callable[[Maker], Maker]:
 
 
 def require_read(config: SourceConfig) -> None:
-    """Refuse a setting that a source would ignore.
+    """Reject settings that the kind of source would ignore.
 
-    A plugin's kind that declares nothing is only refused `where` and `part`: who trains on a part
-    of the samples must not train on all of them.
+    For a plugin's kind that declares nothing, only `where` and `part` are rejected. To ignore them
+    would silently train on all samples instead of the selected ones.
 
     Raises:
-        ConfigError: No such kind, or it does not read a setting that is set.
+        ConfigError: The kind is unknown, or it does not read a setting that is set.
     """
     declared = _READ.get(SOURCES.get(config.kind))
     given = {
@@ -308,10 +311,10 @@ def _default(setting: "Field[Any]") -> Any:
 
 
 def single_path(config: SourceConfig) -> str:
-    """The one path of a kind of source that cannot take several.
+    """Return the path of a kind of source that takes only one.
 
     Raises:
-        ConfigError: The config names more than one.
+        ConfigError: The config names several paths.
     """
     if len(config.paths) > 1:
         raise ConfigError(
@@ -322,7 +325,7 @@ def single_path(config: SourceConfig) -> str:
 
 
 def read_rows(source: Source, rows: Sequence[int]) -> list[Sample | DataError]:
-    """Samples of the given rows, with the error in the place of each that cannot be read."""
+    """Read the samples of the given rows; an unreadable row yields its error."""
     if isinstance(source, BulkSource):
         return source.read_many(rows)
     results: list[Sample | DataError] = []
@@ -335,9 +338,9 @@ def read_rows(source: Source, rows: Sequence[int]) -> list[Sample | DataError]:
 
 
 def words_of(source: Source, row: int) -> Sample:
-    """The sample in this row, its images only if they cannot be left out.
+    """Read the text and metadata of a sample, without its images if the source supports that.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The sample cannot be read.
     """
     return source.words(row) if isinstance(source, MetadataSource) else source.read(row)

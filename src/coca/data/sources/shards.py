@@ -1,8 +1,8 @@
-"""Tars in the layout of WebDataset and img2dataset, read at any place and written.
+"""Tar shards in the layout of WebDataset and img2dataset: random-access reader and writer.
 
 The files of a tar that share a name up to the first dot are one sample: `KEY.jpg` (or png, webp,
-...), `KEY.txt` with a caption, `KEY.json` with `caption` or `captions`, `labels` and whatever else
-is known, `KEY.cls` with a label.
+...), `KEY.txt` with a caption, `KEY.cls` with a label, and `KEY.json` with `caption` or `captions`,
+`labels` and further metadata.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ from coca.data.storage.storage import Storage, expand_braces, full_path, is_remo
 
 logger = logging.getLogger(__name__)
 
-# Samples that are near each other in a remote tar, and so are cheap to fetch by one request.
+# Consecutive samples of a remote tar, which are cheap to fetch with one request.
 REMOTE_BLOCK = 256
 
 INDEX_THREADS = 8
@@ -53,18 +53,18 @@ _TAR_WITHIN = re.compile(r"\.tar(?=/)")
 @SOURCES.register("shards")
 @reads("index_folder", "block_size", "where", "part")
 class ShardSource:
-    """The samples of a list of tars, in the order of the list.
+    """Random-access source over a list of tar shards, in the order of the list.
 
-    Every file is checked against its checksum when it is read.
+    Every file is verified against its CRC-32 when it is read.
 
     Args:
-        config: Its `path` names tars, folders and patterns.
-        on_bad: Called with the path of each tar that cannot be read, which is then left out.
+        config: Its `path` names tars, folders and glob patterns.
+        on_bad: Called with the path and error of each unreadable tar, which is then skipped.
 
     Raises:
-        DataError: A pattern fits nothing; or, without `on_bad`, a tar is truncated or damaged, and
-            the message names the last good member.
-        ConfigError: No sample fits `where` and `part`.
+        DataError: A pattern matches no file; or, without `on_bad`, a tar is truncated or damaged.
+            The message names its last good member.
+        ConfigError: No sample matches `where` and `part`.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class ShardSource:
         self._left_out = set(map(full_path, bad))
         self._ends = np.cumsum([len(tar.keys) for tar in self._tars])
         self._rows: np.ndarray | None = None
-        self._rows = selected_rows(self._words, len(self), config)
+        self._rows = selected_rows(self._metadata, len(self), config)
         digests = b"".join(tar.digest() for tar in self._tars)
         chosen = b"" if self._rows is None else self._rows.tobytes()
         self.fingerprint = hashlib.sha256(digests + chosen).hexdigest()[:16]
-        """Hash of the names, sizes and checksums of all files in the tars, and of chosen rows."""
+        """Hash of the names, sizes and checksums of all tar members, and of the selected rows."""
         default_block = REMOTE_BLOCK if any(map(is_remote, paths)) else 1
         self.block_size = config.block_size or default_block
 
@@ -109,25 +109,25 @@ class ShardSource:
         return int(self._ends[-1]) if self._tars else 0
 
     def key(self, row: int) -> str:
-        """The key as the tar has it."""
+        """Return the key of the sample in its tar."""
         tar, local_row = self._locate(row)
         return tar.keys[local_row].decode("utf-8", "surrogateescape")
 
     def places(self, row: int) -> tuple[str]:
-        """The tar's full path or URL, and the key within it."""
+        """Return the full path or URL of the tar, followed by the key."""
         return (f"{full_path(self._locate(row)[0].path)}/{self.key(row)}",)
 
     def stamp(self, row: int) -> str:
-        """Hash of the checksums of the sample's files."""
+        """Hash the checksums and sizes of the sample's files."""
         tar, local_row = self._locate(row)
         parts = tar.crc32s[local_row].tobytes() + tar.sizes[local_row].tobytes()
         return hashlib.sha256(parts).hexdigest()[:16]
 
     def owned(self, place: str, stamp: str) -> bool:
-        """Whether the place is within a tar that was read, or one that is gone and had been read.
+        """Return whether a path belongs to a tar of this source, or to a deleted tar of it.
 
-        A file that exists and is none of these tars keeps what is in it, and so does a folder that
-        is gone with all its tars.
+        Not owned: members of an existing file that is not one of these tars, and members of tars
+        whose whole folder is missing, since its drive may not be mounted.
         """
         tars = [place[: found.end()] for found in _TAR_WITHIN.finditer(place)]
         if any(tar in self._left_out for tar in tars):
@@ -145,29 +145,29 @@ class ShardSource:
         return plain or any(matches(tar, pattern) for pattern in self._patterns)
 
     def read(self, row: int) -> Sample:
-        """The sample in this row; `DataError` if it is damaged or has no image."""
+        """Read the sample in a row; `DataError` if it is damaged or has no image."""
         (result,) = self.read_many([row])
         if isinstance(result, DataError):
             raise result
         return result
 
     def read_many(self, rows: Sequence[int]) -> list[Sample | DataError]:
-        """Samples of many rows; remote tars are asked once for all of theirs."""
-        places = [self._locate(row) for row in rows]
+        """Read the samples of many rows, with one request for each remote tar."""
+        located = [self._locate(row) for row in rows]
         by_tar: dict[str | int, list[int]] = defaultdict(list)
-        for number, (tar, _) in enumerate(places):
-            # Local reads gain nothing from being asked for at once, and each fails for itself.
+        for number, (tar, _) in enumerate(located):
+            # Local reads gain nothing from batching, and separate reads fail separately.
             by_tar[tar.path if is_remote(tar.path) else number].append(number)
         results: list[Sample | DataError | None] = [None] * len(rows)
         for numbers in by_tar.values():
-            tar = places[numbers[0]][0]
-            found = read_tar(self._storage, tar, [places[number][1] for number in numbers])
+            tar = located[numbers[0]][0]
+            found = read_tar(self._storage, tar, [located[number][1] for number in numbers])
             for number, result in zip(numbers, found, strict=True):
                 results[number] = result
         return [result for result in results if result is not None]
 
-    def _words(self, row: int) -> Sample:
-        """The sample in this row without its image, of which no byte is read."""
+    def _metadata(self, row: int) -> Sample:
+        """Read the sample in a row without its image; no byte of the image is read."""
         tar, local_row = self._locate(row)
         (result,) = read_tar(self._storage, tar, [local_row], columns=(TEXT, JSON, LABEL))
         if isinstance(result, DataError):
@@ -182,19 +182,19 @@ class ShardSource:
 
 
 class ShardWriter:
-    """Packs samples into tars `NAME-000000.tar`, .. that ShardSource and WebDataset read.
+    """Writer of tar shards `NAME-000000.tar`, .. for ShardSource and WebDataset.
 
-    The same samples give the same bytes. A tar appears only when it is whole, with its index
-    beside it; until then it is held in memory. If the body of the `with` raises, the tar it was
-    filling is dropped.
+    The output is deterministic: equal samples give equal bytes. A tar is held in memory until it is
+    complete, then written atomically together with its index. If the body of the `with` raises, the
+    incomplete tar is discarded.
 
     Args:
-        folder: Made if missing; must not hold tars of this name yet.
-        samples_per_shard: How many samples a tar holds, at least 1; the last may hold fewer.
-        name: What the tars are called.
+        folder: Created if missing; must not contain tars of this name.
+        samples_per_shard: Samples in each tar, at least 1; the last tar may have fewer.
+        name: Prefix of the file names.
 
     Raises:
-        ConfigError: The folder holds such tars already; old and new ones would be mixed.
+        ConfigError: The folder already contains such tars, so old and new shards would be mixed.
 
     Example:
         >>> with ShardWriter("shards") as writer:  # doctest: +SKIP
@@ -208,7 +208,7 @@ class ShardWriter:
         self.samples_per_shard = samples_per_shard
         self.name = name
         self.paths: list[Path] = []
-        """The tars that are written."""
+        """Paths of the tars written so far."""
         self._waiting: dict[str, list[tuple[str, bytes]]] = {}
         if samples_per_shard < 1:
             raise ConfigError(f"samples_per_shard is {samples_per_shard}; it must be at least 1")
@@ -234,8 +234,8 @@ class ShardWriter:
         """Add a sample.
 
         Raises:
-            DataError: The key cannot name a file of a tar, or was written to this tar already; the
-                image has no known format; the metadata do not fit into JSON.
+            DataError: The key is not a valid tar member name, or is already in this tar; the image
+                has no known format; the metadata cannot be serialized as JSON.
         """
         _check_key(sample.key)
         if sample.key in self._waiting:
@@ -249,7 +249,7 @@ class ShardWriter:
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for members in self._waiting.values():
                 for name, content in members:
-                    # Owner and time of change stay 0, so that equal samples give equal bytes.
+                    # Owner and modification time stay 0, so that equal samples give equal bytes.
                     entry = tarfile.TarInfo(name)
                     entry.size = len(content)
                     tar.addfile(entry, io.BytesIO(content))
@@ -274,7 +274,7 @@ def _check_key(key: str) -> None:
 
 
 def _members(sample: Sample) -> list[tuple[str, bytes]]:
-    """The files of a sample by name, sorted."""
+    """Return the tar members of a sample as (name, content), sorted by name."""
     record: dict[str, Any] = dict(sample.metadata)
     if taken := record.keys() & {"caption", "captions", "label", "labels"}:
         raise DataError(
@@ -291,7 +291,7 @@ def _members(sample: Sample) -> list[tuple[str, bytes]]:
             text = json.dumps(record, ensure_ascii=False, sort_keys=True)
             members[f"{sample.key}.json"] = text.encode()
         if sample.captions:
-            # For readers that know one caption only.
+            # For readers that support only one caption.
             members[f"{sample.key}.txt"] = sample.captions[0].encode()
     except (TypeError, ValueError) as error:
         raise DataError(
@@ -302,7 +302,7 @@ def _members(sample: Sample) -> list[tuple[str, bytes]]:
 
 
 def _extension(sample: Sample) -> str:
-    """The extension that the image's first bytes ask for."""
+    """Detect the file extension from the first bytes of the image."""
     image = sample.image
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "webp"
