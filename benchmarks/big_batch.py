@@ -1,12 +1,12 @@
-"""One step of many pairs by gradient caching beside the same pairs in small batches: time, memory.
+"""Time and memory of one large-batch step with gradient caching against small-batch steps.
 
     python benchmarks/big_batch.py
     python benchmarks/big_batch.py --pairs 65536 --model narrow --rounds 1
 
-`cached` makes one update from all pairs: their embeddings first, part by part, then each part again
-with its graph. `small` makes an update from each part, as training with that batch size would, so
-its contrastive loss sees fewer pairs. `whole` takes all pairs at once, for as many as memory holds.
-Pixels are noise in fp32 and all held from the start, in all three alike; so they count.
+`cached` makes one update from all pairs: it first embeds them micro-batch by micro-batch, then runs
+each micro-batch again with its graph. `small` makes one update per micro-batch, so its contrastive
+loss compares fewer pairs. `whole` runs all pairs at once, as far as memory allows. The pixels are
+noise in fp32, in memory from the start in all three; the peak memory includes them.
 """
 
 import argparse
@@ -42,7 +42,7 @@ NAMES = {
 
 
 def narrow() -> CoCaConfig:
-    """For machines on which 65,536 pairs of a real model take an hour."""
+    """Build a small configuration, for machines where 65,536 pairs of a real model take an hour."""
     image = ImageEncoderConfig(
         image_size=64, patch_size=16, width=128, layers=4, heads=2, mlp_width=512
     )
@@ -63,14 +63,14 @@ MODELS = {"narrow": narrow(), **CoCaConfig.presets()}
 
 
 def make_batch(config: CoCaConfig, pairs: int) -> Batch:
-    """Noise with random captions of 12 tokens on average: log-normal, 5 to 40."""
+    """Generate noise with random captions of 12 tokens on average: log-normal, 5 to 40."""
     generator = torch.Generator().manual_seed(0)
     text, side = config.text, config.image.image_size
     lengths = torch.exp(2.37 + 0.45 * torch.randn(pairs, generator=generator)).round()
     lengths = lengths.clamp(5, 40).long()
     tokens = torch.randint(4, text.vocab_size, (pairs, int(lengths.max())), generator=generator)
-    places = torch.arange(tokens.shape[1])
-    tokens[places.expand_as(tokens) >= lengths[:, None]] = text.pad_id
+    positions = torch.arange(tokens.shape[1])
+    tokens[positions.expand_as(tokens) >= lengths[:, None]] = text.pad_id
     tokens[:, 0] = text.bos_id
     tokens.scatter_(1, lengths[:, None] - 2, text.eos_id)
     tokens.scatter_(1, lengths[:, None] - 1, text.cls_id)
@@ -79,7 +79,7 @@ def make_batch(config: CoCaConfig, pairs: int) -> Batch:
 
 
 class Steps:
-    """Updates of one model, and the seconds that they took."""
+    """Timed updates of one model."""
 
     def __init__(self, config: CoCaConfig, *, device: torch.device, bf16: bool) -> None:
         torch.manual_seed(0)
@@ -89,7 +89,7 @@ class Steps:
         self.optimizer = make_optimizer(self.model.model, OptimizerConfig(lr=1e-4))
 
     def run(self, batches: Sequence[Batch], micro_batch: int | None) -> tuple[float, float]:
-        """Seconds of one update a batch, and the loss of the last."""
+        """Make one update per batch; return the seconds and the last loss."""
         start, loss = self._now(), 0.0
         for batch in batches:
             self.optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""The most that this machine multiplies, to hold a model's pace against."""
+"""Peak matrix multiplication throughput of this machine, as the ceiling of a model's throughput."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ SHAPES = ((1600, 768, 3072), (1600, 3072, 768), (8160, 512, 1024), (2048, 256, 1
 
 
 def ceiling(*, bf16: bool, clock: Callable[[], float] = time.perf_counter) -> float:
-    """The most operations a second of `clock` that products of the models' shapes reach now."""
+    """Measure the peak FLOP/s, by `clock`, of matrix products with the models' shapes."""
     best = 0.0
     for rows, inner, columns in SHAPES:
         dtype = torch.bfloat16 if bf16 else torch.float32

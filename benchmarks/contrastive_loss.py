@@ -1,10 +1,10 @@
-"""The contrastive losses in blocks of rows beside the plain N x N ones: time, memory, difference.
+"""Time, memory and error of the blockwise contrastive losses against the plain N x N losses.
 
     python benchmarks/contrastive_loss.py
     python benchmarks/contrastive_loss.py --loss sigmoid --pairs 4096
 
-Value and gradient of one process. The last row computes both ways in one process and compares the
-gradients; all others run alone, and their memory is what the loss adds to the embeddings.
+A run computes value and gradient in one process. The contestant `difference` computes both losses
+and compares the gradients. Memory is the increase of the peak by the loss, embeddings excluded.
 """
 
 import argparse
@@ -39,7 +39,7 @@ LOSSES = {
 
 
 def leaves(pairs: int, width: int, numbers: tuple[float, ...]) -> list[Tensor]:
-    """Unit vectors of pairs that resemble each other, and the learned numbers."""
+    """Generate unit vectors of similar pairs, and the learned scale and bias."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(pairs, width, generator=generator)
     texts = images + torch.randn(pairs, width, generator=generator)
@@ -48,7 +48,7 @@ def leaves(pairs: int, width: int, numbers: tuple[float, ...]) -> list[Tensor]:
 
 
 def compute(loss: str, rows: int | None, own: list[Tensor]) -> tuple[float, list[Tensor]]:
-    """Value and gradients; `rows` is None for the plain way."""
+    """Compute value and gradients; `rows` None selects the plain loss."""
     plain, blocked, _ = LOSSES[loss]
     total = plain(*own) if rows is None else blocked(*own, block_rows=rows).loss
     return total.item(), list(torch.autograd.grad(total, own))
@@ -90,8 +90,8 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         f"contrastive_{arguments.loss}",
         f"Contrastive loss ({arguments.loss}), {arguments.pairs:,} pairs of {arguments.width}",
         results(rounds),
-        f"Gradients by images, captions and learned numbers: at most {apart['gradient']:.1e} of "
-        f"their length apart (plain and {arguments.rows[0]} rows).",
+        f"Relative difference of the gradients by images, captions and scalars: at most "
+        f"{apart['gradient']:.1e} (plain and {arguments.rows[0]} rows).",
         packages=("torch",),
     )
     return rounds

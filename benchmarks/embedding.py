@@ -1,14 +1,14 @@
-"""Embeddings by OpenCLIP's CoCa beside the same model here: texts, and images from JPEG files.
+"""Embedding throughput of OpenCLIP's CoCa against the same model here: texts and JPEG files.
 
     python benchmarks/embedding.py texts
-    python benchmarks/embedding.py pictures --count 128
+    python benchmarks/embedding.py images --count 128
     python benchmarks/embedding.py small --count 1024 --photos 'photos/*.jpg'
 
-`texts` are captions of 12 tokens on average as `coca_ViT-B-32` reads them, 64 at a time. `pictures`
-are files of 640 x 480 pixels: the peer reads them with a DataLoader of two workers and its own
-preprocessing, `Predictor.embed_images` does both here. `small` is the same for a model of the size
-that is in this package, where reading is the limit. Without `--photos` the files are put together
-from the thumbnails of Flickr8k. All contestants have the same random weights.
+`texts` are captions of 12 tokens on average for `coca_ViT-B-32`, in batches of 64. `images` are
+files of 640 x 480 pixels. The peer reads them with a DataLoader of two workers and its own
+preprocessing; here `Predictor.embed_images` does both. `small` uses a model of the size of the
+packaged one, where decoding is the bottleneck. Without `--photos` the files are collages of the
+thumbnails of Flickr8k. All contestants have the same random weights.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def our_model(*, small: bool, class_mask: str = "legacy") -> nn.Module:
 
 
 class Photos(torch.utils.data.Dataset[Tensor]):
-    """As open_clip's own evaluation reads a folder."""
+    """A folder of images, preprocessed as in the evaluation of open_clip."""
 
     def __init__(self, files: Items, side: int) -> None:
         from open_clip.transform import image_transform
@@ -96,7 +96,7 @@ class Photos(torch.utils.data.Dataset[Tensor]):
         return pixels
 
 
-def peer_pictures(dtype: torch.dtype, *, small: bool) -> Embed:
+def peer_images(dtype: torch.dtype, *, small: bool) -> Embed:
     model = peer_model(small=small).eval().to(dtype)
     side = SMALL["vision_cfg"]["image_size"] if small else 224
 
@@ -107,7 +107,7 @@ def peer_pictures(dtype: torch.dtype, *, small: bool) -> Embed:
     return embed
 
 
-def our_pictures(
+def our_images(
     dtype: torch.dtype,
     *,
     small: bool,
@@ -127,7 +127,7 @@ def our_pictures(
         quantize_(model.image_encoder, Int8DynamicActivationInt8WeightConfig())
     model = model.to(dtype)
     if compiled:
-        # Lets the weights be laid out once in the order of the products.
+        # Lets the compiler prepack the weights once.
         torch._inductor.config.freezing = True
         model.encode_image = torch.compile(model.encode_image)
     image = ImageTransform(
@@ -139,8 +139,8 @@ def our_pictures(
             reduced=reduced,
         )
     )
-    words = Tokenizer.train(["a photo"], vocab_size=300)
-    processor = Processor(image, words, 76)
+    tokenizer = Tokenizer.train(["a photo"], vocab_size=300)
+    processor = Processor(image, tokenizer, 76)
     predictor = Predictor(model, processor, fingerprint="", batch_size=BATCH, prepack=True)
     return lambda files: torch.from_numpy(predictor.embed_images(files))
 
@@ -149,13 +149,13 @@ FP32, BF16 = torch.float32, torch.bfloat16
 Contestants = dict[str, tuple[str, Callable[[], Embed]]]
 
 
-def of_pictures(*, small: bool) -> Contestants:
+def image_contestants(*, small: bool) -> Contestants:
     def here(dtype: torch.dtype, **options: bool) -> Callable[[], Embed]:
-        return lambda: our_pictures(dtype, small=small, **options)
+        return lambda: our_images(dtype, small=small, **options)
 
     return {
-        "peer": ("open_clip_torch", lambda: peer_pictures(FP32, small=small)),
-        "peer-bf16": ("open_clip_torch, bf16", lambda: peer_pictures(BF16, small=small)),
+        "peer": ("open_clip_torch", lambda: peer_images(FP32, small=small)),
+        "peer-bf16": ("open_clip_torch, bf16", lambda: peer_images(BF16, small=small)),
         "exact": ("the same here", here(FP32, reduced=False)),
         "here": ("the same here, JPEG read at reduced scale", here(FP32)),
         "bf16": ("that in bf16", here(BF16)),
@@ -172,15 +172,15 @@ CONTESTANTS: dict[str, Contestants] = {
         "corrected": ("here, corrected mask", lambda: our_texts(FP32, "corrected")),
         "bf16": ("the same here, bf16", lambda: our_texts(BF16)),
     },
-    "pictures": of_pictures(small=False),
-    "small": of_pictures(small=True),
+    "images": image_contestants(small=False),
+    "small": image_contestants(small=True),
 }
 TITLES = {
     "texts": "Text embeddings, coca_ViT-B-32, captions of about 12 tokens",
-    "pictures": "Image embeddings from JPEG files, coca_ViT-B-32",
+    "images": "Image embeddings from JPEG files, coca_ViT-B-32",
     "small": "Image embeddings from JPEG files, a small model (64 px, 4 layers of 192)",
 }
-PER_S = {"texts": "captions/s", "pictures": "images/s", "small": "images/s"}
+PER_S = {"texts": "captions/s", "images": "images/s", "small": "images/s"}
 
 
 QUICK = {"count": 128, "only": ["peer", "here", "bf16"], "rounds": 1}
@@ -193,7 +193,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         items = sorted((arguments.folder / "photos").glob("*.jpg"))
     embed = CONTESTANTS[arguments.what][arguments.contestant][1]()
     with torch.inference_mode():
-        # Imports, first pages of memory and compilation are no part of the pace.
+        # The first batch warms up: imports, memory pages, compilation.
         embed(items[:BATCH])
         start, own_start = time.perf_counter(), own_seconds()
         vectors = embed(items)
@@ -220,7 +220,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     rows = []
     for name, own in rounds.items():
         row = [known[name][0], figure(own, "per_s").shown(1)]
-        row += [ratio(own, rounds[first], pace).shown() for pace in ("per_s", "per_own_s")]
+        row += [ratio(own, rounds[first], rate).shown() for rate in ("per_s", "per_own_s")]
         row.append(f"{(vectors[name] * vectors[first]).sum(axis=1).min():.5f}")
         rows.append(row)
     columns = ["", PER_S[what], "times as fast", "times less processor time", "lowest cosine"]
@@ -243,7 +243,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="?", default="texts", choices=list(CONTESTANTS))
     parser.add_argument("--count", type=int, default=256, help="texts or images (default 256)")
-    parser.add_argument("--only", nargs="+", help="these contestants, the peer among them")
+    parser.add_argument("--only", nargs="+", help="contestants to run")
     parser.add_argument("--photos", default=SHARDS, help="*.jpg, or shards to make photos of")
-    parser.add_argument("--folder", type=Path, help="what the contestants share; used by itself")
+    parser.add_argument("--folder", type=Path, help="shared folder; used by the script itself")
     run(parser, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -1,11 +1,11 @@
-"""What filling a collection costs over embedding alone: the same images, the same model.
+"""Cost of indexing a collection against embedding alone: the same images, the same model.
 
-    python benchmarks/filling.py --pictures photos --count 3000
+    python benchmarks/filling.py --images photos --count 3000
 
-`embed` reads and embeds the images as `coca index` does, by threads ahead of the model, and keeps
-nothing. `plain` is `Predictor.embed_images`, which reads a batch and then embeds it. `index` fills
-a new collection of Milvus Lite, from opening it until everything is on disk and it is closed;
-`again` is a second run on it, which finds everything there.
+`embed` prefetches and embeds the images as `coca index` does, and stores nothing. `plain` is
+`Predictor.embed_images`, which reads a batch and then embeds it. `index` inserts into a new
+collection of Milvus Lite, from opening it until it is on disk and closed. `again` is a second run
+on the same collection, in which no image has changed.
 """
 
 import argparse
@@ -58,49 +58,49 @@ def index(model: Predictor, files: Sequence[Path], uri: str) -> None:
     assert done.good == len(files)
 
 
-QUICK = {"pictures": SHARDS, "count": 128, "rounds": 1}
+QUICK = {"images": SHARDS, "count": 128, "rounds": 1}
 UNITS = {"seconds": "s", "cpu_s": "processor s"}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
     model = coca.load(arguments.model, device="cpu")
-    files = find_pictures([arguments.pictures])[: arguments.count]
-    # The first batch pays for imports and for finding the kernels.
+    files = find_pictures([arguments.images])[: arguments.count]
+    # The first batch warms up: imports and the choice of kernels.
     model.embed_images(files[: model.batch_size])
     with tempfile.TemporaryDirectory() as folder:
-        uri = str(Path(folder) / "pictures.db")
+        uri = str(Path(folder) / "images.db")
         works: dict[str, Callable[[], object]] = {
             "embed": lambda: embed_ahead(model, files),
             "plain": lambda: model.embed_images(files),
             "index": lambda: index(model, files, uri),
             "again": lambda: index(model, files, uri),
         }
-        # Importing the client of Milvus, and its first collection, cost a second once a process.
+        # The first use of the Milvus client costs a second in each process.
         index(model, files[: model.batch_size], str(Path(folder) / "warm.db"))
         if arguments.contestant == "again":
             index(model, files, uri)
         start, used = time.perf_counter(), time.process_time()
         works[arguments.contestant]()
         seconds, cpu = time.perf_counter() - start, time.process_time() - used
-    emit({"seconds": seconds, "cpu_s": cpu, "pictures": len(files)})
+    emit({"seconds": seconds, "cpu_s": cpu, "images": len(files)})
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    shared = [f"--{name}={getattr(arguments, name)}" for name in ("pictures", "count", "model")]
+    shared = [f"--{name}={getattr(arguments, name)}" for name in ("images", "count", "model")]
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.pictures.endswith(".tar"):
-            make_photos(Path(folder) / "photos", arguments.pictures, arguments.count)
-            shared.append(f"--pictures={folder}/photos")
+        if arguments.images.endswith(".tar"):
+            make_photos(Path(folder) / "photos", arguments.images, arguments.count)
+            shared.append(f"--images={folder}/photos")
         rounds = in_turn(
             {name: [f"--contestant={name}", *shared] for name in arguments.of.split(",")},
             rounds=arguments.rounds,
         )
-    count = int(rounds["embed"][0]["pictures"])
+    count = int(rounds["embed"][0]["images"])
     write_report(
         arguments,
         rounds,
         "filling",
-        f"Filling a collection with {count:,} images by {arguments.model}",
+        f"Indexing {count:,} images by {arguments.model}",
         results(rounds),
         packages=("torch", "pymilvus", "milvus-lite"),
     )
@@ -124,7 +124,7 @@ def results(rounds: Rounds) -> str:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", default="photos", help="folder of images, or shards (*.tar)")
+    parser.add_argument("--images", default="photos", help="folder of images, or shards (*.tar)")
     parser.add_argument("--count", type=int, default=3000, help="images (default 3000)")
     parser.add_argument("--model", default="nano", help="model (default nano)")
     parser.add_argument("--of", default=",".join(NAMES), help="contestants, `embed` among them")

@@ -1,9 +1,9 @@
-"""What `search.py --words` adds: from words to hits, model included, beside pymilvus's own search.
+"""End-to-end latency of text queries (`search.py --words`), against pymilvus's own search.
 
-The model is of the architecture of `coca_ViT-B-32` with random weights, which takes as long as a
-trained one. For each query, in turn: pymilvus's `search` itself, with the settings and columns that
-`Collection.search` uses; `Collection.search` by the same vector; `SearchEngine.search` by the
-words, over the collection and over an `InMemoryIndex` of it.
+The model has the architecture of `coca_ViT-B-32` and random weights, which cost as much as trained
+weights. For each query, in turn: pymilvus's `search` with the settings and columns of
+`Collection.search`; `Collection.search` by the same vector; `SearchEngine.search` by text, over the
+collection and over an `InMemoryIndex` of it.
 """
 
 import random
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from search_peers import K
-from side_by_side import Figures, table
+from side_by_side import Figures, Unavailable, table
 
 from coca.inference.predictor import Predictor
 from coca.model.openclip.config import OpenCLIPConfig
@@ -33,16 +33,16 @@ WAYS = {
     "pymilvus": "pymilvus's `search`, by vector",
     "index": "`Collection.search`, by vector",
     "embed": "the model alone, one text",
-    "engine": "`SearchEngine.search`, by words",
+    "engine": "`SearchEngine.search`, by text",
     "resident": "the same over `InMemoryIndex`",
 }
 
 
 def model() -> Predictor:
-    """The shape of `coca_ViT-B-32` and its words; weights by chance."""
+    """Build the architecture and tokenizer of `coca_ViT-B-32` with random weights."""
     vocabulary = installed_vocabulary()
     if vocabulary is None:
-        raise SystemExit("the words of CLIP come with the package open_clip_torch: install it")
+        raise Unavailable("the vocabulary of CLIP needs the package open_clip_torch")
     torch.manual_seed(0)
     config = OpenCLIPConfig()
     image = ImageTransform(ImageConfig(image_size=config.image.image_size))
@@ -53,7 +53,7 @@ def model() -> Predictor:
 def ways_of(
     index: Collection, resident: InMemoryIndex, predictor: Predictor
 ) -> dict[str, Callable[[str, np.ndarray], object]]:
-    """Each way to ask, from words or from their vector."""
+    """Return each kind of query, by text or by its vector."""
     client, timeout_s = index._connection.client, index._connection.timeout_s
     params = index.index_type.search_params(K, 1.0)
 
@@ -81,7 +81,7 @@ def ways_of(
 
 
 def timed(index: Collection, resident: InMemoryIndex) -> Figures:
-    """The time of each way, in ms, and the quotient of `Collection.search` and pymilvus's."""
+    """Measure each latency in ms, and the ratio of `Collection.search` to pymilvus's search."""
     torch.set_num_threads(1)
     words, predictor = random.Random(0), model()
     queries = [" ".join(words.choices(WORDS, k=words.randint(2, 10))) for _ in range(QUERIES)]
@@ -93,7 +93,7 @@ def timed(index: Collection, resident: InMemoryIndex) -> Figures:
         for way in list(ways) if turn % 2 else reversed(list(ways)):
             start = time.perf_counter()
             ways[way](text, vector)
-            if turn >= 5:  # the first ones bring things into memory
+            if turn >= 5:  # the first queries warm up
                 taken[way].append(1e3 * (time.perf_counter() - start))
     figures: Figures = {}
     for way, times in taken.items():
@@ -106,14 +106,14 @@ def timed(index: Collection, resident: InMemoryIndex) -> Figures:
 
 
 def section(store: str, shown: Callable[..., str]) -> str:
-    """The part of a report about one store; `shown` writes the figure of a name."""
+    """Write the section about one store; `shown` formats the figure of a name."""
     rows = [
         [way, *(shown(f"words {name} {part}") for part in ("p50", "p95"))]
         for name, way in WAYS.items()
     ]
     times = shown("words ratio", digits=2)
     return (
-        f"## From words to {K} hits, {store}\n\n"
+        f"## End-to-end text queries, {K} hits, {store}\n\n"
         f"{QUERIES} queries of 2 to 10 words, one at a time and each way in turn; the text side of "
         f"`coca_ViT-B-32`, one thread.\n\n{table(['', 'p50, ms', 'p95, ms'], rows)}\n\n"
         f"`Collection.search` over pymilvus's, query by query: {times} (median)."

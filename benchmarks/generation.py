@@ -1,4 +1,4 @@
-"""Captions by OpenCLIP's coca_ViT-B-32 beside the same model here: seconds from images to words.
+"""Caption generation by OpenCLIP's coca_ViT-B-32 against the same model here: seconds and memory.
 
     python benchmarks/generation.py --peer-python peer/bin/python --way greedy --batch 8
     python benchmarks/generation.py --peer-python peer/bin/python --way beams --batch 32 --tokens 12
@@ -8,9 +8,9 @@ the peer has an environment of its own:
 
     python -m venv peer && peer/bin/pip install open_clip_torch==3.3.0 'transformers<4.50'
 
-All contestants have the same random weights and images, and write captions of 30 tokens with the
-first, none of which may end early. Encoding the images is part of the time. The peer's beams are
-one group, so that both search for the same: its default of three groups takes as long.
+All contestants have the same random weights and images. They generate captions of 30 tokens,
+including the first; no caption may end early. The time includes encoding the images. The peer uses
+one beam group, so that both search the same space; its default of three groups takes as long.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import torch
 from options import run
-from peer import peer_model, pictures
+from peer import noise_images, peer_model
 from side_by_side import (
     Figures,
     Rounds,
@@ -45,11 +45,11 @@ CONTESTANTS = {
 WAYS = {"greedy": "greedy", "beams": f"{BEAMS} beams"}
 
 Write = Callable[[], Tensor]
-"""Writes a caption for each image and gives its token ids."""
+"""Generates a caption for each image and returns its token ids."""
 
 
 def peer(way: str, batch: int, tokens: int) -> Write:
-    model, images = peer_model().eval(), pictures(batch)
+    model, images = peer_model().eval(), noise_images(batch)
     lengths = {"seq_len": tokens, "min_seq_len": tokens - 1}
     if way == "greedy":
         return lambda: model.generate(images, generation_type="top_k", top_k=1, **lengths)
@@ -74,16 +74,16 @@ def ours(way: str, batch: int, tokens: int, dtype: torch.dtype) -> Write:
         max_new_tokens=tokens - 1,
         min_new_tokens=tokens - 1,
     )
-    images = pictures(batch).to(dtype)
+    images = noise_images(batch).to(dtype)
 
-    def write() -> Tensor:
+    def caption() -> Tensor:
         written = generate(model, model.image_tokens(images), decoding=decoding)
         return torch.tensor([[config.text.bos_id, *row[0].token_ids] for row in written])
 
-    return write
+    return caption
 
 
-QUICK = {"batch": 2, "tokens": 12, "rounds": 1}
+QUICK = {"batch": 2, "tokens": 8, "rounds": 1}
 UNITS = {"seconds": "s", "own_seconds": "processor s", "peak_gb": "GB"}
 
 
@@ -115,7 +115,7 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 
 def same_rows(one: Figures, other: Figures) -> Spread:
-    """The share of the captions that two contestants wrote alike."""
+    """Compute the fraction of captions that two contestants generate alike."""
     rows = [name for name in one if name.startswith("row ")]
     return Spread.of([sum(one[name] == other[name] for name in rows) / len(rows)])
 
@@ -123,10 +123,11 @@ def same_rows(one: Figures, other: Figures) -> Spread:
 def referee(arguments: argparse.Namespace) -> Rounds:
     way, batch, tokens = arguments.way, arguments.batch, arguments.tokens
     options = ["--way", way, "--batch", str(batch), "--tokens", str(tokens)]
+    # The first run of the peer is no slower than the next, and takes minutes.
+    repeats = {name: 1 if name == "peer" or arguments.quick else 2 for name in CONTESTANTS}
     rounds = in_turn(
         {
-            # The first run of the peer is no slower than the next, and takes minutes.
-            name: [*options, "--contestant", name, "--repeats", "1" if name == "peer" else "2"]
+            name: [*options, f"--contestant={name}", f"--repeats={repeats[name]}"]
             for name in CONTESTANTS
         },
         rounds=arguments.rounds,
@@ -157,11 +158,18 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         f"generation-{way}-{batch}-{tokens}",
         f"Captions of {batch} images, {WAYS[way]}, {tokens} tokens",
         table(
-            ["", "seconds", "times as fast", "times less processor time", "peak, GB", "same words"],
+            [
+                "",
+                "seconds",
+                "times as fast",
+                "times less processor time",
+                "peak, GB",
+                "same tokens",
+            ],
             rows,
         ),
         f"Threads: {torch.get_num_threads()}. Median of {arguments.rounds} turns, lowest and "
-        "highest in brackets. On a busy machine processor time is the fairer measure.",
+        "highest in brackets. On a busy machine processor time is more reliable.",
         packages=("torch", "open_clip_torch"),
     )
     return rounds
@@ -171,7 +179,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--way", choices=list(WAYS), default="greedy", help="default: greedy")
     parser.add_argument("--batch", type=int, default=8, help="images (default 8)")
-    parser.add_argument("--tokens", type=int, default=30, help="with the first (default 30)")
+    parser.add_argument("--tokens", type=int, default=30, help="of a caption (default 30)")
     parser.add_argument("--repeats", type=int, default=1, help="runs within a process")
     parser.add_argument(
         "--peer-python",

@@ -1,9 +1,9 @@
-"""Does the search by words help? Captions of Flickr8k find their photo, by vectors, words and both.
+"""Recall of hybrid search: captions of Flickr8k as queries, by vector, full text and both.
 
     python benchmarks/hybrid.py --model runs/flickr8k/coca-0
 
 Each of the 1,000 validation photos is in a collection of Milvus Lite with the first of its five
-captions; the second one is the query. Text to image through Milvus stands beside all products.
+captions; the second caption is the query. Exact search by all inner products is the baseline.
 """
 
 import argparse
@@ -36,9 +36,9 @@ def contestant(arguments: argparse.Namespace) -> None:
     source = open_source(SourceConfig(kind="shards", path=arguments.data))
     samples = [source.read(row) for row in range(len(source))][: arguments.count]
     images = predictor.embed_images([sample.image for sample in samples])
-    told = predictor.embed_texts([sample.captions[0] for sample in samples])
-    asked = [sample.captions[1] for sample in samples]
-    queries = predictor.embed_texts(asked)
+    caption_vectors = predictor.embed_texts([sample.captions[0] for sample in samples])
+    texts = [sample.captions[1] for sample in samples]
+    queries = predictor.embed_texts(texts)
     figures: Figures = {"rows": len(samples)}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -55,7 +55,7 @@ def contestant(arguments: argparse.Namespace) -> None:
                 path=sample.key,
                 caption=sample.captions[0],
                 vector=images[row],
-                text_vector=told[row],
+                text_vector=caption_vectors[row],
             )
             for row, sample in enumerate(samples)
         )
@@ -75,16 +75,16 @@ def contestant(arguments: argparse.Namespace) -> None:
         figures["recall of Milvus"] = sum(
             len(set(one) & set(other)) for one, other in zip(found, exact, strict=True)
         ) / (10 * len(exact))
-        note("all products", exact)
-        note("pictures", found)
+        note("exact", exact)
+        note("images", found)
         note("captions", [ids(hits) for hits in index.search(queries, 10, on="text")])
-        # As `search_hybrid` does, but each ranking is asked for once for all weights.
+        # As `search_hybrid` does, but each ranking is computed once for all weights.
         near = index.search(queries, DEPTH)
-        said = [index.full_text_search(text, DEPTH) for text in asked]
-        note("words", [ids(hits) for hits in said])
+        by_text = [index.full_text_search(text, DEPTH) for text in texts]
+        note("full text", [ids(hits) for hits in by_text])
         for weight in WEIGHTS:
             fusion, shares = Fusion(words=weight), [1 - weight, weight]
-            joined = [fuse(pair, shares, fusion) for pair in zip(near, said, strict=True)]
+            joined = [fuse(pair, shares, fusion) for pair in zip(near, by_text, strict=True)]
             note(f"hybrid {weight}", [ids(hits) for hits in joined])
     emit(figures)
 
@@ -95,11 +95,11 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     rounds = in_turn({"flickr8k": [*shared, "--contestant=flickr8k"]}, rounds=1)
     own = rounds["flickr8k"][0]
     names = {
-        "all products": "images, all products in memory",
-        "pictures": "images, through Milvus",
+        "exact": "images, exact search in memory",
+        "images": "images, through Milvus",
         "captions": "captions by vector (`--on text`)",
-        "words": "captions by words (BM25)",
-        **{f"hybrid {one}": f"images and words (`--hybrid --words {one}`)" for one in WEIGHTS},
+        "full text": "captions by full text (BM25)",
+        **{f"hybrid {one}": f"hybrid (`--hybrid --text-weight {one}`)" for one in WEIGHTS},
     }
     rows = [
         [shown, *(f"{own[f'{way} {depth}']:.3f}" for depth in DEPTHS)]
@@ -109,9 +109,9 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         arguments,
         rounds,
         "hybrid",
-        f"Captions that look for their photo among {own['rows']:,.0f}",
+        f"Text-to-image recall among {own['rows']:,.0f}",
         table(["compared with", *(f"recall@{depth}" for depth in DEPTHS)], rows),
-        f"Of the 10 nearest by all products Milvus gives {own['recall of Milvus']:.4f}.",
+        f"Recall@10 of Milvus against the exact search: {own['recall of Milvus']:.4f}.",
         packages=["torch", "pymilvus", "milvus-lite"],
     )
     return rounds

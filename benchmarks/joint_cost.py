@@ -1,12 +1,12 @@
-"""What both losses cost beside one: a training step of the three Flickr8k recipes, in turn.
+"""Cost of a training step with both losses against one loss: the three Flickr8k recipes in turn.
 
     python benchmarks/joint_cost.py --rounds 20
 
-The recipes flickr8k_coca, flickr8k_contrastive and flickr8k_captioning as they stand, on the first
-batch that their loader gives, in one process: a round is one step of each, and the figures are
-ratios within rounds, since a shared machine drifts. What is counted is processor time of this
-process, which others that run beside it lengthen little. The paper reports 1.18 times the
-contrastive step for its large model (section 4.3), whose text side is a smaller part of the whole.
+The recipes flickr8k_coca, flickr8k_contrastive and flickr8k_captioning run unchanged, on the first
+batch of their loader, in one process. A round is one step of each; the ratios are within rounds,
+since the speed of a shared machine drifts. The measure is the processor time of this process, which
+other work on the machine changes little. The paper reports 1.18 times the contrastive step for its
+large model (section 4.3), in which the text side is a smaller part of the whole.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     steps = _steps(arguments)
     for step in steps.values():
         step()
-        step()  # the second one finds memory and optimizer state in place
+        step()  # the second step reuses memory and optimizer state
     rounds = Rounds({kind: [] for kind in KINDS})
     for turn in range(arguments.rounds):
         for kind in KINDS if turn % 2 == 0 else reversed(KINDS):
@@ -65,7 +65,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         arguments,
         rounds,
         "joint_cost",
-        "A step of both losses beside one of each",
+        "A step of both losses against a step of one",
         table(["recipe", "processor seconds a step", "times contrastive only"], rows),
         f"Medians of {arguments.rounds} rounds of one step each, with the lowest and the highest; "
         f"{arguments.threads} thread, batch {arguments.batch}.",
@@ -75,7 +75,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 
 
 def _steps(arguments: argparse.Namespace) -> dict[str, Callable[[], None]]:
-    """One update of each recipe's model, on the same batch."""
+    """Build one update function per recipe, all on the same batch."""
     require(f"{arguments.data_root}/flickr8k/train-*.tar")
     changes = [
         f"data_root={arguments.data_root}",

@@ -1,12 +1,12 @@
-"""Batches from WebDataset shards: the loader here beside webdataset with torchvision, pictures/s.
+"""Throughput of batches from WebDataset shards: the loader here against webdataset, images/s.
 
     python benchmarks/loader.py
     python benchmarks/loader.py --shards 'photos/train-*.tar' --side 224
 
-Both sides read the same tars, draw one of an image's captions, cut a random part of the image,
-mirror half of them, resize it bicubically, normalise, and write the captions as ids by the same
-tokenizer. The peer is put together as open_clip's own pipeline is: Pillow decodes, torchvision's
-transforms change. Each has one worker process, and the other core only takes the batches.
+Both loaders read the same tars, sample one caption per image, crop at random, flip half of the
+images, resize bicubically, normalize, and tokenize with the same tokenizer. The peer is composed as
+open_clip's pipeline: Pillow decodes and torchvision's transforms augment. Each has one worker
+process; the other core only consumes the batches.
 """
 
 import argparse
@@ -39,16 +39,16 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import Tokenizer
 
-CONTEXT, WORDS = 32, 4000
+CONTEXT, VOCAB_SIZE = 32, 4000
 MIN_SCALE, FLIP = 0.5, 0.5
 NAMES = {"peer": "webdataset + torchvision", "here": "the loader here"}
 
 
 def processor(source: SourceConfig, side: int) -> Processor:
-    """A tokenizer learned from the first captions, the same in each process."""
+    """Train a tokenizer on the first captions, the same in each process."""
     opened = open_source(source)
     captions = ["\n".join(opened.read(row).captions) for row in range(min(1000, len(opened)))]
-    tokenizer = Tokenizer.train(captions, vocab_size=WORDS)
+    tokenizer = Tokenizer.train(captions, vocab_size=VOCAB_SIZE)
     return Processor(ImageTransform(ImageConfig(image_size=side)), tokenizer, CONTEXT)
 
 
@@ -103,21 +103,21 @@ BATCHES: dict[str, Callable[[SourceConfig, int, int], Iterable[Any]]] = {
 
 
 QUICK = {"batch": 64, "batches": 10, "rounds": 2}
-UNITS = {"pictures_per_s": "images/s", "pictures_per_own_s": "images per processor s"}
+UNITS = {"images_per_s": "images/s", "images_per_own_s": "images per processor s"}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
     source = SourceConfig(kind="shards", path=arguments.shards)
     batches = iter(BATCHES[arguments.contestant](source, arguments.side, arguments.batch))
-    # The worker's start and first fill are no part of the pace, nor what it has prepared by then.
+    # The first batches warm up: the worker's start, and the batches that it has prefetched.
     for _ in itertools.islice(batches, 4):
         pass
     start, own_start = time.perf_counter(), own_seconds()
     for _ in itertools.islice(batches, arguments.batches):
         pass
     seconds, own = time.perf_counter() - start, own_seconds() - own_start
-    pictures = arguments.batches * arguments.batch
-    emit({"pictures_per_s": pictures / seconds, "pictures_per_own_s": pictures / own})
+    images = arguments.batches * arguments.batch
+    emit({"images_per_s": images / seconds, "images_per_own_s": images / own})
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
@@ -144,14 +144,14 @@ def results(rounds: Rounds) -> str:
     rows = [
         [
             NAMES[name],
-            figure(own, "pictures_per_s").shown(0),
-            ratio(own, first, "pictures_per_s").shown(),
-            figure(own, "pictures_per_own_s").shown(0),
-            ratio(own, first, "pictures_per_own_s").shown(),
+            figure(own, "images_per_s").shown(0),
+            ratio(own, first, "images_per_s").shown(),
+            figure(own, "images_per_own_s").shown(0),
+            ratio(own, first, "images_per_own_s").shown(),
         ]
         for name, own in rounds.items()
     ]
-    columns = ["", "pictures/s", "ratio", "images a processor second", "ratio"]
+    columns = ["", "images/s", "ratio", "images a processor second", "ratio"]
     return table(columns, rows)
 
 

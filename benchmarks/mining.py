@@ -1,12 +1,12 @@
-"""Does a mined fifth teach more than a random fifth? Fine-tuning on Imagenette, beside all of it.
+"""Data selection by mining against random selection: fine-tuning accuracy on Imagenette.
 
     python benchmarks/mining.py --model runs/flickr8k/coca-0
 
-The training photos are put into a collection, without their labels having a say but where named:
-`diverse` spreads out (k-center), `like` takes what is nearest to 4 photos of each class, `unsure`
-what the model is least sure to classify by the names of the classes. Each choice is a manifest that
-`recipes/finetune/imagenette_frozen.yaml` learns from, with the same number of steps; scored on the
-500 validation photos. A round is a seed: of the training, of the random choice, of the examples.
+The training photos are indexed in a collection. `diverse` selects by k-center; `like` selects the
+nearest neighbors of 4 photos of each class, the only use of labels; `unsure` selects the most
+uncertain photos by zero-shot classification. `recipes/finetune/imagenette_frozen.yaml` trains on
+the manifest of each selection with the same number of steps, and is scored on the 500 validation
+photos. The seed applies to the training, the random selection and the examples.
 """
 
 import argparse
@@ -40,15 +40,15 @@ SHARE, EXAMPLES = 0.2, 4
 WAYS = {
     "random": "a random fifth",
     "diverse": "spread out (`--diverse`)",
-    "like": "nearest to 4 photos a class (`--like`)",
-    "unsure": "least sure (`--unsure`)",
+    "like": "nearest to 4 photos a class (`--positive`)",
+    "unsure": "least sure (`--uncertain`)",
     "sure": "most sure, same number of each guessed class",
     "all": "all of it",
 }
 
 
 def unpacked(data: str, folder: Path) -> dict[Path, str]:
-    """The training photos as files, each with its label beside it; the label of each."""
+    """Write the training photos as files with sidecar labels, and return the label of each file."""
     labels = {}
     with zipfile.ZipFile(data) as zipped:
         for line in zipped.read("meta.jsonl").decode().splitlines():
@@ -65,7 +65,7 @@ def unpacked(data: str, folder: Path) -> dict[Path, str]:
 def mined(
     way: str, labels: dict[Path, str], predictor: Predictor, folder: Path, seed: int
 ) -> list[Path]:
-    """The photos that this way chooses, written to `chosen.jsonl` too."""
+    """Select photos, and write them to `chosen.jsonl`."""
     rng, count = random.Random(seed), round(SHARE * len(labels))
     uri, out = str(folder / "pool.db"), folder / "chosen.jsonl"
     files = sorted(labels)
@@ -132,9 +132,9 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 
 def score(arguments: argparse.Namespace, folder: Path, seed: int) -> float:
-    """Top-1 after fine-tuning on what was chosen."""
+    """Compute top-1 after fine-tuning on the selected photos."""
     source = f"{{kind: manifest, path: {folder / 'chosen.jsonl'}, text: labels}}"
-    told = subprocess.run(
+    done = subprocess.run(
         [
             *(sys.executable, "-m", "coca", "finetune", str(RECIPE), f"model={arguments.model}"),
             *(
@@ -149,7 +149,7 @@ def score(arguments: argparse.Namespace, folder: Path, seed: int) -> float:
         stdout=subprocess.PIPE,
         text=True,
     )
-    (task,) = json.loads(told.stdout)["scores"]
+    (task,) = json.loads(done.stdout)["scores"]
     return float(task["metrics"]["top1"])
 
 
@@ -180,10 +180,10 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         arguments,
         rounds,
         "mining",
-        "A mined fifth beside a random fifth",
+        "A mined fifth against a random fifth",
         "Imagenette, 1,500 photos to choose from, top-1 on the 500 others; ± is the standard "
         "deviation over seeds.",
-        table(["what is learned from", "photos", "of a class, seed 0", "top-1", "seeds"], rows),
+        table(["training data", "photos", "of a class, seed 0", "top-1", "seeds"], rows),
         packages=["torch", "pymilvus", "milvus-lite"],
     )
     return rounds
@@ -191,7 +191,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--model", default="runs/flickr8k/coca-0", help="what starts the training")
+    options.add_argument("--model", default="runs/flickr8k/coca-0", help="initial weights")
     options.add_argument("--data", default="../shared/data/imagenette_96.zip")
     options.add_argument("--seeds", type=int, default=3, help="runs of each way (default 3)")
     options.add_argument("--steps", type=int, default=100, help="of the training (default 100)")

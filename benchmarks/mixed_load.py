@@ -1,11 +1,11 @@
-"""Searches while others write, for minutes: errors, lost writes, and how long searches take.
+"""Errors, lost writes and search latency under concurrent writes, over minutes.
 
     python benchmarks/mixed_load.py --minutes 10
     python benchmarks/mixed_load.py --minutes 1 --of lite
 
-Two threads write 20 rows each half second (new ones, some again with other words, some removed) and
-look for what they wrote; two search five times a second and check every score. At the end, and
-after opening anew, the collection is compared with all that was acknowledged (tests/mixed_load.py).
+Two threads insert, update and delete 20 rows each half second and read them back. Two threads
+search five times a second and check every score. At the end, and after it is opened again, the
+collection is compared with all acknowledged writes (tests/mixed_load.py).
 """
 
 import argparse
@@ -75,7 +75,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         arguments,
         rounds,
         "mixed-load",
-        f"Searches while others write, {arguments.minutes:g} minutes",
+        f"Search under concurrent writes, {arguments.minutes:g} minutes",
         f"Two threads write 20 rows of {DIM} numbers each half second, two search five times a "
         "second. Faults: errors, lost or stale writes, wrong scores.",
         table(

@@ -1,11 +1,11 @@
-"""What benchmarks beside OpenCLIP share of it; runs in the peer's own environment, too."""
+"""OpenCLIP model and inputs of the benchmarks; runs in the peer's own environment as well."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-CONTEXT, WORDS, BOS, EOS = 76, 49_408, 49_406, 49_407
+CONTEXT, VOCAB_SIZE, BOS, EOS = 76, 49_408, 49_406, 49_407
 """Of coca_ViT-B-32."""
 
 _SMALL_TEXT = {"context_length": CONTEXT, "vocab_size": 8_000, "width": 192, "heads": 3}
@@ -25,16 +25,16 @@ SMALL: dict[str, Any] = {
     "text_cfg": {**_SMALL_TEXT, "layers": 2, "embed_cls": True, "output_tokens": True},
     "multimodal_cfg": {**_SMALL_TEXT, "layers": 2},
 }
-"""A model of the size that is in this package, in OpenCLIP's architecture and words."""
+"""A model of the size that is in this package, in OpenCLIP's architecture and vocabulary."""
 
 
-def pictures(batch: int) -> Tensor:
-    """The same noise in each process."""
+def noise_images(batch: int) -> Tensor:
+    """Generate the same noise in each process."""
     return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
 def captions(batch: int, seed: int = 0) -> Tensor:
-    """Random captions padded to the context, 12 tokens on average: log-normal, 5 to 60."""
+    """Generate random padded captions, 12 tokens on average: log-normal, 5 to 60."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.exp(2.37 + 0.45 * torch.randn(batch, generator=generator)).round()
     tokens = torch.zeros(batch, CONTEXT, dtype=torch.int64)
@@ -45,7 +45,7 @@ def captions(batch: int, seed: int = 0) -> Tensor:
 
 
 def peer_model(*, small: bool = False) -> nn.Module:
-    """OpenCLIP's coca_ViT-B-32, or `SMALL`, with the same random weights in each process."""
+    """Build OpenCLIP's coca_ViT-B-32, or `SMALL`, with the same random weights in each process."""
     import open_clip
 
     torch.manual_seed(0)

@@ -1,12 +1,12 @@
-"""What a training step costs against batch, caption length, image tokens and model size.
+"""Cost of a training step as a function of batch, caption length, image tokens and model size.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --precision bf16 --rounds 1
 
 One of the four changes while the others stay as in `BASE`. A step is forward, both losses, backward
-and AdamW's update, on noise and random words, in one thread and by processor time, which other work
-on the machine does not stretch. Operations are counted by torch; the ceiling is what plain matrix
-products reach in the same process. The table comes with a drawing of it, as SVG.
+and AdamW's update, on noise and random tokens. It runs in one thread and is measured in processor
+time, which other work on the machine does not change. Torch counts the operations; the ceiling is
+the peak of plain matrix products in the same process. A plot of the table is written as SVG.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from coca.model.pretrained import count_parameters
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optimizer import OptimizerConfig, make_optimizer
 
-PATCH_PX, WORDS = 16, 8_000
+PATCH_PX, VOCAB_SIZE = 16, 8_000
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a step is made of."""
+    """The sizes of a step."""
 
     batch: int = 32
     caption: int = 16
@@ -79,7 +79,7 @@ def config_of(point: Point) -> CoCaConfig:
         mlp_width=4 * point.width,
     )
     text = TextDecoderConfig(
-        vocab_size=WORDS,
+        vocab_size=VOCAB_SIZE,
         context_length=80,
         width=point.width,
         heads=heads,
@@ -102,7 +102,7 @@ def batch_of(point: Point, config: CoCaConfig) -> Batch:
 
 
 def measured(point: Point, *, steps: int, bf16: bool) -> tuple[float, float, float]:
-    """Seconds and operations of a step, and the model's parameters."""
+    """Measure the seconds and operations of a step, and count the model's parameters."""
     torch.manual_seed(0)
     config = config_of(point)
     model, objective = CoCa(config), CoCaObjective(LossConfig())
@@ -141,14 +141,14 @@ def contestant(arguments: argparse.Namespace) -> None:
             f"{place} seconds": seconds,
             f"{place} flops": flops,
             f"{place} parameters": parameters,
-            # Measured beside each point, since a shared machine's pace changes.
+            # Measured with each point, since the speed of a shared machine drifts.
             f"{place} of ceiling": flops / seconds / ceiling(bf16=bf16, clock=time.process_time),
         }
     emit(figures)
 
 
 def place_of(sweep: str, point: Point, parameters: float) -> float:
-    """Where a point stands on its axis."""
+    """Return the position of a point on its axis."""
     where = {"batch": point.batch, "caption": point.caption, "image": point.image_tokens}
     return where.get(sweep, parameters / 1e6)
 
@@ -169,9 +169,9 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         arguments,
         rounds,
         theme,
-        f"What a training step costs, {arguments.precision}",
+        f"Cost of a training step, {arguments.precision}",
         *sections,
-        "Drawn in the SVG file of the same name.",
+        "Plotted in the SVG file of the same name.",
         packages=("torch",),
     )
     draw(path.with_suffix(".svg"), rounds)

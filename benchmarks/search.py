@@ -1,18 +1,18 @@
-"""Searching 512-d vectors: our collections beside plain faiss and LanceDB, also behind filters.
+"""Search of 512-d vectors with and without filters: our collections, plain faiss and LanceDB.
 
     python benchmarks/search.py --rows 100000
     python benchmarks/search.py --rows 10000 --rounds 3
     python benchmarks/search.py --rows 1000000 --only lite --index IVF_SQ8:nlist=4096
 
-The vectors are shaped like a model's: 2,000 clusters on a 64-d surface, with noise in all numbers.
-A filter keeps a random share of them by a column of numbers. Recall is against all products.
-Each contestant builds its own store in a process of its own, and is searched when its index is
-built; `resident` is a second face of `lite`, over the same collection. The server is that of `make
-milvus`. `search_curves.py` turns the settings of each index type.
+The vectors resemble those of a model: 2,000 clusters on a 64-d surface, with noise in all
+dimensions. A filter keeps a random fraction of them by a numeric column. Recall is against exact
+search. Each contestant builds its own store in its own process, and is searched after its index is
+built. `resident` searches the collection of `lite` from memory. `make milvus` installs the server.
+`search_curves.py` sweeps the search parameters of each index type.
 
-What filling costs is told in processor seconds, which other work on the machine does not stretch.
-With `--store FOLDER` what was filled stays there: the next rounds, and the next run in a quiet
-moment, take it as it is. `--words` adds how long a query takes from words to hits.
+The cost of inserting is in processor seconds, which other work on the machine does not change.
+With `--store FOLDER` the filled stores stay there, and later rounds and runs reuse them. `--words`
+adds the end-to-end latency of text queries.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def cloud(rows: int, seed: int) -> np.ndarray:
 
 
 class Ours:
-    """A collection of this package; the rank stands in `width`."""
+    """A collection of this package; the column `width` has the rank."""
 
     def __init__(self, uri: str, *, index: str = "HNSW", server: Any = None) -> None:
         self._open = partial(Collection.open, uri, "bench", embed_dim=DIM, fingerprint="bench")
@@ -105,13 +105,13 @@ class Ours:
         self.index.flush()
         if self._server is not None:
             self.wait_for_index()
-        # Lite builds its index behind the writer's back, until the collection is closed; and one
-        # who did not write need not wait for what was written.
+        # Lite builds its index in the background until the collection is closed. A client that
+        # did not write need not wait for the writes.
         self.index.close()
         self.index = self._search = self._open()
 
     def wait_for_index(self) -> None:
-        """Wait until the server searches its index; until then it answers from a rough one."""
+        """Wait until the server uses its index; until then it searches a temporary index."""
         client, deadline = self.index._connection.client, time.monotonic() + 1_800
         while time.monotonic() < deadline:
             parts = client.list_loaded_segments("bench")
@@ -123,12 +123,12 @@ class Ours:
         raise SystemExit("the server did not build its index in half an hour")
 
     def is_filled(self, rows: int) -> bool:
-        """Whether an earlier run has filled it."""
+        """Return whether an earlier run has inserted the rows."""
         self._rows = rows
         return self.index.count() == rows
 
     def keep_in_memory(self) -> None:
-        """Answer from memory from now on."""
+        """Search from memory from now on."""
         if not isinstance(self._search, InMemoryIndex):
             self._search = self.resident = InMemoryIndex(self.index)
 
@@ -167,12 +167,12 @@ def measure(store: Store, rows: int, folder: Path, faces: Sequence[str], *, word
 
 
 def filled(store: Store, vectors: np.ndarray, ranks: np.ndarray, folder: Path) -> Figures:
-    """Fills a store, unless an earlier run has, and tells what that cost."""
-    told = folder / "filled.json"
-    if told.exists() and store.is_filled(len(vectors)):
+    """Fill a store, unless an earlier run has, and return the cost."""
+    costs_file = folder / "filled.json"
+    if costs_file.exists() and store.is_filled(len(vectors)):
         if isinstance(store, Ours):
             store.build()
-        return json.loads(told.read_text())
+        return json.loads(costs_file.read_text())
     start = own_seconds()
     store.insert(vectors, ranks)
     inserted = own_seconds() - start
@@ -183,21 +183,21 @@ def filled(store: Store, vectors: np.ndarray, ranks: np.ndarray, folder: Path) -
         "memory_mb": (peak_bytes() + store.extra_bytes()) / 1e6,
         "disk_mb": disk_mb(folder),
     }
-    told.write_text(json.dumps(costs))
+    costs_file.write_text(json.dumps(costs))
     return costs
 
 
 def asked(
     store: Store, vectors: np.ndarray, ranks: np.ndarray, queries: np.ndarray
 ) -> dict[str, float]:
-    """Recall and time of a query behind each filter, and the pace of many at once."""
+    """Measure recall and latency with each filter, and the throughput of a batch of queries."""
     figures: dict[str, float] = {}
     for share in SHARES:
         below = None if share == 1 else max(int(share * len(vectors)), 1)
         kept = np.flatnonzero(ranks < below) if below else np.arange(len(vectors))
         among = vectors[kept] if below else vectors
         seconds, right = [], 0
-        # What the first call of a kind brings into memory is not a query's.
+        # The first call of each kind warms up.
         store.search(queries[-1:], below)
         for query in queries[:QUERIES]:
             start = time.perf_counter()
@@ -221,13 +221,13 @@ def disk_mb(folder: Path) -> float:
 
 @contextmanager
 def milvus_server(folder: Path) -> Iterator[Any]:
-    """A server of its own with its data in a folder."""
+    """Start a Milvus server with its data in a folder."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from milvus_server import MilvusServer, why_not
 
     if reason := why_not():
         raise Unavailable(reason)
-    # A server that was ended is missed for so long by the next one in its folder.
+    # The next server in the same folder waits for so long for a server that was killed.
     with MilvusServer(folder, stall_s=30) as server:
         yield server
 
@@ -258,7 +258,7 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def kept_folder(store: str, name: str, rows: int) -> Iterator[Path]:
-    """A folder for a store: one that stays, if it is named, else one for the moment."""
+    """Yield the folder of a store: a permanent folder if named, else a temporary one."""
     if store:
         folder = Path(store) / f"{name}-{rows}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,7 +269,7 @@ def kept_folder(store: str, name: str, rows: int) -> Iterator[Path]:
 
 
 def alone(name: str, folder: Path, index: str) -> Store:
-    """A store without a server."""
+    """Open a store that needs no server."""
     if name.startswith("faiss"):
         return Faiss(folder, hnsw=name == "faiss-hnsw")
     return Lance(folder) if name == "lancedb" else Ours(str(folder / "bench.db"), index=index)
@@ -337,6 +337,6 @@ if __name__ == "__main__":
     options.add_argument("--index", default="HNSW", help="index of our collections (default HNSW)")
     options.add_argument("--theme", default="", help="more of the report's name")
     options.add_argument("--note", default="", help="last paragraph of the report")
-    options.add_argument("--store", default="", help="folder where what was filled stays")
-    options.add_argument("--words", action="store_true", help="search by words as well")
+    options.add_argument("--store", default="", help="folder that keeps the filled stores")
+    options.add_argument("--words", action="store_true", help="measure text queries as well")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

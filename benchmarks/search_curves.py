@@ -1,11 +1,10 @@
-"""Recall against time by index type: what each setting of a search gives, and what it costs.
+"""Recall against latency by index type, for a sweep of search parameters.
 
     python benchmarks/search_curves.py --rows 100000
     python benchmarks/search_curves.py --rows 10000 --of lite
 
-The vectors and queries are those of `search.py`, one query at a time. Each place is filled once and
-given one index after the other by `Collection.change_index`. The table comes with a drawing, as
-SVG.
+The vectors and queries are those of `search.py`, one query at a time. Each store is filled once;
+`Collection.change_index` then builds one index after the other. A plot is written as SVG.
 """
 
 import argparse
@@ -21,18 +20,18 @@ from side_by_side import Figures, Rounds, emit, in_turn, own_seconds, table, wri
 from coca.search.index_params.advisor import parse_index
 from search import QUERIES, Ours, cloud, filled, kept_folder, milvus_server
 
-WIDTHS = [{"ef": ef} for ef in (10, 16, 32, 64, 128, 256, 512)]
-HEAPS = [{"nprobe": nprobe} for nprobe in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
-# Above K: a search asks for a few more than it gives, and widens what is set to less.
-AGAIN = [{"nprobe": 128, "reorder_k": again} for again in (20, 40, 80, 160, 640)]
+EFS = [{"ef": ef} for ef in (10, 16, 32, 64, 128, 256, 512)]
+NPROBES = [{"nprobe": nprobe} for nprobe in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
+# Above K: a search requests a few more hits than it returns, and raises lower values.
+REORDER = [{"nprobe": 128, "reorder_k": again} for again in (20, 40, 80, 160, 640)]
 SWEEPS: dict[str, list[dict[str, int]]] = {
     "FLAT": [{}],
-    "HNSW": WIDTHS,
-    "HNSW_SQ": WIDTHS,
-    "IVF_FLAT": HEAPS,
-    "IVF_SQ8": HEAPS,
-    "IVF_PQ": HEAPS,
-    "SCANN": AGAIN,
+    "HNSW": EFS,
+    "HNSW_SQ": EFS,
+    "IVF_FLAT": NPROBES,
+    "IVF_SQ8": NPROBES,
+    "IVF_PQ": NPROBES,
+    "SCANN": REORDER,
 }
 PLACES = {
     "faiss": ("FLAT", "IVF_FLAT", "HNSW"),
@@ -45,7 +44,7 @@ Search = Callable[[np.ndarray, dict[str, int]], list[int]]
 
 
 def described(kind: str, rows: int) -> str:
-    """The index as it is built."""
+    """Return the index description with its build parameters."""
     lists = round(4 * rows**0.5)
     if kind == "IVF_PQ":
         return f"IVF_PQ:nlist={lists},m={DIM // 8}"
@@ -55,7 +54,7 @@ def described(kind: str, rows: int) -> str:
 
 
 class Plain:
-    """faiss by itself, one thread."""
+    """Plain faiss, one thread."""
 
     def __init__(self, vectors: np.ndarray) -> None:
         import faiss
@@ -69,9 +68,9 @@ class Plain:
             self._index: Any = faiss.IndexHNSWFlat(DIM, 16, product)
             self._index.hnsw.efConstruction = 200
         elif kind == "IVF_FLAT":
-            self._heaps = faiss.IndexFlatIP(DIM)
+            self._quantizer = faiss.IndexFlatIP(DIM)
             lists = round(4 * len(self._vectors) ** 0.5)
-            self._index = faiss.IndexIVFFlat(self._heaps, DIM, lists, product)
+            self._index = faiss.IndexIVFFlat(self._quantizer, DIM, lists, product)
             self._index.train(self._vectors)
         else:
             self._index = faiss.IndexFlatIP(DIM)
@@ -86,7 +85,7 @@ class Plain:
 
 
 def points(search: Search, kind: str, queries: np.ndarray, exact: list[set[int]]) -> Figures:
-    """Recall and time of each setting of one index."""
+    """Measure recall and latency for each search parameter of one index."""
     figures: Figures = {}
     for place, params in enumerate(SWEEPS[kind]):
         search(queries[0], params)
@@ -150,10 +149,10 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     figures = {place: runs[0] for place, runs in rounds.items()}
     sections = [
         f"Each setting with {QUERIES} queries of {DIM} numbers, one at a time, one turn. Processor "
-        "time, that of the server included, which other work on the machine does not stretch. "
-        "Built: from the wish for the index until searches use it, collection opened anew.",
+        "time, that of the server included, which other work on the machine does not change. "
+        "Built: from the request for the index until searches use it, after opening again.",
         *(f"## {NAMES[place]}\n\n{rows_of(place, figures[place], arguments)}" for place in rounds),
-        "Drawn in the SVG file of the same name.",
+        "Plotted in the SVG file of the same name.",
     ]
     path = write_report(
         arguments,
@@ -215,6 +214,6 @@ def draw(path: Path, figures: dict[str, Figures]) -> None:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--rows", type=int, default=10_000, help="vectors (default 10,000)")
-    options.add_argument("--of", default=",".join(PLACES), help="places")
-    options.add_argument("--store", default="", help="folder where what was filled stays")
+    options.add_argument("--of", default=",".join(PLACES), help="stores")
+    options.add_argument("--store", default="", help="folder that keeps the filled stores")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

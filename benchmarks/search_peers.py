@@ -1,4 +1,4 @@
-"""What `search.py` asks of a store, and the stores that it puts beside ours: faiss and LanceDB."""
+"""Interface of a vector store in `search.py`, and its implementations by faiss and LanceDB."""
 
 import os
 from pathlib import Path
@@ -10,29 +10,29 @@ DIM, K = 512, 10
 
 
 class Store(Protocol):
-    """What a contestant offers."""
+    """A vector store under test."""
 
     def is_filled(self, rows: int) -> bool:
-        """Whether an earlier run has filled it, and built its index."""
+        """Return whether an earlier run has inserted the rows and built the index."""
         ...
 
     def insert(self, vectors: np.ndarray, ranks: np.ndarray) -> None: ...
 
     def build(self) -> None:
-        """Finish the index, until searches use all of it."""
+        """Build the index, and wait until searches use all of it."""
         ...
 
     def search(self, queries: np.ndarray, below: int | None) -> list[list[int]]:
-        """Rows of the nearest, among those whose rank is below a number."""
+        """Search the nearest rows among those whose rank is lower than `below`."""
         ...
 
     def extra_bytes(self) -> float:
-        """Memory of other processes that belong to it."""
+        """Return the memory of other processes that belong to the store."""
         ...
 
 
 class Faiss:
-    """faiss as it comes; a filter is a list of ids."""
+    """Plain faiss; a filter is a list of ids."""
 
     def __init__(self, folder: Path, hnsw: bool) -> None:
         import faiss
@@ -80,7 +80,7 @@ class Faiss:
 
 
 class Lance:
-    """LanceDB in a folder, with the index that its pages name first for this size."""
+    """LanceDB in a folder, with the index that its documentation recommends for this size."""
 
     def __init__(self, folder: Path) -> None:
         import lancedb
@@ -89,7 +89,7 @@ class Lance:
 
     def is_filled(self, rows: int) -> bool:
         try:
-            self._table = self._db.open_table("pictures")
+            self._table = self._db.open_table("images")
         except ValueError:
             return False
         return bool(self._table.list_indices())
@@ -100,7 +100,7 @@ class Lance:
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIM)
         rows = pa.array(np.arange(len(vectors)))
         data = pa.table({"row": rows, "rank": pa.array(ranks), "vector": column})
-        self._table = self._db.create_table("pictures", data)
+        self._table = self._db.create_table("images", data)
 
     def build(self) -> None:
         from lancedb.index import HnswSq

@@ -141,12 +141,12 @@ def peak_bytes() -> float:
 
 def own_seconds() -> float:
     """Return the processor time of this process and all its descendants, seconds."""
-    # Of each: its parent, and its ticks with those of its children that have ended.
+    # By process id: the parent, and the ticks of the process and its ended children.
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # Behind the name: state, parent, and further on user's and system's, own and ended.
+            # After the name: state, parent, ..., user and system ticks, own and of ended children.
             fields = process.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:  # ended meanwhile
             continue

@@ -1,12 +1,12 @@
-"""A training step of OpenCLIP's coca_ViT-B-32 beside the same model here: pairs/s, memory, loss.
+"""Training step of OpenCLIP's coca_ViT-B-32 against the same model here: pairs/s, memory, loss.
 
     python benchmarks/train_step.py --precision fp32
     python benchmarks/train_step.py --precision bf16 --rounds 5
 
-Both sides start from the same weights and see the same images and captions. OpenCLIP steps as its
-own training does: captions padded to 76 tokens, autocast for bf16, torch's AdamW. Here the captions
-are as `Processor` makes them, and the optimiser as `make_optimizer` does. A third row is the
-paper's architecture at the same sizes, with weights of its own.
+Both models have the same weights, images and captions. OpenCLIP steps as in its own training:
+captions padded to 76 tokens, autocast for bf16, torch's AdamW. Here `Processor` pads the captions
+and `make_optimizer` makes the optimizer. A third row is the paper's architecture at the same sizes,
+with weights of its own.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from ceiling import ceiling
 from options import run
-from peer import BOS, CONTEXT, EOS, WORDS, captions, peer_model, pictures
+from peer import BOS, CONTEXT, EOS, VOCAB_SIZE, captions, noise_images, peer_model
 from side_by_side import (
     Rounds,
     emit,
@@ -50,7 +50,7 @@ NAMES = {
 }
 
 Step = Callable[[], float]
-"""Makes one update and gives the loss before it."""
+"""Makes one update and returns the loss before it."""
 
 
 def peer_step(batch: int, bf16: bool) -> Step:
@@ -65,7 +65,7 @@ def peer_step(batch: int, bf16: bool) -> Step:
         {"params": decayed, "weight_decay": OPTIMIZER.weight_decay},
     ]
     optimizer = torch.optim.AdamW(groups, lr=OPTIMIZER.lr, betas=OPTIMIZER.betas, eps=OPTIMIZER.eps)
-    images, tokens = pictures(batch), captions(batch)
+    images, tokens = noise_images(batch), captions(batch)
     autocast = get_autocast("amp_bf16" if bf16 else "fp32", device_type="cpu")
 
     def step() -> float:
@@ -85,7 +85,7 @@ def our_step(model: Captioner, tokens: Tensor, bf16: bool) -> Step:
     keep_freed_memory()
     objective = CoCaObjective(LossConfig(contrastive_reduction="mean"))
     optimizer = make_optimizer(model, OPTIMIZER)
-    batch = Batch(pictures(len(tokens)), tokens, tuple(map(str, range(len(tokens)))), start=0)
+    batch = Batch(noise_images(len(tokens)), tokens, tuple(map(str, range(len(tokens)))), start=0)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -112,7 +112,7 @@ def paper_step(batch: int, bf16: bool) -> Step:
     torch.manual_seed(0)
     image = ImageEncoderConfig(image_size=224, patch_size=32)
     text = TextDecoderConfig(
-        vocab_size=WORDS, context_length=CONTEXT + 1, width=512, heads=8, mlp_width=2048
+        vocab_size=VOCAB_SIZE, context_length=CONTEXT + 1, width=512, heads=8, mlp_width=2048
     )
     config = CoCaConfig(image=image, text=text, pooler=PoolerConfig(heads=8), embed_dim=512)
     tokens = captions(batch)
