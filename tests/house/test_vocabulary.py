@@ -1,0 +1,139 @@
+"""Prose uses the field's terms: no dialect in docs and docstrings, and functions begin with verbs.
+
+`PAGES` are held wholly. Of the packages only those in `HELD` are: add a package when it passes, and
+remove none. Changelog, lab notes and results are records of their time and are not held.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGE = ROOT / "src" / "coca"
+RECORDS = {"lab-notes.md", "results.md"}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in RECORDS),
+]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+HELD = ("core", "data/loading", "data/sample.py", "processing", "search")
+"""Packages, or modules in them, whose docstrings are held."""
+
+# Words that other projects do not use so; each has a plainer one, such as "reported" for "told".
+DIALECT = re.compile(
+    r"\b(told|tells?|said|says?|heard|stands?|lies?|beside|anew|laid (?:out|open)"
+    r"|gives? back|given back|mend(?:s|ed|ing)?|pictures?|heaps?|whatever|second thoughts"
+    r"|a Milvus(?! (?:Lite|server|cluster|collection|instance|version))|rooms|doors?|floors)\b",
+    re.IGNORECASE,
+)
+# First words that are no verbs; those that end in -s, -ing or -ed are recognized by their ends.
+NO_VERBS = {
+    *("A", "All", "An", "Another", "Any", "As", "Both", "By", "Each", "Every", "For", "From"),
+    *("How", "If", "In", "It", "Its", "Last", "Many", "More", "Most", "No", "Not", "Of", "On"),
+    *("One", "Only", "Or", "Other", "Same", "Some", "Such", "That", "The", "This", "Those", "To"),
+    *("Two", "What", "When", "Where", "Whether", "Which", "Who", "Whole", "With", "Without"),
+    *("Number", "Path", "Share", "Text", "Vector", "Whatever"),
+}
+VERBS_LIKE_OTHERS = {"Bring", "Embed", "Feed", "Need", "Seed", "Speed", "String", "Bias", "Focus"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def prose_of_page(text: str) -> str:
+    """Blank out fenced code, code spans, quotations, comments and the targets of links."""
+    blank = [r"^```.*?^```$", r"<!--.*?-->", r"`[^`]*`", r"\]\([^)]*\)", r'"[^"\n]*"', r"^ {4}.*?$"]
+    for pattern in blank:
+        text = re.sub(pattern, "", text, flags=re.DOTALL | re.MULTILINE)
+    return text
+
+
+def prose_of_docstring(text: str) -> str:
+    """Blank out code spans, quotations, names of arguments and examples."""
+    text = re.sub(r"``?[^`]*``?", "", text)
+    text = re.sub(r'"[^"]*"', "", text)
+    text = re.sub(r"^\s+\w+: ", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^Examples?:\n(?:[ ]+.*\n|\n)*", "", text + "\n", flags=re.MULTILINE)
+    return re.sub(r"^\s*(>>>|\.\.\.) .*$", "", text, flags=re.MULTILINE)
+
+
+def documented(path: Path) -> Iterator[tuple[str, ast.AST, str]]:
+    """A name, node and docstring for a module, its classes and its functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield f"{name_of(path)}:{getattr(node, 'lineno', 1)}", node, text
+
+
+def held_modules() -> list[Path]:
+    """The modules of the packages in `HELD`."""
+    parts = [PACKAGE / name for name in HELD]
+    return sorted(
+        {path for part in parts for path in (part.rglob("*.py") if part.is_dir() else [part])}
+    )
+
+
+def is_verb(word: str) -> bool:
+    """Recognize an imperative by what it is not."""
+    if word in VERBS_LIKE_OTHERS:
+        return True
+    ends = word.endswith(("ing", "ed")) or (word.endswith("s") and not word.endswith("ss"))
+    return bool(re.fullmatch(r"[A-Z][a-z-]+", word)) and word not in NO_VERBS and not ends
+
+
+def is_action(node: ast.AST) -> bool:
+    """Distinguish public functions from properties, whose docstrings are noun phrases."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+        return False
+    names = {ast.unparse(it).partition("(")[0].split(".")[-1] for it in node.decorator_list}
+    return not names & {"property", "cached_property", "setter"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_uses_the_terms_of_the_field(page: Path) -> None:
+    assert DIALECT.findall(prose_of_page(page.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_the_head_of_a_recipe_uses_the_terms_of_the_field(recipe: Path) -> None:
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    comments = "\n".join(line.partition("#")[2] for line in lines if "#" in line)
+    assert DIALECT.findall(re.sub(r"`[^`]*`|\"[^\"]*\"|'[^']*'", "", comments)) == []
+
+
+def test_held_docstrings_use_the_terms_of_the_field() -> None:
+    found = [
+        (name, words)
+        for path in held_modules()
+        for name, _, text in documented(path)
+        if (words := DIALECT.findall(prose_of_docstring(text)))
+    ]
+    assert found == []
+
+
+def test_held_functions_begin_with_a_verb() -> None:
+    found = [
+        (name, text.splitlines()[0])
+        for path in held_modules()
+        for name, node, text in documented(path)
+        if is_action(node) and not is_verb(text.split()[0].rstrip(",.:;"))
+    ]
+    assert found == []
+
+
+def test_held_packages_exist() -> None:
+    assert [name for name in HELD if not (PACKAGE / name).exists()] == []
+
+
+def test_the_file_walks_name_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_]+/[\w/]+\.py)`", text)
+    assert len(named) > 40
+    assert [name for name in named if not (PACKAGE / name).exists()] == []
