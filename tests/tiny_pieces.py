@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from coca.core.errors import StorageError
-from coca.train.sharded_safetensors import staged, write_shards
+from coca.train.sharded_safetensors import copy_to_cpu, write_shards
 
 WHOLE: dict[str, Tensor] = {
     "even": torch.arange(16.0).reshape(8, 2),
@@ -35,7 +35,7 @@ def pieces() -> dict[str, Tensor]:
 
 
 def write(folder: Path) -> list[str]:
-    groups = staged({"model": pieces(), "ema": {"even": WHOLE["even"]}, "optimizer": {}})
+    groups = copy_to_cpu({"model": pieces(), "ema": {"even": WHOLE["even"]}, "optimizer": {}})
     ranks = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
     return [str(path.relative_to(folder)) for path in write_shards(folder, groups, ranks)]
 

@@ -62,7 +62,7 @@ def ended(trainer: Trainer[CoCa]) -> Outcome:
         "terminated": result is not None and result.terminated,
         "error": "" if error is None else f"{type(error).__name__}: {error}",
         "log": words,
-        "bad_steps": trainer._figures.bad_steps,
+        "bad_steps": trainer._metrics.bad_steps,
         "finite": all(bool(t.isfinite().all()) for t in trainer.weights().values()),
     }
 

@@ -40,7 +40,7 @@ def patch_count(model: Captioner) -> int:
     return model.config.image.tokens
 
 
-def test_maps_are_shares_of_all_patches(model: Captioner, tokens: Tensor) -> None:
+def test_maps_are_fractions_of_all_patches(model: Captioner, tokens: Tensor) -> None:
     maps = cross_attention_maps(model, pictures(), tokens)
     assert maps.shape == (3, 4, patch_count(model))
     whole = embedding_map(model, pictures())
@@ -51,7 +51,7 @@ def test_maps_are_shares_of_all_patches(model: Captioner, tokens: Tensor) -> Non
     assert (maps[:, 1:] - maps[:, :-1]).abs().max() > 1e-3
 
 
-def test_a_map_depends_on_no_later_word(model: Captioner, tokens: Tensor) -> None:
+def test_a_map_depends_on_no_later_token(model: Captioner, tokens: Tensor) -> None:
     other = tokens.clone()
     other[:, 2:] = 11
     maps, others = (cross_attention_maps(model, pictures(), ids) for ids in (tokens, other))
@@ -60,7 +60,7 @@ def test_a_map_depends_on_no_later_word(model: Captioner, tokens: Tensor) -> Non
 
 
 class Shuffled(PatchEncoder):
-    """An encoder that gives the tokens of the patches in another order."""
+    """An encoder that returns the tokens of the patches in another order."""
 
     def __init__(self, encoder: PatchEncoder, order: Tensor) -> None:
         super().__init__(encoder.config)
@@ -117,7 +117,7 @@ def frozen_embedding(model: Captioner, images: Tensor) -> tuple[Tensor, Tensor]:
     tokens = model.image_encoder(images).detach()
     leaf: Tensor | None = None
     for step in model.poolings.contrastive:
-        seen = step.seen(tokens)
+        seen = step.normalized(tokens)
         if leaf is None:
             seen = leaf = seen.detach().requires_grad_()
         attention = step.attention
@@ -154,6 +154,6 @@ def test_attention_with_these_weights_is_what_the_layer_computes() -> None:
     assert torch.allclose(layer.out(mixed), layer(words, context), atol=1e-6)
 
 
-def test_looking_leaves_no_trace(model: Captioner, tokens: Tensor) -> None:
+def test_attribution_leaves_no_hooks(model: Captioner, tokens: Tensor) -> None:
     cross_attention_maps(model, pictures(), tokens)
     assert not any(part._forward_pre_hooks for part in model.modules())

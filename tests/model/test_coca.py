@@ -54,7 +54,7 @@ def test_a_caption_alone_equals_the_caption_in_a_batch(
 
 
 @pytest.mark.parametrize("position", [1, 2, 3, 4])
-def test_a_later_word_leaves_earlier_predictions_unchanged(
+def test_a_later_token_leaves_earlier_predictions_unchanged(
     tiny_model: CoCa, images: Tensor, tokens: Tensor, position: int
 ) -> None:
     changed = tokens.clone()
@@ -64,7 +64,7 @@ def test_a_later_word_leaves_earlier_predictions_unchanged(
     assert not torch.allclose(after[position], before[position], atol=1e-3)
 
 
-def test_the_text_embedding_depends_on_every_word(tiny_model: CoCa, tokens: Tensor) -> None:
+def test_the_text_embedding_depends_on_every_token(tiny_model: CoCa, tokens: Tensor) -> None:
     reference = tiny_model.encode_text(tokens)[0]
     for position in range(1, 5):
         changed = tokens.clone()
@@ -111,7 +111,7 @@ def test_one_pass_gives_what_the_single_entries_give(
     assert_close(logits, plain)
 
 
-def test_targets_are_each_captions_words_and_its_end(
+def test_targets_are_each_captions_tokens_and_its_end(
     tiny_model: CoCa, images: Tensor, tokens: Tensor
 ) -> None:
     targets = tiny_model(images, tokens).caption_targets
@@ -185,7 +185,7 @@ def test_every_weight_gets_a_gradient_from_both_losses(
 
 
 def test_another_resolution_stays_finite_and_close(tiny_model: CoCa) -> None:
-    # A smooth image at 16 and at 32 pixels shows the same scene.
+    # A smooth image at 16 and at 32 pixels has the same content.
     grid = torch.linspace(-1, 1, 32)
     large = torch.stack([grid.expand(32, 32), grid[:, None].expand(32, 32), torch.zeros(32, 32)])
     small = F.avg_pool2d(large, 2)
@@ -206,8 +206,8 @@ def test_positions_at_the_native_size_are_untouched_and_constants_survive_resizi
     assert_close(encoder.positions_for(8, 6), torch.full((48, 32), 0.25))
 
 
-def test_a_picture_that_is_no_multiple_of_the_patch_is_refused(tiny_model: CoCa) -> None:
-    with pytest.raises(ConfigError, match="15 x 16 pixels is no multiple of patch_size 4"):
+def test_an_image_that_is_not_a_multiple_of_the_patch_raises(tiny_model: CoCa) -> None:
+    with pytest.raises(ConfigError, match="15 x 16 pixels is not a multiple of patch_size 4"):
         tiny_model.encode_image(torch.zeros(1, 3, 15, 16))
 
 
@@ -255,12 +255,12 @@ def test_half_precision_stays_near_fp32(images: Tensor, tokens: Tensor, dtype: t
     assert wide.dtype == dtype
 
 
-def test_every_caption_begins_where_the_layout_says() -> None:
+def test_every_caption_begins_with_bos() -> None:
     assert caption(9, length=6) == [BOS, 9, EOS, CLS, PAD, PAD]
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_an_untrained_model_guesses(tied: bool) -> None:
+def test_an_untrained_model_is_at_chance(tied: bool) -> None:
     torch.manual_seed(0)
     text = dataclasses.replace(tiny_config().text, tie_embeddings=tied, vocab_size=500)
     model = CoCa(tiny_config(text=text))
@@ -272,7 +272,7 @@ def test_an_untrained_model_guesses(tied: bool) -> None:
     assert math.log(500) - 0.1 < loss.item() < math.log(500) + 1.0
 
 
-def test_untrained_queries_read_different_things(images: Tensor) -> None:
+def test_untrained_queries_attend_to_different_tokens(images: Tensor) -> None:
     torch.manual_seed(0)
     queries = CoCa(tiny_config()).image_tokens(images)[0]
     cosines = F.cosine_similarity(queries[:, None], queries[None], dim=2)

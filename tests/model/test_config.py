@@ -54,7 +54,7 @@ def test_a_patch_that_does_not_fit_names_near_sizes() -> None:
         (lambda: TextDecoderConfig(vocab_size=3), "below vocab_size"),
         (lambda: PoolerConfig(captioning_queries=0), "pooler.kind=none"),
         (lambda: CoCaConfig(embed_dim=0), "embed_dim"),
-        (lambda: CoCaConfig(initial_temperature=2.0), r"0\.01 to 1"),
+        (lambda: CoCaConfig(initial_temperature=2.0), r"\[0\.01, 1\]"),
         (lambda: CoCaConfig(pooler=PoolerConfig(heads=7)), "divisor of 768"),
     ],
 )

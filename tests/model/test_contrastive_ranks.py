@@ -23,7 +23,7 @@ pytestmark = pytest.mark.distributed
 def ranks(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Results]:
-    """What each rank computed; one start of the processes serves all tests."""
+    """Results of each rank, from one start of the processes for all tests."""
     folder = tmp_path_factory.mktemp("ranks")
     return on_ranks(request.param, folder, partial(own_losses_and_steps, PAIRS))
 
@@ -51,7 +51,7 @@ def test_the_mean_over_ranks_is_the_loss_of_all_pairs_in_value_and_gradient(
     assert_same(hits.mean(), nearest.float().mean())
     for place, reference in enumerate(torch.autograd.grad(loss, leaves)):
         own = [results[f"{name}/{place}"] for results in ranks]
-        # Rows have one owner; numbers are owned by all.
+        # Each row belongs to one rank; scalars belong to all ranks.
         ours = torch.cat(own) / len(ranks) if reference.ndim else torch.stack(own).mean()
         assert_same(ours, reference)
 

@@ -78,9 +78,7 @@ def test_frames_are_read_as_a_set(architecture: str) -> None:
 
 
 @both
-def test_the_same_frame_many_times_says_what_it_says_once(
-    architecture: str, pictures: Tensor
-) -> None:
+def test_the_same_frame_many_times_counts_once(architecture: str, pictures: Tensor) -> None:
     one, four = make(architecture), make(architecture, pictures=4)
     four.load_state_dict(one.state_dict())
     still = pictures[:, None].expand(-1, 4, -1, -1, -1)
@@ -88,7 +86,7 @@ def test_the_same_frame_many_times_says_what_it_says_once(
 
 
 @both
-def test_padding_changes_no_logit_of_the_word_head(architecture: str, pictures: Tensor) -> None:
+def test_padding_changes_no_logit_of_the_text_head(architecture: str, pictures: Tensor) -> None:
     model = make(architecture, reads="words")
     rows = ([5, 6, 7], [9])
     short = model.class_logits(pictures, prepack(architecture, *rows, length=8))
@@ -99,7 +97,7 @@ def test_padding_changes_no_logit_of_the_word_head(architecture: str, pictures: 
 
 
 @both
-def test_the_word_head_never_sees_the_answer(architecture: str, pictures: Tensor) -> None:
+def test_the_text_head_never_sees_the_answer(architecture: str, pictures: Tensor) -> None:
     model = make(architecture, reads="words")
     asked = prepack(architecture, [5, 6, 7], [9])
     answered = prepack(architecture, [5, 6, 7, 20, 21], [9, 30])
@@ -117,7 +115,7 @@ def test_the_word_head_never_sees_the_answer(architecture: str, pictures: Tensor
 
 
 def test_a_pad_within_a_question_hides_none_of_its_tokens(pictures: Tensor) -> None:
-    """In CLIP's vocabulary the pad's id 0 is also a token of its own."""
+    """In CLIP's vocabulary, the pad id 0 is also a regular token."""
     model = make("openclip", reads="words")
     tokens = prepack("openclip", [5, 0, 7], [9])
     logits = model.class_logits(pictures, tokens)
@@ -139,7 +137,7 @@ def test_a_pad_within_a_question_hides_none_of_its_tokens(pictures: Tensor) -> N
 
 
 @both
-def test_the_word_head_depends_on_the_picture_and_on_the_words(
+def test_the_text_head_depends_on_the_image_and_on_the_tokens(
     architecture: str, pictures: Tensor
 ) -> None:
     model = make(architecture, reads="words")
@@ -151,8 +149,8 @@ def test_the_word_head_depends_on_the_picture_and_on_the_words(
 
 
 @both
-def test_a_pair_is_two_passes_side_by_side(architecture: str) -> None:
-    """The logits of a pair are the sum of what each half of the linear layer says of its pass."""
+def test_a_pair_is_two_passes_concatenated(architecture: str) -> None:
+    """The logits of a pair are the sum over both passes, each with its half of the linear layer."""
     model = make(architecture, reads="words", pictures=2)
     pair = torch.randn(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     tokens = prepack(architecture, [5, 6, 7], [9])
@@ -171,12 +169,12 @@ def test_a_pair_is_two_passes_side_by_side(architecture: str) -> None:
     torch.testing.assert_close(model.class_logits(pair, tokens), total)
 
 
-def test_another_number_of_pictures_is_refused(pictures: Tensor) -> None:
-    with pytest.raises(ConfigError, match="reads 2 images a sample, and was given 1"):
+def test_another_number_of_images_is_refused(pictures: Tensor) -> None:
+    with pytest.raises(ConfigError, match="reads 2 images per sample, but got 1"):
         make("coca", pictures=2).class_logits(pictures)
 
 
-def test_captions_are_not_learned_from_several_pictures() -> None:
+def test_captions_are_not_learned_from_several_images() -> None:
     model = make("coca", pictures=2)
     with pytest.raises(ConfigError, match="captioning_weight to 0"):
         model(torch.zeros(1, 2, 3, 16, 16), prepack("coca", [5]), classification=True)

@@ -64,8 +64,8 @@ def test_merged_weights_compute_what_adapters_do(which: int) -> None:
 
 
 @pytest.mark.parametrize("layer", ["qkv", "out", "up", "down", "key_value", "query"])
-def test_the_adapter_of_every_kind_of_layer_is_heard(layer: str) -> None:
-    """Attention reads some weights without calling their layer."""
+def test_the_adapter_of_every_kind_of_layer_takes_effect(layer: str) -> None:
+    """Attention reads some weights without a call of their layer."""
     model = models()[0]
     before = outputs(model)
     add_lora_(model, LoraConfig(match=(f"multimodal_decoder.*.{layer}",)))
@@ -74,7 +74,7 @@ def test_the_adapter_of_every_kind_of_layer_is_heard(layer: str) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["coca", "openclip"])
-def test_the_embeddings_of_tokens_learn_whole(which: int) -> None:
+def test_the_embeddings_of_tokens_are_trained_in_full(which: int) -> None:
     model = models()[which]
     add_lora_(model, LoraConfig())
     whole = {name for name, it in model.named_parameters() if it.requires_grad}
@@ -103,8 +103,8 @@ def test_one_layer_is_the_formula_of_the_paper() -> None:
     torch.testing.assert_close(layer(inputs), expected + 1.5 * inputs @ down.T @ up.T)
 
 
-def test_names_that_fit_nothing_and_sizes_that_cannot_be_are_told() -> None:
-    with pytest.raises(ConfigError, match="'image_encodr', and no linear layer"):
+def test_names_that_fit_nothing_and_sizes_that_cannot_be_raise() -> None:
+    with pytest.raises(ConfigError, match="'image_encodr' matches no linear layer"):
         add_lora_(build(tiny_config()), LoraConfig(match=("image_encodr",)))
-    with pytest.raises(ConfigError, match="right is a rank of 1"):
+    with pytest.raises(ConfigError, match="rank must be at least 1"):
         LoraConfig(rank=0)

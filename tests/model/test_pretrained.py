@@ -29,7 +29,7 @@ def folder(tmp_path: Path, tiny_model: CoCa) -> Path:
     return tmp_path / "model"
 
 
-def test_a_model_comes_back_from_its_folder_alone(
+def test_a_model_is_loaded_from_its_folder_alone(
     folder: Path, tiny_model: CoCa, images: Tensor, tokens: Tensor
 ) -> None:
     loaded = load_model(folder)
@@ -41,7 +41,7 @@ def test_a_model_comes_back_from_its_folder_alone(
     )
 
 
-def test_a_tied_model_comes_back_too(tmp_path: Path) -> None:
+def test_a_tied_model_is_loaded_with_one_matrix(tmp_path: Path) -> None:
     config = tiny_config()
     tied = CoCa(
         tiny_config(text=type(config.text)(**{**vars(config.text), "tie_embeddings": True}))
@@ -68,7 +68,7 @@ def test_weights_may_be_stored_in_half_and_load_in_full_precision(
         assert torch.equal(loaded[name], tensor.to(stored).float())
 
 
-def test_a_model_of_openclip_comes_back_as_one(tmp_path: Path) -> None:
+def test_a_model_of_openclip_is_loaded_as_openclip(tmp_path: Path) -> None:
     model = ours_of(peer())
     save_model(tmp_path, model)
     assert json.loads((tmp_path / CONFIG_FILE).read_text())["architecture"] == "openclip"
@@ -99,7 +99,7 @@ def test_a_folder_with_the_older_kind_of_head_is_read_where_there_was_none(
     if not classes:
         load_model(folder)
         return
-    with pytest.raises(ModelError, match=r"num_classes 7: a kind of head .* train the model anew"):
+    with pytest.raises(ModelError, match=r"num_classes 7: a kind of head .* train the model again"):
         load_model(folder)
 
 

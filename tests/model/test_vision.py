@@ -11,7 +11,7 @@ PATCHES = tiny_config().image.tokens
 
 @pytest.fixture
 def encoder() -> ImageEncoder:
-    """Without blocks each token is that of its own patch, so one can tell which were kept."""
+    """An encoder without blocks, so that each token depends on its own patch only."""
     torch.manual_seed(0)
     encoder = ImageEncoder(tiny_config().image)
     nn.init.normal_(encoder.positions)
@@ -20,7 +20,7 @@ def encoder() -> ImageEncoder:
 
 
 def kept_patches(encoder: ImageEncoder, images: Tensor) -> list[list[int]]:
-    """Which patches of each image the encoder gives a token for, found by comparison."""
+    """Find the kept patches of each image by comparison of tokens."""
     some = encoder.train()(images)
     every = encoder.eval()(images)
     found = (some[:, :, None] - every[:, None]).abs().amax(-1) < 1e-5  # (B, K, P)
@@ -37,7 +37,7 @@ def test_the_kept_patches_are_distinct_with_their_own_positions(
         assert len(set(patches)) == len(patches) == count
 
 
-def test_each_picture_keeps_patches_of_its_own_and_each_patch_is_kept_alike(
+def test_each_image_keeps_patches_of_its_own_and_each_patch_is_kept_alike(
     encoder: ImageEncoder,
 ) -> None:
     encoder.patch_dropout = 0.75
@@ -48,7 +48,7 @@ def test_each_picture_keeps_patches_of_its_own_and_each_patch_is_kept_alike(
     assert int((counts - 500).abs().max()) < 100
 
 
-def test_a_model_in_use_sees_every_patch(encoder: ImageEncoder) -> None:
+def test_a_model_in_evaluation_mode_sees_every_patch(encoder: ImageEncoder) -> None:
     images = torch.randn(2, 3, 16, 16)
     before = torch.get_rng_state()
     whole = encoder.eval()(images)
@@ -70,7 +70,7 @@ def test_fewer_patches_are_less_work() -> None:
     assert sizes == [8, 8, 8]
 
 
-def test_patches_that_were_left_out_have_no_say_and_no_gradient() -> None:
+def test_patches_that_were_left_out_have_no_effect_and_no_gradient() -> None:
     torch.manual_seed(0)
     encoder = ImageEncoder(tiny_config().image).train()
     nn.init.normal_(encoder.positions)
@@ -100,6 +100,6 @@ def test_patches_of_another_size_are_left_out_as_well(encoder: ImageEncoder) -> 
     assert [len(row) for row in kept_patches(encoder, torch.randn(2, 3, 24, 32))] == [24, 24]
 
 
-def test_a_picture_that_does_not_fit_into_patches_is_told(encoder: ImageEncoder) -> None:
-    with pytest.raises(ConfigError, match="18 x 16 pixels is no multiple of patch_size 4"):
+def test_a_image_that_does_not_fit_into_patches_raises(encoder: ImageEncoder) -> None:
+    with pytest.raises(ConfigError, match="18 x 16 pixels is not a multiple of patch_size 4"):
         encoder(torch.randn(1, 3, 18, 16))

@@ -171,7 +171,7 @@ def test_images_become_floats_part_by_part(monkeypatch: pytest.MonkeyPatch) -> N
         assert (gradients[name] - gradient).norm() < 1e-5 * gradient.norm(), name
 
 
-def test_pictures_without_labels_in_a_part_do_no_harm() -> None:
+def test_images_without_labels_in_a_part_do_no_harm() -> None:
     batch = ragged_batch(4)
     targets = torch.tensor([[1.0, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]])
     batch = dataclasses.replace(batch, class_targets=targets)
@@ -188,5 +188,5 @@ def test_an_objective_that_needs_the_whole_batch_says_so() -> None:
         def constrain_(self, model: CoCa) -> None: ...
 
     assert backward(make_model(), Whole(), ragged_batch(4)).parts == {}
-    with pytest.raises(ConfigError, match="Whole reads a batch as a whole"):
+    with pytest.raises(ConfigError, match="Whole needs the whole batch"):
         backward(make_model(), Whole(), ragged_batch(4), micro_batch=2)

@@ -172,7 +172,7 @@ def test_a_newer_format_is_refused_and_not_called_damaged(
         load_newest(tmp_path)
 
 
-def test_a_folder_that_vanishes_before_its_tensors_are_read_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_vanishes_before_its_tensors_are_read_raises(tmp_path: Path) -> None:
     save(tmp_path, 1)
     checkpoint = newest(tmp_path)
     shutil.rmtree(checkpoint.folder)
@@ -180,7 +180,7 @@ def test_a_folder_that_vanishes_before_its_tensors_are_read_is_told(tmp_path: Pa
         checkpoint.group("model")
 
 
-def test_a_file_that_is_damaged_before_its_tensors_are_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_damaged_before_its_tensors_are_read_raises(tmp_path: Path) -> None:
     path = save(tmp_path, 1) / MODEL_FILE
     checkpoint = newest(tmp_path)
     path.write_bytes(b"{}")

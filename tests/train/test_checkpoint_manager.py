@@ -38,7 +38,7 @@ def test_a_step_that_is_saved_is_not_saved_again(tmp_path: Path) -> None:
     assert step_folder(tmp_path, 5).is_dir()
 
 
-def test_a_place_that_cannot_be_written_is_told_with_what_is_left(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_raises_with_what_is_left(tmp_path: Path) -> None:
     saver = CheckpointManager(tmp_path, keep=2, world=DistributedContext())
     save(saver, 1)
     step_folder(tmp_path, 2).write_bytes(b"in the way")
@@ -47,7 +47,7 @@ def test_a_place_that_cannot_be_written_is_told_with_what_is_left(tmp_path: Path
     assert saver.step == 1
 
 
-def test_what_stops_the_writing_thread_is_told_by_the_next_call(
+def test_what_stops_the_writing_thread_raises_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(*_: object) -> Path:

@@ -17,6 +17,6 @@ from coca.train.schedule import ScheduleConfig
         ({"steps": 5, "schedule": ScheduleConfig(warmup=5)}, "schedule.warmup 5 must be below"),
     ],
 )
-def test_a_setting_out_of_range_is_told(setting: dict[str, Any], sentence: str) -> None:
+def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         TrainConfig(**setting)

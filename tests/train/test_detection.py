@@ -31,7 +31,7 @@ TARGETS = {
 }
 
 
-def test_boxes_are_found_by_key_and_scaled_to_the_pictures() -> None:
+def test_boxes_are_found_by_key_and_scaled_to_the_images() -> None:
     model = Recorder()
     losses = DetectionObjective(TARGETS)(model, batch("b", "a", side=16))
     none, one = model.targets

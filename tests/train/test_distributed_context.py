@@ -40,7 +40,7 @@ def test_ranks_wait_for_the_main_one_longer_than_for_each_other(tmp_path: Path) 
 
 
 @pytest.mark.distributed
-def test_a_main_rank_that_ends_while_others_wait_for_it_is_told_at_once(tmp_path: Path) -> None:
+def test_a_main_rank_that_ends_while_others_wait_for_it_raises_at_once(tmp_path: Path) -> None:
     ranks = [start_process(wait_for_main_that_ends, tmp_path, rank) for rank in range(2)]
     for process in ranks:
         process.join(60)

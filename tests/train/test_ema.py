@@ -75,12 +75,12 @@ def test_what_was_kept_goes_on_to_the_bit() -> None:
 
 def test_averages_of_another_model_are_refused() -> None:
     ema = Ema(nn.Linear(3, 2, bias=False), PLAIN)
-    with pytest.raises(ModelError, match="1 tensors stand in only one of the two, such as bias"):
+    with pytest.raises(ModelError, match="1 tensors exist in only one of the two, such as bias"):
         ema.restore(Ema(nn.Linear(3, 2), PLAIN).tensors())
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_out_of_range_is_told(decay: float) -> None:
+def test_a_decay_out_of_range_raises(decay: float) -> None:
     with pytest.raises(ConfigError, match="decay must be at least 0 and below 1"):
         EmaConfig(decay=decay)
 

@@ -23,7 +23,7 @@ def gradients(*bad: str) -> Iterator[tuple[str, Tensor]]:
         ({"contrastive": torch.nan, "loss": torch.nan}, (), "contrastive"),
         ({"loss": torch.inf}, ("first",), "the loss"),
         ({"grad_norm": torch.nan}, ("second", "third"), "the gradient of second"),
-        ({"grad_norm": torch.inf}, (), "the length of the gradient"),
+        ({"grad_norm": torch.inf}, (), "the gradient norm"),
     ],
 )
 def test_the_first_that_is_not_finite_is_the_cause(
@@ -32,20 +32,20 @@ def test_the_first_that_is_not_finite_is_the_cause(
     assert nonfinite_report(FINE | figures, gradients(*bad), ragged_batch(2)).cause == cause
 
 
-def test_a_clue_names_the_samples_and_knows_pictures_that_are_not_finite() -> None:
+def test_a_clue_names_the_samples_and_knows_images_that_are_not_finite() -> None:
     batch: Batch = dataclasses.replace(ragged_batch(3), start=6)
     assert nonfinite_report(FINE, gradients(), batch) == NonFiniteReport(
-        "the length of the gradient", False, 6, 8
+        "the gradient norm", False, 6, 8
     )
     batch.images[1, 0, 0, 0] = torch.nan
     assert nonfinite_report(FINE, gradients(), batch).culprits
 
 
 def test_the_rank_that_has_the_piece_names_the_gradient() -> None:
-    length = NonFiniteReport("the length of the gradient", False, 0, 3)
+    length = NonFiniteReport("the gradient norm", False, 0, 3)
     named = NonFiniteReport("the gradient of second", False, 4, 7)
     assert cause_of([length, named]) == "the gradient of second"
-    assert cause_of([length, length]) == "the length of the gradient"
+    assert cause_of([length, length]) == "the gradient norm"
 
 
 @pytest.mark.parametrize(

@@ -124,12 +124,12 @@ def test_label_smoothing_and_chunks_reach_the_captioning_loss(model: CoCa, batch
     assert not torch.isclose(plain, smoothed)
 
 
-def test_temperature_is_told_in_its_own_unit(model: CoCa, batch: Batch) -> None:
+def test_temperature_raises_in_its_own_unit(model: CoCa, batch: Batch) -> None:
     parts = losses_of(model, batch, contrastive_weight=1.0).parts
     assert float(parts["temperature"]) == pytest.approx(0.07)
 
 
-def test_accuracy_is_one_where_each_picture_is_nearest_to_its_caption(
+def test_accuracy_is_one_where_each_image_is_nearest_to_its_caption(
     model: CoCa, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = model.forward
@@ -142,7 +142,7 @@ def test_accuracy_is_one_where_each_picture_is_nearest_to_its_caption(
     assert losses_of(model, batch, contrastive_weight=1.0).parts["image_to_text@1"] == 1
 
 
-def test_pictures_without_a_label_do_not_count(model: CoCa, batch: Batch) -> None:
+def test_images_without_a_label_do_not_count(model: CoCa, batch: Batch) -> None:
     rows = [0, 1, 3]
     assert batch.class_targets is not None
     labelled = Batch(
@@ -177,7 +177,7 @@ def test_the_temperature_is_put_back_into_its_range(model: CoCa) -> None:
     assert float(model.logit_scale.detach()) == pytest.approx(100.0)
 
 
-def test_classes_that_are_asked_for_but_absent_are_told(model: CoCa, batch: Batch) -> None:
+def test_classes_that_are_asked_for_but_absent_raise(model: CoCa, batch: Batch) -> None:
     headless = CoCa(tiny_config())
     with pytest.raises(ConfigError, match="has no head"):
         losses_of(headless, batch, classification_weight=1.0)
@@ -196,6 +196,6 @@ def test_classes_that_are_asked_for_but_absent_are_told(model: CoCa, batch: Batc
         ({"contrastive": "sigmoid", "contrastive_reduction": "mean"}, "has no two directions"),
     ],
 )
-def test_a_setting_out_of_range_is_told(setting: dict[str, Any], sentence: str) -> None:
+def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         LossConfig(**setting)

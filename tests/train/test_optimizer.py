@@ -181,7 +181,7 @@ def test_frozen_parameters_are_left_out() -> None:
     assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in model.parameters())
 
 
-def test_a_missing_extra_is_told_with_the_command_that_brings_it(
+def test_a_missing_extra_raises_with_the_command_that_brings_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def absent(name: str, *, extra: str) -> None:
@@ -192,7 +192,7 @@ def test_a_missing_extra_is_told_with_the_command_that_brings_it(
         make_optimizer(nn.Linear(3, 2), OptimizerConfig(name="adafactor"))
 
 
-def test_an_unknown_name_is_told_with_the_nearest() -> None:
+def test_an_unknown_name_raises_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'adamw'"):
         make_optimizer(nn.Linear(3, 2), OptimizerConfig(name="adamv"))
 
@@ -214,7 +214,7 @@ def test_the_registry_names_both() -> None:
         ({"layer_decay": 1.1}, "layer_decay must be"),
     ],
 )
-def test_a_setting_out_of_range_is_told(setting: dict[str, Any], sentence: str) -> None:
+def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         OptimizerConfig(**setting)
 

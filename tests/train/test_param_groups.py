@@ -182,7 +182,7 @@ def test_a_model_without_towers_has_no_layer_decay() -> None:
         ("tower", "known: captioning_pooler, contrastive_pooler, image_encoder,"),
     ],
 )
-def test_a_pattern_that_matches_nothing_is_told_with_the_nearest_name(
+def test_a_pattern_that_matches_nothing_raises_with_the_nearest_name(
     pattern: str, near: str
 ) -> None:
     model = CoCa(tiny_config())
@@ -192,10 +192,10 @@ def test_a_pattern_that_matches_nothing_is_told_with_the_nearest_name(
         parameter_groups(model, 0.1, groups=(GroupConfig(match=pattern),))
 
 
-def test_a_group_that_has_nothing_to_itself_is_told() -> None:
+def test_a_group_that_has_nothing_to_itself_raises() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     first, both = GroupConfig(match="0", lr_scale=2.0), GroupConfig(match="*")
-    with pytest.raises(ConfigError, match="'0' has no parameter to itself"):
+    with pytest.raises(ConfigError, match="'0' has no parameter"):
         parameter_groups(model, 0.1, groups=(first, both))
     assert len(parameter_groups(model, 0.1, groups=(both, first))) == 4
     freeze(model, ["0"])
@@ -216,7 +216,7 @@ def test_freezing_everything_is_refused() -> None:
         ({"weight_decay": -0.1}, "weight_decay of 'x' must be at least 0"),
     ],
 )
-def test_a_setting_out_of_range_is_told(setting: dict[str, Any], sentence: str) -> None:
+def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         GroupConfig(match="x", **setting)
 

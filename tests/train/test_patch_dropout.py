@@ -26,7 +26,7 @@ def seen_patches(trainer: Trainer[CoCa]) -> list[Tensor]:
     return seen
 
 
-def test_the_tail_of_a_run_sees_whole_pictures(tmp_path: Path) -> None:
+def test_the_tail_of_a_run_sees_whole_images(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, schedule=HALF)
     seen = seen_patches(trainer)
     trainer.fit()
@@ -66,7 +66,7 @@ def test_both_architectures_and_what_wraps_them_leave_out_patches() -> None:
         assert model.image_encoder(images).shape[1] == tokens + 8
 
 
-def test_a_model_that_cannot_leave_out_patches_is_told() -> None:
+def test_a_model_that_cannot_leave_out_patches_raises() -> None:
     model = nn.Linear(3, 2)
     set_patch_dropout(model, 0.0)
     with pytest.raises(ConfigError, match=r"is 0\.5, but Linear has no image encoder"):

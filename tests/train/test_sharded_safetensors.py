@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from coca.train.sharded_safetensors import read_group, staged, write_whole
+from coca.train.sharded_safetensors import copy_to_cpu, read_group, write_whole
 from tiny_pieces import WHOLE, write, write_into_a_file
 from tiny_ranks import on_ranks
 
@@ -29,7 +29,7 @@ def test_what_ranks_write_in_pieces_is_read_as_a_whole(tmp_path: Path, count: in
 
 
 @pytest.mark.distributed
-def test_what_one_rank_cannot_write_is_told_on_all(tmp_path: Path) -> None:
+def test_what_one_rank_cannot_write_raises_on_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     told = on_ranks(2, tmp_path, partial(write_into_a_file, tmp_path))
     for words in told:
@@ -39,7 +39,7 @@ def test_what_one_rank_cannot_write_is_told_on_all(tmp_path: Path) -> None:
 
 def test_what_is_staged_does_not_change_any_more() -> None:
     tensor = torch.zeros(3)
-    copy = staged({"model": {"weight": tensor}})
+    copy = copy_to_cpu({"model": {"weight": tensor}})
     tensor.add_(1)
     assert torch.equal(copy["model"]["weight"], torch.zeros(3))
 
@@ -63,12 +63,12 @@ def test_damage_is_an_error_and_an_absent_group_is_empty(tmp_path: Path) -> None
 
 def test_a_shard_whose_header_lacks_places_holds_whole_tensors(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    places = {"low": {"saved_offsets": [2]}}
+    offsets = {"low": {"saved_offsets": [2]}}
     low, other = torch.ones(2), torch.ones(3)
     save_file(
         {"low": low, "other": other},
         tmp_path / "model" / "shard-1.safetensors",
-        metadata={"DCP_SHARDING_INFO": json.dumps(places)},
+        metadata={"DCP_SHARDING_INFO": json.dumps(offsets)},
     )
     save_file({"low": 2 * torch.ones(2)}, tmp_path / "model" / "shard-2.safetensors")
     read = read_group(tmp_path, "model")

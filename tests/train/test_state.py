@@ -61,7 +61,7 @@ def test_another_model_is_refused_before_anything_is_changed() -> None:
     tensors = {**model_tensors(model), "embedding.weight": torch.zeros(5, 4)}
     with pytest.raises(ModelError, match=r"embedding.weight has shape \(5, 4\) there"):
         restore_model(model, tensors)
-    with pytest.raises(ModelError, match="1 tensors stand in only one of the two, such as extra"):
+    with pytest.raises(ModelError, match="1 tensors exist in only one of the two, such as extra"):
         restore_model(model, {**model_tensors(model), "extra": torch.zeros(1)})
     assert torch.equal(model.embedding.weight, before)
 
@@ -109,7 +109,7 @@ def test_an_optimizer_before_its_first_step_has_nothing_to_keep() -> None:
     restore_optimizer(model, optimizer, {}, {})
 
 
-def test_a_parameter_frozen_since_is_told() -> None:
+def test_a_parameter_frozen_since_raises() -> None:
     model = nn.Linear(2, 1)
     tensors, values = optimizer_state(model, trained(model, "adamw", steps=1))
     model.bias.requires_grad_(False)

@@ -82,7 +82,7 @@ def test_checkpoints_come_every_few_steps_and_at_the_end(
     assert saved_steps(tmp_path / "whole") == [10, 12]
 
 
-def test_the_gradient_is_clipped_and_its_length_before_is_told(tmp_path: Path) -> None:
+def test_the_gradient_is_clipped_and_its_length_before_raises(tmp_path: Path) -> None:
     clipped = tiny_trainer(tmp_path, steps=1, grad_clip=1e-3, log_every=1)
     norm = clipped.fit().figures["grad_norm"]
     gradients = [p.grad for p in clipped.model.parameters() if p.grad is not None]
@@ -181,7 +181,7 @@ def test_a_gradient_too_long_for_its_type_is_skipped_and_named(
     trainer = tiny_trainer(tmp_path, steps=1)
     projection(trainer.model).register_hook(lambda g: torch.full_like(g, 1e30))
     trainer.fit()
-    assert "step 1 skipped: the length of the gradient is not finite" in caplog.text
+    assert "step 1 skipped: the gradient norm is not finite" in caplog.text
 
 
 def test_an_objective_without_parts_is_named_by_its_loss(

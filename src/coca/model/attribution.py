@@ -1,6 +1,6 @@
-"""What a model looked at: which patches a word of a caption, or an embedding, was made from.
+"""Attribution to image patches: cross-attention maps of tokens, contributions to embeddings.
 
-Attention tells where the decoder read; what each patch contributed to an embedding is exact.
+Maps show where the decoder attends; contributions to an embedding are exact.
 
 Dimensions: B images, T tokens, P patches, Q image tokens that the decoder reads, S tokens of the
 image encoder (the patches, in OpenCLIP's architecture behind a class token), E shared embedding.
@@ -25,27 +25,28 @@ def cross_attention_maps(
     images: Float[Tensor, "B C height width"],
     tokens: Int[Tensor, "B T"],
 ) -> Float[Tensor, "B T P"]:
-    """Gives where in the image the decoder looked when it predicted the word behind each token.
+    """Compute a cross-attention map over patches for each token: attention rollout.
 
-    The attention of its layers and heads to the image tokens, on average, times the attention by
-    which the captioning pooler read those from the patches.
+    The decoder's attention to the image tokens, averaged over layers and heads, times the
+    attention of the captioning pooler to the patches. The map of a token is that of the prediction
+    of the next token.
 
     Args:
-        model: In evaluation mode.
-        images: Normalised images.
-        tokens: A caption each; a map depends on nothing behind its token.
+        model: A captioner in evaluation mode.
+        images: Normalized images.
+        tokens: One caption per image; a map does not depend on later tokens.
 
     Returns:
-        Shares of the patches, row by row of the image; they sum to 1.
+        Fractions of the patches in row-major order; they sum to 1.
     """
     encoded = model.image_encoder(images)
-    image_tokens, shares = _traced(model.poolings.captioning, encoded)
-    read: list[Tensor] = []
+    image_tokens, rollout = _attention_rollout(model.poolings.captioning, encoded)
+    maps: list[Tensor] = []
 
     def record(attention: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(attention, CrossAttention)
-        words, context = inputs
-        read.append(attention.weights(words, context).mean(dim=1))
+        states, context = inputs
+        maps.append(attention.weights(states, context).mean(dim=1))
 
     decoder = cast(nn.Module, model.multimodal_decoder)
     layers = [part for part in decoder.modules() if isinstance(part, CrossAttention)]
@@ -56,21 +57,25 @@ def cross_attention_maps(
     finally:
         for hook in hooks:
             hook.remove()
-    return _of_patches(torch.stack(read).mean(dim=0) @ shares, model.image_encoder.extra_tokens)
+    return _patch_fractions(
+        torch.stack(maps).mean(dim=0) @ rollout, model.image_encoder.extra_tokens
+    )
 
 
 @torch.no_grad()
 def embedding_map(
     model: Captioner, images: Float[Tensor, "B C height width"]
 ) -> Float[Tensor, "B P"]:
-    """Gives where the query of the embedding looked, through the captioning queries in a cascade.
+    """Compute the attention map of the image embedding over patches.
+
+    In a cascade, it is the rollout through the captioning queries.
 
     Returns:
-        Shares of the patches, row by row of the image; they sum to 1.
+        Fractions of the patches in row-major order; they sum to 1.
     """
     poolings = model.poolings
-    _, shares = _traced(poolings.contrastive, model.image_encoder(images))
-    return _of_patches(shares, model.image_encoder.extra_tokens)[:, 0]
+    _, rollout = _attention_rollout(poolings.contrastive, model.image_encoder(images))
+    return _patch_fractions(rollout, model.image_encoder.extra_tokens)[:, 0]
 
 
 @torch.no_grad()
@@ -79,19 +84,19 @@ def patch_attributions(
     images: Float[Tensor, "B C height width"],
     directions: Float[Tensor, "B E"],
 ) -> tuple[Float[Tensor, "B P"], Float[Tensor, " B"]]:
-    """Splits the dot product of image and direction into what each patch adds to it.
+    """Decompose the dot product of image embedding and direction into contributions of patches.
 
-    With attention weights and scales held at what they are, the embedding is a sum over patches
-    and a constant. So against a text's embedding this tells which patches make the image
-    similar to the text, and which make it less so.
+    With fixed attention weights and norm scales, the embedding is a sum over patches and a
+    constant. For a text embedding as direction, positive patches raise the similarity of image and
+    text, and negative patches lower it.
 
     Args:
-        model: In evaluation mode.
-        images: Normalised images.
-        directions: One each, such as the embedding of a text.
+        model: A captioner in evaluation mode.
+        images: Normalized images.
+        directions: One direction per image, such as a text embedding.
 
     Returns:
-        What each patch adds, row by row of the image; and the rest, which biases add and, in
+        The contribution of each patch in row-major order, and the remainder: biases and, in
         OpenCLIP's architecture, the class token. Together they sum to the dot product.
     """
     poolings = model.poolings
@@ -100,31 +105,31 @@ def patch_attributions(
         read.append(step.pool(read[-1]))
     projected = poolings.projection(read.pop())[:, 0]
     length = projected.norm(dim=1, keepdim=True)
-    pulled = (directions / length)[:, None]
+    gradient = (directions / length)[:, None]
     if isinstance(poolings.projection, nn.Linear):
-        pulled = pulled @ poolings.projection.weight
+        gradient = gradient @ poolings.projection.weight
     for step in reversed(poolings.contrastive):
-        pulled = step.vjp(read[-1], pulled)
-        seen = step.seen(read.pop())
-    each = (pulled * seen).sum(dim=2)[:, model.image_encoder.extra_tokens :]
+        gradient = step.vjp(read[-1], gradient)
+        inputs = step.normalized(read.pop())
+    each = (gradient * inputs).sum(dim=2)[:, model.image_encoder.extra_tokens :]
     whole = (F.normalize(projected, dim=1) * directions).sum(dim=1)
     return each, whole - each.sum(dim=1)
 
 
-def _traced(
+def _attention_rollout(
     steps: Sequence[Pooling], encoded: Float[Tensor, "B S C"]
 ) -> tuple[Float[Tensor, "B Q D"], Float[Tensor, "B Q S"]]:
-    """Pools, and gives how much of each token of the encoder went into each one that comes out."""
+    """Apply pooling steps; return pooled tokens and their total attention to encoder tokens."""
     count = encoded.shape[1]
-    shares = torch.eye(count, dtype=encoded.dtype, device=encoded.device)
-    shares = shares.expand(len(encoded), -1, -1)
+    rollout = torch.eye(count, dtype=encoded.dtype, device=encoded.device)
+    rollout = rollout.expand(len(encoded), -1, -1)
     for step in steps:
-        shares = step.weights(encoded).mean(dim=1) @ shares
+        rollout = step.weights(encoded).mean(dim=1) @ rollout
         encoded = step.pool(encoded)
-    return encoded, shares
+    return encoded, rollout
 
 
-def _of_patches(shares: Float[Tensor, "B T S"], extra: int) -> Float[Tensor, "B T P"]:
-    """Leaves out what is no patch."""
-    patches = shares[..., extra:].float()
+def _patch_fractions(rollout: Float[Tensor, "B T S"], extra: int) -> Float[Tensor, "B T P"]:
+    """Drop extra tokens and normalize the attention to patches to a sum of 1."""
+    patches = rollout[..., extra:].float()
     return patches / patches.sum(dim=2, keepdim=True)

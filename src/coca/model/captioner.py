@@ -1,7 +1,7 @@
-"""What every Contrastive Captioner offers, whether the paper's architecture or OpenCLIP's.
+"""The common interface of all Contrastive Captioners: the paper's architecture and OpenCLIP's.
 
 Dimensions: B batch, T text tokens, Q image tokens that the decoder reads, D width, C their width,
-E shared embedding, M real positions of a batch that predict a word, V vocabulary.
+E shared embedding, M real positions of a batch that predict a token, V vocabulary.
 """
 
 import math
@@ -19,35 +19,35 @@ from coca.core.errors import ConfigError
 from coca.model.config import HeadConfig, ImageEncoderConfig
 from coca.model.heads import AttentivePoolingHead
 from coca.model.layers.kv_cache import AttentionState
-from coca.model.layers.packing import Packing, last_places
+from coca.model.layers.packing import Packing, lengths_to_last
 from coca.model.layers.transformer import KeysAndValues
 from coca.model.pooling import Pooling
 from coca.model.vision import PatchEncoder
 
-HOTTEST, COLDEST = 1.0, 0.01
+MAX_TEMPERATURE, MIN_TEMPERATURE = 1.0, 0.01
 """Range of the learned temperature; 0.01 is the bound that CLIP set."""
 
 
 @dataclass(frozen=True)
 class CoCaOutput:
-    """What one forward pass gives; a part that was not asked for is None."""
+    """Outputs of one forward pass; a part that was not requested is None."""
 
     image_embedding: Float[Tensor, "B E"] | None
     """Unit vectors of the images."""
     text_embedding: Float[Tensor, "B E"] | None
     """Unit vectors of the captions."""
     caption_states: Float[Tensor, "M D"] | None
-    """Decoder states at real positions only, row by row; the vocabulary layer turns each into
-    logits for the word in `caption_targets`."""
+    """Decoder states at labelled positions only, caption by caption. The vocabulary layer maps each
+    to the logits of the token in `caption_targets`."""
     caption_targets: Int[Tensor, " M"] | None
-    """The word that follows each of `caption_states`: w1 .. wn and [EOS] of each caption."""
+    """The token that follows each of `caption_states`: w1 .. wn and [EOS] of each caption."""
     class_logits: Float[Tensor, "B classes"] | None
-    """Logits of the head, one row a sample."""
+    """Logits of the head, one row per sample."""
 
 
 @runtime_checkable
 class TextConfig(Protocol):
-    """What others need to know of a text decoder."""
+    """The text decoder settings that callers may rely on."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -66,18 +66,18 @@ class TextConfig(Protocol):
 
     @property
     def max_text_tokens(self) -> int:
-        """Words that a caption has room for beside its special tokens."""
+        """Maximum number of text tokens in a caption, special tokens not counted."""
         ...
 
     @property
     def suppress_tokens(self) -> tuple[int, ...]:
-        """Special ids that never follow a word, whatever an untrained model believes."""
+        """Special token ids that generation suppresses."""
         ...
 
 
 @runtime_checkable
 class CaptionerConfig(Protocol):
-    """The configuration of a captioner, as far as others need it."""
+    """The captioner settings that callers may rely on."""
 
     @property
     def embed_dim(self) -> int: ...
@@ -90,7 +90,7 @@ class CaptionerConfig(Protocol):
 
 
 class UnimodalHalf(Protocol):
-    """The lower half of a text decoder, as generation uses it; see `UnimodalDecoder`."""
+    """The interface of the unimodal text decoder; see `UnimodalDecoder`."""
 
     def __call__(
         self,
@@ -107,7 +107,7 @@ class UnimodalHalf(Protocol):
 
 
 class MultimodalHalf(Protocol):
-    """The upper half of a text decoder, as generation uses it; see `MultimodalDecoder`."""
+    """The interface of the multimodal text decoder; see `MultimodalDecoder`."""
 
     def read_image(self, image_tokens: Float[Tensor, "B Q C"]) -> list[KeysAndValues]: ...
 
@@ -123,21 +123,21 @@ class MultimodalHalf(Protocol):
 
 @dataclass(frozen=True)
 class Poolings:
-    """Both ways from the encoder's tokens on, step by step."""
+    """The pooling steps after the image encoder, for captioning and for the embedding."""
 
     captioning: tuple[Pooling, ...]
-    """To the tokens that the decoder reads."""
+    """Steps to the image tokens that the decoder attends to."""
     contrastive: tuple[Pooling, ...]
-    """To the one token that the embedding is a projection of."""
+    """Steps to the single token that is projected to the embedding."""
     projection: nn.Module
-    """To the embedding, before it is normalised."""
+    """Projection to the embedding, before normalization."""
 
 
 class Captioner(nn.Module, ABC):
-    """A model that embeds images and captions, and writes captions.
+    """Abstract base class of models that embed images and captions, and generate captions.
 
-    A base class and no Protocol: it is an `nn.Module`, and parameters are invisible to the checks
-    that a Protocol would make.
+    It is a base class and not a Protocol: it is an `nn.Module`, and the runtime checks of a
+    Protocol do not see parameters.
     """
 
     config: CaptionerConfig
@@ -147,11 +147,11 @@ class Captioner(nn.Module, ABC):
     image_projection: nn.Module
     text_projection: nn.Module
     head: AttentivePoolingHead | None
-    """What names classes, answers or verdicts; None as after pretraining."""
+    """Classification head for classes, answers or verdicts; None after pretraining."""
     log_scale: nn.Parameter
-    """Logarithm of one over the temperature."""
+    """Log of the logit scale, which is one over the temperature."""
     logit_bias: nn.Parameter | None
-    """Added to the logits of the sigmoid loss; None in a model that was not made for it."""
+    """Bias on the logits of the sigmoid loss; None in a model for the softmax loss."""
 
     def forward(
         self,
@@ -163,34 +163,34 @@ class Captioner(nn.Module, ABC):
         classification: bool = False,
         prompt_lengths: Int[Tensor, " B"] | None = None,
     ) -> CoCaOutput:
-        """Runs each tower at most once, and only if a wanted part needs it.
+        """Compute the requested outputs; each tower runs at most once, and only if needed.
 
         Args:
-            images: Normalised images; sides in pixels, multiples of the patch size. Where a head
-                reads several images a sample, (B, F, C, height, width).
-            tokens: Captions in the layout of this architecture; not needed for class logits of a
+            images: Normalized images; sides in pixels, multiples of the patch size. For a head
+                that reads F images per sample, (B, F, C, height, width).
+            tokens: Captions in the layout of this architecture. Not needed for class logits of a
                 head that reads images only.
-            contrastive: Give both embeddings.
-            captioning: Give the decoder's states and targets.
-            classification: Give class logits: of the head, if there is one.
-            prompt_lengths: Tokens of each caption, the first one included, that belong to what is
-                asked: what a head that reads words sees. None: all.
+            contrastive: Return both embeddings.
+            captioning: Return decoder states and targets.
+            classification: Return the class logits of the head.
+            prompt_lengths: Prompt tokens of each caption, the first token included. A head with
+                `reads="words"` sees these alone. None: all tokens.
 
         Raises:
-            ConfigError: Class logits are asked of a model without a head, or the number of
-                images does not suit.
+            ConfigError: Class logits are requested from a model without a head, or the number of
+                images per sample does not fit the head.
         """
         head = self._head(images, contrastive or captioning) if classification else None
-        by_words = head is not None and head.config.reads == "words"
+        reads_text = head is not None and head.config.reads == "words"
         encoded = self.image_encoder(images.flatten(0, -4))
         pooled, image_tokens = self._pool(
-            encoded, embedding=contrastive, reading=captioning or by_words
+            encoded, embedding=contrastive, reading=captioning or reads_text
         )
         image_embedding = text_embedding = states = targets = logits = None
-        if head is not None and not by_words:
+        if head is not None and not reads_text:
             logits = head(encoded)
-        if contrastive or captioning or by_words:
-            assert tokens is not None, "these parts read words"
+        if contrastive or captioning or reads_text:
+            assert tokens is not None, "these outputs need tokens"
             each = len(encoded) // len(tokens)
             tokens = tokens.repeat_interleave(each, dim=0) if each > 1 else tokens
             packing = self._packing(tokens)
@@ -199,16 +199,16 @@ class Captioner(nn.Module, ABC):
                 assert pooled is not None
                 image_embedding = self._embed_image(pooled)
                 text_embedding = self._embed_text(unimodal, tokens, packing)
-            if captioning or by_words:
+            if captioning or reads_text:
                 assert image_tokens is not None
-                decoded, inner = self._decoded(unimodal, image_tokens, packing)
+                decoded, inner = self._decode(unimodal, image_tokens, packing)
                 real = self.label_mask(tokens)
-                if by_words:
-                    lengths = last_places(real)
+                if reads_text:
+                    lengths = lengths_to_last(real)
                     if prompt_lengths is not None:
                         lengths = prompt_lengths.repeat_interleave(each)
                     assert head is not None
-                    asked, is_asked = _padded(decoded, inner, lengths)
+                    asked, is_asked = _pad_rows(decoded, inner, lengths)
                     logits = head(asked, real=is_asked)
                 if captioning:
                     states = decoded[inner.rows(real)]
@@ -222,24 +222,24 @@ class Captioner(nn.Module, ABC):
         )
 
     def encode_image(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B E"]:
-        """Gives the unit vector of each image, or of each series of F images.
+        """Compute the unit-length embedding of each image, or of each series of F images.
 
-        The poolers read the tokens of a whole series side by side, as in VideoCoCa.
+        The poolers attend to the concatenated tokens of a series, as in VideoCoCa.
         """
-        pooled, _ = self._pool(self._encoded(images), embedding=True, reading=False)
+        pooled, _ = self._pool(self._encode(images), embedding=True, reading=False)
         assert pooled is not None
         return self._embed_image(pooled)
 
     def encode_text(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
-        """Gives the unit vector of each caption."""
+        """Compute the unit-length embedding of each caption."""
         packing = self._packing(tokens)
         return self._embed_text(self.unimodal_decoder(tokens, packing=packing), tokens, packing)
 
     def image_tokens(
         self, images: Float[Tensor, "B *F RGB height width"]
     ) -> Float[Tensor, "B Q C"]:
-        """Gives the tokens that the decoder reads of each image, or of each series of F."""
-        _, tokens = self._pool(self._encoded(images), embedding=False, reading=True)
+        """Compute the decoder's image tokens of each image, or of each series of F images."""
+        _, tokens = self._pool(self._encode(images), embedding=False, reading=True)
         assert tokens is not None
         return tokens
 
@@ -248,14 +248,14 @@ class Captioner(nn.Module, ABC):
         images: Float[Tensor, "*B RGB height width"],
         tokens: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B K"]:
-        """Gives the logits of the head's classes; `tokens` hold what is asked, if it is."""
+        """Compute the class logits of the head; `tokens` is the prompt, if the head reads one."""
         self._head(images, False)
         return self.head_logits(self.head_tokens(images.flatten(0, -4)), tokens)
 
     def head_tokens(self, images: Float[Tensor, "BF RGB height width"]) -> Float[Tensor, "BF S C"]:
-        """Gives what the head, or the decoder before it, reads of each image."""
+        """Compute the image tokens that the head, or the decoder before it, attends to."""
         assert self.head is not None
-        encoded = self._encoded(images)
+        encoded = self._encode(images)
         if self.head.config.reads == "image":
             return encoded
         _, tokens = self._pool(encoded, embedding=False, reading=True)
@@ -265,29 +265,29 @@ class Captioner(nn.Module, ABC):
     def head_logits(
         self, image_tokens: Float[Tensor, "BF S C"], tokens: Int[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B K"]:
-        """Gives the logits of the head's classes from what `head_tokens` gave.
+        """Compute the class logits of the head from the output of `head_tokens`.
 
         Args:
-            image_tokens: Of all F images of the first sample, then of the next.
-            tokens: What is asked of each sample, for a head that reads words.
+            image_tokens: Image tokens of all F images of the first sample, then of the next.
+            tokens: Prompt of each sample, for a head with `reads="words"`.
         """
         assert self.head is not None
         if self.head.config.reads == "image":
             return self.head(image_tokens)
-        assert tokens is not None, "this head reads words"
+        assert tokens is not None, "this head needs tokens"
         tokens = tokens.repeat_interleave(self.head.config.pictures, dim=0)
         packing = self._packing(tokens)
         unimodal = self.unimodal_decoder(tokens, packing=packing)
-        decoded, inner = self._decoded(unimodal, image_tokens, packing)
-        asked, is_asked = _padded(decoded, inner, last_places(self.label_mask(tokens)))
+        decoded, inner = self._decode(unimodal, image_tokens, packing)
+        asked, is_asked = _pad_rows(decoded, inner, lengths_to_last(self.label_mask(tokens)))
         return self.head(asked, real=is_asked)
 
     def caption_logits(
         self, images: Float[Tensor, "B RGB height width"], tokens: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B T V"]:
-        """Gives the logits of the next word at every position, the plain way.
+        """Compute the next-token logits at every position, without packing.
 
-        Holds all B x T x V numbers at once: for inspection and tests, not for training.
+        The result has B x T x V elements: for inspection and tests, not for training.
         """
         image = self.multimodal_decoder.read_image(self.image_tokens(images))
         states = self.multimodal_decoder(self.unimodal_decoder(tokens), image)
@@ -297,55 +297,55 @@ class Captioner(nn.Module, ABC):
     def _pool(
         self, encoded: Float[Tensor, "B P W"], *, embedding: bool, reading: bool
     ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "B Q C"] | None]:
-        """Gives what the embedding is a projection of, and what the decoder reads, if wanted."""
+        """Pool to the token that is projected to the embedding, and to the decoder's tokens."""
 
     @abstractmethod
     def _packing(self, tokens: Int[Tensor, "B T"]) -> Packing:
-        """Plans the rows of captions."""
+        """Pack captions into length buckets."""
 
     @property
     @abstractmethod
-    def _idle_rows(self) -> int:
-        """Rows at the end of each caption that predict no word."""
+    def _unlabeled_rows(self) -> int:
+        """Number of rows at the end of each caption without a label."""
 
     @abstractmethod
     def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """Marks the positions whose next token the captioning loss asks for."""
+        """Mark the positions whose next token is a captioning label."""
 
     @property
     @abstractmethod
     def poolings(self) -> Poolings:
-        """How the encoder's tokens become what the decoder reads, and the embedding."""
+        """The pooling steps to the decoder's image tokens and to the embedding."""
 
     @property
     @abstractmethod
     def vocabulary_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from decoder states to word logits."""
+        """The (V, D) matrix from decoder states to logits."""
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
-        """One over the temperature: the factor on the cosines of the contrastive loss."""
+        """The factor on the cosine similarities of the contrastive loss: one over temperature."""
         return self.log_scale.exp()
 
     @torch.no_grad()
     def clamp_temperature_(self) -> None:
-        """Keeps the learned temperature within its range; call it after each optimiser step."""
-        self.log_scale.clamp_(-math.log(HOTTEST), -math.log(COLDEST))
+        """Clamp the learned temperature to 0.01 to 1; call it after each optimizer step."""
+        self.log_scale.clamp_(-math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE))
 
-    def _encoded(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B P W"]:
-        """The encoder's tokens; those of a series stand side by side."""
+    def _encode(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B P W"]:
+        """Encode images; the tokens of a series are concatenated."""
         encoded = self.image_encoder(images.flatten(0, -4))
         return encoded.reshape(len(images), -1, encoded.shape[2])
 
-    def _decoded(
+    def _decode(
         self,
         unimodal: Float[Tensor, "N D"],
         image_tokens: Float[Tensor, "B Q C"],
         packing: Packing,
     ) -> tuple[Float[Tensor, "M D"], Packing]:
-        """The multimodal half's states and their packing; what predicts no word is left out."""
-        inner = packing.shortened(self._idle_rows)
-        shorter = packing.shorten(unimodal, self._idle_rows)
+        """Run the multimodal decoder on the labelled rows; return states and their packing."""
+        inner = packing.shortened(self._unlabeled_rows)
+        shorter = packing.shorten(unimodal, self._unlabeled_rows)
         states = self.multimodal_decoder(shorter, image_tokens[packing.order], packing=inner)
         return states, inner
 
@@ -358,30 +358,30 @@ class Captioner(nn.Module, ABC):
         pooled = self.unimodal_decoder.embedding(unimodal, tokens, packing)
         return _unit(self.text_projection(pooled))
 
-    def _head(self, images: Tensor, with_words: bool) -> AttentivePoolingHead:
-        """The head that gives class logits."""
+    def _head(self, images: Tensor, with_captions: bool) -> AttentivePoolingHead:
+        """Return the classification head, after checks of the number of images per sample."""
         if self.head is None:
-            raise ConfigError("this model has no head that names classes; fine-tune one first")
-        pictures, given = self.head.config.pictures, images.shape[1] if images.ndim == 5 else 1
-        if given != pictures:
-            raise ConfigError(f"the head reads {pictures} images a sample, and was given {given}")
-        if pictures > 1 and with_words:
+            raise ConfigError("this model has no classification head; fine-tune one first")
+        expected, given = self.head.config.pictures, images.shape[1] if images.ndim == 5 else 1
+        if given != expected:
+            raise ConfigError(f"the head reads {expected} images per sample, but got {given}")
+        if expected > 1 and with_captions:
             raise ConfigError(
-                f"a caption belongs to one image, but each sample has {pictures}; set "
+                f"a caption belongs to one image, but each sample has {expected}; set "
                 "contrastive_weight and captioning_weight to 0"
             )
         return self.head
 
 
 def _unit(vectors: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
-    # Normalised in fp32: in half precision the length would be off by a percent.
+    # Normalized in fp32: in half precision the length would be off by a percent.
     return F.normalize(vectors.float(), dim=-1).to(vectors.dtype)
 
 
-def _padded(
+def _pad_rows(
     rows: Float[Tensor, "M D"], packing: Packing, lengths: Int[Tensor, " B"]
 ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
-    """The first rows of each caption beside each other, and which of them are real."""
-    places = torch.arange(int(lengths.max()), device=rows.device)
-    real = places < lengths[:, None]
-    return rows[packing.offsets[:, None] + places * real], real
+    """Pad the first `lengths` rows of each caption to (B, L); also return the padding mask."""
+    positions = torch.arange(int(lengths.max()), device=rows.device)
+    real = positions < lengths[:, None]
+    return rows[packing.offsets[:, None] + positions * real], real

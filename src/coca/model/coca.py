@@ -3,7 +3,7 @@
 Source: Yu, Wang, Vasudevan, Yeung, Seyedhosseini, Wu (Google Research, 2022), arXiv 2205.01917.
 
 Dimensions: B batch, T text tokens, P patches, Q image tokens that the decoder reads, D width,
-E shared embedding, M real positions of a batch that predict a word, V vocabulary.
+E shared embedding, M real positions of a batch that predict a token, V vocabulary.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from coca.model.captioner import Captioner, Poolings
 from coca.model.config import CoCaConfig
 from coca.model.heads import AttentivePoolingHead
-from coca.model.layers.init import draw_linears_, shrink_residuals_
+from coca.model.layers.init import init_linears_, scale_residuals_
 from coca.model.layers.packing import Packing
 from coca.model.layers.prepacked_linear import Linear
 from coca.model.pooling import AttentionalPooler
@@ -26,8 +26,8 @@ from coca.model.vision import ImageEncoder
 class CoCa(Captioner):
     """A Contrastive Captioner, as in the paper.
 
-    Not stated there, so chosen here: pre-norm blocks with GELU and biases, no dropout, a norm
-    behind each pooler, no projection where a tower's width equals `embed_dim`.
+    The paper leaves some choices open. Here: pre-norm blocks with GELU and biases, no dropout, a
+    norm after each pooler, and no projection where a tower's width equals `embed_dim`.
     """
 
     config: CoCaConfig
@@ -59,11 +59,11 @@ class CoCa(Captioner):
         self.head = (
             None
             if config.head is None
-            else AttentivePoolingHead(config.head, image_width=image.width, word_width=text.width)
+            else AttentivePoolingHead(config.head, image_width=image.width, text_width=text.width)
         )
 
     def label_mask(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """Marks the positions whose next token the captioning loss asks for: [BOS] and words."""
+        """Mark the positions whose next token is a captioning label: [BOS] and text tokens."""
         text = self.config.text
         return (tokens != text.eos_id) & (tokens != text.cls_id) & (tokens != text.pad_id)
 
@@ -77,25 +77,25 @@ class CoCa(Captioner):
 
     @property
     def vocabulary_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix from decoder states to word logits, tied to the input embedding or not."""
+        """The (V, D) matrix from decoder states to logits; may be the input embedding (tied)."""
         if self.vocabulary is None:
             return self.unimodal_decoder.token_embedding.weight
         return self.vocabulary.weight
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Sets every weight; the paper states none of this, so it follows CLIP.
+        """Initialize every weight as CLIP does; the paper does not state its initialization.
 
-        See `draw_linears_` and `shrink_residuals_`; embeddings, positions and queries stand below.
+        See `init_linears_` and `scale_residuals_`; the rest is initialized here.
         """
         if self.log_scale.is_meta:
             return
-        draw_linears_(self)
+        init_linears_(self)
         image, text = self.config.image, self.config.text
         text_layers = text.unimodal_layers + text.multimodal_layers
-        shrink_residuals_(self.image_encoder, image.layers)
-        shrink_residuals_(self.unimodal_decoder, text_layers)
-        shrink_residuals_(self.multimodal_decoder, text_layers)
+        scale_residuals_(self.image_encoder, image.layers)
+        scale_residuals_(self.unimodal_decoder, text_layers)
+        scale_residuals_(self.multimodal_decoder, text_layers)
         for learned in (
             self.image_encoder.positions,
             self.unimodal_decoder.positions,
@@ -104,7 +104,7 @@ class CoCa(Captioner):
             nn.init.normal_(learned, std=learned.shape[1] ** -0.5)
         for pooler in (self.captioning_pooler, self.contrastive_pooler):
             if pooler is not None:
-                # Large enough that each query attends to something of its own from the start.
+                # Large enough that queries attend to different tokens from the start.
                 nn.init.normal_(pooler.queries)
         self.log_scale.fill_(-math.log(self.config.initial_temperature))
         if self.logit_bias is not None and self.config.initial_bias is not None:
@@ -126,7 +126,7 @@ class CoCa(Captioner):
         return Packing.of((tokens != self.config.text.pad_id).sum(dim=1))
 
     @property
-    def _idle_rows(self) -> int:
+    def _unlabeled_rows(self) -> int:
         return 2  # [EOS] and [CLS]
 
 

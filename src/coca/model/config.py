@@ -1,4 +1,4 @@
-"""The shape of a CoCa model as frozen values, with the sizes of the paper (Table 1) as presets."""
+"""Configuration of a CoCa model, with the sizes of the paper (Table 1) as presets."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -61,10 +61,10 @@ class TextDecoderConfig:
     """A causal decoder cut in two: the lower half never sees the image."""
 
     vocab_size: int = 64_000
-    """Words of the tokenizer, special ones included."""
+    """Tokens in the vocabulary, special tokens included."""
     context_length: int = 64
-    """Longest caption in tokens, with [BOS], [EOS] and [CLS]. The paper leaves it open; follow-ups
-    that repeat its recipe say 64."""
+    """Maximum caption length in tokens, with [BOS], [EOS] and [CLS]. The paper leaves it open;
+    follow-ups that repeat its recipe use 64."""
     width: int = 768
     """Features per token."""
     heads: int = 12
@@ -72,27 +72,27 @@ class TextDecoderConfig:
     mlp_width: int = 3072
     """Hidden features of each MLP."""
     unimodal_layers: int = 12
-    """Blocks that read text only."""
+    """Blocks with self-attention over text only."""
     multimodal_layers: int = 12
-    """Blocks that also read the image."""
+    """Blocks that also attend to the image."""
     tie_embeddings: bool = False
-    """Share the input embedding with the output layer. The paper's counts for Base and Large need
-    it untied, the one for 2B needs it tied."""
+    """Share the input embedding with the output layer. The paper's parameter counts fit untied
+    embeddings for Base and Large, and tied embeddings for 2B."""
     pad_id: int = 0
-    """Fills a batch behind [CLS]; never seen by a real token."""
+    """Padding after [CLS]; no real token attends to it."""
     bos_id: int = 1
-    """Begins each caption."""
+    """First token of each caption."""
     eos_id: int = 2
-    """Ends the words of a caption; predicted by the captioning loss."""
+    """End of the caption; a label of the captioning loss."""
     cls_id: int = 3
-    """Learned token behind [EOS]; its unimodal state is the text embedding."""
+    """Learned token after [EOS]; its unimodal state is the text embedding."""
 
     def __post_init__(self) -> None:
         for name in ("width", "mlp_width", "unimodal_layers", "multimodal_layers"):
             _require(getattr(self, name) > 0, f"text.{name} must be at least 1")
         _require(
             self.context_length >= 4,
-            f"text.context_length must be at least 4 to hold [BOS], a word, [EOS] and [CLS] "
+            f"text.context_length must be at least 4 to hold [BOS], a token, [EOS] and [CLS] "
             f"(got {self.context_length})",
         )
         _require_heads("text", self.width, self.heads)
@@ -105,24 +105,25 @@ class TextDecoderConfig:
 
     @property
     def max_text_tokens(self) -> int:
-        """Words that a caption has room for beside [BOS], [EOS] and [CLS]."""
+        """Maximum number of text tokens in a caption, without [BOS], [EOS] and [CLS]."""
         return self.context_length - 3
 
     @property
     def suppress_tokens(self) -> tuple[int, ...]:
-        """Ids that never follow a word, whatever an untrained model believes."""
+        """Token ids that generation suppresses."""
         return (self.pad_id, self.bos_id, self.cls_id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolerConfig:
-    """How the image tokens are read by the decoder and by the contrastive loss."""
+    """Attentional poolers for the decoder and for the contrastive loss."""
 
     kind: Literal["cascade", "parallel", "none"] = "cascade"
-    """`cascade`: the contrastive query reads what the captioning queries gathered (the paper's
-    default); `parallel`: both read the encoder; `none`: the decoder reads all encoder tokens."""
+    """`cascade`: the contrastive query attends to the output of the captioning queries (the paper's
+    default). `parallel`: both attend to the encoder's tokens. `none`: the decoder attends to all
+    encoder tokens."""
     captioning_queries: int = 256
-    """Image tokens that the decoder attends to; unused with `none`."""
+    """Number of image tokens that the decoder attends to; unused with `none`."""
     heads: int = 12
     """Attention heads of both poolers."""
 
@@ -136,22 +137,22 @@ class PoolerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """A head for one downstream problem, on top of a whole model (the paper's section 4.2).
+    """Classification head for one downstream task (the paper's section 4.2).
 
-    A new attentional pooler with a single query, then a linear layer. The same for frozen features
-    and for fine-tuning.
+    A new attentional pooler with a single query, then a linear layer. It is the same for frozen
+    features and for fine-tuning.
     """
 
     classes: tuple[str, ...]
-    """What it chooses from, in the order of its logits: names of things, actions, answers."""
+    """Class names in the order of the logits: objects, actions or answers."""
     reads: Literal["image", "words"] = "image"
-    """`image`: the image encoder's tokens, of all images of a sample at once. `words`: the
-    multimodal decoder's states of what is asked, one pass for each image, whose pooled vectors
-    are put side by side."""
+    """Input of the pooler. `image`: the image encoder's tokens of all images of a sample. `words`:
+    the multimodal decoder's states of the prompt, one pass per image, whose pooled vectors are
+    concatenated."""
     pictures: int = 1
-    """Pictures of a sample: 1, 2 for a pair, or the frames of a video."""
+    """Images per sample: 1, 2 for a pair, or the number of frames of a video."""
     heads: int = 8
-    """Attention heads of its pooler; a divisor of the width that it reads."""
+    """Attention heads of the pooler; must divide the width of its input."""
 
     def __post_init__(self) -> None:
         _require(
@@ -162,7 +163,7 @@ class HeadConfig:
         _require(self.pictures > 0, f"head.pictures must be at least 1 (got {self.pictures})")
 
     def check_width(self, *, image: int, words: int) -> None:
-        """Holds its heads against the width of what it reads.
+        """Check that `heads` divides the width of the pooler's input.
 
         Raises:
             ConfigError: They do not divide it.
@@ -172,24 +173,24 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CoCaConfig:
-    """A whole model; the defaults are the paper's CoCa-Base."""
+    """Configuration of a CoCa model; the defaults are the paper's CoCa-Base."""
 
     image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     """The image encoder."""
     text: TextDecoderConfig = field(default_factory=TextDecoderConfig)
-    """Both text decoders."""
+    """The unimodal and the multimodal text decoder."""
     pooler: PoolerConfig = field(default_factory=PoolerConfig)
     """Both attentional poolers."""
     embed_dim: int = 768
-    """Size of the shared embedding. The paper leaves it open; where it equals a tower's width,
-    that tower needs no projection."""
+    """Size of the shared embedding. The paper leaves it open. A tower whose width equals it has no
+    projection."""
     initial_temperature: float = 0.07
-    """Start of the learned temperature of the contrastive loss (paper: 0.07; sigmoid loss: 0.1)."""
+    """Initial value of the learned temperature (paper: 0.07; sigmoid loss: 0.1)."""
     initial_bias: float | None = None
-    """Start of the learned bias that the sigmoid loss needs (SigLIP: -10); null: there is none,
-    as in the paper, whose loss no bias can change."""
+    """Initial value of the learned bias that the sigmoid loss needs (SigLIP: -10). null: no bias,
+    as in the paper, since a bias does not change the softmax loss."""
     head: HeadConfig | None = None
-    """A head for a downstream problem, or for naming classes beside pretraining; null: none."""
+    """Classification head for a downstream task or for pretraining; null: none."""
 
     def __post_init__(self) -> None:
         if self.head is not None:
@@ -198,13 +199,13 @@ class CoCaConfig:
         _require(self.embed_dim > 0, f"embed_dim must be at least 1 (got {self.embed_dim})")
         _require(
             0.01 <= self.initial_temperature <= 1,
-            f"initial_temperature must lie in 0.01 to 1, the range it is clamped to "
+            f"initial_temperature must be in [0.01, 1], the range it is clamped to "
             f"(got {self.initial_temperature})",
         )
 
     @classmethod
     def presets(cls) -> dict[str, "CoCaConfig"]:
-        """Gives the named sizes: three of the paper and small ones for one machine."""
+        """Return the named sizes: three of the paper, and small sizes for one machine."""
         base = cls()
         large = cls._of(width=1024, layers=24, heads=16, image_mlp=4096, text_mlp=4096, depth=12)
         big = cls._of(width=1408, layers=40, heads=16, image_mlp=6144, text_mlp=5632, depth=18)
@@ -238,7 +239,7 @@ class CoCaConfig:
     def _small(
         cls, width: int, *, layers: int, depth: int, size: int, patch: int, vocab: int
     ) -> "CoCaConfig":
-        """The paper's proportions: heads of 64, MLPs of four widths, a query for each token."""
+        """Scale the paper's proportions: heads of 64, MLPs of 4 x width, a query per token."""
         heads = width // 64
         image = ImageEncoderConfig(
             image_size=size,

@@ -1,7 +1,7 @@
-"""A head that names classes: a pooler of its own, and a linear layer.
+"""Classification head: an attentional pooler and a linear layer.
 
-Dimensions: B samples, F images of a sample, P tokens of an image, L states of what is asked,
-D width of what is read, K classes.
+Dimensions: B samples, F images of a sample, P tokens of an image, L states of the prompt,
+D width of the tokens, K classes.
 """
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from coca.model.config import HeadConfig
-from coca.model.layers.init import draw_linears_
+from coca.model.layers.init import init_linears_
 from coca.model.layers.prepacked_linear import Linear
 from coca.model.pooling import AttentionalPooler, Pooling
 
@@ -18,43 +18,43 @@ from coca.model.pooling import AttentionalPooler, Pooling
 class AttentivePoolingHead(nn.Module):
     """A new pooler with one query and a linear layer (CoCa, section 4.2 and appendix B).
 
-    The norm in front is ours: OpenCLIP's encoder hands on tokens as they are. The linear layer
-    begins at zero, so that every class is as likely as any other.
+    The input norm is an addition: OpenCLIP's encoder returns tokens without a final norm. The
+    linear layer starts at zero, so that all classes are equally likely.
     """
 
-    def __init__(self, config: HeadConfig, *, image_width: int, word_width: int) -> None:
+    def __init__(self, config: HeadConfig, *, image_width: int, text_width: int) -> None:
         super().__init__()
         self.config = config
-        by_words = config.reads == "words"
-        width = word_width if by_words else image_width
+        reads_text = config.reads == "words"
+        width = text_width if reads_text else image_width
         self.norm = nn.LayerNorm(width)
         self.pooler = AttentionalPooler(width, config.heads, 1)
-        read_apart = config.pictures if by_words else 1
-        self.linear = Linear(width * read_apart, len(config.classes))
+        concatenated = config.pictures if reads_text else 1
+        self.linear = Linear(width * concatenated, len(config.classes))
         self.init_weights()
 
     def forward(
         self, tokens: Float[Tensor, "BF L D"], *, real: Bool[Tensor, "BF L"] | None = None
     ) -> Float[Tensor, "B K"]:
-        """Gives the logits of each sample.
+        """Compute the class logits of each sample.
 
         Args:
-            tokens: What each image, or the decoder before each image, gives; the images of a
-                sample stand one after the other.
-            real: Which of them count; None: all.
+            tokens: Tokens of each image, or decoder states for each image; the images of a
+                sample are consecutive.
+            real: Mask of the tokens that are not padding; None: all.
         """
-        pictures = self.config.pictures
+        images = self.config.pictures
         if self.config.reads == "image":
-            tokens = rearrange(tokens, "(B F) P D -> B (F P) D", F=pictures)
+            tokens = rearrange(tokens, "(B F) P D -> B (F P) D", F=images)
         pooled = self._pooling.pool(tokens, real=real)[:, 0]
         if self.config.reads == "words":
-            pooled = rearrange(pooled, "(B F) D -> B (F D)", F=pictures)
+            pooled = rearrange(pooled, "(B F) D -> B (F D)", F=images)
         return self.linear(pooled)
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Sets every weight, as `CoCa.init_weights` does for the others."""
-        draw_linears_(self)
+        """Initialize every weight, as `CoCa.init_weights` does."""
+        init_linears_(self)
         nn.init.normal_(self.pooler.queries)
         nn.init.zeros_(self.linear.weight)
 

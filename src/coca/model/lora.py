@@ -1,9 +1,8 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): a model learns by few new numbers.
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685).
 
-A linear layer's weight becomes W + (alpha / rank) B A, of which only A and B learn. They stand in
-the weight itself (a parametrisation of torch) and not in the layer's call: attention here reads
-weights directly, so that adapters around the call, as the package peft puts them, would be passed
-by without a word.
+The weight of a linear layer becomes W + (alpha / rank) B A, of which only A and B are trained. They
+are a torch parametrization of the weight and not a wrapper of the layer's call. Attention here
+reads weights directly, and would silently bypass wrappers such as those of peft.
 
 Dimensions: O outputs, I inputs, R rank.
 """
@@ -25,34 +24,34 @@ _ORIGINAL, _DOWN, _UP = f"{_PLACE}.original", f"{_PLACE}.0.down", f"{_PLACE}.0.u
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Which layers get adapters, and how large."""
+    """The layers that get adapters, and their rank, scale and learning rate."""
 
     rank: int = 8
-    """Rows of each pair of adapters."""
+    """Rank of the adapters, at least 1."""
     alpha: float = 16.0
-    """What the adapters count, as a multiple of one over the rank."""
+    """Scale of the adapters, above 0: their product is multiplied by alpha / rank."""
     match: tuple[str, ...] = ("image_encoder", "unimodal_decoder", "multimodal_decoder")
-    """Whose linear layers, by dotted name: `image_encoder`, `*.attention.qkv`. A name stands for
-    all below it, `*` for any letters, dots included."""
+    """Linear layers to adapt, by dotted name: `image_encoder`, `*.attention.qkv`. A name includes
+    all its submodules; `*` matches any characters, dots included."""
     modules_to_save: tuple[str, ...] = ("*token_embedding", "*vocabulary")
-    """Parts that learn whole, by name as in `match`, where the model has them. The words of another
-    domain are rare in the captions of the first one: without the embeddings of tokens a model does
-    not learn to write them. `[]` trains adapters alone, which forgets less."""
+    """Modules to train in full, by name as in `match`, if the model has them. Tokens of a new
+    domain are rare in the pretraining captions. Without training their embeddings, a model does
+    not learn to generate them. `[]` trains adapters alone, which forgets less."""
     lr: float = 3e-3
-    """Peak learning rate of adapters and of `modules_to_save`, which AdamW trains without weight
-    decay whatever `train.optimizer.name` is; above 0. Models far larger than the shipped one
-    usually take 1e-4 to 1e-3."""
+    """Peak learning rate of adapters and of `modules_to_save`, above 0. AdamW trains them without
+    weight decay, for any `train.optimizer.name`. Models far larger than the shipped one usually
+    take 1e-4 to 1e-3."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or self.lr <= 0:
             raise ConfigError(
-                f"rank is {self.rank}, alpha {self.alpha} and lr {self.lr}; right is a rank of 1 "
-                "or more, and an alpha and lr above 0"
+                f"rank must be at least 1, and alpha and lr above 0 (got rank {self.rank}, "
+                f"alpha {self.alpha}, lr {self.lr})"
             )
 
 
 class LowRank(nn.Module):
-    """What is added to a weight; nothing at first."""
+    """Low-rank update of a weight; zero at initialization."""
 
     def __init__(self, weight: Float[Tensor, "O I"], config: LoraConfig) -> None:
         super().__init__()
@@ -67,15 +66,15 @@ class LowRank(nn.Module):
 
 
 def add_lora_(model: nn.Module, config: LoraConfig, *, trained: Sequence[str] = ("head",)) -> None:
-    """Puts adapters on a model's linear layers and freezes all else but `modules_to_save`.
+    """Add adapters to a model's linear layers and freeze the rest, except `modules_to_save`.
 
     Args:
-        model: Changed in place; it computes what it did before.
-        config: Which layers, and how large the adapters are.
-        trained: Parts that learn whole beside them, where the model has them.
+        model: Changed in place; its outputs do not change.
+        config: Layers, rank and scale of the adapters.
+        trained: Further modules to train in full, if the model has them.
 
     Raises:
-        ConfigError: A pattern names no linear layer.
+        ConfigError: A pattern matches no linear layer.
     """
     layers = {name: it for name, it in model.named_modules() if isinstance(it, nn.Linear)}
     trained = (*trained, *config.modules_to_save)
@@ -83,7 +82,7 @@ def add_lora_(model: nn.Module, config: LoraConfig, *, trained: Sequence[str] = 
     for pattern in config.match:
         found = [name for name in layers if _fits(name, pattern)]
         if not found:
-            raise ConfigError(f"lora.match names {pattern!r}, and no linear layer is called so")
+            raise ConfigError(f"lora.match {pattern!r} matches no linear layer")
         chosen.update(found)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(_fits(name, part) for part in trained))
@@ -95,7 +94,7 @@ def add_lora_(model: nn.Module, config: LoraConfig, *, trained: Sequence[str] = 
 
 @torch.no_grad()
 def merged(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
-    """The weights of a model with adapters as those of a plain one that computes the same."""
+    """Merge adapters into the weights, for a plain model with the same outputs."""
     plain = {name: tensor for name, tensor in state.items() if _PLACE not in name}
     scale = config.alpha / config.rank
     for name, tensor in state.items():

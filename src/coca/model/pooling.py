@@ -1,7 +1,7 @@
-"""Attentional pooling: learned queries that read a set of tokens (CoCa, section 3.2).
+"""Attentional pooling: learned queries that attend to a set of tokens (CoCa, section 3.2).
 
-Dimensions: B batch, S tokens read, Q queries, D width, C width of the tokens read, H heads, d size
-of a head.
+Dimensions: B batch, S tokens attended to, Q queries, D width, C width of these tokens, H heads,
+d size of a head.
 """
 
 from dataclasses import dataclass
@@ -16,43 +16,43 @@ from coca.model.layers.transformer import CrossAttention
 
 @dataclass(frozen=True)
 class Pooling:
-    """One step of pooling laid open, to trace what comes out of it back to what was read."""
+    """The parts of one pooling step, for forward passes and for attribution."""
 
     queries: Float[Tensor, "Q D"]
-    """As the attention takes them."""
+    """Input of the attention layer."""
     attention: CrossAttention
     norm: nn.LayerNorm
-    """Applied to what was read."""
+    """Applied to the output of the attention."""
     input_norm: nn.LayerNorm | None = None
-    """Applied to the tokens before they are read."""
+    """Applied to the tokens before the attention."""
 
     def pool(
         self, tokens: Float[Tensor, "B S C"], *, real: Bool[Tensor, "B S"] | None = None
     ) -> Float[Tensor, "B Q D"]:
-        """Gives what the queries read; of `real` tokens only, where there are others."""
-        context = self.attention.project(self.seen(tokens))
+        """Pool tokens into one vector per query; `real` masks padding out."""
+        context = self.attention.project(self.normalized(tokens))
         mask = None if real is None else real[:, None, None]
         return self.norm(self.attention.forward_shared(self.queries, context, mask=mask))
 
-    def seen(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
-        """Gives the tokens as the attention sees them."""
+    def normalized(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+        """Apply the input norm, if there is one."""
         return tokens if self.input_norm is None else self.input_norm(tokens)
 
     def weights(self, tokens: Float[Tensor, "B S C"]) -> Float[Tensor, "B H Q S"]:
-        """Gives how much each query reads of each token; sums to 1 over the tokens."""
-        context = self.attention.project(self.seen(tokens))
+        """Compute the attention weights of each query; they sum to 1 over the tokens."""
+        context = self.attention.project(self.normalized(tokens))
         return self.attention.weights(self.queries.expand(len(tokens), -1, -1), context)
 
     def vjp(
         self, tokens: Float[Tensor, "B S C"], direction: Float[Tensor, "B Q D"]
     ) -> Float[Tensor, "B S C"]:
-        """Turns directions of the output into directions of the seen tokens.
+        """Compute the vector-Jacobian product of pooling, from outputs to normalized inputs.
 
-        With the attention weights and the scale of the norm held at what they are, pooling is
-        linear. So the dot product of `direction` with the output is that of the result with the
-        seen tokens, up to a constant, and tells what each of the tokens contributes.
+        Pooling is linear if the attention weights and the scale of the norm are held fixed. So the
+        dot product of `direction` with the output equals that of the result with the normalized
+        inputs, up to a constant. This gives the contribution of each token.
         """
-        context = self.attention.project(self.seen(tokens))
+        context = self.attention.project(self.normalized(tokens))
         read = self.attention.forward_shared(self.queries, context)
         scaled = direction * self.norm.weight
         centred = scaled - scaled.mean(dim=2, keepdim=True)
@@ -68,12 +68,12 @@ class Pooling:
 
 
 class AttentionalPooler(nn.Module):
-    """Reads any number of tokens into a fixed number of queries.
+    """Pool any number of tokens into a fixed number of learned queries.
 
-    A single multi-head attention layer whose queries are learned, as in the paper. CoCa pools
-    twice: 256 queries keep the detail for captioning; one query gives the contrastive embedding.
-    The norm at the end is ours (the paper shows none): every decoder layer reads these tokens,
-    so they are normalised once here instead of once a layer.
+    A single multi-head attention layer with learned queries, as in the paper. CoCa pools twice:
+    256 queries keep the detail for captioning; one query gives the contrastive embedding.
+    The output norm is an addition, which the paper does not show. Every decoder layer attends to
+    these tokens, so they are normalized once here and not once per layer.
     """
 
     def __init__(self, width: int, heads: int, queries: int) -> None:
@@ -86,5 +86,5 @@ class AttentionalPooler(nn.Module):
         return self.decompose().pool(tokens)
 
     def decompose(self) -> Pooling:
-        """Gives its parts."""
+        """Return the pooling step as its parts."""
         return Pooling(self.queries, self.attention, self.norm)

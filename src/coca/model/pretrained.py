@@ -1,4 +1,4 @@
-"""A model as files: `config.json` and `model.safetensors` in one folder. Nothing is pickled."""
+"""Save and load models: `config.json` and `model.safetensors` in one folder, without pickle."""
 
 import hashlib
 import json
@@ -27,11 +27,11 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 DETECTOR_FILES = ("detector.json", "detector.safetensors")
-"""What `coca.model.detection.detector` writes next to them; named here to load a model without
-torchvision's detection, which is slow to import."""
+"""Further files, written by `coca.model.detection.detector`. They are named here so that loading a
+model does not import torchvision's detection, which is slow."""
 FORMAT_VERSION = 1
 _ALIGNMENT_BYTES = 64
-"""What torch itself aligns tensors to."""
+"""The alignment of tensors that torch allocates."""
 _POOLERS = ("captioning_pooler", "contrastive_pooler", "pooler")
 
 ModelConfig: TypeAlias = CoCaConfig | OpenCLIPConfig
@@ -41,24 +41,24 @@ _CONFIGS: Mapping[str, type[ModelConfig]] = {"coca": CoCaConfig, "openclip": Ope
 
 
 def build(config: ModelConfig) -> Captioner:
-    """Makes the model that a configuration describes, with fresh weights."""
+    """Build a model from its configuration, with initialized weights."""
     return OpenCLIP(config) if isinstance(config, OpenCLIPConfig) else CoCa(config)
 
 
 def build_on_meta(config: ModelConfig) -> Captioner:
-    """Makes a model whose tensors have shapes but no numbers, and take no memory."""
-    with torch.device("meta"), _NoDraws():
+    """Build a model on the meta device: tensors have shapes but no data."""
+    with torch.device("meta"), _SkipInit():
         return build(config)
 
 
 def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | None = None) -> None:
-    """Writes configuration and weights; the folder may hold other files and is made if needed.
+    """Save configuration and weights of a model.
 
     Args:
-        folder: Where they go.
-        model: Of either architecture.
-        dtype: Type that the weights are stored in, such as `torch.float16` for half the size;
-            None keeps theirs.
+        folder: Target folder; created if needed, and may hold other files.
+        model: A model of either architecture.
+        dtype: Dtype of the saved weights, such as `torch.float16` for half the size. None: the
+            dtype of the model.
     """
     config = model.config
     assert isinstance(config, CoCaConfig | OpenCLIPConfig), "no other architecture has a name"
@@ -68,7 +68,7 @@ def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | Non
         name: _cast(tensor.detach().cpu(), dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    # What the weights are now; `weights_digest` compares them with it later.
+    # `weights_digest` compares the weights with this digest.
     metadata = {"format": "pt", "digest": _digest(state)}
     write_atomic(folder / WEIGHTS_FILE, save(state, metadata=metadata))
     architecture = next(name for name, kind in _CONFIGS.items() if isinstance(config, kind))
@@ -81,7 +81,7 @@ def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | Non
 
 
 def load_config_file(folder: str | Path) -> ModelConfig:
-    """Reads the configuration of a saved model; no weights are touched.
+    """Read the configuration of a saved model, without its weights.
 
     Raises:
         ModelError: The file is missing, damaged, of a newer format, or describes no model.
@@ -102,18 +102,18 @@ def load_config_file(folder: str | Path) -> ModelConfig:
             f"{path} has format_version {content.get('format_version')!r}; this version of coca "
             f"reads {FORMAT_VERSION}"
         )
-    # Files from before there was a choice do not name it.
+    # Files of earlier versions, with one architecture only, do not name it.
     architecture = str(content.get("architecture", "coca"))
     if architecture not in _CONFIGS:
         raise ModelError(
             f"{path} has the architecture {architecture!r}; this version of coca builds "
             f"{' and '.join(_CONFIGS)}"
         )
-    # There was a second, plainer kind of head once; models without one say so with a 0.
+    # Earlier versions had a second kind of head; `num_classes` is 0 in models without it.
     if classes := content["model"].pop("num_classes", 0):
         raise ModelError(
             f"{path} has num_classes {classes}: a kind of head that this version of coca does not "
-            "build; train the model anew with a `head`"
+            "build; train the model again with a `head`"
         )
     try:
         return from_dict(_CONFIGS[architecture], content["model"], source=str(path))
@@ -127,15 +127,15 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Captioner:
-    """Rebuilds a model from its folder, in evaluation mode.
+    """Load a model from its folder, in evaluation mode.
 
     Names and shapes are compared with the configuration before any weight is read, so a
-    damaged or foreign file costs no memory.
+    damaged or foreign file takes no memory.
 
     Args:
-        folder: Where `save_model` wrote.
-        device: Where the weights go.
-        dtype: Type of the weights in memory, whatever they are stored in.
+        folder: A folder written by `save_model`.
+        device: Device of the loaded weights.
+        dtype: Dtype of the weights in memory, independent of the stored dtype.
 
     Raises:
         ModelError: A file is missing or damaged, or does not fit the configuration.
@@ -143,12 +143,12 @@ def load_model(
     config = load_config_file(folder)
     path = Path(folder) / WEIGHTS_FILE
     model = build_on_meta(config)
-    wanted = _shapes(model.state_dict())
+    expected = _shapes(model.state_dict())
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _compare(path, wanted, stored)
-            state = {name: _aligned(_cast(file.get_tensor(name), dtype)) for name in wanted}
+            _compare(path, expected, stored)
+            state = {name: _align(_cast(file.get_tensor(name), dtype)) for name in expected}
     except FileNotFoundError:
         raise ModelError(f"{folder} holds no {WEIGHTS_FILE}: the weights are missing") from None
     except (SafetensorError, OSError) as error:
@@ -158,12 +158,12 @@ def load_model(
 
 
 def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | Path) -> Captioner:
-    """Makes a model of weights that are in memory, which it keeps as they are.
+    """Build a model from weights in memory, without a copy.
 
     Args:
-        config: What the weights belong to.
-        state: The weights under our names.
-        source: Where they come from, for the error.
+        config: Configuration of the model.
+        state: State dict with the names of this package.
+        source: Origin of the weights, for error messages.
 
     Raises:
         ModelError: They do not fit the configuration.
@@ -177,8 +177,8 @@ def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | 
 def weights_digest(folder: str | Path) -> str:
     """Compute the digest of the weights from the tensors in the file.
 
-    The header of a file that `save_model` wrote states the digest that it had then. If the two
-    differ, the weights were edited or damaged since, and a warning is logged.
+    The header of a file written by `save_model` holds the digest at that time. If the two differ,
+    the weights were edited or damaged since, and a warning is logged.
 
     Raises:
         ModelError: The file is missing or damaged.
@@ -203,11 +203,11 @@ def weights_digest(folder: str | Path) -> str:
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
-    """Counts the parameters of each part; no weights are made.
+    """Count the parameters of each module, without allocating weights.
 
     Returns:
-        A count for each part of the model, then `total`, then `total_without_poolers`, the number
-        that the paper's Table 1 gives.
+        A count for each top-level module, then `total`, then `total_without_poolers`, the number
+        in the paper's Table 1.
     """
     counts: dict[str, int] = {}
     for name, parameter in build_on_meta(config).named_parameters():
@@ -218,10 +218,11 @@ def count_parameters(config: ModelConfig) -> dict[str, int]:
     return {**counts, "total": total, "total_without_poolers": total - poolers}
 
 
-class _NoDraws(TorchFunctionMode):
-    """Leaves tensors without numbers undrawn.
+class _SkipInit(TorchFunctionMode):
+    """Skips random initialization of meta tensors.
 
-    On the meta device torch draws by way of its compiler, whose import takes as long as torch's.
+    On the meta device, torch's random functions import its compiler, which takes as long as the
+    import of torch.
     """
 
     def __torch_function__(
@@ -239,9 +240,14 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _compare(
-    source: str | Path, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
+    source: str | Path,
+    expected: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, tuple[int, ...]],
 ) -> None:
-    missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
+    missing, extra = (
+        sorted(expected.keys() - stored.keys()),
+        sorted(stored.keys() - expected.keys()),
+    )
     if missing or extra:
         raise ModelError(
             f"{source} does not fit its configuration: "
@@ -251,7 +257,7 @@ def _compare(
                 if names
             )
         )
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         if stored[name] != shape:
             raise ModelError(
                 f"{source}: {name} has shape {stored[name]}, but the configuration asks for {shape}"
@@ -262,11 +268,11 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None else tensor.to(dtype)
 
 
-def _aligned(tensor: Tensor) -> Tensor:
-    """The tensor where matrix products are fast: a file may hold it at any address.
+def _align(tensor: Tensor) -> Tensor:
+    """Copy a tensor to aligned memory, if it is not aligned; a file may hold it at any address.
 
-    Products of the same numbers differ in their last bits, too, between aligned memory and other,
-    on some processors; a loaded model is to equal the saved one.
+    Matrix products are faster on aligned memory. On some processors their last bits also differ
+    with the alignment, and a loaded model must equal the saved one.
     """
     return tensor if tensor.data_ptr() % _ALIGNMENT_BYTES == 0 else tensor.clone()
 
@@ -280,11 +286,11 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 def _update(digest: Any, name: str, tensor: Tensor) -> None:
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    # The memory of the tensor itself: a copy of a large one takes as long as reading it.
+    # A view of the tensor's memory: copying a large tensor takes as long as reading it.
     content: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
     digest.update(content)
 
 
 def model_description(config: ModelConfig) -> dict[str, Any]:
-    """Gives parameters and configuration as JSON-able values: the body of `coca info --json`."""
+    """Return parameter counts and configuration as JSON values: the body of `coca info --json`."""
     return {"parameters": count_parameters(config), "config": to_dict(config)}

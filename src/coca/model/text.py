@@ -1,7 +1,7 @@
 """The decoupled text decoder: a unimodal half for the embedding, a multimodal half for captions.
 
-A caption is laid out `[BOS] w1 .. wn [EOS] [CLS] [PAD] ..`. Everything is causal and pads stand
-last, so no real token ever sees a pad and plain causal attention is exact without a mask tensor.
+A caption is `[BOS] w1 .. wn [EOS] [CLS] [PAD] ..`. Attention is causal and padding comes last. So
+no real token attends to padding, and causal attention is exact without a mask tensor.
 
 Dimensions: B batch, T text tokens, M rows of a packed batch, S image tokens, D text width,
 C image width.
@@ -24,7 +24,7 @@ from coca.model.layers.transformer import Block, CrossBlock, KeysAndValues
 
 
 class UnimodalDecoder(nn.Module):
-    """The lower layers: causal self-attention over words only."""
+    """The lower layers of the text decoder: causal self-attention over text tokens only."""
 
     def __init__(self, config: TextDecoderConfig) -> None:
         super().__init__()
@@ -45,13 +45,15 @@ class UnimodalDecoder(nn.Module):
         positions: Int[Tensor, "B T"] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "B T D"] | Float[Tensor, "M D"]:
-        """Gives the state of each token, before the final norm: what the upper half reads.
+        """Compute the hidden state of each token before the final norm.
+
+        The multimodal decoder takes these states.
 
         Args:
             tokens: Token ids.
-            caches: One cache a layer while generating, else None.
-            positions: Place of each of `tokens` in its caption; None: 0, 1, 2 and so on.
-            packing: Give the states as its flat rows, which cost less than padded ones.
+            caches: One KV cache per layer while generating, else None.
+            positions: Position of each of `tokens` in its caption; None: 0, 1, 2 and so on.
+            packing: Return the states as packed rows, which cost less than padded rows.
         """
         end = tokens.shape[1]
         if positions is None and end > self.config.context_length:
@@ -60,11 +62,11 @@ class UnimodalDecoder(nn.Module):
                 f"{self.config.context_length}; truncate it or raise text.context_length"
             )
         if packing is None:
-            places = self.positions[:end] if positions is None else self.positions[positions]
-            states = self.token_embedding(tokens) + places
+            embedded = self.positions[:end] if positions is None else self.positions[positions]
+            states = self.token_embedding(tokens) + embedded
         else:
-            tokens = tokens[packing.captions, packing.places]
-            states = self.token_embedding(tokens) + F.embedding(packing.places, self.positions)
+            tokens = tokens[packing.captions, packing.positions]
+            states = self.token_embedding(tokens) + F.embedding(packing.positions, self.positions)
         for layer, block in enumerate(self.blocks):
             cache = caches[layer] if caches else None
             states = block(states, causal=True, cache=cache, packing=packing)
@@ -73,13 +75,13 @@ class UnimodalDecoder(nn.Module):
     def embedding(
         self, states: Float[Tensor, "M D"], tokens: Int[Tensor, "B T"], packing: Packing
     ) -> Float[Tensor, "B D"]:
-        """Gives the normed state at each caption's [CLS], which sees all of its words."""
-        place = (tokens == self.config.cls_id).int().argmax(dim=1)
-        return self.norm(states[packing.offsets + place])
+        """Return the normalized state at each caption's [CLS], which attends to all its tokens."""
+        position = (tokens == self.config.cls_id).int().argmax(dim=1)
+        return self.norm(states[packing.offsets + position])
 
 
 class MultimodalDecoder(nn.Module):
-    """The upper layers: they go on from the unimodal states and also read the image."""
+    """The upper layers of the text decoder: self-attention, and cross-attention to the image."""
 
     def __init__(self, config: TextDecoderConfig, image_width: int) -> None:
         super().__init__()
@@ -90,7 +92,7 @@ class MultimodalDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def read_image(self, image_tokens: Float[Tensor, "B S C"]) -> list[KeysAndValues]:
-        """Gives each layer's keys and values of the image; do it once for a whole caption."""
+        """Project the image tokens to each layer's keys and values; once per caption."""
         blocks = cast(Iterable[CrossBlock], self.blocks)
         return [block.cross_attention.project(image_tokens) for block in blocks]
 
@@ -102,18 +104,18 @@ class MultimodalDecoder(nn.Module):
         caches: Sequence[AttentionState] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]:
-        """Gives the normed state of each token, ready for the vocabulary layer.
+        """Compute the normalized state of each token, the input of the vocabulary layer.
 
         Args:
-            states: What the lower half gave; with `packing` its flat rows.
+            states: States of the unimodal decoder; packed rows if `packing` is given.
             image: Keys and values of each layer; with `packing` the image tokens, in its order.
-            caches: One cache a layer while generating, else None.
-            packing: How flat rows make up captions.
+            caches: One KV cache per layer while generating, else None.
+            packing: Maps packed rows to captions.
         """
         if isinstance(image, Tensor):
             image = to_autocast_dtype(image)
         for layer, block in enumerate(self.blocks):
             cache = caches[layer] if caches else None
-            seen = image if isinstance(image, Tensor) else image[layer]
-            states = block(states, seen, cache=cache, packing=packing)
+            context = image if isinstance(image, Tensor) else image[layer]
+            states = block(states, context, cache=cache, packing=packing)
         return self.norm(states)

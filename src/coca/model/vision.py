@@ -1,4 +1,4 @@
-"""The image encoder: a Vision Transformer without class token, at any resolution.
+"""Image encoder: a Vision Transformer without class token, for any resolution.
 
 Dimensions: B batch, P patches, K patches that are kept, S tokens with a position, D width; `h` and
 `w` count patches along a side, `p` pixels in one.
@@ -17,17 +17,17 @@ from coca.model.layers.transformer import Block
 
 
 class PatchEncoder(nn.Module):
-    """What the image encoders of both architectures share: patches, their positions, and dropout.
+    """Base class of both image encoders: patches, position embeddings and patch dropout.
 
     Attributes:
-        patch_dropout: Share of the patches of each image that is left out while training, at
-            least 0 and below 1 (FLIP, arXiv 2212.00794). Which ones is drawn anew for each image
-            from torch's global generator of the images' device. It belongs to a run and not to
-            the model's shape, so it is neither configured nor saved.
+        patch_dropout: Fraction of the patches of each image to drop in training, at least 0 and
+            below 1 (FLIP, arXiv 2212.00794). Patches are sampled independently for each image
+            from torch's global generator of the images' device. It is a setting of the run and
+            not of the model's shape, so it is neither configured nor saved.
     """
 
     extra_tokens = 0
-    """Tokens in front of those of the patches, such as a class token; they have positions, too."""
+    """Tokens before the patch tokens, such as a class token; they have positions, too."""
     positions: nn.Parameter
 
     def __init__(self, config: ImageEncoderConfig) -> None:
@@ -38,8 +38,8 @@ class PatchEncoder(nn.Module):
     def positions_for(self, h: int, w: int) -> Float[Tensor, "S D"]:
         """Return the position embeddings of the extra tokens, then of a grid of `h` x `w` patches.
 
-        Those of patches are interpolated from the grid of the model's own size (bicubic,
-        antialiased), as in OpenCLIP's `resize_pos_embed`; those of extra tokens stay as they are.
+        Patch positions are interpolated from the model's native grid (bicubic, antialiased), as in
+        OpenCLIP's `resize_pos_embed`. Positions of extra tokens are not changed.
         """
         side = self.config.image_size // self.config.patch_size
         if (h, w) == (side, side):
@@ -55,7 +55,7 @@ class PatchEncoder(nn.Module):
     def _patches(
         self, images: Float[Tensor, "B C height width"]
     ) -> tuple[Float[Tensor, "B K pixels"], Float[Tensor, "*B K D"]]:
-        """Cut images into patches, and give those that are read with their positions."""
+        """Split images into patches and apply patch dropout; return patches and positions."""
         p = self.config.patch_size
         # A matmul over unfolded patches equals the usual strided convolution, and is faster.
         patches = rearrange(images, "B C (h p) (w q) -> B (h w) (C p q)", p=p, q=p)
@@ -66,15 +66,15 @@ class PatchEncoder(nn.Module):
         count = max(1, round((1 - self.patch_dropout) * patches.shape[1]))
         chance = torch.rand(patches.shape[:2], device=patches.device)
         kept = chance.topk(count, dim=1).indices  # (B, K)
-        # Indexing would do, but its gradient is not the same to the bit on several threads.
+        # Not plain indexing: its gradient is not bitwise reproducible on several threads.
         return patches.take_along_dim(kept[..., None], dim=1), F.embedding(kept, positions)
 
 
 class ImageEncoder(PatchEncoder):
-    """Turns images into one token per patch.
+    """Vision Transformer that encodes images as one token per patch.
 
-    Positions are learned for `image_size`. An image of another size gets them resized, as when
-    the paper goes from 288 to 576 pixels.
+    Position embeddings are learned for `image_size` and interpolated for other sizes, as when the
+    paper goes from 288 to 576 pixels.
     """
 
     def __init__(self, config: ImageEncoderConfig) -> None:
@@ -91,7 +91,7 @@ class ImageEncoder(PatchEncoder):
         height, width = images.shape[-2:]
         if height % p or width % p:
             raise ConfigError(
-                f"an image of {height} x {width} pixels is no multiple of patch_size {p}"
+                f"an image of {height} x {width} pixels is not a multiple of patch_size {p}"
             )
         patches, positions = self._patches(images)
         tokens = self.patch_embedding(patches) + positions

@@ -1,1 +1,1 @@
-"""The training loop and its parts."""
+"""Training loop: objective, optimizer, schedule, checkpoints and parallelism."""

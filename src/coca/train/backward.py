@@ -1,10 +1,10 @@
-"""Forward and backward of one training step: the whole batch at once, or exactly so in parts.
+"""Forward and backward pass of one training step, with gradient caching for micro-batches.
 
 The contrastive loss needs all pairs of a step, captioning does not. So a batch that is too large
-for memory goes through the model in parts, twice (gradient caching, Gao et al. 2021, arXiv
-2101.06983, fitted to CoCa): first the embeddings alone, without graph; then, when the gradient of
-the contrastive loss by each embedding is known, all of the model, with graph. Two (B, E) tensors
-are all that is kept between both, and the multimodal decoder runs once.
+for memory passes through the model twice in micro-batches (GradCache, Gao et al. 2021, arXiv
+2101.06983, adapted to CoCa). The first pass computes embeddings without graph, then the gradient of
+the contrastive loss with respect to each embedding. The second pass runs the whole model with
+graph. Only two (B, E) tensors are kept between the passes, and the multimodal decoder runs once.
 
 Dimensions: B pairs of this rank, E embedding.
 """
@@ -26,7 +26,7 @@ from coca.train.parallel import ParallelModel
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 RandomState: TypeAlias = tuple[Tensor, Tensor | None]
-"""Of the CPU, and of the accelerator if there is one."""
+"""State of the CPU generator, and of the accelerator's if there is one."""
 
 
 def backward(
@@ -37,22 +37,22 @@ def backward(
     micro_batch: int | None = None,
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Losses:
-    """Adds the gradient of one step to the model's; without an update.
+    """Accumulate the gradients of one step in the model, without an update.
 
     Args:
-        model: Each rank calls this with as many pairs as the others.
-        objective: What the step minimises.
-        batch: This rank's pairs, where the loader left them: each part is moved to the model's
-            device, and its images become floats, when it is its turn.
-        micro_batch: Pairs that go through the model at a time; None: all. Fewer need less memory
-            and, where a loss ties pairs together, another forward pass without the decoder.
-        autocast: Gives the context that each forward pass runs in.
+        model: The model; all ranks must call this with the same number of pairs.
+        objective: The loss to minimize.
+        batch: This rank's pairs, on the loader's device. Each micro-batch is moved to the model's
+            device, with images as floats, just before it is used.
+        micro_batch: Pairs per micro-batch; None: all. Fewer pairs need less memory and, with a
+            contrastive loss, a second forward pass without the multimodal decoder.
+        autocast: Returns the context manager of each forward pass.
 
     Returns:
-        Figures of the pairs of all ranks, the same on each; without graph.
+        Losses of the pairs of all ranks, equal on each rank; without graph.
 
     Raises:
-        ConfigError: The objective cannot go through a batch in parts.
+        ConfigError: The objective does not support micro-batches.
     """
     if micro_batch is None or micro_batch >= len(batch.keys):
         ready = batch.to(model.device)
@@ -63,8 +63,8 @@ def backward(
         return _mean_over_ranks(losses)
     if not isinstance(objective, ChunkedLoss):
         raise ConfigError(
-            f"micro_batch is {micro_batch}, but {type(objective).__name__} reads a batch as a "
-            f"whole; leave micro_batch away, or make batches of {micro_batch} pairs"
+            f"micro_batch is {micro_batch}, but {type(objective).__name__} needs the whole "
+            f"batch; remove micro_batch, or use batches of {micro_batch} pairs"
         )
     return _mean_over_ranks(
         _backward_in_parts(model, objective, batch, batch.split(micro_batch), autocast)
@@ -80,13 +80,13 @@ def _backward_in_parts(
 ) -> Losses:
     totals = objective.totals(model.model, batch)
     states, embedded = _embed(model, objective, parts, autocast)
-    losses, pulls = _match(objective, embedded) if embedded else (None, [None] * len(parts))
-    for number, (part, pull) in enumerate(zip(parts, pulls, strict=True)):
+    losses, gradients = _match(objective, embedded) if embedded else (None, [None] * len(parts))
+    for number, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
         ready = part.to(model.device)
-        if pull is not None:
-            # Both passes must draw the same, or the gradient would belong to other embeddings.
+        if gradient is not None:
+            # Both passes need equal random numbers, or the gradient belongs to other embeddings.
             _restore_random(states[number], model.device)
-        run = partial(objective.run_part, batch=ready, totals=totals, pull=pull)
+        run = partial(objective.run_part, batch=ready, totals=totals, gradient=gradient)
         with model.sync(number == len(parts) - 1):
             with autocast():
                 own = model.run(run)
@@ -104,11 +104,11 @@ def _embed(
     parts: Sequence[Batch],
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> tuple[list[RandomState], list[Embedded]]:
-    """Embeddings of each part, with the random state before it; none if no loss asks for them."""
+    """Compute the embeddings of each part and the random state before it, if a loss needs them."""
     states, embedded = [], []
     for part in parts:
         states.append(_random_state(model.device))
-        # Moved again for the second pass: at 576 pixels 8,192 images are 33 GB of fp32.
+        # Moved again in the second pass: at 576 pixels, 8,192 images are 33 GB in fp32.
         ready = part.to(model.device)
         with autocast():
             own = model.run(partial(objective.embed, batch=ready))
@@ -121,7 +121,7 @@ def _embed(
 def _match(
     objective: ChunkedLoss[ModelT], parts: Sequence[Embedded]
 ) -> tuple[Losses, list[Embedded]]:
-    """The loss that ties all pairs together, and its gradient by what it read of each part."""
+    """Compute the contrastive loss of all pairs, and its gradient for each part's embeddings."""
     whole = Embedded(
         torch.cat([part.images for part in parts]),
         torch.cat([part.texts for part in parts]),
@@ -132,23 +132,23 @@ def _match(
     losses = objective.match(whole)
     by_images, by_texts, *by_numbers = torch.autograd.grad(losses.total, leaves)
     sizes = [len(part.images) for part in parts]
-    pulls = []
+    gradients = []
     for size, *rows in zip(sizes, by_images.split(sizes), by_texts.split(sizes), strict=True):
-        # Scale and bias are read once for all pairs: each part brings its share of them.
-        shares = (gradient * (size / len(whole.images)) for gradient in by_numbers)
-        pulls.append(Embedded(*rows, *shares))
-    return losses._replace(total=losses.total.detach()), pulls
+        # Scale and bias are used once for all pairs: each part gets a fraction of their gradient.
+        fractions = (gradient * (size / len(whole.images)) for gradient in by_numbers)
+        gradients.append(Embedded(*rows, *fractions))
+    return losses._replace(total=losses.total.detach()), gradients
 
 
 def _mean_over_ranks(losses: Losses) -> Losses:
-    """Figures of all ranks, in one exchange."""
+    """Average the losses over all ranks, in one collective."""
     values = torch.stack([losses.total.detach(), *losses.parts.values()])
     total, *figures = (all_reduce_sum(values) / world_size()).unbind()
     return Losses(total, dict(zip(losses.parts, figures, strict=True)))
 
 
 def _random_state(device: torch.device) -> RandomState:
-    """What the layers of a model draw from, such as patch dropout."""
+    """Return the state of torch's global generators, used by layers such as patch dropout."""
     accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return torch.get_rng_state(), accelerator
 

@@ -1,14 +1,14 @@
-"""Checkpoints on disk: whole or absent, checked by hash, never pickled.
+"""Checkpoint files: written atomically, verified by hash, without pickle.
 
     RUN/checkpoints/step_00000100/
         model.safetensors       weights, by name
-        optimizer.safetensors   its tensors, as `exp_avg/NAME OF PARAMETER`
-        state.json              step and everything else that a run needs to go on
+        optimizer.safetensors   optimizer tensors, as `exp_avg/NAME OF PARAMETER`
+        state.json              step and all other state of the run
         commit.json             size and SHA-256 of the files above, written last
 
-Where several ranks save, a group of tensors is a folder of shards in place of one file (`sharded`).
-The folder is filled aside, flushed to disk and then renamed. Hashes are needed all the same:
-a flipped byte inside a tensor is a valid safetensors file.
+If several ranks save, a group of tensors is a folder of shards instead of one file
+(`sharded_safetensors`). The folder is written under a temporary name, flushed to disk and then
+renamed. Hashes are still needed: a flipped byte inside a tensor is a valid safetensors file.
 """
 
 import hashlib
@@ -34,19 +34,19 @@ CHECKPOINT_FOLDER = "checkpoints"
 STATE_FILE, COMMIT_FILE = "state.json", "commit.json"
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
-"""Version 1 had no shards and is otherwise the same."""
+"""Supported versions. Version 1 had no shards and is otherwise the same."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on from `step`; tensors are read when they are asked for."""
+    """A complete checkpoint, to resume from `step`; tensors are loaded lazily."""
 
     folder: Path
     step: int
     state: dict[str, Any]
 
     def group(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one group, on the CPU; empty if nothing was kept under that name.
+        """Load the tensors of one group to the CPU; empty if there is no such group.
 
         Raises:
             ModelError: The files cannot be read any more.
@@ -60,23 +60,23 @@ class Checkpoint:
 def save_checkpoint(
     run_folder: str | Path, step: int, groups: Groups, *, state: Mapping[str, Any], keep: int = 2
 ) -> Path:
-    """Write one checkpoint from this process alone, then remove all but the newest `keep`.
+    """Save one checkpoint from this process alone, then remove all but the newest `keep`.
 
-    Checkpoints of later steps are removed, too: they belong to a future that this run has left,
-    since it went on from an older one.
+    Checkpoints of later steps are also removed: this run resumed from an older checkpoint, so they
+    do not belong to it.
 
     Args:
-        run_folder: The run's folder; the checkpoint goes below its `checkpoints`.
-        step: Updates made so far; at least 0.
-        groups: Tensors by name, by group; no two of a group may share memory.
-        state: JSON-able values.
-        keep: How many checkpoints stay; at least 1.
+        run_folder: The run's folder; the checkpoint is written to its `checkpoints`.
+        step: Number of updates so far; at least 0.
+        groups: Tensors by name, by group; tensors of a group must not share memory.
+        state: JSON values.
+        keep: Number of checkpoints to keep; at least 1.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        StorageError: The disk is full or may not be written; older checkpoints stand untouched.
+        StorageError: The disk is full or not writable; older checkpoints are kept.
     """
     target = step_folder(run_folder, step)
     with atomic_folder(target) as unfinished:
@@ -90,17 +90,17 @@ def save_checkpoint(
 
 
 def step_folder(run_folder: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
+    """Return the checkpoint folder of a step."""
     return Path(run_folder) / CHECKPOINT_FOLDER / f"step_{step:08d}"
 
 
 def fingerprints(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
-    """Size and hash of files of a checkpoint, by their path within it."""
+    """Compute size and SHA-256 of checkpoint files, by their relative path."""
     return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in sorted(files)}
 
 
 def commit(folder: Path, step: int, state: Mapping[str, Any], files: Mapping[str, Any]) -> None:
-    """Write the last two files of a checkpoint, beside those whose `fingerprints` are given."""
+    """Write state and commit file, the last of a checkpoint; `files` are its `fingerprints`."""
     content = {"format_version": FORMAT_VERSION, "step": step, "state": dict(state)}
     (folder / STATE_FILE).write_bytes(_encode(content))
     sealed = {**files, STATE_FILE: _fingerprint(folder / STATE_FILE)}
@@ -117,17 +117,17 @@ def remove_others(run_folder: str | Path, step: int, *, keep: int) -> None:
 
 
 def has_checkpoint(run_folder: str | Path) -> bool:
-    """Whether the run has a checkpoint, whole or not; without one it begins afresh."""
+    """Whether the run has a checkpoint, complete or damaged."""
     return bool(_by_step(run_folder))
 
 
 def load_newest(run_folder: str | Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None if the run has none yet.
+    """Find the newest complete checkpoint; None if the run has no checkpoints.
 
-    A damaged one is named in the log and passed over.
+    Damaged checkpoints are logged and skipped.
 
     Raises:
-        ModelError: There are checkpoints, but none is whole, or a newer version wrote them.
+        ModelError: There are checkpoints, but none is complete, or a newer version wrote them.
     """
     damaged = []
     for folder in _by_step(run_folder):
@@ -145,14 +145,14 @@ def load_newest(run_folder: str | Path) -> Checkpoint | None:
 
 
 def remove_unfinished(run_folder: str | Path) -> None:
-    """Remove what a killed save left behind; only for the run's main process, at its start."""
+    """Remove temporary folders of interrupted saves; only for rank 0, at the start of a run."""
     for pattern in (".incomplete-*", ".replaced-*"):
         for folder in (Path(run_folder) / CHECKPOINT_FOLDER).glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 class _DamagedError(Exception):
-    """A file of a checkpoint is not what was written."""
+    """A checkpoint file differs from what was written."""
 
 
 def _load(folder: Path) -> Checkpoint:
@@ -172,7 +172,7 @@ def _load(folder: Path) -> Checkpoint:
 
 
 def _check(folder: Path) -> None:
-    """Compare every file with the commit file, and the commit file with itself."""
+    """Verify every file against the commit file, and the commit file by its own hash."""
     path = folder / COMMIT_FILE
     try:
         written = path.read_bytes()
@@ -191,7 +191,7 @@ def _check(folder: Path) -> None:
 
 
 def _seal(files: Mapping[str, Any]) -> bytes:
-    """The commit file's content; its own hash shows damage to itself."""
+    """Build the content of the commit file, with a hash of itself."""
     own = hashlib.sha256(_encode(files)).hexdigest()
     return _encode({"files": files, "sha256": own})
 
@@ -201,7 +201,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _encode(content: Mapping[str, Any]) -> bytes:
-    # NaN is no JSON; a state that holds one must fail here and not when it is read.
+    # NaN is not valid JSON. A state with NaN must fail here and not at load time.
     return (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
@@ -210,7 +210,7 @@ def _step(folder: Path) -> int:
 
 
 def _by_step(run_folder: str | Path) -> list[Path]:
-    """The folders of all checkpoints, newest first."""
+    """List the folders of all checkpoints, newest first."""
     folders = (Path(run_folder) / CHECKPOINT_FOLDER).glob("step_*")
     return sorted(
         (folder for folder in folders if re.fullmatch(r"step_\d{8,}", folder.name)),

@@ -1,4 +1,4 @@
-"""Checkpoints of a running training: at once where one process trains, else in the background."""
+"""Checkpoint manager: synchronous saves on one process, asynchronous saves on several ranks."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -19,28 +19,28 @@ from coca.train.checkpoint import (
     step_folder,
 )
 from coca.train.distributed_context import DistributedContext
-from coca.train.sharded_safetensors import Groups, staged, write_shards
+from coca.train.sharded_safetensors import Groups, copy_to_cpu, write_shards
 from coca.train.state import gather_full_tensors
 
 T = TypeVar("T")
 
 OTHER_RANKS = "other_ranks"
-"""Where a checkpoint's state keeps what ranks 1 and up have of their own."""
+"""Key in a checkpoint's state for the state of ranks 1 and up."""
 
 
 class CheckpointManager:
-    """Writes the checkpoints of one run, one after the other.
+    """Saves the checkpoints of one run, one at a time.
 
-    On several ranks every method must be called by all of them at the same step. Each rank copies
-    its share to the CPU and goes on training, while a thread writes it. The ranks' threads talk in
-    a process group of their own: in that of the training their messages would meet others.
+    On several ranks, all ranks must call every method at the same step. Each rank copies its shards
+    to the CPU and continues to train, while a thread writes them. The threads use a separate
+    process group, since their collectives must not interleave with those of training.
     """
 
     def __init__(self, run_folder: Path, *, keep: int, world: DistributedContext) -> None:
         self.newest: Path | None = None
-        """The newest checkpoint that is whole, as far as this process knows."""
+        """The newest complete checkpoint known to this process."""
         self.step = 0
-        """The step that was saved last, or is being saved."""
+        """The last step that is saved or being saved."""
         self._run_folder = run_folder
         self._keep = keep
         self._world = world
@@ -49,22 +49,22 @@ class CheckpointManager:
         self._error: Exception | None = None
 
     def found(self, folder: Path, step: int) -> None:
-        """Take note of a checkpoint that the run goes on from."""
+        """Record the checkpoint that the run resumes from."""
         self.newest, self.step = folder, step
 
     def save(
         self, step: int, groups: Groups, *, state: Mapping[str, Any], own: Mapping[str, Any]
     ) -> None:
-        """Save `step`, unless it is saved; on several ranks this returns before it is written.
+        """Save `step`, unless it is saved; on several ranks, return before it is written.
 
         Args:
-            step: Updates made so far.
-            groups: Tensors by name, by group; on several ranks whole ones or pieces (DTensor).
-            state: JSON-able values of the run.
-            own: JSON-able values of this rank.
+            step: Number of updates so far.
+            groups: Tensors by name, by group; on several ranks full tensors or DTensors.
+            state: JSON values of the run.
+            own: JSON values of this rank.
 
         Raises:
-            StorageError: This checkpoint cannot be written, or on several ranks the one before.
+            StorageError: This checkpoint, or on several ranks the previous one, cannot be written.
         """
         self.wait()
         if step == self.step:
@@ -79,23 +79,29 @@ class CheckpointManager:
                 raise StorageError(f"{error}; the last good checkpoint {self.kept()}") from error
             self.step = step
             return
-        # Neither changes any more while the thread reads it.
-        arguments = (step, self.step, staged(groups), deepcopy(dict(state)), deepcopy(dict(own)))
+        # Copies, so that training does not change them while the thread reads them.
+        arguments = (
+            step,
+            self.step,
+            copy_to_cpu(groups),
+            deepcopy(dict(state)),
+            deepcopy(dict(own)),
+        )
         self.step = step
         self._thread = threading.Thread(target=self._write, args=arguments, daemon=True)
         self._thread.start()
 
     @property
     def failed(self) -> bool:
-        """Whether `wait` would raise, as far as is known by now."""
+        """Whether a background save has failed so far, so that `wait` raises."""
         return self._error is not None
 
     def wait(self) -> None:
-        """Let the checkpoint that is being written become whole.
+        """Wait until the current checkpoint is complete.
 
         Raises:
             StorageError: It cannot be written.
-            CocaError: Another rank has stopped meanwhile.
+            CocaError: Another rank has stopped.
         """
         if self._thread is not None:
             self._thread.join()
@@ -107,7 +113,7 @@ class CheckpointManager:
             raise CocaError(f"a checkpoint was not finished: {error}") from error
 
     def kept(self) -> str:
-        """The end of a sentence about the newest whole checkpoint."""
+        """Describe the newest complete checkpoint, as the end of a sentence."""
         return "does not exist yet" if self.newest is None else f"is {self.newest}"
 
     def _write(
@@ -116,20 +122,20 @@ class CheckpointManager:
         try:
             self.newest = self._write_together(step, groups, state, own)
         except Exception as error:
-            # Told by the next `wait`: nobody would see it in this thread.
+            # The next `wait` raises it in the main thread.
             self._error, self.step = error, before
 
     def _write_together(
         self, step: int, groups: Groups, state: dict[str, Any], own: dict[str, Any]
     ) -> Path:
-        """The same as `save_checkpoint`, each rank with its part."""
+        """Save a checkpoint from all ranks, each with its shards; see `save_checkpoint`."""
         assert self._ranks is not None
         target = step_folder(self._run_folder, step)
         with ExitStack() as stack:
             unfinished = self._from_main(lambda: stack.enter_context(atomic_folder(target)))
             paths = write_shards(unfinished, groups, self._ranks)
             parts = self._agreed(lambda: (fingerprints(unfinished, paths), own))
-            files = {name: told for shard, _ in parts for name, told in shard.items()}
+            files = {name: fingerprint for shard, _ in parts for name, fingerprint in shard.items()}
             others = [their for _, their in parts[1:]]
 
             def finish() -> None:
@@ -141,12 +147,12 @@ class CheckpointManager:
         return target
 
     def _from_main(self, function: Callable[[], T]) -> T:
-        """What `function` gives on the main rank, where alone it runs."""
+        """Run `function` on rank 0 only and return its result on all ranks."""
         (value, *_) = self._agreed(function if self._world.is_main else lambda: None)
         return value  # type: ignore[return-value]
 
     def _agreed(self, function: Callable[[], T]) -> list[T]:
-        """What `function` gives on each rank; if it fails on one, all raise that error."""
+        """Gather the results of `function` from all ranks; if it fails on one, all ranks raise."""
         own: Exception | None = None
         outcome: tuple[T | None, str | None]
         try:

@@ -1,4 +1,4 @@
-"""How a run trains: everything about the loop that a recipe can set."""
+"""Configuration of the training loop."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,39 +12,41 @@ from coca.train.schedule import ScheduleConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long and how to train, and how often to tell and to save."""
+    """Length, precision, parallelism, logging and checkpoints of a run."""
 
     steps: int
-    """Batches of the whole run."""
+    """Number of training steps of the whole run, one batch each."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """What turns gradients into updates."""
+    """Optimizer and its hyperparameters."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    """How the learning rate rises and falls, and how many patches are left out meanwhile."""
+    """Learning rate schedule and patch dropout schedule."""
     ema: EmaConfig | None = None
-    """Average the weights over the run; the finished model is made of the averages. null: not."""
+    """Exponential moving average of the weights, which becomes the finished model. null: none."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` runs matrix products in half precision (autocast); weights stay fp32."""
     deterministic: bool = False
     """Use deterministic algorithms only, so that a run on CUDA repeats and resumes bit for bit;
-    slower. What has none there is refused. On a CPU runs repeat without it."""
+    slower. Operations without a deterministic algorithm raise. Runs on a CPU repeat without it."""
     parallel: Kind = "auto"
-    """How several processes share the model: `ddp` has it whole on each, `fsdp` in pieces, with
-    its gradients and the optimizer's state. `auto` is `ddp` where there are several."""
+    """Distribution over several processes: `ddp` replicates the model; `fsdp` shards it, with
+    gradients and optimizer state. `auto` is `ddp` for several processes."""
     micro_batch: int | None = None
-    """Pairs at a time on each rank; the result stays that of the whole batch, for less memory.
-    null: the whole share of the rank."""
+    """Pairs per micro-batch on each rank. The result equals that of the whole batch, with less
+    memory. null: the whole batch of the rank."""
     grad_clip: float | None = 1.0
-    """Longest gradient over all parameters; longer ones are scaled down. null: no limit."""
+    """Maximum norm of the gradient over all parameters; larger gradients are scaled down. null: no
+    limit."""
     log_every: int = 10
-    """Steps between two rows of figures, which are means over these steps."""
+    """Steps between two rows of metrics, which are means over these steps."""
     save_every: int = 500
     """Steps between two checkpoints; one more is written at the end."""
     keep: int = 2
-    """Newest checkpoints that stay on disk."""
+    """Number of newest checkpoints to keep on disk."""
     max_bad_steps: int = 10
-    """Steps in a row whose loss or gradient is not finite, after which the run gives up."""
+    """Maximum number of consecutive steps with a non-finite loss or gradient before the run
+    fails."""
     trackers: tuple[str, ...] = ("jsonl",)
-    """Where figures go: any of `jsonl`, `tensorboard`, or a plugin's."""
+    """Experiment trackers: any of `jsonl`, `tensorboard`, or a plugin's."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep", "max_bad_steps"):

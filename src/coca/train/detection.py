@@ -1,4 +1,4 @@
-"""What a detector minimises: FCOS's three losses, over the boxes that belong to a batch's keys.
+"""Training objective of a detector: the three losses of FCOS, with boxes looked up by key.
 
 Dimensions: N boxes of an image, S side of the model's square input, pixels.
 """
@@ -16,19 +16,19 @@ from coca.train.objective import Losses
 
 
 class Target(NamedTuple):
-    """The objects of an image of any size."""
+    """Ground-truth objects of an image of any size."""
 
     boxes: Float[Tensor, "N 4"]
-    """Left, top, right, bottom, as shares of the image's sides, 0 to 1."""
+    """Left, top, right, bottom as fractions of the image's sides, 0 to 1."""
     labels: Int[Tensor, " N"]
-    """Numbers of their classes."""
+    """Class indices."""
 
 
 class DetectionObjective:
-    """Classes by focal loss, boxes by generalised overlap, centres by cross entropy.
+    """Focal loss for classes, generalized IoU loss for boxes, cross entropy for centerness.
 
-    A batch carries images alone, so boxes are looked up by key. They are shares of the image,
-    which holds as long as images are stretched to the square and nothing moves in them.
+    A batch has images only, so boxes are looked up by key. They are fractions of the image's sides.
+    So images must be resized to the square without cropping or geometric augmentation.
 
     Args:
         targets: The objects of each sample, by key.
@@ -38,7 +38,7 @@ class DetectionObjective:
         self._targets = targets
 
     def __call__(self, model: Detector, batch: Batch) -> Losses:
-        """The sum of the three losses, and each of them."""
+        """Compute the sum of the three losses, and each loss."""
         side = batch.images.shape[-1]
         wanted = [self._boxes(key, side, batch.images.device) for key in batch.keys]
         parts = model(list(batch.images), wanted)
@@ -46,7 +46,7 @@ class DetectionObjective:
         return Losses(total, {name: loss.detach() for name, loss in parts.items()})
 
     def constrain_(self, model: Detector) -> None:
-        """Nothing has a range here."""
+        """Do nothing: no parameter has a range."""
 
     def _boxes(self, key: str, side: int, device: torch.device) -> Boxes:
         target = self._targets[key]

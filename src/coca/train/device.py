@@ -1,4 +1,4 @@
-"""The device of a run, and deterministic algorithms on it."""
+"""Device selection, and deterministic algorithms."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ CUBLAS_WORKSPACE = ":4096:8"
 
 
 def training_device(name: str | torch.device) -> torch.device:
-    """Gives the device of that name; for `auto` the GPU of CUDA if there is one, else the CPU."""
+    """Resolve a device name; `auto` is the CUDA GPU if there is one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -22,7 +22,7 @@ def training_device(name: str | torch.device) -> torch.device:
 
 @contextmanager
 def deterministic_algorithms(enabled: bool) -> Iterator[None]:
-    """Lets torch use deterministic algorithms only; the setting before returns at the end.
+    """Restrict torch to deterministic algorithms, and restore its settings at the end.
 
     Raises:
         ConfigError: An operation has no deterministic algorithm on this device.
@@ -36,7 +36,7 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     fill = settings.fill_uninitialized_memory
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
     torch.use_deterministic_algorithms(True)
-    # Only for finding reads of memory that was never written; it costs time.
+    # A debugging aid for reads of uninitialized memory, which costs time.
     settings.fill_uninitialized_memory = False
     try:
         yield

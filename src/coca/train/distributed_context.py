@@ -1,4 +1,4 @@
-"""The processes that train one model together: who they are, and what all of them must agree on."""
+"""Distributed context: rank, world size and host-side collectives of a run."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,38 +15,38 @@ from coca.core.errors import CocaError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=1)
-"""How long ranks wait for the main one, which may learn a tokenizer or score a model meanwhile. A
-rank that ends is noticed at once all the same."""
+TIMEOUT = timedelta(days=1)
+"""Timeout for ranks that wait for rank 0, which may train a tokenizer or evaluate a model. A rank
+that ends is still detected at once."""
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """One process among those of a run; every method but `is_main` must be called by all of them.
+    """Rank and world size of this process; all ranks must call every method, except `is_main`.
 
-    What travels are a few numbers and words, over the CPU. Pickle is used between the processes of
-    one run only, never on a file.
+    Collectives exchange small objects over the CPU. Pickle is used only between the processes of
+    one run, never on files.
     """
 
     rank: int = 0
-    """This process, from 0."""
+    """Rank of this process, from 0."""
     size: int = 1
-    """How many there are."""
+    """World size: number of processes."""
 
     @classmethod
     def current(cls) -> "DistributedContext":
-        """The world of torch's process group; without one, this process on its own."""
+        """Read rank and world size from torch's process group; without one, a single process."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and talks."""
+        """Whether this process is rank 0, which writes files and logs."""
         return self.rank == 0
 
     def all_reduce_max(self, values: Sequence[int]) -> list[int]:
-        """The largest of each number over all ranks."""
+        """Compute the elementwise maximum over all ranks."""
         if self.size == 1:
             return list(values)
         numbers = torch.tensor(list(values), dtype=torch.int64)
@@ -54,7 +54,7 @@ class DistributedContext:
         return numbers.tolist()
 
     def gather(self, value: T, group: distributed.ProcessGroup | None = None) -> list[T]:
-        """The value of each rank, in their order; `group` is one of the same ranks."""
+        """Gather the value of each rank, in rank order; `group` has the same ranks."""
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
@@ -62,10 +62,10 @@ class DistributedContext:
         return values  # type: ignore[return-value]
 
     def broadcast_from_main(self, function: Callable[[], T]) -> T:
-        """What `function` gives on the main rank; it is run there only, and may take hours.
+        """Run `function` on rank 0 only and return its result on all ranks; it may take hours.
 
         Raises:
-            CocaError: `function` raised it, and then every rank does; or another rank has ended.
+            CocaError: `function` raised it, and every rank raises it; or another rank has ended.
         """
         if self.size == 1:
             return function()
@@ -76,7 +76,9 @@ class DistributedContext:
             except CocaError as error:
                 outcome = [(None, error)]
         with lost_ranks_reported(self):
-            distributed.broadcast_object_list(outcome, src=0, group=_patient_group(_all_ranks()))
+            distributed.broadcast_object_list(
+                outcome, src=0, group=_long_timeout_group(_all_ranks())
+            )
         value, refusal = outcome[0]
         if refusal is not None:
             raise refusal
@@ -95,17 +97,17 @@ def _all_ranks() -> distributed.ProcessGroup:
 
 
 @cache
-def _patient_group(group: distributed.ProcessGroup) -> distributed.ProcessGroup:
-    """The same ranks, but with more patience: torch's own ends after half an hour.
+def _long_timeout_group(group: distributed.ProcessGroup) -> distributed.ProcessGroup:
+    """Return a group of the same ranks with a long timeout; torch's default is half an hour.
 
-    Made when it is first needed, which all of them are at the same time.
+    It is created at first use, by all ranks at the same time.
     """
-    return distributed.new_group(backend="gloo", timeout=PATIENCE)
+    return distributed.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 @contextmanager
 def lost_ranks_reported(world: DistributedContext) -> Iterator[None]:
-    """Turns torch's words about a rank that does not answer any more into a sentence.
+    """Convert torch's errors about a lost rank to a readable error.
 
     Raises:
         CocaError: Another rank has ended, or cannot be reached.
@@ -113,12 +115,12 @@ def lost_ranks_reported(world: DistributedContext) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        words = str(error)
-        if world.size == 1 or not (isinstance(error, distributed.DistError) or "gloo" in words):
+        text = str(error)
+        if world.size == 1 or not (isinstance(error, distributed.DistError) or "gloo" in text):
             raise
-        # Gloo says where in its source it is, then what happened, then what one might do.
-        reason = re.sub(r"^\[\S*\] ", "", words).partition(". ")[0]
+        # Gloo's message has a source location, then the cause, then advice.
+        reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]
         raise CocaError(
             f"rank {world.rank} cannot go on, since another rank has ended or cannot be reached: "
-            f"{reason}; started again, the run goes on from its newest checkpoint"
+            f"{reason}; start the run again to resume from its newest checkpoint"
         ) from error

@@ -1,4 +1,4 @@
-"""How a process joins the others that torchrun started with it."""
+"""Initialize the process group from torchrun's environment."""
 
 import os
 import time
@@ -12,23 +12,23 @@ from coca.core.errors import ConfigError
 from coca.train.distributed_context import DistributedContext
 
 _KEY = "coca/meeting"
-_PATIENCE = timedelta(minutes=10)
-"""How long ranks wait for each other at the start, where some may still import or fetch."""
+_TIMEOUT = timedelta(minutes=10)
+"""Timeout of the rendezvous, while some ranks may still import or download."""
 _ATTEMPT = timedelta(seconds=3)
 
 
 def join_from_environment(device: str) -> DistributedContext:
-    """Join the processes that `torchrun` started; a process started otherwise stays on its own.
+    """Join the process group of `torchrun`; other processes run alone.
 
-    This is the one place below the doors that reads the environment, and only a door calls it.
-    Numbers travel by NCCL between accelerators and by gloo between CPUs.
+    This is the only function below the user interfaces that reads the environment, and only user
+    interfaces call it. Backends are NCCL for GPU tensors and gloo for CPU tensors.
 
     Args:
-        device: As the run's: `auto`, `cpu` or `cuda`. On a machine with several accelerators, each
-            rank takes the one of its local rank.
+        device: Device of the run: `auto`, `cpu` or `cuda`. On a machine with several GPUs, each
+            rank uses the GPU of its local rank.
 
     Raises:
-        ConfigError: The device names one accelerator, which the ranks would all take.
+        ConfigError: The device names one GPU, which all ranks would use.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return DistributedContext()
@@ -43,26 +43,30 @@ def join_from_environment(device: str) -> DistributedContext:
         local = int(os.environ.get("LOCAL_RANK", rank))
         torch.cuda.set_device(local % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    store = _meet(rank) if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else None
+    store = (
+        _rendezvous_store(rank)
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        else None
+    )
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     return DistributedContext.current()
 
 
-def _meet(rank: int) -> Store:
-    """A store of this start's own.
+def _rendezvous_store(rank: int) -> Store:
+    """Open a rendezvous store for this start only.
 
-    Torchrun keeps one over all restarts, in which the addresses of killed processes still stand;
-    who reads one of them in time fails to connect (pytorch issue 135712; seen with torch 2.13). So
-    rank 0 opens a store that dies with it, and only its address is looked up in the old one, again
-    until it answers.
+    Torchrun keeps one store over all restarts, which still holds the addresses of killed processes.
+    A rank that reads such an address fails to connect (pytorch issue 135712; seen with torch 2.13).
+    So rank 0 opens a store that ends with it, and publishes its port in torchrun's store. The other
+    ranks read the port again until the store answers.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    kept = TCPStore(host, port, is_master=False, timeout=_PATIENCE)
+    kept = TCPStore(host, port, is_master=False, timeout=_TIMEOUT)
     if rank == 0:
-        own = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_PATIENCE)
+        own = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT)
         kept.set(_KEY, str(own.port))
         return own
-    end = time.monotonic() + _PATIENCE.total_seconds()
+    end = time.monotonic() + _TIMEOUT.total_seconds()
     while True:
         found = int(kept.get(_KEY))
         try:
@@ -71,5 +75,5 @@ def _meet(rank: int) -> Store:
             if time.monotonic() > end:
                 raise
         else:
-            store.set_timeout(_PATIENCE)
+            store.set_timeout(_TIMEOUT)
             return store

@@ -1,4 +1,4 @@
-"""What a run tells about itself: means between two rows, counts of skipped steps, speed."""
+"""Training metrics: means over logging intervals, skipped steps and throughput."""
 
 import math
 import time
@@ -7,32 +7,32 @@ from typing import Any
 
 
 class MetricsLogger:
-    """Gathers the figures of single steps into rows; its state survives a restart, its clock not.
+    """Averages the metrics of steps into rows; its state is saved in checkpoints, its clock is not.
 
-    A step whose loss or gradient is not finite is counted, but enters no mean.
+    A step whose loss or gradient is not finite is counted and excluded from the means.
     """
 
     def __init__(self) -> None:
         self.bad_steps = 0
-        """Skipped steps of the whole run."""
+        """Number of skipped steps of the whole run."""
         self.bad_in_a_row = 0
-        """Skipped steps since the last good one."""
+        """Number of consecutive skipped steps up to now."""
         self.last_row: dict[str, float] = {}
         """The newest row; empty before the first."""
         self.begin_row()
 
     def start_clock(self) -> None:
-        """Measure the speed from now on."""
+        """Restart the measurement of throughput."""
         self._pairs, self._since = 0, time.monotonic()
 
     def begin_row(self) -> None:
-        """Forget the steps that the last row told."""
+        """Reset the means for the next row."""
         self._sums: dict[str, float] = {}
         self._good_steps = 0
         self.start_clock()
 
     def add(self, figures: Mapping[str, float], *, pairs: int) -> bool:
-        """Take in one step; returns whether its loss and gradient are finite."""
+        """Add the metrics of one step; return whether its loss and gradient are finite."""
         self._pairs += pairs
         good = math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])
         if not good:
@@ -47,11 +47,11 @@ class MetricsLogger:
 
     @property
     def pairs_per_s(self) -> float:
-        """Pairs a second since the last row."""
+        """Throughput since the last row, in pairs per second."""
         return self._pairs / max(time.monotonic() - self._since, 1e-9)
 
     def row(self, *, lr: float) -> dict[str, float]:
-        """The means of this row's steps, with learning rate, count of skipped steps and speed."""
+        """Compute the row: means, learning rate, number of skipped steps and throughput."""
         means = {name: total / self._good_steps for name, total in self._sums.items()}
         self.last_row = {
             **means,
@@ -62,7 +62,7 @@ class MetricsLogger:
         return self.last_row
 
     def state(self) -> dict[str, Any]:
-        """All but the clock, as JSON values."""
+        """Return the state without the clock, as JSON values."""
         return {
             "bad_steps": self.bad_steps,
             "bad_in_a_row": self.bad_in_a_row,
@@ -72,7 +72,7 @@ class MetricsLogger:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore the result of `state`."""
         self.bad_steps, self.bad_in_a_row = state["bad_steps"], state["bad_in_a_row"]
         self.last_row = dict(state["last_row"])
         self._sums, self._good_steps = dict(state["sums"]), state["good_steps"]

@@ -1,4 +1,4 @@
-"""Why a step was skipped: what was not finite, where, on which rank and for which samples."""
+"""Reports of non-finite steps: cause, rank and samples."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,27 +11,27 @@ from coca.data.sample import Batch
 
 @dataclass(frozen=True)
 class NonFiniteReport:
-    """What one rank can tell about a step that is not finite."""
+    """Report of one rank about a non-finite step."""
 
     cause: str
-    """What it was, as far as all ranks see it alike, such as a loss of the global batch."""
+    """The non-finite loss or gradient."""
     culprits: bool
-    """Whether this rank's own images are not finite."""
+    """Whether this rank's images are not finite."""
     first: int
-    """Global index of its first sample."""
+    """Global index of the rank's first sample."""
     last: int
-    """And of its last."""
+    """Global index of the rank's last sample."""
 
 
 def nonfinite_report(
     figures: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]], batch: Batch
 ) -> NonFiniteReport:
-    """Look at one rank's part of a step.
+    """Build this rank's report of a step.
 
     Args:
-        figures: The step's, with `loss` and `grad_norm`.
-        gradients: This rank's, with the names of their parameters.
-        batch: This rank's.
+        figures: Metrics of the step, with `loss` and `grad_norm`.
+        gradients: Gradients of this rank, with parameter names.
+        batch: Batch of this rank.
     """
     return NonFiniteReport(
         cause=_cause(figures, gradients),
@@ -42,26 +42,24 @@ def nonfinite_report(
 
 
 def cause_of(reports: Sequence[NonFiniteReport]) -> str:
-    """What was not finite, from the clues of all ranks in their order.
+    """Find the non-finite loss or gradient in the reports of all ranks, in rank order.
 
-    A gradient that is cut into pieces is named by the rank that has the piece.
+    The rank with a shard of a gradient reports its name.
     """
-    named = [
-        nonfinite_report.cause for nonfinite_report in reports if nonfinite_report.cause != _LENGTH
-    ]
-    return named[0] if named else _LENGTH
+    named = [report.cause for report in reports if report.cause != _GRADIENT_NORM]
+    return named[0] if named else _GRADIENT_NORM
 
 
 def place_of(reports: Sequence[NonFiniteReport]) -> str:
-    """Which samples it concerns, and which ranks if some alone have bad images."""
-    culprits = [rank for rank, nonfinite_report in enumerate(reports) if nonfinite_report.culprits]
+    """Describe the samples of the step, and the ranks if only some have non-finite images."""
+    culprits = [rank for rank, report in enumerate(reports) if report.culprits]
     named = 0 < len(culprits) < len(reports)
     shown = [reports[rank] for rank in culprits] if named else reports
     ranks = f"rank {', '.join(map(str, culprits))}, " if named else ""
     return f"{ranks}samples {shown[0].first} to {shown[-1].last}"
 
 
-_LENGTH = "the length of the gradient"
+_GRADIENT_NORM = "the gradient norm"
 
 
 def _cause(figures: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]]) -> str:
@@ -73,4 +71,4 @@ def _cause(figures: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]]
     for name, gradient in gradients:
         if not bool(gradient.isfinite().all()):
             return f"the gradient of {name}"
-    return _LENGTH
+    return _GRADIENT_NORM

@@ -1,10 +1,10 @@
-"""What a training step minimises: the weighted sum of CoCa's losses (section 3.2), in nats.
+"""Training objective: the weighted sum of CoCa's losses (section 3.2), in nats.
 
-On several ranks every loss is a rank's share: the mean over ranks of the losses, and of their
-gradients, is what one process would get from the pairs of all. Words and labelled images
-therefore count alike, whichever rank, or part of a step, they are in.
+On several ranks, the mean over ranks of the losses, and of their gradients, equals the result of
+one process on all pairs. So all tokens and all labelled images have equal weight, on any rank and
+in any micro-batch.
 
-Dimensions: B pairs at hand, E embedding, C classes.
+Dimensions: B pairs, E embedding, C classes.
 """
 
 from dataclasses import dataclass
@@ -19,34 +19,39 @@ from coca.data.sample import Batch
 from coca.model.captioner import Captioner, CoCaOutput
 from coca.model.losses.captioning import captioning_loss, classification_loss
 from coca.model.losses.collectives import all_reduce_sum, world_size
-from coca.model.losses.contrastive import BLOCK_ROWS, Contrast, contrastive_loss, sigmoid_loss
+from coca.model.losses.contrastive import (
+    BLOCK_ROWS,
+    ContrastiveOutput,
+    contrastive_loss,
+    sigmoid_loss,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the losses; a loss of weight 0 costs nothing, its tower is not run."""
+    """Loss weights and options; a loss with weight 0 is not computed, nor is its tower run."""
 
     contrastive_weight: float = 1.0
-    """Weight of matching images and captions; 1 in the paper."""
+    """Weight of the contrastive loss; 1 in the paper."""
     captioning_weight: float = 2.0
-    """Weight of predicting each next word; 2 in the paper."""
+    """Weight of the captioning loss (next-token prediction); 2 in the paper."""
     classification_weight: float = 0.0
-    """Weight of naming classes by the model's head: what fine-tuning for classes or answers
-    minimises. In pretraining the paper has no such loss."""
+    """Weight of the classification loss of the model's head, for fine-tuning on classes or answers.
+    The paper does not use it in pretraining."""
     contrastive: Literal["softmax", "sigmoid"] = "softmax"
-    """`softmax` picks the partner among the batch, as the paper; `sigmoid` judges each pair alone,
-    as SigLIP, and needs a model with a bias (`initial_bias`)."""
+    """`softmax` classifies the partner within the batch, as in the paper. `sigmoid` classifies each
+    pair independently, as in SigLIP, and needs a model with a bias (`initial_bias`)."""
     contrastive_reduction: Literal["sum", "mean"] = "sum"
-    """`sum` adds both directions, as the paper; `mean` averages them, as OpenCLIP."""
+    """`sum` adds both directions, as in the paper; `mean` averages them, as in OpenCLIP."""
     contrastive_rows: int = BLOCK_ROWS
-    """Pictures whose similarities to all captions exist at one time."""
+    """Images per block of similarities to all captions."""
     label_smoothing: float = 0.0
     """Fraction of each target, token or class, that is spread evenly over all of them, the target
     included; 0 to below 1."""
     class_smoothing: float | None = None
-    """The same for classes alone, where it differs from that of words; null: as for words."""
+    """`label_smoothing` of the classification loss; null: the same as for tokens."""
     caption_chunk: int = 1024
-    """Words whose logits exist at one time; less memory against more, smaller products."""
+    """Tokens per chunk of logits; smaller chunks need less memory but more matrix products."""
 
     def __post_init__(self) -> None:
         names = ("contrastive_weight", "captioning_weight", "classification_weight")
@@ -74,19 +79,19 @@ class LossConfig:
 
 
 class Losses(NamedTuple):
-    """What an objective gives for one batch, or one part of it.
+    """Losses of one batch or micro-batch.
 
-    A tuple, so that whatever is wrapped around a model finds the tensors in it.
+    A tuple, so that wrappers such as DDP find the tensors in it.
     """
 
     total: Float[Tensor, ""]
-    """What is minimised; carries the graph."""
+    """The loss to minimize; carries the graph."""
     parts: dict[str, Float[Tensor, ""]]
-    """Single figures by name, unweighted and without graph."""
+    """Single losses and metrics by name, unweighted and without graph."""
 
 
 class Embedded(NamedTuple):
-    """All that the contrastive loss reads of a model."""
+    """Inputs of the contrastive loss: embeddings, logit scale and bias."""
 
     images: Float[Tensor, "B E"]
     texts: Float[Tensor, "B E"]
@@ -95,12 +100,12 @@ class Embedded(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What a part of a step needs to know of the whole: weights that make parts add up."""
+    """Weights of tokens and images over all ranks, so that the losses of micro-batches add up."""
 
     token_weight: Float[Tensor, ""]
-    """Of each word: ranks over the words of all ranks."""
+    """Weight of each token: number of ranks / number of tokens of all ranks."""
     image_weight: Float[Tensor, ""]
-    """Of each labelled image: ranks over the labelled images of all ranks."""
+    """Weight of each labelled image: number of ranks / labelled images of all ranks."""
 
 
 ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
@@ -108,47 +113,47 @@ ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
 
 @runtime_checkable
 class Objective(Protocol[ModelT_contra]):
-    """What a step minimises, for one kind of model."""
+    """Interface of training objectives, for one kind of model."""
 
     def __call__(self, model: ModelT_contra, batch: Batch) -> Losses:
-        """The losses of one batch; runs the model once."""
+        """Compute the losses of one batch, in one forward pass."""
         ...
 
     def constrain_(self, model: ModelT_contra) -> None:
-        """Put parameters that left their range back into it; called after each update."""
+        """Clamp parameters to their range; called after each update."""
         ...
 
 
 @runtime_checkable
 class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
-    """An objective that can go through a batch in parts, although some loss ties pairs together.
+    """An objective that supports micro-batches, with a contrastive loss over the whole batch.
 
-    That loss sees only embeddings. So they are computed first, part by part and without graph; the
-    gradient of the loss by them then stands for the loss when each part is run again.
+    The contrastive loss depends on embeddings only. So they are computed first for each micro-batch
+    without graph. Its gradient with respect to them replaces the loss in the second pass.
     """
 
     def totals(self, model: ModelT_contra, batch: Batch) -> Totals:
-        """What parts of the whole batch need to know; all ranks must call it."""
+        """Compute the weights for the micro-batches of a batch; all ranks must call it."""
         ...
 
     def embed(self, model: ModelT_contra, batch: Batch) -> Embedded | None:
-        """Embeddings of a part; None if no loss ties pairs together."""
+        """Compute the embeddings of a micro-batch; None without a contrastive loss."""
         ...
 
     def match(self, embedded: Embedded) -> Losses:
-        """The weighted loss that ties all pairs together; all ranks must call it."""
+        """Compute the weighted contrastive loss of all pairs; all ranks must call it."""
         ...
 
     def run_part(
-        self, model: ModelT_contra, batch: Batch, totals: Totals, pull: Embedded | None
+        self, model: ModelT_contra, batch: Batch, totals: Totals, gradient: Embedded | None
     ) -> Losses:
-        """The losses of a part by themselves; with them flows the gradient of `match`.
+        """Compute the per-sample losses of a micro-batch, and backpropagate that of `match`.
 
         Args:
-            model: Run once.
-            batch: The part.
-            totals: Of the whole batch.
-            pull: Gradient of `match` by what `embed` gave for this part.
+            model: The model; it runs once.
+            batch: The micro-batch.
+            totals: Weights of the whole batch.
+            gradient: Gradient of `match` with respect to the output of `embed`.
         """
         ...
 
@@ -156,20 +161,20 @@ class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
 class CoCaObjective:
     """The losses of a Contrastive Captioner from one forward pass.
 
-    Parts: `contrastive`, `captioning` and `classification` as far as they have a weight; with the
-    first also `temperature` and `image_to_text@1`, the share of images whose own caption is the
-    nearest of the batch (chance: one over the batch).
+    Parts: `contrastive`, `captioning` and `classification`, if their weight is above 0. With the
+    first also `temperature` and `image_to_text@1`, the fraction of images whose own caption is the
+    nearest of the batch (chance level: 1 / batch size).
     """
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
 
     def __call__(self, model: Captioner, batch: Batch) -> Losses:
-        """The weighted sum and its parts.
+        """Compute the weighted sum of the losses and its parts.
 
         Raises:
-            ConfigError: Classes have a weight, but the model has no head or the batch no classes;
-                or the model has a bias and the loss is not the sigmoid one, or the other way round.
+            ConfigError: `classification_weight` is above 0, but the model has no head or the batch
+                no classes; or only one of model and loss has the bias of the sigmoid loss.
         """
         self._require_fit(model, batch)
         output = self._run(model, batch)
@@ -178,29 +183,29 @@ class CoCaObjective:
         return losses if embedded is None else add_losses(self.match(embedded), losses)
 
     def constrain_(self, model: Captioner) -> None:
-        """Keep the learned temperature within its range."""
+        """Clamp the learned temperature to its range."""
         model.clamp_temperature_()
 
     def totals(self, model: Captioner, batch: Batch) -> Totals:
-        """Counts words and labelled images over all ranks."""
+        """Count tokens and labelled images over all ranks, as weights."""
         counts = torch.zeros(2, device=batch.tokens.device)
         if self.config.captioning_weight > 0:
             counts[0] = model.label_mask(batch.tokens).sum()
         if self.config.classification_weight > 0 and batch.class_targets is not None:
             counts[1] = _labelled(batch.class_targets).sum()
-        # A batch that goes through the model in parts is still on the host.
+        # A batch that is split into micro-batches is still on the host.
         counts = counts.to(model.log_scale.device)
         return Totals(*(world_size() / all_reduce_sum(counts).clamp(min=1)).unbind())
 
     def embed(self, model: Captioner, batch: Batch) -> Embedded | None:
-        """Runs the image encoder, its poolers and the unimodal decoder."""
+        """Run the image encoder, its poolers and the unimodal decoder."""
         self._require_fit(model, batch)
         if self.config.contrastive_weight == 0:
             return None
         return _embedded(model, model(batch.images, batch.tokens, captioning=False))
 
     def match(self, embedded: Embedded) -> Losses:
-        """The contrastive loss of the pairs of all ranks, and its figures."""
+        """Compute the contrastive loss of the pairs of all ranks, and its metrics."""
         contrast = self._contrast(embedded)
         parts = {
             "contrastive": contrast.loss.detach(),
@@ -210,16 +215,16 @@ class CoCaObjective:
         return Losses(self.config.contrastive_weight * contrast.loss, parts)
 
     def run_part(
-        self, model: Captioner, batch: Batch, totals: Totals, pull: Embedded | None
+        self, model: Captioner, batch: Batch, totals: Totals, gradient: Embedded | None
     ) -> Losses:
-        """Captioning and classification of a part."""
+        """Compute captioning and classification losses of a micro-batch."""
         self._require_fit(model, batch)
         output = self._run(model, batch)
         losses = self._sum_up(model, batch, output, totals)
         embedded = _embedded(model, output)
-        if pull is None or embedded is None:
+        if gradient is None or embedded is None:
             return losses
-        return losses._replace(total=losses.total + _pulled(embedded, pull))
+        return losses._replace(total=losses.total + _surrogate_loss(embedded, gradient))
 
     def _run(self, model: Captioner, batch: Batch) -> CoCaOutput:
         config = self.config
@@ -232,7 +237,7 @@ class CoCaObjective:
             prompt_lengths=batch.prompt_lengths,
         )
 
-    def _contrast(self, embedded: Embedded) -> Contrast:
+    def _contrast(self, embedded: Embedded) -> ContrastiveOutput:
         config = self.config
         images, texts, scale, bias = embedded
         if bias is not None:
@@ -246,7 +251,7 @@ class CoCaObjective:
         )
 
     def _sum_up(self, model: Captioner, batch: Batch, output: CoCaOutput, totals: Totals) -> Losses:
-        """The losses that look at one pair at a time."""
+        """Compute the per-sample losses."""
         config = self.config
         total = batch.images.new_zeros(())
         parts = {}
@@ -302,7 +307,7 @@ class CoCaObjective:
 
 
 def add_losses(first: Losses, second: Losses) -> Losses:
-    """The sum of both; a figure that only one of them has stays as it is."""
+    """Add losses and their parts; a part of only one of them is kept as it is."""
     parts = dict(first.parts)
     for name, value in second.parts.items():
         parts[name] = parts[name] + value if name in parts else value
@@ -317,12 +322,12 @@ def _embedded(model: Captioner, output: CoCaOutput) -> Embedded | None:
     )
 
 
-def _pulled(embedded: Embedded, pull: Embedded) -> Float[Tensor, ""]:
-    """A sum whose gradient is that of the loss which `pull` is the gradient of; its value is 0."""
+def _surrogate_loss(embedded: Embedded, gradient: Embedded) -> Float[Tensor, ""]:
+    """Compute a zero-valued loss whose gradient with respect to `embedded` is `gradient`."""
     products = [
-        (tensor.float() * gradient).sum()
-        for tensor, gradient in zip(embedded, pull, strict=True)
-        if tensor is not None and gradient is not None
+        (tensor.float() * partial).sum()
+        for tensor, partial in zip(embedded, gradient, strict=True)
+        if tensor is not None and partial is not None
     ]
     total = torch.stack(products).sum()
     return total - total.detach()

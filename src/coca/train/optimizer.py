@@ -1,9 +1,9 @@
-"""Optimisers by name.
+"""Optimizers by name: AdamW, Adafactor and Muon.
 
-`adamw` is the everyday choice. `adafactor` is what the paper trained with (section 4.1), in the
-form of "Scaling Vision Transformers" (arXiv 2106.04560, section 3.4): factored second moment,
-momentum in bf16, no relative step and no scaling by the parameter. `muon` turns the update of each
-matrix into the nearest orthogonal one; small runs learn several times as much from a pair.
+`adamw` is the default. `adafactor` is the optimizer of the paper (section 4.1), in the variant of
+"Scaling Vision Transformers" (arXiv 2106.04560, section 3.4): factored second moment, momentum in
+bf16, no relative step and no parameter scaling. `muon` orthogonalizes the update of each matrix;
+small runs learn several times as much from a pair.
 """
 
 import logging
@@ -24,49 +24,50 @@ from coca.train.param_groups import UNDECAYED_NAMES, GroupConfig, parameter_grou
 logger = logging.getLogger(__name__)
 
 TABLES = ("token_embedding", "vocabulary")
-"""Matrices with a row for each word: rows of their own, and no map between layers."""
+"""Matrices with one row per token: independent rows, and no map between layers."""
 
 MUON_MOMENTUM = 0.95
-"""Memory of the gradient before it is made orthogonal; its authors' value."""
+"""Momentum of the gradient before orthogonalization; the value of Muon's author."""
 
 MIN_FACTORED_SIZE = 32
-"""Adafactor factors the second moment of a matrix if both sides are at least this long, in
-entries: the value of the scaling-ViT code, where timm has 16 and optax 128. Of a tensor with more
-axes its two longest count. Everything else keeps one number an entry, as Adam does."""
+"""Minimum size of both axes of a matrix for a factored second moment in Adafactor: the value of the
+scaling-ViT code; timm has 16, optax 128. For a tensor with more axes, its two longest count. All
+other tensors have one second moment per element, as in Adam."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """One optimiser and its settings; those that it does not know are named in their docstring."""
+    """Optimizer and hyperparameters; those of one optimizer only are marked."""
 
     name: str = "adamw"
-    """A registered optimiser: `adamw`, `adafactor`, `muon`, or a plugin's."""
+    """A registered optimizer: `adamw`, `adafactor`, `muon`, or a plugin's."""
     lr: float = 1e-3
     """Peak learning rate; the schedule multiplies it. The paper: 8e-4 at 65,536 pairs."""
     weight_decay: float = 0.01
-    """Decoupled decay: each update shrinks a weight by `lr * weight_decay` of itself."""
+    """Decoupled weight decay: each update shrinks a weight by `lr * weight_decay` of itself."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Memory of gradient and squared gradient; 0 to 1. `adafactor` reads only the first: its
-    second grows with the step up to `beta2_cap`; `muon` uses both for what is
-    no matrix of a layer. 0.95 and not 0.999, since large batches spike
-    otherwise (SigLIP, section 4.7)."""
+    """Decay rates of the moments of the gradient; 0 to 1. `adafactor` uses only the first: its
+    second grows with the step up to `beta2_cap`. `muon` uses both for parameters that are not
+    matrices of layers. 0.95 and not 0.999 avoids loss spikes with large batches (SigLIP, section
+    4.7)."""
     eps: float = 1e-8
-    """Added to the root of the squared gradient, against division by zero; `adamw` only."""
+    """Added to the root of the second moment, against division by zero; `adamw` only."""
     beta2_cap: float = 0.999
-    """Longest memory of the squared gradient; 0 to 1; `adafactor` only."""
+    """Maximum decay rate of the second moment; 0 to 1; `adafactor` only."""
     clipping_threshold: float | None = 1.0
-    """Largest root mean square of one tensor's update before momentum; `adafactor` only. None
-    leaves updates alone, as the paper's form does; 1.0 is the safer default for short runs."""
+    """Maximum root mean square of one tensor's update before momentum; `adafactor` only. null: no
+    clipping, as in the paper's variant; 1.0 is the safer default for short runs."""
     momentum_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """How the momentum is stored; `adafactor` only."""
+    """Dtype of the momentum; `adafactor` only."""
     freeze: tuple[str, ...] = ()
-    """Parameters that stay as they are, by name as in `groups`: `[image_encoder]` locks the image
-    tower with all its norms, and the poolers still train."""
+    """Frozen parameters, by name as in `groups`: `[image_encoder]` freezes the image tower with all
+    its norms, and the poolers still train."""
     groups: tuple[GroupConfig, ...] = ()
-    """Parameters with a learning rate or decay of their own."""
+    """Parameter groups with their own learning rate or weight decay."""
     layer_decay: float | None = None
-    """Factor on the learning rate from each layer of a tower to the one below, above 0 and at most
-    1; embeddings are slowest, what reads the towers keeps the full rate. null: all alike."""
+    """Layer-wise learning rate decay: factor from each layer of a tower to the layer below, above 0
+    and at most 1. Embeddings have the lowest rate; modules after the towers keep the full rate.
+    null: the same rate everywhere."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "eps"):
@@ -93,18 +94,18 @@ class OptimizerConfig:
 
 
 def for_adapters(config: OptimizerConfig, lora: LoraConfig, *, head: bool) -> OptimizerConfig:
-    """The optimiser of a run with low-rank adapters: AdamW, at the adapters' own learning rate.
+    """Adapt the optimizer config to a run with low-rank adapters: AdamW with the adapters' rate.
 
-    Muon makes the update of each matrix orthogonal, which for a factor of rank 8 is a large step in
-    every direction that it has; and a rate that suits full matrices is too low for adapters.
+    Muon orthogonalizes the update of each matrix, which is a large step in all directions of a
+    factor of rank 8. A learning rate for full matrices is too low for adapters.
 
     Args:
-        config: The run's own; its `lr` stays that of a head.
-        lora: The adapters.
-        head: Whether the model has a head, which learns whole.
+        config: Optimizer config of the run; its `lr` remains that of a head.
+        lora: Adapter config.
+        head: Whether the model has a head, which is trained in full.
     """
     if config.name != "adamw":
-        logger.info("lora is trained by adamw at %g, not by %s", lora.lr, config.name)
+        logger.info("lora is trained by adamw with lr %g, not by %s", lora.lr, config.name)
     adapters = GroupConfig(
         match="!head" if head else "*", lr_scale=lora.lr / config.lr, weight_decay=0.0
     )
@@ -112,7 +113,7 @@ def for_adapters(config: OptimizerConfig, lora: LoraConfig, *, head: bool) -> Op
 
 
 ParameterGroups: TypeAlias = Sequence[dict[str, Any]]
-"""What a torch optimiser takes: each holds `params` and settings of its own."""
+"""Argument of a torch optimizer: each group has `params` and its own settings."""
 
 OptimizerMaker: TypeAlias = Callable[[ParameterGroups, OptimizerConfig], Optimizer]
 
@@ -120,13 +121,13 @@ OPTIMIZERS: Registry[OptimizerMaker] = Registry("optimizer")
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The optimiser over all trainable parameters; what `config` freezes must be frozen by then.
+    """Create the optimizer over all trainable parameters; apply `freeze` of `config` before.
 
-    Each group has an `lr_scale`: whoever sets its `lr` multiplies by that.
+    Each group has an `lr_scale`, by which its scheduled learning rate is multiplied.
 
     Raises:
-        ConfigError: No optimiser of that name is registered, or a group names nothing.
-        MissingExtraError: It needs a package that is not installed.
+        ConfigError: No optimizer of that name is registered, or a group matches nothing.
+        MissingExtraError: The optimizer needs a package that is not installed.
     """
     groups = parameter_groups(
         model, config.weight_decay, groups=config.groups, layer_decay=config.layer_decay
@@ -154,18 +155,18 @@ def _adafactor(groups: ParameterGroups, config: OptimizerConfig) -> Optimizer:
         beta2_cap=config.beta2_cap,
         clipping_threshold=config.clipping_threshold,
         momentum_dtype=config.momentum_dtype,
-        # Decay follows the learning rate, as in AdamW, so that one setting serves both. Were it
-        # not to, the paper's 0.01 would take a hundredth of each weight at each of 500,000 steps.
+        # Decay is scaled by the learning rate, as in AdamW, so that one setting serves both.
+        # Unscaled, 0.01 would remove a hundredth of each weight at each of the 500,000 steps.
         unscaled_wd=False,
     )
 
 
 @OPTIMIZERS.register("muon")
 def _muon(groups: ParameterGroups, config: OptimizerConfig) -> Optimizer:
-    """Muon (Jordan 2024) for the matrices of layers, NAdamW for all else.
+    """Create Muon (Jordan 2024) for the matrices of layers, with NAdamW for the rest.
 
-    Updates are scaled to the size of AdamW's (arXiv 2502.16982), so one learning rate and decay
-    serve both, and a recipe changes its optimiser by name alone.
+    Updates are scaled to the size of AdamW's (arXiv 2502.16982). So learning rate and decay suit
+    both, and a recipe changes its optimizer by name alone.
     """
     muon = require("timm.optim.muon", extra="train").Muon
     parts = []
@@ -194,7 +195,7 @@ def _is_map(name: str, parameter: nn.Parameter) -> bool:
 
 
 def _can_fuse(groups: ParameterGroups) -> bool:
-    """Whether one kernel may update everything; it exists for these devices only."""
+    """Whether the fused kernel supports all parameters and devices."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     return all(
         parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda", "mps")

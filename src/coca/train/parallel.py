@@ -1,8 +1,7 @@
-"""A model shared out over ranks, from outside: whole on each (DDP), or in pieces (FSDP2).
+"""Data parallelism for any model: replicated (DDP) or sharded (FSDP2).
 
-The model is written for one process and stays so. Whatever uses its parameters runs inside of one
-forward pass of a wrapper, `ParallelModel.run`; that is when DDP watches them, and when FSDP2 has
-them whole.
+The model code is written for one process. All uses of its parameters run in one forward pass of a
+wrapper, `ParallelModel.run`. During it, DDP tracks the parameters, and FSDP2 has gathered them.
 """
 
 import warnings
@@ -33,22 +32,22 @@ T = TypeVar("T")
 
 
 class ParallelModel(Generic[ModelT]):
-    """A model, and how the ranks of this world share its work.
+    """A model that is trained by all ranks of a run.
 
-    Losses of ranks are averaged: `backward` on each leaves the gradient of their mean everywhere.
+    Gradients are averaged: after `backward` on all ranks, each has the gradient of the mean loss.
     """
 
     def __init__(
         self, model: ModelT, kind: Kind, *, device: torch.device, bf16: bool = False
     ) -> None:
-        """Move the model to its device and share it out; an optimiser is to be made afterwards.
+        """Move the model to its device and wrap it; create the optimizer afterwards.
 
         Args:
-            model: Changed in place. It must be the same on every rank.
-            kind: `auto` is `ddp` where there are several ranks.
-            device: Of this rank.
-            bf16: Send the weights of blocks in bf16 (`fsdp` on accelerators only), as autocast
-                reads them anyway.
+            model: Changed in place; it must be the same on every rank.
+            kind: `auto` is `ddp` for several ranks.
+            device: Device of this rank.
+            bf16: All-gather the weights of blocks in bf16 (`fsdp` on accelerators only), which
+                autocast would cast them to.
 
         Raises:
             ConfigError: The kind does not fit the number of processes.
@@ -57,48 +56,49 @@ class ParallelModel(Generic[ModelT]):
         self.device = device
         self.world = DistributedContext.current()
         kind = _resolved(kind, self.world)
-        self._module: nn.Module = _Inside(model)
-        self._rest: list[nn.Parameter] = []
+        self._module: nn.Module = _FunctionRunner(model)
+        self._unsharded: list[nn.Parameter] = []
         if kind == "fsdp":
             mesh = init_device_mesh(device.type, (self.world.size,))
-            # On the CPU autocast leaves norms alone, and they refuse half weights beside fp32.
-            self._rest = _shard(self._module, mesh, bf16=bf16 and device.type != "cpu")
+            # On the CPU, autocast does not cover norms, and they reject bf16 weights with fp32
+            # inputs.
+            self._unsharded = _shard(self._module, mesh, bf16=bf16 and device.type != "cpu")
         model.to(device)
         if kind == "ddp":
-            # Parameters that no loss reaches are allowed. More than that, without this setting DDP
-            # rearranges its buckets after the first step, and sums would come out in another
-            # order, so not the same to the bit, after each restart.
+            # Parameters without gradient are allowed. Also, without this setting DDP rebuilds its
+            # buckets after the first step. Sums would have another order after each restart, and
+            # would not be equal to the bit.
             self._module.unused = nn.Parameter(torch.zeros((), device=device))
             self._module = DistributedDataParallel(self._module, find_unused_parameters=True)
 
     def run(self, function: Callable[[ModelT], T]) -> T:
-        """What a function of the model gives: tensors, or tuples and dicts of them."""
+        """Run a function of the model in one forward pass; it returns tensors, tuples or dicts."""
         return cast(T, self._module(function))
 
     @contextmanager
     def sync(self, last: bool) -> Iterator[None]:
-        """Within, a forward and backward pass adds to the gradients of this rank.
+        """Accumulate gradients within the context, and reduce them over ranks if `last`.
 
-        Only behind the `last` one of a step are they those of all ranks. FSDP2 exchanges them
-        behind each: to keep them whole until then would take the room that it saves.
+        Gradients equal those of all ranks only after the `last` pass of a step. FSDP2 reduces them
+        after each pass: unsharded gradients would take the memory that it saves.
         """
         module = self._module
         alone = isinstance(module, DistributedDataParallel) and not last
         with cast(DistributedDataParallel, module).no_sync() if alone else nullcontext():
             yield
-        for parameter in self._rest if last else ():
+        for parameter in self._unsharded if last else ():
             if parameter.grad is not None:
                 distributed.all_reduce(parameter.grad)
                 parameter.grad.div_(self.world.size)
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """This rank's part of each gradient that there is, with its parameter's name."""
+        """Yield this rank's shard of each gradient, with the parameter name."""
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
                 yield name, _local(parameter.grad)
 
     def gradient_norm(self) -> Tensor:
-        """Length of the whole gradient, the same on every rank."""
+        """Compute the global gradient norm, equal on every rank."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         shards = [g.to_local() for g in gradients if isinstance(g, DTensor)]
         norm = nn.utils.get_total_norm([g for g in gradients if not isinstance(g, DTensor)])
@@ -109,16 +109,16 @@ class ParallelModel(Generic[ModelT]):
         return (squares + norm.square()).sqrt()
 
     def clip_(self, norm: Tensor, limit: float) -> None:
-        """Scale the gradient of length `norm` down to `limit`, if it is longer."""
+        """Clip the gradient of norm `norm` to the norm `limit`."""
         parts = [part for _, part in self.gradients()]
         torch._foreach_mul_(parts, torch.clamp(limit / (norm + 1e-6), max=1.0))
 
 
-class _Inside(nn.Module):
-    """Runs any function of a model within one forward pass of a module, which can be wrapped."""
+class _FunctionRunner(nn.Module):
+    """Runs any function of a model in the forward pass of a module, which can be wrapped."""
 
     unused: nn.Parameter
-    """Set for DDP, which complains on every rank if all of its parameters are used."""
+    """Set for DDP, which warns on every rank if all of its parameters are used."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -134,41 +134,41 @@ def _resolved(kind: Kind, world: DistributedContext) -> Kind:
     if kind == "none" and world.size > 1:
         raise ConfigError(
             f"parallel is none, but {world.size} processes take part, which would each train a "
-            "model of their own; right is ddp, fsdp or auto"
+            "separate model; set parallel to ddp, fsdp or auto"
         )
     if kind != "none" and not distributed.is_initialized():
         raise ConfigError(
-            f"parallel is {kind}, but this process is on its own; start several by `torchrun "
+            f"parallel is {kind}, but there is only one process; start several by `torchrun "
             "--nproc-per-node N -m coca pretrain ...`, or set parallel to auto"
         )
     return kind
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh, *, bf16: bool) -> list[nn.Parameter]:
-    """Cut each block's parameters into pieces, then all others; returns what cannot be cut."""
-    # Inputs are left in fp32: between blocks autocast adds in fp32, too.
+    """Shard each block, then all other parameters; return those that cannot be sharded."""
+    # Inputs stay in fp32: autocast also adds residuals in fp32.
     block = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    # Nothing here changes keys or values in place, which is what torch warns about.
+    # torch warns about in-place changes of views; keys and values are not changed in place.
     warnings.filterwarnings("ignore", message=".* returned a view tensor")
-    # From the inside out: what is sharded once belongs to no group around it.
+    # Inner modules first: sharded parameters do not belong to the group of an outer module.
     for part in reversed(list(module.modules())):
         if isinstance(part, CrossBlock):
-            # The keys and values of the image are asked for before the block itself runs.
+            # The keys and values of the image are computed before the block itself runs.
             fully_shard(part.cross_attention, mesh=mesh, mp_policy=block)
             register_fsdp_forward_method(part.cross_attention, "project")
         if isinstance(part, Block | CrossBlock | OpenCLIPDecoderLayer):
             fully_shard(part, mesh=mesh, mp_policy=block)
         if isinstance(part, OpenCLIPDecoderLayer):
-            # Likewise, but its own norm takes part.
+            # Likewise, with the layer's own norm.
             register_fsdp_forward_method(part, "read_image")
-    # FSDP2 refuses single numbers, such as the temperature.
-    numbers = [parameter for parameter in module.parameters() if parameter.ndim == 0]
-    fully_shard(module, mesh=mesh, ignored_params=set(numbers))
-    return numbers
+    # FSDP2 does not support scalar parameters, such as the temperature.
+    scalars = [parameter for parameter in module.parameters() if parameter.ndim == 0]
+    fully_shard(module, mesh=mesh, ignored_params=set(scalars))
+    return scalars
 
 
 def _local(tensor: Tensor) -> Tensor:

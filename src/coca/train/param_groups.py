@@ -1,4 +1,4 @@
-"""Which parameters train, how fast, and which of them decay: the groups of an optimiser."""
+"""Parameter groups: frozen parameters, learning rate factors and weight decay."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -13,25 +13,25 @@ from coca.core.errors import ConfigError, did_you_mean
 logger = logging.getLogger(__name__)
 
 UNDECAYED_NAMES = ("positions", "queries")
-"""Matrices that are learned inputs, not maps: pulling them to zero would erase what they mark."""
+"""Matrices without weight decay: learned inputs, which decay to zero would erase."""
 
 TOWERS = (("image_encoder",), ("unimodal_decoder", "multimodal_decoder"))
-"""What layer-wise decay counts as one tower: the upper half of the decoder stands on the lower."""
+"""Towers of layer-wise learning rate decay: both halves of the text decoder are one tower."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupConfig:
-    """Parameters that learn or decay otherwise than the rest."""
+    """A parameter group with its own learning rate factor or weight decay."""
 
     match: str
-    """Whose they are, by dotted name: `captioning_pooler`, `image_encoder.blocks.0`, `*.mlp`. A
-    name stands for all below it, `*` for any letters, dots included, and `!` in front for all
-    others. Where several groups match, the last one counts."""
+    """Modules or parameters by dotted name: `captioning_pooler`, `image_encoder.blocks.0`, `*.mlp`.
+    A name includes all its submodules. `*` matches any characters, dots included. A leading `!`
+    selects all other parameters. If several groups match, the last group takes precedence."""
     lr_scale: float = 1.0
-    """Factor on the learning rate, above 0; that of `layer_decay` comes on top."""
+    """Factor on the learning rate, above 0; multiplied by that of `layer_decay`."""
     weight_decay: float | None = None
-    """In place of the optimiser's own; null keeps that. Biases, norms, positions and queries do
-    not decay here either."""
+    """Replaces the optimizer's `weight_decay`; null: no change. Biases, norms, positions and
+    queries never decay."""
 
     def __post_init__(self) -> None:
         if not self.lr_scale > 0:
@@ -46,13 +46,13 @@ class GroupConfig:
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Keep parameters as they are; patterns are those of `GroupConfig.match`.
+    """Freeze parameters by patterns, as in `GroupConfig.match`.
 
-    No gradient is computed for them, and a tower that is frozen whole keeps no activations. To lock
-    the image tower as LiT does (arXiv 2111.07991), freeze `image_encoder`: the poolers still train.
+    No gradients are computed for them, and a fully frozen tower keeps no activations. For locked-
+    image tuning (LiT, arXiv 2111.07991), freeze `image_encoder`: the poolers still train.
 
     Raises:
-        ConfigError: A pattern matches nothing, or nothing would be left to train.
+        ConfigError: A pattern matches nothing, or no parameter is left to train.
     """
     for pattern in patterns:
         for name in _matching(pattern, model):
@@ -62,7 +62,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     if not trained:
         raise ConfigError(f"freeze {list(patterns)} names every parameter; none is left to train")
     if patterns:
-        logger.info("%s of %s parameters train, the others are frozen", trained, total)
+        logger.info("%s of %s parameters are trained, the others are frozen", trained, total)
 
 
 def parameter_groups(
@@ -72,18 +72,18 @@ def parameter_groups(
     groups: Sequence[GroupConfig] = (),
     layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
-    """The trainable parameters, one group for each pace and decay; the fastest come first.
+    """Split trainable parameters into groups of equal rate and decay, highest rate first.
 
-    Biases, gains of norms and the temperature have fewer than two axes and never decay; nor do
-    position embeddings and pooling queries (`UNDECAYED_NAMES`). The token embedding does: it is
+    Biases, norm gains and the temperature have fewer than two axes and do not decay; nor do
+    position embeddings and pooling queries (`UNDECAYED_NAMES`). The token embedding decays: it is
     a matrix, and with tied embeddings also the vocabulary layer.
 
     Returns:
-        Each with `params`, their `names`, `weight_decay` and `lr_scale`, the factor on the
+        Groups with `params`, their `names`, `weight_decay` and `lr_scale`, the factor on the
         learning rate.
 
     Raises:
-        ConfigError: A pattern matches no parameter that trains and that no later group takes, or
+        ConfigError: A group has no trainable parameter that no later group matches, or
             `layer_decay` finds no tower.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -98,28 +98,28 @@ def parameter_groups(
         decay = weight_decay if own.weight_decay is None else own.weight_decay
         if parameter.ndim < 2 or name.split(".")[-1] in UNDECAYED_NAMES:
             decay = 0.0
-        pace = own.lr_scale * scales.get(name, 1.0)
-        found.setdefault((pace, decay), {})[name] = parameter
+        lr_scale = own.lr_scale * scales.get(name, 1.0)
+        found.setdefault((lr_scale, decay), {})[name] = parameter
     return [
         {
-            "params": list(found[pace, decay].values()),
-            "names": list(found[pace, decay]),
+            "params": list(found[lr_scale, decay].values()),
+            "names": list(found[lr_scale, decay]),
             "weight_decay": decay,
-            "lr_scale": pace,
+            "lr_scale": lr_scale,
         }
-        for pace, decay in sorted(found, reverse=True)
+        for lr_scale, decay in sorted(found, reverse=True)
     ]
 
 
 def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
-    """Factor on the learning rate of each parameter of a tower: `decay` to the layers above it.
+    """Compute layer-wise learning rate factors: `decay` to the power of the layers above.
 
-    A tower of n blocks has n + 2 layers, as in BEiT (arXiv 2106.08254): layer 0 is what stands
-    before the blocks (embeddings, positions), layers 1 to n are the blocks, n + 1 is the norm
-    behind them. So the last block has `decay` once and the embeddings n + 1 times. Both halves of
-    the text decoder are one tower; the norm between them, which ends in the text embedding, counts
-    as top. What reads the towers (poolers, projections, vocabulary, heads, temperature) is not
-    listed: its factor is 1.
+    A tower of n blocks has n + 2 layers, as in BEiT (arXiv 2106.08254). Layer 0 is the input
+    (embeddings, positions), layers 1 to n are the blocks, and n + 1 is the final norm. So the last
+    block has `decay` once and the embeddings n + 1 times. Both halves of the text decoder are one
+    tower; the norm between them, which gives the text embedding, is in the top layer. Modules after
+    the towers (poolers, projections, vocabulary, heads, temperature) are not listed: their factor
+    is 1.
 
     Raises:
         ConfigError: The model has no tower.
@@ -145,7 +145,7 @@ def _count_blocks(half: nn.Module) -> int:
 
 
 def _layer(half: nn.Module, name: str, below: int, top: int) -> int:
-    """The layer of one of a half's parameters, where `below` blocks lie under that half."""
+    """Find the layer of a parameter in a half of a tower, which has `below` blocks before it."""
     part, _, rest = name.partition(".")
     layer = 0
     for child, module in half.named_children():
@@ -157,11 +157,11 @@ def _layer(half: nn.Module, name: str, below: int, top: int) -> int:
 
 
 def _matching(pattern: str, model: nn.Module) -> list[str]:
-    """The names of the parameters that a pattern stands for."""
+    """List the names of the parameters that a pattern matches."""
     names = [name for name, _ in model.named_parameters()]
     if pattern.startswith("!"):
-        meant = {*_matching(pattern[1:], model)}
-        return [name for name in names if name not in meant]
+        excluded = {*_matching(pattern[1:], model)}
+        return [name for name in names if name not in excluded]
     found = [
         name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
     ]
@@ -174,16 +174,16 @@ def _matching(pattern: str, model: nn.Module) -> list[str]:
 
 
 def _parts(name: str) -> Iterator[str]:
-    """`a`, `a.b` and `a.b.c` of `a.b.c`."""
-    words = name.split(".")
-    for count in range(1, len(words) + 1):
-        yield ".".join(words[:count])
+    """Yield the dotted prefixes `a`, `a.b` and `a.b.c` of `a.b.c`."""
+    segments = name.split(".")
+    for count in range(1, len(segments) + 1):
+        yield ".".join(segments[:count])
 
 
 def _require_own_parameters(groups: Sequence[GroupConfig], used: Sequence[GroupConfig]) -> None:
     for group in groups:
         if not any(group is it for it in used):
             raise ConfigError(
-                f"the group {group.match!r} has no parameter to itself: each is frozen, or a "
-                "later group takes it"
+                f"the group {group.match!r} has no parameter: each is frozen, or matched by a "
+                "later group"
             )

@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint: same model, same data, same kind of optimiser."""
+"""Checks before resuming from a checkpoint: same model, same data, same kind of optimizer."""
 
 import logging
 from collections.abc import Mapping
@@ -9,29 +9,29 @@ from coca.train.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
-_ADVICE = "choose another run folder, or the settings of before"
+_ADVICE = "choose another run folder, or restore the earlier settings"
 
 
 def run_identity(
     model: Mapping[str, Any], train: Mapping[str, Any], fingerprint: str
 ) -> dict[str, Any]:
-    """What a checkpoint says about its run, to be compared by `require_same_run`.
+    """Build the identity of a run in a checkpoint, for `require_same_run`.
 
     Args:
-        model: The model's configuration as JSON values.
-        train: The training's configuration as JSON values.
-        fingerprint: The data's.
+        model: Model configuration as JSON values.
+        train: Training configuration as JSON values.
+        fingerprint: Fingerprint of the data.
     """
     return {"model": dict(model), "train": dict(train), "data": fingerprint}
 
 
 def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
-    """Refuse what would make the rest of the run another one.
+    """Raise if the configuration differs in a way that does not allow resuming.
 
-    Changes of pace, such as a longer run or another learning rate, are allowed and told in the log.
+    Other changes, such as a longer run or another learning rate, are allowed and logged.
 
     Raises:
-        ConfigError: Model, data or optimiser differ, or the run is beyond its last step.
+        ConfigError: Model, data or optimizer differ, or the run is beyond its last step.
     """
     before, folder = checkpoint.state["run"], checkpoint.folder
     if changes := _changes(before["model"], now["model"], "model"):
@@ -52,13 +52,13 @@ def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
             "raise steps, or choose another run folder"
         )
     for change in _changes(before["train"], now["train"], "train"):
-        logger.warning("the run goes on with a changed setting: %s", change)
+        logger.warning("the run resumes with a changed setting: %s", change)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str) -> list[str]:
-    """One phrase for each setting that differs, with its dotted name.
+    """Describe each setting that differs, with its dotted name.
 
-    A setting that one of the two versions of this package does not know differs where it is on.
+    A setting that exists in one version of this package only counts as different if it is on.
     """
     phrases = []
     for name in sorted({*before, *now}):

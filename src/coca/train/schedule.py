@@ -1,4 +1,4 @@
-"""What changes over a run, as pure functions of the step: learning rate and patch dropout."""
+"""Schedules as pure functions of the step: learning rate and patch dropout."""
 
 import math
 from dataclasses import dataclass
@@ -12,54 +12,51 @@ from coca.model.vision import PatchEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the run changes on its way; the defaults are the paper's (section 4.1)."""
+    """Learning rate and patch dropout schedule; the defaults are the paper's (section 4.1)."""
 
     warmup: int | float = 0.02
-    """Length of the linear rise: a whole number counts steps, a fraction below 1 is a share of
-    the run."""
+    """Length of the linear warmup: an integer is a number of steps, a number below 1 is a fraction
+    of the run."""
     decay: Literal["cosine", "linear", "constant"] = "linear"
-    """Shape of the fall from the peak to the end of the run."""
+    """Shape of the learning rate decay after the warmup."""
     final_lr_fraction: float = 0.0
-    """Where the fall ends, as a share of the peak; 0 to 1. `constant` does not fall."""
+    """Final learning rate as a fraction of the peak; 0 to 1. Unused with `constant`."""
     patch_dropout: float = 0.0
-    """Share of each image's patches that the image encoder leaves out, 0 to below 1, drawn anew
-    for each image. At 0.5 it does half the work (FLIP, arXiv 2212.00794); the paper has none."""
+    """Fraction of each image's patches to drop, 0 to below 1, sampled independently per image. At
+    0.5 the image encoder does half the work (FLIP, arXiv 2212.00794); the paper has none."""
     unmasked_tail: float = 0.02
-    """Share of the run, at its end, that sees whole images again, as models do in use; 0 to 1."""
+    """Fraction of the run, at its end, without patch dropout, as at inference; 0 to 1."""
 
     def __post_init__(self) -> None:
         if isinstance(self.warmup, float) and not 0 <= self.warmup < 1:
             raise ConfigError(
-                f"warmup {self.warmup} is neither a share of the run, at least 0 and below 1, "
+                f"warmup {self.warmup} is neither a fraction of the run, at least 0 and below 1, "
                 "nor a whole number of steps"
             )
         if self.warmup < 0:
             raise ConfigError(f"warmup must be at least 0 steps (got {self.warmup})")
         if not 0 <= self.final_lr_fraction <= 1:
-            raise ConfigError(
-                f"final_lr_fraction must lie between 0 and 1 (got {self.final_lr_fraction})"
-            )
+            raise ConfigError(f"final_lr_fraction must be in [0, 1] (got {self.final_lr_fraction})")
         if not 0 <= self.patch_dropout < 1:
             raise ConfigError(
                 f"patch_dropout must be at least 0 and below 1 (got {self.patch_dropout})"
             )
         if not 0 <= self.unmasked_tail <= 1:
-            raise ConfigError(f"unmasked_tail must lie between 0 and 1 (got {self.unmasked_tail})")
+            raise ConfigError(f"unmasked_tail must be in [0, 1] (got {self.unmasked_tail})")
 
 
 def warmup_steps(total: int, config: ScheduleConfig) -> int:
-    """Number of the update that is the first at the peak, in a run of `total` updates."""
+    """Compute the number of warmup steps in a run of `total` updates."""
     if isinstance(config.warmup, int):
         return config.warmup
     return int(config.warmup * total)
 
 
 def lr_at(step: int, total: int, config: ScheduleConfig) -> float:
-    """Factor on the peak learning rate for update number `step`; 0 to 1.
+    """Compute the factor on the peak learning rate for update number `step`; 0 to 1.
 
-    Updates are counted from 0, so the last is `total - 1`. The first is already above 0 and the
-    last still above the final value, which is reached at `total`: no update is wasted on a
-    learning rate of 0.
+    Updates are counted from 0, so the last is `total - 1`. The first factor is above 0 and the last
+    above the final value, which is reached at `total`. So no update has a learning rate of 0.
     """
     warmup = warmup_steps(total, config)
     if step < warmup:
@@ -74,25 +71,25 @@ def lr_at(step: int, total: int, config: ScheduleConfig) -> float:
 
 
 def patch_dropout_at(step: int, total: int, config: ScheduleConfig) -> float:
-    """Share of the patches that update number `step` leaves out; none in the tail of the run.
+    """Compute the patch dropout of update number `step`; 0 in the tail of the run.
 
-    Updates are counted from 0. A tail above 0 has one update at least.
+    Updates are counted from 0. A tail above 0 has at least one update.
     """
     tail = max(1, round(config.unmasked_tail * total)) if config.unmasked_tail else 0
     return config.patch_dropout if step < total - tail else 0.0
 
 
-def set_patch_dropout(model: nn.Module, share: float) -> None:
-    """Let the model's image encoder leave out this share of the patches while it trains.
+def set_patch_dropout(model: nn.Module, fraction: float) -> None:
+    """Set the patch dropout of the model's image encoder in training.
 
     Raises:
-        ConfigError: The model has no image encoder that can.
+        ConfigError: The model has no image encoder with patch dropout.
     """
     encoders = [module for module in model.modules() if isinstance(module, PatchEncoder)]
-    if share and not encoders:
+    if fraction and not encoders:
         raise ConfigError(
-            f"patch_dropout is {share}, but {type(model).__name__} has no image encoder that can "
-            "leave out patches; set it to 0"
+            f"patch_dropout is {fraction}, but {type(model).__name__} has no image encoder that "
+            "can leave out patches; set it to 0"
         )
     for encoder in encoders:
-        encoder.patch_dropout = share
+        encoder.patch_dropout = fraction

@@ -1,10 +1,10 @@
-"""Groups of named tensors as safetensors files, whole or in shards that many ranks wrote together.
+"""Groups of named tensors as safetensors files, full or sharded over ranks.
 
     GROUP.safetensors               a group that one process wrote
-    GROUP/shard-00001-....safetensors   what rank 0 wrote of a group, and so on
+    GROUP/shard-00001-....safetensors   the shard of rank 0, and so on
 
-A shard's header says where in the whole tensor each of its pieces belongs, so any number of ranks
-can read what any other number wrote. Nothing is pickled; nothing but safetensors is read.
+A shard's header holds the offset of each of its pieces in the full tensor. So any number of ranks
+can read what any other number of ranks wrote. Nothing is pickled; only safetensors are read.
 """
 
 import json
@@ -23,11 +23,11 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from coca.core.errors import StorageError
 
 Groups: TypeAlias = Mapping[str, Mapping[str, Tensor]]
-"""Tensors by name, by group: `model`, `optimizer`, and whatever else a run keeps."""
+"""Tensors by name, by group: `model`, `optimizer` and others of a run."""
 
 SUFFIX = ".safetensors"
-_PLACES = "DCP_SHARDING_INFO"
-"""The entry of a shard's header that torch's writer makes."""
+_SHARD_INFO = "DCP_SHARDING_INFO"
+"""Key of the offsets in a shard's header, as written by torch."""
 
 
 def write_whole(folder: Path, groups: Groups) -> None:
@@ -41,8 +41,8 @@ def write_whole(folder: Path, groups: Groups) -> None:
         save_file(content, folder / f"{group}{SUFFIX}")
 
 
-def staged(groups: Groups) -> Groups:
-    """Copies on the CPU, which training does not change any more."""
+def copy_to_cpu(groups: Groups) -> Groups:
+    """Copy tensors to the CPU, so that training does not change them."""
     stager = DefaultStager(StagingOptions(*4 * (False,)))
     try:
         return cast(Groups, stager.stage({group: dict(t) for group, t in groups.items()}))
@@ -51,15 +51,15 @@ def staged(groups: Groups) -> Groups:
 
 
 def write_shards(folder: Path, groups: Groups, ranks: distributed.ProcessGroup) -> list[Path]:
-    """Write this rank's share of each group; every rank of `ranks` must call it.
+    """Write this rank's shards of each group; every rank of `ranks` must call it.
 
-    A tensor that several ranks have whole is written by one of them.
+    A replicated tensor is written by one rank.
 
     Returns:
         The files of this rank.
 
     Raises:
-        StorageError: Some rank could not write; all of them raise it.
+        StorageError: A rank could not write; all ranks raise it.
     """
     for group, tensors in groups.items():
         writer = HuggingFaceStorageWriter(str(folder / group), save_distributed=True)
@@ -74,9 +74,9 @@ def write_shards(folder: Path, groups: Groups, ranks: distributed.ProcessGroup) 
 
 
 def read_group(folder: Path, group: str) -> dict[str, Tensor]:
-    """The whole tensors of a group, on the CPU, as copies that do not hang on the files.
+    """Read the full tensors of a group to the CPU, as copies independent of the files.
 
-    A group that is not there has no tensors.
+    A missing group has no tensors.
 
     Raises:
         SafetensorError: A file is damaged.
@@ -89,32 +89,32 @@ def read_group(folder: Path, group: str) -> dict[str, Tensor]:
     sizes = _sizes(files)
     for path in files:
         with safe_open(path, framework="pt") as file:
-            places = _places(file.metadata())
-            for name in file.keys():  # noqa: SIM118  it is no mapping
+            offsets = _offsets(file.metadata())
+            for name in file.keys():  # noqa: SIM118  not a mapping
                 piece = file.get_tensor(name)
                 if name not in tensors:
                     tensors[name] = piece.new_empty(sizes[name])
-                where = zip(places.get(name, [0] * piece.ndim), piece.shape, strict=True)
+                where = zip(offsets.get(name, [0] * piece.ndim), piece.shape, strict=True)
                 tensors[name][tuple(slice(at, at + count) for at, count in where)] = piece
     return tensors
 
 
 def _sizes(files: list[Path]) -> dict[str, list[int]]:
-    """The size of each whole tensor: as far as the farthest of its pieces reaches."""
+    """Compute the shape of each full tensor from the ends of its pieces."""
     sizes: dict[str, list[int]] = {}
     for path in files:
         with safe_open(path, framework="pt") as file:
-            places = _places(file.metadata())
+            offsets = _offsets(file.metadata())
             for name in file.keys():  # noqa: SIM118
                 shape = file.get_slice(name).get_shape()
-                at = places.get(name, [0] * len(shape))
+                at = offsets.get(name, [0] * len(shape))
                 ends = [start + count for start, count in zip(at, shape, strict=True)]
                 known = sizes.setdefault(name, ends)
                 sizes[name] = [max(pair) for pair in zip(known, ends, strict=True)]
     return sizes
 
 
-def _places(header: Mapping[str, str] | None) -> dict[str, list[int]]:
-    """Where the pieces of a file begin in their whole tensors; none for a file of whole ones."""
-    pieces = json.loads((header or {}).get(_PLACES, "{}"))
+def _offsets(header: Mapping[str, str] | None) -> dict[str, list[int]]:
+    """Parse the offsets of a file's pieces in their full tensors; empty for full tensors."""
+    pieces = json.loads((header or {}).get(_SHARD_INFO, "{}"))
     return {name: piece["saved_offsets"] for name, piece in pieces.items()}

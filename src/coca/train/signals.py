@@ -1,4 +1,4 @@
-"""Ctrl-C and a polite kill as a request that a loop may finish its step before it obeys."""
+"""Graceful stop on SIGINT and SIGTERM: a loop finishes its step first."""
 
 import signal
 import threading
@@ -12,40 +12,40 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class StopRequest:
-    """Whether someone asked to stop."""
+    """State of a requested stop."""
 
     signal: int = 0
-    """The number of the signal that came; 0 before one does."""
+    """Number of the received signal; 0 before."""
 
     @property
     def requested(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal was received."""
         return self.signal != 0
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Turns the first SIGINT or SIGTERM within the block into a request; the second aborts.
+    """Convert the first SIGINT or SIGTERM within the block to a stop request; the second aborts.
 
-    Handlers of before are put back at the end. Outside the main thread, where Python allows no
-    handlers, nothing changes and no request ever comes.
+    Previous handlers are restored at the end. Outside the main thread, where Python allows no
+    handlers, this has no effect.
 
     Raises:
-        KeyboardInterrupt: A second signal came.
+        KeyboardInterrupt: A second signal was received.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    came = False
+    received = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        if came:
+        nonlocal received
+        if received:
             raise KeyboardInterrupt
-        came = True
-        # Another rank's signal may have been heard of before.
+        received = True
+        # Another rank's signal may have been received before.
         stop.signal = stop.signal or number
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
@@ -53,5 +53,5 @@ def stop_on_signal() -> Iterator[StopRequest]:
         yield stop
     finally:
         for number, handler in before.items():
-            # None: the handler was not set from Python and cannot be put back by it.
+            # None: the handler was not set from Python and cannot be restored by it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

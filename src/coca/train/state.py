@@ -1,8 +1,8 @@
-"""A live run as plain tensors and JSON values, and back: what a checkpoint holds.
+"""State of a run as tensors and JSON values, for checkpoints.
 
-Optimiser state goes by the names of parameters and not by their order, so that a checkpoint can
-be read without knowing how parameters were grouped. Where a model is cut into pieces (DTensor), a
-rank gives its pieces, and takes its own out of whole tensors.
+Optimizer state is keyed by parameter name and not by order, so that a checkpoint does not depend on
+parameter groups. If a model is sharded (DTensor), each rank saves its shards, and restores them
+from full tensors.
 """
 
 import random
@@ -19,7 +19,7 @@ from coca.core.errors import ModelError
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer of the model by name, as views; a tied one under one name."""
+    """Return all parameters and buffers by name, as views; tied tensors under one name."""
     tensors: dict[str, Tensor] = {}
     seen = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -30,7 +30,7 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def gather_full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors on the CPU, pieces put together; every rank must call it."""
+    """Gather full tensors from shards, on the CPU; every rank must call it."""
     return {
         name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
         for name, tensor in tensors.items()
@@ -39,7 +39,7 @@ def gather_full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Set every parameter and buffer to what `model_tensors` gave.
+    """Restore every parameter and buffer from the result of `model_tensors`.
 
     Raises:
         ModelError: The model has other tensors, or one of another shape.
@@ -47,7 +47,7 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     own = model_tensors(model)
     if different := sorted(own.keys() ^ tensors.keys()):
         raise ModelError(
-            f"the checkpoint is of another model: {len(different)} tensors stand in only one of "
+            f"the checkpoint is of another model: {len(different)} tensors exist in only one of "
             f"the two, such as {different[0]}"
         )
     for name, tensor in own.items():
@@ -63,10 +63,10 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def optimizer_state(
     model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's memory of each parameter: its tensors, and its plain values.
+    """Return the optimizer state of each parameter: tensors and plain values.
 
-    Keys of both are `KIND/NAME`, such as `exp_avg/vocabulary.weight`. Settings such as betas are
-    not in it: they come from the configuration.
+    Keys of both are `KIND/NAME`, such as `exp_avg/vocabulary.weight`. Hyperparameters such as betas
+    are not included: they come from the configuration.
     """
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
@@ -85,10 +85,10 @@ def restore_optimizer(
     tensors: Mapping[str, Tensor],
     values: Mapping[str, Any],
 ) -> None:
-    """Give the optimiser back what `optimizer_state` took from it.
+    """Restore the optimizer from the result of `optimizer_state`.
 
     Raises:
-        ModelError: The state names a parameter that this optimiser does not update.
+        ModelError: The state has a parameter that this optimizer does not update.
     """
     packed = optimizer.state_dict()
     index = {
@@ -102,7 +102,7 @@ def restore_optimizer(
         kind, _, name = key.partition("/")
         if name not in updated:
             raise ModelError(
-                f"the checkpoint's optimiser updates {name}, which is frozen or absent here"
+                f"the checkpoint's optimizer updates {name}, which is frozen or absent here"
             )
         parameter = updated[name]
         if isinstance(value, Tensor):
@@ -112,21 +112,21 @@ def restore_optimizer(
 
 
 def distribute_like(whole: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor that belongs to `parameter`, cut into pieces if that is."""
+    """Shard a full tensor like `parameter`, if that is a DTensor."""
     if not isinstance(parameter, DTensor) or whole.ndim == 0:
         return whole
-    # A moment that is smaller than its parameter, such as a row of means, is not cut.
-    uncut = [Replicate() for _ in parameter.placements]
-    places = parameter.placements if whole.shape == parameter.shape else uncut
+    # A moment of another shape than its parameter, such as a row of means, is replicated.
+    replicated = [Replicate() for _ in parameter.placements]
+    placements = parameter.placements if whole.shape == parameter.shape else replicated
     on_device = whole.to(parameter.device)
-    # Every rank has the whole, so nothing need be sent.
-    return distribute_tensor(on_device, parameter.device_mesh, places, src_data_rank=None)
+    # Every rank has the full tensor, so that nothing is sent.
+    return distribute_tensor(on_device, parameter.device_mesh, placements, src_data_rank=None)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of every global random generator, as JSON values."""
+    """Return the state of every global random generator, as JSON values."""
     version, numbers, gauss = random.getstate()
-    # The global generator is what other people's code draws from; ours never does.
+    # Third-party code uses the global generator; this package does not.
     legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     inner = legacy["state"]
     state = {
@@ -140,9 +140,9 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random(state: Mapping[str, Any], device: torch.device) -> None:
-    """Set every global random generator to what `random_state` gave.
+    """Restore every global random generator from the result of `random_state`.
 
-    A checkpoint written on another kind of device leaves that of the accelerator alone.
+    The accelerator's generator is restored only if the checkpoint has its state.
     """
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))

@@ -1,4 +1,4 @@
-"""Where the figures of a run go: JSON lines, TensorBoard, or a plugin's own place."""
+"""Experiment trackers: JSON lines, TensorBoard, or a plugin's."""
 
 import json
 import math
@@ -18,64 +18,64 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Keeps the figures of a run, so that each step appears once, however often it was stopped."""
+    """Logs the metrics of a run, so that each step appears once after any number of restarts."""
 
     def rewind(self, step: int) -> None:
-        """Forget every row after `step`; called once before the first `log` of each start."""
+        """Remove all rows after `step`; called once before the first `log` of each start."""
         ...
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Keep the figures of one step; steps rise."""
+        """Log the metrics of one step; steps increase."""
         ...
 
     def close(self) -> None:
-        """Write out what is held back; `rewind` opens again."""
+        """Flush buffered rows; `rewind` opens again."""
         ...
 
 
 TrackerMaker: TypeAlias = Callable[[Path], Tracker]
-"""Makes a tracker from the run's folder."""
+"""Creates a tracker from the run's folder."""
 
 TRACKERS: Registry[TrackerMaker] = Registry("tracker")
 
 
 def make_trackers(names: Iterable[str], run_folder: str | Path) -> list[Tracker]:
-    """One tracker for each name.
+    """Create one tracker per name.
 
     Raises:
         ConfigError: No tracker of that name is registered.
-        MissingExtraError: It needs a package that is not installed.
+        MissingExtraError: A tracker needs a package that is not installed.
     """
     return [TRACKERS.get(name)(Path(run_folder)) for name in names]
 
 
 def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
-    """The rows that `jsonl` wrote, in order, each with its `step`; none if there is no file.
+    """Read the rows of `jsonl` in order, each with its `step`; empty if there is no file.
 
-    A last line that a killed run left half written is not a row.
+    An incomplete last line of a killed run is skipped.
     """
     path = Path(run_folder) / METRICS_FILE
     if not path.exists():
         return []
-    with _told(path):
+    with _as_storage_error(path):
         return [row for line in path.read_bytes().splitlines() if (row := _row(line)) is not None]
 
 
 @TRACKERS.register("jsonl")
 class JsonLinesTracker:
-    """One JSON object a line in `metrics.jsonl`: `step`, then the figures in order of name.
+    """One JSON object per line in `metrics.jsonl`: `step`, then the metrics sorted by name.
 
-    A figure that is not finite is written as null: JSON has no word for it.
+    A non-finite metric is written as null, since JSON cannot represent it.
     """
 
     def __init__(self, run_folder: Path) -> None:
         self.path = run_folder / METRICS_FILE
 
     def rewind(self, step: int) -> None:
-        """Cut the file behind the last row up to `step`, and a torn line in any case."""
+        """Truncate the file after `step`, and remove an incomplete line in any case."""
         if not self.path.exists():
             return
-        with _told(self.path):
+        with _as_storage_error(self.path):
             lines = self.path.read_bytes().splitlines(keepends=True)
         kept = [
             line
@@ -93,7 +93,7 @@ class JsonLinesTracker:
         append_line(self.path, json.dumps({"step": step, **row}))
 
     def close(self) -> None:
-        """Each row is written at once, so nothing is held back."""
+        """Do nothing: each row is written at once."""
 
 
 @TRACKERS.register("tensorboard")
@@ -106,23 +106,23 @@ class TensorBoardTracker:
         self._writer: Any = None
 
     def rewind(self, step: int) -> None:
-        """Open a new event file that hides older events after `step`."""
+        """Open a new event file, which hides older events after `step`."""
         writer = require("torch.utils.tensorboard", extra="train").SummaryWriter
         self.close()
-        with _told(self.folder):
+        with _as_storage_error(self.folder):
             self._writer = writer(str(self.folder), purge_step=step + 1)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Add one point to each curve."""
         assert self._writer is not None, "rewind opens the writer"
-        with _told(self.folder):
+        with _as_storage_error(self.folder):
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write the events that are held back."""
+        """Flush buffered events and close the event file."""
         if self._writer is not None:
-            with _told(self.folder):
+            with _as_storage_error(self.folder):
                 self._writer.close()
             self._writer = None
 
@@ -136,7 +136,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _as_storage_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The training loop: steps, figures, checkpoints; stopped at any moment, it goes on exactly."""
+"""Training loop with metrics, checkpoints and exact resume after any interruption."""
 
 import logging
 import signal
@@ -50,41 +50,41 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 @runtime_checkable
 class BatchStream(Protocol):
-    """What a trainer needs of a loader: endless batches from any place of one fixed order."""
+    """Interface of a resumable loader: endless batches in one fixed order."""
 
     fingerprint: str
     """Equal for equal data in equal order."""
     state: int
-    """Samples up to the end of the last batch handed out; set it, and `iter` goes on there."""
+    """Number of samples up to the end of the last returned batch; set it to resume there."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a call of `fit` ended."""
+    """Result of a call of `fit`."""
 
     step: int
-    """Steps of the run so far, those of earlier calls included."""
+    """Steps of the run so far, earlier calls included."""
     interrupted: bool
-    """Whether a signal ended it before its last step."""
+    """Whether a signal ended the run before its last step."""
     figures: dict[str, float]
-    """The last row that was logged; empty if there was none."""
+    """Metrics of the last logged row; empty if there was none."""
     terminated: bool = False
-    """Whether that signal was SIGTERM, as schedulers send it, and not Ctrl-C."""
+    """Whether the signal was SIGTERM, as sent by schedulers, and not Ctrl-C."""
     trained: int = 0
-    """Steps of this call; none if the run was finished before."""
+    """Steps of this call; 0 if the run was finished before."""
 
 
 class Trainer(Generic[ModelT]):
-    """Trains one model in one folder.
+    """Trains one model in one run folder.
 
-    If the folder holds a checkpoint, the run goes on from it. On the CPU of one machine, in fp32
-    and with as many ranks as before, its weights then become those of a run that was never stopped,
-    bit for bit. On CUDA this needs `deterministic: true`.
+    A run with a checkpoint in the folder resumes from it. On the CPU of one machine, in fp32 and
+    with the same number of ranks, the weights then equal those of an uninterrupted run, bit for
+    bit. On CUDA this needs `deterministic: true`.
 
-    Where several processes have joined (`world`), each of them makes a trainer of the same model
-    and calls the same methods; they share each batch. Only the main one writes figures.
+    In distributed training, each process makes a trainer of the same model and calls the same
+    methods. Each batch is split over the processes. Only rank 0 writes metrics.
 
     Example:
         >>> trainer = Trainer(model, CoCaObjective(LossConfig()), loader=loader,
@@ -103,16 +103,16 @@ class Trainer(Generic[ModelT]):
         trackers: Sequence[Tracker] = (),
         device: str | torch.device = "auto",
     ) -> None:
-        """Move the model to its device and make its optimiser; nothing is read or written.
+        """Move the model to its device and create its optimizer; no files are read or written.
 
         Args:
-            model: Trained in place; has a `config`, which a resumed run must share.
-            objective: What a step minimises.
-            loader: The data; on several ranks this rank's part of it.
-            config: Length, pace and precision.
-            run_folder: Where checkpoints are kept and looked for; made if needed.
-            trackers: Where figures go, see `make_trackers`.
-            device: As `training_device` takes it.
+            model: Trained in place; has a `config`, which must be the same in a resumed run.
+            objective: The loss to minimize.
+            loader: The data; on several ranks, this rank's part of it.
+            config: Number of steps, schedule, precision and more.
+            run_folder: Folder of the run's checkpoints; created if needed.
+            trackers: Experiment trackers, see `make_trackers`.
+            device: Argument of `training_device`.
 
         Raises:
             ConfigError: `parallel` does not fit the number of processes.
@@ -133,25 +133,25 @@ class Trainer(Generic[ModelT]):
         self.ema = Ema(model, config.ema) if config.ema else None
         self.step = 0
         self._samples_seen = loader.state
-        self._figures = MetricsLogger()
+        self._metrics = MetricsLogger()
         self._logged = 0
-        self._saver = CheckpointManager(self.run_folder, keep=config.keep, world=self.world)
+        self._checkpoints = CheckpointManager(self.run_folder, keep=config.keep, world=self.world)
         self._save_is_due = False
-        self._looked_for_checkpoint = False
-        self._trouble: CocaError | None = None
+        self._resumed = False
+        self._error: CocaError | None = None
 
     def fit(self, progress: ProgressMaker = silent) -> TrainResult:
-        """Train to the last step, or until a signal asks to stop; save in either case.
+        """Train to the last step or until a stop signal; save a checkpoint in either case.
 
-        SIGINT and SIGTERM let the step finish first; a second one aborts at once. Called again
-        after an error, it goes on from memory. What goes wrong on one rank ends all of them.
+        After SIGINT or SIGTERM, the step finishes first; a second signal aborts at once. A call
+        after an error continues from memory. An error on one rank ends all ranks.
 
         Raises:
-            ConfigError: The folder's run had another model, other data or another optimiser.
-            ModelError: No checkpoint in the folder is whole.
+            ConfigError: The folder's run had another model, other data or another optimizer.
+            ModelError: The folder has checkpoints, but none is complete.
             DataError: The data cannot be read further; a checkpoint is written first.
-            StorageError: A checkpoint or row cannot be written; older checkpoints stand.
-            CocaError: Loss or gradient was not finite for `max_bad_steps` steps in a row; or
+            StorageError: A checkpoint or row cannot be written; older checkpoints are kept.
+            CocaError: Loss or gradient was not finite for `max_bad_steps` steps in a row, or
                 another rank has ended.
         """
         with lost_ranks_reported(self.world), deterministic_algorithms(self.config.deterministic):
@@ -167,34 +167,34 @@ class Trainer(Generic[ModelT]):
                 tracker.rewind(self._logged)
             with stop_on_signal() as stop, bars(title, self._steps_left) as bar:
                 self.model.train()
-                self._figures.start_clock()
-                self._keep_up()
+                self._metrics.start_clock()
+                self._log_and_save()
                 for batch in self._batches(stop):
-                    loss = self._train_on(batch)
-                    bar.advance(1, loss=loss, pairs_per_s=self._figures.pairs_per_s)
-                    self._keep_up()
+                    loss = self._train_step(batch)
+                    bar.advance(1, loss=loss, pairs_per_s=self._metrics.pairs_per_s)
+                    self._log_and_save()
                 self._save()
-                self._saver.wait()
+                self._checkpoints.wait()
         finally:
             for tracker in self.trackers:
                 tracker.close()
-        figures = dict(self._figures.last_row)
+        figures = dict(self._metrics.last_row)
         terminated = stop.signal == signal.SIGTERM
         trained = self.step - before
         return TrainResult(self.step, self._steps_left > 0, figures, terminated, trained)
 
     def resume(self) -> None:
-        """Go on from the folder's newest checkpoint, as `fit` does first.
+        """Resume from the folder's newest checkpoint; `fit` calls this first.
 
-        Only once, since memory is newer later.
+        Only the first call has an effect: later, the state in memory is newer.
 
         Raises:
-            ConfigError: The folder's run had another model, other data or another optimiser.
-            ModelError: No checkpoint in the folder is whole.
+            ConfigError: The folder's run had another model, other data or another optimizer.
+            ModelError: The folder has checkpoints, but none is complete.
         """
-        if self._looked_for_checkpoint:
+        if self._resumed:
             return
-        checkpoint = self.world.broadcast_from_main(self._newest)
+        checkpoint = self.world.broadcast_from_main(self._load_newest)
         if checkpoint is not None:
             state = checkpoint.state
             weights = checkpoint.group("model")
@@ -203,25 +203,25 @@ class Trainer(Generic[ModelT]):
                 self.model, self.optimizer, checkpoint.group("optimizer"), state["optimizer"]
             )
             if self.ema is not None:
-                # A run that kept no averages until now begins them here.
+                # A run without averages so far starts them from the weights.
                 averages, places = checkpoint.group("ema") or weights, self.ema.tensors()
                 self.ema.restore({n: distribute_like(averages[n], places[n]) for n in places})
             self.step, self._samples_seen = checkpoint.step, state["samples_seen"]
-            self._figures.restore(state["figures"])
+            self._metrics.restore(state["figures"])
             self._logged = checkpoint.step
-            self._saver.found(checkpoint.folder, checkpoint.step)
-            # A rank that was not there before takes the state of the first.
+            self._checkpoints.found(checkpoint.folder, checkpoint.step)
+            # A new rank takes the random state of rank 0.
             others = state.get(OTHER_RANKS, [])
             own = others[self.world.rank - 1] if 0 < self.world.rank <= len(others) else state
             restore_random(own["random"], self.device)
             if self.world.is_main:
-                logger.info("going on from %s", checkpoint.folder)
-        self._looked_for_checkpoint = True
+                logger.info("resuming from %s", checkpoint.folder)
+        self._resumed = True
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole weights by name, on the CPU: the averages if they are kept.
+        """Gather the full weights on the CPU by name; EMA weights if there are any.
 
-        Every rank must call it.
+        All ranks must call it.
         """
         averages = self.ema.tensors() if self.ema else {}
         with lost_ranks_reported(self.world):
@@ -232,44 +232,44 @@ class Trainer(Generic[ModelT]):
         return self.config.steps - self.step
 
     def _batches(self, stop: StopRequest) -> Iterator[Batch]:
-        """This rank's batches, until the last step or until all ranks agree to end."""
-        # Behind an error or a stop, a batch may have been drawn that no step used.
+        """Yield this rank's batches until the last step or until all ranks agree to stop."""
+        # After an error or a stop, the loader may be ahead by a batch that no step used.
         self.loader.state = self._samples_seen
         batches: Iterator[Batch] | None = None
         while True:
             batch = None
-            # Nothing may be drawn for a run that is done: a worker would start for it.
-            if self._steps_left and not stop.requested and self._trouble is None:
+            # A finished run must not read a batch, which would start a worker.
+            if self._steps_left and not stop.requested and self._error is None:
                 try:
                     batches = batches or iter(self.loader)
                     batch = next(batches)
                 except DataError as error:
-                    # Schedulers send SIGTERM to all processes of a job, and workers obey at once.
+                    # Schedulers send SIGTERM to all processes of a job, and workers end at once.
                     if not stop.requested or error.reason != "worker_killed":
-                        self._trouble = error
-            in_trouble = self._trouble is not None or self._saver.failed
-            agreed, any_in_trouble = self.world.all_reduce_max([stop.signal, int(in_trouble)])
-            if any_in_trouble:
-                self._end()
+                        self._error = error
+            has_error = self._error is not None or self._checkpoints.failed
+            agreed, any_error = self.world.all_reduce_max([stop.signal, int(has_error)])
+            if any_error:
+                self._raise_error()
             if agreed:
-                # A signal that came while the ranks agreed stays for the next time.
+                # A signal that arrives during this exchange counts at the next one.
                 stop.signal = agreed
             if batch is None or agreed:
                 return
             yield batch
 
-    def _end(self) -> NoReturn:
-        """Raise what went wrong, on whichever rank it did; data that end cost no step."""
-        own, self._trouble = self._trouble, None
-        self._saver.wait()
+    def _raise_error(self) -> NoReturn:
+        """Raise the first error of any rank; after a data error, save a checkpoint first."""
+        own, self._error = self._error, None
+        self._checkpoints.wait()
         first = next(trouble for trouble in self.world.gather(own) if trouble is not None)
         if isinstance(first, DataError):
             self._save()
-            self._saver.wait()
+            self._checkpoints.wait()
         raise first
 
-    def _train_on(self, batch: Batch) -> float:
-        """One update; returns the loss, which may not be finite: the update is skipped then."""
+    def _train_step(self, batch: Batch) -> float:
+        """Run one training step and return its loss; skip the update if it is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr_scale"] * self._lr_of(self.step)
         schedule = self.config.schedule
@@ -286,17 +286,17 @@ class Trainer(Generic[ModelT]):
         figures = _to_host(losses, norm)
         self.step += 1
         self._samples_seen = self.loader.state
-        if self._figures.add(figures, pairs=len(batch.keys) * self.world.size):
-            # Not earlier: a norm that is not finite would spoil every gradient, and with that
-            # the trace to its cause.
+        if self._metrics.add(figures, pairs=len(batch.keys) * self.world.size):
+            # Not earlier: clipping by a non-finite norm would make every gradient non-finite and
+            # hide the cause.
             if self.config.grad_clip is not None:
                 self.parallel.clip_(norm, self.config.grad_clip)
             self.optimizer.step()
             self.objective.constrain_(self.model)
             if self.ema is not None:
-                self.ema.update(self.step - self._figures.bad_steps)
+                self.ema.update(self.step - self._metrics.bad_steps)
         else:
-            self._skip(batch, figures)
+            self._report_skipped(batch, figures)
         return figures["loss"]
 
     def _autocast(self) -> AbstractContextManager[None]:
@@ -304,63 +304,64 @@ class Trainer(Generic[ModelT]):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     def _lr_of(self, update: int) -> float:
-        """Learning rate of an update, counted from 0."""
+        """Compute the learning rate of an update, counted from 0."""
         return self.config.optimizer.lr * lr_at(update, self.config.steps, self.config.schedule)
 
-    def _skip(self, batch: Batch, figures: dict[str, float]) -> None:
-        """Name the cause of a step that makes no update, and give up after too many."""
-        clues = self.world.gather(nonfinite_report(figures, self.parallel.gradients(), batch))
-        cause = cause_of(clues)
+    def _report_skipped(self, batch: Batch, figures: dict[str, float]) -> None:
+        """Log the cause of a skipped step; raise after too many in a row."""
+        reports = self.world.gather(nonfinite_report(figures, self.parallel.gradients(), batch))
+        cause = cause_of(reports)
         if self.world.is_main:
             logger.warning(
-                "step %s skipped: %s is not finite (%s)", self.step, cause, place_of(clues)
+                "step %s skipped: %s is not finite (%s)", self.step, cause, place_of(reports)
             )
-        in_a_row = self._figures.bad_in_a_row
+        in_a_row = self._metrics.bad_in_a_row
         if in_a_row >= self.config.max_bad_steps:
-            self._saver.wait()
+            self._checkpoints.wait()
             raise CocaError(
                 f"{in_a_row} steps in a row were not finite, last step {self.step} by {cause}; "
-                f"the last good checkpoint {self._saver.kept()}; a lower optimizer.lr may help"
+                f"the last good checkpoint {self._checkpoints.kept()}; "
+                "a lower optimizer.lr may help"
             )
 
-    def _keep_up(self) -> None:
-        """Log and save what is due at this step and, after a failure, still to be done."""
+    def _log_and_save(self) -> None:
+        """Log metrics and save a checkpoint if due, or still due after a failure."""
         last = not self._steps_left
         try:
             if (last or self.step % self.config.log_every == 0) and self._logged < self.step:
-                row = self._figures.row(lr=self._lr_of(self.step - 1))
+                row = self._metrics.row(lr=self._lr_of(self.step - 1))
                 for tracker in self.trackers:
                     tracker.log(self.step, row)
-                self._figures.begin_row()
+                self._metrics.begin_row()
                 self._logged = self.step
         except StorageError as error:
-            self._trouble = error
+            self._error = error
         self._save_is_due |= self.step % self.config.save_every == 0
-        # A row of bad steps may come from weights that have left all bounds. Saved again and again,
-        # they would push the last good ones out.
-        if last or (self._save_is_due and not self._figures.bad_in_a_row):
+        # Consecutive non-finite steps may come from diverged weights. Checkpoints of them would
+        # replace the last good checkpoints.
+        if last or (self._save_is_due and not self._metrics.bad_in_a_row):
             self._save()
             self._save_is_due = False
 
     def _save(self) -> None:
-        """Write a checkpoint, unless there is nothing new to keep."""
+        """Save a checkpoint, unless this step is saved already."""
         moments, values = optimizer_state(self.model, self.optimizer)
         groups = {"model": model_tensors(self.model), "optimizer": moments}
         if self.ema is not None:
             groups["ema"] = self.ema.tensors()
-        self._saver.save(
+        self._checkpoints.save(
             self.step,
             groups,
             state={
                 "run": self._identity(),
                 "samples_seen": self._samples_seen,
                 "optimizer": values,
-                "figures": self._figures.state(),
+                "figures": self._metrics.state(),
             },
             own={"random": random_state(self.device)},
         )
 
-    def _newest(self) -> Checkpoint | None:
+    def _load_newest(self) -> Checkpoint | None:
         remove_unfinished(self.run_folder)
         checkpoint = load_newest(self.run_folder)
         if checkpoint is not None:
@@ -374,7 +375,7 @@ class Trainer(Generic[ModelT]):
 
 
 def _to_host(losses: Losses, norm: Tensor) -> dict[str, float]:
-    """All figures of a step as numbers, in one transfer from the device."""
+    """Copy all metrics of a step to the host, in one transfer."""
     named = {"loss": losses.total.detach(), **losses.parts, "grad_norm": norm}
     values = torch.stack([tensor.to(torch.float32) for tensor in named.values()]).tolist()
     return dict(zip(named, values, strict=True))

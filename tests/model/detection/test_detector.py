@@ -42,13 +42,13 @@ def test_the_encoder_is_the_captioners_own_and_learns() -> None:
     assert all(p.grad is None for p in captioner.unimodal_decoder.parameters())
 
 
-def test_a_picture_without_objects_has_losses_too() -> None:
+def test_a_image_without_objects_has_losses_too() -> None:
     none: Boxes = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     losses = tiny_detector()([torch.randn(3, 16, 16)], [none])
     assert torch.stack(list(losses.values())).isfinite().all()
 
 
-def test_pictures_are_seen_as_they_are_in_training_and_afterwards() -> None:
+def test_images_are_seen_as_they_are_in_training_and_afterwards() -> None:
     detector = tiny_detector()
     sizes: list[tuple[int, ...]] = []
     detector.backbone.register_forward_pre_hook(lambda _, images: sizes.append(images[0].shape))
@@ -78,7 +78,7 @@ def test_it_learns_where_a_square_is_and_which() -> None:
 
 
 def paper_like(patch_size: int, patches: int) -> Detector:
-    """A detector with all maps on `patches` x `patches` patches of this size."""
+    """Build a detector with all maps on `patches` x `patches` patches of this size."""
     image = ImageEncoderConfig(
         image_size=patch_size * patches,
         patch_size=patch_size,
@@ -96,10 +96,10 @@ def paper_like(patch_size: int, patches: int) -> Detector:
 def test_a_location_is_where_the_pixels_of_its_cell_are(patch_size: int, patches: int) -> None:
     maps, centres = [], []
     for scale in SCALES:
-        # What is left of an odd grid is in no cell of the smallest map.
+        # The remainder of an odd grid is in no cell of the smallest map.
         cells = int(patches * scale)
         maps.append(torch.zeros(1, 32, cells, cells))
-        # The reference: pixels are cut into eighths, and those of a cell are averaged.
+        # Reference: pixels are split into eighths, and those of a cell are averaged.
         parts = cells * patch_size / scale * 8
         along = ((torch.arange(parts) + 0.5) / 8).view(cells, -1).mean(dim=1)
         row, column = torch.meshgrid(along, along, indexing="ij")
@@ -122,7 +122,7 @@ def test_every_small_box_teaches_where_it_is(patch_size: int) -> None:
         wanted: Boxes = {"boxes": box, "labels": torch.tensor([0])}
         with torch.no_grad():
             losses = detector([torch.zeros(3, side, side)], [wanted])
-        # Only a location that is in the box has a loss of boxes.
+        # Only a location inside the box has a box loss.
         assert float(losses["bbox_regression"]) > 0, (left, top)
 
 
@@ -142,7 +142,7 @@ def overlap(one: Tensor, other: Tensor) -> float:
     return shared / (sum(areas) - shared)
 
 
-def test_saved_and_loaded_it_says_the_same(tmp_path: Path) -> None:
+def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
     detector = tiny_detector().eval()
     save_detector(tmp_path, detector)
     captioner = CoCa(tiny_config())
@@ -155,7 +155,7 @@ def test_saved_and_loaded_it_says_the_same(tmp_path: Path) -> None:
             assert torch.equal(value, again([picture])[0][name])
 
 
-def test_a_folder_without_a_detector_and_one_of_another_shape_are_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_detector_and_one_of_another_shape_raise(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no detector"):
         load_detector(tmp_path, CoCa(tiny_config()))
     save_detector(tmp_path, tiny_detector())
@@ -163,7 +163,7 @@ def test_a_folder_without_a_detector_and_one_of_another_shape_are_told(tmp_path:
     (tmp_path / "detector.json").write_text(settings.replace('"cat"', '"cat", "cow"'))
     with pytest.raises(ModelError, match="does not fit"):
         load_detector(tmp_path, CoCa(tiny_config()))
-    # Files of the first version hold the settings alone.
+    # Files of the first version hold only the settings.
     (tmp_path / "detector.json").write_text(json.dumps(json.loads(settings)["detector"]))
     with pytest.raises(ModelError, match=r"has format_version 1; .* reads 2, .* train this one"):
         load_detector(tmp_path, CoCa(tiny_config()))
@@ -177,7 +177,7 @@ def test_settings_that_no_detector_can_have_are_refused() -> None:
         DetectorConfig(classes=("cat", "cat"))
     with pytest.raises(ConfigError, match="multiple of 32"):
         DetectorConfig(classes=("cat",), channels=40)
-    with pytest.raises(ConfigError, match="falling"):
+    with pytest.raises(ConfigError, match="descending"):
         DetectorConfig(classes=("cat",), scales=(1.0, 2.0))
     with pytest.raises(ConfigError, match="something to find"):
         Detector(CoCa(tiny_config()), DetectorConfig(channels=32))

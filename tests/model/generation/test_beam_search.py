@@ -126,9 +126,9 @@ def search(
         return BeamSearch(
             DecoderState(model, tokens, prompts),
             torch.tensor(prompts),
-            rules=LogitsProcessors(decoding, text),
+            processors=LogitsProcessors(decoding, text),
             decoding=decoding,
-            room=torch.full((len(tokens),), 9),
+            token_budget=torch.full((len(tokens),), 9),
             eos_id=text.eos_id,
         ).run()
 
@@ -156,7 +156,7 @@ def test_the_best_captions_are_sorted_and_differ(
 
 
 def test_more_beams_never_find_worse_captions_here(model: Captioner, tokens: Tensor) -> None:
-    """No law of beam search, but it holds for these weights and fails for most mistakes."""
+    """Not guaranteed by beam search; it holds for these weights and fails for most mistakes."""
     total = [
         sum(row[0].total for row in generate(model, tokens, decoding=decoding))
         for decoding in (
@@ -176,7 +176,7 @@ def test_the_rank_is_the_sum_over_the_penalised_length(model: Captioner, tokens:
             assert one.rank == pytest.approx(one.total / length**0.7, abs=1e-5)
 
 
-def test_penalties_change_the_choice_but_not_the_probabilities_told(
+def test_penalties_change_the_choice_but_not_the_reported_probabilities(
     model: Captioner, tokens: Tensor
 ) -> None:
     decoding = GenerationConfig(
@@ -195,7 +195,7 @@ def test_penalties_change_the_choice_but_not_the_probabilities_told(
 def naive_groups(
     model: Captioner, image: Tensor, *, groups: int, size: int, penalty: float, steps: int
 ) -> list[list[int]]:
-    """The running beams of each group after some steps, written from the paper, by plain lists."""
+    """Compute the open beams of each group by plain lists, as in the paper."""
     text = model.config.text
     beams: list[list[tuple[float, list[int]]]] = [[(0.0, [])] for _ in range(groups)]
     for _ in range(steps):
@@ -231,5 +231,5 @@ def test_groups_of_beams_equal_the_plain_reference(
     ):
         wanted = naive_groups(model, image, groups=groups, size=size, penalty=0.4, steps=4)
         found = sorted(one.token_ids for one in row)
-        # Where two groups end up with the same caption it comes once.
+        # A caption of two groups is returned once.
         assert found == sorted(map(list, {tuple(words) for words in wanted}))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.model.generation.config import BEAMS, GeneratedSequence, GenerationConfig
+from coca.model.generation.config import DEFAULT_BEAMS, GeneratedSequence, GenerationConfig
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: 
         GenerationConfig(**options)
 
 
-# In a process of its own: the type checks of these tests would speak first.
+# In a subprocess: the type checks of these tests would raise first.
 WRONG_KINDS = """
 from coca.core.errors import ConfigError
 from coca.model.generation.config import GenerationConfig
@@ -75,20 +75,20 @@ def test_options_of_a_wrong_kind_are_refused_where_no_type_checker_looks() -> No
 @pytest.mark.parametrize(
     ("options", "beams", "sampled"),
     [
-        ({}, BEAMS, False),
+        ({}, DEFAULT_BEAMS, False),
         ({"num_return_sequences": 9}, 9, False),
         ({"num_beams": 1}, 1, False),
         ({"temperature": 0.7}, 1, True),
         ({"top_p": 0.7, "num_return_sequences": 9}, 1, True),
     ],
 )
-def test_what_is_not_said_follows_from_what_is(
+def test_defaults_follow_from_the_given_options(
     options: dict[str, Any], beams: int, sampled: bool
 ) -> None:
     decoding = GenerationConfig(**options)
     assert (decoding.beams, decoding.sampled) == (beams, sampled)
 
 
-def test_the_total_is_the_sum_over_words_and_end() -> None:
-    written = GeneratedSequence([7, 8], [-0.5, -0.25, -1.0], rank=-0.6, ended=True)
-    assert written.total == -1.75
+def test_the_total_is_the_sum_over_tokens_and_end() -> None:
+    caption = GeneratedSequence([7, 8], [-0.5, -0.25, -1.0], rank=-0.6, ended=True)
+    assert caption.total == -1.75

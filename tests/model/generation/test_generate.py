@@ -29,11 +29,11 @@ WAYS = {
     ),
     "samples": GenerationConfig(temperature=1.2, num_return_sequences=5, seed=3, max_new_tokens=6),
     "nucleus": GenerationConfig(top_p=0.8, num_return_sequences=2, seed=4, max_new_tokens=6),
-    "rules": GenerationConfig(
+    "processors": GenerationConfig(
         num_beams=2, repetition_penalty=1.4, no_repeat_ngram_size=2, min_new_tokens=3
     ),
 }
-"""One of each way to write."""
+"""One config of each decoding strategy."""
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -50,7 +50,7 @@ def prompts_of(model: Captioner) -> list[list[int]]:
 def uncached(
     model: Captioner, image: Tensor, prompt: list[int], steps: int
 ) -> tuple[list[int], list[float]]:
-    """One image, the whole caption again for each word: the reference for greedy."""
+    """Decode one image without a cache: the reference of greedy decoding."""
     text, ids, scores = model.config.text, list(prompt), []
     for _ in range(steps):
         logits = model.caption_logits(image[None], torch.tensor([ids]))[0, -1]
@@ -115,16 +115,17 @@ def test_a_batch_equals_its_rows_alone(model: Captioner, way: str) -> None:
 def test_the_context_is_used_up_and_never_outgrown(model: Captioner, way: str) -> None:
     text = model.config.text
     prompts = [
-        [text.bos_id, *[7] * (text.max_text_tokens - room)] for room in (1, 2, text.max_text_tokens)
+        [text.bos_id, *[7] * (text.max_text_tokens - token_budget)]
+        for token_budget in (1, 2, text.max_text_tokens)
     ]
     decoding = GenerationConfig(**{**vars(WAYS[way]), "max_new_tokens": None, "min_new_tokens": 40})
     found = generate(model, image_tokens(model), prompts=prompts, decoding=decoding)
-    for row, room in zip(found, (1, 2, text.max_text_tokens), strict=True):
-        assert {len(one.token_ids) for one in row} == {room}
+    for row, token_budget in zip(found, (1, 2, text.max_text_tokens), strict=True):
+        assert {len(one.token_ids) for one in row} == {token_budget}
         assert not any(one.ended for one in row)
 
 
-def test_no_picture_gives_no_caption(model: Captioner) -> None:
+def test_no_image_gives_no_caption(model: Captioner) -> None:
     assert generate(model, image_tokens(model)[:0]) == []
 
 
@@ -133,7 +134,7 @@ def test_captions_begin_where_none_is_given(model: Captioner) -> None:
     assert generate(model, tokens) == generate(model, tokens, prompts=[[bos]] * 3)
 
 
-def test_half_precision_writes_nearly_the_same(model: Captioner) -> None:
+def test_half_precision_generates_nearly_the_same(model: Captioner) -> None:
     full = generate(model, image_tokens(model, 6), decoding=WAYS["beams"])
     model.to(torch.bfloat16)
     tokens = model.image_tokens(pictures(6).to(torch.bfloat16)).detach()
@@ -178,8 +179,8 @@ def test_six_pairs_are_learned_and_captioned_word_for_word() -> None:
 
     def best(decoding: GenerationConfig) -> list[GeneratedSequence]:
         with torch.inference_mode():
-            written = generate(model, model.image_tokens(images), decoding=decoding)
-        return [row[0] for row in written]
+            token_ids = generate(model, model.image_tokens(images), decoding=decoding)
+        return [row[0] for row in token_ids]
 
     assert [one.token_ids for one in best(GenerationConfig(num_beams=1))] == sentences
     assert [one.token_ids for one in best(GenerationConfig())] == sentences

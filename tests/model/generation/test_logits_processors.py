@@ -13,22 +13,22 @@ TEXT: TextDecoderConfig = tiny_config().text
 
 
 def apply(
-    decoding: GenerationConfig, written: list[int], *, step: int = 9, padded: int = 0
+    decoding: GenerationConfig, token_ids: list[int], *, step: int = 9, padded: int = 0
 ) -> Tensor:
-    """What the rules make of logits 1, 2, 3 and so on."""
+    """Apply the processors to logits 1, 2, 3 and so on."""
     logits = torch.arange(1.0, 51.0).view(1, 1, -1)
-    row = torch.tensor([[[NO_TOKEN] * padded + written]])
-    LogitsProcessors(decoding, TEXT).apply_(logits, step=step, written=row)
+    row = torch.tensor([[[NO_TOKEN] * padded + token_ids]])
+    LogitsProcessors(decoding, TEXT).apply_(logits, step=step, token_ids=row)
     return logits[0, 0]
 
 
-def test_special_words_are_never_written_but_the_end_is() -> None:
+def test_special_tokens_except_eos_are_suppressed() -> None:
     logits = apply(GenerationConfig(), [BOS, 7])
     assert logits[[PAD, BOS, CLS]].tolist() == [-torch.inf] * 3
     assert logits.isfinite().sum() == 47
 
 
-def test_no_end_comes_before_the_least_number_of_words() -> None:
+def test_eos_is_suppressed_before_the_minimum_length() -> None:
     decoding = GenerationConfig(min_new_tokens=3)
     assert [bool(apply(decoding, [BOS], step=step)[EOS].isfinite()) for step in range(5)] == [
         False,
@@ -39,20 +39,20 @@ def test_no_end_comes_before_the_least_number_of_words() -> None:
     ]
 
 
-def test_repeated_words_lose_whatever_the_sign_of_their_score() -> None:
+def test_repeated_tokens_lose_score_for_either_sign() -> None:
     logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0, 3.0, -3.0, 3.0, -3.0]]])
-    rules = LogitsProcessors(GenerationConfig(repetition_penalty=1.5), TEXT)
-    rules.apply_(logits, step=1, written=torch.tensor([[[BOS, 4, 5, 4]]]))
+    processors = LogitsProcessors(GenerationConfig(repetition_penalty=1.5), TEXT)
+    processors.apply_(logits, step=1, token_ids=torch.tensor([[[BOS, 4, 5, 4]]]))
     assert logits[0, 0, 4:].tolist() == [2.0, -4.5, 3.0, -3.0]
 
 
 def test_log_probabilities_are_penalised_below_their_normaliser() -> None:
     logits = torch.randn(1, 2, 50, generator=torch.Generator().manual_seed(0))
-    written = torch.tensor([[[BOS, 9, 9], [BOS, 7, 4]]])
+    token_ids = torch.tensor([[[BOS, 9, 9], [BOS, 7, 4]]])
     normaliser = logits.logsumexp(dim=2)
     wanted = logits - normaliser[:, :, None]
-    rules = LogitsProcessors(GenerationConfig(repetition_penalty=1.5), TEXT)
-    rules.apply_(logits, step=2, written=written, normaliser=normaliser)
+    processors = LogitsProcessors(GenerationConfig(repetition_penalty=1.5), TEXT)
+    processors.apply_(logits, step=2, token_ids=token_ids, normaliser=normaliser)
     found = logits - normaliser[:, :, None]
     for beam, repeated in enumerate([[9], [7, 4]]):
         other = [word for word in range(4, 50) if word not in repeated]
@@ -65,27 +65,27 @@ def test_log_probabilities_are_penalised_below_their_normaliser() -> None:
     size=st.integers(1, 4),
     padded=st.integers(0, 3),
 )
-def test_a_run_of_words_is_forbidden_exactly_if_it_occurred(
+def test_an_ngram_is_blocked_exactly_if_it_occurred(
     words: list[int], size: int, padded: int
 ) -> None:
-    written = [BOS, *words]
-    logits = apply(GenerationConfig(no_repeat_ngram_size=size), written, padded=padded)
-    runs = {tuple(written[at : at + size]) for at in range(len(written) - size + 1)}
+    token_ids = [BOS, *words]
+    logits = apply(GenerationConfig(no_repeat_ngram_size=size), token_ids, padded=padded)
+    runs = {tuple(token_ids[at : at + size]) for at in range(len(token_ids) - size + 1)}
     for word in range(4, 9):
-        again = tuple([*written, word][-size:]) in runs and len(written) >= size
+        again = tuple([*token_ids, word][-size:]) in runs and len(token_ids) >= size
         assert bool(logits[word] == -torch.inf) == again
 
 
 @pytest.mark.parametrize(
-    ("decoding", "look_back", "reweigh"),
+    ("decoding", "uses_history", "rescales"),
     [
         (GenerationConfig(min_new_tokens=2), False, False),
         (GenerationConfig(no_repeat_ngram_size=2), True, False),
         (GenerationConfig(repetition_penalty=1.1), True, True),
     ],
 )
-def test_rules_say_what_they_need(
-    decoding: GenerationConfig, look_back: bool, reweigh: bool
+def test_processors_declare_their_inputs(
+    decoding: GenerationConfig, uses_history: bool, rescales: bool
 ) -> None:
-    rules = LogitsProcessors(decoding, TEXT)
-    assert (rules.look_back, rules.reweigh) == (look_back, reweigh)
+    processors = LogitsProcessors(decoding, TEXT)
+    assert (processors.uses_history, processors.rescales) == (uses_history, rescales)

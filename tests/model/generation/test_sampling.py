@@ -15,7 +15,7 @@ DRAWS = 20_000
 
 
 def drawn(logits: Tensor, **options: Any) -> Tensor:
-    """How often each word is drawn as the first."""
+    """Count how often each token is sampled first."""
     decoding = GenerationConfig(num_return_sequences=DRAWS, **options)
     choose = Sampler(decoding, steps=1, device=torch.device("cpu"))
     samples = torch.arange(DRAWS)[None]
@@ -38,7 +38,7 @@ def drawn(logits: Tensor, **options: Any) -> Tensor:
     ],
     ids=str,
 )
-def test_words_are_drawn_as_often_as_the_filters_of_transformers_say(
+def test_sampling_frequencies_equal_those_of_transformers(
     vocabulary: int, options: dict[str, Any]
 ) -> None:
     logits = 1.5 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
@@ -51,12 +51,12 @@ def test_words_are_drawn_as_often_as_the_filters_of_transformers_say(
     chances = wanted.softmax(dim=1)[0]
     found = drawn(logits, **options)
     assert (found[chances == 0] == 0).all()
-    # Four standard deviations of a share, and one word more or less.
+    # Four standard deviations of a fraction, and a tolerance of one token.
     spread = 4 * (chances * (1 - chances) / DRAWS).sqrt() + 2 / DRAWS
     assert ((found - chances).abs() <= spread).all()
 
 
-def test_an_accelerator_without_64_bit_floats_leaves_the_drawing_to_the_cpu() -> None:
+def test_an_accelerator_without_64_bit_floats_samples_on_the_cpu() -> None:
     logits, samples = torch.randn(1, 5, 20), torch.arange(5)[None]
     words = []
     for device in ("cpu", "mps"):
@@ -71,28 +71,28 @@ def model(request: pytest.FixtureRequest) -> Captioner:
     return writer(request.param)
 
 
-def written(model: Captioner, **options: Any) -> list[list[list[int]]]:
+def token_ids(model: Captioner, **options: Any) -> list[list[list[int]]]:
     decoding = GenerationConfig(max_new_tokens=6, **options)
     found = generate(model, image_tokens(model, 4), decoding=decoding)
     return [[one.token_ids for one in row] for row in found]
 
 
-def test_the_same_seed_writes_the_same_and_another_seed_something_else(model: Captioner) -> None:
+def test_the_same_seed_repeats_and_another_seed_differs(model: Captioner) -> None:
     options: dict[str, Any] = {"temperature": 1.0, "num_return_sequences": 4}
-    assert written(model, seed=1, **options) == written(model, seed=1, **options)
-    assert written(model, seed=1, **options) != written(model, seed=2, **options)
+    assert token_ids(model, seed=1, **options) == token_ids(model, seed=1, **options)
+    assert token_ids(model, seed=1, **options) != token_ids(model, seed=2, **options)
 
 
 def test_fewer_samples_are_the_first_of_more(model: Captioner) -> None:
-    few = written(model, temperature=1.0, num_return_sequences=2)
-    many = written(model, temperature=1.0, num_return_sequences=6)
+    few = token_ids(model, temperature=1.0, num_return_sequences=2)
+    many = token_ids(model, temperature=1.0, num_return_sequences=6)
     for some, others in zip(few, many, strict=True):
         assert all(ids in others for ids in some)
 
 
 @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}], ids=str)
 def test_the_narrowest_choice_is_greedy(model: Captioner, options: dict[str, Any]) -> None:
-    assert written(model, **options) == written(model, num_beams=1)
+    assert token_ids(model, **options) == token_ids(model, num_beams=1)
 
 
 def test_samples_come_likeliest_first_with_their_own_length(model: Captioner) -> None:

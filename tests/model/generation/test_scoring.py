@@ -26,7 +26,7 @@ def prepack(model: Captioner, words: list[list[int]], *, width: int = 12) -> Ten
 
 
 def loss_of(model: Captioner, image: Tensor, row: Tensor) -> float:
-    """The training loss of one pair, summed over its words."""
+    """Compute the training loss of one pair, summed over its tokens."""
     with torch.no_grad():
         out = model(image[None], row[None], contrastive=False)
         loss = captioning_loss_plain(
@@ -39,9 +39,9 @@ def loss_of(model: Captioner, image: Tensor, row: Tensor) -> float:
 def test_a_score_is_the_training_loss_of_the_pair(
     model: Captioner, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "ROWS", rows)
-    monkeypatch.setattr(scoring, "LOGIT_ROWS", 7)
-    monkeypatch.setattr(scoring, "PICTURES", 2)
+    monkeypatch.setattr(scoring, "ROWS_PER_CHUNK", rows)
+    monkeypatch.setattr(scoring, "LOGIT_ROWS_PER_CHUNK", 7)
+    monkeypatch.setattr(scoring, "IMAGES_PER_CHUNK", 2)
     tokens = prepack(model, WORDS)
     scores = score_captions(model, image_tokens(model, 5), tokens)
     for image, row in zip(pictures(5), scores.tolist(), strict=True):
@@ -49,7 +49,7 @@ def test_a_score_is_the_training_loss_of_the_pair(
         assert row == pytest.approx(wanted, abs=1e-4, rel=1e-5)
 
 
-def test_a_word_that_is_no_target_counts_neither_in_the_score_nor_in_the_length() -> None:
+def test_a_token_without_label_counts_neither_in_the_score_nor_in_the_length() -> None:
     model = writer("openclip")
     tokens = prepack(model, [[5, 0, 7], [5, 6, 7]])
     scores = score_captions(model, image_tokens(model, 2), tokens)
@@ -58,12 +58,12 @@ def test_a_word_that_is_no_target_counts_neither_in_the_score_nor_in_the_length(
     assert scored_lengths(model, tokens).tolist() == [3, 4]
 
 
-def test_lengths_count_the_words_and_the_end(model: Captioner) -> None:
+def test_lengths_count_the_tokens_and_the_end(model: Captioner) -> None:
     tokens = prepack(model, WORDS)
     assert scored_lengths(model, tokens).tolist() == [len(words) + 1 for words in WORDS]
 
 
-def test_what_is_written_scores_what_was_told(model: Captioner) -> None:
+def test_scores_equal_the_log_probabilities_of_generation(model: Captioner) -> None:
     tokens = image_tokens(model, 4)
     decoding = GenerationConfig(
         num_beams=6, num_return_sequences=6, max_new_tokens=9, early_stopping="certain"

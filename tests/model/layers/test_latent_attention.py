@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coca.model.layers.latent_attention import read, to_autocast_dtype
+from coca.model.layers.latent_attention import latent_attention, to_autocast_dtype
 from coca.model.layers.packing import Packing
 from coca.model.layers.transformer import CrossAttention
 
@@ -38,7 +38,7 @@ def assert_near(one: Tensor, other: Tensor) -> None:
 
 
 def projected(queries: Tensor, context: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The usual way, for one caption and its image."""
+    """Compute standard cross-attention, for one caption and its image."""
     split = (
         part.unflatten(1, (HEADS, -1)).transpose(0, 1)[None]
         for part in (queries, context @ keys.T, context @ values.T)
@@ -46,19 +46,19 @@ def projected(queries: Tensor, context: Tensor, keys: Tensor, values: Tensor) ->
     return F.scaled_dot_product_attention(*split)[0].transpose(0, 1).flatten(1)
 
 
-def test_reading_raw_tokens_equals_attention_to_projected_ones_with_every_gradient(
+def test_latent_attention_equals_standard_attention_with_every_gradient(
     packing: Packing, rows: Tensor, context: Tensor
 ) -> None:
     keys = drawn(WIDTH, CONTEXT_WIDTH, seed=2).requires_grad_()
     values = drawn(WIDTH, CONTEXT_WIDTH, seed=3).requires_grad_()
     inputs = (rows, context, keys, values)
     upstream = drawn(len(rows), WIDTH, seed=4)
-    found = read(rows, context, keys, values, heads=HEADS, packing=packing)
+    found = latent_attention(rows, context, keys, values, heads=HEADS, packing=packing)
     plain = torch.cat(
         [
             projected(part, image, keys, values)
             for rectangle, images in zip(
-                packing.split(rows), packing.share_out([context]), strict=True
+                packing.split(rows), packing.split_by_bucket([context]), strict=True
             )
             for part, image in zip(rectangle, images[0], strict=True)
         ]
@@ -85,12 +85,14 @@ def test_packed_cross_attention_equals_the_padded_one(
     packed = attention(rows, ordered, packing=packing)
     padded = [
         attention(part, attention.project(*images))
-        for part, images in zip(packing.split(rows), packing.share_out([ordered]), strict=True)
+        for part, images in zip(
+            packing.split(rows), packing.split_by_bucket([ordered]), strict=True
+        )
     ]
     assert_near(packed, packing.join(padded))
 
 
-def test_gain_and_shift_of_a_norm_can_be_left_to_the_reader(
+def test_gain_and_shift_of_a_norm_can_be_applied_in_the_attention(
     packing: Packing, rows: Tensor, context: Tensor
 ) -> None:
     torch.manual_seed(0)
@@ -105,7 +107,7 @@ def test_gain_and_shift_of_a_norm_can_be_left_to_the_reader(
     )
 
 
-def test_autocast_casts_what_is_read_once_and_gives_near_the_same(
+def test_autocast_casts_the_context_once_and_gives_nearly_the_same(
     packing: Packing, rows: Tensor, context: Tensor
 ) -> None:
     assert to_autocast_dtype(context) is context

@@ -21,21 +21,21 @@ def test_each_token_has_one_row_and_its_caption_follows_it(lengths: list[int]) -
     for caption, length in enumerate(lengths):
         rows = packing.offsets[caption] + torch.arange(length)
         assert (packing.captions[rows] == caption).all()
-        assert packing.places[rows].tolist() == list(range(length))
+        assert packing.positions[rows].tolist() == list(range(length))
     assert sorted(packing.order.tolist()) == list(range(len(lengths)))
 
 
 @given(lengths_of_a_batch)
-def test_rectangles_hold_their_captions_and_nothing_is_wasted_for_one_length(
+def test_buckets_hold_their_captions_without_padding_for_one_length(
     lengths: list[int],
 ) -> None:
     packing = Packing.of(torch.tensor(lengths))
     held = [0]
-    for rectangle in packing.buckets:
-        assert rectangle.first == sum(held)
-        held.append(rectangle.captions)
-        members = packing.order[rectangle.first : rectangle.first + rectangle.captions]
-        assert max(lengths[caption] for caption in members) == rectangle.length
+    for bucket in packing.buckets:
+        assert bucket.first == sum(held)
+        held.append(bucket.captions)
+        members = packing.order[bucket.first : bucket.first + bucket.captions]
+        assert max(lengths[caption] for caption in members) == bucket.length
     assert sum(held) == len(lengths)
     same = Packing.of(torch.full((5,), lengths[0]))
     assert same.sizes == [5 * lengths[0]]
@@ -65,10 +65,10 @@ def rows(packing: Packing) -> Tensor:
     return torch.arange(2.0 * sum(packing.sizes)).reshape(-1, 2)
 
 
-def test_splitting_and_joining_gives_the_rows_back(packing: Packing, rows: Tensor) -> None:
+def test_splitting_and_joining_is_a_round_trip(packing: Packing, rows: Tensor) -> None:
     parts = packing.split(rows)
     assert len(parts) == 2
-    assert parts[0].data_ptr() == rows.data_ptr(), "a rectangle is a view, not a copy"
+    assert parts[0].data_ptr() == rows.data_ptr(), "a bucket is a view, not a copy"
     assert torch.equal(packing.join(parts), rows)
 
 
@@ -87,10 +87,10 @@ def test_picked_rows_come_caption_by_caption(packing: Packing) -> None:
     wanted[3, 1] = wanted[0, 29] = wanted[0, 2] = True
     picked = packing.rows(wanted)
     assert packing.captions[picked].tolist() == [0, 0, 3]
-    assert packing.places[picked].tolist() == [2, 29, 1]
+    assert packing.positions[picked].tolist() == [2, 29, 1]
 
 
-def test_what_follows_the_order_is_shared_out_among_the_rectangles(packing: Packing) -> None:
+def test_tensors_in_sorted_order_are_split_by_bucket(packing: Packing) -> None:
     images = torch.arange(5)[packing.order]
-    shares = [share.tolist() for (share,) in packing.share_out([images])]
+    shares = [share.tolist() for (share,) in packing.split_by_bucket([images])]
     assert shares == [[1, 3, 2], [4, 0]]

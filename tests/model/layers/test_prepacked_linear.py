@@ -1,4 +1,4 @@
-"""Laid out weights: the same products, never those of weights that have changed."""
+"""Prepacked weights: equal products, and never stale weights."""
 
 import copy
 import pickle
@@ -27,7 +27,7 @@ def layer() -> Linear:
 
 
 def used(layer: Linear, monkeypatch: pytest.MonkeyPatch, inputs: Tensor) -> bool:
-    """Whether the product is made by the copy; plain products are forbidden for the time."""
+    """Whether the product uses the prepacked copy; plain products raise in between."""
 
     def fail(*_: object) -> Tensor:
         raise AssertionError
@@ -42,7 +42,7 @@ def used(layer: Linear, monkeypatch: pytest.MonkeyPatch, inputs: Tensor) -> bool
 
 
 @pytest.mark.parametrize("shape", [(48,), (1, 48), (7, 48), (3, 5, 48), (200, 48), (2, 3, 4, 48)])
-def test_a_laid_out_layer_gives_the_plain_product(
+def test_a_prepacked_layer_gives_the_plain_product(
     layer: Linear, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = torch.randn(shape)
@@ -165,7 +165,7 @@ def test_other_precisions_and_autocast_are_left_to_torch(
         assert not used(layer.float(), monkeypatch, torch.randn(4, 48))
 
 
-def test_an_adapter_within_the_weight_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_of_the_weight_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.ModuleDict({"layer": Linear(48, 80)})
     prepack_weights(model)
     add_lora_(model, LoraConfig(match=("layer",), rank=2))

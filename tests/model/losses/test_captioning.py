@@ -46,7 +46,7 @@ def test_parts_with_the_weight_of_the_whole_add_up_to_its_mean() -> None:
     torch.testing.assert_close(ours, torch.autograd.grad(whole, weight)[0])
 
 
-def test_pictures_in_parts_add_up_to_the_mean_of_all() -> None:
+def test_images_in_parts_add_up_to_the_mean_of_all() -> None:
     logits, classes = torch.randn(5, 4), torch.tensor([2, 0, 3, 1, 1])
     parts = [
         classification_loss(logits[rows], classes[rows], image_weight=torch.tensor(1 / 5))

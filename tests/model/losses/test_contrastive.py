@@ -38,7 +38,7 @@ def learned(*values: float) -> list[Tensor]:
 def assert_same(
     ours: Tensor, reference: Tensor, leaves: Sequence[Tensor], *, rtol: float = 1e-6
 ) -> None:
-    """Equal in value and in the gradient by each leaf, relative to its length."""
+    """Assert equal values and gradients of each leaf, relative to their norm."""
     torch.testing.assert_close(ours, reference.to(ours.dtype), rtol=rtol, atol=1e-6)
     # An upstream factor other than 1, as the loss weight gives.
     for mine, theirs in zip(
@@ -86,8 +86,8 @@ def test_blocks_change_neither_a_loss_nor_its_gradients(
     assert_same(blocked(*leaves, block_rows=rows).loss, plain(*leaves), leaves, rtol=2e-5)
 
 
-def test_a_caption_far_from_every_picture_stays_exact() -> None:
-    # Beside their row's best, all similarities of the last caption vanish in fp32.
+def test_a_caption_far_from_every_image_stays_exact() -> None:
+    # Compared with their row's maximum, all similarities of the last caption vanish in fp32.
     image = F.normalize(torch.eye(4, 6), dim=1)
     text = image.clone()
     text[3] = -F.normalize(torch.ones(6), dim=0)
@@ -149,7 +149,7 @@ def test_half_precision_embeddings_are_compared_in_full_precision(
 
 @BOTH
 @pytest.mark.parametrize("rows", [4, 30])
-def test_accuracy_is_the_share_of_pictures_nearest_to_their_own_caption(
+def test_accuracy_is_the_fraction_of_images_nearest_to_their_own_caption(
     blocked: Callable[..., Any],
     plain: Callable[..., Tensor],
     numbers: tuple[float, ...],
@@ -162,13 +162,13 @@ def test_accuracy_is_the_share_of_pictures_nearest_to_their_own_caption(
     found = blocked(image, text, *settings, block_rows=rows).image_to_text
     torch.testing.assert_close(found, expected.detach())
     assert not found.requires_grad
-    # A model that maps everything to one point guesses; ties must not flatter it.
+    # A model that maps everything to one point is at chance; ties must not raise its accuracy.
     point = image[:1].expand(30, -1)
     assert blocked(point, point, *settings, block_rows=rows).image_to_text == pytest.approx(1 / 30)
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the most numbers that any result of an operation holds."""
+    """Records the largest number of elements of any operation's result."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -37,7 +37,7 @@ def test_what_this_model_has_not_is_named(section: str, name: str, value: Any, t
 def test_models_that_are_no_such_coca_are_refused() -> None:
     with pytest.raises(ModelError, match="no CoCa of OpenCLIP"):
         from_open_clip(open_clip.get_model_config("ViT-B-32"))
-    # Without a pooler, as in this one, the decoder would read raw patches.
+    # Without a pooler, the decoder would attend to raw patches.
     with pytest.raises(ModelError, match=r"attentional_pool is None, only True exists"):
         from_open_clip(open_clip.get_model_config("coca_base"))
     quick = open_clip.get_model_config("coca_ViT-B-32") | {"quick_gelu": True}
@@ -46,7 +46,7 @@ def test_models_that_are_no_such_coca_are_refused() -> None:
 
 
 def test_dead_settings_of_the_published_files_change_nothing() -> None:
-    # L/14 says 12 pooler heads in a place that OpenCLIP never reads.
+    # L/14 has 12 pooler heads in a setting that OpenCLIP never reads.
     config = from_open_clip(open_clip.get_model_config("coca_ViT-L-14"))
     assert config.pooler_heads == 8
 
@@ -57,10 +57,10 @@ def test_dead_settings_of_the_published_files_change_nothing() -> None:
         ({"pooler_queries": 1}, "pooler_queries must be at least 2"),
         ({"pooler_heads": 7}, "pooler_heads 7 do not divide embed_dim 512"),
         ({"embed_dim": 256}, "text.width 512 must equal embed_dim 256"),
-        ({"initial_temperature": 2.0}, r"must lie in 0\.01 to 1"),
+        ({"initial_temperature": 2.0}, r"must be in \[0\.01, 1\]"),
     ],
 )
-def test_contradictions_of_a_model_are_told(changes: dict[str, Any], told: str) -> None:
+def test_contradictions_of_a_model_raise(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         OpenCLIPConfig(**changes)
 
@@ -74,7 +74,7 @@ def test_contradictions_of_a_model_are_told(changes: dict[str, Any], told: str) 
         ({"eos_id": 0}, "three different ids"),
     ],
 )
-def test_contradictions_of_the_text_are_told(changes: dict[str, Any], told: str) -> None:
+def test_contradictions_of_the_text_raise(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         OpenCLIPTextConfig(**changes)
 

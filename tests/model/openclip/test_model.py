@@ -1,4 +1,4 @@
-"""OpenCLIP's CoCa here against open_clip_torch itself, with the same random weights."""
+"""OpenCLIP's CoCa compared with open_clip_torch, with the same random weights."""
 
 import copy
 import dataclasses
@@ -72,7 +72,7 @@ def test_caption_logits_equal_the_peers_at_real_positions(
     wanted = theirs(images, tokens)["logits"]
     logits = ours.caption_logits(images, tokens)
     for row, length in enumerate(RAGGED):
-        # The peer drops the last place of the context, which predicts nothing.
+        # The peer drops the last position of the context, which has no label.
         real = min(length, CONTEXT - 1)
         assert_close(logits[row, :real], wanted[row, :real])
 
@@ -118,7 +118,7 @@ def test_loss_and_every_gradient_equal_the_peers(
         assert difference <= 1e-5 * scale + 1e-7, f"{name} differs by {difference} of {scale}"
 
 
-def test_a_corrected_class_token_sees_its_words_and_itself(tokens: Tensor) -> None:
+def test_a_corrected_class_token_sees_its_tokens_and_itself(tokens: Tensor) -> None:
     theirs = peer()
     theirs.text.correct_cls_mask = True
     ours = ours_of(theirs)
@@ -190,9 +190,9 @@ def test_an_untrained_model_starts_like_a_coca_and_learns_everywhere(
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
-def test_what_the_model_cannot_do_is_said(images: Tensor, tokens: Tensor) -> None:
+def test_what_the_model_cannot_do_raises(images: Tensor, tokens: Tensor) -> None:
     model = OpenCLIP(tiny_openclip_config())
-    with pytest.raises(ConfigError, match="no head that names classes"):
+    with pytest.raises(ConfigError, match="no classification head"):
         model(images, tokens, classification=True)
     with pytest.raises(ConfigError, match="13 tokens is longer than context_length 12"):
         model.encode_text(torch.ones(1, CONTEXT + 1, dtype=torch.int64))

@@ -19,7 +19,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", ["w.bin", "w.pt", "w.pth", "w.safetensors"])
-def test_weights_come_back_from_every_kind_of_file(tmp_path: Path, name: str) -> None:
+def test_weights_are_read_from_every_kind_of_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if path.suffix == ".safetensors":
         save_file(STATE, path)
@@ -42,7 +42,7 @@ def test_weights_of_a_checkpoint_of_parallel_training_are_found(tmp_path: Path, 
 
 
 class Bomb:
-    """Unpickled plainly, it makes a file."""
+    """Creates a file when it is unpickled without restrictions."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -64,7 +64,7 @@ def test_a_file_with_code_is_refused_and_the_code_does_not_run(
     with pytest.raises(ModelError, match="is refused: it is damaged, or holds code"):
         read_state(tmp_path / "w.bin")
     assert not marker.exists()
-    # The bomb is a real one.
+    # The payload works.
     pickle.loads(pickle.dumps(Bomb(marker)))
     assert marker.exists()
 
@@ -77,13 +77,13 @@ def test_a_file_with_code_is_refused_and_the_code_does_not_run(
         ("w.bin", b"hello, world", "damaged"),
     ],
 )
-def test_a_damaged_file_is_told(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+def test_a_damaged_file_raises(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=sentence):
         read_state(tmp_path / name)
 
 
-def test_a_truncated_archive_is_told(tmp_path: Path) -> None:
+def test_a_truncated_archive_raises(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "w.bin")
     content = (tmp_path / "w.bin").read_bytes()
     (tmp_path / "w.bin").write_bytes(content[: len(content) // 2])
@@ -91,7 +91,7 @@ def test_a_truncated_archive_is_told(tmp_path: Path) -> None:
         read_state(tmp_path / "w.bin")
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_raises(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is not a file"):
         read_state(tmp_path / "nowhere.bin")
 

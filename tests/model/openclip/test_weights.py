@@ -18,7 +18,7 @@ from tiny_openclip import peer, tiny_openclip_config
 
 
 @pytest.mark.parametrize("image_width", [48, 32])
-def test_there_and_back_changes_no_bit(image_width: int) -> None:
+def test_a_round_trip_changes_no_bit(image_width: int) -> None:
     state = peer(image_width=image_width).state_dict()
     config = tiny_openclip_config(image_width=image_width)
     back = restore_state_dict(convert_state_dict(state, config), config)
@@ -87,7 +87,7 @@ def test_a_model_built_on_weights_is_ready_to_use_and_to_train() -> None:
     assert all(weight.requires_grad for weight in model.parameters())
 
 
-def test_a_configuration_survives_the_way_there_and_back() -> None:
+def test_a_configuration_survives_a_round_trip() -> None:
     configs = (*OpenCLIPConfig.presets().values(), tiny_openclip_config())
     for config in (*configs, dataclasses.replace(configs[0], class_mask="corrected")):
         assert from_open_clip(to_open_clip(config)) == config

@@ -218,8 +218,8 @@ def nothing_was_begun(run: Path) -> bool:
         (["head.heads=5"], ConfigError, "does not fit .*heads 5 do not divide width 32"),
         (["head=null"], ConfigError, "set both or neither"),
         (["loss.captioning_weight=1", "head.reads=words"], ConfigError, "text: question"),
-        (["lora.lr=0"], ConfigError, "an alpha and lr above 0"),
-        (["lora.match=[nothing]"], ConfigError, "no linear layer is called so"),
+        (["lora.lr=0"], ConfigError, "alpha and lr above 0"),
+        (["lora.match=[nothing]"], ConfigError, "matches no linear layer"),
         (["encoder_lr=-1"], ConfigError, "right is 0 to freeze, or more"),
         (
             ["head.classes=[red,blue]"],

@@ -1,8 +1,10 @@
-"""Detection on a captioner's image encoder: a simple feature pyramid, and torchvision's FCOS on it.
+"""Object detector: a captioner's image encoder, a simple feature pyramid and torchvision's FCOS.
 
-FCOS (arXiv 1904.01355) judges each location of each map: which class, how far to the four sides of
-its box, how near to the middle. Letters: B images, S side of the model's square input in pixels,
-N boxes of an image, A locations of all maps, D width of the tokens.
+FCOS (arXiv 1904.01355) predicts for each location of each map the class, the distances to the four
+sides of its box, and the centerness.
+
+Dimensions: B images, S side of the model's square input in pixels, N boxes of an image,
+A locations of all maps, D width of the tokens.
 """
 
 import json
@@ -33,49 +35,50 @@ from coca.model.pretrained import DETECTOR_FILES
 
 CONFIG_FILE, WEIGHTS_FILE = DETECTOR_FILES
 FORMAT_VERSION = 2
-"""Version 1 put the locations of a map at the corners of its cells, at whole strides."""
+"""Version of saved detectors. Version 1 had locations at the corners of cells, at whole strides."""
 _ENCODER = "backbone.image_encoder."
 _GROUPS = 32  # of the norms in torchvision's head
 
 
 class Boxes(TypedDict):
-    """The objects of an image."""
+    """Ground-truth objects of an image."""
 
     boxes: Float[Tensor, "N 4"]
-    """Left, top, right, bottom, pixels of the model's input."""
+    """Left, top, right, bottom in pixels of the model's input."""
     labels: Int[Tensor, " N"]
-    """Numbers of their classes."""
+    """Class indices."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """What stands on the encoder."""
+    """Configuration of the detector on top of the image encoder."""
 
     classes: tuple[str, ...] = ()
-    """What is found, in the order of the outputs."""
+    """Class names in the order of the outputs."""
     channels: int = 256
-    """Of each map; a multiple of 32."""
+    """Channels of each feature map; a multiple of 32."""
     scales: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
-    """Sides of the maps, relative to the grid of patches; fewer are faster, and the largest finds
-    the smallest objects."""
+    """Sides of the feature maps, relative to the grid of patches. Fewer maps are faster; the
+    largest map detects the smallest objects."""
     score_threshold: float = 0.05
-    """Boxes of a lower score are dropped, 0 to 1."""
+    """Boxes with a lower score are dropped; 0 to 1."""
     overlap_threshold: float = 0.5
-    """Of two boxes of one class that overlap more (intersection over union), one is dropped."""
+    """Non-maximum suppression: of two boxes of one class with a larger intersection over union, the
+    box with the lower score is dropped."""
     most_boxes: int = 100
-    """Boxes of an image at most."""
+    """Maximum number of boxes per image."""
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < len(self.classes):
-            raise ConfigError(f"classes is {list(self.classes)}; right are different names")
+            raise ConfigError(f"classes must be different names (got {list(self.classes)})")
         if self.channels < 1 or self.channels % _GROUPS:
-            raise ConfigError(f"channels is {self.channels}; right is a multiple of {_GROUPS}")
+            raise ConfigError(f"channels must be a multiple of {_GROUPS} (got {self.channels})")
         if list(self.scales) != sorted(self.scales, reverse=True):
-            raise ConfigError(f"scales is {list(self.scales)}; right are falling ones")
+            raise ConfigError(f"scales must be in descending order (got {list(self.scales)})")
 
 
 class _Backbone(nn.Module):
-    """The image encoder and the pyramid on it, as torchvision's detectors want them."""
+    """Image encoder and feature pyramid with the backbone interface of torchvision's detectors."""
 
     def __init__(self, captioner: Captioner, config: DetectorConfig) -> None:
         super().__init__()
@@ -84,11 +87,11 @@ class _Backbone(nn.Module):
         self.pyramid = FeaturePyramid(image.width, config.channels, config.scales)
         self.out_channels = config.channels
         self._patch_size = image.patch_size
-        # Such as a class token, which stands nowhere in the image.
-        self._before = captioner.image_encoder.extra_tokens
+        # Such as a class token, which has no location in the image.
+        self._extra_tokens = captioner.image_encoder.extra_tokens
 
     def forward(self, images: Float[Tensor, "B RGB h w"]) -> OrderedDict[str, Tensor]:
-        tokens = self.image_encoder(images)[:, self._before :]
+        tokens = self.image_encoder(images)[:, self._extra_tokens :]
         grid = images.shape[2] // self._patch_size, images.shape[3] // self._patch_size
         maps = self.pyramid(tokens, grid)
         return OrderedDict((str(number), one) for number, one in enumerate(maps))
@@ -97,13 +100,13 @@ class _Backbone(nn.Module):
 class CellCentres(AnchorGenerator):  # type: ignore[misc]
     """Place one location at the centre of each cell of each map, in fp32.
 
-    A cell of a map is `patch_size / scale` pixels wide, which need not be whole: 4.5 at patch 18
-    and four times the grid. torchvision derives a whole stride from the sizes of image and map, and
-    puts the locations at the corners: at patch 18 they end 36 pixels before the border of an image
-    of 288.
+    A cell of a map is `patch_size / scale` pixels wide, which may be fractional: 4.5 at patch size
+    18 and scale 4. torchvision derives an integer stride from the sizes of image and map, and
+    places locations at the corners. At patch size 18, its locations end 36 pixels before the border
+    of an image of 288 pixels.
 
     Args:
-        strides: Sides of a cell of each map, pixels.
+        strides: Side of a cell of each map, in pixels.
     """
 
     def __init__(self, strides: Sequence[float]) -> None:
@@ -111,7 +114,7 @@ class CellCentres(AnchorGenerator):  # type: ignore[misc]
         self.strides = tuple(strides)
 
     def forward(self, images: ImageList, maps: list[Tensor]) -> list[Float[Tensor, "A 4"]]:
-        """Return for each image the square cell around each location, pixels of the input."""
+        """Return for each image the square cell around each location, in pixels of the input."""
         cells = torch.cat(
             [
                 _cells(one.shape[2], one.shape[3], stride, one.device)
@@ -122,7 +125,7 @@ class CellCentres(AnchorGenerator):  # type: ignore[misc]
 
 
 def _cells(h: int, w: int, stride: float, device: torch.device) -> Float[Tensor, "hw 4"]:
-    """Left, top, right, bottom of each cell of a map, row by row."""
+    """Return left, top, right, bottom of each cell of a map, in row-major order."""
     top, left = torch.meshgrid(
         torch.arange(h, dtype=torch.float32, device=device) * stride,
         torch.arange(w, dtype=torch.float32, device=device) * stride,
@@ -133,9 +136,9 @@ def _cells(h: int, w: int, stride: float, device: torch.device) -> Float[Tensor,
 
 
 class DetectionHead(FCOSHead):  # type: ignore[misc]
-    """torchvision's head of FCOS, with outputs in fp32 and losses that add up over ranks.
+    """torchvision's FCOS head, with outputs in fp32 and losses normalized over all ranks.
 
-    In bf16, a box of an image of 576 pixels would be off by up to 2.
+    In bf16, a box of an image of 576 pixels would be off by up to 2 pixels.
     """
 
     def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
@@ -148,19 +151,19 @@ class DetectionHead(FCOSHead):  # type: ignore[misc]
         anchors: list[Tensor],
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Compute the losses, divided by the mean count of foreground locations of all ranks.
+        """Compute the losses, divided by the mean number of foreground locations over ranks.
 
-        torchvision divides by this rank's own count; the mean over ranks would then weigh the
-        boxes of a rank with few of them more.
+        torchvision divides by this rank's own number. The mean over ranks would then give more
+        weight to the boxes of a rank with few of them.
         """
         losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
         own = torch.stack([(match >= 0).sum() for match in matched_idxs]).sum().float()
-        share = own.clamp(min=1) * world_size() / all_reduce_sum(own).clamp(min=1)
-        return {name: loss * share for name, loss in losses.items()}
+        scale = own.clamp(min=1) * world_size() / all_reduce_sum(own).clamp(min=1)
+        return {name: loss * scale for name, loss in losses.items()}
 
 
-class _AsTheyAre(GeneralizedRCNNTransform):  # type: ignore[misc]
-    """Pictures come as the processor makes them; torchvision would enlarge them to 800 pixels."""
+class _IdentityTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
+    """Leaves images at the processor's size; torchvision would resize them to 800 pixels."""
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
@@ -169,10 +172,10 @@ class _AsTheyAre(GeneralizedRCNNTransform):  # type: ignore[misc]
 
 
 class Detector(FCOS):  # type: ignore[misc]
-    """A captioner's image encoder that finds objects; the encoder is shared, not copied.
+    """FCOS detector on a captioner's image encoder, which is shared and not copied.
 
-    In training, `forward` takes images with their `Boxes` and gives losses by name; else it
-    gives `boxes`, `scores` and `labels` of each image.
+    In training mode, `forward` takes images and their `Boxes` and returns losses by name. In
+    evaluation mode, it returns `boxes`, `scores` and `labels` of each image.
     """
 
     def __init__(self, captioner: Captioner, config: DetectorConfig) -> None:
@@ -188,12 +191,12 @@ class Detector(FCOS):  # type: ignore[misc]
             nms_thresh=config.overlap_threshold,
             detections_per_img=config.most_boxes,
         )
-        self.transform = _AsTheyAre(0, 0, [0.0] * 3, [1.0] * 3, size_divisible=1)
+        self.transform = _IdentityTransform(0, 0, [0.0] * 3, [1.0] * 3, size_divisible=1)
         self.config = config
 
 
 def save_detector(folder: str | Path, detector: Detector) -> None:
-    """Writes all but the encoder, which belongs to the captioner's own files in this folder."""
+    """Save the detector without the encoder, which is in the captioner's files of this folder."""
     state = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in detector.state_dict().items()
@@ -205,10 +208,10 @@ def save_detector(folder: str | Path, detector: Detector) -> None:
 
 
 def load_detector(folder: str | Path, captioner: Captioner) -> Detector:
-    """Puts a saved detector on its captioner, in evaluation mode.
+    """Load a detector onto its captioner, in evaluation mode.
 
     Raises:
-        ModelError: The folder holds no detector, or one that does not fit the captioner.
+        ModelError: The folder has no detector, or a detector that does not fit the captioner.
     """
     path = Path(folder) / CONFIG_FILE
     try:

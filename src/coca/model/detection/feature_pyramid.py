@@ -1,4 +1,4 @@
-"""Maps of several scales from the one scale of a Vision Transformer (ViTDet, arXiv 2203.16527).
+"""Simple feature pyramid on a Vision Transformer (ViTDet, arXiv 2203.16527).
 
 Dimensions: B batch, P patches, D width of the tokens, C channels of the maps; h, w a map's sides.
 """
@@ -12,39 +12,39 @@ from torch import Tensor, nn
 from coca.core.errors import ConfigError
 
 SCALES = (4.0, 2.0, 1.0, 0.5)
-"""Sides of the maps, relative to the grid of patches, as in ViTDet."""
+"""Supported sides of the maps, relative to the grid of patches, as in ViTDet."""
 
 
 class FeaturePyramid(nn.Module):
-    """Makes each map from the encoder's last tokens alone, which ViTDet found to suffice.
+    """Feature maps of several scales from the encoder's last tokens alone, as in ViTDet.
 
-    Twice and four times the grid by transposed convolutions, half of it by pooling; then two
-    convolutions with a norm behind each bring all to the same channels.
+    Transposed convolutions give scales 2 and 4, max pooling gives scale 0.5. Two convolutions, each
+    followed by a norm, then project each map to the same number of channels.
     """
 
     def __init__(self, width: int, channels: int, scales: Sequence[float] = SCALES) -> None:
         super().__init__()
         if not scales or any(scale not in SCALES for scale in scales):
             raise ConfigError(
-                f"scales is {list(scales)}; right is one or more of {', '.join(map(str, SCALES))}"
+                f"scales must be one or more of {', '.join(map(str, SCALES))} (got {list(scales)})"
             )
         self.levels = nn.ModuleList(_level(scale, width, channels) for scale in scales)
 
     def forward(
         self, tokens: Float[Tensor, "B P D"], grid: tuple[int, int]
     ) -> list[Float[Tensor, "B C _h _w"]]:
-        """Gives one map a scale, in the order of the scales.
+        """Compute one feature map per scale, in the order of the scales.
 
         Args:
-            tokens: The encoder's, row by row of the grid.
-            grid: Patches along height and width.
+            tokens: Encoder tokens in row-major order of the grid.
+            grid: Number of patches along height and width.
         """
         square = rearrange(tokens, "B (h w) D -> B D h w", h=grid[0], w=grid[1])
         return [level(square) for level in self.levels]
 
 
 class ChannelNorm(nn.LayerNorm):
-    """A layer norm over the channels of each place."""
+    """Layer norm over the channels of each location."""
 
     def forward(self, maps: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
@@ -62,7 +62,7 @@ def _level(scale: float, width: int, channels: int) -> nn.Sequential:
 
 
 def _resized(scale: float, width: int) -> tuple[list[nn.Module], int]:
-    """Layers that bring a grid to the scale, and the width that comes out."""
+    """Return the layers that resize a grid to `scale`, and their output width."""
     if scale == 1:
         return [], width
     if scale < 1:

@@ -1,7 +1,7 @@
-"""Beam search: the likeliest few captions of every step go on (as in transformers' v5).
+"""Beam search and diverse beam search, as in transformers v5.
 
-Dimensions: B images, G groups of beams, K beams a group, N beams of all groups, n the same before
-the step (all groups start from one beam), C ways to go on, V vocabulary, P tokens of the longest
+Dimensions: B images, G beam groups, K beams per group, N beams of all groups, n the same before
+the step (all groups start from one beam), C candidates, V vocabulary, P tokens of the longest
 prompt.
 """
 
@@ -19,182 +19,198 @@ from coca.model.generation.logits_processors import LogitsProcessors
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Ways to go on, best first."""
+    """Continuations of the beams of one group, best first."""
 
     scores: Float[Tensor, "B C"]
-    """Sums of log-probabilities as the rules leave them; minus infinity fills up the row."""
+    """Sums of log-probabilities after the logits processors; padded with minus infinity."""
     parents: Int[Tensor, "B C"]
-    """Beams that they go on from, counted over all groups."""
-    words: Int[Tensor, "B C"]
+    """The beam that each candidate continues, counted over all groups."""
+    tokens: Int[Tensor, "B C"]
+    """The next token of each candidate."""
 
 
 class _BeamHypotheses:
-    """The best captions of one image that have ended in one group."""
+    """The best finished captions of one image in one beam group."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self.captions: list[GeneratedSequence] = []
 
     def add(self, caption: GeneratedSequence) -> None:
-        """Takes it in if it is among the best so far."""
+        """Add a caption if it is among the best so far."""
         better = sum(other.rank >= caption.rank for other in self.captions)
         self.captions.insert(better, caption)
         del self.captions[self._size :]
 
     @property
     def worst_score(self) -> float:
-        """The rank that the next must beat."""
+        """The rank that a new caption must exceed."""
         return self.captions[-1].rank if len(self.captions) == self._size else -torch.inf
 
 
 class BeamSearch:
-    """One search for the likeliest captions of some images."""
+    """One beam search over a batch of images."""
 
     def __init__(
         self,
-        drafts: DecoderState,
+        state: DecoderState,
         prompts: Int[Tensor, "B P"],
         *,
-        rules: LogitsProcessors,
+        processors: LogitsProcessors,
         decoding: GenerationConfig,
-        room: Int[Tensor, " B"],
+        token_budget: Int[Tensor, " B"],
         eos_id: int,
     ) -> None:
-        """Takes the same as `sampling.sample`."""
-        self._drafts, self._rules, self._decoding = drafts, rules, decoding
-        self._room, self._eos = room, eos_id
+        """Initialize the beams; arguments are those of `sampling.sample`."""
+        self._state, self._processors, self._decoding = state, processors, decoding
+        self._token_budget, self._eos = token_budget, eos_id
         groups, device = decoding.num_beam_groups, prompts.device
         self._size = decoding.beams // groups
         self._prompt = prompts.shape[1]
-        self._pools = [[_BeamHypotheses(self._size) for _ in range(groups)] for _ in prompts]
+        self._hypotheses = [[_BeamHypotheses(self._size) for _ in range(groups)] for _ in prompts]
         self._open = torch.ones(len(prompts), groups, dtype=torch.bool, device=device)
         self._scores = torch.zeros(len(prompts), groups, 1, device=device)
-        self._written = prompts[:, None]
-        self._log_ps = torch.zeros(self._written.shape, device=device)
+        self._token_ids = prompts[:, None]
+        self._log_ps = torch.zeros(self._token_ids.shape, device=device)
 
     def run(self) -> list[list[GeneratedSequence]]:
-        """Gives up to `num_return_sequences` captions an image, best first and no two the same."""
-        pools = list(self._pools)
-        for step in range(int(self._room.max())):
-            parents, words = self._choose(step)
+        """Return up to `num_return_sequences` distinct captions per image, best first."""
+        pools = list(self._hypotheses)
+        for step in range(int(self._token_budget.max())):
+            parents, tokens = self._step(step)
             going = self._open.any(dim=1)
             if not bool(going.any()):
                 break
             if should_compact(going):
                 left = going.nonzero()[:, 0]
-                self._keep(left)
-                parents, words = parents[left], words[left]
-            self._drafts.extend(words, parents)
+                self._reorder(left)
+                parents, tokens = parents[left], tokens[left]
+            self._state.step(tokens, parents)
         return [self._best(groups) for groups in pools]
 
-    def _choose(self, step: int) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]:
-        """Takes one step: gives the beams to go on from, and their new words."""
-        logits = self._drafts.logits
+    def _step(self, step: int) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]:
+        """Take one search step; return the parent beams and their new tokens."""
+        logits = self._state.logits
         normaliser = logits.logsumexp(dim=2)
-        plain = logits.clone() if self._rules.reweigh else logits
-        self._rules.apply_(logits, step=step, written=self._written, normaliser=normaliser)
+        plain = logits.clone() if self._processors.rescales else logits
+        self._processors.apply_(logits, step=step, token_ids=self._token_ids, normaliser=normaliser)
         kept: list[_Candidates] = []
         for group in range(self._decoding.num_beam_groups):
-            ways = self._likeliest(group, logits, normaliser, [earlier.words for earlier in kept])
-            ended = ways.words == self._eos
-            full = self._room[:, None] == step + 1
-            self._collect(group, ways, ended | full, plain, normaliser, step)
-            scores, places = ways.scores.masked_fill(ended, -torch.inf).topk(self._size, dim=1)
-            kept.append(
-                _Candidates(scores, ways.parents.gather(1, places), ways.words.gather(1, places))
+            candidates = self._top_candidates(
+                group, logits, normaliser, [earlier.tokens for earlier in kept]
             )
-        parents = torch.cat([ways.parents for ways in kept], dim=1)
-        words = torch.cat([ways.words for ways in kept], dim=1)
-        self._scores = torch.stack([ways.scores for ways in kept], dim=1)
-        self._close(step)
-        gained = _log_p(plain, normaliser, parents, words)
-        back = parents[:, :, None].expand(-1, -1, self._written.shape[2])
-        self._written = torch.cat([self._written.gather(1, back), words[:, :, None]], dim=2)
+            ended = candidates.tokens == self._eos
+            full = self._token_budget[:, None] == step + 1
+            self._collect(group, candidates, ended | full, plain, normaliser, step)
+            scores, indices = candidates.scores.masked_fill(ended, -torch.inf).topk(
+                self._size, dim=1
+            )
+            kept.append(
+                _Candidates(
+                    scores,
+                    candidates.parents.gather(1, indices),
+                    candidates.tokens.gather(1, indices),
+                )
+            )
+        parents = torch.cat([candidates.parents for candidates in kept], dim=1)
+        tokens = torch.cat([candidates.tokens for candidates in kept], dim=1)
+        self._scores = torch.stack([candidates.scores for candidates in kept], dim=1)
+        self._update_open(step)
+        gained = _log_p(plain, normaliser, parents, tokens)
+        back = parents[:, :, None].expand(-1, -1, self._token_ids.shape[2])
+        self._token_ids = torch.cat([self._token_ids.gather(1, back), tokens[:, :, None]], dim=2)
         self._log_ps = torch.cat([self._log_ps.gather(1, back), gained[:, :, None]], dim=2)
-        return parents, words
+        return parents, tokens
 
-    def _likeliest(
+    def _top_candidates(
         self,
         group: int,
         logits: Float[Tensor, "B n V"],
         normaliser: Float[Tensor, "B n"],
         taken: list[Int[Tensor, "B K"]],
     ) -> _Candidates:
-        """The best two ways a beam; one of each beam may end, so that enough go on."""
-        before = self._scores.shape[2]
-        # Before the first step one beam is that of all groups; later each has its own.
-        first = 0 if logits.shape[1] == 1 else group * before
-        own = slice(first, first + before)
+        """Select 2K candidates of a group; one per beam may end, so at least K remain open."""
+        beams = self._scores.shape[2]
+        # All groups share one beam before the first step; later each group has its own beams.
+        first = 0 if logits.shape[1] == 1 else group * beams
+        own = slice(first, first + beams)
         logits = logits[:, own]
         if taken:
-            words = torch.cat(taken, dim=1)
-            penalty = torch.full(words.shape, self._decoding.diversity_penalty, device=words.device)
-            crowd = torch.zeros_like(logits[:, 0]).scatter_add_(1, words, penalty)
-            logits = logits - crowd[:, None]
+            tokens = torch.cat(taken, dim=1)
+            penalty = torch.full(
+                tokens.shape, self._decoding.diversity_penalty, device=tokens.device
+            )
+            penalties = torch.zeros_like(logits[:, 0]).scatter_add_(1, tokens, penalty)
+            logits = logits - penalties[:, None]
         wanted, vocabulary = 2 * self._size, logits.shape[2]
-        # The best of each beam first: far fewer numbers then need to be normalised.
-        best, words = logits.topk(min(wanted, vocabulary), dim=2)
+        # Top-k within each beam first: far fewer numbers are normalized.
+        best, tokens = logits.topk(min(wanted, vocabulary), dim=2)
         best = best + (self._scores[:, group] - normaliser[:, own])[:, :, None]
-        scores, places = best.flatten(1).topk(min(wanted, best[0].numel()), dim=1)
-        parents = first + places // best.shape[2]
+        scores, indices = best.flatten(1).topk(min(wanted, best[0].numel()), dim=1)
+        parents = first + indices // best.shape[2]
         missing = (0, wanted - scores.shape[1])
         return _Candidates(
             F.pad(scores, missing, value=-torch.inf),
             F.pad(parents, missing, value=first),
-            F.pad(words.flatten(1).gather(1, places), missing, value=self._eos),
+            F.pad(tokens.flatten(1).gather(1, indices), missing, value=self._eos),
         )
 
     def _collect(
         self,
         group: int,
-        ways: _Candidates,
+        candidates: _Candidates,
         ended: Bool[Tensor, "B C"],
         plain: Float[Tensor, "B n V"],
         normaliser: Float[Tensor, "B n"],
         step: int,
     ) -> None:
-        """Puts captions that end here into their pool, if they lie within the beams."""
+        """Add candidates that end at this step to the hypotheses, if they are in the top K."""
         within = slice(0, self._size)
-        enter = ended[:, within] & self._open[:, group, None] & ways.scores[:, within].isfinite()
+        enter = (
+            ended[:, within] & self._open[:, group, None] & candidates.scores[:, within].isfinite()
+        )
         if not bool(enter.any()):
             return
-        gained = _log_p(plain, normaliser, ways.parents, ways.words)
-        for picture, place in enter.nonzero().tolist():
-            beam, word = int(ways.parents[picture, place]), int(ways.words[picture, place])
-            ids = [*self._written[picture, beam, self._prompt :].tolist(), word]
-            log_ps = self._log_ps[picture, beam, self._prompt :].tolist()
+        gained = _log_p(plain, normaliser, candidates.parents, candidates.tokens)
+        for image, index in enter.nonzero().tolist():
+            beam, token = (
+                int(candidates.parents[image, index]),
+                int(candidates.tokens[image, index]),
+            )
+            ids = [*self._token_ids[image, beam, self._prompt :].tolist(), token]
+            log_ps = self._log_ps[image, beam, self._prompt :].tolist()
             length = float(step + 1) ** self._decoding.length_penalty
-            is_end = word == self._eos
+            is_end = token == self._eos
             caption = GeneratedSequence(
                 token_ids=ids[: len(ids) - is_end],
-                log_probabilities=[*log_ps, float(gained[picture, place])],
-                rank=float(ways.scores[picture, place]) / length,
+                log_probabilities=[*log_ps, float(gained[image, index])],
+                rank=float(candidates.scores[image, index]) / length,
                 ended=is_end,
             )
-            self._pools[picture][group].add(caption)
+            self._hypotheses[image][group].add(caption)
 
-    def _close(self, step: int) -> None:
-        """Ends the search where no running caption is going to get into the pool."""
+    def _update_open(self, step: int) -> None:
+        """Close the searches whose open beams cannot enter the hypotheses any more."""
         device, penalty = self._scores.device, self._decoding.length_penalty
         worst_score = torch.tensor(
-            [[pool.worst_score for pool in row] for row in self._pools], device=device
+            [[pool.worst_score for pool in row] for row in self._hypotheses], device=device
         )
-        length = torch.full_like(self._room, step + 1)
+        length = torch.full_like(self._token_budget, step + 1)
         if self._decoding.early_stopping == "certain" and penalty > 0:
             # A sum of log-probabilities weighs least at the largest length.
-            length = self._room
+            length = self._token_budget
         within_reach = self._scores[:, :, 0] / (length[:, None].float() ** penalty) > worst_score
         if self._decoding.early_stopping == "full":
             within_reach &= worst_score == -torch.inf
-        self._open &= within_reach & (self._room[:, None] > step + 1)
+        self._open &= within_reach & (self._token_budget[:, None] > step + 1)
 
-    def _keep(self, left: Int[Tensor, " b"]) -> None:
-        self._drafts.keep(left)
-        self._pools = [self._pools[picture] for picture in left.tolist()]
-        self._room, self._open, self._scores = (
-            kept[left] for kept in (self._room, self._open, self._scores)
+    def _reorder(self, left: Int[Tensor, " b"]) -> None:
+        self._state.reorder(left)
+        self._hypotheses = [self._hypotheses[image] for image in left.tolist()]
+        self._token_budget, self._open, self._scores = (
+            kept[left] for kept in (self._token_budget, self._open, self._scores)
         )
-        self._written, self._log_ps = self._written[left], self._log_ps[left]
+        self._token_ids, self._log_ps = self._token_ids[left], self._log_ps[left]
 
     def _best(self, groups: list[_BeamHypotheses]) -> list[GeneratedSequence]:
         captions = sorted(
@@ -211,8 +227,8 @@ def _log_p(
     logits: Float[Tensor, "B n V"],
     normaliser: Float[Tensor, "B n"],
     parents: Int[Tensor, "B C"],
-    words: Int[Tensor, "B C"],
+    tokens: Int[Tensor, "B C"],
 ) -> Float[Tensor, "B C"]:
-    """The model's own log-probability of some words."""
-    pictures = torch.arange(len(logits), device=logits.device)[:, None]
-    return logits[pictures, parents, words] - normaliser.gather(1, parents)
+    """Compute the model's log-probability of candidate tokens, without logits processors."""
+    images = torch.arange(len(logits), device=logits.device)[:, None]
+    return logits[images, parents, tokens] - normaliser.gather(1, parents)

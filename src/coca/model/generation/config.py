@@ -1,4 +1,4 @@
-"""How captions are written: the way words are chosen, and the rules that hold for any way."""
+"""Generation config: greedy, beam search or sampling, and the logits processors of each."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -9,14 +9,15 @@ from coca.core.errors import ConfigError, check_options
 
 Stopping: TypeAlias = Literal["full", "likely", "certain"]
 
-BEAMS = 4
-"""Beams of a search that was not told how many."""
+DEFAULT_BEAMS = 4
+"""Default number of beams."""
 
-MOST_LENGTH_PENALTY = 10.0
-"""Beyond it, either way, the power of a length no longer fits a number of 32 bits."""
+MAX_LENGTH_PENALTY = 10.0
+"""Largest absolute value: beyond it, a power of a length overflows fp32."""
 
-TEMPERATURES = (1e-9, 1e9)
-"""Below, logits divided by it no longer fit a number of 32 bits; above, all words are alike."""
+TEMPERATURE_RANGE = (1e-9, 1e9)
+"""Allowed range: below it, divided logits overflow fp32; above it, all tokens are equally
+likely."""
 
 _WHOLE = (
     "num_beams",
@@ -38,49 +39,49 @@ def _require(statement: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """One of three ways to choose words, with its options.
+    """Decoding strategy and its options, with the names of Hugging Face.
 
-    Beam search keeps the few likeliest captions at every step; it is the default. Greedy, its case
-    of one beam, takes the likeliest word. Sampling draws words; any of `temperature`, `top_k` and
-    `top_p` asks for it. Beams and samples do not mix.
+    Beam search is the default; it keeps the `num_beams` likeliest captions at every step. Greedy
+    decoding is `num_beams=1`. Any of `temperature`, `top_k` and `top_p` selects sampling, which
+    cannot be combined with `num_beams`.
     """
 
     num_beams: int | None = None
-    """Captions that are kept while searching; 1 is greedy. None: 4, or `num_return_sequences` if
-    that is more, or no search at all where words are drawn."""
+    """Beams per image; 1 is greedy decoding. None: 4, or `num_return_sequences` if that is larger;
+    unused when sampling."""
     num_return_sequences: int = 1
-    """Captions an image, the best first."""
+    """Captions returned per image, best first."""
     max_new_tokens: int | None = None
-    """Most tokens behind the prompt, [EOS] included; None: all that the context holds."""
+    """Maximum number of tokens after the prompt, [EOS] included. None: up to the context length."""
     min_new_tokens: int = 0
-    """Tokens behind the prompt before [EOS] is allowed."""
+    """Minimum number of tokens after the prompt before [EOS] is allowed."""
     length_penalty: float = 1.0
-    """Exponent of the length, by which a caption's log-probability is divided to rank it: 0 ranks
-    by the sum and favours short captions, 1 ranks by the mean. From -10 to 10."""
+    """Exponent of the length that divides a caption's log-probability for ranking: 0 ranks by the
+    sum and favours short captions, 1 ranks by the mean. From -10 to 10."""
     early_stopping: Stopping = "likely"
-    """When the search for an image ends: `full`, once `num_beams` captions have ended; `likely`,
-    once the best running caption ranks below all of them at its present length; `certain`, once
-    no running caption can reach them at any length. Each is slower than the one before."""
+    """When the search for an image ends. `full`: `num_beams` captions have ended. `likely`: the
+    best open beam ranks below all ended captions at its present length. `certain`: no open beam
+    can reach them at any length. Each is slower than the one before."""
     num_beam_groups: int = 1
-    """Groups that the beams are split into, so that each writes something else."""
+    """Groups of beams for diverse beam search."""
     diversity_penalty: float = 0.0
-    """Nats off a word for each beam of an earlier group that takes it at the same step
-    (Vijayakumar et al., 2016, arXiv 1610.02424)."""
+    """Nats subtracted from a token's score for each beam of an earlier group with the same token
+    at the same step (Vijayakumar et al., 2016, arXiv 1610.02424)."""
     temperature: float | None = None
-    """Divides the logits before words are drawn; below 1 favours likely words. From 1e-9 to 1e9."""
+    """Divisor of the logits for sampling; below 1 favours likely tokens. From 1e-9 to 1e9."""
     top_k: int | None = None
-    """Draw from the likeliest words only, so many."""
+    """Sample from the `top_k` likeliest tokens only."""
     top_p: float | None = None
-    """Draw from the smallest set of likeliest words that holds this much probability."""
+    """Sample from the smallest set of likeliest tokens with at least this total probability."""
     seed: int = 0
-    """Start of the random numbers. An image's captions depend on it and on the image alone, not
+    """Seed of the random generator. An image's captions depend on the seed and on the image, not
     on the rest of its batch."""
     repetition_penalty: float = 1.0
-    """Makes words that occurred less likely: their score, a log-probability in a search and a logit
-    otherwise, is multiplied by it if negative and divided by it if positive (CTRL, arXiv
-    1909.05858). 1 changes nothing."""
+    """Penalty on tokens that occurred before: their score is multiplied by it if negative and
+    divided by it if positive (CTRL, arXiv 1909.05858). The score is a log-probability in beam
+    search, otherwise a logit. 1: no penalty."""
     no_repeat_ngram_size: int = 0
-    """Length of a run of tokens that may occur only once, prompt included; 0: any may repeat."""
+    """Length of n-grams that may occur only once, prompt included; 0: no limit."""
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -100,16 +101,16 @@ class GenerationConfig:
         for name in ("min_new_tokens", "no_repeat_ngram_size", "diversity_penalty", "seed"):
             value = getattr(self, name)
             _require(value >= 0, f"{name} is {value}; it must not be negative")
-        least, most = TEMPERATURES
+        lowest, highest = TEMPERATURE_RANGE
         _require(
-            self.temperature is None or least <= self.temperature <= most,
-            f"temperature is {self.temperature}; it must be from {least:g} to {most:g} (0 would be "
-            "num_beams=1)",
+            self.temperature is None or lowest <= self.temperature <= highest,
+            f"temperature is {self.temperature}; it must be from {lowest:g} to {highest:g} (0 "
+            "would be num_beams=1)",
         )
         _require(
-            abs(self.length_penalty) <= MOST_LENGTH_PENALTY,
-            f"length_penalty is {self.length_penalty}; it must be from {-MOST_LENGTH_PENALTY:g} to "
-            f"{MOST_LENGTH_PENALTY:g}",
+            abs(self.length_penalty) <= MAX_LENGTH_PENALTY,
+            f"length_penalty is {self.length_penalty}; it must be from {-MAX_LENGTH_PENALTY:g} to "
+            f"{MAX_LENGTH_PENALTY:g}",
         )
         _require(
             self.top_p is None or 0 < self.top_p <= 1,
@@ -125,16 +126,17 @@ class GenerationConfig:
         )
         _require(
             not self.sampled or self.num_beams is None,
-            "temperature, top_k and top_p draw words, num_beams searches; use either",
+            "temperature, top_k and top_p select sampling, num_beams selects beam search; "
+            "use either",
         )
         self._check_groups()
 
     @classmethod
     def of(cls, **options: Unpack["GenerationOptions"]) -> "GenerationConfig":
-        """Make it from the keywords of a call.
+        """Build a config from the keywords of a call.
 
         Raises:
-            ConfigError: One is unknown, out of range, or contradicts another.
+            ConfigError: An option is unknown, out of range, or conflicts with another option.
         """
         known = [*GenerationOptions.__annotations__, "prompt", "progress"]
         check_options(options, known, of="captioning")
@@ -142,22 +144,26 @@ class GenerationConfig:
 
     @property
     def sampled(self) -> bool:
-        """Whether words are drawn."""
+        """Whether tokens are sampled."""
         return any(given is not None for given in (self.temperature, self.top_k, self.top_p))
 
     @property
     def beams(self) -> int:
-        """Captions that a search keeps; 1 where there is none."""
+        """Resolved number of beams; 1 for sampling and greedy decoding."""
         if self.sampled:
             return 1
-        return max(BEAMS, self.num_return_sequences) if self.num_beams is None else self.num_beams
+        return (
+            max(DEFAULT_BEAMS, self.num_return_sequences)
+            if self.num_beams is None
+            else self.num_beams
+        )
 
-    def _require_kind(self, name: str, kind: type[Any], words: str) -> None:
-        """Checks a field's type, as callers without a type checker need it; NaN is no number."""
+    def _require_kind(self, name: str, kind: type[Any], allowed: str) -> None:
+        """Check the type of a field at run time; NaN is not accepted."""
         value = getattr(self, name)
         fits = isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)
         optional = type(self).__dict__[name] is None
-        _require(fits or (optional and value is None), f"{name} is {value!r}; it must be {words}")
+        _require(fits or (optional and value is None), f"{name} is {value!r}; it must be {allowed}")
 
     def _check_groups(self) -> None:
         beams, groups = self.beams, self.num_beam_groups
@@ -198,20 +204,20 @@ class GenerationOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class GeneratedSequence:
-    """One caption as the model wrote it."""
+    """One generated caption."""
 
     token_ids: list[int]
-    """The words behind the prompt, without [BOS] and [EOS]."""
+    """Generated tokens after the prompt, without [BOS] and [EOS]."""
     log_probabilities: list[float]
-    """Natural logarithm of the model's probability of each word, and of [EOS] where it was
-    reached; the options of decoding do not change it."""
+    """Log-probability of each token in nats, and of [EOS] if it was reached. Logits processors do
+    not change it."""
     rank: float
-    """What the captions of an image are ordered by, the highest first: of a search its score
-    divided by the length penalty, of samples the sum of `log_probabilities`."""
+    """Score by which the captions of an image are sorted, highest first. Beam search: the score
+    divided by the length penalty. Sampling: the sum of `log_probabilities`."""
     ended: bool
-    """Whether [EOS] was reached, rather than the largest length."""
+    """Whether [EOS] was reached before the maximum length."""
 
     @property
     def total(self) -> float:
-        """Natural logarithm of the probability of the whole caption."""
+        """Log-probability of the whole caption in nats."""
         return sum(self.log_probabilities)

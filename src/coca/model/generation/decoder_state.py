@@ -1,8 +1,8 @@
-"""Captions in the making: the model's side of decoding, one word a step and nothing twice.
+"""Decoder state for incremental decoding: one new token per branch and step, with KV caches.
 
-The image's keys and values are computed once and shared by all of its branches, which are beams or
-samples: a step puts the newest word of each branch where a caption's words would stand, so that one
-attention over the image serves them all.
+The branches of an image are beams or samples. They share the image's keys and values, which are
+computed once. A step places the newest token of each branch in one row, so that one cross-attention
+call serves all branches.
 
 Dimensions: B images, K branches an image, k branches before the step, S slots of the caches,
 T tokens of the longest prompt, V vocabulary.
@@ -20,7 +20,7 @@ from coca.model.layers.prepacked_linear import linear
 
 
 class DecoderState:
-    """What the model knows of the captions that it is writing."""
+    """KV caches and next-token logits of the captions of a batch of images."""
 
     def __init__(
         self,
@@ -28,92 +28,95 @@ class DecoderState:
         image_tokens: Float[Tensor, "B Q C"],
         prompts: Sequence[Sequence[int]],
     ) -> None:
-        """Reads images and prompts.
+        """Prefill the caches with images and prompts.
 
         Args:
-            model: In evaluation mode.
-            image_tokens: As `model.image_tokens` gives them.
-            prompts: Token ids that each image's captions begin with, [BOS] first.
+            model: A captioner in evaluation mode.
+            image_tokens: Output of `model.image_tokens`.
+            prompts: Token ids at the start of each image's captions, [BOS] first.
         """
         text, device = model.config.text, image_tokens.device
         self._model = model
-        # Read once a word, so it pays to lay them out in the order of reading.
+        # Read at every step, so a contiguous copy pays off.
         self._image = [
             (keys.contiguous(), values.contiguous())
             for keys, values in model.multimodal_decoder.read_image(image_tokens)
         ]
-        self._lower = [KeyValueCache() for _ in range(text.unimodal_layers)]
-        self._upper = [KeyValueCache() for _ in range(text.multimodal_layers)]
+        self._unimodal_caches = [KeyValueCache() for _ in range(text.unimodal_layers)]
+        self._multimodal_caches = [KeyValueCache() for _ in range(text.multimodal_layers)]
         lengths = [len(prompt) for prompt in prompts]
         tokens = torch.tensor(
             [[*prompt, *[text.pad_id] * (max(lengths) - len(prompt))] for prompt in prompts],
             device=device,
         )
-        states = model.unimodal_decoder(tokens, caches=self._lower)
-        states = model.multimodal_decoder(states, self._image, caches=self._upper)
-        self._places = torch.tensor(lengths, device=device)[:, None]
-        # Pads stand behind a shorter prompt: its own tokens never see them, later words must not.
-        own = torch.arange(max(lengths), device=device) < self._places
-        self._seen = None if bool(own.all()) else own[:, None]
+        states = model.unimodal_decoder(tokens, caches=self._unimodal_caches)
+        states = model.multimodal_decoder(states, self._image, caches=self._multimodal_caches)
+        self._positions = torch.tensor(lengths, device=device)[:, None]
+        # Padding follows a shorter prompt. Causality hides it from the prompt's tokens; later
+        # tokens need a mask.
+        own = torch.arange(max(lengths), device=device) < self._positions
+        self._visible = None if bool(own.all()) else own[:, None]
         rows = torch.arange(len(states), device=device)
-        last = states[rows, self._places[:, 0] - 1]
-        self.logits = self._read_off(last[:, None])
+        last = states[rows, self._positions[:, 0] - 1]
+        self.logits = self._to_logits(last[:, None])
 
     logits: Float[Tensor, "B K V"]
-    """Of the word that follows each branch, in fp32; the caller may change them in place."""
+    """Next-token logits of each branch, in fp32; the caller may modify them in place."""
 
-    def extend(self, words: Int[Tensor, "B K"], parents: Int[Tensor, "B K"] | None = None) -> None:
-        """Adds a word to each branch and gives `logits` for the next.
+    def step(self, tokens: Int[Tensor, "B K"], parents: Int[Tensor, "B K"] | None = None) -> None:
+        """Append a token to each branch and update `logits`.
 
         Args:
-            words: The new words.
-            parents: The branch of the step before that each word follows; None: its own.
+            tokens: The new tokens.
+            parents: The previous branch that each token continues; None: the same branch.
         """
-        self._look_back(words, parents)
-        # An image that is done may go on past the end until it is dropped.
-        places = self._places.clamp(max=self._model.config.text.context_length - 1)
+        self._update_visibility(tokens, parents)
+        # A finished image may exceed the context until it is dropped.
+        positions = self._positions.clamp(max=self._model.config.text.context_length - 1)
         states = self._model.unimodal_decoder(
-            words, caches=self._lower, positions=places.expand(words.shape)
+            tokens, caches=self._unimodal_caches, positions=positions.expand(tokens.shape)
         )
-        states = self._model.multimodal_decoder(states, self._image, caches=self._upper)
-        self._places = self._places + 1
-        self.logits = self._read_off(states)
+        states = self._model.multimodal_decoder(states, self._image, caches=self._multimodal_caches)
+        self._positions = self._positions + 1
+        self.logits = self._to_logits(states)
 
-    def keep(self, rows: Int[Tensor, " b"]) -> None:
-        """Drops all images but `rows`, in their order; to be followed by `extend`."""
+    def reorder(self, rows: Int[Tensor, " b"]) -> None:
+        """Select images: keep `rows` only, in this order; call `step` next."""
         self._image = [(keys[rows], values[rows]) for keys, values in self._image]
-        for cache in (*self._lower, *self._upper):
-            cache.keep(rows)
-        self._places = self._places[rows]
-        if self._seen is not None:
-            self._seen = self._seen[rows]
+        for cache in (*self._unimodal_caches, *self._multimodal_caches):
+            cache.reorder(rows)
+        self._positions = self._positions[rows]
+        if self._visible is not None:
+            self._visible = self._visible[rows]
 
-    def _look_back(self, words: Int[Tensor, "B K"], parents: Int[Tensor, "B k"] | None) -> None:
-        """Tells the caches which slots the new words see: those of their parents and their own."""
-        batch, branches = words.shape
-        if self._seen is None and branches == 1:
+    def _update_visibility(
+        self, tokens: Int[Tensor, "B K"], parents: Int[Tensor, "B k"] | None
+    ) -> None:
+        """Update the caches' masks: a new token sees its parent's slots and its own slot."""
+        batch, branches = tokens.shape
+        if self._visible is None and branches == 1:
             return
-        slots = self._lower[0].length
-        seen = self._seen
-        if seen is None:
-            seen = torch.ones(batch, 1, slots, dtype=torch.bool, device=words.device)
+        slots = self._unimodal_caches[0].length
+        visible = self._visible
+        if visible is None:
+            visible = torch.ones(batch, 1, slots, dtype=torch.bool, device=tokens.device)
         if parents is not None:
-            seen = seen.gather(1, parents[:, :, None].expand(-1, -1, slots))
-        own = torch.eye(branches, dtype=torch.bool, device=words.device)
-        self._seen = torch.cat([seen, own.expand(batch, -1, -1)], dim=2)
+            visible = visible.gather(1, parents[:, :, None].expand(-1, -1, slots))
+        own = torch.eye(branches, dtype=torch.bool, device=tokens.device)
+        self._visible = torch.cat([visible, own.expand(batch, -1, -1)], dim=2)
         hidden = torch.zeros(
-            self._seen.shape, dtype=self._model.log_scale.dtype, device=words.device
-        ).masked_fill_(~self._seen, -torch.inf)[:, None]
-        for cache in (*self._lower, *self._upper):
+            self._visible.shape, dtype=self._model.log_scale.dtype, device=tokens.device
+        ).masked_fill_(~self._visible, -torch.inf)[:, None]
+        for cache in (*self._unimodal_caches, *self._multimodal_caches):
             cache.visible = hidden
 
-    def _read_off(self, states: Float[Tensor, "B K D"]) -> Float[Tensor, "B K V"]:
+    def _to_logits(self, states: Float[Tensor, "B K D"]) -> Float[Tensor, "B K V"]:
         return linear(states, self._model.vocabulary_weight).float()
 
 
 def should_compact(going: Bool[Tensor, " B"]) -> bool:
-    """Whether so many images are done that it pays to drop them.
+    """Whether enough images are finished to drop them from the batch: at least a quarter.
 
-    To drop some means to copy all that is known of the others, so it waits until a quarter is done.
+    Dropping images copies the caches of the others.
     """
     return 4 * int(going.sum()) <= 3 * len(going)

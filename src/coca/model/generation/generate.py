@@ -1,4 +1,4 @@
-"""Writing captions: images and prompts in, token ids and their log-probabilities out."""
+"""Generate captions: images and prompts in, token ids and log-probabilities out."""
 
 from collections.abc import Sequence
 
@@ -23,24 +23,24 @@ def generate(
     prompts: Sequence[Sequence[int]] | None = None,
     decoding: GenerationConfig | None = None,
 ) -> list[list[GeneratedSequence]]:
-    """Writes captions of a batch of images.
+    """Generate captions of a batch of images.
 
-    What is written for an image depends on nothing else in the batch.
+    The captions of an image do not depend on the rest of the batch.
 
     Args:
-        model: In evaluation mode.
-        image_tokens: As `model.image_tokens` gives them.
-        prompts: Token ids that each image's captions begin with, [BOS] first; of any lengths.
+        model: A captioner in evaluation mode.
+        image_tokens: Output of `model.image_tokens`.
+        prompts: Token ids at the start of each image's captions, [BOS] first; of any lengths.
             None: [BOS] alone.
-        decoding: How words are chosen; None: beam search.
+        decoding: Generation config; None: beam search with defaults.
 
     Returns:
-        `num_return_sequences` captions of each image, best first; fewer where a search found no
-        more.
+        `num_return_sequences` captions of each image, best first; fewer if beam search finds
+        fewer.
 
     Raises:
-        ConfigError: A prompt fills the context or does not begin with [BOS], or their number is not
-            that of the images.
+        ConfigError: A prompt fills the context or does not begin with [BOS], or the number of
+            prompts is not the number of images.
     """
     decoding = decoding or GenerationConfig()
     text = model.config.text
@@ -53,29 +53,45 @@ def generate(
     if not prompts:
         return []
     device = image_tokens.device
-    room = torch.tensor([_room(prompt, text, decoding) for prompt in prompts], device=device)
+    token_budget = torch.tensor(
+        [_token_budget(prompt, text, decoding) for prompt in prompts], device=device
+    )
     longest = max(map(len, prompts))
     read = [[NO_TOKEN] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    drafts, read_ids = DecoderState(model, image_tokens, prompts), torch.tensor(read, device=device)
-    rules = LogitsProcessors(decoding, text)
+    state, read_ids = DecoderState(model, image_tokens, prompts), torch.tensor(read, device=device)
+    processors = LogitsProcessors(decoding, text)
     if decoding.beams == 1:
         return sample(
-            drafts, read_ids, rules=rules, decoding=decoding, room=room, eos_id=text.eos_id
+            state,
+            read_ids,
+            processors=processors,
+            decoding=decoding,
+            token_budget=token_budget,
+            eos_id=text.eos_id,
         )
     search = BeamSearch(
-        drafts, read_ids, rules=rules, decoding=decoding, room=room, eos_id=text.eos_id
+        state,
+        read_ids,
+        processors=processors,
+        decoding=decoding,
+        token_budget=token_budget,
+        eos_id=text.eos_id,
     )
     return search.run()
 
 
-def _room(prompt: Sequence[int], text: TextConfig, decoding: GenerationConfig) -> int:
-    """Most words behind a prompt."""
+def _token_budget(prompt: Sequence[int], text: TextConfig, decoding: GenerationConfig) -> int:
+    """Compute the maximum number of new tokens after a prompt."""
     if len(prompt) == 0 or prompt[0] != text.bos_id:
         raise ConfigError(f"a prompt begins with [BOS] ({text.bos_id}), not {list(prompt)[:1]}")
-    room = text.max_text_tokens - (len(prompt) - 1)
-    if room < 1:
+    token_budget = text.max_text_tokens - (len(prompt) - 1)
+    if token_budget < 1:
         raise ConfigError(
-            f"a prompt of {len(prompt)} tokens leaves no room for words in context_length "
+            f"a prompt of {len(prompt)} tokens leaves no room for new tokens in context_length "
             f"{text.context_length}; shorten it to {text.max_text_tokens} tokens at most"
         )
-    return room if decoding.max_new_tokens is None else min(decoding.max_new_tokens, room)
+    return (
+        token_budget
+        if decoding.max_new_tokens is None
+        else min(decoding.max_new_tokens, token_budget)
+    )

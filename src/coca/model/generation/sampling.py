@@ -1,4 +1,4 @@
-"""Captions written word by word: the likeliest each time, or drawn by chance.
+"""Greedy decoding and sampling with temperature, top-k and top-p (nucleus).
 
 Dimensions: B images, K branches an image, V vocabulary, P tokens of the longest prompt.
 """
@@ -12,127 +12,135 @@ from coca.model.generation.config import GeneratedSequence, GenerationConfig
 from coca.model.generation.decoder_state import DecoderState, should_compact
 from coca.model.generation.logits_processors import NO_TOKEN, LogitsProcessors
 
-SORTED_AT_FIRST = 256
-"""Words that are sorted in the hope that `top_p` lies among them; to sort all is slow."""
+MIN_SORTED_TOKENS = 256
+"""First number of likeliest tokens to sort for `top_p`; sorting the whole vocabulary is slow."""
 
 
 class Sampler:
-    """Picks the next word by its logits."""
+    """Chooses the next token of each branch from its logits."""
 
     def __init__(self, decoding: GenerationConfig, *, steps: int, device: torch.device) -> None:
         self._decoding = decoding
-        # Sample j of any image reads stream j, whatever else is in the batch. Of 32 bits, so that
-        # rounding never makes a 1 of them.
+        # Sample j of each image uses stream j, so that the rest of the batch has no effect. 32
+        # bits, so that no number is rounded to 1.
         streams = [
             np.random.default_rng((decoding.seed, sample)).integers(2**32, size=steps)
             for sample in range(decoding.num_return_sequences)
         ]
-        # fp64, which Apple's accelerators lack: there the CPU draws.
-        place = torch.device("cpu") if device.type == "mps" else device
-        self._chance = torch.tensor(np.stack(streams) / 2**32, device=place)
+        # fp64, which MPS lacks: there the CPU samples.
+        sampling_device = torch.device("cpu") if device.type == "mps" else device
+        self._chance = torch.tensor(np.stack(streams) / 2**32, device=sampling_device)
 
     def __call__(
         self, logits: Float[Tensor, "B K V"], *, samples: Int[Tensor, "B K"], step: int
     ) -> Int[Tensor, "B K"]:
-        """Gives a word for each branch, of which `samples` tells the number of its sample."""
+        """Choose a token for each branch; `samples` holds the sample number of each branch."""
         if not self._decoding.sampled:
             return logits.argmax(dim=2)
         logits = logits / (self._decoding.temperature or 1.0)
         chance = self._chance[samples.to(self._chance.device), step][:, :, None]
         if self._decoding.top_k is None and self._decoding.top_p is None:
-            return _drawn(logits.softmax(dim=2), chance)[:, :, 0]
-        weights, words = self._likeliest(logits)
-        return words.gather(2, _drawn(weights, chance))[:, :, 0]
+            return _draw(logits.softmax(dim=2), chance)[:, :, 0]
+        weights, tokens = self._top_candidates(logits)
+        return tokens.gather(2, _draw(weights, chance))[:, :, 0]
 
-    def _likeliest(
+    def _top_candidates(
         self, logits: Float[Tensor, "B K V"]
     ) -> tuple[Float[Tensor, "B K some"], Int[Tensor, "B K some"]]:
-        """The words that may be drawn, the likeliest first, and their weights."""
+        """Select the tokens to sample from, likeliest first, and their weights."""
         vocabulary, top_p = logits.shape[2], self._decoding.top_p or 1.0
         if self._decoding.top_k is not None:
-            best, words = logits.topk(min(self._decoding.top_k, vocabulary), dim=2)
-            return _nucleus(best.softmax(dim=2), top_p), words
+            best, tokens = logits.topk(min(self._decoding.top_k, vocabulary), dim=2)
+            return _nucleus(best.softmax(dim=2), top_p), tokens
         normaliser = logits.logsumexp(dim=2, keepdim=True)
-        count = min(SORTED_AT_FIRST, vocabulary)
+        count = min(MIN_SORTED_TOKENS, vocabulary)
         while True:
-            best, words = logits.topk(count, dim=2)
+            best, tokens = logits.topk(count, dim=2)
             weights = (best - normaliser).exp()
             if count == vocabulary or bool((weights.sum(dim=2) >= top_p).all()):
-                return _nucleus(weights, top_p), words
+                return _nucleus(weights, top_p), tokens
             count = min(16 * count, vocabulary)
 
 
 def sample(
-    drafts: DecoderState,
+    state: DecoderState,
     prompts: Int[Tensor, "B P"],
     *,
-    rules: LogitsProcessors,
+    processors: LogitsProcessors,
     decoding: GenerationConfig,
-    room: Int[Tensor, " B"],
+    token_budget: Int[Tensor, " B"],
     eos_id: int,
 ) -> list[list[GeneratedSequence]]:
-    """Writes `num_return_sequences` captions an image, the best first.
+    """Generate `num_return_sequences` captions per image by greedy decoding or sampling.
 
     Args:
-        drafts: What the model has read so far.
-        prompts: What was read; shorter prompts have `NO_TOKEN` before them.
-        rules: What must not be written.
-        decoding: How words are chosen: the likeliest, or drawn.
-        room: Most words behind the prompt of each image.
-        eos_id: Ends a caption.
+        state: Decoder state after the prompts.
+        prompts: Token ids of the prompts; shorter prompts are left-padded with `NO_TOKEN`.
+        processors: Logits processors.
+        decoding: Generation config.
+        token_budget: Maximum number of new tokens of each image.
+        eos_id: The token that ends a caption.
+
+    Returns:
+        The captions of each image, best first.
     """
-    batch, count, steps = len(prompts), decoding.num_return_sequences, int(room.max())
+    batch, count, steps = len(prompts), decoding.num_return_sequences, int(token_budget.max())
     choose = Sampler(decoding, steps=steps, device=prompts.device)
-    nowhere = batch * count
-    # The last row takes what is written for branches that have ended.
-    words = torch.full((nowhere + 1, steps), NO_TOKEN, device=prompts.device)
-    log_ps = torch.zeros(words.shape, device=prompts.device)
-    rows = torch.arange(nowhere, device=prompts.device).view(batch, count)
+    discard = batch * count
+    # The last row collects the tokens of branches that have ended.
+    tokens = torch.full((discard + 1, steps), NO_TOKEN, device=prompts.device)
+    log_ps = torch.zeros(tokens.shape, device=prompts.device)
+    rows = torch.arange(discard, device=prompts.device).view(batch, count)
     parents: Tensor | None = torch.zeros_like(rows)
     for step in range(steps):
-        logits = drafts.logits
+        logits = state.logits
         normaliser = logits.logsumexp(dim=2, keepdim=True)
-        plain = logits.clone() if rules.reweigh else logits
+        plain = logits.clone() if processors.rescales else logits
         branches = logits.shape[1]
-        written = prompts[:, None].expand(-1, branches, -1)
-        if rules.look_back:
-            written = torch.cat([written, words[rows[:, :branches], :step]], dim=2)
-        rules.apply_(logits, step=step, written=written)
+        token_ids = prompts[:, None].expand(-1, branches, -1)
+        if processors.uses_history:
+            token_ids = torch.cat([token_ids, tokens[rows[:, :branches], :step]], dim=2)
+        processors.apply_(logits, step=step, token_ids=token_ids)
         shape = (-1, rows.shape[1], -1)
         chosen = choose(logits.expand(shape), samples=rows % count, step=step)
-        words[rows, step] = chosen
+        tokens[rows, step] = chosen
         score = plain.expand(shape).gather(2, chosen[:, :, None]) - normaliser
         log_ps[rows, step] = score[:, :, 0]
 
-        over = (chosen == eos_id) | (rows == nowhere) | (room[:, None] == step + 1)
-        most = int((~over).sum(dim=1).max())
-        if most == 0:
+        over = (chosen == eos_id) | (rows == discard) | (token_budget[:, None] == step + 1)
+        open_branches = int((~over).sum(dim=1).max())
+        if open_branches == 0:
             break
-        rows = rows.masked_fill(over, nowhere)
-        if most < rows.shape[1]:
-            # Living branches first: the others leave, as far as all images can spare some.
-            order = over.int().argsort(dim=1, stable=True)[:, :most]
+        rows = rows.masked_fill(over, discard)
+        if open_branches < rows.shape[1]:
+            # Open branches first; the batch keeps as many as the image with the most of them.
+            order = over.int().argsort(dim=1, stable=True)[:, :open_branches]
             rows, chosen = rows.gather(1, order), chosen.gather(1, order)
             parents = order if parents is None else parents.gather(1, order)
-        going = (rows != nowhere).any(dim=1)
+        going = (rows != discard).any(dim=1)
         if should_compact(going):
             left = going.nonzero()[:, 0]
-            drafts.keep(left)
-            prompts, room, rows, chosen = prompts[left], room[left], rows[left], chosen[left]
+            state.reorder(left)
+            prompts, token_budget, rows, chosen = (
+                prompts[left],
+                token_budget[left],
+                rows[left],
+                chosen[left],
+            )
             parents = None if parents is None else parents[left]
-        drafts.extend(chosen, parents)
+        state.step(chosen, parents)
         parents = None
     captions = [
-        _written(row, scores, eos_id)
-        for row, scores in zip(words[:-1].tolist(), log_ps[:-1].tolist(), strict=True)
+        _generated_sequence(row, scores, eos_id)
+        for row, scores in zip(tokens[:-1].tolist(), log_ps[:-1].tolist(), strict=True)
     ]
     return [
         sorted(captions[first : first + count], key=lambda caption: -caption.rank)
-        for first in range(0, nowhere, count)
+        for first in range(0, discard, count)
     ]
 
 
-def _written(row: list[int], scores: list[float], eos_id: int) -> GeneratedSequence:
+def _generated_sequence(row: list[int], scores: list[float], eos_id: int) -> GeneratedSequence:
     length = row.index(NO_TOKEN) if NO_TOKEN in row else len(row)
     ended = length > 0 and row[length - 1] == eos_id
     return GeneratedSequence(
@@ -144,16 +152,16 @@ def _written(row: list[int], scores: list[float], eos_id: int) -> GeneratedSeque
 
 
 def _nucleus(weights: Float[Tensor, "B K some"], top_p: float) -> Float[Tensor, "B K some"]:
-    """Leaves out the words before which `top_p` is reached; at least the likeliest stays."""
+    """Zero the weights of tokens outside the nucleus; at least the likeliest token remains."""
     before = weights.cumsum(dim=2) - weights
     return weights.masked_fill(before >= top_p, 0.0)
 
 
-def _drawn(
+def _draw(
     weights: Float[Tensor, "B K some"], chance: Float[Tensor, "B K 1"]
 ) -> Int[Tensor, "B K 1"]:
-    """The place where the weights, laid end to end, reach the share `chance` of their sum."""
-    # fp64: fifty thousand small numbers are added up.
+    """Sample an index by inverse transform: where the cumulative weights exceed `chance`."""
+    # fp64: the sum has fifty thousand small terms.
     reached = weights.to(chance.device).double().cumsum(dim=2)
-    places = torch.searchsorted(reached, chance * reached[..., -1:], right=True)
-    return places.to(weights.device)
+    indices = torch.searchsorted(reached, chance * reached[..., -1:], right=True)
+    return indices.to(weights.device)

@@ -1,4 +1,4 @@
-"""Starting values that all captioners share. The paper states none, so they follow CLIP."""
+"""Weight initialization of all captioners, as in CLIP; the paper does not state any."""
 
 import math
 
@@ -9,11 +9,11 @@ from coca.model.layers.transformer import MLP, CrossAttention, SelfAttention
 
 
 @torch.no_grad()
-def draw_linears_(model: nn.Module) -> None:
-    """Draws each linear layer normal with variance one over its inputs, with biases of zero.
+def init_linears_(model: nn.Module) -> None:
+    """Initialize each linear layer: normal with variance 1 / inputs, and zero biases.
 
-    So a narrow model learns as fast as a wide one; a fixed 0.02, as in GPT-2, left a width of 192
-    far behind.
+    So a narrow model learns as fast as a wide model. With a fixed 0.02, as in GPT-2, a width of 192
+    learned far more slowly.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -23,10 +23,10 @@ def draw_linears_(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def shrink_residuals_(tower: nn.Module, depth: int) -> None:
-    """Scales output layers of residual branches down by the square root of twice the depth.
+def scale_residuals_(tower: nn.Module, depth: int) -> None:
+    """Divide the output weights of residual branches by the square root of twice the depth.
 
-    So the residual stream does not grow with it.
+    So the residual stream does not grow with depth.
     """
     for module in tower.modules():
         if isinstance(module, SelfAttention | CrossAttention):

@@ -1,10 +1,10 @@
-"""How the words of a row see each other where they are not plainly one caption.
+"""KV cache and attention state for incremental decoding.
 
-The words of one row read the keys and values of one image, which exist once. So a row may hold
-the newest words of several beams, or several captions beside each other; the memory that each
-self-attention layer is handed then tells them apart.
+All tokens of a row attend to the keys and values of one image, which are stored once. So a row may
+hold the newest tokens of several beams, or several captions. The attention state of each
+self-attention layer then separates them.
 
-Dimensions: B images, H heads, L words of a row, S slots, d size of a head.
+Dimensions: B images, H heads, L tokens of a row, S slots, d size of a head.
 """
 
 from typing import Protocol, runtime_checkable
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 @runtime_checkable
 class AttentionState(Protocol):
-    """Mixes the words of a self-attention layer."""
+    """Replaces plain causal attention in a self-attention layer."""
 
     def attend(
         self,
@@ -25,24 +25,24 @@ class AttentionState(Protocol):
         keys: Float[Tensor, "B H L d"],
         values: Float[Tensor, "B H L d"],
     ) -> Float[Tensor, "B H L d"]:
-        """Gives each word the mixed values of all that it may see."""
+        """Compute the attention output of each token over all tokens visible to it."""
         ...
 
 
 class KeyValueCache:
-    """What one self-attention layer has seen, so that a new word costs one row of work.
+    """KV cache of one self-attention layer, for a tree of branches per image.
 
-    An image's captions may branch, as beams do. The prompt and every word of every branch have
-    their slots beside each other, written once and never moved; `visible` tells which slots the
-    branches of an image see. To go on from another branch is thus a change of the mask alone.
+    The captions of an image may branch, as beams do. The prompt and every token of every branch
+    have one slot each, which is written once and never moved. The mask `visible` selects the slots
+    of each branch. So continuing from another beam changes the mask and copies no keys or values.
     """
 
     def __init__(self) -> None:
         self.length = 0
-        """Slots in use."""
+        """Number of slots in use."""
         self.visible: Float[Tensor, "B 1 L S"] | None = None
-        """Added to the scores of later words: 0 where a branch sees a slot, else minus infinity;
-        None: each sees all."""
+        """Additive mask for the next tokens: 0 if a slot is visible to a branch, else minus
+        infinity. None: all slots are visible."""
         self._stored: Float[Tensor, "two B H capacity d"] | None = None
 
     def attend(
@@ -51,10 +51,10 @@ class KeyValueCache:
         keys: Float[Tensor, "B H L d"],
         values: Float[Tensor, "B H L d"],
     ) -> Float[Tensor, "B H L d"]:
-        """Takes in new words and mixes all that each may see.
+        """Append keys and values to the cache and compute the attention output.
 
-        The first call takes the prompt, its words one after the other; each later one takes one
-        word of each of L branches, to which `visible` applies.
+        The first call takes the L tokens of the prompt. Each later call takes one token of each of
+        L branches, with the mask `visible`.
         """
         if self._stored is None:
             self._grow(keys, capacity=2 * keys.shape[2])
@@ -68,8 +68,8 @@ class KeyValueCache:
         keys, values = self._stored[:, :, :, : self.length]
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=self.visible)
 
-    def keep(self, rows: Int[Tensor, " K"]) -> None:
-        """Drops all images of the batch but `rows`, in their order."""
+    def reorder(self, rows: Int[Tensor, " K"]) -> None:
+        """Select images of the batch: keep `rows` only, in this order."""
         if self._stored is not None:
             self._stored = self._stored[:, rows]
 
@@ -89,10 +89,10 @@ class KeyValueCache:
 
 
 class BlockDiagonalAttention:
-    """Whole captions beside each other in a row; none sees another."""
+    """Causal attention within each of several captions in a row."""
 
     def __init__(self, captions: int) -> None:
-        """Takes the number of captions in a row; all have the same length."""
+        """Set the number of captions in a row; all have the same length."""
         self._captions = captions
 
     def attend(
@@ -101,7 +101,7 @@ class BlockDiagonalAttention:
         keys: Float[Tensor, "B H L d"],
         values: Float[Tensor, "B H L d"],
     ) -> Float[Tensor, "B H L d"]:
-        """Mixes each caption on its own."""
+        """Compute causal attention within each caption."""
         queries, keys, values = (
             rearrange(part, "B H (captions T) d -> (B captions) H T d", captions=self._captions)
             for part in (queries, keys, values)

@@ -1,13 +1,13 @@
-"""Captions of like length side by side, so that almost nothing is computed for padding.
+"""Sequence packing by length buckets, so that little is computed for padding.
 
-A batch of captions is ragged: a dozen tokens on average, the longest several times that. Packed,
-the captions are sorted by length and cut into a few rectangles, each as wide as its longest
-caption. All rectangles together are one flat list of rows, and that is all that linear layers and
-norms see; only attention looks at one rectangle after the other. This needs no mask: what is behind
-a caption's end comes last in its row, and causal attention never lets a real token see it.
+A batch of captions is ragged: a dozen tokens on average, the longest several times that. Packing
+sorts the captions by length and splits them into a few buckets, each as wide as its longest
+caption. All buckets together form one flat list of rows, the input of linear layers and norms.
+Only attention processes one bucket after the other. It needs no mask: padding comes last in each
+caption, and causal attention keeps real tokens from attending to it.
 
-Dimensions: B captions, M rows of all rectangles, b captions of one rectangle, t its length, D
-width, W rows that are picked out.
+Dimensions: B captions, M rows of all buckets, b captions of one bucket, t its length, D width,
+W selected rows.
 """
 
 from collections import Counter
@@ -21,58 +21,58 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 BUCKET_COST = 8
-"""Rows that one more rectangle costs: its attention is a call of its own in each layer."""
+"""Cost of one more bucket, in rows: each bucket needs its own attention call in each layer."""
 
 
-def last_places(marked: Bool[Tensor, "B t"]) -> Int[Tensor, " B"]:
-    """Counts the places of each row up to the last marked one; 0 if there is none."""
-    places = torch.arange(1, marked.shape[1] + 1, device=marked.device)
-    return (places * marked).amax(dim=1)
+def lengths_to_last(marked: Bool[Tensor, "B t"]) -> Int[Tensor, " B"]:
+    """Count the positions of each row up to its last marked position; 0 if none is marked."""
+    positions = torch.arange(1, marked.shape[1] + 1, device=marked.device)
+    return (positions * marked).amax(dim=1)
 
 
 @dataclass(frozen=True)
 class LengthBucket:
-    """Captions that are neighbours in the sorted order and share one length."""
+    """Consecutive captions of the sorted order, padded to one length."""
 
     first: int
-    """The first of them, counted in the sorted order."""
+    """Index of the first caption in the sorted order."""
     captions: int
-    """How many there are."""
+    """Number of captions."""
     length: int
-    """Tokens of each, those behind its end included."""
+    """Padded length of each caption in tokens."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where each token of each caption lies in the flat list of rows."""
+    """The mapping from the tokens of captions to packed rows."""
 
     order: Int[Tensor, " B"]
-    """The captions from the shortest to the longest."""
+    """Caption indices, shortest caption first."""
     buckets: tuple[LengthBucket, ...]
-    """How that order is cut."""
+    """Length buckets, in the sorted order."""
     masks: tuple[Bool[Tensor, "_ 1 _ _"], ...] | None = None
-    """For each rectangle, what each place may see; None: itself and all before it."""
+    """Attention mask of each bucket; None: causal attention."""
 
     @classmethod
     def of(cls, lengths: Int[Tensor, " B"]) -> "Packing":
-        """Plans the rectangles for captions of these lengths; each is at least 1 token."""
+        """Choose the buckets for captions of these lengths in tokens, each at least 1."""
         counts = lengths.tolist()
         order = sorted(range(len(counts)), key=counts.__getitem__)
         return cls(torch.tensor(order, device=lengths.device), tuple(_length_buckets(counts)))
 
     def shortened(self, by: int) -> "Packing":
-        """Gives the packing of the same captions without their last `by` places."""
+        """Return the packing of the same captions without their last `by` positions."""
         shorter = (replace(old, length=old.length - by) for old in self.buckets)
         return replace(self, buckets=tuple(shorter), masks=None)
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Rows of each rectangle."""
-        return [rectangle.captions * rectangle.length for rectangle in self.buckets]
+        """Number of rows of each bucket."""
+        return [bucket.captions * bucket.length for bucket in self.buckets]
 
     @cached_property
     def offsets(self) -> Int[Tensor, " B"]:
-        """The row of each caption's first token; the others follow it."""
+        """Row of each caption's first token; its other tokens follow."""
         starts = self._starts
         offsets = torch.empty_like(starts)
         offsets[self.order] = starts
@@ -80,44 +80,44 @@ class Packing:
 
     @cached_property
     def captions(self) -> Int[Tensor, " M"]:
-        """The caption that each row belongs to."""
+        """Caption index of each row."""
         return self.order.repeat_interleave(self._lengths, output_size=sum(self.sizes))
 
     @cached_property
-    def places(self) -> Int[Tensor, " M"]:
-        """The place of each row in its caption, from 0."""
+    def positions(self) -> Int[Tensor, " M"]:
+        """Position of each row in its caption, from 0."""
         starts = self._starts.repeat_interleave(self._lengths, output_size=sum(self.sizes))
         return torch.arange(len(starts), device=starts.device) - starts
 
     def rows(self, wanted: Bool[Tensor, "B T"]) -> Int[Tensor, " W"]:
-        """Gives the row of each wanted token, caption by caption."""
-        places = torch.arange(wanted.shape[1], device=wanted.device)
-        return (self.offsets[:, None] + places)[wanted]
+        """Return the row of each selected token, caption by caption."""
+        positions = torch.arange(wanted.shape[1], device=wanted.device)
+        return (self.offsets[:, None] + positions)[wanted]
 
     def split(self, rows: Tensor) -> list[Tensor]:
-        """Gives each rectangle, (b, t, ...), as a view of flat rows (M, ...)."""
+        """Split packed rows (M, ...) into buckets (b, t, ...), as views."""
         return [
-            part.unflatten(0, (rectangle.captions, rectangle.length))
-            for part, rectangle in zip(rows.split(self.sizes), self.buckets, strict=True)
+            part.unflatten(0, (bucket.captions, bucket.length))
+            for part, bucket in zip(rows.split(self.sizes), self.buckets, strict=True)
         ]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Makes flat rows (M, ...) of rectangles (b, t, ...) again."""
+        """Join buckets (b, t, ...) into packed rows (M, ...); the inverse of `split`."""
         return torch.cat([part.flatten(0, 1) for part in parts])
 
     def shorten(self, rows: Float[Tensor, "M D"], by: int) -> Float[Tensor, "less D"]:
-        """Drops the last `by` places of each caption: the rows that `shortened` describes."""
+        """Drop the rows of the last `by` positions of each caption; see `shortened`."""
         return self.join([part[:, :-by] for part in self.split(rows)])
 
-    def share_out(self, ordered: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Cuts tensors that follow `order` in their first axis into each rectangle's captions."""
-        for rectangle in self.buckets:
-            end = rectangle.first + rectangle.captions
-            yield [tensor[rectangle.first : end] for tensor in ordered]
+    def split_by_bucket(self, ordered: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Split tensors whose first axis follows `order` into the captions of each bucket."""
+        for bucket in self.buckets:
+            end = bucket.first + bucket.captions
+            yield [tensor[bucket.first : end] for tensor in ordered]
 
     @cached_property
     def _lengths(self) -> Int[Tensor, " B"]:
-        """Places of each caption, in the sorted order."""
+        """Padded length of each caption, in the sorted order."""
         lengths = [old.length for old in self.buckets for _ in range(old.captions)]
         return torch.tensor(lengths, device=self.order.device)
 
@@ -127,10 +127,10 @@ class Packing:
 
 
 def _length_buckets(lengths: Sequence[int]) -> Iterator[LengthBucket]:
-    """Cuts where the fewest rows are computed, each cut counted as `BUCKET_COST` of them.
+    """Choose the buckets with the fewest rows in total; each bucket adds `BUCKET_COST` rows.
 
-    Shortest path over the different lengths: `best[i]` is the cost of all captions that are no
-    longer than the i-th length, `cut[i]` where the last of their rectangles begins.
+    Dynamic programming over the distinct lengths: `best[i]` is the cost of all captions up to the
+    i-th length, `cut[i]` the start of their last bucket.
     """
     counts = Counter(lengths)
     distinct = sorted(counts)

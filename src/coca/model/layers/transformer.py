@@ -1,4 +1,4 @@
-"""The parts that both towers share: attention, MLP and pre-norm Transformer blocks.
+"""Transformer layers of both towers: attention, MLP and pre-norm blocks.
 
 Dimensions: B batch, L tokens, S tokens attended to, D width, C width of the attended tokens, H
 heads.
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.model.layers.kv_cache import AttentionState
-from coca.model.layers.latent_attention import read
+from coca.model.layers.latent_attention import latent_attention
 from coca.model.layers.packing import Packing
 from coca.model.layers.prepacked_linear import Linear
 
@@ -19,10 +19,10 @@ KeysAndValues = tuple[Float[Tensor, "B H S d"], Float[Tensor, "B H S d"]]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself, with one fused projection.
+    """Multi-head self-attention with one fused projection.
 
-    Keys need no bias: it would add the same number to every score of a query, which the softmax
-    takes away again. Without it the sizes of the paper come out to the digit.
+    Keys need no bias: it adds the same number to every score of a query, which the softmax cancels.
+    Without it, the parameter counts equal those of the paper to the digit.
     """
 
     def __init__(self, width: int, heads: int, *, key_bias: bool = False) -> None:
@@ -43,14 +43,14 @@ class SelfAttention(nn.Module):
         packing: Packing | None = None,
         mask: Bool[Tensor, "B 1 L L"] | None = None,
     ) -> Float[Tensor, "*B L D"]:
-        """Mixes the tokens of each sequence.
+        """Compute self-attention within each sequence.
 
         Args:
-            tokens: Sequences of one length; with `packing` its flat rows.
-            causal: Let no token see a later one.
-            cache: Does the mixing where it is not plainly causal, as of a caption that grows.
-            packing: How the flat rows make up sequences.
-            mask: What each token may see, in place of `causal`.
+            tokens: Sequences of one length; with `packing`, packed rows.
+            causal: Mask later tokens.
+            cache: Replaces plain causal attention, for instance in incremental decoding.
+            packing: Maps packed rows to sequences.
+            mask: True where a token may attend to another; replaces `causal`.
         """
         projected = self.qkv(tokens, self._bias())
         if packing is None:
@@ -85,7 +85,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of a sequence to another one, such as words to image tokens."""
+    """Multi-head cross-attention, such as of text tokens to image tokens."""
 
     def __init__(
         self, width: int, context_width: int, heads: int, *, key_bias: bool = False
@@ -99,7 +99,7 @@ class CrossAttention(nn.Module):
         self.out = Linear(width, width)
 
     def project(self, context: Float[Tensor, "B S C"]) -> KeysAndValues:
-        """Gives the keys and values of `context`; do it once and attend many times."""
+        """Project `context` to keys and values, once for many calls of `forward`."""
         projected = self.key_value(context, self._bias())
         keys, values = _by_head(projected, 2, self.heads)
         return keys, values
@@ -112,15 +112,15 @@ class CrossAttention(nn.Module):
         packing: Packing | None = None,
         norm: nn.LayerNorm | None = None,
     ) -> Float[Tensor, "*B L D"]:
-        """Reads `context`.
+        """Compute cross-attention to `context`.
 
         Args:
-            tokens: Sequences of one length; with `packing` its flat rows.
+            tokens: Sequences of one length; with `packing`, packed rows.
             context: Keys and values from `project`; with `packing` the tokens themselves, in its
                 order.
-            packing: How the flat rows make up captions.
-            norm: Has gain and shift that `context`, otherwise normalised, still lacks; only with
-                `packing`.
+            packing: Maps packed rows to captions.
+            norm: Layer norm whose gain and shift are still to be applied to the normalized
+                `context`; only with `packing`.
         """
         queries = self.query(tokens)
         if packing is None:
@@ -128,11 +128,11 @@ class CrossAttention(nn.Module):
             return self.out(self._mix(queries, context))
         assert isinstance(context, Tensor)
         keys, values = self.key_value.weight.chunk(2)
-        # What a bias adds to the keys is the same for all scores of a query: it has no effect.
+        # A key bias adds the same number to all scores of a query, so it has no effect.
         bias = self._bias().chunk(2)[1]
         if norm is not None:
             keys, values, bias = keys * norm.weight, values * norm.weight, bias + values @ norm.bias
-        found = read(queries, context, keys, values, heads=self.heads, packing=packing)
+        found = latent_attention(queries, context, keys, values, heads=self.heads, packing=packing)
         return self.out(found + bias)
 
     def forward_shared(
@@ -142,12 +142,12 @@ class CrossAttention(nn.Module):
         *,
         mask: Bool[Tensor, "B 1 1 S"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """As `forward`, for queries that are the same in each row: they are projected once.
+        """Compute `forward` for queries shared by all rows, which are projected once.
 
         Args:
             tokens: The queries.
             context: Keys and values from `project`.
-            mask: What may be read; None: all.
+            mask: True for tokens to attend to; None: all.
         """
         batch = context[0].shape[0]
         return self.out(self._mix(self.query(tokens).expand(batch, -1, -1), context, mask=mask))
@@ -155,7 +155,7 @@ class CrossAttention(nn.Module):
     def weights(
         self, tokens: Float[Tensor, "B L D"], context: KeysAndValues
     ) -> Float[Tensor, "B H L S"]:
-        """Gives how much each token reads of each attended one; what `forward` never holds."""
+        """Compute the attention weights of each head, which `forward` does not materialize."""
         queries = rearrange(self.query(tokens), "B L (H d) -> B H L d", H=self.heads)
         scores = queries @ context[0].transpose(2, 3) / queries.shape[3] ** 0.5
         return scores.softmax(dim=3)
@@ -184,14 +184,14 @@ def attend(
     mask: Bool[Tensor, "B 1 _ S"] | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "B H L d"]:
-    """Scaled dot-product attention.
+    """Compute scaled dot-product attention.
 
     Args:
-        queries: What each token looks for.
-        keys: What each token is found by.
-        values: What is read of it.
-        mask: What each query may see, in place of `causal`.
-        causal: Let no query see a key behind its own place.
+        queries: Queries of each head.
+        keys: Keys of each head.
+        values: Values of each head.
+        mask: True where a query may attend to a key; replaces `causal`.
+        causal: Mask keys after the query's position.
     """
     if queries.device.type != "cpu" or queries.dtype == torch.float32 or not queries.requires_grad:
         return F.scaled_dot_product_attention(
@@ -208,9 +208,9 @@ def attend(
 
 
 def _by_head(projected: Float[Tensor, "B L n"], parts: int, heads: int) -> tuple[Tensor, ...]:
-    """Cuts what one matrix made into its parts, each (B, H, L, d).
+    """Split the output of a fused projection into `parts` tensors (B, H, L, d).
 
-    By views that einops would not choose: their gradient is written in one pass.
+    Not by einops: the gradient of these views is written in one pass.
     """
     cut = projected.unflatten(2, (parts, heads, -1)).unbind(2)
     return tuple(part.transpose(1, 2) for part in cut)
@@ -247,7 +247,7 @@ class Block(nn.Module):
         packing: Packing | None = None,
         mask: Bool[Tensor, "B 1 L L"] | None = None,
     ) -> Float[Tensor, "*B L D"]:
-        """Arguments as of `SelfAttention.forward`."""
+        """Apply the block; arguments are those of `SelfAttention.forward`."""
         normed = self.attention_norm(tokens)
         tokens = tokens + self.attention(
             normed, causal=causal, cache=cache, packing=packing, mask=mask
@@ -256,9 +256,9 @@ class Block(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """Pre-norm decoder block: causal self-attention, attention to the image, one MLP.
+    """Pre-norm decoder block: causal self-attention, cross-attention to the image, MLP.
 
-    One MLP a layer is what the paper's parameter counts need; OpenCLIP's variant has two.
+    The paper's parameter counts imply one MLP per layer; OpenCLIP's variant has two.
     """
 
     def __init__(self, width: int, context_width: int, heads: int, mlp_width: int) -> None:
@@ -278,7 +278,7 @@ class CrossBlock(nn.Module):
         cache: AttentionState | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B L D"]:
-        """Arguments as of `SelfAttention.forward` and `CrossAttention.forward`."""
+        """Apply the block; see `SelfAttention.forward` and `CrossAttention.forward`."""
         normed = self.attention_norm(tokens)
         tokens = tokens + self.attention(normed, causal=True, cache=cache, packing=packing)
         tokens = tokens + self.cross_attention(self.cross_norm(tokens), image, packing=packing)

@@ -1,7 +1,6 @@
-"""The losses that look at one pair at a time: captioning (CoCa, section 3.2) and classification.
+"""Per-sample losses in nats: captioning (CoCa, section 3.2) and classification.
 
-All are in nats. Letters: B batch, M positions that predict a word, D width, V vocabulary,
-K classes.
+Dimensions: B batch, M positions with a label, D width, V vocabulary, K classes.
 """
 
 from typing import Any
@@ -23,20 +22,20 @@ def captioning_loss(
     label_smoothing: float = 0.0,
     token_weight: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean cross entropy of the next word over real positions, or a weighted sum.
+    """Compute the next-token cross entropy: its mean over labelled positions, or a weighted sum.
 
-    The M x V logits never exist: they are made, used and dropped in chunks of `chunk_size`
-    positions, and their gradient is taken in the same pass. Equal to `captioning_loss_plain`.
+    The M x V logits are never materialized: chunks of `chunk_size` positions are computed, and
+    their gradient in the same pass. Equal to `captioning_loss_plain`.
 
     Args:
-        states: Decoder states that predict a word.
-        targets: The words.
+        states: Decoder states at positions with a label.
+        targets: The labels: next tokens.
         vocabulary_weight: Matrix from states to logits.
-        chunk_size: Positions at a time; peak memory is `chunk_size` x V numbers.
+        chunk_size: Positions per chunk; peak memory is `chunk_size` x V numbers.
         label_smoothing: Fraction of each target that is spread evenly over the whole vocabulary,
             the target token included; 0 to 1.
-        token_weight: Weight of each word, where these are only a part of the words that the mean
-            goes over; None: one over their number.
+        token_weight: Weight of each token, if these tokens are only a part of those in the mean.
+            None: one over their number.
     """
     if token_weight is None:
         token_weight = torch.tensor(1 / max(len(targets), 1), device=states.device)
@@ -52,7 +51,7 @@ def captioning_loss_plain(
     *,
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """The same loss in one line: the reference that `captioning_loss` is tested against."""
+    """Compute the captioning loss on all logits at once: the reference of `captioning_loss`."""
     logits = F.linear(states, vocabulary_weight).float()
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
@@ -64,18 +63,18 @@ def classification_loss(
     label_smoothing: float = 0.0,
     image_weight: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
-    """Softmax cross entropy against class indices, or against rows of label weights.
+    """Compute the softmax cross entropy against class indices or rows of class weights.
 
-    Rows may be one-hot, multi-hot or smoothed; each is scaled to sum to 1, so an image with
-    several labels asks for equal shares.
+    Rows may be one-hot, multi-hot or smoothed. Each is scaled to sum to 1, so the labels of an
+    image with several labels count equally.
 
     Args:
-        logits: Of each image.
-        targets: Its class, or weights of all classes.
+        logits: Class logits of each image.
+        targets: Class index of each image, or weights of all classes.
         label_smoothing: Fraction of each target that is spread evenly over all classes, the target
             class included; 0 to 1.
-        image_weight: Weight of each image, where these are only a part of the images that
-            the mean goes over; None: one over their number.
+        image_weight: Weight of each image, if these images are only a part of those in the mean.
+            None: one over their number.
 
     Raises:
         ConfigError: A row of weights is negative or all zero.
@@ -94,10 +93,10 @@ def classification_loss(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Vocabulary layer and cross entropy in one, a chunk of positions at a time.
+    """Fused vocabulary layer and cross entropy, one chunk of positions at a time.
 
-    One chunk of logits is all the room there is: softmax and gradient are made in place, since
-    fresh memory for each of them cost a third of the time.
+    Softmax and gradient are computed in place in one chunk of logits. Fresh memory for each of
+    them took a third of the time.
     """
 
     @staticmethod
@@ -114,20 +113,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_states = torch.empty_like(states) if want_states else None
         grad_weight = torch.zeros_like(weight) if want_weight else None
         loss = torch.zeros((), dtype=torch.float32, device=states.device)
-        # Products in the precision of autocast if it is on; the softmax is always fp32.
+        # Matrix products in the autocast dtype if enabled; the softmax is always fp32.
         device = states.device.type
         half = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if half else states.dtype
         with torch.autocast(device, enabled=False):
             states, weight = states.to(dtype), weight.to(dtype)
             shape = (min(chunk_size, len(states)), len(weight))
-            room = torch.empty(shape, dtype=torch.float32, device=states.device)
+            buffer = torch.empty(shape, dtype=torch.float32, device=states.device)
             for start in range(0, len(states), chunk_size):
                 part = states[start : start + chunk_size]
-                words = targets[start : start + chunk_size, None]
-                logits = _product(part, weight.T, out=room[: len(part)])
+                labels = targets[start : start + chunk_size, None]
+                logits = _product(part, weight.T, out=buffer[: len(part)])
                 logits -= logits.amax(dim=1, keepdim=True)
-                chosen = (1 - label_smoothing) * logits.gather(1, words)
+                chosen = (1 - label_smoothing) * logits.gather(1, labels)
                 if label_smoothing:
                     chosen += label_smoothing * logits.mean(dim=1, keepdim=True)
                 exponentials = logits.exp_()
@@ -135,12 +134,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 loss += (normaliser.log() - chosen).sum()
                 if not (want_states or want_weight):
                     continue
-                # d loss / d logits = softmax - target distribution, times the word's weight.
+                # d loss / d logits = softmax - target distribution, times the token weight.
                 gradient = exponentials.mul_(token_weight / normaliser)
                 if label_smoothing:
                     gradient -= token_weight * (label_smoothing / len(weight))
                 gradient.scatter_add_(
-                    1, words, ((label_smoothing - 1) * token_weight).expand(words.shape)
+                    1, labels, ((label_smoothing - 1) * token_weight).expand(labels.shape)
                 )
                 gradient = gradient.to(dtype)
                 if grad_states is not None:
@@ -166,7 +165,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _product(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
-    """The matrix product in the precision of its factors, kept in that of `out`."""
+    """Compute a matrix product in the dtype of its factors and store it in that of `out`."""
     return torch.mm(left, right, out=out) if left.dtype == out.dtype else out.copy_(left @ right)
 
 

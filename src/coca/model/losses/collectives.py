@@ -1,6 +1,6 @@
-"""Sums and gathers over the ranks of a run; a process on its own is a run of one rank.
+"""Collectives over the ranks of a run; without a process group, a run has one rank.
 
-Dimensions: B rows of this rank, N rows of all ranks, D numbers a row.
+Dimensions: B rows of this rank, N rows of all ranks, D numbers per row.
 """
 
 from jaxtyping import Float
@@ -9,19 +9,19 @@ from torch import distributed as dist
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
-    """Ranks of `group`; None is the default group, or this process alone if there is none."""
+    """Return the number of ranks of `group`; None: the default group, or 1 if there is none."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank_of(group: dist.ProcessGroup | None = None) -> int:
-    """The place of this process among the ranks of `group`, from 0."""
+    """Return the rank of this process in `group`, from 0."""
     return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
 def all_reduce_sum(
     numbers: Float[Tensor, "*shape"], group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, "*shape"]:
-    """The sum of what each rank gives; without gradient."""
+    """Sum a tensor over all ranks, without gradient."""
     total = numbers.detach().clone()
     if world_size(group) > 1:
         dist.all_reduce(total, group=group)
@@ -31,7 +31,7 @@ def all_reduce_sum(
 def all_reduce_logsumexp(
     numbers: Float[Tensor, "*shape"], group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, "*shape"]:
-    """The logarithm of the sum of exponentials of what each rank gives; without gradient."""
+    """Compute the elementwise log-sum-exp of a tensor over all ranks, without gradient."""
     if world_size(group) == 1:
         return numbers
     largest = numbers.clone()
@@ -42,9 +42,9 @@ def all_reduce_logsumexp(
 def all_gather(
     rows: Float[Tensor, "B D"], group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, "N D"]:
-    """The rows of all ranks, in the order of the ranks; each must give the same number of rows.
+    """Gather the rows of all ranks, in rank order; each rank must pass the same number of rows.
 
-    Without gradient: `reduce_scatter` takes the gradient of the result back to the ranks.
+    It has no gradient: `reduce_scatter` returns the gradient of the result to the ranks.
     """
     ranks = world_size(group)
     if ranks == 1:
@@ -57,7 +57,7 @@ def all_gather(
 def reduce_scatter(
     rows: Float[Tensor, "N D"], group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, "B D"]:
-    """The sum over ranks of rows such as `all_gather` gave, but of this rank's own rows only."""
+    """Sum gathered rows over all ranks and return this rank's own rows."""
     ranks = world_size(group)
     if ranks == 1:
         return rows

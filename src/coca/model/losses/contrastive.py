@@ -1,13 +1,11 @@
-"""The losses that tie images to captions: softmax (CoCa, section 3.2) and sigmoid (SigLIP).
+"""Contrastive losses in nats: softmax (CoCa, section 3.2) and sigmoid (SigLIP).
 
-Both look at all pairs of N images and N captions, but never hold the N x N matrix: they are
-computed in blocks of rows, value and gradient in one go. On several ranks each rank has B of the
-pairs, gathers the captions of all and owns the rows of its own images. It gives its share: the
-mean of the shares over ranks, and of their gradients, is what one process would get from all pairs.
-That fits what data-parallel wrappers do, which average gradients.
+Both compare all pairs of N images and N captions without the N x N matrix: value and gradient are
+computed in blocks of rows. On several ranks, each rank has B of the pairs, gathers the captions of
+all ranks and computes the rows of its own images. The mean over ranks of these losses, and of their
+gradients, equals the result of one process on all pairs. Data-parallel wrappers compute this mean.
 
-All losses are in nats. Letters: B pairs of this rank, N pairs of all ranks, E embedding, b rows of
-a block.
+Dimensions: B pairs of this rank, N pairs of all ranks, E embedding, b rows of a block.
 """
 
 from collections.abc import Iterator
@@ -27,16 +25,17 @@ from coca.model.losses.collectives import (
 )
 
 BLOCK_ROWS = 512
-"""Rows at a time; more made nothing faster on two cores, and less costs the matrix products."""
+"""Rows per block; more rows were not faster on two CPU cores, fewer slow the matrix products."""
 
 
-class Contrast(NamedTuple):
-    """A loss over pairs, and what comes with it for nothing."""
+class ContrastiveOutput(NamedTuple):
+    """A contrastive loss and its accuracy."""
 
     loss: Float[Tensor, ""]
-    """This rank's share; carries the graph."""
+    """This rank's loss; carries the graph."""
     image_to_text: Float[Tensor, ""]
-    """Share of this rank's images whose own caption is the nearest of all; 0 to 1."""
+    """Image-to-text recall@1: fraction of this rank's images nearest to their own caption; 0 to
+    1."""
 
 
 def contrastive_loss(
@@ -47,22 +46,22 @@ def contrastive_loss(
     reduction: Literal["sum", "mean"] = "sum",
     block_rows: int = BLOCK_ROWS,
     group: dist.ProcessGroup | None = None,
-) -> Contrast:
-    """Cross entropy of matching each image to its caption and each caption to its image.
+) -> ContrastiveOutput:
+    """Compute the symmetric softmax contrastive loss (InfoNCE) over all pairs of all ranks.
 
     Equal to `contrastive_loss_plain` on one rank; peak memory is a few times `block_rows` x N.
 
     Args:
-        image_embedding: Unit vectors; each rank gives the same number of them.
+        image_embedding: Unit vectors; each rank passes the same number of them.
         text_embedding: Unit vectors; row i belongs to image i.
         logit_scale: One over the temperature.
         reduction: `sum` adds both directions, as the paper's equation does; `mean` averages
             them, as OpenCLIP does, so the paper's weights 2:1 are 1:1 there.
-        block_rows: Images at a time.
+        block_rows: Images per block.
         group: The ranks that share the pairs; None: the default group if there is one.
     """
     directions = 1.0 if reduction == "sum" else 0.5
-    return Contrast(
+    return ContrastiveOutput(
         *_Blocked.apply(  # type: ignore[no-untyped-call]
             image_embedding, text_embedding, logit_scale, None, directions, block_rows, group
         )
@@ -77,21 +76,21 @@ def sigmoid_loss(
     *,
     block_rows: int = BLOCK_ROWS,
     group: dist.ProcessGroup | None = None,
-) -> Contrast:
-    """Whether an image and a caption belong together, asked of each of the N x N pairs.
+) -> ContrastiveOutput:
+    """Compute the sigmoid loss (SigLIP): binary classification of each of the N x N pairs.
 
     The sum over all pairs divided by N (Zhai et al. 2023, arXiv 2303.15343, equation 1). Equal to
     `sigmoid_loss_plain` on one rank.
 
     Args:
-        image_embedding: Unit vectors; each rank gives the same number of them.
+        image_embedding: Unit vectors; each rank passes the same number of them.
         text_embedding: Unit vectors; row i belongs to image i.
-        logit_scale: One over the temperature; the source begins at 10.
-        logit_bias: Added to each logit; the source begins at -10, since few pairs belong together.
-        block_rows: Images at a time.
+        logit_scale: One over the temperature; SigLIP starts at 10.
+        logit_bias: Added to each logit; SigLIP starts at -10, since few pairs are positives.
+        block_rows: Images per block.
         group: The ranks that share the pairs; None: the default group if there is one.
     """
-    return Contrast(
+    return ContrastiveOutput(
         *_Blocked.apply(  # type: ignore[no-untyped-call]
             image_embedding, text_embedding, logit_scale, logit_bias, 1.0, block_rows, group
         )
@@ -103,7 +102,7 @@ def contrastive_loss_plain(
     text_embedding: Float[Tensor, "B E"],
     logit_scale: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """Both directions of one rank by N x N: what `contrastive_loss` is tested against."""
+    """Compute the softmax loss of one rank from the N x N matrix: reference of the blocked loss."""
     similarity = logit_scale * image_embedding @ text_embedding.T
     partner = torch.arange(len(similarity), device=similarity.device)
     return F.cross_entropy(similarity, partner) + F.cross_entropy(similarity.T, partner)
@@ -115,14 +114,14 @@ def sigmoid_loss_plain(
     logit_scale: Float[Tensor, ""],
     logit_bias: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """The sigmoid loss on one rank by N x N: what `sigmoid_loss` is tested against."""
+    """Compute the sigmoid loss of one rank from the N x N matrix: reference of `sigmoid_loss`."""
     logits = logit_scale * image_embedding @ text_embedding.T + logit_bias
     sign = 2 * torch.eye(len(logits), device=logits.device) - 1
     return -F.logsigmoid(sign * logits).sum() / len(logits)
 
 
 class _Pairs:
-    """Similarities of this rank's images to all captions, and the way back to their gradients."""
+    """Blocked similarities of this rank's images to all captions, and their gradients."""
 
     def __init__(
         self,
@@ -132,11 +131,11 @@ class _Pairs:
         block_rows: int,
         group: dist.ProcessGroup | None,
     ) -> None:
-        # fp32: a cosine times 100 loses its digits in bf16.
+        # fp32: a cosine times 100 loses precision in bf16.
         self.images, self.scale, self.group = images.float(), scale.float(), group
         self.texts = all_gather(texts.float(), group)
         self.first = rank_of(group) * len(images)
-        """The place of this rank's first caption among all."""
+        """Index of this rank's first caption among the captions of all ranks."""
         self._block_rows = min(block_rows, len(images))
         self._similarity = self.new_block()
         self._single_is_known = False
@@ -144,60 +143,63 @@ class _Pairs:
         self._text_gradient = torch.zeros_like(self.texts)
 
     def new_block(self) -> Float[Tensor, "b N"]:
-        """Room for one block, to be used again and again: fresh memory costs page faults."""
+        """Allocate a buffer for one block, for reuse: fresh memory costs page faults."""
         return self.images.new_empty(self._block_rows, len(self.texts))
 
     def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "b N"]]]:
-        """Each block's rows and similarities, which are overwritten by the next block's."""
+        """Yield each block's rows and similarities; the next block overwrites them."""
         count = len(self.images)
         for start in range(0, count, self._block_rows):
             rows = slice(start, min(start + self._block_rows, count))
             similarity = self._similarity[: rows.stop - start]
             if not self._single_is_known:
                 torch.mm(self.images[rows] * self.scale, self.texts.T, out=similarity)
-            # A single block is still there when the second pass comes for it.
+            # The second pass reuses the similarities of a single block.
             self._single_is_known = self._block_rows == count
             yield rows, similarity
 
     def positives(self, rows: slice, block: Float[Tensor, "b N"]) -> Float[Tensor, " b"]:
-        """The entries of a block where an image meets its own caption, as a view."""
+        """Return the positives of a block, an image with its own caption, as a view."""
         return block.diagonal(self.first + rows.start)
 
     def hits(self, rows: slice, nearest: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-        """How many of a block's images have their own caption for nearest."""
+        """Count the images of a block whose nearest caption is their own."""
         own = torch.arange(self.first + rows.start, self.first + rows.stop, device=nearest.device)
         return (nearest == own).sum().float()
 
     def add_gradient(self, rows: slice, of_similarity: Float[Tensor, "b N"]) -> None:
-        """Takes in the gradient of the loss by the similarities of a block."""
+        """Accumulate the gradients of images and captions from those of a block's similarities."""
         torch.mm(of_similarity, self.texts, out=self._image_gradient[rows])
         self._text_gradient.addmm_(of_similarity.T, self.images[rows])
 
     def gradients(self, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients by images, captions and scale, once all blocks are in."""
+        """Return the gradients of images, captions and scale, after all blocks."""
         images = self._image_gradient.mul_(weight * self.scale)
         texts = reduce_scatter(self._text_gradient, self.group).mul_(weight * self.scale)
-        # The sum of similarity x its gradient over the scale, without the matrix.
+        # Equals the sum of similarity x gradient / scale, without the matrix.
         return images, texts, (images * self.images).sum() / self.scale
 
 
-class _Share(NamedTuple):
-    """What one rank computes, before it is weighted."""
+class _RankLoss(NamedTuple):
+    """Unweighted results of one rank."""
 
     loss: Float[Tensor, ""]
     hits: Float[Tensor, ""]
     bias_gradient: Float[Tensor, ""] | None
 
 
-def _softmax(pairs: _Pairs, *, with_gradient: bool) -> _Share:
-    """Two passes: first every normaliser, since a column's needs all rows, then the gradient."""
+def _softmax(pairs: _Pairs, *, with_gradient: bool) -> _RankLoss:
+    """Compute the softmax loss in two passes: normalizers, then gradients.
+
+    The normalizer of a column needs all rows.
+    """
     positives = pairs.images.new_empty(len(pairs.images))
     row_normaliser = torch.empty_like(positives)
     column_normaliser = pairs.images.new_full((len(pairs.texts),), -torch.inf)
     hits = pairs.images.new_zeros(())
-    room = pairs.new_block()
+    buffer = pairs.new_block()
     for rows, similarity in pairs.blocks():
-        work = room[: len(similarity)]
+        work = buffer[: len(similarity)]
         positives[rows] = pairs.positives(rows, similarity)
         highest, nearest = similarity.max(dim=1)
         hits += pairs.hits(rows, nearest)
@@ -212,33 +214,33 @@ def _softmax(pairs: _Pairs, *, with_gradient: bool) -> _Share:
     if with_gradient:
         for rows, similarity in pairs.blocks():
             gradient = torch.sub(
-                similarity, row_normaliser[rows, None], out=room[: len(similarity)]
+                similarity, row_normaliser[rows, None], out=buffer[: len(similarity)]
             )
             gradient.exp_().add_(similarity.sub_(column_normaliser).exp_())
             pairs.positives(rows, gradient).sub_(2)
             pairs.add_gradient(rows, gradient)
-    return _Share(loss, hits, None)
+    return _RankLoss(loss, hits, None)
 
 
-def _sigmoid(pairs: _Pairs, bias: Float[Tensor, ""], *, with_gradient: bool) -> _Share:
-    """One pass: no pair needs to know of another."""
+def _sigmoid(pairs: _Pairs, bias: Float[Tensor, ""], *, with_gradient: bool) -> _RankLoss:
+    """Compute the sigmoid loss in one pass, since pairs are independent."""
     loss, hits, bias_gradient = pairs.images.new_zeros(3).unbind()
-    room = pairs.new_block()
+    buffer = pairs.new_block()
     for rows, similarity in pairs.blocks():
         logits = similarity.add_(bias)
         hits += pairs.hits(rows, logits.argmax(dim=1))
-        # As if no pair belonged together, then corrected: softplus(-x) = softplus(x) - x.
+        # All pairs as negatives, then corrected for positives: softplus(-x) = softplus(x) - x.
         loss += F.softplus(logits).sum() - pairs.positives(rows, logits).sum()
         if with_gradient:
-            gradient = torch.sigmoid(logits, out=room[: len(logits)])
+            gradient = torch.sigmoid(logits, out=buffer[: len(logits)])
             pairs.positives(rows, gradient).sub_(1)
             bias_gradient += gradient.sum()
             pairs.add_gradient(rows, gradient)
-    return _Share(loss, hits, bias_gradient)
+    return _RankLoss(loss, hits, bias_gradient)
 
 
 class _Blocked(torch.autograd.Function):
-    """A loss that is computed together with its gradients, so that backward only scales them."""
+    """Blocked contrastive loss, with gradients computed in `forward` and scaled in `backward`."""
 
     @staticmethod
     def forward(
@@ -255,17 +257,17 @@ class _Blocked(torch.autograd.Function):
         with torch.autocast(images.device.type, enabled=False):
             pairs = _Pairs(images, texts, scale, block_rows, group)
             if bias is None:
-                share = _softmax(pairs, with_gradient=with_gradient)
+                local = _softmax(pairs, with_gradient=with_gradient)
             else:
-                share = _sigmoid(pairs, bias.float(), with_gradient=with_gradient)
-            # Over the pairs of all ranks, times the ranks: their mean is then the global loss.
+                local = _sigmoid(pairs, bias.float(), with_gradient=with_gradient)
+            # The mean over ranks of these losses is the global loss.
             weight = factor / len(pairs.images)
             if with_gradient:
-                by_bias = None if share.bias_gradient is None else share.bias_gradient * weight
+                by_bias = None if local.bias_gradient is None else local.bias_gradient * weight
                 ctx.save_for_backward(*pairs.gradients(weight), by_bias)
-        accuracy = share.hits / len(images)
+        accuracy = local.hits / len(images)
         ctx.mark_non_differentiable(accuracy)
-        return share.loss * weight, accuracy
+        return local.loss * weight, accuracy
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -1,4 +1,4 @@
-"""The shape of OpenCLIP's CoCa, and its translation from and to OpenCLIP's own configuration."""
+"""Configuration of OpenCLIP's CoCa, and its conversion from and to OpenCLIP's own format."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
@@ -10,16 +10,16 @@ from coca.model.config import HeadConfig, ImageEncoderConfig
 
 @dataclass(frozen=True, kw_only=True)
 class OpenCLIPTextConfig:
-    """Both halves of the text decoder.
+    """Configuration of the unimodal and the multimodal text decoder.
 
-    A caption is `[BOS] w1 .. wn [EOS] [PAD] ..`; the class token is no word but a weight, and is
-    appended inside.
+    A caption is `[BOS] w1 .. wn [EOS] [PAD] ..`. The class token is a weight and not a token id;
+    the decoder appends it.
     """
 
     vocab_size: int = 49_408
-    """Words of CLIP's tokenizer."""
+    """Tokens in the vocabulary of CLIP's tokenizer."""
     context_length: int = 76
-    """Longest caption in tokens, with [BOS] and [EOS]."""
+    """Maximum caption length in tokens, with [BOS] and [EOS]."""
     width: int = 512
     """Features per token."""
     heads: int = 8
@@ -27,16 +27,16 @@ class OpenCLIPTextConfig:
     mlp_width: int = 2048
     """Hidden features of each MLP."""
     unimodal_layers: int = 12
-    """Blocks that read text only."""
+    """Blocks with self-attention over text only."""
     multimodal_layers: int = 12
-    """Pairs of blocks: one reads text, one the image; each has an MLP."""
+    """Pairs of a self-attention and a cross-attention block; each has an MLP."""
     pad_id: int = 0
-    """Fills a batch behind [EOS]. In CLIP's vocabulary it is also a `!` within a word, which
-    OpenCLIP takes for a pad: it is neither predicted nor, as a rule, seen."""
+    """Padding after [EOS]. In CLIP's vocabulary it is also a `!` within a word, which OpenCLIP
+    treats as padding: it is no label and usually not visible."""
     bos_id: int = 49_406
-    """Begins each caption."""
+    """First token of each caption."""
     eos_id: int = 49_407
-    """Ends each caption."""
+    """Last token of each caption."""
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "mlp_width", "unimodal_layers", "multimodal_layers"):
@@ -44,7 +44,7 @@ class OpenCLIPTextConfig:
                 raise ConfigError(f"text.{name} must be at least 1 (got {getattr(self, name)})")
         if self.context_length < 3:
             raise ConfigError(
-                f"text.context_length must be at least 3 to hold [BOS], a word and [EOS] "
+                f"text.context_length must be at least 3 to hold [BOS], a token and [EOS] "
                 f"(got {self.context_length})"
             )
         if self.width % self.heads:
@@ -58,40 +58,40 @@ class OpenCLIPTextConfig:
 
     @property
     def max_text_tokens(self) -> int:
-        """Words that a caption has room for beside [BOS] and [EOS]."""
+        """Maximum number of text tokens in a caption, without [BOS] and [EOS]."""
         return self.context_length - 2
 
     @property
     def suppress_tokens(self) -> tuple[int, ...]:
-        """Ids that never follow a word: no loss ever asked for them."""
+        """Token ids that generation suppresses; they are never labels."""
         return (self.pad_id, self.bos_id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenCLIPConfig:
-    """A whole model; the defaults are `coca_ViT-B-32`."""
+    """Configuration of OpenCLIP's CoCa; the defaults are `coca_ViT-B-32`."""
 
     image: ImageEncoderConfig = field(
         default_factory=lambda: ImageEncoderConfig(image_size=224, patch_size=32)
     )
     """The image encoder, which has a class token."""
     text: OpenCLIPTextConfig = field(default_factory=OpenCLIPTextConfig)
-    """Both text decoders."""
+    """The unimodal and the multimodal text decoder."""
     pooler_queries: int = 256
-    """Queries of the one pooler: the first gives the embedding, the others the decoder's image."""
+    """Queries of the pooler: the first gives the embedding, the others the decoder's tokens."""
     pooler_heads: int = 8
-    """Heads of the pooler. OpenCLIP takes them from its `vision_cfg` alone, so L/14 has 8 as well,
-    not the 12 that its `multimodal_cfg` says."""
+    """Heads of the pooler. OpenCLIP reads them from `vision_cfg` only, so L/14 has 8 as well, and
+    not the 12 of its `multimodal_cfg`."""
     embed_dim: int = 512
     """Size of the shared embedding, and width of the image tokens."""
     class_mask: Literal["legacy", "corrected"] = "legacy"
-    """What the caption's class token sees. `corrected`: all words and itself. `legacy`, as the
-    published weights were trained: all words and one pad, but not itself; in a caption that fills
-    the context itself and no pad."""
+    """Attention mask of the caption's class token. `corrected`: all tokens and itself. `legacy`, as
+    in the published weights: all tokens and one pad, but not itself. In a caption that fills the
+    context, `legacy` includes itself and no pad."""
     initial_temperature: float = 0.07
-    """Start of the learned temperature of the contrastive loss."""
+    """Initial value of the learned temperature of the contrastive loss."""
     head: HeadConfig | None = None
-    """A head for a downstream problem; null: none, as in the published weights."""
+    """Classification head for a downstream task; null: none, as in the published weights."""
 
     def __post_init__(self) -> None:
         if self.head is not None:
@@ -112,13 +112,13 @@ class OpenCLIPConfig:
             )
         if not 0.01 <= self.initial_temperature <= 1:
             raise ConfigError(
-                f"initial_temperature must lie in 0.01 to 1, the range it is clamped to "
+                f"initial_temperature must be in [0.01, 1], the range it is clamped to "
                 f"(got {self.initial_temperature})"
             )
 
     @classmethod
     def presets(cls) -> dict[str, "OpenCLIPConfig"]:
-        """Gives the two sizes that weights were published for."""
+        """Return the two sizes with published weights."""
         return {
             "openclip_vit_b_32": cls(),
             "openclip_vit_l_14": cls(
@@ -131,7 +131,7 @@ class OpenCLIPConfig:
         }
 
 
-# What OpenCLIP's sections say that this model reads ...
+# Settings of OpenCLIP's sections that this model reads.
 _READ: Mapping[str, Set[str]] = {
     "vision_cfg": {
         *("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"),
@@ -143,40 +143,40 @@ _READ: Mapping[str, Set[str]] = {
     },
     "multimodal_cfg": {"width", "heads", "layers", "mlp_ratio"},
 }
-# ... what it has in one form only ...
+# Settings with a single supported value.
 _FIXED: Mapping[str, Mapping[str, Any]] = {
     "vision_cfg": {"attentional_pool": True, "pos_embed_type": "learnable", "pool_type": "tok"},
     "text_cfg": {"embed_cls": True, "proj_type": "linear"},
     "multimodal_cfg": {},
 }
-# ... and what changes nothing in a CoCa. Any other setting must be off.
+# Settings without effect in a CoCa. All other settings must be off.
 _IGNORED = {
     *("output_tokens", "patch_dropout", "final_ln_after_pool", "timm_pool", "timm_proj", "pad_id"),
     *("eos_id", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_pretrained"),
     *("hf_proj_type", "hf_pooler_type", "n_queries", "dim_head", "context_length", "vocab_size"),
     "attn_pooler_heads",
 }
-# Settings of a model here that conversion leaves out.
+# Settings of this package that conversion leaves out.
 _NOT_CONVERTED = ("head", "initial_temperature")
 
 
 def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
-    """Reads `model_cfg` of an `open_clip_config.json`, or one of OpenCLIP's model files.
+    """Convert `model_cfg` of an `open_clip_config.json` or of OpenCLIP's model files.
 
     Raises:
-        ModelError: It describes no CoCa, or one with parts that do not exist here.
+        ModelError: It describes no CoCa, or a CoCa with unsupported settings.
     """
     if not all(isinstance(content.get(name), Mapping) for name in _READ):
         raise ModelError(f"this is no CoCa of OpenCLIP, which has the sections {', '.join(_READ)}")
     vision, text, multimodal = (content[name] for name in _READ)
-    faults = _unknown_parts(content)
+    problems = _unknown_parts(content)
     text_width, width = text.get("width", 512), vision.get("width", 768)
     for name, default in (("width", 512), ("heads", 8), ("mlp_ratio", 4.0)):
         one, other = text.get(name, default), multimodal.get(name, default)
         if one != other:
-            faults.append(f"{name} is {one} in text_cfg and {other} in multimodal_cfg")
-    if faults:
-        raise ModelError(f"this CoCa of OpenCLIP cannot be built here: {'; '.join(faults)}")
+            problems.append(f"{name} is {one} in text_cfg and {other} in multimodal_cfg")
+    if problems:
+        raise ModelError(f"this CoCa of OpenCLIP cannot be built here: {'; '.join(problems)}")
     vocab_size = text.get("vocab_size", 49_408)
     try:
         return OpenCLIPConfig(
@@ -210,23 +210,23 @@ def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
 
 
 def _unknown_parts(content: Mapping[str, Any]) -> list[str]:
-    faults = ["quick_gelu is on"] if content.get("quick_gelu") else []
+    problems = ["quick_gelu is on"] if content.get("quick_gelu") else []
     for section, fixed in _FIXED.items():
         given = {name: None for name in fixed if fixed[name] is True} | dict(content[section])
         for name, value in given.items():
             if name in fixed:
                 if value != fixed[name]:
-                    faults.append(f"{section}.{name} is {value!r}, only {fixed[name]!r} exists")
+                    problems.append(f"{section}.{name} is {value!r}, only {fixed[name]!r} exists")
             elif value and name not in _READ[section] | _IGNORED:
-                faults.append(f"{section}.{name} is {value!r}, only `off` exists")
-    return faults
+                problems.append(f"{section}.{name} is {value!r}, only `off` exists")
+    return problems
 
 
 def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
-    """Writes `model_cfg` for OpenCLIP: what `from_open_clip` reads.
+    """Convert a configuration to OpenCLIP's `model_cfg`; the inverse of `from_open_clip`.
 
-    The head is left out, since OpenCLIP has none, and so is the initial temperature: the weights
-    hold the learned one.
+    The head is left out, since OpenCLIP has none. So is the initial temperature: the weights hold
+    the learned temperature.
 
     Raises:
         ModelError: OpenCLIP's configuration cannot describe this model.
@@ -244,7 +244,7 @@ def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
         "heads": text.heads,
         "mlp_ratio": text.mlp_width // text.width,
     }
-    # OpenCLIP 3.3.0 refuses a file with this key; without it, it would compute other embeddings.
+    # OpenCLIP 3.3.0 rejects a file with this key. Without the key, its embeddings would differ.
     mask = {"correct_cls_mask": True} if config.class_mask == "corrected" else {}
     content = {
         "embed_dim": config.embed_dim,
@@ -276,7 +276,7 @@ def to_open_clip(config: OpenCLIPConfig) -> dict[str, Any]:
 
 
 def differences(config: OpenCLIPConfig, other: OpenCLIPConfig) -> str:
-    """Names the settings, and the values of `config`, in which a converted model differs."""
+    """List the settings, with the values of `config`, that differ in a converted model."""
     pairs = [
         (f"{section}{setting.name}", getattr(own, setting.name), getattr(theirs, setting.name))
         for section, own, theirs in (

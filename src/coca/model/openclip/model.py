@@ -1,9 +1,9 @@
-"""The CoCa of OpenCLIP, exactly: what its published weights need, behind the interface of `CoCa`.
+"""The CoCa architecture of OpenCLIP, for its published weights, with the interface of `CoCa`.
 
-It differs from the paper in many small ways. The image encoder has a class token, and a norm in
-front instead of behind. One pooler serves both losses: its first query gives the embedding, the
-others are what the decoder reads. A caption's class token is a weight that stands behind the last
-position, with a peculiar view of the caption (`class_mask`). A decoder layer has two MLPs.
+It differs from the paper in several ways. The image encoder has a class token, and its norm comes
+first and not last. One pooler serves both losses: its first query gives the embedding, the others
+give the decoder's image tokens. The class token of a caption is a weight with the last position and
+its own attention mask (`class_mask`). A decoder layer has two MLPs.
 
 Source: open_clip_torch 3.3.0, with which the tests compare values and gradients.
 
@@ -25,24 +25,24 @@ from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner, Poolings
 from coca.model.config import ImageEncoderConfig
 from coca.model.heads import AttentivePoolingHead
-from coca.model.layers.init import draw_linears_, shrink_residuals_
+from coca.model.layers.init import init_linears_, scale_residuals_
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.latent_attention import to_autocast_dtype
-from coca.model.layers.packing import Packing, last_places
+from coca.model.layers.packing import Packing, lengths_to_last
 from coca.model.layers.prepacked_linear import Linear
 from coca.model.layers.transformer import MLP, Block, CrossAttention, KeysAndValues
 from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.pooling import Pooling
 from coca.model.vision import PatchEncoder
 
-EMBEDDING, READ = slice(0, 1), slice(1, None)
-"""The pooler's queries: the first for the embedding, the others for the decoder."""
-ROOM = 3
-"""Places behind the longest caption that a plan of rows may touch."""
+EMBEDDING, CAPTIONING = slice(0, 1), slice(1, None)
+"""Slices of the pooler's queries: the first for the embedding, the others for the decoder."""
+EXTRA_POSITIONS = 3
+"""Positions after the longest caption that a packing may use."""
 
 
 class OpenCLIPImageEncoder(PatchEncoder):
-    """A Vision Transformer with a class token; every token is read by the pooler."""
+    """A Vision Transformer with a class token; the pooler attends to all tokens."""
 
     extra_tokens = 1
 
@@ -76,7 +76,7 @@ class OpenCLIPImageEncoder(PatchEncoder):
 
 
 class OpenCLIPPooler(nn.Module):
-    """Learned queries that read the image; the first one gives the embedding."""
+    """Attentional pooler with one query for the embedding and the others for the decoder."""
 
     def __init__(self, config: OpenCLIPConfig) -> None:
         super().__init__()
@@ -90,17 +90,17 @@ class OpenCLIPPooler(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B P C"], *, wanted: slice = slice(None)
     ) -> Float[Tensor, "B Q D"]:
-        """Gives what the wanted queries have read; the others are not computed."""
+        """Pool the image tokens with the `wanted` queries only."""
         return self.decompose(wanted).pool(tokens)
 
     def decompose(self, wanted: slice) -> Pooling:
-        """Gives its parts, with the wanted queries."""
+        """Return the pooling step of the `wanted` queries as its parts."""
         queries = self.query_norm(self.queries[wanted])
         return Pooling(queries, self.attention, self.norm, self.image_norm)
 
 
 class OpenCLIPUnimodalDecoder(nn.Module):
-    """The lower half: words only, then the class token that gives the embedding."""
+    """The lower layers of the text decoder: text tokens, then the class token."""
 
     def __init__(self, config: OpenCLIPConfig) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         self.legacy = config.class_mask == "legacy"
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
         self.class_token = nn.Parameter(torch.empty(text.width))
-        # The class token has the last position, however short its caption is.
+        # The class token has the last position for captions of any length.
         self.positions = nn.Parameter(torch.empty(text.context_length + 1, text.width))
         self.blocks = nn.ModuleList(
             Block(text.width, text.heads, text.mlp_width, key_bias=True)
@@ -125,14 +125,16 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         positions: Int[Tensor, "B T"] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "B T D"] | Float[Tensor, "M D"]:
-        """Gives the state of each token, before the final norm: what the upper half reads.
+        """Compute the hidden state of each token before the final norm.
+
+        The multimodal decoder takes these states.
 
         Args:
             tokens: Token ids.
-            caches: One cache a layer while generating, else None. An id 0 within the caption is
-                then seen like any other, as by the versions of OpenCLIP that trained the weights.
-            positions: Place of each of `tokens` in its caption; None: 0, 1, 2 and so on.
-            packing: From `pack`: give its flat rows, the class token among them.
+            caches: One KV cache per layer while generating, else None. With caches, an id 0 within
+                the caption is visible, as in the versions of OpenCLIP that trained the weights.
+            positions: Position of each of `tokens` in its caption; None: 0, 1, 2 and so on.
+            packing: Result of `pack`: return its packed rows, class tokens included.
         """
         end = tokens.shape[1]
         if positions is None and end > self.config.context_length:
@@ -144,8 +146,8 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         if packing is not None:
             states = self._rows(tokens, packing)
         else:
-            places = self.positions[:end] if positions is None else self.positions[positions]
-            states = self.token_embedding(tokens) + places
+            embedded = self.positions[:end] if positions is None else self.positions[positions]
+            states = self.token_embedding(tokens) + embedded
             if caches is None:
                 mask = _causal(self._visible(tokens)[:, : tokens.shape[1]])
         for layer, block in enumerate(self.blocks):
@@ -154,25 +156,25 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         return states
 
     def pack(self, tokens: Int[Tensor, "B T"]) -> Packing:
-        """Plans the rows of each caption: its words, then `extra_rows` for the class token."""
+        """Pack captions: the tokens of each, then `extra_rows` rows for the class token."""
         packing = Packing.of(self._ends(tokens) + self.extra_rows)
-        visible = self._visible(tokens)[packing.captions, packing.places]
+        visible = self._visible(tokens)[packing.captions, packing.positions]
         return replace(packing, masks=tuple(_causal(part) for part in packing.split(visible)))
 
     @property
     def extra_rows(self) -> int:
-        """Rows behind a caption's last word: the class token, and the one pad that it sees."""
+        """Rows after a caption's tokens: the class token and, if legacy, one pad it attends to."""
         return 2 if self.legacy else 1
 
     def embedding(
         self, states: Float[Tensor, "M D"], tokens: Int[Tensor, "B T"], packing: Packing
     ) -> Float[Tensor, "B D"]:
-        """Gives the normed state of each caption's class token."""
+        """Return the normalized state of each caption's class token."""
         return self.norm(states[self._class_rows(tokens, packing)])
 
     def _ends(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
-        """Tokens of each caption; 2 at least, so that a row is left to predict from."""
-        return last_places(tokens != self.config.pad_id).clamp(min=2)
+        """Count the tokens of each caption; at least 2, so that one row has a label."""
+        return lengths_to_last(tokens != self.config.pad_id).clamp(min=2)
 
     def _class_rows(self, tokens: Int[Tensor, "B T"], packing: Packing) -> Int[Tensor, " B"]:
         ends = self._ends(tokens)
@@ -181,31 +183,33 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         return packing.offsets + ends + behind_pad.int()
 
     def _rows(self, tokens: Int[Tensor, "B T"], packing: Packing) -> Float[Tensor, "M D"]:
-        padded = F.pad(tokens, (0, ROOM), value=self.config.pad_id)
-        words = self.token_embedding(padded[packing.captions, packing.places])
+        padded = F.pad(tokens, (0, EXTRA_POSITIONS), value=self.config.pad_id)
+        embedded = self.token_embedding(padded[packing.captions, packing.positions])
         last = self.config.context_length
-        rows = words + F.embedding(packing.places.clamp(max=last), self.positions)
+        rows = embedded + F.embedding(packing.positions.clamp(max=last), self.positions)
         class_token = (self.class_token + self.positions[last]).to(rows.dtype)
         return rows.index_copy(
             0, self._class_rows(tokens, packing), class_token.expand(len(tokens), -1)
         )
 
     def _visible(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B room"]:
-        """Says for each place whether those behind it may see it; the first one always is.
+        """Mark the positions that later positions may attend to; the first is always visible.
 
-        `legacy` is off by one: a place is seen if the one before it holds no pad.
+        `legacy` is off by one: a position is visible if the position before it is not a pad.
         """
-        words = F.pad(tokens, (0, ROOM), value=self.config.pad_id) != self.config.pad_id
+        visible = (
+            F.pad(tokens, (0, EXTRA_POSITIONS), value=self.config.pad_id) != self.config.pad_id
+        )
         if self.legacy:
-            words = F.pad(words[:, :-1], (1, 0))
+            visible = F.pad(visible[:, :-1], (1, 0))
         else:
-            words = words.scatter(1, self._ends(tokens)[:, None], True)
-        words[:, 0] = True
-        return words
+            visible = visible.scatter(1, self._ends(tokens)[:, None], True)
+        visible[:, 0] = True
+        return visible
 
 
 class OpenCLIPDecoderLayer(nn.Module):
-    """A block that reads text, then one that reads the image; each has an MLP."""
+    """A self-attention block, then a cross-attention block to the image; each has an MLP."""
 
     def __init__(self, width: int, heads: int, mlp_width: int) -> None:
         super().__init__()
@@ -217,7 +221,7 @@ class OpenCLIPDecoderLayer(nn.Module):
         self.cross_mlp = MLP(width, mlp_width)
 
     def read_image(self, image_tokens: Float[Tensor, "B Q D"]) -> KeysAndValues:
-        """Gives the keys and values of the image."""
+        """Project the image tokens to keys and values."""
         return self.cross_attention.project(self.image_norm(image_tokens))
 
     def forward(
@@ -228,7 +232,7 @@ class OpenCLIPDecoderLayer(nn.Module):
         cache: AttentionState | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]:
-        """Arguments as of `Block` and `CrossAttention`; an image to be read raw is normalised."""
+        """Apply the layer; see `Block` and `CrossAttention`. Raw image tokens are normalized."""
         tokens = self.block(tokens, causal=True, cache=cache, packing=packing)
         tokens = tokens + self.cross_attention(
             self.cross_norm(tokens), image, packing=packing, norm=self.image_norm
@@ -237,7 +241,7 @@ class OpenCLIPDecoderLayer(nn.Module):
 
 
 class OpenCLIPMultimodalDecoder(nn.Module):
-    """The upper half: it goes on from the words' raw states and also reads the image."""
+    """The upper layers of the text decoder: self-attention, and cross-attention to the image."""
 
     def __init__(self, config: OpenCLIPTextConfig) -> None:
         super().__init__()
@@ -248,7 +252,7 @@ class OpenCLIPMultimodalDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def read_image(self, image_tokens: Float[Tensor, "B Q D"]) -> list[KeysAndValues]:
-        """Gives each layer's keys and values of the image; do it once for a whole caption."""
+        """Project the image tokens to each layer's keys and values; once per caption."""
         layers = cast(Iterable[OpenCLIPDecoderLayer], self.layers)
         return [layer.read_image(image_tokens) for layer in layers]
 
@@ -260,19 +264,19 @@ class OpenCLIPMultimodalDecoder(nn.Module):
         caches: Sequence[AttentionState] | None = None,
         packing: Packing | None = None,
     ) -> Float[Tensor, "*B T D"]:
-        """Gives the normed state of each token; arguments as of `MultimodalDecoder.forward`."""
+        """Compute the normalized state of each token; see `MultimodalDecoder.forward`."""
         if isinstance(image, Tensor):
-            # Each layer norms the image; that is the same for all of them but for gain and shift.
+            # All layers normalize the image alike, except for gain and shift.
             image = to_autocast_dtype(F.layer_norm(image, image.shape[2:]))
-        for place, layer in enumerate(self.layers):
-            cache = caches[place] if caches else None
-            seen = image if isinstance(image, Tensor) else image[place]
-            states = layer(states, seen, cache=cache, packing=packing)
+        for index, layer in enumerate(self.layers):
+            cache = caches[index] if caches else None
+            context = image if isinstance(image, Tensor) else image[index]
+            states = layer(states, context, cache=cache, packing=packing)
         return self.norm(states)
 
 
 class OpenCLIP(Captioner):
-    """OpenCLIP's CoCa, for captions `[BOS] w1 .. wn [EOS] [PAD] ..`; pads change nothing."""
+    """OpenCLIP's CoCa, for captions `[BOS] w1 .. wn [EOS] [PAD] ..`; padding has no effect."""
 
     config: OpenCLIPConfig
     image_encoder: OpenCLIPImageEncoder
@@ -297,7 +301,7 @@ class OpenCLIP(Captioner):
             None
             if config.head is None
             else AttentivePoolingHead(
-                config.head, image_width=config.image.width, word_width=text.width
+                config.head, image_width=config.image.width, text_width=text.width
             )
         )
 
@@ -306,7 +310,7 @@ class OpenCLIP(Captioner):
 
     @property
     def poolings(self) -> Poolings:
-        last, read = (self.pooler.decompose(wanted) for wanted in (EMBEDDING, READ))
+        last, read = (self.pooler.decompose(wanted) for wanted in (EMBEDDING, CAPTIONING))
         return Poolings((read,), (last,), self.image_projection)
 
     @property
@@ -315,15 +319,15 @@ class OpenCLIP(Captioner):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Sets every weight, as `CoCa.init_weights` does."""
+        """Initialize every weight, as `CoCa.init_weights` does."""
         if self.log_scale.is_meta:
             return
-        draw_linears_(self)
+        init_linears_(self)
         text = self.config.text
         text_layers = text.unimodal_layers + text.multimodal_layers
-        shrink_residuals_(self.image_encoder, self.config.image.layers)
-        shrink_residuals_(self.unimodal_decoder, text_layers)
-        shrink_residuals_(self.multimodal_decoder, text_layers)
+        scale_residuals_(self.image_encoder, self.config.image.layers)
+        scale_residuals_(self.unimodal_decoder, text_layers)
+        scale_residuals_(self.multimodal_decoder, text_layers)
         for tower in (self.image_encoder, self.unimodal_decoder):
             for learned in (tower.positions, tower.class_token):
                 nn.init.normal_(learned, std=learned.shape[-1] ** -0.5)
@@ -337,22 +341,22 @@ class OpenCLIP(Captioner):
     ) -> tuple[Float[Tensor, "B D"] | None, Float[Tensor, "B Q D"] | None]:
         if not (embedding or reading):
             return None, None
-        wanted = slice(None) if embedding and reading else EMBEDDING if embedding else READ
+        wanted = slice(None) if embedding and reading else EMBEDDING if embedding else CAPTIONING
         pooled = self.pooler(encoded, wanted=wanted)
         first = pooled[:, 0] if embedding else None
-        read = pooled[:, READ] if embedding and reading else pooled
+        read = pooled[:, CAPTIONING] if embedding and reading else pooled
         return first, read if reading else None
 
     def _packing(self, tokens: Int[Tensor, "B T"]) -> Packing:
         return self.unimodal_decoder.pack(tokens)
 
     @property
-    def _idle_rows(self) -> int:
+    def _unlabeled_rows(self) -> int:
         return 1 + self.unimodal_decoder.extra_rows  # [EOS] and the rows for the class
 
 
 def _causal(visible: Bool[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
-    """What each place may see: visible ones that are not behind it."""
+    """Build the attention mask: visible positions up to the own position."""
     length = visible.shape[1]
     earlier = torch.ones(length, length, dtype=torch.bool, device=visible.device).tril()
     return (visible[:, None, :] & earlier)[:, None]

@@ -1,4 +1,4 @@
-"""Reads weights that others have written: tensors by name, and never any code."""
+"""Read state dicts from third-party files, without execution of pickled code."""
 
 import pickle
 import warnings
@@ -15,25 +15,25 @@ from torch import Tensor
 from coca.core.errors import ModelError
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-"""What files of weights end in."""
+"""File name extensions of supported weights."""
 
-_NESTS = ("state_dict", "model_state_dict")
+_WRAPPER_KEYS = ("state_dict", "model_state_dict")
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Reads a file of weights, as safetensors or as what `torch.save` wrote, into CPU memory.
+    """Read a state dict from a safetensors or `torch.save` file into CPU memory.
 
-    Weights within a checkpoint's `state_dict` are found, and a leading `module.` of parallel
-    training is taken off their names.
+    Weights nested in a checkpoint's `state_dict` are found. The prefix `module.` of data-parallel
+    training is removed from their names.
 
     Raises:
-        ModelError: The file is missing or damaged, holds code, or holds no tensors by name.
+        ModelError: The file is missing or damaged, holds code, or holds no named tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"{path} is not a file")
     content = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    for nest in _NESTS:
+    for nest in _WRAPPER_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
             content = content[nest]
     if not isinstance(content, Mapping) or not content:
@@ -54,11 +54,11 @@ def _safetensors(path: Path) -> Any:
 
 
 def _pickled(path: Path) -> Any:
-    # Mapped into memory, weights are read only as they are used; older files cannot be.
+    # Memory mapping reads weights lazily; files in the format before zip do not support it.
     mapped = zipfile.is_zipfile(path)
     try:
         with warnings.catch_warnings():
-            # It warns of what it then refuses.
+            # torch warns about files that it then rejects.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
@@ -67,7 +67,7 @@ def _pickled(path: Path) -> Any:
             "weights need none; ask for a safetensors file"
         ) from None
     except Exception as error:
-        # On damaged files torch raises nearly anything.
+        # torch raises many types of errors for damaged files.
         raise ModelError(f"{path} is damaged or no file of weights: {_first_line(error)}") from None
 
 

@@ -1,4 +1,4 @@
-"""Weights of OpenCLIP's CoCa under our names, and back: a round trip changes no bit."""
+"""Convert state dicts of OpenCLIP's CoCa to this package and back, with bitwise round trips."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from coca.model.openclip.model import OpenCLIP
 State: TypeAlias = Mapping[str, Tensor]
 
 HEAD_WIDTH = 64
-"""Features of a head in every tower of the published weights."""
+"""Features per attention head in every tower of the published weights."""
 
 _BLOCK = {
     "ln_1": "attention_norm",
@@ -58,29 +58,29 @@ _TRANSPOSED = {
     "text.text_projection": "text_projection.weight",
     "text_decoder.text_projection": "vocabulary.weight",
 }
-# Masks that some versions stored; they follow from the configuration.
+# Attention masks stored by some versions; they follow from the configuration.
 _DROPPED = re.compile(r"(^|\.)attn_mask$")
 
 
 @dataclass(frozen=True)
-class _Link:
-    """The same numbers under both names.
+class _TensorMapping:
+    """Tensors of OpenCLIP and of this package with the same elements.
 
-    Their tensors stacked along the first axis equal ours stacked, after a turn; the parts are the
-    relative heights of the tensors in a stack.
+    Both are concatenated along the first axis and equal after the change of `layout`. The parts are
+    the relative sizes of the tensors along that axis.
     """
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
     their_parts: tuple[int, ...] = (1,)
     our_parts: tuple[int, ...] = (1,)
-    turn: Literal["none", "transposed", "patches"] = "none"
+    layout: Literal["none", "transposed", "patches"] = "none"
 
 
 def open_clip_model(state: State, config: OpenCLIPConfig) -> OpenCLIP:
-    """Builds the model on a state dict of OpenCLIP, in evaluation mode.
+    """Build a model from a state dict of OpenCLIP, in evaluation mode.
 
-    Tensors that need no turning are shared with `state`.
+    Tensors whose layout is the same share memory with `state`.
 
     Raises:
         ModelError: A tensor is missing or unknown, or has another shape than `config` asks for.
@@ -99,7 +99,7 @@ def open_clip_model(state: State, config: OpenCLIPConfig) -> OpenCLIP:
 
 
 def convert_state_dict(state: State, config: OpenCLIPConfig) -> dict[str, Tensor]:
-    """Gives the weights of `OpenCLIP(config)` from a state dict of OpenCLIP.
+    """Convert a state dict of OpenCLIP to that of `OpenCLIP(config)`.
 
     Raises:
         ModelError: A tensor is missing or unknown.
@@ -109,43 +109,43 @@ def convert_state_dict(state: State, config: OpenCLIPConfig) -> dict[str, Tensor
         for name, tensor in state.items()
         if not _DROPPED.search(name)
     }
-    links = list(_links(config))
-    _require_names(given.keys(), {name for link in links for name in link.theirs})
+    mappings = list(_tensor_mappings(config))
+    _require_names(given.keys(), {name for mapping in mappings for name in mapping.theirs})
     converted: dict[str, Tensor] = {}
-    for link in links:
-        stack = _stacked([given[name] for name in link.theirs])
-        if link.turn == "transposed":
+    for mapping in mappings:
+        stack = _concatenated([given[name] for name in mapping.theirs])
+        if mapping.layout == "transposed":
             stack = stack.T
-        elif link.turn == "patches":
+        elif mapping.layout == "patches":
             stack = stack.flatten(1)
-        elif link.ours == ("log_scale",):
-            stack = stack.reshape(())  # some versions stored one row
-        converted.update(zip(link.ours, _cut(stack, link.our_parts), strict=True))
+        elif mapping.ours == ("log_scale",):
+            stack = stack.reshape(())  # some versions stored it with shape (1,)
+        converted.update(zip(mapping.ours, _split(stack, mapping.our_parts), strict=True))
     return {name: tensor.contiguous() for name, tensor in converted.items()}
 
 
 def restore_state_dict(state: State, config: OpenCLIPConfig) -> dict[str, Tensor]:
-    """Gives the state dict of OpenCLIP from the weights of `OpenCLIP(config)`."""
+    """Convert the state dict of `OpenCLIP(config)` to that of OpenCLIP."""
     restored: dict[str, Tensor] = {}
-    for link in _links(config):
-        stack = _stacked([state[name] for name in link.ours])
-        if link.turn == "transposed":
+    for mapping in _tensor_mappings(config):
+        stack = _concatenated([state[name] for name in mapping.ours])
+        if mapping.layout == "transposed":
             stack = stack.T
-        elif link.turn == "patches":
+        elif mapping.layout == "patches":
             p = config.image.patch_size
             stack = stack.unflatten(1, (config.image.channels, p, p))
-        restored.update(zip(link.theirs, _cut(stack, link.their_parts), strict=True))
+        restored.update(zip(mapping.theirs, _split(stack, mapping.their_parts), strict=True))
     return {name: tensor.contiguous() for name, tensor in restored.items()}
 
 
 def config_of_weights(state: State) -> OpenCLIPConfig:
-    """Reads the configuration off the shapes, for weights that were published without one.
+    """Infer the configuration from tensor shapes, for weights published without one.
 
-    Heads leave no trace in shapes: towers are taken to have heads of 64 features and the pooler 8,
-    as all published ones do; the class token's mask is taken to be the legacy one.
+    Shapes do not contain head counts. As in all published weights, towers have heads of 64 features
+    and the pooler has 8 heads; the class token's mask is `legacy`.
 
     Raises:
-        ModelError: It is no CoCa of OpenCLIP.
+        ModelError: The weights are not those of a CoCa of OpenCLIP.
     """
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     try:
@@ -187,12 +187,14 @@ def config_of_weights(state: State) -> OpenCLIPConfig:
         raise ModelError(f"these are no weights of a CoCa of OpenCLIP: {error}") from None
 
 
-def _links(config: OpenCLIPConfig) -> Iterator[_Link]:
+def _tensor_mappings(config: OpenCLIPConfig) -> Iterator[_TensorMapping]:
     for theirs, ours in _TENSORS.items():
-        yield _Link((theirs,), (ours,))
+        yield _TensorMapping((theirs,), (ours,))
     for theirs, ours in _TRANSPOSED.items():
-        yield _Link((theirs,), (ours,), turn="transposed")
-    yield _Link(("visual.conv1.weight",), ("image_encoder.patch_embedding.weight",), turn="patches")
+        yield _TensorMapping((theirs,), (ours,), layout="transposed")
+    yield _TensorMapping(
+        ("visual.conv1.weight",), ("image_encoder.patch_embedding.weight",), layout="patches"
+    )
     for theirs, ours in _MODULES.items():
         yield from _module(theirs, ours)
     yield from _pooler(config)
@@ -212,39 +214,41 @@ def _links(config: OpenCLIPConfig) -> Iterator[_Link]:
         for their_part, our_part in _CROSS_BLOCK.items():
             yield from _module(f"{theirs}.{their_part}", f"{ours}.{our_part}")
         for kind in ("weight", "bias"):
-            yield _Link(
+            yield _TensorMapping(
                 (f"{theirs}.attn.in_proj_{kind}",),
                 tuple(f"{ours}.cross_attention.{part}.{kind}" for part in ("query", "key_value")),
                 our_parts=(1, 2),
             )
 
 
-def _module(theirs: str, ours: str) -> Iterator[_Link]:
-    # `in_proj_` goes on without a dot.
+def _module(theirs: str, ours: str) -> Iterator[_TensorMapping]:
+    # `in_proj_` continues without a dot.
     dot = "" if theirs.endswith("_") else "."
     for kind in ("weight", "bias"):
-        yield _Link((f"{theirs}{dot}{kind}",), (f"{ours.removesuffix('.')}.{kind}",))
+        yield _TensorMapping((f"{theirs}{dot}{kind}",), (f"{ours.removesuffix('.')}.{kind}",))
 
 
-def _pooler(config: OpenCLIPConfig) -> Iterator[_Link]:
+def _pooler(config: OpenCLIPConfig) -> Iterator[_TensorMapping]:
     attention, ours = "visual.attn_pool.attn", "pooler.attention"
     both = (f"{ours}.query.{{}}", f"{ours}.key_value.{{}}")
     names = {kind: tuple(name.format(kind) for name in both) for kind in ("weight", "bias")}
-    yield _Link((f"{attention}.in_proj_bias",), names["bias"], our_parts=(1, 2))
+    yield _TensorMapping((f"{attention}.in_proj_bias",), names["bias"], our_parts=(1, 2))
     if config.image.width == config.embed_dim:
-        yield _Link((f"{attention}.in_proj_weight",), names["weight"], our_parts=(1, 2))
+        yield _TensorMapping((f"{attention}.in_proj_weight",), names["weight"], our_parts=(1, 2))
         return
-    # Queries and keys of different widths cannot lie in one matrix.
+    # Queries and keys of different widths do not fit in one matrix.
     query, key_value = names["weight"]
-    yield _Link((f"{attention}.q_proj_weight",), (query,))
-    yield _Link((f"{attention}.k_proj_weight", f"{attention}.v_proj_weight"), (key_value,), (1, 1))
+    yield _TensorMapping((f"{attention}.q_proj_weight",), (query,))
+    yield _TensorMapping(
+        (f"{attention}.k_proj_weight", f"{attention}.v_proj_weight"), (key_value,), (1, 1)
+    )
 
 
-def _stacked(tensors: list[Tensor]) -> Tensor:
+def _concatenated(tensors: list[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def _cut(stack: Tensor, parts: tuple[int, ...]) -> tuple[Tensor, ...]:
+def _split(stack: Tensor, parts: tuple[int, ...]) -> tuple[Tensor, ...]:
     if len(parts) == 1:
         return (stack,)
     unit = len(stack) // sum(parts)
@@ -252,15 +256,15 @@ def _cut(stack: Tensor, parts: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def _count(state: State, prefix: str) -> int:
-    """Layers whose tensors are named `prefix` and a number."""
+    """Count the layers whose tensor names are `prefix` and a number."""
     return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _require_names(given: Set[str], wanted: Set[str]) -> None:
-    faults = [
+    problems = [
         f"{len(names)} tensors {what} (such as {min(names)})"
         for names, what in ((wanted - given, "missing"), (given - wanted, "unknown"))
         if names
     ]
-    if faults:
-        raise ModelError(f"these weights do not fit the configuration: {'; '.join(faults)}")
+    if problems:
+        raise ModelError(f"these weights do not fit the configuration: {'; '.join(problems)}")
