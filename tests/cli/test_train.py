@@ -181,7 +181,7 @@ def test_torchrun_starts_killed_ranks_again_and_sigterm_saves(
         wait_for_row(folder, process, beyond=read_metrics(folder)[-1]["step"] + 5)
         process.terminate()
         _, errors = process.communicate(timeout=30)
-    assert "cannot go on" in errors
+    assert "cannot continue" in errors
     # Each step once, up to the one that the last checkpoint holds.
     rows = [int(row["step"]) for row in read_metrics(folder)]
     assert rows == list(range(1, len(rows) + 1))

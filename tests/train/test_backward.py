@@ -52,7 +52,7 @@ def step(
 @pytest.mark.parametrize("micro_batch", [1, 3, 7])
 def test_parts_give_the_figures_and_gradients_of_the_whole(name: str, micro_batch: int) -> None:
     batch = ragged_batch(7)
-    # The first half of each caption is what is asked, the rest the answer.
+    # The first half of each caption is the prompt, the rest the answer.
     words = ((batch.tokens > 3) | (batch.tokens == 1)).sum(dim=1)
     batch = dataclasses.replace(batch, prompt_lengths=(words + 1) // 2)
     plain, expected = step(name, batch, None)
@@ -77,7 +77,7 @@ def test_the_figures_of_a_step_carry_no_graph() -> None:
     ("name", "encoded", "decoded"),
     [("paper", 6, 3), ("contrastive only", 6, 0), ("captioning only", 3, 3)],
 )
-def test_the_encoders_run_twice_where_pairs_are_tied_and_the_decoder_once(
+def test_the_encoders_run_twice_with_a_contrastive_loss_and_the_decoder_once(
     name: str, encoded: int, decoded: int
 ) -> None:
     model, calls = make_model(name), {"image_encoder": 0, "multimodal_decoder": 0}
@@ -92,7 +92,7 @@ def test_the_encoders_run_twice_where_pairs_are_tied_and_the_decoder_once(
     assert calls == {"image_encoder": encoded, "multimodal_decoder": decoded}
 
 
-def test_both_passes_of_a_part_draw_the_same_and_the_next_part_draws_anew() -> None:
+def test_both_passes_of_a_part_draw_the_same_and_the_next_part_draws_again() -> None:
     model, drawn = make_model(), []
 
     def disturb(_: object, __: object, encoded: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def test_images_without_labels_in_a_part_do_no_harm() -> None:
     torch.testing.assert_close(losses.parts, plain.parts)
 
 
-def test_an_objective_that_needs_the_whole_batch_says_so() -> None:
+def test_an_objective_that_needs_the_whole_batch_raises() -> None:
     class Whole:
         def __call__(self, model: CoCa, batch: Batch) -> Losses:
             return Losses(model.encode_image(batch.images).sum(), {})

@@ -58,7 +58,7 @@ def steps(folder: Path) -> list[int]:
     return [int(name.removeprefix("step_")) for name in names]
 
 
-def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded(tmp_path: Path) -> None:
     folder = save(tmp_path, 100)
     assert folder == tmp_path / CHECKPOINT_FOLDER / "step_00000100"
     assert {path.name for path in folder.iterdir()} == set(FILES)
@@ -80,7 +80,7 @@ def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
 def test_the_newest_stay_and_the_newest_is_loaded(tmp_path: Path) -> None:
     for step in (5, 10, 100_000_000, 15):
         save(tmp_path, step)
-    # 100,000,000 came before 15, so it belongs to a run that went back.
+    # 100,000,000 came before 15, so it belongs to a run that resumed from an older step.
     assert steps(tmp_path) == [10, 15]
     assert newest(tmp_path).step == 15
     save(tmp_path, 20, keep=1)
@@ -115,7 +115,7 @@ def test_any_group_of_tensors_is_kept_and_no_other_invented(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "extend"])
 @pytest.mark.parametrize("name", FILES)
-def test_any_damage_is_noticed_and_the_older_one_taken(
+def test_any_damage_is_detected_and_the_older_one_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
 ) -> None:
     generator = random.Random(f"{name} {damage}")
@@ -140,13 +140,13 @@ def test_any_damage_is_noticed_and_the_older_one_taken(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_noticed(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_detected(tmp_path: Path, name: str) -> None:
     save(tmp_path, 1)
     (save(tmp_path, 2) / name).unlink()
     assert newest(tmp_path).step == 1
 
 
-def test_a_folder_under_a_wrong_name_is_passed_over(
+def test_a_folder_under_a_wrong_name_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path, 1)
@@ -156,7 +156,7 @@ def test_a_folder_under_a_wrong_name_is_passed_over(
     assert "holds step 2" in caplog.text
 
 
-def test_a_run_with_damaged_checkpoints_only_does_not_begin_afresh(tmp_path: Path) -> None:
+def test_a_run_with_damaged_checkpoints_only_does_not_start_again(tmp_path: Path) -> None:
     (save(tmp_path, 1) / MODEL_FILE).write_bytes(b"")
     with pytest.raises(ModelError, match=r"no checkpoint .* is whole .*model.safetensors"):
         load_newest(tmp_path)
@@ -247,7 +247,7 @@ def test_a_save_that_fails_midway_leaves_the_older_one(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB; needs the right to mount one."""
+    """A file system of 256 KiB; needs permission to mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]

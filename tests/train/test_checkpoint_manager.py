@@ -38,7 +38,7 @@ def test_a_step_that_is_saved_is_not_saved_again(tmp_path: Path) -> None:
     assert step_folder(tmp_path, 5).is_dir()
 
 
-def test_a_place_that_cannot_be_written_raises_with_what_is_left(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_raises_with_the_last_checkpoint(tmp_path: Path) -> None:
     saver = CheckpointManager(tmp_path, keep=2, world=DistributedContext())
     save(saver, 1)
     step_folder(tmp_path, 2).write_bytes(b"in the way")

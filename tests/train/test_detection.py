@@ -9,7 +9,7 @@ from coca.train.detection import DetectionObjective, Target
 
 
 class Recorder(Detector):
-    """A detector without parts, which keeps what it was given."""
+    """A detector without parts, which records its inputs."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)

@@ -30,8 +30,8 @@ def test_deterministic_algorithms_are_for_the_time_of_a_run(
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
 
-def test_an_operation_without_a_deterministic_algorithm_is_named() -> None:
-    # On a CPU, too, torch has none for this.
+def test_an_operation_without_a_deterministic_algorithm_raises() -> None:
+    # torch has none for this operation on a CPU either.
     pooled, places = torch.rand(1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64)
     told = r"max_unpooling2d\S* has no deterministic algorithm"
     with pytest.raises(ConfigError, match=told), deterministic_algorithms(True):

@@ -45,15 +45,15 @@ def test_a_main_rank_that_ends_while_others_wait_for_it_raises_at_once(tmp_path:
     for process in ranks:
         process.join(60)
     assert [process.exitcode for process in ranks] == [-signal.SIGKILL, 0]
-    assert "rank 1 cannot go on, since another rank has ended" in (tmp_path / "said").read_text()
+    assert "rank 1 cannot continue: another rank has ended" in (tmp_path / "said").read_text()
 
 
 GLOO = "[/pytorch/gloo/tcp/pair.cc:537] Read error [127.0.0.1]:11: Connection reset. Check logs."
 
 
-def test_a_rank_that_lost_another_says_so_in_a_sentence() -> None:
+def test_a_rank_that_lost_another_raises_a_readable_error() -> None:
     with (
-        pytest.raises(CocaError, match=r"rank 1 cannot go on, .*: Read error .* reset; started"),
+        pytest.raises(CocaError, match=r"rank 1 cannot continue: .*: Read error .* reset; start"),
         lost_ranks_reported(DistributedContext(1, 2)),
     ):
         raise RuntimeError(GLOO)

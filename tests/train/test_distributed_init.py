@@ -66,7 +66,7 @@ def test_ranks_that_start_again_are_not_led_to_those_that_were_killed(tmp_path: 
     early = start_process(join_and_leave, tmp_path, 1, kept.port, 0, "True")
     while not (tmp_path / "started").exists():
         time.sleep(0.01)
-    # Time enough to read where nobody answers any more.
+    # Enough time to read an address that no longer answers.
     time.sleep(0.5)
     late = start_process(join_and_leave, tmp_path, 0, kept.port, 0, "True")
     for process in (early, late):

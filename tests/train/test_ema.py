@@ -91,7 +91,7 @@ def kept(run_folder: Path) -> dict[str, Tensor]:
     return checkpoint.group("ema")
 
 
-def test_a_run_averages_all_updates_and_keeps_its_own_weights_beside(tmp_path: Path) -> None:
+def test_a_run_averages_all_updates_and_keeps_its_own_weights(tmp_path: Path) -> None:
     averaged = tiny_trainer(tmp_path / "averaged", steps=3, ema=PLAIN, save_every=1, keep=3)
     start = weights(averaged)
     averaged.fit()

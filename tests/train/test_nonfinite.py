@@ -32,7 +32,7 @@ def test_the_first_that_is_not_finite_is_the_cause(
     assert nonfinite_report(FINE | figures, gradients(*bad), ragged_batch(2)).cause == cause
 
 
-def test_a_clue_names_the_samples_and_knows_images_that_are_not_finite() -> None:
+def test_a_report_names_the_samples_and_knows_images_that_are_not_finite() -> None:
     batch: Batch = dataclasses.replace(ragged_batch(3), start=6)
     assert nonfinite_report(FINE, gradients(), batch) == NonFiniteReport(
         "the gradient norm", False, 6, 8
@@ -41,7 +41,7 @@ def test_a_clue_names_the_samples_and_knows_images_that_are_not_finite() -> None
     assert nonfinite_report(FINE, gradients(), batch).culprits
 
 
-def test_the_rank_that_has_the_piece_names_the_gradient() -> None:
+def test_the_rank_with_the_shard_names_the_gradient() -> None:
     length = NonFiniteReport("the gradient norm", False, 0, 3)
     named = NonFiniteReport("the gradient of second", False, 4, 7)
     assert cause_of([length, named]) == "the gradient of second"

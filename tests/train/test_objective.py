@@ -124,7 +124,7 @@ def test_label_smoothing_and_chunks_reach_the_captioning_loss(model: CoCa, batch
     assert not torch.isclose(plain, smoothed)
 
 
-def test_temperature_raises_in_its_own_unit(model: CoCa, batch: Batch) -> None:
+def test_temperature_is_logged_in_its_own_unit(model: CoCa, batch: Batch) -> None:
     parts = losses_of(model, batch, contrastive_weight=1.0).parts
     assert float(parts["temperature"]) == pytest.approx(0.07)
 
@@ -170,7 +170,7 @@ def test_a_batch_without_any_label_gives_zero_and_finite_gradients(
     assert not any(gradient.any() for gradient in gradients)
 
 
-def test_the_temperature_is_put_back_into_its_range(model: CoCa) -> None:
+def test_the_temperature_is_clamped_to_its_range(model: CoCa) -> None:
     with torch.no_grad():
         model.log_scale.fill_(50.0)
     CoCaObjective(LossConfig()).constrain_(model)

@@ -1,4 +1,4 @@
-"""Steps and runs on CUDA give the CPU's figures; without CUDA, on a pretended device."""
+"""Steps and runs on CUDA equal those on the CPU; without CUDA, on a simulated device."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ def coca() -> CoCa:
 
 
 def of_bytes() -> Batch:
-    """Images as the loader gives them."""
+    """Images as returned by the loader."""
     pixels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
     batch = ragged_batch(6)
     return Batch(
@@ -56,7 +56,7 @@ STEPS: dict[str, tuple[Callable[[], Any], Any, Callable[[], Batch], int | None]]
 
 
 def step(name: str, device: torch.device) -> dict[str, Tensor]:
-    """Figures and gradients of one step."""
+    """Compute the losses and gradients of one step."""
     make, objective, pairs, micro_batch = STEPS[name]
     torch.manual_seed(0)
     batch = pairs()
@@ -66,7 +66,7 @@ def step(name: str, device: torch.device) -> dict[str, Tensor]:
 
 
 def difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    """Largest difference of a tensor, relative to the length of all together."""
+    """Largest difference of a tensor, relative to the norm of all together."""
     assert found.keys() == wanted.keys()
     length = torch.cat([tensor.flatten() for tensor in wanted.values()]).norm()
     return max(float((found[name] - wanted[name]).norm() / length) for name in wanted)
@@ -97,7 +97,7 @@ def test_a_run_that_is_stopped_ends_with_the_weights_of_the_cpu(kind: str, tmp_p
     assert difference(found, alone.weights()) < 100 * tolerance
 
 
-def test_the_pretended_device_refuses_what_cuda_would() -> None:
+def test_the_simulated_device_rejects_what_cuda_would() -> None:
     with pretended_cuda():
         model = coca().to(DEVICE)
         with pytest.raises(RuntimeError, match="given tensors of different devices"):

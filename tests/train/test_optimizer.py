@@ -45,7 +45,7 @@ def test_adamw_takes_the_step_of_its_paper() -> None:
 def adafactor_by_hand(
     weight: Tensor, gradients: list[Tensor], config: OptimizerConfig, *, factored: bool
 ) -> Iterator[Tensor]:
-    """The weight after each step of "Scaling Vision Transformers", section 3.4, in plain words.
+    """The weight after each step of "Scaling Vision Transformers", section 3.4, as plain code.
 
     Factored, the second moment of an entry is the mean of its row times that of its column, over
     the mean of all: three numbers of the two longest axes, here always the last two.
@@ -69,7 +69,7 @@ def adafactor_by_hand(
         momentum = config.betas[0] * momentum + (1 - config.betas[0]) * update
         if config.momentum_dtype == "bfloat16":
             momentum = momentum.bfloat16().float()
-        # Decoupled from the gradient; no share of the weight's size in the length of the step.
+        # Decoupled from the gradient; no scaling of the step by the size of the weight.
         weight = weight * (1 - config.lr * config.weight_decay) - config.lr * momentum
         yield weight
 
@@ -141,7 +141,7 @@ def test_adafactor_in_the_papers_form_keeps_its_momentum_in_half_precision() -> 
     assert float((model.weight.detach() - start).abs().max()) > 8e-4
 
 
-def test_a_group_steps_at_its_own_pace_from_the_start() -> None:
+def test_a_group_steps_at_its_own_rate_from_the_start() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 1, bias=False))
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -229,7 +229,7 @@ def test_muon_moves_a_matrix_of_a_layer_by_an_orthogonal_step() -> None:
     # The size of AdamW's update: 0.2 in the mean of an orthogonal matrix's entries.
     step = (before - layer.weight.detach()) / (0.1 * 0.2 * 48**0.5)
     sizes = torch.linalg.svdvals(step)
-    # Its polynomial stops at about one: 0.7 to 1.2, in half precision a little beside.
+    # Its polynomial stops at about one: 0.7 to 1.2, in half precision slightly outside.
     assert sizes.min() > 0.6
     assert sizes.max() < 1.3
     assert (step * layer.weight.grad).sum() > 0

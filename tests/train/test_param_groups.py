@@ -14,7 +14,7 @@ from tiny import caption, tiny_config
 
 
 def settings_of(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
-    """Pace and decay of each trainable parameter; each must stand in exactly one group."""
+    """Rate and decay of each trainable parameter; each must be in exactly one group."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, options.pop("weight_decay", 0.1), **options)
     listed = [parameter for group in groups for parameter in group["params"]]
@@ -62,7 +62,7 @@ def test_a_locked_image_tower_gives_the_poolers_no_graph_to_go_back_through() ->
     assert not any(name.startswith("image_encoder") for name in settings_of(model))
 
 
-def test_freezing_tells_how_much_is_left(caplog: pytest.LogCaptureFixture) -> None:
+def test_freezing_logs_how_much_is_left(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         freeze(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), ["0"])
     assert "3 of 11 parameters train" in caplog.text
@@ -78,7 +78,7 @@ def test_freezing_tells_how_much_is_left(caplog: pytest.LogCaptureFixture) -> No
         ("1.weight", {"1.weight"}),
     ],
 )
-def test_a_name_stands_for_all_below_it_and_a_star_for_any_letters(
+def test_a_name_stands_for_all_submodules_and_a_star_for_any_characters(
     pattern: str, frozen: set[str]
 ) -> None:
     first = nn.Linear(3, 2)
@@ -88,7 +88,7 @@ def test_a_name_stands_for_all_below_it_and_a_star_for_any_letters(
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
 
 
-def test_a_group_has_its_own_pace_and_decay() -> None:
+def test_a_group_has_its_own_rate_and_decay() -> None:
     settings = settings_of(
         CoCa(tiny_config()),
         groups=(
@@ -99,7 +99,7 @@ def test_a_group_has_its_own_pace_and_decay() -> None:
     )
     assert settings["image_encoder.blocks.1.mlp.up.weight"] == (0.1, 0.0)
     assert settings["captioning_pooler.attention.out.weight"] == (5.0, 0.1)
-    # The last group that matches counts, and it says nothing about the pace.
+    # The last group that matches counts, and it sets no rate.
     assert settings["contrastive_pooler.attention.out.weight"] == (1.0, 0.3)
     assert settings["contrastive_pooler.queries"] == (5.0, 0.0)
     assert settings["contrastive_pooler.attention.out.bias"] == (1.0, 0.0)
@@ -155,7 +155,7 @@ def test_layer_decay_finds_the_towers_of_the_openclip_variant() -> None:
     )  # fmt: skip
     config = OpenCLIPConfig(image=image, text=text, pooler_queries=3, pooler_heads=2, embed_dim=32)
     scales = layer_scales(OpenCLIP(config), 0.5)
-    # Its image encoder has a norm in front of the blocks and none behind them.
+    # Its image encoder has a norm before the blocks and none after them.
     assert scales["image_encoder.norm.weight"] == scales["image_encoder.class_token"] == 1 / 8
     assert scales["unimodal_decoder.class_token"] == 1 / 16
     assert scales["unimodal_decoder.blocks.1.mlp.up.weight"] == 1 / 4
@@ -192,7 +192,7 @@ def test_a_pattern_that_matches_nothing_raises_with_the_nearest_name(
         parameter_groups(model, 0.1, groups=(GroupConfig(match=pattern),))
 
 
-def test_a_group_that_has_nothing_to_itself_raises() -> None:
+def test_a_group_without_own_parameters_raises() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     first, both = GroupConfig(match="0", lr_scale=2.0), GroupConfig(match="*")
     with pytest.raises(ConfigError, match="'0' has no parameter"):

@@ -1,4 +1,4 @@
-"""Patch dropout within a run: when it is on, and that stops and parts of a step change nothing."""
+"""Patch dropout within a run: its schedule, and independence of restarts and micro-batches."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ HALF = ScheduleConfig(warmup=0.25, patch_dropout=0.5, unmasked_tail=0.25)
 
 
 def seen_patches(trainer: Trainer[CoCa]) -> list[Tensor]:
-    """Will hold what the image encoder reads in each forward pass."""
+    """Records the input of the image encoder in each forward pass."""
     seen: list[Tensor] = []
     trainer.model.image_encoder.patch_embedding.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].clone())

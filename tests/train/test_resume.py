@@ -101,7 +101,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_afresh(
     assert rows(run) == rows(tmp_path / "whole")
 
 
-def test_a_finished_run_draws_no_batch_and_tells_its_figures(
+def test_a_finished_run_draws_no_batch_and_returns_its_metrics(
     uninterrupted: Trainer[CoCa], tmp_path: Path
 ) -> None:
     loader = TinyStream()
@@ -159,7 +159,7 @@ def test_a_signal_that_comes_while_ranks_agree_is_not_lost(
 def test_an_own_signal_behind_that_of_another_rank_aborts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A launcher tells all ranks to stop, and the word of one may reach another before that."""
+    """A launcher signals all ranks; the request of one may reach another before its own signal."""
     calls = 0
 
     def all_reduce_max(world: DistributedContext, values: Sequence[int]) -> list[int]:
@@ -220,7 +220,7 @@ def test_a_run_beyond_its_last_step_is_refused(
         tiny_trainer(tmp_path / "whole", steps=6).fit()
 
 
-def test_a_longer_run_goes_on_and_tells_what_changed(
+def test_a_longer_run_goes_on_and_logs_what_changed(
     uninterrupted: Trainer[CoCa], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = tiny_trainer(tmp_path / "whole", steps=14).fit()

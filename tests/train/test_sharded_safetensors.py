@@ -37,7 +37,7 @@ def test_what_one_rank_cannot_write_raises_on_all(tmp_path: Path) -> None:
         assert words.endswith("Not a directory")
 
 
-def test_what_is_staged_does_not_change_any_more() -> None:
+def test_cpu_copies_do_not_change() -> None:
     tensor = torch.zeros(3)
     copy = copy_to_cpu({"model": {"weight": tensor}})
     tensor.add_(1)
@@ -61,7 +61,7 @@ def test_damage_is_an_error_and_an_absent_group_is_empty(tmp_path: Path) -> None
         read_group(tmp_path / "nowhere", "model")
 
 
-def test_a_shard_whose_header_lacks_places_holds_whole_tensors(tmp_path: Path) -> None:
+def test_a_shard_without_offsets_holds_whole_tensors(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     offsets = {"low": {"saved_offsets": [2]}}
     low, other = torch.ones(2), torch.ones(3)

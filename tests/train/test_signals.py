@@ -22,7 +22,7 @@ def test_a_second_signal_aborts() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_handlers_of_before_are_put_back() -> None:
+def test_previous_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stop_on_signal():
         assert signal.getsignal(signal.SIGINT) not in before

@@ -45,7 +45,7 @@ def train_once(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) ->
     optimizer.step()
 
 
-def test_tied_tensors_are_kept_once_and_restored_in_both_places() -> None:
+def test_tied_tensors_are_kept_once_and_restored_under_both_names() -> None:
     torch.manual_seed(0)
     source, target = Tied(), Tied()
     tensors = model_tensors(source)
@@ -89,7 +89,7 @@ def test_an_optimizer_that_was_restored_takes_the_same_steps(name: str) -> None:
     }
 
 
-def test_values_that_are_no_tensors_travel_beside_them() -> None:
+def test_values_that_are_no_tensors_are_saved_with_them() -> None:
     model = nn.Linear(2, 1)
     optimizer = trained(model, "adamw", steps=1)
     optimizer.state[model.weight]["restarts"] = 3
@@ -117,7 +117,7 @@ def test_a_parameter_frozen_since_raises() -> None:
         restore_optimizer(model, make_optimizer(model, OptimizerConfig()), tensors, values)
 
 
-def test_random_generators_go_on_where_they_stood() -> None:
+def test_random_generators_resume_from_their_state() -> None:
     def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 

@@ -28,7 +28,7 @@ def curve(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(name)]
 
 
-def test_rows_come_back_as_they_were_logged(tmp_path: Path) -> None:
+def test_rows_are_read_as_they_were_logged(tmp_path: Path) -> None:
     tracker = JsonLinesTracker(tmp_path)
     tracker.rewind(0)
     tracker.log(1, {"loss": 0.1 + 0.2, "lr": 1e-3})
@@ -107,7 +107,7 @@ def test_tensorboard_hides_what_a_rewind_forgets(tmp_path: Path) -> None:
     assert curve(tmp_path, "loss") == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
-def test_tensorboard_tells_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_tensorboard_raises_for_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / TENSORBOARD_FOLDER).write_text("a file is in the way")
     with pytest.raises(StorageError, match=TENSORBOARD_FOLDER):

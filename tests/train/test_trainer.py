@@ -56,7 +56,7 @@ def test_rows_come_every_few_steps_and_at_the_end(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path)] == [3, 6, 7]
 
 
-def test_a_row_holds_the_loss_its_parts_and_the_pace(
+def test_a_row_holds_the_loss_its_parts_and_the_throughput(
     uninterrupted: Trainer[CoCa], tmp_path: Path
 ) -> None:
     row = read_metrics(tmp_path / "whole")[0]
@@ -71,7 +71,7 @@ def test_the_learning_rate_follows_the_schedule(
     uninterrupted: Trainer[CoCa], tmp_path: Path
 ) -> None:
     rates = [row["lr"] for row in rows(tmp_path / "whole")]
-    # Warm-up of 3 steps to 1e-2, then linear over 9; rows tell every second step, counted from 1.
+    # Warm-up of 3 steps to 1e-2, then linear over 9; rows hold every second step, counted from 1.
     expected = [1e-2 * factor for factor in (2 / 4, 1, 7 / 9, 5 / 9, 3 / 9, 1 / 9)]
     assert rates == pytest.approx(expected)
 
@@ -82,7 +82,7 @@ def test_checkpoints_come_every_few_steps_and_at_the_end(
     assert saved_steps(tmp_path / "whole") == [10, 12]
 
 
-def test_the_gradient_is_clipped_and_its_length_before_raises(tmp_path: Path) -> None:
+def test_the_gradient_is_clipped_and_its_norm_before_is_logged(tmp_path: Path) -> None:
     clipped = tiny_trainer(tmp_path, steps=1, grad_clip=1e-3, log_every=1)
     norm = clipped.fit().figures["grad_norm"]
     gradients = [p.grad for p in clipped.model.parameters() if p.grad is not None]
@@ -99,7 +99,7 @@ def test_the_temperature_is_held_in_its_range_after_each_update(tmp_path: Path) 
     with torch.no_grad():
         trainer.model.log_scale.fill_(5.0)
     trainer.fit()
-    # The coldest temperature is 0.01; one update moves the logarithm by about 1e-2 only.
+    # The lowest temperature is 0.01; one update moves the logarithm by about 1e-2 only.
     assert float(trainer.model.logit_scale.detach()) == pytest.approx(100.0)
 
 
@@ -113,7 +113,7 @@ def test_half_precision_trains_and_keeps_its_weights_whole(tmp_path: Path) -> No
     assert loss == pytest.approx(expected, rel=0.02)
 
 
-def test_the_bar_counts_every_step_and_shows_loss_and_pace(tmp_path: Path) -> None:
+def test_the_bar_counts_every_step_and_shows_loss_and_throughput(tmp_path: Path) -> None:
     bars: Bars = {}
     tiny_trainer(tmp_path, steps=3, save_every=2).fit(recording(bars))
     (bar,) = bars.values()
@@ -175,7 +175,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_named(
     assert all(bool(tensor.isfinite().all()) for tensor in weights(trainer).values())
 
 
-def test_a_gradient_too_long_for_its_type_is_skipped_and_named(
+def test_a_gradient_that_overflows_is_skipped_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = tiny_trainer(tmp_path, steps=1)
@@ -235,7 +235,7 @@ def test_bad_steps_are_counted_across_a_restart(tmp_path: Path) -> None:
         tiny_trainer(tmp_path, loader=TinyStream(poisoned=poisoned), max_bad_steps=5).fit()
 
 
-def test_a_run_that_never_had_a_good_checkpoint_says_so(tmp_path: Path) -> None:
+def test_a_run_that_never_had_a_good_checkpoint_reports_it(tmp_path: Path) -> None:
     trainer = tiny_trainer(
         tmp_path, loader=TinyStream(poisoned=frozenset(range(9))), max_bad_steps=2
     )
@@ -275,7 +275,7 @@ def test_a_row_that_cannot_be_written_is_written_when_it_can(
     uninterrupted: Trainer[CoCa], tmp_path: Path
 ) -> None:
     class Full:
-        """Has no room for the row of step 6, once."""
+        """Fails on the row of step 6, once."""
 
         room = False
 

@@ -3,7 +3,7 @@
 Maps show where the decoder attends; contributions to an embedding are exact.
 
 Dimensions: B images, T tokens, P patches, Q image tokens that the decoder reads, S tokens of the
-image encoder (the patches, in OpenCLIP's architecture behind a class token), E shared embedding.
+image encoder (the patches, in OpenCLIP's architecture after a class token), E shared embedding.
 """
 
 from collections.abc import Sequence

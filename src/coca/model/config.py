@@ -58,7 +58,7 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextDecoderConfig:
-    """A causal decoder cut in two: the lower half never sees the image."""
+    """A causal text decoder in two halves; only the multimodal half attends to the image."""
 
     vocab_size: int = 64_000
     """Tokens in the vocabulary, special tokens included."""
@@ -162,13 +162,13 @@ class HeadConfig:
         )
         _require(self.pictures > 0, f"head.pictures must be at least 1 (got {self.pictures})")
 
-    def check_width(self, *, image: int, words: int) -> None:
+    def check_width(self, *, image: int, text: int) -> None:
         """Check that `heads` divides the width of the pooler's input.
 
         Raises:
             ConfigError: They do not divide it.
         """
-        _require_heads("head", image if self.reads == "image" else words, self.heads)
+        _require_heads("head", image if self.reads == "image" else text, self.heads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class CoCaConfig:
 
     def __post_init__(self) -> None:
         if self.head is not None:
-            self.head.check_width(image=self.image.width, words=self.text.width)
+            self.head.check_width(image=self.image.width, text=self.text.width)
         _require_heads("pooler", self.image.width, self.pooler.heads)
         _require(self.embed_dim > 0, f"embed_dim must be at least 1 (got {self.embed_dim})")
         _require(

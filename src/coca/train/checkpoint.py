@@ -109,7 +109,7 @@ def commit(folder: Path, step: int, state: Mapping[str, Any], files: Mapping[str
 
 def remove_others(run_folder: str | Path, step: int, *, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints up to `step`."""
-    assert keep >= 1, "a run without a checkpoint cannot go on"
+    assert keep >= 1, "a run without a checkpoint cannot resume"
     folders = _by_step(run_folder)
     kept = [folder for folder in folders if _step(folder) <= step][:keep]
     for folder in set(folders) - set(kept):

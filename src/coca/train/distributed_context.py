@@ -121,6 +121,6 @@ def lost_ranks_reported(world: DistributedContext) -> Iterator[None]:
         # Gloo's message has a source location, then the cause, then advice.
         reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]
         raise CocaError(
-            f"rank {world.rank} cannot go on, since another rank has ended or cannot be reached: "
+            f"rank {world.rank} cannot continue: another rank has ended or cannot be reached: "
             f"{reason}; start the run again to resume from its newest checkpoint"
         ) from error

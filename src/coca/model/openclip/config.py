@@ -95,7 +95,7 @@ class OpenCLIPConfig:
 
     def __post_init__(self) -> None:
         if self.head is not None:
-            self.head.check_width(image=self.image.width, words=self.text.width)
+            self.head.check_width(image=self.image.width, text=self.text.width)
         if self.pooler_queries < 2:
             raise ConfigError(
                 f"pooler_queries must be at least 2, one of them for the embedding "

@@ -192,7 +192,7 @@ class OpenCLIPUnimodalDecoder(nn.Module):
             0, self._class_rows(tokens, packing), class_token.expand(len(tokens), -1)
         )
 
-    def _visible(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B room"]:
+    def _visible(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B positions"]:
         """Mark the positions that later positions may attend to; the first is always visible.
 
         `legacy` is off by one: a position is visible if the position before it is not a pad.
