@@ -1,4 +1,4 @@
-"""Documents against the code: what they show runs, what they name exists, what exists is named."""
+"""Docs against code: snippets run, named things exist, and existing things are documented."""
 
 import ast
 import re
@@ -52,7 +52,7 @@ OURS = [command for command in (*COMMANDS, *OF_RECIPES) if "coca" in command.tex
 
 @pytest.fixture(scope="session")
 def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds what both demos leave, at the size of a test."""
+    """A folder with the results of both demos, at the size of a test."""
     root = tmp_path_factory.mktemp("project")
     run = root / "runs" / "demo"
     write_model(root / "runs" / "from-scratch" / "model")
@@ -72,13 +72,13 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_there_is_something_to_hold() -> None:
+def test_the_docs_have_snippets_and_commands() -> None:
     assert len(PYTHON) >= 5
     assert len(OURS) >= 100
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=name_of)
-def test_what_is_shown_in_python_runs(
+def test_a_python_snippet_runs(
     block: Block, demo_like: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(demo_like)
@@ -88,13 +88,13 @@ def test_what_is_shown_in_python_runs(
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=name_of)
-def test_what_is_shown_in_python_is_short(block: Block) -> None:
+def test_a_python_snippet_is_short(block: Block) -> None:
     assert len(block.text.splitlines()) <= 12
     assert ast.parse(block.text).body
 
 
 def parsed(command: Command) -> tuple[str, Any]:
-    """The name of a command and what `coca` reads from its words; nothing is run."""
+    """Return the name of a command and its parsed context; nothing is run."""
     group: Any = typer.main.get_command(app)
     words, name = command.arguments, "coca"
     while hasattr(group, "commands"):
@@ -151,7 +151,7 @@ def test_every_recipe_has_its_command() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_link_within_the_project_leads_somewhere(page: Path) -> None:
+def test_a_link_within_the_project_has_a_target(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
     local = [target for target in targets if "://" not in target]
@@ -198,20 +198,20 @@ def test_the_reference_names_modules_that_exist(page: Path) -> None:
         assert any(home.exists() for home in homes), f"{target} is no module"
 
 
-def test_every_page_stands_in_the_menu() -> None:
+def test_every_page_is_in_the_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
     assert [page for page in pages if page not in menu] == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
-def test_a_recipe_says_what_it_does_how_long_and_what_to_expect(recipe: Path) -> None:
+def test_the_head_of_a_recipe_has_purpose_command_machine_time_and_result(recipe: Path) -> None:
     head = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
     words = " ".join(head)
     assert [w for w in ("What", "Command", "Machine", "Time", "Expect") if w not in words] == []
 
 
-def test_every_target_of_make_is_helped() -> None:
+def test_every_target_of_make_has_a_help_text() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = next(line for line in text.splitlines() if line.startswith(".PHONY")).split()[1:]
     assert [name for name in phony if not re.search(rf"^{name}:.*## \S", text, re.MULTILINE)] == []

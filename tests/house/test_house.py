@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: small rooms, told at the door, arrows downward."""
+"""Project rules that no linter checks: file length, names, module docstrings, import layers."""
 
 import ast
 import re
@@ -16,8 +16,8 @@ WEIGHTS = PACKAGE / "weights"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted({*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")})
 
-# Attics: whatever fits nowhere ends up in them.
-ATTICS = {"utils", "util", "helpers", "helper", "misc", "common"}
+# Names without content: modules of odds and ends.
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 
 
 def name_of(path: Path) -> str:
@@ -29,17 +29,17 @@ def kept_files() -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode:
-        pytest.skip("this is no git checkout, so nothing tells which files are kept")
+        pytest.skip("this is no git checkout, so the list of kept files is unknown")
     return [path for name in listing.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
+def test_a_file_has_at_most_400_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-def test_nothing_is_called_by_a_name_that_says_nothing() -> None:
-    assert [name_of(path) for path in SOURCES if ATTICS & {*path.parts, path.stem}] == []
+def test_no_module_has_a_vague_name() -> None:
+    assert [name_of(path) for path in SOURCES if VAGUE_NAMES & {*path.parts, path.stem}] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -49,8 +49,8 @@ def test_a_module_opens_with_a_sentence(path: Path) -> None:
     assert re.fullmatch(r"[A-Z`].{10,}[.?:]", first, re.DOTALL), f"it opens with {first!r}"
 
 
-def test_no_room_imports_from_above_or_from_a_neighbour() -> None:
-    # In a process of its own: it disables every logger that there is, those of later tests too.
+def test_packages_import_from_lower_layers_only() -> None:
+    # In a process of its own: it disables every logger that there is, also those of later tests.
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     report = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert report.returncode == 0, report.stdout + report.stderr
@@ -63,14 +63,14 @@ def test_no_file_names_a_folder_of_the_machine_it_was_written_on() -> None:
     assert found == []
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_no_modules_import_each_other_in_a_cycle() -> None:
     graph = grimp.build_graph("coca", cache_dir=None)
     imported = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
-    TopologicalSorter(imported).prepare()  # a circle raises, and is named
+    TopologicalSorter(imported).prepare()  # raises an error that names a cycle
 
 
 def test_no_large_file_is_kept() -> None:
-    # Images and data come from packages or releases; a clone stays small for ever.
+    # Images and data come from packages or releases; a clone stays small.
     kept = [path for path in kept_files() if WEIGHTS not in path.parents]
     large = [name_of(path) for path in kept if path.stat().st_size > 512 * 1024]
     assert large == []

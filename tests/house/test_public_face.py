@@ -1,4 +1,4 @@
-"""The public face: `import coca` is quick, and its names are the documented ones."""
+"""Public names: `import coca` is fast, and its names equal the documented names."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def run(program: str) -> str:
-    """What a fresh interpreter prints, without the type checks that the tests switch on."""
+    """Return the output of a new interpreter, without the type checks of the tests."""
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
@@ -19,19 +19,19 @@ def run(program: str) -> str:
     return done.stdout
 
 
-def test_importing_the_package_waits_for_nothing_heavy() -> None:
+def test_importing_the_package_imports_nothing_heavy() -> None:
     heavy = {"torch", "torchvision", "pymilvus", "pydantic", "numpy", "PIL", "tokenizers"}
     loaded = run("import coca, sys; print(*sys.modules)").split()
     assert heavy & set(loaded) == set()
 
 
-def test_search_scores_and_the_ground_floor_run_without_torch() -> None:
-    # import-linter sees only what is written; this sees what third parties load, too.
+def test_search_metrics_and_core_run_without_torch() -> None:
+    # import-linter checks direct imports; this also covers those of third parties.
     program = (
         "import importlib, pkgutil, sys\n"
         "sys.modules['torch'] = None\n"
-        "for room in ('core', 'metrics', 'search'):\n"
-        "    package = importlib.import_module(f'coca.{room}')\n"
+        "for name in ('core', 'metrics', 'search'):\n"
+        "    package = importlib.import_module(f'coca.{name}')\n"
         "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(module.name)\n"
     )
@@ -48,7 +48,7 @@ def test_an_absent_name_is_an_attribute_error() -> None:
     assert not hasattr(coca, "no_such_name")
 
 
-def test_the_public_names_are_the_documented_ones() -> None:
+def test_the_public_names_equal_the_documented_names() -> None:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs" / "reference").rglob("*.md"))]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     marked = re.findall(r"<!-- public -->(.*?)<!-- /public -->", text, re.DOTALL)

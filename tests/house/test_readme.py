@@ -9,7 +9,7 @@ PACKAGE = ROOT / "src" / "coca"
 
 
 def between_marks(text: str, mark: str) -> list[str]:
-    """The lines between `<!-- mark -->` and `<!-- /mark -->`, without the fence of a code block."""
+    """Return the lines between `<!-- mark -->` and `<!-- /mark -->`, without code fences."""
     opening, closing = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     assert opening in text, f"README.md lacks {opening}"
     assert closing in text, f"README.md lacks {closing}"
@@ -18,7 +18,7 @@ def between_marks(text: str, mark: str) -> list[str]:
 
 
 def tree(folder: Path, depth: int = 0) -> Iterator[str]:
-    """A line for each package: its indented name and the first sentence of its docstring."""
+    """Yield a line for each package: its indented name and the first sentence of its docstring."""
     for path in sorted(folder.iterdir()):
         if (path / "__init__.py").exists():
             yield f"{'  ' * depth + path.name + '/':<20}{sentence(path / '__init__.py')}"
@@ -30,7 +30,7 @@ def sentence(path: Path) -> str:
     return " ".join(text.partition("\n\n")[0].split())
 
 
-def test_the_tree_names_every_package_and_what_it_is() -> None:
+def test_the_tree_lists_every_package_with_its_docstring() -> None:
     shown = between_marks((ROOT / "README.md").read_text(encoding="utf-8"), "tree")
     entries = list(tree(PACKAGE))
     ready = "\n".join(entries)

@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scale.md, computed again from the inputs that the page names."""
+"""Recompute the arithmetic of docs/scale.md from the inputs of the page."""
 
 import math
 import re

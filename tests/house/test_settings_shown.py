@@ -1,4 +1,4 @@
-"""Settings that a page shows are settings that a recipe takes."""
+"""Blocks of settings in the docs are valid in a recipe."""
 
 import re
 from pathlib import Path
@@ -26,17 +26,17 @@ SHOWN = [
 
 
 @pytest.mark.parametrize(("page", "number", "block"), SHOWN)
-def test_a_block_of_settings_fits_onto_a_recipe(page: str, number: int, block: str) -> None:
+def test_a_block_of_settings_is_valid_in_a_recipe(page: str, number: int, block: str) -> None:
     settings = yaml.safe_load(block)
     recipe = ROOT / "recipes" / "pretrain" / "emoji.yaml"
     config = load_config(PretrainConfig, recipe, settings)
     assert config != load_config(PretrainConfig, recipe)
     with torch.device("meta"):
         model = CoCa(config.model)
-    # Names of parameters are known to the model alone.
+    # Only the model has the names of parameters.
     freeze(model, config.train.optimizer.freeze)
     assert make_optimizer(model, config.train.optimizer).param_groups
 
 
-def test_there_are_settings_to_hold() -> None:
+def test_every_page_has_blocks_of_settings() -> None:
     assert {page for page, _, _ in SHOWN} == set(PAGES)

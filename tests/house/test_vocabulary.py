@@ -1,7 +1,7 @@
 """Prose uses the field's terms: no dialect in docs and docstrings, and functions begin with verbs.
 
-`PAGES` are held wholly. Of the packages only those in `HELD` are: add a package when it passes, and
-remove none. Changelog, lab notes and results are records of their time and are not held.
+All `PAGES` are checked, and the packages in `HELD`: add a package when it passes, and remove none.
+Changelog, lab notes and results are records of their time and are not checked.
 """
 
 import ast
@@ -21,7 +21,7 @@ PAGES = [
 ]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 HELD = ("core", "data/loading", "data/sample.py", "processing", "search")
-"""Packages, or modules in them, whose docstrings are held."""
+"""Packages, or modules in them, whose docstrings are checked."""
 
 # Words that other projects do not use so; each has a plainer one, such as "reported" for "told".
 DIALECT = re.compile(
@@ -81,7 +81,7 @@ def held_modules() -> list[Path]:
 
 
 def is_verb(word: str) -> bool:
-    """Recognize an imperative by what it is not."""
+    """Recognize an imperative by excluding other words and endings."""
     if word in VERBS_LIKE_OTHERS:
         return True
     ends = word.endswith(("ing", "ed")) or (word.endswith("s") and not word.endswith("ss"))
