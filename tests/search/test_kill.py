@@ -24,10 +24,10 @@ KILLS = int(os.environ.get("KILLS", "2"))
 
 WRITER = """
 import sys, threading, numpy as np
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 place, collection, round = sys.argv[1:]
-index = Index.open(place, collection)
+index = Collection.open(place, collection)
 one = np.eye(16, dtype=np.float32)[0]
 def write(thread):
     for batch in range(1000):
@@ -69,7 +69,7 @@ from tiny_filling import fill, open_index
 place, collection, folder, id = sys.argv[1:]
 index = open_index(place, collection)
 images = index._store.pictures
-pictures.upsert = pictures.delete = lambda rows: os.kill(os.getpid(), signal.SIGKILL)
+images.upsert = images.delete = lambda rows: os.kill(os.getpid(), signal.SIGKILL)
 index.delete([id]) if id else fill(folder, index)
 """
 

@@ -51,7 +51,7 @@ import json, sys
 import numpy as np
 from coca.core.errors import SearchError
 from coca.search.query.engine import SearchEngine
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.milvus.pagination import check_page
 from coca.search.mining.recommend import recommend
 from coca.search.records import Record
@@ -66,7 +66,7 @@ class Embedder:
     embed_images = embed_texts
 
 eye = np.eye(4, dtype=np.float32)
-index = Index.open(sys.argv[2], embed_dim=4, fingerprint="one", create=True)
+index = Collection.open(sys.argv[2], embed_dim=4, fingerprint="one", create=True)
 index.upsert([Record(id="r0", path="/r0.jpg", caption="a car", vector=eye[0])])
 resident, engine = InMemoryIndex(index), SearchEngine(Embedder(), index)
 told = {}

@@ -246,10 +246,10 @@ class second_process:  # noqa: N801 - read as a function
 
     _CODE = """
 import sys
-from coca.search.milvus.collection import Index
+from coca.search.milvus.collection import Collection
 from coca.search.records import Record
 import numpy as np
-index = Index.open(sys.argv[1], sys.argv[2], fingerprint="model-one")
+index = Collection.open(sys.argv[1], sys.argv[2], fingerprint="model-one")
 print("ready", flush=True)
 for line in sys.stdin:
     _, id = line.split()

@@ -90,7 +90,7 @@ def test_a_least_score_goes_by_the_cosine_also_of_hits_that_words_found(
     # So that some hits are found by words alone, and pages go deeper than once.
     monkeypatch.setattr(hybrid, "_DEPTHS", (4, 16, 64))
     everything = engine.search("image 3", hybrid=Fusion(), k=40)
-    query = embedder.direction(b"picture 3")
+    query = embedder.direction(b"image 3")
     cosines = {id: float(query @ one.vector) for id, one in engine.index.get(ids()).items()}
     for least in (-1.0, 0.0, 0.2):
         kept = engine.search("image 3", hybrid=Fusion(), k=40, min_score=least)
