@@ -1,1 +1,1 @@
-"""Scores in NumPy."""
+"""Metrics in NumPy: captioning, retrieval, classification, VQA accuracy, detection."""

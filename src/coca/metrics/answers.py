@@ -1,8 +1,8 @@
-"""Scores of answers to questions about images, and of statements judged true or false.
+"""VQA accuracy, exact match and consistency of answers and true/false judgements.
 
-The accuracy of VQA and its normalisation are those of the official `vqaEval.py` (Antol et al.,
-2015, arXiv 1505.00468; vqa-eval of GT-Vision-Lab/VQA), oddities included, since published scores
-contain them. Axis: N questions or statements.
+VQA accuracy and its normalisation are those of the official `vqaEval.py` (Antol et al.,
+2015, arXiv 1505.00468; vqa-eval of GT-Vision-Lab/VQA), including its bugs, since published scores
+contain them. Dimensions: N questions or statements.
 """
 
 import re
@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 AGREEING = 3
-"""People who must agree with an answer for it to be wholly right."""
+"""Number of agreeing annotators for an accuracy of 1."""
 
 _ARTICLES = frozenset(("a", "an", "the"))
 
 _SMALL = "zero one two three four five six seven eight nine ten"
 _NUMBERS = {word: str(number) for number, word in enumerate(_SMALL.split())} | {"none": "0"}
 
-# Each is also read where one of its apostrophes is missing.
+# Each is also recognized with one of its apostrophes missing.
 _CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
     haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't
@@ -35,9 +35,9 @@ _CONTRACTIONS = """
 """
 
 _SPELLED = {
-    whole[:place] + whole[place + 1 :]: whole
+    whole[:index] + whole[index + 1 :]: whole
     for whole in _CONTRACTIONS.split()
-    for place, letter in enumerate(whole)
+    for index, letter in enumerate(whole)
     if letter == "'"
 } | {"somebody'd": "somebodyd"}  # the official table has this one the wrong way round
 
@@ -46,11 +46,11 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _GROUPED_DIGITS = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _FULL_STOPS = 32
-"""Most that are removed: the official code hands a flag of that value to the wrong argument."""
+"""Largest number removed: the official code passes a flag of this value as `count`."""
 
 
 def normalize_answer(answer: str) -> str:
-    """The form in which answers are compared: lower case, no articles, digits for small numbers.
+    """Normalize an answer: lower case, no articles, digits for small numbers.
 
     >>> normalize_answer("The two dogs.")
     '2 dogs'
@@ -63,14 +63,14 @@ def normalize_answer(answer: str) -> str:
 def vqa_accuracy(
     predicted: Sequence[str], answers: Sequence[Sequence[str]]
 ) -> Float[ndarray, " N"]:
-    """The official accuracy of each predicted answer, 0 to 1.
+    """Compute the official VQA accuracy of each predicted answer, 0 to 1.
 
-    An answer is right as far as three people gave it: min(1, others who gave it / 3), averaged over
-    leaving out each of the ten people in turn. As officially, answers are normalised only where
-    people differ; where all gave the same, the prediction must equal it to the letter.
+    The score is min(1, matching other annotators / 3), averaged over leaving out each of the ten
+    annotators in turn. As in the official code, answers are normalised only if annotators differ.
+    If all gave the same answer, the prediction must equal it exactly.
 
-    For questions with the answer of one person only take `exact_match`: with nobody else to agree,
-    this score is 0.
+    For questions with a single annotator use `exact_match`: without other annotators, this score
+    is 0.
 
     Raises:
         ValueError: There is no question, the lengths differ, or a question has no answer.
@@ -80,7 +80,7 @@ def vqa_accuracy(
 
 
 def exact_match(predicted: Sequence[str], answers: Sequence[Sequence[str]]) -> Bool[ndarray, " N"]:
-    """Whether each prediction is one of the question's answers, both normalised.
+    """Check whether each prediction equals one of the answers, both normalised.
 
     Raises:
         ValueError: As `vqa_accuracy`.
@@ -95,11 +95,11 @@ def exact_match(predicted: Sequence[str], answers: Sequence[Sequence[str]]) -> B
 
 
 def answer_scores(answers: Sequence[str]) -> dict[str, float]:
-    """What each of the answers to one question is worth, 0 to 1, by its normalised form.
+    """Compute the soft score of each answer to one question, 0 to 1, by normalised answer.
 
-    Of ten people one is worth .3, two .6, three .9 and four 1: the accuracy that it would have.
-    These are the soft targets that VQA is learned from (Teney et al., 2017, arXiv 1708.02711). The
-    answer of a single person is worth 1.
+    The score is the VQA accuracy of the answer: of ten annotators, one gives .3, two .6, three .9
+    and four 1. These are the soft targets of VQA training (Teney et al., 2017, arXiv 1708.02711).
+    The answer of a single annotator has the score 1.
 
     Raises:
         ValueError: There is no answer.
@@ -109,13 +109,13 @@ def answer_scores(answers: Sequence[str]) -> dict[str, float]:
     counts = Counter(normalize_answer(answer) for answer in answers)
     if len(answers) == 1:
         return dict.fromkeys(counts, 1.0)
-    return {answer: _share(count, len(answers)) for answer, count in counts.items()}
+    return {answer: _accuracy(count, len(answers)) for answer, count in counts.items()}
 
 
 def consistency(right: Bool[ndarray, " N"], groups: Sequence[str]) -> float:
-    """Share of groups whose members are all right, 0 to 1.
+    """Compute the fraction of groups whose members are all correct, 0 to 1.
 
-    In NLVR2 a group is a sentence, its members the images that it was asked of.
+    In NLVR2 a group is a sentence; its members are the image pairs that it is judged for.
 
     Raises:
         ValueError: There is no statement, or the lengths differ.
@@ -130,21 +130,21 @@ def consistency(right: Bool[ndarray, " N"], groups: Sequence[str]) -> float:
 
 
 def _agreement(predicted: str, answers: Sequence[str]) -> float:
-    given, said = [_on_one_line(answer) for answer in answers], _on_one_line(predicted)
+    given, answer = [_on_one_line(answer) for answer in answers], _on_one_line(predicted)
     if len(set(given)) > 1:
-        given, said = [normalize_answer(answer) for answer in given], normalize_answer(said)
-    return _share(given.count(said), len(given))
+        given, answer = [normalize_answer(other) for other in given], normalize_answer(answer)
+    return _accuracy(given.count(answer), len(given))
 
 
-def _share(count: int, people: int) -> float:
-    """Accuracy of what `count` of so many people said, each of them left out once."""
+def _accuracy(count: int, people: int) -> float:
+    """Compute the accuracy of an answer of `count` annotators, each of all left out once."""
     with_one_out = count * min(1.0, (count - 1) / AGREEING) if count else 0.0
     return (with_one_out + (people - count) * min(1.0, count / AGREEING)) / people
 
 
 def _without_punctuation(text: str) -> str:
-    # Beside a blank, or anywhere once digits are grouped by a comma, a mark vanishes; between
-    # letters it becomes a blank. Only the text as it came decides.
+    # A mark next to a space is removed, as is every mark if a comma groups digits. Between letters
+    # it becomes a space. The check uses the original text.
     grouped = _GROUPED_DIGITS.search(text) is not None
     found = text
     for mark in _PUNCTUATION:
@@ -162,6 +162,6 @@ def _check(predicted: Sequence[str], answers: Sequence[Sequence[str]]) -> None:
         raise ValueError("there is no answer to score")
     if len(predicted) != len(answers):
         raise ValueError(f"{len(predicted)} predictions do not fit {len(answers)} questions")
-    for place, given in enumerate(answers):
+    for index, given in enumerate(answers):
         if not given:
-            raise ValueError(f"question {place} has no answer to be compared with")
+            raise ValueError(f"question {index} has no answer to be compared with")

@@ -1,8 +1,7 @@
-"""Scores of captions against references, as the COCO caption evaluation counts them.
+"""Captioning metrics of the COCO caption evaluation: BLEU, ROUGE-L and CIDEr-D.
 
-Captions are lists of words, as `coca.metrics.ptb` cuts them. A word counts by its form alone, so
-that no score knows that a dog is an animal. Each function takes a whole corpus: N candidates and
-for each its references, in the same order.
+Captions are lists of words from `coca.metrics.ptb`. Words are compared by form, without synonyms.
+Each function takes a whole corpus: N candidates and the references of each, in the same order.
 
 BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004) and CIDEr-D (Vedantam et al. 2015) in the variants
 of pycocoevalcap 1.2, whose numbers papers report.
@@ -18,16 +17,16 @@ from jaxtyping import Float
 from numpy import ndarray
 
 Words: TypeAlias = Sequence[str]
-"""A caption cut into words."""
+"""A tokenized caption."""
 
-Run: TypeAlias = tuple[str, ...]
-"""Words that stand one after the other: an n-gram."""
+NGram: TypeAlias = tuple[str, ...]
+"""Consecutive words."""
 
 ROUGE_BETA = 1.2
-"""How much more recall counts than precision."""
+"""Weight of recall relative to precision."""
 
 CIDER_SIGMA = 6.0
-"""Standard deviation, in words, of the bell curve over differences in length."""
+"""Standard deviation of the Gaussian length penalty, words."""
 
 _LENGTHS = range(1, 5)
 
@@ -35,9 +34,9 @@ _LENGTHS = range(1, 5)
 def caption_scores(
     candidates: Sequence[Words], references: Sequence[Sequence[Words]]
 ) -> dict[str, float]:
-    """All scores of a corpus: `cider`, `bleu@1` to `bleu@4`, `rouge_l`.
+    """Compute all metrics of a corpus: `cider`, `bleu@1` to `bleu@4`, `rouge_l`.
 
-    CIDEr is 0 to 10, where people reach about 1; the others are 0 to 1.
+    CIDEr is 0 to 10, and about 1 for human captions; the others are 0 to 1.
 
     Raises:
         ValueError: There is no candidate, their counts differ, or one has no reference.
@@ -53,10 +52,10 @@ def caption_scores(
 
 
 def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
-    """BLEU-1 to BLEU-4 of the whole corpus, 0 to 1.
+    """Compute corpus BLEU-1 to BLEU-4, 0 to 1.
 
-    Matches and lengths are summed over all candidates before anything is divided; the reference
-    length is that of each candidate's nearest reference, the shorter of two equally near.
+    Matches and lengths are summed over all candidates before division. The reference length is that
+    of each candidate's closest reference; of two equally close references, the shorter.
 
     Raises:
         ValueError: As `caption_scores`.
@@ -67,13 +66,13 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
     for candidate, group in zip(candidates, references, strict=True):
         length += len(candidate)
         nearest += min((abs(len(it) - len(candidate)), len(it)) for it in group)[1]
-        for place, n in enumerate(_LENGTHS):
-            found, most = _runs(candidate, n), Counter[Run]()
+        for index, n in enumerate(_LENGTHS):
+            found, allowed = _ngrams(candidate, n), Counter[NGram]()
             for reference in group:
-                most |= _runs(reference, n)
-            matched[place] += (found & most).total()
-            made[place] += found.total()
-    # The two small numbers are part of the official score: they decide it where nothing matches.
+                allowed |= _ngrams(reference, n)
+            matched[index] += (found & allowed).total()
+            made[index] += found.total()
+    # The two constants are part of the official score: they determine it if nothing matches.
     precision = (matched + 1e-15) / (made + 1e-9)
     means = np.cumprod(precision) ** (1 / np.array(_LENGTHS))
     ratio = (length + 1e-15) / (nearest + 1e-9)
@@ -84,9 +83,9 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
 def rouge_l(
     candidates: Sequence[Words], references: Sequence[Sequence[Words]]
 ) -> Float[ndarray, " N"]:
-    """ROUGE-L of each candidate, 0 to 1: how long a common subsequence of words it has.
+    """Compute ROUGE-L of each candidate, 0 to 1: F-score of the longest common subsequence.
 
-    Best precision and best recall may come from different references.
+    The best precision and the best recall may come from different references.
 
     Raises:
         ValueError: As `caption_scores`.
@@ -103,51 +102,54 @@ def rouge_l(
 def cider(
     candidates: Sequence[Words], references: Sequence[Sequence[Words]]
 ) -> Float[ndarray, " N"]:
-    """CIDEr-D of each candidate, 0 to 10.
+    """Compute CIDEr-D of each candidate, 0 to 10.
 
-    The likeness of its runs of 1 to 4 words to those of each reference, where a run weighs the
-    more, the fewer images have it in their references. A score therefore depends on the whole
-    corpus, and a single image scores 0.
+    The score is the clipped TF-IDF cosine similarity of n-grams (n = 1 to 4) to each reference. The
+    IDF counts the images whose references contain the n-gram. A score therefore depends on the
+    whole corpus, and a single image scores 0.
 
     Raises:
         ValueError: As `caption_scores`.
     """
     _check(candidates, references)
-    rarity = _Rarity(references)
+    idf = _Idf(references)
     return np.array(
         [
-            10 * np.mean([_likeness(rarity, candidate, reference) for reference in group])
+            10 * np.mean([_similarity(idf, candidate, reference) for reference in group])
             for candidate, group in zip(candidates, references, strict=True)
         ]
     )
 
 
-class _Rarity:
-    """What each run of words weighs, by how many images have it in a reference."""
+class _Idf:
+    """Inverse document frequency of n-grams, where a document is all references of an image."""
 
     def __init__(self, references: Sequence[Sequence[Words]]) -> None:
-        self._pictures: Counter[Run] = Counter()
+        self._documents: Counter[NGram] = Counter()
         self._log_all = math.log(len(references))
         for group in references:
-            self._pictures.update({run for it in group for n in _LENGTHS for run in _runs(it, n)})
+            self._documents.update(
+                {ngram for it in group for n in _LENGTHS for ngram in _ngrams(it, n)}
+            )
 
-    def weigh(self, words: Words, n: int) -> dict[Run, float]:
-        """Count times weight of each run of `n` words."""
+    def weigh(self, words: Words, n: int) -> dict[NGram, float]:
+        """Compute TF-IDF of each n-gram of `n` words."""
         return {
-            run: count * (self._log_all - math.log(max(1, self._pictures[run])))
-            for run, count in _runs(words, n).items()
+            ngram: count * (self._log_all - math.log(max(1, self._documents[ngram])))
+            for ngram, count in _ngrams(words, n).items()
         }
 
 
-def _likeness(rarity: _Rarity, candidate: Words, reference: Words) -> float:
-    """Mean over lengths of run of the clipped cosine, less where the lengths differ; 0 to 1."""
+def _similarity(idf: _Idf, candidate: Words, reference: Words) -> float:
+    """Average the clipped cosine over n, times the length penalty; 0 to 1."""
     cosines = []
     for n in _LENGTHS:
-        one, other = rarity.weigh(candidate, n), rarity.weigh(reference, n)
-        shared = sum(min(one[run], other[run]) * other[run] for run in one.keys() & other.keys())
+        one, other = idf.weigh(candidate, n), idf.weigh(reference, n)
+        common = one.keys() & other.keys()
+        shared = sum(min(one[ngram], other[ngram]) * other[ngram] for ngram in common)
         norms = math.hypot(*one.values()) * math.hypot(*other.values())
         cosines.append(shared / norms if norms else 0.0)
-    # The official score counts lengths in pairs of words.
+    # The official score counts lengths in bigrams.
     apart = max(1, len(candidate)) - max(1, len(reference))
     return float(np.mean(cosines)) * math.exp(-(apart**2) / (2 * CIDER_SIGMA**2))
 
@@ -162,19 +164,19 @@ def _rouge_l(candidate: Words, group: Sequence[Words]) -> float:
 
 
 def _longest_common(one: Words, other: Words) -> int:
-    """Words of the longest common subsequence."""
+    """Compute the length of the longest common subsequence, words."""
     best = [0] * (len(other) + 1)
     for word in one:
-        before = 0  # the best without `word` and without the other's word at `place`
-        for place, it in enumerate(other, start=1):
-            before, best[place] = (
-                best[place],
-                before + 1 if it == word else max(best[place], best[place - 1]),
+        before = 0  # the best without `word` and without the word at `index` of `other`
+        for index, it in enumerate(other, start=1):
+            before, best[index] = (
+                best[index],
+                before + 1 if it == word else max(best[index], best[index - 1]),
             )
     return best[-1]
 
 
-def _runs(words: Words, n: int) -> Counter[Run]:
+def _ngrams(words: Words, n: int) -> Counter[NGram]:
     return Counter(tuple(words[at : at + n]) for at in range(len(words) - n + 1))
 
 
@@ -185,6 +187,6 @@ def _check(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -
         raise ValueError(
             f"there are {len(candidates)} captions but references for {len(references)} images"
         )
-    for place, group in enumerate(references):
+    for index, group in enumerate(references):
         if not group:
-            raise ValueError(f"caption {place} has no reference to be compared with")
+            raise ValueError(f"caption {index} has no reference to be compared with")

@@ -1,6 +1,6 @@
-"""Scores of a classifier with one right class for each sample.
+"""Classification metrics: top-k accuracy, confusion matrix, per-class accuracy.
 
-Axes: N samples, C classes.
+Dimensions: N samples, C classes.
 """
 
 import numpy as np
@@ -9,9 +9,9 @@ from numpy import ndarray
 
 
 def top_k_accuracy(scores: Float[ndarray, "N C"], targets: Int[ndarray, " N"], k: int = 1) -> float:
-    """Share of samples whose class is among the `k` of highest score; 0 to 1.
+    """Compute the fraction of samples whose class is among the `k` highest scores; 0 to 1.
 
-    Ties are broken by position, so that a model that scores all classes alike gains nothing.
+    Ties are broken by position, so that equal scores for all classes gain nothing.
 
     Raises:
         ValueError: There is no sample, a score is NaN, a target is no class, or `k` is below 1.
@@ -31,7 +31,7 @@ def top_k_accuracy(scores: Float[ndarray, "N C"], targets: Int[ndarray, " N"], k
 def confusion_matrix(
     predicted: Int[ndarray, " N"], targets: Int[ndarray, " N"], classes: int
 ) -> Int[ndarray, "C C"]:
-    """How many samples of each class (row) were taken for each class (column).
+    """Count the samples of each true class (row) by predicted class (column).
 
     Raises:
         ValueError: There is no sample, or a prediction or target is not in [0, `classes`).
@@ -45,7 +45,7 @@ def confusion_matrix(
 def per_class_accuracy(
     predicted: Int[ndarray, " N"], targets: Int[ndarray, " N"], classes: int
 ) -> Float[ndarray, " C"]:
-    """Share of right predictions for each class, 0 to 1; NaN for a class without samples.
+    """Compute the accuracy of each class, 0 to 1; NaN for a class without samples.
 
     Its `np.nanmean` is the mean per-class accuracy of unbalanced benchmarks.
 

@@ -1,6 +1,6 @@
-"""Average precision of boxes, as COCO counts it: by `pycocotools` itself (extra `detection`).
+"""Detection metrics: COCO average precision, computed by `pycocotools` (extra `detection`).
 
-Dimensions: N true boxes and M found boxes of an image, K classes.
+Dimensions: N ground-truth boxes and M predicted boxes of an image, K classes.
 """
 
 import contextlib
@@ -17,48 +17,48 @@ _NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 @dataclass(frozen=True)
 class TrueBoxes:
-    """The objects of an image."""
+    """Ground-truth boxes of an image."""
 
     boxes: Float[ndarray, "N 4"]
     """Left, top, width, height, pixels."""
     labels: Int[ndarray, " N"]
-    """Numbers of their classes, from 0."""
+    """Class indices, from 0."""
     areas: Float[ndarray, " N"]
-    """Square pixels; COCO counts those of outlines. Below 32 squared is small, above 96 large."""
+    """Areas of the segmentation masks, square pixels; small is below 32², large above 96²."""
     crowd: Bool[ndarray, " N"]
-    """Whether a box is around many; what is found in it is neither right nor wrong."""
+    """Whether a box is a crowd region; predictions in it are ignored."""
 
 
 @dataclass(frozen=True)
 class FoundBoxes:
-    """What a model says of an image."""
+    """Predicted boxes of an image."""
 
     boxes: Float[ndarray, "M 4"]
     """Left, top, width, height, pixels."""
     labels: Int[ndarray, " M"]
-    """Numbers of classes, from 0."""
+    """Class indices, from 0."""
     scores: Float[ndarray, " M"]
-    """How sure it is; only their order counts."""
+    """Confidence scores; only their order matters."""
 
 
 def detection_scores(
     truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], classes: int
 ) -> tuple[dict[str, float], list[float | None]]:
-    """Mean average precision over classes and overlaps, and that of each class.
+    """Compute mean average precision (mAP) over classes and IoU thresholds, and AP per class.
 
-    `AP` is the mean over overlaps of .5, .55 to .95, `AP50` and `AP75` at one of them; `AP_small`,
-    `AP_medium` and `AP_large` count objects of one size and are left out where there are none.
+    `AP` is the mean over IoU thresholds .5, .55 to .95; `AP50` and `AP75` use one threshold.
+    `AP_small`, `AP_medium` and `AP_large` count objects of one size and are absent without any.
 
     Args:
-        truth: Of each image.
-        found: Of each image, in the same order.
-        classes: How many there are; one without any true box counts for nothing.
+        truth: Ground truth of each image.
+        found: Predictions of each image, in the same order.
+        classes: Number of classes; a class without ground truth is ignored.
 
     Returns:
-        Scores by name, 0 to 1, and AP for each class, None where no box is true.
+        Scores by name, 0 to 1, and the AP of each class, None without ground truth.
 
     Raises:
-        ValueError: The lists differ in length, or no box is true.
+        ValueError: The lists differ in length, or there is no ground-truth box.
         ModuleNotFoundError: pycocotools is not installed.
     """
     if len(truth) != len(found):
@@ -67,20 +67,20 @@ def detection_scores(
         raise ValueError("no image has a true box, so there is nothing to find")
     from pycocotools.cocoeval import COCOeval
 
-    # It tells of its progress on the screen, always.
+    # pycocotools always prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
         right = _as_coco(_true_notes(truth), len(truth), classes)
-        said = _as_coco(_found_notes(found), len(truth), classes)
-        judged = COCOeval(right, said, "bbox")
-        judged.evaluate()
-        judged.accumulate()
-        judged.summarize()
+        predicted = _as_coco(_found_notes(found), len(truth), classes)
+        evaluation = COCOeval(right, predicted, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
     scores = {
         name: float(value)
-        for name, value in zip(_NAMES, judged.stats[: len(_NAMES)], strict=True)
+        for name, value in zip(_NAMES, evaluation.stats[: len(_NAMES)], strict=True)
         if value >= 0
     }
-    precision = judged.eval["precision"][:, :, :, 0, -1]  # (overlaps, recalls, K)
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (overlaps, recalls, K)
     each = [precision[:, :, number] for number in range(classes)]
     return scores, [float(one.mean()) if one.min() >= 0 else None for one in each]
 
@@ -106,7 +106,7 @@ def _true_notes(truth: Sequence[TrueBoxes]) -> list[dict[str, object]]:
     ]
     return [
         {
-            # Number 0 would be taken for no match.
+            # pycocotools takes id 0 for no match.
             "id": number,
             "image_id": picture,
             "category_id": int(label),

@@ -1,7 +1,7 @@
-"""What can be answered without looking at an image: the baselines under every score of answers.
+"""Language-prior baseline of VQA: answers predicted from the question without the image.
 
-Many questions give their answer away ("how many chairs": two), so an accuracy says little until it
-is read beside the best guess of the blind.
+Many questions suggest their answer ("how many chairs": two). An accuracy is meaningful only when
+compared with this baseline.
 """
 
 from collections import Counter
@@ -11,10 +11,10 @@ from coca.metrics.answers import normalize_answer
 
 
 class LanguagePrior:
-    """The most frequent answer to a question of known questions and answers.
+    """Most frequent answer of the training questions with the longest shared prefix.
 
-    An unknown question is answered as those known ones that share the longest beginning with it,
-    word by word; one without any as all of them together.
+    Prefixes are compared word by word. Without a shared prefix, the prediction is the most frequent
+    answer of all.
 
     >>> asked = ["how many cats", "how many dogs", "what is it"]
     >>> guess = LanguagePrior(asked, [["two"], ["2"], ["cup"]])
@@ -23,11 +23,11 @@ class LanguagePrior:
     """
 
     def __init__(self, questions: Sequence[str], answers: Sequence[Sequence[str]]) -> None:
-        """Counts the answers behind each beginning of a question.
+        """Count the answers of each question prefix.
 
         Args:
-            questions: Each with its answers.
-            answers: Of all people; each counts.
+            questions: Training questions.
+            answers: Answers of all annotators of each question; each counts.
 
         Raises:
             ValueError: There is no answer, or the lengths differ.
@@ -38,14 +38,14 @@ class LanguagePrior:
             )
         counts: dict[tuple[str, ...], Counter[str]] = {}
         for question, given in zip(questions, answers, strict=True):
-            said = Counter(normalize_answer(answer) for answer in given)
-            if said:
+            counted = Counter(normalize_answer(answer) for answer in given)
+            if counted:
                 words = _words(question)
                 for length in range(len(words) + 1):
-                    counts.setdefault(words[:length], Counter()).update(said)
+                    counts.setdefault(words[:length], Counter()).update(counted)
         if not counts:
             raise ValueError("there is no answer to learn a guess from")
-        self._best = {begun: _most_frequent(said) for begun, said in counts.items()}
+        self._best = {prefix: _most_frequent(counted) for prefix, counted in counts.items()}
 
     @property
     def most_frequent(self) -> str:
@@ -53,7 +53,7 @@ class LanguagePrior:
         return self._best[()]
 
     def __call__(self, question: str) -> str:
-        """The guess for a question."""
+        """Predict the answer to a question."""
         words = _words(question)
         lengths = range(len(words), -1, -1)
         return next(
@@ -65,6 +65,6 @@ def _words(question: str) -> tuple[str, ...]:
     return tuple(question.lower().replace("?", " ").split())
 
 
-def _most_frequent(said: Counter[str]) -> str:
-    """Of equally frequent ones the first in the alphabet, so that no order of reading matters."""
-    return min(said, key=lambda answer: (-said[answer], answer))
+def _most_frequent(counted: Counter[str]) -> str:
+    """Return the most frequent answer; ties break alphabetically, independent of input order."""
+    return min(counted, key=lambda answer: (-counted[answer], answer))

@@ -1,14 +1,14 @@
-"""Sentences to words as the Penn Treebank cuts them, the form that caption scores are counted in.
+"""Penn Treebank tokenizer, the input of caption metrics.
 
-Does what pycocoevalcap 1.2 does with the Stanford tokenizer 3.4.1: small letters, `do n't` for
-"don't", no punctuation; also its oddities: `!!` and brackets (`-lrb-`) stay as words. Made for
-captions: telephone numbers with blanks and smileys are cut otherwise than there, and a single
-letter keeps its full stop before any word.
+It reproduces pycocoevalcap 1.2 with the Stanford tokenizer 3.4.1: lower case, `do n't` for "don't",
+no punctuation. Its oddities are kept: `!!` and brackets (`-lrb-`) remain as words. It is limited to
+captions: telephone numbers with spaces and smileys are split differently, and a single letter keeps
+its full stop before any word.
 """
 
 import re
 
-# A full stop behind these belongs to them; behind any other word it ends a sentence.
+# A full stop after these belongs to them; after any other word it ends a sentence.
 _ABBREVIATIONS = """
     adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bancorp bhd bldg blvd brig
     bros calif capt cf cie cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec
@@ -26,7 +26,7 @@ _REWRITTEN = {
     "€": "$", "£": "#", "¢": "cents", "½": "1/2", "¼": "1/4", "¾": "3/4",
 }  # fmt: skip
 
-# Curly quotes become straight, and dashes are spaced out: they part words, a hyphen joins them.
+# Curly quotes become straight; dashes get spaces, since they separate words, unlike hyphens.
 _PLAIN = str.maketrans(
     dict.fromkeys("\u2018\u2019", "'")
     | dict.fromkeys("\u201c\u201d", '"')
@@ -52,7 +52,7 @@ _WORD = re.compile(
 
 
 def words(sentence: str) -> list[str]:
-    """The words of a sentence.
+    """Tokenize a sentence.
 
     >>> words("A dog's ball isn't here.")
     ['a', 'dog', "'s", 'ball', 'is', "n't", 'here']

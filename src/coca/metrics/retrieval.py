@@ -1,6 +1,6 @@
-"""Scores of a ranking: does a query find what belongs to it, and how early?
+"""Retrieval metrics: recall at k and median rank.
 
-Axes: Q queries, K items that are ranked.
+Dimensions: Q queries, K ranked items.
 """
 
 from math import comb
@@ -13,9 +13,9 @@ from numpy import ndarray
 def first_relevant_rank(
     similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"]
 ) -> Int[ndarray, " Q"]:
-    """Rank of the first relevant item of each query; 1 is the best, K the worst.
+    """Compute the rank of the first relevant item of each query; 1 is the best, K the worst.
 
-    Items rank by falling similarity; ties are broken by position, so the earlier item comes first.
+    Items are ranked by descending similarity; ties are broken by position, earlier items first.
 
     Raises:
         ValueError: There is no query, a similarity is NaN, or a query has no relevant item.
@@ -26,7 +26,7 @@ def first_relevant_rank(
         raise ValueError(f"similarity holds {np.isnan(similarity).sum()} NaN, which has no rank")
     if not (found := relevant.any(axis=1)).all():
         raise ValueError(f"query {found.argmin()} has no relevant item; each query needs one")
-    # Counting what stands before the best relevant item needs no sort, and no (Q, K) of indices.
+    # Counting the items before the best relevant item needs no sort and no (Q, K) index array.
     best = np.max(similarity, axis=1, where=relevant, initial=-np.inf, keepdims=True)
     position = (relevant & (similarity == best)).argmax(axis=1, keepdims=True)
     earlier = np.arange(similarity.shape[1]) < position
@@ -34,11 +34,11 @@ def first_relevant_rank(
 
 
 def recall_at_k(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"], k: int) -> float:
-    """Share of queries that find at least one relevant item among their first `k`; 0 to 1.
+    """Compute the fraction of queries with a relevant item in their top `k`; 0 to 1.
 
-    Ties are broken by position. Queries without a relevant item are an error, since leaving them
-    out would flatter the score. With several relevant items (five captions of an image), the
-    first of them counts, as in the Flickr30k and COCO protocols.
+    Ties are broken by position. Queries without a relevant item are an error, since skipping them
+    would inflate the score. With several relevant items (five captions of an image), the first
+    counts, as in the Flickr30k and COCO protocols.
 
     Raises:
         ValueError: `k` is below 1, or as `first_relevant_rank`.
@@ -49,7 +49,7 @@ def recall_at_k(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"
 
 
 def median_rank(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"]) -> float:
-    """Median over the queries of the rank of their first relevant item; 1 is the best.
+    """Compute the median rank of the first relevant item over queries; 1 is the best.
 
     Raises:
         ValueError: As `first_relevant_rank`.
@@ -58,7 +58,7 @@ def median_rank(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"
 
 
 def chance_recall(relevant: Bool[ndarray, "Q K"], k: int) -> float:
-    """Recall at `k` to be expected of a ranking without any sense, 0 to 1.
+    """Compute the expected recall at `k` of a random ranking, 0 to 1.
 
     Raises:
         ValueError: There is no query, or `k` is below 1.
@@ -76,7 +76,7 @@ def chance_recall(relevant: Bool[ndarray, "Q K"], k: int) -> float:
 def retrieval_scores(
     similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"]
 ) -> dict[str, float]:
-    """The figures that papers report: recall at 1, 5 and 10 (0 to 1) and the median rank.
+    """Compute recall at 1, 5 and 10 (0 to 1) and the median rank.
 
     Raises:
         ValueError: As `first_relevant_rank`.
