@@ -1,11 +1,11 @@
-"""Objects in COCO's own format: images, boxes and categories, joined by number.
+"""COCO Instances format: images, bounding boxes and categories, joined by id.
 
     {"images": [{"id": 397133, "file_name": "000000397133.jpg", "width": 640, "height": 427}, ...],
      "annotations": [{"image_id": 397133, "category_id": 44, "bbox": [217.6, 240.5, 38.9, 57.7],
                       "area": 1481.3, "iscrowd": 0}, ...],
      "categories": [{"id": 44, "name": "bottle"}, ...]}
 
-A box is left, top, width and height in pixels. LVIS and many annotation tools write the same.
+A box is left, top, width and height in pixels. LVIS and many annotation tools use the same format.
 """
 
 import math
@@ -23,20 +23,20 @@ from coca.data.sources.annotated import (
 from coca.data.sources.base import SOURCES, SourceConfig, reads
 
 QUESTION = "which objects are where"
-"""What is asked of each image, also of one without any object."""
+"""Question of each sample, including images without objects."""
 
 BOXES = "boxes"
-"""Where a sample's metadata hold its objects: a list of name, box, area and crowd."""
+"""Metadata key of the objects: a list of name, box, area and crowd."""
 
 
 @SOURCES.register("coco_instances")
 @reads("images")
 def coco_instances(config: SourceConfig) -> AnnotatedSource:
-    """The images with their objects, in the order of the list of images.
+    """Read images with their objects, in the order of the image list.
 
-    The key is the image's number. Labels are the names of what the image holds; metadata have
-    `width`, `height` and `boxes`. A malformed box, or one of an unlisted image or category,
-    stands as a bad sample at the end.
+    The key is the image id. Labels are the category names of the objects; metadata has `width`,
+    `height` and `boxes`. A malformed box, or one of an unlisted image or category, becomes a bad
+    sample at the end.
 
     Raises:
         DataError: The file or the folder of the images is missing or malformed.
@@ -45,23 +45,23 @@ def coco_instances(config: SourceConfig) -> AnnotatedSource:
     names = _names(list_in(annotations, "categories", config.title), config.title)
     objects: dict[Any, list[dict[str, Any]]] = {}
     faults: list[Entry | DataError] = []
-    for place, note in enumerate(list_in(annotations, "annotations", config.title)):
+    for index, note in enumerate(list_in(annotations, "annotations", config.title)):
         try:
             objects.setdefault(note["image_id"], []).append(_object(note, names))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             faults.append(
                 DataError(
-                    f"annotation {place} of {config.title} is malformed ({error!r}); right is an "
+                    f"annotation {index} of {config.title} is malformed ({error!r}); right is an "
                     "object with image_id, category_id, and bbox of four numbers, its width and "
                     "height above 0",
                     reason="bad_record",
                 )
             )
     entries = [
-        _entry(image, objects, f"image {place} of {config.title}")
-        for place, image in enumerate(list_in(annotations, "images", config.title))
+        _entry(image, objects, f"image {index} of {config.title}")
+        for index, image in enumerate(list_in(annotations, "images", config.title))
     ]
-    # Whatever is left over belongs to no image.
+    # Remaining boxes belong to no image.
     faults += [
         DataError(
             f"a box of {config.title} belongs to image {number}, which is not listed",
@@ -89,14 +89,14 @@ def _object(note: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]
     return {
         "name": names[note["category_id"]],
         "box": [left, top, width, height],
-        # COCO's is that of the outline, and tells small objects from large ones.
+        # Area of the segmentation mask in COCO; it separates small from large objects.
         "area": float(note.get("area", width * height)),
         "crowd": bool(note.get("iscrowd", 0)),
     }
 
 
 def _entry(image: Any, objects: dict[Any, list[dict[str, Any]]], origin: str) -> Entry | DataError:
-    """The image with its objects, which are taken out of `objects`."""
+    """Build the entry of an image; its objects are removed from `objects`."""
     try:
         number, file = image["id"], str(image["file_name"])
         size = {side: int(image[side]) for side in ("width", "height")}

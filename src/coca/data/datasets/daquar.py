@@ -1,4 +1,4 @@
-"""DAQUAR as it is published: a text file with a question about an indoor photo, then its answer.
+"""DAQUAR: visual question answering about indoor photos; alternating question and answer lines.
 
     what is on the right side of the black telephone in the image3 ?
     desk
@@ -25,11 +25,11 @@ _QUESTION = re.compile(
 @SOURCES.register("daquar")
 @reads("images")
 def daquar(config: SourceConfig) -> AnnotatedSource:
-    """Each question with its one answer, in the order of the file.
+    """Read each question with its single answer, in file order.
 
-    `config.images` is the folder of the PNG photos. The name of the photo is taken out of the
-    question and becomes the metadata `image`; the key is that name and a number. Several
-    things in one answer stay one text, separated by commas, as they were given.
+    `config.images` is the folder of the PNG photos. The name of the photo is removed from the
+    question and becomes the metadata `image`; the key is that name and a number. An answer with
+    several objects remains one comma-separated text.
 
     Raises:
         DataError: The file or the folder is missing.
@@ -39,8 +39,8 @@ def daquar(config: SourceConfig) -> AnnotatedSource:
     lines = [line.strip() for line in parse_text(content, path).splitlines() if line.strip()]
     seen = Counter[str]()
     entries = [
-        _entry(lines[place : place + 2], seen, f"question {place // 2} of {path}")
-        for place in range(0, len(lines), 2)
+        _entry(lines[index : index + 2], seen, f"question {index // 2} of {path}")
+        for index in range(0, len(lines), 2)
     ]
     return AnnotatedSource(
         entries, images=image_folder(config), fingerprint=fingerprint_of([content], config)

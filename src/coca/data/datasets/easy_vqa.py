@@ -1,4 +1,4 @@
-"""The questions of easy-VQA about coloured shapes, as its pip package holds them.
+"""Dataset easy-VQA: questions about coloured shapes, in the layout of its pip package.
 
 train/questions.json    [["what color is the shape?", "blue", 0], ...], the last is the image
 train/images/0.png      64 x 64 pixels
@@ -23,7 +23,7 @@ from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage.storage import Storage
 
 INSTALLED = "installed"
-"""The path that stands for the data of the installed package."""
+"""Path value that selects the data of the installed package."""
 
 _PARTS = ("train", "test")
 
@@ -31,10 +31,10 @@ _PARTS = ("train", "test")
 @SOURCES.register("easy_vqa")
 @reads("split")
 def easy_vqa(config: SourceConfig) -> AnnotatedSource:
-    """Each question with its one answer, in the order of the file.
+    """Read each question with its single answer, in file order.
 
-    `config.path` is a folder laid out as above, or `installed`; `config.split` is `train` or `test`
-    (default: both). The image's number becomes the metadata `image`.
+    `config.path` is a folder with the layout above, or `installed`; `config.split` is `train` or
+    `test` (default: both). The image number becomes the metadata `image`.
 
     Raises:
         DataError: A file is missing, or there is no such split.
@@ -55,8 +55,8 @@ def easy_vqa(config: SourceConfig) -> AnnotatedSource:
     for part, content in contents.items():
         path, seen = f"{folder}/{part}/questions.json", Counter[int]()
         entries += [
-            _entry(row, part, seen, f"question {place} of {path}")
-            for place, row in enumerate(parse_json(content, path, list))
+            _entry(row, part, seen, f"question {index} of {path}")
+            for index, row in enumerate(parse_json(content, path, list))
         ]
     return AnnotatedSource(
         entries, images=folder, fingerprint=fingerprint_of(contents.values(), config)

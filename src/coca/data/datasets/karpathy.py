@@ -1,10 +1,10 @@
-"""Karpathy's splits of COCO, Flickr30k and Flickr8k: one JSON file with five sentences an image.
+"""Karpathy splits of COCO, Flickr30k and Flickr8k: one JSON file with five captions per image.
 
     {"images": [{"filepath": "val2014", "filename": "COCO_val2014_000000391895.jpg",
                  "cocoid": 391895, "split": "test",
                  "sentences": [{"raw": "A man with a red helmet ..."}, ...]}, ...]}
 
-COCO has a fourth split, `restval`, that papers train on together with `train`. `filepath` is absent
+COCO has a fourth split, `restval`, which papers add to `train`. `filepath` is absent
 in the Flickr files.
 """
 
@@ -25,24 +25,24 @@ from coca.data.sources.base import SOURCES, SourceConfig, reads
 @SOURCES.register("karpathy")
 @reads("images", "split")
 def karpathy(config: SourceConfig) -> AnnotatedSource:
-    """The images of `config.split` with all of their sentences, in the order of the file.
+    """Read the images of `config.split` with all of their captions, in file order.
 
-    `config.images` is the folder above `filepath`, or that of the files where there is none. The
-    key is the file's name; COCO's number becomes the metadata `cocoid`, the split `split`.
+    `config.images` is the parent folder of `filepath`, or the image folder without `filepath`. The
+    key is the file name; metadata has COCO's image id as `cocoid`, and `split`.
 
     Raises:
-        DataError: The file or the folder is missing, or a split holds nothing.
+        DataError: The file or the folder is missing, or a split has no image.
     """
     annotations, fingerprint = read_annotations(config)
     entries = [
-        _entry(image, f"image {place} of {config.title}")
-        for place, image in enumerate(list_in(annotations, "images", config.title))
+        _entry(image, f"image {index} of {config.title}")
+        for index, image in enumerate(list_in(annotations, "images", config.title))
     ]
     require_splits(config, (_split(entry) for entry in entries))
     wanted = [
         entry
         for entry in entries
-        # An entry that cannot be read may belong anywhere, and must not vanish.
+        # A malformed entry may belong to any split, so keep it to report it.
         if isinstance(entry, DataError) or not config.splits or _split(entry) in config.splits
     ]
     return AnnotatedSource(wanted, images=image_folder(config), fingerprint=fingerprint)

@@ -1,12 +1,12 @@
-"""Kinetics-400, -600, -700 and Moments in Time: a CSV of clips and labels beside the videos.
+"""Kinetics-400, -600, -700 and Moments in Time: a CSV of clips and labels, next to the videos.
 
 Kinetics, with a header; the clip is `<youtube_id>_<start>_<end>.mp4`, six digits each, in any
-folder (whether by label, by split, or all in one). The test split comes without labels:
+folder (by label, by split, or a single folder). The test split has no labels:
 
     label,youtube_id,time_start,time_end,split
     testifying,---QUuC4vJs,84,94,validate
 
-Moments in Time, without a header: file, label, and how many people agreed and disagreed.
+Moments in Time, without a header: file, label, and the number of annotators for and against.
 
     adult+female+singing/0-1-1-3-2-2-5-7-0-2510112757_10.mp4,adult+female+singing,3,0
 """
@@ -28,13 +28,13 @@ from coca.data.storage.storage import Storage
 @SOURCES.register("kinetics")
 @reads("images", "split", "frames", "frame_px")
 def kinetics(config: SourceConfig) -> ClipSource:
-    """The clips of a Kinetics CSV; those of `split`, if it is set.
+    """Read the clips of a Kinetics CSV; only those of `split`, if it is set.
 
-    `images` is the folder above the videos; by default the CSV's own. A clip whose video is not
-    there, as many are not any more, is a bad sample.
+    `images` is the root folder of the videos; by default the folder of the CSV. A clip without its
+    video is a bad sample; many videos are no longer available.
 
     Raises:
-        DataError: The CSV or the folder is missing, has no such columns, or a split holds nothing.
+        DataError: The CSV or the folder is missing, a column is missing, or a split has no clip.
     """
     path = single_path(config)
     content = Storage().read_all(path)
@@ -58,9 +58,9 @@ def kinetics(config: SourceConfig) -> ClipSource:
 @SOURCES.register("moments")
 @reads("images", "frames", "frame_px")
 def moments(config: SourceConfig) -> ClipSource:
-    """The clips of a CSV of Moments in Time; `+` in a label is read as a space.
+    """Read the clips of a Moments in Time CSV; `+` in a label becomes a space.
 
-    `images` is the folder above the videos; by default the CSV's own.
+    `images` is the root folder of the videos; by default the folder of the CSV.
 
     Raises:
         DataError: The CSV or the folder is missing.

@@ -1,9 +1,9 @@
-"""MSR-VTT: videos with twenty sentences each, as the JSON of 2016 or the 1k-A list of test pairs.
+"""MSR-VTT: videos with twenty captions each, in the JSON of 2016, or the 1k-A test split.
 
     {"videos": [{"video_id": "video7010", "category": 9, "split": "test", ...}, ...],
      "sentences": [{"video_id": "video7010", "caption": "a man is ...", "sen_id": 1}, ...]}
 
-The list 1k-A, on which zero-shot retrieval is told since 2018, is a CSV of one sentence a video:
+The split 1k-A, the standard of zero-shot retrieval since 2018, is a CSV with one caption a video:
 
     key,vid_key,video_id,sentence
     ret0,msr9770,video9770,a person is connecting something to system
@@ -22,12 +22,12 @@ from coca.data.storage.storage import Storage
 @SOURCES.register("msrvtt")
 @reads("images", "split", "frames", "frame_px")
 def msrvtt(config: SourceConfig) -> ClipSource:
-    """The videos of `split` with all of their sentences; the key is `video_id`.
+    """Read the videos of `split` with all of their captions; the key is `video_id`.
 
-    `images` is the folder of the videos; by default the file's own.
+    `images` is the folder of the videos; by default the folder of the file.
 
     Raises:
-        DataError: The file or the folder is missing or malformed, or a split holds nothing.
+        DataError: The file or the folder is missing or malformed, or a split has no video.
     """
     path = single_path(config)
     content = Storage().read_all(path)
@@ -36,20 +36,20 @@ def msrvtt(config: SourceConfig) -> ClipSource:
         return ClipSource(_from_table(content, path, folder), config=config, origin=content)
     annotations, _ = read_annotations(config)
     captions: dict[str, list[str]] = {}
-    for place, sentence in enumerate(list_in(annotations, "sentences", path)):
+    for index, sentence in enumerate(list_in(annotations, "sentences", path)):
         try:
             captions.setdefault(sentence["video_id"], []).append(sentence["caption"].strip())
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"sentence {place} of {path} is malformed ({error!r}); right is an object with "
+                f"sentence {index} of {path} is malformed ({error!r}); right is an object with "
                 "video_id and caption",
                 reason="bad_record",
             ) from error
     videos = list_in(annotations, "videos", path)
     require_splits(config, (_split(video) for video in videos))
     clips = [
-        _clip(video, captions, folder, f"video {place} of {path}")
-        for place, video in enumerate(videos)
+        _clip(video, captions, folder, f"video {index} of {path}")
+        for index, video in enumerate(videos)
         if not config.splits or _split(video) in (*config.splits, "malformed")
     ]
     return ClipSource(clips, config=config, origin=content)

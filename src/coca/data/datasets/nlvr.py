@@ -1,10 +1,10 @@
-"""Statements about images, true or false, as NLVR and NLVR2 publish them: JSON lines.
+"""NLVR and NLVR2: true or false statements about images, as JSON lines.
 
     NLVR   {"identifier": "3988-0", "directory": "99", "sentence": "There is ...", "label": "true"}
     NLVR2  {"identifier": "train-10171-0-0", "directory": 42, "sentence": ..., "label": "True"}
 
-Suhr et al., 2017 and 2018, arXiv 1811.00491. A line of NLVR stands for six images, in which the
-same three boxes are ordered differently; a line of NLVR2 for a pair of photos.
+Suhr et al., 2017 and 2018, arXiv 1811.00491. A line of NLVR describes six images with the
+same three boxes in different orders; a line of NLVR2 describes a pair of photos.
 """
 
 import os
@@ -20,7 +20,7 @@ from coca.data.storage.storage import is_remote
 CLASSES = ("false", "true")
 
 BOX_ORDERS = 6
-"""Pictures of NLVR for each statement."""
+"""Images of NLVR for each statement."""
 
 _Reading: TypeAlias = Callable[[dict[str, Any]], list[Entry]]
 
@@ -28,11 +28,11 @@ _Reading: TypeAlias = Callable[[dict[str, Any]], list[Entry]]
 @SOURCES.register("nlvr2")
 @reads("images")
 def nlvr2(config: SourceConfig) -> AnnotatedSource:
-    """Each statement with its two photos, the left one first, in the order of the lines.
+    """Read each statement with its two photos, left then right, in file order.
 
-    `config.images` is the folder of the photos, `train-10171-0-img0.png` and so on, where the file
-    of the training set may have them in numbered folders. The key is the identifier; the metadata
-    `group` names the statement, of whichever pair it is said. A malformed line is a bad sample.
+    `config.images` is the folder of the photos, such as `train-10171-0-img0.png`; photos of the
+    training set may be in numbered folders. The key is the identifier; the metadata `group`
+    identifies the statement across its image pairs. A malformed line is a bad sample.
 
     Raises:
         DataError: The file or the folder is missing.
@@ -41,7 +41,7 @@ def nlvr2(config: SourceConfig) -> AnnotatedSource:
     numbered: dict[str, bool] = {}
 
     def folder(line: dict[str, Any]) -> str:
-        """`42/` where the photos stand in numbered folders, else nothing."""
+        """Return `42/` if the photos are in numbered folders, else an empty string."""
         name = str(line.get("directory", ""))
         if name not in numbered:
             numbered[name] = bool(name) and (
@@ -51,14 +51,14 @@ def nlvr2(config: SourceConfig) -> AnnotatedSource:
 
     def read(line: dict[str, Any]) -> list[Entry]:
         identifier, text, label = _parts(line)
-        part, pictures, pair, sentence = identifier.rsplit("-", 3)
-        stem = f"{folder(line)}{part}-{pictures}-{pair}"
+        part, image_set, pair, sentence = identifier.rsplit("-", 3)
+        stem = f"{folder(line)}{part}-{image_set}-{pair}"
         return [
             Entry(
                 identifier,
                 f"{stem}-img0.png",
                 labels=(label,),
-                metadata={"group": f"{part}-{pictures}-{sentence}"},
+                metadata={"group": f"{part}-{image_set}-{sentence}"},
                 text=text,
                 others=(f"{stem}-img1.png",),
             )
@@ -70,11 +70,11 @@ def nlvr2(config: SourceConfig) -> AnnotatedSource:
 @SOURCES.register("nlvr")
 @reads("images")
 def nlvr(config: SourceConfig) -> AnnotatedSource:
-    """Each statement six times, once for each order of the boxes, in the order of the lines.
+    """Read each statement six times, once for each order of the boxes, in file order.
 
-    `config.images` is the folder with the numbered folders of images, by default `images` beside
-    the file, whose name says which part it is (`dev.json`). The key is the image's name without
-    its suffix; the metadata `group` names the statement. A malformed line is a bad sample.
+    `config.images` is the parent of the numbered image folders, by default `images` next to the
+    file. The file name determines the split (`dev.json`). The key is the image name without its
+    suffix; the metadata `group` identifies the statement. A malformed line is a bad sample.
 
     Raises:
         DataError: The file or the folder is missing.
@@ -82,8 +82,8 @@ def nlvr(config: SourceConfig) -> AnnotatedSource:
     part = Path(single_path(config)).stem
     images = config.images and image_folder(config)
     if not images:
-        beside = image_folder(config)
-        images = f"{beside}/images" if beside else "images"
+        parent = image_folder(config)
+        images = f"{parent}/images" if parent else "images"
 
     def read(line: dict[str, Any]) -> list[Entry]:
         identifier, text, label = _parts(line)
@@ -106,11 +106,11 @@ def nlvr(config: SourceConfig) -> AnnotatedSource:
 def _source(config: SourceConfig, images: str, read: _Reading) -> AnnotatedSource:
     lines, fingerprint = read_lines(config)
     entries: list[Entry | DataError] = []
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         if isinstance(line, DataError):
             entries.append(line)
             continue
-        origin = f"statement {place} of {config.title}"
+        origin = f"statement {index} of {config.title}"
         try:
             entries += read(line)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -120,7 +120,7 @@ def _source(config: SourceConfig, images: str, read: _Reading) -> AnnotatedSourc
 
 
 def _parts(line: dict[str, Any]) -> tuple[str, str, str]:
-    """Identifier, sentence and label."""
+    """Parse identifier, sentence and label of a line."""
     label = str(line["label"]).lower()
     if label not in CLASSES:
         raise ValueError(f"the label {line['label']!r}")

@@ -1,10 +1,10 @@
-"""Visual entailment as SNLI-VE publishes it: JSON lines over the photos of Flickr30k.
+"""SNLI-VE visual entailment: JSON lines over the photos of Flickr30k.
 
     {"Flickr30K_ID": "3416050480", "gold_label": "neutral", "pairID": "3416050480.jpg#4r1n",
      "sentence1": "A man with ...", "sentence2": "The man is tall."}
 
-Xie et al., 2019, arXiv 1901.06706. The second sentence is claimed of the photo; the first, the
-premise of the text-only task, is not read by the model (CoCa, appendix B).
+Xie et al., 2019, arXiv 1901.06706. The second sentence is the hypothesis about the photo. The
+first, the premise of the text-only task, is not a model input (CoCa, appendix B).
 """
 
 from typing import Any
@@ -19,18 +19,18 @@ CLASSES = ("entailment", "neutral", "contradiction")
 @SOURCES.register("snli_ve")
 @reads("images")
 def snli_ve(config: SourceConfig) -> AnnotatedSource:
-    """Each hypothesis as the text, with its verdict as the label, in the order of the lines.
+    """Read each hypothesis as the text and its verdict as the label, in file order.
 
     `config.images` is the folder of Flickr30k's images. The key is `pairID`; the premise becomes
-    metadata. A line whose annotators found no majority (`-`), or a malformed one, is a bad sample.
+    metadata. A malformed line, or one without a majority verdict (`-`), is a bad sample.
 
     Raises:
         DataError: The file or the folder is missing.
     """
     lines, fingerprint = read_lines(config)
     entries = [
-        line if isinstance(line, DataError) else _entry(line, f"pair {place} of {config.title}")
-        for place, line in enumerate(lines)
+        line if isinstance(line, DataError) else _entry(line, f"pair {index} of {config.title}")
+        for index, line in enumerate(lines)
     ]
     return AnnotatedSource(entries, images=image_folder(config), fingerprint=fingerprint)
 

@@ -1,11 +1,11 @@
-"""Questions about images as VQA v2 publishes them, a format that OK-VQA shares: two JSON files.
+"""VQA v2 format, also of OK-VQA: a JSON file of questions and one of annotations.
 
     {"data_type": "mscoco", "data_subtype": "val2014",
      "questions": [{"question_id": 262148000, "image_id": 262148, "question": "Where ...?"}, ...]}
     {"annotations": [{"question_id": 262148000, "question_type": "where", "answer_type": "other",
                       "answers": [{"answer_id": 1, "answer": "down"}, ... ten of them]}, ...]}
 
-The second is absent where answers are kept secret, as those of `test2015`.
+The second is absent where answers are not published, such as for `test2015`.
 """
 
 from collections.abc import Mapping
@@ -25,23 +25,24 @@ from coca.data.sources.annotated import (
 from coca.data.sources.base import SOURCES, SourceConfig, reads
 from coca.data.storage.storage import Storage
 
-_SHARED_PICTURES = {"test-dev2015": "test2015"}
-"""Part of the questions -> the part whose images it asks about."""
+_IMAGE_SUBTYPES = {"test-dev2015": "test2015"}
+"""Question split -> split of its images."""
 
 
 @SOURCES.register("vqa")
 @reads("images")
 def vqa(config: SourceConfig) -> AnnotatedSource:
-    """Each question with the answers of all people, in the order of the questions.
+    """Read each question with the answers of all annotators, in the order of the questions.
 
-    `config.path` lists the file of the questions and that of the annotations; `config.images` is
-    the folder of the images, such as COCO's `val2014`. The key is the number of the question;
-    `question_type` and `answer_type` become metadata. A question that nobody answered, an answer
-    to no question, or a malformed one is a bad sample.
+    `config.path` lists the question file and the annotation file; `config.images` is the image
+    folder, such as COCO's `val2014`. The key is the question id; `question_type` and `answer_type`
+    become metadata. A malformed question, one without answers, and answers without a question are
+    bad samples.
 
     Raises:
         DataError: A file or the folder is missing, or there is no list of questions.
-        ConfigError: `config.path` is none or more than one of either file.
+        ConfigError: `config.path` does not have exactly one question file, or has several
+            annotation files.
     """
     storage = Storage()
     contents = [storage.read_all(path) for path in config.paths]
@@ -58,10 +59,10 @@ def vqa(config: SourceConfig) -> AnnotatedSource:
         )
     faults: list[Entry | DataError] = []
     notes = _notes(answered[0], config.title, faults) if answered else None
-    name = _picture_name(asked[0])
+    name = _image_name(asked[0])
     entries: list[Entry | DataError] = [
-        _entry(question, notes, name, f"question {place} of {config.title}")
-        for place, question in enumerate(list_in(asked[0], "questions", config.title))
+        _entry(question, notes, name, f"question {index} of {config.title}")
+        for index, question in enumerate(list_in(asked[0], "questions", config.title))
     ]
     faults += [
         DataError(
@@ -80,11 +81,11 @@ def vqa(config: SourceConfig) -> AnnotatedSource:
 def _notes(
     annotations: Mapping[str, Any], title: str, faults: list[Entry | DataError]
 ) -> dict[int, tuple[tuple[str, ...], dict[str, str]]]:
-    """Answers and what kind of question it is, by question."""
+    """Map question ids to answers and question types."""
     found = {}
-    for place, note in enumerate(list_in(annotations, "annotations", title)):
+    for index, note in enumerate(list_in(annotations, "annotations", title)):
         try:
-            # The same few texts millions of times: kept once each.
+            # The same few strings occur millions of times, so intern them.
             answers = tuple(intern(str(given["answer"])) for given in note["answers"])
             kinds = {
                 kind: intern(str(note[kind]))
@@ -94,7 +95,7 @@ def _notes(
             found[note["question_id"]] = (answers, kinds)
         except (KeyError, TypeError) as error:
             right = "an object with question_id, and answers that each have an answer"
-            faults.append(malformed(f"annotation {place} of {title}", error, right))
+            faults.append(malformed(f"annotation {index} of {title}", error, right))
     return found
 
 
@@ -104,7 +105,7 @@ def _entry(
     name: str,
     origin: str,
 ) -> Entry | DataError:
-    """The question with its answers, which are taken out of `notes`."""
+    """Build the entry of a question; its answers are removed from `notes`."""
     try:
         number, image, text = question["question_id"], question["image_id"], question["question"]
         file = name.format(int(image))
@@ -120,10 +121,10 @@ def _entry(
         return malformed(origin, error, "an object with question_id, image_id and question")
 
 
-def _picture_name(asked: Mapping[str, Any]) -> str:
-    """How the file of an image is called, with a place for its number."""
+def _image_name(asked: Mapping[str, Any]) -> str:
+    """Return the format string of image file names, with a field for the image id."""
     part = str(asked.get("data_subtype", ""))
-    part = _SHARED_PICTURES.get(part, part)
+    part = _IMAGE_SUBTYPES.get(part, part)
     kind = str(asked.get("data_type", "mscoco"))
     head, suffix = ("COCO", "jpg") if kind == "mscoco" else (kind, "png")
     named = f"{head}_{part}".replace("{", "{{").replace("}", "}}")

@@ -1,4 +1,4 @@
-"""What readers of published formats share: a list of entries that name their images."""
+"""Base of annotation formats: sources over a list of entries that name their image files."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A sample but for its image, which is read when it is asked for."""
+    """A sample without its images, which are read on demand."""
 
     key: str
     """As `Sample`."""
     file: str
-    """The image, relative to the folder of the images."""
+    """Path of the image, relative to the image folder."""
     captions: tuple[str, ...] = ()
     """As `Sample`."""
     labels: tuple[str, ...] = ()
@@ -35,10 +35,10 @@ class Entry:
     answers: tuple[str, ...] = ()
     """As `Sample`."""
     others: tuple[str, ...] = ()
-    """Further images, as `file`."""
+    """Paths of further images, as `file`."""
 
     def sample(self, images: Sequence[bytes]) -> Sample:
-        """The sample with its images; none makes one of words alone."""
+        """Build the sample with the given images; without any, it has text and metadata only."""
         return Sample(
             self.key,
             images[0] if images else b"",
@@ -52,19 +52,19 @@ class Entry:
 
 
 class AnnotatedSource:
-    """Samples from a list; an error in the place of an entry is raised when it is read."""
+    """Source over a list of entries; an error in the list is raised when its row is read."""
 
     block_size = 1
 
     def __init__(
         self, entries: Sequence[Entry | DataError], *, images: str, fingerprint: str
     ) -> None:
-        """Takes what a reader found.
+        """Store the entries of a reader.
 
         Args:
-            entries: In the order of the rows.
-            images: Folder or URL that the files of the entries are relative to.
-            fingerprint: Changes when the entries do.
+            entries: Entries or errors, one for each row.
+            images: Folder or URL of the image files.
+            fingerprint: Hash that changes when the entries change.
         """
         self._entries = entries
         self._images = images
@@ -75,23 +75,23 @@ class AnnotatedSource:
         return len(self._entries)
 
     def key(self, row: int) -> str:
-        """The key of the entry, or the row's number where it is malformed."""
+        """Return the key of the entry, or the row number of a malformed entry."""
         entry = self._entries[row]
         return str(row) if isinstance(entry, DataError) else entry.key
 
     def words(self, row: int) -> Sample:
-        """The sample without its images; `DataError` if its entry is malformed."""
+        """Return the sample without its images; `DataError` if its entry is malformed."""
         return self._entry(row).sample(())
 
     def read(self, row: int) -> Sample:
-        """The sample; `DataError` if its entry is malformed or an image is missing."""
+        """Read the sample; `DataError` if its entry is malformed or an image is missing."""
         entry = self._entry(row)
-        return entry.sample([self._picture(file) for file in (entry.file, *entry.others)])
+        return entry.sample([self._image(file) for file in (entry.file, *entry.others)])
 
     def stamp(self, row: int) -> str:
-        """Size and modification time of the images; the fingerprint covers the list itself."""
+        """Return size and modification time of the images; the fingerprint covers the list."""
         entry = self._entry(row)
-        return " ".join(local_stamp(self._place(file)) for file in (entry.file, *entry.others))
+        return " ".join(local_stamp(self._path(file)) for file in (entry.file, *entry.others))
 
     def _entry(self, row: int) -> Entry:
         entry = self._entries[row]
@@ -99,23 +99,23 @@ class AnnotatedSource:
             raise entry
         return entry
 
-    def _picture(self, file: str) -> bytes:
+    def _image(self, file: str) -> bytes:
         if is_remote(file):
             raise DataError(
                 f"{file:.200} is a URL; these lists name files below the folder `images`",
                 reason="not_allowed",
             )
-        return self._storage.read_all(self._place(file), max_bytes=MAX_IMAGE_BYTES)
+        return self._storage.read_all(self._path(file), max_bytes=MAX_IMAGE_BYTES)
 
-    def _place(self, file: str) -> str:
+    def _path(self, file: str) -> str:
         return f"{self._images}/{file}" if self._images else file
 
 
 def read_annotations(config: SourceConfig) -> tuple[dict[str, Any], str]:
-    """The one JSON object that `config.path` names, and a hash of it and of the parts asked for.
+    """Read the JSON object at `config.path`; return it with its fingerprint.
 
     Raises:
-        DataError: It is missing, or no object in JSON.
+        DataError: The file is missing, or not a JSON object.
     """
     path = single_path(config)
     content = Storage().read_all(path)
@@ -124,9 +124,9 @@ def read_annotations(config: SourceConfig) -> tuple[dict[str, Any], str]:
 
 
 def read_lines(config: SourceConfig) -> tuple[list[dict[str, Any] | DataError], str]:
-    """The JSON object of each line of the file at `config.path`, and a hash as above.
+    """Read the JSON-lines file at `config.path`; return its objects with its fingerprint.
 
-    A malformed line is an error in its place; empty ones are left out.
+    A malformed line yields an error; empty lines are skipped.
 
     Raises:
         DataError: The file is missing.
@@ -144,10 +144,10 @@ def read_lines(config: SourceConfig) -> tuple[list[dict[str, Any] | DataError], 
 
 
 def parse_json(content: bytes, path: str, kind: type[T]) -> T:
-    """What a file in JSON holds; `path` is what errors call it.
+    """Parse the content of a JSON file; `path` identifies it in errors.
 
     Raises:
-        DataError: It is no JSON, or another thing than asked for (reason `"bad_record"`).
+        DataError: The content is not JSON, or not of type `kind` (reason `"bad_record"`).
     """
     try:
         found = json.loads(parse_text(content, path))
@@ -162,7 +162,7 @@ def parse_json(content: bytes, path: str, kind: type[T]) -> T:
 
 
 def fingerprint_of(contents: Iterable[bytes], config: SourceConfig) -> str:
-    """A hash of the files that name the samples, and of the parts asked for."""
+    """Hash the content of the annotation files and the selected splits."""
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)
@@ -171,15 +171,15 @@ def fingerprint_of(contents: Iterable[bytes], config: SourceConfig) -> str:
 
 
 def malformed(origin: str, cause: Exception, right: str) -> DataError:
-    """What stands in the place of an entry that lacks something; `right` says what it should be."""
+    """Make the error of a malformed entry; `right` describes a valid entry."""
     return DataError(f"{origin} is malformed ({cause!r}); right is {right}", reason="bad_record")
 
 
 def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:
-    """The list that stands under `name`.
+    """Return the list under the key `name`.
 
     Raises:
-        DataError: There is none; the message names what stands there.
+        DataError: There is no such list; the message lists the keys.
     """
     found = annotations.get(name)
     if not isinstance(found, list):
@@ -191,10 +191,10 @@ def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:
 
 
 def image_folder(config: SourceConfig) -> str:
-    """Where images lie: as the config says, else beside the file at its first path.
+    """Return the image folder: `config.images`, else the folder of the first path.
 
     Raises:
-        DataError: That folder is missing.
+        DataError: The folder is missing.
     """
     if config.images:
         if not is_remote(config.images) and not os.path.isdir(config.images):
@@ -206,14 +206,14 @@ def image_folder(config: SourceConfig) -> str:
 
 
 def require_splits(config: SourceConfig, found: Iterable[str]) -> None:
-    """Checks that each part that is asked for is there.
+    """Check that each requested split has samples.
 
     Args:
         config: Its `split` is checked.
-        found: The parts of the file, once for each of its samples.
+        found: Split of each sample of the file.
 
     Raises:
-        DataError: One holds no sample; the message says which parts there are.
+        DataError: A split has no sample; the message lists the available splits.
     """
     counts: dict[str, int] = {}
     for split in found:

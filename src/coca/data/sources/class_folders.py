@@ -1,12 +1,12 @@
-"""A folder for each class, as ImageNet is laid out, and its relatives V2, A, R, Sketch, ObjectNet.
+"""Class-folder source, the layout of ImageNet, ImageNet-V2, -A, -R, -Sketch and ObjectNet.
 
-Folders are often called by number (`n01440764`, `7`); a file beside them says what they show. It is
-the user's, since published lists of names have terms of their own. Read are
+Folder names are often ids (`n01440764`, `7`); a separate file maps them to class names. The user
+supplies it, since published lists of names have their own licence terms. Supported formats are
 
     {"n01440764": "tench", ...}               JSON: folder to name
     {"0": ["n01440764", "tench"], ...}        JSON: number to folder and name
     ["tench", "goldfish", ...]                JSON: the name of folder 0, 1, ...
-    n01440764 tench, Tinca tinca              text: a folder a line, then its name up to a comma
+    n01440764 tench, Tinca tinca              text: one folder per line, then its name up to a comma
 """
 
 import hashlib
@@ -29,10 +29,10 @@ from coca.processing.image import decode
 @SOURCES.register("class_folders")
 @reads("names", "classes", "border_px")
 class ClassFolderSource(AnnotatedSource):
-    """All images, sorted by path; the topmost folder says the class, `config.names` its name.
+    """All images, sorted by path; the topmost folder is the class, `config.names` maps its name.
 
-    `config.classes` lists the classes that are read, by folder or by name; the images of others
-    are left out. So ObjectNet is scored on the 113 classes that it shares with ImageNet: `names` is
+    `config.classes` lists the classes to read, by folder or by name; images of other classes are
+    skipped. Example: to score ObjectNet on the 113 classes that it shares with ImageNet, `names` is
     its `folder_to_objectnet_label.json`, `classes` its `objectnet_to_imagenet_1k.json`, and
     `border_px` is 2, for the red frame.
 
@@ -63,16 +63,16 @@ class ClassFolderSource(AnnotatedSource):
         digest = hashlib.sha256(parts.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         super().__init__(entries, images=root, fingerprint=digest)
 
-    def _picture(self, file: str) -> bytes:
-        image = super()._picture(file)
+    def _image(self, file: str) -> bytes:
+        image = super()._image(file)
         return _without_border(image, self._border_px, file) if self._border_px else image
 
 
 def read_names(path: str) -> dict[str, str]:
-    """Folder to name, from a file in any of the forms at the head of this module.
+    """Read the map from folder to class name from a file in one of the formats above.
 
     Raises:
-        DataError: It is missing, or in none of them.
+        DataError: The file is missing, or has none of the formats.
     """
     text = parse_text(Storage().read_all(path), path).removeprefix("\ufeff")
     if not path.endswith(".json"):
@@ -83,7 +83,7 @@ def read_names(path: str) -> dict[str, str]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON: {error}", reason="bad_record") from error
     if isinstance(content, list):
-        content = {str(place): name for place, name in enumerate(content)}
+        content = {str(index): name for index, name in enumerate(content)}
     names: dict[str, str] = {}
     for key, value in content.items() if isinstance(content, dict) else ():
         if isinstance(value, list) and len(value) == 2:
@@ -98,7 +98,7 @@ def read_names(path: str) -> dict[str, str]:
 
 
 def _named(folders: set[str], config: SourceConfig) -> dict[str, str]:
-    """The folders to read, each with its name."""
+    """Map each folder to read to its class name."""
     names = read_names(config.names) if config.names else {}
     named = {folder: names.get(folder, folder.replace("_", " ")) for folder in folders}
     if config.classes:
@@ -122,7 +122,7 @@ def _named(folders: set[str], config: SourceConfig) -> dict[str, str]:
 
 
 def _listed(named: dict[str, str], config: SourceConfig) -> dict[str, str]:
-    """The folders that the config's list of classes asks for, by folder or by name."""
+    """Select the folders that the file `config.classes` lists, by folder or by name."""
     known = {form: folder for folder, name in named.items() for form in (name.casefold(), folder)}
     kept = {}
     for forms in _read_classes(config.classes):
@@ -138,11 +138,11 @@ def _listed(named: dict[str, str], config: SourceConfig) -> dict[str, str]:
 
 
 def _read_classes(path: str) -> list[tuple[str, ...]]:
-    """The listed classes, each in the forms that it may be known by."""
+    """Read the listed classes, each with its alternative spellings."""
     text = parse_text(Storage().read_all(path), path).removeprefix("\ufeff")
     if path.endswith(".json"):
         try:
-            listed = [str(name) for name in json.loads(text)]  # of an object, its keys
+            listed = [str(name) for name in json.loads(text)]  # an object yields its keys
         except (ValueError, RecursionError, TypeError) as error:
             raise DataError(f"{path} is no list in JSON: {error}", reason="bad_record") from error
         return [(name.casefold(), name) for name in listed]
@@ -151,12 +151,12 @@ def _read_classes(path: str) -> list[tuple[str, ...]]:
 
 
 def _first_name(names: str) -> str:
-    """Of several names between commas, the first."""
+    """Return the first of several comma-separated names."""
     return names.partition(",")[0].strip()
 
 
 def _without_border(image: bytes, border_px: int, name: str) -> bytes:
-    """The image, upright and without so many pixels at each side, as PNG."""
+    """Crop a border from an image; return it upright, as PNG."""
     pixels = decode(image)
     inner = pixels[:, border_px:-border_px, border_px:-border_px]
     if not inner.numel():
@@ -166,6 +166,6 @@ def _without_border(image: bytes, border_px: int, name: str) -> bytes:
             reason="too_small",
         )
     buffer = io.BytesIO()
-    picture = Image.fromarray(inner.permute(1, 2, 0).contiguous().numpy())
-    picture.save(buffer, "PNG", compress_level=1)
+    cropped = Image.fromarray(inner.permute(1, 2, 0).contiguous().numpy())
+    cropped.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

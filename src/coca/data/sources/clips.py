@@ -1,4 +1,4 @@
-"""Clips as samples: the first of their frames is the image, the others follow it in order."""
+"""Video clips as samples: the first frame is `image`, the later frames are `others`."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from coca.processing.video import FRAME_SUFFIXES, as_file, clip_pictures
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A sample but for its frames, which are read when they are asked for."""
+    """A sample without its frames, which are read on demand."""
 
     key: str
     """As `Sample`."""
@@ -33,12 +33,12 @@ class Clip:
 
 
 class ClipSource:
-    """Samples from a list of clips; an error in the place of a clip is raised when it is read.
+    """Source over a list of clips; an error in the list is raised when its row is read.
 
     Args:
-        clips: In the order of the rows.
-        config: Says how many frames are taken, and how large.
-        origin: What the list was made from; changes when its words do.
+        clips: Clips or errors, one for each row.
+        config: Sets the number and size of frames.
+        origin: Content of the annotation file, for the fingerprint.
     """
 
     block_size = 1
@@ -55,49 +55,49 @@ class ClipSource:
             path = "" if isinstance(clip, DataError) else clip.path
             digest.update(f"{self.key(row)}\0{path}\0".encode("utf-8", "surrogateescape"))
         self.fingerprint = digest.hexdigest()[:16]
-        """Hash of the clips' keys, paths and words, and of how frames are taken."""
+        """Hash of keys, paths and text of the clips, and of the frame settings."""
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def key(self, row: int) -> str:
-        """The key of the clip, or the row's number where the clip is malformed."""
+        """Return the key of the clip, or the row number of a malformed clip."""
         clip = self._clips[row]
         return str(row) if isinstance(clip, DataError) else clip.key
 
     def words(self, row: int) -> Sample:
-        """The sample without its frames; `DataError` if the clip is malformed."""
+        """Return the sample without its frames; `DataError` if the clip is malformed."""
         clip = self._clips[row]
         if isinstance(clip, DataError):
             raise clip
         return Sample(clip.key, b"", clip.captions, clip.labels, clip.metadata)
 
     def stamp(self, row: int) -> str:
-        """Size and modification time of the video file, or of the folder of its frames."""
+        """Return size and modification time of the video file or frame folder."""
         clip = self._clips[row]
         if isinstance(clip, DataError):
             raise clip
         return local_stamp(clip.path)
 
     def read(self, row: int) -> Sample:
-        """The sample with its frames; `DataError` if the video is missing or damaged."""
+        """Read the sample with its frames; `DataError` if the video is missing or damaged."""
         sample = self.words(row)
         clip = self._clips[row]
         assert isinstance(clip, Clip)
-        pictures = clip_pictures(clip.path, self._frames, shorter_px=self._frame_px)
+        frames = clip_pictures(clip.path, self._frames, shorter_px=self._frame_px)
         first, *others = (
             self._storage.read_all(str(one), max_bytes=MAX_IMAGE_BYTES)
             if isinstance(one, Path)
             else as_file(one)
-            for one in pictures
+            for one in frames
         )
         return replace(sample, image=first, others=tuple(others))
 
 
 class ClipFolder:
-    """The videos and folders of frames below a folder, found by their names.
+    """Lookup of the videos and frame folders below a folder, by name.
 
-    Hidden files and folders are left out. A folder that holds images is one clip.
+    Hidden files and folders are skipped. A folder with images is one clip.
 
     Raises:
         DataError: The folder is missing.
@@ -114,10 +114,10 @@ class ClipFolder:
             self._named.setdefault(_stem(path), []).append(path)
 
     def find(self, name: str) -> str:
-        """The path of a clip by its name, with or without folders and suffix.
+        """Return the path of a clip by its name, with or without folders and suffix.
 
         Raises:
-            DataError: There is none (reason `"missing"`), or several (reason `"ambiguous"`).
+            DataError: No clip matches (reason `"missing"`), or several do (reason `"ambiguous"`).
         """
         found = self._named.get(_stem(name), [])
         if len(found) > 1:
@@ -154,7 +154,7 @@ def _clips_below(root: str) -> list[str]:
 
 
 def _bare(path: str) -> str:
-    """Without the suffix of a video; other dots belong to the name."""
+    """Remove the suffix of a video; other dots belong to the name."""
     stem, suffix = os.path.splitext(path)
     return stem if suffix.lower() in VIDEO_SUFFIXES else path
 

@@ -1,4 +1,4 @@
-"""A table as a source: which columns hold images, words and answers, and a sample of each row."""
+"""Table source: map columns to images, captions, labels and answers; one sample per row."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from coca.data.storage.storage import full_path
 
 logger = logging.getLogger(__name__)
 
-# Where the parts of a sample usually stand; the first column that holds something wins.
+# Default column names; the first non-empty column takes precedence.
 IMAGE_COLUMNS = ("image", "path", "filepath", "file_name", "filename", "url", "images")
 CAPTION_COLUMNS = ("captions", "caption", "text", "title")
 LABEL_COLUMNS = ("labels", "label")
@@ -40,24 +40,24 @@ TABLE_SETTINGS = (
     "part",
     "read_from",
 )
-"""What each source of a table reads of `SourceConfig`."""
+"""Settings of `SourceConfig` that table sources read."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns, the usual ones or those of a recipe; any other becomes metadata."""
+    """Column names, default or from a recipe; all other columns become metadata."""
 
     image: tuple[str, ...]
-    """The image: a name, or its bytes; a list of them is several images of one sample."""
+    """Image: a path, or its bytes; a list of them is several images of one sample."""
     caption: tuple[str, ...]
     label: tuple[str, ...]
     text: tuple[str, ...]
-    """The question or claim."""
+    """Question or statement."""
     answer: tuple[str, ...]
 
     @classmethod
     def of(cls, config: SourceConfig) -> "Columns":
-        """Those that a source's settings name."""
+        """Build the column names from the settings of a source."""
         return cls(
             image=_chosen(config.image_column, IMAGE_COLUMNS),
             caption=_chosen(config.caption_column, CAPTION_COLUMNS),
@@ -66,22 +66,22 @@ class Columns:
             answer=_chosen(config.answer_column, ANSWER_COLUMNS),
         )
 
-    def pictures(self, record: Mapping[str, Any], origin: str) -> list[str | bytes]:
-        """Names or contents of a row's images, one at least.
+    def images(self, record: Mapping[str, Any], origin: str) -> list[str | bytes]:
+        """Return the paths or contents of a row's images, at least one.
 
         Raises:
-            DataError: There is none (reason `"no_image"`).
+            DataError: There is no image (reason `"no_image"`).
         """
         value = _first(record, self.image)
-        found = [_picture(one) for one in (value if isinstance(value, list) else [value])]
-        pictures = [one for one in found if one is not None]
-        if not pictures or len(pictures) < len(found):
+        found = [_image(one) for one in (value if isinstance(value, list) else [value])]
+        images = [one for one in found if one is not None]
+        if not images or len(images) < len(found):
             names = ", ".join(self.image)
             raise DataError(f"{origin} names no image in {names}", reason="no_image")
-        return pictures
+        return images
 
     def key(self, record: Mapping[str, Any], row: int) -> str:
-        """The column `key` or `id`, else the path of the first image, else the row's number."""
+        """Return the column `key` or `id`, else the first image path, else the row number."""
         key = _first(record, KEY_COLUMNS)
         if key is None:
             key = _first(record, self.image)
@@ -91,7 +91,7 @@ class Columns:
     def sample(
         self, record: Mapping[str, Any], *, key: str, origin: str, images: Sequence[bytes]
     ) -> Sample:
-        """A row as a sample with these images; none makes one of words alone.
+        """Build the sample of a row with the given images; without any, it has text only.
 
         Raises:
             DataError: A caption, label, text or answer is not text (reason `"bad_record"`).
@@ -117,12 +117,12 @@ class Columns:
         )
 
     def check(self, table: Table, path: str) -> None:
-        """Tell of a wrong column before the run, not as a million bad samples.
+        """Validate the columns before the run, instead of a million bad samples.
 
-        Bytes that are not the image fit into no metadata: they are left out, with a warning.
+        Columns of bytes other than the image cannot be metadata; they are skipped with a warning.
 
         Raises:
-            ConfigError: The first row has no column for the image.
+            ConfigError: The first row has no image column.
         """
         if not len(table):
             return
@@ -141,29 +141,29 @@ class Columns:
 
     @property
     def named(self) -> set[str]:
-        """All columns with a meaning, which no metadata come from."""
+        """All columns that are not metadata."""
         return {*self._others, *self.caption, *self.label}
 
     @property
     def _others(self) -> set[str]:
-        """The columns that no metadata come from, beside captions and labels."""
+        """The columns that are not metadata, except captions and labels."""
         return {*self.image, *self.text, *self.answer, *KEY_COLUMNS}
 
 
 @runtime_checkable
-class PictureFiles(Protocol):
-    """Where a table's images stand."""
+class ImageFiles(Protocol):
+    """Access to the image files of a table."""
 
     def read(self, name: str) -> bytes:
-        """The content of one; `DataError` if it is missing or damaged."""
+        """Read the content of a file; `DataError` if it is missing or damaged."""
         ...
 
     def place(self, name: str) -> str:
-        """The same for every working folder: a full path, a URL, or a name within an archive."""
+        """Return the absolute path, URL or path in an archive."""
         ...
 
     def stamp(self, name: str) -> str:
-        """Changes when the image does; empty where only reading it would tell."""
+        """Return a value that changes with the image; empty if only its content can show that."""
         ...
 
 
@@ -171,21 +171,19 @@ class TableSource:
     """The rows of a table, one sample each.
 
     Args:
-        content: The table, as its file holds it.
-        path: What the file is called; its suffix tells the kind of table.
-        files: Where its images stand.
-        config: Names columns, and the rows to read.
+        content: Content of the table file.
+        path: Path of the file; its suffix determines the format.
+        files: Access to its image files.
+        config: Column names, and the rows to read.
 
     Raises:
-        DataError: The table is damaged, or of an unknown kind.
-        ConfigError: The first row has no column for the image, or no row fits `where` and `part`.
+        DataError: The table is damaged, or has an unknown format.
+        ConfigError: The first row has no image column, or no row matches `where` and `part`.
     """
 
     block_size = 1
 
-    def __init__(
-        self, content: bytes, path: str, files: PictureFiles, config: SourceConfig
-    ) -> None:
+    def __init__(self, content: bytes, path: str, files: ImageFiles, config: SourceConfig) -> None:
         self._path = path
         self._files = files
         table = open_table(content, path)
@@ -202,7 +200,7 @@ class TableSource:
         if config.part:
             digest.update(repr(config.part).encode())
         self.fingerprint = digest.hexdigest()[:16]
-        """Hash of the table and of the choice of rows; the images are not looked at."""
+        """Hash of the table and of the selected rows, without the images."""
         self._columns.check(self._table, path)
         self._full_path = full_path(path)
         self._mark = hashlib.sha256(self._full_path.encode()).hexdigest()[:8] + ":"
@@ -211,49 +209,49 @@ class TableSource:
         return len(self._table)
 
     def key(self, row: int) -> str:
-        """The column `key` or `id`, else the path of the image, else the row's number."""
+        """Return the column `key` or `id`, else the path of the image, else the row number."""
         try:
             return self._columns.key(self._table.row(row), row)
         except DataError:
             return str(row)
 
     def places(self, row: int) -> tuple[str, ...]:
-        """Full paths or URLs; the table and the key of what stands in the table itself."""
+        """Return full paths or URLs; for images inside the table, its path and the key."""
         inside = f"{self._full_path}/{self.key(row)}"
         try:
-            pictures = self._columns.pictures(self._table.row(row), self._origin(row))
+            images = self._columns.images(self._table.row(row), self._origin(row))
         except DataError:
             return (inside,)
         return tuple(
             self._files.place(one) if isinstance(one, str) else f"{inside}#{n}" if n else inside
-            for n, one in enumerate(pictures)
+            for n, one in enumerate(images)
         )
 
     def stamp(self, row: int) -> str:
-        """Names the table, and changes with the row and with its images where they are files."""
+        """Return a hash that identifies the table and changes with the row and its image files."""
         record = self._record(row)
-        pictures = self._columns.pictures(record, self._origin(row))
-        named = [self._files.stamp(one) for one in pictures if isinstance(one, str)]
+        images = self._columns.images(record, self._origin(row))
+        named = [self._files.stamp(one) for one in images if isinstance(one, str)]
         text = json.dumps([record, named], sort_keys=True, default=_brief)
         return f"{self._mark}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def owned(self, place: str, stamp: str) -> bool:
-        """Whether the stamp names this table."""
+        """Return whether the stamp belongs to this table."""
         return stamp.startswith(self._mark)
 
     def words(self, row: int) -> Sample:
-        """The sample in this row without its images; `DataError` if the row is damaged."""
+        """Return the sample in a row without its images; `DataError` if the row is damaged."""
         return self._sample(self._record(row), row, images=())
 
     def read(self, row: int) -> Sample:
-        """The sample in this row; `DataError` if the row is damaged or an image is missing."""
+        """Read the sample in a row; `DataError` if the row is damaged or an image is missing."""
         record = self._record(row)
-        pictures = self._columns.pictures(record, self._origin(row))
-        images = [self._files.read(one) if isinstance(one, str) else one for one in pictures]
+        found = self._columns.images(record, self._origin(row))
+        images = [self._files.read(one) if isinstance(one, str) else one for one in found]
         return self._sample(record, row, images=images)
 
     def _record(self, row: int) -> dict[str, Any]:
-        """The row, with numbers where a CSV has a column of them."""
+        """Return the row, with the values of numeric CSV columns as numbers."""
         record = dict(self._table.row(row))
         for name, kind in self._numbers.items():
             record[name] = as_number(record[name], kind)
@@ -285,8 +283,8 @@ def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((record[name] for name in names if record.get(name) not in (None, "")), None)
 
 
-def _picture(value: Any) -> str | bytes | None:
+def _image(value: Any) -> str | bytes | None:
     if isinstance(value, Mapping):
-        # How Hugging Face data sets store images in Parquet.
+        # The image feature of Hugging Face datasets in Parquet.
         value = value.get("bytes") or value.get("path")
     return value if isinstance(value, str | bytes) else None

@@ -1,4 +1,4 @@
-"""From the words of a recipe to a source that can be read."""
+"""Source factory: open the source that a recipe configures."""
 
 from coca.core.errors import DataError
 from coca.data.sources.base import SOURCES, Source, SourceConfig, require_read
@@ -6,11 +6,11 @@ from coca.data.sources.frame_strips import StripSource
 
 
 def open_source(config: SourceConfig) -> Source:
-    """The source that `config` describes.
+    """Open the source that `config` describes.
 
     Raises:
-        ConfigError: No such kind, with the nearest name; or the kind ignores a setting that is set.
-        DataError: Nothing usable stands at the path.
+        ConfigError: The kind is unknown, or does not read a setting that is set.
+        DataError: The path has no usable sample.
     """
     require_read(config)
     source = SOURCES.get(config.kind)(config)

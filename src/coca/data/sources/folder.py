@@ -1,4 +1,4 @@
-"""A folder of images, with their words in files beside them or in the names of class folders."""
+"""Image-folder source with sidecar files (`.txt`, `.json`) or class folders."""
 
 import hashlib
 import os
@@ -17,16 +17,16 @@ from coca.data.storage.storage import Storage, local_stamp
 @SOURCES.register("folder")
 @reads("where", "part")
 class FolderSource:
-    """All images below a folder, sorted by path; hidden files and folders are left out.
+    """All images below a folder, sorted by path; hidden files and folders are skipped.
 
-    Beside `cat.jpg` may stand `cat.txt` with a caption on each line, and `cat.json` with
-    `caption` or `captions`, `label` or `labels`, and whatever else is known; captions in the JSON
-    come first. Without labels there, an image in a subfolder has the name of the topmost one
-    as its label: `ROOT/cat/1.jpg` shows a "cat". The key is the path without its suffix.
+    Sidecars of `cat.jpg` are `cat.txt`, with one caption per line, and `cat.json`, with `caption`
+    or `captions`, `label` or `labels`, and metadata. Captions in the JSON take precedence. Without
+    labels there, the topmost subfolder is the label: `ROOT/cat/1.jpg` has the label "cat". The key
+    is the path without its suffix.
 
     Raises:
-        DataError: The folder is missing, or two images differ in nothing but the suffix.
-        ConfigError: No image fits `where` and `part`.
+        DataError: The folder is missing, or the paths of two images differ only in the suffix.
+        ConfigError: No image matches `where` and `part`.
     """
 
     block_size = 1
@@ -58,21 +58,21 @@ class FolderSource:
             self._images = [self._images[row] for row in rows]
             digest.update(rows.tobytes())
         self.fingerprint = digest.hexdigest()[:16]
-        """Hash of the names and sizes of images and sidecars, and of the choice of rows."""
+        """Hash of the names and sizes of images and sidecars, and of the selected rows."""
 
     def __len__(self) -> int:
         return len(self._images)
 
     def key(self, row: int) -> str:
-        """Path of the image within the folder, without its suffix."""
+        """Return the path of the image in the folder, without its suffix."""
         return os.path.splitext(self._images[row])[0].replace(os.sep, "/")
 
     def read(self, row: int) -> Sample:
-        """The sample in this row; `DataError` if a file is gone or a sidecar is damaged."""
+        """Read the sample in a row; `DataError` if a file is missing or a sidecar is damaged."""
         return replace(self.words(row), image=self._content(self._images[row]))
 
     def words(self, row: int) -> Sample:
-        """The sample in this row without its image; `DataError` if a sidecar is damaged."""
+        """Read the sample in a row without its image; `DataError` if a sidecar is damaged."""
         key = self.key(row)
         stem = os.path.splitext(self._images[row])[0]
         record_file, text_file = f"{stem}.json", f"{stem}.txt"
@@ -88,7 +88,7 @@ class FolderSource:
         return Sample(key, b"", captions, labels, metadata)
 
     def stamp(self, row: int) -> str:
-        """Size and modification time of the image and of its sidecars."""
+        """Return size and modification time of the image and of its sidecars."""
         stem = os.path.splitext(self._images[row])[0]
         sidecars = [f"{stem}{suffix}" for suffix in (".json", ".txt")]
         files = [self._images[row], *(file for file in sidecars if file in self._sidecars)]
@@ -111,7 +111,7 @@ class FolderSource:
 
 
 def walk(root: str) -> Iterator[tuple[str, int]]:
-    """Relative path and size (bytes) of each file, sorted by path."""
+    """Yield relative path and size (bytes) of each file, sorted by path."""
     files = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -120,5 +120,5 @@ def walk(root: str) -> Iterator[tuple[str, int]]:
         try:
             yield os.path.relpath(path, root), os.stat(path).st_size
         except FileNotFoundError:
-            # A link to nowhere stays in, so that reading it reports it.
+            # A broken link is kept, so that reading it reports the error.
             yield os.path.relpath(path, root), -1

@@ -1,4 +1,4 @@
-"""A table of files: JSON lines, CSV (also by tabs), or Parquet, that names images and words."""
+"""Manifest source: a JSON-lines, CSV, TSV or Parquet table of images and their text."""
 
 import os
 
@@ -10,9 +10,9 @@ from coca.data.storage.url_policy import Reach
 
 
 class _Files:
-    """Pictures by path or URL; a relative path starts at the manifest's folder.
+    """Image files by path or URL; relative paths start at the manifest's folder.
 
-    What the manifest may not name (`Reach`) is a `DataError` when it is read.
+    Reading a path that the manifest may not name (`Reach`) raises `DataError`.
     """
 
     def __init__(self, folder: str, storage: Storage, reach: Reach) -> None:
@@ -45,12 +45,12 @@ def manifest_source(config: SourceConfig) -> TableSource:
     The image is a path (relative ones start at the manifest's folder), a URL, or, in Parquet,
     the file's bytes; a list of them is several images of one sample. URLs of this machine and of
     private networks, and schemes such as `file`, are read only from `read_from` (`Reach`). Columns
-    have usual names (see `coca.data.sources.columns`) or those that the config gives. Columns with
-    another meaning become metadata. The key is the column `key` or `id`, else the path.
+    have default names (see `coca.data.sources.columns`) or those of the config. All other columns
+    become metadata. The key is the column `key` or `id`, else the path.
 
     Raises:
-        DataError: The manifest is missing, damaged, or of an unknown kind.
-        ConfigError: The first row has no column for the image, or no row fits `where`.
+        DataError: The manifest is missing, damaged, or has an unknown format.
+        ConfigError: The first row has no image column, or no row matches `where`.
     """
     path, storage = single_path(config), Storage()
     folder = path.replace(os.sep, "/").rpartition("/")[0]

@@ -1,4 +1,4 @@
-"""Select samples of a source by the fields of their sidecars: `where` and `part`, as in a table."""
+"""Filter the samples of a source by sidecar fields with `where` and `part`, as in a table."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,38 +12,38 @@ from coca.data.sources.tables import part_of, rows_of, select
 
 
 def selected_rows(
-    words: Callable[[int], Sample], count: int, config: SourceConfig
+    metadata_of: Callable[[int], Sample], count: int, config: SourceConfig
 ) -> Int64[np.ndarray, " N"] | None:
-    """Find the rows that fit `config.where` and `config.part`; None if both are unset.
+    """Find the rows that match `config.where` and `config.part`; None if both are unset.
 
-    The sidecar of each sample is read once. Its fields count, `key`, and `label`, the first of its
-    labels. A sample whose sidecar is damaged stays in, so that reading it reports it.
+    The sidecar of each sample is read once. Columns are its fields, `key`, and `label`, the first
+    label. A sample with a damaged sidecar is kept, so that reading it reports the error.
 
     Args:
-        words: Gives a row's sample without its image.
+        metadata_of: Returns the sample of a row without its image.
         count: Rows of the source.
-        config: Says which are wanted.
+        config: Has the filters.
 
     Raises:
-        ConfigError: No sample fits.
+        ConfigError: No sample matches.
     """
     if not config.where and config.part is None:
         return None
-    chosen = select(_Sidecars(words, count), config.where, config.title)
+    chosen = select(_Sidecars(metadata_of, count), config.where, config.title)
     return rows_of(part_of(chosen, config.part, config.title))
 
 
 class _Sidecars:
-    """A table of the fields of each sample."""
+    """Table view of the metadata of all samples."""
 
-    def __init__(self, words: Callable[[int], Sample], count: int) -> None:
-        self._words = words
+    def __init__(self, metadata_of: Callable[[int], Sample], count: int) -> None:
+        self._metadata_of = metadata_of
         self._count = count
 
     def __len__(self) -> int:
         return self._count
 
     def row(self, number: int) -> Mapping[str, Any]:
-        sample = self._words(number)
+        sample = self._metadata_of(number)
         labels = {"label": sample.labels[0]} if sample.labels else {}
         return {"key": sample.key, **sample.metadata, **labels}

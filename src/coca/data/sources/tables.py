@@ -1,4 +1,4 @@
-"""Tables whose rows are parsed only when they are read: JSON lines, CSV (also by tabs), Parquet."""
+"""Lazy tables: JSON lines, CSV, TSV and Parquet, with rows parsed on read."""
 
 import csv
 import hashlib
@@ -21,23 +21,23 @@ from coca.data.sample import parse_record, parse_text
 from coca.data.sources.base import PartConfig
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-"""What the files of tables end in."""
+"""File suffixes of tables."""
 
 FREE_BYTES, MAX_EXPANSION = 256 << 20, 200
-"""Memory that any Parquet file may take, and what it may take besides for each of its bytes."""
+"""Memory limit of a Parquet file: a fixed part, bytes, plus bytes per byte of the file."""
 
 Wanted: TypeAlias = Mapping[str, str | int | tuple[str | int, ...]]
-"""Columns, and the value or values that a row must have there."""
+"""Column names to the allowed value or values."""
 
 
 @runtime_checkable
 class Table(Protocol):
-    """Rows by number, each parsed only when it is read."""
+    """Random access to rows, parsed on read."""
 
     def __len__(self) -> int: ...
 
     def row(self, number: int) -> Mapping[str, Any]:
-        """Names of columns to values that JSON can hold, or bytes.
+        """Parse a row: column names to JSON values or bytes.
 
         Raises:
             DataError: The row is damaged.
@@ -46,12 +46,12 @@ class Table(Protocol):
 
 
 def select(table: Table, where: Wanted, path: str) -> Table:
-    """The rows that have the wanted values, which are compared as they are written.
+    """Filter rows by column values, which are compared as strings.
 
-    A damaged row stays in, so that whoever reads it learns of it.
+    A damaged row is kept, so that reading it reports the error.
 
     Raises:
-        ConfigError: No row has them; the message tells the values that there are.
+        ConfigError: No row matches; the message lists the existing values.
     """
     if not where:
         return table
@@ -78,10 +78,10 @@ def select(table: Table, where: Wanted, path: str) -> Table:
 
 
 def part_of(table: Table, part: PartConfig | None, path: str) -> Table:
-    """The rows of a part; a damaged row stays in, as in `select`.
+    """Select the rows of a hash split; damaged rows are kept, as in `select`.
 
     Raises:
-        ConfigError: The column is missing, or too few different values leave the part empty.
+        ConfigError: The column is missing, or has too few distinct values, so the part is empty.
     """
     if part is None:
         return table
@@ -96,7 +96,7 @@ def part_of(table: Table, part: PartConfig | None, path: str) -> Table:
             raise ConfigError(f"row {number} of {path} has no {part.by}, by which it is parted")
         values.append(str(value))
     different = sorted({it for it in values if it is not None}, key=_hash)
-    first, last = (round(share * len(different)) for share in (part.start, part.end))
+    first, last = (round(fraction * len(different)) for fraction in (part.start, part.end))
     wanted = {None, *different[first:last]}
     if len(wanted) == 1:
         raise ConfigError(
@@ -116,7 +116,7 @@ def _listed(values: set[str]) -> str:
 
 
 def rows_of(table: Table) -> Int64[np.ndarray, " N"]:
-    """The numbers that the rows of a selected table have in the whole one."""
+    """Return the row numbers of a filtered table in the original table."""
     return table.rows if isinstance(table, _Selected) else np.arange(len(table), dtype=np.int64)
 
 
@@ -133,10 +133,10 @@ class _Selected:
 
 
 def open_table(content: bytes, path: str) -> Table:
-    """The table in the bytes of a file, whose name tells its kind.
+    """Open a table from the content of a file; the suffix of `path` determines its format.
 
     Raises:
-        DataError: It is damaged, or of an unknown kind.
+        DataError: The table is damaged, or has an unknown format.
         MissingExtraError: Parquet needs the extra `data`.
     """
     suffix = os.path.splitext(path)[1].lower()
@@ -153,19 +153,19 @@ def open_table(content: bytes, path: str) -> Table:
 
 
 def numeric_columns(table: Table) -> dict[str, type[int] | type[float]]:
-    """The columns of a CSV that hold numbers, since a CSV itself holds texts only.
+    """Infer the numeric columns of a CSV, whose values have no types.
 
-    A column is one of numbers if each of its values is: whole ones such as `2018` or `-3`, or, if
-    any of them has a point or exponent, decimal ones such as `0.5` or `1e-3`; empty values are
-    missing numbers. All else stays text: a column with any other value, with zeros in front
-    (`007`), with whole numbers of more than 15 digits (ids), and a `time` of eight-digit days
-    (`20240531`). Other kinds of tables know the types of their values, and none is listed here.
+    A column is numeric if all of its values are: integers such as `2018` or `-3`, or floats such as
+    `0.5` or `1e-3` if any value has a point or exponent. Empty values are missing numbers. These
+    stay text: columns with any other value, with leading zeros (`007`), with integers of more than
+    15 digits (ids), and a column `time` of eight-digit dates (`20240531`). Other formats have typed
+    values; for them the result is empty.
     """
     return table.numbers() if isinstance(table, _Csv) else {}
 
 
 def as_number(value: str, kind: type[int] | type[float]) -> int | float | None:
-    """A value of such a column; None where it is empty."""
+    """Convert a value of a numeric column; None if it is empty."""
     return kind(value) if value else None
 
 
@@ -173,7 +173,7 @@ class _JsonLines:
     def __init__(self, content: bytes, path: str) -> None:
         self._content = content
         self._path = path
-        # Only where the lines stand is kept, not what they say; a `\r` before the break is blank.
+        # Only the byte spans of lines are kept; a `\r` before the line break is whitespace.
         breaks = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
         starts = np.concatenate([[0], breaks + 1])
         ends = np.concatenate([breaks, [len(content)]])
@@ -193,7 +193,7 @@ class _Csv:
     def __init__(self, content: bytes, path: str) -> None:
         text = parse_text(content, path).removeprefix("\ufeff")
         first_line = text.partition("\n")[0]
-        # Tabs are told by the header, since such files often end in .csv all the same.
+        # Tabs are detected in the header, since such files often have the suffix .csv.
         delimiter = "\t" if "\t" in first_line and "," not in first_line else ","
         self._path = path
         try:
@@ -218,11 +218,11 @@ class _Csv:
         return dict(zip(self._names, values, strict=True))
 
     def numbers(self) -> dict[str, type[int] | type[float]]:
-        """See `numeric_columns`; damaged rows do not count."""
+        """Implement `numeric_columns`; damaged rows are ignored."""
         rows = [row for row in self._rows if len(row) == len(self._names)]
         kinds = {
-            name: _number_kind((row[place] for row in rows), is_time=name == "time")
-            for place, name in enumerate(self._names)
+            name: _number_kind((row[index] for row in rows), is_time=name == "time")
+            for index, name in enumerate(self._names)
         }
         return {name: kind for name, kind in kinds.items() if kind is not None}
 
@@ -233,7 +233,7 @@ _DAY = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])
 
 
 def _number_kind(values: Iterable[str], *, is_time: bool) -> type[int] | type[float] | None:
-    """What turns each of the values into a number; None if they are texts."""
+    """Infer the number type of values; None if they are text."""
     kind: type[int] | type[float] | None = None
     are_days = is_time
     for value in values:
@@ -252,17 +252,17 @@ def _number_kind(values: Iterable[str], *, is_time: bool) -> type[int] | type[fl
 
 
 def _refuse_twins(names: Sequence[str], path: str) -> None:
-    """Refuse two columns of one name, of which a row could hold one only."""
+    """Reject duplicate column names, of which a row could keep only one."""
     if len(set(names)) < len(names):
         twin = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path} has two columns called {twin!r}", reason="bad_table")
 
 
 def _whole_table(file: Any, content: bytes, path: str) -> Any:
-    """All rows of a Parquet file, unless they take far more memory than the file is large.
+    """Read all rows of a Parquet file, unless they take far more memory than the file size.
 
-    A text that a dictionary holds once may stand in a million rows: 299 bytes asked for 20 GB.
-    Batches of 256 rows cost 0.35 s in a million rows, and bound what is taken before it is counted.
+    A dictionary-encoded string may occur in a million rows: a file of 299 bytes asked for 20 GB.
+    Batches of 256 rows cost 0.35 s per million rows and bound the allocation before each check.
     """
     arrow = require("pyarrow", extra="data")
     limit = FREE_BYTES + MAX_EXPANSION * len(content)
@@ -294,16 +294,16 @@ class _Parquet:
             table = _whole_table(file, content, path).combine_chunks()
         except (arrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is no Parquet file: {error}", reason="bad_table") from error
-        # Python knows no nanoseconds: pyarrow would refuse them, or ask for pandas.
-        for place, column in enumerate(table.schema):
+        # Python has no nanoseconds: pyarrow would reject them or require pandas.
+        for index, column in enumerate(table.schema):
             kind = column.type
             if arrow.types.is_timestamp(kind) and kind.unit == "ns":
                 kind = arrow.timestamp("us", kind.tz)
             elif arrow.types.is_duration(kind) and kind.unit == "ns":
                 kind = arrow.duration("us")
             if kind != column.type:
-                cut = table.column(place).cast(kind, safe=False)
-                table = table.set_column(place, column.name, cut)
+                cut = table.column(index).cast(kind, safe=False)
+                table = table.set_column(index, column.name, cut)
         self._table = table
         self._path = path
         self._errors = (ValueError, ArithmeticError, arrow.ArrowException)
@@ -313,25 +313,26 @@ class _Parquet:
 
     def row(self, number: int) -> Mapping[str, Any]:
         return {
-            name: self._value(number, place) for place, name in enumerate(self._table.column_names)
+            name: self._value(number, column)
+            for column, name in enumerate(self._table.column_names)
         }
 
-    def _value(self, number: int, place: int) -> Any:
-        """A value; Python cannot hold texts that are not UTF-8, nor days after the year 9999."""
+    def _value(self, number: int, column: int) -> Any:
+        """Convert a value; Python has no strings that are not UTF-8, and no dates after 9999."""
         try:
-            return _as_in_json(self._table.column(place)[number].as_py())
+            return _as_in_json(self._table.column(column)[number].as_py())
         except self._errors as error:
             raise DataError(
-                f"row {number} of {self._path} has a {self._table.column_names[place]} that cannot "
-                f"be read: {error}",
+                f"row {number} of {self._path} has a {self._table.column_names[column]} that "
+                f"cannot be read: {error}",
                 reason="bad_record",
             ) from error
 
 
 def _as_in_json(value: Any) -> Any:
-    """A value of Parquet as JSON would write it: moments by ISO 8601, lengths of time in seconds.
+    """Convert a Parquet value to JSON types: times to ISO 8601, durations to seconds.
 
-    What is no number is nothing; bytes stay, as they may be an image.
+    NaN and infinity become None; bytes are unchanged, since they may be an image.
     """
     if isinstance(value, Mapping):
         return {name: _as_in_json(one) for name, one in value.items()}

@@ -1,7 +1,7 @@
-"""What a tar holds and where, so that any sample can be read without the others.
+"""Tar index for random access: name, offset, size and CRC-32 of each member.
 
-The index of `NAME.tar` is the file `NAME.tar.idx`: JSON with what tells the tar from another of
-that name (`Storage.state`), where it ends and, for each member, name, offset, size (bytes) and
+The index of `NAME.tar` is the JSON file `NAME.tar.idx`. It has the identity of the tar
+(`Storage.state`), the offset of its end mark and, for each member, name, offset, size (bytes) and
 CRC-32.
 """
 
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 VERSION = 2
 
 SPOTS = 16
-"""Members that are compared with a tar whose index was made elsewhere."""
+"""Members to verify in a tar whose index was made on another machine."""
 
 TICK_S = 0.02
 
 MAX_KEY_BYTES = 4096
-"""Longest key; all keys of a tar take the room of its longest."""
+"""Longest key, bytes; the array of keys has the width of the longest key."""
 
-# Columns of the arrays below: what a member is to its sample.
+# Columns of the arrays below: role of a member in its sample.
 IMAGE, TEXT, JSON, LABEL = range(4)
 _COLUMNS = {"txt": TEXT, "json": JSON, "cls": LABEL} | dict.fromkeys(
     (suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES), IMAGE
@@ -47,9 +47,9 @@ _COLUMNS = {"txt": TEXT, "json": JSON, "cls": LABEL} | dict.fromkeys(
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The samples of one tar, as arrays: millions of them cost little, in each process.
+    """The samples of one tar as compact arrays, since each process has a copy.
 
-    N samples; the four columns are `IMAGE`, `TEXT`, `JSON` and `LABEL`.
+    Dimensions: N samples; the four columns are `IMAGE`, `TEXT`, `JSON` and `LABEL`.
     """
 
     path: str
@@ -63,7 +63,7 @@ class TarIndex:
     crc32s: UInt32[np.ndarray, "N 4"]
 
     def digest(self) -> bytes:
-        """A hash of the tar's own name and of all names, sizes and checksums in it."""
+        """Hash the name of the tar and the names, sizes and checksums of its members."""
         digest = hashlib.sha256(_base_name(self.path).encode("utf-8", "surrogateescape"))
         for array in (self.keys, self.sizes, self.crc32s):
             digest.update(array.tobytes())
@@ -71,27 +71,27 @@ class TarIndex:
 
 
 def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
-    """The index of a tar: as it was kept, or made now and kept for the next time.
+    """Load the stored index of a tar, or scan the tar and store its index.
 
-    A kept index counts if the tar has the same size and, on this machine, the same times of change
-    (nanoseconds) and inode, or behind a URL the same ETag. If it was made elsewhere, so that these
-    do not compare - a copy that keeps its time, an index that was uploaded with its tar - the
-    headers and checksums of up to `SPOTS` members and the end of the tar decide. In all other cases
-    the tar is read again.
+    A stored index is valid if the tar has the same size and, on this machine, the same modification
+    times (nanoseconds) and inode, or the same ETag of a remote tar. These are not comparable if the
+    index was made on another machine: a copy with preserved times, or an index that was uploaded
+    with its tar. Then the headers and checksums of up to `SPOTS` members and the end mark are
+    verified. In all other cases the tar is scanned again.
 
     Args:
         path: Path or URL of the tar.
-        storage: Reads it.
-        folder: Where indexes are kept. By default next to the tar; where that may not be
-            written, in `index` of the user's cache.
+        storage: Reader of the tar.
+        folder: Folder of stored indexes. By default the folder of the tar; if that is not writable,
+            `index` in the user's cache.
 
     Raises:
-        DataError: The tar is missing, truncated, compressed or damaged, or holds a name twice.
+        DataError: The tar is missing, truncated, compressed or damaged, or has duplicate names.
     """
     state = storage.state(path)
     likely = None
-    for place in _places(path, folder):
-        kept = _read_index(place, path, storage)
+    for index_path in _index_paths(path, folder):
+        kept = _read_index(index_path, storage)
         if kept is None:
             continue
         fits = _compare(kept.state, state)
@@ -116,11 +116,11 @@ def load_index(path: str, storage: Storage, *, folder: str = "") -> TarIndex:
 
 
 def index_bytes(members: Sequence[Member], state: Mapping[str, int | str], end: int) -> bytes:
-    """The content of an index file.
+    """Serialize an index file.
 
     Args:
-        members: Of the tar.
-        state: Of the tar, by `Storage.state`.
+        members: Members of the tar.
+        state: Identity of the tar, by `Storage.state`.
         end: First byte of the tar's end mark.
     """
     content = {"version": VERSION, "tar": dict(state), "end": end, "members": members}
@@ -128,7 +128,7 @@ def index_bytes(members: Sequence[Member], state: Mapping[str, int | str], end: 
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and extension of a member, as WebDataset has them: split at the file's first dot."""
+    """Split a member name into key and extension at the first dot, as WebDataset does."""
     folder, slash, file = name.removeprefix("./").rpartition("/")
     stem, _, extension = file.partition(".")
     return folder + slash + stem, extension.lower()
@@ -158,24 +158,24 @@ def _arrange(path: str, members: Sequence[Member]) -> TarIndex:
     offsets = np.zeros((len(rows), 4), np.int64)
     sizes = np.full((len(rows), 4), -1, np.int64)
     crc32s = np.zeros((len(rows), 4), np.uint32)
-    for place, member in found.items():
-        offsets[place], sizes[place], crc32s[place] = member.offset, member.size, member.crc32
+    for cell, member in found.items():
+        offsets[cell], sizes[cell], crc32s[cell] = member.offset, member.size, member.crc32
     keys = np.array([key.encode("utf-8", "surrogateescape") for key in rows], np.bytes_)
     return TarIndex(path, keys, offsets, sizes, crc32s)
 
 
 class _Kept(NamedTuple):
-    """What an index file holds."""
+    """Content of an index file."""
 
     state: dict[str, int | str]
     end: int
     members: list[Member]
 
 
-def _read_index(place: str, path: str, storage: Storage) -> _Kept | None:
-    """What a kept index says; None if there is none, or it is damaged or of another version."""
+def _read_index(index_path: str, storage: Storage) -> _Kept | None:
+    """Read a stored index; None if it is missing, damaged, or of another version."""
     try:
-        content = json.loads(storage.read_all(place))
+        content = json.loads(storage.read_all(index_path))
         if content["version"] != VERSION:
             return None
         kept = _Kept(
@@ -191,24 +191,24 @@ def _read_index(place: str, path: str, storage: Storage) -> _Kept | None:
     except DataError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        logger.warning("%s is damaged (%r) and is made again", place, error)
+        logger.warning("%s is damaged (%r) and is made again", index_path, error)
         return None
     return kept
 
 
 def _compare(kept: Mapping[str, int | str], now: Mapping[str, int | str]) -> bool | None:
-    """Whether a tar is the one that was indexed; None if only its content can tell."""
+    """Compare a tar with its index; None if only the content can decide."""
     if kept["bytes"] != now["bytes"]:
         return False
     if kept == now and len(now) > 1:
         return True
-    # An inode and its time of change are those of a machine; a copy may keep all else.
+    # Inode and ctime are specific to a machine; a copy may preserve everything else.
     shared = (kept.keys() & now.keys()) - {"inode", "ctime_ns"}
     return None if all(kept[name] == now[name] for name in shared) else False
 
 
 def _agrees(kept: _Kept, path: str, storage: Storage) -> bool:
-    """Whether members here and there, and the end mark, are where an index says."""
+    """Verify a sample of members and the end mark against an index."""
     by_offset = {member.offset: member for member in reversed(kept.members)}
     offsets = sorted(by_offset)
     chosen = {offsets[len(offsets) * spot // SPOTS] for spot in range(SPOTS) if offsets}
@@ -233,7 +233,7 @@ def _is_member(header: bytes, content: bytes, member: Member) -> bool:
         found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError):
         return False
-    # Other names stand in a header of their own before this one.
+    # Other names are in a separate header before this one.
     is_plain = member.name.isascii() and len(member.name) <= tarfile.LENGTH_NAME
     return (
         (found.name == member.name or not is_plain)
@@ -243,9 +243,9 @@ def _is_member(header: bytes, content: bytes, member: Member) -> bool:
 
 
 def _settled(path: str, state: dict[str, int | str], storage: Storage) -> dict[str, int | str]:
-    """The state, when so much time has passed that the next write will change it.
+    """Wait until the next write is certain to change the state, and return the state.
 
-    File systems count time in ticks of up to 10 ms; two writes within one look like one.
+    File systems have timestamps of up to 10 ms resolution; two writes within it are not distinct.
     """
     if "ctime_ns" not in state:
         return state
@@ -256,8 +256,8 @@ def _settled(path: str, state: dict[str, int | str], storage: Storage) -> dict[s
     return storage.state(path)
 
 
-def _places(path: str, folder: str) -> list[str]:
-    """Where an index may be kept, best first."""
+def _index_paths(path: str, folder: str) -> list[str]:
+    """List the possible paths of an index, best first."""
     name = _base_name(path)
     full = path if is_remote(path) else os.path.abspath(path)
     own = f"{name}-{hashlib.sha256(full.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.idx"
@@ -267,11 +267,11 @@ def _places(path: str, folder: str) -> list[str]:
 
 
 def _keep(path: str, folder: str, content: bytes) -> None:
-    for place in _places(path, folder):
-        if is_remote(place) or _is_locked(Path(place).parent):
+    for index_path in _index_paths(path, folder):
+        if is_remote(index_path) or _is_locked(Path(index_path).parent):
             continue
         try:
-            write_atomic(place, content)
+            write_atomic(index_path, content)
         except StorageError as error:
             logger.info("%s", error)
         else:
@@ -280,7 +280,7 @@ def _keep(path: str, folder: str, content: bytes) -> None:
 
 
 def _is_locked(folder: Path) -> bool:
-    """Whether a folder is marked read-only; the system itself would let its root user write."""
+    """Return whether a folder is marked read-only, also for root, who could still write."""
     return folder.exists() and not folder.stat().st_mode & 0o222
 
 

@@ -1,4 +1,4 @@
-"""Read samples of a tar by its index: only the byte ranges of the files that are wanted."""
+"""Read samples of a tar by its index, with range requests for the needed members only."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from coca.data.sources.tar_index import IMAGE, JSON, LABEL, TEXT, TarIndex
 from coca.data.storage.remote import Range
 from coca.data.storage.storage import Storage
 
-# Files of a sample that lie this near to one another are read by one request.
+# Members of a sample with at most this gap are read with one request.
 SPAN_GAP_BYTES = 4096
 
 ALL_COLUMNS = (IMAGE, TEXT, JSON, LABEL)
-"""The files of a sample, as the index of a tar numbers them."""
+"""The members of a sample, by their column in the tar index."""
 
 
 def read_tar(
@@ -23,13 +23,13 @@ def read_tar(
     rows: Sequence[int],
     columns: Sequence[int] = ALL_COLUMNS,
 ) -> list[Sample | DataError]:
-    """Read rows of a tar, each a sample or the error in its place.
+    """Read rows of a tar; each yields a sample or its error.
 
     Args:
-        storage: Reads the bytes.
-        tar: Where the files of each sample are.
+        storage: Reader of byte ranges.
+        tar: Index of the tar.
         rows: Rows of the tar.
-        columns: The files of each sample to read; without `IMAGE` its image is empty.
+        columns: Members of each sample to read; without `IMAGE` its image is empty.
     """
     spans = [_spans(tar, row, columns) if _fits(tar, row) else [] for row in rows]
     wanted = [span for of_row in spans for span in of_row]
@@ -48,12 +48,12 @@ def read_tar(
 
 
 def _fits(tar: TarIndex, row: int) -> bool:
-    """Whether no file of the sample is larger than what is read."""
+    """Return whether all members of the sample are within the size limit."""
     return int(tar.sizes[row].max()) <= MAX_IMAGE_BYTES
 
 
 def _spans(tar: TarIndex, row: int, columns: Sequence[int]) -> list[Range]:
-    """The ranges that hold the files of a sample; files that lie close share one."""
+    """Compute the byte ranges of the members of a sample, merging close ranges."""
     spans: list[Range] = []
     for offset, size in sorted(
         (int(tar.offsets[row, column]), int(tar.sizes[row, column])) for column in columns
@@ -83,13 +83,13 @@ def _sample(
         _member(tar, row, column, key, spans) if column in columns else None
         for column in ALL_COLUMNS
     )
-    place = f"{tar.path}: {key}"
-    fields = parse_record(record, f"{place}.json") if record else {}
-    captions, labels, metadata = split_record(fields, f"{place}.json")
+    origin = f"{tar.path}: {key}"
+    fields = parse_record(record, f"{origin}.json") if record else {}
+    captions, labels, metadata = split_record(fields, f"{origin}.json")
     if not captions and text is not None:
-        captions = (parse_text(text, f"{place}.txt").strip(),)
+        captions = (parse_text(text, f"{origin}.txt").strip(),)
     if not labels and label is not None:
-        labels = (parse_text(label, f"{place}.cls").strip(),)
+        labels = (parse_text(label, f"{origin}.cls").strip(),)
     return Sample(key, image or b"", captions, labels, metadata)
 
 

@@ -1,4 +1,4 @@
-"""Find the members of a tar by reading the whole of it, which also finds damaged ones."""
+"""Full scan of a tar: find its members, compute their CRC-32, and detect damage."""
 
 import io
 import logging
@@ -23,7 +23,7 @@ class Member(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """What a tar holds."""
+    """Result of a tar scan."""
 
     members: list[Member]
     end: int
@@ -31,17 +31,17 @@ class Scan(NamedTuple):
 
 
 def scan_tar(stream: io.BufferedIOBase, path: str) -> Scan:
-    """The files in a tar. A hard link is the file that it leads to, under its own name.
+    """Scan the files of a tar. A hard link counts as its target under its own name.
 
-    Symbolic links, devices and FIFOs are left out, with a warning that counts them.
+    Symbolic links, devices and FIFOs are skipped, with a warning that counts them.
 
     Args:
-        stream: The tar, at its beginning; must be able to seek.
-        path: What errors call it.
+        stream: The tar, at its start; must be seekable.
+        path: Identifies the tar in errors.
 
     Raises:
-        DataError: The tar is truncated, compressed or damaged, or holds a sparse file or something
-            behind its end mark; the message names the last good member.
+        DataError: The tar is truncated, compressed or damaged, or has a sparse file or data after
+            its end mark; the message names the last good member.
     """
     members, seen, left_out = list[Member](), dict[str, Member](), list[str]()
     try:
@@ -62,8 +62,8 @@ def scan_tar(stream: io.BufferedIOBase, path: str) -> Scan:
                 seen[entry.name] = members[-1]
             end = tar.offset
         _check_end(stream, end)
-    # Of hostile headers tarfile raises the last ones, too: sizes below 0 or of 80 bits, names in
-    # headers that nest a thousandfold.
+    # On malicious headers tarfile also raises the last types here: sizes below 0 or of 80 bits,
+    # names in headers that are nested a thousand levels deep.
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{path} is truncated, damaged or not a plain tar ({error}); "
@@ -91,11 +91,10 @@ def _last(members: list[Member]) -> str:
 
 
 def _check_end(stream: io.BufferedIOBase, end: int) -> None:
-    """A tar ends with blocks of zeros, and nothing follows them.
+    """Check that the tar ends with zero blocks and has no data after them.
 
-    tarfile takes a damaged header for the end, too; a writer that was killed between two members
-    left no end at all; and where a disk lost a header to zeros, or tars were joined, more members
-    follow.
+    tarfile also takes a damaged header for the end. A writer that was killed between two members
+    leaves no end mark. If a header was zeroed, or tars were concatenated, more members follow.
     """
     stream.seek(end)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -127,7 +126,7 @@ def _read(stream: io.BufferedIOBase, entry: tarfile.TarInfo) -> Member:
 
 
 class _Within:
-    """A stream that takes no memory for bytes beyond its end, however many a header promises."""
+    """Stream wrapper that limits reads to the file size, so that headers cannot exhaust memory."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""A folder of videos, as UCF101, HMDB51 and most others come: the topmost folder is the label."""
+"""Video-folder source, the layout of UCF101 and HMDB51: the topmost folder is the label."""
 
 from coca.core.errors import DataError
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
@@ -8,13 +8,13 @@ from coca.data.sources.clips import Clip, ClipFolder, ClipSource
 @SOURCES.register("videos")
 @reads("frames", "frame_px")
 def videos(config: SourceConfig) -> ClipSource:
-    """All videos and folders of frames below a folder, sorted by path.
+    """Open all videos and frame folders below a folder, sorted by path.
 
-    `ROOT/juggling/1.mp4` and the images in `ROOT/juggling/1/` both show "juggling". The key is
-    the path without its suffix.
+    `ROOT/juggling/1.mp4` and the images in `ROOT/juggling/1/` both have the label "juggling". The
+    key is the path without its suffix.
 
     Raises:
-        DataError: The folder is missing or holds no video.
+        DataError: The folder is missing or has no video.
     """
     root = single_path(config)
     folder = ClipFolder(root)

@@ -1,4 +1,4 @@
-"""A zip that holds images and a table of their words, read in place: nothing is unpacked."""
+"""Zip source: images and their table in one archive, read without unpacking."""
 
 import struct
 import zipfile
@@ -13,33 +13,33 @@ from coca.data.sources.tables import SUFFIXES
 from coca.data.storage.storage import Storage, full_path
 
 MAX_TABLE_BYTES = 1 << 30
-"""Largest table that is read out of a zip; a larger one is unpacked and read as a manifest."""
+"""Largest table in a zip, bytes; unpack a larger one and read it as a manifest."""
 
 _HEADER_BYTES = 30
 _SLACK_BYTES = 512
-"""What a file's own header may hold more than the directory says; read along, to read once."""
+"""Extra bytes to read, since the local header may be longer than the central directory says."""
 
 
 class _Member(NamedTuple):
     start: int
     size: int
-    """As it is stored, bytes."""
+    """Compressed size, bytes."""
     method: int
     checksum: int
     inflated: int
-    """Bytes of its content, as the directory promises."""
+    """Uncompressed size by the central directory, bytes."""
     is_encrypted: bool
     end: int
-    """Where nothing of it can stand any more."""
+    """Upper bound of the end of the member in the archive."""
 
 
 class Archive:
-    """The files of a zip by name, here or behind a URL.
+    """Random access to the members of a local or remote zip.
 
-    Each is read as one range of bytes, so that processes share no position in the file.
+    Each member is read as one byte range, so that processes share no file position.
 
     Raises:
-        DataError: The file is missing or no zip (reason `"bad_zip"`).
+        DataError: The file is missing or not a zip (reason `"bad_zip"`).
     """
 
     def __init__(self, path: str, storage: Storage) -> None:
@@ -49,8 +49,8 @@ class Archive:
         try:
             with storage.open(path) as stream, zipfile.ZipFile(stream) as file:
                 entries, directory = file.infolist(), file.start_dir
-        # Of hostile directories zipfile raises the last ones, too: names that are not UTF-8, places
-        # below 0 or of 64 bits, records that end early.
+        # On malicious directories zipfile also raises the last types here: names outside UTF-8,
+        # offsets below 0 or of 64 bits, truncated records.
         except (
             zipfile.BadZipFile,
             NotImplementedError,
@@ -78,19 +78,19 @@ class Archive:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of its files, in the order of the zip."""
+        """Names of the members, in archive order."""
         return tuple(self._members)
 
     def read(self, name: str, *, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-        """The content of a file.
+        """Read the content of a member.
 
         Args:
-            name: Of the file within the zip.
-            max_bytes: A file that inflates to more is refused, before memory is taken for it.
+            name: Name of the member.
+            max_bytes: A member that inflates to more is rejected before memory is allocated.
 
         Raises:
-            DataError: There is no such file (reason `"missing"`), it is too large (`"too_large"`),
-                or it is damaged.
+            DataError: There is no such member (reason `"missing"`), it is too large
+                (`"too_large"`), or it is damaged.
         """
         if name not in self._members:
             raise DataError(f"{self._path} holds no {name}", reason="missing")
@@ -117,11 +117,11 @@ class Archive:
         return content
 
     def place(self, name: str) -> str:
-        """The zip's full path or URL, and the name within it."""
+        """Return the full path or URL of the zip, followed by the member name."""
         return f"{full_path(self._path)}/{name}"
 
     def stamp(self, name: str) -> str:
-        """The checksum that the zip keeps; empty for a file that is not there."""
+        """Return the CRC-32 of a member; empty if there is no such member."""
         return f"{self._members[name].checksum:08x}" if name in self._members else ""
 
     def _inflated(self, name: str, member: _Member, stored: bytes) -> bytes:
@@ -129,7 +129,7 @@ class Archive:
             return stored
         if member.method == zipfile.ZIP_DEFLATED:
             try:
-                # A byte more than promised shows that the promise is wrong; more is not inflated.
+                # One byte more than declared detects a wrong size; no more is inflated.
                 inflater = zlib.decompressobj(-zlib.MAX_WBITS)
                 return inflater.decompress(stored, member.inflated + 1)
             except zlib.error as error:
@@ -146,14 +146,14 @@ class Archive:
 @SOURCES.register("zip")
 @reads("table", *TABLE_SETTINGS)
 def zip_source(config: SourceConfig) -> TableSource:
-    """The rows of a table inside a zip, whose images stand in the same zip.
+    """Open the table in a zip, whose images are in the same zip.
 
     The table is the only JSON-lines, CSV or Parquet file of the zip, or the one named by `table`;
     its columns are those of a `manifest`, and images are named by their path within the zip.
 
     Raises:
-        DataError: The zip is missing or damaged, or holds no table.
-        ConfigError: It holds several tables, no row fits `where`, or there is no image column.
+        DataError: The zip is missing or damaged, or has no table.
+        ConfigError: It has several tables, no row matches `where`, or there is no image column.
     """
     path = single_path(config)
     archive = Archive(path, Storage())

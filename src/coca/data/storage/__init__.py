@@ -1,1 +1,1 @@
-"""Byte ranges of local files, object stores and URLs, and which of them a table may name."""
+"""Storage backends: byte ranges of local files, object stores and URLs, and a URL policy."""

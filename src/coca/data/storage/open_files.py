@@ -1,6 +1,6 @@
-"""Open files that threads share: each is closed only after its last reader is done.
+"""LRU cache of open files for threads: a file is closed after its last reader is done.
 
-Reads name their place in the file (`os.pread`), so that no thread moves another's position.
+Reads are positional (`os.pread`), so threads share no file position.
 """
 
 import os
@@ -15,10 +15,9 @@ MAX_OPEN_FILES = 64
 
 
 class OpenFiles:
-    """The `MAX_OPEN_FILES` local files that were read last, by path.
+    """Cache of the `MAX_OPEN_FILES` most recently read local files, by path.
 
-    An open file keeps the content that it had: a file that is renamed onto its path is seen when
-    the old one is closed.
+    A file that is replaced by a rename keeps its old content until it is evicted.
     """
 
     def __init__(self) -> None:
@@ -29,10 +28,10 @@ class OpenFiles:
             os.close(file.descriptor)
 
     def read(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The given ranges of a file: the first byte, and the byte after the last.
+        """Read byte ranges of a file, each a half-open interval [start, end).
 
         Raises:
-            OSError: The file is missing, not readable, or no regular file.
+            OSError: The file is missing, not readable, or not a regular file.
             EOFError: The file ends before a range does; nothing is allocated for it then.
         """
         with self._used(path) as descriptor:
@@ -43,7 +42,7 @@ class OpenFiles:
 
     @contextmanager
     def _used(self, path: str) -> Iterator[int]:
-        """The descriptor of a file, which is not closed before the body ends."""
+        """Yield the descriptor of a file, which stays open during the body."""
         file = self._take(path)
         try:
             yield file.descriptor
@@ -93,16 +92,16 @@ class _OpenFile:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.readers = 0
-        """Threads that read it at this moment."""
+        """Number of threads that currently read the file."""
         self.is_kept = True
-        """Whether it may be read again; if not, its last reader closes it."""
+        """Whether the file is in the cache; if not, its last reader closes it."""
 
 
 def check_range(start: int, end: int, size: int) -> None:
-    """Refuse a range that a file of this size does not hold, before anything is allocated.
+    """Reject a range outside a file of this size, before memory is allocated.
 
     Raises:
-        EOFError: It begins before the file or ends after it.
+        EOFError: The range begins before the file or ends after it.
     """
     if not 0 <= start <= end <= size:
         raise EOFError(f"bytes {start:,} to {end:,} are asked for, and it has {size:,}")
@@ -111,7 +110,7 @@ def check_range(start: int, end: int, size: int) -> None:
 def _read(descriptor: int, start: int, end: int) -> bytes:
     pieces = []
     while start < end:
-        # One call reads 2 GiB at most.
+        # One call reads at most 2 GiB.
         piece = os.pread(descriptor, end - start, start)
         if not piece:
             raise EOFError(f"it ends at byte {start:,}, {end - start:,} before the range does")

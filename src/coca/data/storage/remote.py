@@ -1,6 +1,6 @@
-"""Remote folders: object stores by obstore where it is installed, every other URL by fsspec.
+"""Remote storage: object stores with obstore if it is installed, other URLs with fsspec.
 
-obstore joins neighbouring ranges and asks for many at once.
+obstore coalesces adjacent ranges and sends requests concurrently.
 """
 
 import fnmatch
@@ -13,14 +13,14 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from coca.core.errors import DataError
 
 Range: TypeAlias = tuple[int, int]
-"""First byte, and the byte after the last."""
+"""Half-open byte interval [start, end)."""
 
 OBJECT_STORES = frozenset(
     {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"}
 )
 
 
-# What the file systems of fsspec call them.
+# Keys of ETag and time in the file systems of fsspec.
 _ETAG_NAMES = ("ETag", "etag", "e_tag", "md5Hash", "Content-MD5", "Digest")
 _TIME_NAMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
 
@@ -30,23 +30,23 @@ class Folder(Protocol):
     """A remote folder; names are relative to it."""
 
     def state(self, name: str) -> dict[str, int | str]:
-        """Bytes of the file, and its `etag` or time `modified`, as far as the store knows them."""
+        """Return the size `bytes` of a file, and its `etag` or time `modified` if available."""
         ...
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
-        """The given ranges of the file."""
+        """Read byte ranges of a file."""
         ...
 
     def match(self, pattern: str) -> list[str]:
-        """Names of the files that fit a pattern with `*`."""
+        """List the files that match a pattern with `*`."""
         ...
 
 
 def open_folder(url: str) -> Folder:
-    """The folder at a URL; threads may share it.
+    """Open the folder at a URL; the result is thread-safe.
 
     Raises:
-        DataError: The URL is malformed, or nothing that is installed reads its scheme.
+        DataError: The URL is malformed, or no installed package supports its scheme.
     """
     scheme = url.partition("://")[0]
     try:
@@ -54,7 +54,7 @@ def open_folder(url: str) -> Folder:
             return _ObjectStoreFolder(url)
         return _FsspecFolder(url)
     except Exception as error:
-        # As with reading, each kind of store raises errors of its own.
+        # As with reading, each kind of store raises its own errors.
         what = str(error).partition("\n")[0]
         raise DataError(f"{url} cannot be opened: {what}", reason="unreachable") from error
 
@@ -79,7 +79,7 @@ class _ObjectStoreFolder:
 
     def state(self, name: str) -> dict[str, int | str]:
         head = self._obstore.head(self._store, name)
-        # A server that tells no time gets the beginning of 1970.
+        # A server without a modification time yields the Unix epoch.
         modified = head["last_modified"] if head["last_modified"].timestamp() else ""
         return _state(int(head["size"]), head["e_tag"], modified)
 
@@ -95,12 +95,12 @@ class _ObjectStoreFolder:
 
 
 class _FsspecFolder:
-    """A folder by fsspec, whose file systems are one to a thread unless they are asynchronous."""
+    """A folder with fsspec, with one file system per thread, since only some are thread-safe."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._of_thread = threading.local()
-        self._opened()  # so that a wrong URL is refused now
+        self._opened()  # reject an invalid URL immediately
 
     def state(self, name: str) -> dict[str, int | str]:
         files, root = self._opened()

@@ -1,4 +1,4 @@
-"""Byte ranges of files, here or behind a URL, with lost connections tried again."""
+"""Uniform access to local and remote files by byte range, with retries."""
 
 import errno
 import fnmatch
@@ -25,30 +25,30 @@ STREAM_BUFFER_BYTES = 8 << 20
 
 
 def is_remote(path: str) -> bool:
-    """Whether the path is a URL."""
+    """Return whether the path is a URL."""
     return "://" in path
 
 
 def full_path(path: str) -> str:
-    """The same for every working folder; a URL stays as it is."""
+    """Return the absolute path; a URL is unchanged."""
     return path if is_remote(path) else os.path.abspath(path)
 
 
 def local_stamp(path: str) -> str:
-    """Size and time of change of a local file; empty if it cannot be looked at, or is remote."""
+    """Return size and modification time of a local file; empty if remote or not accessible."""
     if is_remote(path):
         return ""
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # the latter of a NUL in the name
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 class Storage:
-    """Reads files by path or URL. Handles open at first use, in each process again.
+    """Reader of files by path or URL. Handles are opened lazily in each process.
 
-    Threads may share it. Local files must be regular: a FIFO or device is refused, not waited for.
+    The class is thread-safe. Local files must be regular: FIFOs and devices are rejected.
     """
 
     def __init__(self) -> None:
@@ -57,26 +57,26 @@ class Storage:
         self._process = os.getpid()
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Handles mean nothing to another process.
+        # Handles are not valid in another process.
         return (Storage, ())
 
     def size(self, path: str) -> int:
-        """Bytes of the file.
+        """Return the size of a file, bytes.
 
         Raises:
-            DataError: It is missing or out of reach.
+            DataError: The file is missing or unreachable.
         """
         return int(self.state(path)["bytes"])
 
     def state(self, path: str) -> dict[str, int | str]:
-        """What tells a file from another one under its name, without reading it.
+        """Return the identity of a file's content without reading it, to detect changes.
 
         Returns:
-            `bytes`; besides, of a local file `mtime_ns`, `ctime_ns` and `inode`, and of a remote
-            one `etag`, or else `modified`, as far as its store knows them.
+            `bytes`; for a local file also `mtime_ns`, `ctime_ns` and `inode`; for a remote file
+            also `etag`, or else `modified`, if its store has them.
 
         Raises:
-            DataError: It is missing or out of reach.
+            DataError: The file is missing or unreachable.
         """
         if is_remote(path):
             folder, name = self._folder(path)
@@ -91,10 +91,10 @@ class Storage:
         }
 
     def read(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
-        """The given ranges of the file.
+        """Read byte ranges of a file.
 
         Raises:
-            DataError: It is missing, out of reach, or ends before a range does.
+            DataError: The file is missing, unreachable, or ends before a range does.
         """
         if is_remote(path):
             folder, name = self._folder(path)
@@ -103,14 +103,14 @@ class Storage:
             return self._open_files.read(path, ranges)
 
     def read_all(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        """The whole of a file.
+        """Read a whole file.
 
         Args:
             path: Path or URL.
-            max_bytes: A larger file is refused unread. None: any size.
+            max_bytes: A larger file is rejected without reading it. None: any size.
 
         Raises:
-            DataError: It is missing, out of reach, or too large (reason `"too_large"`).
+            DataError: The file is missing, unreachable, or too large (reason `"too_large"`).
         """
         if is_remote(path):
             size = self.size(path)
@@ -124,10 +124,10 @@ class Storage:
             return read_regular(path, max_bytes=max_bytes)
 
     def open(self, path: str) -> io.BufferedReader:
-        """The file as a stream, for reading it from one end to the other.
+        """Open a file as a stream for sequential reading.
 
         Raises:
-            DataError: It is missing or out of reach.
+            DataError: The file is missing or unreachable.
         """
         if is_remote(path):
             return io.BufferedReader(_RemoteStream(self, path), STREAM_BUFFER_BYTES)
@@ -135,15 +135,15 @@ class Storage:
             return io.BufferedReader(io.FileIO(open_regular(path)), STREAM_BUFFER_BYTES)
 
     def find(self, patterns: Sequence[str], *, suffix: str) -> list[str]:
-        """The files that patterns name, each pattern's in the order of their names.
+        """Expand glob patterns to files, sorted by name for each pattern.
 
         Args:
-            patterns: Paths or URLs; may hold `*` and braces such as `{0..9}` or `{a,b}`. A
-                local folder stands for all files in it that end in `suffix`.
-            suffix: Such as `".tar"`.
+            patterns: Paths or URLs, with `*` and braces such as `{0..9}` or `{a,b}`. A local
+                folder expands to all files in it that end in `suffix`.
+            suffix: File suffix, such as `".tar"`.
 
         Raises:
-            DataError: A pattern fits nothing.
+            DataError: A pattern matches no file, or two patterns match the same file.
         """
         found: list[str] = []
         for pattern in patterns:
@@ -168,7 +168,7 @@ class Storage:
         if local.is_dir():
             return _files(local, f"*{suffix}")
         if "*" in path:
-            # From the first folder without a pattern, so that absolute and relative paths both do.
+            # From the first folder without a pattern, to support absolute and relative paths.
             fixed = next(parent for parent in local.parents if "*" not in str(parent))
             return _files(fixed, str(local.relative_to(fixed)))
         return [path] if local.exists() else []
@@ -184,23 +184,23 @@ class Storage:
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether `Storage.find` would find this path by a pattern without braces."""
+    """Return whether a path matches a pattern without braces, as in `Storage.find`."""
     names, parts = path.split("/"), pattern.split("/")
     if "**" in parts:
         return fnmatch.fnmatchcase(path, pattern)
-    # Name by name, since `*` stands for no `/`.
+    # Component by component, since `*` does not match `/`.
     return len(names) == len(parts) and all(map(fnmatch.fnmatchcase, names, parts))
 
 
 def _files(folder: Path, pattern: str) -> list[str]:
-    """What fits a pattern, sorted; folders may have any name, such as `old.tar`."""
+    """List the files that match a pattern, sorted, without folders such as `old.tar`."""
     return sorted(str(file) for file in folder.glob(pattern) if not file.is_dir())
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """All texts that a pattern with braces stands for: `{000..127}`, `{a,b}`, as a shell has them.
+    """Expand braces as a shell does: `{000..127}`, `{a,b}`.
 
-    Braces that hold neither are left as they are.
+    Other braces are unchanged.
     """
     before, opened, rest = pattern.partition("{")
     inside, closed, after = rest.partition("}")
@@ -219,7 +219,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 @contextmanager
 def _local_errors(path: str) -> Iterator[None]:
-    """Turns what the system says about a local file into a sentence."""
+    """Convert `OSError` of a local file to `DataError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -248,7 +248,7 @@ def _retried(path: str, action: Callable[[], T]) -> T:
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing", reason="missing") from error
         except Exception as error:
-            # Each kind of store raises errors of its own, without a common parent.
+            # Each kind of store raises its own errors, without a common base class.
             what = str(error).partition("\n")[0]
             if wait_s is None:
                 raise DataError(f"{path} cannot be read: {what}", reason="unreachable") from error
@@ -258,13 +258,13 @@ def _retried(path: str, action: Callable[[], T]) -> T:
 
 
 class _RemoteStream(io.RawIOBase):
-    """A remote file read in pieces, as large as the buffer around it asks for."""
+    """Raw stream of a remote file, with one range request per read."""
 
     def __init__(self, storage: Storage, path: str) -> None:
         self._storage = storage
         self._path = path
         self._size = storage.size(path)
-        self._place = 0
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -273,15 +273,15 @@ class _RemoteStream(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        self._place = origin + offset
-        return self._place
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = origin + offset
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self._place + len(buffer), self._size)
-        if end <= self._place:
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
             return 0
-        (part,) = self._storage.read(self._path, [(self._place, end)])
+        (part,) = self._storage.read(self._path, [(self._position, end)])
         buffer[: len(part)] = part
-        self._place = end
+        self._position = end
         return len(part)

@@ -1,6 +1,6 @@
-"""Which files and URLs a table may name: nothing of this machine or its network, unless allowed.
+"""URL policy of tables (SSRF protection): which files and URLs their rows may name.
 
-A table from a stranger could make this machine read its own services and files: `file:///...`,
+An untrusted table could make this machine read its own services and files: `file:///...`,
 `http://127.0.0.1:8000/...`, the metadata address of a cloud.
 """
 
@@ -20,20 +20,20 @@ _ODD = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 class Reach:
-    """What the rows of a table may read.
+    """Access policy for the rows of a table.
 
-    - Of a table on this machine: local files by path.
-    - Of a table behind a URL: what has the same scheme and host, and no local files.
-    - Of both: object stores and public web addresses. A host that is, or resolves to, a loopback,
-      private or link-local address is refused, as is every other scheme, `file` among them.
-    - Whatever begins with one of `allowed`.
+    - A local table may name local files by path.
+    - A remote table may name URLs with its scheme and host, and no local files.
+    - Both may name object stores and public web addresses. A host that is, or resolves to, a
+      loopback, private or link-local address is rejected, as is any other scheme, such as `file`.
+    - Every path under one of `allowed` is permitted.
 
-    Redirects of a web server are followed without a look at where they lead, and a name may resolve
-    to another address later: where tables from strangers are read, the network should guard, too.
+    Redirects are followed without a check of their target, and a name may later resolve to another
+    address. Where untrusted tables are read, restrict the network as well.
 
     Args:
         table: Path or URL of the table.
-        allowed: Folders or beginnings of URLs, each up to a `/`.
+        allowed: Folders or URL prefixes, matched at a `/`.
     """
 
     def __init__(self, table: str, allowed: Sequence[str] = ()) -> None:
@@ -42,10 +42,10 @@ class Reach:
         self._public: dict[str, bool] = {}
 
     def check(self, path: str) -> None:
-        """Refuse a file or URL that the table may not name.
+        """Reject a file or URL that the table may not name.
 
         Raises:
-            DataError: It may not (reason `"not_allowed"`).
+            DataError: Access is not allowed (reason `"not_allowed"`).
         """
         if not self._is_allowed(path) and not self._is_open(path):
             raise DataError(
@@ -79,7 +79,7 @@ class Reach:
 
 
 def _is_odd(url: str) -> bool:
-    """Whether readers of URLs may understand it in different ways."""
+    """Return whether URL parsers may interpret a URL differently."""
     try:
         parts = urlsplit(url)
         _ = parts.hostname, parts.port
@@ -94,19 +94,19 @@ def _climbs(url: str) -> bool:
 
 
 def _is_public(host: str) -> bool:
-    """Whether no address of a host is one of this machine or of a private network.
+    """Return whether all addresses of a host are public.
 
-    A name that does not resolve counts as public: reading it fails, or asks a proxy.
+    A name that does not resolve counts as public: reading it fails, or goes through a proxy.
     """
     try:
         return _is_global(host)
     except ValueError:
         pass
-    # Of other names, such as `%31270.0.1`, readers of URLs think differently.
+    # Parsers disagree about other names, such as `%31270.0.1`.
     if not _HOST.fullmatch(host):
         return False
     try:
-        # Also of `2130706433`, `0x7f.1` and other ways to write an address.
+        # Also resolves `2130706433`, `0x7f.1` and other notations of an address.
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         last = host.rstrip(".").rpartition(".")[2]
