@@ -43,12 +43,14 @@ def measured(uri: str, seconds: float) -> Figures:
     }
     for part, (first, last) in {"first": (0.0, 0.1), "last": (0.9, 1.0)}.items():
         taken = [1e3 * s for at, s in load.search_s if first <= at / seconds <= last]
+        if not taken:
+            raise SystemExit(f"no search in the {part} tenth of the time; raise --minutes")
         for percent in (50, 95, 99):
             figures[f"{part} p{percent}"] = float(np.percentile(taken, percent))
     return figures
 
 
-QUICK = {"minutes": 0.5}
+QUICK = {"minutes": 1.0}
 UNITS = {"faults": "errors", "* p*": "ms"}
 
 
