@@ -22,7 +22,7 @@ SHARED = "coca_tests"
 
 
 class StandIn:
-    """Stands in for a model: equal bytes and texts get equal vectors, b"bad.." is no image."""
+    """Fake model: equal bytes and texts get equal vectors, b"bad.." is not an image."""
 
     def __init__(self, fingerprint: str = "model-one", embed_dim: int = DIM) -> None:
         self.fingerprint = fingerprint
@@ -51,7 +51,7 @@ def embedder() -> StandIn:
 
 @pytest.fixture
 def make_record(embedder: StandIn) -> Callable[..., Record]:
-    """Records whose vector comes from their name."""
+    """Build records whose vector depends on their name."""
 
     def make(name: str, **fields: Any) -> Record:
         fields.setdefault("vector", embedder.direction(name.encode()))
@@ -62,7 +62,7 @@ def make_record(embedder: StandIn) -> Callable[..., Record]:
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=SERVER)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where collections may be made; each test that asks for it runs on Lite and on a server."""
+    """URI for collections; each test that uses it runs on Lite and on a server."""
     if request.param == "lite":
         return str(tmp_path / "pictures.db")
     return str(request.getfixturevalue("milvus_server"))
@@ -70,7 +70,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def make_index(place: str) -> Iterator[Callable[..., Collection]]:
-    """Opens, or makes, the collection of this test, which begins empty."""
+    """Open or create the collection of this test, initially empty."""
     opened: list[Collection] = []
 
     def make(**changes: Any) -> Collection:
@@ -85,10 +85,10 @@ def make_index(place: str) -> Iterator[Callable[..., Collection]]:
         return opened[-1]
 
     if not is_lite(place):
-        # A server takes seconds to make a collection, so its tests share one.
+        # A server takes seconds to create a collection, so its tests share one.
         with make() as shared:
             shared.delete(shared.ids())
-            # Captions of writers that a test has killed.
+            # Orphaned captions of killed writers.
             shared.repair()
     yield make
     made = {index.info.collection for index in opened} - {SHARED}
@@ -104,7 +104,7 @@ def make_index(place: str) -> Iterator[Callable[..., Collection]]:
 
 @pytest.fixture
 def fresh() -> str:
-    """The name of a collection that no other test has."""
+    """Collection name unique to this test."""
     return f"test_{uuid.uuid4().hex[:12]}"
 
 

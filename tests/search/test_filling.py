@@ -1,4 +1,4 @@
-"""What a record says of its image, and images that come in series."""
+"""Metadata of records, and frame series."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_words_that_come_later_beside_a_copy_go_before_a_model_s(
 
 
 class Films:
-    """Series of images from memory; one that ends in an error breaks there."""
+    """In-memory source of image series; a series may end in an error."""
 
     def __init__(self, films: dict[str, Sequence[bytes | DataError]], stamp: str = "1") -> None:
         self.films = films

@@ -29,7 +29,7 @@ from milvus_server import SERVER
 
 Keeps = Callable[[Record], bool]
 Case = Callable[[], tuple[str, Keeps]]
-"""Made when it is called: a strategy may draw, but not run what the type checker looks into."""
+"""Built lazily: a strategy may draw, but not run type-checked code."""
 
 COMPARE = {
     "==": operator.eq,
@@ -40,7 +40,7 @@ COMPARE = {
     ">=": operator.ge,
 }
 NASTY = ['"', "\\", '\\"', "'", "\n", ") or (1 == 1", '" or id != "', "%", "_", "{x}", "$", "", " "]
-"""What ends a literal, joins an expression, or stands for any letter, in one language or other."""
+"""Characters that end a literal, join expressions, or are wildcards."""
 WORDS = [*NASTY, "barbell", "kettlebell", "Ä", "東京", "barbell "]
 NUMBERS: list[int | float] = [-(2**53), -1, 0, 0.5, 1e-7, 2, 2.5, 1e16, 2**53]
 TAGS = ["cat", 'a "b"', "\\", "new\nline", ""]
@@ -51,7 +51,7 @@ def later(make: Callable[..., tuple[str, Keeps]]) -> Callable[..., Case]:
 
 
 def compare(sign: str, stored: Any, asked: Any) -> bool:
-    """What Python says, of values of one kind; others are never equal, and have no order."""
+    """Compare values of one type as Python does; other types are never equal or ordered."""
     alike = isinstance(stored, str) == isinstance(asked, str) and stored is not None
     return COMPARE[sign](stored, asked) if alike else sign == "!="
 
@@ -75,7 +75,7 @@ def column(name: str, values: list[Any]) -> st.SearchStrategy[Case]:
 
 
 def source() -> st.SearchStrategy[Case]:
-    """The source of captions, as `where` compares it."""
+    """Caption source, as `where` compares it."""
 
     def make(sign: str, value: Any) -> tuple[str, Keeps]:
         asked = value if sign in ("in", "not in") else [value]
@@ -165,7 +165,7 @@ CASES = st.recursive(
 def stored(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Collection, list[Record]]]:
-    """Records in which each value meets each other one, and some lack it."""
+    """Build records with all combinations of values, some missing."""
     if request.param == "lite":
         uri = str(tmp_path_factory.mktemp("filters") / "pictures.db")
     else:
@@ -342,7 +342,7 @@ def test_one_text_is_no_list_of_tags() -> None:
 
 
 def found(index: Collection, filter: str) -> set[str]:
-    # The records are there since long; waiting for a server to be sure takes 0.2 s each time.
+    # The records are old; strong consistency would take 0.2 s each time.
     rows = index._store.pictures._client.query(
         index.info.collection, filter=filter, output_fields=["id"], consistency_level="Eventually"
     )

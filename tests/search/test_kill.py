@@ -1,4 +1,4 @@
-"""What `kill -9` may not do to a collection: the laws need real processes."""
+"""Crash safety under `kill -9`, with real processes."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from coca.search.records import content_id
 from tiny_filling import direction, fill, open_index
 
 KILLS = int(os.environ.get("KILLS", "2"))
-"""More of them take minutes: `KILLS=20 pytest tests/search/test_kill.py`."""
+"""Number of kills; more take minutes: `KILLS=20 pytest tests/search/test_kill.py`."""
 
 WRITER = """
 import sys, threading, numpy as np
@@ -37,7 +37,7 @@ def write(thread):
 threads = [threading.Thread(target=write, args=(thread,)) for thread in range(8)]
 for thread in threads:
     thread.start()
-# An interpreter that is about to end takes no more requests, not even for its other threads.
+# An interpreter at exit takes no more requests, not even for its other threads.
 for thread in threads:
     thread.join()
 """
@@ -110,7 +110,7 @@ def test_a_writer_killed_between_caption_and_picture_leaves_no_half_of_a_record(
 
 
 def change(folder: Path, chance: random.Random, first: int) -> None:
-    """Some images go, some come, some are others now, some stand at several paths."""
+    """Delete, add, change and copy images."""
     for n in range(24):
         path = folder / f"{n:02}.jpg"
         if chance.random() < 0.1:
@@ -122,7 +122,7 @@ def change(folder: Path, chance: random.Random, first: int) -> None:
 
 
 def check(folder: Path, index: Collection) -> None:
-    """Each file is claimed by the record of its bytes, and each record has its own words."""
+    """Check that each file belongs to the record of its bytes, with its own metadata."""
     files = {str(path): content_id(path.read_bytes()) for path in folder.glob("*.jpg")}
     assert fill(folder, index) == IngestReport(unchanged=len(files))
     found = [record for batch in index.read_through() for record in batch]

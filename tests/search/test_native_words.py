@@ -1,4 +1,4 @@
-"""Captions found by their words, where Milvus itself can rank them."""
+"""Full-text search over captions by Milvus itself."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A filter must not cost results, however little it leaves."""
+"""Filters do not lower recall, at any selectivity."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ SHARES = (1.0, 0.1, 0.01, 0.001)
 
 
 def cloud(rows: int, seed: int) -> Float32[np.ndarray, "N E"]:
-    """Clusters on a surface of few dimensions, as a model's vectors lie."""
+    """Draw clusters on a low-dimensional manifold, like a model's vectors."""
     shape, rng = np.random.default_rng(0), np.random.default_rng(seed)
     surface, centers = shape.standard_normal((16, DIM)), shape.standard_normal((200, 16))
     low = centers[rng.integers(200, size=rows)] + 0.6 * rng.standard_normal((rows, 16))
@@ -36,7 +36,7 @@ def test_recall_at_10_holds_behind_every_filter(
     index = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
     check_recall(index, vectors, queries, ranks)
     if is_lite(place):
-        # The graph alone, also where few rows are left. That of Milvus 2.3 would give 0.92 at 10 %.
+        # The graph alone, also where few rows are kept. That of Milvus 2.3 would give 0.92 at 10 %.
         monkeypatch.setattr(ann_pages, "_MANY_ROWS", 0)
         check_recall(index, vectors, queries, ranks)
     if not is_lite(place):
@@ -48,7 +48,7 @@ def test_recall_at_10_holds_behind_every_filter(
 def test_a_filter_that_keeps_what_lies_far_away_costs_few_results(
     make_index: Callable[..., Collection], fresh: str, place: str
 ) -> None:
-    """As where cars are looked for among images of animals: what is nearest is all hidden."""
+    """All nearest rows are hidden, as in a search for cars among images of animals."""
     vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
     similarity = vectors @ queries[0]
     ranks = np.argsort(np.argsort(similarity))
@@ -61,7 +61,7 @@ def test_a_filter_that_keeps_what_lies_far_away_costs_few_results(
 
 
 def filled(index: Collection, vectors: np.ndarray, ranks: np.ndarray) -> Collection:
-    """The index with these vectors; a rank stands in `width`."""
+    """Fill the index with these vectors; the rank is in `width`."""
     index.upsert(
         Record(id=f"{row}", path=f"{row}.jpg", width=int(ranks[row]), vector=vector)
         for row, vector in enumerate(vectors)
@@ -72,7 +72,7 @@ def filled(index: Collection, vectors: np.ndarray, ranks: np.ndarray) -> Collect
 
 
 def wait_for_index(place: str, collection: str) -> None:
-    """It is finished soon, and for some 20 s a server does not look at it yet."""
+    """The index is finished soon, but a server does not use it for some 20 s."""
     connection = Connection(place, create=False)
     deadline = time.monotonic() + 120
     while served_rows(connection, collection) < ROWS:

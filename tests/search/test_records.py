@@ -120,5 +120,5 @@ def test_a_fingerprint_of_before_the_configuration_counted_names_the_same_model(
     assert same_model(long, long)
     assert not same_model(long, long[:16] + "76543210")
     assert not same_model("f" * 16, long)
-    # What is no fingerprint is compared as it is.
+    # Invalid fingerprints are compared as text.
     assert not same_model("model-one", "model-one-b")

@@ -1,4 +1,4 @@
-"""A score is the cosine, whatever the index: compressed copies of vectors only find candidates."""
+"""Scores are cosines for every index type: compressed vectors only find candidates."""
 
 from collections.abc import Callable, Sequence
 
@@ -65,7 +65,7 @@ def test_scores_of_a_compressed_index_are_cosines_in_order(
 def test_pages_of_a_compressed_index_are_parts_of_one_order(
     compressed: Collection, vectors: np.ndarray
 ) -> None:
-    # Up to 31 results are one depth of the index, and looked for equally widely.
+    # Up to 31 results have one search depth, and so one search width.
     whole = [hit.id for hit in compressed.search(vectors[:1], 28)[0]]
     paged = [
         hit.id for at in range(0, 28, 7) for hit in compressed.search(vectors[:1], 7, offset=at)[0]
@@ -104,7 +104,7 @@ def test_vectors_in_memory_come_in_the_order_of_their_ids(
     resident = InMemoryIndex(compressed)
     ids, held = resident.vectors()
     assert ids == sorted(content_id(b"%d" % row) for row in range(ROWS))
-    # Also when rows were written again and so came last, or were removed.
+    # Also after rows were rewritten, and so are last, or deleted.
     compressed.upsert([Record(id=ids[0], path="/again", vector=held[0])])
     compressed.delete([ids[1]])
     again, anew = resident.vectors()

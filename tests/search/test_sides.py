@@ -1,4 +1,4 @@
-"""Pictures and captions in one collection: each is found by its own vector."""
+"""Image and caption vectors in one collection: each is searched by its own field."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,7 +57,7 @@ def test_a_record_without_a_caption_is_never_found_by_one(
     mute = [make_record(f"mute {n}") for n in range(20)]
     spoken = [make_record(f"s{n}", text_vector=make_record(f"c{n}").vector) for n in range(5)]
     index.upsert([*mute, *spoken])
-    # The image's own vector: a stand-in for the caption would come first.
+    # The image's own vector: a placeholder of the caption would rank first.
     for query in (mute[3].vector, spoken[0].vector, -mute[3].vector):
         assert {hit.id for hit in index.search(query[np.newaxis], 10, on="text")[0]} == {
             record.id for record in spoken
@@ -86,7 +86,7 @@ def test_a_caption_without_its_picture_is_passed_over_and_pages_do_not_shift(
         pytest.skip("this Milvus keeps an image and its caption in one row")
     spoken = [make_record(str(n), text_vector=make_record(f"c{n}").vector) for n in range(12)]
     index.upsert(spoken)
-    # As a killed writer leaves them: some whose image was never written, one of another caption.
+    # As a killed writer leaves them: some without an image, one with another caption.
     stray = {"0", "3", "4", "5", "7"}
     index._store.pictures.delete(stray - {"7"})
     index._store._texts.upsert([to_row(replace(spoken[7], caption="new")) | {"vector": DIRECTION}])
@@ -100,7 +100,7 @@ def test_a_caption_without_its_picture_is_passed_over_and_pages_do_not_shift(
 
 
 def test_what_was_removed_just_now_is_not_found(index: Collection, make_record: MakeRecord) -> None:
-    """Milvus 2.3 would show it for 0.2 s, since its sessions do not know of deletions."""
+    """Milvus 2.3 returns it for 0.2 s, since its sessions do not include deletions."""
     for n in range(10):
         cat = make_record(f"cat {n}", text_vector=make_record(f"a cat {n}").vector)
         index.upsert([cat])
@@ -152,8 +152,8 @@ def test_albums_of_many_like_pictures_do_not_hide_each_other(
     make_record: MakeRecord,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Frames of a video are like each other: the nearest hundred may be of one album."""
-    # Thousands of removed rows, as in the collection that tests share, make a server's index rough.
+    """Frames of a video are similar: the nearest hundred may be of one album."""
+    # Thousands of deleted rows, as in the shared test collection, lower a server's recall.
     index = make_index(collection=fresh)
     monkeypatch.setattr(ann_pages, "_FEW_ROWS", 0)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Files that never end, never begin, or are too large, among those to be read."""
+"""FIFOs, endless devices and oversized files among the images."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ from coca.search.ingest.sources import FileSource
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An image beside a FIFO, an endless device and a file of half a gigabyte without content."""
+    """Create a folder with an image, a FIFO, an endless device and a sparse file of 0.5 GB."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "good.png").write_bytes(b"good")

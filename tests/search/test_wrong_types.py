@@ -1,4 +1,4 @@
-"""What a program hands over by mistake is refused by a sentence of ours.
+"""Arguments of a wrong type raise an `ArgumentError` of one sentence.
 
 In a process of its own: the tests' own checks of types would refuse it first.
 """

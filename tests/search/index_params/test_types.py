@@ -40,7 +40,7 @@ def test_more_effort_never_looks_at_less(name: str) -> None:
         less, more = index.search_params(10, little), index.search_params(10, much)
         assert less.keys() == more.keys()
         assert all(less[key] <= more[key] for key in less)
-    # A graph cannot give more than it has kept.
+    # A graph cannot return more results than candidates.
     widths = {"ef", "search_list", "itopk_size", "reorder_k"} & index.search_params(500, 0.1).keys()
     assert all(index.search_params(500, 0.1)[key] >= 500 for key in widths)
 

@@ -1,4 +1,4 @@
-"""A collection between a folder and a server, and on after any stop."""
+"""Migration between a folder and a server, resumed after any interruption."""
 
 import dataclasses
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def given(make_record: MakeRecord, count: int = 25) -> dict[str, Record]:
 
 
 def same(first: Record, second: Record) -> bool:
-    """Equal in everything, the vectors too, which `==` leaves out."""
+    """Compare records in all fields, including vectors, which `==` ignores."""
     vectors = [
         (np.zeros(1) if one is None else one, np.zeros(1) if other is None else other)
         for one, other in (
@@ -106,7 +106,7 @@ def test_a_stopped_migration_goes_on(
         with pytest.raises(KeyboardInterrupt):
             migrate(source, index, tmp_path / "files")
     assert index.count() == 10
-    # A record that came meanwhile goes along.
+    # A record added meanwhile is copied as well.
     source.upsert([make_record("late")])
     report = migrate(source, index, tmp_path / "files")
     assert (report.records, report.written) == (26, 16)
@@ -126,7 +126,7 @@ def test_what_changed_since_a_copy_was_made_is_copied_anew(
         report = migrate(source, index, tmp_path / "files", keep_files=True)
         assert (report.records, report.written) == (len(records), written)
         assert index.get([changed])[changed].caption == "other words"
-    # From the files alone it arrives as it is, too.
+    # An import from the files alone gives equal records.
     index.delete([changed])
     with pytest.raises(SearchError, match="did not come into"):
         migrate(source, index, tmp_path / "files", keep_files=True)

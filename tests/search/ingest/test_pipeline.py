@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(folder: Path, embedder: Any, index: Collection) -> Run:
-    """Fills the collection from the folder; `embedder.embedded` then tells what was embedded."""
+    """Index the folder; `embedder.embedded` then lists the embedded images."""
 
     def run(**settings: Any) -> IngestReport:
         embedder.embedded.clear()
@@ -42,7 +42,7 @@ def run(folder: Path, embedder: Any, index: Collection) -> Run:
 
 
 def contents(index: Collection) -> dict[str, str]:
-    """Path -> caption of every record; fails if two claim one path."""
+    """Map path -> caption of every record; fail if two records have one path."""
     found: dict[str, str] = {}
     for _, path, caption, origin in index.origins():
         assert path in origin.files
@@ -151,10 +151,10 @@ def test_one_picture_at_two_paths_is_one_record(
     assert run() == IngestReport(added=3, duplicates=1)
     assert contents(index)["a.jpg"] == "an apple"
     assert run() == IngestReport(unchanged=4)
-    # Its words do not count, as it does not lead.
+    # Its metadata is ignored, as its path is not primary.
     (folder / "z.txt").write_text("still a copy")
     assert run() == IngestReport(unchanged=4)
-    # A later copy joins what is there already.
+    # A later copy is merged into the existing record.
     (folder / "0.jpg").write_bytes(b"a")
     assert run() == IngestReport(unchanged=4, duplicates=1)
     assert contents(index)["a.jpg"] == "an apple"
@@ -306,7 +306,7 @@ class Captioner:
 def test_pictures_without_a_caption_get_one_written(
     run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
-    # First without, then with: what lacks a caption is made up for.
+    # First without, then with: missing captions are generated.
     run()
     captioner = Captioner()
     assert run(captioner=captioner) == IngestReport(updated=1, unchanged=2)
@@ -314,7 +314,7 @@ def test_pictures_without_a_caption_get_one_written(
     assert contents(index)["c.jpg"] == "written for c"
     for settings in ({"captioner": captioner}, {}):
         assert run(**settings) == IngestReport(unchanged=3)
-    # New metadata keep it, a given caption replaces it, and without one it is written anew.
+    # New metadata keeps it, a given caption replaces it, and without one it is generated again.
     (folder / "c.json").write_text('{"kind": "letter"}')
     assert run(captioner=captioner).updated == 1
     assert contents(index)["c.jpg"] == "written for c"
@@ -340,7 +340,7 @@ def test_a_picture_of_which_the_model_says_nothing_is_not_asked_about_again(
     assert run(captioner=silent) == IngestReport(added=3)
     for settings in ({"captioner": silent}, {}):
         assert run(**settings) == IngestReport(unchanged=3)
-    # New bytes are asked about, new words are not.
+    # New bytes need a new caption, new metadata does not.
     (folder / "c.json").write_text('{"kind": "letter"}')
     (folder / "d.jpg").write_bytes(b"d")
     assert run(captioner=silent) == IngestReport(added=1, updated=1, unchanged=2)

@@ -1,4 +1,4 @@
-"""The same images by another model, beside the vectors that are there."""
+"""Reindex with another model into a second collection."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ from coca.search.records import content_id
 
 
 class Newer:
-    """Another model, whose vectors are of another size."""
+    """Another model, with another vector size."""
 
     fingerprint, embed_dim = "model-two", 8
 

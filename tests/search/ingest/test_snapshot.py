@@ -40,14 +40,14 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
         ]
         return ingest(sources, embedder, index, copies=copies, prune=True)
 
-    # What is there is found by its path, its bytes, or as a copy.
+    # Existing images are found by path, by bytes, or as a copy.
     assert touch(folder / "b.jpg", copy) == IngestReport(unchanged=2)
     odd.write_bytes(b"c")
     assert touch(odd) == IngestReport(duplicates=1)
     for image in (b"odd", b"odder"):
         odd.write_bytes(image)
         assert touch(odd) == IngestReport(updated=1)
-    # A copy that changes or goes leaves its record; the last file that goes takes it along.
+    # A changed or deleted copy leaves the record; deleting the last file deletes the record.
     odd.unlink()
     copy.write_bytes(b"z")
     assert touch(copy, odd) == IngestReport(updated=1, removed=1)
@@ -89,12 +89,12 @@ def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_truste
         (place / f"{place.name}.jpg").write_bytes(place.name.encode())
     ingest([folder, other], embedder, index)
     (folder / "drive.jpg").unlink()
-    # A note is no image.
+    # A text file is not an image.
     (folder / "note.txt").write_text("a note")
     for places in ([folder], [folder, other]):
         kept = ingest(places, embedder, index, prune=True)
         assert kept == IngestReport(unchanged=len(places) - 1)
-    # What is gone from a folder that holds others is gone.
+    # A missing file in a non-empty folder is lost.
     (other / "more.jpg").write_bytes(b"more")
     (other / "other.jpg").unlink()
     assert ingest(other, embedder, index, prune=True) == IngestReport(added=1, removed=1)
@@ -124,7 +124,7 @@ def test_a_copy_takes_no_words_from_a_file_that_is_out_of_reach(
 
 
 class Gone:
-    """Files of which some may be gone."""
+    """Source of files, some of which may be missing."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = [str(path) for path in paths]

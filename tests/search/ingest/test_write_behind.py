@@ -12,7 +12,7 @@ Make = Callable[..., Record]
 
 
 class Gate:
-    """Makes the writes of an index wait until it opens; knows what was asked for, in order."""
+    """Collection whose writes block until released; lists the calls in order."""
 
     def __init__(self, index: Collection, patch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()

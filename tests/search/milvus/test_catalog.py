@@ -1,4 +1,4 @@
-"""Names of collections: switched in one step, and never under whoever has a collection open."""
+"""Collection aliases: switched atomically, without effect on open clients."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def connection(make_index: MakeIndex, place: str) -> Iterator[Connection]:
 
 @pytest.fixture
 def names_made(connection: Connection, fresh: str) -> Iterator[Callable[[], set[str]]]:
-    """The own names that a test has made; they are removed after it."""
+    """Own names created by a test; they are dropped after it."""
 
     def made() -> set[str]:
         return {name for name in list_collections(connection) if name.startswith(fresh)}
@@ -45,7 +45,7 @@ def names_made(connection: Connection, fresh: str) -> Iterator[Callable[[], set[
 
 
 def make_earlier(connection: Connection, name: str, fingerprint: str) -> None:
-    """Make a collection as earlier versions did: the public name is its own."""
+    """Create a collection as earlier versions did: the public name is its own name."""
     make_collection(
         connection,
         name,
@@ -86,7 +86,7 @@ def test_open_readers_and_writers_keep_their_collection_when_the_name_is_switche
     with pytest.raises(SearchError, match="was filled by model model-two"):
         make_index(collection=fresh, fingerprint="model-one")
 
-    # And back: the collection of the first model is found, whatever its name.
+    # And back: the collection of the first model is found, under any name.
     back = make_index(collection=fresh, fingerprint="model-one", staged=True, create=False)
     assert back.own_name == one.own_name
     assert point_alias(connection, fresh, back.own_name) == two.own_name
@@ -96,7 +96,7 @@ def test_open_readers_and_writers_keep_their_collection_when_the_name_is_switche
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=SERVER)])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a Milvus that several processes can share; Lite serves a folder so."""
+    """URI of a Milvus instance that several processes can share; Lite can serve a folder so."""
     if request.param == "server":
         yield str(request.getfixturevalue("milvus_server"))
         return
@@ -137,7 +137,7 @@ def test_a_process_that_has_it_open_never_meets_the_other_model(
 
 
 def connected(uri: str) -> Connection:
-    """A connection to a server that may still be starting."""
+    """Connect to a server that may still be starting."""
     for _ in range(100):
         try:
             return Connection(uri, create=False, timeout_s=10.0)
@@ -159,7 +159,7 @@ def test_a_collection_of_an_earlier_version_that_is_dropped_is_not_written_to_un
     two = make_index(collection=fresh, fingerprint="model-two", staged=True)
     two.upsert([make_record("new")])
     point_alias(connection, fresh, two.own_name)
-    # The former records go, and the name stays.
+    # The previous records are dropped, and the name stays.
     assert drop_collection(connection, fresh) == fresh
     assert names_made() == {two.own_name}
     assert make_index(collection=fresh, fingerprint="model-two").ids() == ["new"]
@@ -169,7 +169,7 @@ def test_a_collection_of_an_earlier_version_that_is_dropped_is_not_written_to_un
         lambda: one.ids(),
         lambda: one.search(make_record("late").vector[None]),
     ):
-        # A server keeps captions apart, and misses their collection first.
+        # A server has a separate caption collection, and misses it first.
         with pytest.raises(
             SearchError, match=f"leads to '{two.own_name}' now|collection not found"
         ):
@@ -193,11 +193,11 @@ def test_a_killed_process_leaves_a_usable_collection(
         with pytest.raises(KeyboardInterrupt):
             make_index(collection=fresh)
     assert not has_collection(connection, fresh)
-    # What it left is taken, and not made twice.
+    # The leftover collection is used, not created twice.
     index = make_index(collection=fresh)
     index.upsert([make_record("cat")])
     assert names_made() == {index.own_name}
-    # Without the name, records are never taken for a leftover.
+    # Without the alias, a collection with records is never treated as a leftover.
     connection.client.drop_alias(fresh)
     with pytest.raises(SearchError, match=f"alias {fresh} {index.own_name}` opens them"):
         make_index(collection=fresh)
@@ -242,7 +242,7 @@ def test_what_cannot_be_pointed_is_refused(
 
 
 class second_process:  # noqa: N801 - read as a function
-    """A second process that opened a collection, and writes or lists records when told to."""
+    """Second process that has a collection open, and writes or lists records on request."""
 
     _CODE = """
 import sys

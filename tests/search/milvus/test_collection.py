@@ -32,7 +32,7 @@ def test_what_is_written_can_be_read_back(index: Collection, make_record: MakeRe
 
 def test_a_record_of_the_same_id_is_replaced(index: Collection, make_record: MakeRecord) -> None:
     index.upsert([make_record("cat", caption="old")])
-    # Twice in one batch: the last one counts.
+    # Twice in one batch: the last record wins.
     index.upsert([make_record("cat", caption="newer"), make_record("cat", caption="newest")])
     assert index.count() == 1
     assert index.get(["cat"])["cat"].caption == "newest"
@@ -89,7 +89,7 @@ def test_the_collection_tells_who_filled_it(make_index: MakeIndex, make_record: 
     made = make_index()
     made.upsert([make_record("cat")])
     made.close()
-    # As `coca search` opens it: nothing known but the place.
+    # As `coca search` opens it: by URI only.
     found = make_index(embed_dim=None, fingerprint=None, model="", create=False)
     info = found.describe()
     assert (info.count, info.embed_dim) == (1, 16)
@@ -252,7 +252,7 @@ def test_a_filtered_search_finds_what_brute_force_finds(
 
 @pytest.fixture(scope="module")
 def clusters(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """5,000 vectors around 200 centres, in an order that has nothing to do with them."""
+    """Draw 5,000 vectors around 200 centres, in random order."""
     rng = np.random.default_rng(0)
     centres = noise(rng, 200)
     vectors = unit(centres[rng.integers(200, size=5_000)] + 0.5 * noise(rng, 5_000))

@@ -30,7 +30,7 @@ def test_a_server_that_never_answers_is_given_up_on() -> None:
 
 
 class _Deaf:
-    """A server that lets clients in and then answers nothing until it is told to."""
+    """Server that accepts connections and does not respond until released."""
 
     def __init__(self) -> None:
         self.end = threading.Event()

@@ -1,4 +1,4 @@
-"""Indexes on a real Milvus: built, searched, exchanged, and given up with a reason."""
+"""Index builds, searches, rebuilds and failures on a real Milvus."""
 
 import logging
 import time
@@ -35,14 +35,14 @@ def filled(make_index: MakeIndex, fresh: str, vectors: np.ndarray) -> Collection
         Record(id=str(row), path=f"/{row}", vector=vector, text_vector=-vector)
         for row, vector in enumerate(vectors)
     )
-    # A server indexes what has been flushed.
+    # A server indexes flushed rows only.
     index._connection.client.flush(index._store.layout.name, timeout=60)
     index._connection.client.flush(index._store.layout.texts, timeout=60)
     return index
 
 
 def recall(index: Collection, vectors: np.ndarray, effort: float = 1.0) -> float:
-    """Share of the 10 nearest that are found, of images and of captions."""
+    """Compute recall@10 of images and of captions."""
     queries = vectors[:50]
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     found = 0
@@ -83,7 +83,7 @@ def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
     again = make_index(collection=fresh, embed_dim=None, fingerprint=None, create=False)
     assert again.index_type == wanted
     if not lite:
-        # As if this server, whose package has no GPU, had one: it accepts the index all the same.
+        # Pretend that this server has a GPU: without one, it accepts the index as well.
         monkeypatch.setattr(filled._connection, "capabilities", capabilities_of("v2.3.5"))
         with pytest.raises(SearchError, match="GPU_IVF_FLAT: it is InProgress at 0 of"):
             filled.change_index(parse_index("GPU_IVF_FLAT"), patience_s=1.0)

@@ -81,7 +81,7 @@ def test_a_place_that_cannot_be_made_is_told_with_the_reason(tmp_path: Path) -> 
 
 def test_a_place_that_cannot_be_written_is_told_with_the_reason(tmp_path: Path) -> None:
     place = tmp_path / "pictures.db"
-    # A folder in the place of the lock: the one refusal that an administrator meets as well.
+    # A folder at the path of the lock: this error occurs for root as well.
     (place / "LOCK").mkdir(parents=True)
     with pytest.raises(SearchError, match="cannot be written: Is a directory"):
         Lease.take(str(place), create=False)
@@ -108,7 +108,7 @@ def test_the_process_that_holds_the_folder_is_named(
             Lease.take(str(place), create=False)
         if sys.platform == "linux":
             assert f"(pid {holder.pid})" in str(caught.value)
-        # So it is where the other one comes between the look and the opening.
+        # As when another process locks the folder between the check and the opening.
         with monkeypatch.context() as patch:
             patch.setattr(lite, "check_free", lambda path: None)
             with pytest.raises(SearchError, match=r"another process .*has it open"):

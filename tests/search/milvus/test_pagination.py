@@ -1,4 +1,4 @@
-"""Pages are parts of one list: joined they are what one long search gives, each hit once."""
+"""Pages are slices of one list: concatenated they equal one long search, each hit once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ CAPTIONS, ROWS = 20, 400
 
 @pytest.fixture
 def filled(index: Collection, embedder: Any, make_record: MakeRecord) -> Collection:
-    """Each caption is that of 19 images; one image in 20 has none."""
+    """Build records where each caption has 19 images, and one image in 20 has no caption."""
     captions = [f"image of {n % CAPTIONS}" if n % 19 else "" for n in range(ROWS)]
     index.upsert(
         make_record(
@@ -77,7 +77,7 @@ def test_rows_of_one_score_are_told_apart_by_id_however_many_are_asked_for() -> 
     scores = [0.9] + [0.5] * 50 + [0.1]
 
     def search(queries: Sequence[int], limit: int) -> list[list[Row]]:
-        # Which of the equal ones come first changes with the limit, as in Milvus.
+        # The order of ties changes with the limit, as in Milvus.
         equal = [1 + (n + limit) % 50 for n in range(50)]
         order = [0, *equal, 51]
         return [[{"id": f"{n:02}", "distance": scores[n]} for n in order[:limit]] for _ in queries]
@@ -97,7 +97,7 @@ def test_pages_of_one_depth_are_looked_for_equally_widely() -> None:
 def test_pages_behind_a_filter_join_where_the_index_rounds(
     make_index: Callable[..., Collection], fresh: str
 ) -> None:
-    """The graph of a compressed index gives other scores than the rows that a filter leaves."""
+    """A compressed graph has other scores than brute force over the filtered rows."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((700, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -52,7 +52,7 @@ def test_groups_are_what_pairs_connect(block: int, seed: int, least: float) -> N
         patch.setattr("coca.search.mining.duplicates._BLOCK", block)
         found = near_duplicates(cloud(seed, 25), least=least)
     edges = {(pair.first, pair.second) for pair in found.pairs}
-    # By hand: spread the least name until nothing changes.
+    # Reference: propagate the smallest label until nothing changes.
     name = {row: row for edge in edges for row in edge}
     for _ in range(25):
         for a, b in edges:
@@ -94,7 +94,7 @@ def test_many_equal_pictures_take_memory_for_pictures_and_not_for_pairs() -> Non
     assert len(found.pairs) == 100
     assert found.groups == [list(range(6_000))]
     assert found.drop == list(range(1, 6_000))
-    # 18 million pairs; what a block of 2,048 by 2,048 takes.
+    # 18 million pairs; the limit is the memory of a block of 2,048 by 2,048.
     assert most_bytes < 400e6
 
 

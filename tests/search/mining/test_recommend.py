@@ -36,7 +36,7 @@ def test_likes_less_half_of_dislikes_is_the_direction(engine: SearchEngine, embe
     found = recommend(engine, ["3", "5"], unlike=["9"], k=37)
     by_hand = order_by_hand(embedder, (v["3"] + v["5"]) / 2 - 0.5 * v["9"], {"3", "5", "9"})
     assert [hit.id for hit in found] == by_hand
-    # Across modalities: a text that is liked three times as much as an image of the collection.
+    # Across modalities: a text with three times the weight of an image of the collection.
     mixed = recommend(engine, ["3", Term(text="sea", weight=3.0)], k=39)
     assert [hit.id for hit in mixed] == order_by_hand(
         embedder, v["3"] / 4 + 3 * v["sea"] / 4, {"3"}

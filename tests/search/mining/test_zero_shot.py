@@ -18,7 +18,7 @@ from coca.search.query.in_memory import InMemoryIndex
 
 
 class Model:
-    """Embeds each label by the stand-in's rule; prompts change the vector."""
+    """Embeds each label by the rule of the fake model; prompts change the vector."""
 
     def __init__(self, embedder: Any) -> None:
         self.fingerprint, self.embed_dim = embedder.fingerprint, embedder.embed_dim

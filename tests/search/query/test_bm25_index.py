@@ -12,7 +12,7 @@ TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join), max
 
 
 def bm25_by_hand(texts: list[str], query: str) -> list[float]:
-    """Lucene's form of Robertson's formula, word by word."""
+    """Compute BM25 in Lucene's form of Robertson's formula."""
     split = [text.split() for text in texts]
     mean = sum(map(len, split)) / max(len(split), 1)
     scores = [0.0] * len(texts)

@@ -36,7 +36,7 @@ def test_words_and_picture_together_meet_in_the_middle(engine: SearchEngine, emb
     middle = embedder.direction(b"3") + embedder.direction(b"5")
     together = engine.search("3", image=b"5", k=40)
     by_hand = engine.search(vector=middle / np.linalg.norm(middle), k=40)
-    # The sum is rounded to 32 bits in another place, and the best two are equally near.
+    # The sum is rounded to float32 at another step, and the best two hits tie.
     scores = {hit.id: hit.score for hit in by_hand}
     assert {hit.id: hit.score for hit in together} == pytest.approx(scores, abs=1e-6)
     assert {hit.id for hit in together[:2]} == {"3", "5"}

@@ -16,7 +16,7 @@ def ranking(**scores: float) -> list[Hit]:
     ]
 
 
-# Numbers only: the checks of types, which hits go through, draw by chance, and a strategy must not.
+# Numbers only: type checks of hits draw random samples, which a strategy must not.
 SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(-9, 50).map(float), max_size=8)
 FUSIONS = st.builds(Fusion, method=st.sampled_from(["rrf", "scores"]), constant=st.integers(1, 90))
 

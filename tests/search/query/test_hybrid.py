@@ -87,7 +87,7 @@ def test_a_hybrid_search_needs_words(engine: SearchEngine) -> None:
 def test_a_least_score_goes_by_the_cosine_also_of_hits_that_words_found(
     engine: SearchEngine, embedder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So that some hits are found by words alone, and pages go deeper than once.
+    # So that some hits are found by full text only, and pages need several depths.
     monkeypatch.setattr(hybrid, "_DEPTHS", (4, 16, 64))
     everything = engine.search("image 3", hybrid=Fusion(), k=40)
     query = embedder.direction(b"image 3")

@@ -81,7 +81,7 @@ def test_own_writes_are_seen_by_the_next_search(
     assert nearest("new") != "new"
     filled.upsert([make_record("new", metadata={"n": 99})])
     assert nearest("new", filter='metadata["n"] == 99') == "new"
-    # Another vector and other words for an id that is there.
+    # Another vector and caption for an existing id.
     filled.upsert([make_record("new", vector=embedder.direction(b"other"), metadata={"n": 1})])
     assert nearest("other") == "new"
     assert resident.search(embedder.direction(b"x")[np.newaxis], filter='metadata["n"] == 99') == [
@@ -107,12 +107,12 @@ def test_a_number_that_others_changed_is_seen_after_a_look(
     other.upsert([make_record("new")])
     query = make_record("new").vector[np.newaxis]
     assert eager.search(query, 1)[0][0].id == "new"
-    # On Lite, all who write are in this process.
+    # On Lite, all writers are in this process.
     assert (patient.search(query, 1)[0][0].id == "new") == filled.capabilities.lite
     patient.refresh()
     assert patient.search(query, 1)[0][0].id == "new"
     other.delete(["new"])
-    # Not known to be gone, but Milvus, which is asked for what it knew 5 s ago, has the last word.
+    # The deletion is not known yet, but the response of Milvus, up to 5 s stale, takes precedence.
     eventually(lambda: patient.search(query, 1)[0][0].id != "new")
 
 
@@ -142,7 +142,7 @@ def test_what_others_replaced_is_seen_though_the_number_stays(
 def test_threads_never_see_a_copy_that_is_half_replaced(
     filled: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
-    """Rows move when others before them go: mixed with the ids of before, hits would be others."""
+    """Rows move when earlier rows are deleted; with the previous ids, hits would be wrong."""
     resident = InMemoryIndex(filled)
     stays = [f"{n:02}" for n in range(30, 40)]
     queries = np.stack([embedder.direction(name.encode()) for name in stays])

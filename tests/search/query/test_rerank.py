@@ -12,7 +12,7 @@ from coca.search.records import Hit
 
 
 class Scorer:
-    """Says a text of an image with the log-probability that stands in its file."""
+    """Caption scorer whose log-probabilities are in the image files."""
 
     logit_scale = 10.0
 
