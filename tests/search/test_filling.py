@@ -11,7 +11,7 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.search.frame_paths import every_of, series_of, series_path, series_stamp
-from coca.search.ingest.local_files import Picture, Words
+from coca.search.ingest.local_files import Annotation, Picture
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import UNSURE, WHOLE
@@ -41,8 +41,8 @@ def test_a_record_tells_size_time_album_and_tags(
     bare = record_of(index, photo.read_bytes())
     assert (bare.width, bare.height, bare.time) == (14, 14, 1_000)
     assert (bare.album, bare.tags) == (str(photo.parent), ())
-    words = {"tags": "sea, sun", "album": "2024", "time": "2024-05-31T18:30:00+02:00", "n": 1}
-    photo.with_suffix(".json").write_text(json.dumps(words))
+    annotation = {"tags": "sea, sun", "album": "2024", "time": "2024-05-31T18:30:00+02:00", "n": 1}
+    photo.with_suffix(".json").write_text(json.dumps(annotation))
     assert ingest(photo.parent, embedder, index) == IngestReport(updated=1)
     told = record_of(index, photo.read_bytes())
     assert (told.album, told.tags, told.time) == ("2024", ("sea", "sun"), 1717173000)
@@ -53,10 +53,10 @@ def test_a_record_tells_size_time_album_and_tags(
 def test_fields_that_cannot_be_read_so_stay_metadata(
     photo: Path, embedder: Any, index: Collection
 ) -> None:
-    words = {"tags": [1, 2], "album": 7, "time": "one evening"}
-    photo.with_suffix(".json").write_text(json.dumps(words))
+    annotation = {"tags": [1, 2], "album": 7, "time": "one evening"}
+    photo.with_suffix(".json").write_text(json.dumps(annotation))
     ingest(photo.parent, embedder, index)
-    assert record_of(index, photo.read_bytes()).metadata == words
+    assert record_of(index, photo.read_bytes()).metadata == annotation
 
 
 def test_a_caption_given_or_written_is_found_by_its_own_vector(
@@ -132,9 +132,9 @@ class Films:
         for second, image in enumerate(self.films[entry.path]):
             if isinstance(image, DataError):
                 raise image
-            words = Words(album=entry.path)
+            annotation = Annotation(album=entry.path)
             path = series_path(entry.path, second / 2)
-            yield Picture(path=path, image=image, words=words, stamp=entry.stamp)
+            yield Picture(path=path, image=image, annotation=annotation, stamp=entry.stamp)
 
     def has_lost(self, path: str, stamp: str) -> bool:
         return path.startswith("/films/")

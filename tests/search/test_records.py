@@ -11,8 +11,8 @@ from coca.search.records import (
     Record,
     check_same_model,
     content_id,
-    fault_of,
     same_model,
+    storage_error,
     unit_rows,
 )
 
@@ -98,7 +98,7 @@ def test_a_vector_rounded_to_sixteen_bits_is_close_enough() -> None:
     ],
 )
 def test_words_that_cannot_be_stored_are_told(words: Any, fault: str) -> None:
-    found = fault_of(**({"path": "a", "caption": "", "metadata": {}} | words))
+    found = storage_error(**({"path": "a", "caption": "", "metadata": {}} | words))
     assert found is not None
     assert fault in found
 
@@ -106,7 +106,7 @@ def test_words_that_cannot_be_stored_are_told(words: Any, fault: str) -> None:
 def test_ordinary_words_have_no_fault() -> None:
     deep = json.loads("[" * 98 + "]" * 98)
     ordinary = {"deep": {"er": [1, 2.5, None, True]}, "n": [-(2**63), 2**64 - 1], "d": deep}
-    assert fault_of("/pictures/ä.jpg", "a 🚗\n", ordinary) is None
+    assert storage_error("/pictures/ä.jpg", "a 🚗\n", ordinary) is None
 
 
 def one() -> Any:

@@ -1,16 +1,25 @@
 import pytest
 
-from coca.search.source_entries import claims_in, is_heard, source_of, with_claim
+from coca.search.source_entries import (
+    has_priority,
+    replace_source_entry,
+    source_of,
+    split_source_entries,
+)
 
 FILE, TABLE, OTHER = "10-20", "0123abcd:77,0123abcd:78", "ffffffff:1"
 
 
 def test_a_sources_newest_claim_takes_the_place_of_its_old_one() -> None:
-    both = with_claim([FILE], TABLE, speaks=True)
-    assert claims_in(both) == [TABLE, FILE]
-    assert claims_in(with_claim(claims_in(both), "11-21", speaks=False)) == [TABLE, "11-21"]
-    assert claims_in(with_claim(claims_in(both), OTHER, speaks=True)) == [OTHER, TABLE, FILE]
-    assert claims_in(with_claim([], "", speaks=True)) == [""]
+    both = replace_source_entry([FILE], TABLE, first=True)
+    assert split_source_entries(both) == [TABLE, FILE]
+    assert split_source_entries(
+        replace_source_entry(split_source_entries(both), "11-21", first=False)
+    ) == [TABLE, "11-21"]
+    assert split_source_entries(
+        replace_source_entry(split_source_entries(both), OTHER, first=True)
+    ) == [OTHER, TABLE, FILE]
+    assert split_source_entries(replace_source_entry([], "", first=True)) == [""]
 
 
 def test_tables_are_told_apart_and_everything_else_counts_as_one() -> None:
@@ -34,4 +43,4 @@ def test_tables_are_told_apart_and_everything_else_counts_as_one() -> None:
 def test_captions_go_first_then_tables_then_the_latest(
     stamp: str, caption: str, over: str, captioned: bool, heard: bool
 ) -> None:
-    assert is_heard(stamp, caption, over=over, captioned=captioned) == heard
+    assert has_priority(stamp, caption, over=over, captioned=captioned) == heard

@@ -8,7 +8,7 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.core.regular_files import MAX_IMAGE_BYTES
-from coca.search.ingest.local_files import read_words
+from coca.search.ingest.local_files import read_sidecars
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.pipeline import embed_source
 from coca.search.ingest.sources import FileSource
@@ -51,13 +51,13 @@ def test_words_are_read_from_regular_files_of_a_sane_size(tmp_path: Path, name: 
     words = tmp_path / name
     os.mkfifo(words)
     with pytest.raises(DataError, match="it is a FIFO") as caught:
-        read_words(tmp_path / "a.png")
+        read_sidecars(tmp_path / "a.png")
     assert caught.value.reason == "bad_sidecar"
     words.unlink()
     with words.open("wb") as file:
         file.truncate((16 << 20) + 1)
     with pytest.raises(DataError, match="at most 16,777,216 are read"):
-        read_words(tmp_path / "a.png")
+        read_sidecars(tmp_path / "a.png")
 
 
 @pytest.mark.timeout(60)

@@ -121,7 +121,7 @@ def index(
         )
         _tell(console, filled, where)
         return
-    from coca.search.ingest.snapshot import Copies
+    from coca.search.ingest.snapshot import PathCache
     from coca.search.milvus.catalog import check_place
     from coca.workflows.collections.image_sources import (
         UnreadableFile,
@@ -150,7 +150,7 @@ def index(
         "captions": captions,
         "prune": prune or watch,
         "prune_empty": prune and yes,
-        "copies": Copies() if watch else None,
+        "copies": PathCache() if watch else None,
         "bad_list": bad_list,
         "max_bad_fraction": max_bad,
     }

@@ -2,7 +2,7 @@
 
 import re
 
-from coca.search.source_entries import claims_in
+from coca.search.source_entries import split_source_entries
 
 _MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
 _EVERY = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")
@@ -31,6 +31,6 @@ def series_of(path: str, stamps: str) -> str:
         path: Path of an image. Keys of tars and tables may look like frame paths as well.
         stamps: Etags of the path; they determine whether it is a frame path.
     """
-    if any(every_of(stamp) is not None for stamp in claims_in(stamps)):
+    if any(every_of(stamp) is not None for stamp in split_source_entries(stamps)):
         return _MOMENT.sub("", path)
     return path

@@ -223,7 +223,7 @@ def unit_rows(
     return vectors
 
 
-def fault_of(
+def storage_error(
     path: str,
     caption: str,
     metadata: Mapping[str, Any],
@@ -233,7 +233,7 @@ def fault_of(
 ) -> str | None:
     """Return why these values cannot be stored, or None if they can."""
     columns = {PATH: path, CAPTION: caption, ALBUM: album}
-    if fault := _fault_of_values(metadata):
+    if fault := _metadata_error(metadata):
         return fault
     try:
         columns[METADATA] = json.dumps(
@@ -242,11 +242,11 @@ def fault_of(
     except (TypeError, ValueError) as error:
         return f"the metadata cannot be written as JSON ({error})"
     for column, text in columns.items():
-        if fault := _fault_of_text(f"the {column}", text, MAX_BYTES[column]):
+        if fault := _text_error(f"the {column}", text, MAX_BYTES[column]):
             return fault
     if len(tags) > MAX_TAGS:
         return f"there are {len(tags):,} tags; at most {MAX_TAGS:,} fit"
-    faults = (_fault_of_text(f"tag {tag[:40]!r}", tag, MAX_TAG_BYTES) for tag in tags)
+    faults = (_text_error(f"tag {tag[:40]!r}", tag, MAX_TAG_BYTES) for tag in tags)
     return next(filter(None, faults), None)
 
 
@@ -258,10 +258,10 @@ def check_records(batch: Sequence[Record], embed_dim: int) -> None:
     """
     names = [f"record {record.id} ({record.path})" for record in batch]
     for name, record in zip(names, batch, strict=True):
-        fault = _fault_of_id(record.id) or fault_of(
+        fault = _id_error(record.id) or storage_error(
             record.path, record.caption, record.metadata, tags=record.tags, album=record.album
         )
-        if fault := fault or _fault_of_numbers(record):
+        if fault := fault or _number_error(record):
             raise SearchError(f"{name} cannot be stored: {fault}")
         for vector in (record.vector, record.text_vector):
             if vector is not None and vector.shape != (embed_dim,):
@@ -269,26 +269,26 @@ def check_records(batch: Sequence[Record], embed_dim: int) -> None:
                     f"{name} has {vector.size} numbers; this collection holds {embed_dim}"
                 )
     unit_rows(np.stack([record.vector for record in batch]), embed_dim, names)
-    spoken = {
+    text_vectors = {
         f"the caption of {name}": record.text_vector
         for name, record in zip(names, batch, strict=True)
         if record.text_vector is not None
     }
-    if spoken:
-        unit_rows(np.stack(list(spoken.values())), embed_dim, list(spoken))
+    if text_vectors:
+        unit_rows(np.stack(list(text_vectors.values())), embed_dim, list(text_vectors))
 
 
-def _fault_of_id(id: str) -> str | None:
+def _id_error(id: str) -> str | None:
     if not id:
         return "the id is empty"
     if wrong := _NOT_IN_ID.search(id):
         return (
             f"the id holds {wrong.group()!r}; right is text without quotes, backslashes and breaks"
         )
-    return _fault_of_text("the id", id, MAX_BYTES[ID])
+    return _text_error("the id", id, MAX_BYTES[ID])
 
 
-def _fault_of_numbers(record: Record) -> str | None:
+def _number_error(record: Record) -> str | None:
     for name, number in ((WIDTH, record.width), (HEIGHT, record.height), (TIME, record.time)):
         least = -_LARGEST if name == TIME else 0
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
@@ -298,7 +298,7 @@ def _fault_of_numbers(record: Record) -> str | None:
     return None
 
 
-def _fault_of_values(metadata: Mapping[str, Any]) -> str | None:
+def _metadata_error(metadata: Mapping[str, Any]) -> str | None:
     """Find values that JSON can hold and Milvus cannot; iterative, without recursion."""
     level: list[tuple[str, Any]] = list(metadata.items())
     for _ in range(MAX_LEVELS):
@@ -319,7 +319,7 @@ def _fault_of_values(metadata: Mapping[str, Any]) -> str | None:
     return f"the metadata {level[0][0]!r} is nested more than {MAX_LEVELS} levels deep"
 
 
-def _fault_of_text(what: str, text: str, most_bytes: int) -> str | None:
+def _text_error(what: str, text: str, most_bytes: int) -> str | None:
     try:
         size_bytes = len(text.encode())
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
 import os
 from typing import Any
 
-from coca.search.ingest.local_files import Picture, Words
+from coca.search.ingest.local_files import Annotation, Picture
 from coca.search.ingest.pipeline import add
 from coca.search.ingest.report import IngestReport
 from coca.search.milvus.collection import Collection
@@ -10,7 +10,7 @@ from coca.search.records import content_id
 
 def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Collection) -> None:
     pictures = [
-        Picture(path=f"a.tar/{n}", image=b"%d" % n, words=Words(f"c{n}", {"n": n}))
+        Picture(path=f"a.tar/{n}", image=b"%d" % n, annotation=Annotation(f"c{n}", {"n": n}))
         for n in range(5)
     ]
     assert add(pictures, embedder, index, batch_size=2) == IngestReport(added=5)

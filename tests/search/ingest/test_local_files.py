@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.ingest.local_files import Words, find_pictures, read_words, stamp_of
+from coca.search.ingest.local_files import Annotation, find_pictures, read_sidecars, stamp_of
 
 
 def test_pictures_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> None:
@@ -61,28 +61,28 @@ def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "sidecar", "words"),
+    ("text", "sidecar", "annotation"),
     [
-        (None, None, Words()),
-        ("\n a cat \nmore", None, Words("a cat")),
-        ("\ufeffa cat", None, Words("a cat")),
-        ("", {"caption": "a dog", "n": 1}, Words("a dog", {"n": 1})),
-        ("a cat", {"caption": "a dog"}, Words("a cat", {"captions": ["a cat", "a dog"]})),
-        ("a", {"captions": ["b", "a"]}, Words("a", {"captions": ["a", "b"]})),
-        (None, {"captions": ["a", " b "]}, Words("a", {"captions": ["a", "b"]})),
-        (None, {"caption": "b", "captions": ["a", "b"]}, Words("b", {"captions": ["b", "a"]})),
-        (None, {"caption": None, "captions": None}, Words()),
-        (None, {"metadata": {"n": 1}, "m": 2}, Words("", {"n": 1, "m": 2})),
+        (None, None, Annotation()),
+        ("\n a cat \nmore", None, Annotation("a cat")),
+        ("\ufeffa cat", None, Annotation("a cat")),
+        ("", {"caption": "a dog", "n": 1}, Annotation("a dog", {"n": 1})),
+        ("a cat", {"caption": "a dog"}, Annotation("a cat", {"captions": ["a cat", "a dog"]})),
+        ("a", {"captions": ["b", "a"]}, Annotation("a", {"captions": ["a", "b"]})),
+        (None, {"captions": ["a", " b "]}, Annotation("a", {"captions": ["a", "b"]})),
+        (None, {"caption": "b", "captions": ["a", "b"]}, Annotation("b", {"captions": ["b", "a"]})),
+        (None, {"caption": None, "captions": None}, Annotation()),
+        (None, {"metadata": {"n": 1}, "m": 2}, Annotation("", {"n": 1, "m": 2})),
     ],
 )
 def test_words_beside_a_picture_are_read(
-    tmp_path: Path, text: str | None, sidecar: object, words: Words
+    tmp_path: Path, text: str | None, sidecar: object, annotation: Annotation
 ) -> None:
     if text is not None:
         (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     if sidecar is not None:
         (tmp_path / "a.json").write_text(json.dumps(sidecar))
-    assert read_words(tmp_path / "a.jpg") == words
+    assert read_sidecars(tmp_path / "a.jpg") == annotation
 
 
 @pytest.mark.parametrize(
@@ -102,5 +102,5 @@ def test_words_that_cannot_be_read_are_bad_data(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=fault) as caught:
-        read_words(tmp_path / "a.jpg")
+        read_sidecars(tmp_path / "a.jpg")
     assert caught.value.reason == "bad_sidecar"

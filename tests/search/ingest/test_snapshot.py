@@ -8,7 +8,7 @@ import pytest
 from coca.search.ingest.local_files import Picture
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
-from coca.search.ingest.snapshot import Copies
+from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource, Entry, FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import CollectionIO
@@ -21,7 +21,7 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
     folder.mkdir()
     for name in "abc":
         (folder / f"{name}.jpg").write_bytes(name.encode())
-    copies, copy, odd = Copies(), folder / "z.jpg", folder / 'ü "x" [1].jpg'
+    copies, copy, odd = PathCache(), folder / "z.jpg", folder / 'ü "x" [1].jpg'
     copy.write_bytes(b"a")
     first = ingest(folder, embedder, index, copies=copies)
     assert first == IngestReport(added=3, duplicates=1)
@@ -64,7 +64,7 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
 def test_the_words_of_a_picture_that_is_gone_go_with_it(
     index: Collection, tmp_path: Path, embedder: Any
 ) -> None:
-    folder, copies = tmp_path / "pictures", Copies()
+    folder, copies = tmp_path / "pictures", PathCache()
     folder.mkdir()
     for name in "ab":
         (folder / f"{name}.jpg").write_bytes(b"same")

@@ -10,7 +10,7 @@ import pytest
 from coca.core.errors import CocaError, ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
-from coca.search.ingest.local_files import Words
+from coca.search.ingest.local_files import Annotation
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource, PictureSource, SeriesSource
 from coca.search.milvus.collection import Collection
@@ -70,7 +70,7 @@ def test_tars_are_found_by_folder_by_pattern_and_by_braces(tmp_path: Path, named
     read = source.read(entry)
     assert (read.path, read.stamp) == (entry.path, entry.stamp)
     said = {"year": 3, "captions": list(CAPTIONS[:2])}
-    assert (read.image, read.words) == (picture(3), Words(CAPTIONS[0], said, ("cat",)))
+    assert (read.image, read.annotation) == (picture(3), Annotation(CAPTIONS[0], said, ("cat",)))
 
 
 def test_the_stamp_of_a_tars_member_changes_with_its_picture_and_with_its_words(
@@ -115,8 +115,8 @@ def test_rows_of_a_manifest_that_share_a_picture_are_one_entry_with_all_captions
         str(photos / "1.png"),
     ]
     first, second = map(source.read, source.entries())
-    assert first.words == Words(CAPTIONS[0], {"captions": list(CAPTIONS)})
-    assert second.words == Words("alone", {"year": 3})
+    assert first.annotation == Annotation(CAPTIONS[0], {"captions": list(CAPTIONS)})
+    assert second.annotation == Annotation("alone", {"year": 3})
 
 
 def test_a_manifests_stamp_changes_with_the_row_and_with_the_file(photos: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_zip_with_a_table_is_read_in_place_each_picture_of_a_row_alone(tmp_pat
     first, second = map(source.read, source.entries())
     assert (first.path, second.path) == (f"{path}/pics/0.png", f"{path}/pics/2.png")
     assert (first.image, second.image) == (picture(0), picture(2))
-    assert second.words == Words("two", {"muscle": "arm"})
+    assert second.annotation == Annotation("two", {"muscle": "arm"})
 
 
 def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path) -> None:

@@ -28,14 +28,14 @@ def test_a_video_is_a_frame_every_few_seconds_in_one_album(clip: Path) -> None:
     (entry,) = source.entries()
     frames = list(source.series(entry))
     assert len(frames) > 2
-    seconds = [frame.words.metadata["seconds"] for frame in frames]
+    seconds = [frame.annotation.metadata["seconds"] for frame in frames]
     assert seconds[0] == 0
     assert all(0.4 < later - one < 0.6 for one, later in pairwise(seconds))
     assert frames[1].path == f"{clip}#t={seconds[1]:g}"
-    assert {frame.words.album for frame in frames} == {str(clip)}
-    assert {frame.words.caption for frame in frames} == {""}
-    assert frames[0].words.metadata["video_caption"] == "a film"
-    assert frames[0].words.tags == ("x",)
+    assert {frame.annotation.album for frame in frames} == {str(clip)}
+    assert {frame.annotation.caption for frame in frames} == {""}
+    assert frames[0].annotation.metadata["video_caption"] == "a film"
+    assert frames[0].annotation.tags == ("x",)
     assert read_header(frames[0].image).width > 0
     # The same frames each time: their bytes are what records go by.
     assert [frame.image for frame in source.series(entry)] == [frame.image for frame in frames]

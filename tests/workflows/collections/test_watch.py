@@ -16,7 +16,7 @@ from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.ingest.report import IngestReport
-from coca.search.ingest.snapshot import Copies
+from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.index import FillResult, fill_collection
@@ -42,7 +42,7 @@ class Watched:
         self.uri = str(self.folder / "pictures.db")
         self.faults: list[SearchError] = []
         self._model = model
-        self._copies = Copies()
+        self._copies = PathCache()
         self._rounds = watch_folders([folder / named], self.fill, every_s=0.0, settle_s=0.1)
 
     def fill(self, sources: Sequence[AnySource]) -> FillResult:

@@ -117,14 +117,14 @@ def index_of(description: Mapping[str, Any]) -> VectorIndex:
     kind = INDEX_TYPES.get(str(description.get("index_type")), Auto)
     # Some versions return the parameters at the top level, others in a nested object.
     nested = description.get("params")
-    told = dict(description) | (dict(nested) if isinstance(nested, Mapping) else {})
-    if isinstance(inner := told.get("params"), Mapping):
-        told |= inner
+    values = dict(description) | (dict(nested) if isinstance(nested, Mapping) else {})
+    if isinstance(inner := values.get("params"), Mapping):
+        values |= inner
     settings = {}
     for field in dataclasses.fields(kind):
         name = field.metadata["name"] or field.name
-        if name in told:
-            settings[field.name] = _read(str(told[name]), field.type, f"{name} of {kind.type}")
+        if name in values:
+            settings[field.name] = _read(str(values[name]), field.type, f"{name} of {kind.type}")
     return kind(**settings)
 
 

@@ -55,8 +55,8 @@ class VectorIndex:
 
     def __str__(self) -> str:
         """Format the index as `parse_index` reads it: `HNSW:M=16,efConstruction=200`."""
-        told = ",".join(f"{name}={value}" for name, value in self._named() if value is not None)
-        return f"{self.type}:{told}" if told else self.type
+        values = ",".join(f"{name}={value}" for name, value in self._named() if value is not None)
+        return f"{self.type}:{values}" if values else self.type
 
     def _named(self) -> Iterator[tuple[str, Any]]:
         for field in dataclasses.fields(self):

@@ -26,7 +26,7 @@ _MAX_SIDECAR_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Words:
+class Annotation:
     """Caption, metadata, tags, album and time of an image."""
 
     caption: str = ""
@@ -37,7 +37,9 @@ class Words:
     """Time of capture, in seconds since 1970; 0 if unknown."""
 
     @classmethod
-    def of(cls, caption: str, fields: Mapping[str, Any], *, tags: Iterable[str] = ()) -> "Words":
+    def of(
+        cls, caption: str, fields: Mapping[str, Any], *, tags: Iterable[str] = ()
+    ) -> "Annotation":
         """Split fields into tags, album, time and other metadata.
 
         Args:
@@ -64,7 +66,7 @@ class Picture:
     """Path of a file, URL, or member of a shard; identifies the image."""
     image: bytes = field(repr=False)
     """Encoded image file."""
-    words: Words = field(default_factory=Words)
+    annotation: Annotation = field(default_factory=Annotation)
     """Metadata of the image."""
     changed: int = 0
     """Modification time of the file, in seconds since 1970, for images without a capture time."""
@@ -132,7 +134,7 @@ def changed_at(path: str | Path) -> int:
         return 0
 
 
-def read_words(picture: Path) -> Words:
+def read_sidecars(picture: Path) -> Annotation:
     """Read the sidecars `NAME.txt` and `NAME.json`; the text file's caption takes precedence.
 
     Of several captions the first is the caption, and all are in the metadata as `captions`.
@@ -159,7 +161,7 @@ def read_words(picture: Path) -> Words:
             caption = captions[0]
         if len(captions) > 1:
             metadata["captions"] = captions
-    return Words.of(caption, metadata)
+    return Annotation.of(caption, metadata)
 
 
 def _take(fields: dict[str, Any], name: str, read: Callable[[Any], T | None], default: T) -> T:

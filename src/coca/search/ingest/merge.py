@@ -8,10 +8,10 @@ from dataclasses import fields, replace
 import numpy as np
 from jaxtyping import Float32
 
-from coca.search.ingest.local_files import Words
+from coca.search.ingest.local_files import Annotation
 from coca.search.ingest.prefetch import LoadedItem
 from coca.search.records import Origin, Record
-from coca.search.source_entries import claims_in
+from coca.search.source_entries import split_source_entries
 
 
 def fresh_record(found: LoadedItem, vector: Float32[np.ndarray, " E"] | None) -> Record:
@@ -21,39 +21,39 @@ def fresh_record(found: LoadedItem, vector: Float32[np.ndarray, " E"] | None) ->
     picture, header = found.picture, found.header
     assert picture is not None
     assert vector is not None
-    words = picture.words
+    annotation = picture.annotation
     return Record(
         id=found.id,
         path=picture.path,
-        caption=words.caption,
+        caption=annotation.caption,
         width=header.width,
         height=header.height,
-        time=words.time or header.time or picture.changed,
-        tags=words.tags,
-        album=words.album,
-        metadata=words.metadata,
+        time=annotation.time or header.time or picture.changed,
+        tags=annotation.tags,
+        album=annotation.album,
+        metadata=annotation.metadata,
         vector=vector,
-        origin=Origin(files={picture.path: picture.stamp}, label=label_of(words)),
+        origin=Origin(files={picture.path: picture.stamp}, label=label_of(annotation)),
     )
 
 
 def with_files(record: Record, files: Mapping[str, str]) -> Record:
     """Replace the paths of a record; the first becomes primary if the primary path is gone."""
     lead = record.path if record.path in files else min(files)
-    speaker = claims_in(record.origin.files.get(record.path, ""))[0]
-    same = lead == record.path and claims_in(files[lead])[0] == speaker
+    previous_etag = split_source_entries(record.origin.files.get(record.path, ""))[0]
+    same = lead == record.path and split_source_entries(files[lead])[0] == previous_etag
     # Without a label, the next run reads the metadata of the new primary path.
     label = record.origin.label if same else ""
     return replace(record, path=lead, origin=replace(record.origin, files=files, label=label))
 
 
-def with_words_of(fresh: Record, stored: Record) -> Record:
+def with_annotation_of(fresh: Record, stored: Record) -> Record:
     """Merge new metadata into a stored record; given captions replace generated captions."""
     origin = replace(stored.origin, label=fresh.origin.label, captioned=fresh.origin.captioned)
     if stored.origin.captioned and not fresh.caption:
         origin = replace(origin, captioned=True)
         fresh = replace(fresh, caption=stored.caption)
-    kept = fresh.caption == stored.caption and has_spoken(stored)
+    kept = fresh.caption == stored.caption and has_text_vector(stored)
     return replace(
         fresh,
         vector=stored.vector,
@@ -62,21 +62,21 @@ def with_words_of(fresh: Record, stored: Record) -> Record:
     )
 
 
-def is_answered(record: Record) -> bool:
+def is_captioned(record: Record) -> bool:
     """Return whether the record has a caption, or a model generated an empty caption."""
     return bool(record.caption) or record.origin.captioned
 
 
-def has_spoken(record: Record) -> bool:
+def has_text_vector(record: Record) -> bool:
     """Return whether the caption has a vector."""
     return record.text_vector is not None
 
 
-def label_of(words: Words) -> str:
+def label_of(annotation: Annotation) -> str:
     """Compute the digest of an image's caption and metadata."""
-    said = {one.name: getattr(words, one.name) for one in fields(words)}
+    values = {one.name: getattr(annotation, one.name) for one in fields(annotation)}
     try:
-        text = json.dumps(said, sort_keys=True)
+        text = json.dumps(values, sort_keys=True)
     except RecursionError:
         # An empty digest forces another read, which reports the error.
         return ""

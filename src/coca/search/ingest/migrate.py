@@ -164,8 +164,8 @@ def _import(
     target: Collection, files: list[Path], folder: Path, total: int, progress: ProgressMaker
 ) -> int:
     """Write records that no earlier run wrote; return their number."""
-    snapshot = folder / "written.txt"
-    done = set(snapshot.read_text().splitlines()) if snapshot.exists() else set()
+    written_log = folder / "written.txt"
+    done = set(written_log.read_text().splitlines()) if written_log.exists() else set()
     written = 0
     with progress("write records", total) as bar:
         for file in files:
@@ -175,7 +175,7 @@ def _import(
                     target.upsert(batch)
                 # Logged only when the rows survive a crash of the machine, not only of the process.
                 target.flush()
-                append_line(snapshot, file.name)
+                append_line(written_log, file.name)
                 written += len(read)
             bar.advance(len(read))
     return written

@@ -95,8 +95,8 @@ def read_vectors(path: str | Path) -> Iterator[Record]:
                 for row in batch.to_pylist():
                     row[records.METADATA] = json.loads(row[records.METADATA])
                     row[records.ORIGIN] = json.loads(row[records.ORIGIN])
-                    spoken = row[records.TEXT_VECTOR] if row[records.HAS_TEXT] else None
-                    yield row_codec.to_record(row, spoken)
+                    text_vector = row[records.TEXT_VECTOR] if row[records.HAS_TEXT] else None
+                    yield row_codec.to_record(row, text_vector)
     except (arrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is damaged: {error}", reason="bad_table") from error
 

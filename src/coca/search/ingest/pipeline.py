@@ -15,7 +15,7 @@ from coca.search.ingest.parquet import read_info, read_vectors
 from coca.search.ingest.planner import Captioner, UpsertPlanner
 from coca.search.ingest.prefetch import LoadedItem, Reader, found_records
 from coca.search.ingest.report import BadLog, IngestReport
-from coca.search.ingest.snapshot import CollectionSnapshot, Copies
+from coca.search.ingest.snapshot import CollectionSnapshot, PathCache
 from coca.search.ingest.sources import (
     AnySource,
     FileSource,
@@ -48,7 +48,7 @@ def ingest(
     captioner: Captioner | None = None,
     prune: bool = False,
     prune_empty: bool = False,
-    copies: Copies | None = None,
+    copies: PathCache | None = None,
     bad_log: BadLog | None = None,
     progress: ProgressMaker = silent,
     batch_size: int = 64,
@@ -79,7 +79,7 @@ def ingest(
     sources = _as_sources(places)
     names = _names(sources) if copies is not None and copies.complete else None
     known = copies.ids_of(names) if copies is not None and names is not None else set()
-    snapshot = _ledger(embedder, index, names, known)
+    snapshot = _take_snapshot(embedder, index, names, known)
     total = snapshot.look_at(sources, trust_empty=prune_empty)
     reader = _reader(embedder, snapshot, captioner, batch_size)
     for folder, paths in snapshot.spared.items() if prune else ():
@@ -91,39 +91,41 @@ def ingest(
             folder,
         )
 
-    def read(source: PictureSource, filler: UpsertPlanner) -> None:
+    def read(source: PictureSource, planner: UpsertPlanner) -> None:
         for found in reader.read(source):
-            if not filler.offer(found):
-                filler.offer(reader.read_again(source, found.entry))
+            if not planner.offer(found):
+                planner.offer(reader.read_again(source, found.entry))
 
     try:
         with (
             progress(_TITLE, total) as bar,
-            _filling(index, snapshot, embedder, captioner, batch_size, bar, bad_log) as filler,
+            _open_planner(
+                index, snapshot, embedder, captioner, batch_size, bar, bad_log
+            ) as planner,
         ):
             for source in sources:
                 if isinstance(source, SeriesSource):
                     for found in reader.read_series(source):
-                        filler.offer(found)
+                        planner.offer(found)
                 else:
-                    read(source, filler)
-            filler.write()
+                    read(source, planner)
+            planner.write()
             if prune:
-                missing = _missing_in(filler.report, trust_empty=prune_empty)
+                missing = _missing_in(planner.report, trust_empty=prune_empty)
                 gone = [*snapshot.gone, *filter(is_gone, missing)]
                 for start in range(0, len(gone), _PRUNE_ROWS):
                     batch = gone[start : start + _PRUNE_ROWS]
-                    filler.report.removed += filler.unlink_paths(dict.fromkeys(batch))
-                filler.report.removed += filler.forget_lost(snapshot.left)
+                    planner.report.removed += planner.unlink_paths(dict.fromkeys(batch))
+                planner.report.removed += planner.forget_lost(snapshot.left)
                 if names is not None:
                     # No later run would read these files until they change.
-                    read(FileSource(filter(os.path.isfile, filler.fallback_paths)), filler)
-                    filler.write()
+                    read(FileSource(filter(os.path.isfile, planner.fallback_paths)), planner)
+                    planner.write()
     finally:
         # Also after a failed run: its writes persist.
         if copies is not None:
             copies.take_note(snapshot)
-    return filler.report
+    return planner.report
 
 
 def add(
@@ -144,14 +146,14 @@ def add(
         DataError: Too many images are bad.
         SearchError: The collection was embedded by another model, or is not writable.
     """
-    snapshot = _ledger(embedder, index)
+    snapshot = _take_snapshot(embedder, index)
     with (
         progress(_TITLE, None) as bar,
-        _filling(index, snapshot, embedder, captioner, batch_size, bar, bad_log) as filler,
+        _open_planner(index, snapshot, embedder, captioner, batch_size, bar, bad_log) as planner,
     ):
         for found in _reader(embedder, snapshot, captioner, batch_size).take(pictures):
-            filler.offer(found)
-    return filler.report
+            planner.offer(found)
+    return planner.report
 
 
 def ingest_vectors(
@@ -178,21 +180,21 @@ def ingest_vectors(
     infos = [read_info(file) for file in files]
     for info in infos:
         check_same_model(index.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
-    snapshot = CollectionSnapshot(_pictures_of(index), half=index.repair())
+    snapshot = CollectionSnapshot(_image_origins(index), half=index.repair())
     total = sum(info.pictures for info in infos)
     with (
         progress("index vectors", total) as bar,
-        _filling(index, snapshot, None, None, batch_size, bar, None) as filler,
+        _open_planner(index, snapshot, None, None, batch_size, bar, None) as planner,
     ):
         for file in files:
             for record in read_vectors(file):
                 for found in found_records(record):
                     if _is_there(record, found, snapshot):
-                        filler.report.unchanged += 1
+                        planner.report.unchanged += 1
                         bar.advance()
                     else:
-                        filler.offer(found)
-    return filler.report
+                        planner.offer(found)
+    return planner.report
 
 
 def embed_source(
@@ -215,7 +217,7 @@ def embed_source(
     kept, snapshot = _Kept(), CollectionSnapshot([])
     total = snapshot.look_at([source])
     with progress("embed images", total) as bar:
-        filler = UpsertPlanner(
+        planner = UpsertPlanner(
             embedder,
             kept,
             snapshot,
@@ -225,9 +227,9 @@ def embed_source(
             bad_log=None,
         )
         for found in _reader(embedder, snapshot, captioner, batch_size).read(source):
-            filler.offer(found)
-        filler.write()
-    return list(kept.records.values()), filler.report
+            planner.offer(found)
+        planner.write()
+    return list(kept.records.values()), planner.report
 
 
 class _Kept:
@@ -259,7 +261,7 @@ def _missing_in(report: IngestReport, *, trust_empty: bool) -> Iterator[str]:
             yield path
 
 
-def _pictures_of(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
+def _image_origins(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
     """Iterate over the records of an image collection.
 
     Raises:
@@ -277,7 +279,7 @@ def _pictures_of(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
 def _is_there(record: Record, found: LoadedItem, snapshot: CollectionSnapshot) -> bool:
     """Return whether the collection has this path and etag, and the record's caption if any."""
     path, stamp = found.entry.path, found.entry.stamp
-    return snapshot.is_claimed(path, stamp) and (
+    return snapshot.has_entry(path, stamp) and (
         not record.caption or all(snapshot[id].has_caption for id in snapshot.ids_of(path))
     )
 
@@ -288,7 +290,7 @@ def reading_threads() -> int:
 
 
 @contextmanager
-def _filling(
+def _open_planner(
     index: Collection,
     snapshot: CollectionSnapshot,
     embedder: Embedder | None,
@@ -298,19 +300,19 @@ def _filling(
     bad_log: BadLog | None,
 ) -> Iterator[UpsertPlanner]:
     """Create a planner with write-behind; on exit all writes are on disk."""
-    with WriteBehind(index) as behind:
-        filler = UpsertPlanner(
+    with WriteBehind(index) as writer:
+        planner = UpsertPlanner(
             embedder,
-            behind,
+            writer,
             snapshot,
             captioner=captioner,
             batch_size=batch_size,
             bar=bar,
             bad_log=bad_log,
         )
-        yield filler
-        filler.write()
-        behind.flush()
+        yield planner
+        planner.write()
+        writer.flush()
 
 
 def _as_sources(
@@ -335,7 +337,7 @@ def _names(sources: Sequence[AnySource]) -> list[str] | None:
     return names
 
 
-def _ledger(
+def _take_snapshot(
     embedder: Embedder,
     index: Collection,
     names: Sequence[str] | None = None,
@@ -344,7 +346,7 @@ def _ledger(
     """Take a snapshot of all records, or of those with these paths and ids."""
     check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
     if names is None:
-        return CollectionSnapshot(_pictures_of(index), half=index.repair())
+        return CollectionSnapshot(_image_origins(index), half=index.repair())
     # A path that is not valid Unicode is in no collection.
     texts = [name for name in names if name.encode(errors="replace").decode() == name]
     ids = {*index.ids(where(PATH, "in", texts)), *known} if texts else set(known)

@@ -20,18 +20,24 @@ from coca.core.progress import Bar
 from coca.search.frame_paths import series_of
 from coca.search.ingest.merge import (
     fresh_record,
-    has_spoken,
-    is_answered,
+    has_text_vector,
+    is_captioned,
     label_of,
+    with_annotation_of,
     with_files,
-    with_words_of,
 )
 from coca.search.ingest.prefetch import LoadedItem, embed_found
 from coca.search.ingest.report import BadLog, IngestReport
-from coca.search.ingest.snapshot import CollectionSnapshot, Known
+from coca.search.ingest.snapshot import CollectionSnapshot, RecordState
 from coca.search.query.engine import Embedder
-from coca.search.records import MAX_BYTES, ORIGIN, Origin, Record, fault_of
-from coca.search.source_entries import claims_in, is_heard, join_claims, source_of, with_claim
+from coca.search.records import MAX_BYTES, ORIGIN, Origin, Record, storage_error
+from coca.search.source_entries import (
+    has_priority,
+    join_source_entries,
+    replace_source_entry,
+    source_of,
+    split_source_entries,
+)
 
 Captioner: TypeAlias = Callable[[Sequence[bytes]], Sequence[str]]
 """Generates a caption for each encoded image."""
@@ -81,7 +87,7 @@ class UpsertPlanner:
         self.fallback_paths: list[str] = []
         self._embedder = embedder
         self._index = index
-        self._ledger = snapshot
+        self._snapshot = snapshot
         self._captioner = captioner
         self._batch_size = batch_size
         self._bar = bar
@@ -101,18 +107,22 @@ class UpsertPlanner:
                 self.report.reject(found.entry.path, found.fault.reason, str(found.fault))
             elif found.series is not None:
                 # Finish the work of a killed run.
-                self.unlink_paths(dict.fromkeys(self._ledger.stale_paths_of(found.series)))
-                self.report.unchanged += len(self._ledger.paths_of(found.series))
+                self.unlink_paths(dict.fromkeys(self._snapshot.stale_paths_of(found.series)))
+                self.report.unchanged += len(self._snapshot.paths_of(found.series))
             elif not self._is_unchanged(found):
                 return False
             else:
                 self.report.unchanged += 1
             self._bar.advance()
             return True
-        words = picture.words
+        annotation = picture.annotation
         if found.given is None and (
-            fault := fault_of(
-                picture.path, words.caption, words.metadata, tags=words.tags, album=words.album
+            fault := storage_error(
+                picture.path,
+                annotation.caption,
+                annotation.metadata,
+                tags=annotation.tags,
+                album=annotation.album,
             )
         ):
             self.report.reject(picture.path, "bad_words", f"{picture.path}: {fault}")
@@ -131,7 +141,7 @@ class UpsertPlanner:
         for found in batch:
             copies.setdefault(found.id, []).append(found)
             kept[found.entry.path] = found.id
-        stored = self._index.get([id for id in copies if self._ledger.may_hold(id)])
+        stored = self._index.get([id for id in copies if self._snapshot.may_hold(id)])
         vectors, faults = self._embed({id: copies[id][0] for id in copies if id not in stored})
         records: dict[str, Record] = {}
         for id, same in copies.items():
@@ -145,13 +155,13 @@ class UpsertPlanner:
         changed = {
             id: record
             for id, record in records.items()
-            if record != stored.get(id) or has_spoken(record) != has_spoken(stored[id])
+            if record != stored.get(id) or has_text_vector(record) != has_text_vector(stored[id])
         }
         self._index.upsert(changed.values())
         for record in changed.values():
             self._remember(record)
         ended = [found.series for found in batch if found.series is not None]
-        stale = [path for series in ended for path in self._ledger.stale_paths_of(series)]
+        stale = [path for series in ended for path in self._snapshot.stale_paths_of(series)]
         self.unlink_paths(kept | dict.fromkeys(stale))
         self._log_bad()
         alone = sum(
@@ -172,7 +182,7 @@ class UpsertPlanner:
         """
         freed: dict[str, set[str]] = {}
         for path, id in kept.items():
-            for other in self._ledger.ids_of(path):
+            for other in self._snapshot.ids_of(path):
                 if other != id:
                     freed.setdefault(other, set()).add(path)
         records = self._index.get(freed)
@@ -190,39 +200,43 @@ class UpsertPlanner:
         Returns:
             The number of deleted records, which had no other path.
         """
-        ids = {id for path in paths for id in self._ledger.ids_of(path)}
+        ids = {id for path in paths for id in self._snapshot.ids_of(path)}
         records = self._index.get(ids)
-        return self._keep_files((record, self._held(record.origin)) for record in records.values())
+        return self._keep_files(
+            (record, self._current_files(record.origin)) for record in records.values()
+        )
 
     def _keep_files(self, left: Iterable[tuple[Record, Mapping[str, str]]]) -> int:
         """Restrict records to these files; delete and count those without files."""
         removed, changed = [], []
         for record, files in left:
             if files:
-                heir = self._remember(with_files(record, files))
-                changed.append(heir)
-                if heir.path != record.path and "" in map(source_of, claims_in(files[heir.path])):
-                    self.fallback_paths.append(heir.path)
+                updated = self._remember(with_files(record, files))
+                changed.append(updated)
+                if updated.path != record.path and "" in map(
+                    source_of, split_source_entries(files[updated.path])
+                ):
+                    self.fallback_paths.append(updated.path)
             else:
-                self._ledger.forget(record.id)
+                self._snapshot.forget(record.id)
                 removed.append(record.id)
         self._index.upsert(changed)
         self._index.delete(removed)
         return len(removed)
 
     def _is_unchanged(self, found: LoadedItem) -> bool:
-        path, stamp, snapshot = found.entry.path, found.entry.stamp, self._ledger
+        path, stamp, snapshot = found.entry.path, found.entry.stamp, self._snapshot
         for id in snapshot.ids_of(path):
             known = snapshot[id]
-            if stamp not in claims_in(known.origin.files[path]):
+            if stamp not in split_source_entries(known.origin.files[path]):
                 continue
             if known.path != path:
                 # Given captions take precedence over generated captions, at any path of the image.
-                speaks = found.words is not None and bool(found.words.caption)
-                outspeaks = speaks and not known.has_given_caption
-                same = snapshot.is_current(known.path, known.origin) and not outspeaks
+                has_caption = found.annotation is not None and bool(found.annotation.caption)
+                replaces_caption = has_caption and not known.has_given_caption
+                same = snapshot.is_current(known.path, known.origin) and not replaces_caption
             else:
-                same = self._says_nothing_new(found, known)
+                same = self._has_current_metadata(found, known)
                 same = same and (known.has_caption or self._captioner is None)
             if same:
                 # Finish the work of a killed run.
@@ -230,18 +244,18 @@ class UpsertPlanner:
             return same
         return False
 
-    def _says_nothing_new(self, found: LoadedItem, known: Known) -> bool:
+    def _has_current_metadata(self, found: LoadedItem, known: RecordState) -> bool:
         """Return whether the record of a primary path has the current metadata."""
-        path, stamp, words = found.entry.path, found.entry.stamp, found.words
+        path, stamp, annotation = found.entry.path, found.entry.stamp, found.annotation
         stamps, origin = known.origin.files[path], known.origin
-        speaker = next(iter(self._ledger.held(path, stamps)), "")
-        if speaker != claims_in(stamps)[0] or not origin.label:
+        priority_etag = next(iter(self._snapshot.current_etags(path, stamps)), "")
+        if priority_etag != split_source_entries(stamps)[0] or not origin.label:
             # The source of the record's metadata is gone.
             return False
-        if speaker == stamp:
-            return words is None or origin.label == label_of(words)
-        return words is None or not is_heard(
-            stamp, words.caption, over=speaker, captioned=known.has_given_caption
+        if priority_etag == stamp:
+            return annotation is None or origin.label == label_of(annotation)
+        return annotation is None or not has_priority(
+            stamp, annotation.caption, over=priority_etag, captioned=known.has_given_caption
         )
 
     def _gather(
@@ -257,7 +271,7 @@ class UpsertPlanner:
                 record = self._join(record, found)
                 continue
             record = fresh_record(found, vector)
-            if self._ledger.ids_of(found.entry.path):
+            if self._snapshot.ids_of(found.entry.path):
                 self.report.updated += 1
             else:
                 self.report.added += 1
@@ -271,50 +285,59 @@ class UpsertPlanner:
         path, stamp = picture.path, picture.stamp
         known = path in origin.files
         fresh = fresh_record(found, record.vector)
-        leads = path == record.path or not self._ledger.is_current(record.path, origin)
+        is_primary = path == record.path or not self._snapshot.is_current(record.path, origin)
         # Given captions take precedence over generated captions, at any path of the image.
-        outspeaks = not leads and bool(fresh.caption) and (origin.captioned or not record.caption)
-        leads |= outspeaks
-        claims = self._ledger.held(path, origin.files[path]) if known else []
-        speaks = leads
-        if path == record.path and claims and source_of(claims[0]) != source_of(stamp):
+        replaces_caption = (
+            not is_primary and bool(fresh.caption) and (origin.captioned or not record.caption)
+        )
+        is_primary |= replaces_caption
+        etags = self._snapshot.current_etags(path, origin.files[path]) if known else []
+        replaces_metadata = is_primary
+        if path == record.path and etags and source_of(etags[0]) != source_of(stamp):
             given = bool(record.caption) and not origin.captioned
-            speaks = is_heard(stamp, fresh.caption, over=claims[0], captioned=given)
-        if known or leads or len(json.dumps(dict(origin.files))) < _MAX_FILES_BYTES:
-            files = self._held(origin) | {path: with_claim(claims, stamp, speaks=speaks)}
+            replaces_metadata = has_priority(stamp, fresh.caption, over=etags[0], captioned=given)
+        if known or is_primary or len(json.dumps(dict(origin.files))) < _MAX_FILES_BYTES:
+            files = self._current_files(origin) | {
+                path: replace_source_entry(etags, stamp, first=replaces_metadata)
+            }
             origin = replace(origin, files=files)
-        if not leads:
+        if not is_primary:
             if known:
                 self.report.unchanged += 1
             else:
                 self.report.repeat(path, record.path)
             return replace(record, origin=origin)
         joined = replace(record, origin=origin)
-        if speaks:
-            if len(claims_in(origin.files[path])) > 1 and not fresh.album:
+        if replaces_metadata:
+            if len(split_source_entries(origin.files[path])) > 1 and not fresh.album:
                 # A table seldom gives an album; the folder of the image is the album.
                 fresh = replace(fresh, album=record.album)
-            joined = with_words_of(fresh, joined)
+            joined = with_annotation_of(fresh, joined)
         elif not joined.album:
             joined = replace(joined, album=fresh.album)
         same = (record.path, record.origin.label) == (path, joined.origin.label)
         same = same and record.caption == joined.caption
-        if same and (is_answered(joined) or self._captioner is None):
+        if same and (is_captioned(joined) or self._captioner is None):
             self.report.unchanged += 1
-        elif outspeaks and not known:
+        elif replaces_caption and not known:
             self.report.repeat(path, record.path)
         else:
             self.report.updated += 1
         return joined
 
-    def _held(self, origin: Origin) -> dict[str, str]:
+    def _current_files(self, origin: Origin) -> dict[str, str]:
         """List the paths of a record that the sources still have, with their source entries."""
-        held = {path: self._ledger.held(path, stamps) for path, stamps in origin.files.items()}
-        return {path: join_claims(claims) for path, claims in held.items() if claims}
+        current = {
+            path: self._snapshot.current_etags(path, stamps)
+            for path, stamps in origin.files.items()
+        }
+        return {path: join_source_entries(etags) for path, etags in current.items() if etags}
 
     def _remember(self, record: Record) -> Record:
         """Add a written record to the snapshot."""
-        self._ledger.remember(record.id, Known.of(record.path, record.caption, record.origin))
+        self._snapshot.remember(
+            record.id, RecordState.of(record.path, record.caption, record.origin)
+        )
         return record
 
     def _embed(
@@ -330,23 +353,23 @@ class UpsertPlanner:
     def _write_captions(
         self, records: dict[str, Record], copies: Mapping[str, Sequence[LoadedItem]]
     ) -> None:
-        speechless = [id for id, record in records.items() if not is_answered(record)]
-        if self._captioner is None or not speechless:
+        uncaptioned = [id for id, record in records.items() if not is_captioned(record)]
+        if self._captioner is None or not uncaptioned:
             return
-        pictures = [copies[id][0].picture for id in speechless]
+        pictures = [copies[id][0].picture for id in uncaptioned]
         captions = self._captioner([one.image for one in pictures if one is not None])
-        for id, caption in zip(speechless, captions, strict=True):
+        for id, caption in zip(uncaptioned, captions, strict=True):
             origin = replace(records[id].origin, captioned=True)
             records[id] = replace(records[id], caption=caption, origin=origin)
 
     def _embed_captions(self, records: dict[str, Record]) -> None:
         """Embed captions without a vector."""
-        spoken = [
+        unembedded = [
             id for id, record in records.items() if record.caption and record.text_vector is None
         ]
-        if spoken and self._embedder is not None:
-            vectors = self._embedder.embed_texts([records[id].caption for id in spoken])
-            for id, vector in zip(spoken, vectors, strict=True):
+        if unembedded and self._embedder is not None:
+            vectors = self._embedder.embed_texts([records[id].caption for id in unembedded])
+            for id, vector in zip(unembedded, vectors, strict=True):
                 records[id] = replace(records[id], text_vector=vector)
 
     def _log_bad(self) -> None:

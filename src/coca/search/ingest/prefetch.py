@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.core.prefetch import iterate_ahead, map_ahead
 from coca.search.ingest.image_metadata import Header, read_header
-from coca.search.ingest.local_files import Picture, Words
+from coca.search.ingest.local_files import Annotation, Picture
 from coca.search.ingest.snapshot import WHOLE, CollectionSnapshot
 from coca.search.ingest.sources import Entry, PictureSource, SeriesSource
 from coca.search.query.engine import Embedder
@@ -44,7 +44,7 @@ class LoadedItem:
     picture: Picture | None = None
     id: str = ""
     """Id of the image."""
-    words: Words | None = None
+    annotation: Annotation | None = None
     """Metadata of an entry whose image was not read, since its etag is known."""
     header: Header = field(default_factory=Header)
     """Header of the image."""
@@ -69,7 +69,7 @@ class Reader:
         ahead: int,
     ) -> None:
         self._embedder = embedder if isinstance(embedder, PreparingEmbedder) else None
-        self._ledger = snapshot
+        self._snapshot = snapshot
         self._captions = captions
         self._threads = threads
         self._ahead = ahead
@@ -79,7 +79,7 @@ class Reader:
         return self._each(
             lambda job: self._entry(source, *job),
             (
-                (entry, self._ledger.is_claimed(entry.path, entry.stamp))
+                (entry, self._snapshot.has_entry(entry.path, entry.stamp))
                 for entry in source.entries()
             ),
         )
@@ -90,7 +90,7 @@ class Reader:
         there = {
             entry.path
             for entry in source.entries()
-            if self._ledger.is_whole(entry, captions=self._captions)
+            if self._snapshot.is_whole(entry, captions=self._captions)
         }
 
         def pictures() -> Iterator[LoadedItem]:
@@ -116,7 +116,7 @@ class Reader:
         """Compute an image's id, and preprocess it if it is new."""
         id, header = content_id(picture.image), read_header(picture.image)
         found = LoadedItem(entry, picture=picture, id=id, header=header)
-        if self._embedder is None or id in self._ledger:
+        if self._embedder is None or id in self._snapshot:
             return found
         try:
             return replace(found, prepared=self._embedder.prepare_image(picture.image))
@@ -142,7 +142,7 @@ class Reader:
     def _entry(self, source: PictureSource, entry: Entry, claimed: bool) -> LoadedItem:
         try:
             if claimed:
-                return LoadedItem(entry, words=source.words(entry))
+                return LoadedItem(entry, annotation=source.annotation(entry))
             return self.examine(entry, source.read(entry))
         except DataError as error:
             return LoadedItem(entry, error)

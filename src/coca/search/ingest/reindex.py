@@ -99,8 +99,10 @@ def _bring_up_to_date(
     """
     now, then = source.get(ids), target.get(ids)
     pairs = [(now[id], then[id]) for id in ids if id in now and id in then]
-    changed = {new.id: (new, old) for new, old in pairs if new != old or _says_other(new, old)}
-    texts = _text_vectors([new for new, old in changed.values() if _says_other(new, old)], embedder)
+    changed = {new.id: (new, old) for new, old in pairs if new != old or _caption_changed(new, old)}
+    texts = _text_vectors(
+        [new for new, old in changed.values() if _caption_changed(new, old)], embedder
+    )
     target.upsert(
         replace(
             new,
@@ -113,7 +115,7 @@ def _bring_up_to_date(
     report.updated += len(changed)
 
 
-def _says_other(new: Record, old: Record) -> bool:
+def _caption_changed(new: Record, old: Record) -> bool:
     """Return whether the caption vector differs from that of the older record."""
     if new.text_vector is None:
         return old.text_vector is not None
@@ -148,8 +150,8 @@ def _text_vectors(
     records: Sequence[Record], embedder: Embedder
 ) -> dict[str, Float32[np.ndarray, " E"]]:
     """Embed the captions of records with a caption vector; return vectors by id."""
-    spoken = [record for record in records if record.text_vector is not None]
-    if not spoken:
+    captioned = [record for record in records if record.text_vector is not None]
+    if not captioned:
         return {}
-    vectors = embedder.embed_texts([record.caption for record in spoken])
-    return {record.id: vector for record, vector in zip(spoken, vectors, strict=True)}
+    vectors = embedder.embed_texts([record.caption for record in captioned])
+    return {record.id: vector for record, vector in zip(captioned, vectors, strict=True)}

@@ -10,14 +10,14 @@ from coca.core.absence import Roots
 from coca.search.frame_paths import series_of
 from coca.search.ingest.sources import AnySource, Entry, RootedSource, empty_folders
 from coca.search.records import Origin
-from coca.search.source_entries import claims_in, join_claims, source_of
+from coca.search.source_entries import join_source_entries, source_of, split_source_entries
 
 WHOLE = "+"
 """Suffix of the etag of a series' last frame, which is written after all other frames."""
 
 
 @dataclass(slots=True)
-class Known:
+class RecordState:
     """State of one record in the collection, without its vector."""
 
     path: str
@@ -26,7 +26,7 @@ class Known:
     origin: Origin
 
     @classmethod
-    def of(cls, path: str, caption: str, origin: Origin) -> "Known":
+    def of(cls, path: str, caption: str, origin: Origin) -> "RecordState":
         """Create the state of a record from its path, caption and origin."""
         return cls(path, bool(caption) or origin.captioned, origin)
 
@@ -40,7 +40,7 @@ UNSURE = "?"
 """Suffix of the etag of a path that must be read again."""
 
 
-class Copies:
+class PathCache:
     """Cache of non-primary paths of records, across ingest runs.
 
     Primary paths can be queried in the collection; non-primary paths would need a full read. Writes
@@ -82,7 +82,7 @@ class CollectionSnapshot:
     ) -> None:
         """Store id, path, caption and origin of records; `half`: ids of incomplete records."""
         self.complete = complete
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, RecordState] = {}
         # Path -> ids of records with that path: several after a killed run. Tuples, as sets would
         # take a quarter of all memory.
         self._ids: dict[str, tuple[str, ...]] = {}
@@ -97,16 +97,18 @@ class CollectionSnapshot:
         for id, path, caption, origin in rows:
             if id in half:
                 files = {
-                    path: join_claims(stamp + UNSURE for stamp in claims_in(stamps))
+                    path: join_source_entries(
+                        stamp + UNSURE for stamp in split_source_entries(stamps)
+                    )
                     for path, stamps in origin.files.items()
                 }
                 origin = replace(origin, files=files)
-            self.remember(id, Known.of(path, caption, origin))
+            self.remember(id, RecordState.of(path, caption, origin))
 
     def __contains__(self, id: str) -> bool:
         return id in self._known
 
-    def __getitem__(self, id: str) -> Known:
+    def __getitem__(self, id: str) -> RecordState:
         return self._known[id]
 
     def may_hold(self, id: str) -> bool:
@@ -130,17 +132,17 @@ class CollectionSnapshot:
         for source in sources:
             for entry in source.entries():
                 before = self._stamps.get(entry.path)
-                both = entry.stamp if before is None else join_claims([before, entry.stamp])
+                both = entry.stamp if before is None else join_source_entries([before, entry.stamp])
                 self._stamps[entry.path] = both
         self._lost, self._gone, self.spared = {}, set(), {}
         searching = [source for source in sources if isinstance(source, RootedSource)]
         folders = {root for source in searching for root in source.roots()}
         empty = Roots(() if trust_empty or not folders else empty_folders(folders, sources))
 
-        def is_lost(path: str, claim: str) -> bool:
-            entry = series_of(path, claim)
+        def is_lost(path: str, etag: str) -> bool:
+            entry = series_of(path, etag)
             for source in sources:
-                if source.has_lost(entry, claim):
+                if source.has_lost(entry, etag):
                     folder = empty.above(entry) if source in searching else None
                     if folder is None:
                         return True
@@ -148,12 +150,10 @@ class CollectionSnapshot:
             return False
 
         for path in self._ids:
-            claims = self._claims_on(path)
-            there = self._now(path, claims)
-            lost = {
-                claim for claim in claims if source_of(claim) not in there and is_lost(path, claim)
-            }
-            if lost == claims:
+            etags = self._etags_of(path)
+            there = self._now(path, etags)
+            lost = {etag for etag in etags if source_of(etag) not in there and is_lost(path, etag)}
+            if lost == etags:
                 self._gone.add(path)
             elif lost:
                 self._lost[path] = lost
@@ -169,25 +169,25 @@ class CollectionSnapshot:
         """Paths that some sources have lost and others may still have, sorted."""
         return sorted(self._lost)
 
-    def held(self, path: str, stamps: str) -> list[str]:
+    def current_etags(self, path: str, stamps: str) -> list[str]:
         """Return the source entries of a path that no source has lost."""
         if path in self._gone:
             return []
         lost = self._lost.get(path, ())
-        return [claim for claim in claims_in(stamps) if claim not in lost]
+        return [etag for etag in split_source_entries(stamps) if etag not in lost]
 
     def ids_of(self, path: str) -> list[str]:
         """Return the ids of records with a path, sorted."""
         return sorted(self._ids.get(path, ()))
 
-    def is_claimed(self, path: str, stamp: str) -> bool:
+    def has_entry(self, path: str, stamp: str) -> bool:
         """Return whether a record has the path with this etag."""
-        return stamp in self._claims_on(path)
+        return stamp in self._etags_of(path)
 
     def is_whole(self, series: Entry, *, captions: bool) -> bool:
         """Return whether every current frame of a series is present, with captions if required."""
         paths = self.paths_of(series)
-        return any(self.is_claimed(path, series.stamp + WHOLE) for path in paths) and (
+        return any(self.has_entry(path, series.stamp + WHOLE) for path in paths) and (
             not captions
             or all(self._known[id].has_caption for path in paths for id in self.ids_of(path))
         )
@@ -202,20 +202,20 @@ class CollectionSnapshot:
         return [
             path
             for path in self.paths_of(series)
-            if not any(self.is_claimed(path, stamp) for stamp in stamps)
+            if not any(self.has_entry(path, stamp) for stamp in stamps)
         ]
 
     def is_current(self, path: str, origin: Origin) -> bool:
         """Return whether a record's path exists and is unchanged, as far as is known."""
-        stamps = claims_in(origin.files.get(path, ""))
+        stamps = split_source_entries(origin.files.get(path, ""))
         now = self._now(path, stamps)
-        claims = [one.removesuffix(WHOLE) for one in stamps]
+        etags = [one.removesuffix(WHOLE) for one in stamps]
         # An empty etag is inconclusive: for instance of a file on an unmounted drive.
-        told = [claim for claim in claims if now.get(source_of(claim))]
-        same = not told or any(claim == now[source_of(claim)] for claim in told)
+        known_etags = [etag for etag in etags if now.get(source_of(etag))]
+        same = not known_etags or any(etag == now[source_of(etag)] for etag in known_etags)
         return path not in self._gone and same
 
-    def remember(self, id: str, known: Known) -> None:
+    def remember(self, id: str, known: RecordState) -> None:
         """Add or update a written record."""
         self.forget(id)
         self._known[id] = known
@@ -234,12 +234,14 @@ class CollectionSnapshot:
             else:
                 self._series.get(series_of(path, stamps), set()).discard(path)
 
-    def _claims_on(self, path: str) -> set[str]:
+    def _etags_of(self, path: str) -> set[str]:
         ids = self._ids.get(path, ())
-        return {claim for id in ids for claim in claims_in(self._known[id].origin.files[path])}
+        return {
+            etag for id in ids for etag in split_source_entries(self._known[id].origin.files[path])
+        }
 
-    def _now(self, path: str, claims: Iterable[str]) -> dict[str, str]:
+    def _now(self, path: str, etags: Iterable[str]) -> dict[str, str]:
         """Return source -> current etag of a path in the sources of this run."""
-        names = {path, *(series_of(path, claim) for claim in claims)}
+        names = {path, *(series_of(path, etag) for etag in etags)}
         texts = [self._stamps[name] for name in names if name in self._stamps]
-        return {source_of(one): one for text in texts for one in claims_in(text)}
+        return {source_of(one): one for text in texts for one in split_source_entries(text)}

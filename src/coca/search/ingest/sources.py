@@ -12,11 +12,11 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.absence import Roots
 from coca.search.ingest.local_files import (
+    Annotation,
     Picture,
-    Words,
     changed_at,
     find_pictures,
-    read_words,
+    read_sidecars,
     stamp_of,
 )
 from coca.search.query.originals import read_file
@@ -44,7 +44,7 @@ class PictureSource(Protocol):
         """List all entries, the same in each call."""
         ...
 
-    def words(self, entry: Entry) -> Words | None:
+    def annotation(self, entry: Entry) -> Annotation | None:
         """Read the metadata of an image; None where the etag covers the metadata.
 
         Raises:
@@ -154,18 +154,22 @@ class FileSource:
         paths = [entry.path for entry in self._entries]
         return paths if self._tops == set(paths) else None
 
-    def words(self, entry: Entry) -> Words:
+    def annotation(self, entry: Entry) -> Annotation:
         """Read `NAME.txt` and `NAME.json`; the folder is the album unless they give one."""
-        words = read_words(Path(entry.path))
-        return words if words.album else replace(words, album=os.path.dirname(entry.path))
+        annotation = read_sidecars(Path(entry.path))
+        return (
+            annotation
+            if annotation.album
+            else replace(annotation, album=os.path.dirname(entry.path))
+        )
 
     def read(self, entry: Entry) -> Picture:
         """Read the file and its metadata."""
-        words = self.words(entry)
+        annotation = self.annotation(entry)
         return Picture(
             path=entry.path,
             image=read_file(entry.path),
-            words=words,
+            annotation=annotation,
             changed=changed_at(entry.path),
             stamp=entry.stamp,
         )

@@ -60,7 +60,7 @@ class Vectors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class SearchRequest:
     """One ANN search: limit, filter and search width."""
 
     limit: int
@@ -74,8 +74,8 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
-    """Page of the nearest records; other fields as in `Look`."""
+class PageRequest:
+    """Page of the nearest records; other fields as in `SearchRequest`."""
 
     k: int
     """Maximum number of results a query."""
@@ -96,30 +96,32 @@ class Page:
         if not self.effort > 0:
             raise ArgumentError(f"effort is {self.effort}; it must be above 0")
 
-    def look(self, limit: int) -> Look:
+    def search_request(self, limit: int) -> SearchRequest:
         """Build the search for the first `limit` results."""
-        return Look(limit=limit, filter=self.filter, effort=self.effort, params=self.params)
+        return SearchRequest(
+            limit=limit, filter=self.filter, effort=self.effort, params=self.params
+        )
 
 
-def nearest_rows(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
+def search_rows(
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchRequest
 ) -> list[list[Row]]:
     """Find the nearest rows to each query, nearest first, each with its `distance`."""
     if not len(queries):
         return []
-    if not look.filter:
-        return _searched(vectors, queries, look, effort=look.effort)
+    if not request.filter:
+        return _searched(vectors, queries, request, effort=request.effort)
     if vectors.collection.connection.is_lite:
-        return _filtered_on_lite(vectors, queries, look)
-    return _filtered_on_server(vectors, queries, look)
+        return _filtered_on_lite(vectors, queries, request)
+    return _filtered_on_server(vectors, queries, request)
 
 
 def _filtered_on_server(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchRequest
 ) -> list[list[Row]]:
     """Search with a width that depends on the number of rows the filter keeps."""
     collection = vectors.collection
-    kept, share = collection.count(look.filter, freshness=collection.freshness), 1.0
+    kept, share = collection.count(request.filter, freshness=collection.freshness), 1.0
     if kept > _FEW_ROWS:
         share = kept / max(collection.count(freshness=collection.freshness), kept)
     # A server itself uses brute force where few rows are kept, except for unindexed rows.
@@ -128,15 +130,15 @@ def _filtered_on_server(
         and kept / share - served_rows(collection.connection, collection.name) > _ROUGH_ROWS
     ):
         columns = [*HIT_COLUMNS, vectors.column]
-        rows = collection.query(look.filter, columns, freshness=collection.freshness)
-        return _exact(queries, rows, vectors.column, look)
+        rows = collection.query(request.filter, columns, freshness=collection.freshness)
+        return _exact(queries, rows, vectors.column, request)
     # So that it visits as many kept rows as an unfiltered search visits rows.
-    effort = look.effort * (1.0 if share == 1 else _BEHIND_FILTER / share)
-    return _searched(vectors, queries, look, effort=effort)
+    effort = request.effort * (1.0 if share == 1 else _BEHIND_FILTER / share)
+    return _searched(vectors, queries, request, effort=effort)
 
 
 def _filtered_on_lite(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchRequest
 ) -> list[list[Row]]:
     """Search widely, then by brute force if too few kept rows were found.
 
@@ -144,36 +146,36 @@ def _filtered_on_lite(
     takes 0.2 s plus 55 us a kept row; the search takes 0.15 s.
     """
     collection, index = vectors.collection, vectors.index
-    if any(name in look.filter for name in _READ_AS_OBJECTS):
+    if any(name in request.filter for name in _READ_AS_OBJECTS):
         # For arrays and JSON, Lite converts each whole record to Python objects, with vectors; so
         # evaluate the filter only once.
-        ids = collection.ids(look.filter)
+        ids = collection.ids(request.filter)
         if len(ids) <= _FEW_ROWS:
             columns = [*HIT_COLUMNS, vectors.column]
-            return _exact(queries, list(collection.get(ids, columns)), vectors.column, look)
+            return _exact(queries, list(collection.get(ids, columns)), vectors.column, request)
         if len(ids) <= _LISTED_IDS:
-            look = replace(look, filter=with_ids(ids))
-    if "ef" not in index.search_params(look.limit, 1.0):
-        return _searched(vectors, queries, look, effort=_UTMOST)
+            request = replace(request, filter=with_ids(ids))
+    if "ef" not in index.search_params(request.limit, 1.0):
+        return _searched(vectors, queries, request, effort=_UTMOST)
     # More results than wanted show that the search was wide enough. A compressed graph has other
     # scores than the rows, so all pages of one depth must take the same path.
-    wanted = look.limit if index.type == Hnsw.type else depth_of(look.limit)
-    wider = replace(look, limit=min(_MARGIN * wanted, index.most_results))
+    wanted = request.limit if index.type == Hnsw.type else depth_of(request.limit)
+    wider = replace(request, limit=min(_MARGIN * wanted, index.most_results))
     answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=MAX_WIDTH)
     if any(len(answer) < wider.limit for answer in answers):
         columns = [*HIT_COLUMNS, vectors.column]
-        read = collection.query(look.filter, columns, limit=_MANY_ROWS + 1)
+        read = collection.query(request.filter, columns, limit=_MANY_ROWS + 1)
         if len(read) <= _MANY_ROWS:
-            return _exact(queries, read, vectors.column, look)
+            return _exact(queries, read, vectors.column, request)
         # The kept rows are far from the query: search the whole graph.
         answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=collection.count())
-    return [answer[: look.limit] for answer in answers]
+    return [answer[: request.limit] for answer in answers]
 
 
 def _searched(
     vectors: Vectors,
     queries: Float[np.ndarray, "Q E"],
-    look: Look,
+    request: SearchRequest,
     *,
     effort: float,
     ef: int | None = None,
@@ -184,13 +186,13 @@ def _searched(
     of the page are rescored with the stored vectors. Pages of one depth then agree, and scores do
     not depend on the index or the filter.
     """
-    depth = min(depth_of(look.limit), vectors.index.most_results)
+    depth = min(depth_of(request.limit), vectors.index.most_results)
     exact = vectors.index.exact_scores
     params = vectors.index.search_params(depth, effort)
-    limit = look.limit if exact else depth
+    limit = request.limit if exact else depth
     if ef is not None:
         params["ef"] = max(ef, limit)
-    params |= _wide_enough(look.params or {}, limit)
+    params |= _wide_enough(request.params or {}, limit)
     answers = [
         answer
         for batch in batches(queries, _QUERY_ROWS if exact else _rescored(depth, queries.shape[1]))
@@ -200,13 +202,13 @@ def _searched(
             columns=HIT_COLUMNS if exact else [*HIT_COLUMNS, vectors.column],
             k=limit,
             params=params,
-            filter=look.filter,
+            filter=request.filter,
         )
     ]
     if exact:
         return answers
     return [
-        _exact(query[np.newaxis], answer, vectors.column, look)[0]
+        _exact(query[np.newaxis], answer, vectors.column, request)[0]
         for query, answer in zip(queries, answers, strict=True)
     ]
 
@@ -227,7 +229,7 @@ def _wide_enough(params: Mapping[str, Any], limit: int) -> dict[str, Any]:
 
 
 def _exact(
-    queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, look: Look
+    queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, request: SearchRequest
 ) -> list[list[Row]]:
     """Rank rows by exact cosine (brute force), from rows with their vectors."""
     if not rows:
@@ -235,6 +237,6 @@ def _exact(
     vectors = np.asarray([row[column] for row in rows], dtype=np.float32)
     answers = []
     for scores in queries @ vectors.T:
-        best = np.argsort(-scores, kind="stable")[: look.limit]
+        best = np.argsort(-scores, kind="stable")[: request.limit]
         answers.append([rows[row] | {"distance": float(scores[row])} for row in best])
     return answers

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from coca.search import records
 from coca.search.filters import quoted
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.milvus.ann_pages import Look, Page, Vectors, nearest_rows
+from coca.search.milvus.ann_pages import PageRequest, SearchRequest, Vectors, search_rows
 from coca.search.milvus.collection_io import CollectionIO, Row
 from coca.search.milvus.pagination import BM25_DIGITS, depth_of, group_of, pages, place_of
 from coca.search.milvus.row_codec import HIT_COLUMNS, belongs, to_hit
@@ -20,8 +20,8 @@ _MOST_OF_ALBUMS = 2_048
 """Maximum number of nearest images scanned for albums before frequent albums are excluded."""
 
 
-def nearest(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: Page, *, captions: bool
+def ann_search(
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: PageRequest, *, captions: bool
 ) -> list[list[Hit]]:
     """Find the nearest records to each query, nearest first.
 
@@ -34,14 +34,16 @@ def nearest(
     separate = vectors.collection is not vectors.pictures
 
     def search(some: Sequence[np.ndarray], limit: int) -> list[list[Row]]:
-        look, rows = page.look(limit), np.stack(some)
+        request, rows = page.search_request(limit), np.stack(some)
         if separate:
-            return _rows_of_pictures(vectors, rows, look)
-        found = nearest_rows(vectors, rows, look)
+            return _search_captions(vectors, rows, request)
+        found = search_rows(vectors, rows, request)
         if captions and any(not row[records.HAS_TEXT] for answer in found for row in answer):
             # Only on demand: most collections have no placeholders, and a filter takes time.
-            spoken = f"{records.HAS_TEXT} == true"
-            found = nearest_rows(vectors, rows, replace(look, filter=_both(page.filter, spoken)))
+            has_text = f"{records.HAS_TEXT} == true"
+            found = search_rows(
+                vectors, rows, replace(request, filter=_both(page.filter, has_text))
+            )
         return found
 
     most = vectors.index.most_results
@@ -49,8 +51,8 @@ def nearest(
     return [[to_hit(row, row["distance"]) for row in answer] for answer in answers]
 
 
-def nearest_of_each_album(
-    vectors: Vectors, query: Float[np.ndarray, " E"], page: Page, *, captions: bool
+def grouped_ann_search(
+    vectors: Vectors, query: Float[np.ndarray, " E"], page: PageRequest, *, captions: bool
 ) -> list[Hit]:
     """Find the best hit of each album, best first; an image without an album is its own group.
 
@@ -66,7 +68,7 @@ def nearest_of_each_album(
     while True:
         limit = min(limit, most)
         rest = replace(page, k=limit, offset=0, filter=_without(hidden, page.filter))
-        hits = nearest(vectors, query[np.newaxis], rest, captions=captions)[0]
+        hits = ann_search(vectors, query[np.newaxis], rest, captions=captions)[0]
         for hit in hits:
             found.setdefault(group_of(hit), hit)
         if len(hits) < limit or len(found) >= wanted:
@@ -77,7 +79,7 @@ def nearest_of_each_album(
         limit *= 4
 
 
-def words_of(collection: CollectionIO, text: str, page: Page) -> list[Hit]:
+def bm25_search(collection: CollectionIO, text: str, page: PageRequest) -> list[Hit]:
     """Rank records by BM25 of their captions, best first."""
 
     def search(texts: Sequence[str], limit: int) -> list[list[Row]]:
@@ -99,19 +101,19 @@ def words_of(collection: CollectionIO, text: str, page: Page) -> list[Hit]:
     return [to_hit(row, row["distance"]) for row in rows]
 
 
-def _rows_of_pictures(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], look: Look
+def _search_captions(
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchRequest
 ) -> list[list[Row]]:
     """Find the images with the nearest captions, where captions are in a separate collection.
 
     Orphaned captions of a killed writer are skipped.
     """
-    pictures, limit = vectors.pictures, look.limit
+    pictures, limit = vectors.pictures, request.limit
     while True:
-        found = nearest_rows(vectors, queries, replace(look, limit=limit))
+        found = search_rows(vectors, queries, replace(request, limit=limit))
         ids = dict.fromkeys(row[records.ID] for rows in found for row in rows)
-        told = pictures.get(ids, HIT_COLUMNS, freshness=pictures.freshness)
-        known = {row[records.ID]: row for row in told}
+        image_rows = pictures.get(ids, HIT_COLUMNS, freshness=pictures.freshness)
+        known = {row[records.ID]: row for row in image_rows}
         answers = [
             [
                 known[row[records.ID]] | {"distance": row["distance"]}
@@ -121,11 +123,11 @@ def _rows_of_pictures(
             for rows in found
         ]
         short = any(
-            len(answer) < look.limit and len(rows) == limit
+            len(answer) < request.limit and len(rows) == limit
             for answer, rows in zip(answers, found, strict=True)
         )
         if not short or limit == vectors.index.most_results:
-            return [answer[: look.limit] for answer in answers]
+            return [answer[: request.limit] for answer in answers]
         limit = min(2 * limit, vectors.index.most_results)
 
 

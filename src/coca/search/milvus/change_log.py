@@ -104,7 +104,7 @@ class Watch:
         return not self._index.sees_all_writes and age_s > max(self._check_s, _SHARE * self._took_s)
 
 
-def read_beside(what: str, read: Callable[[], None], lock: threading.Lock) -> None:
+def read_in_background(what: str, read: Callable[[], None], lock: threading.Lock) -> None:
     """Read again in a background thread, unless the lock holder does so already.
 
     Args:

@@ -18,8 +18,8 @@ from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.params import MAX_RESULTS, VectorIndex
 from coca.search.milvus import names, schema
-from coca.search.milvus.ann_pages import Page
-from coca.search.milvus.ann_search import nearest, nearest_of_each_album, words_of
+from coca.search.milvus.ann_pages import PageRequest
+from coca.search.milvus.ann_search import ann_search, bm25_search, grouped_ann_search
 from coca.search.milvus.catalog import make_named, missing
 from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.milvus.collection_io import WRITE_ROWS, batches
@@ -264,8 +264,8 @@ class Collection:
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
         """Build hits with these scores, in this order; missing ids are skipped."""
         pictures = self._store.pictures
-        told = pictures.get(scores, HIT_COLUMNS, freshness=pictures.freshness)
-        found = {row[records.ID]: row for row in told}
+        found_rows = pictures.get(scores, HIT_COLUMNS, freshness=pictures.freshness)
+        found = {row[records.ID]: row for row in found_rows}
         return [to_hit(found[id], score) for id, score in scores.items() if id in found]
 
     @property
@@ -353,7 +353,7 @@ class Collection:
             SearchError: The vectors are invalid, `k` or `offset` is out of range, or Milvus rejects
                 the filter.
         """
-        page = Page(k=k, offset=offset, filter=filter, effort=effort, params=params)
+        page = PageRequest(k=k, offset=offset, filter=filter, effort=effort, params=params)
         page.check(self.index_type)
         check_group_by(group_by)
         names = [f"query {row}" for row in range(len(vectors))]
@@ -361,10 +361,10 @@ class Collection:
         vectors_there, captions = self._store.vectors(on), on == "text"
         if group_by:
             return [
-                nearest_of_each_album(vectors_there, query, page, captions=captions)
+                grouped_ann_search(vectors_there, query, page, captions=captions)
                 for query in queries
             ]
-        return nearest(vectors_there, queries, page, captions=captions)
+        return ann_search(vectors_there, queries, page, captions=captions)
 
     def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
@@ -390,11 +390,11 @@ class Collection:
                 "Milvus Lite 3.2 and servers from 2.5 can"
             )
         check_text(text)
-        page = Page(k=k, offset=offset, filter=filter)
+        page = PageRequest(k=k, offset=offset, filter=filter)
         page.check(self.index_type)
-        return words_of(self._store.pictures, text, page)
+        return bm25_search(self._store.pictures, text, page)
 
     @property
     def supports_full_text(self) -> bool:
         """Whether `full_text_search` is available."""
-        return self._store.layout.words
+        return self._store.layout.full_text

@@ -37,16 +37,16 @@ def index_state(connection: Connection, collection: str, column: str) -> IndexSt
     with connection.faults(f"describe the index of {column}"):
         if column not in client.list_indexes(collection, field_name=column, timeout=timeout_s):
             return None
-        told = client.describe_index(collection, column, timeout=timeout_s)
-        if told is None:
+        described = client.describe_index(collection, column, timeout=timeout_s)
+        if described is None:
             return None
-        done = told["state"] == "Finished"
+        done = described["state"] == "Finished"
         return IndexState(
             column=column,
-            index=index_of(told),
-            state=str(told["state"]),
-            rows=int(told["total_rows"]),
-            indexed_rows=int(told["indexed_rows"]),
+            index=index_of(described),
+            state=str(described["state"]),
+            rows=int(described["total_rows"]),
+            indexed_rows=int(described["indexed_rows"]),
             reason="" if done else connection.index_fault(collection, column),
         )
 
@@ -118,9 +118,9 @@ def drop_index(connection: Connection, collection: str, column: str) -> None:
 
 
 def _fault(connection: Connection, index: VectorIndex, now: IndexState | None) -> str:
-    words = f"Milvus at {connection.uri} could not build {index.type}"
+    summary = f"Milvus at {connection.uri} could not build {index.type}"
     if now is None:
-        return f"{words}: the index is gone"
-    told = f": {now.reason}" if now.reason else ", and does not say why"
+        return f"{summary}: the index is gone"
+    reason = f": {now.reason}" if now.reason else ", and does not say why"
     gpu = "; one without a GPU never does" if index.type.startswith("GPU_") else ""
-    return f"{words}: it is {now.state} at {now.indexed_rows:,} of {now.rows:,} rows{told}{gpu}"
+    return f"{summary}: it is {now.state} at {now.indexed_rows:,} of {now.rows:,} rows{reason}{gpu}"

@@ -77,13 +77,13 @@ class RecordStore:
         else:
             # The captions first: the run after a killed one finds the image missing and writes both
             # again. Until `repair` deletes such orphans, searches hide them.
-            spoken = [
+            caption_rows = [
                 row | {records.VECTOR: np.asarray(record.text_vector, dtype=np.float32)}
                 for row, record in zip(written, batch, strict=True)
                 if record.text_vector is not None
             ]
             self._texts.delete(record.id for record in batch if record.text_vector is None)
-            self._texts.upsert(spoken)
+            self._texts.upsert(caption_rows)
         self.pictures.upsert(written)
 
     def delete(self, ids: Iterable[str]) -> None:
@@ -115,8 +115,8 @@ class RecordStore:
             texts_again = _by_id([self._texts.get(astray, columns)])
             astray = _astray(texts_again, _by_id([self.pictures.get(astray, columns)]))
             self._texts.delete(astray)
-        unspoken = set(astray) | (pictures.keys() - texts.keys())
-        return {id for id in unspoken if id in pictures and pictures[id][records.HAS_TEXT]}
+        unembedded = set(astray) | (pictures.keys() - texts.keys())
+        return {id for id in unembedded if id in pictures and pictures[id][records.HAS_TEXT]}
 
     def get(self, ids: Iterable[str]) -> Iterator[Record]:
         """Read the records with these ids, in no order; missing ids are skipped."""
@@ -141,11 +141,11 @@ class RecordStore:
                 yield (row[records.ID], row[records.PATH], row[records.CAPTION], to_origin(row))
 
     def _to_records(self, batch: Sequence[Row]) -> list[Record]:
-        spoken = [row for row in batch if row[records.HAS_TEXT]]
+        captioned = [row for row in batch if row[records.HAS_TEXT]]
         if not self.layout.shared:
-            ids = [row[records.ID] for row in spoken]
-            spoken = list(self._texts.get(ids, [records.ID, records.VECTOR]))
-        vectors = {row[records.ID]: row[self.layout.text_column] for row in spoken}
+            ids = [row[records.ID] for row in captioned]
+            captioned = list(self._texts.get(ids, [records.ID, records.VECTOR]))
+        vectors = {row[records.ID]: row[self.layout.text_column] for row in captioned}
         return [to_record(row, vectors.get(row[records.ID])) for row in batch]
 
     @property

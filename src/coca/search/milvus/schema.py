@@ -40,7 +40,7 @@ class Layout:
     """Collection of the caption vectors: itself, or the second collection."""
     text_column: str
     """Column of the caption vectors."""
-    words: bool
+    full_text: bool
     """Whether it has the BM25 column."""
     embed_dim: int
     index: VectorIndex
@@ -192,7 +192,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         name=name,
         texts=name if shared else texts_name(name),
         text_column=records.TEXT_VECTOR if shared else records.VECTOR,
-        words=WORDS in columns,
+        full_text=WORDS in columns,
         embed_dim=info.embed_dim,
         index=parse_index(properties.get(_INDEX, "HNSW")),
         replicas=int(properties.get(_REPLICAS, 1)),
@@ -213,7 +213,7 @@ def load_collection(connection: Connection, layout: Layout) -> None:
             build_index(connection, name, column, layout.index, embed_dim=layout.embed_dim)
     client, timeout_s = connection.client, connection.timeout_s
     with connection.faults(f"load collection {layout.name!r}"):
-        if layout.words and WORDS not in client.list_indexes(layout.name, timeout=timeout_s):
+        if layout.full_text and WORDS not in client.list_indexes(layout.name, timeout=timeout_s):
             words = client.prepare_index_params()
             words.add_index(WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
             client.create_index(layout.name, words, timeout=timeout_s, sync=not connection.is_lite)

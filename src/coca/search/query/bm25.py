@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coca.search.milvus.change_log import Watch, read_beside
+from coca.search.milvus.change_log import Watch, read_in_background
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.pagination import check_text
 from coca.search.query.bm25_index import BM25Index
@@ -18,7 +18,7 @@ class _Read:
 
     writes: int
     ids: np.ndarray
-    words: BM25Index
+    index: BM25Index
 
 
 class Captions:
@@ -43,7 +43,7 @@ class Captions:
     def refresh(self) -> None:
         """Read the captions again."""
         with self._lock:
-            self._read_anew()
+            self._read_again()
 
     def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
@@ -64,7 +64,7 @@ class Captions:
         """
         check_text(text)
         held = self._up_to_date()
-        scores = held.words.scores(text)
+        scores = held.index.scores(text)
         if filter:
             kept = set(self._index.ids(filter))
             scores = np.where([id in kept for id in held.ids], scores, 0)
@@ -78,16 +78,16 @@ class Captions:
             with self._lock:
                 # Another thread may have read them meanwhile, and may have begun too early.
                 if self._held is held:
-                    self._read_anew()
+                    self._read_again()
                     return self._held
         if self._watch.is_old():
-            read_beside("captions", self._read_anew, self._lock)
+            read_in_background("captions", self._read_again, self._lock)
         return held
 
     def _lacks_something(self, held: _Read) -> bool:
         return self._index.writes != held.writes or self._watch.has_changed(len(held.ids))
 
-    def _read_anew(self) -> None:
+    def _read_again(self) -> None:
         """Read the captions again; the caller holds the lock."""
         self._held = self._read()
 

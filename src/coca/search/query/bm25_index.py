@@ -14,7 +14,7 @@ _K1, _B = 1.2, 0.75
 _WORD = re.compile(r"\w+")
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Split a text into words, case-folded and in Unicode form NFKC."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
@@ -29,7 +29,7 @@ class BM25Index:
             MissingExtraError: The package `bm25s` is not installed.
         """
         self._size = len(texts)
-        split = [words_of(text) for text in texts]
+        split = [split_words(text) for text in texts]
         self._known = {word for words in split for word in words}
         # bm25s cannot index texts without any word.
         if self._known:
@@ -39,7 +39,7 @@ class BM25Index:
 
     def scores(self, query: str) -> Float32[np.ndarray, " N"]:
         """Compute the BM25 score of each text; 0 where it shares no word with the query."""
-        asked = [word for word in words_of(query) if word in self._known]
-        if not asked:
+        terms = [word for word in split_words(query) if word in self._known]
+        if not terms:
             return np.zeros(self._size, np.float32)
-        return np.asarray(self._ranker.get_scores(asked), np.float32)
+        return np.asarray(self._ranker.get_scores(terms), np.float32)

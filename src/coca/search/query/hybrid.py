@@ -86,15 +86,15 @@ def search_hybrid(
     check_page(k, offset, MAX_RESULTS)
     joined: dict[str, Hit] = {}
     for depth in _DEPTHS:
-        near = index.search(query, depth, filter=filter, on=on)[0]
-        said = by_words.full_text_search(words, depth, filter=filter)
-        fused = fuse([near, said], [1 - fusion.words, fusion.words], fusion)
+        dense_hits = index.search(query, depth, filter=filter, on=on)[0]
+        text_hits = by_words.full_text_search(words, depth, filter=filter)
+        fused = fuse([dense_hits, text_hits], [1 - fusion.words, fusion.words], fusion)
         if min_score is not None:
-            fused = _similar_enough(fused, index, near, query[0], min_score, on)
+            fused = _similar_enough(fused, index, dense_hits, query[0], min_score, on)
         # Earlier hits keep their rank: pages of every depth are slices of one list.
         for hit in fused:
             joined.setdefault(group_of(hit) if group_by else hit.id, hit)
-        if len(joined) >= offset + k or max(len(near), len(said)) < depth:
+        if len(joined) >= offset + k or max(len(dense_hits), len(text_hits)) < depth:
             break
     return list(joined.values())[offset : offset + k]
 
@@ -102,13 +102,13 @@ def search_hybrid(
 def _similar_enough(
     fused: Sequence[Hit],
     index: Searchable,
-    near: Sequence[Hit],
+    dense_hits: Sequence[Hit],
     query: Float[np.ndarray, " E"],
     min_score: float,
     on: Side,
 ) -> list[Hit]:
     """Keep hits with a cosine of at least `min_score`, computed here for full-text hits."""
-    cosines = {hit.id: hit.score for hit in near}
+    cosines = {hit.id: hit.score for hit in dense_hits}
     rest = index.get([hit.id for hit in fused if hit.id not in cosines])
     cosines |= {id: cosine(query, record, on) for id, record in rest.items()}
     return [hit for hit in fused if cosines.get(hit.id, -np.inf) >= min_score]

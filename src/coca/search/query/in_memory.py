@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.filters import check_filter
-from coca.search.milvus.change_log import Watch, read_beside
+from coca.search.milvus.change_log import Watch, read_in_background
 from coca.search.milvus.collection import MAX_RESULTS, Collection, Side
 from coca.search.milvus.pagination import COSINE_DIGITS, check_group_by, check_page, group_of
 from coca.search.milvus.record_store import check_side
@@ -55,7 +55,7 @@ class _Copy:
     ids: list[str]
     rows: dict[str, int]
     sides: dict[Side, Float32[np.ndarray, "N E"]]
-    spoken: Bool[np.ndarray, " N"]
+    has_text: Bool[np.ndarray, " N"]
     """Mask of records with a caption vector."""
     kept: dict[str, Bool[np.ndarray, " N"]] = field(default_factory=dict)
     """Filter -> mask of the records it keeps, for the last `_FILTERS` filters."""
@@ -112,7 +112,7 @@ class InMemoryIndex:
     def refresh(self, progress: ProgressMaker = silent) -> None:
         """Read all records again."""
         with self._reading:
-            self._read_anew(progress)
+            self._read_again(progress)
 
     def search(
         self,
@@ -136,9 +136,9 @@ class InMemoryIndex:
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
         copy = self._up_to_date()
-        kept = self._fulfil(copy, filter)
+        kept = self._evaluate(copy, filter)
         if on == "text":
-            kept = kept & copy.spoken
+            kept = kept & copy.has_text
         answers = []
         for start in range(0, len(queries), _QUERY_ROWS):
             scores = queries[start : start + _QUERY_ROWS] @ copy.sides[on].T
@@ -219,10 +219,10 @@ class InMemoryIndex:
             finally:
                 self._lock.release()
         if self._watch.is_old():
-            read_beside("vectors", partial(self._read_anew, silent), self._reading)
+            read_in_background("vectors", partial(self._read_again, silent), self._reading)
         return self._copy
 
-    def _read_anew(self, progress: ProgressMaker) -> None:
+    def _read_again(self, progress: ProgressMaker) -> None:
         """Read everything again.
 
         The caller holds `_reading`, so that no older copy replaces a newer one.
@@ -268,7 +268,7 @@ class InMemoryIndex:
         stay = np.array([id not in gone for id in copy.ids], dtype=bool)
         parts = {on: [matrix[stay]] for on, matrix in copy.sides.items()}
         kept_ids = [id for id in copy.ids if id not in gone]
-        spoken = [copy.spoken[stay]]
+        has_text = [copy.has_text[stay]]
         with progress("reading vectors", len(ids)) as bar:
             for start in range(0, len(ids), _READ_ROWS):
                 part = ids[start : start + _READ_ROWS]
@@ -277,17 +277,17 @@ class InMemoryIndex:
                 kept_ids += [record.id for record in read]
                 for on, matrices in parts.items():
                     matrices.append(_stacked(read, on, self.info.embed_dim))
-                spoken.append(np.array([one.text_vector is not None for one in read], bool))
+                has_text.append(np.array([one.text_vector is not None for one in read], bool))
                 bar.advance(min(_READ_ROWS, len(ids) - start))
         return _Copy(
             writes,
             kept_ids,
             {id: row for row, id in enumerate(kept_ids)},
             {on: np.concatenate(some) for on, some in parts.items()},
-            np.concatenate(spoken),
+            np.concatenate(has_text),
         )
 
-    def _fulfil(self, copy: _Copy, filter: str) -> Bool[np.ndarray, " N"]:
+    def _evaluate(self, copy: _Copy, filter: str) -> Bool[np.ndarray, " N"]:
         """Evaluate a filter to a mask of records, cached within one copy."""
         if not filter:
             return np.ones(len(copy.ids), bool)

@@ -15,7 +15,7 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardSource
 from coca.data.sources.tables import SUFFIXES
 from coca.data.storage.storage import expand_braces, full_path, is_remote
-from coca.search.ingest.local_files import Picture, Words, changed_at
+from coca.search.ingest.local_files import Annotation, Picture, changed_at
 from coca.search.ingest.sources import (
     AnySource,
     Entry,
@@ -152,7 +152,7 @@ class UnreadableFile:
         """The file."""
         return [self._entry]
 
-    def words(self, entry: Entry) -> None:
+    def annotation(self, entry: Entry) -> None:
         """Nothing."""
 
     def read(self, entry: Entry) -> Picture:
@@ -204,7 +204,7 @@ class SampleSource:
         """An image each, in the order of its first row."""
         return self._entries
 
-    def words(self, entry: Entry) -> None:
+    def annotation(self, entry: Entry) -> None:
         """Nothing apart: the stamp changes when the words do."""
 
     def read(self, entry: Entry) -> Picture:
@@ -227,7 +227,7 @@ class SampleSource:
         return Picture(
             path=entry.path,
             image=first.images[rows[0][1]],
-            words=Words.of(captions[0] if captions else "", metadata, tags=tags),
+            annotation=Annotation.of(captions[0] if captions else "", metadata, tags=tags),
             changed=changed_at(entry.path),
             stamp=entry.stamp,
         )

@@ -13,7 +13,7 @@ from coca.inference.predictor import Predictor
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.planner import Captioner
 from coca.search.ingest.report import BadPicture, IngestReport
-from coca.search.ingest.snapshot import Copies
+from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo
@@ -37,7 +37,7 @@ class FillSettings(TypedDict, total=False):
     """Remove records of what is gone from these places."""
     prune_empty: bool
     """Also of folders in which nothing is left, whose drive may not be mounted."""
-    copies: Copies | None
+    copies: PathCache | None
     """The same in each of several fillings, so that later ones read only what changed."""
     bad_list: Path | None
     """File of JSON lines that lists bad images, each once."""

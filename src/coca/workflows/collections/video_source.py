@@ -14,7 +14,7 @@ from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.regular_files import check_regular
 from coca.processing.video import read_frames
 from coca.search.frame_paths import series_path, series_stamp
-from coca.search.ingest.local_files import Picture, find_pictures, read_words, stamp_of
+from coca.search.ingest.local_files import Picture, find_pictures, read_sidecars, stamp_of
 from coca.search.ingest.sources import Entry
 
 _SHORTER_PX = 720
@@ -52,8 +52,8 @@ class VideoSource:
 
     def series(self, entry: Entry) -> Iterator[Picture]:
         """The frames of a video, as JPEG files; `DataError` if it is broken or has none."""
-        words = read_words(Path(entry.path))
-        spoken = {"video_caption": words.caption} if words.caption else {}
+        annotation = read_sidecars(Path(entry.path))
+        spoken = {"video_caption": annotation.caption} if annotation.caption else {}
         try:
             # A FIFO would wait for a writer for ever.
             changed = int(check_regular(entry.path).st_mtime)
@@ -69,11 +69,11 @@ class VideoSource:
             yield Picture(
                 path=series_path(entry.path, seconds),
                 image=stream.getvalue(),
-                words=replace(
-                    words,
+                annotation=replace(
+                    annotation,
                     caption="",
-                    album=words.album or entry.path,
-                    metadata={**words.metadata, **spoken, "seconds": seconds},
+                    album=annotation.album or entry.path,
+                    metadata={**annotation.metadata, **spoken, "seconds": seconds},
                 ),
                 changed=changed,
                 stamp=entry.stamp,
