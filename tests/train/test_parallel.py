@@ -35,7 +35,9 @@ def test_a_gradient_that_is_too_long_is_scaled_and_another_left_alone(
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_one_process_on_its_own_has_nobody_to_share_with(kind: Kind) -> None:
-    with pytest.raises(ConfigError, match=rf"parallel is {kind}, but .* on its own; .*torchrun"):
+    with pytest.raises(
+        ConfigError, match=rf"parallel is {kind}, but .* only one process; .*torchrun"
+    ):
         ParallelModel(nn.Linear(1, 1), kind, device=CPU)
 
 

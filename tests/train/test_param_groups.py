@@ -65,7 +65,7 @@ def test_a_locked_image_tower_gives_the_poolers_no_graph_to_go_back_through() ->
 def test_freezing_logs_how_much_is_left(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         freeze(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), ["0"])
-    assert "3 of 11 parameters train" in caplog.text
+    assert "3 of 11 parameters are trained" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_no_run_leaves_out_patches_unless_it_is_asked_to() -> None:
         ({"warmup": -1}, "at least 0 steps"),
         ({"warmup": 1.0}, "neither a fraction"),
         ({"warmup": -0.5}, "neither a fraction"),
-        ({"final_lr_fraction": 2.0}, "between 0 and 1"),
+        ({"final_lr_fraction": 2.0}, r"must be in \[0, 1\]"),
         ({"patch_dropout": 1.0}, "at least 0 and below 1"),
         ({"patch_dropout": -0.1}, "patch_dropout must be"),
         ({"unmasked_tail": 1.1}, "unmasked_tail must be in"),
