@@ -62,7 +62,7 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
     refused = run("collection", "drop", "best", "--yes", "--uri", "b.db", code=1)
     assert "alias of 'moved_" in refused.stderr
     asked = run("collection", "drop", "moved", "--json", "--uri", "b.db", code=2)
-    assert "add --yes" in asked.stderr
+    assert "pass --yes" in asked.stderr
     assert asked.stdout.strip() == ""
     run("collection", "drop", "moved", "--yes", "--uri", "b.db")
     assert "there are none" in run("collection", "list", "--uri", "b.db").output

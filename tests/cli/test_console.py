@@ -43,7 +43,7 @@ def test_quiet_leaves_results_and_errors(capsys: Captured) -> None:
 
 
 def test_an_error_without_words_is_still_told(capsys: Captured) -> None:
-    room.tell_error("")
+    room.print_error("")
     assert capsys.readouterr().err.startswith("error: something failed")
 
 

@@ -34,9 +34,9 @@ def test_tars_are_embedded_once_and_indexed_without_a_model(
     assert hit["path"] == str(Path("shards/shard-000000.tar/k1").absolute())
     idle = ("--no-captions", "--frame-interval", "2", "--max-bad", "0.5", "--bad-list", "bad.jsonl")
     refused = run("index", "vectors", *idle, code=2).stderr
-    assert "--no-captions, --frame-interval, --max-bad, --bad-list look at images" in refused
+    assert "--no-captions, --frame-interval, --max-bad, --bad-list apply to images" in refused
     refused = run("index", "vectors", "--prune", code=2).stderr
-    assert "look at images, and these are vectors" in refused
+    assert "apply to images, and these are vectors" in refused
 
 
 def test_a_bad_tar_fails_the_command_after_the_others_are_done(

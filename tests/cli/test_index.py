@@ -117,7 +117,7 @@ def test_a_place_with_nothing_in_it_is_a_fault_unless_all_of_it_was_removed(
     told = run_json("index", "photos", "-m", model, "--prune", "--yes")
     assert (told["removed"], told["count"]) == (3, 0)
     for alone in (["--yes"], ["--yes", "--watch"]):
-        assert "--yes goes with --prune" in run("index", "photos", *alone, code=2).stderr
+        assert "--yes needs --prune" in run("index", "photos", *alone, code=2).stderr
 
 
 def test_too_many_bad_pictures_stop_the_run_and_are_listed(

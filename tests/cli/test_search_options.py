@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from coca.cli.search_options import Among, Place, from_here, grouped
+from coca.cli.search_options import CollectionOptions, FilterOptions, from_here, grouped
 
 
 def test_a_group_of_options_stands_among_the_others_of_a_command() -> None:
@@ -18,16 +18,18 @@ def test_a_group_of_options_stands_among_the_others_of_a_command() -> None:
     def command(
         word: str,
         *,
-        among: Among,
+        among: FilterOptions,
         loud: Annotated[bool, typer.Option("--loud")] = False,
-        place: Place,
+        place: CollectionOptions,
     ) -> None:
         """Say it."""
         said.append((word, loud, among, place))
 
     runner = CliRunner()
     assert runner.invoke(app, ["x", "--tag", "a", "--tag", "b", "-c", "other"]).exit_code == 0
-    assert said == [("x", False, Among(tag=["a", "b"]), Place(collection="other"))]
+    assert said == [
+        ("x", False, FilterOptions(tag=["a", "b"]), CollectionOptions(collection="other"))
+    ]
     told = runner.invoke(app, ["--help"]).output
     assert "Say it." in told
     assert told.index("--since") < told.index("--loud") < told.index("--uri")
@@ -35,9 +37,9 @@ def test_a_group_of_options_stands_among_the_others_of_a_command() -> None:
 
 
 def test_wishes_are_joined_so_that_none_reaches_into_another() -> None:
-    assert Among().expression == ""
-    assert Among(filter="width > 1 or width < 0").expression == "width > 1 or width < 0"
-    both = Among(filter="width > 1 or width < 0", tag=["a"]).expression
+    assert FilterOptions().expression == ""
+    assert FilterOptions(filter="width > 1 or width < 0").expression == "width > 1 or width < 0"
+    both = FilterOptions(filter="width > 1 or width < 0", tag=["a"]).expression
     assert both.startswith("(width > 1 or width < 0) and (")
 
 

@@ -249,7 +249,7 @@ def test_classes_come_and_go_and_answer_as_labels_do(
     ("arguments", "code", "sentence"),
     [
         (["mine", "x.jsonl"], 2, "--count or --share"),
-        (["mine", "x.jsonl", "--share", "2"], 2, "right is above 0 to 1"),
+        (["mine", "x.jsonl", "--share", "2"], 2, "must be in (0, 1]"),
         (["mine", "x.txt", "--count", "1"], 2, "ends in .jsonl"),
         (["mine", "x.jsonl", "--count", "1", "--min-score", "0.5"], 2, "0.5 needs scores"),
         (["mine", "x.jsonl", "--count", "1", "-q", "a", "--min-score", "2"], 1, "none of 6"),

@@ -1,4 +1,4 @@
-"""Answers to a question about images, and verdicts on a statement about one image or two."""
+"""Command `coca answer`: visual question answering and visual entailment."""
 
 import os
 from collections.abc import Sequence
@@ -21,24 +21,24 @@ def answer(
     question: Annotated[
         str,
         typer.Argument(
-            metavar="QUESTION", help="What is asked or claimed, in quotes.", show_default=False
+            metavar="QUESTION", help="Question or statement, in quotes.", show_default=False
         ),
     ],
     in_words: Annotated[
         bool,
         typer.Option(
-            "--generate", "-w", help="Write the answer behind the question; needs no head."
+            "--generate", "-w", help="Generate the answer as a completion; needs no head."
         ),
     ] = False,
     top: Annotated[
-        int, typer.Option("--top", min=1, help="Answers to give, the likeliest first.")
+        int, typer.Option("--top", min=1, help="Answers per image, most probable first.")
     ] = 1,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
             "--max-new-tokens",
             min=1,
-            help="Most pieces of words of an answer that is written; default: what fits.",
+            help="With --generate: maximum tokens of an answer; default: up to the context length.",
             show_default=False,
         ),
     ] = None,
@@ -48,9 +48,9 @@ def answer(
 ) -> None:
     """Answer a question about each image, or judge a statement.
 
-    A model with a head for questions (`coca finetune`) chooses among the answers that it learned.
-    With --generate, any model continues the question as it would a caption. Where a head reads
-    pairs, each two images belong together.
+    A model with a head for questions (`coca finetune`) chooses among the answers of its training.
+    With --generate, any model completes the question as it completes a caption. For a head that
+    reads pairs, each two consecutive images form a pair.
     """
     console = Console.current(json=as_json)
     if os.path.lexists(question):
@@ -67,15 +67,15 @@ def answer(
         found = "has no head" if head is None else "has a head that reads images only"
         raise ConfigError(
             f"the model {predictor.source or model} {found}, so it answers no question; `coca "
-            "finetune` adds a head for questions, and --generate lets the model write on behind "
-            "the question as behind a caption"
+            "finetune` adds a head for questions, and --generate lets the model complete the "
+            "question like a caption"
         )
     if len(paths) % head.pictures:
         raise ConfigError(
             f"the model's head reads {head.pictures} images at a time, and {len(paths)} are given"
         )
     names, outcomes = _choose(console, predictor, paths, question, together=head.pictures)
-    images.tell(
+    images.print_outcomes(
         console,
         names,
         outcomes,
@@ -92,7 +92,7 @@ def answer(
 def _choose(
     console: Console, predictor: "Predictor", paths: list[str], question: str, *, together: int
 ) -> tuple[list[str], Sequence["list[Prediction] | images.Bad"]]:
-    """What the head makes of each image, or of each few that belong together."""
+    """Run the head on each image, or on each group of `together` images."""
     if together == 1:
         return paths, images.work_through(
             paths,
@@ -122,7 +122,7 @@ def _write(
     top: int,
     max_new_tokens: int | None,
 ) -> None:
-    """Answers in free words."""
+    """Generate free-form answers and print them."""
 
     def ask(batch: Sequence[str]) -> "list[Caption]":
         return predictor.caption(
@@ -136,7 +136,7 @@ def _write(
         title="answering",
         progress=console.progress,
     )
-    images.tell(
+    images.print_outcomes(
         console,
         paths,
         outcomes,

@@ -1,10 +1,10 @@
-"""The command `coca`: its commands, its own options, and how each of them may end.
+"""Entry point of the command line `coca`: commands, global options and exit codes.
 
-0    done
-1    failed, or something was left out because it is bad
-2    called wrongly: an unknown option, a wrong setting, a model that is not named
-130  stopped by Ctrl-C
-141  nobody reads the output any more
+0    success
+1    failure, or some input was unreadable and skipped
+2    usage or configuration error: an unknown option, an invalid setting, no model
+130  interrupted by Ctrl-C
+141  the pipe that reads the output was closed
 """
 
 import gc
@@ -36,7 +36,7 @@ from coca.cli import (
     uses,
     weights,
 )
-from coca.cli.console import configure, tell_error
+from coca.cli.console import configure, print_error
 from coca.core.errors import CocaError, ConfigError
 
 FAILED, WRONG_CALL, STOPPED, UNREAD = 1, 2, 130, 141
@@ -45,11 +45,11 @@ _RARE_COLLECTION = (50_000, 20, 100)
 """Thresholds of Python's garbage collector, which are (700, 10, 10) by default."""
 
 
-class Door(TyperGroup):
-    """The root of all commands, where every error ends as a sentence and an exit code."""
+class CommandGroup(TyperGroup):
+    """The root command group; it turns every error into one message and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the options of `coca` itself, which may also stand behind those of a command."""
+        """Parse the global options, which are accepted at any position, before the others."""
         end = args.index("--") if "--" in args else len(args)
         first = [name for name in _ANYWHERE if name in args[:end]]
         rest = [arg for arg in args[:end] if arg not in _ANYWHERE] + args[end:]
@@ -59,10 +59,10 @@ class Door(TyperGroup):
             raise _ended(error, debug="--debug" in first) from None
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
+        """Run a command and turn errors into exit codes."""
         try:
             result = super().invoke(ctx)
-            # Here and not at the end of the process, where nobody could catch a closed pipe.
+            # Flushed here, since an error of a closed pipe cannot be caught at process exit.
             sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:
             raise _ended(error, debug=bool(ctx.params.get("debug"))) from None
@@ -70,7 +70,7 @@ class Door(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Door,
+    cls=CommandGroup,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -104,7 +104,7 @@ app.add_typer(data.app, name="data", rich_help_panel=_REST)
 app.add_typer(config.app, name="config", rich_help_panel=_REST)
 
 
-def _tell_version(wanted: bool) -> bool:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"coca {__version__}")
         raise typer.Exit
@@ -114,28 +114,28 @@ def _tell_version(wanted: bool) -> bool:
 @app.callback()
 def coca(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks, and log everything to stderr.")
+        bool, typer.Option("--debug", help="Print tracebacks, and log all levels to stderr.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", help="Print results and errors only; no progress.")
+        bool, typer.Option("--quiet", help="Print results and errors only, no progress.")
     ] = False,
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_tell_version, is_eager=True, help="Print the version and exit."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
     """CoCa: search, captions and recognition with one image-text model.
 
-    --debug and --quiet may stand anywhere.
+    --debug and --quiet are accepted at any position.
     """
     configure(quiet=quiet, debug=debug)
 
 
 def main() -> None:
-    """Run the command line of this process."""
-    # Imports make a hundred thousand objects and no garbage; to look for some takes 0.3 s of them.
+    """Run the command line and exit the process."""
+    # Imports create 100,000 objects and no garbage; collections during them would take 0.3 s.
     gc.set_threshold(*_RARE_COLLECTION)
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be text in the terminal's encoding.
@@ -144,37 +144,37 @@ def main() -> None:
         app(prog_name="coca")
     except SystemExit as end:
         train.leave(end.code)
-        # At its end Python looks for garbage among all modules, which takes 0.7 s; now it does not.
+        # Skips the garbage collection of all modules at exit, which takes 0.7 s.
         gc.freeze()
         raise
 
 
 def _ended(error: BaseException, *, debug: bool) -> typer.Exit:
-    """Tell why a command ended, and with which code."""
+    """Print the error that ended a command, and return its exit code."""
     if isinstance(error, typer.Exit):
         return error
     if debug and not isinstance(error, BrokenPipeError):
         traceback.print_exception(error)
     match error:
         case BrokenPipeError():
-            # Python would try to write the rest when it ends, and complain.
+            # Otherwise Python writes the rest of the buffer at exit, and reports the error again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return typer.Exit(UNREAD)
         case KeyboardInterrupt() | typer.Abort():
-            tell_error("stopped by Ctrl-C")
+            print_error("stopped by Ctrl-C")
             return typer.Exit(STOPPED)
         case ConfigError():
-            tell_error(str(error))
+            print_error(str(error))
             return typer.Exit(WRONG_CALL)
         case CocaError():
-            tell_error(str(error))
+            print_error(str(error))
             return typer.Exit(FAILED)
-    # The parser's own errors, whose class is public under no name.
+    # Errors of the parser; their class has no public name.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        tell_error(_usage(error))
+        print_error(_usage(error))
         return typer.Exit(error.exit_code)
     reason = next(iter(str(error).splitlines()), "")
-    tell_error(
+    print_error(
         f"something unexpected happened ({type(error).__name__}{f': {reason}' if reason else ''}); "
         "run the command again with --debug to see where"
     )

@@ -1,4 +1,4 @@
-"""Captions of images, and images of what their words looked at."""
+"""Command `coca caption`: generate captions, and draw their cross-attention maps."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,11 +13,11 @@ from coca.core.errors import ConfigError
 if TYPE_CHECKING:
     from coca.inference.captioning import Caption
 
-_CHOICE, _RULES = "How words are chosen", "What captions must be like"
+_CHOICE, _RULES = "Decoding", "Constraints"
 
 
 class Stopping(StrEnum):
-    """When a search ends; see `coca.model.generation.config.GenerationConfig`."""
+    """Stopping criterion of beam search; see `coca.model.generation.config.GenerationConfig`."""
 
     full = "full"
     likely = "likely"
@@ -27,18 +27,18 @@ class Stopping(StrEnum):
 def caption(
     files: images.Files,
     prompt: Annotated[
-        str, typer.Option("--prompt", help="Words that each caption begins with.")
+        str, typer.Option("--prompt", help="Text that each caption begins with.")
     ] = "",
     num_return_sequences: Annotated[
         int,
-        typer.Option("--num-return-sequences", "-n", min=1, help="Captions an image, best first."),
+        typer.Option("--num-return-sequences", "-n", min=1, help="Captions per image, best first."),
     ] = 1,
     explain: Annotated[
         Path | None,
         typer.Option(
             "--explain",
             metavar="PNG",
-            help="Draw what each word looked at, for one image, into this file.",
+            help="Draw the cross-attention map of each word into this file; for one image.",
             show_default=False,
         ),
     ] = None,
@@ -47,7 +47,8 @@ def caption(
         typer.Option(
             "--num-beams",
             min=1,
-            help="Captions kept while searching; 1 is the fastest; default: 4, none when drawing.",
+            help="Beams of the beam search; 1 is greedy and fastest; default: 4, none when "
+            "sampling.",
             show_default=False,
             rich_help_panel=_CHOICE,
         ),
@@ -56,7 +57,8 @@ def caption(
         float,
         typer.Option(
             "--length-penalty",
-            help="0 prefers short captions, 1 compares by the mean over words.",
+            help="Exponent of the length normalization; 0 favours short captions, 1 ranks by "
+            "the mean over tokens.",
             rich_help_panel=_CHOICE,
         ),
     ] = 1.0,
@@ -64,7 +66,8 @@ def caption(
         Stopping,
         typer.Option(
             "--early-stopping",
-            help="End a search when it is full, likely or certain that no better caption comes.",
+            help="Stop beam search once num-beams captions ended (full), no running caption ranks "
+            "above them now (likely) or can at any length (certain).",
             rich_help_panel=_CHOICE,
         ),
     ] = Stopping.likely,
@@ -73,7 +76,7 @@ def caption(
         typer.Option(
             "--num-beam-groups",
             min=1,
-            help="Groups of beams that write different things.",
+            help="Groups of beams for diverse beam search.",
             rich_help_panel=_CHOICE,
         ),
     ] = 1,
@@ -82,7 +85,7 @@ def caption(
         typer.Option(
             "--diversity-penalty",
             min=0,
-            help="How much groups avoid each other's words, in nats.",
+            help="Penalty on tokens that other beam groups chose, in nats.",
             rich_help_panel=_CHOICE,
         ),
     ] = 0.0,
@@ -90,7 +93,7 @@ def caption(
         float | None,
         typer.Option(
             "--temperature",
-            help="Draw words by chance; below 1 favours likely ones.",
+            help="Sample tokens at this temperature; below 1 favours likely tokens.",
             show_default=False,
             rich_help_panel=_CHOICE,
         ),
@@ -100,7 +103,7 @@ def caption(
         typer.Option(
             "--top-k",
             min=1,
-            help="Draw from so many likeliest words.",
+            help="Sample from the K most likely tokens.",
             show_default=False,
             rich_help_panel=_CHOICE,
         ),
@@ -109,20 +112,20 @@ def caption(
         float | None,
         typer.Option(
             "--top-p",
-            help="Draw from the likeliest words that hold this much probability.",
+            help="Sample from the most likely tokens whose probabilities sum to P (nucleus).",
             show_default=False,
             rich_help_panel=_CHOICE,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Start of chance.", rich_help_panel=_CHOICE)
+        int, typer.Option("--seed", min=0, help="Seed of sampling.", rich_help_panel=_CHOICE)
     ] = 0,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
             "--max-new-tokens",
             min=1,
-            help="Most pieces of words behind the prompt; default: what the model can hold.",
+            help="Maximum tokens after the prompt; default: up to the model's context length.",
             show_default=False,
             rich_help_panel=_RULES,
         ),
@@ -132,7 +135,7 @@ def caption(
         typer.Option(
             "--min-new-tokens",
             min=0,
-            help="Pieces of words before a caption may end.",
+            help="Minimum tokens after the prompt.",
             rich_help_panel=_RULES,
         ),
     ] = 0,
@@ -140,7 +143,7 @@ def caption(
         float,
         typer.Option(
             "--repetition-penalty",
-            help="Above 1: words that occurred become less likely.",
+            help="Above 1: tokens that occurred become less likely; 1: none.",
             rich_help_panel=_RULES,
         ),
     ] = 1.0,
@@ -149,7 +152,7 @@ def caption(
         typer.Option(
             "--no-repeat-ngram-size",
             min=0,
-            help="Length of a run of pieces that may occur only once; 0: any may.",
+            help="Token n-grams of this size occur at most once; 0: no limit.",
             rich_help_panel=_RULES,
         ),
     ] = 0,
@@ -157,11 +160,11 @@ def caption(
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Describe images in words.
+    """Caption images and videos.
 
-    The score is the natural logarithm of the caption's probability: 0 is certain. Several captions
-    of an image are sorted by their rank score: the score, less the penalties of the rules, divided
-    by the number of tokens to the power of --length-penalty; the score where words are drawn.
+    The score is the log-likelihood of the caption, in nats: 0 is certain. Several captions of an
+    image are sorted by their rank score. In beam search it is the score, less the penalties of the
+    constraints, divided by (number of tokens) ** --length-penalty; when sampling it is the score.
     """
     from coca.model.generation.config import GenerationConfig, GenerationOptions
 
@@ -181,7 +184,7 @@ def caption(
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size,
     }
-    GenerationConfig(**options)  # a wrong call ends here, before a model is loaded
+    GenerationConfig(**options)  # invalid options fail here, before a model is loaded
     console = Console.current(json=as_json)
     paths = images.find(files, videos=True)
     if explain is not None and len(paths) != 1:
@@ -204,8 +207,8 @@ def caption(
         if not isinstance(outcome, images.Bad):
             maps = explain_caption(predictor, paths[0], caption=outcome, prompt=prompt)
             write_atomic(explain, draw_word_maps(maps))
-            console.say(f"what the words looked at is in {explain}")
-    images.tell(
+            console.say(f"cross-attention maps: {explain}")
+    images.print_outcomes(
         console,
         paths,
         outcomes,

@@ -1,4 +1,4 @@
-"""Names of classes, as a list `a,b,c` or as a text file with a name a line."""
+"""Class names of options: a list `a,b,c`, or a text file with one name per line."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ _TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".list", ".lst")
 
 
 def read_names(listed: str) -> list[str]:
-    """Read the names of an option: of a file if there is one of that name, else `a,b,c`.
+    """Read the names of an option: from the file of that name if it exists, else from `a,b,c`.
 
     Raises:
         ConfigError: The file cannot be read, or the option is the name of a text file that does not
@@ -23,7 +23,7 @@ def read_names(listed: str) -> list[str]:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Read a name a line; empty lines are left out.
+    """Read one name per line; empty lines are skipped.
 
     Raises:
         ConfigError: The file cannot be read as UTF-8.

@@ -1,4 +1,4 @@
-"""Classes kept in a collection: put in, taken out, and listed, while it is in use."""
+"""Commands `coca classes`: add, remove and list class embeddings in a collection."""
 
 from typing import Annotated
 
@@ -10,13 +10,15 @@ from coca.cli.console import Console, Json, to_try
 from coca.core.errors import ConfigError
 
 app = typer.Typer(
-    help="Keep classes in a collection, for `coca classify --classes`.", no_args_is_help=True
+    help="Manage class embeddings in a collection, for `coca classify --classes`.",
+    no_args_is_help=True,
 )
 
 Labels = Annotated[
     str,
     typer.Argument(
-        metavar="LABELS|FILE", help="Names of classes: cat,dog, or a text file with a name a line."
+        metavar="LABELS|FILE",
+        help="Class names: cat,dog, or a text file with one name per line.",
     ),
 ]
 Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
@@ -29,7 +31,7 @@ def add(
         str,
         typer.Option(
             "--prompts",
-            help="Sentences around a label: photo, drawing, plain, or one such as 'a photo of {}'.",
+            help="Prompt set (photo, drawing, clip, plain), or a template such as 'a photo of {}'.",
         ),
     ] = "plain",
     uri: defaults.Uri = None,
@@ -39,9 +41,9 @@ def add(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Add classes; one that is there gets its vector anew.
+    """Add classes; existing classes are embedded again.
 
-    Without --model, the model is that of these classes, else of the images in the same place.
+    Without --model, the model of these classes is used, else the model of the images at this URI.
     """
     console, names = Console.current(json=as_json), _names(labels)
     place = defaults.index_uri(uri)
@@ -69,7 +71,7 @@ def remove(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Take classes out."""
+    """Remove classes."""
     console, names = Console.current(json=as_json), _names(labels)
     place = defaults.index_uri(uri)
     from coca.search.milvus.collection import Collection
@@ -91,7 +93,7 @@ def list_(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Name the classes that are there."""
+    """List the classes."""
     console = Console.current(json=as_json)
     from coca.search.milvus.collection import Collection
     from coca.search.mining.zero_shot import class_names

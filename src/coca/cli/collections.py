@@ -1,4 +1,4 @@
-"""Collections themselves: what there is, its index, its name, its place and its model."""
+"""Commands on whole collections: `coca collection`, `coca migrate` and `coca reindex`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from coca.core.errors import ConfigError
 if TYPE_CHECKING:
     from coca.search.milvus.connection import Connection
 
-app = typer.Typer(help="Collections: list them, their info, index and alias, or drop one.")
+app = typer.Typer(help="Manage Milvus collections: list, info, index, alias and drop.")
 
 _SIDES = {"image": "images", "text": "captions"}
 
@@ -25,7 +25,8 @@ IndexType = Annotated[
     typer.Option(
         "--index",
         metavar="TYPE[:NAME=VALUE,...]",
-        help="Index of the vectors, such as HNSW:M=32 or IVF_PQ:nlist=1024,m=64.",
+        help="Index of the vectors, such as HNSW:M=32 or IVF_PQ:nlist=1024,m=64; default: "
+        "HNSW or AUTOINDEX (migrate), or the index of the old collection (reindex).",
         show_default=False,
     ),
 ]
@@ -33,7 +34,7 @@ IndexType = Annotated[
 
 @app.command(name="list")
 def list_(uri: defaults.Uri = None, token: defaults.Token = "", as_json: Json = False) -> None:
-    """List the collections of a place, with their sizes and aliases."""
+    """List the collections at a URI, with their record counts and aliases."""
     console = Console.current(json=as_json)
     from coca.search.milvus.catalog import list_all
 
@@ -64,7 +65,7 @@ def info(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Tell what a collection holds, by which model, and how far its indexes are."""
+    """Print the records, model and index states of a collection."""
     console = Console.current(json=as_json)
     from coca.search.milvus.collection import Collection
 
@@ -122,7 +123,8 @@ def index_(
         bool | None,
         typer.Option(
             "--fallback/--no-fallback",
-            help="Take what comes closest where Milvus lacks it; default: on Milvus Lite.",
+            help="Use the closest supported index if Milvus lacks TYPE; default: only on Milvus "
+            "Lite.",
             show_default=False,
         ),
     ] = None,
@@ -130,7 +132,7 @@ def index_(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Build another index; nobody can search meanwhile, and no record is lost."""
+    """Build another vector index; searches fail meanwhile, and no record is lost."""
     console = Console.current(json=as_json)
     from coca.search.index_params.advisor import parse_index
     from coca.search.milvus.collection import Collection
@@ -144,15 +146,15 @@ def index_(
 
 @app.command()
 def alias(
-    name: Annotated[str, typer.Argument(metavar="ALIAS", help="The name to open it by.")],
-    collection: Annotated[str, typer.Argument(metavar="NAME", help="Where it shall lead.")],
+    name: Annotated[str, typer.Argument(metavar="ALIAS", help="Name of the alias.")],
+    collection: Annotated[str, typer.Argument(metavar="NAME", help="Collection it refers to.")],
     uri: defaults.Uri = None,
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Let a name lead to a collection, at once for everybody who opens it from now on.
+    """Create or switch an alias of a collection, atomically.
 
-    Who has the name open keeps the collection that it led to.
+    Clients that have the alias open keep using the previous collection.
     """
     console = Console.current(json=as_json)
     from coca.search.milvus.catalog import point_alias
@@ -168,22 +170,22 @@ def alias(
 
 @app.command()
 def drop(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, or its own name.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, alias or own name.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Drop without confirmation.")] = False,
     uri: defaults.Uri = None,
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Remove a collection with everything in it; the image files stay."""
+    """Drop a collection with all its records; image files are not deleted."""
     console = Console.current(json=as_json)
     from coca.search.milvus.catalog import drop_collection
 
     place = defaults.search_uri(uri)
     try:
-        # Not on standard output, which `--json` keeps for the document.
+        # On stderr, since `--json` reserves standard output for the document.
         sure = yes or typer.confirm(f"drop collection {name!r} of {place}?", err=True)
     except typer.Abort:
-        raise ConfigError(f"nobody says whether to drop {name!r}: add --yes") from None
+        raise ConfigError(f"refusing to drop {name!r} without confirmation; pass --yes") from None
     if not sure:
         raise ConfigError("nothing was dropped")
     with _connected(place, token) as connection:
@@ -204,22 +206,32 @@ def _connected(place: str, token: str) -> Iterator["Connection"]:
 
 
 def migrate(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A .db path or a server.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A .db path or a server.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Milvus URI: a .db path or a server.")
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="Milvus URI: a .db path or a server.")
+    ],
     collection: defaults.Collection = "pictures",
     to_collection: Annotated[
         str | None,
-        typer.Option("--to-collection", help="Name there; default: the same.", show_default=False),
+        typer.Option(
+            "--to-collection",
+            help="Name of the collection in TARGET; default: the same.",
+            show_default=False,
+        ),
     ] = None,
     index_type: IndexType = None,
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--folder", help="For the Parquet files; default: in runs/.", show_default=False
+            "--folder",
+            help="Folder for the Parquet files; default: runs/migrate-COLLECTION.",
+            show_default=False,
         ),
     ] = None,
     keep_files: Annotated[
-        bool, typer.Option("--keep-files", help="Leave the files, as a copy.")
+        bool, typer.Option("--keep-files", help="Keep the Parquet files as a backup.")
     ] = False,
     token: defaults.Token = "",
     to_token: Annotated[
@@ -227,9 +239,9 @@ def migrate(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Copy a collection between any two places, such as a .db folder and a server.
+    """Copy a collection between two Milvus URIs, such as a .db folder and a server.
 
-    A stopped run goes on where it was. Nothing is removed from either place.
+    The same command resumes an interrupted copy. No record is deleted from either side.
     """
     console = Console.current(json=as_json)
     from coca.search.index_params.advisor import parse_index
@@ -273,7 +285,7 @@ def reindex(
     collection: defaults.Collection = "pictures",
     leave_out: Annotated[
         bool,
-        typer.Option("--skip-missing", help="Change over even if some images cannot be read."),
+        typer.Option("--skip-missing", help="Switch the alias even if some images are unreadable."),
     ] = False,
     index_type: IndexType = None,
     uri: defaults.Uri = None,
@@ -281,10 +293,10 @@ def reindex(
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Embed a collection's images by another model, then let its name lead to the result.
+    """Embed a collection's images with another model, then switch its alias to the result.
 
-    The old vectors stay beside, under a name of their own, until `coca collection drop`. Going back
-    to their model embeds only what is new since, and takes out what is gone.
+    The old vectors are kept under their own name until `coca collection drop`. Switching back to
+    the old model embeds only images added since, and deletes removed ones.
     """
     console = Console.current(json=as_json)
     place = defaults.search_uri(uri)
@@ -298,7 +310,7 @@ def reindex(
     from coca.workflows.collections.image_resolver import PathReader
 
     index = parse_index(index_type) if index_type else None
-    # The collection first: what is wrong with it is told before a model is loaded.
+    # The collection is opened first, so that its errors are raised before a model is loaded.
     with Collection.open(place, collection, token=token) as old:
         predictor = defaults.load_model(model, device)
         if same_model(old.info.fingerprint, predictor.fingerprint):

@@ -1,4 +1,4 @@
-"""Settings: what a recipe comes to, and what can be set."""
+"""Commands `coca config`: resolve recipes, and list their settings."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,11 +9,11 @@ import typer
 from coca.cli.console import Console, Json
 from coca.cli.recipes import Settings, load
 
-app = typer.Typer(help="See what a recipe comes to, and what can be set.")
+app = typer.Typer(help="Resolve recipes, and list the available settings.")
 
 
 class Kind(StrEnum):
-    """What a recipe describes."""
+    """Kind of a recipe."""
 
     PRETRAIN = "pretrain"
     FINETUNE = "finetune"
@@ -28,12 +28,12 @@ def show(
         list[str],
         typer.Argument(
             metavar="RECIPE|FIELD=VALUE",
-            help="YAML files of a run or a task, and changes such as train.steps=100.",
+            help="YAML files of a run or a task, and overrides such as train.steps=100.",
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Check a recipe and print it with every default written out."""
+    """Validate a recipe and print it with all defaults."""
     import yaml
 
     from coca.core.config import to_dict
@@ -47,10 +47,10 @@ def show(
 
 @app.command()
 def keys(
-    kind: Annotated[Kind, typer.Argument(help="What the recipe describes.")] = Kind.PRETRAIN,
+    kind: Annotated[Kind, typer.Argument(help="Kind of recipe.")] = Kind.PRETRAIN,
     as_json: Json = False,
 ) -> None:
-    """List every setting with its type, its default and what it does."""
+    """List every setting with its type, default and description."""
     import dataclasses
 
     from coca.core.config_docs import describe
@@ -68,7 +68,7 @@ def keys(
 
 
 def _kind_of(settings: Settings) -> Kind:
-    """A recipe of a task names it; that of a run does not."""
+    """Infer the kind of a recipe from its top-level keys."""
     from coca.core.recipe import read_recipe
 
     trees = [read_recipe(Path(recipe)) for recipe in settings.recipes]
@@ -78,7 +78,7 @@ def _kind_of(settings: Settings) -> Kind:
         return Kind.SUITE
     if any("detector" in tree for tree in trees):
         return Kind.DETECTION
-    # What only the recipe of a fine-tuning says.
+    # Keys that only fine-tuning recipes have.
     if any({"head", "encoder_lr", "evaluate"} & tree.keys() for tree in trees):
         return Kind.FINETUNE
     return Kind.PRETRAIN

@@ -1,4 +1,4 @@
-"""What a command says and where: results on stdout, everything else on stderr."""
+"""Console output: results on stdout, everything else on stderr."""
 
 import json
 import logging
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PIPE_WIDTH = 200
-"""Columns of a table that no terminal shows: wide enough to leave paths whole."""
+"""Width of a table outside a terminal, in columns: wide enough for unbroken paths."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
-"""The option that every command with a result has."""
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+"""Option of every command that has a result."""
 
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -30,21 +30,21 @@ _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 @dataclass(frozen=True)
 class Console:
-    """The voice of one command."""
+    """Output of one command, as text or as JSON."""
 
     quiet: bool = False
-    """Say nothing but results and errors."""
+    """Print results and errors only."""
     json: bool = False
-    """Give the result as JSON; words for people are left out."""
+    """Print the result as JSON, without the text output."""
 
     @classmethod
     def current(cls, *, json: bool) -> "Console":
-        """The voice that the options of `coca` itself ask for."""
+        """Return the console configured by the global options."""
         return cls(quiet=_quiet.get(), json=json)
 
     @property
     def progress(self) -> ProgressMaker:
-        """Shows how far work is: a bar on a terminal, else a line from time to time."""
+        """Progress callback: a bar on a terminal, else a line every ten seconds."""
         if self.quiet or self.json:
             return silent
         from coca.cli.progress import LiveBars, lines
@@ -52,33 +52,33 @@ class Console:
         return LiveBars() if sys.stderr.isatty() else lines
 
     def say(self, text: str) -> None:
-        """A line of the result, for people."""
+        """Print a line of the result; nothing with --json."""
         if not self.json:
             typer.echo(text)
 
     def note(self, text: str) -> None:
-        """A line on what is going on."""
+        """Print a status line to stderr; nothing with --quiet or --json."""
         if not (self.quiet or self.json):
             _to_stderr(text)
 
     def complain(self, text: str) -> None:
-        """A line on what went wrong without stopping the command."""
-        tell_error(text)
+        """Print an error that does not stop the command."""
+        print_error(text)
 
     def emit(self, value: Any) -> None:
-        """The result, for machines."""
+        """Print the result as JSON; nothing without --json."""
         if self.json:
             typer.echo(json.dumps(value, indent=2))
 
     def table(
         self, header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
     ) -> None:
-        """A table of the result, for people.
+        """Print a table of the result; nothing with --json.
 
         Args:
             header: Names of the columns.
-            rows: Their cells.
-            right: Columns of numbers, to stand at the right edge.
+            rows: Cells of each row.
+            right: Names of the right-aligned columns.
         """
         if self.json:
             return
@@ -95,36 +95,36 @@ class Console:
 
 
 def _printable(text: str) -> str:
-    """Captions and names of files may hold what would break a line or command the terminal."""
+    """Escape non-printable characters, such as line breaks and terminal codes in captions."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _drawn(table: "Table") -> str:
     from rich.console import Console as RichConsole
 
-    # Captions and paths are plain text: "[red]" in one is no colour.
+    # Captions and paths are plain text: "[red]" in them is no markup.
     console = RichConsole(
         markup=False,
         emoji=False,
         highlight=False,
         width=None if sys.stdout.isatty() else PIPE_WIDTH,
     )
-    # Written by ourselves, since rich would end the process where a pipe is closed.
+    # Captured and written by typer, since rich ends the process if a pipe is closed.
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def to_try(*words: str) -> str:
-    """A command of this package as it can be typed here."""
-    # In an environment that is not activated, a shell does not find `coca` by its name.
+    """Return a suggested `coca` command line that works in this shell."""
+    # If the environment is not activated, the shell does not find `coca` on its path.
     started_as = sys.argv[0]
     known = shutil.which("coca") or not os.access(started_as, os.X_OK)
     return shlex.join(["coca" if known else os.path.relpath(started_as), *words])
 
 
-def tell_error(text: str) -> None:
-    """Errors look the same wherever they come from: one sentence, or a line for each fault."""
+def print_error(text: str) -> None:
+    """Print an error to stderr: one sentence, or a list with one line per problem."""
     first, *more = text.strip().splitlines() or ["something failed and did not say why"]
     if more:
         first, more = f"{len(more) + 1} things are wrong", [first, *more]
@@ -134,9 +134,9 @@ def tell_error(text: str) -> None:
 
 
 def configure(*, quiet: bool, debug: bool) -> None:
-    """Take the options of `coca` itself, and send what the package logs to stderr.
+    """Apply the global options, and send the log of the package to stderr.
 
-    Warnings are told; with `debug` everything, with `quiet` only errors.
+    The level is WARNING; with `debug` DEBUG, with `quiet` ERROR.
     """
     _quiet.set(quiet)
     logger = logging.getLogger("coca")
@@ -150,5 +150,5 @@ class _Handler(logging.Handler):
 
 
 def _to_stderr(line: str) -> None:
-    # What `sys.stderr` is now: an open progress bar puts something in its place that writes above.
+    # Looked up at each call: an open progress bar replaces `sys.stderr` to write above itself.
     sys.stderr.write(f"{line}\n")

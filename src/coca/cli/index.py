@@ -1,4 +1,4 @@
-"""Pictures into a collection: from folders, videos, tars and tables."""
+"""Command `coca index`: embed images of folders, videos, tars and manifests into a collection."""
 
 import dataclasses
 from pathlib import Path
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 _SHOWN_COPIES = 20
 _EVERY_S, _MAX_BAD = 5.0, 0.1
-"""Defaults of two options, which are seen to be given by another value."""
+"""Defaults of two options; another value means that the option was given."""
 
 
 def index(
     places: Annotated[
         list[str],
         typer.Argument(
-            metavar="PLACE",
+            metavar="SOURCE",
             help="Folders, images, videos, WebDataset tars (also patterns, braces, URLs), "
             "manifests (.jsonl, .csv, .parquet), zips with images and a table; or "
-            "what `coca embed-shards` made.",
+            "the output folder of `coca embed-shards`.",
         ),
     ],
     uri: defaults.Uri = None,
@@ -38,19 +38,22 @@ def index(
         bool,
         typer.Option(
             "--captions/--no-captions",
-            help="Let the model write the captions of images that come without one.",
+            help="Generate captions for images that have none.",
         ),
     ] = True,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove records of what is gone from these places.")
+        bool,
+        typer.Option(
+            "--prune", help="Delete the records of files that no longer exist in these sources."
+        ),
     ] = False,
     yes: Annotated[
         bool,
         typer.Option(
             "--yes",
             "-y",
-            help="With --prune: also of folders in which nothing is left. Without it, their drive "
-            "is taken for not mounted.",
+            help="With --prune: prune empty folders as well. Without --yes an empty folder is "
+            "taken for an unmounted drive.",
         ),
     ] = False,
     every: Annotated[
@@ -58,46 +61,49 @@ def index(
         typer.Option(
             "--frame-interval",
             min=0,
-            help="Seconds between frames of a video; 0 leaves videos out.",
+            help="Interval between the frames of a video, in seconds; 0 skips videos.",
         ),
     ] = _EVERY_S,
     read_from: Annotated[
         list[str] | None,
         typer.Option(
             "--read-from",
-            help="Folder or beginning of a URL that tables may name besides local files and public "
-            "addresses, such as http://localhost:8000/; may be given several times.",
+            help="Folder or URL prefix that manifests may reference besides local files and public "
+            "addresses, such as http://localhost:8000/; may be repeated.",
             show_default=False,
         ),
     ] = None,
     watch: Annotated[
         bool,
         typer.Option(
-            "--watch", help="Stay, and follow what is new, changed or gone in the folders."
+            "--watch", help="Keep running and index new, changed and deleted files of the folders."
         ),
     ] = False,
     max_bad: Annotated[
         float,
         typer.Option(
-            "--max-bad", min=0, max=1, help="Stop when more than this share of images is bad."
+            "--max-bad",
+            min=0,
+            max=1,
+            help="Stop if more than this fraction of images is unreadable, 0 to 1.",
         ),
     ] = _MAX_BAD,
     bad_list: Annotated[
         Path | None,
-        typer.Option("--bad-list", help="List bad images in this file.", show_default=False),
+        typer.Option("--bad-list", help="File to list unreadable images in.", show_default=False),
     ] = None,
     model: defaults.Model = None,
     device: defaults.Device = None,
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Make images searchable: embed what is new or changed, and write it to Milvus.
+    """Index images: embed new and changed images, and upsert them into a Milvus collection.
 
-    A caption may lie beside an image in NAME.txt, captions and metadata in NAME.json.
+    A sidecar file NAME.txt holds the caption of an image, NAME.json captions and metadata.
     """
     console = Console.current(json=as_json)
     if yes and (watch or not prune):
-        raise ConfigError("--yes goes with --prune, and not with --watch")
+        raise ConfigError("--yes needs --prune, and excludes --watch")
     place = defaults.index_uri(uri)
     where = _where(uri, collection)
     from coca.workflows.collections.embed_shards import index_vectors, only_vectors
@@ -114,12 +120,12 @@ def index(
         }
         if idle := [name for name, is_given in given.items() if is_given]:
             raise ConfigError(
-                f"{', '.join(idle)} look at images, and these are vectors: leave them out"
+                f"{', '.join(idle)} apply to images, and these are vectors: leave them out"
             )
         filled = index_vectors(
             places, uri=place, collection=collection, token=token, progress=console.progress
         )
-        _tell(console, filled, where)
+        _report(console, filled, where)
         return
     from coca.search.ingest.snapshot import PathCache
     from coca.search.milvus.catalog import check_place
@@ -132,7 +138,7 @@ def index(
     from coca.workflows.collections.index import FillSettings, fill_collection
     from coca.workflows.collections.watch import check_watched, watch_folders
 
-    # What is wrong with a place is told before a model is loaded.
+    # Invalid sources are reported before a model is loaded.
     check_places(places)
     sources: list[AnySource] = []
     if watch:
@@ -140,7 +146,7 @@ def index(
     else:
         sources += sources_of(places, every_s=every, read_from=read_from or ())
     if not (watch or (prune and yes)):
-        # An empty place is a fault, unless it is to be followed, or what was in it to be removed.
+        # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(places, sources, prune=prune)
     joined = check_place(place, collection, token=token)
     predictor = defaults.load_model(defaults.model_to_fill(model, joined), device)
@@ -160,21 +166,21 @@ def index(
 
     if watch:
         for result in watch_folders(places, fill, every_s=every):
-            _tell(console, result, where)
+            _report(console, result, where)
             console.note("watching; Ctrl-C ends it")
         return
     result = fill(sources)
-    _tell(console, result, where)
+    _report(console, result, where)
     report = result.report
     nothing_used = report.bad and not report.good and not report.removed
     if nothing_used or any(isinstance(source, UnreadableFile) for source in sources):
         raise typer.Exit(1)
 
 
-def _tell(console: Console, result: "FillResult", where: list[str]) -> None:
+def _report(console: Console, result: "FillResult", where: list[str]) -> None:
     report, filled = result.report, result.collection
     bad_ones = [
-        # What was given as bytes does not know where they lay.
+        # Errors of images read from bytes do not contain the path.
         (bad, bad.detail if bad.path in bad.detail else f"{bad.path}: {bad.detail}")
         for bad in report.bad
     ]
@@ -188,7 +194,7 @@ def _tell(console: Console, result: "FillResult", where: list[str]) -> None:
     for copy in report.copies[:_SHOWN_COPIES]:
         console.say(f"{from_here(copy.path)} is a copy of {from_here(copy.of)}")
     if (more := len(report.copies) - _SHOWN_COPIES) > 0:
-        console.say(f"{more:,} more copies: --json names them all, and `coca duplicates` as well")
+        console.say(f"{more:,} more copies: --json and `coca duplicates` list all")
     console.say(
         f"{', '.join(f'{count} {what}' for what, count in counts.items() if count) or 'nothing'}"
         f"{f', {len(report.bad)} bad' if report.bad else ''}: "
@@ -213,6 +219,6 @@ def _tell(console: Console, result: "FillResult", where: list[str]) -> None:
 
 
 def _where(uri: str | None, collection: str) -> list[str]:
-    """The options that a search needs to look at the same place."""
+    """Return the options with which `coca search` opens the same collection."""
     named = ["--uri", uri] if uri else []
     return named if collection == "pictures" else [*named, "--collection", collection]

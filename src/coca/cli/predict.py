@@ -1,4 +1,4 @@
-"""What a model makes of images and words: vectors and labels; and what it is itself."""
+"""Commands `coca embed`, `coca classify` and `coca info`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +21,7 @@ SHOWN_LABELS = 3
 
 
 class By(StrEnum):
-    """How labels are compared with an image."""
+    """Method that compares labels with an image."""
 
     similarity = "similarity"
     likelihood = "likelihood"
@@ -32,25 +32,28 @@ def embed(
         list[str] | None,
         typer.Argument(
             metavar="FILE",
-            help="Pictures, videos, folders of images, or quoted patterns.",
+            help="Images, videos, folders of images, or quoted glob patterns.",
             show_default=False,
         ),
     ] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option("--text", "-t", help="A text to embed; may be repeated.", show_default=False),
+        typer.Option("--text", "-t", help="Text to embed; may be repeated.", show_default=False),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="NumPy file for the vectors, one a row.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="NumPy file (.npy) for the embeddings, one per row, float32."
+        ),
     ] = Path("embeddings.npy"),
     model: defaults.Model = None,
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Turn images and videos, then texts, into unit vectors of one space.
+    """Embed images and videos, then texts, into unit vectors of one space.
 
-    Their dot product is the cosine: how well an image and a text fit. Row n belongs to the n-th
-    image or text that could be read.
+    The dot product of two rows is their cosine similarity. Row n belongs to the n-th readable
+    image or text.
     """
     import io
 
@@ -105,27 +108,27 @@ def classify(
             "--labels",
             "-l",
             metavar="LABELS|FILE",
-            help="Labels to choose from: a,b,c, or a text file with a label a line; default: what "
-            "a fine-tuned model was trained on.",
+            help="Labels to choose from: a,b,c, or a text file with one label per line; default: "
+            "the classes of a fine-tuned model.",
             show_default=False,
         ),
     ] = "",
     labels_file: Annotated[
         Path | None,
-        typer.Option("--labels-file", help="File with a label a line.", show_default=False),
+        typer.Option("--labels-file", help="File with one label per line.", show_default=False),
     ] = None,
     prompts: Annotated[
         str,
         typer.Option(
             "--prompts",
-            help="Sentences around a label: photo, drawing, plain, or one such as 'a photo of {}'.",
+            help="Prompt set (photo, drawing, clip, plain), or a template such as 'a photo of {}'.",
         ),
     ] = "plain",
     by: Annotated[
         By,
         typer.Option(
             "--by",
-            help="Compare embeddings, or ask how likely the model is to say each label's sentence.",
+            help="Rank labels by embedding similarity, or by the likelihood of their prompts.",
         ),
     ] = By.similarity,
     top: Annotated[
@@ -133,7 +136,7 @@ def classify(
         typer.Option(
             "--top",
             min=1,
-            help=f"Labels to give; default: {SHOWN_LABELS}, with --json all.",
+            help=f"Number of labels per image; default: {SHOWN_LABELS}, with --json all.",
             show_default=False,
         ),
     ] = None,
@@ -141,7 +144,7 @@ def classify(
         str,
         typer.Option(
             "--classes",
-            help="Choose among the classes of this collection; `coca classes add` fills it.",
+            help="Collection of class embeddings to choose from; `coca classes add` fills it.",
             show_default=False,
         ),
     ] = "",
@@ -151,7 +154,7 @@ def classify(
     device: defaults.Device = None,
     as_json: Json = False,
 ) -> None:
-    """Choose the labels that fit images best: any, without training, or those of a head."""
+    """Classify images: zero-shot among any labels, or by the head of a fine-tuned model."""
     console = Console.current(json=as_json)
     choices = _labels(labels, labels_file)
     paths = images.find(files, videos=True)
@@ -163,13 +166,13 @@ def classify(
         raise ConfigError("labels come from --labels or from --classes: leave one of them out")
     if not choices and (prompts != "plain" or by != By.similarity):
         raise ConfigError(
-            "--prompts and --by say how --labels are compared, and there are none: classes of a "
-            "collection have the sentences of `coca classes add --prompts`, those of a head none"
+            "--prompts and --by need --labels, and none are given: classes of a collection use "
+            "the prompts of `coca classes add --prompts`, classes of a head use none"
         )
     if classes:
         from coca.workflows.collections.class_prompts import find_classes
 
-        # What is wrong with a collection is told before a model is loaded.
+        # Errors of the collection are raised before a model is loaded.
         found = find_classes(defaults.index_uri(uri), classes, token=token)
         model = defaults.model_to_fill(model, found)
     predictor = defaults.load_model(model, device)
@@ -191,7 +194,7 @@ def classify(
             title="classifying",
             progress=console.progress,
         )
-    images.tell(
+    images.print_outcomes(
         console,
         paths,
         outcomes,
@@ -214,7 +217,7 @@ def _by_collection(
     from coca.workflows.collections.class_prompts import classify_by, open_classes
 
     with open_classes(predictor, uri, collection, token=token) as index:
-        # In memory: then no class is missed, however many there are.
+        # In memory, so that no class is missed, whatever their number.
         labels, vectors = read_classes(index)
     yield lambda batch: classify_by(predictor, labels, vectors, batch)
 
@@ -228,14 +231,13 @@ def info(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="A preset such as coca_base, a model folder or a run; default: as --model "
-            "elsewhere.",
+            help="Preset such as coca_base, model folder or run; default: COCA_MODEL, else nano.",
             show_default=False,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the parts of a model and how many parameters they have; no weights are made."""
+    """Print the parameter count of each part of a model, without loading weights."""
     console = Console.current(json=as_json)
     if name is None:
         name = defaults.model_name(None)
@@ -269,7 +271,7 @@ def info(
 
 
 def _labels(listed: str, file: Path | None) -> list[str]:
-    """The labels of both options, each once.
+    """Merge the labels of both options, each once.
 
     Raises:
         ConfigError: The file cannot be read.

@@ -1,4 +1,4 @@
-"""How far work is: bars on a terminal, lines in a log."""
+"""Progress output: bars on a terminal, lines in a log."""
 
 import sys
 import time
@@ -22,11 +22,11 @@ from coca.core.progress import Bar
 
 LINE_EVERY_S = 10.0
 REDRAW_EVERY_S = 0.1
-"""Work may count millions of pieces; telling each of them would cost more than the work."""
+"""Work may advance millions of times; redrawing each time would cost more than the work."""
 
 
 class _Count:
-    """How many pieces are done, how fast, and how long the rest will take."""
+    """Progress count with rate and remaining time."""
 
     def __init__(self, total: int | None) -> None:
         self.total = total
@@ -39,7 +39,7 @@ class _Count:
         self.figures |= figures
 
     def pace(self) -> str:
-        """Such as `12/s, 3:20 left`."""
+        """Format rate and remaining time, such as `12/s, 3:20 left`."""
         elapsed_s = time.monotonic() - self._started
         if not self.done or elapsed_s <= 0:
             return ""
@@ -52,7 +52,7 @@ class _Count:
         return ", ".join(parts)
 
     def shown_figures(self) -> str:
-        """Such as `loss 2.31, pairs/s 812`."""
+        """Format the metrics, such as `loss 2.31, pairs/s 812`."""
         return ", ".join(
             f"{name.replace('_per_', '/').replace('_', ' ')} {_short(value)}"
             for name, value in self.figures.items()
@@ -60,7 +60,7 @@ class _Count:
 
 
 class LiveBars:
-    """Bars on a terminal; bars that are open at the same time share one display."""
+    """Progress bars on a terminal; bars open at the same time share one display."""
 
     def __init__(self) -> None:
         self._display = Progress(
@@ -90,7 +90,7 @@ class LiveBars:
             self._open -= 1
             if not self._open:
                 self._display.stop()
-                # The next display begins below what stays on the screen.
+                # The next display starts below the finished bars.
                 for number in self._display.task_ids:
                     self._display.remove_task(number)
 
@@ -121,7 +121,7 @@ class _PaceColumn(ProgressColumn):
 
 @contextmanager
 def lines(title: str, total: int | None) -> Iterator[Bar]:
-    """Write a line to stderr every ten seconds, and a last one if there was any."""
+    """Write a line to stderr every ten seconds, and a final line if any was written."""
     bar = _Lines(title, total)
     yield bar
     if bar.written:
@@ -133,15 +133,15 @@ class _Lines:
         self.written = 0
         self._title = title
         self._count = _Count(total)
-        self._told = time.monotonic()
+        self._written_at = time.monotonic()
 
     def advance(self, count: int = 1, **figures: int | float | str) -> None:
         self._count.add(count, figures)
-        if time.monotonic() - self._told >= LINE_EVERY_S:
+        if time.monotonic() - self._written_at >= LINE_EVERY_S:
             self.write()
 
     def write(self) -> None:
-        self._told = time.monotonic()
+        self._written_at = time.monotonic()
         self.written += 1
         done, total = self._count.done, self._count.total
         place = f"{done:,}" if total is None else f"{done:,}/{total:,} ({_percent(done, total)})"

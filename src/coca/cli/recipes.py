@@ -1,4 +1,4 @@
-"""Recipes and changes to them, as they stand on a command line."""
+"""Recipe arguments of a command line: YAML files and overrides `section.field=value`."""
 
 import re
 from collections.abc import Sequence
@@ -15,28 +15,28 @@ _CHANGE = re.compile(r"[\w.]+=")
 
 @dataclass(frozen=True)
 class Settings:
-    """What was given: recipes in their order, and changes."""
+    """Recipes in the order given, and overrides."""
 
     recipes: tuple[str, ...]
     changes: tuple[str, ...]
 
     @classmethod
     def of(cls, words: Sequence[str]) -> "Settings":
-        """Part `recipe.yaml` from `field=value`."""
+        """Split arguments into `recipe.yaml` and `field=value`."""
         changes = tuple(word for word in words if is_change(word))
         return cls(tuple(word for word in words if word not in changes), changes)
 
 
 def is_change(word: str) -> bool:
-    """Whether a word is `section.field=value`, and not the name of a file."""
+    """Check whether an argument is `section.field=value` and not the name of a file."""
     return _CHANGE.match(word) is not None and not Path(word).exists()
 
 
 def load(kind: type[T], settings: Settings) -> T:
-    """The configuration that recipes and changes describe.
+    """Load a configuration from recipes and overrides.
 
     Raises:
-        ConfigError: No recipe is given, or something in it is wrong.
+        ConfigError: No recipe is given, or a setting is invalid.
     """
     from coca.core.config import load_config
 
@@ -49,19 +49,19 @@ def load(kind: type[T], settings: Settings) -> T:
 
 
 def for_all_tasks(tasks: int, changes: Sequence[str]) -> list[str]:
-    """Changes to a file of several tasks: each goes to every task, but `data_root` to the file."""
+    """Apply overrides to every task of a file; `data_root` applies to the file itself."""
     of_file = [change for change in changes if change.startswith("data_root=")]
     of_tasks = [change for change in changes if change not in of_file]
     return of_file + [f"tasks.{place}.{change}" for change in of_tasks for place in range(tasks)]
 
 
 def require_data_root(recipes: Sequence[str], changes: Sequence[str]) -> None:
-    """Check that the folder which the paths of merged recipes begin at is there.
+    """Check that the local `data_root` of the merged recipes exists.
 
-    A recipe or a change that cannot be read is left to whoever loads it.
+    Errors of recipes and overrides are left to the code that loads them.
 
     Raises:
-        ConfigError: It is on this machine and not there.
+        ConfigError: `data_root` is a local path that does not exist.
     """
     from coca.core.recipe import Tree, data_root_of, merge, parse_override, read_recipe
 
@@ -85,7 +85,7 @@ def require_data_root(recipes: Sequence[str], changes: Sequence[str]) -> None:
 
 
 def has_section(settings: Settings, name: str) -> bool:
-    """Whether a recipe or a change speaks of a section; files that cannot be read do not."""
+    """Check whether a recipe or an override sets a section; unreadable files are skipped."""
     import yaml
 
     if any(change.startswith((f"{name}.", f"{name}=")) for change in settings.changes):
@@ -94,7 +94,7 @@ def has_section(settings: Settings, name: str) -> bool:
         try:
             content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
-            continue  # told, with the place, by whoever loads it
+            continue  # reported with its position when the recipe is loaded
         if isinstance(content, dict) and name in content:
             return True
     return False

@@ -1,4 +1,4 @@
-"""For those who make this package: a trained model becomes part of it."""
+"""Command `coca release`, for maintainers: add a trained model to this package."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +10,15 @@ from coca.cli.console import Console, Json
 
 def release(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN", help="Runs of one recipe; the first is released.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN", help="Runs of one recipe; the model of the first is released."
+        ),
     ],
-    tasks: Annotated[Path, typer.Option("--tasks", help="What each run is scored on.")] = Path(
+    tasks: Annotated[Path, typer.Option("--tasks", help="Tasks to score each run on.")] = Path(
         "recipes/evaluate/nano.yaml"
     ),
-    data: Annotated[Path, typer.Option("--data", help="What `coca data emoji-sets` wrote.")] = Path(
+    data: Annotated[Path, typer.Option("--data", help="Output of `coca data emoji-sets`.")] = Path(
         "runs/nano-data"
     ),
     into: Annotated[Path, typer.Option("--into", help="Folder to write.")] = Path(
@@ -23,7 +26,7 @@ def release(
     ),
     as_json: Json = False,
 ) -> None:
-    """Put a trained model into the package: half-precision weights, and a card of all its seeds."""
+    """Add a trained model to the package: fp16 weights and a model card over all seeds."""
     console = Console.current(json=as_json)
     from coca.core.config import load_config
     from coca.release.release_nano import release_model as workflow

@@ -1,4 +1,4 @@
-"""Pictures out of a collection: by words, by image and by filter."""
+"""Command `coca search`: search a collection by text, by image and by filter."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -6,28 +6,28 @@ from typing import Annotated
 import typer
 
 from coca.cli.console import Console, Json
-from coca.cli.search_options import Among, Limit, Place, grouped, tell_hits
+from coca.cli.search_options import CollectionOptions, FilterOptions, Limit, grouped, print_hits
 from coca.core.errors import ConfigError
 
 _EVEN = 0.5
-"""Weight of words that count as much as vectors."""
+"""Default of --text-weight: full-text and vector ranking have equal weight."""
 
 
 class On(StrEnum):
-    """Which vectors of a collection a query is compared with."""
+    """Vector field that is searched."""
 
     image = "image"
     text = "text"
 
 
 class Field(StrEnum):
-    """By which field of the records results are grouped."""
+    """Record field by which results are grouped."""
 
     album = "album"
 
 
 class Method(StrEnum):
-    """How two rankings become one."""
+    """Fusion method of hybrid search."""
 
     rrf = "rrf"
     scores = "scores"
@@ -39,8 +39,8 @@ def search(
         list[str] | None,
         typer.Argument(
             metavar="TEXT[:WEIGHT]",
-            help="Words to search for, such as 'red car'; several texts may have weights, and "
-            "'night:-0.3' leads away from the night.",
+            help="Text query, such as 'red car'. Several queries are summed by their weights "
+            "(default 1); a negative weight, such as 'night:-0.3', avoids a concept.",
             show_default=False,
         ),
     ] = None,
@@ -50,42 +50,55 @@ def search(
             "--image",
             "-i",
             metavar="FILE[:WEIGHT]",
-            help="Picture to search for; may be repeated.",
+            help="Image query with an optional weight; may be repeated.",
             show_default=False,
         ),
     ] = None,
     *,
-    among: Among,
+    among: FilterOptions,
     k: Limit = 10,
     offset: Annotated[
-        int, typer.Option("--offset", min=0, help="How many of the nearest to leave out.")
+        int, typer.Option("--offset", min=0, help="Results to skip, for pagination.")
     ] = 0,
     min_score: Annotated[
         float | None,
         typer.Option(
-            "--min-score", min=-1, max=1, help="Least cosine of a result.", show_default=False
+            "--min-score",
+            min=-1,
+            max=1,
+            help="Minimum cosine similarity of a result, -1 to 1; default: none.",
+            show_default=False,
         ),
     ] = None,
     on: Annotated[
-        On, typer.Option("--on", help="What to compare with: images, or their captions.")
+        On,
+        typer.Option("--on", help="Vector field to search: of the images, or of their captions."),
     ] = On.image,
     group_by: Annotated[
         Field | None,
         typer.Option(
-            "--group-by", help="Only the best of each album or video.", show_default=False
+            "--group-by",
+            help="Return only the best result of each album or video.",
+            show_default=False,
         ),
     ] = None,
     hybrid: Annotated[
         bool,
-        typer.Option("--hybrid", help="Rank by the words of captions (BM25) as well, and join."),
+        typer.Option(
+            "--hybrid", help="Fuse vector search with full-text search (BM25) of the captions."
+        ),
     ] = False,
     fusion: Annotated[
-        Method, typer.Option("--fusion", help="With --hybrid: join by places (rrf) or by scores.")
+        Method,
+        typer.Option("--fusion", help="With --hybrid: reciprocal rank fusion, or weighted scores."),
     ] = Method.rrf,
     words: Annotated[
         float,
         typer.Option(
-            "--text-weight", min=0, max=1, help="With --hybrid: weight of the ranking by words."
+            "--text-weight",
+            min=0,
+            max=1,
+            help="With --hybrid: weight of the full-text ranking, 0 to 1.",
         ),
     ] = _EVEN,
     rerank: Annotated[
@@ -94,34 +107,32 @@ def search(
             "--rerank",
             min=0,
             metavar="K",
-            help="Sort the first K by the rank score: logit scale x cosine + log likelihood of "
-            "the text, given the image.",
+            help="Rerank the top K by the rank score: logit scale x cosine + log likelihood of "
+            "the text, given the image. 0: no reranking.",
         ),
     ] = 0,
     resident: Annotated[
         bool,
         typer.Option(
             "--in-memory",
-            help="Read all vectors into memory and compare with each: exact, also behind filters.",
+            help="Load all vectors into memory for exact (brute-force) search, also with filters.",
         ),
     ] = False,
-    place: Place,
+    place: CollectionOptions,
     as_json: Json = False,
 ) -> None:
-    """Find images by words, by images, or by several of them together.
+    """Search images by text, by image, or by a weighted sum of both.
 
-    Without --model, the model that filled the collection is used. Results are sorted by score, the
-    cosine; with --hybrid the score is what the two rankings were joined by. With --rerank the first
-    K are sorted by their rank score, which is shown as well.
+    Without --model, the model that filled the collection embeds the query. Results are sorted by
+    score: the cosine similarity, or with --hybrid the fused score. With --rerank the top K are
+    sorted by their rank score, which is printed as well.
     """
     console = Console.current(json=as_json)
     from coca.search.query.query_terms import parse_terms
 
     terms = parse_terms(text or [], image or [])
     if not hybrid and (fusion != Method.rrf or words != _EVEN):
-        raise ConfigError(
-            "--fusion and --text-weight say how --hybrid joins two rankings: add --hybrid"
-        )
+        raise ConfigError("--fusion and --text-weight are options of hybrid search: add --hybrid")
     from coca.search.query.fusion import Fusion
     from coca.search.query.in_memory import advice_on_size
 
@@ -140,4 +151,4 @@ def search(
             hybrid=joined,
             rerank=rerank,
         )
-    tell_hits(console, hits, first=offset + 1)
+    print_hits(console, hits, first=offset + 1)

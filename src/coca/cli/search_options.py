@@ -1,4 +1,4 @@
-"""What all commands that look into a collection share: where, by which model, among which images.
+"""Options shared by all commands that search a collection: collection, model and filters.
 
 A group of options is a dataclass; `grouped` lets a command take it as one parameter.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from coca.search.query.engine import SearchEngine
     from coca.search.records import Hit
 
-Limit = Annotated[int, typer.Option("-k", "--limit", min=1, help="Most results.")]
+Limit = Annotated[int, typer.Option("-k", "--limit", min=1, help="Maximum number of results.")]
 
 
 def _day(text: str) -> date:
@@ -39,52 +39,61 @@ def _day(text: str) -> date:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Among:
-    """Which images of a collection may be results."""
+class FilterOptions:
+    """Filter options of a search."""
 
     filter: Annotated[
         str,
         typer.Option(
             "--filter",
             "-f",
-            help='Milvus expression, such as \'metadata["year"] > 2020 and caption like "%car%"\'.',
+            help="Milvus filter expression, such as "
+            '\'metadata["year"] > 2020 and caption like "%car%"\'.',
         ),
     ] = ""
     tag: Annotated[
         list[str] | None,
-        typer.Option("--tag", help="Tag that each must carry; may be repeated."),
+        typer.Option("--tag", help="Tag that every result must have; may be repeated."),
     ] = None
     since: Annotated[
         date | None,
         typer.Option(
-            "--since", parser=_day, metavar="DAY", help="Taken on that day or later: 2024-06-01."
+            "--since",
+            parser=_day,
+            metavar="DAY",
+            help="Only images taken on or after this day, such as 2024-06-01, or time.",
         ),
     ] = None
     until: Annotated[
         date | None,
-        typer.Option("--until", parser=_day, metavar="DAY", help="Taken on that day or before."),
+        typer.Option(
+            "--until",
+            parser=_day,
+            metavar="DAY",
+            help="Only images taken on or before this day or time.",
+        ),
     ] = None
 
     @property
     def expression(self) -> str:
-        """All of it as one filter of Milvus; empty if everything may be a result.
+        """Combine all options into one Milvus filter expression; empty without any.
 
         Raises:
-            SearchError: `until` lies before `since`, or the filter has an open quote.
+            SearchError: `until` is before `since`, or the filter has an unclosed quote.
         """
         from coca.search.filters import all_of, has_all_tags, taken
 
-        wishes = [self.filter] if self.filter else []
+        conditions = [self.filter] if self.filter else []
         if self.tag:
-            wishes.append(has_all_tags(self.tag))
+            conditions.append(has_all_tags(self.tag))
         if self.since or self.until:
-            wishes.append(taken(since=self.since, until=self.until))
-        return str(all_of(*wishes)) if len(wishes) > 1 else "".join(wishes)
+            conditions.append(taken(since=self.since, until=self.until))
+        return str(all_of(*conditions)) if len(conditions) > 1 else "".join(conditions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Which collection, and by which model."""
+class CollectionOptions:
+    """Options that select the collection and the model."""
 
     uri: defaults.Uri = None
     collection: defaults.Collection = "pictures"
@@ -95,10 +104,10 @@ class Place:
     def open(
         self, *, resident: bool = False, progress: ProgressMaker = silent
     ) -> "AbstractContextManager[SearchEngine]":
-        """The collection with the model that filled it.
+        """Open the search engine: the collection and the model that filled it.
 
         Raises:
-            ConfigError: No collection is named, and none is in the usual places.
+            ConfigError: No collection is given, and none exists at the default paths.
         """
         uri = defaults.search_uri(self.uri)
         from coca.workflows.collections.search import open_search
@@ -115,10 +124,10 @@ class Place:
         )
 
     def open_index(self, collection: str = "") -> "Collection":
-        """The collection alone, or another one of the same place.
+        """Open the collection without a model, or another collection at the same URI.
 
         Raises:
-            ConfigError: No collection is named, and none is in the usual places.
+            ConfigError: No collection is given, and none exists at the default paths.
         """
         uri = defaults.search_uri(self.uri)
         from coca.search.milvus.collection import Collection
@@ -126,10 +135,10 @@ class Place:
         return Collection.open(uri, collection or self.collection, token=self.token)
 
     def load_model(self, index: "Collection") -> "Predictor":
-        """The model that is named, or else the one that filled the collection.
+        """Load the model of --model, or else the model that filled the collection.
 
         Raises:
-            ModelError: It is not there.
+            ModelError: The model does not exist.
         """
         from coca.workflows.collections.collection_model import model_of
 
@@ -137,7 +146,7 @@ class Place:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with each parameter that is a dataclass of options taken apart into them."""
+    """Decorate a command: expand each parameter that is a dataclass into its options."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
@@ -156,24 +165,24 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             for field in fields(groups[name])
         ]
 
-    def taken_apart(**options: Any) -> None:
+    def expanded(**options: Any) -> None:
         for name, group in groups.items():
             own = {field.name: options.pop(field.name) for field in fields(group)}
             options[name] = group(**own)
         command(**options)
 
-    functools.update_wrapper(taken_apart, command)
-    del taken_apart.__dict__["__wrapped__"]
+    functools.update_wrapper(expanded, command)
+    del expanded.__dict__["__wrapped__"]
     by_keyword = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-    taken_apart.__dict__["__signature__"] = inspect.Signature(by_keyword)
-    taken_apart.__annotations__ = {one.name: one.annotation for one in parameters}
-    return taken_apart
+    expanded.__dict__["__signature__"] = inspect.Signature(by_keyword)
+    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+    return expanded
 
 
-def tell_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:
-    """Show results: a table for people, with their places from `first` on; records for machines.
+def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:
+    """Print results as a table with ranks from `first` on, or as JSON records.
 
-    What results are sorted by is always among the columns.
+    The sort key is always among the columns.
     """
     reasons: dict[str, list[str]] = {
         "rank score": [_number(hit.rank_score, digits=3) for hit in hits],
@@ -193,7 +202,7 @@ def tell_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> Non
 
 
 def from_here(path: str) -> str:
-    """The path as one would type it here, if it lies below the working directory."""
+    """Return a path relative to the working directory if it is below it, else unchanged."""
     return path.removeprefix(os.path.join(os.getcwd(), ""))
 
 

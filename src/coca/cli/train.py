@@ -1,4 +1,4 @@
-"""Training from a recipe, by one process or by many."""
+"""Commands `coca pretrain` and `coca finetune`, with one process or several."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli.console import Console, Json, tell_error
+from coca.cli.console import Console, Json, print_error
 from coca.cli.recipes import Settings, has_section, load, require_data_root
 
 if TYPE_CHECKING:
@@ -23,15 +23,16 @@ def pretrain(
         list[str],
         typer.Argument(
             metavar="RECIPE|FIELD=VALUE",
-            help="YAML files, the later over the earlier, and changes such as train.steps=100.",
+            help="YAML files, later files override earlier ones; overrides such as "
+            "train.steps=100.",
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Train a CoCa from a recipe; a run that was stopped goes on by the same command.
+    """Pretrain a CoCa model from a recipe; the same command resumes an interrupted run.
 
-    Ctrl-C saves and stops after the current step; so does SIGTERM, with exit code 0. Under
-    `torchrun --nproc-per-node N -m coca pretrain ...`, N processes share each batch.
+    Ctrl-C saves a checkpoint and stops after the current step; so does SIGTERM, with exit code 0.
+    Under `torchrun --nproc-per-node N -m coca pretrain ...`, N processes share each batch.
     """
     console = Console.current(json=as_json)
     from coca.train.distributed_init import join_from_environment
@@ -43,7 +44,7 @@ def pretrain(
     world = join_from_environment(config.device)
     result = workflow.pretrain(config, progress=console.progress)
     if world.is_main:
-        _tell(console, config, result)
+        _report(console, config, result)
     if result.interrupted and not result.terminated:
         raise typer.Exit(STOPPED)
 
@@ -53,15 +54,16 @@ def finetune(
         list[str],
         typer.Argument(
             metavar="RECIPE|FIELD=VALUE",
-            help="YAML files, the later over the earlier, and changes such as train.steps=100.",
+            help="YAML files, later files override earlier ones; overrides such as "
+            "train.steps=100.",
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Train a pretrained model on a problem, such as naming classes, and score it there.
+    """Fine-tune a pretrained model on a task, such as classification, and evaluate it.
 
-    A recipe with a section `detector` trains its image encoder to find objects. A run that was
-    stopped goes on by the same command, as with `coca pretrain`; so do several processes share one.
+    A recipe with a section `detector` trains an object detector on the image encoder. Resuming and
+    torchrun work as with `coca pretrain`.
     """
     console = Console.current(json=as_json)
     from coca.cli.evaluate import score_rows
@@ -83,7 +85,7 @@ def finetune(
         result = workflow.finetune(config, progress=console.progress)
     if world.is_main:
         scores = [{"task": one.task, "metrics": dict(one.metrics)} for one in result.scores]
-        _tell(console, config, result, scores=scores)
+        _report(console, config, result, scores=scores)
         for task, one in zip(config.evaluate, result.scores, strict=bool(result.scores)):
             for sentence in one.bad:
                 console.complain(sentence)
@@ -95,12 +97,12 @@ def finetune(
 
 
 def leave(code: int | str | None) -> None:
-    """End this process at once if it trains together with others; otherwise do nothing.
+    """Exit at once if this process is part of a process group; otherwise do nothing.
 
-    Python's slow end would let the threads of the process group abort it now and then.
+    During Python's slow shutdown, threads of the process group sometimes abort the process.
 
     Args:
-        code: As `sys.exit` takes it.
+        code: Exit code as for `sys.exit`.
     """
     if "torch" not in sys.modules:
         return
@@ -114,13 +116,13 @@ def leave(code: int | str | None) -> None:
     if code in (None, 0, STOPPED):
         world = DistributedContext.current()
         try:
-            # The main rank may still score the model. Then none leaves while others talk to it.
+            # The main rank may still evaluate the model; all ranks wait for it before they exit.
             world.broadcast_from_main(lambda: None)
         except CocaError as error:
-            tell_error(str(error))
+            print_error(str(error))
             code = 1
         else:
-            # All work is done: whoever has closed the line by now has only left earlier.
+            # All work is done: a rank that has closed its connection has only exited earlier.
             with suppress(CocaError), lost_ranks_reported(world):
                 world.barrier()
     sys.stdout.flush()
@@ -128,7 +130,7 @@ def leave(code: int | str | None) -> None:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def _tell(
+def _report(
     console: Console,
     config: "PretrainConfig | FinetuneConfig | DetectionConfig",
     result: "PretrainResult | FinetuneResult",

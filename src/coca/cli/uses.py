@@ -1,4 +1,4 @@
-"""What else a collection is good for: recommendations, near-duplicates, subsets to learn from."""
+"""Commands `coca recommend`, `coca duplicates` and `coca mine`."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,14 @@ import typer
 
 from coca.cli import images
 from coca.cli.console import Console, Json, to_try
-from coca.cli.search_options import Among, Limit, Place, from_here, grouped, tell_hits
+from coca.cli.search_options import (
+    CollectionOptions,
+    FilterOptions,
+    Limit,
+    from_here,
+    grouped,
+    print_hits,
+)
 from coca.core.errors import ConfigError
 from coca.core.formats import IMAGE_SUFFIXES
 
@@ -23,30 +30,41 @@ def recommend(
         list[str],
         typer.Argument(
             metavar="LIKE[:WEIGHT]",
-            help="What results should be like: image files, or texts.",
+            help="Positive examples: image files or texts, with an optional weight.",
         ),
     ],
     *,
     unlike: Annotated[
         list[str] | None,
-        typer.Option("--negative", help="What they should not be like.", show_default=False),
+        typer.Option(
+            "--negative",
+            help="Negative example, an image file or text; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     seen: Annotated[
         list[str] | None,
-        typer.Option("--seen", help="Ids that are not given again.", show_default=False),
+        typer.Option("--seen", help="Record id to exclude; may be repeated.", show_default=False),
     ] = None,
     diversity: Annotated[
-        float, typer.Option("--diversity", min=0, max=1, help="How much results should differ.")
+        float,
+        typer.Option(
+            "--diversity",
+            min=0,
+            max=1,
+            help="Weight of diversity in maximal marginal relevance, 0 to 1; 0: none.",
+        ),
     ] = 0.3,
-    among: Among,
+    among: FilterOptions,
     k: Limit = 10,
-    place: Place,
+    place: CollectionOptions,
     as_json: Json = False,
 ) -> None:
-    """Recommend images: more like some images and texts, less like others, not all the same.
+    """Recommend images from positive and negative examples, diversified by MMR.
 
-    The score is the cosine. With --diversity D results are sorted by their rank score, the marginal
-    relevance: (1 - D) x score - D x (cosine to the nearest result above, -1 for the first).
+    The score is the cosine similarity. With --diversity D results are sorted by their rank score,
+    the marginal relevance: (1 - D) x score - D x (cosine to the nearest result ranked above, -1
+    for the first).
     """
     console = Console.current(json=as_json)
     from coca.search.query.query_terms import parse_terms
@@ -65,7 +83,7 @@ def recommend(
             seen=set(seen or []),
             diversity=diversity,
         )
-    tell_hits(console, hits)
+    print_hits(console, hits)
 
 
 @grouped
@@ -74,22 +92,28 @@ def duplicates(
         list[str] | None,
         typer.Option(
             "--against",
-            help="Pictures to compare with, such as a test set; default: each other.",
+            help="Image or folder to compare with, such as a test set; may be repeated; default: "
+            "the collection itself.",
             show_default=False,
         ),
     ] = None,
     *,
     least: Annotated[
-        float, typer.Option("--min-similarity", help="Cosine from which two count as the same.")
+        float,
+        typer.Option(
+            "--min-similarity", help="Cosine similarity from which two images are near-duplicates."
+        ),
     ] = 0.95,
-    limit: Annotated[int, typer.Option("--show", min=0, help="Most pairs to show.")] = 20,
-    place: Place,
+    limit: Annotated[
+        int, typer.Option("--show", min=0, help="Maximum number of pairs to print.")
+    ] = 20,
+    place: CollectionOptions,
     as_json: Json = False,
 ) -> None:
-    """Report near-duplicates: within a collection, or of it and another set of images.
+    """Find near-duplicates within a collection, or between it and other images.
 
-    Within a collection, files with the very same bytes are named as copies. `drop` of --json names
-    all files without which neither a pair nor a copy is left.
+    Within a collection, files with identical bytes are listed as copies. `drop` of --json lists
+    the files whose removal leaves neither a pair nor a copy.
     """
     console = Console.current(json=as_json)
     files = images.find(against or [])
@@ -148,42 +172,59 @@ def mine(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="A manifest OUT.jsonl that names the images, or a folder for shards with the "
-            "images themselves, as those of tars and videos need.",
+            help="Manifest OUT.jsonl with the paths of the images, or a folder for shards with the "
+            "images themselves. Images of tars and videos need shards.",
         ),
     ],
     *,
     count: Annotated[
-        int | None, typer.Option("--count", min=1, help="How many.", show_default=False)
+        int | None,
+        typer.Option("--count", min=1, help="Number of images to select.", show_default=False),
     ] = None,
     share: Annotated[
         float | None,
-        typer.Option("--share", help="Or which share of all, 0 to 1.", show_default=False),
+        typer.Option(
+            "--share",
+            help="Fraction of the images to select, in (0, 1]; instead of --count.",
+            show_default=False,
+        ),
     ] = None,
     query: Annotated[
         list[str] | None,
-        typer.Option("--query", "-q", help="Nearest to TEXT[:WEIGHT].", show_default=False),
+        typer.Option(
+            "--query",
+            "-q",
+            help="Select the images nearest to TEXT[:WEIGHT]; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     like: Annotated[
         list[str] | None,
-        typer.Option("--positive", help="Nearest to any of these images.", show_default=False),
+        typer.Option(
+            "--positive",
+            help="Select the images nearest to any of these images; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     unsure: Annotated[
         str,
         typer.Option(
             "--uncertain",
-            help="Least sure among the classes of this collection.",
+            help="Select images with the highest class entropy, by the classes of this collection.",
             show_default=False,
         ),
     ] = "",
     diverse: Annotated[
-        bool, typer.Option("--diverse", help="Spread out, so that none is far from a chosen one.")
+        bool,
+        typer.Option(
+            "--diverse", help="Select by k-center: no image is far from a selected image."
+        ),
     ] = False,
     max_likeness: Annotated[
         float | None,
         typer.Option(
             "--max-similarity",
-            help="Leave out near-duplicates: largest cosine of two.",
+            help="Skip near-duplicates: maximum cosine similarity of two selected images.",
             show_default=False,
         ),
     ] = None,
@@ -191,27 +232,27 @@ def mine(
         list[str] | None,
         typer.Option(
             "--away-from",
-            help="Leave out near-duplicates of these images as well.",
+            help="Skip near-duplicates of these images as well; may be repeated.",
             show_default=False,
         ),
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", help="Least score.", show_default=False)
+        float | None, typer.Option("--min-score", help="Minimum score.", show_default=False)
     ] = None,
     model_captions: Annotated[
         bool,
-        typer.Option("--model-captions", help="Write captions that a model wrote as well."),
+        typer.Option("--model-captions", help="Write model-generated captions as well."),
     ] = False,
-    among: Among,
-    place: Place,
+    among: FilterOptions,
+    place: CollectionOptions,
     as_json: Json = False,
 ) -> None:
-    """Choose images of a collection to learn from, and write them as a manifest or as shards."""
+    """Select images of a collection for training, and write them as a manifest or as shards."""
     console = Console.current(json=as_json)
     if (count is None) == (share is None):
         raise ConfigError("how many images? Give --count or --share, and one of them only")
     if share is not None and not 0 < share <= 1:
-        raise ConfigError(f"--share is {share}; right is above 0 to 1")
+        raise ConfigError(f"--share must be in (0, 1], got {share}")
     from coca.search.query.query_terms import parse_terms
 
     terms = parse_terms(query) if query else []
@@ -223,7 +264,7 @@ def mine(
     from coca.workflows.collections.class_prompts import find_classes
     from coca.workflows.collections.subset import check_out
 
-    check_out(out)  # a wrong name ends here, before a model is loaded
+    check_out(out)  # an invalid name fails here, before a model is loaded
     with ExitStack() as opened:
         index = opened.enter_context(place.open_index())
         if unsure:
@@ -256,11 +297,11 @@ def mine(
         console.complain(sentence)
     console.say(
         f"{subset.written:,} of {index.info.count:,} images are in {out}"
-        + (f", {len(subset.lost):,} chosen ones cannot be had" if subset.lost else "")
+        + (f", {len(subset.lost):,} selected images are unreadable" if subset.lost else "")
     )
     if subset.model_captions:
         console.say(
-            f"{subset.model_captions:,} captions that a model wrote are left out; "
+            f"{subset.model_captions:,} model-generated captions are left out; "
             "--model-captions writes them as well"
         )
     console.say(_how_to_train(subset, out))
@@ -276,7 +317,7 @@ def mine(
 
 
 def _how_to_train(subset: "Subset", out: Path) -> str:
-    """The command that trains on a subset; its `text` is what most of the images have."""
+    """Return the command that trains on a subset, with the kind of text that most images have."""
     if subset.text is None:
         return "none of them has a caption or a label, so `coca pretrain` cannot train on them"
     usable = subset.captioned if subset.text == "captions" else subset.labelled
@@ -285,7 +326,7 @@ def _how_to_train(subset: "Subset", out: Path) -> str:
     changes = [f"data.sources=[{{kind: {kind}, path: {out}{text}}}]"]
     sentence = "train on them"
     if usable < subset.written:
-        # Those without are replaced by others, and would end the run above the allowed fraction.
+        # Images without text count as bad and are replaced; above the limit the run would stop.
         sentence += f" ({usable:,} of {subset.written:,} have {subset.text})"
         fraction = math.ceil(100 * (1 - usable / subset.written)) / 100
         changes.append(f"data.loader.max_bad_fraction={min(1, fraction + 0.1):.2f}")
@@ -304,10 +345,10 @@ def _sentence_on(found: "Duplicates", *, count: int, others: int, least: float, 
 
 
 def _texts_and_files(words: list[str]) -> tuple[list[str], list[str]]:
-    """Pictures where a file of that name is there, else texts; each as it was written.
+    """Split arguments into texts and paths of existing files, with their weights.
 
     Raises:
-        ConfigError: A word names an image file that is not there.
+        ConfigError: An argument is the name of an image file that does not exist.
     """
     texts, files = [], []
     for word in words:

@@ -1,4 +1,4 @@
-"""Models as files: from OpenCLIP's form into ours and back, and as a folder to give away."""
+"""Commands `coca convert` (to and from OpenCLIP) and `coca export` (folder to share)."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +11,7 @@ from coca.cli.console import Console, Json
 
 
 class Form(StrEnum):
-    """Forms that a model can be written in."""
+    """Formats that a model can be written in."""
 
     coca = "coca"
     openclip = "openclip"
@@ -21,7 +21,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A folder, a run, a shipped name, a file of OpenCLIP's weights, openclip:NAME/TAG, or "
+        help="Folder, run, name of a shipped model, OpenCLIP weights file, openclip:NAME/TAG, or "
         "hf:ORGANISATION/NAME.",
     ),
 ]
@@ -32,14 +32,14 @@ def convert(
     out: Annotated[
         Path,
         typer.Argument(
-            metavar="OUT", help="Folder, or for OpenCLIP a .safetensors, .bin or .pt file."
+            metavar="OUT", help="Model folder, or for OpenCLIP a .safetensors, .bin or .pt file."
         ),
     ],
     to: Annotated[
         Form | None,
         typer.Option(
             "--to",
-            help="Form to write; default: openclip if OUT is a file of weights, else coca.",
+            help="Output format; default: openclip if OUT is a weights file, else coca.",
             show_default=False,
         ),
     ] = None,
@@ -48,13 +48,13 @@ def convert(
         typer.Option(
             "--vocabulary",
             help="CLIP's bpe_simple_vocab_16e6.txt.gz, merges.txt or tokenizer.json; default: "
-            "beside the weights, in an installed open_clip_torch, or from the hub.",
+            "next to the weights, in an installed open_clip_torch, or from the hub.",
             show_default=False,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn OpenCLIP's weights into a model folder, or such a folder into OpenCLIP's weights."""
+    """Convert OpenCLIP weights to a model folder, or a model folder to OpenCLIP weights."""
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
     from coca.release import convert as workflow
@@ -68,15 +68,15 @@ def export(
     model: Source,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     title: Annotated[
-        str, typer.Option("--title", help="The model's name; default: that of OUT.")
+        str, typer.Option("--title", help="Name of the model; default: name of OUT.")
     ] = "",
-    use: Annotated[str, typer.Option("--use", help="What it is good for.")] = "",
-    limits: Annotated[str, typer.Option("--limits", help="What it is not good for.")] = "",
+    use: Annotated[str, typer.Option("--use", help="Intended use, for the model card.")] = "",
+    limits: Annotated[str, typer.Option("--limits", help="Limitations, for the model card.")] = "",
     licence: Annotated[
         str,
         typer.Option(
             "--licence",
-            help="Licence of the weights, such as cc-by-4.0; default: that of the model's own "
+            help="Licence of the weights, such as cc-by-4.0; default: licence in the model's own "
             "card, else `unknown`.",
             show_default=False,
         ),
@@ -85,12 +85,12 @@ def export(
         list[Path] | None,
         typer.Option(
             "--results",
-            help="Scores that `coca evaluate --out` wrote; may be repeated.",
+            help="Report of `coca evaluate --out`; may be repeated.",
             show_default=False,
         ),
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", help="Store the weights in 16 bits: half the size.")
+        bool, typer.Option("--half", help="Store the weights as fp16, half the size.")
     ] = False,
     push: Annotated[
         str | None,
@@ -101,10 +101,12 @@ def export(
             show_default=False,
         ),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Hide that repository.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make that repository private.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model as a folder to share, with a card that says what it is and what it scored."""
+    """Export a model as a folder to share, with a model card and its scores."""
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
     from coca.release import export as workflow
