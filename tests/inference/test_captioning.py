@@ -154,7 +154,7 @@ def test_likelihood_ranks_labels_by_how_probable_their_sentences_are(predictor: 
 
 
 def test_labels_are_checked_whatever_they_are_compared_by(predictor: Predictor) -> None:
-    with pytest.raises(ConfigError, match="stands there twice"):
+    with pytest.raises(ConfigError, match="is given twice"):
         predictor.classify(PICTURES, ["cat", "cat"], by="likelihood")
 
 

@@ -35,7 +35,7 @@ def test_an_array_of_texts_is_many_and_one_of_pixels_a_single_picture() -> None:
 
 
 def test_the_pairs_to_score_have_the_shape_of_the_scores(predictor: Predictor) -> None:
-    with pytest.raises(ConfigError, match=r"only has the shape \(2, 1\); right is \(3, 1\)"):
+    with pytest.raises(ConfigError, match=r"shape of the scores, \(3, 1\), got \(2, 1\)"):
         predictor.score(pictures(), ["a"], only=np.ones((2, 1), bool))
 
 
@@ -57,9 +57,9 @@ for call, words in (
     (lambda: model.embed_images(bytearray(image)), "a bytearray is no image"),
     (lambda: model.embed_images(torch.zeros(3, 8, 8)), "a Tensor is no image"),
     (lambda: model.embed_images({"a.png": 1}), "a dict is no image"),
-    (lambda: model.embed_texts(None), "text 0 is no text but NoneType"),
-    (lambda: model.embed_texts(["a", float("nan")]), "text 1 is no text but float (nan); right"),
-    (lambda: model.embed_texts(b"cat"), "text 0 is no text but int"),
+    (lambda: model.embed_texts(None), "text 0 must be a str, got NoneType"),
+    (lambda: model.embed_texts(["a", float("nan")]), "text 1 must be a str, got float (nan)"),
+    (lambda: model.embed_texts(b"cat"), "text 0 must be a str, got int"),
     (lambda: model.classify([], ["a"], by="sound"), "by is 'sound'; choose one of similarity"),
 ):
     try:

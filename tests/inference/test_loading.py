@@ -226,7 +226,7 @@ def test_files_of_different_models_are_refused_with_every_fault(tmp_path: Path) 
     )
     with pytest.raises(ModelError) as caught:
         coca.load(tmp_path)
-    for fault in ("the tokenizer knows 310 words", "captions of 17 tokens", "images of 18 px"):
+    for fault in ("the tokenizer has 310 tokens", "captions of 17 tokens", "images of 18 px"):
         assert fault in str(caught.value)
 
 

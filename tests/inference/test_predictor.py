@@ -166,7 +166,7 @@ def test_one_label_given_as_a_text_is_certain(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([], "there is no label"), (["cat", "dog", "cat"], "'cat' stands there twice")],
+    [([], "there is no label"), (["cat", "dog", "cat"], "'cat' is given twice")],
 )
 def test_labels_must_be_there_and_differ(
     predictor: Predictor, labels: list[str], message: str

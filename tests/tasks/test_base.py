@@ -64,8 +64,8 @@ def test_nothing_but_broken_pictures_is_an_error_with_a_cause(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"captions": "last"}, "captions is 'last'; right is 'all' or 'first'"),
-        ({"limit": -1}, "limit is -1; right is 0 for all"),
+        ({"captions": "last"}, "captions must be 'all' or 'first', got 'last'"),
+        ({"limit": -1}, r"limit must be at least 0 \(0: all\), got -1"),
     ],
 )
 def test_a_wrong_setting_is_a_sentence(settings: dict[str, Any], message: str) -> None:

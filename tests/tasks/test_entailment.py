@@ -107,7 +107,7 @@ def test_a_sample_with_another_number_of_pictures_is_left_out_and_named(tmp_path
     ("head", "error", "message"),
     [
         (None, ConfigError, "no head that answers"),
-        (HeadConfig(classes=VERDICTS, heads=2), ConfigError, "reads images alone"),
+        (HeadConfig(classes=VERDICTS, heads=2), ConfigError, "reads images only"),
         (words_head(("yes", "no")), DataError, "3 classes that training has not"),
     ],
 )

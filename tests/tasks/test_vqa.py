@@ -163,5 +163,5 @@ def test_samples_of_which_nothing_is_asked_are_told(predictor: Predictor, tmp_pa
     data = write_vqa(tmp_path)
     path = Path(data.paths[0])
     path.write_text(path.read_text().replace("what is 1?", " "))
-    with pytest.raises(DataError, match=r"of 1 samples .* nothing is asked"):
+    with pytest.raises(DataError, match=r"1 samples .* have no text"):
         check_task(predictor, TaskConfig(task="vqa", data=data))

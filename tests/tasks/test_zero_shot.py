@@ -81,7 +81,7 @@ def test_one_class_alone_is_warned_of(
     solve(predictor, tmp_path / "two", SAMPLES, "plain")
     assert not caplog.records
     solve(predictor, tmp_path / "one", [Sample("a", picture(0), labels=("cat",))], "plain")
-    assert "have the one class 'cat', so every score is 1 and says nothing" in caplog.text
+    assert "have the one class 'cat', so every score is 1 and meaningless" in caplog.text
 
 
 def test_a_picture_without_a_label_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_each_class_may_have_sentences_of_its_own(predictor: Predictor, tmp_path
     [
         ('{"cat": ["a {}"], "dog": []}', "2 of 3 classes have no prompt, such as 'dog'"),
         ('["no place"]', "has no {}"),
-        ("7", "right is a list of sentences"),
+        ("7", "must be a list of sentences"),
     ],
 )
 def test_prompts_that_leave_a_class_out_are_told_before_the_work(

@@ -1,4 +1,4 @@
-"""A model that embeds each image and each text once: for many tasks on the same samples."""
+"""Predictor with an embedding cache, for many tasks on the same samples."""
 
 import hashlib
 from collections.abc import Hashable, Iterable
@@ -12,14 +12,14 @@ from coca.inference.predictor import Predictor
 
 
 class CachingPredictor(Predictor):
-    """A predictor that keeps every vector that it has made; the same answers, sooner.
+    """A predictor that caches every embedding.
 
-    Only encoded images (bytes) are known again; files may change, and arrays cost as much to
-    compare as to embed.
+    Of images, only encoded ones (bytes) are cached. Files may change, and comparing arrays costs as
+    much as embedding them.
     """
 
     def __init__(self, predictor: Predictor) -> None:
-        """Take over a loaded model; the given one stays as it is."""
+        """Wrap a loaded model; `predictor` itself is not changed."""
         super().__init__(
             predictor.model,
             predictor.processor,
@@ -32,19 +32,19 @@ class CachingPredictor(Predictor):
     def embed_images(
         self, images: Picture | Iterable[Picture], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
-        """As `Predictor.embed_images`."""
+        """Compute image embeddings as `Predictor.embed_images`, from the cache where possible."""
         if not isinstance(images, list | tuple) or not all(isinstance(it, bytes) for it in images):
             return super().embed_images(images, progress=progress)
         keys = [hashlib.sha256(image).digest() for image in images]
-        wanted = {key: place for place, key in enumerate(keys) if key not in self._vectors}
-        new = super().embed_images([images[place] for place in wanted.values()], progress=progress)
+        wanted = {key: row for row, key in enumerate(keys) if key not in self._vectors}
+        new = super().embed_images([images[row] for row in wanted.values()], progress=progress)
         self._vectors |= zip(wanted, new, strict=True)
         return self._stacked([self._vectors[key][None] for key in keys])
 
     def embed_texts(
         self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
-        """As `Predictor.embed_texts`."""
+        """Compute text embeddings as `Predictor.embed_texts`, from the cache where possible."""
         listed = as_texts(texts)
         wanted = [text for text in dict.fromkeys(listed) if text not in self._vectors]
         new = super().embed_texts(wanted, progress=progress)

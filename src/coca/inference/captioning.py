@@ -1,4 +1,4 @@
-"""Captions for people: words from what a model wrote."""
+"""Captions as text: generated token sequences decoded, with their scores."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,42 +11,42 @@ from coca.processing.tokenizer import TextTokenizer
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model says about an image."""
+    """A generated caption of an image, with its scores."""
 
     text: str
-    """The words behind the prompt, the prompt included."""
+    """The prompt and the generated text."""
     completion: str
-    """The words behind the prompt alone: the answer where the prompt is a question."""
+    """The generated text without the prompt: the answer if the prompt is a question."""
     score: float
-    """Natural logarithm of the probability of the words behind the prompt; 0 is certain."""
+    """Log-probability of the generated tokens, in nats; at most 0, which is certainty."""
     token_ids: tuple[int, ...] = ()
-    """The tokens behind the prompt, without the one that ends it."""
+    """The generated tokens, without prompt and end token."""
     log_probabilities: tuple[float, ...] = ()
-    """What the score is the sum of: one for each token, and for the end where it was reached."""
+    """Summands of `score`, in nats: one per token, and one for the end token if it was reached."""
     others: tuple["Caption", ...] = ()
-    """The next best captions, best first, where more than one was asked for."""
+    """The next best captions, best first, if more than one was requested."""
     rank_score: float = 0.0
-    """What the captions of an image are sorted by: of a search the score, less the penalties of
-    the rules, divided by the number of tokens to the power of `length_penalty`; of samples the
-    score."""
+    """Key by which the captions of an image are sorted. In beam search it is the score, less the
+    penalties of the logits processors, divided by (number of tokens) ** `length_penalty`. For
+    samples it is the score."""
 
 
 def captions_of(
     written: Sequence[GeneratedSequence], tokenizer: TextTokenizer, *, prompt: Sequence[int]
 ) -> Caption:
-    """Gives the best caption of an image, with the others in it.
+    """Decode the generated sequences of an image: the best caption, with the rest in `others`.
 
     Args:
-        written: What the model wrote, best first; at least one.
-        tokenizer: The model's.
-        prompt: Token ids that it went on from, [BOS] first.
+        written: Generated sequences, best first; at least one.
+        tokenizer: The model's tokenizer.
+        prompt: Token ids of the prompt, [BOS] first.
     """
     first, *others = (_caption(one, tokenizer, prompt) for one in written)
     return replace(first, others=tuple(others))
 
 
 def prompts_for(prompt: str | Iterable[str], pictures: int) -> Sequence[str]:
-    """Gives each image its prompt: one text for all, or one text each.
+    """Return one prompt per image, from one text for all or one text each.
 
     Raises:
         ConfigError: There are more or fewer texts than images.
@@ -64,12 +64,12 @@ def prompts_for(prompt: str | Iterable[str], pictures: int) -> Sequence[str]:
 def _caption(
     written: GeneratedSequence, tokenizer: TextTokenizer, prompt: Sequence[int]
 ) -> Caption:
-    # The prompt is decoded along, since a word may be cut between two tokens.
+    # Prompt and completion are decoded together, since a word may span their boundary.
     text = tokenizer.decode([*prompt[1:], *written.token_ids]).strip()
-    said = tokenizer.decode(written.token_ids).strip()
+    completion = tokenizer.decode(written.token_ids).strip()
     return Caption(
         text,
-        said,
+        completion,
         written.total,
         tuple(written.token_ids),
         tuple(written.log_probabilities),

@@ -45,7 +45,7 @@ def cached_digest(path: Path, compute: Callable[[], str]) -> str:
 
 
 def _state(path: Path) -> str | None:
-    """Everything that changes with a file's content; None if it is small, missing or too new."""
+    """Return the file's identity, size and times; None if it is small, missing or too new."""
     try:
         found = os.stat(path)
     except OSError:

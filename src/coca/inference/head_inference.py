@@ -1,4 +1,4 @@
-"""What a head is asked, image by image, and what it answers.
+"""Inputs and outputs of a model's classification head.
 
 Dimensions: N samples, K classes.
 """
@@ -19,20 +19,20 @@ from coca.model.config import HeadConfig
 from coca.processing.image import ImageSource
 
 Shown: TypeAlias = ImageSource | Sequence[ImageSource]
-"""The image of a sample, or all of them in order."""
+"""The image of a sample, or its images in order."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A label and how sure the model is of it."""
+    """A label and its probability."""
 
     label: str
     probability: float
-    """0 to 1; sums to 1 over the labels that were offered."""
+    """Softmax probability, 0 to 1; it sums to 1 over the candidate labels."""
 
 
 def predictions(logits: Float[ndarray, "N K"], labels: Sequence[str]) -> list[list[Prediction]]:
-    """The labels of each sample, the surest first."""
+    """Apply softmax and sort the labels of each sample, most probable first."""
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = odds / odds.sum(axis=1, keepdims=True)
     return [
@@ -42,10 +42,10 @@ def predictions(logits: Float[ndarray, "N K"], labels: Sequence[str]) -> list[li
 
 
 def head_of(model: Captioner) -> HeadConfig:
-    """The settings of a model's head.
+    """Return the configuration of a model's head.
 
     Raises:
-        ConfigError: It has none.
+        ConfigError: The model has no head.
     """
     if model.head is None:
         raise ConfigError(
@@ -56,16 +56,17 @@ def head_of(model: Captioner) -> HeadConfig:
 
 
 def asked_of(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> list[str] | None:
-    """The words that go with each sample.
+    """Check the texts of the samples against the head.
 
     Raises:
-        ConfigError: There are none although the head reads words, or too few, or it reads none.
+        ConfigError: The head reads text and none is given, texts are given to a head that reads
+            none, or their number differs from the number of samples.
     """
     if (texts is not None) != (head.reads == "words"):
         raise ConfigError(
-            "this head reads words: give what is asked of each sample"
+            "this head reads text: give a question or statement for each sample"
             if texts is None
-            else "this head reads images only; texts would change nothing"
+            else "this head reads images only: leave the texts out"
         )
     if texts is not None and len(texts) != samples:
         raise ConfigError(f"{len(texts)} texts were given for {samples} samples")
@@ -73,19 +74,19 @@ def asked_of(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> lis
 
 
 def pictures_of(head: HeadConfig, samples: Sequence[Shown]) -> list[ImageSource]:
-    """The images of samples one after the other.
+    """Flatten the samples into one list of images.
 
     Raises:
-        DataError: A sample has another number of images than the head reads.
+        DataError: A sample does not have the number of images that the head reads.
     """
     found: list[ImageSource] = []
-    for place, sample in enumerate(samples):
+    for position, sample in enumerate(samples):
         single = isinstance(sample, str | bytes | Path | Image.Image | ndarray)
-        pictures = cast(Sequence[ImageSource], [sample] if single else sample)
-        if len(pictures) != head.pictures:
+        images = cast(Sequence[ImageSource], [sample] if single else sample)
+        if len(images) != head.pictures:
             raise DataError(
-                f"sample {place} has {len(pictures)} images, but the head reads {head.pictures}",
+                f"sample {position} has {len(images)} images, but the head reads {head.pictures}",
                 reason="picture_count",
             )
-        found += pictures
+        found += images
     return found

@@ -1,4 +1,4 @@
-"""What people hand in: images of any kind and texts, one or many."""
+"""Input types of the predictor: images in any format and texts, one or many."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import IOBase
@@ -12,16 +12,16 @@ from torch import Tensor
 from coca.core.errors import DataError
 
 Picture: TypeAlias = str | Path | bytes | Image.Image | ndarray
-"""A path, an encoded file, a PIL image, or an array of height x width x 3 bytes."""
+"""A path, the bytes of an encoded file, a PIL image, or a uint8 array of height x width x 3."""
 
-# They can be iterated over, but what comes out are lines, bytes, rows or keys.
+# Single inputs that are iterable: iterating them yields lines, bytes, rows or keys.
 _NO_LIST = (str, bytes, bytearray, memoryview, Path, Image.Image, ndarray, Tensor, IOBase, Mapping)
 
 
 def as_pictures(images: Picture | Iterable[Picture]) -> Sequence[Picture]:
-    """A single image is a list of one; of a generator all are taken.
+    """Normalize images to a sequence: wrap a single image, exhaust an iterator.
 
-    What is no image is told when it is read, with its kind.
+    A value that is no image raises later, when it is read; that error names its type.
     """
     if isinstance(images, _NO_LIST) or not isinstance(images, Iterable):
         return [cast(Picture, images)]
@@ -29,18 +29,18 @@ def as_pictures(images: Picture | Iterable[Picture]) -> Sequence[Picture]:
 
 
 def as_texts(texts: str | Iterable[str]) -> Sequence[str]:
-    """A single text is a list of one; of a generator all are taken.
+    """Normalize texts to a sequence: wrap a single text, exhaust an iterator.
 
     Raises:
-        DataError: One of them is no text, as where a table has a gap.
+        DataError: An item is not a `str`, such as the missing value of a table.
     """
     if isinstance(texts, str):
         return [texts]
     listed = list(texts) if isinstance(texts, Iterable) else [texts]
-    for place, text in enumerate(listed):
+    for position, text in enumerate(listed):
         if not isinstance(text, str):
             raise DataError(
-                f"text {place} is no text but {type(text).__name__} ({text!r:.40}); right is a str",
+                f"text {position} must be a str, got {type(text).__name__} ({text!r:.40})",
                 reason="bad_text",
             )
     return listed

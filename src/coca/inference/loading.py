@@ -1,12 +1,12 @@
-"""Finds a model by its name and loads it, with everything that it needs.
+"""Loading of models by name: shipped models, folders, runs and published open weights.
 
     coca.load("nano")                                        shipped with this package
-    coca.load("runs/from-scratch/model")                     a folder, or the run around it
+    coca.load("runs/from-scratch/model")                     a model folder, or its run folder
     coca.load("openclip:coca_ViT-B-32/laion2b_s13b_b90k")    published open weights
-    coca.load("hf:organisation/name")                        a repository of the hub
+    coca.load("hf:organisation/name")                        a repository of the Hugging Face hub
     coca.load("open_clip_pytorch_model.bin")                 a file of OpenCLIP's weights
 
-A path that exists comes before a shipped name.
+An existing path takes precedence over a shipped name.
 """
 
 import hashlib
@@ -49,21 +49,21 @@ def load(
     batch_size: int = 64,
     prepack: bool = True,
 ) -> Predictor:
-    """Loads a model by its name. Only names that begin with `openclip:` or `hf:` reach out.
+    """Load a pretrained model by its name; only `openclip:` and `hf:` names use the network.
 
     Args:
         name: A folder with `config.json`, `model.safetensors`, `tokenizer.json` and
-            `processor.json`, as `coca pretrain` writes them; a run, for the model within; the name
-            of a shipped model; or open weights, which are translated once and then kept.
-        device: Such as `"cuda:0"`; default: the first accelerator, else the CPU.
-        precision: Of weights and arithmetic; embeddings are fp32 always.
-        batch_size: Images or texts at a time.
-        prepack: On a CPU, keep the weights a second time in the order in which it reads them:
-            quicker by a tenth for images and up to half for captions. Not for a model to train.
+            `processor.json`, as `coca pretrain` writes them; a run folder that holds such a model;
+            the name of a shipped model; or open weights, which are converted once and cached.
+        device: A torch device such as `"cuda:0"`; default: the first accelerator, else the CPU.
+        precision: Precision of weights and arithmetic; embeddings are always fp32.
+        batch_size: Images or texts per batch, at least 1.
+        prepack: On a CPU, keep a second copy of the weights in prepacked order. Images take a
+            tenth less time, captions up to half. Do not train such a model.
 
     Raises:
-        ModelError: A file is missing, damaged, does not fit, or cannot be fetched.
-        ConfigError: An unknown precision or device, or unknown open weights.
+        ModelError: A file is missing, damaged, does not fit the others, or cannot be downloaded.
+        ConfigError: The precision, device or open weights are unknown.
         MissingExtraError: Open weights need the extra `hub`.
     """
     if precision not in _DTYPES:
@@ -86,12 +86,11 @@ def load(
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Compute the 24 hex digits that name weights, processor, tokenizer and configuration.
+    """Compute the 24 hex digits that identify weights, processor, tokenizer and configuration.
 
-    The first 16 digits are of weights, processor and tokenizer, the last 8 of the configuration.
-    Two configurations are equal if they differ in no setting; a setting at its default may be
-    missing. The weights are read; see `digest_cache` for files above 64 MiB. A detector in
-    the folder counts by the content of its files.
+    The first 16 digits hash weights, processor and tokenizer, the last 8 the configuration.
+    A setting at its default hashes like a missing setting. The weights are read; digests of files
+    above 64 MiB are cached, see `digest_cache`. The files of a detector in the folder are hashed.
 
     Raises:
         ModelError: A file is missing or damaged.
@@ -118,14 +117,14 @@ def fingerprint(folder: str | Path) -> str:
 
 
 def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -> Path:
-    """Finds the folder of a model; open weights are fetched and translated if need be.
+    """Resolve a model name to its folder; open weights are downloaded and converted if needed.
 
     Args:
         name: As for `load`.
-        open_weights: Where open weights come from; by default the user's cache and the hub.
+        open_weights: Source of open weights; default: the user's cache, then the hub.
 
     Raises:
-        ModelError: There is no such model, or it cannot be fetched.
+        ModelError: There is no such model, or it cannot be downloaded.
         ConfigError: OpenCLIP publishes no such weights.
     """
     kind, _, rest = str(name).partition(":")
@@ -151,7 +150,7 @@ def model_folder(name: str | Path, *, open_weights: OpenWeights | None = None) -
 
 
 def shipped() -> dict[str, Path]:
-    """Gives the models that are part of this package: their names and folders."""
+    """Return the models shipped with this package: names to folders."""
     home = Path(str(resources.files("coca") / "weights"))
     return {folder.name: folder for folder in sorted(home.glob("*")) if is_model(folder)}
 
@@ -161,7 +160,7 @@ def _require_fit(path: Path, config: ModelConfig, processor: Processor) -> None:
     faults = []
     if tokenizer.vocab_size > text.vocab_size:
         faults.append(
-            f"the tokenizer knows {tokenizer.vocab_size} words, the model {text.vocab_size}"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {text.vocab_size}"
         )
     if (tokenizer.bos_id, tokenizer.eos_id) != (text.bos_id, text.eos_id):
         faults.append(
@@ -196,7 +195,7 @@ def _device_named(name: str | None) -> torch.device:
     try:
         target = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        # Torch goes on with a list of all that it was not built for.
+        # The rest of torch's message lists every backend that it was not built for.
         reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
         raise ConfigError(f"device {name!r} cannot be used here ({reason}); {usable} can") from None
     if target.type == "meta":

@@ -1,9 +1,9 @@
-"""A loaded model for people: images and words in, vectors, captions and labels out.
+"""Predictor: embeddings, captions, scores and labels from images and texts.
 
     predictor = coca.load("nano")
     predictor.embed_images(["cat.jpg"]) @ predictor.embed_texts(["a cat", "a dog"]).T
 
-Dimensions: N images or texts, M texts beside N images, E shared embedding, K labels.
+Dimensions: N images or texts, M texts scored against N images, E shared embedding, K labels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class Predictor:
-    """A model with its processor, ready to use. Batches inside; keeps no state between calls."""
+    """A model with its processor for inference; batches inputs, keeps no state between calls."""
 
     def __init__(
         self,
@@ -52,16 +52,16 @@ class Predictor:
         batch_size: int = 64,
         prepack: bool = False,
     ) -> None:
-        """Joins parts that are already loaded; `load` does it from a folder.
+        """Create a predictor from a loaded model and processor; `load` does so from a folder.
 
         Args:
-            model: On its device and in its precision.
-            processor: The one that the model was trained with.
-            fingerprint: Names model and processor together; vectors of different fingerprints
-                must never be compared.
-            source: Where it was loaded from, for people.
-            batch_size: Images or texts at a time.
-            prepack: Prepack the weights for a CPU, as `load` does; not if the model will train.
+            model: The model, on its device and in its precision.
+            processor: The processor that the model was trained with.
+            fingerprint: Identifies model and processor together. Vectors of different
+                fingerprints must never be compared.
+            source: Name or folder that the model was loaded from, for display.
+            batch_size: Images or texts per batch, at least 1.
+            prepack: Prepack the weights for CPU inference, as `load` does; not for training.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1 (got {batch_size})")
@@ -75,19 +75,19 @@ class Predictor:
 
     @property
     def embed_dim(self) -> int:
-        """Size of the vectors."""
+        """Dimension of the embeddings."""
         return self.model.config.embed_dim
 
     @property
     def logit_scale(self) -> float:
-        """What the model multiplies cosines by: one over its learned temperature."""
+        """Factor from cosine similarity to logit: one over the learned temperature."""
         return float(self.model.logit_scale.detach())
 
     @torch.inference_mode()
     def embed_images(
         self, images: Picture | Iterable[Picture], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
-        """Gives a unit vector for each image; a single image is a list of one.
+        """Compute one unit-norm embedding per image; a single image is a list of one.
 
         Raises:
             DataError: An image cannot be read; the message names it.
@@ -99,10 +99,10 @@ class Predictor:
         return self._stacked(rows)
 
     def prepare_image(self, image: Picture) -> UInt8[torch.Tensor, "3 S S"]:
-        """Reads one image as `embed_prepared` takes it; threads may do so while the model works.
+        """Decode and resize one image for `embed_prepared`; thread-safe.
 
         Raises:
-            DataError: It cannot be read.
+            DataError: The image cannot be read.
         """
         transform = self.processor.image
         return transform.square(transform.read(image))
@@ -111,7 +111,7 @@ class Predictor:
     def embed_prepared(
         self, images: Sequence[UInt8[torch.Tensor, "3 S S"]]
     ) -> Float[ndarray, "N E"]:
-        """Gives a unit vector for each image that `prepare_image` gave, all in one batch."""
+        """Compute one unit-norm embedding per output of `prepare_image`, all in one batch."""
         pixels = torch.stack(list(images)).to(self._device, non_blocking=True)
         ready = self.processor.image.normalize(pixels).to(self.model.log_scale.dtype)
         return self.model.encode_image(ready).float().cpu().numpy()
@@ -120,7 +120,7 @@ class Predictor:
     def embed_texts(
         self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
-        """Gives a unit vector for each text; a single text is a list of one."""
+        """Compute one unit-norm embedding per text; a single text is a list of one."""
         rows = [
             self.model.encode_text(self._tokens(batch)).float().cpu().numpy()
             for batch in self._batches(as_texts(texts), "embedding texts", progress)
@@ -136,7 +136,7 @@ class Predictor:
         progress: ProgressMaker = silent,
         **options: Unpack[GenerationOptions],
     ) -> list[Caption]:
-        """Describes each image, by beam search unless told otherwise.
+        """Generate a caption for each image, by beam search unless the options choose otherwise.
 
             predictor.caption("cat.jpg")[0].text
             predictor.caption(files, num_beams=1)                           greedy, the fastest
@@ -145,33 +145,32 @@ class Predictor:
 
         Args:
             images: One or many.
-            prompt: Words that each caption begins with, or a text for each image.
-            progress: Shows how far it is.
+            prompt: Text that each caption begins with, or one text per image; default: none.
+            progress: Optional progress callback.
             **options: The fields of `coca.model.generation.config.GenerationConfig`.
 
         Returns:
-            The best caption of each image; `num_return_sequences` above 1 puts more into its
-            `others`.
+            The best caption of each image. `num_return_sequences` above 1 fills its `others`.
 
         Raises:
             DataError: An image cannot be read.
             ConfigError: Options contradict each other, a prompt fills the context, or the number of
-                prompts is not that of the images.
+                prompts differs from the number of images.
         """
         decoding, tokenizer = GenerationConfig.of(**options), self.processor.tokenizer
-        pictures = as_pictures(images)
-        prompts = [*map(tokenizer.encode_prompt, prompts_for(prompt, len(pictures)))]
-        shown, places = different(pictures)
+        image_list = as_pictures(images)
+        prompts = [*map(tokenizer.encode_prompt, prompts_for(prompt, len(image_list)))]
+        unique, positions = different(image_list)
         found: dict[int, Caption] = {}
-        for pixels in self._read_ahead(shown, "captioning", progress):
+        for pixels in self._read_ahead(unique, "captioning", progress):
             tokens = self.model.image_tokens(pixels)
-            here, places = places[: len(pixels)], places[len(pixels) :]
+            here, positions = positions[: len(pixels)], positions[len(pixels) :]
             for rows, wanted in shared_out(here, self.batch_size):
-                begun = [prompts[place] for place in wanted]
-                written = generate(self.model, tokens[rows], prompts=begun, decoding=decoding)
-                for place, one in zip(wanted, written, strict=True):
-                    found[place] = captions_of(one, tokenizer, prompt=prompts[place])
-        return [found[place] for place in range(len(pictures))]
+                prefixes = [prompts[position] for position in wanted]
+                written = generate(self.model, tokens[rows], prompts=prefixes, decoding=decoding)
+                for position, one in zip(wanted, written, strict=True):
+                    found[position] = captions_of(one, tokenizer, prompt=prompts[position])
+        return [found[position] for position in range(len(image_list))]
 
     @torch.inference_mode()
     def score(
@@ -183,28 +182,28 @@ class Predictor:
         only: Bool[ndarray, "N M"] | None = None,
         progress: ProgressMaker = silent,
     ) -> Float[ndarray, "N M"]:
-        """Gives log p(text | image) for all pairs: how likely the model is to say this of that.
+        """Compute the log-likelihood log p(text | image) of all pairs, in nats.
 
-        Each image is encoded once. Texts of different lengths are not fairly compared by the sum;
-        for the same text, images are. A text too long for the model is cut.
+        Each image is encoded once. The sum does not compare texts of different lengths fairly.
+        It does compare images for the same text. Texts beyond the context length are truncated.
 
         Args:
             images: One or many.
             texts: One or many.
-            by_length: Give the mean over a text's tokens and its end in place of their sum.
-            only: The pairs to score; the others get minus infinity. Default: all.
-            progress: Shows how far it is.
+            by_length: Return the mean over the tokens and the end token instead of the sum.
+            only: Mask of the pairs to score; other pairs get minus infinity. Default: all pairs.
+            progress: Optional progress callback.
 
         Raises:
             DataError: An image cannot be read.
-            ConfigError: `only` has another shape.
+            ConfigError: `only` is not N x M.
         """
-        pictures, tokens = as_pictures(images), self._tokens(as_texts(texts))
-        shape = (len(pictures), len(tokens))
+        image_list, tokens = as_pictures(images), self._tokens(as_texts(texts))
+        shape = (len(image_list), len(tokens))
         if only is not None and only.shape != shape:
-            raise ConfigError(f"only has the shape {only.shape}; right is {shape}, as the scores")
+            raise ConfigError(f"only must have the shape of the scores, {shape}, got {only.shape}")
         rows, done = [], 0
-        for pixels in self._read_ahead(pictures, "scoring captions", progress):
+        for pixels in self._read_ahead(image_list, "scoring captions", progress):
             pairs = None if only is None else torch.from_numpy(only[done : done + len(pixels)])
             seen = self.model.image_tokens(pixels)
             rows.append(score_captions(self.model, seen, tokens, only=pairs))
@@ -221,11 +220,10 @@ class Predictor:
         templates: Templates = PROMPTS["plain"],
         progress: ProgressMaker = silent,
     ) -> Float[ndarray, "K E"]:
-        """Gives one unit vector a label: the mean over its prompts, as CLIP and CoCa do.
+        """Compute one unit-norm class embedding per label: the mean over its prompts (as in CLIP).
 
         Raises:
-            ConfigError: No label, the same label twice, one without sentences, or a template
-                without `{}`.
+            ConfigError: No label, a repeated label, no prompt for a label, no `{}` in a template.
         """
         groups = sentences_of(as_texts(labels), templates)
         vectors = self.embed_texts([text for group in groups for text in group], progress=progress)
@@ -241,14 +239,16 @@ class Predictor:
         only: Bool[ndarray, "N K"] | None = None,
         progress: ProgressMaker = silent,
     ) -> Float[ndarray, "N K"]:
-        """Gives the log-probability of each label's sentence, averaged over the templates, in nats.
+        """Compute the log-likelihood of each label's prompts, in nats.
+
+        Probabilities, not their logarithms, are averaged over the templates.
 
         Args:
             images: One or many.
             labels: Names of the classes.
-            templates: Sentences with `{}` for the label, or each label's own.
-            only: The pairs to score; the others get minus infinity. Default: all.
-            progress: Shows how far it is.
+            templates: Prompts with `{}` for the label, or separate prompts for each label.
+            only: Mask of the pairs to score; other pairs get minus infinity. Default: all pairs.
+            progress: Optional progress callback.
 
         Raises:
             DataError: An image cannot be read.
@@ -272,17 +272,17 @@ class Predictor:
         by: Literal["similarity", "likelihood"] = "similarity",
         progress: ProgressMaker = silent,
     ) -> list[list[Prediction]]:
-        """Sorts labels by how well they fit each image, without any training on them.
+        """Classify images zero-shot: rank the labels by probability for each image.
 
         Args:
             images: One or many.
             labels: Names to choose from.
-            templates: Sentences with `{}` for the label, or each label's own; a label's vector is
-                the mean over them.
-            by: `similarity` compares embeddings; `likelihood` asks how probable it is that the
-                model says the sentences of the image, on average over the templates. The second
-                is slower and favours short and frequent names.
-            progress: Shows how far it is.
+            templates: Prompts with `{}` for the label, or separate prompts for each label. A
+                label's vector is the mean over its prompts.
+            by: `similarity` compares embeddings. `likelihood` compares the captioner's
+                probability of the prompts, averaged over the templates; it is slower and favours
+                short and frequent names.
+            progress: Optional progress callback.
 
         Raises:
             DataError: An image cannot be read.
@@ -302,7 +302,7 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the model's head chooses from; empty if it has none."""
+        """Class names of the model's head; empty without a head."""
         return () if self.model.head is None else self.model.head.config.classes
 
     @torch.inference_mode()
@@ -313,25 +313,25 @@ class Predictor:
         *,
         progress: ProgressMaker = silent,
     ) -> Float[ndarray, "N K"]:
-        """Gives the logits of the head's classes; what is shown more than once is encoded once.
+        """Compute the logits of the head's classes; repeated samples are encoded once.
 
         Args:
-            samples: For each, its image, or as many as the head reads, in order.
-            texts: What is asked of each, for a head that reads words.
-            progress: Shows how far it is.
+            samples: The image of each sample, or its images in order for a head that reads several.
+            texts: The question or statement of each sample, for a head that reads text.
+            progress: Optional progress callback.
 
         Raises:
-            ConfigError: There is no head, or it reads something else.
-            DataError: An image cannot be read, or a sample has too few or too many.
+            ConfigError: The model has no head, or `texts` do not fit the head.
+            DataError: An image cannot be read, or a sample has the wrong number of images.
         """
         head = head_of(self.model)
-        asked, (shown, places) = asked_of(head, texts, len(samples)), different(samples)
+        asked, (unique, positions) = asked_of(head, texts, len(samples)), different(samples)
         logits = np.zeros((len(samples), len(head.classes)), np.float32)
         size = max(1, self.batch_size // head.pictures)
-        for batch in self._batches(shown, "answering", progress, size=size):
+        for batch in self._batches(unique, "answering", progress, size=size):
             pixels = self._placed(self.processor.images(pictures_of(head, batch)))
             seen = self.model.head_tokens(pixels).unflatten(0, (len(batch), head.pictures))
-            here, places = places[: len(batch)], places[len(batch) :]
+            here, positions = positions[: len(batch)], positions[len(batch) :]
             for rows, wanted in shared_out(here, size):
                 tokens = None if asked is None else self._tokens([asked[it] for it in wanted])
                 found = self.model.head_logits(seen[rows].flatten(0, 1), tokens)
@@ -345,14 +345,14 @@ class Predictor:
         *,
         progress: ProgressMaker = silent,
     ) -> list[list[Prediction]]:
-        """Sorts the head's classes by how sure it is of them: names, answers, verdicts.
+        """Rank the head's classes by probability for each sample.
 
-        For answers in free words take `caption` with the question as its `prompt`.
+        For free-form answers use `caption` with the question as its `prompt`.
 
         Args:
             samples: As for `head_logits`.
             texts: As for `head_logits`.
-            progress: Shows how far it is.
+            progress: Optional progress callback.
 
         Raises:
             ConfigError: As `head_logits`.
@@ -367,7 +367,7 @@ class Predictor:
     def _read_ahead(
         self, images: Sequence[Picture], title: str, progress: ProgressMaker
     ) -> Iterator[Float[Tensor, "B 3 S S"]]:
-        """Batches for the model, each read while the model works on the one before."""
+        """Yield batches of pixels; the next batch is read while the model computes the current."""
         starts = range(0, len(images), self.batch_size)
         batches = (images[start : start + self.batch_size] for start in starts)
         with progress(title, len(images)) as bar:
@@ -396,5 +396,5 @@ class Predictor:
 
 
 def _ends(groups: Sequence[Sequence[str]]) -> list[int]:
-    """Where one group ends and the next begins, for `numpy.split`."""
+    """Return the boundaries between groups, for `numpy.split`."""
     return np.cumsum([len(group) for group in groups])[:-1].tolist()

@@ -1,4 +1,4 @@
-"""Sentences that a class name is put into, so that it reads like a caption."""
+"""Prompt templates for zero-shot classification: sentences with `{}` for the class name."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from coca.inference.inputs import as_texts
 from coca.processing.prompts import CLIP_PROMPTS
 
 Templates: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
-"""Sentences with `{}` for a label, or to each label its own sentences; a single one is a text."""
+"""One or more prompts with `{}` for the label, or a mapping from each label to its prompts."""
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
-    # The seven that CLIP's authors found to do most of the work of their 80.
+    # The seven templates to which CLIP's authors attribute most of the gain of their 80.
     "photo": (
         "itap of a {}.",
         "a bad photo of the {}.",
@@ -28,12 +28,12 @@ PROMPTS: dict[str, tuple[str, ...]] = {
     "drawing": ("{}", "a drawing of {}", "an image of {}", "an icon of {}"),
     "clip": CLIP_PROMPTS,
 }
-"""Named sets; `photo` for photographs, `clip` for all 80 of CLIP, `drawing` for icons and emoji,
-`plain` for bare names."""
+"""Named prompt sets: `photo` for photographs, `clip` for all 80 templates of CLIP, `drawing` for
+icons and emoji, `plain` for the bare label."""
 
 
 def prompts_named(name: str) -> tuple[str, ...]:
-    """Gives the templates of a named set, or a single template if `name` holds `{}`.
+    """Return the templates of a named prompt set, or `name` itself if it contains `{}`.
 
     Raises:
         ConfigError: Neither a known set nor a template.
@@ -49,13 +49,13 @@ def prompts_named(name: str) -> tuple[str, ...]:
 
 
 def templates_named(name: str) -> Templates:
-    """Gives what `prompts_named` gives, or the content of a YAML or JSON file of prompts.
+    """Return the result of `prompts_named`, or the prompts of a YAML or JSON file.
 
-    A file holds a list of templates, or an object that gives each class a list of sentences, as
-    those who let a language model describe the classes publish them.
+    A file holds a list of templates, or an object that maps each class to a list of prompts. The
+    second is the format in which class descriptions by language models are published.
 
     Raises:
-        ConfigError: None of these, or the file is missing or holds something else.
+        ConfigError: The name is unknown, or the file is missing or has another structure.
     """
     path = Path(name)
     if path.suffix not in (".json", ".yaml", ".yml"):
@@ -68,24 +68,24 @@ def templates_named(name: str) -> Templates:
     lists = content.values() if isinstance(content, dict) else [content]
     if not all(isinstance(it, list) and all(isinstance(one, str) for one in it) for it in lists):
         raise ConfigError(
-            f"the prompts {name} hold {content!r:.60}; right is a list of sentences, or such a "
-            "list for each class"
+            f"the prompts {name} must be a list of sentences, or such a list for each class, "
+            f"got {content!r:.60}"
         )
     return content
 
 
 def sentences_of(labels: Sequence[str], templates: Templates) -> list[list[str]]:
-    """Gives the sentences of each label.
+    """Return the prompts of each label.
 
     Raises:
-        ConfigError: No label, the same label twice, one without sentences, or a template without
-            `{}`.
+        ConfigError: There is no label, a label occurs twice or has no prompt, or a template
+            lacks `{}`.
     """
     if not labels:
         raise ConfigError("there is no label; at least one is needed, such as 'cat'")
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
-        raise ConfigError(f"the label {twice!r} stands there twice; each needs its own name")
+        raise ConfigError(f"the label {twice!r} is given twice; labels must differ")
     if not isinstance(templates, Mapping):
         return [fill(as_texts(templates), label) for label in labels]
     if without := [label for label in labels if not templates.get(label)]:
@@ -97,10 +97,10 @@ def sentences_of(labels: Sequence[str], templates: Templates) -> list[list[str]]
 
 
 def fill(templates: Sequence[str], label: str) -> list[str]:
-    """Puts a label into each template.
+    """Insert a label into each template.
 
     Raises:
-        ConfigError: A template has no `{}`, or there is none at all.
+        ConfigError: A template has no `{}`, or there is no template.
     """
     for template in templates:
         if "{}" not in template:

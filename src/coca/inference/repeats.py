@@ -1,4 +1,4 @@
-"""One image, many questions: it is encoded once, and its tokens are read for each of them."""
+"""Deduplication of repeated samples, so that each distinct image is encoded once."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import islice
@@ -9,26 +9,27 @@ T = TypeVar("T")
 
 
 def different(samples: Sequence[T]) -> tuple[list[T], list[list[int]]]:
-    """The different samples, as they come first, and all places where each of them stands.
+    """Return the distinct samples in order of first occurrence, and all positions of each.
 
-    Files are known by their path, encoded images by their bytes; opened ones only if it is the
-    very same object.
+    Paths and encoded images are compared by value, opened images by identity.
     """
-    places: dict[Hashable, list[int]] = {}
-    for place, sample in enumerate(samples):
-        places.setdefault(_key(sample), []).append(place)
-    return [samples[found[0]] for found in places.values()], [*places.values()]
+    positions: dict[Hashable, list[int]] = {}
+    for position, sample in enumerate(samples):
+        positions.setdefault(_key(sample), []).append(position)
+    return [samples[found[0]] for found in positions.values()], [*positions.values()]
 
 
-def shared_out(places: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[int], list[int]]]:
-    """What is to be computed for a batch of different samples, `size` places at a time.
+def shared_out(
+    positions: Sequence[Sequence[int]], size: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Expand a batch of distinct samples to all their positions, `size` positions at a time.
 
     Yields:
-        Rows of the batch, and the place that each is wanted for.
+        Row in the batch and position in the output, for each position.
     """
-    pairs = iter([(row, place) for row, found in enumerate(places) for place in found])
+    pairs = iter([(row, position) for row, found in enumerate(positions) for position in found])
     while part := list(islice(pairs, size)):
-        yield [row for row, _ in part], [place for _, place in part]
+        yield [row for row, _ in part], [position for _, position in part]
 
 
 def _key(sample: object) -> Hashable:

@@ -1,4 +1,4 @@
-"""What a downstream problem is: a configuration, a run over samples, a result."""
+"""Interface of downstream tasks: configuration, evaluation over samples, result."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,102 +21,103 @@ from coca.tasks.report_samples import Shown
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """A problem and the data to solve it on."""
+    """Configuration of a task and the data to evaluate it on."""
 
     task: str
     """`retrieval`, `zero_shot`, `captioning`, `recognition`, `vqa`, `entailment`, `nlvr2`,
-    another of `coca.tasks`, or what a plugin registers."""
+    another task of `coca.tasks`, or the name of a plugin's task."""
     data: SourceConfig
-    """The samples that are scored."""
+    """The samples to evaluate on."""
     reference: SourceConfig | None = None
-    """Samples with known answers, for tasks that compare with some; for questions those of
-    the training, so that the best guess without an image can stand beside the score."""
+    """Reference samples with labels or answers, for tasks that need them. VQA: the training
+    questions, for the language-prior baseline (best guess without the image)."""
     prompts: str = "plain"
-    """Zero-shot: a named set of prompts, one template with `{}`, or a YAML or JSON file that lists
-    templates or gives each class sentences of its own."""
+    """Zero-shot: a named prompt set, one template with `{}`, or a YAML or JSON file of templates or
+    of prompts per class."""
     by: Literal["similarity", "likelihood"] = "similarity"
-    """Zero-shot: compare embeddings, or ask how likely the model is to say each class's sentences.
-    The second is slower, and favours short and frequent names."""
+    """Zero-shot: rank classes by embedding similarity, or by the likelihood of their prompts.
+    `likelihood` is slower, and favours short and frequent names."""
     video: Literal["mean", "flatten"] = "mean"
-    """Zero-shot and retrieval of videos: the mean of the frames' vectors, or one vector for which
-    the poolers read all frames' tokens at once."""
+    """Zero-shot and retrieval of videos: `mean` averages the frames' vectors; `flatten` pools the
+    tokens of all frames at once into one vector."""
     classes: tuple[str, ...] = ()
-    """Zero-shot: names to choose from; by default those of the source, or that its samples have."""
+    """Zero-shot: class names; default: the classes of the source, else of its samples."""
     captions: str = "all"
-    """Retrieval: `all` captions of an image are queries, or its `first` only."""
+    """Retrieval: use `all` captions of an image as queries, or its `first` only."""
     prompt: str = ""
-    """Captioning: words that each caption begins with; they are scored along."""
+    """Captioning: text that each caption begins with; it is part of the scored caption."""
     decoding: GenerationConfig = field(default_factory=GenerationConfig)
-    """Captioning: how words are chosen."""
+    """Captioning, and VQA with `answers: words`: decoding options."""
     meteor: bool = False
-    """Captioning: METEOR as well, by pycocoevalcap; needs Java and the extra `meteor`."""
+    """Captioning: compute METEOR as well, by pycocoevalcap; needs Java and the extra `meteor`."""
     groups: str = ""
-    """Captioning: metadata by which scores are also told apart, such as NoCaps' `domain`; each
-    group is scored as a corpus of its own."""
+    """Captioning: metadata key by which samples are also scored in groups, such as NoCaps'
+    `domain`; each group is scored as its own corpus."""
     benchmark: str = ""
-    """Name in `coca.workflows.evaluation.reference_results` of what this measures; published
-    figures of other models then stand beside the model's own."""
+    """Name of the benchmark in `coca.workflows.evaluation.reference_results`; the report then
+    compares the scores with published results."""
     answers: Literal["head", "words"] = "head"
-    """Questions: choose among the answers of the model's head, or write the answer behind the
-    question, as `decoding` says."""
+    """VQA: `head` classifies among the answers of the model's head; `words` generates the answer
+    after the question, with the options of `decoding`."""
     rerank: int = 0
-    """Retrieval and zero-shot: how many of the best by cosine are put in order again by how likely
-    the model is to say their words of the image; 0: none. Slow: each is a pass of the decoder."""
+    """Retrieval and zero-shot: number of top hits by cosine to rerank by caption likelihood; 0:
+    no reranking. Slow: one decoder pass per hit."""
     limit: int = 0
-    """Most samples to score; 0 means all."""
+    """Maximum number of samples; 0: all."""
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Few-shot: images of each class that are learned from."""
+    """Few-shot: numbers of training images per class, each at least 1."""
     draws: int = 5
-    """Few-shot: how often these images are drawn anew."""
+    """Few-shot: number of random draws of the training images, at least 1."""
     inverse_penalty: float = 0.0
-    """Linear probe and few-shot: weight of the errors against that of the squared weights; 0:
-    chosen on a part of the reference, or for few shots the usual one."""
+    """Linear probe and few-shot: inverse strength C of the L2 penalty, at least 0. 0: the linear
+    probe chooses it on a part of the reference, few-shot uses its default."""
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or self.draws < 1:
             raise ConfigError(
-                f"shots are {self.shots} and draws {self.draws}; right is 1 or more of each"
+                f"shots and draws must be at least 1, got shots {self.shots} and draws {self.draws}"
             )
         if self.inverse_penalty < 0:
-            raise ConfigError(f"inverse_penalty is {self.inverse_penalty}; right is 0, or more")
+            raise ConfigError(f"inverse_penalty must be at least 0, got {self.inverse_penalty}")
         if self.captions not in ("all", "first"):
-            raise ConfigError(f"captions is {self.captions!r}; right is 'all' or 'first'")
+            raise ConfigError(f"captions must be 'all' or 'first', got {self.captions!r}")
         if self.rerank < 0:
-            raise ConfigError(f"rerank is {self.rerank}; right is 0 for no reranking, or a count")
+            raise ConfigError(f"rerank must be at least 0 (0: no reranking), got {self.rerank}")
         if self.limit < 0:
-            raise ConfigError(f"limit is {self.limit}; right is 0 for all, or a count")
+            raise ConfigError(f"limit must be at least 0 (0: all), got {self.limit}")
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task found."""
+    """Result of a task."""
 
     task: str
-    """Its name."""
+    """Name of the task."""
     metrics: Mapping[str, float]
-    """Scores; shares lie in 0 to 1. Keys that begin with `chance` say what guessing would give."""
+    """Metric names to values; fractions are in [0, 1]. Keys that begin with `chance` hold the
+    chance level."""
     samples: int
-    """Samples that were scored."""
+    """Number of evaluated samples."""
     bad: tuple[str, ...] = ()
-    """A sentence for each sample that could not be read and was left out."""
+    """Error message of each unreadable sample, which is skipped."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What machines may read beside the scores; JSON-able."""
+    """Further JSON-serializable results."""
     headline: tuple[str, ...] = ()
-    """The metrics by which papers compare models; the first one if there is none here."""
+    """Metrics by which papers compare models; if empty, the first metric."""
     shown: Shown = field(default_factory=Shown)
-    """What a report shows beside the scores."""
+    """Samples for the report."""
 
 
 class Task(Protocol):
-    """Scores a predictor."""
+    """Evaluates a predictor on a downstream task."""
 
     def __call__(
         self, predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
     ) -> TaskResult:
-        """Runs the task.
+        """Run the task.
 
         Raises:
-            DataError: The samples do not suit the task.
+            DataError: The samples lack what the task needs.
         """
         ...
 
@@ -125,30 +126,30 @@ TASKS: Registry[Task] = Registry("task")
 
 
 class Check(Protocol):
-    """Finds what a task would stumble over, before anything takes its time."""
+    """Preflight check of a task: finds errors before the evaluation starts."""
 
     def __call__(self, predictor: Predictor, config: TaskConfig) -> None:
-        """Looks at settings, classes and words; reads no image.
+        """Check settings, classes and texts; no image is read.
 
         Raises:
-            CocaError: The task cannot be run like this.
+            CocaError: The task cannot run with this configuration.
         """
         ...
 
 
 PREFLIGHT: Registry[Check] = Registry("check of a task")
-"""Under the name of a task; most need none, since data are always looked at."""
+"""Preflight checks by task name; optional, since `check_task` always checks the data."""
 
 
 def check_task(predictor: Predictor, config: TaskConfig) -> str:
-    """Looks whether a task can be run: its name, its data, and its own check if it has one.
+    """Check that a task can run: its name, its data and its preflight check.
 
     Returns:
-        A hash of the content of all files that the task reads: the samples, and a file of prompts.
-        Local images count by size and modification time.
+        A hash of all files that the task reads: samples and prompt file. Local images are hashed
+        by size and modification time.
 
     Raises:
-        CocaError: It cannot; the message says why.
+        CocaError: The task cannot run; the message gives the reason.
     """
     TASKS.get(config.task)
     prints = [_samples_digest(config.data, config.limit)]
@@ -162,10 +163,10 @@ def check_task(predictor: Predictor, config: TaskConfig) -> str:
 
 
 def _samples_digest(config: SourceConfig, limit: int = 0) -> str:
-    """Hash a source's fingerprint, and the stamps of its samples where it has any.
+    """Hash a source's fingerprint, and the stamps of its samples if it has any.
 
-    A fingerprint alone covers names and sizes: an image or a caption that is replaced by one of
-    the same size would keep it.
+    The fingerprint alone covers names and sizes only. It does not change if an image or a caption
+    is replaced by another of the same size.
     """
     source = open_source(config)
     digest = hashlib.sha256(source.fingerprint.encode())
@@ -174,15 +175,15 @@ def _samples_digest(config: SourceConfig, limit: int = 0) -> str:
             try:
                 stamp = source.stamp(row)
             except DataError:
-                stamp = ""  # the task counts and names it
+                stamp = ""  # the task reports this sample as bad
             digest.update(f"{stamp}\n".encode())
     return digest.hexdigest()
 
 
 def words_in(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
-    """The samples of a source without their images; none if the source must read those for it.
+    """Read the samples of a source without images; none if the source must read images for it.
 
-    What cannot be read is left out: the task will count and name it.
+    Unreadable samples are skipped; the task reports them later.
     """
     source = open_source(config)
     if not isinstance(source, MetadataSource):
@@ -195,10 +196,10 @@ def words_in(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
 
 
 def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
-    """Checks that each image has words to be compared with.
+    """Check that each sample has a caption.
 
     Raises:
-        DataError: Some have none.
+        DataError: Some samples have none.
     """
     without = [sample.key for sample in samples if not sample.captions]
     if without:
@@ -212,10 +213,10 @@ def require_captions(samples: Sequence[Sample], config: TaskConfig) -> None:
 def read_samples(
     config: SourceConfig, *, limit: int = 0, progress: ProgressMaker = silent
 ) -> tuple[list[Sample], tuple[str, ...]]:
-    """Gives the samples of a source in order, and a sentence for each that cannot be used.
+    """Read the samples of a source in order, and an error message for each unreadable sample.
 
     Raises:
-        DataError: None can be read.
+        DataError: No sample can be read.
     """
     bad: list[str] = []
     parts = samples_in_parts(config, bad=bad, limit=limit, progress=progress)
@@ -230,17 +231,17 @@ def samples_in_parts(
     limit: int = 0,
     progress: ProgressMaker = silent,
 ) -> Iterator[list[Sample]]:
-    """Gives the samples of a source in order, as many at a time as memory is to hold.
+    """Read the samples of a source in order, in chunks that fit into memory.
 
     Args:
         config: The source.
-        bad: Gets a sentence for each sample that cannot be used.
-        size: Samples at a time.
-        limit: Most samples; 0 means all.
-        progress: Shows how far it is.
+        bad: Receives an error message for each unreadable sample.
+        size: Samples per chunk.
+        limit: Maximum number of samples; 0: all.
+        progress: Optional progress callback.
 
     Raises:
-        DataError: None can be read.
+        DataError: No sample can be read.
     """
     source = open_source(config)
     rows = range(min(limit, len(source)) if limit else len(source))
@@ -263,8 +264,8 @@ def _readable(source: Source, rows: range, bad: list[str]) -> Iterator[Sample]:
     for row in rows:
         try:
             sample = source.read(row)
-            # Found here, a broken image is one sample less and not the end of the task. Questions
-            # about one image follow each other.
+            # Decoded here, so that a broken image skips its sample and does not end the task.
+            # Consecutive samples may be questions about the same image.
             if sample.images != seen:
                 for image in sample.images:
                     decode(image)

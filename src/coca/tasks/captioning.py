@@ -1,7 +1,7 @@
-"""Captioning: the model describes each image, people's captions say how well.
+"""Image captioning, scored against human captions by the COCO caption evaluation.
 
-Scored as the COCO caption evaluation does it; CoCa's Table 7 reports CIDEr, BLEU-4, METEOR and
-SPICE. SPICE is left out: it needs a parser in Java that no package brings.
+CoCa's Table 7 reports CIDEr, BLEU-4, METEOR and SPICE. SPICE is not computed: it needs a Java
+parser that no package provides.
 """
 
 from collections.abc import Sequence
@@ -30,21 +30,21 @@ from coca.tasks.meteor import meteor, require_meteor
 from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
 
 SHOWN = 5
-"""Captions of either end, best and worst, that a report gets."""
+"""Number of best and of worst captions in a report."""
 
 
 @TASKS.register("captioning")
 def captioning(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """CIDEr, BLEU-1 to 4 and ROUGE-L against all captions of each image.
+    """Compute CIDEr, BLEU-1 to 4 and ROUGE-L against all captions of each image.
 
-    Chance is what the same captions score when each is given to another image: what can be had by
-    knowing the language of the captions, and nothing of the images. It needs two images.
+    The chance level is the score of the same captions assigned to other images. It measures what
+    the language of the captions alone achieves. It needs at least two images.
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     require_captions(samples, config)
-    said = [
+    generated = [
         caption.text
         for caption in predictor.caption(
             [sample.image for sample in samples],
@@ -54,12 +54,12 @@ def captioning(
         )
     ]
     with progress("scoring captions", None):
-        candidates = [words(text) for text in said]
+        candidates = [words(text) for text in generated]
         references = [[words(text) for text in sample.captions] for sample in samples]
         metrics = caption_scores(candidates, references)
         half = len(samples) // 2
         if half:
-            # Far away: what lies next to an image is often of the same place or kind.
+            # Shifted by half the set: neighbouring images often show the same place or kind.
             moved = caption_scores(candidates[half:] + candidates[:half], references)
             metrics |= {f"chance_{name}": value for name, value in moved.items()}
         if config.meteor:
@@ -69,11 +69,11 @@ def captioning(
     order = np.argsort(-each, kind="stable").tolist()
     best, worst = order[:SHOWN], order[max(SHOWN, len(order) - SHOWN) :]
     details = {
-        "examples": [_example(samples[row], said[row], each[row]) for row in best + worst],
-        "different": len(set(said)),
+        "examples": [_example(samples[row], generated[row], each[row]) for row in best + worst],
+        "different": len(set(generated)),
     }
     strips = [
-        ImageRow(heading, tuple(_case(samples[row], said[row], each[row]) for row in rows))
+        ImageRow(heading, tuple(_case(samples[row], generated[row], each[row]) for row in rows))
         for heading, rows in (("Most like people's", best), ("Least like people's", worst))
         if rows
     ]
@@ -90,7 +90,7 @@ def captioning(
 
 @PREFLIGHT.register("captioning")
 def check(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds images without captions or without a group, and a METEOR that cannot run."""
+    """Check that all images have captions and groups, and that METEOR can run."""
     if config.meteor:
         require_meteor()
     found = words_in(config.data, limit=config.limit)
@@ -104,7 +104,7 @@ def _of_groups(
     candidates: Sequence[Sequence[str]],
     references: Sequence[Sequence[Sequence[str]]],
 ) -> dict[str, float]:
-    """CIDEr and BLEU-4 of each group, as `cider/in-domain`."""
+    """Compute CIDEr and BLEU-4 of each group, under keys such as `cider/in-domain`."""
     groups = _groups(config, samples)
     found: dict[str, float] = {}
     for name in sorted(set(groups)):
@@ -117,10 +117,10 @@ def _of_groups(
 
 
 def _groups(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
-    """The group of each sample; none if they are not told apart.
+    """Return the group of each sample; empty if no grouping is configured.
 
     Raises:
-        DataError: A sample has none.
+        DataError: A sample has no group.
     """
     if not config.groups:
         return []
@@ -134,15 +134,15 @@ def _groups(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
     return [str(sample.metadata[config.groups]) for sample in samples]
 
 
-def _example(sample: Sample, said: str, score: float) -> dict[str, Any]:
+def _example(sample: Sample, caption: str, score: float) -> dict[str, Any]:
     return {
         "key": sample.key,
-        "said": said,
+        "said": caption,
         "cider": float(score),
         "captions": list(sample.captions),
     }
 
 
-def _case(sample: Sample, said: str, score: float) -> Example:
-    lines = (said, f"person: {sample.captions[0]}", f"CIDEr {score:.2f}")
+def _case(sample: Sample, caption: str, score: float) -> Example:
+    lines = (caption, f"person: {sample.captions[0]}", f"CIDEr {score:.2f}")
     return Example(lines, thumbnail(sample.image))

@@ -1,4 +1,4 @@
-"""What became of samples with one right class each, whoever classified them.
+"""Classification metrics and report samples of a classifier, for single-label samples.
 
 Axes: N samples, C classes.
 """
@@ -25,7 +25,7 @@ from coca.tasks.report_samples import (
 logger = logging.getLogger(__name__)
 
 SHOWN = 8
-"""Samples of each kind that a report gets."""
+"""Number of correct and of wrong samples in a report."""
 
 
 def classified(
@@ -38,20 +38,20 @@ def classified(
     samples: Sequence[Sample] = (),
     **details: float | int,
 ) -> TaskResult:
-    """Top-1, top-5, mean per-class accuracy, chance, the most frequent class, and what to show.
+    """Compute top-1, top-5, mean per-class accuracy, chance and majority-class accuracy.
 
     Args:
-        task: Its name.
-        logits: Whose softmax says how sure the classifier is.
-        targets: The right class of each sample.
-        classes: Their names.
-        bad: A sentence for each sample that was left out.
-        samples: With their images, so that a report shows the surest; none: it shows none.
-        **details: What goes along.
+        task: Name of the task.
+        logits: Logits of the classifier.
+        targets: Index of the true class of each sample.
+        classes: Class names.
+        bad: Error message of each skipped sample.
+        samples: Samples with images, of which the report shows the most confident; default: none.
+        **details: Further entries for `TaskResult.details`.
     """
     if len(classes) == 1:
         logger.warning(
-            "all %d samples of %s have the one class %r, so every score is 1 and says nothing; "
+            "all %d samples of %s have the one class %r, so every score is 1 and meaningless; "
             "label them by class folders, a label column or sidecars",
             len(targets),
             task,
@@ -67,7 +67,7 @@ def classified(
         "chance_top5": min(1.0, 5 / len(classes)),
         "majority_top1": float(np.bincount(targets).max() / len(targets)),
     }
-    worst = [classes[place] for place in np.argsort(accuracy, kind="stable")[:10]]
+    worst = [classes[index] for index in np.argsort(accuracy, kind="stable")[:10]]
     per_class, confusion = classes_shown(predicted, targets, list(classes))
     strips = _surest(samples, probabilities(logits), targets, classes) if samples else ()
     return TaskResult(
@@ -76,7 +76,7 @@ def classified(
         len(targets),
         bad,
         {"classes": len(classes), "worst_classes": worst, **details},
-        # Of five classes, the first five hold the right one whatever was learned.
+        # With at most five classes, top-5 accuracy is always 1.
         headline=("top1", "top5") if len(classes) > 5 else ("top1",),
         shown=Shown(strips, per_class, confusion),
     )
@@ -88,7 +88,7 @@ def _surest(
     targets: Int[ndarray, " N"],
     names: Sequence[str],
 ) -> tuple[ImageRow, ...]:
-    """The samples that the model was most sure of, where it was right and where it was wrong."""
+    """Select the most confident samples, correct and wrong."""
     predicted, sure = probability.argmax(axis=1), probability.max(axis=1)
     strips = []
     for heading, chosen in (
@@ -113,5 +113,5 @@ def _surest(
 
 
 def _middle(images: Sequence[bytes]) -> bytes:
-    """The image itself, or the frame in the middle of a video."""
+    """Return the image, or the middle frame of a video."""
     return images[len(images) // 2]

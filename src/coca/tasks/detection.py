@@ -1,4 +1,4 @@
-"""Detection: boxes and names of objects, scored as COCO does."""
+"""Object detection, scored by COCO average precision."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,22 +17,22 @@ from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_sampl
 from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
 
 SHOWN = 8
-"""Pictures that a report gets."""
+"""Number of images in a report."""
 
 SURE = 0.3
-"""Least score of a box that is drawn, as `coca detect` has it."""
+"""Minimum score of a drawn box, the default of `coca detect`."""
 
 PICTURE_PX = 288
-"""Larger side of a drawn image: names must stay readable."""
+"""Longer side of a drawn image, pixels: labels must stay readable."""
 
 
 @TASKS.register("detection")
 def detection(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Average precision over all objects of a source of kind `coco_instances`.
+    """Compute COCO average precision on a source of kind `coco_instances`.
 
-    The predictor's folder must hold a detector.
+    The predictor's folder must contain a detector.
     """
     require("pycocotools", extra="detection")
     detector = load_detector(predictor.source, device=str(predictor.model.log_scale.device))
@@ -42,8 +42,8 @@ def detection(
     truth = [_true(sample, numbers) for sample in samples]
     if not any(len(one.boxes) for one in truth):
         raise DataError(f"{config.data.title} holds no object", reason="no_boxes")
-    said = [_found(one, numbers) for one in found]
-    scores, each = detection_scores(truth, said, len(numbers))
+    predicted = [_found(one, numbers) for one in found]
+    scores, each = detection_scores(truth, predicted, len(numbers))
     by_class = dict(zip(detector.classes, each, strict=True))
     details = {"classes": len(numbers), "AP_by_class": by_class}
     return TaskResult(
@@ -59,7 +59,7 @@ def detection(
 
 @PREFLIGHT.register("detection")
 def check(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds a model that is no detector, data without boxes, and objects that it does not know."""
+    """Check that the model is a detector, and that the data have boxes of its classes."""
     require("pycocotools", extra="detection")
     classes = load_detector(predictor.source, device="cpu").classes
     _class_numbers(words_in(config.data, limit=config.limit), classes, config.data.title)
@@ -67,7 +67,7 @@ def check(predictor: Predictor, config: TaskConfig) -> None:
 
 def _class_numbers(samples: Sequence[Sample], classes: Sequence[str], title: str) -> dict[str, int]:
     if any(BOXES not in sample.metadata for sample in samples):
-        raise DataError(f"{title} gives no boxes; right is kind: coco_instances", reason="no_boxes")
+        raise DataError(f"{title} has no boxes; use kind: coco_instances", reason="no_boxes")
     numbers = {name: number for number, name in enumerate(classes)}
     if unknown := {label for sample in samples for label in sample.labels} - numbers.keys():
         raise DataError(
@@ -79,7 +79,7 @@ def _class_numbers(samples: Sequence[Sample], classes: Sequence[str], title: str
 
 
 def _cases(samples: Sequence[Sample], found: Sequence[Sequence[Detection]]) -> tuple[Example, ...]:
-    """Pictures from all over the set, with what was found drawn into them, and what is there."""
+    """Draw the detections on images spread over the set, with detected and true labels."""
     cases = []
     for row in range(0, len(samples), -(-len(samples) // SHOWN)):
         sure = [one for one in found[row] if one.score >= SURE]
@@ -87,8 +87,8 @@ def _cases(samples: Sequence[Sample], found: Sequence[Sequence[Detection]]) -> t
             f"found: {_listed(one.label for one in sure)}",
             f"there: {_listed(one['name'] for one in samples[row].metadata[BOXES])}",
         )
-        picture = thumbnail(drawn(samples[row].image, sure), PICTURE_PX)
-        cases.append(Example(lines, picture))
+        image = thumbnail(drawn(samples[row].image, sure), PICTURE_PX)
+        cases.append(Example(lines, image))
     return tuple(cases)
 
 

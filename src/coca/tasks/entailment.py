@@ -1,8 +1,8 @@
-"""Statements about images that a head judges: visual entailment, NLVR and NLVR2.
+"""Visual entailment (SNLI-VE), NLVR and NLVR2, by a classification head.
 
-Entailment asks whether a photo entails a hypothesis, leaves it open or contradicts it; NLVR2
-whether a sentence is true of two photos. The head is that of VQA; of two photos each goes through
-the decoder by itself, and what is pooled of either is put side by side (CoCa, appendix B).
+Visual entailment classifies whether an image entails a hypothesis, is neutral to it or contradicts
+it. NLVR2 classifies whether a sentence is true of two images. The head is the one of VQA. Each
+image passes the decoder separately, and the pooled outputs are concatenated (CoCa, appendix B).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from coca.metrics.answers import consistency
 from coca.metrics.classification import per_class_accuracy
 from coca.model.config import HeadConfig
 from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
-from coca.tasks.prompts import asked, require_texts
+from coca.tasks.prompts import require_texts, text_inputs
 from coca.tasks.recognition import class_places
 from coca.tasks.report_samples import (
     Example,
@@ -33,15 +33,15 @@ from coca.tasks.report_samples import (
 )
 
 SHOWN = 8
-"""Statements of each kind that a report gets."""
+"""Number of correct and of wrong statements in a report."""
 
 PART = 512
-"""Statements whose images are in memory at one time."""
+"""Statements whose images are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """Statements, their images dropped, with what the model said and what is right."""
+    """Statements without their images, with predicted and true classes."""
 
     samples: list[Sample]
     predicted: Int[ndarray, " N"]
@@ -54,7 +54,7 @@ class _Judged:
 def entailment(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Accuracy over all hypotheses and for each verdict, beside guessing and the commonest one."""
+    """Compute accuracy, overall and per class, with chance and majority-class accuracy."""
     judged = _judge(predictor, config, progress)
     return _result("entailment", judged, predictor.classes, {})
 
@@ -63,10 +63,10 @@ def entailment(
 def nlvr2(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Accuracy, and consistency: the share of sentences judged rightly of all their images.
+    """Compute accuracy and consistency: the fraction of sentences correct for all their images.
 
-    Sentences are told apart by the metadata `group`, else by their words. For NLVR, too, whose
-    statements are about one image.
+    Sentences are grouped by the metadata key `group`, else by their text. NLVR, with statements
+    about one image, is scored in the same way.
     """
     judged = _judge(predictor, config, progress)
     groups = [str(it.metadata.get("group", it.text)) for it in judged.samples]
@@ -82,7 +82,7 @@ def nlvr2(
 @PREFLIGHT.register("entailment")
 @PREFLIGHT.register("nlvr2")
 def check(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds a head that reads no words, statements without words, and verdicts it does not know."""
+    """Check that the head reads text, and that all samples have a text and a known label."""
     head = _reading_words(predictor)
     words = words_in(config.data, limit=config.limit)
     require_texts(words, config)
@@ -102,7 +102,7 @@ def _judge(predictor: Predictor, config: TaskConfig, progress: ProgressMaker) ->
         if not usable:
             continue
         logits = predictor.head_logits(
-            [sample.images for sample in usable], asked(usable, config.data)
+            [sample.images for sample in usable], text_inputs(usable, config.data)
         )
         _show(shown, usable, logits, class_places(usable, head.classes, config.data.title), head)
         rows.append(logits)
@@ -159,12 +159,14 @@ def _result(
 def _reading_words(predictor: Predictor) -> HeadConfig:
     head = head_of(predictor.model)
     if head.reads != "words":
-        raise ConfigError("the model's head reads images alone; a statement needs one of words")
+        raise ConfigError(
+            "the model's head reads images only; a statement needs a head that reads text"
+        )
     return head
 
 
 def _with_enough_pictures(part: list[Sample], head: HeadConfig, bad: list[str]) -> list[Sample]:
-    """Those samples that have as many images as the head reads; the others are told in `bad`."""
+    """Return the samples with as many images as the head reads; report the others in `bad`."""
     usable = []
     for sample in part:
         if len(sample.images) == head.pictures:
@@ -184,15 +186,15 @@ def _show(
     targets: Int[ndarray, " N"],
     head: HeadConfig,
 ) -> None:
-    """Adds the first statements that were judged rightly and wrongly."""
+    """Add the first correct and the first wrong statements to the report samples."""
     sure = probabilities(logits)
     for sample, row, target in zip(samples, sure, targets.tolist(), strict=True):
-        said = int(row.argmax())
-        cases = shown[said == target]
+        predicted = int(row.argmax())
+        cases = shown[predicted == target]
         if len(cases) < SHOWN:
             lines = (
                 sample.text,
-                f"said: {head.classes[said]} ({row[said]:.0%})",
+                f"said: {head.classes[predicted]} ({row[predicted]:.0%})",
                 f"is: {head.classes[target]}",
             )
-            cases.append(Example(lines, thumbnail(sample.image), right=said == target))
+            cases.append(Example(lines, thumbnail(sample.image), right=predicted == target))

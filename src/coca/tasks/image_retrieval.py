@@ -1,7 +1,7 @@
-"""Image-image retrieval: an image looks for others of the same thing in another collection.
+"""Image-image retrieval: find reference images of the same object as a query image.
 
-Such as a drawing by one artist among those of others. Cosine over the whole set; both sides are
-embedded the same way.
+An example is a drawing by one artist among the drawings of others. Similarity is the cosine over
+the whole set.
 """
 
 import numpy as np
@@ -21,16 +21,16 @@ from coca.tasks.base import TASKS, TaskConfig, TaskResult, read_samples
 def image_retrieval(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Recall at 1, 5 and 10 and the median rank of `data` in `reference`, beside chance.
+    """Compute recall@1, 5, 10 and median rank of `data` in `reference`, with chance levels.
 
-    Two images show the same thing if they share a label; images without any are joined by
-    their first caption. A query of which the reference holds no image is left out.
+    Two images match if they share a label; images without labels match by their first caption.
+    Queries without a matching reference image are skipped.
     """
     if config.reference is None:
-        raise ConfigError("image_retrieval needs `reference`: the images that are looked through")
-    asked, bad = read_samples(config.data, limit=config.limit, progress=progress)
+        raise ConfigError("image_retrieval needs `reference`: the images to search")
+    query_samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     known, bad_known = read_samples(config.reference, progress=progress)
-    relevant = _same_things(asked, known)
+    relevant = _same_things(query_samples, known)
     answerable = np.asarray(relevant.any(axis=1))
     if not answerable.any():
         raise DataError(
@@ -38,9 +38,9 @@ def image_retrieval(
             "nothing to find",
             reason="no_overlap",
         )
-    asked = [sample for sample, kept in zip(asked, answerable, strict=True) if kept]
+    query_samples = [sample for sample, kept in zip(query_samples, answerable, strict=True) if kept]
     relevant = relevant[answerable]
-    queries = predictor.embed_images([sample.image for sample in asked], progress=progress)
+    queries = predictor.embed_images([sample.image for sample in query_samples], progress=progress)
     gallery = predictor.embed_images([sample.image for sample in known], progress=progress)
     similarity = queries @ gallery.T
     scores = retrieval_scores(similarity, relevant)
@@ -50,23 +50,23 @@ def image_retrieval(
     ranks = first_relevant_rank(similarity, relevant)
     best = similarity.argmax(axis=1)
     examples = [
-        {"picture": asked[row].key, "rank": int(ranks[row]), "found": known[best[row]].key}
-        for row in range(0, len(asked), max(1, len(asked) // 20))
+        {"picture": query_samples[row].key, "rank": int(ranks[row]), "found": known[best[row]].key}
+        for row in range(0, len(query_samples), max(1, len(query_samples) // 20))
     ]
     return TaskResult(
-        "image_retrieval", metrics, len(asked), bad + bad_known, {"examples": examples}
+        "image_retrieval", metrics, len(query_samples), bad + bad_known, {"examples": examples}
     )
 
 
-def _same_things(asked: list[Sample], known: list[Sample]) -> Bool[ndarray, "Q K"]:
+def _same_things(queries: list[Sample], known: list[Sample]) -> Bool[ndarray, "Q K"]:
     rows: dict[str, list[int]] = {}
     for row, sample in enumerate(known):
         for name in _names(sample):
             rows.setdefault(name, []).append(row)
-    same = np.zeros((len(asked), len(known)), dtype=bool)
-    for place, sample in enumerate(asked):
+    same = np.zeros((len(queries), len(known)), dtype=bool)
+    for query, sample in enumerate(queries):
         for name in _names(sample):
-            same[place, rows.get(name, [])] = True
+            same[query, rows.get(name, [])] = True
     return same
 
 

@@ -1,7 +1,9 @@
-"""What a linear layer reads from the embeddings: of all training images, or of a few a class.
+"""Linear probing and few-shot classification on frozen image embeddings.
 
-Nothing of the model is trained. Embeddings are scaled to the length sqrt(E), so that their numbers
-are about one in size. Letters: N samples, E features, K classes.
+The model is not trained. Embeddings are scaled to the norm sqrt(E), so that features have unit
+scale.
+
+Dimensions: N samples, E features, K classes.
 """
 
 from collections import Counter
@@ -21,19 +23,20 @@ from coca.tasks.logistic import choose_c, fit_logistic
 from coca.tasks.recognition import class_places
 
 CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Inverse penalties that a probe chooses from, on a fifth of its training images."""
+"""Candidates for the inverse penalty C, chosen on a fifth of the training images."""
 
 FEW_SHOT_C = 0.01
-"""Inverse penalty where there is nothing to choose it by."""
+"""Inverse penalty C of few-shot classification, which has no validation images."""
 
 
 @TASKS.register("linear_probe")
 def linear_probe(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Top-1, top-5 and mean per-class accuracy of logistic regression on frozen embeddings.
+    """Compute top-1, top-5 and mean per-class accuracy of logistic regression on embeddings.
 
-    It learns from `reference`. The penalty is chosen on a fifth of that, never on what is scored.
+    The classifier is trained on `reference`. The penalty is chosen on a fifth of `reference`, never
+    on the evaluated samples.
     """
     known, names, bad = _learned(predictor, config, progress)
     features, targets, more_bad = _embedded(predictor, config.data, names, config.limit, progress)
@@ -54,10 +57,10 @@ def linear_probe(
 def few_shot(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Top-1 of logistic regression on `shots` embeddings a class: mean and spread over draws.
+    """Compute few-shot top-1 accuracy of logistic regression: mean and spread over draws.
 
-    A draw takes its images from `reference`; those of few shots are also among those of more. The
-    spread is the standard deviation over the draws.
+    Each draw samples `shots` images per class from `reference`; smaller draws are subsets of larger
+    ones. The spread is the standard deviation over the draws.
     """
     known, names, bad = _learned(predictor, config, progress)
     targets_known = known[1]
@@ -86,23 +89,23 @@ def few_shot(
 
 @PREFLIGHT.register("linear_probe")
 def check_probe(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds images without a label, and labels that `reference` has not."""
-    _check_words(config, least=1)
+    """Check that all images have a label, and that `reference` contains it."""
+    _check_words(config, minimum=1)
 
 
 @PREFLIGHT.register("few_shot")
 def check_few_shot(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds what the probe would, and classes with fewer images than there are to be shots."""
-    _check_words(config, least=max(config.shots))
+    """Check as `check_probe`, and that each class has as many images as the largest shots."""
+    _check_words(config, minimum=max(config.shots))
 
 
 def drawn_rows(
     targets: Int[ndarray, " N"], classes: int, shots: int, *, seed: int
 ) -> Int[ndarray, " n"]:
-    """Rows of `shots` samples of each class; fewer shots of the same seed are among more.
+    """Draw the rows of `shots` samples per class; with equal seeds, draws are nested.
 
     Raises:
-        DataError: A class has fewer samples.
+        DataError: A class has fewer than `shots` samples.
     """
     order = np.random.default_rng(seed).permutation(len(targets))
     rows = [order[targets[order] == number][:shots] for number in range(classes)]
@@ -115,14 +118,14 @@ def drawn_rows(
     return np.concatenate(rows)
 
 
-def _check_words(config: TaskConfig, *, least: int) -> None:
+def _check_words(config: TaskConfig, *, minimum: int) -> None:
     reference = _reference(config)
     if not (words := words_in(reference)):
         return
     counts = Counter(sample.labels[0] for sample in words if sample.labels)
-    if short := sorted(name for name, count in counts.items() if count < least):
+    if short := sorted(name for name, count in counts.items() if count < minimum):
         raise DataError(
-            f"{reference.title} has fewer than {least} images of {len(short)} classes, such as "
+            f"{reference.title} has fewer than {minimum} images of {len(short)} classes, such as "
             f"{short[0]!r} with {counts[short[0]]}; shots must not be more",
             reason="too_few",
         )
@@ -133,7 +136,7 @@ def _check_words(config: TaskConfig, *, least: int) -> None:
 def _learned(
     predictor: Predictor, config: TaskConfig, progress: ProgressMaker
 ) -> tuple[tuple[Float[ndarray, "N E"], Int[ndarray, " N"]], tuple[str, ...], tuple[str, ...]]:
-    """Embeddings and classes of the reference, the names of the classes, and what is bad."""
+    """Return embeddings and classes of the reference, class names, and errors of bad samples."""
     reference = _reference(config)
     samples, bad = read_samples(reference, progress=progress)
     names = tuple(sorted({sample.labels[0] for sample in samples if sample.labels}))

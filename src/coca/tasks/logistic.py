@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on embeddings, solved to the end by L-BFGS.
+"""Multinomial logistic regression on embeddings, solved to convergence by L-BFGS.
 
 Dimensions: N samples, E features, K classes.
 """
@@ -16,28 +16,27 @@ MAX_ITERATIONS = 1000
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """A linear layer."""
+    """Weights of a linear classifier."""
 
     weight: Float[ndarray, "K E"]
     bias: Float[ndarray, " K"]
 
     def logits(self, features: Float[ndarray, "N E"]) -> Float[ndarray, "N K"]:
-        """Gives the logits of each sample."""
+        """Compute the logits of each sample."""
         return features @ self.weight.T + self.bias
 
 
 def fit_logistic(
     features: Float[ndarray, "N E"], targets: Int[ndarray, " N"], classes: int, *, c: float
 ) -> LinearClassifier:
-    """The one minimum of c times the summed cross entropy plus half the squared weights.
+    """Minimize c * sum(cross entropy) + ||weight||^2 / 2, without a penalty on the bias.
 
-    That is what scikit-learn's `LogisticRegression` minimises; the bias costs nothing. It has no
-    chance in it: the same samples give the same layer.
+    This is the objective of scikit-learn's `LogisticRegression`. The fit is deterministic.
 
     Args:
-        features: Numbers of about one in size make a `c` of about one sensible.
-        targets: The class of each sample.
-        classes: How many there are; one without samples gets the lowest logits.
+        features: Features, ideally of unit scale, for which `c` near 1 is suitable.
+        targets: Class index of each sample.
+        classes: Number of classes; a class without samples gets the lowest logits.
         c: Inverse strength of the penalty, above 0.
     """
     inputs = torch.from_numpy(np.asarray(features, np.float64))
@@ -56,7 +55,7 @@ def fit_logistic(
     def loss() -> torch.Tensor:
         solver.zero_grad()
         errors = F.cross_entropy(F.linear(inputs, weight, bias), wanted, reduction="sum")
-        # As a mean, so that the solver's tolerances mean the same for any number of samples.
+        # As a mean, so that the solver's tolerances do not depend on the number of samples.
         total = (errors + weight.square().sum() / (2 * c)) / len(wanted)
         total.backward()
         return total
@@ -77,9 +76,9 @@ def choose_c(
     held_out: float = 0.2,
     seed: int = 0,
 ) -> float:
-    """The candidate that is best on a part of the samples which the fit does not see.
+    """Choose the candidate with the best accuracy on a stratified held-out split.
 
-    The part is drawn within each class. Of equally good candidates the smallest is taken.
+    Ties go to the smallest candidate. `held_out` is the fraction of each class, 0 to 1.
     """
     order = np.random.default_rng(seed).permutation(len(targets))
     seen: list[int] = []

@@ -1,7 +1,7 @@
-"""METEOR (Denkowski and Lavie 2014), by the authors' Java program that pycocoevalcap 1.2 brings.
+"""METEOR (Denkowski and Lavie 2014), by the authors' Java program in pycocoevalcap 1.2.
 
-It knows stems, synonyms and paraphrases from tables of its own, so that there is no short way to
-write it anew; everything else about captions is scored without Java, in `coca.metrics.captioning`.
+Its tables of stems, synonyms and paraphrases make a reimplementation impractical. All other caption
+metrics are computed without Java, in `coca.metrics.captioning`.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from coca.core.extras import require
 
 
 def require_meteor() -> None:
-    """Checks that METEOR can run here.
+    """Check that METEOR can run on this machine.
 
     Raises:
         MissingExtraError: The extra `meteor` is not installed.
@@ -30,7 +30,7 @@ def require_meteor() -> None:
 def meteor(
     candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> float:
-    """METEOR of a corpus of captions cut into words, 0 to 1.
+    """Compute METEOR of a corpus of tokenized captions, 0 to 1.
 
     Raises:
         MissingExtraError, ConfigError: As `require_meteor`.
@@ -48,7 +48,7 @@ def meteor(
             f"the METEOR program stopped ({error}); it needs a Java that may use 2 GB of memory"
         ) from error
     finally:
-        if program.lock.locked():  # it failed in between, and its end would wait for itself
+        if program.lock.locked():  # after a failure; its destructor would deadlock on the lock
             program.lock.release()
         for pipe in (program.meteor_p.stdin, program.meteor_p.stdout, program.meteor_p.stderr):
             with suppress(OSError):

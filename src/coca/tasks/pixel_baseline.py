@@ -1,8 +1,8 @@
-"""The floor under any learned model: the nearest thumbnail among images with known names.
+"""Pixel baseline of retrieval: nearest neighbours between 16 x 16 thumbnails, without a model.
 
-An image is answered by the reference image whose 16 x 16 thumbnail is nearest. Which image a
-text means is known there, so both directions of retrieval can be scored without any model. Where
-the model trims empty borders, so may the floor: it then stands a good deal higher.
+Each query image is compared with captioned reference images. The captions of the reference are
+known, so both directions of retrieval can be scored. If the model trims empty borders, the baseline
+may trim them too, which raises its scores considerably.
 """
 
 import numpy as np
@@ -24,22 +24,25 @@ _SIZE = (THUMBNAIL_PX, THUMBNAIL_PX)
 
 
 @TASKS.register("pixel_floor")
-def pixel_floor(
+def pixel_baseline(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Recall both ways of raw pixels between `data` and `reference`, joined by first caption."""
-    return _floor(config, progress, trim=False)
+    """Compute retrieval recall of raw pixels between `data` and `reference`, in both directions.
+
+    Images match by the first caption of the reference image.
+    """
+    return _baseline(config, progress, trim=False)
 
 
 @TASKS.register("trimmed_pixel_floor")
-def trimmed_pixel_floor(
+def trimmed_pixel_baseline(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """As `pixel_floor`, with the empty border of each image cut away first."""
-    return _floor(config, progress, trim=True)
+    """Compute the pixel baseline after trimming the empty border of each image."""
+    return _baseline(config, progress, trim=True)
 
 
-def _floor(config: TaskConfig, progress: ProgressMaker, *, trim: bool) -> TaskResult:
+def _baseline(config: TaskConfig, progress: ProgressMaker, *, trim: bool) -> TaskResult:
     if config.reference is None:
         raise ConfigError(f"{config.task} needs `reference`: the source whose captions are known")
     asked, bad = read_samples(config.data, limit=config.limit, progress=progress)

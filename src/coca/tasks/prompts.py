@@ -1,4 +1,4 @@
-"""What tasks that ask something of an image share: the words, and a check that there are any."""
+"""Text inputs of VQA and entailment: prompts from questions or statements."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,21 @@ from coca.data.sources.base import SourceConfig
 from coca.tasks.base import TaskConfig
 
 
-def asked(samples: Sequence[Sample], config: SourceConfig) -> list[str]:
-    """What the model reads of each sample: its text, in the first of the source's templates."""
+def text_inputs(samples: Sequence[Sample], config: SourceConfig) -> list[str]:
+    """Insert the text of each sample into the source's first template."""
     template = templates_of(config)[0] if config.templates else "{}"
     return [template.replace("{}", sample.text.strip()) for sample in samples]
 
 
 def require_texts(samples: Sequence[Sample], config: TaskConfig) -> None:
-    """Checks that something is asked of each image.
+    """Check that each sample has a question, sentence or hypothesis.
 
     Raises:
-        DataError: Of some nothing is.
+        DataError: Some samples have none.
     """
     if without := [sample.key for sample in samples if not sample.text.strip()]:
         raise DataError(
-            f"of {len(without)} samples of {config.data.title} nothing is asked (such as "
+            f"{len(without)} samples of {config.data.title} have no text (such as "
             f"{without[0]}); {config.task} needs a question, sentence or hypothesis for each",
             reason="no_text",
         )

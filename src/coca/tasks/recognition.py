@@ -1,4 +1,4 @@
-"""Recognition by a head that was trained for it: frozen features or fine-tuning (section 4.2)."""
+"""Image classification by a trained head: frozen features or fine-tuning (section 4.2)."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,10 @@ from coca.tasks.classification_report import classified
 def recognition(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Top-1, top-5 and mean per-class accuracy over the classes of the model's head.
+    """Compute top-1, top-5 and mean per-class accuracy over the classes of the model's head.
 
-    Of a sample with several labels, the first is its class. Samples may have several images, as
-    many as the head reads. Beside the scores stand what guessing and the most frequent class give.
+    The first label of a sample is its class. Samples have as many images as the head reads. Chance
+    and majority-class accuracy are reported as well.
     """
     head = _reading_pictures(predictor)
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
@@ -34,7 +34,7 @@ def recognition(
 
 @PREFLIGHT.register("recognition")
 def check(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds a head that does not suit, and labels that it does not know."""
+    """Check that the head reads images, and that it has all labels of the data."""
     head = _reading_pictures(predictor)
     words = words_in(config.data, limit=config.limit)
     class_places(words, head.classes, config.data.title)
@@ -43,10 +43,10 @@ def check(predictor: Predictor, config: TaskConfig) -> None:
 def class_places(
     samples: Sequence[Sample], classes: Sequence[str], title: str
 ) -> Int[ndarray, " N"]:
-    """Where the class of each sample stands among `classes`.
+    """Return the index of each sample's class in `classes`.
 
     Raises:
-        DataError: A sample has no label, or one that is not among them.
+        DataError: A sample has no label, or a label that is not in `classes`.
     """
     if without := [sample.key for sample in samples if not sample.labels]:
         raise DataError(
@@ -67,5 +67,5 @@ def class_places(
 def _reading_pictures(predictor: Predictor) -> HeadConfig:
     head = head_of(predictor.model)
     if head.reads != "image":
-        raise ConfigError("the model's head reads words; recognition needs one that reads images")
+        raise ConfigError("the model's head reads text; recognition needs a head that reads images")
     return head

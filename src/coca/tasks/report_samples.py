@@ -1,4 +1,4 @@
-"""What a report may show beside scores: cases with their images, classes, and what is confused.
+"""Samples for reports: examples with images, per-class accuracy, confusion matrix.
 
 Axes: N samples, C classes.
 """
@@ -17,7 +17,7 @@ from coca.processing.image import ImageSource, decode
 
 THUMBNAIL_PX = 144
 MOST_CONFUSED = 30
-"""Classes of a confusion matrix at most; of more, those that are most often mistaken."""
+"""Maximum number of classes in a confusion matrix; the most confused classes are kept."""
 
 
 @dataclass(frozen=True)
@@ -25,66 +25,66 @@ class Example:
     """An image with lines of text, or the text alone."""
 
     lines: tuple[str, ...]
-    """One below the other."""
+    """Lines of text below the image."""
     picture: bytes | None = field(default=None, repr=False)
-    """From `thumbnail`."""
+    """Encoded image from `thumbnail`, or None."""
     right: bool = False
-    """Whether it is what was looked for; it gets a mark."""
+    """Whether the example is correct; the report marks it."""
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """Cases in a row, such as what a query found."""
+    """A row of examples, such as the hits of a query."""
 
     heading: str
-    """What they have in common."""
+    """Heading of the row."""
     cases: tuple[Example, ...]
-    """From the left."""
+    """Examples, from left to right."""
     lead: Example | None = None
-    """The query before them, if it is an image."""
+    """The query image, placed first, or None."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """What was taken for what."""
+    """Confusion matrix of a classifier."""
 
     names: tuple[str, ...]
-    """Of the classes."""
+    """Names of the classes in the matrix."""
     counts: tuple[tuple[int, ...], ...]
-    """Samples of each class (row) that were taken for each class (column)."""
+    """Number of samples of each true class (row) predicted as each class (column)."""
     classes: int
-    """How many there are in all, shown or not."""
+    """Total number of classes, in the matrix or not."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Everything that one task shows."""
+    """Samples and per-class results of one task, for the report."""
 
     strips: tuple[ImageRow, ...] = ()
-    """Best and worst cases, queries and their hits."""
+    """Best and worst examples, or queries with their hits."""
     per_class: Mapping[str, float] = field(default_factory=dict)
     """Accuracy of each class, 0 to 1."""
     confusion: Confusion | None = None
-    """Of a classifier."""
+    """Confusion matrix, for classification tasks."""
 
 
 def thumbnail(image: ImageSource, size_px: int = THUMBNAIL_PX) -> bytes:
-    """Gives the image as a small WebP file, at most `size_px` high and wide.
+    """Encode an image as a WebP thumbnail of at most `size_px` x `size_px` pixels.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The image cannot be read.
     """
-    picture = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
-    picture.thumbnail((size_px, size_px))
+    small = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
+    small.thumbnail((size_px, size_px))
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=80)
+    small.save(buffer, "WEBP", quality=80)
     return buffer.getvalue()
 
 
 def classes_shown(
     predicted: Int[ndarray, " N"], targets: Int[ndarray, " N"], names: Sequence[str]
 ) -> tuple[dict[str, float], Confusion]:
-    """Gives the accuracy of each class that has samples, and what was taken for what."""
+    """Compute the accuracy of each class that has samples, and the confusion matrix."""
     accuracy = per_class_accuracy(predicted, targets, len(names))
     per_class = {
         name: float(share)
@@ -106,6 +106,6 @@ def _confusion(counts: Int[ndarray, "C C"], names: Sequence[str]) -> Confusion:
 
 
 def probabilities(logits: Float[ndarray, "N C"]) -> Float[ndarray, "N C"]:
-    """The softmax of each row."""
+    """Compute the softmax of each row."""
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)

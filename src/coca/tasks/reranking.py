@@ -1,4 +1,4 @@
-"""Second thoughts: the best few by cosine, put in order by how likely the words are.
+"""Reranking of the top-k hits by caption likelihood.
 
 Dimensions: N images, M texts.
 """
@@ -9,7 +9,7 @@ from numpy import ndarray
 
 
 def best_of_each_row(similarity: Float[ndarray, "N M"], k: int) -> Bool[ndarray, "N M"]:
-    """Marks the `k` highest of each row; ties are broken by position."""
+    """Mask the top `k` of each row; ties are broken by position."""
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
     marked = np.zeros(similarity.shape, dtype=bool)
     np.put_along_axis(marked, best, True, axis=1)
@@ -22,16 +22,16 @@ def reranked(
     *,
     logit_scale: float,
 ) -> Float[ndarray, "N M"]:
-    """Gives new similarities: pairs whose words were scored come first, in a new order.
+    """Rerank the scored pairs by caption likelihood; unscored pairs rank below them.
 
-    The scaled cosine plus the log-probability of the text, less that of the text whatever the
-    image is (its mean over the images that it was scored for). Without that, short and common
-    texts would come first for every image.
+    The new score is logit_scale * cosine + log p(text | image) - log p(text). The prior p(text) is
+    the mean probability of the text over the images that it was scored for. Without the prior,
+    short and common texts would rank first for every image.
 
     Args:
-        similarity: Cosines.
-        log_p: Of each text for each image; minus infinity where it was not scored.
-        logit_scale: What the model multiplies cosines by.
+        similarity: Cosine similarities.
+        log_p: Log-likelihood of each text for each image, in nats; minus infinity if unscored.
+        logit_scale: The model's factor from cosine to logit.
     """
     scored = np.isfinite(log_p)
     counts = np.maximum(scored.sum(axis=0), 1)

@@ -1,8 +1,7 @@
-"""Image-text retrieval: each text looks for its image, each image for one of its texts.
+"""Image-text retrieval: text-to-image and image-to-text recall (CoCa, section 4.2).
 
-Cosine over the whole set, both sides embedded on their own (CoCa, section 4.2). With five captions
-an image, each is a query of its own, and an image finds any of its five, as CLIP_benchmark counts
-for COCO and Flickr.
+Similarity is the cosine over the whole set. With five captions per image, each caption is a query,
+and an image counts any of its five as correct, as CLIP_benchmark does for COCO and Flickr.
 
 Axes: M texts, N images.
 """
@@ -31,17 +30,16 @@ from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
 from coca.tasks.reranking import best_of_each_row, reranked
 
 SHOWN, WORST, FOUND = 6, 3, 5
-"""Queries from all over the set and failed ones that a report gets, and hits of each."""
+"""Queries spread over the set, worst queries, and hits per query in a report."""
 
 
 @TASKS.register("retrieval")
 def retrieval(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Recall at 1, 5 and 10 and the median rank, both ways, beside chance.
+    """Compute recall@1, 5, 10 and median rank in both directions, with chance levels.
 
-    With `rerank`, the nearest images of each text and texts of each image are put in order
-    again by the caption's likelihood.
+    With `rerank`, the top hits of each text and of each image are reranked by caption likelihood.
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     require_captions(samples, config)
@@ -52,8 +50,8 @@ def retrieval(
     clips = [sample.images for sample in samples]
     if config.rerank:
         require_pictures_alone(clips, "rerank")
-    pictures = embed_clips(predictor, clips, mode=config.video, progress=progress)
-    similarity = predictor.embed_texts(texts, progress=progress) @ pictures.T
+    image_vectors = embed_clips(predictor, clips, mode=config.video, progress=progress)
+    similarity = predictor.embed_texts(texts, progress=progress) @ image_vectors.T
     if config.rerank:
         wanted = best_of_each_row(similarity, config.rerank).T
         wanted |= best_of_each_row(similarity.T, config.rerank)
@@ -75,7 +73,7 @@ def retrieval(
         {
             "text": texts[row],
             "rank": int(ranks[row]),
-            "found": [samples[place].key for place in best[row]],
+            "found": [samples[hit].key for hit in best[row]],
         }
         for row in range(0, len(texts), max(1, len(texts) // 20))
     ]
@@ -92,7 +90,7 @@ def retrieval(
 
 @PREFLIGHT.register("retrieval")
 def check(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds images without captions."""
+    """Check that all images have captions."""
     require_captions(words_in(config.data, limit=config.limit), config)
 
 
@@ -103,7 +101,7 @@ def _grids(
     similarity: Float[ndarray, "M N"],
     ranks: Int[ndarray, " M"],
 ) -> tuple[ImageRow, ...]:
-    """Queries from all over the set and those that failed most, each with what it found."""
+    """Select queries spread over the set and the worst queries, each with its top hits."""
     spread = range(0, len(texts), max(1, -(-len(texts) // SHOWN)))
     worst = np.argsort(-ranks, kind="stable")[:WORST].tolist()
     strips = []
@@ -116,12 +114,12 @@ def _grids(
             for it in best
         ]
         if owners[row] not in best:
-            # Beside what was found, what should have been.
+            # The correct image follows the hits.
             own = thumbnail(samples[owners[row]].image)
             hits.append(Example((f"the right one, at {ranks[row]}",), own, right=True))
         strips.append(ImageRow(f"“{texts[row]}”", tuple(hits)))
-    pictures = range(0, len(samples), max(1, -(-len(samples) // SHOWN)))
-    strips += [_captions_found(row, samples, texts, owners, similarity) for row in pictures]
+    rows = range(0, len(samples), max(1, -(-len(samples) // SHOWN)))
+    strips += [_captions_found(row, samples, texts, owners, similarity) for row in rows]
     return tuple(strips)
 
 
@@ -132,7 +130,7 @@ def _captions_found(
     owners: Sequence[int],
     similarity: Float[ndarray, "M N"],
 ) -> ImageRow:
-    """An image and the texts that it found."""
+    """Return an image with its top text hits."""
     best = np.argsort(-similarity[:, row], kind="stable")[:FOUND].tolist()
     hits = [
         Example((texts[it], f"{similarity[it, row]:.2f}"), right=owners[it] == row) for it in best

@@ -1,7 +1,7 @@
-"""Questions about images, answered by a head or in free words, scored as VQA officially is.
+"""Visual question answering, by a classification head or by generation, with VQA accuracy.
 
-The head is the paper's: a pooler over the decoder's states of the question, co-trained with the
-captioning loss on question and answer (CoCa, appendix B). The same weights can write the answer.
+The head is the paper's: a pooler over the decoder states of the question, co-trained with the
+captioning loss on question and answer (CoCa, appendix B). The same weights can generate the answer.
 """
 
 from collections import Counter, defaultdict
@@ -22,22 +22,22 @@ from coca.metrics.answers import answer_scores, exact_match, normalize_answer, v
 from coca.metrics.language_prior import LanguagePrior
 from coca.model.generation.config import GenerationOptions
 from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
-from coca.tasks.prompts import asked, require_texts
+from coca.tasks.prompts import require_texts, text_inputs
 from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
 
 SHOWN = 8
-"""Questions of each kind that a report gets."""
+"""Number of correct and of wrong questions in a report."""
 
 MOST_SAID = 20
-"""Answers that are listed with how often they were said, and how often rightly."""
+"""Number of most frequent answers listed with count and accuracy."""
 
 PART = 1024
-"""Questions whose images are in memory at one time."""
+"""Questions whose images are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class _Answered:
-    """A question, its image dropped, and what the model said."""
+    """A question without its image, and the model's answer."""
 
     sample: Sample
     completion: str
@@ -47,11 +47,11 @@ class _Answered:
 def vqa(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """VQA's accuracy, also by kind of answer; plain accuracy where a single person answered.
+    """Compute VQA accuracy, overall and by answer type; exact match with a single annotator.
 
-    Beside it: the best that the head's list allows (`reachable`), what guessing from the list
-    gives, always the most frequent answer (`majority`), and, with a `reference`, the most frequent
-    one behind the longest known beginning of the question (`blind`): all without any image.
+    Baselines without the image: the best score that the head's answer list allows (`reachable`),
+    chance over that list, and always the most frequent answer (`majority`). With a `reference`, the
+    language prior (`blind`) gives the most frequent answer to the longest known question prefix.
     """
     bad: list[str] = []
     answered: list[_Answered] = []
@@ -60,7 +60,7 @@ def vqa(
     for part in samples_in_parts(
         config.data, bad=bad, size=PART, limit=config.limit, progress=progress
     ):
-        completion = _said(predictor, config, part)
+        completion = _answers(predictor, config, part)
         scores = accuracies(completion, part)
         worth += scores.tolist()
         _show(shown, part, completion, scores)
@@ -92,13 +92,13 @@ def vqa(
 
 @PREFLIGHT.register("vqa")
 def check(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds a head that cannot read questions, and questions that nobody answered."""
+    """Check that the head reads questions, and that each question has an answer."""
     if config.answers == "head":
         head = head_of(predictor.model)
         if head.reads != "words" or head.pictures != 1:
             raise ConfigError(
-                f"the model's head reads {head.reads} of {head.pictures} images; questions need "
-                "one that reads words and one image, or `answers: words`"
+                f"the model's head reads {head.reads} of {head.pictures} images; questions need a "
+                "head that reads words and one image, or `answers: words`"
             )
     words = words_in(config.data, limit=config.limit)
     require_texts(words, config)
@@ -108,16 +108,16 @@ def check(predictor: Predictor, config: TaskConfig) -> None:
 
 
 def accuracies(completion: Sequence[str], samples: Sequence[Sample]) -> Float[ndarray, " N"]:
-    """What each answer is worth, 0 to 1: VQA's accuracy, or equality where one person answered."""
+    """Compute VQA accuracy of each answer, 0 to 1; exact match with a single annotator."""
     answers = [sample.answers for sample in samples]
     alone = np.array([len(given) == 1 for given in answers])
     return np.where(alone, exact_match(completion, answers), vqa_accuracy(completion, answers))
 
 
 def language_prior_scores(config: TaskConfig, samples: Sequence[Sample]) -> dict[str, float]:
-    """The accuracy of the most frequent answer, and of the best guess from the question alone.
+    """Compute the accuracy of the most frequent answer and of the language prior.
 
-    Without a `reference` only the first, as the scored samples themselves have it.
+    Without a `reference`, only the most frequent answer of the evaluated samples is scored.
     """
     known = samples if config.reference is None else _known(config)
     guess = LanguagePrior([it.text for it in known], [it.answers for it in known])
@@ -129,11 +129,11 @@ def language_prior_scores(config: TaskConfig, samples: Sequence[Sample]) -> dict
     return scores
 
 
-def _said(predictor: Predictor, config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
-    texts = asked(samples, config.data)
+def _answers(predictor: Predictor, config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
+    texts = text_inputs(samples, config.data)
     if config.answers == "head":
         logits = predictor.head_logits([sample.image for sample in samples], texts)
-        return [predictor.classes[place] for place in logits.argmax(axis=1)]
+        return [predictor.classes[index] for index in logits.argmax(axis=1)]
     captions = predictor.caption(
         [sample.image for sample in samples],
         prompt=texts,
@@ -143,7 +143,7 @@ def _said(predictor: Predictor, config: TaskConfig, samples: Sequence[Sample]) -
 
 
 def _by_kind(samples: Sequence[Sample], each: Float[ndarray, " N"]) -> dict[str, float]:
-    """Accuracy by `answer_type`, as officially told; nothing where there is none."""
+    """Compute accuracy by `answer_type`, as in the official evaluation; empty without types."""
     kinds = [str(sample.metadata.get("answer_type", "")) for sample in samples]
     return {
         f"accuracy_{kind}": float(each[[one == kind for one in kinds]].mean())
@@ -152,7 +152,7 @@ def _by_kind(samples: Sequence[Sample], each: Float[ndarray, " N"]) -> dict[str,
 
 
 def _of_the_list(classes: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
-    """What the head could reach, and what guessing gives."""
+    """Compute the best accuracy that the head's answers allow, and the chance level."""
     known = {*classes}
     worth = [
         [value for answer, value in answer_scores(sample.answers).items() if answer in known]
@@ -190,15 +190,15 @@ def _show(
     completion: Sequence[str],
     scores: Float[ndarray, " N"],
 ) -> None:
-    """Adds the first questions that were answered rightly and wrongly, one an image."""
+    """Add the first correct and the first wrong questions to the report, one per image."""
     for sample, answer, score in zip(samples, completion, scores.tolist(), strict=True):
         right = score > 0
         if len(shown[right]) < SHOWN:
-            picture = thumbnail(sample.image)
-            if all(case.picture != picture for case in shown[right]):
+            image = thumbnail(sample.image)
+            if all(case.picture != image for case in shown[right]):
                 people = ", ".join(one for one, _ in Counter(sample.answers).most_common(3))
                 lines = (sample.text, f"said: {answer}", f"people: {people}")
-                shown[right].append(Example(lines, picture, right=right))
+                shown[right].append(Example(lines, image, right=right))
 
 
 def _details(answered: Sequence[_Answered], each: Float[ndarray, " N"]) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def _details(answered: Sequence[_Answered], each: Float[ndarray, " N"]) -> dict[
 
 
 def _results(answered: Sequence[_Answered]) -> Iterator[dict[str, Any]]:
-    """What was said, in the form that VQA's evaluation server takes."""
+    """Yield the answers in the format of VQA's evaluation server."""
     for one in answered:
         yield {
             "question_id": one.sample.metadata.get("question_id", one.sample.key),

@@ -1,4 +1,4 @@
-"""Zero-shot classification: images against class names, with prompt ensembles, untrained."""
+"""Zero-shot classification with prompt ensembles."""
 
 from collections.abc import Sequence
 
@@ -24,10 +24,10 @@ from coca.tasks.reranking import best_of_each_row, reranked
 def zero_shot(
     predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
 ) -> TaskResult:
-    """Top-1, top-5 and mean per-class accuracy over all classes.
+    """Compute top-1, top-5 and mean per-class accuracy over all classes.
 
-    Of a sample with several labels, the first is its class. Beside the scores stand what guessing
-    gives, and what always naming the most frequent class gives.
+    The first label of a sample is its class. Chance and majority-class accuracy are reported as
+    well.
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     names = _names(config, samples)
@@ -40,7 +40,7 @@ def zero_shot(
 
 @PREFLIGHT.register("zero_shot")
 def check(predictor: Predictor, config: TaskConfig) -> None:
-    """Finds unlabelled samples, labels outside the classes, and classes without prompts."""
+    """Check that all samples have a label among the classes, and all classes have prompts."""
     templates = templates_named(config.prompts)
     if words := words_in(config.data, limit=config.limit):
         sentences_of(_names(config, words), templates)
@@ -73,10 +73,10 @@ def _scores(
 
 
 def _names(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
-    """The classes to choose from.
+    """Return the candidate classes.
 
     Raises:
-        DataError: A sample has no label, or one that is not among the classes.
+        DataError: A sample has no label, or a label that is not among the classes.
     """
     if without := [sample.key for sample in samples if not sample.labels]:
         raise DataError(
@@ -88,7 +88,7 @@ def _names(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
     known = list(config.classes)
     if not known:
         source = open_source(config.data)
-        # With `limit`, fewer classes than there are would flatter the score.
+        # All classes of the source: with `limit`, those of the samples alone inflate the score.
         known = (
             [humanize_label(name) for name in source.classes]
             if isinstance(source, ClassSource)
