@@ -180,7 +180,7 @@ def test_a_folder_that_vanishes_while_it_is_followed_may_be_a_drive(
     assert next(rounds).report == IngestReport(added=1)
     rounds.close()  # type: ignore[attr-defined]
     assert {Path(path).name for path in claims(uri)} == {"0.png", "1.png", "2.png"}
-    assert f"{drive} is gone: its drive may not be mounted" in caplog.text
+    assert f"{drive} is missing: its drive may be unmounted" in caplog.text
     # Where a drive is mounted at other times there is an empty folder.
     drive.mkdir()
     for trust in (False, True):

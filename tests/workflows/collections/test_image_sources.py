@@ -188,11 +188,11 @@ def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "kind", "advice"),
     [
-        ("a.json", ConfigError, "one JSON object a line"),
+        ("a.json", ConfigError, "one JSON object per line"),
         ("a.npy", ConfigError, "name the images themselves"),
         ("a.db", ConfigError, "--uri"),
         ("a.tar.gz", ConfigError, "compressed tars"),
-        ("a.doc", ConfigError, "right are folders"),
+        ("a.doc", ConfigError, "supported are folders"),
         ("https://example.org/a.jpg", ConfigError, "list them in a manifest"),
         ("absent", DataError, "no file or folder"),
     ],

@@ -225,7 +225,7 @@ def test_what_is_gone_is_told_and_the_rest_is_written(
     assert subset.written == 1
     assert [path for path, _ in subset.lost] == [str(photos / "0.png")]
     (photos / "1.png").unlink()
-    with pytest.raises(SearchError, match="none of 2 chosen images can be had, the first since"):
+    with pytest.raises(SearchError, match="none of 2 selected images is readable; the first error"):
         write_subset(tmp_path / f"more-{name}", index, scores)
     assert not (tmp_path / f"more-{name}").exists()
 

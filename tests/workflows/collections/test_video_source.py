@@ -76,4 +76,4 @@ def test_videos_in_a_folder_are_left_out_aloud_where_nothing_reads_them(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert len(sources_of([clip.parent])) == 1
-    assert "1 videos are left out: pip install 'coca-captioners[video]'" in caplog.text
+    assert "1 videos are skipped: pip install 'coca-captioners[video]'" in caplog.text

@@ -220,7 +220,7 @@ def nothing_was_begun(run: Path) -> bool:
         (["loss.captioning_weight=1", "head.reads=words"], ConfigError, "text: question"),
         (["lora.lr=0"], ConfigError, "alpha and lr above 0"),
         (["lora.match=[nothing]"], ConfigError, "matches no linear layer"),
-        (["encoder_lr=-1"], ConfigError, "right is 0 to freeze, or more"),
+        (["encoder_lr=-1"], ConfigError, "encoder_lr must be at least 0"),
         (
             ["head.classes=[red,blue]"],
             DataError,
@@ -274,7 +274,7 @@ def test_a_run_refuses_to_go_on_with_classes_chosen_otherwise(
     settings = ("train.steps=1", "evaluate=[]")
     finetune(recipe(model, pictures, tmp_path / "run", *settings))
     with pytest.raises(
-        ConfigError, match=r"was begun with head .* give the new run another folder"
+        ConfigError, match=r"was started with head .* use another folder for the new run"
     ):
         finetune(recipe(model, pictures, tmp_path / "run", "head.at_least=2", *settings))
 

@@ -127,11 +127,11 @@ def test_data_without_boxes_and_unknown_objects_are_told_before_training(
 ) -> None:
     folder = SourceConfig(kind="folder", path=str(tmp_path / "scenes" / "pictures"))
     config = recipe(tmp_path, scenes)
-    with pytest.raises(ConfigError, match="gives no boxes"):
+    with pytest.raises(ConfigError, match="has no boxes"):
         finetune_detection(replace(config, data=replace(config.data, sources=(folder,))))
     detector = replace(config.detector, classes=("red square",))
     with pytest.raises(DataError, match="'blue square', which is not in"):
         finetune_detection(replace(config, detector=detector))
-    with pytest.raises(DataError, match="two images have the number 0"):
+    with pytest.raises(DataError, match="two images have the id 0"):
         finetune_detection(replace(config, data=replace(config.data, sources=(scenes, scenes))))
     assert not config.run.exists()

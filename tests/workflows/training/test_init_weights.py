@@ -103,7 +103,7 @@ def test_a_head_that_only_one_has_is_new_or_left_and_told(
     with caplog.at_level(logging.WARNING):
         adopted = adopt_weights(fresh(source), headed)
     assert {name.partition(".")[0] for name in adopted.left} == {"head"}
-    assert "head of old is left out" in caplog.text
+    assert "head of old is not used" in caplog.text
     four = dataclasses.replace(THREE, classes=(*THREE.classes, "d"))
     other = adopt_weights(fresh(source, head=four), headed)
     assert other.new == other.left == adopted.left

@@ -152,7 +152,7 @@ def test_changed_data_settings_are_told(
     pretrain(recipe(pictures, tmp_path / "run", "train.steps=5"))
     with caplog.at_level(logging.WARNING):
         pretrain(recipe(pictures, tmp_path / "run", "data.augment.flip=0.5"))
-    assert "goes on with changed settings of data" in caplog.text
+    assert "resumes with changed settings of data" in caplog.text
 
 
 def test_labels_and_captions_can_be_mixed(pictures: Path, tmp_path: Path) -> None:
@@ -192,7 +192,9 @@ def test_a_classification_loss_needs_its_classes() -> None:
     with pytest.raises(ConfigError, match=wanted):
         recipe(Path("p"), Path("r"), "model.head.classes=[cat, dog]")
     both = ("loss.classification_weight=1", "model.head.classes=[cat, dog]", "model.head.heads=1")
-    with pytest.raises(ConfigError, match="reads words of 1 images; beside captions right is"):
+    with pytest.raises(
+        ConfigError, match="must read image and 1 image when trained with captions, got words"
+    ):
         recipe(Path("p"), Path("r"), *both, "model.head.reads=words")
     with pytest.raises(ConfigError, match=r"follow from the head; set model\.head\.classes"):
         recipe(Path("p"), Path("r"), *both, "data.loader.class_names=[cat, dog]")
@@ -240,7 +242,7 @@ def test_stages_of_resolution_end_at_the_size_that_the_processor_says(
     [
         ("[{until: 0.5, image_size: 20}]", "20 px, no multiple.* near sizes that fit: 16, 24"),
         ("[{until: 0.5, image_size: 4}]", "near sizes that fit: 8, 8|near sizes that fit: 8"),
-        ("[{until: 1.0, image_size: 8}]", "until is 1.0; it must be above 0 and below 1"),
+        ("[{until: 1.0, image_size: 8}]", r"until must be in \(0, 1\), got 1.0"),
         (
             "[{until: 0.5, image_size: 8}, {until: 0.5, image_size: 24}]",
             "until 0.5 after 0.5; each `until` must be above the one before",
@@ -271,7 +273,7 @@ def test_a_second_stage_begins_where_the_first_ended(pictures: Path, tmp_path: P
     (start,) = json.loads((second / "record.json").read_text())["starts"]
     assert start["init_from"]["resized"] == ["image_encoder.positions"]
     assert start["init_from"]["fingerprint"] == ended.fingerprint
-    with pytest.raises(ConfigError, match="was begun with init_from"):
+    with pytest.raises(ConfigError, match="was started with init_from"):
         pretrain(recipe(pictures, second, *changes, f"init_from={second}"))
 
 

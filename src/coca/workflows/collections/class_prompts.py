@@ -1,4 +1,4 @@
-"""Joins a model to a collection of classes: zero-shot classification by nearest neighbours."""
+"""Zero-shot classification with class embeddings that are stored in a collection."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ from coca.workflows.collections.collection_model import lasting_name
 
 
 def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInfo:
-    """What a collection of classes says about itself, except for its `count`.
+    """Return the info of a collection of classes, without its `count`.
 
     Raises:
-        SearchError: It is missing, or cannot be reached.
+        SearchError: The collection is missing or unreachable.
     """
     found = check_place(uri, collection, token=token)
     if found is None:
@@ -34,19 +34,19 @@ def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInf
 def info_beside(
     uri: str, collection: str, *, pictures: str = "pictures", token: str = ""
 ) -> CollectionInfo | None:
-    """The collection whose model classes need: their own, else one of images in that place.
+    """Find the collection whose model classes need: their own, else an image collection at `uri`.
 
     Args:
         uri: As for `Collection.open`.
-        collection: Of the classes; it need not be there.
-        pictures: Which of several goes first.
+        collection: Collection of the classes; it need not exist.
+        pictures: Image collection that takes precedence over others.
         token: As for `Collection.open`.
 
     Returns:
-        None if nothing is there.
+        Info of the collection; None if there is none at `uri`.
 
     Raises:
-        ConfigError: The collections there are of several models, and none is called `pictures`.
+        ConfigError: The collections at `uri` have several models, and none is called `pictures`.
         SearchError: As `check_place`.
     """
     for name in (collection, pictures):
@@ -63,10 +63,10 @@ def info_beside(
 
 
 def check_classes_model(info: CollectionInfo, predictor: Predictor) -> None:
-    """Refuse a model whose vectors cannot be compared with a collection of classes.
+    """Check that a model's vectors are comparable with a collection of classes.
 
     Raises:
-        SearchError: The collection belongs to another model.
+        SearchError: The collection was filled by another model.
     """
     check_same_model(
         info,
@@ -85,10 +85,12 @@ def open_classes(
     token: str = "",
     create: bool = False,
 ) -> Iterator[Collection]:
-    """Opens a collection of classes for a model, or makes it; closes it at the end.
+    """Open a collection of classes for a model, and close it at the end.
+
+    With `create` it is created if missing.
 
     Raises:
-        SearchError: It is missing, or belongs to another model.
+        SearchError: The collection is missing, or was filled by another model.
     """
     there = check_place if create else find_classes
     if (found := there(uri, collection, token=token)) is not None:
@@ -111,22 +113,22 @@ def classify_by(
     vectors: Float32[np.ndarray, "K E"],
     images: Sequence[Picture],
 ) -> list[list[Prediction]]:
-    """Sort all classes of a collection by how well they fit each image, as `Predictor.classify`.
+    """Rank all classes of a collection by probability for each image, as `Predictor.classify`.
 
     Args:
-        predictor: The model that the classes belong to.
-        labels: Their names, as `read_classes` returns them.
-        vectors: Their vectors.
-        images: The images.
+        predictor: The model that embedded the classes.
+        labels: Class names from `read_classes`.
+        vectors: Class embeddings from `read_classes`.
+        images: Images to classify.
 
     Raises:
         DataError: An image cannot be read.
     """
     logits = predictor.logit_scale * (predictor.embed_images(images) @ vectors.T)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares = odds / odds.sum(axis=1, keepdims=True)
-    # Equal classes by name.
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    # Ties are sorted by name.
     return [
         [Prediction(labels[at], float(row[at])) for at in np.argsort(-row, kind="stable")]
-        for row in shares
+        for row in probabilities
     ]

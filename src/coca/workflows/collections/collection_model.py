@@ -1,4 +1,4 @@
-"""How a collection names the model that filled it, so that it is found again from anywhere."""
+"""Model reference of a collection: the name under which its model is stored and found again."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,9 @@ from coca.search.records import CollectionInfo, same_model
 
 
 def lasting_name(predictor: Predictor) -> str:
-    """The name of a shipped model, else the absolute path of the folder.
+    """Return the name of a shipped model, else the absolute path of the model folder.
 
-    The path of a shipped one would end with this installation.
+    A path of a shipped model would be valid for this installation only.
     """
     folder = os.path.abspath(predictor.source)
     for name, home in shipped().items():
@@ -22,24 +22,24 @@ def lasting_name(predictor: Predictor) -> str:
 
 
 def model_of(info: CollectionInfo) -> str:
-    """The model to load for a collection, by what it says about itself.
+    """Return the model to load for a collection.
 
-    A shipped model with the collection's fingerprint is that model, wherever it lay.
+    A shipped model with the collection's fingerprint takes precedence over the stored path.
 
     Raises:
-        ModelError: It is not there.
+        ModelError: The model no longer exists.
     """
     for name, home in shipped().items():
         if same_model(info.fingerprint, fingerprint(home)):
             return name
     if info.model and Path(info.model).exists():
         return info.model
-    told = (
-        f"by the model {info.model}, which is not there any more"
+    filled_by = (
+        f"by the model {info.model}, which no longer exists"
         if info.model
-        else ("by a model without a name")
+        else "by a model without a name"
     )
     raise ModelError(
-        f"collection {info.collection!r} in {info.uri} was filled {told}: name its folder by "
+        f"collection {info.collection!r} in {info.uri} was filled {filled_by}: name its folder by "
         f"--model; its fingerprint is {info.fingerprint}"
     )

@@ -1,9 +1,8 @@
-"""Embedding by many processes: a tar is the unit of work, and one Parquet file its result.
+"""Distributed embedding of tars: one Parquet file per tar, by any number of processes.
 
-Processes on any number of machines share the folder of results and nothing else. A file's name
-says which model and which content it was made from, so that what is there is never made again;
-when a tar has changed, its new file takes the place of the old one. A lock of the system, which
-ends with its process, keeps two from working on the same tar.
+Processes on any machines share only the output folder. The file name contains a hash of model and
+tar content, so finished tars are skipped. The file of a changed tar replaces the old file. A file
+lock, which the system releases when its process ends, gives each tar to one process.
 """
 
 import hashlib
@@ -30,24 +29,24 @@ from coca.workflows.collections.index import FillResult, captioner
 
 @dataclass(frozen=True)
 class EmbeddedShard:
-    """What became of one tar."""
+    """Result of embedding one tar."""
 
     shard: str
     out: Path | None
-    """Its file of vectors; None while another process works on it, or if it is bad."""
+    """Parquet file of the vectors; None while another process embeds the tar, or if it is bad."""
     made: bool = False
-    """It was made now, and not found."""
+    """Whether the file was written by this call; False if it existed."""
     pictures: int = 0
     bad: tuple[BadPicture, ...] = ()
     fault: str = ""
-    """Why the tar as a whole cannot be used."""
+    """Error that makes the whole tar unusable; empty if there is none."""
 
 
 def find_shards(places: Sequence[str | Path]) -> list[str]:
-    """The tars that folders, patterns and URLs stand for.
+    """Expand folders, patterns and URLs to tars.
 
     Raises:
-        DataError: A place fits nothing.
+        DataError: An argument matches nothing.
     """
     return Storage().find([str(place) for place in places], suffix=".tar")
 
@@ -61,18 +60,18 @@ def embed_shards(
     start: int = 0,
     progress: ProgressMaker = silent,
 ) -> Iterator[EmbeddedShard]:
-    """Embed tars one after the other, but those that are done or in the hands of another process.
+    """Embed tars in turn; skip finished tars and those claimed by another process.
 
     Args:
         shards: From `find_shards`, the same list in each process.
         predictor: The model.
-        out: Folder of the results, shared by all processes.
-        captions: Let the model write the captions of images that come without one.
-        start: Where in the list to begin; processes that begin apart seldom meet.
-        progress: Shows how far each tar is.
+        out: Output folder, shared by all processes.
+        captions: Generate captions for images that have none.
+        start: Position in the list to begin at. Different positions reduce collisions.
+        progress: Optional progress callback, per tar.
 
     Yields:
-        What became of each tar.
+        The result of each tar.
     """
     for number in range(len(shards)):
         shard = shards[(start + number) % len(shards)]
@@ -87,29 +86,29 @@ def embed_shard(
     captions: bool = False,
     progress: ProgressMaker = silent,
 ) -> EmbeddedShard:
-    """Embed one tar unless that is done, or another process is at it."""
+    """Embed one tar unless it is finished or claimed by another process."""
     try:
         source = SampleSource(SourceConfig(kind="shards", path=shard))
     except DataError as error:
         return EmbeddedShard(shard, None, fault=str(error))
     names = {
-        spoken: f"{Path(shard).stem}-{_address(source, predictor, spoken)}"
-        for spoken in (False, True)
+        captioned: f"{Path(shard).stem}-{_address(source, predictor, captioned)}"
+        for captioned in (False, True)
     }
     path = Path(out) / f"{names[captions]}.parquet"
     claim = Path(out) / ".claims" / names[captions]
-    # A claim beside the file is of a process that was killed before it had removed older ones.
+    # If both file and claim exist, a process was killed before it removed older files.
     if not path.exists() or claim.exists():
         held = _take(claim)
         if held is None:
             return EmbeddedShard(shard, None)
         made = None
         with held:
-            # Whoever held the claim until now may have made it.
+            # The previous holder of the claim may have written the file.
             if not path.exists():
                 made = _embed(shard, source, predictor, path, captions, progress)
             _remove_older(shard, predictor, out, now=set(names.values()))
-            # While it is held: whoever opened this very file looks for the result next.
+            # Removed while locked: a process that has it open checks for the result next.
             claim.unlink(missing_ok=True)
         if made is not None:
             return made
@@ -117,10 +116,10 @@ def embed_shard(
 
 
 def only_vectors(places: Sequence[str | Path]) -> bool:
-    """Whether these places hold vectors and no images.
+    """Check whether the sources are embedded vectors rather than images.
 
     Raises:
-        ConfigError: Some do and some do not.
+        ConfigError: Vectors and images are mixed.
     """
     holding = [place for place in places if find_vectors(place)]
     if holding and len(holding) < len(places):
@@ -138,23 +137,23 @@ def index_vectors(
     token: str = "",
     progress: ProgressMaker = silent,
 ) -> FillResult:
-    """Puts embedded tars into a collection, which is made if it is missing; needs no model.
+    """Insert embedded tars into a collection, created if missing; no model is loaded.
 
     Args:
-        places: Folders of files, or files, that `embed_shards` made.
+        places: Folders or files written by `embed_shards`.
         uri: Path that ends in `.db`, or address of a Milvus server.
-        collection: Name within that place.
-        token: `"user:password"` or a key, for servers that want one.
-        progress: Shows how far it is.
+        collection: Name of the collection.
+        token: `"user:password"` or an API key, if the server requires one.
+        progress: Optional progress callback.
 
     Raises:
-        DataError: A place holds no vectors.
-        SearchError: They are of several models, or of another one than the collection's.
+        DataError: No vectors are found.
+        SearchError: The vectors are of several models, or not of the collection's model.
     """
     files = [file for place in places for file in find_vectors(place)]
     if not files:
         raise DataError(f"{', '.join(map(str, places))} holds no vectors", reason="missing")
-    # The longest fingerprint first: an older version wrote shorter ones.
+    # The longest fingerprint first: older versions wrote shorter fingerprints.
     infos = sorted(map(read_info, files), key=lambda info: -len(info.fingerprint))
     if not all(same_model(info.fingerprint, infos[0].fingerprint) for info in infos):
         models = ", ".join(sorted({f"{info.fingerprint} ({info.model})" for info in infos}))
@@ -202,7 +201,7 @@ def _embed(
 
 
 def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set[str]) -> None:
-    """Remove what was made from a tar when it held other images; `now` names what is current."""
+    """Delete the files of earlier versions of a tar; `now` holds the current file stems."""
     for file in Path(out).glob(f"{escape(Path(shard).stem)}-*.parquet"):
         if file.stem in now or not find_vectors(file):
             continue
@@ -212,14 +211,14 @@ def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set
 
 
 def _address(source: SampleSource, predictor: Predictor, captions: bool) -> str:
-    """Hash of all that the result depends on."""
+    """Hash everything that the result depends on: model, tar content and captioning."""
     parts = (predictor.fingerprint, source.fingerprint, str(captions))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _take(claim: Path) -> BinaryIO | None:
-    """The claim, held by this process until it is closed; None if another process holds it."""
-    # Imported here, as only these commands need a system that has it.
+    """Lock the claim until the file is closed; return None if another process holds it."""
+    # Imported here, since `fcntl` is missing on Windows and only these commands need it.
     import fcntl
 
     try:

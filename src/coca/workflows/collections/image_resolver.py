@@ -1,4 +1,4 @@
-"""Pictures by the paths under which they were indexed, wherever they stand."""
+"""Image resolver: read images by the paths under which they were indexed."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ _WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))}
 class PathReader:
     """Reads files, URLs, members of tars, rows of tables and zips, and frames of videos.
 
-    The last tar, table or video stays open: ask for paths in their order.
+    The last tar, table or video stays open, so reading paths in sorted order is fastest.
     """
 
     def __init__(self) -> None:
@@ -31,19 +31,20 @@ class PathReader:
         self._frames: dict[str, bytes] = {}
 
     def __call__(self, path: str, stamp: str) -> bytes:
-        """The encoded image.
+        """Read an encoded image.
 
         Args:
-            path: As `coca index` named it.
-            stamp: That it had; tells for a video how its frames were taken, and if it is the same.
+            path: Path from the index.
+            stamp: Stamp from the index. For a video it contains the frame interval and detects
+                changes of the file.
 
         Raises:
-            DataError: It is not there any more, or cannot be read.
+            DataError: The image no longer exists, or cannot be read.
         """
         if series_of(path, stamp) != path:
             return self._frame(path, stamp.removesuffix(WHOLE))
-        if place := _holder_of(path):
-            return self._member(place, path)
+        if container := _container_of(path):
+            return self._member(container, path)
         if is_remote(path):
             return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
         return read_file(path)
@@ -74,13 +75,13 @@ class PathReader:
 
 
 def is_within(path: str, stamp: str) -> bool:
-    """Whether a path leads into a file: to a member of a tar or zip, a row, or a frame."""
-    return series_of(path, stamp) != path or _holder_of(path) is not None
+    """Check whether a path is inside a file: a member of a tar or zip, a row, or a frame."""
+    return series_of(path, stamp) != path or _container_of(path) is not None
 
 
-def _holder_of(path: str) -> str | None:
-    """The tar, table or zip that a path leads into; None for a file of its own."""
+def _container_of(path: str) -> str | None:
+    """Return the tar, table or zip that contains a path; None for a plain file."""
     if not is_remote(path) and Path(path).is_file():
         return None
-    places = [path[: found.end()] for found in _WITHIN.finditer(path)]
-    return next((one for one in places if is_remote(one) or Path(one).is_file()), None)
+    candidates = [path[: found.end()] for found in _WITHIN.finditer(path)]
+    return next((one for one in candidates if is_remote(one) or Path(one).is_file()), None)

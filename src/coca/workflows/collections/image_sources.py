@@ -1,4 +1,4 @@
-"""What a name on a command line stands for: files, videos, tars or tables, as sources."""
+"""Image sources of indexing: open folders, files, videos, tars and tables."""
 
 import importlib.util
 import logging
@@ -29,21 +29,20 @@ from coca.workflows.collections.video_source import VideoSource
 logger = logging.getLogger(__name__)
 
 EVERY_S = 5.0
-"""Seconds from one frame of a video to the next, unless told otherwise."""
+"""Default interval between the frames of a video, in seconds."""
 
 _TABLE_KINDS = dict.fromkeys(SUFFIXES, "manifest") | {".zip": "zip"}
-"""Suffix of a place -> kind of the source that reads it."""
+"""File suffix to kind of the source that reads it."""
 TABLE_SUFFIXES = frozenset(_TABLE_KINDS)
-"""Of files with a row for each image, which may hold the images themselves."""
+"""Suffixes of files with one row per image, which may contain the images."""
 
 _WRONG_KINDS = {
-    ".json": "a manifest has one JSON object a line: write it as .jsonl, or as .csv or .parquet",
-    ".npy": "vectors alone do not tell whose they are; name the images themselves",
-    ".db": "that is where a collection lies; name the images to put into it, and the place by "
-    "--uri",
-    ".gz": "compressed tars cannot be read at any place; unpack it to a .tar",
-    ".tgz": "compressed tars cannot be read at any place; unpack it to a .tar",
-    ".zst": "compressed tars cannot be read at any place; unpack it to a .tar",
+    ".json": "a manifest has one JSON object per line: write it as .jsonl, or as .csv or .parquet",
+    ".npy": "vectors alone do not identify their images; name the images themselves",
+    ".db": "it is a collection; name the images to index, and pass the collection by --uri",
+    ".gz": "compressed tars have no random access; unpack it to a .tar",
+    ".tgz": "compressed tars have no random access; unpack it to a .tar",
+    ".zst": "compressed tars have no random access; unpack it to a .tar",
     ".txt": "a list of files is read as a manifest: a .csv whose first line is `image`",
     ".idx": "that is the index of a tar; name the tar",
 }
@@ -52,21 +51,22 @@ _WRONG_KINDS = {
 def sources_of(
     places: Sequence[str | Path], *, every_s: float = EVERY_S, read_from: Sequence[str] = ()
 ) -> list[PictureSource | SeriesSource]:
-    """The sources that folders, files, patterns and URLs stand for, of several kinds together.
+    """Open the sources of folders, files, patterns and URLs, of mixed kinds.
 
-    A tar or table that cannot be read as a whole does not stop the others: it becomes an
-    `UnreadableFile`, whose one entry is reported as bad.
+    A tar or table that is unreadable as a whole does not stop the others. It becomes an
+    `UnreadableFile`, whose single entry is reported as bad.
 
     Args:
         places: Folders of images, videos or tars, single files, tars (with `*` and braces, also
-            behind URLs), manifests (JSON lines, CSV, Parquet), and zips with images and a table.
-        every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
-        read_from: What tables may name besides; see `SourceConfig.read_from`.
+            in URLs), manifests (JSON Lines, CSV, Parquet), and zips with images and a table.
+        every_s: Interval between the frames of a video, in seconds; 0 skips videos.
+        read_from: URL prefixes and folders that tables may reference; see
+            `SourceConfig.read_from`.
 
     Raises:
-        DataError: A place is missing, or none can be read.
-        ConfigError: A place holds nothing that can be indexed; the message says what to do.
-        MissingExtraError: A video is named, and the extra `video` is not installed.
+        DataError: A source is missing, or none can be read.
+        ConfigError: A source cannot be indexed; the message names the remedy.
+        MissingExtraError: A video is given, and the extra `video` is not installed.
     """
     by_kind: dict[str, list[str]] = {kind: [] for kind in ("files", "videos", "tars", "table")}
     for place in map(str, places):
@@ -103,11 +103,11 @@ def sources_of(
 
 
 def check_places(places: Sequence[str | Path]) -> None:
-    """Refuse what `sources_of` would refuse, as far as names and suffixes tell.
+    """Check sources by name and suffix, before `sources_of` opens them.
 
     Raises:
-        DataError: A place is missing.
-        ConfigError: A place holds nothing that can be indexed.
+        DataError: A source is missing.
+        ConfigError: A source cannot be indexed.
     """
     for place in places:
         _kinds(str(place))
@@ -116,12 +116,13 @@ def check_places(places: Sequence[str | Path]) -> None:
 def check_filled(
     places: Sequence[str | Path], sources: Sequence[AnySource], *, prune: bool = False
 ) -> None:
-    """Refuse places in which there is nothing; warn of a folder in which there is nothing.
+    """Check that the sources have entries, and warn about each empty folder.
 
     Args:
-        places: As they were given.
-        sources: Of these places.
-        prune: Say how to remove what was in the places; that of a folder is warned of elsewhere.
+        places: Arguments as given.
+        sources: Sources of `places`.
+        prune: Add a hint to the error on how to prune the records. Pruning warns about empty
+            folders itself.
 
     Raises:
         DataError: No source has an entry.
@@ -138,10 +139,10 @@ def check_filled(
 
 
 class UnreadableFile:
-    """A tar or table that cannot be read as a whole: one entry, whose reading fails.
+    """A tar or table that is unreadable as a whole: one entry, whose `read` raises.
 
     Attributes:
-        fault: Why.
+        fault: The error.
     """
 
     def __init__(self, path: str, fault: DataError) -> None:
@@ -149,33 +150,33 @@ class UnreadableFile:
         self._entry = Entry(full_path(path), "")
 
     def entries(self) -> Sequence[Entry]:
-        """The file."""
+        """Return the file as the only entry."""
         return [self._entry]
 
     def annotation(self, entry: Entry) -> None:
-        """Nothing."""
+        """Return None: there is no text."""
 
     def read(self, entry: Entry) -> Picture:
-        """Raises the fault."""
+        """Raise the error."""
         raise self.fault
 
     def has_lost(self, path: str, stamp: str) -> bool:
-        """Never: nothing tells what it holds."""
+        """Return False, since the content is unknown."""
         return False
 
 
 class SampleSource:
-    """A source of training samples as a source of images.
+    """Adapter from a source of training samples to a source of images.
 
-    Labels become tags; further captions, and questions with their answers, become metadata.
+    Labels become tags. Further captions, and questions with their answers, become metadata.
 
     Args:
-        config: Of the source.
-        on_bad_tar: Of a source of tars: called for each that cannot be read, which is left out.
+        config: Configuration of the source.
+        on_bad_tar: Called for each unreadable tar, which is skipped; for sources of tars.
 
     Raises:
-        DataError: It cannot be read.
-        ConfigError: It has no images that can be followed over time.
+        DataError: The source cannot be read.
+        ConfigError: The source has no stable paths of its images.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class SampleSource:
         if not isinstance(source, PlacedSource):
             raise ConfigError(f"a source of kind {config.kind} cannot be indexed")
         self._source = source
-        # Place -> each row that describes its image, and the image's number within the row.
+        # Path -> rows that describe the image, each with the image's number within the row.
         self._rows: dict[str, list[tuple[int, int]]] = {}
         for row in range(len(source)):
             for number, place in enumerate(source.places(row)):
@@ -197,18 +198,18 @@ class SampleSource:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the samples or their order do."""
+        """Hash of the samples and their order."""
         return self._source.fingerprint
 
     def entries(self) -> Sequence[Entry]:
-        """An image each, in the order of its first row."""
+        """Return one entry per image, in the order of its first row."""
         return self._entries
 
     def annotation(self, entry: Entry) -> None:
-        """Nothing apart: the stamp changes when the words do."""
+        """Return None: the stamp changes when the text does."""
 
     def read(self, entry: Entry) -> Picture:
-        """The image with the words of all rows that describe it."""
+        """Read an image with the texts of all rows that describe it."""
         rows = self._rows[entry.path]
         samples = [self._source.read(row) for row, _ in rows]
         captions = list(dict.fromkeys(one for sample in samples for one in sample.captions))
@@ -233,7 +234,7 @@ class SampleSource:
         )
 
     def has_lost(self, path: str, stamp: str) -> bool:
-        """Whether it would be here: a tar that is there is known in full, as is a table."""
+        """Check whether the path belonged to this source; tars and tables are listed in full."""
         return self._source.owned(path, stamp)
 
     def _stamp(self, rows: Sequence[tuple[int, int]]) -> str:
@@ -242,13 +243,13 @@ class SampleSource:
             try:
                 stamps.append(self._source.stamp(row))
             except DataError:
-                # Reading it will tell.
+                # Reading the row reports the error.
                 return ""
         return ",".join(stamps)
 
 
 def _kinds(place: str) -> set[str]:
-    """Which of `files`, `videos`, `tars` and `table` a place may hold."""
+    """Return which of `files`, `videos`, `tars` and `table` a source may contain."""
     path = Path(place)
     suffix = path.suffix.lower()
     if not is_remote(place) and path.is_dir() and suffix != ".db":
@@ -266,19 +267,20 @@ def _kinds(place: str) -> set[str]:
         return {"files"} if suffix in PHOTO_SUFFIXES else {"videos"}
     advice = _WRONG_KINDS.get(
         suffix,
-        f"right are folders, images, videos, .tar shards, and tables: {', '.join(_TABLE_KINDS)}",
+        "supported are folders, images, videos, .tar shards, and tables: "
+        f"{', '.join(_TABLE_KINDS)}",
     )
     raise ConfigError(f"{place} cannot be indexed: {advice}")
 
 
 def _can_read(source: VideoSource, given: Sequence[str]) -> bool:
-    """Whether there are videos that can be read; a folder of photos may well hold some that not."""
+    """Check whether there are readable videos; without `av`, videos in folders are skipped."""
     count = len(source.entries())
     if not count:
         return False
     if all(Path(path).is_dir() for path in given) and importlib.util.find_spec("av") is None:
         logger.warning(
-            "%s videos are left out: pip install 'coca-captioners[video]' brings what reads them",
+            "%s videos are skipped: pip install 'coca-captioners[video]' to read them",
             f"{count:,}",
         )
         return False

@@ -1,4 +1,4 @@
-"""Fills a collection with images from anywhere, by a loaded model."""
+"""Indexing workflow: embed images with a loaded model and upsert them into a collection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,38 +21,38 @@ from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import EVERY_S, check_filled, sources_of
 
 MAX_BAD_FRACTION = 0.1
-"""Above that share of bad images something is wrong with the place, and not with images."""
+"""Default limit on the fraction of unreadable images; above it the source is likely at fault."""
 
 
 class FillSettings(TypedDict, total=False):
-    """What may be said about a filling."""
+    """Options of indexing."""
 
     collection: str
-    """Name within the place; `pictures` by default."""
+    """Name of the collection; default: `pictures`."""
     token: str
-    """`"user:password"` or a key, for servers that want one."""
+    """`"user:password"` or an API key, if the server requires one; default: none."""
     captions: bool
-    """Let the model write the captions of images that come without one; by default it does."""
+    """Generate captions for images that have none; default: True."""
     prune: bool
-    """Remove records of what is gone from these places."""
+    """Delete the records of files that no longer exist in the sources; default: False."""
     prune_empty: bool
-    """Also of folders in which nothing is left, whose drive may not be mounted."""
+    """With `prune`: prune empty folders too, which may be unmounted drives; default: False."""
     copies: PathCache | None
-    """The same in each of several fillings, so that later ones read only what changed."""
+    """State shared by repeated runs, so that later runs read only changes; default: None."""
     bad_list: Path | None
-    """File of JSON lines that lists bad images, each once."""
+    """JSON Lines file that lists unreadable images, each once; default: none."""
     max_bad_fraction: float
-    """Largest share of bad images among at least a thousand, 0 to 1."""
+    """Maximum fraction of unreadable images among at least 1,000, 0 to 1; default: 0.1."""
 
 
 @dataclass(frozen=True)
 class FillResult:
-    """What `index_pictures` did."""
+    """Result of `index_pictures`."""
 
     collection: CollectionInfo
-    """The collection as it is now."""
+    """Info of the collection after indexing."""
     report: IngestReport
-    """What was added, changed, left out and removed."""
+    """Counts of added, changed, skipped and removed records."""
 
 
 def index_pictures(
@@ -65,23 +65,24 @@ def index_pictures(
     progress: ProgressMaker = silent,
     **settings: Unpack[FillSettings],
 ) -> FillResult:
-    """Puts images into a collection, which is made if it is missing.
+    """Index images into a collection, created if missing.
 
-    What is there already and has not changed is neither read nor embedded again.
+    Unchanged images are neither read nor embedded again.
 
     Args:
         places: Folders, images, videos, tars and tables; see `sources_of`.
-        predictor: The model that the collection belongs to.
+        predictor: Model that embeds the images; it must be the model of the collection.
         uri: Path that ends in `.db`, or address of a Milvus server.
-        every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
-        read_from: What tables may name besides; see `SourceConfig.read_from`.
-        progress: Shows how far it is.
+        every_s: Interval between the frames of a video, in seconds; 0 skips videos.
+        read_from: URL prefixes and folders that tables may reference; see
+            `SourceConfig.read_from`.
+        progress: Optional progress callback.
         **settings: See `FillSettings`.
 
     Raises:
-        ConfigError: A place is of a kind that cannot be indexed, or a setting is unknown.
-        DataError: A place is missing, nothing is in any of them, or too many images are bad.
-        SearchError: The collection belongs to another model, or cannot be written.
+        ConfigError: A source is of an unsupported kind, or a setting is unknown.
+        DataError: A source is missing, all are empty, or too many images are unreadable.
+        SearchError: The collection was filled by another model, or cannot be written.
     """
     check_options(settings, FillSettings.__annotations__, of="indexing")
     sources = sources_of(places, every_s=every_s, read_from=read_from)
@@ -99,7 +100,7 @@ def fill_collection(
     progress: ProgressMaker = silent,
     **settings: Unpack[FillSettings],
 ) -> FillResult:
-    """As `index_pictures`, from sources that are open already."""
+    """Index images from open sources; otherwise as `index_pictures`."""
     check_options(settings, FillSettings.__annotations__, of="indexing")
     with Collection.open(
         uri,
@@ -128,18 +129,18 @@ def fill_collection(
 
 
 def captioner(predictor: Predictor) -> Captioner:
-    """The model as what `ingest` asks for captions."""
+    """Wrap a predictor as the captioner of `ingest`."""
     return lambda pictures: [caption.text for caption in predictor.caption(pictures)]
 
 
 class BadPictureLog:
-    """Counts and lists bad images as the loader of a training run does its samples."""
+    """Counts and lists unreadable images, with the log of the training loader."""
 
     def __init__(self, path: Path | None, max_bad_fraction: float) -> None:
         self._log = BadSampleLog(path, max_bad_fraction)
 
     def add(self, good: int, bad: Sequence[BadPicture]) -> None:
-        """Take note of what a batch brought.
+        """Record the good and bad images of a batch.
 
         Raises:
             DataError: More than `max_bad_fraction` of the images are bad.

@@ -1,4 +1,4 @@
-"""Joins a model to a collection to choose from it: subsets to learn from, and near-duplicates."""
+"""Mining workflows: select training subsets of a collection, and find near-duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,27 +27,27 @@ _READ_ROWS = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Mining:
-    """Which images are wanted; of the first three at most one is given."""
+    """Selection criteria; at most one of `terms`, `examples` and `unsure_among` is set."""
 
     terms: Sequence[Term] = ()
-    """Those nearest to a query."""
+    """Select the images nearest to a query."""
     examples: Sequence[str | Path] = ()
-    """Those nearest to any of a few images."""
+    """Select the images nearest to any of these images."""
     unsure_among: Collection | None = None
-    """Those that the model is least sure to classify among these classes."""
+    """Select the images with the highest entropy over these classes."""
     filter: str = ""
-    """Milvus expression that each must fulfil."""
+    """Milvus filter expression; default: none."""
     away_from: Sequence[str | Path] = ()
-    """Pictures that none may be a near-duplicate of, such as those of a test set."""
+    """Images whose near-duplicates are excluded, such as a test set."""
 
     def __post_init__(self) -> None:
         given = [bool(self.terms), bool(self.examples), self.unsure_among is not None]
         if sum(given) > 1:
-            raise ConfigError("choose by a query, by examples, or by doubt: give one of them")
+            raise ConfigError("choose by a query, by examples, or by uncertainty: give one of them")
 
     @property
     def gives_scores(self) -> bool:
-        """Whether some images are wanted more than others."""
+        """Whether the criterion ranks images."""
         return bool(self.terms or self.examples or self.unsure_among)
 
 
@@ -61,31 +61,32 @@ def mine(
     model_captions: bool = False,
     progress: ProgressMaker = silent,
 ) -> Subset:
-    """Chooses images of a collection, and writes them so that training reads them.
+    """Select images of a collection, and write them as a data source for training.
 
     Args:
         index: The collection.
-        predictor: The model that filled it.
-        mining: What is wanted.
-        choice: How many, and which not.
-        out: Where they go: a manifest if it ends in `.jsonl`, else a folder for shards.
-        model_captions: Write captions that a model wrote as well; see `write_subset`.
-        progress: Shows how far it is.
+        predictor: The model that filled the collection.
+        mining: Selection criteria.
+        choice: Number of images and exclusions.
+        out: Output: a manifest if it ends in `.jsonl`, else a folder for shards.
+        model_captions: Write model-generated captions as well; see `write_subset`.
+        progress: Optional progress callback.
 
     Returns:
-        How many were chosen and written, and which of them cannot be had any more.
+        Counts of the written images, and the selected images that are unreadable.
 
     Raises:
-        ConfigError: `out` is no name of either, or a least score is asked for where none is given.
-        SearchError: The collection or the classes belong to another model, there is no class, no
-            image is left to choose, or none of them can be written.
-        DataError: An example cannot be read.
+        ConfigError: `out` is an invalid name, or `min_score` is set without a criterion that
+            gives scores.
+        SearchError: The collection or the classes were filled by another model, there is no class,
+            no image is left to select, or none can be written.
+        DataError: An example image cannot be read.
     """
     check_out(out)
     if choice.min_score is not None and not mining.gives_scores:
         raise ConfigError(
-            f"a least score of {choice.min_score:g} needs scores, which a query, examples or doubt "
-            "give: name one of them, or leave the least score out"
+            f"a minimum score of {choice.min_score:g} needs scores, which a query, examples or "
+            "uncertainty give: name one of them, or leave the minimum score out"
         )
     _check_model(index, predictor)
     if mining.unsure_among is not None:
@@ -114,19 +115,18 @@ def find_duplicates(
     keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
 ) -> tuple[Duplicates, dict[int, str]]:
-    """The near-duplicates of a collection, and the paths of its rows that are among them.
+    """Find the near-duplicates of a collection, and the paths of their rows.
 
     Args:
         index: The collection.
-        least: Cosine from which two count as the same.
-        others: Images to compare with; default: the collection with itself.
-        predictor: The model that filled the collection; only `others` need it.
-        keep: Most pairs to name.
-        progress: Shows how far it is.
+        least: Cosine similarity from which two images are near-duplicates, in (0, 1].
+        others: Images to compare with; default: the collection itself.
+        predictor: The model that filled the collection; needed with `others` only.
+        keep: Maximum number of pairs to return.
+        progress: Optional progress callback.
 
     Raises:
-        SearchError: `least` is not above 0 and at most 1, or the collection belongs to another
-            model.
+        SearchError: `least` is not in (0, 1], or the collection was filled by another model.
         DataError: One of `others` cannot be read.
     """
     apart = None
@@ -138,7 +138,7 @@ def find_duplicates(
     ids, vectors = resident.vectors()
     found = near_duplicates(vectors, apart, least=least, keep=keep, progress=progress)
     rows = [row for group in found.groups for row in group] if apart is None else found.drop
-    # Of many only the paths are kept. What left the collection meanwhile goes by its id.
+    # Only the paths are kept in memory. Records deleted meanwhile are reported by id.
     paths = {row: ids[row] for row in rows}
     for part in batches(rows, _READ_ROWS):
         there = {hit.id: hit.path for hit in index.hits({ids[row]: 1.0 for row in part})}
@@ -173,7 +173,7 @@ def _nothing_left(
     scores: Float32[np.ndarray, " N"] | None,
     choice: Choice,
 ) -> str:
-    """Why no image was chosen."""
+    """Return the reason why no image was selected."""
     if not total:
         return "the collection is empty, so there is nothing to choose"
     if not filtered:
@@ -183,4 +183,4 @@ def _nothing_left(
             f"none of {filtered:,} images has a score of {choice.min_score:g} or more, the best "
             f"has {scores.max():.3f}, so nothing is written"
         )
-    return "all that could be chosen are too like what to stay away from, so nothing is written"
+    return "all candidates are near-duplicates of images to avoid, so nothing is written"

@@ -1,4 +1,4 @@
-"""Embedding of tars on a cluster of Ray, where there is one; each worker loads the model once."""
+"""Embedding of tars on a Ray cluster; each worker loads the model once."""
 
 import math
 import os
@@ -24,30 +24,31 @@ def embed_shards_on_ray(
     address: str | None = None,
     progress: ProgressMaker = silent,
 ) -> Iterator[EmbeddedShard]:
-    """As `embed_shards`, by workers of Ray.
+    """Embed tars as `embed_shards`, with Ray workers.
 
     Args:
         shards: Tars that every node can read.
         model: Folder or name of the model, the same on every node.
-        out: Folder that every node can write.
-        workers: How many; they share the accelerators of the cluster, if it has any and `device`
-            is not `"cpu"`, else its cores.
-        captions: Let the model write the captions of images that come without one.
-        device: `"cpu"`, `"cuda"`, or None for an accelerator where there is one; Ray says which.
-        address: Of a running cluster; default: one is started on this machine, and ended.
-        progress: Counts the tars.
+        out: Folder that every node can write to.
+        workers: Number of workers. They share the accelerators of the cluster; if there are none or
+            `device` is `"cpu"`, they share its cores.
+        captions: Generate captions for images that have none.
+        device: `"cpu"`, `"cuda"`, or None for an accelerator if available. Ray assigns the device
+            index.
+        address: Address of a running cluster; default: a local cluster for this call.
+        progress: Optional progress callback; counts tars.
 
     Yields:
-        What became of each tar, as it is done.
+        The result of each tar, as it finishes.
 
     Raises:
-        ConfigError: The device is a certain one, or there is none of its kind in the cluster.
+        ConfigError: `device` has an index, or the cluster has no such device.
         MissingExtraError: The extra `ray` is not installed.
     """
     if device not in (None, "cpu", "cuda"):
         raise ConfigError(
-            f"--device is {device}, and Ray itself gives each worker a device: right is cuda, cpu, "
-            "or to leave it out"
+            f"--device must be cuda, cpu or not given with Ray, which assigns the devices, "
+            f"got {device}"
         )
     ray = require("ray", extra="ray")
     pools = require("ray.util", extra="ray")
@@ -57,7 +58,7 @@ def embed_shards_on_ray(
         ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
     elif started_here:
         ray.init(address, log_to_driver=False)
-    # A worker may begin in any folder, so that a relative path would lead anywhere.
+    # Absolute paths, since the working directory of a worker is arbitrary.
     given = {full_path(shard): shard for shard in shards}
     place = full_path(model) if os.path.exists(model) else model
     try:
@@ -79,21 +80,22 @@ def embed_shards_on_ray(
 def share_of_each(
     workers: int, cluster: Mapping[str, float], *, device: str | None
 ) -> dict[str, float]:
-    """What each worker asks of Ray, so that all of them find room; one too many waits for ever.
+    """Compute the resources per worker so that all workers fit; an excess worker waits forever.
 
     Args:
-        workers: How many.
-        cluster: What there is, as `ray.cluster_resources` tells it: `{"CPU": 16.0, "GPU": 2.0}`.
+        workers: Number of workers.
+        cluster: Resources from `ray.cluster_resources`, such as `{"CPU": 16.0, "GPU": 2.0}`.
         device: As for `embed_shards_on_ray`.
 
     Raises:
-        ConfigError: The device is `"cuda"`, and there is no accelerator.
+        ConfigError: The device is `"cuda"`, and the cluster has no accelerator.
     """
     accelerators = int(cluster.get("GPU", 0))
     if device == "cuda" and not accelerators:
         raise ConfigError("--device is cuda, and Ray knows no accelerator in the cluster")
     if device != "cpu" and accelerators:
-        # Whole numbers share one accelerator: two thirds of each of two have no room for three.
+        # 1 / n per worker, since a worker cannot span accelerators: with 2 accelerators and 3
+        # workers, 2/3 of an accelerator each would leave no room for the third.
         return {"num_gpus": 1 / math.ceil(workers / accelerators), "num_cpus": 0}
     return {"num_cpus": 1 / math.ceil(workers / max(int(cluster.get("CPU", 0)), 1))}
 

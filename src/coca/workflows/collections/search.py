@@ -1,4 +1,4 @@
-"""Joins a loaded model to a collection that is filled, and searches in it."""
+"""Search workflow: open a collection together with the model that filled it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,27 +28,27 @@ def open_search(
     resident: bool = False,
     progress: ProgressMaker = silent,
 ) -> Iterator[SearchEngine]:
-    """Opens a collection for search with the model that filled it; closes it at the end.
+    """Open a collection for search with the model that filled it, and close it at the end.
 
     Args:
         uri: Path that ends in `.db`, or address of a Milvus server.
-        collection: Name within that place.
-        token: `"user:password"` or a key, for servers that want one.
-        model: A loaded model or a folder; by default the one that the collection names.
-        fallback: Names a model to load if the collection's is not there, or None if there is none;
-            it may raise to say what else to do.
-        device: Where a model that is loaded goes; see `coca.load`.
-        resident: Read all vectors into memory, and answer exactly from there.
-        progress: Shows how far reading is.
+        collection: Name of the collection.
+        token: `"user:password"` or an API key, if the server requires one.
+        model: A loaded model or a folder; default: the model of the collection.
+        fallback: Returns the model to load if the collection's model is missing, or None if there
+            is none. It may raise an error with further advice.
+        device: Torch device of a model that is loaded; see `coca.load`.
+        resident: Load all vectors into memory for exact search.
+        progress: Optional progress callback of reading vectors.
 
     Yields:
-        The engine.
+        The search engine.
 
     Raises:
         SearchError: The collection is missing, or was filled by another model.
         ModelError: The model cannot be loaded.
     """
-    # The collection first: it opens in a moment, and what is wrong with it is told at once.
+    # The collection is opened first: that is fast, and its errors are raised at once.
     with Collection.open(uri, collection, token=token) as index:
         if not isinstance(model, Predictor):
             model = load(model or _model_of(index.info, fallback), device=device)

@@ -1,9 +1,9 @@
-"""A subset of a collection, written so that training reads it: a manifest, or shards.
+"""Export of a subset of a collection as training data: a manifest, or WebDataset shards.
 
-A manifest names the images where they lie. What lies within a tar, a table, a zip or a video has
-no name that a manifest could give; shards hold the images themselves.
+A manifest contains the paths of the images. Images inside a tar, table, zip or video have no such
+path; shards contain the images themselves.
 
-A record's own fields keep their names. What is added about the choice is in one field, `mined`.
+Fields of a record keep their names. Information about the selection is in one field, `mined`.
 """
 
 import json
@@ -27,43 +27,43 @@ from coca.workflows.collections.image_resolver import PathReader, is_within
 
 _READ_ROWS = 1_000
 _MINED = "mined"
-"""The field that holds a record's id and score; that of an earlier subset is replaced."""
+"""Field with the record's id and score; it replaces that of an earlier subset."""
 
 
 @dataclass(kw_only=True)
 class Subset:
-    """What was written."""
+    """Summary of a written subset."""
 
     written: int = 0
-    """Pictures that are in it."""
+    """Number of images written."""
     captioned: int = 0
-    """Of these, those with a caption."""
+    """Number of written images with a caption."""
     labelled: int = 0
-    """Of these, those with a label."""
+    """Number of written images with a label."""
     model_captions: int = 0
-    """Captions written by a model that were left out."""
+    """Number of model-generated captions that were left out."""
     lost: list[tuple[str, str]] = field(default_factory=list)
-    """Path and reason of each image that was chosen and cannot be had any more."""
+    """Path and error of each selected image that is no longer readable."""
 
     def count(self, captions: Sequence[str], labels: Sequence[str]) -> None:
-        """Count an image that is written."""
+        """Count a written image."""
         self.written += 1
         self.captioned += bool(captions)
         self.labelled += bool(labels)
 
     @property
     def text(self) -> Literal["captions", "labels"] | None:
-        """What training reads of most of the images; None where they have neither."""
+        """Kind of text that most images have, for training; None if they have neither."""
         if not self.captioned and not self.labelled:
             return None
         return "captions" if self.captioned >= self.labelled else "labels"
 
 
 def check_out(out: str | Path) -> None:
-    """Refuse, before any work, a place where no subset can be written.
+    """Check, before any work, that a subset can be written to `out`.
 
     Raises:
-        ConfigError: It is neither called `.jsonl` nor a folder, or holds other shards.
+        ConfigError: `out` is neither `.jsonl` nor a folder, or contains other shards.
     """
     out = Path(out)
     if out.suffix == ".jsonl":
@@ -84,26 +84,24 @@ def write_subset(
     model_captions: bool = False,
     progress: ProgressMaker = silent,
 ) -> Subset:
-    """Write records with their words for `coca pretrain` and every other reader of data sources.
+    """Write records with their texts as a data source for `coca pretrain`.
 
-    Captions, labels and other fields stay what they were; `mined` holds the record's id and score.
-    A manifest needs the field `image` itself, so a record's own one is in `mined` there, too. Tags
-    are labels as well where nothing else is: the labels of tars and tables became tags when they
-    were indexed.
+    Captions, labels and other fields are unchanged; `mined` contains the record's id and score. A
+    manifest uses the field `image` itself, so a record's own `image` moves into `mined`. Tags
+    become labels if there are no labels: indexing turned the labels of tars and tables into tags.
 
     Args:
         out: A manifest if it ends in `.jsonl`, else a folder for shards.
         index: The collection.
-        scores: Of the records to write, by id; they stand in the manifest in this order, in shards
-            in the order of their paths.
-        model_captions: Write captions that a model wrote as well. By default only given captions
-            are written, since a model that trains on its own captions learns nothing new.
-        progress: Makes the bar to show.
+        scores: Record ids to scores. A manifest keeps this order; shards are sorted by path.
+        model_captions: Write model-generated captions as well. Default: False, since a model learns
+            nothing from its own captions.
+        progress: Optional progress callback.
 
     Raises:
         ConfigError: As `check_out`.
-        SearchError: None of the images can be had, or a manifest would have to name one that is
-            part of a file.
+        SearchError: No image is readable, or a manifest would have to reference an image inside a
+            file.
     """
     check_out(out)
     if Path(out).suffix == ".jsonl":
@@ -112,8 +110,8 @@ def write_subset(
         subset = _write_shards(Path(out), index, scores, model_captions, progress)
     if subset.lost and not subset.written:
         raise SearchError(
-            f"none of {len(subset.lost):,} chosen images can be had, "
-            f"the first since {subset.lost[0][1]}"
+            f"none of {len(subset.lost):,} selected images is readable; "
+            f"the first error: {subset.lost[0][1]}"
         )
     return subset
 
@@ -162,7 +160,7 @@ def _write_shards(
     progress: ProgressMaker,
 ) -> Subset:
     subset, read = Subset(), PathReader()
-    # By path, so that each tar or video is gone through once.
+    # Sorted by path, so that each tar or video is read once.
     ids = [hit.id for hit in sorted(index.hits(scores), key=lambda hit: hit.path)]
     with progress("copy images", len(ids)) as bar, ShardWriter(out) as writer:
         for record in _records(index, ids, subset):
@@ -179,23 +177,23 @@ def _write_shards(
 
 
 def _records(index: Collection, ids: Sequence[str], subset: Subset) -> Iterator[Record]:
-    """The records in this order; who left the collection meanwhile counts as lost."""
+    """Yield the records in this order; records deleted meanwhile count as lost."""
     for part in batches(ids, _READ_ROWS):
         found = index.get(part)
         for id in part:
             if id in found:
                 yield found[id]
             else:
-                subset.lost.append((id, f"record {id} has left the collection meanwhile"))
+                subset.lost.append((id, f"record {id} was deleted meanwhile"))
 
 
 def _words(
     record: Record, score: float, model_captions: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    """Captions, labels, and everything else.
+    """Split a record into captions, labels and other fields.
 
     Raises:
-        DataError: The metadata hold something else than texts as captions or labels.
+        DataError: Captions or labels in the metadata are not text.
     """
     captions, labels, rest = split_record(record.metadata, record.path)
     wanted = record.caption_source == "given" or model_captions
@@ -206,10 +204,10 @@ def _words(
     mined: dict[str, Any] = {"id": record.id, "score": round(score, 6)}
     if record.caption_source == "model" and record.caption in captions:
         mined["caption_source"] = "model"
-    # A field that is called so and was not read as such is the record's own.
+    # The record's own fields take precedence over tags, album and time of the same name.
     return captions, labels or record.tags, {**fields, **rest, _MINED: mined}
 
 
 def _leaves_out(record: Record, captions: Sequence[str]) -> bool:
-    """Whether the record has a caption of a model that is not among those written."""
+    """Check whether the record has a model-generated caption that is not written."""
     return record.caption_source == "model" and record.caption not in captions

@@ -1,4 +1,4 @@
-"""Videos as series of images: a frame every few seconds, all of one video in one album."""
+"""Video source of indexing: frames at a fixed interval, one album per video."""
 
 import io
 import os
@@ -18,15 +18,15 @@ from coca.search.ingest.local_files import Picture, find_pictures, read_sidecars
 from coca.search.ingest.sources import Entry
 
 _SHORTER_PX = 720
-"""Frames are kept no larger; no model reads more."""
+"""Maximum shorter side of a stored frame, pixels; no model reads more."""
 _JPEG_QUALITY = 90
 
 
 class VideoSource:
-    """Video files, found in folders or named, with the words that lie beside them.
+    """Video files of folders and paths, with their sidecar texts.
 
-    What `NAME.txt` and `NAME.json` say counts for every frame but as its caption; there it would
-    tell of what is not in the image, so it stands in the metadata as `video_caption`.
+    The metadata of `NAME.json` apply to every frame. The caption of the video may describe content
+    outside a frame, so it is stored as the metadata `video_caption` and not as the frame's caption.
 
     Raises:
         DataError: A path does not exist.
@@ -43,19 +43,23 @@ class VideoSource:
         ]
 
     def entries(self) -> Sequence[Entry]:
-        """The files, sorted by their absolute paths."""
+        """Return one entry per file, sorted by absolute path."""
         return self._entries
 
     def roots(self) -> Sequence[str]:
-        """The folders among the paths."""
+        """Return the folders among the paths."""
         return sorted(filter(os.path.isdir, self._tops))
 
     def series(self, entry: Entry) -> Iterator[Picture]:
-        """The frames of a video, as JPEG files; `DataError` if it is broken or has none."""
+        """Yield the frames of a video as JPEG images.
+
+        Raises:
+            DataError: The video is broken or has no frame.
+        """
         annotation = read_sidecars(Path(entry.path))
-        spoken = {"video_caption": annotation.caption} if annotation.caption else {}
+        caption = {"video_caption": annotation.caption} if annotation.caption else {}
         try:
-            # A FIFO would wait for a writer for ever.
+            # Opening a FIFO would block until a writer appears.
             changed = int(check_regular(entry.path).st_mtime)
         except OSError as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
@@ -73,12 +77,12 @@ class VideoSource:
                     annotation,
                     caption="",
                     album=annotation.album or entry.path,
-                    metadata={**annotation.metadata, **spoken, "seconds": seconds},
+                    metadata={**annotation.metadata, **caption, "seconds": seconds},
                 ),
                 changed=changed,
                 stamp=entry.stamp,
             )
 
     def has_lost(self, path: str, stamp: str) -> bool:
-        """Whether a file at or below one of the paths is gone."""
+        """Check whether a file at or below one of the paths no longer exists."""
         return self._roots.has_lost(path)

@@ -1,4 +1,4 @@
-"""Follows folders: what is new, changed or gone in them reaches the collection in a moment."""
+"""Folder watcher: index new, changed and deleted files as they change."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from coca.workflows.collections.index import FillResult
 logger = logging.getLogger(__name__)
 
 SETTLE_S = 0.5
-"""So long nothing may change before files are read: a copy in the making is no image yet."""
+"""Quiet period before files are read, seconds: a file being copied is incomplete."""
 _LONGEST_WAIT_S = 10.0
 _AGAIN_S = 2.0
 _TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
@@ -36,22 +36,23 @@ def watch_folders(
     every_s: float,
     settle_s: float = SETTLE_S,
 ) -> Iterator[FillResult]:
-    """Fill once, and again whenever something changes; ends with Ctrl-C, after a filling's end.
+    """Index folders once, then again after every change, until Ctrl-C.
 
-    Between fillings the collection may be closed, so that others can search a folder of Milvus
-    Lite meanwhile; where one of them holds it just then, the filling waits for its turn.
+    Ctrl-C ends it after the current indexing run. Between runs the collection may be closed, so
+    that other processes can search it on Milvus Lite. If another process holds the lock, the run is
+    retried later.
 
     Args:
-        folders: To follow, with all below them.
-        fill: Puts sources into the collection and removes what they have lost.
-        every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
-        settle_s: How long a change must be past before it is acted upon.
+        folders: Folders to watch, recursively.
+        fill: Indexes sources into the collection and removes lost records.
+        every_s: Interval between the frames of a video, in seconds; 0 skips videos.
+        settle_s: Quiet period before changes are indexed, in seconds.
 
     Yields:
-        What each filling did, beginning with the first one.
+        The result of each run, the first one included.
 
     Raises:
-        ConfigError: A place is no folder.
+        ConfigError: A path is not a folder.
         MissingExtraError: The extra `search` is not installed.
     """
     check_watched(folders)
@@ -64,7 +65,7 @@ def watch_folders(
             watch_filter=None,
             step=int(settle_s * 1000),
             debounce=int(_LONGEST_WAIT_S * 1000),
-            # Returns at once, so that nothing that changes during the first filling is missed.
+            # The watcher starts before the first run, so that no change during it is missed.
             rust_timeout=int(_AGAIN_S * 1000),
             yield_on_timeout=True,
             stop_event=stop,
@@ -90,7 +91,7 @@ def watch_folders(
             except DataError as error:
                 if error.reason != "missing":
                     raise
-                # It vanished in this very moment; the next look will see that.
+                # Deleted just now; the next batch of changes reports it.
                 continue
             waiting.clear()
             yield result
@@ -98,9 +99,9 @@ def watch_folders(
 
 @contextmanager
 def _stop_on_ctrl_c() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one interrupts at once.
+    """Provide an event that the first Ctrl-C sets; a second Ctrl-C interrupts at once.
 
-    An interrupt that is raised while Milvus Lite opens or closes a folder can be lost in there.
+    Milvus Lite can swallow an interrupt that is raised while it opens or closes a folder.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -120,18 +121,18 @@ def _stop_on_ctrl_c() -> Iterator[threading.Event]:
 
 
 def check_watched(folders: Sequence[str | Path]) -> None:
-    """Refuse what cannot be followed.
+    """Check that all paths can be watched.
 
     Raises:
-        ConfigError: A place is no folder.
+        ConfigError: A path is not a folder.
     """
     for folder in folders:
         if not Path(folder).is_dir():
-            raise ConfigError(f"{folder} cannot be watched: only folders of this machine can")
+            raise ConfigError(f"{folder} cannot be watched: only local folders can")
 
 
 def folders_of(sources: Iterable[AnySource]) -> set[str]:
-    """All folders in which entries of these sources stand, and the folders of those folders."""
+    """Return all folders that contain entries of these sources, and their parent folders."""
     found: set[str] = set()
     for source in sources:
         for entry in source.entries():
@@ -145,19 +146,19 @@ def folders_of(sources: Iterable[AnySource]) -> set[str]:
 def changed_sources(
     paths: Iterable[Path], holding: Container[str], roots: Roots, *, every_s: float
 ) -> list[AnySource]:
-    """The sources of paths that were touched: what is there, and what vanished.
+    """Open the sources of changed paths: existing files, and deleted ones.
 
     Args:
-        paths: Files and folders.
-        holding: Folders that have held images; any other that vanishes is none's loss.
-        roots: The folders that are followed; one that vanishes may be a drive.
-        every_s: Seconds from one frame of a video to the next; 0 leaves videos out.
+        paths: Changed files and folders.
+        holding: Folders that have contained images; deletions of other folders are ignored.
+        roots: The watched folders. A missing root may be an unmounted drive.
+        every_s: Interval between the frames of a video, in seconds; 0 skips videos.
     """
     there: set[str] = set()
     vanished: set[str] = set()
     for path in paths:
         if path.suffix in _SIDECARS:
-            # The words of an image changed.
+            # A sidecar changed, so its images are indexed again.
             there.update(
                 str(one)
                 for one in path.parent.glob(f"{escape(path.stem)}.*")
@@ -167,8 +168,8 @@ def changed_sources(
             there.add(str(path))
         elif roots.above(str(path)) == str(path):
             logger.warning(
-                "%s is gone: its drive may not be mounted, so what the collection holds of it "
-                "stays; when it is back, start again",
+                "%s is missing: its drive may be unmounted, so its records are kept; restart when "
+                "it is back",
                 path,
             )
         elif path.suffix.lower() in _TAKEN or str(path) in holding:
@@ -179,28 +180,28 @@ def changed_sources(
         try:
             sources += sources_of([tar])
         except DataError as error:
-            # Most likely in the making; when it is whole, it has changed once more.
+            # Probably incomplete; its completion is another change.
             logger.warning("%s", error)
     lost = sorted(filter(roots.has_lost, vanished))
     return [*sources, VanishedSource(lost, holding, roots)] if lost else sources
 
 
 class VanishedSource:
-    """Places that were removed, with all that was in them."""
+    """Deleted files and folders, as a source without entries."""
 
     def __init__(self, paths: Sequence[str], holding: Container[str], roots: Roots) -> None:
-        """Take the places, what were folders among them, and the roots that they were in."""
+        """Create a source of deleted `paths`; `holding` are known folders, `roots` the watched."""
         self._paths = paths
         self._removed = Roots(paths)
         self._roots = roots
         self._holding = holding
 
     def entries(self) -> Sequence[Entry]:
-        """Nothing is there."""
+        """Return no entries."""
         return []
 
     def names(self) -> Sequence[str] | None:
-        """The places, if they were images; what was in a folder, tar or video is not known."""
+        """Return the paths if all were images; None for folders, tars and videos."""
         named = all(
             Path(path).suffix.lower() in PHOTO_SUFFIXES and path not in self._holding
             for path in self._paths
@@ -208,17 +209,17 @@ class VanishedSource:
         return self._paths if named else None
 
     def series(self, entry: Entry) -> Iterator[Picture]:
-        """Never asked for."""
+        """Never called, since there are no entries."""
         raise AssertionError(f"{entry.path} has vanished")
 
     def has_lost(self, path: str, stamp: str) -> bool:
-        """Whether the path was one of these places, or stood in one."""
+        """Check whether the path is one of the deleted paths or below one."""
         top = self._removed.above(path)
         return top is not None and self._roots.has_lost(top)
 
 
 def _touched(changes: Iterable[tuple[object, str]], tops: Sequence[Path]) -> set[Path]:
-    """The changed paths, but for hidden ones, and a collection, which each filling changes."""
+    """Return the changed paths, without hidden files and `.db` folders, which runs change."""
     found = set()
     for _, name in changes:
         path = Path(os.path.abspath(name))

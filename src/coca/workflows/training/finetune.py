@@ -1,8 +1,8 @@
-"""One whole fine-tuning run: a pretrained model, a head, a downstream problem, and its scores.
+"""Fine-tuning run: train a pretrained model with a head on a downstream task, and evaluate it.
 
 run/  recipe.json  record.json  classes.json  metrics.jsonl  bad_samples.jsonl  checkpoints/
 model/       what `coca.load` reads
-scores/      report.json  report.md  report.html  of the tasks on their own data
+scores/      report.json  report.md  report.html  of the tasks in `evaluate`
 """
 
 import logging
@@ -53,53 +53,52 @@ ALL_BUT_HEAD = "!head"
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """A whole run, as a recipe describes it."""
+    """Configuration of a fine-tuning run, as in a recipe."""
 
     run: Path
-    """Folder of the run; an interrupted run in it goes on."""
+    """Folder of the run; an interrupted run in it is resumed."""
     model: str
-    """What the run begins with, by any name that `coca.load` knows: shape, weights, tokenizer, and
-    how images are prepared."""
+    """Pretrained model, by any name that `coca.load` accepts. It sets architecture, initial
+    weights, tokenizer and image preprocessing."""
     seed: int = 0
-    """Of new weights, order and augmentation."""
+    """Seed of new weights, sample order and augmentation."""
     device: str = "auto"
-    """A torch device; `auto` takes a GPU of CUDA if there is one."""
+    """A torch device; `auto` uses a CUDA GPU if there is one."""
     threads: int = 0
-    """CPU threads of each operation; 0 leaves it to torch."""
+    """CPU threads per operation; 0: torch's default."""
     weights: Literal["pretrained", "random"] = "pretrained"
-    """`random` begins with new weights in the same shape: what the same training would give without
-    pretraining."""
-    image_size: int | None = None
-    """Side of the images, pixels, if it is another than the model's; positions are interpolated.
+    """`random` initializes the same architecture from scratch, as a baseline without pretraining.
     """
+    image_size: int | None = None
+    """Side of the images, pixels; null: the model's. Position embeddings are interpolated."""
     head: HeadChoice | None = None
-    """The head for the problem; null: none, as for captioning."""
+    """The classification head; null: none, as for captioning."""
     encoder_lr: float | None = None
-    """Peak learning rate of all that is not the head; 0 freezes it. `train.optimizer.lr` is that of
-    the head then. null: the same for all."""
+    """Peak learning rate of all weights but the head; 0 freezes them. `train.optimizer.lr` then
+    applies to the head only. null: the same rate for all weights."""
     lora: LoraConfig | None = None
-    """Learn low-rank adapters in place of the pretrained weights; they are merged into the finished
-    model. `lora.lr` is their learning rate, whatever `encoder_lr` is. null: none."""
+    """Train low-rank adapters instead of the pretrained weights; they are merged into the finished
+    model. `lora.lr` is their learning rate, independent of `encoder_lr`. null: none."""
     data: FinetuneDataConfig
-    """The data."""
+    """The training data."""
     loss: LossConfig
-    """What is minimised. For classes and answers: `classification_weight` 1, others 0; where a head
-    reads words, a `captioning_weight` co-trains writing the answer."""
+    """The loss. For classes and answers: `classification_weight` 1, others 0. With a head that
+    reads text, `captioning_weight` co-trains generating the answer."""
     train: TrainConfig
-    """The loop."""
+    """The training loop."""
     evaluate: tuple[TaskConfig, ...] = ()
-    """What the finished model is scored on."""
+    """Tasks to evaluate the finished model on."""
 
     def __post_init__(self) -> None:
         faults = []
         if self.threads < 0:
-            faults.append(f"threads is {self.threads}; right is 0 for torch's choice, or more")
+            faults.append(f"threads must be at least 0 (0: torch's default), got {self.threads}")
         if self.encoder_lr is not None and self.encoder_lr < 0:
-            faults.append(f"encoder_lr is {self.encoder_lr}; right is 0 to freeze, or more")
+            faults.append(f"encoder_lr must be at least 0 (0: frozen), got {self.encoder_lr}")
         if self.encoder_lr is not None and self.head is None:
             faults.append("encoder_lr is set, but there is no head; set train.optimizer.lr alone")
         if self.lora is not None and self.train.parallel == "fsdp":
-            faults.append("lora does not go with train.parallel fsdp; take ddp")
+            faults.append("lora does not support train.parallel fsdp; use ddp")
         if (self.head is None) != (self.loss.classification_weight == 0):
             faults.append(
                 f"loss.classification_weight is {self.loss.classification_weight} and head is "
@@ -114,38 +113,39 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a run made."""
+    """Result of a fine-tuning run."""
 
     run: Path
-    """Its folder."""
+    """Folder of the run."""
     model: Path
-    """The model's folder, within the run's; written when the run is done or stopped."""
+    """Folder of the model, inside `run`; written when the run is finished or interrupted."""
     step: int
-    """Steps done, those of earlier calls included."""
+    """Number of completed steps, earlier calls included."""
     interrupted: bool
-    """Whether a signal ended it before its last step."""
+    """Whether a signal ended the run before its last step."""
     figures: dict[str, float]
     """The last row of metrics."""
     terminated: bool = False
-    """Whether that signal was SIGTERM, as schedulers send it, and not Ctrl-C."""
+    """Whether the signal was SIGTERM, as sent by schedulers, and not Ctrl-C."""
     scores: tuple[TaskResult, ...] = ()
-    """Of the tasks, in their order; none on other ranks than the main one, or if interrupted."""
+    """Results of `evaluate`, in order; empty on other ranks than the main rank, or if interrupted.
+    """
 
 
 def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> FinetuneResult:
-    """Trains a model on a downstream problem and scores it; called again, it goes on.
+    """Fine-tune a model on a downstream task and evaluate it; the same call resumes a run.
 
-    Where several processes have joined (`coca.train.distributed_context`), each of them calls this.
+    In distributed training (`coca.train.distributed_context`), every process calls this function.
 
     Raises:
-        CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
+        CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
     keep_freed_memory()
     world = DistributedContext.current()
     sources = open_sources(config.data.sources)
     fixed = ("seed", "model", "weights", "image_size", "head", "lora")
     world.broadcast_from_main(
-        lambda: compare_with_earlier(config, fixed=fixed, told=("data", "loss"))
+        lambda: compare_with_earlier(config, fixed=fixed, logged=("data", "loss"))
     )
     source = load(config.model, device="cpu", prepack=False)
     head = _head(config, sources, progress)
@@ -158,11 +158,11 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     del source
     if config.lora is not None:
         add_lora_(model, config.lora)
-    # A model that is not yet trained tells as well what a finished one would stumble over.
+    # The untrained model suffices to find errors of the evaluation before training.
     untrained = Predictor(model, processor, fingerprint="", source=config.model)
     for task in config.evaluate:
         check_task(untrained, task)
-    # The same weights everywhere, but each rank draws chance of its own.
+    # All ranks have the same weights; from here each rank has its own random state.
     torch.manual_seed(config.seed + world.rank)
     loader = _loader(config, sources, processor, head)
     trainer = Trainer(
@@ -174,7 +174,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
-    trainer.resume()  # what it refuses must not be written down as what is run
+    trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
     world.broadcast_from_main(lambda: begin(config, loader.fingerprint, facts))
     with threads(config.threads):
         result = trainer.fit(progress)
@@ -192,12 +192,13 @@ def _paced(config: FinetuneConfig) -> TrainConfig:
 def paced(
     train: TrainConfig, encoder_lr: float | None, *, encoder: str = ALL_BUT_HEAD
 ) -> TrainConfig:
-    """The loop with a learning rate of its own for what was there before.
+    """Set a separate learning rate for the pretrained weights.
 
     Args:
-        train: The loop.
-        encoder_lr: That rate; 0 freezes, None changes nothing.
-        encoder: Whose it is, as `GroupConfig.match` takes it.
+        train: Configuration of the training loop.
+        encoder_lr: Peak learning rate of the pretrained weights; 0 freezes them, None changes
+            nothing.
+        encoder: Pattern of the pretrained weights, as for `GroupConfig.match`.
     """
     if encoder_lr is None:
         return train
@@ -222,7 +223,7 @@ def _head(config: FinetuneConfig, sources: Sources, progress: ProgressMaker) -> 
 
 
 def _shape(config: FinetuneConfig, source: Predictor, head: HeadConfig | None) -> ModelConfig:
-    """The model's shape with the run's head, and images of the run's size."""
+    """Return the model's configuration with the head and image size of the run."""
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
     image = shape.image
@@ -266,7 +267,7 @@ def _finish(
     result: TrainResult,
     progress: ProgressMaker,
 ) -> FinetuneResult:
-    """Write the model's folder and score it; all ranks put its weights together."""
+    """Gather the weights from all ranks, write the model folder and evaluate the model."""
     weights, world = trainer.weights(), DistributedContext.current()
     if config.lora is not None:
         weights = merged(weights, config.lora)
@@ -291,15 +292,15 @@ def scored(
     device: torch.device,
     progress: ProgressMaker,
 ) -> FinetuneResult:
-    """The end of a run: its finished model is scored by the main rank, unless it was interrupted.
+    """Evaluate the finished model on the main rank, unless the run was interrupted.
 
     Args:
-        run: The run's folder.
-        tasks: What it is scored on.
-        result: What the training gave.
-        folder: The finished model's.
-        device: Where it is scored.
-        progress: Shows how far it is.
+        run: Folder of the run.
+        tasks: Tasks to evaluate on.
+        result: Result of the training loop.
+        folder: Folder of the finished model.
+        device: Device for the evaluation.
+        progress: Optional progress callback.
     """
     scores: list[TaskResult] = []
     if DistributedContext.current().is_main and tasks and not result.interrupted:

@@ -1,4 +1,4 @@
-"""The data of a fine-tuning run: its sources, and the classes that are found in them."""
+"""Data of a fine-tuning run: configuration of sources, and classes found in them."""
 
 import json
 from collections import Counter
@@ -22,14 +22,14 @@ from coca.workflows.training.run_dir import write_json
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneDataConfig:
-    """What the run learns from; images and words are prepared as the model was trained."""
+    """Training data of a fine-tuning run; preprocessing is that of the pretrained model."""
 
     sources: tuple[SourceConfig, ...]
-    """A weighted mixture. A head that reads words needs `text: question` there."""
+    """Sources of the weighted mixture. A head that reads words needs `text: question` in each."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    """Batches and workers; classes and images a sample are those of the head."""
+    """Batches and workers; classes and images per sample follow from the head."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Chance in images, such as RandAugment; none by default."""
+    """Image augmentation, such as RandAugment; default: none."""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -43,32 +43,32 @@ class FinetuneDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadChoice:
-    """The head that a run trains; see `HeadConfig`."""
+    """Configuration of the head that a run trains; see `HeadConfig`."""
 
     reads: Literal["image", "words"] = "image"
-    """`image`: the image encoder's tokens. `words`: the decoder's states of what is asked."""
+    """Input of the head: `image` reads the image encoder's tokens, `words` the decoder states of
+    the question."""
     pictures: int = 1
-    """Pictures of a sample: 1, 2 for a pair, or the frames of a video."""
+    """Images per sample: 1, 2 for a pair, or the number of frames of a video."""
     heads: int = 8
-    """Attention heads of its pooler; a divisor of the width that it reads."""
+    """Attention heads of the pooler; must divide the width of its input."""
     classes: tuple[str, ...] = ()
-    """What it chooses from; empty: all that occur in the training data."""
+    """Class names; empty: all classes of the training data."""
     most_frequent: int = 0
-    """Take only so many classes, the most frequent ones, such as the 3,129 answers of VQA; 0: all.
-    """
+    """Keep only this many most frequent classes, such as the 3,129 answers of VQA; 0: all."""
     at_least: int = 1
-    """Take only classes that occur so often; answers count for each person who gave them."""
+    """Keep only classes with at least this many occurrences; an answer counts once per annotator.
+    """
 
     def __post_init__(self) -> None:
         if self.at_least < 1 or (self.at_least > 1 and self.classes):
             raise ConfigError(
-                f"at_least is {self.at_least}; right is 1, or more where classes are to be found "
-                "in the data"
+                f"at_least must be at least 1, and 1 if head.classes is set, got {self.at_least}"
             )
         if self.most_frequent < 0 or (self.most_frequent and self.classes):
             raise ConfigError(
-                f"most_frequent is {self.most_frequent}; right is 0 for all, or a count where "
-                "classes are to be found in the data"
+                f"most_frequent must be at least 0, and 0 if head.classes is set, "
+                f"got {self.most_frequent}"
             )
 
 
@@ -80,13 +80,13 @@ def obtain_classes(
     by_answers: bool,
     progress: ProgressMaker = silent,
 ) -> tuple[str, ...]:
-    """The classes of the run's head; those that are found are kept in its folder.
+    """Return the classes of the run's head; classes found in the data are saved in its folder.
 
-    Until the run has a checkpoint they are looked for anew. On several ranks the main one looks for
-    them, and all must call this.
+    They are collected again until the run has a checkpoint. The main rank collects them; all ranks
+    must call this function.
 
     Raises:
-        DataError: The sources hold fewer than two.
+        DataError: The sources have fewer than two classes.
     """
     if head.classes:
         return head.classes
@@ -116,17 +116,18 @@ def find_classes(
     at_least: int = 1,
     progress: ProgressMaker = silent,
 ) -> list[str]:
-    """All labels that occur, or all answers in their normalised form, sorted.
+    """Collect all labels, or all normalized answers, of the sources, sorted by name.
 
     Args:
-        sources: Where to look; each sample is read once, without its images where possible.
-        by_answers: Take answers; otherwise labels.
-        most_frequent: Keep only so many; 0: all. Of equally frequent ones the first by name stay.
-        at_least: Keep only those that occur so often.
-        progress: Shows how far it is.
+        sources: Sources to scan; each sample is read once, without its images if possible.
+        by_answers: Collect answers instead of labels.
+        most_frequent: Maximum number of classes, the most frequent; 0: all. Ties are broken by
+            name.
+        at_least: Minimum number of occurrences of a class.
+        progress: Optional progress callback.
 
     Raises:
-        DataError: The sources hold fewer than two.
+        DataError: The sources have fewer than two classes.
     """
     counts: Counter[str] = Counter()
     total = sum(len(source) for _, source in sources)
@@ -134,7 +135,7 @@ def find_classes(
         for names in _names(sources, by_answers):
             counts.update(names)
             bar.advance()
-    # An answer such as "the" leaves nothing once it is normalised.
+    # Normalization turns an answer such as "the" into an empty string.
     del counts[""]
     if len(counts) < 2:
         what, where = ("answer" if by_answers else "label"), _titles([it for it, _ in sources])
@@ -157,7 +158,7 @@ def _names(sources: Sources, by_answers: bool) -> Iterator[Sequence[str]]:
     for _, source in sources:
         for row in range(len(source)):
             names: Sequence[str] = ()
-            # The loader counts and names a bad sample when the run meets it.
+            # The loader reports a bad sample during the run.
             with suppress(DataError):
                 words = words_of(source, row)
                 names = words.labels

@@ -1,7 +1,7 @@
-"""One whole run of detection: a captioner's image encoder learns to find objects.
+"""Detection run: train an object detector on a captioner's image encoder.
 
 run/  recipe.json  record.json  metrics.jsonl  bad_samples.jsonl  checkpoints/  scores/
-model/       what `coca detect` reads; all but `detector.*` is the captioner's
+model/       what `coca detect` reads; all files but `detector.*` are the captioner's
 """
 
 from collections.abc import Mapping
@@ -42,41 +42,41 @@ ENCODER = "backbone.image_encoder"
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
-    """A whole run, as a recipe describes it."""
+    """Configuration of a detection run, as in a recipe."""
 
     run: Path
-    """Folder of the run; an interrupted run in it goes on."""
+    """Folder of the run; an interrupted run in it is resumed."""
     seed: int = 0
-    """Of weights, order and augmentation."""
+    """Seed of weights, sample order and augmentation."""
     device: str = "auto"
-    """A torch device; `auto` takes a GPU of CUDA if there is one."""
+    """A torch device; `auto` uses a CUDA GPU if there is one."""
     threads: int = 0
-    """CPU threads of each operation; 0 leaves it to torch."""
+    """CPU threads per operation; 0: torch's default."""
     model: str = "nano"
-    """The model whose image encoder is taken, by any name that `coca.load` knows."""
+    """Model whose image encoder is used, by any name that `coca.load` accepts."""
     weights: Literal["pretrained", "random"] = "pretrained"
-    """`random` begins with new weights in the same shape: what the same training would give without
-    pretraining."""
+    """`random` initializes the same architecture from scratch, as a baseline without pretraining.
+    """
     image_size: int | None = None
-    """Side of the images, pixels, a multiple of the model's patches; null: as the model has."""
+    """Side of the images, pixels, a multiple of the model's patch size; null: the model's."""
     encoder_lr: float | None = None
-    """Learning rate of the encoder; 0 freezes it, null is `train.optimizer.lr`, as of the rest."""
+    """Peak learning rate of the encoder; 0 freezes it; null: `train.optimizer.lr`."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
-    """What stands on the encoder; without `classes`, those of the data, sorted."""
+    """Detection head on the encoder; without `classes`, the sorted classes of the data."""
     data: DataConfig
-    """Sources of kind `coco_instances`. Nothing may move in an image, so of `augment` only
-    changes of colour are allowed."""
+    """Sources of kind `coco_instances`. Boxes are not transformed, so `augment` allows only
+    `color` and `grayscale`."""
     train: TrainConfig
-    """The loop."""
+    """The training loop."""
     evaluate: tuple[TaskConfig, ...] = ()
-    """Tasks that the finished detector is scored on."""
+    """Tasks to evaluate the finished detector on."""
 
     def __post_init__(self) -> None:
         still = AugmentConfig(color=self.data.augment.color, grayscale=self.data.augment.grayscale)
         if self.data.augment != still or self.data.trim or self.data.resize != "squash":
             raise ConfigError(
-                "data.augment, data.trim or data.resize moves what is in an image, and its boxes "
-                "would stay where they are; right are color and grayscale, and resize: squash"
+                "data.augment, data.trim or data.resize changes the geometry of images but not "
+                "their boxes; allowed are color and grayscale, and resize: squash"
             )
         if self.data.resolution:
             raise ConfigError("data.resolution is not for detection; set image_size")
@@ -86,25 +86,25 @@ class DetectionConfig:
                 "of patches; set it to 0"
             )
         if self.encoder_lr is not None and self.encoder_lr < 0:
-            raise ConfigError(f"encoder_lr is {self.encoder_lr}; right is 0 to freeze, or more")
+            raise ConfigError(f"encoder_lr must be at least 0 (0: frozen), got {self.encoder_lr}")
 
 
 def finetune_detection(
     config: DetectionConfig, *, progress: ProgressMaker = silent
 ) -> FinetuneResult:
-    """Trains a detector; called again on the same run, it goes on where that stopped.
+    """Train an object detector; the same call resumes a run.
 
     Raises:
-        CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
+        CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
     world = DistributedContext.current()
     fixed = ("seed", "model", "weights", "image_size", "detector")
-    world.broadcast_from_main(lambda: compare_with_earlier(config, fixed=fixed, told=("data",)))
+    world.broadcast_from_main(lambda: compare_with_earlier(config, fixed=fixed, logged=("data",)))
     asked = tuple(replace(source, text="question") for source in config.data.sources)
     data = replace(config.data, sources=asked)
     sources = open_sources(data.sources)
     for task in config.evaluate:
-        open_source(task.data)  # what is missing is better told before the training
+        open_source(task.data)  # missing data raise here, before training
     found = _objects(sources, progress)
     held = {name for sample in found for name in sample.labels}
     classes = config.detector.classes or tuple(sorted(held))
@@ -130,7 +130,7 @@ def finetune_detection(
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
-    trainer.resume()  # what it refuses must not be written down as what is run
+    trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
     world.broadcast_from_main(lambda: begin(config, loader.fingerprint, {"ranks": world.size}))
     with threads(config.threads):
         result = trainer.fit(progress)
@@ -154,7 +154,7 @@ def finetune_detection(
 
 
 def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
-    """The captioner that the encoder is taken from, and the processor for its images."""
+    """Build the captioner that provides the encoder, and the processor for its images."""
     source = load(config.model, device="cpu", prepack=False)
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
@@ -168,9 +168,9 @@ def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
 def _finished(
     captioner: Captioner, detector: Detector, weights: Mapping[str, Tensor], source: Path
 ) -> tuple[Captioner, Detector]:
-    """Build the captioner and the detector of the trained weights, on the CPU.
+    """Build captioner and detector from the trained weights, on the CPU.
 
-    The ones that were trained may be on an accelerator, or sharded over ranks.
+    The trained modules may be on an accelerator or sharded over ranks.
     """
     prefix = f"{ENCODER}."
     state = captioner.state_dict() | {
@@ -187,14 +187,14 @@ def _finished(
 
 
 def _squashed(source: Predictor, size: int) -> Processor:
-    """The model's processor, but images of this size are stretched to a square."""
+    """Return the model's processor, with images of this size stretched to a square."""
     own = source.processor
     image = replace(own.image_config, image_size=size, resize="squash", trim=False)
     return Processor(ImageTransform(image), own.tokenizer, own.context_length)
 
 
 def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
-    """Every sample without its image; its metadata hold what is in it."""
+    """Read every sample without its image; its metadata contain the boxes."""
     found = []
     keys: set[str] = set()
     with progress("reading boxes", sum(len(source) for _, source in sources)) as bar:
@@ -204,15 +204,15 @@ def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
                 try:
                     sample = words_of(source, row)
                 except DataError:
-                    continue  # the loader counts and names it when the run meets it
+                    continue  # the loader reports it during the run
                 if BOXES not in sample.metadata:
                     raise ConfigError(
-                        f"source {config.title} gives no boxes; right is kind: coco_instances"
+                        f"source {config.title} has no boxes; use kind: coco_instances"
                     )
                 if sample.key in keys:
                     raise DataError(
-                        f"two images have the number {sample.key}, in {config.title} or in "
-                        "another source; give each its own",
+                        f"two images have the id {sample.key}, in {config.title} or in another "
+                        "source; ids must be unique",
                         reason="duplicate_key",
                     )
                 keys.add(sample.key)
@@ -221,7 +221,7 @@ def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
 
 
 def _target(sample: Sample, classes: tuple[str, ...]) -> Target:
-    """Boxes as shares of the image; one around a crowd teaches nothing."""
+    """Convert boxes to fractions of the image's sides; crowd boxes are not trained on."""
     sides = (sample.metadata["width"], sample.metadata["height"])
     numbers = {name: number for number, name in enumerate(classes)}
     boxes, labels = [], []

@@ -1,4 +1,4 @@
-"""A run that begins with the weights of another model, such as the paper's stage at 576 pixels."""
+"""Weight initialization from another model, such as for the paper's stage at 576 pixels."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,37 +17,36 @@ logger = logging.getLogger(__name__)
 POSITIONS = "image_encoder.positions"
 
 FREE_SETTINGS = ("image.image_size", "initial_temperature", "initial_bias", "head")
-"""Where a model may differ from the one that it begins with."""
+"""Settings in which a model may differ from the model that initializes it."""
 
 
 @dataclass(frozen=True)
 class Adopted:
-    """What became of the weights of another model."""
+    """Summary of an initialization from another model."""
 
     source: str
-    """Where they come from."""
+    """Name or folder of the other model."""
     fingerprint: str
-    """Names that model."""
+    """Fingerprint of the other model."""
     taken: int
-    """Tensors that were taken as they are."""
+    """Number of tensors copied unchanged."""
     resized: tuple[str, ...]
-    """Tensors that were interpolated to another size of image."""
+    """Tensors interpolated to another image size."""
     new: tuple[str, ...]
-    """Tensors that the other model does not have, and which begin as in a new one."""
+    """Tensors missing in the other model, which keep their new initialization."""
     left: tuple[str, ...]
-    """Tensors of the other model that have no place here."""
+    """Tensors of the other model that are not used."""
 
 
 @torch.no_grad()
 def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
-    """Set a model's weights to those of another, whose images may have another size.
+    """Copy the weights of another model, interpolating position embeddings to the image size.
 
-    The positions of patches are interpolated to the new size, and so are saved with it. A head or
-    a bias that only one of the two has is new or left behind, which is told; so is a head for
-    another problem.
+    A head or bias that only one of the models has is newly initialized or not used, with a warning;
+    so is a head with another configuration.
 
     Raises:
-        ConfigError: The models differ in anything else; the message lists it.
+        ConfigError: The models differ in any other setting; the message lists the differences.
     """
     theirs = source.model
     if type(theirs) is not type(model):
@@ -62,7 +61,7 @@ def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
     side = model.config.image.image_size // model.config.image.patch_size
     given[POSITIONS] = theirs.image_encoder.positions_for(side, side)
     same_head = model.config.head == theirs.config.head
-    # What is left are heads and biases: all else is there on both sides, in the same shape.
+    # Only heads and biases can differ; all other tensors exist in both models in the same shape.
     taken = [
         n
         for n in own
@@ -80,7 +79,7 @@ def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
         new=tuple(sorted({*own} - {*taken})),
         left=tuple(sorted({*given} - {*taken})),
     )
-    _tell(adopted)
+    _log(adopted)
     return adopted
 
 
@@ -100,7 +99,7 @@ def _require_same_shape(model: Captioner, theirs: Captioner, source: str) -> Non
 
 
 def _settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values."""
+    """Yield dotted names and values."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _settings(value, f"{prefix}{name}.")
@@ -108,14 +107,14 @@ def _settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value
 
 
-def _tell(adopted: Adopted) -> None:
+def _log(adopted: Adopted) -> None:
     logger.info(
-        "%s tensors are those of %s, %s resized", adopted.taken, adopted.source, adopted.resized
+        "%s tensors copied from %s, %s resized", adopted.taken, adopted.source, adopted.resized
     )
     if adopted.new:
-        logger.warning("%s has no %s; new ones begin", adopted.source, _parts(adopted.new))
+        logger.warning("%s has no %s; newly initialized", adopted.source, _parts(adopted.new))
     if adopted.left:
-        logger.warning("%s of %s is left out", _parts(adopted.left), adopted.source)
+        logger.warning("%s of %s is not used", _parts(adopted.left), adopted.source)
 
 
 def _parts(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""One whole pretraining run: tokenizer, data, model, loop, and the finished model in a folder.
+"""Pretraining run: tokenizer, data, model, training loop, and the folder of the finished model.
 
 run/  recipe.json  record.json  tokenizer.json  metrics.jsonl  bad_samples.jsonl  checkpoints/
 model/       what `coca.load` reads
@@ -51,38 +51,40 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """A whole run, as a recipe describes it."""
+    """Configuration of a pretraining run, as in a recipe."""
 
     run: Path
-    """Folder of the run; an interrupted run in it goes on."""
+    """Folder of the run; an interrupted run in it is resumed."""
     seed: int = 0
-    """Of weights, order and augmentation."""
+    """Seed of weights, sample order and augmentation."""
     device: str = "auto"
-    """A torch device; `auto` takes a GPU of CUDA if there is one."""
+    """A torch device; `auto` uses a CUDA GPU if there is one."""
     threads: int = 0
-    """CPU threads of each operation; 0 leaves it to torch. A small model on a busy machine is
-    fastest with 1, beside a loader with workers."""
+    """CPU threads per operation; 0: torch's default. With a loader with workers, a small model on a
+    busy machine is fastest with 1."""
     init_from: str | None = None
-    """A model whose weights and tokenizer the run begins with, by any name that `coca.load` knows:
-    a folder, a run, a shipped model. It must be of the same shape as `model`, but for the size of
-    its images, its classes and a bias; the temperature is its own."""
+    """Model that provides initial weights and tokenizer, by any name that `coca.load` accepts: a
+    folder, a run, a shipped model. Its architecture must equal `model`, except for image size,
+    head and bias; its temperature is kept."""
     lora: LoraConfig | None = None
-    """Learn low-rank adapters on the weights of `init_from`, as for another domain of images;
-    they are merged into the finished model. null: all weights learn."""
+    """Train low-rank adapters on the weights of `init_from`, such as for another image domain;
+    they are merged into the finished model. null: train all weights."""
     model: CoCaConfig = field(default_factory=CoCaConfig)
-    """The model; `text.vocab_size` is what the tokenizer learns at most."""
+    """The model; `text.vocab_size` is the maximum vocabulary size of the tokenizer."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """The tokenizer."""
     data: DataConfig
-    """The data."""
+    """The training data."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """What is minimised."""
+    """The loss."""
     train: TrainConfig
-    """The loop."""
+    """The training loop."""
 
     def __post_init__(self) -> None:
         if self.threads < 0:
-            raise ConfigError(f"threads is {self.threads}; right is 0 for torch's choice, or more")
+            raise ConfigError(
+                f"threads must be at least 0 (0: torch's default), got {self.threads}"
+            )
         if self.init_from is not None and self.tokenizer.path is not None:
             raise ConfigError(
                 f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "
@@ -118,12 +120,12 @@ class PretrainConfig:
         head = self.model.head
         if bool(self.loss.classification_weight) != (head is not None):
             raise ConfigError(
-                "loss.classification_weight and model.head go together: set both or neither"
+                "loss.classification_weight and model.head need each other: set both or neither"
             )
         if head is not None and (head.reads, head.pictures) != ("image", 1):
             raise ConfigError(
-                f"model.head reads {head.reads} of {head.pictures} images; beside captions right "
-                "is image and 1"
+                f"model.head must read image and 1 image when trained with captions, got "
+                f"{head.reads} and {head.pictures} images"
             )
         if self.data.loader.class_names:
             raise ConfigError(
@@ -133,36 +135,36 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What a run made."""
+    """Result of a pretraining run."""
 
     run: Path
-    """Its folder."""
+    """Folder of the run."""
     model: Path
-    """The model's folder, within the run's; written when the run is done or stopped."""
+    """Folder of the model, inside `run`; written when the run is finished or interrupted."""
     step: int
-    """Steps done, those of earlier calls included."""
+    """Number of completed steps, earlier calls included."""
     interrupted: bool
-    """Whether a signal ended it before its last step."""
+    """Whether a signal ended the run before its last step."""
     figures: dict[str, float]
     """The last row of metrics."""
     terminated: bool = False
-    """Whether that signal was SIGTERM, as schedulers send it, and not Ctrl-C."""
+    """Whether the signal was SIGTERM, as sent by schedulers, and not Ctrl-C."""
 
 
 def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> PretrainResult:
-    """Trains a CoCa; called again on the same run, it goes on where that stopped.
+    """Pretrain a CoCa model; the same call resumes a run.
 
-    Where several processes have joined (`coca.train.distributed_context`), each of them calls this.
+    In distributed training (`coca.train.distributed_context`), every process calls this function.
 
     Raises:
-        CocaError: Something in the recipe, the data or the folder is wrong; the message says what.
+        CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
     keep_freed_memory()
     world = DistributedContext.current()
     sources = open_sources(config.data.sources)
     world.broadcast_from_main(
         lambda: compare_with_earlier(
-            config, fixed=("seed", "tokenizer", "init_from", "lora"), told=("data", "loss")
+            config, fixed=("seed", "tokenizer", "init_from", "lora"), logged=("data", "loss")
         )
     )
     source = None
@@ -177,7 +179,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         del source
     if config.lora is not None:
         add_lora_(model, config.lora)
-    # The same weights everywhere, but each rank leaves out patches of its own.
+    # All ranks have the same weights; patch dropout differs between ranks.
     torch.manual_seed(config.seed + world.rank)
     names = () if config.model.head is None else config.model.head.classes
     loader = make_loader(
@@ -198,7 +200,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
-    trainer.resume()  # what it refuses must not be written down as what is run
+    trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
     world.broadcast_from_main(lambda: begin(config, loader.fingerprint, facts))
     with threads(config.threads):
         result = trainer.fit(progress)
@@ -206,7 +208,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
 
 
 def _paced(config: PretrainConfig) -> TrainConfig:
-    """The loop, with the optimiser that adapters need."""
+    """Return the training loop, with the optimizer for LoRA adapters if there are any."""
     if config.lora is None:
         return config.train
     head = config.model.head is not None
@@ -236,12 +238,12 @@ def _processor(
 
 
 def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokenizer) -> CoCaConfig:
-    """A small corpus may hold fewer pieces than asked for; the model need not be larger."""
+    """Set the vocabulary size to that of the tokenizer, which a small corpus makes smaller."""
     asked = config.text.vocab_size
     found = tokenizer.vocab_size if source is None else source.model.config.text.vocab_size
     if found > asked:
         raise ConfigError(
-            f"the tokenizer knows {found} words, but model.text.vocab_size is {asked}; raise it to "
+            f"the tokenizer has {found} tokens, but model.text.vocab_size is {asked}; raise it to "
             f"{found}"
         )
     return replace(config, text=replace(config.text, vocab_size=found))
@@ -250,7 +252,7 @@ def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokeniz
 def _finish(
     config: PretrainConfig, trainer: Trainer[CoCa], processor: Processor, result: TrainResult
 ) -> PretrainResult:
-    """Write the model's folder; all ranks put its weights together, the main one writes."""
+    """Gather the weights from all ranks, and write the model folder on the main rank."""
     weights = trainer.weights()
     if config.lora is not None:
         weights = merged(weights, config.lora)

@@ -1,4 +1,4 @@
-"""The data of a pretraining run: sources, tokenizer, processor, and the loader over all of them."""
+"""Data of a pretraining run: sources, tokenizer, processor and data loader."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,58 +25,59 @@ from coca.train.distributed_context import DistributedContext
 _TEXT_NAMES = {"captions": "a caption", "labels": "a label", "question": "a question"}
 
 _MANY_BAD = 0.5
-"""Who allows that many bad samples is not asked whether a few of them are usable."""
+"""From this `max_bad_fraction` on, sources are not checked for usable samples before the run."""
 
 TOKENIZER_SAMPLES = 1_000_000
-"""Samples whose words the tokenizer learns from at most; more would not change it."""
+"""Maximum number of samples that the tokenizer is trained on; more do not change it."""
 
 Sources: TypeAlias = Sequence[tuple[SourceConfig, Source]]
-"""Opened sources, each with its settings."""
+"""Opened sources with their configurations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """Where the tokenizer comes from; not read if the run begins with another model's weights."""
+    """Configuration of the tokenizer; not used with `init_from`."""
 
     path: Path | None = None
-    """A `tokenizer.json` to use; null learns one from the captions of the run's sources."""
+    """A `tokenizer.json` to use; null: train one on the captions of the run's sources."""
     kind: Literal["bpe", "unigram"] = "bpe"
-    """What is learned; `unigram` is what SentencePiece learned for the paper."""
+    """Algorithm of training; the paper uses SentencePiece's `unigram`."""
     lowercase: bool = True
-    """Read capital letters as small ones."""
+    """Convert text to lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolutionConfig:
-    """A part of the run in which images have another size than at its end."""
+    """A stage of the run with another image size than the final one."""
 
     until: float
-    """Where it ends, as a share of the run: above 0 and below 1."""
+    """End of the stage as a fraction of the run, in (0, 1)."""
     image_size: int
-    """Side of the images, pixels; a multiple of the model's patches."""
+    """Side of the images, pixels; a multiple of the model's patch size."""
 
     def __post_init__(self) -> None:
         if not 0 < self.until < 1:
-            raise ConfigError(f"until is {self.until}; it must be above 0 and below 1")
+            raise ConfigError(f"until must be in (0, 1), got {self.until}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What the run learns from."""
+    """Training data of a pretraining run."""
 
     sources: tuple[SourceConfig, ...]
-    """A weighted mixture; two of equal weight give half of each batch from either."""
+    """Sources of the weighted mixture; two sources of equal weight each give half of a batch."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Batches and workers."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Chance in images; none by default."""
+    """Image augmentation; default: none."""
     resolution: tuple[ResolutionConfig, ...] = ()
-    """Sizes of images before the model's own, which always comes last, by rising `until`. Small
-    images cost less: `[{until: 0.5, image_size: 112}]` halves a side in the first half."""
+    """Stages with other image sizes before the final stage at the model's own size, by rising
+    `until`. Small images cost less: `[{until: 0.5, image_size: 112}]` trains the first half of the
+    run at 112 pixels."""
     resize: Literal["squash", "crop", "pad"] = "squash"
-    """How an image becomes square."""
+    """Method that makes an image square."""
     trim: bool = False
-    """Cut away empty borders first, as stand around icons and products."""
+    """Trim empty borders first, such as those of icons and product photos."""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -84,17 +85,17 @@ class DataConfig:
         for one, other in pairwise(self.resolution):
             if one.until >= other.until:
                 raise ConfigError(
-                    f"resolution goes on until {other.until} after {one.until}; each `until` must "
-                    "be above the one before"
+                    f"resolution has until {other.until} after {one.until}; each `until` must be "
+                    "above the one before"
                 )
 
 
 def open_sources(configs: Sequence[SourceConfig]) -> Sources:
-    """The run's sources.
+    """Open the sources of a run.
 
     Raises:
-        ConfigError: One is of an unknown kind.
-        DataError: Nothing usable stands at a path.
+        ConfigError: A source is of an unknown kind.
+        DataError: A path contains nothing usable.
     """
     return [(config, open_source(config)) for config in configs]
 
@@ -106,12 +107,12 @@ def train_tokenizer(
     config: TokenizerConfig,
     progress: ProgressMaker = silent,
 ) -> Tokenizer:
-    """Learns a tokenizer from all texts of the sources: captions, labels, questions, answers.
+    """Train a tokenizer on all texts of the sources: captions, labels, questions, answers.
 
-    Templates are learned with the texts that they hold.
+    Texts are inserted into their templates.
 
     Raises:
-        DataError: The sources hold no text, or one holds none of the kind that it is set to.
+        DataError: The sources have no text, or a source has none of its configured kind.
     """
     total = min(sum(len(source) for _, source in sources), TOKENIZER_SAMPLES)
     with progress("reading captions", total) as bar:
@@ -127,10 +128,10 @@ def train_tokenizer(
 
 
 def _texts(sources: Sources) -> Iterator[str]:
-    """The texts of each sample as one string; every n-th sample of sources that are very long.
+    """Yield the texts of each sample as one string; of long sources every n-th sample.
 
     Raises:
-        DataError: No sample of a source has the kind of text that its settings ask for.
+        DataError: No sample of a source has the configured kind of text.
     """
     total = sum(len(source) for _, source in sources)
     step = -(-total // TOKENIZER_SAMPLES)
@@ -141,7 +142,7 @@ def _texts(sources: Sources) -> Iterator[str]:
             try:
                 sample = words_of(source, row)
             except DataError:
-                continue  # the loader counts and names it when the run meets it
+                continue  # the loader reports it during the run
             texts, answers = texts_of(sample, config)
             template = templates[row // step % len(templates)]
             read, found = read + 1, found + bool(texts)
@@ -166,13 +167,13 @@ def obtain_tokenizer(
     vocab_size: int,
     progress: ProgressMaker = silent,
 ) -> Tokenizer:
-    """The run's tokenizer; one that is learned is kept in its folder, and read from there again.
+    """Load the run's tokenizer, or train it and save it in the run directory.
 
-    Until the run has a checkpoint it is learned anew, since data or size may be others by now. On
-    several ranks the main one learns it, and all must call this.
+    It is trained again until the run has a checkpoint, since data or vocabulary size may change.
+    The main rank trains it; all ranks must call this function.
 
     Raises:
-        DataError: The sources hold no words to learn from.
+        DataError: The sources have no text to train on.
         ModelError: The file is missing or damaged.
     """
     path = config.path or run / "tokenizer.json"
@@ -193,13 +194,13 @@ def obtain_tokenizer(
 def make_processor(
     config: DataConfig, tokenizer: TextTokenizer, *, image_size: int, context_length: int
 ) -> Processor:
-    """What turns images and words into the model's input, now and in the finished model."""
+    """Create the processor of images and texts, which is saved with the finished model."""
     image = ImageConfig(image_size=image_size, resize=config.resize, trim=config.trim)
     return Processor(ImageTransform(image), tokenizer, context_length)
 
 
 def _require_usable(config: SourceConfig, source: Source, pictures: int) -> None:
-    """Refuse a source of which each sample would be bad, as far as a few of them show."""
+    """Check three samples of a source; raise if all are unusable in this run."""
     samples = []
     for row in sorted({0, len(source) // 2, len(source) - 1}):
         with suppress(DataError):
@@ -226,10 +227,10 @@ def make_loader(
     bad_log: Path,
     device: str = "cpu",
 ) -> Loader:
-    """This rank's part of the batches of a run of `steps` steps, for a device named as a run's.
+    """Create this rank's data loader for a run of `steps` steps on `device`.
 
     Raises:
-        ConfigError: The ranks cannot share a batch.
+        ConfigError: The batch size cannot be split over the ranks.
         DataError: The samples of a source have another number of images than the run reads, or no
             text.
     """

@@ -1,4 +1,4 @@
-"""The folder of a run that trains: what is run, what was run, and the finished model.
+"""Run directory of training: recipe, record of all starts, and the finished model.
 
 run/  recipe.json  record.json  metrics.jsonl  bad_samples.jsonl  checkpoints/
 model/       what `coca.load` reads
@@ -27,36 +27,36 @@ logger = logging.getLogger(__name__)
 
 @runtime_checkable
 class RunConfig(Protocol):
-    """What the recipe of any training says of its folder."""
+    """Settings that all training recipes share."""
 
     @property
     def run(self) -> Path:
-        """Its folder."""
+        """Folder of the run."""
         ...
 
     @property
     def seed(self) -> int:
-        """Of weights, order and augmentation."""
+        """Seed of weights, sample order and augmentation."""
         ...
 
     @property
     def train(self) -> TrainConfig:
-        """The loop."""
+        """The training loop."""
         ...
 
 
-def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], told: Sequence[str]) -> None:
-    """Holds a recipe against the one that the run in its folder was begun with.
+def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Sequence[str]) -> None:
+    """Compare a recipe with the one that its run was started with.
 
-    The trainer itself compares model, order of the data and optimiser.
+    The trainer itself compares model, data order and optimizer.
 
     Args:
         config: The recipe.
         fixed: Sections that must be equal.
-        told: Sections whose changes are logged.
+        logged: Sections whose changes are logged as warnings.
 
     Raises:
-        ConfigError: A fixed one differs.
+        ConfigError: A fixed section differs.
     """
     path = config.run / "recipe.json"
     if not path.exists():
@@ -65,16 +65,16 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], told: Seque
     for name in fixed:
         if before.get(name) != now[name]:
             raise ConfigError(
-                f"{config.run} was begun with {name} {before.get(name)}, now it is {now[name]}; "
-                "give the new run another folder"
+                f"{config.run} was started with {name} {before.get(name)}, now it is {now[name]}; "
+                "use another folder for the new run"
             )
-    for name in told:
+    for name in logged:
         if before.get(name) != now[name]:
-            logger.warning("%s goes on with changed settings of %s", config.run, name)
+            logger.warning("%s resumes with changed settings of %s", config.run, name)
 
 
 def begin(config: RunConfig, data_fingerprint: str, facts: Mapping[str, Any]) -> None:
-    """Write down what is run: one entry for each start, so that a resumed run tells all of it."""
+    """Record the recipe and the environment; `record.json` has one entry per start."""
     config.run.mkdir(parents=True, exist_ok=True)
     write_json(config.run / "recipe.json", to_dict(config))
     path = config.run / "record.json"
@@ -84,7 +84,7 @@ def begin(config: RunConfig, data_fingerprint: str, facts: Mapping[str, Any]) ->
 
 
 def save_finished(run: Path, model: Captioner, processor: Processor) -> Path:
-    """Write the folder of the finished model within the run's, and give it."""
+    """Save the finished model in the run directory, and return its folder."""
     folder = run / "model"
     save_model(folder, model)
     processor.save(folder)
@@ -92,7 +92,7 @@ def save_finished(run: Path, model: Captioner, processor: Processor) -> Path:
 
 
 def weights_described(train: TrainConfig) -> str:
-    """What the weights in the model's folder are."""
+    """Describe the weights in the model folder: last step or exponential moving average."""
     if train.ema is None:
         return "those of the last step"
     return f"averages over the run (decay {train.ema.decay}); the last step's are in checkpoints"
@@ -100,7 +100,7 @@ def weights_described(train: TrainConfig) -> str:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Torch's number of threads is one for the whole process; it is put back afterwards."""
+    """Set torch's process-wide number of threads within the block; 0 changes nothing."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)
@@ -111,5 +111,5 @@ def threads(count: int) -> Iterator[None]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write values that JSON can hold, for people to read as well."""
+    """Write a JSON-serializable value, indented."""
     write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
