@@ -35,7 +35,7 @@ def test_too_rare_answers_leave_no_head(tmp_path: Path) -> None:
 
 
 def test_a_choice_among_named_classes_is_no_choice() -> None:
-    with pytest.raises(ConfigError, match="at_least must be .* got 3"):
+    with pytest.raises(ConfigError, match=r"at_least must be .* got 3"):
         HeadChoice(classes=("a", "b"), at_least=3)
-    with pytest.raises(ConfigError, match="at_least must be .* got 0"):
+    with pytest.raises(ConfigError, match=r"at_least must be .* got 0"):
         HeadChoice(at_least=0)
