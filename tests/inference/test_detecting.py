@@ -35,7 +35,7 @@ def test_a_threshold_leaves_out_what_is_less_sure(tmp_path: Path) -> None:
     middle = sorted(one.score for one in every)[len(every) // 2]
     kept = detector.detect([picture(0)], threshold=middle)[0]
     assert kept == [one for one in every if one.score >= middle]
-    with pytest.raises(ConfigError, match="threshold is 2"):
+    with pytest.raises(ConfigError, match="threshold must be"):
         detector.detect(picture(0), threshold=2.0)
 
 

@@ -1,4 +1,4 @@
-"""What a model looked at, for people: arrays over the image, and drawings of them.
+"""Attribution maps: cross-attention per word, patch attributions of a match, and plots of both.
 
     maps = explain_caption(predictor, "cat.jpg")
     Path("maps.png").write_bytes(draw_word_maps(maps))
@@ -27,42 +27,42 @@ from coca.model.attribution import cross_attention_maps, patch_attributions
 from coca.processing.tokenizer import TextTokenizer
 
 COLUMNS = 6
-"""Tiles a row in a drawing."""
+"""Tiles per row of a plot."""
 
 
 @dataclass(frozen=True)
 class WordMaps:
-    """Where the decoder looked for each word of a caption."""
+    """Cross-attention maps of a caption, one per word."""
 
     picture: UInt8[ndarray, "S S 3"]
-    """What the model saw."""
+    """The preprocessed input image."""
     words: tuple[str, ...]
     """The words of the caption."""
     maps: Float[ndarray, "W h w"]
-    """Shares of the image's patches; they sum to 1 for each word."""
+    """Attention weights over the image patches; they sum to 1 for each word."""
 
     @property
     def contrast(self) -> Float[ndarray, "W h w"]:
-        """The maps over what they have in common: 1 where a word looked as often as the others.
+        """Maps divided by their mean over the words: 1 is average attention.
 
-        Some patches, often of plain background, draw attention whatever the word is.
+        Some patches, often plain background, receive attention for every word.
         """
         return self.maps / self.maps.mean(axis=0)
 
 
 @dataclass(frozen=True)
 class MatchMap:
-    """How much each patch of an image speaks for a text."""
+    """Attribution of an image-text similarity to the image patches."""
 
     picture: UInt8[ndarray, "S S 3"]
-    """What the model saw."""
+    """The preprocessed input image."""
     text: str
     cosine: float
     """Similarity of the image and the text, -1 to 1."""
     patch_attributions: Float[ndarray, "h w"]
-    """What each patch adds to the cosine, or takes away."""
+    """Contribution of each patch to the cosine, positive or negative."""
     rest: float
-    """What no patch adds; the cosine is the sum of it all."""
+    """Contribution of no patch; the cosine is the sum of `rest` and all patches."""
 
 
 @torch.inference_mode()
@@ -73,13 +73,13 @@ def explain_caption(
     caption: str | Caption | None = None,
     prompt: str = "",
 ) -> WordMaps:
-    """Gives where the model looked while it wrote a caption, or would have for a given one.
+    """Compute the cross-attention maps of a generated or given caption.
 
     Args:
         predictor: A loaded model.
         image: The image.
-        caption: A text, or what the model wrote of the image; default: what it writes now.
-        prompt: What a caption of the model goes on from; a text holds it already.
+        caption: A text, or a generated caption of the image; default: a caption generated now.
+        prompt: Prompt of the generated caption; a given text includes its prompt.
 
     Raises:
         DataError: The image cannot be read.
@@ -98,11 +98,11 @@ def explain_caption(
         )
     pixels = _pixels(predictor, image)
     device = predictor.model.log_scale.device
-    # The map of a word stands at the token before it.
+    # The attention that predicts a token is that of the previous position.
     maps = cross_attention_maps(predictor.model, pixels, torch.tensor([ids], device=device))[0, :-1]
     words, owners = _words(tokenizer, ids[1:])
     merged = [
-        maps[[place for place, _ in group]].mean(dim=0)
+        maps[[position for position, _ in group]].mean(dim=0)
         for _, group in groupby(enumerate(owners), key=lambda pair: pair[1])
     ]
     grid = _grid(predictor, torch.stack(merged))
@@ -111,7 +111,7 @@ def explain_caption(
 
 @torch.inference_mode()
 def explain_match(predictor: Predictor, image: Picture, text: str) -> MatchMap:
-    """Gives which parts of an image make it similar to a text, and which make it less so.
+    """Attribute the similarity of an image and a text to the image patches.
 
     Raises:
         DataError: The image cannot be read.
@@ -129,9 +129,9 @@ def explain_match(predictor: Predictor, image: Picture, text: str) -> MatchMap:
 
 
 def draw_word_maps(maps: WordMaps, *, columns: int = COLUMNS) -> bytes:
-    """Draws the image and beside it one heat map a word, as PNG.
+    """Plot the image and one heat map per word, as PNG.
 
-    Red is where the model looked more for this word than for the others, blue where less.
+    Red marks more attention than the mean over the words, blue less.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
@@ -143,16 +143,16 @@ def draw_word_maps(maps: WordMaps, *, columns: int = COLUMNS) -> bytes:
 
 
 def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> bytes:
-    """Draws an image and beside it one heat map a text, as PNG: red speaks for it, blue against.
+    """Plot an image and one heat map per text, as PNG: red raises the cosine, blue lowers it.
 
     Args:
-        matches: Of one image.
-        columns: Tiles a row.
+        matches: Maps of one image, from `explain_match`.
+        columns: Tiles per row.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
     """
-    # Around their mean: what all patches add alike says nothing about places.
+    # Centred: a contribution that all patches share has no location.
     heats = [match.patch_attributions - match.patch_attributions.mean() for match in matches]
     limit = _limit(np.stack(heats))
     titles = [f"{match.text}\n{match.cosine:.2f}" for match in matches]
@@ -161,7 +161,7 @@ def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> b
 
 
 def _limit(heats: Float[ndarray, "W h w"]) -> float:
-    """Where the colours end: a few patches that stand out shall not leave the others pale."""
+    """Return the colour limit, the 98 % quantile: outliers must not make all others pale."""
     return max(float(np.quantile(np.abs(heats), 0.98)), 1e-6)
 
 
@@ -172,14 +172,14 @@ def _drawn(
     ends: tuple[str, str, str],
     columns: int,
 ) -> bytes:
-    """Draws heats from `-limit` to `limit`, which a scale names by its `ends` and its middle."""
+    """Plot heat maps from `-limit` to `limit`, with `ends` as the labels of the colour bar."""
     require("matplotlib", extra="report")
     # The object interface: no global state, no display.
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
     rows = -(-(len(tiles) + 1) // columns)
-    # Rows of like length, the last one as full as the others.
+    # Rows of equal length, so that the last row is as full as possible.
     columns = -(-(len(tiles) + 1) // rows)
     height = 2.15 * rows + 0.6
     figure = Figure(figsize=(1.8 * columns, height), layout="constrained", dpi=110)
@@ -191,16 +191,16 @@ def _drawn(
         "cmap": "RdBu_r",
         "interpolation": "bicubic",
     }
-    for place in axes:
-        place.set_axis_off()
+    for tile in axes:
+        tile.set_axis_off()
     axes[0].imshow(picture, extent=settings["extent"])
-    for place, (title, heat) in zip(axes[1:], tiles, strict=False):
-        place.imshow(gray, extent=settings["extent"], cmap="gray", vmin=0, vmax=255)
-        # The image is covered only where there is something to tell.
+    for tile, (title, heat) in zip(axes[1:], tiles, strict=False):
+        tile.imshow(gray, extent=settings["extent"], cmap="gray", vmin=0, vmax=255)
+        # The overlay is opaque only where values are large.
         cover = 0.85 * np.minimum(np.abs(heat / limit), 1) ** 0.7
-        drawn = place.imshow(heat, vmin=-limit, vmax=limit, alpha=cover, **settings)
-        # A caption may hold what matplotlib takes for a formula.
-        place.set_title(title, fontsize=10, parse_math=False)
+        drawn = tile.imshow(heat, vmin=-limit, vmax=limit, alpha=cover, **settings)
+        # A caption may contain characters that matplotlib parses as a formula.
+        tile.set_title(title, fontsize=10, parse_math=False)
     scale = ScalarMappable(drawn.norm, settings["cmap"])
     bar = figure.colorbar(
         scale, ax=axes, location="bottom", aspect=40, fraction=0.12 / height, extend="both"
@@ -230,12 +230,12 @@ def _grid(predictor: Predictor, maps: Float[Tensor, "W P"]) -> Float[ndarray, "W
 
 
 def _words(tokenizer: TextTokenizer, ids: Sequence[int]) -> tuple[list[str], list[int]]:
-    """The words of a caption, and which of them each token belongs to."""
+    """Split a caption into words, and return the word index of each token."""
     words = tokenizer.decode(ids).split()
     owners = []
-    for place in range(len(ids)):
-        # A token belongs to the word that the text up to it ends with, a blank to the one behind.
-        text = tokenizer.decode(ids[: place + 1])
+    for position in range(len(ids)):
+        # A token belongs to the last word of the text up to it; a blank belongs to the next word.
+        text = tokenizer.decode(ids[: position + 1])
         owner = len(text.split()) - (not text.endswith(" "))
         owners.append(min(max(owner, 0), len(words) - 1))
     return words, owners

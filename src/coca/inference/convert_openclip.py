@@ -1,4 +1,4 @@
-"""Turns weights of OpenCLIP into a model's folder of our own, with tokenizer and preprocessing."""
+"""Conversion of OpenCLIP weights to a model folder, with tokenizer and preprocessing."""
 
 import json
 from collections.abc import Mapping
@@ -24,30 +24,30 @@ from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 
 SOURCE_FILE = "source.json"
-"""Tells where the weights of a folder come from, and what to beware of."""
+"""File with the origin of the weights and a caveat for users."""
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Colours of CLIP's training images, from 0 to 1."""
+"""Mean and standard deviation of CLIP's training images per RGB channel, for values in [0, 1]."""
 
 _RESIZE = {"shortest": "shortest", "squash": "squash"}
 
 
 @dataclass(frozen=True)
 class About:
-    """What an `open_clip_config.json` says."""
+    """Content of an `open_clip_config.json`."""
 
     model: OpenCLIPConfig
-    """The model's shape."""
+    """Configuration of the model."""
     preprocess: Mapping[str, Any] = field(default_factory=dict)
-    """How images are prepared, in OpenCLIP's words; what is left out is as for CLIP."""
+    """OpenCLIP's `preprocess_cfg`; missing keys are as for CLIP."""
 
 
 def read_about(path: Path) -> About:
-    """Reads an `open_clip_config.json`, or a file with the model's part of it alone.
+    """Read an `open_clip_config.json`, or a file with its `model_cfg` only.
 
     Raises:
-        ModelError: It cannot be read, or describes another kind of model.
+        ModelError: The file cannot be read, or describes another kind of model.
     """
     try:
         content = read_json(path)
@@ -72,18 +72,18 @@ def import_weights(
     source: str,
     caveat: str = "",
 ) -> None:
-    """Writes a model's folder from a file of weights; it appears when it is whole.
+    """Convert a file of OpenCLIP weights to a model folder, atomically.
 
     Args:
         weights: A state dict of OpenCLIP's CoCa; see `read_state`.
-        folder: Where the model goes; what stands there is replaced.
-        vocabulary: CLIP's; see `read_vocabulary`.
-        about: What the weights are; by default it is read off their shapes.
-        source: The name that they were asked for by.
-        caveat: What a user must know before relying on them.
+        folder: Output folder; an existing one is replaced.
+        vocabulary: CLIP's vocabulary; see `read_vocabulary`.
+        about: Configuration of the weights; default: inferred from their shapes.
+        source: Name under which the weights were requested.
+        caveat: Warning for users of the weights; default: none.
 
     Raises:
-        ModelError: The weights, or what is said about them, cannot be used.
+        ModelError: Weights or configuration cannot be used.
     """
     state = read_state(weights)
     try:
@@ -104,17 +104,17 @@ def import_weights(
 
 
 def _require_shapes(config: OpenCLIPConfig, state: Mapping[str, Tensor]) -> None:
-    """Compare under OpenCLIP's names, by which the file is known to whoever made it."""
+    """Compare shapes under OpenCLIP's names, which match the names in the file."""
     wanted = restore_state_dict(build_on_meta(config).state_dict(), config)
     for name in wanted.keys() & state.keys():
         given, asked = tuple(state[name].shape), tuple(wanted[name].shape)
-        # A scale may be a number or a row of one.
+        # A scale may be a scalar or a vector of length 1.
         if given != asked and {given, asked} != {(), (1,)}:
             raise ModelError(f"{name} has shape {given}, but the configuration asks for {asked}")
 
 
 def caveat_of(folder: Path) -> str:
-    """What a user must know before relying on a folder's model; usually nothing.
+    """Read the caveat of a folder's model; usually empty.
 
     Raises:
         ModelError: The folder's `source.json` is damaged.

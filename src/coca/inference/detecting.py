@@ -1,4 +1,4 @@
-"""A loaded detector for people: images in, named boxes out.
+"""Object detection with a trained detector: labelled boxes from images.
 
     detector = load_detector("runs/emoji-detection")
     for found in detector.detect("street.png")[0]: print(found.label, found.box)
@@ -29,17 +29,17 @@ COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e
 
 @dataclass(frozen=True)
 class Detection:
-    """An object in an image."""
+    """A detected object in an image."""
 
     label: str
     score: float
-    """How sure the model is, 0 to 1."""
+    """Confidence, 0 to 1."""
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom, pixels of the image."""
+    """Left, top, right and bottom edge, in pixels of the image."""
 
 
 class ObjectDetector:
-    """A detector with its processor, ready to use."""
+    """A detector with its processor, for inference."""
 
     def __init__(self, predictor: Predictor, detector: Detector) -> None:
         self.predictor = predictor
@@ -47,7 +47,7 @@ class ObjectDetector:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What it finds."""
+        """Names of the detected classes."""
         return self.detector.config.classes
 
     @torch.inference_mode()
@@ -58,25 +58,25 @@ class ObjectDetector:
         threshold: float = 0.3,
         progress: ProgressMaker = silent,
     ) -> list[list[Detection]]:
-        """Finds the objects of each image, the surest first.
+        """Detect the objects of each image, highest score first.
 
         Args:
             images: One or many.
-            threshold: Least score of what is told, 0 to 1.
-            progress: Shows how far it is.
+            threshold: Minimum score of a detection, 0 to 1.
+            progress: Optional progress callback.
 
         Raises:
             DataError: An image cannot be read.
             ConfigError: The threshold is out of range.
         """
         if not 0 <= threshold <= 1:
-            raise ConfigError(f"threshold is {threshold}; right is a number from 0 to 1")
-        pictures = as_pictures(images)
+            raise ConfigError(f"threshold must be in [0, 1], got {threshold}")
+        image_list = as_pictures(images)
         results = []
-        with progress("finding objects", len(pictures)) as bar:
-            for start in range(0, len(pictures), self.predictor.batch_size):
-                batch = pictures[start : start + self.predictor.batch_size]
-                results += self._detect([decode(picture) for picture in batch], threshold)
+        with progress("finding objects", len(image_list)) as bar:
+            for start in range(0, len(image_list), self.predictor.batch_size):
+                batch = image_list[start : start + self.predictor.batch_size]
+                results += self._detect([decode(image) for image in batch], threshold)
                 bar.advance(len(batch))
         return results
 
@@ -107,29 +107,29 @@ class ObjectDetector:
 
 
 def load_detector(name: str | Path, *, device: str | None = None) -> ObjectDetector:
-    """Loads a detector that `coca finetune` made.
+    """Load a detector trained by `coca finetune`.
 
     Raises:
         ModelError: There is no such model, or it is no detector.
-        ConfigError: An unknown device.
+        ConfigError: The device is unknown.
     """
     predictor = load(name, device=device)
     return ObjectDetector(predictor, saved.load_detector(model_folder(name), predictor.model))
 
 
 def drawn(image: Picture, found: Sequence[Detection], *, shortest_px: int = 384) -> Image.Image:
-    """The image with boxes, names and scores on it; small ones are enlarged to be readable."""
-    picture = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
-    scale = max(1.0, shortest_px / min(picture.size))
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
-    draw = ImageDraw.Draw(picture)
+    """Draw boxes, labels and scores on an image, enlarged to a side of at least `shortest_px`."""
+    canvas = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
+    scale = max(1.0, shortest_px / min(canvas.size))
+    canvas = canvas.resize((round(canvas.width * scale), round(canvas.height * scale)))
+    draw = ImageDraw.Draw(canvas)
     names = sorted({one.label for one in found})
     for one in reversed(found):
         colour = COLOURS[names.index(one.label) % len(COLOURS)]
         left, top, right, bottom = (round(edge * scale) for edge in one.box)
         draw.rectangle((left, top, right, bottom), outline=colour, width=3)
         text = f"{one.label} {one.score:.0%}"
-        place = draw.textbbox((left + 3, max(0, top - 14)), text)
-        draw.rectangle((place[0] - 3, place[1] - 1, place[2] + 3, place[3] + 1), fill=colour)
+        label = draw.textbbox((left + 3, max(0, top - 14)), text)
+        draw.rectangle((label[0] - 3, label[1] - 1, label[2] + 3, label[3] + 1), fill=colour)
         draw.text((left + 3, max(0, top - 14)), text, fill="white")
-    return picture
+    return canvas

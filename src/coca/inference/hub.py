@@ -1,4 +1,4 @@
-"""The Hugging Face hub, as far as loading needs it: names of files, and the files."""
+"""Client of the Hugging Face hub: list, download and upload the files of a repository."""
 
 import socket
 from pathlib import Path
@@ -12,30 +12,30 @@ from coca.core.extras import require
 
 @runtime_checkable
 class Hub(Protocol):
-    """Somewhere to fetch files of models from, and to put them."""
+    """Interface of a model hub."""
 
     def files(self, repo: str, *, revision: str | None) -> list[str]:
-        """Names of the files of a repository; raises `ModelError` with the reason if it cannot."""
+        """List the files of a repository; raises `ModelError` with the reason on failure."""
         ...
 
     def fetch(self, repo: str, name: str, *, revision: str | None) -> Path:
-        """A file on this machine; raises `ModelError` with the reason if it cannot."""
+        """Download a file, return its path; raises `ModelError` with the reason on failure."""
         ...
 
     def upload(self, folder: Path, repo: str, *, private: bool) -> None:
-        """Puts a folder into a repository; raises `ModelError` with the reason if it cannot."""
+        """Upload a folder to a repository; raises `ModelError` with the reason on failure."""
         ...
 
 
 class HuggingFace:
-    """The hub itself, through huggingface_hub: its cache, its settings, its bar of progress."""
+    """The Hugging Face hub through huggingface_hub, with its cache, settings and progress bar."""
 
     def __init__(self, endpoint: str | None = None) -> None:
-        """`endpoint` is the address of a mirror; None leaves it to huggingface_hub."""
+        """Create a client; `endpoint` is the URL of a mirror, None huggingface_hub's default."""
         self._endpoint = endpoint
 
     def files(self, repo: str, *, revision: str | None) -> list[str]:
-        """Names of the files of a repository.
+        """List the files of a repository.
 
         Raises:
             ModelError: The hub cannot be reached, or has no such repository.
@@ -50,7 +50,7 @@ class HuggingFace:
             raise ModelError(_reason(hub, error)) from error
 
     def fetch(self, repo: str, name: str, *, revision: str | None) -> Path:
-        """Downloads a file, unless it was before, into the cache that all users of the hub share.
+        """Download a file into huggingface_hub's cache, unless it is cached.
 
         Raises:
             ModelError: The hub cannot be reached, or has no such file.
@@ -70,10 +70,10 @@ class HuggingFace:
         return Path(path)
 
     def upload(self, folder: Path, repo: str, *, private: bool) -> None:
-        """Puts a folder into a repository, which is made if it is missing.
+        """Upload a folder to a repository, created if missing.
 
         Raises:
-            ModelError: The hub cannot be reached, or refuses it.
+            ModelError: The hub cannot be reached, or refuses the upload.
             MissingExtraError: huggingface_hub is not installed.
         """
         hub = _package()
@@ -87,9 +87,9 @@ class HuggingFace:
             ) from error
 
     def _is_out_of_reach(self, hub: Any) -> bool:
-        """Whether there is no network: huggingface_hub itself tries for half a minute to find out.
+        """Check for a missing network by DNS; huggingface_hub itself retries for 30 seconds.
 
-        Behind a proxy only the proxy may know the name.
+        Behind a proxy the check is skipped, since only the proxy may resolve the name.
         """
         host = urlsplit(hub.HfApi(endpoint=self._endpoint).endpoint).hostname
         if getproxies():
@@ -106,7 +106,7 @@ def _package() -> Any:
 
 
 def _reason(hub: Any, error: Exception) -> str:
-    """A few words; the package's errors are many, some of other packages, and fill a page."""
+    """Summarize an error of huggingface_hub, whose own messages fill a page."""
     match error:
         case hub.errors.GatedRepoError():
             return "its owner asks you to accept terms and to log in"

@@ -1,11 +1,11 @@
-"""Open weights of other projects as folders of our own, kept in the user's cache.
+"""Open weights: download, convert and cache published models of other projects.
 
     openclip:coca_ViT-B-32/laion2b_s13b_b90k    published weights, by OpenCLIP's name and tag
     hf:ORGANISATION/NAME[@REVISION]             a repository of the Hugging Face hub
-    weights.bin, or its folder                  what OpenCLIP reads, on this machine
+    weights.bin, or its folder                  OpenCLIP weights on this machine
 
-The cache holds `models/NAME`, a model's folder with `source.json` beside the usual four files, and
-`files/REPOSITORY`, where files can be placed by hand if the hub cannot be reached.
+The cache contains `models/NAME`, converted model folders with a `source.json`, and
+`files/REPOSITORY`, for files placed by hand if the hub cannot be reached.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from coca.processing.clip_bpe import VOCABULARY_FILE, installed_vocabulary
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE
 
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, PROCESSOR_FILE)
-"""What a model's folder of ours holds."""
+"""Files of a model folder."""
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = (
@@ -33,7 +33,7 @@ OPEN_CLIP_WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-"""Names of OpenCLIP's weights, best first: those that cannot hold code."""
+"""Names of OpenCLIP's weights, in order of preference; safetensors cannot contain code."""
 
 VOCABULARY_NAMES = ("tokenizer.json", "merges.txt", VOCABULARY_FILE)
 """Names of CLIP's vocabulary."""
@@ -46,16 +46,16 @@ _CAPTIONS_ONLY = (
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that stand on the hub without the rest of what a model's folder needs."""
+    """Published weights on the hub, without the other files of a model folder."""
 
     repo: str
-    """Their repository."""
+    """Repository of the weights."""
     weights: str
-    """Their file in it."""
+    """Weights file in the repository."""
     preset: str
-    """Our name of their shape."""
+    """Name of the matching model preset."""
     caveat: str = ""
-    """What a user must know before relying on them."""
+    """Warning for users of the weights; default: none."""
 
 
 PUBLISHED: Mapping[str, Published] = {
@@ -77,7 +77,7 @@ PUBLISHED: Mapping[str, Published] = {
         "openclip_vit_l_14",
     ),
 }
-"""Every CoCa that OpenCLIP publishes, under OpenCLIP's name of model and tag."""
+"""All CoCa weights that OpenCLIP publishes, by OpenCLIP's model name and tag."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,17 @@ _VOCABULARY = _Remote("openai/clip-vit-base-patch32", "merges.txt")
 
 
 class OpenWeights:
-    """Finds, fetches and translates weights; each is translated once and then kept."""
+    """Finds, downloads and converts weights; converted models are cached."""
 
     def __init__(
         self, cache: Path | None = None, hub: Hub | None = None, *, vocabulary: Path | None = None
     ) -> None:
-        """Choose where to keep and where to fetch.
+        """Configure cache and hub.
 
         Args:
-            cache: Where translated weights are kept; default: the user's cache.
-            hub: Where files come from; default: the Hugging Face hub.
-            vocabulary: CLIP's vocabulary; default: beside the weights, within an installed
+            cache: Folder for converted weights; default: the user's cache.
+            hub: Hub to download from; default: the Hugging Face hub.
+            vocabulary: CLIP's vocabulary; default: next to the weights, in an installed
                 open_clip_torch, or from the hub.
         """
         self.cache = cache or user_cache()
@@ -111,11 +111,11 @@ class OpenWeights:
         self._own_vocabulary = vocabulary
 
     def published(self, name: str) -> Path:
-        """The folder of weights that OpenCLIP publishes, by model and tag.
+        """Return the model folder of weights that OpenCLIP publishes, by model and tag.
 
         Raises:
-            ConfigError: There are none of that name.
-            ModelError: They cannot be fetched; the sentence says which file to place where.
+            ConfigError: The name is unknown.
+            ModelError: The download failed; the message names the files to place by hand.
         """
         if name not in PUBLISHED:
             raise ConfigError(f"openclip:{name} is unknown; {did_you_mean(name, PUBLISHED)}")
@@ -135,10 +135,10 @@ class OpenWeights:
         return folder
 
     def repository(self, name: str) -> Path:
-        """The folder of a model on the hub, `ORGANISATION/NAME` or `ORGANISATION/NAME@REVISION`.
+        """Return the folder of a hub model, `ORGANISATION/NAME` or `ORGANISATION/NAME@REVISION`.
 
         Raises:
-            ModelError: It cannot be fetched, or holds no model that can be read here.
+            ModelError: The download failed, or the repository has no supported model.
         """
         source = f"hf:{name}"
         folder = self._folder(source)
@@ -178,16 +178,16 @@ class OpenWeights:
         return folder
 
     def local(self, path: Path, *, into: Path | None = None) -> Path:
-        """The folder of OpenCLIP's weights on this machine: a file, or the folder around it.
+        """Convert local OpenCLIP weights, a file or its folder, and return the model folder.
 
-        Configuration and vocabulary are taken from beside it if they are there.
+        Configuration and vocabulary next to the weights are used if they exist.
 
         Args:
-            path: The weights.
-            into: Where the folder goes; default: into the cache.
+            path: Weights file, or the folder that contains it.
+            into: Output folder; default: in the cache.
 
         Raises:
-            ModelError: They are no weights of OpenCLIP's CoCa, or there is no vocabulary.
+            ModelError: The weights are not of OpenCLIP's CoCa, or there is no vocabulary.
         """
         weights = weights_in(path) if path.is_dir() else path
         if weights is None:
@@ -215,7 +215,7 @@ class OpenWeights:
         return self.cache / "files" / _file_name(repo)
 
     def _vocabulary(self, beside: Path | None = None) -> Path | _Remote:
-        """CLIP's vocabulary where it already is, else on the hub."""
+        """Locate CLIP's vocabulary: a local file, else its file on the hub."""
         if self._own_vocabulary is not None:
             return self._own_vocabulary
         if beside is not None:
@@ -225,10 +225,10 @@ class OpenWeights:
         return installed_vocabulary() or _VOCABULARY
 
     def _vocabulary_of(self, weights: Path) -> Path:
-        """CLIP's vocabulary for weights on this machine.
+        """Return CLIP's vocabulary for local weights.
 
         Raises:
-            ModelError: It is nowhere here, and the hub does not bring it.
+            ModelError: There is no local vocabulary, and the download failed.
         """
         try:
             (found,) = self._fetch("CLIP's vocabulary", [self._vocabulary(beside=weights.parent)])
@@ -241,7 +241,7 @@ class OpenWeights:
         return found
 
     def _fetch(self, source: str, wanted: Sequence[Path | _Remote]) -> list[Path]:
-        """The files, from where they were placed or from the hub."""
+        """Return the files, placed by hand or downloaded from the hub."""
         placed = [
             file if isinstance(file, Path) else self._place(file.repo) / file.name
             for file in wanted
@@ -279,12 +279,12 @@ class OpenWeights:
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder holds a model of ours."""
+    """Check whether a folder contains a model in this package's format."""
     return (folder / CONFIG_FILE).is_file() and (folder / PROCESSOR_FILE).is_file()
 
 
 def weights_in(folder: Path) -> Path | None:
-    """OpenCLIP's weights within a folder, if it holds any."""
+    """Return the OpenCLIP weights file in a folder, or None."""
     return next((path for name in OPEN_CLIP_WEIGHTS if (path := folder / name).is_file()), None)
 
 

@@ -1,11 +1,12 @@
-"""Clips: the frames of a video, or all images of a sample, as one vector or one caption.
+"""Video inference: embed, classify and caption clips of several frames.
 
     embed_videos(predictor, ["clip.mp4"]) @ predictor.embed_texts(["a dog runs"]).T
 
-`mean` is the mean of the frames' own vectors, by which the paper tells zero-shot video-text
-retrieval (16 frames, section 4.2). `flatten` lets the model's poolers read the tokens of all frames
-at once, without any new parameter (VideoCoCa, arXiv 2212.04979); it was made for models that go on
-training that way. Letters: N clips, E shared embedding.
+`mean` averages the embeddings of the frames, as in the paper's zero-shot video-text retrieval (16
+frames, section 4.2). `flatten` pools the tokens of all frames at once, without new parameters
+(VideoCoCa, arXiv 2212.04979); it is intended for models that are trained in this way.
+
+Dimensions: N clips, E shared embedding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ from coca.processing.video_file import VideoSource
 Mode: TypeAlias = Literal["mean", "flatten"]
 
 FRAMES = 16
-"""As in the paper's video-text retrieval."""
+"""Default number of frames, as in the paper's video-text retrieval."""
 
 
 def embed_clips(
@@ -44,18 +45,18 @@ def embed_clips(
     mode: Mode = "mean",
     progress: ProgressMaker = silent,
 ) -> Float[ndarray, "N E"]:
-    """Gives a unit vector for each clip.
+    """Compute one unit-norm embedding per clip.
 
     Args:
         predictor: A loaded model.
-        clips: The images of each, in order.
-        mode: How several images become one vector.
-        progress: Shows how far it is.
+        clips: The images of each clip, in order.
+        mode: Method that turns several images into one vector.
+        progress: Optional progress callback.
 
     Raises:
-        DataError: A clip has no image, or one cannot be read.
+        DataError: A clip has no image, or an image cannot be read.
     """
-    if empty := [place for place, clip in enumerate(clips) if not clip]:
+    if empty := [position for position, clip in enumerate(clips) if not clip]:
         raise DataError(f"clip {empty[0]} has no image", reason="no_frames")
     if all(len(clip) == 1 for clip in clips):
         return predictor.embed_images([clip[0] for clip in clips], progress=progress)
@@ -81,14 +82,14 @@ def embed_videos(
     mode: Mode = "mean",
     progress: ProgressMaker = silent,
 ) -> Float[ndarray, "N E"]:
-    """Gives a unit vector for each video; a single one is a list of one.
+    """Compute one unit-norm embedding per video; a single video is a list of one.
 
     Args:
         predictor: A loaded model.
         videos: Files, their content, or folders of frames.
-        frames: Images that are taken of each, spread over its length.
-        mode: How they become one vector.
-        progress: Shows how far it is.
+        frames: Frames sampled from each video, spread over its length.
+        mode: Method that turns several frames into one vector.
+        progress: Optional progress callback.
 
     Raises:
         DataError: A video cannot be read.
@@ -97,7 +98,7 @@ def embed_videos(
     listed = _as_videos(videos)
     rows = []
     with progress("embedding videos", len(listed)) as bar:
-        # One after the other: the frames of many would fill the memory.
+        # One video at a time, to bound the memory for frames.
         for video in listed:
             rows.append(embed_clips(predictor, [clip_pictures(video, frames)], mode=mode))
             bar.advance()
@@ -114,14 +115,14 @@ def caption_videos(
     progress: ProgressMaker = silent,
     **options: Unpack[GenerationOptions],
 ) -> list[Caption]:
-    """Describes each video as a whole: the decoder reads what the pooler gathered of all frames.
+    """Caption each video as a whole: the decoder reads the pooled tokens of all frames.
 
     Args:
         predictor: A loaded model.
         videos: Files, their content, or folders of frames.
-        frames: Images that are taken of each.
-        prompt: Words that each caption begins with.
-        progress: Shows how far it is.
+        frames: Frames sampled from each video.
+        prompt: Text that each caption begins with.
+        progress: Optional progress callback.
         **options: The fields of `coca.model.generation.config.GenerationConfig`.
 
     Raises:
@@ -143,15 +144,15 @@ def caption_videos(
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a file is taken for a video, by the end of its name."""
+    """Check by its suffix whether a file is a video."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def embed_files(predictor: Predictor, files: Sequence[str]) -> Float[ndarray, "N E"]:
-    """Gives a unit vector for each file, image or video, in their order.
+    """Compute one unit-norm embedding per file, image or video, in order.
 
     Raises:
-        DataError: One cannot be read.
+        DataError: A file cannot be read.
     """
     stills = predictor.embed_images([file for file in files if not is_video(file)])
     videos = embed_videos(predictor, [file for file in files if is_video(file)])
@@ -169,19 +170,19 @@ def classify_files(
     templates: Templates = PROMPTS["plain"],
     by: Literal["similarity", "likelihood"] = "similarity",
 ) -> list[list[Prediction]]:
-    """Sorts labels by how well they fit each file, image or video.
+    """Classify images and videos: rank the labels by probability for each file.
 
     Args:
         predictor: A loaded model.
         files: Images and videos.
-        labels: Names to choose from; none leaves the choice to the model's head, which sees as many
-            frames of a video as it was trained with.
-        templates: Sentences with `{}` for the label.
-        by: As `Predictor.classify`; videos are compared by similarity only.
+        labels: Names to choose from. If empty, the model's head classifies; it reads as many frames
+            of a video as in training.
+        templates: Prompts with `{}` for the label.
+        by: As for `Predictor.classify`; videos support similarity only.
 
     Raises:
-        DataError: One cannot be read.
-        ConfigError: Likelihood is asked of a video, or there is neither a label nor a head.
+        DataError: A file cannot be read.
+        ConfigError: `by` is likelihood for a video, or there is neither a label nor a head.
     """
     moving = [file for file in files if is_video(file)]
     if not labels:
@@ -205,10 +206,10 @@ def caption_files(
     prompt: str = "",
     **options: Unpack[GenerationOptions],
 ) -> list[Caption]:
-    """Describes each file, image or video, in their order.
+    """Caption each file, image or video, in order.
 
     Raises:
-        DataError: One cannot be read.
+        DataError: A file cannot be read.
         ConfigError: As `Predictor.caption`.
     """
     stills = [file for file in files if not is_video(file)]
@@ -219,10 +220,10 @@ def caption_files(
 
 
 def require_pictures_alone(clips: Sequence[Sequence[Picture]], what: str) -> None:
-    """Checks that no clip has several images, for what can only be said of one.
+    """Check that each clip has a single image, for methods that support only one.
 
     Raises:
-        ConfigError: One has.
+        ConfigError: A clip has several images.
     """
     if any(len(clip) > 1 for clip in clips):
         raise ConfigError(f"{what} reads one image a sample, and these have several; leave it out")

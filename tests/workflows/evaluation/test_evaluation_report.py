@@ -84,7 +84,7 @@ def test_many_classes_are_cut_to_those_that_matter() -> None:
     assert "The best and the worst 20 of 45 classes." in text
     page = render("t", "l", _sections(pairs, drawn=True))
     assert page.count("<svg") == 2
-    assert "The 30 most often mistaken of 45 classes." in page
+    assert "The 30 most confused of 45 classes." in page
 
 
 def test_the_right_hit_is_marked_in_both_forms() -> None:

@@ -1,8 +1,7 @@
-"""A model's scores on one or several tasks: checked first, kept as they come, told in one report.
+"""Evaluation workflow: check tasks, run them, cache their results, and write one report.
 
-out/  report.json  report.md  report.html    scores for machines, for a page of text, with images
-      results/TASK-....json                  one for each finished task; what is there is not run
-                                             again, whatever stopped an earlier call
+out/  report.json  report.md  report.html    machine-readable scores, text, and text with images
+      results/TASK-....json                  one file per finished task, which is not run again
 """
 
 import time
@@ -25,10 +24,10 @@ from coca.workflows.evaluation.result_cache import CachedResult, keep, kept_at, 
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteConfig:
-    """Several tasks in one file."""
+    """A suite of tasks in one recipe."""
 
     tasks: tuple[TaskConfig, ...]
-    """Run in this order."""
+    """Tasks, in the order of execution."""
 
 
 def evaluate(
@@ -40,25 +39,24 @@ def evaluate(
     progress: ProgressMaker = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[TaskResult]:
-    """Runs tasks one after the other.
+    """Evaluate a model on tasks, in order.
 
     Args:
         model: A loaded model, or a folder to load.
         configs: The tasks, at least one.
-        out: Folder for the report and for results; a task whose result is there is not run again.
+        out: Folder for the report and for results; a task with a cached result is not run again.
             None: nothing is written.
-        device: Where a model that is loaded goes; see `coca.load`.
-        progress: Shows how far it is.
-        tell: Gets a line for each task.
+        device: Torch device of a model that is loaded; see `coca.load`.
+        progress: Optional progress callback.
+        tell: Receives a status line for each task.
 
     Returns:
-        A result for each task, in their order.
+        One result per task, in order.
 
     Raises:
-        ConfigError: There is no task, one of an unknown name, or one that cannot be run as it is;
-            nothing has run then.
-        CocaError: The model cannot be loaded, or the samples do not suit a task. What can be seen
-            without reading images is seen before any task runs.
+        ConfigError: There is no task, or a task is unknown or misconfigured; no task has run.
+        CocaError: The model cannot be loaded, or the samples lack what a task needs. Errors that
+            need no images are raised before any task runs.
     """
     (results,) = side_by_side(
         [model], configs, out=out, device=device, progress=progress, tell=tell
@@ -75,15 +73,15 @@ def side_by_side(
     progress: ProgressMaker = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[list[TaskResult]]:
-    """Runs the same tasks by several models; the report is the first one's.
+    """Evaluate several models on the same tasks; the report compares the first with the others.
 
-    The others' scores stand beside its own. Everything else is as in `evaluate`.
+    Everything else is as in `evaluate`.
 
     Returns:
-        For each model, a result for each task.
+        For each model, one result per task.
 
     Raises:
-        ConfigError: A model is named twice, or as in `evaluate`.
+        ConfigError: A model is given twice, or as in `evaluate`.
         CocaError: As in `evaluate`.
     """
     if not configs:
@@ -116,9 +114,9 @@ def _run_all(
     progress: ProgressMaker,
     tell: Callable[[str], None],
 ) -> list[CachedResult]:
-    """A model's results on all tasks."""
+    """Run all tasks with one model."""
     if len(configs) > 1:
-        # Several tasks often look at the same samples.
+        # Several tasks often read the same samples.
         predictor = CachingPredictor(predictor)
     entries = []
     for config, data in zip(configs, prints, strict=True):
@@ -136,7 +134,7 @@ def _run(
     progress: ProgressMaker,
     tell: Callable[[str], None],
 ) -> CachedResult:
-    """The result of one task, from its file if it has been run before."""
+    """Run one task, or read its cached result."""
     by = f"{predictor.source}: " if predictor.source else ""
     title = f"{by}{config.task} on {config.data.title}"
     if path is not None and (before := kept_at(path)) is not None:

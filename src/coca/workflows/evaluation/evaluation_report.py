@@ -1,4 +1,4 @@
-"""The report of an evaluation: one table over all tasks, then each with its cases and images."""
+"""Report of an evaluation: a table over all tasks, then each task with examples and images."""
 
 import json
 import logging
@@ -46,10 +46,10 @@ Beside: TypeAlias = Mapping[str, Sequence[TaskResult]]
 NOBODY: Beside = MappingProxyType({})
 
 BARS = 40
-"""Classes that are drawn as bars; of more, the best and the worst."""
+"""Maximum number of classes in a bar plot; of more, the best and the worst are plotted."""
 
 BESIDE = ("paper", "open_clip")
-"""Sources whose strongest model stands beside ours in the table over all tasks."""
+"""Sources whose strongest model is a column of the table over all tasks."""
 
 
 def write_reports(
@@ -61,17 +61,17 @@ def write_reports(
     name: str,
     beside: Beside = NOBODY,
 ) -> list[Path]:
-    """Writes `report.json`, `report.md` and, where the extra `report` is installed, `report.html`.
+    """Write `report.json`, `report.md` and, if the extra `report` is installed, `report.html`.
 
-    A report of other tasks or of another model that is there is kept as `report-1.json` and so on.
+    An existing report of other tasks or of another model is renamed to `report-1.json` and so on.
 
     Args:
-        folder: Where they go.
-        predictor: The model that the report is of.
-        configs: Its tasks.
-        entries: What came of each.
-        name: What the model was called by.
-        beside: What other models reach on the same tasks.
+        folder: Output folder.
+        predictor: The evaluated model.
+        configs: The tasks.
+        entries: Result of each task.
+        name: Name of the model in the report.
+        beside: Results of other models on the same tasks.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -112,17 +112,17 @@ _KEPT = re.compile(r"report-(\d+)\.\w+")
 
 
 def _subject(report: Mapping[str, Any]) -> Any:
-    """What a report is of: the model, its tasks with their settings, and the models next to it."""
+    """Return the identity of a report: model, tasks with settings, and compared models."""
     tasks = [(task.get("config"), sorted(task.get("beside", {}))) for task in report["tasks"]]
     return report.get("fingerprint"), tasks
 
 
 def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Beside = NOBODY) -> Table:
-    """The one table over all tasks: the figures by which papers compare, beside published ones.
+    """Build the table over all tasks: headline metrics, compared with published results.
 
     Args:
-        pairs: Tasks and what came of each.
-        others: What other models reach on the same tasks.
+        pairs: Tasks and their results.
+        others: Results of other models on the same tasks.
     """
     benchmarks = [benchmark_named(c.benchmark) if c.benchmark else None for c, _ in pairs]
     beside = [source for source in BESIDE if any(_strongest(it, source) for it in benchmarks if it)]
@@ -150,7 +150,7 @@ _HEADS = {"paper": "the paper", "open_clip": "open_clip"}
 
 
 def spoken(metric: str) -> str:
-    """A metric as a table calls it."""
+    """Format the name of a metric for a table."""
     return metric.replace("_", " ")
 
 
@@ -209,8 +209,8 @@ def _as_json(
 def _sections(
     pairs: Sequence[tuple[TaskConfig, TaskResult]], beside: Beside = NOBODY, *, drawn: bool
 ) -> list[Section]:
-    """All parts; with `drawn` the classes are plots, else tables."""
-    text = "Shares of 0 to 1; CIDEr is the mean of 0 to 10. Chance is what guessing gives."
+    """Build all sections; classes are plots with `drawn`, else tables."""
+    text = "Scores are fractions, 0 to 1; CIDEr is 0 to 10. Chance is the score of guessing."
     sections = [Section("All tasks", text, [overview(pairs, beside)])]
     for place, (config, result) in enumerate(pairs):
         others = {name: results[place] for name, results in beside.items()}
@@ -236,7 +236,7 @@ def _section(
 
 
 def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult]) -> Table:
-    """Every score, beside those of others and all that is published of the benchmark."""
+    """Build the table of all metrics, with other models and published results."""
     benchmark = benchmark_named(config.benchmark) if config.benchmark else None
     models = benchmark.models if benchmark else ()
     rows: list[Row] = [
@@ -259,13 +259,13 @@ def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskRes
 
 
 def _without_empty(columns: Sequence[str], rows: Sequence[Row], note: str) -> Table:
-    """The table without columns that hold nothing, such as chance where nobody can guess."""
+    """Build a table without its empty columns, such as chance for tasks without it."""
     kept = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
     return Table([columns[at] for at in kept], [[row[at] for at in kept] for row in rows], note)
 
 
 def _ranked(shown: Shown) -> tuple[dict[str, float], str]:
-    """Classes by falling accuracy, and a sentence on those that are left out."""
+    """Sort classes by accuracy, highest first; return them with a note on omitted classes."""
     order = sorted(shown.per_class.items(), key=lambda item: -item[1])
     if len(order) <= BARS:
         return dict(order), ""
@@ -285,9 +285,9 @@ def _classes(shown: Shown) -> Table:
 
 def _heat(confusion: Confusion) -> Plot:
     shares = [[count / max(1, sum(row)) for count in row] for row in confusion.counts]
-    note = "Of the samples of a row's class, the share in percent that was taken for the column's."
+    note = "Percentage of the samples of a row's class that were predicted as the column's class."
     if len(confusion.names) < confusion.classes:
-        note += f" The {len(confusion.names)} most often mistaken of {confusion.classes:,} classes."
+        note += f" The {len(confusion.names)} most confused of {confusion.classes:,} classes."
     svg = heat_map(confusion.names, shares, x_label="taken for", y_label="is")
     return Plot(svg, note)
 

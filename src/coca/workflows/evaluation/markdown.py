@@ -1,4 +1,4 @@
-"""Markdown: what cards and reports are written in."""
+"""Markdown tables for model cards and reports."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[bool] = ()
 ) -> str:
-    """A table as Markdown writes it; `right` says which columns stand at the right."""
+    """Format a Markdown table; `right` marks the right-aligned columns."""
 
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -1,4 +1,4 @@
-"""Pictures of numbers, as SVG that stands inside a page: the same bytes each time."""
+"""Plots as inline SVG, byte-for-byte reproducible."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ Point: TypeAlias = tuple[Number, Number]
 def line_plot(
     panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, logarithmic: bool = False
 ) -> str:
-    """Draws panels side by side, each with its curves, as SVG.
+    """Plot panels of curves in a row, as SVG.
 
     Args:
         panels: Title of each panel to its curves: label to points.
-        x_label: What is on the horizontal axis.
-        logarithmic: Vertical axes grow by factors.
+        x_label: Label of the horizontal axis.
+        logarithmic: Use logarithmic vertical axes.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
@@ -43,7 +43,7 @@ def line_plot(
 
 
 def bar_plot(values: Mapping[str, float], *, x_label: str) -> str:
-    """Draws a bar for each name, from the left, the first at the top; shares of 0 to 1.
+    """Plot a horizontal bar per name, the first at the top; values are 0 to 1.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
@@ -65,7 +65,7 @@ def bar_plot(values: Mapping[str, float], *, x_label: str) -> str:
 def heat_map(
     names: Sequence[str], shares: Sequence[Sequence[float]], *, x_label: str, y_label: str
 ) -> str:
-    """Draws a square of shares, 0 to 1: a row and a column for each name.
+    """Plot a square matrix of fractions, 0 to 1, with a row and a column per name.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
@@ -81,7 +81,7 @@ def heat_map(
         axes.set_ylabel(y_label)
         for row, line in enumerate(shares):
             for column, share in enumerate(line):
-                if share >= 0.05:  # in percent; less would only be noise to the eye
+                if share >= 0.05:  # smaller values would only clutter the plot
                     ink = "white" if share > 0.5 else "black"
                     text = f"{100 * share:.0f}"
                     axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=6.5)
@@ -91,7 +91,7 @@ def heat_map(
 
 
 def _svg(draw: Callable[[Any], None], *, width: float, height: float) -> str:
-    """What `draw` puts into a figure of so many inches."""
+    """Render a figure of the given size in inches."""
     require("matplotlib", extra="report")
     # The object interface: no global state, no display.
     from matplotlib import rc_context
@@ -103,11 +103,11 @@ def _svg(draw: Callable[[Any], None], *, width: float, height: float) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
-    # Inside a page, an SVG has no prologue of its own.
+    # Inline SVG has no XML prologue.
     return text[text.index("<svg") :]
 
 
 def _label(name: str) -> str:
-    """A name that fits beside an axis; a dollar would begin a formula."""
+    """Shorten a name for an axis, and escape `$`, which starts a formula."""
     short = name if len(name) <= 24 else f"{name[:23]}…"
     return short.replace("$", r"\$")

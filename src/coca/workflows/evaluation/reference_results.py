@@ -1,4 +1,4 @@
-"""What other models are reported to reach, for the tables beside ours; figures with their place."""
+"""Published results of other models on benchmarks, with their sources."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from coca.core.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedModel:
-    """What one model reaches on one benchmark."""
+    """Published scores of one model on one benchmark."""
 
     model: str
-    """Its name there."""
+    """Name of the model in the source."""
     source: str
     """A key of `sources`."""
     place: str
-    """The table or file in the source."""
+    """Table or file in the source."""
     scores: tuple[float | None, ...]
-    """In the order of the benchmark's metrics; null where the source has none."""
+    """Scores in the order of the benchmark's metrics; null if the source has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A data set and how it is scored, with what is known of other models."""
+    """A data set with its metrics, and published results of other models."""
 
     title: str
-    """For people."""
+    """Title for display."""
     metrics: tuple[str, ...]
-    """As tasks of this package call them."""
+    """Metric names of this package's tasks."""
     models: tuple[PublishedModel, ...]
-    """The strongest first of each source."""
+    """Models, the strongest first within each source."""
 
     def __post_init__(self) -> None:
         for model in self.models:
@@ -44,32 +44,32 @@ class Benchmark:
                 )
 
     def score(self, model: PublishedModel, metric: str) -> float | None:
-        """What the model reaches, if it is told."""
+        """Return the published score of a model, or None."""
         return dict(zip(self.metrics, model.scores, strict=True)).get(metric)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """The whole file."""
+    """Content of `published.yaml`."""
 
     sources: dict[str, str]
-    """Short names to what is cited."""
+    """Short names to citations."""
     benchmarks: dict[str, Benchmark]
-    """By the names that `TaskConfig.benchmark` takes."""
+    """Benchmarks by the names of `TaskConfig.benchmark`."""
 
 
 @cache
 def published() -> Published:
-    """Everything in `published.yaml`."""
+    """Load `published.yaml`."""
     text = files("coca.workflows").joinpath("published.yaml").read_text(encoding="utf-8")
     return load_config(Published, yaml.safe_load(text))
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """The benchmark of that name.
+    """Return a benchmark by name.
 
     Raises:
-        ConfigError: There is none; the message holds the nearest.
+        ConfigError: The name is unknown; the message suggests the nearest.
     """
     known: Mapping[str, Benchmark] = published().benchmarks
     if name not in known:

@@ -1,7 +1,7 @@
-"""A report: tables, curves and images, as one HTML file that needs nothing else, or as Markdown.
+"""Reports of tables, plots and images, as one self-contained HTML file or as Markdown.
 
-Pieces are plain values; `render` turns them into a page, in which text from data is escaped, and
-`render_markdown` into a text without the images.
+Blocks are plain values. `render` turns them into a page with escaped text, `render_markdown` into
+text without images.
 """
 
 import base64
@@ -20,48 +20,48 @@ Number: TypeAlias = int | float
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; numbers stand at the right."""
+    """A table; numbers are right-aligned."""
 
     columns: Sequence[str]
     """Headings."""
     rows: Sequence[Sequence[str | Number | None]]
-    """Cells; numbers are shown with three digits behind the point, with one from 10 on, and whole
-    ones without; None is empty."""
+    """Cells. Integers have no decimals, other numbers three below 10 and one from 10 on; None is
+    empty."""
     note: str = ""
-    """A sentence below."""
+    """Note below the table."""
     kind: str = field(default="table", init=False)
 
     def cells(self) -> list[list[tuple[str, bool]]]:
-        """Gives each cell's text and whether it is a number."""
+        """Return the text of each cell, and whether it is a number."""
         return [[(_shown(cell), not isinstance(cell, str)) for cell in row] for row in self.rows]
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves, drawn as SVG."""
+    """A plot as SVG."""
 
     svg: str
     """From `coca.workflows.evaluation.plots`."""
     note: str = ""
-    """A sentence below."""
+    """Note below the block."""
     kind: str = field(default="plot", init=False)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """An image of its own, such as heat maps."""
+    """A PNG image, such as heat maps."""
 
     png: bytes
     """The encoded image."""
     heading: str
-    """What it shows."""
+    """Heading of the image."""
     note: str = ""
-    """A sentence below."""
+    """Note below the block."""
     kind: str = field(default="drawing", init=False)
 
     @property
     def data_uri(self) -> str:
-        """Gives the image as text to put into a page."""
+        """Image as a data URI for HTML."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
@@ -74,10 +74,10 @@ class Card:
     lines: Sequence[str]
     """Text below, one line each."""
     marked: bool = False
-    """Whether it is right: it gets a frame."""
+    """Whether the card is correct; it gets a frame."""
 
     def data_uri(self, size_px: int = 144) -> str:
-        """Gives the image, at most `size_px` high and wide, as text to put into a page."""
+        """Encode the image, at most `size_px` x `size_px` pixels, as a data URI for HTML."""
         assert self.image is not None, "a card without an image has no address for it"
         return f"data:image/webp;base64,{base64.b64encode(thumbnail(self.image, size_px)).decode()}"
 
@@ -87,13 +87,13 @@ class Grid:
     """Cards in a row, under a heading."""
 
     heading: str
-    """Such as the query."""
+    """Heading, such as the query."""
     cards: Sequence[Card]
-    """The images."""
+    """The cards."""
     lead: Card | None = None
-    """An image before the row, such as a query that is one."""
+    """Card before the row, such as a query image."""
     wide: bool = False
-    """Give each card room for sentences."""
+    """Use wider cards, for sentences."""
     kind: str = field(default="grid", init=False)
 
 
@@ -102,18 +102,18 @@ Block: TypeAlias = Table | Plot | Grid | Drawing
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page."""
+    """A section of the report."""
 
     title: str
     """Heading."""
     text: str = ""
     """A paragraph below it."""
     blocks: Sequence[Block] = ()
-    """What it shows."""
+    """Blocks of the section."""
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Gives the whole page.
+    """Render the HTML page.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
@@ -126,7 +126,7 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 
 def render_markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Gives the report as Markdown: tables whole, images by the words below them, no curves."""
+    """Render the report as Markdown: tables, texts of images, no plots."""
     parts = [f"# {title}", lead]
     for section in sections:
         parts += [f"## {section.title}", section.text]
@@ -148,7 +148,7 @@ def _as_markdown(block: Block) -> list[str]:
 
 
 def parameters_shown(count: int) -> str:
-    """Gives a count of parameters as people say it, such as `4.7M`."""
+    """Format a parameter count, such as `4.7M`."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.1f}{letter}"
@@ -160,5 +160,5 @@ def _shown(cell: str | Number | None) -> str:
         return cell or ""
     if isinstance(cell, int):
         return f"{cell:,}"
-    # A rank needs no thousandths, which shares and CIDEr have.
+    # Fractions and CIDEr have three decimals; ranks are larger and need one.
     return f"{cell:.3f}" if abs(cell) < 10 else f"{cell:,.1f}"

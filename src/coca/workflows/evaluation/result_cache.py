@@ -1,7 +1,7 @@
-"""Results of tasks as files, so that what is done is not done again after a stop.
+"""Cache of task results, so that finished tasks are not run again.
 
-A file is named by what the result depends on: the model and its precision, the task's settings, and
-the content of the data. What changes one of them changes the name, and the task is run.
+The file name is a hash of everything that a result depends on: model, precision, task settings and
+content of the data.
 """
 
 import base64
@@ -19,27 +19,27 @@ from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.report_samples import Confusion, Example, ImageRow, Shown
 
 FORMAT = 1
-"""Files of another format are not read; goes up whenever a task's scores change their meaning."""
+"""Version of the cache; increased when the scores of a task change their meaning."""
 
 
 @dataclass(frozen=True)
 class CachedResult:
-    """A result with where it comes from."""
+    """A task result with its provenance."""
 
     result: TaskResult
-    """What the task found."""
+    """Result of the task."""
     record: Mapping[str, Any]
     """Code, versions and machine; see `coca.core.provenance`."""
     seconds: float
-    """How long the task took."""
+    """Duration of the task, in seconds."""
 
 
 def result_key(predictor: Predictor, config: TaskConfig, *, data: str) -> str:
-    """Hash all that a task's scores depend on.
+    """Hash everything that a task's scores depend on.
 
     Args:
-        predictor: Counts by its fingerprint and the precision of its weights.
-        config: The task's settings.
+        predictor: Model, hashed by its fingerprint and the precision of its weights.
+        config: Configuration of the task.
         data: Hash of the data, from `check_task`.
     """
     precision = str(predictor.model.log_scale.dtype)
@@ -48,15 +48,15 @@ def result_key(predictor: Predictor, config: TaskConfig, *, data: str) -> str:
 
 
 def place_of(folder: Path, predictor: Predictor, config: TaskConfig, *, data: str) -> Path:
-    """The file of a result in the folder that holds them; see `result_key`."""
+    """Return the cache file of a result; see `result_key`."""
     return folder / f"{config.task}-{result_key(predictor, config, data=data)}.json"
 
 
 def keep(path: Path, kept: CachedResult) -> None:
-    """Writes a result; a reader sees all of it or nothing.
+    """Write a result to the cache, atomically.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The file cannot be written.
     """
     content = {
         "result": asdict(kept.result),
@@ -68,7 +68,7 @@ def keep(path: Path, kept: CachedResult) -> None:
 
 
 def kept_at(path: Path) -> CachedResult | None:
-    """The result in a file; None if there is none."""
+    """Read a cached result; None if there is none."""
     if not path.exists():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
