@@ -87,7 +87,7 @@ def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoRe
         "red car",
         "Food &amp; Drink",
         "word for word",
-        "words looked",
+        "attention maps",
         "Recommended: like",
         "classes in Milvus",
         "its drawing deleted",

@@ -1,4 +1,4 @@
-"""The demo's page: curves, scores beside chance and raw pixels, searches, captions."""
+"""Report of the demo: training curves, scores with baselines, searches, captions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,13 +32,13 @@ _CURVES = {
 
 
 def lead_of_shipped(model: str, parameters: int) -> str:
-    """The page's first sentence for a model that is already there."""
+    """Write the introduction for a pretrained model."""
     size = parameters_shown(parameters)
     return f"{model}, a CoCa of {size} parameters, shown on {UNSEEN}'s drawings."
 
 
 def lead_of_trained(config: PretrainConfig) -> str:
-    """The page's first sentence for a model that this run trained."""
+    """Write the introduction for a model trained by this run."""
     size = parameters_shown(count_parameters(config.model)["total"])
     seen = config.train.steps * config.data.loader.batch_size
     return (
@@ -58,22 +58,21 @@ def write_report(
     captions: Sequence[tuple[Path, Sequence[str], str]],
     cross_attention_maps: Mapping[str, bytes],
 ) -> None:
-    """Writes the page.
+    """Write the report as an HTML page.
 
     Args:
-        path: Where to.
-        lead: What is shown, in a sentence.
-        metrics: Rows of the training; none if the model came trained.
-        scores: Task and part to its metrics.
+        path: Output file.
+        lead: Introduction, one sentence.
+        metrics: Rows of training metrics; empty for a pretrained model.
+        scores: Task and part of the data to metrics.
         found: Queries and their hits, with `words`, `filter`, `image` and `hits`.
-        captions: Image, its true names, and what the model wrote.
-        cross_attention_maps: True name of an image to a drawing of what the words of its caption
-        looked at.
+        captions: Image, its true names, and the generated caption.
+        cross_attention_maps: True name of an image to the plot of its caption's attention maps.
     """
     sections = [
         Section(
             "Scores on the unseen vendor",
-            "Chance is what guessing gives. The raw-pixel floor answers with the nearest 16 x 16 "
+            "Chance is the score of guessing. The pixel baseline returns the nearest 16 x 16 "
             f"thumbnail among {SEEN}'s drawings, whose names are known.",
             [_scores_table(part, scores) for part in ("all", "without flags")],
         ),
@@ -86,14 +85,14 @@ def write_report(
         ),
         Section(
             "Captions of unseen images",
-            "Above, what the model wrote behind “a drawing of”; below, the true name. A frame "
-            "marks a caption that is one of the true names word for word.",
+            "Above, the generated text after the prompt “a drawing of”; below, the true name. A "
+            "frame marks a caption that equals one of the true names.",
             [_captions(captions)],
         ),
         Section(
-            "What the words looked at",
-            "Red is where the decoder looked more for this word than for the others of the "
-            "caption, blue where less; the scale is below each drawing.",
+            "Cross-attention maps",
+            "Red marks more attention for this word than for the others of the caption, blue less; "
+            "the scale is below each drawing.",
             [Drawing(png, name) for name, png in cross_attention_maps.items()],
         ),
     ]
@@ -112,7 +111,7 @@ def _scores_table(part: str, scores: Mapping[str, Mapping[str, Number]]) -> Tabl
             key = f"{way}_recall@{k}"
             rows.append((f"{title}, recall@{k}", model[key], model[f"chance_{key}"], floor[key]))
     for k in (1, 5):
-        # Naming an image among all names is what the floor's image-to-name way does, too.
+        # The baseline's image-to-text retrieval is the same problem as zero-shot classification.
         near = floor[f"image_to_text_recall@{k}"]
         score, chance = zero_shot[f"top{k}"], zero_shot[f"chance_top{k}"]
         rows.append((f"zero-shot with prompts, top-{k}", score, chance, near))

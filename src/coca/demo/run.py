@@ -1,8 +1,7 @@
-"""The whole way on real images: pack, evaluate on an unseen vendor, index, search, report.
+"""Demo workflow: pack emoji as shards, evaluate on an unseen vendor, index, search, report.
 
-With the model that the package brings, or with one that is trained first. Each stage leaves files
-in the demo's folder and is passed over when they are there, so a stopped demo goes on and a
-finished one is quick.
+It uses the shipped model or trains one first. Each stage writes files to the demo's folder and is
+skipped if they exist, so an interrupted demo resumes.
 """
 
 import json
@@ -38,10 +37,10 @@ from coca.workflows.evaluation.result_cache import result_key
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 
 SEEN, UNSEEN = VENDORS
-"""The vendor whose drawings are learned from, and the one that no model here has seen."""
+"""Vendor of the training data, and vendor that no model here is trained on."""
 
 SHIPPED = "nano"
-"""What `coca.load` calls the model that the package brings."""
+"""Name of the shipped model."""
 
 CAPTIONED, EXPLAINED = 24, 3
 CAPTION_PROMPT = "a drawing of"
@@ -50,20 +49,20 @@ RENDERED_PX = 96
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made."""
+    """Result of the demo."""
 
     folder: Path
-    """Everything."""
+    """Output folder."""
     model: str
-    """What `coca.load` reads."""
+    """Name of the model for `coca.load`."""
     index: Path
-    """The Milvus Lite collection."""
+    """Milvus Lite database."""
     report: Path
-    """The page to look at."""
+    """HTML report."""
     example: Path
-    """An image of the unseen vendor, to try commands on."""
+    """An image of the unseen vendor, for example commands."""
     interrupted: bool = False
-    """Training was stopped; run again to go on."""
+    """Whether training was interrupted; the same call resumes it."""
 
 
 def demo(
@@ -73,19 +72,19 @@ def demo(
     progress: ProgressMaker = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
-    """Shows a model on the unseen vendor; runs every stage that is not done yet.
+    """Demonstrate a model on the unseen vendor; finished stages are skipped.
 
     Args:
-        folder: Where everything goes.
-        model: What to show: the shipped model, or a folder that `coca.load` reads.
-        progress: Shows how far a stage is.
-        tell: Gets a line at the start of each stage.
+        folder: Output folder.
+        model: The shipped model, or a folder that `coca.load` reads.
+        progress: Optional progress callback.
+        tell: Receives a status line at the start of each stage.
 
     Raises:
         CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
     """
     result = _result(Path(folder), str(model))
-    # First, since a model that is not there would make the rest a waste of time.
+    # Loaded first, so that a missing model fails before the other stages.
     predictor = load(model)
     for vendor in VENDORS:
         _pack(result.folder / "shards" / vendor, vendor, progress, tell)
@@ -103,14 +102,14 @@ def demo_from_scratch(
     progress: ProgressMaker = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
-    """Trains a model on one vendor, then shows it on the other as `demo` does.
+    """Train a model on one vendor, then demonstrate it on the other as `demo` does.
 
     Args:
-        folder: Where everything goes.
-        recipe: What to train; its `run` is replaced by `folder`, its data read from there.
-        overrides: Changes to the recipe, such as `train.steps=10`.
-        progress: Shows how far a stage is.
-        tell: Gets a line at the start of each stage.
+        folder: Output folder.
+        recipe: Recipe to train; `folder` replaces its `run` and contains its data.
+        overrides: Overrides of the recipe, such as `train.steps=10`.
+        progress: Optional progress callback.
+        tell: Receives a status line at the start of each stage.
 
     Raises:
         CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
@@ -142,7 +141,7 @@ def _result(folder: Path, model: str) -> DemoResult:
 
 
 def _finished(config: PretrainConfig) -> bool:
-    """Whether the run has done all of its steps in an earlier call."""
+    """Check whether an earlier call completed all steps of the run."""
     rows = read_metrics(config.run)
     written = (config.run / "model" / CONFIG_FILE).exists()
     return written and bool(rows) and rows[-1]["step"] >= config.train.steps
@@ -155,7 +154,7 @@ def _show(
     progress: ProgressMaker,
     tell: Callable[[str], None],
 ) -> None:
-    """Everything behind the model: scores, files, collection, searches, captions, report."""
+    """Run all stages after training: scores, files, collection, searches, captions, report."""
     scores = _evaluate(result.folder, predictor, progress, tell)
     pictures = _write_pictures(result.folder, tell)
     tell(f"indexing {UNSEEN} in {result.index}")
@@ -197,21 +196,21 @@ def _show(
 
 
 def _forget_other_model(uri: Path, predictor: Predictor) -> None:
-    """A collection that an earlier model filled here is of no use to this one."""
+    """Delete a collection that was filled by another model."""
     if not uri.exists():
         return
     try:
         with Collection.open(str(uri)) as index:
             stale = not same_model(index.info.fingerprint, predictor.fingerprint)
     except SearchError:
-        # Made or mended, or told, where it is opened to be filled.
+        # Created, repaired or reported when it is opened for indexing.
         return
     if stale:
         shutil.rmtree(uri)
 
 
 def _config(folder: Path, recipe: str | Path, overrides: Sequence[str]) -> PretrainConfig:
-    """The recipe, with everything read from and written to the demo's folder."""
+    """Load the recipe, with data and run in the demo's folder."""
     config = load_config(PretrainConfig, Path(recipe), overrides=overrides)
     packed = shards(folder, SEEN).path
     sources = tuple(replace(source, path=packed) for source in config.data.sources)
@@ -219,7 +218,7 @@ def _config(folder: Path, recipe: str | Path, overrides: Sequence[str]) -> Pretr
 
 
 def _pack(folder: Path, vendor: str, progress: ProgressMaker, tell: Callable[[str], None]) -> None:
-    """One vendor's drawings as WebDataset shards; flags apart, since scores are told without."""
+    """Pack a vendor's drawings as WebDataset shards; flags apart, for scores without them."""
     if folder.exists():
         return
     tell(f"packing the drawings of {vendor} as shards in {folder}")
@@ -240,14 +239,14 @@ def _counted(vendor: str, progress: ProgressMaker) -> Iterator[Sample]:
 
 
 def shards(folder: Path, vendor: str, name: str = "*") -> SourceConfig:
-    """The shards of a vendor: all, or only `flags` or `others`."""
+    """Return the shards of a vendor: all, or only `flags` or `others`."""
     return SourceConfig(kind="shards", path=str(folder / "shards" / vendor / f"{name}-*.tar"))
 
 
 def _evaluate(
     folder: Path, predictor: Predictor, progress: ProgressMaker, tell: Callable[[str], None]
 ) -> dict[str, dict[str, int | float]]:
-    """Scores on the unseen vendor, with and without flags; kept for this model and these data."""
+    """Score the model on the unseen vendor, with and without flags; results are cached."""
     configs: dict[str, TaskConfig] = {}
     for label, part in (("all", "*"), ("without flags", "others")):
         data, reference = shards(folder, UNSEEN, part), shards(folder, SEEN, part)
@@ -265,9 +264,9 @@ def _evaluate(
             return kept["scores"]
     tell(f"evaluating on {UNSEEN}, which no training has read")
     scores: dict[str, dict[str, int | float]] = {}
-    remembering = CachingPredictor(predictor)
+    caching = CachingPredictor(predictor)
     for name, config in configs.items():
-        result = TASKS.get(config.task)(remembering, config, progress=progress)
+        result = TASKS.get(config.task)(caching, config, progress=progress)
         metrics = {metric: round(value, 5) for metric, value in result.metrics.items()}
         scores[name] = {**metrics, "samples": result.samples}
     content = {"fingerprint": predictor.fingerprint, "keys": keys, "scores": scores}
@@ -276,7 +275,7 @@ def _evaluate(
 
 
 def _write_pictures(folder: Path, tell: Callable[[str], None]) -> list[tuple[Path, Sample]]:
-    """The unseen vendor as plain files with sidecars: what a user's own folder looks like."""
+    """Write the unseen vendor's images as files with sidecars, like a user's own folder."""
     samples, _ = read_samples(shards(folder, UNSEEN))
     target = folder / "pictures" / UNSEEN
     if not target.exists():
@@ -295,6 +294,6 @@ def _file_name(sample: Sample) -> str:
 
 
 def _spread(pictures: list[tuple[Path, Sample]], count: int) -> list[tuple[Path, Sample]]:
-    """Pictures from all over the list, flags left out: their names cannot be seen."""
+    """Select images spread over the list, without flags, whose names are not visible."""
     plain = [pair for pair in pictures if not pair[1].metadata["flag"]]
     return plain[:: max(1, len(plain) // count)][:count]

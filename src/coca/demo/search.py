@@ -1,4 +1,4 @@
-"""What the demo does with its collection: searches, recommends, names, adds and deletes."""
+"""Searches of the demo: text, image and filtered search, recommendation, zero-shot, updates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ TEXT_QUERIES = ("red car", "smiling face", "apple", "sailboat", "hamburger", "gr
 IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
 FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
 LIKED, UNLIKED = ("1f438", "green heart"), "1f697"
-"""More like this drawing and these words, less like that drawing."""
+"""Positive examples (a drawing and a text), and a negative drawing."""
 CLASSES, NAMED = 200, 8
-"""Names to choose from, and drawings to name."""
+"""Number of class names, and of drawings to classify."""
 TAKEN_OUT = ("1f34e", "apple")
 
 Pictures = Sequence[tuple[Path, Sample]]
@@ -30,22 +30,22 @@ Pictures = Sequence[tuple[Path, Sample]]
 
 @dataclass(frozen=True)
 class Found:
-    """A query of the report and what it found."""
+    """A query of the report with its hits."""
 
     words: str
-    """The text, or what the image shows."""
+    """The text query, or the name of the query image."""
     filter: str
-    """Milvus expression, or nothing."""
+    """Milvus filter expression; empty if there is none."""
     image: Path | None
-    """The image, if the query is one."""
+    """The query image, or None."""
     hits: Sequence[Hit]
-    """Nearest first."""
+    """Hits, nearest first."""
     title: str = ""
-    """What was done, if it was no plain search."""
+    """Heading, for other operations than a search."""
 
 
 def search_pictures(engine: SearchEngine, pictures: Pictures) -> Iterator[Found]:
-    """Searches by words, behind a filter, and by images."""
+    """Search by text, with a filter, and by image."""
     for words in TEXT_QUERIES:
         yield Found(words, "", None, engine.search(words, k=8))
     words, filter = FILTERED_QUERY
@@ -60,7 +60,7 @@ def search_pictures(engine: SearchEngine, pictures: Pictures) -> Iterator[Found]
 def use_collection(
     predictor: Predictor, index: Collection, uri: str, pictures: Pictures
 ) -> Iterator[Found]:
-    """Recommends, names by a collection of classes, and takes an image out and puts it back."""
+    """Recommend images, classify by a collection of classes, delete an image and add it again."""
     engine = SearchEngine(predictor, index)
     by_code = {path.stem: (path, sample) for path, sample in pictures}
     (code, words), (path, sample) = LIKED, by_code[LIKED[0]]
@@ -82,7 +82,7 @@ def use_collection(
 
 
 def _named(predictor: Predictor, uri: str, pictures: Pictures) -> Found:
-    """Some drawings with the nearest of the names that stand in a collection of their own."""
+    """Classify some drawings by the nearest class in a collection of class names."""
     some = pictures[:: max(1, len(pictures) // CLASSES)][:CLASSES]
     names = list(dict.fromkeys(sample.captions[0] for _, sample in some))
     shown = some[:: max(1, len(some) // NAMED)][:NAMED]

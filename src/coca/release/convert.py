@@ -1,4 +1,4 @@
-"""A model from one project's files into another's: OpenCLIP's weights to a folder, and back."""
+"""Conversion between OpenCLIP weights and model folders, in both directions."""
 
 import json
 import logging
@@ -31,9 +31,9 @@ from coca.processing.processor import Processor
 logger = logging.getLogger(__name__)
 
 Format: TypeAlias = Literal["coca", "openclip"]
-"""`coca`: a model's folder; `openclip`: what OpenCLIP reads."""
+"""Output format: `coca` is a model folder, `openclip` the files that OpenCLIP reads."""
 
-# Ways to make an image square that have another name there; the others have the same.
+# Resize modes that have another name in OpenCLIP; the others have the same name.
 _RESIZE_MODES = {"crop": "shortest", "pad": "longest"}
 
 
@@ -44,21 +44,21 @@ def convert(
     to: Format | None = None,
     vocabulary: str | Path | None = None,
 ) -> Path:
-    """Writes a model anew in the other project's form.
+    """Convert a model to a model folder or to OpenCLIP's format.
 
     Args:
-        source: Any name that `coca.load` understands.
+        source: Any name that `coca.load` accepts.
         out: A folder, or for OpenCLIP a file that ends in `.safetensors`, `.bin` or `.pt`.
-        to: The form; by default `openclip` if `out` is such a file, else `coca`.
-        vocabulary: CLIP's vocabulary, if neither open_clip_torch nor the hub is at hand.
+        to: Output format; default: `openclip` if `out` is such a file, else `coca`.
+        vocabulary: CLIP's vocabulary, if neither open_clip_torch nor the hub is available.
 
     Returns:
-        What was written.
+        The written path.
 
     Raises:
-        ModelError: The source is no model, OpenCLIP has no such architecture, or the form cannot
-            hold a setting that changes what the model computes.
-        ConfigError: A model's folder is to go into a file.
+        ModelError: The source is no model, OpenCLIP has no such architecture, or the format cannot
+            store a setting that changes the model's output.
+        ConfigError: `to` is `coca`, and `out` is a file.
     """
     out = Path(out)
     is_file = out.suffix in SUFFIXES
@@ -75,7 +75,7 @@ def convert(
 
 
 def copy_model(folder: Path, out: Path) -> Path:
-    """Copies the files of a model's folder, and nothing else that lies there."""
+    """Copy the model files of a folder, and no others."""
     names = [*MODEL_FILES, *(name for name in (SOURCE_FILE,) if (folder / name).is_file())]
     with atomic_folder(out) as unfinished:
         for name in names:
@@ -115,7 +115,7 @@ def _for_open_clip(folder: Path, out: Path) -> Path:
 
 
 def _not_in_weights(state: dict[str, Tensor], config: OpenCLIPConfig) -> str:
-    """What of the configuration is lost where only the weights are kept."""
+    """Describe the settings that a weights file alone cannot store; empty if none."""
     try:
         return differences(config, config_of_weights(state))
     except ModelError:
@@ -130,7 +130,7 @@ def _write_state(state: dict[str, Tensor], path: Path) -> None:
 
 
 def _about(config: OpenCLIPConfig, folder: Path) -> dict[str, Any]:
-    """What `open_clip_config.json` says."""
+    """Build the content of `open_clip_config.json`."""
     image = Processor.load(folder).image_config
     return {
         "model_cfg": to_open_clip(config),

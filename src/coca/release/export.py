@@ -1,4 +1,4 @@
-"""A model as a folder to give away: its files, a card, and the way to the hub and back."""
+"""Export of a model as a folder to share, with a model card, and upload to the hub."""
 
 import json
 from collections.abc import Sequence
@@ -37,27 +37,27 @@ def export(
     half: bool = False,
     load_as: str = "",
 ) -> Path:
-    """Writes a folder that holds a model, its card, and nothing of the machine it was made on.
+    """Write a folder with a model and its model card, without paths of this machine.
 
-    What the run of the model has recorded stands in the card: its data, settings and machine.
+    The card contains the recorded data, settings and machine of the model's run.
 
     Args:
-        model: Any name that `coca.load` understands.
-        out: Where the folder goes; one that stands there is replaced.
-        title: The model's name; default: the name of `out`.
-        intended_use: What it is good for.
-        limits: What it is not good for.
-        licence: Identifier of the licence of the weights, in the hub's spelling; default: that of
-            the card next to the model, else `unknown`.
-        results: Files that `coca evaluate --out` wrote; they must be this model's.
-        half: Store the weights in 16 bits; they load as 32 again.
-        load_as: The name by which others will load it, such as `hf:organisation/name`.
+        model: Any name that `coca.load` accepts.
+        out: Output folder; an existing one is replaced.
+        title: Name of the model; default: the name of `out`.
+        intended_use: Intended use, for the card.
+        limits: Limitations, for the card.
+        licence: The hub's identifier of the weights' licence; default: the licence in the model's
+            own card, else `unknown`.
+        results: Reports of `coca evaluate --out` for this model.
+        half: Store the weights as fp16; they are loaded as fp32.
+        load_as: Name for `coca.load` in the card, such as `hf:organisation/name`.
 
     Returns:
         The folder.
 
     Raises:
-        ModelError: There is no such model, or the results are another's.
+        ModelError: There is no such model, or the results are of another model.
     """
     folder, out = model_folder(model), Path(out)
     known_as = fingerprint(folder)
@@ -89,19 +89,19 @@ def export(
 def push_to_hub(
     folder: str | Path, repo: str, *, private: bool = False, hub: Hub | None = None
 ) -> str:
-    """Uploads an exported folder, as the account that huggingface_hub is logged in with.
+    """Upload an exported folder to the hub, with the account of huggingface_hub.
 
     Args:
-        folder: What `export` wrote.
-        repo: `ORGANISATION/NAME`; it is made if it is missing.
-        private: Make it visible to its owners only.
-        hub: Where it goes; default: the Hugging Face hub.
+        folder: Folder written by `export`.
+        repo: `ORGANISATION/NAME`; created if missing.
+        private: Make the repository private.
+        hub: Target hub; default: the Hugging Face hub.
 
     Returns:
-        The name by which `coca.load` finds it.
+        The name for `coca.load`.
 
     Raises:
-        ModelError: The folder holds no card, so was not exported, or the hub refuses it.
+        ModelError: The folder has no model card, or the hub refuses the upload.
     """
     folder = Path(folder)
     if not (folder / CARD_FILE).is_file():
@@ -119,7 +119,7 @@ def from_pretrained(
     device: str | None = None,
     precision: Precision = "fp32",
 ) -> Predictor:
-    """Loads an exported folder, or a repository of the hub: `coca.load` in the hub's own words.
+    """Load an exported folder or a hub repository, with the signature of the hub's libraries.
 
     Args:
         name: A folder, or `ORGANISATION/NAME`.
@@ -136,7 +136,7 @@ def from_pretrained(
 
 
 def _data(run: Path) -> list[DataLine]:
-    """The sources of a run and the share of each in what the model saw."""
+    """Return the sources of a run with their fractions of the training samples."""
     recipe = _json(run / "recipe.json")
     sources = recipe.get("data", {}).get("sources", [])
     total = sum(source["weight"] for source in sources)
@@ -151,7 +151,7 @@ def _data(run: Path) -> list[DataLine]:
 
 
 def _training(run: Path) -> str:
-    """What a run recorded about itself, as a table."""
+    """Format the record of a run as a table."""
     recipe, starts = _json(run / "recipe.json"), _json(run / "record.json").get("starts", [])
     if not recipe or not starts:
         return ""
@@ -172,5 +172,5 @@ def _training(run: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """What a run left behind; nothing if the model did not come from a run here."""
+    """Read a JSON file of a run; empty if the model does not come from a local run."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""The page that travels with a model: what it is, learned from and scored, and its limits."""
+"""Model cards: description, training data, results and limitations of a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,35 +20,35 @@ from coca.workflows.evaluation.markdown import table
 CARD_FILE = "README.md"
 
 UNKNOWN_LICENCE = "unknown"
-"""The hub's identifier where nobody states under which terms weights are given."""
+"""The hub's licence identifier for weights without a stated licence."""
 
 _TAGS = ("coca", "contrastive-captioner", "image-text", "image-captioning", "multimodal-search")
 
 
 @dataclass(frozen=True)
 class DataLine:
-    """One source that a model learned from."""
+    """One training data source of a model."""
 
     name: str
-    """What it is called."""
+    """Name of the source."""
     size: str
-    """How much of it was used, with its unit: `3,200 drawings`."""
+    """Amount used, with its unit, such as `3,200 drawings`."""
     terms: str
-    """Its licence, or the terms that it is given under."""
+    """Licence or terms of use."""
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Measured numbers and how they were measured."""
+    """Measured scores and how they were measured."""
 
     title: str
-    """What was measured on which data: `Retrieval on 1,000 held-out drawings`."""
+    """Task and data, such as `Retrieval on 1,000 held-out drawings`."""
     columns: Sequence[str]
-    """Heads of the columns; the first names a score."""
+    """Header; the first column is the name of a score."""
     rows: Sequence[Sequence[str]]
-    """A row for each score."""
+    """One row per score."""
     note: str = ""
-    """Seeds, machine, date: what a reader needs to measure it again."""
+    """Seeds, machine and date, to reproduce the measurement."""
 
 
 def model_card(
@@ -63,24 +63,24 @@ def model_card(
     licence: str = UNKNOWN_LICENCE,
     load_as: str = "",
 ) -> str:
-    """Writes the card of a model folder, as the text of a `README.md`.
+    """Write the model card of a folder, as the text of a `README.md`.
 
-    Sizes, format and origin are read from the folder; scores are only those that are given.
+    Sizes, format and origin are read from the folder; scores only from `results`.
 
     Args:
-        folder: Holds the model.
-        title: The model's name.
-        intended_use: What it is good for, in a paragraph.
-        data: What it learned from.
-        training: How it learned, as far as it is known.
-        results: What was measured.
-        limits: What it is not good for, and what is known to go wrong.
-        licence: Identifier of the licence of the weights, in the hub's spelling. It follows
-            from the terms of the data, not from those of this package.
-        load_as: The name to pass to `coca.load`; default: the folder's own name.
+        folder: Model folder.
+        title: Name of the model.
+        intended_use: Intended use, one paragraph.
+        data: Training data.
+        training: Description of the training; empty if unknown.
+        results: Measured scores.
+        limits: Limitations and known failures.
+        licence: The hub's identifier of the weights' licence. It follows from the terms of the
+            data, not from the licence of this package.
+        load_as: Name for `coca.load`; default: the name of the folder.
 
     Raises:
-        ModelError: The folder holds no model.
+        ModelError: The folder contains no model.
     """
     folder = Path(folder)
     config = load_config_file(folder)
@@ -92,7 +92,7 @@ def model_card(
         _section(
             "Use",
             f'```python\nimport coca\n\nmodel = coca.load("{name}")\n'
-            'pictures = model.embed_images(["cat.jpg"])\n'
+            'images = model.embed_images(["cat.jpg"])\n'
             'print(images @ model.embed_texts(["a cat", "a dog"]).T)\n'
             'print(model.caption("cat.jpg"))\n```',
         ),
@@ -111,7 +111,7 @@ def model_card(
 
 
 def licence_of(folder: Path) -> str:
-    """Read the licence that the card of a model's folder states; empty if it states none."""
+    """Read the licence from the model card in a folder; empty if there is none."""
     try:
         _, front, _ = (folder / CARD_FILE).read_text(encoding="utf-8").split("---\n", 2)
         stated = yaml.safe_load(front)
@@ -121,14 +121,14 @@ def licence_of(folder: Path) -> str:
 
 
 def results_of(path: str | Path, *, of: str) -> list[ResultTable]:
-    """Reads the scores that `coca evaluate --out` wrote.
+    """Read the scores of a report of `coca evaluate --out`.
 
     Args:
-        path: The folder that it wrote, or the `report.json` in it.
-        of: Fingerprint of the model that they must be of.
+        path: Folder of the report, or its `report.json`.
+        of: Required fingerprint of the evaluated model.
 
     Raises:
-        ModelError: The file is missing, holds no scores, or those of another model.
+        ModelError: The file is missing, has no scores, or belongs to another model.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""From finished runs to the model that the package brings: scores of each seed, card, weights."""
+"""Release of the shipped model: score the runs of all seeds, write card and weights."""
 
 import json
 import statistics
@@ -27,10 +27,10 @@ from coca.train.tracker import read_metrics
 from coca.workflows.evaluation.result_cache import result_key
 
 MAX_BYTES = 20_000_000
-"""What the package may grow by."""
+"""Maximum size of the shipped model, in bytes."""
 
 TOLERANCE = 1e-2
-"""How far a number of an embedding may move when weights are stored in half precision."""
+"""Maximum change of an embedding component by storing weights in half precision."""
 
 CHECKED_SAMPLES = 64
 
@@ -53,7 +53,7 @@ LIMITS = (
     "load other weights."
 )
 
-# Rows of a table: what it says, then task and metric of the model, then metric of the floor.
+# Rows of a table: title, task and metric of the model.
 _ROWS = (
     *((f"text to image, R@{k}", "retrieval", f"text_to_image_recall@{k}") for k in (1, 5, 10)),
     *((f"image to text, R@{k}", "retrieval", f"image_to_text_recall@{k}") for k in (1, 5, 10)),
@@ -64,9 +64,9 @@ _ROWS = (
     ("zero-shot with prompts, top-1", "zero_shot", "top1"),
     ("zero-shot with prompts, top-5", "zero_shot", "top5"),
 )
-_FLOORS = ("pixel_floor", "trimmed_pixel_floor")
-# The floor answers an image by the nearest known one, whatever is asked about it.
-_FLOOR_METRICS = {
+_BASELINES = ("pixel_floor", "trimmed_pixel_floor")
+# The pixel baseline only finds the nearest reference image, which answers all of these metrics.
+_BASELINE_METRICS = {
     **{f"image_to_image_recall@{k}": f"image_to_text_recall@{k}" for k in (1, 5, 10)},
     "top1": "image_to_text_recall@1",
     "top5": "image_to_text_recall@5",
@@ -75,13 +75,13 @@ _FLOOR_METRICS = {
 
 @dataclass(frozen=True)
 class Release:
-    """What was put into the package."""
+    """A released model."""
 
     folder: Path
     size_bytes: int
-    """Of all files together."""
+    """Total size of the files."""
     largest_change: float
-    """Of any number of an embedding, for the weights being stored in half precision."""
+    """Maximum change of an embedding component by half precision."""
 
 
 def release_model(
@@ -93,22 +93,22 @@ def release_model(
     progress: ProgressMaker = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Release:
-    """Writes the first run's model in half precision, with a card that tells of all of them.
+    """Write the first run's model in half precision, with a model card over all runs.
 
-    The first is shipped and not the best, since to choose by these scores would flatter them.
+    The first and not the best run is shipped, since selection by these scores would bias them.
 
     Args:
         runs: Runs of one recipe with different seeds.
-        tasks: What each is scored on; floors are measured once. Scores are kept in each run.
-        into: Folder to write.
-        data: Folder that `pack_sets` wrote, for the names and terms of the drawings.
-        progress: Shows how far it is.
-        tell: Gets a line at the start of each stage.
+        tasks: Tasks to score each run on; pixel baselines run once. Scores are cached in each run.
+        into: Output folder.
+        data: Folder written by `pack_sets`, for the names and terms of the drawings.
+        progress: Optional progress callback.
+        tell: Receives a status line at the start of each stage.
 
     Raises:
-        ModelError: The weights are too large for the package, or half precision changes what the
-            model says.
-        CocaError: A run holds no model, or the data are not there.
+        ModelError: The weights are too large for the package, or half precision changes the
+            embeddings too much.
+        CocaError: A run has no model, or the data are missing.
     """
     if not runs:
         raise ConfigError("no run is named; name at least one folder of `coca pretrain`")
@@ -155,20 +155,20 @@ def score_run(
     progress: ProgressMaker = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Scores:
-    """Scores of a run's model, from its `evaluation.json` if that holds them.
+    """Score a run's model, with scores cached in its `evaluation.json`.
 
     Args:
-        run: Its folder.
-        tasks: What it is scored on.
-        floors: Run those, too, that look at pixels alone and not at the model.
-        progress: Shows how far it is.
-        tell: Gets a line if there is something to do.
+        run: Folder of the run.
+        tasks: Tasks to score it on.
+        floors: Include the pixel baselines, which do not depend on the model.
+        progress: Optional progress callback.
+        tell: Receives a status line if tasks have to run.
 
     Raises:
-        CocaError: The run holds no model, or a task cannot be done.
+        CocaError: The run has no model, or a task cannot run.
     """
     predictor = CachingPredictor(load(run))
-    wanted = [task for task in tasks if floors or task.task not in _FLOORS]
+    wanted = [task for task in tasks if floors or task.task not in _BASELINES]
     path = Path(run) / "evaluation.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     kept = content.get("scores", {}) if content.get("fingerprint") == predictor.fingerprint else {}
@@ -191,12 +191,12 @@ def score_run(
 
 
 def result_tables(seeds: Sequence[Scores]) -> list[ResultTable]:
-    """A table for each part of the data: mean and spread over the seeds, chance and floors.
+    """Build a table per part of the data: mean and spread over seeds, chance, pixel baselines.
 
-    A single seed has no spread, and is said to be one.
+    A single seed has no spread; the note states it.
 
     Args:
-        seeds: Scores of each run; the floors are those of the first.
+        seeds: Scores of each run; the first run provides the pixel baselines.
     """
     several = len(seeds) > 1
     spread = ["spread"] if several else []
@@ -208,14 +208,14 @@ def result_tables(seeds: Sequence[Scores]) -> list[ResultTable]:
             if metric not in first.get(task, {}):
                 continue
             values = [scores[part][task][metric] for scores in seeds]
-            floor = _FLOOR_METRICS.get(metric, metric)
+            floor = _BASELINE_METRICS.get(metric, metric)
             rows.append(
                 [
                     title,
                     f"{statistics.mean(values):.3f}",
                     *([f"{min(values):.3f} to {max(values):.3f}"] if several else []),
                     f"{first[task][f'chance_{metric}']:.4f}",
-                    *(_shown(first.get(name, {}).get(floor)) for name in _FLOORS),
+                    *(_shown(first.get(name, {}).get(floor)) for name in _BASELINES),
                 ]
             )
         count = int(next(iter(first.values()))["samples"])
@@ -230,19 +230,19 @@ def _shown(value: float | None) -> str:
 
 
 def largest_change(one: Predictor, other: Predictor, task: TaskConfig) -> float:
-    """Largest difference of any number of an embedding between two models, on samples of a task."""
+    """Compute the largest absolute difference of two models' embeddings on samples of a task."""
     samples, _ = read_samples(task.data, limit=CHECKED_SAMPLES)
-    pictures = [sample.image for sample in samples]
+    images = [sample.image for sample in samples]
     texts = [text for sample in samples for text in sample.captions]
     pairs = (
-        (one.embed_images(pictures), other.embed_images(pictures)),
+        (one.embed_images(images), other.embed_images(images)),
         (one.embed_texts(texts), other.embed_texts(texts)),
     )
     return max(float(np.abs(left - right).max()) for left, right in pairs)
 
 
 def _data_lines(data: Path) -> list[DataLine]:
-    """What was learned from, and what only tests read, with whom the licences ask to name."""
+    """List training and test data with licences and attribution."""
     path = data / "sets.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -271,7 +271,7 @@ def _training(runs: Sequence[str | Path]) -> str:
     first, start = recipes[0], records[0]["starts"][-1]
     steps, batch = first["train"]["steps"], first["data"]["loader"]["batch_size"]
     seeds = ", ".join(str(recipe["seed"]) for recipe in recipes)
-    said = f"Seeds {seeds}" if len(recipes) > 1 else f"Seed {seeds}"
+    of_seeds = f"Seeds {seeds}" if len(recipes) > 1 else f"Seed {seeds}"
     speeds = [row["pairs_per_s"] for run in runs for row in read_metrics(run)]
     minutes = steps * batch / statistics.median(speeds) / 60
     machine, code = start["machine"], start["code"]
@@ -279,7 +279,7 @@ def _training(runs: Sequence[str | Path]) -> str:
     return (
         f"`recipes/pretrain/nano.yaml`: both losses, {steps:,} steps of {batch} pairs, about "
         f"{minutes:.0f} minutes on {machine['cores']} cores of {machine['cpu']}{commit}, "
-        f"{start['started'][:10]}. {said}; the weights are those of seed "
+        f"{start['started'][:10]}. {of_seeds}; the weights are those of seed "
         f"{first['seed']}, stored in half precision. Fluent's two sets count as one vendor. "
         "OpenMoji was not read, nor were 200 concepts of any vendor, chosen by a hash within each "
         "group, flags left out."

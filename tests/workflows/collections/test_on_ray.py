@@ -27,5 +27,5 @@ def test_every_worker_finds_room(
 def test_a_device_that_ray_cannot_give_is_refused() -> None:
     with pytest.raises(ConfigError, match="knows no accelerator"):
         share_of_each(1, {"CPU": 2.0}, device="cuda")
-    with pytest.raises(ConfigError, match="right is cuda, cpu"):
+    with pytest.raises(ConfigError, match="must be cuda, cpu"):
         next(embed_shards_on_ray([], "nano", "out", workers=1, device="cuda:1"))

@@ -215,7 +215,7 @@ def test_changes_wait_where_another_process_holds_the_collection(
 
 def test_only_folders_can_be_watched(tmp_path: Path) -> None:
     for place in (tmp_path / "a.png", "shards/*.tar"):
-        with pytest.raises(ConfigError, match="only folders"):
+        with pytest.raises(ConfigError, match="only local folders"):
             next(watch_folders([place], lambda _: pytest.fail("filled"), every_s=0.0))
 
 

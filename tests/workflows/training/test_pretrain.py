@@ -122,7 +122,7 @@ def test_the_folder_tells_what_was_run(pictures: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["seed=1", "tokenizer.lowercase=false"])
 def test_a_run_refuses_to_go_on_as_another(pictures: Path, tmp_path: Path, change: str) -> None:
     pretrain(recipe(pictures, tmp_path / "run"))
-    with pytest.raises(ConfigError, match="give the new run another folder"):
+    with pytest.raises(ConfigError, match="use another folder for the new run"):
         pretrain(recipe(pictures, tmp_path / "run", change))
 
 
@@ -192,9 +192,7 @@ def test_a_classification_loss_needs_its_classes() -> None:
     with pytest.raises(ConfigError, match=wanted):
         recipe(Path("p"), Path("r"), "model.head.classes=[cat, dog]")
     both = ("loss.classification_weight=1", "model.head.classes=[cat, dog]", "model.head.heads=1")
-    with pytest.raises(
-        ConfigError, match="must read image and 1 image when trained"
-    ):
+    with pytest.raises(ConfigError, match="must read image and 1 image when trained"):
         recipe(Path("p"), Path("r"), *both, "model.head.reads=words")
     with pytest.raises(ConfigError, match=r"follow from the head; set model\.head\.classes"):
         recipe(Path("p"), Path("r"), *both, "data.loader.class_names=[cat, dog]")
@@ -294,7 +292,7 @@ def test_adapters_move_a_model_to_another_domain(pictures: Path, tmp_path: Path)
 
 
 def test_a_number_of_threads_below_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="threads is -1"):
+    with pytest.raises(ConfigError, match="threads must be"):
         recipe(Path("p"), Path("r"), "threads=-1")
 
 

