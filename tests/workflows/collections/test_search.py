@@ -128,9 +128,7 @@ def test_a_model_that_is_gone_is_replaced_by_the_fallback_or_told(
     moved.rename(tmp_path / "elsewhere")
     with open_search(uri, fallback=lambda: tmp_path / "elsewhere") as engine:
         assert len(engine.search("x")) == 3
-    gone = (
-        "'pictures' in .*pictures.db was filled by .*moved, .* no longer exists.*--model"
-    )
+    gone = "'pictures' in .*pictures.db was filled by .*moved, .* no longer exists.*--model"
     with pytest.raises(ModelError, match=gone), open_search(uri):
         pass
 
