@@ -1,4 +1,4 @@
-"""npm packages of emoji: five sets of drawings, and the labels and tags of emojibase.
+"""Emoji packages of npm: five sets of drawings, and the labels and tags of emojibase.
 
 A concept is an emoji independent of the vendor, without the variants for skin tones.
 """
