@@ -21,8 +21,6 @@ from coca.search.ingest.local_files import (
 )
 from coca.search.query.originals import read_file
 
-"""Ends the stamp of a series, but for marks of the ledger."""
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
