@@ -284,7 +284,7 @@ def test_a_run_that_never_began_leaves_no_classes_to_the_next(
 ) -> None:
     run = tmp_path / "run"
     settings = ("train.steps=1", "evaluate=[]")
-    with pytest.raises(ConfigError, match="this process is on its own"):
+    with pytest.raises(ConfigError, match="there is only one process"):
         finetune(
             recipe(model, pictures, run, "head.most_frequent=2", "train.parallel=ddp", *settings)
         )

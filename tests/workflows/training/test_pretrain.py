@@ -139,7 +139,7 @@ def test_a_refused_recipe_is_not_written_down_as_what_was_run(
 
 def test_a_run_that_never_began_leaves_no_words_to_the_next(pictures: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(ConfigError, match="this process is on its own"):
+    with pytest.raises(ConfigError, match="there is only one process"):
         pretrain(recipe(pictures, run, "model.text.vocab_size=270", "train.parallel=ddp"))
     few = Tokenizer.load(run / "tokenizer.json").vocab_size
     result = pretrain(recipe(pictures, run, "train.steps=1", "train.schedule.warmup=0"))
