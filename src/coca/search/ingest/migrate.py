@@ -104,7 +104,7 @@ def _claim(folder: Path, source: Collection, target: Collection) -> None:
         raise StorageError(f"{note} cannot be read: {error}") from error
     if theirs != ours:
         raise SearchError(
-            f"{folder} belongs to another migration ({note} tells which): name another folder"
+            f"{folder} belongs to another migration ({note} names it): name another folder"
         )
 
 
