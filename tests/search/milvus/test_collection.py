@@ -13,6 +13,8 @@ from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
 from coca.search.records import Origin, Record
 
+pytestmark = pytest.mark.contract
+
 MakeIndex = Callable[..., Collection]
 MakeRecord = Callable[..., Record]
 

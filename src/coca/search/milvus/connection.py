@@ -80,6 +80,11 @@ class Connection:
             raise SearchError(f"the collection in {self.uri} was closed; open it again")
         return self._client
 
+    @property
+    def milvus_error(self) -> type[Exception]:
+        """Exception class of Milvus, for handling inside `faults`."""
+        return self._milvus.MilvusException
+
     def journal(self, collection: str) -> Journal:
         """Return a journal of writes to a collection; on Lite the process-wide journal."""
         return self._lease.journal(collection) if self._lease else Journal()

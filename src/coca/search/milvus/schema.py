@@ -5,6 +5,7 @@ Otherwise it is in a second collection, `NAME_texts`, with the same columns.
 """
 
 import re
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,8 @@ _NEWEST = "2"
 _TEXTS = "_texts"
 _LOAD_S = 3_600.0
 """Minimum timeout of loading a collection, in seconds; Lite builds a new index while loading."""
+_RETRY_S, _POLL_S = 60.0, 1.0
+"""Seconds in which a failed load is retried, and between two attempts."""
 
 
 @dataclass(frozen=True)
@@ -218,9 +221,22 @@ def load_collection(connection: Connection, layout: Layout) -> None:
             words.add_index(WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
             client.create_index(layout.name, words, timeout=timeout_s, sync=not connection.is_lite)
         for name in {layout.texts, layout.name}:
-            client.load_collection(
-                name, timeout=max(timeout_s, _LOAD_S), replica_number=layout.replicas
-            )
+            _load(connection, name, layout.replicas)
+
+
+def _load(connection: Connection, name: str, replicas: int) -> None:
+    deadline = time.monotonic() + _RETRY_S
+    while True:
+        try:
+            timeout_s = max(connection.timeout_s, _LOAD_S)
+            connection.client.load_collection(name, timeout=timeout_s, replica_number=replicas)
+            return
+        except connection.milvus_error as error:
+            # Milvus 2.3 keeps the error of a query node for 10 s while it loads again: for example
+            # of a node that met an index which was dropped meanwhile.
+            if "show collection failed" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
 
 
 def index_captions(connection: Connection, layout: Layout) -> None:
