@@ -94,7 +94,8 @@ def test_a_wrong_call_is_told_in_one_sentence(
     (line,) = told.stderr.splitlines()
     assert line.startswith("error: ")
     assert sentence in line.lower()
-    assert line.endswith("--help` tells more")
+    assert "; see `" in line
+    assert line.endswith("--help`")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_pattern_that_fits_nothing_is_told_as_one(place: Path) -> None:
 
 def test_an_error_that_no_picture_causes_is_passed_on(pictures: list[str]) -> None:
     def work(batch: Sequence[str]) -> list[str]:
-        raise DataError("the prompt holds half a surrogate pair")
+        raise DataError("the prompt contains a lone surrogate")
 
     with pytest.raises(DataError, match="prompt"):
         work_through(pictures, work, batch_size=2, title="x", progress=silent)

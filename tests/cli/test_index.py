@@ -154,7 +154,7 @@ def test_a_place_that_cannot_be_is_told_before_a_model_is_loaded(
 ) -> None:
     for command in (["index", "photos"], ["classes", "add", "cat,dog"]):
         told = run(*command, "-m", "no-such-model", "--uri", "localhost", code=2).stderr
-        assert "localhost is no place of a collection" in told
+        assert "localhost is not the address of a collection" in told
         assert "http://localhost:19530" in told
         told = run(*command, "-m", "no-such-model", "--collection", "a-b", code=2).stderr
         assert "cannot name a collection" in told

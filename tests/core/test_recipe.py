@@ -154,8 +154,8 @@ def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a: 1\nb: 2\na: 3\n", r"recipe\.yaml \(line 3\): the key 'a' stands here twice"),
-        ("s: {x: 1,\n  x: 2}\n", r"\(line 2\): the key 'x' stands here twice"),
+        ("a: 1\nb: 2\na: 3\n", r"recipe\.yaml \(line 3\): the key 'a' is given twice"),
+        ("s: {x: 1,\n  x: 2}\n", r"\(line 2\): the key 'x' is given twice"),
         (
             "a: !!python/object/apply:os.system [echo]\n",
             r"the tag !!python/object/apply:os.system is",
@@ -221,7 +221,7 @@ def test_an_override_without_a_path_or_value_is_told(text: str) -> None:
     ("text", "sentence"),
     [
         ("a=[1", "expected ',' or ']'"),
-        ("a={b: 1, b: 2}", "the key 'b' stands here twice"),
+        ("a={b: 1, b: 2}", "the key 'b' is given twice"),
         ("a=!!python/name:os.system", "the tag !!python/name:os.system is refused"),
         ("a=2024-13-40", "month must be in"),
     ],

@@ -152,7 +152,7 @@ def test_vqa_needs_one_file_of_questions(
 ) -> None:
     config = write_vqa(tmp_path)
     named = tuple(config.paths[place] for place in paths)
-    with pytest.raises(ConfigError, match=f"{count} hold questions"):
+    with pytest.raises(ConfigError, match=f"must contain questions, got {count}"):
         open_source(replace(config, path=named))
 
 

@@ -1,7 +1,7 @@
 """Prose uses the field's terms: no dialect in docs and docstrings, and functions begin with verbs.
 
-All `PAGES` are checked, and the packages in `HELD`: add a package when it passes, and remove none.
-Changelog, lab notes and results are records of their time and are not checked.
+Docstrings and messages of the whole package are checked, and all `PAGES`. Changelog, lab notes and
+results are records of their time and are not checked.
 """
 
 import ast
@@ -20,8 +20,7 @@ PAGES = [
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in RECORDS),
 ]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-HELD = ("core", "data/loading", "data/sample.py", "processing", "search")
-"""Packages, or modules in them, whose docstrings are checked."""
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Words that other projects do not use so; each has a plainer one, such as "reported" for "told".
 DIALECT = re.compile(
@@ -30,6 +29,10 @@ DIALECT = re.compile(
     r"|a Milvus(?! (?:Lite|server|cluster|collection|instance|version))|rooms|doors?|floors)\b",
     re.IGNORECASE,
 )
+# The older form of errors, "k is 2.5; right is a whole number", for "k must be a whole number".
+OLD_FORM = re.compile(r"\bright (?:is|are)\b")
+# Names of settings, which messages contain without quotes.
+SETTINGS = re.compile(r"\b(?:head|loader)\.pictures\b|^pictures $")
 # First words that are no verbs; those that end in -s, -ing or -ed are recognized by their ends.
 NO_VERBS = {
     *("A", "All", "An", "Another", "Any", "As", "Both", "By", "Each", "Every", "For", "From"),
@@ -62,6 +65,11 @@ def prose_of_docstring(text: str) -> str:
     return re.sub(r"^\s*(>>>|\.\.\.) .*$", "", text, flags=re.MULTILINE)
 
 
+def prose_of_message(text: str) -> str:
+    """Blank out code spans, quotations and names of settings."""
+    return SETTINGS.sub("", re.sub(r"`[^`]*`|\"[^\"]*\"", "", text))
+
+
 def documented(path: Path) -> Iterator[tuple[str, ast.AST, str]]:
     """A name, node and docstring for a module, its classes and its functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -72,12 +80,18 @@ def documented(path: Path) -> Iterator[tuple[str, ast.AST, str]]:
                 yield f"{name_of(path)}:{getattr(node, 'lineno', 1)}", node, text
 
 
-def held_modules() -> list[Path]:
-    """The modules of the packages in `HELD`."""
-    parts = [PACKAGE / name for name in HELD]
-    return sorted(
-        {path for part in parts for path in (part.rglob("*.py") if part.is_dir() else [part])}
-    )
+def messages(path: Path) -> Iterator[tuple[str, str]]:
+    """Find the strings of a module that are sentences or parts of them, except docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    owners = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+    firsts = [node.body[0] for node in nodes if isinstance(node, owners) and node.body]
+    docstrings = {id(first.value) for first in firsts if isinstance(first, ast.Expr)}
+    for node in nodes:
+        if not isinstance(node, ast.Constant) or id(node) in docstrings:
+            continue
+        if isinstance(node.value, str) and " " in node.value:
+            yield f"{name_of(path)}:{node.lineno}", node.value
 
 
 def is_verb(word: str) -> bool:
@@ -108,28 +122,34 @@ def test_the_head_of_a_recipe_uses_the_terms_of_the_field(recipe: Path) -> None:
     assert DIALECT.findall(re.sub(r"`[^`]*`|\"[^\"]*\"|'[^']*'", "", comments)) == []
 
 
-def test_held_docstrings_use_the_terms_of_the_field() -> None:
+def test_docstrings_use_the_terms_of_the_field() -> None:
     found = [
         (name, words)
-        for path in held_modules()
+        for path in MODULES
         for name, _, text in documented(path)
         if (words := DIALECT.findall(prose_of_docstring(text)))
     ]
     assert found == []
 
 
-def test_held_functions_begin_with_a_verb() -> None:
+def test_messages_use_the_terms_of_the_field() -> None:
     found = [
-        (name, text.splitlines()[0])
-        for path in held_modules()
-        for name, node, text in documented(path)
-        if is_action(node) and not is_verb(text.split()[0].rstrip(",.:;"))
+        (name, words)
+        for path in MODULES
+        for name, text in messages(path)
+        if (words := DIALECT.findall(prose_of_message(text)) + OLD_FORM.findall(text))
     ]
     assert found == []
 
 
-def test_held_packages_exist() -> None:
-    assert [name for name in HELD if not (PACKAGE / name).exists()] == []
+def test_docstrings_of_functions_begin_with_a_verb() -> None:
+    found = [
+        (name, text.splitlines()[0])
+        for path in MODULES
+        for name, node, text in documented(path)
+        if is_action(node) and not is_verb(text.split()[0].rstrip(",.:;"))
+    ]
+    assert found == []
 
 
 def test_the_file_walks_name_files_that_exist() -> None:

@@ -51,12 +51,12 @@ from coca.core.errors import ConfigError, DataError
 model = coca.load("nano", device="cpu", prepack=False)
 image = b"GIF89a"
 for call, words in (
-    (lambda: model.embed_images(None), "a NoneType is no image; right is a path"),
-    (lambda: model.embed_images([None]), "a NoneType is no image"),
-    (lambda: model.embed_images(io.BytesIO(image)), "a BytesIO is no image"),
-    (lambda: model.embed_images(bytearray(image)), "a bytearray is no image"),
-    (lambda: model.embed_images(torch.zeros(3, 8, 8)), "a Tensor is no image"),
-    (lambda: model.embed_images({"a.png": 1}), "a dict is no image"),
+    (lambda: model.embed_images(None), "an image must be a path, the bytes of a file, a PIL"),
+    (lambda: model.embed_images([None]), "got a NoneType"),
+    (lambda: model.embed_images(io.BytesIO(image)), "got a BytesIO"),
+    (lambda: model.embed_images(bytearray(image)), "got a bytearray"),
+    (lambda: model.embed_images(torch.zeros(3, 8, 8)), "got a Tensor"),
+    (lambda: model.embed_images({"a.png": 1}), "got a dict"),
     (lambda: model.embed_texts(None), "text 0 must be a str, got NoneType"),
     (lambda: model.embed_texts(["a", float("nan")]), "text 1 must be a str, got float (nan)"),
     (lambda: model.embed_texts(b"cat"), "text 0 must be a str, got int"),

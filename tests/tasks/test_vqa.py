@@ -131,7 +131,7 @@ def test_a_report_gets_pictures_of_right_and_wrong_answers(tmp_path: Path) -> No
     result = run(always("red"), TaskConfig(task="vqa", data=write_vqa(tmp_path)))
     right, wrong = result.shown.strips
     assert (right.heading, wrong.heading) == ("Right", "Wrong")
-    assert right.cases[0].lines[:2] == ("what is 2?", "said: red")
+    assert right.cases[0].lines[:2] == ("what is 2?", "predicted: red")
     assert right.cases[0].picture is not None
 
 

@@ -126,7 +126,7 @@ def coca(
         ),
     ] = False,
 ) -> None:
-    """CoCa: search, captions and recognition with one image-text model.
+    """Search, caption and classify images with one image-text model.
 
     --debug and --quiet are accepted at any position.
     """
@@ -185,7 +185,7 @@ def _usage(error: Any) -> str:
     message = str(error.format_message()).strip().removesuffix(".")
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "coca"
-    return f"{message[:1].lower()}{message[1:]}; `{command} --help` tells more"
+    return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def to_try(*words: str) -> str:
 
 def print_error(text: str) -> None:
     """Print an error to stderr: one sentence, or a list with one line per problem."""
-    first, *more = text.strip().splitlines() or ["something failed and did not say why"]
+    first, *more = text.strip().splitlines() or ["the command failed without a message"]
     if more:
         first, more = f"{len(more) + 1} things are wrong", [first, *more]
     _to_stderr(f"error: {first}")

@@ -1,7 +1,7 @@
 """Options for model and collection, and their defaults in order of precedence.
 
 model       --model,  then the model of the collection,  then COCA_MODEL,  then the shipped `nano`
-collection  --uri,    then COCA_URI,    then coca.db,  then runs/demo/pictures.db
+collection  --uri,    then COCA_URI,    then coca.db,  then the demo's collection
 """
 
 import os

@@ -79,8 +79,8 @@ def require_data_root(recipes: Sequence[str], changes: Sequence[str]) -> None:
     if root is not None and "://" not in root and not Path(root).expanduser().exists():
         raise ConfigError(
             f"{', '.join(recipes)} reads its data from the folder {root}, which does not exist: "
-            "name yours by data_root=FOLDER; the head of the recipe says where the data set is to "
-            "be had and which files are expected"
+            "set data_root=FOLDER; the comment at the top of the recipe names the download and the "
+            "expected files"
         )
 
 

@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise _refused(f"the key {key.value!r} stands here twice", key)
+                    raise _refused(f"the key {key.value!r} is given twice", key)
                 seen.add(key.value)
         return node
 

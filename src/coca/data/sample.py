@@ -166,7 +166,7 @@ def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
         raise DataError(f"{name} is no JSON: {error}", reason="bad_record") from error
     if not isinstance(record, dict):
         raise DataError(
-            f"{name} holds {record!r:.40}; right is an object in braces", reason="bad_record"
+            f"{name} holds {record!r:.40}; it must be a JSON object", reason="bad_record"
         )
     return record
 
@@ -221,7 +221,7 @@ def first_texts(record: Mapping[str, Any], origin: str, names: tuple[str, ...]) 
         texts = [value] if isinstance(value, str | int) else value
         if not isinstance(texts, list | tuple) or not all(isinstance(t, str | int) for t in texts):
             raise DataError(
-                f"{name!r} of {origin} holds {value!r:.80}; right is a text or a list of texts",
+                f"{name!r} of {origin} must be a text or a list of texts, got {value!r:.80}",
                 reason="bad_record",
             )
         return tuple(str(text) for text in texts)

@@ -117,7 +117,7 @@ def _scores_table(part: str, scores: Mapping[str, Mapping[str, Number]]) -> Tabl
         rows.append((f"zero-shot with prompts, top-{k}", score, chance, near))
     above = sum(score > pixels for _, score, _, pixels in rows)
     note = f"CoCa is above raw pixels in {above} of {len(rows)} rows. " + (
-        "Some drawings are the same for two names, which no model can tell apart."
+        "Some drawings are the same for two names, so no model can separate these."
         if part == "all"
         else "Flags carry names of countries that nothing else in the images explains."
     )

@@ -86,8 +86,8 @@ def decode(
     """
     if not isinstance(source, bytes | str | Path | Image.Image | np.ndarray):
         raise DataError(
-            f"a {type(source).__name__} is no image; right is a path, the bytes of a file, a PIL "
-            "image, or an array",
+            f"an image must be a path, the bytes of a file, a PIL image or an array, "
+            f"got a {type(source).__name__}",
             reason="unsupported",
         )
     if isinstance(source, bytes) and hasattr(sys.modules.get(_FAST_DECODER), "decode_webp"):

@@ -294,8 +294,8 @@ def whole(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"the text {text[max(0, error.start - 20) : error.start + 20]!r} holds half a "
-            "surrogate pair, which stands for no character; repair how it was read",
+            f"the text {text[max(0, error.start - 20) : error.start + 20]!r} contains a "
+            "lone surrogate, which is no character; read it with the right encoding",
             reason="bad_text",
         ) from error
     return text

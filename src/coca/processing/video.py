@@ -82,7 +82,7 @@ def read_frames(
         MissingExtraError: The extra `video` is not installed.
     """
     if not every_s > 0:
-        raise ConfigError(f"every_s is {every_s}; right is a number of seconds above 0")
+        raise ConfigError(f"every_s must be above 0 seconds, got {every_s}")
     with VideoFile(source, limits) as video:
         index, seconds = 0, video.seconds
         while index < len(seconds):

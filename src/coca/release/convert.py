@@ -101,7 +101,7 @@ def _for_open_clip(folder: Path, out: Path) -> Path:
         return out
     if lost := _not_in_weights(state, config):
         raise ModelError(
-            f"{out} would hold weights alone, which do not tell {lost}; name a folder to write the "
+            f"{out} would hold weights alone and lose {lost}; name a folder to write the "
             "configuration as well"
         )
     unfinished = out.with_name(f".incomplete-{out.name}")

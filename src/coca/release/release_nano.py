@@ -45,9 +45,9 @@ INTENDED_USE = (
 
 LIMITS = (
     "It knows drawings in the manner of emoji, not photographs, and English words that name emoji, "
-    "not sentences. It cannot read text in images, count, or tell people apart. Names of "
-    "countries are learned by heart from flags; a flag that it has not seen tells it nothing, "
-    "which is why scores stand with and without flags. Concepts that differ by a detail (hours of "
+    "not sentences. It cannot read text in images, count, or recognize people. Names of "
+    "countries are learned by heart from flags; a flag that it has not seen is unknown to it, "
+    "so scores are given with and without flags. Concepts that differ by a detail (hours of "
     "a clock, sexes of a profession, faces that differ by a mouth) are often mixed up. The emoji "
     "carry the choices of their vendors and of Unicode in whom and what they show. For photographs "
     "load other weights."

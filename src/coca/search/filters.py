@@ -200,7 +200,7 @@ def check_filter(filter: str) -> None:
         SearchError: It is not a string.
     """
     if not isinstance(filter, str):
-        raise ArgumentError(f"the filter is {filter!r}; right is text, such as 'width > 100'")
+        raise ArgumentError(f"the filter must be a str such as 'width > 100', got {filter!r}")
 
 
 def quoted(text: str) -> str:

@@ -282,9 +282,7 @@ def _id_error(id: str) -> str | None:
     if not id:
         return "the id is empty"
     if wrong := _NOT_IN_ID.search(id):
-        return (
-            f"the id holds {wrong.group()!r}; right is text without quotes, backslashes and breaks"
-        )
+        return f"the id must not contain quotes, backslashes or line breaks, got {wrong.group()!r}"
     return _text_error("the id", id, MAX_BYTES[ID])
 
 

@@ -194,7 +194,7 @@ def _show(
         if len(cases) < SHOWN:
             lines = (
                 sample.text,
-                f"said: {head.classes[predicted]} ({row[predicted]:.0%})",
-                f"is: {head.classes[target]}",
+                f"predicted: {head.classes[predicted]} ({row[predicted]:.0%})",
+                f"true: {head.classes[target]}",
             )
             cases.append(Example(lines, thumbnail(sample.image), right=predicted == target))

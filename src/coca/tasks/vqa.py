@@ -197,7 +197,7 @@ def _show(
             image = thumbnail(sample.image)
             if all(case.picture != image for case in shown[right]):
                 people = ", ".join(one for one, _ in Counter(sample.answers).most_common(3))
-                lines = (sample.text, f"said: {answer}", f"people: {people}")
+                lines = (sample.text, f"predicted: {answer}", f"annotated: {people}")
                 shown[right].append(Example(lines, image, right=right))
 
 

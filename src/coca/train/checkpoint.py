@@ -117,7 +117,7 @@ def remove_others(run_folder: str | Path, step: int, *, keep: int) -> None:
 
 
 def has_checkpoint(run_folder: str | Path) -> bool:
-    """Whether the run has a checkpoint, complete or damaged."""
+    """Return whether the run has a checkpoint, complete or damaged."""
     return bool(_by_step(run_folder))
 
 

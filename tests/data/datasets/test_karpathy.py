@@ -98,7 +98,7 @@ def test_a_missing_picture_is_a_bad_sample_of_the_loader(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", "right is an object"),
+        ("[1]", "must hold a JSON object, got a list"),
         ("{", "is no JSON"),
         ('{"annotations": []}', "no list called 'images', but annotations"),
     ],

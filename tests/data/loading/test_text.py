@@ -83,7 +83,7 @@ def test_a_sample_without_words_of_the_wanted_kind_is_bad(sample: Sample, text: 
 
 
 def test_half_a_character_is_bad_text() -> None:
-    with pytest.raises(DataError, match="half a surrogate pair") as caught:
+    with pytest.raises(DataError, match="a lone surrogate") as caught:
         sample_text(Sample("a", b"", ("cat \ud83d",)), config(), torch.Generator())
     assert caught.value.reason == "bad_text"
 

@@ -28,9 +28,9 @@ def test_a_name_stands_for_the_path_in_logs() -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"path": ""}, "names nothing"),
-        ({"path": ()}, "names nothing"),
-        ({"path": ("a", "")}, "names nothing"),
+        ({"path": ""}, "path must be a folder"),
+        ({"path": ()}, "path must be a folder"),
+        ({"path": ("a", "")}, "path must be a folder"),
         ({"weight": 0.0}, "not above 0"),
         ({"weight": float("nan")}, "not above 0"),
         ({"block_size": -1}, "below 0"),

@@ -66,5 +66,5 @@ def test_real_drawings_are_written_as_coco_writes_them(tmp_path: Path) -> None:
 
 def test_no_scene_and_too_small_a_one_are_refused(tmp_path: Path) -> None:
     for count, side in ((0, 64), (1, 8)):
-        with pytest.raises(ConfigError, match="right is 1 or more"):
+        with pytest.raises(ConfigError, match="must be at least 1"):
             write_scenes(tmp_path / "scenes", vendor="twemoji", count=count, size_px=side)

@@ -54,7 +54,7 @@ def test_zilliz_cloud_is_known_by_its_address() -> None:
     [
         ("v2.2.9", r"x is Milvus 2\.2; 2\.3 or newer is needed"),
         ("milvus_lite-2.5.1", r"x is kept by Milvus Lite 2\.5; 3\.2 or newer"),
-        ("dev", "x tells no version of Milvus: 'dev'"),
+        ("dev", "x reports no version of Milvus: 'dev'"),
     ],
 )
 def test_a_milvus_that_is_too_old_is_refused(version: str, fault: str) -> None:

@@ -46,7 +46,7 @@ def test_an_address_may_be_written_as_people_do(written: str, meant: str) -> Non
 
 def test_an_address_without_port_is_told_what_is_right(tmp_path: Path) -> None:
     for written in ("localhost", " "):
-        with pytest.raises(SearchError, match=r"right is .*\.db, or .*http://localhost:19530"):
+        with pytest.raises(SearchError, match=r"it must be .*\.db, or .*http://localhost:19530"):
             Lease.take(address_of(written), create=False)
 
 
@@ -63,7 +63,9 @@ def test_nothing_is_made_unasked(tmp_path: Path) -> None:
 
 
 def test_a_path_must_end_in_db(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"is no place of a collection; right is .* \.db"):
+    with pytest.raises(
+        SearchError, match=r"is not the address of a collection; it must be .* \.db"
+    ):
         Lease.take(str(tmp_path / "pictures"), create=True)
 
 

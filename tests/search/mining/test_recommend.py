@@ -104,10 +104,10 @@ def test_what_is_removed_in_the_middle_of_it_is_left_out(
         ({"like": []}, "nothing to recommend by"),
         ({"like": ["absent"]}, "no record 'absent'"),
         ({"like": ["3"], "unlike": ["absent"]}, "no record 'absent'"),
-        ({"like": ["3"], "diversity": 1.5}, "right is 0 to 1"),
+        ({"like": ["3"], "diversity": 1.5}, r"diversity must be in \[0, 1\], got 1\.5"),
         ({"like": ["3"], "k": 0, "diversity": 0.5}, "k=0 with offset=0: k is at least 1"),
         ({"like": ["3"], "k": -2, "seen": {"1", "2", "4"}}, "k=-2 with offset=0"),
-        ({"like": [Term(text="x", weight=-1.0)]}, "right is above 0"),
+        ({"like": [Term(text="x", weight=-1.0)]}, "must be above 0, got -1"),
         ({"like": ["3"], "seen": {f"s{n}" for n in range(16_384)}}, "leave them out by a filter"),
     ],
 )

@@ -42,7 +42,7 @@ def coco_captions(config: SourceConfig) -> AnnotatedSource:
         except (KeyError, TypeError, AttributeError) as error:
             faults.append(
                 DataError(
-                    f"annotation {index} of {config.title} is malformed ({error!r}); right is an "
+                    f"annotation {index} of {config.title} is malformed ({error!r}); it must be an "
                     "object with image_id and caption",
                     reason="bad_record",
                 )
@@ -78,7 +78,7 @@ def _entry(image: Any, captions: dict[Any, list[str]], origin: str) -> Entry | D
         return Entry(str(number), file, texts, (), metadata)
     except (KeyError, TypeError) as error:
         return DataError(
-            f"{origin} is malformed ({error!r}); right is an object with id and file_name",
+            f"{origin} is malformed ({error!r}); it must be an object with id and file_name",
             reason="bad_record",
         )
 

@@ -51,9 +51,9 @@ def coco_instances(config: SourceConfig) -> AnnotatedSource:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             faults.append(
                 DataError(
-                    f"annotation {index} of {config.title} is malformed ({error!r}); right is an "
-                    "object with image_id, category_id, and bbox of four numbers, its width and "
-                    "height above 0",
+                    f"annotation {index} of {config.title} is malformed ({error!r}); it must be "
+                    "an object with image_id, category_id, and bbox of four numbers, with width "
+                    "and height above 0",
                     reason="bad_record",
                 )
             )
@@ -77,7 +77,8 @@ def _names(categories: list[Any], title: str) -> dict[Any, str]:
         return {category["id"]: str(category["name"]) for category in categories}
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"a category of {title} is malformed ({error!r}); right is an object with id and name",
+            f"a category of {title} is malformed ({error!r}); it must be an object with id "
+            "and name",
             reason="bad_record",
         ) from error
 
@@ -105,8 +106,8 @@ def _entry(image: Any, objects: dict[Any, list[dict[str, Any]]], origin: str) ->
         found = objects.pop(number, [])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         return DataError(
-            f"{origin} is malformed ({error!r}); right is an object with id, file_name, width "
-            "and height",
+            f"{origin} is malformed ({error!r}); it must be an object with id, file_name, "
+            "width and height",
             reason="bad_record",
         )
     labels = tuple(dict.fromkeys(one["name"] for one in found))

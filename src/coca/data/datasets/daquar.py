@@ -55,7 +55,7 @@ def _entry(pair: list[str], seen: Counter[str], origin: str) -> Entry | DataErro
     if found is None or not found["question"]:
         return DataError(
             f"{origin}, {question!r:.80}, does not end in the name of a photo such as `image3 ?`; "
-            "if an answer stands there, a line is missing before it",
+            "if the line is an answer, its question is missing",
             reason="bad_record",
         )
     image = found["image"]

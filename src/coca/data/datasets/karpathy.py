@@ -57,8 +57,8 @@ def _entry(image: Any, origin: str) -> Entry | DataError:
         return Entry(name.rpartition(".")[0] or name, file, captions, (), metadata)
     except (KeyError, TypeError, AttributeError) as error:
         return DataError(
-            f"{origin} is malformed ({error!r}); right is an object with filename, split, and "
-            "sentences that each have a raw",
+            f"{origin} is malformed ({error!r}); it must be an object with filename, split, "
+            "and sentences that each have a raw",
             reason="bad_record",
         )
 

@@ -41,7 +41,8 @@ def kinetics(config: SourceConfig) -> ClipSource:
     table = open_table(content, path)
     if not len(table) or "youtube_id" not in table.row(0):
         raise DataError(
-            f"{path} has no column youtube_id; right is label,youtube_id,time_start,time_end,split",
+            f"{path} has no column youtube_id; the columns must be "
+            "label,youtube_id,time_start,time_end,split",
             reason="bad_table",
         )
     folder = ClipFolder(image_folder(config) or ".")
@@ -108,7 +109,7 @@ def _kinetics_clip(row: Mapping[str, str], folder: ClipFolder) -> Clip | DataErr
 def _moments_clip(row: Sequence[str], folder: ClipFolder, origin: str) -> Clip | DataError:
     if len(row) < 2:
         return DataError(
-            f"{origin} holds {','.join(row)!r:.60}; right is file,label,agreed,disagreed",
+            f"{origin} holds {','.join(row)!r:.60}; a row must be file,label,agreed,disagreed",
             reason="bad_record",
         )
     file, label, *votes = row

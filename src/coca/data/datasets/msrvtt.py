@@ -41,7 +41,7 @@ def msrvtt(config: SourceConfig) -> ClipSource:
             captions.setdefault(sentence["video_id"], []).append(sentence["caption"].strip())
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"sentence {index} of {path} is malformed ({error!r}); right is an object with "
+                f"sentence {index} of {path} is malformed ({error!r}); it must be an object with "
                 "video_id and caption",
                 reason="bad_record",
             ) from error
@@ -64,7 +64,7 @@ def _clip(
 ) -> Clip | DataError:
     if not isinstance(video, dict) or not isinstance(video.get("video_id"), str):
         return DataError(
-            f"{origin} is malformed; right is an object with video_id and split",
+            f"{origin} is malformed; it must be an object with video_id and split",
             reason="bad_record",
         )
     name = video["video_id"]

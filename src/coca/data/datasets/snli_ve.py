@@ -40,7 +40,7 @@ def _entry(line: dict[str, Any], origin: str) -> Entry | DataError:
         image, label, hypothesis = line["Flickr30K_ID"], line["gold_label"], line["sentence2"]
         if label not in CLASSES:
             return DataError(
-                f"{origin} has the verdict {label!r}; right is {', '.join(CLASSES)}",
+                f"{origin} has the label {label!r}; it must be one of {', '.join(CLASSES)}",
                 reason="unknown_label",
             )
         image = str(image).removesuffix(".jpg")

@@ -54,8 +54,8 @@ def vqa(config: SourceConfig) -> AnnotatedSource:
     answered = [file for file in files if "questions" not in file]
     if len(asked) != 1 or len(answered) > 1:
         raise ConfigError(
-            f"of {', '.join(config.paths)} {len(asked)} hold questions; right is a path to the "
-            "questions, and one to the annotations if there are any"
+            f"one of {', '.join(config.paths)} must contain questions, got {len(asked)}; give one "
+            "path to the questions, and one to the annotations if there are any"
         )
     faults: list[Entry | DataError] = []
     notes = _notes(answered[0], config.title, faults) if answered else None

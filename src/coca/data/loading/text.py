@@ -70,7 +70,7 @@ def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator
     except UnicodeEncodeError as error:
         # JSON can encode lone surrogates, and the tokenizer would reject the whole batch.
         raise DataError(
-            f"a text of sample {sample.key} holds half a surrogate pair", reason="bad_text"
+            f"a text of sample {sample.key} contains a lone surrogate", reason="bad_text"
         ) from error
     templates = templates_of(config)
     prompt = _draw(templates, generator).replace("{}", text) if templates else text

@@ -154,9 +154,9 @@ def parse_json(content: bytes, path: str, kind: type[T]) -> T:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON: {error}", reason="bad_record") from error
     if not isinstance(found, kind):
-        right = "an object in braces" if kind is dict else "a list in brackets"
+        right = "a JSON object" if kind is dict else "a JSON list"
         raise DataError(
-            f"{path} holds a JSON {type(found).__name__}; right is {right}", reason="bad_record"
+            f"{path} must hold {right}, got a {type(found).__name__}", reason="bad_record"
         )
     return found
 
@@ -172,7 +172,7 @@ def fingerprint_of(contents: Iterable[bytes], config: SourceConfig) -> str:
 
 def malformed(origin: str, cause: Exception, right: str) -> DataError:
     """Make the error of a malformed entry; `right` describes a valid entry."""
-    return DataError(f"{origin} is malformed ({cause!r}); right is {right}", reason="bad_record")
+    return DataError(f"{origin} is malformed ({cause!r}); it must be {right}", reason="bad_record")
 
 
 def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:

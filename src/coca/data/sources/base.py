@@ -31,7 +31,7 @@ class PartConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end <= 1:
             raise ConfigError(
-                f"start {self.start} and end {self.end} must lie within 0 to 1, in this order"
+                f"start and end must satisfy 0 <= start < end <= 1, got {self.start} and {self.end}"
             )
 
 
@@ -133,7 +133,7 @@ class SourceConfig:
     def __post_init__(self) -> None:
         faults = []
         if not self.paths or not all(self.paths):
-            faults.append(f"path {self.path!r} names nothing; right is a folder, file or pattern")
+            faults.append(f"path must be a folder, file or pattern, got {self.path!r}")
         if not 0 < self.weight < float("inf"):
             faults.append(f"weight {self.weight} is not above 0")
         least = {"block_size": 0, "border_px": 0, "strip": 0, "frames": 1, "frame_px": 1}

@@ -40,7 +40,7 @@ class _Files:
 @SOURCES.register("manifest")
 @reads(*TABLE_SETTINGS)
 def manifest_source(config: SourceConfig) -> TableSource:
-    """The rows of a table, one sample each.
+    """Open a table whose rows are the samples.
 
     The image is a path (relative ones start at the manifest's folder), a URL, or, in Parquet,
     the file's bytes; a list of them is several images of one sample. URLs of this machine and of

@@ -267,8 +267,8 @@ def _check_key(key: str) -> None:
     parts = key.split("/")
     if not all(parts) or any("." in part for part in parts) or not key.isprintable():
         raise DataError(
-            f"the key {key!r} cannot be written: right are printable characters without dots, "
-            "since WebDataset splits names at the first dot, and folders parted by /",
+            f"the key {key!r} cannot be written: it must be printable characters without dots, "
+            "since WebDataset splits names at the first dot, with / between folders",
             reason="bad_key",
         )
 

@@ -17,7 +17,7 @@ MAX_TABLE_BYTES = 1 << 30
 
 _HEADER_BYTES = 30
 _SLACK_BYTES = 512
-"""Extra bytes to read, since the local header may be longer than the central directory says."""
+"""Extra bytes to read, since the local header may be longer than the central one."""
 
 
 class _Member(NamedTuple):

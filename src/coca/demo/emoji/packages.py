@@ -261,10 +261,10 @@ def _package(one: EmojiSet, packages: Path) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """What a file of a package holds.
+    """Parse a JSON file of a package.
 
     Raises:
-        DataError: It is missing or no JSON.
+        DataError: The file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -72,7 +72,9 @@ def write_scenes(
         MissingExtraError: The extra `demo` is not installed.
     """
     if count < 1 or size_px < 32:
-        raise ConfigError(f"{count} scenes of {size_px} px; right is 1 or more, of 32 px or more")
+        raise ConfigError(
+            f"count must be at least 1 and size_px at least 32, got {count} and {size_px}"
+        )
     drawings = read_drawings(vendor)
     numbers = {name: number for number, name in enumerate(CLASSES, start=1)}
     images: list[dict[str, Any]] = []

@@ -115,8 +115,8 @@ class DecoderState:
 
 
 def should_compact(going: Bool[Tensor, " B"]) -> bool:
-    """Whether enough images are finished to drop them from the batch: at least a quarter.
+    """Return whether at least a quarter of the images are finished.
 
-    Dropping images copies the caches of the others.
+    Only then is it worth dropping them, since that copies the caches of all others.
     """
     return 4 * int(going.sum()) <= 3 * len(going)

@@ -192,7 +192,7 @@ def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
     """
     found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", server_version)
     if found is None:
-        raise SearchError(f"{uri or 'the server'} tells no version of Milvus: {server_version!r}")
+        raise SearchError(f"{uri or 'the server'} reports no version of Milvus: {server_version!r}")
     version = (int(found[1]), int(found[2]), int(found[3] or 0))
     numbers = f"{version[0]}.{version[1]}"
     if server_version.startswith("milvus_lite"):

@@ -121,6 +121,6 @@ def _fault(connection: Connection, index: VectorIndex, now: IndexState | None) -
     summary = f"Milvus at {connection.uri} could not build {index.type}"
     if now is None:
         return f"{summary}: the index is gone"
-    reason = f": {now.reason}" if now.reason else ", and does not say why"
+    reason = f": {now.reason}" if now.reason else ", without a reason"
     gpu = "; one without a GPU never does" if index.type.startswith("GPU_") else ""
     return f"{summary}: it is {now.state} at {now.indexed_rows:,} of {now.rows:,} rows{reason}{gpu}"

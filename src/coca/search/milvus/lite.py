@@ -34,7 +34,7 @@ def address_of(uri: str) -> str:
     """
     uri = uri.strip()
     if not uri:
-        raise ArgumentError(f"the place of a collection is empty; {_RIGHT}")
+        raise ArgumentError(f"the place of a collection is empty; {_ALLOWED}")
     if uri.lower().startswith("file:"):
         # file:/x, file:///x and file://localhost/x are one path; file:x is a relative one.
         uri = re.sub(r"(?i)^file:(//(localhost)?(?=/))?", "", uri)
@@ -112,7 +112,7 @@ class Lease:
                 manager.server_manager_instance.release_server(str(self.path))
 
 
-_RIGHT = "right is a path that ends in .db, or a server such as http://localhost:19530"
+_ALLOWED = "it must be a path that ends in .db, or a server such as http://localhost:19530"
 
 _guard = threading.Lock()
 _leases: dict[Path, Lease] = {}
@@ -120,7 +120,7 @@ _leases: dict[Path, Lease] = {}
 
 def _check_suffix(path: Path) -> None:
     if path.suffix != ".db":
-        raise ArgumentError(f"{path} is no place of a collection; {_RIGHT}")
+        raise ArgumentError(f"{path} is not the address of a collection; {_ALLOWED}")
 
 
 def _prepare(path: Path, create: bool) -> None:

@@ -30,7 +30,7 @@ def check_page(k: int, offset: int, most: int, *, name: str = "k") -> None:
     """
     for what, value in ((name, k), ("offset", offset)):
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ArgumentError(f"{what} is {value!r}; right is a whole number")
+            raise ArgumentError(f"{what} must be a whole number, got {value!r}")
     if k < 1 or offset < 0 or k + offset > most:
         raise ArgumentError(
             f"{name}={k} with offset={offset}: {name} is at least 1, offset at least 0, "

@@ -29,7 +29,7 @@ def check_side(side: str) -> None:
         SearchError: It is neither `"image"` nor `"text"`.
     """
     if side not in get_args(Side):
-        raise ArgumentError(f"the side to search on is {side!r}; right is image or text")
+        raise ArgumentError(f"the field to search must be image or text, got {side!r}")
 
 
 class RecordStore:

@@ -172,7 +172,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
     if FINGERPRINT not in properties or records.ORIGIN not in columns:
         raise SearchError(
             f"collection {collection!r} in {connection.uri} was not made by `coca index`: "
-            "it does not tell which model made its vectors; use another name"
+            "it does not record which model made its vectors; use another name"
         )
     if properties.get(_LAYOUT) != _NEWEST:
         raise SearchError(

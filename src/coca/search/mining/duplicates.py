@@ -67,9 +67,7 @@ def near_duplicates(
         SearchError: `least` is not in (0, 1].
     """
     if not 0 < least <= 1:
-        raise ArgumentError(
-            f"near-duplicates have a cosine of at least {least}; right is above 0 to 1"
-        )
+        raise ArgumentError(f"the minimum cosine must be in (0, 1], got {least}")
     # The product of a vector with itself may be rounded to below 1.
     least = min(least, 1 - 1e-6)
     right = vectors if others is None else others

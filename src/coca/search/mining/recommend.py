@@ -59,13 +59,13 @@ def recommend(
     """
     for name, some in (("like", like), ("unlike", unlike)):
         if isinstance(some, str) or not all(isinstance(one, str | Term) for one in some):
-            raise ArgumentError(f"{name} is {some!r}; right is a list of ids of records and terms")
+            raise ArgumentError(f"{name} must be a list of record ids and terms, got {some!r}")
     if isinstance(seen, str):
-        raise ArgumentError(f"seen is {seen!r}; right is a list of ids of records")
+        raise ArgumentError(f"seen must be a list of record ids, got {seen!r}")
     if not like:
         raise ArgumentError("nothing to recommend by: name a record, a text or an image to be like")
     if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
-        raise ArgumentError(f"the diversity is {diversity!r}; right is 0 to 1")
+        raise ArgumentError(f"diversity must be in [0, 1], got {diversity!r}")
     check_page(k, 0, MAX_RESULTS)
     terms = [
         *_share(engine, like, 1.0, on),
@@ -126,9 +126,7 @@ def _share(
         Term(vector=_vector(records[one], on)) if isinstance(one, str) else one for one in given
     ]
     if negative := [term for term in terms if term.weight < 0]:
-        raise ArgumentError(
-            f"what is liked or not has the weight {negative[0].weight:g}; right is above 0"
-        )
+        raise ArgumentError(f"a weight of an example must be above 0, got {negative[0].weight:g}")
     total = sum(term.weight for term in terms)
     return [
         Term(text=t.text, image=t.image, vector=t.vector, weight=weight * t.weight / total)

@@ -34,7 +34,7 @@ class Choice:
                 f"count is {self.count} and pool {self.pool}; each must be at least 1"
             )
         if self.max_likeness is not None and not 0 < self.max_likeness <= 1:
-            raise ConfigError(f"max_likeness is {self.max_likeness}; right is above 0 to 1")
+            raise ConfigError(f"max_likeness must be in (0, 1], got {self.max_likeness}")
 
 
 def similarity(

@@ -132,7 +132,7 @@ class SearchEngine:
         check_terms(terms)
         check_min_score(min_score)
         if not isinstance(hybrid, bool | Fusion):
-            raise ArgumentError(f"hybrid is {hybrid!r}; right is True or a Fusion")
+            raise ArgumentError(f"hybrid must be a bool or a Fusion, got {hybrid!r}")
         whole = [
             *([] if text is None else [Term(text=text)]),
             *([] if image is None else [Term(image=image)]),
@@ -231,7 +231,9 @@ class SearchEngine:
         check_min_score(min_score)
         for name, some in (("texts", texts), ("images", images)):
             if some is not None and (isinstance(some, str | bytes) or not hasattr(some, "__len__")):
-                raise ArgumentError(f"the {name} are {some!r:.80}; right is a list, one a query")
+                raise ArgumentError(
+                    f"{name} must be a list with one item per query, got {some!r:.80}"
+                )
         if texts is not None:
             for text in texts:
                 Term(text=text)
@@ -312,7 +314,7 @@ def check_min_score(min_score: float | None) -> None:
     if min_score is None:
         return
     if isinstance(min_score, bool) or not isinstance(min_score, Real) or min_score != min_score:
-        raise ArgumentError(f"min_score is {min_score!r}; right is a number, -1 to 1")
+        raise ArgumentError(f"min_score must be a number in [-1, 1], got {min_score!r}")
 
 
 def _at_least(min_score: float | None, answers: list[list[Hit]]) -> list[list[Hit]]:

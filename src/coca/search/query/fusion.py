@@ -20,15 +20,15 @@ class Fusion:
     words: float = 0.5
     """Weight of the full-text ranking, 0 to 1; the dense ranking has the rest."""
     constant: int = 60
-    """For `rrf`: the larger, the less the first few ranks stand out; 60 as in the paper."""
+    """For `rrf`: the larger, the smaller the lead of the first ranks; 60 as in the paper."""
 
     def __post_init__(self) -> None:
         if self.method not in ("rrf", "scores"):
-            raise ConfigError(f"the method to join is {self.method!r}; right are rrf and scores")
+            raise ConfigError(f"method must be rrf or scores, got {self.method!r}")
         if not (math.isfinite(self.words) and 0 <= self.words <= 1):
-            raise ConfigError(f"the weight of words is {self.words}; right is 0 to 1")
+            raise ConfigError(f"words must be in [0, 1], got {self.words}")
         if self.constant < 1:
-            raise ConfigError(f"the constant of rrf is {self.constant}; right is 1 or more")
+            raise ConfigError(f"constant must be at least 1, got {self.constant}")
 
 
 def fuse(rankings: Sequence[Sequence[Hit]], weights: Sequence[float], fusion: Fusion) -> list[Hit]:

@@ -50,11 +50,11 @@ class Term:
         if self.text is not None:
             check_text(self.text)
         if isinstance(self.weight, bool) or not isinstance(self.weight, Real):
-            raise ArgumentError(f"the weight of a term is {self.weight!r}; right is a number")
+            raise ArgumentError(f"the weight of a term must be a number, got {self.weight!r}")
         if not math.isfinite(self.weight) or not 0 < abs(self.weight) <= MAX_WEIGHT:
             raise ArgumentError(
-                f"a term has the weight {self.weight:g}; "
-                f"right is -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}, and not 0"
+                f"the weight of a term must be in [-{MAX_WEIGHT:g}, {MAX_WEIGHT:g}] and not 0, "
+                f"got {self.weight:g}"
             )
 
 
@@ -99,7 +99,7 @@ def check_terms(terms: Sequence[Term]) -> None:
     """
     if isinstance(terms, str | Mapping) or not all(isinstance(term, Term) for term in terms):
         raise ArgumentError(
-            f"the terms are {terms!r}; right is a list such as "
+            f"the terms must be a list, got {terms!r}; an example is "
             "[Term(text='red car'), Term(text='night', weight=-0.3)]"
         )
 
@@ -118,7 +118,7 @@ def query_vectors(vectors: Any, embed_dim: int) -> Float64[np.ndarray, "Q E"]:
         rows = np.asarray(vectors, np.float64)
     except (TypeError, ValueError):
         raise ArgumentError(
-            f"the vectors to search for are no array of numbers; right is {embed_dim} a row"
+            f"the vectors to search for must be arrays of {embed_dim} numbers, one per query"
         ) from None
     if rows.ndim != 2 or rows.shape[1] != embed_dim:
         raise ArgumentError(
@@ -169,7 +169,7 @@ def _parse(word: str, kind: str, parts: tuple[str, float]) -> Term:
         raise ConfigError(f"there is nothing to search for in {word!r}")
     if not 0 < abs(weight) <= MAX_WEIGHT:
         raise ConfigError(
-            f"{word!r} has the weight {weight:g}; right is -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}, and "
-            f"not 0; if the number belongs to the term, write {word + ':1'!r}"
+            f"the weight of {word!r} must be in [-{MAX_WEIGHT:g}, {MAX_WEIGHT:g}] and not 0, got "
+            f"{weight:g}; if the number belongs to the term, write {word + ':1'!r}"
         )
     return Term(text=value, weight=weight) if kind == "text" else Term(image=value, weight=weight)
