@@ -151,7 +151,7 @@ def test_a_section_starts_from_the_default_of_its_field_and_not_of_its_class() -
 
 def test_null_is_a_value_only_where_the_type_has_it() -> None:
     assert run({"model": {"preset": "tiny", "extra": None}, "folder": None}).folder is None
-    assert faults_of({"note": None}) == ["note = null should be a text (given in code)"]
+    assert faults_of({"note": None}) == ["note must be a text, got null (given in code)"]
 
 
 def test_an_optional_section_is_made_when_it_is_given() -> None:
@@ -208,7 +208,7 @@ def test_an_unknown_preset_does_not_hide_other_faults_nor_invent_any() -> None:
     lines = faults_of({"model": {"preset": "huge", "width": "x", "wide": 1, "image": {"patch": 3}}})
     assert [line.partition(" (")[0] for line in lines] == [
         "model.preset = 'huge' is no preset; known: tiny",
-        "model.width = 'x' should be a whole number",
+        "model.width must be a whole number, got 'x'",
         "model.wide = 1 is unknown; did you mean 'width'?",
     ]
 
@@ -232,8 +232,8 @@ def test_every_fault_is_told_at_once_a_line_each() -> None:
         "the override 'resume' should look like section.field=value",
         "the override 'note=[1': expected ',' or ']', but got '<stream end>'",
         "image: patch 16 does not divide size 9",
-        "optimizer.name = 'adam' should be one of 'adamw', 'adafactor' (given in code)",
-        "optimizer.lr = 'fast' should be a number (given in code)",
+        "optimizer.name must be one of 'adamw', 'adafactor', got 'adam' (given in code)",
+        "optimizer.lr must be a number, got 'fast' (given in code)",
         "optimizer.decay = 1 is unknown; known: betas, lr, name, warmup (given in code)",
         "sources.0: weight 0.0 should be above 0",
         "sources.1.pth = 'b' is unknown; did you mean 'path'? "
@@ -244,34 +244,40 @@ def test_every_fault_is_told_at_once_a_line_each() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("resume=1", "resume = 1 should be true or false"),
-        ("resume='yes'", "resume = 'yes' should be true or false"),
-        ("model.width=true", "model.width = true should be a whole number"),
-        ("model.width='5'", "model.width = '5' should be a whole number"),
-        ("model.width=5.0", "model.width = 5.0 should be a whole number"),
-        ("model.width=2.5", "model.width = 2.5 should be a whole number"),
-        ("optimizer.lr=true", "optimizer.lr = true should be a number"),
-        ("optimizer.lr=.nan", "optimizer.lr = NaN should be a number"),
-        ("optimizer.lr=.inf", "optimizer.lr = Infinity should be a number"),
-        ("optimizer.lr=[1]", "optimizer.lr = [1] should be a number"),
-        ("optimizer.betas=[1]", "optimizer.betas = [1] should be a list of 2: a number, a number"),
-        ("optimizer=3", "optimizer = 3 should be a section with name, lr, betas, warmup"),
-        ("optimizer=null", "optimizer = null should be a section with name, lr, betas, warmup"),
-        ("note=3", "note = 3 should be a text"),
-        ("folder=3", "folder = 3 should be a path or null"),
-        ("templates=a", "templates = 'a' should be a list, each a text"),
-        ("sources={path: a}", 'sources = {"path": "a"} should be a list, each a section with'),
-        ("sources=[a]", "sources.0 = 'a' should be a section with path, weight"),
-        ("sources.3.path=a", 'sources = {"3": {"path": "a"}} should be a list, each a section'),
-        ("tests=[a]", 'tests = ["a"] should be a mapping, each value a section'),
-        ("tests.val=a", "tests.val = 'a' should be a section with path, weight"),
-        ("tests.val={}", "tests.val.path is missing; it should be a path"),
-        ("weights.x=a", 'weights = {"x": "a"} should be a mapping, each value a number'),
-        ("model.extra=7", "model.extra = 7 should be a section with size, patch"),
-        ("note=!!binary aGk=", "note = \"b'hi'\" should be a text"),
+        ("resume=1", "resume must be true or false, got 1"),
+        ("resume='yes'", "resume must be true or false, got 'yes'"),
+        ("model.width=true", "model.width must be a whole number, got true"),
+        ("model.width='5'", "model.width must be a whole number, got '5'"),
+        ("model.width=5.0", "model.width must be a whole number, got 5.0"),
+        ("model.width=2.5", "model.width must be a whole number, got 2.5"),
+        ("optimizer.lr=true", "optimizer.lr must be a number, got true"),
+        ("optimizer.lr=.nan", "optimizer.lr must be a number, got NaN"),
+        ("optimizer.lr=.inf", "optimizer.lr must be a number, got Infinity"),
+        ("optimizer.lr=[1]", "optimizer.lr must be a number, got [1]"),
+        ("optimizer.betas=[1]", "optimizer.betas must be a list of 2: a number, a number, got [1]"),
+        ("optimizer=3", "optimizer must be a section with name, lr, betas, warmup, got 3"),
+        ("optimizer=null", "optimizer must be a section with name, lr, betas, warmup, got null"),
+        ("note=3", "note must be a text, got 3"),
+        ("folder=3", "folder must be a path or null, got 3"),
+        ("templates=a", "templates must be a list, each a text, got 'a'"),
+        (
+            "sources={path: a}",
+            'sources must be a list, each a section with path, weight, got {"path": "a"}',
+        ),
+        ("sources=[a]", "sources.0 must be a section with path, weight, got 'a'"),
+        (
+            "sources.3.path=a",
+            'sources must be a list, each a section with path, weight, got {"3": {',
+        ),
+        ("tests=[a]", 'tests must be a mapping, each value a section with path, weight, got ["a"]'),
+        ("tests.val=a", "tests.val must be a section with path, weight, got 'a'"),
+        ("tests.val={}", "tests.val.path is missing; it must be a path"),
+        ("weights.x=a", 'weights must be a mapping, each value a number, got {"x": "a"}'),
+        ("model.extra=7", "model.extra must be a section with size, patch, got 7"),
+        ("note=!!binary aGk=", "note must be a text, got \"b'hi'\""),
     ],
 )
-def test_a_wrong_value_is_told_with_what_would_be_right(override: str, sentence: str) -> None:
+def test_a_wrong_value_is_reported_with_the_expected_type(override: str, sentence: str) -> None:
     (line,) = faults_of(overrides=[override])
     assert line.startswith(sentence)
     assert line.endswith(f"(override {override})") or "missing" in line
@@ -297,7 +303,7 @@ def test_a_key_that_belongs_elsewhere_is_told_with_its_place() -> None:
 def test_a_missing_setting_is_told_with_its_type() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(RunConfig, {"model": {"image": {}}})
-    assert str(caught.value) == "model.width is missing; it should be a whole number"
+    assert str(caught.value) == "model.width is missing; it must be a whole number"
 
 
 def test_an_unreadable_recipe_is_told_with_the_other_and_nothing_else(tmp_path: Path) -> None:
@@ -379,6 +385,6 @@ def test_a_digest_is_short_and_does_not_change_between_versions() -> None:
 
 def test_a_bad_stored_configuration_is_told_with_its_file() -> None:
     with pytest.raises(
-        ConfigError, match=r"^size = 'x' should be a whole number \(in a/config.json\)"
+        ConfigError, match=r"^size must be a whole number, got 'x' \(in a/config.json\)"
     ):
         from_dict(ImageConfig, {"size": "x"}, source="a/config.json")

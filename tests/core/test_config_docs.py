@@ -2,9 +2,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pytest
+from pydantic import Field, PositiveInt
 
 from coca.core.config_docs import (
     Setting,
@@ -110,6 +111,19 @@ def test_a_class_made_at_a_prompt_has_no_docstrings_but_all_rows() -> None:
         (Part, "a section with width, shown"),
         (Color, "one of 'red', 'blue'"),
         (Any, "any value"),
+        (PositiveInt, "a whole number above 0"),
+        (Annotated[int, Field(ge=1)], "a whole number of at least 1"),
+        (Annotated[int, Field(ge=1, le=16)], "a whole number in [1, 16]"),
+        (Annotated[float, Field(gt=0, le=1)] | None, "a number in (0, 1] or null"),
+        (Annotated[float, Field(gt=0, lt=1)], "a number in (0, 1)"),
+        (Annotated[float, Field(le=0.5)], "a number of at most 0.5"),
+        (Annotated[float, Field(lt=1)], "a number below 1"),
+        (Annotated[int, Field(multiple_of=32)], "a whole number that is a multiple of 32"),
+        (
+            Annotated[tuple[PositiveInt, ...], Field(min_length=1)],
+            "a list of at least 1, each a whole number above 0",
+        ),
+        (Annotated[str, Field(description="no range")], "a text"),
         (date, "date"),
     ],
 )

@@ -183,5 +183,5 @@ def test_captions_are_not_learned_from_several_images() -> None:
 def test_heads_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="heads 5 do not divide width 32"):
         tiny_config(head=HeadConfig(classes=CLASSES, heads=5))
-    with pytest.raises(ConfigError, match="two or more different classes"):
+    with pytest.raises(ConfigError, match="classes must be different names"):
         HeadConfig(classes=("yes", "yes"))

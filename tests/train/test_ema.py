@@ -81,7 +81,7 @@ def test_averages_of_another_model_are_refused() -> None:
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_out_of_range_raises(decay: float) -> None:
-    with pytest.raises(ConfigError, match="decay must be at least 0 and below 1"):
+    with pytest.raises(ConfigError, match=r"decay must be a number in \[0, 1\)"):
         EmaConfig(decay=decay)
 
 

@@ -204,13 +204,13 @@ def test_the_registry_names_both() -> None:
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"lr": 0.0}, "lr must be above 0"),
-        ({"eps": -1.0}, "eps must be above 0"),
+        ({"lr": 0.0}, "lr must be a number above 0"),
+        ({"eps": -1.0}, "eps must be a number above 0"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"betas": (0.9, 1.0)}, "betas must be"),
         ({"beta2_cap": 1.5}, "beta2_cap must be"),
         ({"clipping_threshold": 0.0}, "clipping_threshold"),
-        ({"layer_decay": 0.0}, "layer_decay must be above 0 and at most 1"),
+        ({"layer_decay": 0.0}, r"layer_decay must be a number in \(0, 1\] or null"),
         ({"layer_decay": 1.1}, "layer_decay must be"),
     ],
 )

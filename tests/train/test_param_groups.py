@@ -211,9 +211,9 @@ def test_freezing_everything_is_refused() -> None:
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"lr_scale": 0.0}, "`freeze` keeps"),
-        ({"lr_scale": float("nan")}, "must be above 0"),
-        ({"weight_decay": -0.1}, "weight_decay of 'x' must be at least 0"),
+        ({"lr_scale": 0.0}, "lr_scale must be a number above 0, got 0.0"),
+        ({"lr_scale": float("nan")}, "must be a number above 0, got NaN"),
+        ({"weight_decay": -0.1}, "weight_decay must be a number of at least 0 or null"),
     ],
 )
 def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -> None:

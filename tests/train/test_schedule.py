@@ -88,13 +88,13 @@ def test_no_run_leaves_out_patches_unless_it_is_asked_to() -> None:
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"warmup": -1}, "at least 0 steps"),
-        ({"warmup": 1.0}, "neither a fraction"),
-        ({"warmup": -0.5}, "neither a fraction"),
-        ({"final_lr_fraction": 2.0}, r"must be in \[0, 1\]"),
-        ({"patch_dropout": 1.0}, "at least 0 and below 1"),
+        ({"warmup": -1}, r"a whole number of at least 0 or a number in \[0, 1\)"),
+        ({"warmup": 1.0}, "warmup must be"),
+        ({"warmup": -0.5}, "warmup must be"),
+        ({"final_lr_fraction": 2.0}, r"must be a number in \[0, 1\], got 2"),
+        ({"patch_dropout": 1.0}, r"must be a number in \[0, 1\)"),
         ({"patch_dropout": -0.1}, "patch_dropout must be"),
-        ({"unmasked_tail": 1.1}, "unmasked_tail must be in"),
+        ({"unmasked_tail": 1.1}, "unmasked_tail must be"),
     ],
 )
 def test_a_setting_out_of_range_raises(setting: dict[str, Any], sentence: str) -> None:

@@ -58,7 +58,7 @@ def keys(
     console = Console.current(json=as_json)
     settings = list(describe(_class_of(kind)))
     console.table(
-        ["key", "should be", "default", "what it does"],
+        ["key", "must be", "default", "what it does"],
         [
             [one.key, one.type, "(must be given)" if one.default is None else one.default, one.text]
             for one in settings

@@ -1,8 +1,10 @@
 """Typed configuration: YAML layers and overrides, validated into frozen dataclasses.
 
 A configuration is a frozen, keyword-only dataclass. A field whose type is such a dataclass is a
-section. All errors are collected in one `ConfigError`, one line each: the dotted key, the value,
-and the expected type.
+section. All errors are collected in one `ConfigError`, one line each: the dotted key, the expected
+type and range, and the value. The type of a field declares its range, as in pydantic:
+`Annotated[float, Field(gt=0, le=1)]`, `PositiveInt`. The base class `Config` checks it in Python
+code as well.
 
 A section whose class has a classmethod `presets()` may name a preset: `model: {preset: tiny,
 width: 64}` starts from the preset and changes the width; `model: tiny` is the unchanged preset.
@@ -12,19 +14,22 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, get_origin
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from coca.core.config_docs import (
     default_of,
     field_types,
+    is_restricted,
     is_section,
     item_section,
     show,
     to_plain,
     without_none,
+    without_range,
     words,
 )
 from coca.core.errors import ConfigError, did_you_mean
@@ -32,7 +37,55 @@ from coca.core.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, re
 
 T = TypeVar("T")
 
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+"""Type of a fraction or a probability."""
+
 _INVALID: Any = object()  # sentinel of a value whose error is already recorded
+
+
+class Config:
+    """Base class of configurations: rejects values outside the range that their field declares.
+
+    A rule between several fields is part of `__post_init__`, after `super().__post_init__()`.
+
+    Raises:
+        ConfigError: A value is out of range; the message lists all such fields.
+    """
+
+    range_error: ClassVar[type[ConfigError]] = ConfigError
+    """Class of the error."""
+
+    def __post_init__(self) -> None:
+        kind: type = type(self)
+        faults = []
+        for name in _restricted_fields(kind):
+            value, hint = getattr(self, name), field_types(kind)[name]
+            try:
+                _validator(_without_items(hint)).validate_python(value, strict=True)
+            except ValidationError:
+                faults.append(f"{name} must be {words(hint)}, got {show(value)}")
+        if faults:
+            raise self.range_error("; ".join(faults))
+
+
+@cache
+def _restricted_fields(kind: type) -> tuple[str, ...]:
+    return tuple(name for name, hint in field_types(kind).items() if is_restricted(hint))
+
+
+def _without_items(hint: Any) -> Any:
+    """Return the type of a collection of sections without its items; they are validated before."""
+    inner = without_none(hint)
+    bare = without_range(inner)
+    if item_section(bare) is None:
+        return hint
+    outer = get_origin(bare) if bare is inner else Annotated[get_origin(bare), *inner.__metadata__]
+    return outer if inner is hint else outer | None
+
+
+@cache
+def _validator(hint: Any) -> Any:  # a TypeAdapter, whose generic type beartype does not support
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
 def load_config(
@@ -140,7 +193,7 @@ class _Check:
         if isinstance(given, str) and has_presets:
             base, given = self.preset(kind, given, path), {}
         if not isinstance(given, dict):
-            return self.fault(path, given, f"should be {words(kind)}")
+            return self.misfit(path, given, kind)
         if has_presets and given.get("preset") is not None:
             base = self.preset(kind, given["preset"], (*path, "preset"))
         values = {}
@@ -157,7 +210,7 @@ class _Check:
             else:
                 values[name] = _INVALID
                 if self.complete:
-                    self.faults.append(f"{'.'.join(at)} is missing; it should be {words(hint)}")
+                    self.faults.append(f"{'.'.join(at)} is missing; it must be {words(hint)}")
         for key in given:
             if key not in values and not (has_presets and key == "preset"):
                 self.unknown(kind, key, given[key], path)
@@ -177,16 +230,16 @@ class _Check:
         if is_section(inner):
             start = base if is_section(type(base)) or base is _INVALID else None
             return self.section(inner, given, path, base=start)
-        item = item_section(inner)
-        if item is not None and isinstance(given, dict if get_origin(inner) is dict else list):
-            return self.items(inner, item, given, path)
+        bare = without_range(inner)
+        item = item_section(bare)
+        if item is not None and isinstance(given, dict if get_origin(bare) is dict else list):
+            return self.items(hint, item, given, path)
         try:
             # Strict JSON mode fits YAML: a list may become a tuple and a string a path, but "5" is
             # not a number, true is not 1, and infinity is rejected.
-            check = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
-            return check.validate_json(json.dumps(given), strict=True)
+            return _validator(hint).validate_json(json.dumps(given), strict=True)
         except (ValidationError, TypeError):
-            return self.fault(path, given, f"should be {words(hint)}")
+            return self.misfit(path, given, hint)
 
     def items(self, hint: Any, item: type, given: Any, path: tuple[str, ...]) -> Any:
         """Validate a list, tuple or dict of sections."""
@@ -194,7 +247,12 @@ class _Check:
         built = {key: self.section(item, it, (*path, str(key)), base=None) for key, it in pairs}
         if any(value is _INVALID for value in built.values()):
             return _INVALID
-        return built if isinstance(given, dict) else get_origin(hint)(built.values())
+        outer = get_origin(without_range(without_none(hint)))
+        whole = built if outer is dict else outer(built.values())
+        try:
+            return _validator(_without_items(hint)).validate_python(whole, strict=True)
+        except ValidationError:
+            return self.misfit(path, given, hint)
 
     def preset(self, kind: Any, name: Any, path: tuple[str, ...]) -> Any:
         """Return the preset that a section starts from."""
@@ -211,12 +269,22 @@ class _Check:
             near = f"did you mean {elsewhere[0]!r}?"
         self.fault((*path, key), value, f"is unknown; {near}")
 
-    def fault(self, path: tuple[str, ...], given: Any, problem: str) -> Any:
-        """Record an error of a value and the layer that the value comes from."""
-        # The last layer with the longest match; `max` returns the first of equals.
-        origin, _ = max(reversed(self.layers), key=lambda layer: _depth(layer[1], path))
-        self.faults.append(f"{'.'.join(path)} = {show(given)} {problem} ({origin})")
+    def misfit(self, path: tuple[str, ...], given: Any, hint: Any) -> Any:
+        """Record a value of a wrong type or outside its range."""
+        key = ".".join(path)
+        problem = f"{key} must be {words(hint)}, got {show(given)}"
+        self.faults.append(f"{problem} ({self.origin(path)})")
         return _INVALID
+
+    def fault(self, path: tuple[str, ...], given: Any, problem: str) -> Any:
+        """Record another error of a value."""
+        self.faults.append(f"{'.'.join(path)} = {show(given)} {problem} ({self.origin(path)})")
+        return _INVALID
+
+    def origin(self, path: tuple[str, ...]) -> str:
+        """Return the layer that a value comes from."""
+        # The last layer with the longest match; `max` returns the first of equals.
+        return max(reversed(self.layers), key=lambda layer: _depth(layer[1], path))[0]
 
 
 def _dotted_keys(kind: type, prefix: str = "") -> Iterator[str]:

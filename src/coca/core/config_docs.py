@@ -11,7 +11,9 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+
+from pydantic.fields import FieldInfo
 
 _WORDS: dict[Any, str] = {
     bool: "true or false",
@@ -31,7 +33,7 @@ class Setting:
     key: str
     """Dotted key of a recipe; `N` is a list position and `NAME` a user-defined name."""
     type: str
-    """Description of the expected type."""
+    """Description of the expected type and range."""
     default: str | None
     """Default in recipe syntax; None if the setting is required."""
     text: str
@@ -54,7 +56,7 @@ def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Sett
     for field in dataclasses.fields(kind):
         key, hint = prefix + field.name, field_types(kind)[field.name]
         value = default_of(field) if base is None else getattr(base, field.name)
-        inner = without_none(hint)
+        inner = without_range(without_none(hint))
         if is_section(inner):
             start = value if dataclasses.is_dataclass(value) else None
             yield from describe(inner, f"{key}.", base=start)
@@ -67,26 +69,64 @@ def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Sett
             yield Setting(key=key, type=words(hint), default=default, text=text)
 
 
-def words(hint: Any) -> str:
-    """Describe a type for users."""
-    if hint in _WORDS:
-        return _WORDS[hint]
+def words(hint: Any, limits: str = "") -> str:
+    """Describe a type and its range for users; `limits` is the range of an enclosing type."""
+    if get_origin(hint) is Annotated:
+        return words(without_range(hint), _limits(hint))
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is list or (origin is tuple and arguments[1:] == (Ellipsis,)):
+        return f"a list{limits}, each {words(arguments[0])}"
+    if hint in _WORDS:
+        return _WORDS[hint] + limits
     if origin is Literal:
         return "one of " + ", ".join(map(show, arguments))
     if origin in (Union, UnionType):
         return " or ".join(map(words, arguments))
-    if origin is list or (origin is tuple and arguments[1:] == (Ellipsis,)):
-        return f"a list, each {words(arguments[0])}"
     if origin is tuple:
         return f"a list of {len(arguments)}: {', '.join(map(words, arguments))}"
     if origin is dict:
-        return f"a mapping, each value {words(arguments[1])}"
+        return f"a mapping{limits}, each value {words(arguments[1])}"
     if is_section(hint):
         return f"a section with {', '.join(field_types(hint))}"
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "one of " + ", ".join(show(member.value) for member in hint)
     return str(getattr(hint, "__name__", hint))
+
+
+def _limits(hint: Any) -> str:
+    """Describe the range of an annotated type: ` in (0, 1]`, ` of at least 1`, ` above 0`."""
+    rules = [
+        rule
+        for outer in hint.__metadata__
+        for rule in (outer.metadata if isinstance(outer, FieldInfo) else [outer])
+    ]
+    bounds = {
+        name: getattr(rule, name)
+        for rule in rules
+        for name in ("ge", "gt", "le", "lt", "multiple_of", "min_length")
+        if hasattr(rule, name)
+    }
+    match bounds:
+        case {"ge": low, "le": high}:
+            text = f" in [{low}, {high}]"
+        case {"ge": low, "lt": high}:
+            text = f" in [{low}, {high})"
+        case {"gt": low, "le": high}:
+            text = f" in ({low}, {high}]"
+        case {"gt": low, "lt": high}:
+            text = f" in ({low}, {high})"
+        case {"ge": low} | {"min_length": low}:
+            text = f" of at least {low}"
+        case {"gt": low}:
+            text = f" above {low}"
+        case {"le": high}:
+            text = f" of at most {high}"
+        case {"lt": high}:
+            text = f" below {high}"
+        case _:
+            text = ""
+    step = bounds.get("multiple_of")
+    return text if step is None else f"{text} that is a multiple of {step}"
 
 
 def show(value: Any) -> str:
@@ -135,6 +175,16 @@ def without_none(hint: Any) -> Any:
         rest = [argument for argument in get_args(hint) if argument is not NoneType]
         return rest[0] if len(rest) == 1 else hint
     return hint
+
+
+def without_range(hint: Any) -> Any:
+    """Return `X` for `Annotated[X, ...]`; any other type unchanged."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def is_restricted(hint: Any) -> bool:
+    """Return whether a type, or a part of it, has a range or a choice of values."""
+    return get_origin(hint) in (Annotated, Literal) or any(map(is_restricted, get_args(hint)))
 
 
 @cache

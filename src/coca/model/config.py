@@ -1,9 +1,15 @@
 """Configuration of a CoCa model, with the sizes of the paper (Table 1) as presets."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from coca.core.config import Config
 from coca.core.errors import ConfigError
+
+Temperature: TypeAlias = Annotated[float, Field(ge=0.01, le=1)]
+"""Initial temperature, in the range that the learned temperature is clamped to."""
 
 
 def _require(statement: bool, message: str) -> None:
@@ -13,41 +19,39 @@ def _require(statement: bool, message: str) -> None:
 
 def _require_heads(name: str, width: int, heads: int) -> None:
     _require(
-        heads > 0 and width % heads == 0,
+        width % heads == 0,
         f"{name}: heads {heads} do not divide width {width}; choose a divisor of {width}",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageEncoderConfig:
+class ImageEncoderConfig(Config):
     """A Vision Transformer without class token; poolers read all of its tokens."""
 
-    image_size: int = 288
+    image_size: PositiveInt = 288
     """Side of the square input in pixels; other sizes resize the positions."""
-    patch_size: int = 18
+    patch_size: PositiveInt = 18
     """Side of a patch in pixels; 288/18 gives the 256 tokens of the paper."""
-    channels: int = 3
+    channels: PositiveInt = 3
     """Colour channels of the input."""
-    width: int = 768
+    width: PositiveInt = 768
     """Features per token."""
-    layers: int = 12
+    layers: PositiveInt = 12
     """Transformer blocks."""
-    heads: int = 12
+    heads: PositiveInt = 12
     """Attention heads per block."""
-    mlp_width: int = 3072
+    mlp_width: PositiveInt = 3072
     """Hidden features of each MLP."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         s, p = self.image_size, self.patch_size
-        _require(p > 0, f"patch_size must be at least 1 pixel (got {p})")
         near = sorted({max(s // p, 1) * p, (s // p + 1) * p})
         _require(
-            s >= p and s % p == 0,
+            s % p == 0,
             f"patch_size {p} does not divide image_size {s}; near sizes that fit: "
             + ", ".join(map(str, near)),
         )
-        for name in ("channels", "width", "layers", "mlp_width"):
-            _require(getattr(self, name) > 0, f"image.{name} must be at least 1")
         _require_heads("image", self.width, self.heads)
 
     @property
@@ -57,48 +61,42 @@ class ImageEncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextDecoderConfig:
+class TextDecoderConfig(Config):
     """A causal text decoder in two halves; only the multimodal half attends to the image."""
 
-    vocab_size: int = 64_000
+    vocab_size: PositiveInt = 64_000
     """Tokens in the vocabulary, special tokens included."""
-    context_length: int = 64
+    context_length: Annotated[int, Field(ge=4)] = 64
     """Maximum caption length in tokens, with [BOS], [EOS] and [CLS]. The paper leaves it open;
     follow-ups that repeat its recipe use 64."""
-    width: int = 768
+    width: PositiveInt = 768
     """Features per token."""
-    heads: int = 12
+    heads: PositiveInt = 12
     """Attention heads per block."""
-    mlp_width: int = 3072
+    mlp_width: PositiveInt = 3072
     """Hidden features of each MLP."""
-    unimodal_layers: int = 12
+    unimodal_layers: PositiveInt = 12
     """Blocks with self-attention over text only."""
-    multimodal_layers: int = 12
+    multimodal_layers: PositiveInt = 12
     """Blocks that also attend to the image."""
     tie_embeddings: bool = False
     """Share the input embedding with the output layer. The paper's parameter counts fit untied
     embeddings for Base and Large, and tied embeddings for 2B."""
-    pad_id: int = 0
+    pad_id: NonNegativeInt = 0
     """Padding after [CLS]; no real token attends to it."""
-    bos_id: int = 1
+    bos_id: NonNegativeInt = 1
     """First token of each caption."""
-    eos_id: int = 2
+    eos_id: NonNegativeInt = 2
     """End of the caption; a label of the captioning loss."""
-    cls_id: int = 3
+    cls_id: NonNegativeInt = 3
     """Learned token after [EOS]; its unimodal state is the text embedding."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "mlp_width", "unimodal_layers", "multimodal_layers"):
-            _require(getattr(self, name) > 0, f"text.{name} must be at least 1")
-        _require(
-            self.context_length >= 4,
-            f"text.context_length must be at least 4 to hold [BOS], a token, [EOS] and [CLS] "
-            f"(got {self.context_length})",
-        )
+        super().__post_init__()
         _require_heads("text", self.width, self.heads)
         special = (self.pad_id, self.bos_id, self.eos_id, self.cls_id)
         _require(
-            len(set(special)) == 4 and min(special) >= 0 and max(special) < self.vocab_size,
+            len(set(special)) == 4 and max(special) < self.vocab_size,
             f"pad, bos, eos and cls ids must be four different ids below vocab_size "
             f"{self.vocab_size} (got {special})",
         )
@@ -115,52 +113,46 @@ class TextDecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolerConfig:
+class PoolerConfig(Config):
     """Attentional poolers for the decoder and for the contrastive loss."""
 
     kind: Literal["cascade", "parallel", "none"] = "cascade"
     """`cascade`: the contrastive query attends to the output of the captioning queries (the paper's
     default). `parallel`: both attend to the encoder's tokens. `none`: the decoder attends to all
     encoder tokens."""
-    captioning_queries: int = 256
-    """Number of image tokens that the decoder attends to; unused with `none`."""
-    heads: int = 12
+    captioning_queries: PositiveInt = 256
+    """Number of image tokens that the decoder attends to; unused with `kind: none`, where the
+    decoder attends to all encoder tokens."""
+    heads: PositiveInt = 12
     """Attention heads of both poolers."""
-
-    def __post_init__(self) -> None:
-        _require(
-            self.captioning_queries > 0,
-            f"pooler.captioning_queries must be at least 1 (got {self.captioning_queries}); "
-            "to let the decoder read all encoder tokens, set pooler.kind=none",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
+class HeadConfig(Config):
     """Classification head for one downstream task (the paper's section 4.2).
 
     A new attentional pooler with a single query, then a linear layer. It is the same for frozen
     features and for fine-tuning.
     """
 
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
     """Class names in the order of the logits: objects, actions or answers."""
     reads: Literal["image", "words"] = "image"
     """Input of the pooler. `image`: the image encoder's tokens of all images of a sample. `words`:
     the multimodal decoder's states of the prompt, one pass per image, whose pooled vectors are
     concatenated."""
-    pictures: int = 1
+    pictures: PositiveInt = 1
     """Images per sample: 1, 2 for a pair, or the number of frames of a video."""
-    heads: int = 8
+    heads: PositiveInt = 8
     """Attention heads of the pooler; must divide the width of its input."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(
-            len(self.classes) > 1 and len(set(self.classes)) == len(self.classes),
-            f"a head needs two or more different classes (got {len(self.classes)} of which "
-            f"{len(set(self.classes))} differ)",
+            len(set(self.classes)) == len(self.classes),
+            f"classes must be different names, got {len(self.classes)} of which "
+            f"{len(set(self.classes))} differ",
         )
-        _require(self.pictures > 0, f"head.pictures must be at least 1 (got {self.pictures})")
 
     def check_width(self, *, image: int, text: int) -> None:
         """Check that `heads` divides the width of the pooler's input.
@@ -172,7 +164,7 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoCaConfig:
+class CoCaConfig(Config):
     """Configuration of a CoCa model; the defaults are the paper's CoCa-Base."""
 
     image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
@@ -181,10 +173,10 @@ class CoCaConfig:
     """The unimodal and the multimodal text decoder."""
     pooler: PoolerConfig = field(default_factory=PoolerConfig)
     """Both attentional poolers."""
-    embed_dim: int = 768
+    embed_dim: PositiveInt = 768
     """Size of the shared embedding. The paper leaves it open. A tower whose width equals it has no
     projection."""
-    initial_temperature: float = 0.07
+    initial_temperature: Temperature = 0.07
     """Initial value of the learned temperature (paper: 0.07; sigmoid loss: 0.1)."""
     initial_bias: float | None = None
     """Initial value of the learned bias that the sigmoid loss needs (SigLIP: -10). null: no bias,
@@ -193,15 +185,10 @@ class CoCaConfig:
     """Classification head for a downstream task or for pretraining; null: none."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.head is not None:
             self.head.check_width(image=self.image.width, text=self.text.width)
         _require_heads("pooler", self.image.width, self.pooler.heads)
-        _require(self.embed_dim > 0, f"embed_dim must be at least 1 (got {self.embed_dim})")
-        _require(
-            0.01 <= self.initial_temperature <= 1,
-            f"initial_temperature must be in [0.01, 1], the range it is clamped to "
-            f"(got {self.initial_temperature})",
-        )
 
     @classmethod
     def presets(cls) -> dict[str, "CoCaConfig"]:

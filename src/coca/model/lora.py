@@ -13,9 +13,11 @@ from fnmatch import fnmatchcase
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from coca.core.config import Config
 from coca.core.errors import ConfigError
 
 _PLACE = ".parametrizations.weight"
@@ -23,12 +25,12 @@ _ORIGINAL, _DOWN, _UP = f"{_PLACE}.original", f"{_PLACE}.0.down", f"{_PLACE}.0.u
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(Config):
     """The layers that get adapters, and their rank, scale and learning rate."""
 
-    rank: int = 8
+    rank: PositiveInt = 8
     """Rank of the adapters, at least 1."""
-    alpha: float = 16.0
+    alpha: PositiveFloat = 16.0
     """Scale of the adapters, above 0: their product is multiplied by alpha / rank."""
     match: tuple[str, ...] = ("image_encoder", "unimodal_decoder", "multimodal_decoder")
     """Linear layers to adapt, by dotted name: `image_encoder`, `*.attention.qkv`. A name includes
@@ -37,17 +39,10 @@ class LoraConfig:
     """Modules to train in full, by name as in `match`, if the model has them. Tokens of a new
     domain are rare in the pretraining captions. Without training their embeddings, a model does
     not learn to generate them. `[]` trains adapters alone, which forgets less."""
-    lr: float = 3e-3
+    lr: PositiveFloat = 3e-3
     """Peak learning rate of adapters and of `modules_to_save`, above 0. AdamW trains them without
     weight decay, for any `train.optimizer.name`. Models far larger than the shipped one usually
     take 1e-4 to 1e-3."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or self.lr <= 0:
-            raise ConfigError(
-                f"rank must be at least 1, and alpha and lr above 0 (got rank {self.rank}, "
-                f"alpha {self.alpha}, lr {self.lr})"
-            )
 
 
 class LowRank(nn.Module):

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import PositiveFloat, PositiveInt
+
+from coca.core.config import Config
 from coca.core.errors import ConfigError
 from coca.train.ema import EmaConfig
 from coca.train.optimizer import OptimizerConfig
@@ -11,10 +14,10 @@ from coca.train.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Config):
     """Length, precision, parallelism, logging and checkpoints of a run."""
 
-    steps: int
+    steps: PositiveInt
     """Number of training steps of the whole run, one batch each."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer and its hyperparameters."""
@@ -30,36 +33,26 @@ class TrainConfig:
     parallel: Kind = "auto"
     """Distribution over several processes: `ddp` replicates the model; `fsdp` shards it, with
     gradients and optimizer state. `auto` is `ddp` for several processes."""
-    micro_batch: int | None = None
+    micro_batch: PositiveInt | None = None
     """Pairs per micro-batch on each rank. The result equals that of the whole batch, with less
     memory. null: the whole batch of the rank."""
-    grad_clip: float | None = 1.0
+    grad_clip: PositiveFloat | None = 1.0
     """Maximum norm of the gradient over all parameters; larger gradients are scaled down. null: no
     limit."""
-    log_every: int = 10
+    log_every: PositiveInt = 10
     """Steps between two rows of metrics, which are means over these steps."""
-    save_every: int = 500
+    save_every: PositiveInt = 500
     """Steps between two checkpoints; one more is written at the end."""
-    keep: int = 2
+    keep: PositiveInt = 2
     """Number of newest checkpoints to keep on disk."""
-    max_bad_steps: int = 10
+    max_bad_steps: PositiveInt = 10
     """Maximum number of consecutive steps with a non-finite loss or gradient before the run
     fails."""
     trackers: tuple[str, ...] = ("jsonl",)
     """Experiment trackers: any of `jsonl`, `tensorboard`, or a plugin's."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "keep", "max_bad_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1 (got {getattr(self, name)})")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ConfigError(
-                f"micro_batch must be at least 1 pair, or null for all (got {self.micro_batch})"
-            )
-        if self.grad_clip is not None and self.grad_clip <= 0:
-            raise ConfigError(
-                f"grad_clip must be above 0, or null for no limit (got {self.grad_clip})"
-            )
+        super().__post_init__()
         if isinstance(self.schedule.warmup, int) and self.schedule.warmup >= self.steps:
             raise ConfigError(
                 f"schedule.warmup {self.schedule.warmup} must be below steps {self.steps}; "

@@ -2,28 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from coca.core.errors import ConfigError, ModelError
+from coca.core.config import Config
+from coca.core.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmaConfig:
+class EmaConfig(Config):
     """Decay of the average; the paper states it for fine-tuning only (its Table 9)."""
 
-    decay: float = 0.9999
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     """Decay per update, at least 0 and below 1. The average covers about 1 / (1 - decay) updates:
     10,000 by default, which needs a run several times as long."""
     warmup: bool = True
     """Lower decay at first: at most (1 + t) / (10 + t) at update t, from 1. So the random initial
     weights lose their influence in a run of any length."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ConfigError(f"decay must be at least 0 and below 1 (got {self.decay})")
 
     def decay_at(self, update: int) -> float:
         """Compute the decay of update number `update`, counted from 1."""

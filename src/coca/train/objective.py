@@ -8,12 +8,14 @@ Dimensions: B pairs, E embedding, C classes.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from coca.core.config import Config
 from coca.core.errors import ConfigError
 from coca.data.sample import Batch
 from coca.model.captioner import Captioner, CoCaOutput
@@ -28,14 +30,14 @@ from coca.model.losses.contrastive import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Config):
     """Loss weights and options; a loss with weight 0 is not computed, nor is its tower run."""
 
-    contrastive_weight: float = 1.0
+    contrastive_weight: NonNegativeFloat = 1.0
     """Weight of the contrastive loss; 1 in the paper."""
-    captioning_weight: float = 2.0
+    captioning_weight: NonNegativeFloat = 2.0
     """Weight of the captioning loss (next-token prediction); 2 in the paper."""
-    classification_weight: float = 0.0
+    classification_weight: NonNegativeFloat = 0.0
     """Weight of the classification loss of the model's head, for fine-tuning on classes or answers.
     The paper does not use it in pretraining."""
     contrastive: Literal["softmax", "sigmoid"] = "softmax"
@@ -43,34 +45,21 @@ class LossConfig:
     pair independently, as in SigLIP, and needs a model with a bias (`initial_bias`)."""
     contrastive_reduction: Literal["sum", "mean"] = "sum"
     """`sum` adds both directions, as in the paper; `mean` averages them, as in OpenCLIP."""
-    contrastive_rows: int = BLOCK_ROWS
+    contrastive_rows: PositiveInt = BLOCK_ROWS
     """Images per block of similarities to all captions."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of each target, token or class, that is spread evenly over all of them, the target
     included; 0 to below 1."""
-    class_smoothing: float | None = None
+    class_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     """`label_smoothing` of the classification loss; null: the same as for tokens."""
-    caption_chunk: int = 1024
+    caption_chunk: PositiveInt = 1024
     """Tokens per chunk of logits; smaller chunks need less memory but more matrix products."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = ("contrastive_weight", "captioning_weight", "classification_weight")
-        for name in names:
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0 (got {getattr(self, name)})")
         if not any(getattr(self, name) for name in names):
             raise ConfigError(f"all losses have weight 0; set one of {', '.join(names)}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(
-                f"label_smoothing must be at least 0 and below 1 (got {self.label_smoothing})"
-            )
-        if self.class_smoothing is not None and not 0 <= self.class_smoothing < 1:
-            raise ConfigError(
-                f"class_smoothing must be at least 0 and below 1 (got {self.class_smoothing})"
-            )
-        for name in ("caption_chunk", "contrastive_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1 (got {getattr(self, name)})")
         if self.contrastive == "sigmoid" and self.contrastive_reduction == "mean":
             raise ConfigError(
                 "contrastive_reduction is mean, but the sigmoid loss has no two directions; "

@@ -9,13 +9,14 @@ small runs learn several times as much from a pair.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn
 from torch.optim import Optimizer
 
-from coca.core.errors import ConfigError
+from coca.core.config import Config
 from coca.core.extras import require
 from coca.core.registry import Registry
 from coca.model.lora import LoraConfig
@@ -29,6 +30,9 @@ TABLES = ("token_embedding", "vocabulary")
 MUON_MOMENTUM = 0.95
 """Momentum of the gradient before orthogonalization; the value of Muon's author."""
 
+DecayRate: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+"""Decay rate of an exponential moving average of gradients."""
+
 MIN_FACTORED_SIZE = 32
 """Minimum size of both axes of a matrix for a factored second moment in Adafactor: the value of the
 scaling-ViT code; timm has 16, optax 128. For a tensor with more axes, its two longest count. All
@@ -36,25 +40,25 @@ other tensors have one second moment per element, as in Adam."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(Config):
     """Optimizer and hyperparameters; those of one optimizer only are marked."""
 
     name: str = "adamw"
     """A registered optimizer: `adamw`, `adafactor`, `muon`, or a plugin's."""
-    lr: float = 1e-3
+    lr: PositiveFloat = 1e-3
     """Peak learning rate; the schedule multiplies it. The paper: 8e-4 at 65,536 pairs."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay: each update shrinks a weight by `lr * weight_decay` of itself."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.95)
     """Decay rates of the moments of the gradient; 0 to 1. `adafactor` uses only the first: its
     second grows with the step up to `beta2_cap`. `muon` uses both for parameters that are not
     matrices of layers. 0.95 and not 0.999 avoids loss spikes with large batches (SigLIP, section
     4.7)."""
-    eps: float = 1e-8
+    eps: PositiveFloat = 1e-8
     """Added to the root of the second moment, against division by zero; `adamw` only."""
-    beta2_cap: float = 0.999
+    beta2_cap: DecayRate = 0.999
     """Maximum decay rate of the second moment; 0 to 1; `adafactor` only."""
-    clipping_threshold: float | None = 1.0
+    clipping_threshold: PositiveFloat | None = 1.0
     """Maximum root mean square of one tensor's update before momentum; `adafactor` only. null: no
     clipping, as in the paper's variant; 1.0 is the safer default for short runs."""
     momentum_dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -64,33 +68,10 @@ class OptimizerConfig:
     its norms, and the poolers still train."""
     groups: tuple[GroupConfig, ...] = ()
     """Parameter groups with their own learning rate or weight decay."""
-    layer_decay: float | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Layer-wise learning rate decay: factor from each layer of a tower to the layer below, above 0
     and at most 1. Embeddings have the lowest rate; modules after the towers keep the full rate.
     null: the same rate everywhere."""
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "eps"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be above 0 (got {getattr(self, name)})")
-        if self.weight_decay < 0:
-            raise ConfigError(f"weight_decay must be at least 0 (got {self.weight_decay})")
-        for name, value in (
-            *(("betas", beta) for beta in self.betas),
-            ("beta2_cap", self.beta2_cap),
-        ):
-            if not 0 <= value < 1:
-                raise ConfigError(f"{name} must be at least 0 and below 1 (got {value})")
-        if self.clipping_threshold is not None and self.clipping_threshold <= 0:
-            raise ConfigError(
-                f"clipping_threshold must be above 0, or null for none "
-                f"(got {self.clipping_threshold})"
-            )
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ConfigError(
-                f"layer_decay must be above 0 and at most 1, or null for none "
-                f"(got {self.layer_decay})"
-            )
 
 
 def for_adapters(config: OptimizerConfig, lora: LoraConfig, *, head: bool) -> OptimizerConfig:

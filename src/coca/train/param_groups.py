@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import nn
 
+from coca.core.config import Config
 from coca.core.errors import ConfigError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -20,29 +22,19 @@ TOWERS = (("image_encoder",), ("unimodal_decoder", "multimodal_decoder"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupConfig:
+class GroupConfig(Config):
     """A parameter group with its own learning rate factor or weight decay."""
 
     match: str
     """Modules or parameters by dotted name: `captioning_pooler`, `image_encoder.blocks.0`, `*.mlp`.
     A name includes all its submodules. `*` matches any characters, dots included. A leading `!`
     selects all other parameters. If several groups match, the last group takes precedence."""
-    lr_scale: float = 1.0
-    """Factor on the learning rate, above 0; multiplied by that of `layer_decay`."""
-    weight_decay: float | None = None
+    lr_scale: PositiveFloat = 1.0
+    """Factor on the learning rate, above 0 (`freeze` keeps parameters as they are); multiplied by
+    that of `layer_decay`."""
+    weight_decay: NonNegativeFloat | None = None
     """Replaces the optimizer's `weight_decay`; null: no change. Biases, norms, positions and
     queries never decay."""
-
-    def __post_init__(self) -> None:
-        if not self.lr_scale > 0:
-            raise ConfigError(
-                f"lr_scale of {self.match!r} must be above 0 (got {self.lr_scale}); `freeze` keeps "
-                "parameters as they are"
-            )
-        if self.weight_decay is not None and self.weight_decay < 0:
-            raise ConfigError(
-                f"weight_decay of {self.match!r} must be at least 0 (got {self.weight_decay})"
-            )
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

@@ -2,47 +2,32 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field, NonNegativeInt
 from torch import nn
 
+from coca.core.config import Config, Fraction
 from coca.core.errors import ConfigError
 from coca.model.vision import PatchEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
+class ScheduleConfig(Config):
     """Learning rate and patch dropout schedule; the defaults are the paper's (section 4.1)."""
 
-    warmup: int | float = 0.02
+    warmup: NonNegativeInt | Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Length of the linear warmup: an integer is a number of steps, a number below 1 is a fraction
     of the run."""
     decay: Literal["cosine", "linear", "constant"] = "linear"
     """Shape of the learning rate decay after the warmup."""
-    final_lr_fraction: float = 0.0
+    final_lr_fraction: Fraction = 0.0
     """Final learning rate as a fraction of the peak; 0 to 1. Unused with `constant`."""
-    patch_dropout: float = 0.0
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of each image's patches to drop, 0 to below 1, sampled independently per image. At
     0.5 the image encoder does half the work (FLIP, arXiv 2212.00794); the paper has none."""
-    unmasked_tail: float = 0.02
+    unmasked_tail: Fraction = 0.02
     """Fraction of the run, at its end, without patch dropout, as at inference; 0 to 1."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.warmup, float) and not 0 <= self.warmup < 1:
-            raise ConfigError(
-                f"warmup {self.warmup} is neither a fraction of the run, at least 0 and below 1, "
-                "nor a whole number of steps"
-            )
-        if self.warmup < 0:
-            raise ConfigError(f"warmup must be at least 0 steps (got {self.warmup})")
-        if not 0 <= self.final_lr_fraction <= 1:
-            raise ConfigError(f"final_lr_fraction must be in [0, 1] (got {self.final_lr_fraction})")
-        if not 0 <= self.patch_dropout < 1:
-            raise ConfigError(
-                f"patch_dropout must be at least 0 and below 1 (got {self.patch_dropout})"
-            )
-        if not 0 <= self.unmasked_tail <= 1:
-            raise ConfigError(f"unmasked_tail must be in [0, 1] (got {self.unmasked_tail})")
 
 
 def warmup_steps(total: int, config: ScheduleConfig) -> int:

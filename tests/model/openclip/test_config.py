@@ -54,10 +54,10 @@ def test_dead_settings_of_the_published_files_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"pooler_queries": 1}, "pooler_queries must be at least 2"),
+        ({"pooler_queries": 1}, "pooler_queries must be a whole number of at least 2"),
         ({"pooler_heads": 7}, "pooler_heads 7 do not divide embed_dim 512"),
         ({"embed_dim": 256}, "text.width 512 must equal embed_dim 256"),
-        ({"initial_temperature": 2.0}, r"must be in \[0\.01, 1\]"),
+        ({"initial_temperature": 2.0}, r"must be a number in \[0\.01, 1\]"),
     ],
 )
 def test_contradictions_of_a_model_raise(changes: dict[str, Any], told: str) -> None:
@@ -68,8 +68,8 @@ def test_contradictions_of_a_model_raise(changes: dict[str, Any], told: str) -> 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"width": 0}, r"text\.width must be at least 1"),
-        ({"context_length": 2}, "context_length must be at least 3"),
+        ({"width": 0}, "width must be a whole number above 0"),
+        ({"context_length": 2}, "context_length must be a whole number of at least 3"),
         ({"heads": 7}, "heads 7 do not divide width 512"),
         ({"eos_id": 0}, "three different ids"),
     ],

@@ -218,7 +218,7 @@ def nothing_was_begun(run: Path) -> bool:
         (["head.heads=5"], ConfigError, "does not fit .*heads 5 do not divide width 32"),
         (["head=null"], ConfigError, "set both or neither"),
         (["loss.captioning_weight=1", "head.reads=words"], ConfigError, "text: question"),
-        (["lora.lr=0"], ConfigError, "alpha and lr above 0"),
+        (["lora.lr=0"], ConfigError, "lora.lr must be a number above 0, got 0"),
         (["lora.match=[nothing]"], ConfigError, "matches no linear layer"),
         (["encoder_lr=-1"], ConfigError, "encoder_lr must be at least 0"),
         (
@@ -226,7 +226,7 @@ def nothing_was_begun(run: Path) -> bool:
             DataError,
             "2 classes that training has not, such as 'green'",
         ),
-        (["head.classes=[red,red]"], ConfigError, "different classes"),
+        (["head.classes=[red,red]"], ConfigError, "classes must be different names"),
         (["evaluate.0.task=recognise"], ConfigError, "did you mean 'recognition'"),
         (["model=nowhere"], CocaError, "nowhere is no model folder"),
         (["data.loader.class_names=[a]"], ConfigError, "follow from the head"),

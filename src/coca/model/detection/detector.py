@@ -12,10 +12,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field, PositiveFloat, PositiveInt
 from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
@@ -24,7 +25,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from coca.core.config import from_dict, to_dict
+from coca.core.config import Config, Fraction, from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files import read_json, write_atomic
 from coca.model.captioner import Captioner
@@ -50,29 +51,28 @@ class Boxes(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorConfig:
+class DetectorConfig(Config):
     """Configuration of the detector on top of the image encoder."""
 
     classes: tuple[str, ...] = ()
     """Class names in the order of the outputs."""
-    channels: int = 256
+    channels: Annotated[int, Field(gt=0, multiple_of=_GROUPS)] = 256
     """Channels of each feature map; a multiple of 32."""
-    scales: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
+    scales: tuple[PositiveFloat, ...] = (4.0, 2.0, 1.0, 0.5)
     """Sides of the feature maps, relative to the grid of patches. Fewer maps are faster; the
     largest map detects the smallest objects."""
-    score_threshold: float = 0.05
+    score_threshold: Fraction = 0.05
     """Boxes with a lower score are dropped; 0 to 1."""
-    overlap_threshold: float = 0.5
+    overlap_threshold: Fraction = 0.5
     """Non-maximum suppression: of two boxes of one class with a larger intersection over union, the
     box with the lower score is dropped."""
-    most_boxes: int = 100
+    most_boxes: PositiveInt = 100
     """Maximum number of boxes per image."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(set(self.classes)) < len(self.classes):
             raise ConfigError(f"classes must be different names (got {list(self.classes)})")
-        if self.channels < 1 or self.channels % _GROUPS:
-            raise ConfigError(f"channels must be a multiple of {_GROUPS} (got {self.channels})")
         if list(self.scales) != sorted(self.scales, reverse=True):
             raise ConfigError(f"scales must be in descending order (got {list(self.scales)})")
 

@@ -2,55 +2,51 @@
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from coca.core.config import Config
 from coca.core.errors import ConfigError, ModelError
-from coca.model.config import HeadConfig, ImageEncoderConfig
+from coca.model.config import HeadConfig, ImageEncoderConfig, Temperature
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenCLIPTextConfig:
+class OpenCLIPTextConfig(Config):
     """Configuration of the unimodal and the multimodal text decoder.
 
     A caption is `[BOS] w1 .. wn [EOS] [PAD] ..`. The class token is a weight and not a token id;
     the decoder appends it.
     """
 
-    vocab_size: int = 49_408
+    vocab_size: PositiveInt = 49_408
     """Tokens in the vocabulary of CLIP's tokenizer."""
-    context_length: int = 76
+    context_length: Annotated[int, Field(ge=3)] = 76
     """Maximum caption length in tokens, with [BOS] and [EOS]."""
-    width: int = 512
+    width: PositiveInt = 512
     """Features per token."""
-    heads: int = 8
+    heads: PositiveInt = 8
     """Attention heads per block."""
-    mlp_width: int = 2048
+    mlp_width: PositiveInt = 2048
     """Hidden features of each MLP."""
-    unimodal_layers: int = 12
+    unimodal_layers: PositiveInt = 12
     """Blocks with self-attention over text only."""
-    multimodal_layers: int = 12
+    multimodal_layers: PositiveInt = 12
     """Pairs of a self-attention and a cross-attention block; each has an MLP."""
-    pad_id: int = 0
+    pad_id: NonNegativeInt = 0
     """Padding after [EOS]. In CLIP's vocabulary it is also a `!` within a word, which OpenCLIP
     treats as padding: it is no label and usually not visible."""
-    bos_id: int = 49_406
+    bos_id: NonNegativeInt = 49_406
     """First token of each caption."""
-    eos_id: int = 49_407
+    eos_id: NonNegativeInt = 49_407
     """Last token of each caption."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "heads", "mlp_width", "unimodal_layers", "multimodal_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"text.{name} must be at least 1 (got {getattr(self, name)})")
-        if self.context_length < 3:
-            raise ConfigError(
-                f"text.context_length must be at least 3 to hold [BOS], a token and [EOS] "
-                f"(got {self.context_length})"
-            )
+        super().__post_init__()
         if self.width % self.heads:
             raise ConfigError(f"text: heads {self.heads} do not divide width {self.width}")
         special = (self.pad_id, self.bos_id, self.eos_id)
-        if len(set(special)) < 3 or min(special) < 0 or max(special) >= self.vocab_size:
+        if len(set(special)) < 3 or max(special) >= self.vocab_size:
             raise ConfigError(
                 f"pad, bos and eos ids must be three different ids below vocab_size "
                 f"{self.vocab_size} (got {special})"
@@ -68,7 +64,7 @@ class OpenCLIPTextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenCLIPConfig:
+class OpenCLIPConfig(Config):
     """Configuration of OpenCLIP's CoCa; the defaults are `coca_ViT-B-32`."""
 
     image: ImageEncoderConfig = field(
@@ -77,31 +73,27 @@ class OpenCLIPConfig:
     """The image encoder, which has a class token."""
     text: OpenCLIPTextConfig = field(default_factory=OpenCLIPTextConfig)
     """The unimodal and the multimodal text decoder."""
-    pooler_queries: int = 256
+    pooler_queries: Annotated[int, Field(ge=2)] = 256
     """Queries of the pooler: the first gives the embedding, the others the decoder's tokens."""
-    pooler_heads: int = 8
+    pooler_heads: PositiveInt = 8
     """Heads of the pooler. OpenCLIP reads them from `vision_cfg` only, so L/14 has 8 as well, and
     not the 12 of its `multimodal_cfg`."""
-    embed_dim: int = 512
+    embed_dim: PositiveInt = 512
     """Size of the shared embedding, and width of the image tokens."""
     class_mask: Literal["legacy", "corrected"] = "legacy"
     """Attention mask of the caption's class token. `corrected`: all tokens and itself. `legacy`, as
     in the published weights: all tokens and one pad, but not itself. In a caption that fills the
     context, `legacy` includes itself and no pad."""
-    initial_temperature: float = 0.07
+    initial_temperature: Temperature = 0.07
     """Initial value of the learned temperature of the contrastive loss."""
     head: HeadConfig | None = None
     """Classification head for a downstream task; null: none, as in the published weights."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.head is not None:
             self.head.check_width(image=self.image.width, text=self.text.width)
-        if self.pooler_queries < 2:
-            raise ConfigError(
-                f"pooler_queries must be at least 2, one of them for the embedding "
-                f"(got {self.pooler_queries})"
-            )
-        if self.pooler_heads < 1 or self.embed_dim % self.pooler_heads:
+        if self.embed_dim % self.pooler_heads:
             raise ConfigError(
                 f"pooler_heads {self.pooler_heads} do not divide embed_dim {self.embed_dim}"
             )
@@ -109,11 +101,6 @@ class OpenCLIPConfig:
             raise ConfigError(
                 f"text.width {self.text.width} must equal embed_dim {self.embed_dim}: OpenCLIP's "
                 "decoder norms the image tokens at its own width"
-            )
-        if not 0.01 <= self.initial_temperature <= 1:
-            raise ConfigError(
-                f"initial_temperature must be in [0.01, 1], the range it is clamped to "
-                f"(got {self.initial_temperature})"
             )
 
     @classmethod
