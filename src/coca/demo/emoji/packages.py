@@ -6,8 +6,6 @@ A concept is an emoji independent of the vendor, without the variants for skin t
 import io
 import json
 import random
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +14,8 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
-from coca.core.errors import ConfigError, DataError, StorageError
+from coca.core.errors import DataError
+from coca.core.npm import npm_install
 from coca.demo.emoji.concepts import rendered
 
 
@@ -153,21 +152,7 @@ def install_packages(folder: Path) -> Path:
         ConfigError: npm is not installed.
         StorageError: npm fails.
     """
-    npm = shutil.which("npm")
-    if npm is None:
-        raise ConfigError(
-            "npm is needed to fetch the emoji sets and is not installed; install Node.js, or name "
-            "a node_modules folder that holds them with --packages"
-        )
-    wanted = [f"{it.package}@{it.version}" for it in (*SETS, WORDS)]
-    command = [npm, "install", "--prefix", str(folder), "--no-save", "--no-audit", "--no-fund"]
-    done = subprocess.run(
-        [*command, "--ignore-scripts", *wanted], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = (done.stderr.strip() or "it gave no reason").splitlines()[-1]
-        raise StorageError(f"npm could not install the emoji sets: {last}")
-    return folder / "node_modules"
+    return npm_install(folder, [f"{it.package}@{it.version}" for it in (*SETS, WORDS)])
 
 
 def read_concepts(packages: Path) -> dict[str, Concept]:

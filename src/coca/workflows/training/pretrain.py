@@ -20,6 +20,7 @@ from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
 from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.pretrained import assemble
+from coca.model.word_map import folded
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.train.config import TrainConfig
@@ -45,6 +46,7 @@ from coca.workflows.training.run_dir import (
     threads,
     weights_described,
 )
+from coca.workflows.training.token_embeddings import map_word_vectors_
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,11 @@ class PretrainConfig:
     lora: LoraConfig | None = None
     """Train low-rank adapters on the weights of `init_from`, such as for another image domain;
     they are merged into the finished model. null: train all weights."""
+    word_vectors: Path | None = None
+    """Word vectors that token embeddings are mapped from (`coca data word-vectors`). All tokens
+    share one linear map; tokens learned from captions also train a row of their own. So a word of
+    `tokenizer.words` that no caption contains has a useful embedding. The map is folded into the
+    finished model. null: a free row for each token."""
     model: CoCaConfig = field(default_factory=CoCaConfig)
     """The model; `text.vocab_size` is the maximum vocabulary size of the tokenizer."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -94,6 +101,11 @@ class PretrainConfig:
             raise ConfigError(
                 f"lora adapts the weights of another model (init_from is {self.init_from}), on one "
                 f"process or by ddp (train.parallel is {self.train.parallel})"
+            )
+        if self.word_vectors is not None and (self.lora or self.train.parallel == "fsdp"):
+            raise ConfigError(
+                "word_vectors train token embeddings on one process or by ddp, without lora (lora "
+                f"is {self.lora}, train.parallel is {self.train.parallel})"
             )
         self._check_sizes()
         self._check_losses()
@@ -164,7 +176,9 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     sources = open_sources(config.data.sources)
     world.broadcast_from_main(
         lambda: compare_with_earlier(
-            config, fixed=("seed", "tokenizer", "init_from", "lora"), logged=("data", "loss")
+            config,
+            fixed=("seed", "tokenizer", "init_from", "lora", "word_vectors"),
+            logged=("data", "loss"),
         )
     )
     source = None
@@ -176,7 +190,11 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     facts: dict[str, Any] = {"ranks": world.size, "model_weights": weights_described(config.train)}
     if source is not None:
         facts["init_from"] = asdict(adopt_weights(model, source))
-        del source
+    if config.word_vectors is not None:
+        map_word_vectors_(
+            model, processor.tokenizer, config.word_vectors, initialized=source is not None
+        )
+    del source
     if config.lora is not None:
         add_lora_(model, config.lora)
     # All ranks have the same weights; patch dropout differs between ranks.
@@ -256,6 +274,8 @@ def _finish(
     weights = trainer.weights()
     if config.lora is not None:
         weights = merged(weights, config.lora)
+    if config.word_vectors is not None:
+        weights = folded(weights)
 
     def write() -> Path:
         if not result.trained and not result.interrupted:

@@ -18,6 +18,7 @@ from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
+from coca.processing.word_vectors import read_word_list
 from coca.train.checkpoint import has_checkpoint
 from coca.train.device import training_device
 from coca.train.distributed_context import DistributedContext
@@ -44,6 +45,17 @@ class TokenizerConfig:
     """Algorithm of training; the paper uses SentencePiece's `unigram`."""
     lowercase: bool = True
     """Convert text to lower case."""
+    words: Path | None = None
+    """Common words that become one token each: a text file with one word per line, by descending
+    frequency, or word vectors. They are part of `text.vocab_size`; for `bpe` only. null: none."""
+    word_count: int = 8_000
+    """Number of words to take from `words`, from the first."""
+
+    def __post_init__(self) -> None:
+        if self.words is not None and self.kind != "bpe":
+            raise ConfigError(f"tokenizer.words need a tokenizer of kind bpe, got {self.kind}")
+        if self.word_count < 1:
+            raise ConfigError(f"word_count must be at least 1, got {self.word_count}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +135,11 @@ def train_tokenizer(
                 yield text
 
         return Tokenizer.train(
-            texts(), vocab_size=vocab_size, kind=config.kind, lowercase=config.lowercase
+            texts(),
+            vocab_size=vocab_size,
+            kind=config.kind,
+            lowercase=config.lowercase,
+            words=read_word_list(config.words, count=config.word_count) if config.words else (),
         )
 
 

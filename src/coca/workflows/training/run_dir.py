@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,7 +64,7 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Seq
         return
     before, now = json.loads(path.read_text(encoding="utf-8")), to_dict(config)
     for name in fixed:
-        if before.get(name) != now[name]:
+        if _with_defaults(before.get(name), getattr(config, name)) != now[name]:
             raise ConfigError(
                 f"{config.run} was started with {name} {before.get(name)}, now it is {now[name]}; "
                 "use another folder for the new run"
@@ -71,6 +72,13 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Seq
     for name in logged:
         if before.get(name) != now[name]:
             logger.warning("%s resumes with changed settings of %s", config.run, name)
+
+
+def _with_defaults(before: Any, section: Any) -> Any:
+    """Add settings that an earlier release did not have to a section of its recipe."""
+    if not isinstance(before, dict) or not is_dataclass(section) or isinstance(section, type):
+        return before
+    return {**to_dict(type(section)()), **before}
 
 
 def begin(config: RunConfig, data_fingerprint: str, facts: Mapping[str, Any]) -> None:

