@@ -6,6 +6,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote
 
 
 class RangeServer(ThreadingHTTPServer):
@@ -22,6 +23,7 @@ class RangeServer(ThreadingHTTPServer):
         self.fail_every = fail_every
         self.etags = etags
         self.seen: Counter[str] = Counter()
+        self.targets: set[str] = set()
 
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -36,6 +38,8 @@ class RangeServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Otherwise the body waits 40 ms for the acknowledgement of the headers.
+    disable_nagle_algorithm = True
     server: RangeServer
 
     def log_message(self, format: str, *args: object) -> None:
@@ -48,7 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
-        path = self.server.folder / self.path.lstrip("/")
+        self.server.targets.add(f"{self.command} {self.path}")
+        path = self.server.folder / unquote(self.path.partition("?")[0]).lstrip("/")
         if not path.is_file():
             self.send_error(404)
             return

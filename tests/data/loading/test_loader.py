@@ -295,7 +295,6 @@ def test_photographs_come_alike_for_any_workers_ranks_and_stops(
 
 
 def test_workers_read_from_an_object_store(tmp_path: Path, serve: Serve) -> None:
-    pytest.importorskip("obstore")
     with ShardWriter(tmp_path, samples_per_shard=10) as writer:
         for sample in make_samples(30):
             writer.write(sample)

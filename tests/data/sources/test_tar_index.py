@@ -252,7 +252,6 @@ def test_a_tar_that_changes_while_it_is_indexed_keeps_no_index(
 def test_a_remote_tar_is_told_by_its_etag_or_else_by_its_content(
     tmp_path: Path, serve: Serve, scans: list[str], etags: bool
 ) -> None:
-    pytest.importorskip("obstore")
     path, kept = tmp_path / "x.tar", str(tmp_path / "kept")
     make_tar(path, FILES)
     server = serve(tmp_path, etags=etags)
@@ -269,7 +268,6 @@ def test_a_remote_tar_is_told_by_its_etag_or_else_by_its_content(
 def test_an_index_that_was_uploaded_with_its_tar_is_used(
     tmp_path: Path, serve: Serve, scans: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("obstore")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_tar(tmp_path / "x.tar", FILES)
     load(tmp_path / "x.tar")

@@ -1,15 +1,13 @@
 import os
 import pickle
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
-import fsspec
+import obstore
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.storage import remote
 from coca.data.storage import storage as storage_module
 from coca.data.storage.storage import Storage, expand_braces
 from range_server import Serve
@@ -29,19 +27,17 @@ def local(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def memory() -> str:
-    fsspec.filesystem("memory").pipe_file("/storage/a.bin", CONTENT)
-    return "memory://storage/a.bin"
+def file(local: str) -> str:
+    return f"file://{local}"
 
 
 @pytest.fixture
 def http(tmp_path: Path, serve: Serve) -> str:
-    pytest.importorskip("obstore")
     (tmp_path / "a.bin").write_bytes(CONTENT)
     return f"{serve(tmp_path).url}/a.bin"
 
 
-@pytest.fixture(params=["local", "memory", "http"])
+@pytest.fixture(params=["local", "file", "http"])
 def place(request: pytest.FixtureRequest) -> str:
     path: str = request.getfixturevalue(request.param)
     return path
@@ -93,49 +89,45 @@ def test_a_handle_survives_pickling_by_opening_anew(place: str) -> None:
     assert pickle.loads(pickle.dumps(storage)).read(place, [(1, 2)]) == [CONTENT[1:2]]
 
 
-def test_a_forked_process_opens_remote_folders_anew(
-    memory: str, monkeypatch: pytest.MonkeyPatch
+def test_a_fork_of_a_process_that_read_remote_files_is_an_error(
+    file: str, local: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[str] = []
-
-    def watch(url: str) -> remote.Folder:
-        opened.append(url)
-        return remote.open_folder(url)
-
-    monkeypatch.setattr(storage_module, "open_folder", watch)
     storage = Storage()
-    for process in (1, 1, 2):
-        monkeypatch.setattr(os, "getpid", lambda process=process: process)
-        assert storage.read(memory, [(0, 1)]) == [CONTENT[:1]]
-    assert opened == ["memory://storage"] * 2
+    storage.read(file, [(0, 1)])
+    process = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: process + 1)
+    for reader in (storage, Storage()):
+        with pytest.raises(DataError, match="in a fork of a process that has read remote files"):
+            reader.read(file, [(0, 1)])
+        assert reader.read(local, [(0, 1)]) == [CONTENT[:1]]
 
 
-def test_threads_have_a_file_system_each_where_it_is_not_asynchronous(
-    memory: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["100%.bin", "a%20b.bin", "c d.bin", "[o]#é.bin", "a::b.bin"])
+def test_special_characters_of_names_are_read_in_files_and_percent_encoded_on_the_web(
+    tmp_path: Path, serve: Serve, name: str
 ) -> None:
-    used: dict[int, object] = {}
-    kind = fsspec.get_filesystem_class("memory")
-    cat = kind.cat_ranges
+    folder = tmp_path / "deep % folder"
+    folder.mkdir()
+    (folder / name).write_bytes(CONTENT)
+    for url in (
+        f"file://{folder}/{name}",
+        f"{serve(tmp_path).url}{quote(f'/{folder.name}/{name}')}",
+    ):
+        assert Storage().read_all(url) == CONTENT
+    (found,) = Storage().find([f"file://{folder}/*.bin"], suffix=".bin")
+    assert Storage().read_all(found) == CONTENT
 
-    def watch(files: object, *args: object, **options: object) -> list[bytes]:
-        used[threading.get_ident()] = files
-        return cat(files, *args, **options)
 
-    monkeypatch.setattr(kind, "cat_ranges", watch)
-    storage, both = Storage(), threading.Barrier(2, timeout=60)
-
-    def read(_: int) -> bytes:
-        both.wait()
-        return storage.read(memory, [(0, 1)])[0]
-
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(read, range(2))) == [CONTENT[:1]] * 2
-    first, second = used.values()
-    assert first is not second
+def test_a_web_address_with_a_query_is_read_by_get_alone(tmp_path: Path, serve: Serve) -> None:
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    server = serve(tmp_path)
+    url = f"{server.url}/a.bin?signature=a/b%2Fc&expires=1"
+    assert Storage().read_all(url) == CONTENT
+    assert Storage().find([url], suffix=".bin") == [url]
+    assert server.targets == {"GET /a.bin?signature=a/b%2Fc&expires=1"}
 
 
 def test_broken_connections_and_server_errors_are_tried_again(tmp_path: Path, serve: Serve) -> None:
-    pytest.importorskip("obstore")
     (tmp_path / "a.bin").write_bytes(CONTENT)
     server = serve(tmp_path, fail_every=5)
     storage = Storage()
@@ -146,7 +138,7 @@ def test_broken_connections_and_server_errors_are_tried_again(tmp_path: Path, se
 
 
 def test_a_store_that_never_answers_is_told_after_a_few_attempts(
-    memory: str, monkeypatch: pytest.MonkeyPatch
+    file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = []
 
@@ -154,15 +146,15 @@ def test_a_store_that_never_answers_is_told_after_a_few_attempts(
         attempts.append(args)
         raise ConnectionError("the line is dead\nand more")
 
-    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_ranges", refuse)
+    monkeypatch.setattr(obstore, "get_ranges", refuse)
     with pytest.raises(DataError, match=r"a\.bin cannot be read: the line is dead$") as caught:
-        Storage().read(memory, [(0, 1)])
+        Storage().read(file, [(0, 1)])
     assert caught.value.reason == "unreachable"
     assert len(attempts) == 4
 
 
-def test_an_unknown_scheme_is_told_in_a_sentence() -> None:
-    with pytest.raises(DataError, match="cannot be opened: Protocol not known"):
+def test_an_unknown_scheme_is_an_error_that_lists_the_known_schemes() -> None:
+    with pytest.raises(DataError, match=r"scheme must be one of .*, s3, s3a, got 'nonsense'"):
         Storage().size("nonsense://a/b")
 
 
@@ -201,7 +193,10 @@ def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
         Storage().read_all(f"{tmp_path}/a\0.png")
 
 
-@pytest.mark.parametrize("url", ["http://[::1", "s3://", "http://", "abc", "://"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1", "http://[::1/a", "s3://", "s3://a", "http://", "file://a/b", "abc", "://"],
+)
 def test_a_malformed_url_is_told(url: str) -> None:
     with pytest.raises(DataError):
         Storage().read_all(url)
@@ -231,7 +226,6 @@ def test_braces_stand_for_several_names(pattern: str, paths: list[str]) -> None:
 def tars(tmp_path: Path) -> Path:
     for name in ("b-1.tar", "b-0.tar", "c-0.tar", "b-0.tar.idx", "[odd].tar"):
         (tmp_path / name).touch()
-        fsspec.filesystem("memory").pipe_file(f"/tars/{name}", b"")
     return tmp_path
 
 
@@ -257,18 +251,9 @@ def test_a_relative_pattern_starts_at_the_working_folder(
 
 
 def test_remote_patterns_name_files_in_order(tars: Path) -> None:
-    found = Storage().find(["memory://tars/b-*.tar", "memory://tars/c-0.tar"], suffix=".tar")
-    assert [path.rpartition("/")[2] for path in found] == ["b-0.tar", "b-1.tar", "c-0.tar"]
-
-
-def test_an_object_store_lists_what_a_pattern_fits(
-    tars: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("obstore")
-    # obstore's own local store stands for a bucket.
-    monkeypatch.setattr(remote, "OBJECT_STORES", {"file"})
-    found = Storage().find([f"file://{tars}/b-*.tar"], suffix=".tar")
-    assert found == [f"file://{tars}/b-0.tar", f"file://{tars}/b-1.tar"]
+    # A folder of files stands for a bucket.
+    found = Storage().find([f"file://{tars}/b-*.tar", f"file://{tars}/c-0.tar"], suffix=".tar")
+    assert found == [f"file://{tars}/{name}" for name in ("b-0.tar", "b-1.tar", "c-0.tar")]
 
 
 def test_a_pattern_that_fits_nothing_is_an_error(tars: Path) -> None:

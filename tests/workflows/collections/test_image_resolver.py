@@ -115,7 +115,6 @@ def test_a_collection_of_all_kinds_is_embedded_by_another_model(
 
 
 def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_path: Path) -> None:
-    pytest.importorskip("fsspec")
     server = RangeServer(tmp_path, fail_every=0)
     try:
         rows = [{"image": f"{server.url}/other.png", "caption": "far away"}]

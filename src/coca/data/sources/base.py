@@ -46,7 +46,7 @@ class SourceConfig:
 
     path: str | tuple[str, ...]
     """Folder, manifest file, or tar files. Several tars may be given, with `*` and braces such as
-    `{0000..0099}`, also as URLs that fsspec supports."""
+    `{0000..0099}`, also as URLs (docs/data.md lists the schemes)."""
 
     name: str = ""
     """Name in logs; the path by default."""

@@ -1,129 +1,144 @@
-"""Remote storage: object stores with obstore if it is installed, other URLs with fsspec.
+"""Remote files: byte ranges of object stores and web servers with obstore.
 
-obstore coalesces adjacent ranges and sends requests concurrently.
+obstore reads all schemes below without further packages, merges close ranges into one request,
+sends the others concurrently, and may be called by several threads. The figures by which it was
+chosen are in docs/data.md.
 """
 
 import fnmatch
-import importlib.util
-import threading
+import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from coca.core.errors import DataError
 
 Range: TypeAlias = tuple[int, int]
 """Half-open byte interval [start, end)."""
 
-OBJECT_STORES = frozenset(
-    {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"}
-)
+WEB = frozenset({"http", "https"})
+OBJECT_STORES = WEB | {"s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"}
+_SCHEMES = OBJECT_STORES | {"file"}
+_FORMS = {
+    "http": "http://HOST/PATH",
+    "https": "https://HOST/PATH",
+    "file": "file:///PATH",
+}
+
+_owner: int | None = None
+"""Process that read the first remote file, and runs obstore's threads."""
 
 
-# Keys of ETag and time in the file systems of fsspec.
-_ETAG_NAMES = ("ETag", "etag", "e_tag", "md5Hash", "Content-MD5", "Digest")
-_TIME_NAMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")
+def split_url(url: str) -> tuple[str, str]:
+    """Split a URL into its folder and a name in it.
 
-
-@runtime_checkable
-class Folder(Protocol):
-    """A remote folder; names are relative to it."""
-
-    def state(self, name: str) -> dict[str, int | str]:
-        """Return the size `bytes` of a file, and its `etag` or time `modified` if available."""
-        ...
-
-    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
-        """Read byte ranges of a file."""
-        ...
-
-    def match(self, pattern: str) -> list[str]:
-        """List the files that match a pattern with `*`."""
-        ...
-
-
-def open_folder(url: str) -> Folder:
-    """Open the folder at a URL; the result is thread-safe.
+    A web address with a query or an encoded slash is a folder whose only file has an empty name,
+    since obstore's paths contain neither.
 
     Raises:
-        DataError: The URL is malformed, or no installed package supports its scheme.
+        DataError: The scheme is unknown, or no host, bucket or absolute path follows.
     """
-    scheme = url.partition("://")[0]
+    scheme, _, rest = url.partition("://")
+    if scheme not in _SCHEMES:
+        known = ", ".join(sorted(_SCHEMES))
+        raise DataError(
+            f"{url} cannot be opened: its scheme must be one of {known}, got {scheme!r}",
+            reason="unreachable",
+        )
+    if scheme in WEB and ("?" in rest or "%2f" in rest.lower()):
+        return url, ""
+    parent, slash, name = rest.rpartition("/")
+    if not slash or rest.startswith("/") != (scheme == "file"):
+        raise DataError(
+            f"{url} cannot be opened: it must be {_FORMS.get(scheme, scheme + '://BUCKET/PATH')}",
+            reason="unreachable",
+        )
+    return f"{scheme}://{parent}", name
+
+
+def open_folder(url: str) -> "RemoteFolder":
+    """Open a folder, as `split_url` returns it.
+
+    Raises:
+        DataError: The URL is malformed.
+    """
     try:
-        if scheme in OBJECT_STORES and importlib.util.find_spec("obstore"):
-            return _ObjectStoreFolder(url)
-        return _FsspecFolder(url)
+        return RemoteFolder(url)
     except Exception as error:
         # As with reading, each kind of store raises its own errors.
         what = str(error).partition("\n")[0]
         raise DataError(f"{url} cannot be opened: {what}", reason="unreachable") from error
 
 
-def _state(size: int, etag: object, modified: object) -> dict[str, int | str]:
-    if etag:
-        return {"bytes": size, "etag": str(etag)}
-    return {"bytes": size, "modified": str(modified)} if modified else {"bytes": size}
+def check_fork(url: str) -> None:
+    """Reject reads in a fork: obstore's threads do not exist there, and reads never return.
 
-
-class _ObjectStoreFolder:
-    def __init__(self, url: str) -> None:
-        import obstore
-        from obstore.store import from_url
-
-        self._obstore = obstore
-        self._store = from_url(
-            url,
-            client_options={"allow_http": url.startswith("http://")},
-            retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
+    Raises:
+        DataError: The process is a fork of one that has read remote files.
+    """
+    global _owner
+    _owner = _owner or os.getpid()
+    if _owner != os.getpid():
+        raise DataError(
+            f"{url} cannot be read in a fork of a process that has read remote files; start the "
+            "process with 'spawn' or 'forkserver'",
+            reason="unreachable",
         )
 
+
+class RemoteFolder:
+    """A remote folder; names are relative to it. Thread-safe."""
+
+    def __init__(self, url: str) -> None:
+        import obstore
+        from obstore.store import HTTPStore, LocalStore, from_url
+
+        self._obstore = obstore
+        scheme = url.partition("://")[0]
+        # Web addresses are percent-encoded, and obstore encodes names; others are literal.
+        self._decode = unquote if scheme in WEB else str
+        self._prefix = ""
+        self._store: Any
+        retries: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+        if scheme == "file":
+            # Not at the folder, which may be missing.
+            self._store = LocalStore()
+            self._prefix = url.removeprefix("file://").strip("/") + "/"
+        elif scheme in WEB:
+            options = {"allow_http": url.startswith("http://")}
+            # `from_url` takes addresses of clouds for their object stores, which need credentials.
+            open_url: Any = HTTPStore.from_url if "?" in url else from_url
+            self._store = open_url(url, client_options=options, retry_config=retries)
+        else:
+            self._store = from_url(url.replace("%", "%25"), retry_config=retries)
+
     def state(self, name: str) -> dict[str, int | str]:
-        head = self._obstore.head(self._store, name)
+        """Return the size `bytes` of a file, and its `etag` or time `modified` if available."""
+        if name:
+            head = self._obstore.head(self._store, self._path(name))
+        else:
+            # An address with a query may be signed for GET only.
+            head = self._obstore.get(self._store, "", options={"range": (0, 1)}).meta
+        state: dict[str, int | str] = {"bytes": int(head["size"])}
+        if head["e_tag"]:
+            return state | {"etag": str(head["e_tag"])}
         # A server without a modification time yields the Unix epoch.
-        modified = head["last_modified"] if head["last_modified"].timestamp() else ""
-        return _state(int(head["size"]), head["e_tag"], modified)
+        modified = head["last_modified"]
+        return state | ({"modified": str(modified)} if modified.timestamp() else {})
 
     def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
+        """Read byte ranges of a file."""
         starts, ends = zip(*ranges, strict=True)
-        parts = self._obstore.get_ranges(self._store, name, starts=starts, ends=ends)
+        path = self._path(name)
+        parts = self._obstore.get_ranges(self._store, path, starts=starts, ends=ends)
         return [bytes(part) for part in parts]
 
     def match(self, pattern: str) -> list[str]:
-        listing = self._obstore.list_with_delimiter(self._store)
+        """List the files that match a pattern with `*`, sorted."""
+        listing = self._obstore.list_with_delimiter(self._store, self._prefix or None)
         names = (entry["path"].rpartition("/")[2] for entry in listing["objects"])
         return sorted(fnmatch.filter(names, pattern))
 
-
-class _FsspecFolder:
-    """A folder with fsspec, with one file system per thread, since only some are thread-safe."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._of_thread = threading.local()
-        self._opened()  # reject an invalid URL immediately
-
-    def state(self, name: str) -> dict[str, int | str]:
-        files, root = self._opened()
-        info = files.info(f"{root}/{name}")
-        etag, modified = (
-            next((info[name] for name in names if info.get(name)), "")
-            for names in (_ETAG_NAMES, _TIME_NAMES)
-        )
-        return _state(int(info["size"]), etag, modified)
-
-    def read(self, name: str, ranges: Sequence[Range]) -> list[bytes]:
-        files, root = self._opened()
-        starts, ends = (list(bounds) for bounds in zip(*ranges, strict=True))
-        parts = files.cat_ranges([f"{root}/{name}"] * len(ranges), starts, ends, on_error="raise")
-        return [bytes(part) for part in parts]
-
-    def match(self, pattern: str) -> list[str]:
-        files, root = self._opened()
-        return sorted(path.rpartition("/")[2] for path in files.glob(f"{root}/{pattern}"))
-
-    def _opened(self) -> tuple[Any, str]:
-        if not hasattr(self._of_thread, "opened"):
-            import fsspec
-
-            self._of_thread.opened = fsspec.core.url_to_fs(self._url)
-        return self._of_thread.opened
+    def _path(self, name: str) -> str:
+        return self._prefix + self._decode(name)

@@ -8,13 +8,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from coca.core.errors import DataError
 from coca.core.regular_files import check_regular, open_regular, read_regular
 from coca.data.storage.open_files import OpenFiles
-from coca.data.storage.remote import Folder, Range, open_folder
+from coca.data.storage.remote import Range, RemoteFolder, check_fork, open_folder, split_url
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 RETRY_WAITS_S = (0.1, 0.5, 2.0)
 STREAM_BUFFER_BYTES = 8 << 20
+MAX_FOLDERS = 256
+"""Maximum number of remote folders, each with its connections, that are kept open."""
 
 
 def is_remote(path: str) -> bool:
@@ -53,8 +56,8 @@ class Storage:
 
     def __init__(self) -> None:
         self._open_files = OpenFiles()
-        self._folders: dict[str, Folder] = {}
-        self._process = os.getpid()
+        # Bounded, since URLs with a query have a store each.
+        self._open_folder = lru_cache(MAX_FOLDERS)(open_folder)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Handles are not valid in another process.
@@ -173,14 +176,10 @@ class Storage:
             return _files(fixed, str(local.relative_to(fixed)))
         return [path] if local.exists() else []
 
-    def _folder(self, url: str) -> tuple[Folder, str]:
-        if self._process != os.getpid():
-            self._folders.clear()
-            self._process = os.getpid()
-        parent, _, name = url.rpartition("/")
-        if parent not in self._folders:
-            self._folders[parent] = open_folder(parent)
-        return self._folders[parent], name
+    def _folder(self, url: str) -> tuple[RemoteFolder, str]:
+        check_fork(url)
+        parent, name = split_url(url)
+        return self._open_folder(parent), name
 
 
 def matches(path: str, pattern: str) -> bool:

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from coca.core.errors import DataError
-from coca.data.storage.remote import OBJECT_STORES
+from coca.data.storage.remote import OBJECT_STORES, WEB
 from coca.data.storage.storage import full_path, is_remote
 
-_WEB = ("http", "https")
 _HOST = re.compile(r"[A-Za-z0-9_.-]+")
 _ODD = re.compile(r"[\x00-\x20\x7f\\]")
 
@@ -70,7 +69,7 @@ class Reach:
             return True
         if url.scheme not in OBJECT_STORES:
             return False
-        return url.scheme not in _WEB or self._is_public(url.hostname or "")
+        return url.scheme not in WEB or self._is_public(url.hostname or "")
 
     def _is_public(self, host: str) -> bool:
         if host not in self._public:
@@ -85,8 +84,7 @@ def _is_odd(url: str) -> bool:
         _ = parts.hostname, parts.port
     except ValueError:
         return True
-    # fsspec takes `::` for a chain of file systems.
-    return bool(_ODD.search(url)) or "::" in url.replace(parts.netloc, "", 1)
+    return bool(_ODD.search(url))
 
 
 def _climbs(url: str) -> bool:
