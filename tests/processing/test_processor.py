@@ -78,7 +78,7 @@ def test_the_file_tells_its_version(processor: Processor, tmp_path: Path) -> Non
         ({"version": None}, "format version None"),
         ({"sharpen": True}, "sharpen"),
         ({"image": {"image_size": 16, "meen": [0, 0, 0]}}, "did you mean 'mean'"),
-        ({"image": {"image_size": 0}}, "at least 1 pixel"),
+        ({"image": {"image_size": 0}}, "image_size must be a whole number above 0"),
         ({"image": 5}, "image"),
         ({"context_length": 3}, "at least 4"),
         ({"context_length": "12"}, "context_length"),

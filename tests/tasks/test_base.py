@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
+from coca.core.config import from_dict
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.base import read_samples
 from tiny_data import make_samples
@@ -64,11 +64,11 @@ def test_nothing_but_broken_pictures_is_an_error_with_a_cause(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"captions": "last"}, "captions must be 'all' or 'first', got 'last'"),
-        ({"limit": -1}, r"limit must be at least 0 \(0: all\), got -1"),
+        ({"captions": "last"}, "captions must be one of 'all', 'first', got 'last'"),
+        ({"limit": -1}, "limit must be a whole number of at least 0, got -1"),
     ],
 )
 def test_a_wrong_setting_is_a_sentence(settings: dict[str, Any], message: str) -> None:
-    data = SourceConfig(kind="folder", path="anywhere")
+    recipe = {"task": "retrieval", "data": {"kind": "folder", "path": "anywhere"}, **settings}
     with pytest.raises(ConfigError, match=message):
-        TaskConfig(task="retrieval", data=data, **settings)
+        from_dict(TaskConfig, recipe, source="a test")

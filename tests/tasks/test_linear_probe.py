@@ -76,5 +76,7 @@ def test_more_shots_than_there_are_pictures_are_told(predictor: Predictor, pictu
 
 
 def test_shots_below_one_are_refused(pictures: Path) -> None:
-    with pytest.raises(ConfigError, match="must be at least 1"):
+    with pytest.raises(
+        ConfigError, match="shots must be a list of at least 1, each a whole number above 0"
+    ):
         config("few_shot", pictures, shots=(0,))

@@ -50,5 +50,5 @@ def test_the_new_order_is_that_of_cosine_and_likelihood_together() -> None:
 
 
 def test_a_negative_count_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rerank must be at least 0"):
+    with pytest.raises(ConfigError, match="rerank must be a whole number of at least 0"):
         TaskConfig(task="retrieval", data=SourceConfig(kind="folder", path="."), rerank=-1)

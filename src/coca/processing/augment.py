@@ -7,15 +7,16 @@ RandAugment follows Cubuk et al. 2019, table 1 and the ranges of torchvision.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
 from jaxtyping import Float, UInt8
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from coca.core.errors import ConfigError
+from coca.core.config import Config, Fraction
 from coca.processing.image import ImageConfig, ImageTransform
 
 MAX_MAGNITUDE = 30
@@ -27,68 +28,41 @@ AffineMatrix: TypeAlias = tuple[tuple[float, float, float], tuple[float, float, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Config):
     """Configuration of the random augmentations; all are off by default."""
 
-    min_scale: float = 1.0
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Smallest fraction of the area that a random crop keeps, in (0, 1]; 1 disables cropping."""
 
-    ratio: float = 4 / 3
+    ratio: Annotated[float, Field(ge=1)] = 4 / 3
     """Largest change of the aspect ratio by a crop, as a factor; at least 1."""
 
-    flip: float = 0.0
+    flip: Fraction = 0.0
     """Probability of a horizontal flip. Harmful if captions mention left and right."""
 
-    rotate_deg: float = 0.0
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest rotation in either direction, degrees, 0 to 180; corners become white."""
 
-    zoom: float = 0.0
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest change of scale up or down, as a fraction, in [0, 1); the rim becomes white."""
 
-    translate: float = 0.0
+    translate: Fraction = 0.0
     """Largest shift along each side, as a fraction of it, 0 to 1; the rim becomes white."""
 
-    color: float = 0.0
+    color: Fraction = 0.0
     """Largest change of brightness, contrast and saturation, as a fraction, 0 to 1."""
 
-    grayscale: float = 0.0
+    grayscale: Fraction = 0.0
     """Probability of conversion to grayscale."""
 
-    outline: float = 0.0
+    outline: Fraction = 0.0
     """Probability of dark outlines along edges. For drawings, which come with and without them."""
 
-    rand_augment: tuple[int, int] | None = None
+    rand_augment: tuple[PositiveInt, Annotated[int, Field(ge=0, le=MAX_MAGNITUDE)]] | None = None
     """RandAugment's number of operations and their magnitude, 0 to 30, such as (2, 10)."""
 
-    erase: float = 0.0
+    erase: Fraction = 0.0
     """Probability of random erasing: a box of 2 to 33 % of the area gets the mean colour."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("flip", 0, 1),
-            ("rotate_deg", 0, 180),
-            ("translate", 0, 1),
-            ("color", 0, 1),
-            ("grayscale", 0, 1),
-            ("outline", 0, 1),
-            ("erase", 0, 1),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} is {value}; it must be from {low} to {high}")
-        if not 0 < self.min_scale <= 1:
-            raise ConfigError(f"min_scale is {self.min_scale}; it must be above 0 and at most 1")
-        if not 1 <= self.ratio < math.inf:
-            raise ConfigError(f"ratio is {self.ratio}; it must be at least 1")
-        if not 0 <= self.zoom < 1:
-            raise ConfigError(f"zoom is {self.zoom}; it must be from 0 to below 1")
-        if self.rand_augment is not None:
-            number, magnitude = self.rand_augment
-            if number < 1 or not 0 <= magnitude <= MAX_MAGNITUDE:
-                raise ConfigError(
-                    f"rand_augment is {self.rand_augment}; it must be a number of operations from "
-                    f"1 and a magnitude from 0 to {MAX_MAGNITUDE}"
-                )
 
 
 def warp(values: Float[Tensor, "3 S S"], matrix: AffineMatrix) -> Float[Tensor, "3 S S"]:

@@ -29,9 +29,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from coca.core.errors import ConfigError, DataError, MissingExtraError
+from coca.core.config import Config
+from coca.core.errors import DataError, MissingExtraError
 from coca.core.formats import IMAGE_FORMATS_SHOWN
 from coca.core.heif import HEAD_BYTES, formats_of
 from coca.processing.suppress_native_stderr import decoder_warnings_ignored
@@ -278,10 +280,10 @@ def trimmed(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageConfig:
+class ImageConfig(Config):
     """Configuration of the image transform."""
 
-    image_size: int
+    image_size: PositiveInt
     """Side of the square input, pixels."""
 
     resize: Literal["squash", "crop", "pad", "shortest"] = "squash"
@@ -295,7 +297,7 @@ class ImageConfig:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Channel means that are subtracted, where 0 is black and 1 is white."""
 
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
     """Channel standard deviations to divide by; each above 0."""
 
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -304,12 +306,6 @@ class ImageConfig:
     reduced: bool = False
     """Decode large JPEG files at a half, a quarter or an eighth of their size: two to three times
     as fast, with a difference of about half a grey level."""
-
-    def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise ConfigError(f"image_size is {self.image_size}; it must be at least 1 pixel")
-        if min(self.std) <= 0:
-            raise ConfigError(f"std is {self.std}; each value must be above 0")
 
 
 class ImageTransform:

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from coca.core.errors import ConfigError, DataError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from coca.core.config import Config
+from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.core.registry import Registry
 from coca.data.sample import Sample
@@ -20,7 +23,7 @@ from coca.tasks.report_samples import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
+class TaskConfig(Config):
     """Configuration of a task and the data to evaluate it on."""
 
     task: str
@@ -42,7 +45,7 @@ class TaskConfig:
     tokens of all frames at once into one vector."""
     classes: tuple[str, ...] = ()
     """Zero-shot: class names; default: the classes of the source, else of its samples."""
-    captions: str = "all"
+    captions: Literal["all", "first"] = "all"
     """Retrieval: use `all` captions of an image as queries, or its `first` only."""
     prompt: str = ""
     """Captioning: text that each caption begins with; it is part of the scored caption."""
@@ -59,32 +62,18 @@ class TaskConfig:
     answers: Literal["head", "words"] = "head"
     """VQA: `head` classifies among the answers of the model's head; `words` generates the answer
     after the question, with the options of `decoding`."""
-    rerank: int = 0
+    rerank: NonNegativeInt = 0
     """Retrieval and zero-shot: number of top hits by cosine to rerank by caption likelihood; 0:
     no reranking. Slow: one decoder pass per hit."""
-    limit: int = 0
+    limit: NonNegativeInt = 0
     """Maximum number of samples; 0: all."""
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8, 16)
     """Few-shot: numbers of training images per class, each at least 1."""
-    draws: int = 5
+    draws: PositiveInt = 5
     """Few-shot: number of random draws of the training images, at least 1."""
-    inverse_penalty: float = 0.0
+    inverse_penalty: NonNegativeFloat = 0.0
     """Linear probe and few-shot: inverse strength C of the L2 penalty, at least 0. 0: the linear
     probe chooses it on a part of the reference, few-shot uses its default."""
-
-    def __post_init__(self) -> None:
-        if not self.shots or min(self.shots) < 1 or self.draws < 1:
-            raise ConfigError(
-                f"shots and draws must be at least 1, got shots {self.shots} and draws {self.draws}"
-            )
-        if self.inverse_penalty < 0:
-            raise ConfigError(f"inverse_penalty must be at least 0, got {self.inverse_penalty}")
-        if self.captions not in ("all", "first"):
-            raise ConfigError(f"captions must be 'all' or 'first', got {self.captions!r}")
-        if self.rerank < 0:
-            raise ConfigError(f"rerank must be at least 0 (0: no reranking), got {self.rerank}")
-        if self.limit < 0:
-            raise ConfigError(f"limit must be at least 0 (0: all), got {self.limit}")
 
 
 @dataclass(frozen=True)

@@ -200,13 +200,13 @@ def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], complaint:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"batch_size": 0}, "batch_size 0 is below 1"),
-        ({"workers": -1}, "workers -1 is below 0"),
-        ({"prefetch": 0}, "prefetch 0 is below 1"),
-        ({"timeout_s": 0.0}, "timeout_s 0 is not above 0"),
-        ({"max_bad_fraction": 1.5}, "outside 0 to 1"),
-        ({"class_names": ("a", "b", "a")}, "holds 'a' twice"),
-        ({"batch_size": 0, "workers": -1}, "batch_size 0 is below 1; workers"),
+        ({"batch_size": 0}, "batch_size must be a whole number above 0, got 0"),
+        ({"workers": -1}, "workers must be a whole number of at least 0"),
+        ({"prefetch": 0}, "prefetch must be a whole number above 0"),
+        ({"timeout_s": 0.0}, "timeout_s must be a number above 0"),
+        ({"max_bad_fraction": 1.5}, r"max_bad_fraction must be a number in \[0, 1\]"),
+        ({"class_names": ("a", "b", "a")}, "has 'a' twice"),
+        ({"batch_size": 0, "workers": -1}, "batch_size must be .*; workers must be"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], complaint: str) -> None:

@@ -220,7 +220,7 @@ def nothing_was_begun(run: Path) -> bool:
         (["loss.captioning_weight=1", "head.reads=words"], ConfigError, "text: question"),
         (["lora.lr=0"], ConfigError, "lora.lr must be a number above 0, got 0"),
         (["lora.match=[nothing]"], ConfigError, "matches no linear layer"),
-        (["encoder_lr=-1"], ConfigError, "encoder_lr must be at least 0"),
+        (["encoder_lr=-1"], ConfigError, "encoder_lr must be a number of at least 0 or null"),
         (
             ["head.classes=[red,blue]"],
             DataError,

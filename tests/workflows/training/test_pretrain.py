@@ -210,7 +210,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(pictures: Path, tmp_path: 
 
 
 def test_a_recipe_without_sources_or_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="sources is empty"):
+    with pytest.raises(ConfigError, match=r"^data\.sources must be a list of at least 1"):
         recipe(tmp_path, tmp_path / "run", "data.sources=[]")
     with pytest.raises(DataError):
         pretrain(recipe(tmp_path / "nowhere", tmp_path / "run"))
@@ -240,7 +240,7 @@ def test_stages_of_resolution_end_at_the_size_that_the_processor_says(
     [
         ("[{until: 0.5, image_size: 20}]", "20 px, no multiple.* near sizes that fit: 16, 24"),
         ("[{until: 0.5, image_size: 4}]", "near sizes that fit: 8, 8|near sizes that fit: 8"),
-        ("[{until: 1.0, image_size: 8}]", r"until must be in \(0, 1\), got 1.0"),
+        ("[{until: 1.0, image_size: 8}]", r"until must be a number in \(0, 1\), got 1.0"),
         (
             "[{until: 0.5, image_size: 8}, {until: 0.5, image_size: 24}]",
             "until 0.5 after 0.5; each `until` must be above the one before",

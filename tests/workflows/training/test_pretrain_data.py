@@ -219,5 +219,5 @@ def test_only_a_run_on_a_gpu_pins_memory(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("until", [0.0, 1.0, -0.5])
 def test_a_stage_beyond_the_run_is_refused(until: float) -> None:
-    with pytest.raises(ConfigError, match=r"must be in \(0, 1\)"):
+    with pytest.raises(ConfigError, match=r"must be a number in \(0, 1\)"):
         ResolutionConfig(until=until, image_size=8)

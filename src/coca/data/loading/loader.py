@@ -23,9 +23,10 @@ from threading import Thread
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch.utils.data import DataLoader, Sampler
 
-from coca.core.config import digest
+from coca.core.config import Config, Fraction, digest
 from coca.core.errors import ConfigError, DataError
 from coca.core.malloc import keep_freed_memory
 from coca.data.loading.bad_samples import BadSampleLog
@@ -43,22 +44,22 @@ POLL_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
+class LoaderConfig(Config):
     """Configuration of batches and data workers."""
 
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Samples in a step, summed over all ranks."""
 
-    workers: int = 0
+    workers: NonNegativeInt = 0
     """Worker processes on each rank; 0 loads data in the training process."""
 
-    prefetch: int = 2
+    prefetch: PositiveInt = 2
     """Batches that each worker prefetches."""
 
-    timeout_s: float = 600.0
+    timeout_s: PositiveFloat = 600.0
     """Seconds to wait for a batch of a worker before the run saves and stops; above 0."""
 
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Fraction = 0.01
     """Fraction of samples that may be unusable before the run stops, 0 to 1."""
 
     class_names: tuple[str, ...] = ()
@@ -69,28 +70,14 @@ class LoaderConfig:
     normalised; the target of each is its soft score by the official VQA accuracy, and answers that
     are not in `class_names` are ignored."""
 
-    pictures: int = 1
+    pictures: PositiveInt = 1
     """Images of each sample; above 1 for image pairs and for the frames of a video."""
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.batch_size < 1:
-            faults.append(f"batch_size {self.batch_size} is below 1")
-        if self.workers < 0:
-            faults.append(f"workers {self.workers} is below 0")
-        if self.pictures < 1:
-            faults.append(f"pictures {self.pictures} is below 1")
-        if self.prefetch < 1:
-            faults.append(f"prefetch {self.prefetch} is below 1")
-        if not self.timeout_s > 0:
-            faults.append(f"timeout_s {self.timeout_s:g} is not above 0")
-        if not 0 <= self.max_bad_fraction <= 1:
-            faults.append(f"max_bad_fraction {self.max_bad_fraction} is outside 0 to 1")
+        super().__post_init__()
         if len(set(self.class_names)) < len(self.class_names):
             twice = next(n for n in self.class_names if self.class_names.count(n) > 1)
-            faults.append(f"class_names holds {twice!r} twice")
-        if faults:
-            raise ConfigError("; ".join(faults))
+            raise ConfigError(f"class_names has {twice!r} twice; each must occur once")
 
 
 class Loader:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from coca.core.config import Config
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
@@ -52,7 +54,7 @@ ALL_BUT_HEAD = "!head"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
+class FinetuneConfig(Config):
     """Configuration of a fine-tuning run, as in a recipe."""
 
     run: Path
@@ -64,16 +66,16 @@ class FinetuneConfig:
     """Seed of new weights, sample order and augmentation."""
     device: str = "auto"
     """A torch device; `auto` uses a CUDA GPU if there is one."""
-    threads: int = 0
+    threads: NonNegativeInt = 0
     """CPU threads per operation; 0: torch's default."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` initializes the same architecture from scratch, as a baseline without pretraining.
     """
-    image_size: int | None = None
+    image_size: PositiveInt | None = None
     """Side of the images, pixels; null: the model's. Position embeddings are interpolated."""
     head: HeadChoice | None = None
     """The classification head; null: none, as for captioning."""
-    encoder_lr: float | None = None
+    encoder_lr: NonNegativeFloat | None = None
     """Peak learning rate of all weights but the head; 0 freezes them. `train.optimizer.lr` then
     applies to the head only. null: the same rate for all weights."""
     lora: LoraConfig | None = None
@@ -90,11 +92,8 @@ class FinetuneConfig:
     """Tasks to evaluate the finished model on."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         faults = []
-        if self.threads < 0:
-            faults.append(f"threads must be at least 0 (0: torch's default), got {self.threads}")
-        if self.encoder_lr is not None and self.encoder_lr < 0:
-            faults.append(f"encoder_lr must be at least 0 (0: frozen), got {self.encoder_lr}")
         if self.encoder_lr is not None and self.head is None:
             faults.append("encoder_lr is set, but there is no head; set train.optimizer.lr alone")
         if self.lora is not None and self.train.parallel == "fsdp":

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from coca.core.config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.loader import LoaderConfig
@@ -21,10 +24,10 @@ from coca.workflows.training.run_dir import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneDataConfig:
+class FinetuneDataConfig(Config):
     """Training data of a fine-tuning run; preprocessing is that of the pretrained model."""
 
-    sources: tuple[SourceConfig, ...]
+    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     """Sources of the weighted mixture. A head that reads words needs `text: question` in each."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Batches and workers; classes and images per sample follow from the head."""
@@ -32,8 +35,7 @@ class FinetuneDataConfig:
     """Image augmentation, such as RandAugment; default: none."""
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            raise ConfigError("sources is empty; a run needs at least one")
+        super().__post_init__()
         if self.loader.class_names or self.loader.pictures != 1:
             raise ConfigError(
                 "loader.class_names and loader.pictures follow from the head; set head.classes and "
@@ -42,34 +44,32 @@ class FinetuneDataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadChoice:
+class HeadChoice(Config):
     """Configuration of the head that a run trains; see `HeadConfig`."""
 
     reads: Literal["image", "words"] = "image"
     """Input of the head: `image` reads the image encoder's tokens, `words` the decoder states of
     the question."""
-    pictures: int = 1
+    pictures: PositiveInt = 1
     """Images per sample: 1, 2 for a pair, or the number of frames of a video."""
-    heads: int = 8
+    heads: PositiveInt = 8
     """Attention heads of the pooler; must divide the width of its input."""
     classes: tuple[str, ...] = ()
     """Class names; empty: all classes of the training data."""
-    most_frequent: int = 0
+    most_frequent: NonNegativeInt = 0
     """Keep only this many most frequent classes, such as the 3,129 answers of VQA; 0: all."""
-    at_least: int = 1
+    at_least: PositiveInt = 1
     """Keep only classes with at least this many occurrences; an answer counts once per annotator.
     """
 
     def __post_init__(self) -> None:
-        if self.at_least < 1 or (self.at_least > 1 and self.classes):
-            raise ConfigError(
-                f"at_least must be at least 1, and 1 if head.classes is set, got {self.at_least}"
-            )
-        if self.most_frequent < 0 or (self.most_frequent and self.classes):
-            raise ConfigError(
-                f"most_frequent must be at least 0, and 0 if head.classes is set, "
-                f"got {self.most_frequent}"
-            )
+        super().__post_init__()
+        for name, value, unset in (
+            ("at_least", self.at_least, 1),
+            ("most_frequent", self.most_frequent, 0),
+        ):
+            if self.classes and value != unset:
+                raise ConfigError(f"{name} must be {unset} if head.classes is set, got {value}")
 
 
 def obtain_classes(

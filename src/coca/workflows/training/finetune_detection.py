@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from coca.core.config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.datasets.coco_instances import BOXES
@@ -41,7 +43,7 @@ ENCODER = "backbone.image_encoder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionConfig:
+class DetectionConfig(Config):
     """Configuration of a detection run, as in a recipe."""
 
     run: Path
@@ -50,16 +52,16 @@ class DetectionConfig:
     """Seed of weights, sample order and augmentation."""
     device: str = "auto"
     """A torch device; `auto` uses a CUDA GPU if there is one."""
-    threads: int = 0
+    threads: NonNegativeInt = 0
     """CPU threads per operation; 0: torch's default."""
     model: str = "nano"
     """Model whose image encoder is used, by any name that `coca.load` accepts."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` initializes the same architecture from scratch, as a baseline without pretraining.
     """
-    image_size: int | None = None
+    image_size: PositiveInt | None = None
     """Side of the images, pixels, a multiple of the model's patch size; null: the model's."""
-    encoder_lr: float | None = None
+    encoder_lr: NonNegativeFloat | None = None
     """Peak learning rate of the encoder; 0 freezes it; null: `train.optimizer.lr`."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     """Detection head on the encoder; without `classes`, the sorted classes of the data."""
@@ -72,6 +74,7 @@ class DetectionConfig:
     """Tasks to evaluate the finished detector on."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         still = AugmentConfig(color=self.data.augment.color, grayscale=self.data.augment.grayscale)
         if self.data.augment != still or self.data.trim or self.data.resize != "squash":
             raise ConfigError(
@@ -85,8 +88,6 @@ class DetectionConfig:
                 f"train.schedule.patch_dropout is {dropout}, but a detector reads the whole grid "
                 "of patches; set it to 0"
             )
-        if self.encoder_lr is not None and self.encoder_lr < 0:
-            raise ConfigError(f"encoder_lr must be at least 0 (0: frozen), got {self.encoder_lr}")
 
 
 def finetune_detection(

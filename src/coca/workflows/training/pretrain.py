@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import NonNegativeInt
 
+from coca.core.config import Config
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
@@ -52,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(Config):
     """Configuration of a pretraining run, as in a recipe."""
 
     run: Path
@@ -61,7 +63,7 @@ class PretrainConfig:
     """Seed of weights, sample order and augmentation."""
     device: str = "auto"
     """A torch device; `auto` uses a CUDA GPU if there is one."""
-    threads: int = 0
+    threads: NonNegativeInt = 0
     """CPU threads per operation; 0: torch's default. With a loader with workers, a small model on a
     busy machine is fastest with 1."""
     init_from: str | None = None
@@ -88,10 +90,7 @@ class PretrainConfig:
     """The training loop."""
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise ConfigError(
-                f"threads must be at least 0 (0: torch's default), got {self.threads}"
-            )
+        super().__post_init__()
         if self.init_from is not None and self.tokenizer.path is not None:
             raise ConfigError(
                 f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "
@@ -113,7 +112,7 @@ class PretrainConfig:
     def _check_sizes(self) -> None:
         patch = self.model.image.patch_size
         for part in self.data.resolution:
-            if part.image_size < patch or part.image_size % patch:
+            if part.image_size % patch:
                 raise ConfigError(
                     f"data.resolution asks for images of {part.image_size} px, no multiple of "
                     f"model.image.patch_size {patch}; near sizes that fit: "

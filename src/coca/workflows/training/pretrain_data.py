@@ -5,8 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
+from pydantic import Field, PositiveInt
+
+from coca.core.config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.batches import Stage
@@ -59,24 +62,20 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResolutionConfig:
+class ResolutionConfig(Config):
     """A stage of the run with another image size than the final one."""
 
-    until: float
+    until: Annotated[float, Field(gt=0, lt=1)]
     """End of the stage as a fraction of the run, in (0, 1)."""
-    image_size: int
+    image_size: PositiveInt
     """Side of the images, pixels; a multiple of the model's patch size."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.until < 1:
-            raise ConfigError(f"until must be in (0, 1), got {self.until}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Config):
     """Training data of a pretraining run."""
 
-    sources: tuple[SourceConfig, ...]
+    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     """Sources of the weighted mixture; two sources of equal weight each give half of a batch."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Batches and workers."""
@@ -92,8 +91,7 @@ class DataConfig:
     """Trim empty borders first, such as those of icons and product photos."""
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            raise ConfigError("sources is empty; a run needs at least one")
+        super().__post_init__()
         for one, other in pairwise(self.resolution):
             if one.until >= other.until:
                 raise ConfigError(
