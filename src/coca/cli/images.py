@@ -12,6 +12,7 @@ from coca.cli.console import Console
 from coca.core.errors import ConfigError, DataError
 from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.heif import PHOTO_SUFFIXES
+from coca.core.local_files import walk_files
 from coca.core.progress import ProgressMaker
 
 T = TypeVar("T")
@@ -143,24 +144,16 @@ def end_with(console: Console, outcomes: Sequence[Any]) -> None:
 
 def _expanded(name: str, suffixes: Set[str]) -> Iterator[str]:
     if os.path.isdir(name):
-        yield from _within(name, suffixes)
+        yield from walk_files(name, suffixes)
     elif os.path.lexists(name) or not glob.has_magic(name):
         yield name
     else:
         # The shell does not expand a quoted pattern, and on Windows none.
         matches = sorted(glob.glob(name, recursive=True))
         for match in matches:
-            yield from _within(match, suffixes) if os.path.isdir(match) else [match]
+            yield from walk_files(match, suffixes) if os.path.isdir(match) else [match]
         if not matches:
             yield name
-
-
-def _within(top: str, suffixes: Set[str]) -> Iterator[str]:
-    for folder, subfolders, names in os.walk(top):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
-                yield os.path.join(folder, name)
 
 
 def _worked(

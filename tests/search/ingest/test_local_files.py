@@ -1,12 +1,10 @@
 import json
-import logging
-import os
 from pathlib import Path
 
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.ingest.local_files import Annotation, find_pictures, read_sidecars, stamp_of
+from coca.search.ingest.local_files import Annotation, find_pictures, read_sidecars
 
 
 def test_pictures_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> None:
@@ -36,28 +34,6 @@ def test_a_file_that_is_named_is_taken_whatever_its_suffix(tmp_path: Path) -> No
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file or folder .*absent"):
         find_pictures([tmp_path / "absent"])
-
-
-def test_a_folder_that_cannot_be_read_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(path: str) -> None:
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with caplog.at_level(logging.WARNING):
-        assert find_pictures([tmp_path]) == []
-    assert f"folder {tmp_path} is left out: Permission denied" in caplog.text
-
-
-def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    assert stamp_of(path) == ""
-    path.write_bytes(b"1")
-    first = stamp_of(path)
-    assert first == stamp_of(path)
-    path.write_bytes(b"12")
-    assert stamp_of(path) != first
 
 
 @pytest.mark.parametrize(

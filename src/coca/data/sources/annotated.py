@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from coca.core.errors import DataError
+from coca.core.local_files import file_etag
 from coca.core.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample, parse_record, parse_text
 from coca.data.sources.base import SourceConfig, single_path
-from coca.data.storage.storage import Storage, is_remote, local_stamp
+from coca.data.storage.storage import Storage, is_remote
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ class AnnotatedSource:
     def stamp(self, row: int) -> str:
         """Return size and modification time of the images; the fingerprint covers the list."""
         entry = self._entry(row)
-        return " ".join(local_stamp(self._path(file)) for file in (entry.file, *entry.others))
+        return " ".join(file_etag(self._path(file)) for file in (entry.file, *entry.others))
 
     def _entry(self, row: int) -> Entry:
         entry = self._entries[row]

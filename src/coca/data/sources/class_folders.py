@@ -21,7 +21,7 @@ from coca.core.formats import IMAGE_SUFFIXES
 from coca.data.sample import parse_text
 from coca.data.sources.annotated import AnnotatedSource, Entry
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
-from coca.data.sources.folder import walk
+from coca.data.sources.folder import sized_files
 from coca.data.storage.storage import Storage
 from coca.processing.image import decode
 
@@ -46,7 +46,7 @@ class ClassFolderSource(AnnotatedSource):
             raise DataError(f"{root} is no folder; it should hold one a class", reason="missing")
         files = [
             (path.replace(os.sep, "/"), size)
-            for path, size in walk(root)
+            for path, size in sized_files(root)
             if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and os.sep in path
         ]
         named = _named({path.partition("/")[0] for path, _ in files}, config)

@@ -9,10 +9,11 @@ from typing import Any
 
 from coca.core.errors import DataError
 from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.local_files import file_etag, walk_files
 from coca.core.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
-from coca.data.storage.storage import Storage, local_stamp
+from coca.data.storage.storage import Storage
 from coca.processing.video import FRAME_SUFFIXES, as_file, clip_pictures
 
 
@@ -77,7 +78,7 @@ class ClipSource:
         clip = self._clips[row]
         if isinstance(clip, DataError):
             raise clip
-        return local_stamp(clip.path)
+        return file_etag(clip.path)
 
     def read(self, row: int) -> Sample:
         """Read the sample with its frames; `DataError` if the video is missing or damaged."""
@@ -107,7 +108,7 @@ class ClipFolder:
         if not os.path.isdir(root):
             raise DataError(f"the folder of the videos, {root}, is missing", reason="missing")
         self._root = root
-        self.paths: list[str] = sorted(_clips_below(root))
+        self.paths: list[str] = _clips_below(root)
         """Relative paths of the clips, sorted."""
         self._named: dict[str, list[str]] = {}
         for path in self.paths:
@@ -137,20 +138,12 @@ class ClipFolder:
 
 
 def _clips_below(root: str) -> list[str]:
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        here = os.path.relpath(folder, root)
-        shown = [name for name in names if not name.startswith(".")]
-        suffixes = {os.path.splitext(name)[1].lower() for name in shown}
-        if here != "." and suffixes & FRAME_SUFFIXES:
-            found.append(here)
-        found += [
-            os.path.normpath(os.path.join(here, name))
-            for name in shown
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-        ]
-    return [path.replace(os.sep, "/") for path in found]
+    files = [
+        os.path.relpath(path, root) for path in walk_files(root, VIDEO_SUFFIXES | FRAME_SUFFIXES)
+    ]
+    videos = {path for path in files if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES}
+    folders = {os.path.dirname(path) for path in files if path not in videos} - {""}
+    return sorted(path.replace(os.sep, "/") for path in videos | folders)
 
 
 def _bare(path: str) -> str:

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from coca.core.errors import DataError
 from coca.core.formats import IMAGE_SUFFIXES
+from coca.core.local_files import file_etag, walk_files
 from coca.core.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample, parse_record, parse_text, split_record
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.sources.selection import selected_rows
-from coca.data.storage.storage import Storage, local_stamp
+from coca.data.storage.storage import Storage
 
 
 @SOURCES.register("folder")
@@ -43,7 +44,7 @@ class FolderSource:
         self._images: list[str] = []
         self._sidecars: set[str] = set()
         digest = hashlib.sha256()
-        for path, size in walk(self._root):
+        for path, size in sized_files(self._root):
             suffix = os.path.splitext(path)[1]
             if suffix.lower() in IMAGE_SUFFIXES:
                 self._images.append(path)
@@ -92,7 +93,7 @@ class FolderSource:
         stem = os.path.splitext(self._images[row])[0]
         sidecars = [f"{stem}{suffix}" for suffix in (".json", ".txt")]
         files = [self._images[row], *(file for file in sidecars if file in self._sidecars)]
-        return " ".join(local_stamp(os.path.join(self._root, file)) for file in files)
+        return " ".join(file_etag(os.path.join(self._root, file)) for file in files)
 
     def _content(self, path: str) -> bytes:
         return self._storage.read_all(os.path.join(self._root, path), max_bytes=MAX_IMAGE_BYTES)
@@ -110,13 +111,9 @@ class FolderSource:
             previous = key
 
 
-def walk(root: str) -> Iterator[tuple[str, int]]:
+def sized_files(root: str) -> Iterator[tuple[str, int]]:
     """Yield relative path and size (bytes) of each file, sorted by path."""
-    files = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        files += [os.path.join(folder, name) for name in names if not name.startswith(".")]
-    for path in sorted(files):
+    for path in sorted(walk_files(root)):
         try:
             yield os.path.relpath(path, root), os.stat(path).st_size
         except FileNotFoundError:

@@ -2,10 +2,11 @@
 
 import os
 
+from coca.core.local_files import file_etag
 from coca.core.regular_files import MAX_IMAGE_BYTES
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.sources.columns import TABLE_SETTINGS, TableSource
-from coca.data.storage.storage import Storage, full_path, is_remote, local_stamp
+from coca.data.storage.storage import Storage, full_path, is_remote
 from coca.data.storage.url_policy import Reach
 
 
@@ -29,7 +30,7 @@ class _Files:
         return full_path(self._resolved(name))
 
     def stamp(self, name: str) -> str:
-        return local_stamp(self._resolved(name))
+        return file_etag(self._resolved(name))
 
     def _resolved(self, name: str) -> str:
         if is_remote(name) or os.path.isabs(name) or not self._folder:

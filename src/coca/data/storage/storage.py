@@ -37,17 +37,6 @@ def full_path(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)
 
 
-def local_stamp(path: str) -> str:
-    """Return size and modification time of a local file; empty if remote or not accessible."""
-    if is_remote(path):
-        return ""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return ""
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
 class Storage:
     """Reader of files by path or URL. Handles are opened lazily in each process.
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from coca.core.errors import DataError
 from coca.core.heif import HEIF_SUFFIXES, PHOTO_SUFFIXES, has_heif
+from coca.core.local_files import walk_files
 from coca.core.regular_files import read_regular
 
 logger = logging.getLogger(__name__)
@@ -79,8 +80,8 @@ def find_pictures(
 ) -> list[Path]:
     """Find files by suffix below folders, plus the given files, sorted by absolute path.
 
-    Names that begin with a dot are skipped: thumbnails and metadata files of desktops. Without the
-    extra `heif`, HEIF images of folders are skipped with a warning.
+    Folders are searched as by `walk_files`. Without the extra `heif`, HEIF images of folders are
+    skipped with a warning.
 
     Raises:
         DataError: A path does not exist.
@@ -96,15 +97,10 @@ def find_pictures(
             # Irregular files are refused when they are read, as in folders.
             found.add(top)
             continue
-        for folder, subfolders, names in os.walk(top, onerror=_warn):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            kinds = {name: os.path.splitext(name)[1].lower() for name in names if name[0] != "."}
-            found.update(
-                os.path.join(folder, name)
-                for name, kind in kinds.items()
-                if kind in suffixes and kind not in unread
-            )
-            left_out += sum(kind in unread for kind in kinds.values())
+        files = set(walk_files(top, suffixes))
+        unreadable = {file for file in files if os.path.splitext(file)[1].lower() in unread}
+        found |= files - unreadable
+        left_out += len(unreadable)
     if left_out:
         logger.warning(
             "%s HEIF images are left out: pip install 'coca-captioners[heif]' brings what reads "
@@ -112,26 +108,6 @@ def find_pictures(
             f"{left_out:,}",
         )
     return [Path(path) for path in sorted(found)]
-
-
-def stamp_of(path: str | Path) -> str:
-    """Compute the etag of a file from its size and modification time.
-
-    It is empty for an inaccessible file: reading it reports the reason.
-    """
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ""
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def changed_at(path: str | Path) -> int:
-    """Return a file's modification time, in seconds since 1970; 0 if it is not a local file."""
-    try:
-        return int(os.stat(path).st_mtime)
-    except (OSError, ValueError):
-        return 0
 
 
 def read_sidecars(picture: Path) -> Annotation:
@@ -190,10 +166,6 @@ def _as_time(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**62:
         return None
     return int(value)
-
-
-def _warn(error: OSError) -> None:
-    logger.warning("folder %s is left out: %s", error.filename, error.strerror)
 
 
 def _section(sidecar: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.absence import Roots
+from coca.core.local_files import file_etag, modified_at
 from coca.search.ingest.local_files import (
     Annotation,
     Picture,
-    changed_at,
     find_pictures,
     read_sidecars,
-    stamp_of,
 )
 from coca.search.query.originals import read_file
 
@@ -137,7 +136,7 @@ class FileSource:
         paths = list(paths)
         self._tops = {os.path.abspath(path) for path in paths}
         self._roots = Roots(self._tops)
-        self._entries = [Entry(str(file), stamp_of(file)) for file in find_pictures(paths)]
+        self._entries = [Entry(str(file), file_etag(file)) for file in find_pictures(paths)]
 
     def entries(self) -> Sequence[Entry]:
         """List the files, sorted by absolute path."""
@@ -168,7 +167,7 @@ class FileSource:
             path=entry.path,
             image=read_file(entry.path),
             annotation=annotation,
-            changed=changed_at(entry.path),
+            changed=modified_at(entry.path),
             stamp=entry.stamp,
         )
 

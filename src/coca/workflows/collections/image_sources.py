@@ -10,12 +10,13 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.heif import PHOTO_SUFFIXES
+from coca.core.local_files import modified_at
 from coca.data.sources.base import PlacedSource, SourceConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardSource
 from coca.data.sources.tables import SUFFIXES
 from coca.data.storage.storage import expand_braces, full_path, is_remote
-from coca.search.ingest.local_files import Annotation, Picture, changed_at
+from coca.search.ingest.local_files import Annotation, Picture
 from coca.search.ingest.sources import (
     AnySource,
     Entry,
@@ -229,7 +230,7 @@ class SampleSource:
             path=entry.path,
             image=first.images[rows[0][1]],
             annotation=Annotation.of(captions[0] if captions else "", metadata, tags=tags),
-            changed=changed_at(entry.path),
+            changed=modified_at(entry.path),
             stamp=entry.stamp,
         )
 

@@ -11,10 +11,11 @@ from PIL import Image
 from coca.core.absence import Roots
 from coca.core.errors import DataError
 from coca.core.formats import VIDEO_SUFFIXES
+from coca.core.local_files import file_etag
 from coca.core.regular_files import check_regular
 from coca.processing.video import read_frames
 from coca.search.frame_paths import series_path, series_stamp
-from coca.search.ingest.local_files import Picture, find_pictures, read_sidecars, stamp_of
+from coca.search.ingest.local_files import Picture, find_pictures, read_sidecars
 from coca.search.ingest.sources import Entry
 
 _SHORTER_PX = 720
@@ -38,7 +39,7 @@ class VideoSource:
         self._tops = {os.path.abspath(path) for path in paths}
         self._roots = Roots(self._tops)
         self._entries = [
-            Entry(str(file), series_stamp(stamp_of(file), every_s))
+            Entry(str(file), series_stamp(file_etag(file), every_s))
             for file in find_pictures(paths, suffixes=VIDEO_SUFFIXES)
         ]
 
