@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from coca.core.errors import DataError
 from coca.core.regular_files import MAX_IMAGE_BYTES
-from coca.search.ingest.local_files import read_sidecars
 from coca.search.ingest.parquet import find_vectors
 from coca.search.ingest.pipeline import embed_source
 from coca.search.ingest.sources import FileSource
@@ -43,21 +41,6 @@ def test_special_and_too_large_files_are_reported_and_the_others_are_read(
     assert faults["fifo.png"][1].endswith("it is a FIFO, not a regular file")
     assert faults["zero.png"][1].endswith("it is a device, not a regular file")
     assert "at most 536,870,912 are read" in faults["large.png"][1]
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", ["a.txt", "a.json"])
-def test_words_are_read_from_regular_files_of_a_sane_size(tmp_path: Path, name: str) -> None:
-    words = tmp_path / name
-    os.mkfifo(words)
-    with pytest.raises(DataError, match="it is a FIFO") as caught:
-        read_sidecars(tmp_path / "a.png")
-    assert caught.value.reason == "bad_sidecar"
-    words.unlink()
-    with words.open("wb") as file:
-        file.truncate((16 << 20) + 1)
-    with pytest.raises(DataError, match="at most 16,777,216 are read"):
-        read_sidecars(tmp_path / "a.png")
 
 
 @pytest.mark.timeout(60)

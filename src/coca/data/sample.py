@@ -4,8 +4,6 @@ Dimensions: B batch (of this rank), S image side in pixels, T tokens, C classes.
 """
 
 import dataclasses
-import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +12,6 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from coca.core.errors import DataError
 from coca.processing.image import ImageConfig, ImageTransform
 
 
@@ -138,91 +135,3 @@ class Batch:
         """Apply a function to the optional tensors that are present."""
         there = {"class_targets": self.class_targets, "prompt_lengths": self.prompt_lengths}
         return {name: change(tensor) for name, tensor in there.items() if tensor is not None}
-
-
-def parse_text(content: bytes, name: str) -> str:
-    """Decode the content of a text file; `name` identifies it in errors.
-
-    Raises:
-        DataError: The content is not UTF-8 (reason `"bad_text"`).
-    """
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 text: {error}", reason="bad_text") from error
-
-
-def parse_record(content: bytes | str, name: str) -> dict[str, Any]:
-    """Parse the JSON object of a sidecar file or line; `name` identifies it in errors.
-
-    NaN, Infinity and numbers beyond the range of a float are not valid JSON and become null.
-
-    Raises:
-        DataError: The content is not JSON, or not an object (reason `"bad_record"`).
-    """
-    try:
-        record = json.loads(content, parse_constant=_nothing, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is no JSON: {error}", reason="bad_record") from error
-    if not isinstance(record, dict):
-        raise DataError(
-            f"{name} holds {record!r:.40}; it must be a JSON object", reason="bad_record"
-        )
-    return record
-
-
-def _nothing(constant: str) -> None:
-    return None
-
-
-def _finite(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None
-
-
-def split_record(
-    record: Mapping[str, Any],
-    origin: str,
-    *,
-    caption_names: tuple[str, ...] = ("captions", "caption"),
-    label_names: tuple[str, ...] = ("labels", "label"),
-) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    """Split a record, such as a JSON sidecar or a table row, into the fields of a `Sample`.
-
-    Args:
-        record: Field names to values.
-        origin: Identifies the record in errors.
-        caption_names: Fields that may hold captions; the first non-empty field takes precedence.
-        label_names: Fields that may hold labels, with the same precedence.
-
-    Returns:
-        Captions, labels, and the rest as metadata.
-
-    Raises:
-        DataError: A caption or label is not text (reason `"bad_record"`).
-    """
-    captions = first_texts(record, origin, caption_names)
-    labels = first_texts(record, origin, label_names)
-    named = {*caption_names, *label_names}
-    return captions, labels, {name: record[name] for name in record if name not in named}
-
-
-def first_texts(record: Mapping[str, Any], origin: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the texts of the first non-empty field of `names`; `origin` identifies the record.
-
-    Raises:
-        DataError: The field holds another type than text (reason `"bad_record"`).
-    """
-    for name in names:
-        value = record.get(name)
-        if value is None or value in ("", [], ()):
-            continue
-        # Integers occur as labels: class indices.
-        texts = [value] if isinstance(value, str | int) else value
-        if not isinstance(texts, list | tuple) or not all(isinstance(t, str | int) for t in texts):
-            raise DataError(
-                f"{name!r} of {origin} must be a text or a list of texts, got {value!r:.80}",
-                reason="bad_record",
-            )
-        return tuple(str(text) for text in texts)
-    return ()

@@ -8,6 +8,7 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sources.base import Source, SourceConfig, read_rows
 from coca.data.sources.factory import open_source
+from coca.search.ingest.local_files import read_annotation
 from tiny_data import picture
 
 
@@ -35,13 +36,17 @@ def test_json_files_hold_captions_labels_and_metadata(tmp_path: Path) -> None:
     record = {"captions": ["one", "two"], "labels": ["cat"], "width": 12}
     fill(tmp_path, {"x/a.png": picture(1), "x/a.json": json.dumps(record), "x/a.txt": "three"})
     sample = open_folder(tmp_path).read(0)
-    assert (sample.key, sample.captions, sample.labels) == ("x/a", ("one", "two"), ("cat",))
+    assert (sample.key, sample.labels) == ("x/a", ("cat",))
+    assert sample.captions == ("three", "one", "two")
     assert sample.metadata == {"width": 12}
 
 
-def test_text_comes_in_where_json_has_no_caption(tmp_path: Path) -> None:
-    fill(tmp_path, {"a.png": picture(1), "a.json": '{"width": 3}', "a.txt": "three"})
-    assert open_folder(tmp_path).read(0).captions == ("three",)
+def test_training_and_search_read_the_same_captions(tmp_path: Path) -> None:
+    files: dict[str, bytes | str] = {"a.txt": "one\ntwo", "a.json": '{"caption": "three", "n": 1}'}
+    fill(tmp_path, {"a.png": picture(1), **files})
+    sample, annotation = open_folder(tmp_path).read(0), read_annotation(tmp_path / "a.png")
+    assert annotation.caption == sample.captions[0]
+    assert annotation.metadata == {**sample.metadata, "captions": list(sample.captions)}
 
 
 def test_class_folders_name_labels(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.ingest.local_files import Annotation, find_pictures, read_sidecars
+from coca.search.ingest.local_files import Annotation, find_pictures, read_annotation
 
 
 def test_pictures_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> None:
@@ -36,47 +36,10 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         find_pictures([tmp_path / "absent"])
 
 
-@pytest.mark.parametrize(
-    ("text", "sidecar", "annotation"),
-    [
-        (None, None, Annotation()),
-        ("\n a cat \nmore", None, Annotation("a cat")),
-        ("\ufeffa cat", None, Annotation("a cat")),
-        ("", {"caption": "a dog", "n": 1}, Annotation("a dog", {"n": 1})),
-        ("a cat", {"caption": "a dog"}, Annotation("a cat", {"captions": ["a cat", "a dog"]})),
-        ("a", {"captions": ["b", "a"]}, Annotation("a", {"captions": ["a", "b"]})),
-        (None, {"captions": ["a", " b "]}, Annotation("a", {"captions": ["a", "b"]})),
-        (None, {"caption": "b", "captions": ["a", "b"]}, Annotation("b", {"captions": ["b", "a"]})),
-        (None, {"caption": None, "captions": None}, Annotation()),
-        (None, {"metadata": {"n": 1}, "m": 2}, Annotation("", {"n": 1, "m": 2})),
-    ],
-)
-def test_words_beside_a_picture_are_read(
-    tmp_path: Path, text: str | None, sidecar: object, annotation: Annotation
-) -> None:
-    if text is not None:
-        (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    if sidecar is not None:
-        (tmp_path / "a.json").write_text(json.dumps(sidecar))
-    assert read_sidecars(tmp_path / "a.jpg") == annotation
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "fault"),
-    [
-        ("a.json", b"{", "is not JSON"),
-        ("a.json", b"[" * 100_000, "is not JSON"),
-        ("a.json", b"[1]", "must hold a JSON object"),
-        ("a.json", b'{"caption": 1}', "a text and `captions` a list of texts"),
-        ("a.json", b'{"caption": "x", "captions": "y"}', "a list of texts"),
-        ("a.json", b'{"metadata": 1}', "`metadata` must be an object"),
-        ("a.txt", b"\xff\xfe\x00", "cannot be read"),
-    ],
-)
-def test_words_that_cannot_be_read_are_bad_data(
-    tmp_path: Path, name: str, content: bytes, fault: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=fault) as caught:
-        read_sidecars(tmp_path / "a.jpg")
-    assert caught.value.reason == "bad_sidecar"
+def test_the_first_caption_is_the_caption_and_several_are_metadata(tmp_path: Path) -> None:
+    sidecar = {"caption": "c", "tags": "x, y", "album": "2024", "time": 7, "n": 1}
+    (tmp_path / "a.json").write_text(json.dumps(sidecar))
+    (tmp_path / "b.txt").write_text("a\nb")
+    assert read_annotation(tmp_path / "a.jpg") == Annotation("c", {"n": 1}, ("x", "y"), "2024", 7)
+    assert read_annotation(tmp_path / "b.jpg") == Annotation("a", {"captions": ["a", "b"]})
+    assert read_annotation(tmp_path / "c.jpg") == Annotation()

@@ -246,7 +246,7 @@ def test_bad_words_and_unreadable_files_are_told(
     (folder / "d.jpg").symlink_to(folder / "absent")
     report = run()
     assert [(os.path.basename(bad.path), bad.reason) for bad in report.bad] == [
-        ("a.jpg", "bad_sidecar"),
+        ("a.jpg", "bad_record"),
         ("b.jpg", "bad_words"),
         ("d.jpg", "unreadable"),
     ]

@@ -11,8 +11,8 @@ Malinowski and Fritz, 2014, arXiv 1410.0210; the photos are those of NYU Depth v
 import re
 from collections import Counter
 
+from coca.core.annotations import parse_text
 from coca.core.errors import DataError
-from coca.data.sample import parse_text
 from coca.data.sources.annotated import AnnotatedSource, Entry, fingerprint_of, image_folder
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.storage.storage import Storage

@@ -16,8 +16,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coca.core.annotations import parse_text
 from coca.core.errors import DataError
-from coca.data.sample import parse_text
 from coca.data.sources.annotated import image_folder, require_splits
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.sources.clips import Clip, ClipFolder, ClipSource

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from coca.core.annotations import parse_record, parse_text
 from coca.core.errors import DataError
 from coca.core.local_files import file_etag
 from coca.core.regular_files import MAX_IMAGE_BYTES
-from coca.data.sample import Sample, parse_record, parse_text
+from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig, single_path
 from coca.data.storage.storage import Storage, is_remote
 

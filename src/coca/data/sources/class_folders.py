@@ -16,9 +16,9 @@ import os
 
 from PIL import Image
 
+from coca.core.annotations import parse_text
 from coca.core.errors import DataError
 from coca.core.formats import IMAGE_SUFFIXES
-from coca.data.sample import parse_text
 from coca.data.sources.annotated import AnnotatedSource, Entry
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.sources.folder import sized_files
@@ -74,7 +74,7 @@ def read_names(path: str) -> dict[str, str]:
     Raises:
         DataError: The file is missing, or has none of the formats.
     """
-    text = parse_text(Storage().read_all(path), path).removeprefix("\ufeff")
+    text = parse_text(Storage().read_all(path), path)
     if not path.endswith(".json"):
         lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
         return {first: _first_name(rest[0] if rest else first) for first, *rest in lines}
@@ -139,7 +139,7 @@ def _listed(named: dict[str, str], config: SourceConfig) -> dict[str, str]:
 
 def _read_classes(path: str) -> list[tuple[str, ...]]:
     """Read the listed classes, each with its alternative spellings."""
-    text = parse_text(Storage().read_all(path), path).removeprefix("\ufeff")
+    text = parse_text(Storage().read_all(path), path)
     if path.endswith(".json"):
         try:
             listed = [str(name) for name in json.loads(text)]  # an object yields its keys

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from coca.core.annotations import first_texts, split_record
 from coca.core.errors import ConfigError, DataError
-from coca.data.sample import Sample, first_texts, split_record
+from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.tables import (
     Table,

@@ -5,11 +5,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
+from coca.core.annotations import SIDECAR_SUFFIXES, Sidecars, read_sidecars, split_record
 from coca.core.errors import DataError
 from coca.core.formats import IMAGE_SUFFIXES
 from coca.core.local_files import file_etag, walk_files
 from coca.core.regular_files import MAX_IMAGE_BYTES
-from coca.data.sample import Sample, parse_record, parse_text, split_record
+from coca.data.sample import Sample
 from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
 from coca.data.sources.selection import selected_rows
 from coca.data.storage.storage import Storage
@@ -20,10 +21,9 @@ from coca.data.storage.storage import Storage
 class FolderSource:
     """All images below a folder, sorted by path; hidden files and folders are skipped.
 
-    Sidecars of `cat.jpg` are `cat.txt`, with one caption per line, and `cat.json`, with `caption`
-    or `captions`, `label` or `labels`, and metadata. Captions in the JSON take precedence. Without
-    labels there, the topmost subfolder is the label: `ROOT/cat/1.jpg` has the label "cat". The key
-    is the path without its suffix.
+    The sidecar files of an image have its captions, `label` or `labels`, and metadata, see
+    `coca.core.annotations`. Without labels there, the topmost subfolder is the label:
+    `ROOT/cat/1.jpg` has the label "cat". The key is the path without its suffix.
 
     Raises:
         DataError: The folder is missing, or the paths of two images differ only in the suffix.
@@ -48,7 +48,7 @@ class FolderSource:
             suffix = os.path.splitext(path)[1]
             if suffix.lower() in IMAGE_SUFFIXES:
                 self._images.append(path)
-            elif suffix in (".txt", ".json"):
+            elif suffix in SIDECAR_SUFFIXES:
                 self._sidecars.add(path)
             else:
                 continue
@@ -76,17 +76,15 @@ class FolderSource:
         """Read the sample in a row without its image; `DataError` if a sidecar is damaged."""
         key = self.key(row)
         stem = os.path.splitext(self._images[row])[0]
-        record_file, text_file = f"{stem}.json", f"{stem}.txt"
-        record = {}
-        if record_file in self._sidecars:
-            record = parse_record(self._content(record_file), record_file)
-        captions, labels, metadata = split_record(record, record_file)
-        if not captions and text_file in self._sidecars:
-            lines = parse_text(self._content(text_file), text_file).splitlines()
-            captions = tuple(line.strip() for line in lines if line.strip())
+        sidecars = Sidecars()
+        # No file is opened for images that had no sidecar file when the folder was listed.
+        if any(stem + suffix in self._sidecars for suffix in SIDECAR_SUFFIXES):
+            sidecars = read_sidecars(os.path.join(self._root, self._images[row]))
+        record_file = os.path.join(self._root, f"{stem}.json")
+        _, labels, metadata = split_record(sidecars.fields, record_file)
         if not labels and "/" in key:
             labels = (key.partition("/")[0],)
-        return Sample(key, b"", captions, labels, metadata)
+        return Sample(key, b"", sidecars.captions, labels, metadata)
 
     def stamp(self, row: int) -> str:
         """Return size and modification time of the image and of its sidecars."""

@@ -15,9 +15,9 @@ from uuid import UUID
 import numpy as np
 from jaxtyping import Int64
 
+from coca.core.annotations import parse_record, parse_text
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
-from coca.data.sample import parse_record, parse_text
 from coca.data.sources.base import PartConfig
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -191,7 +191,7 @@ class _JsonLines:
 
 class _Csv:
     def __init__(self, content: bytes, path: str) -> None:
-        text = parse_text(content, path).removeprefix("\ufeff")
+        text = parse_text(content, path)
         first_line = text.partition("\n")[0]
         # Tabs are detected in the header, since such files often have the suffix .csv.
         delimiter = "\t" if "\t" in first_line and "," not in first_line else ","

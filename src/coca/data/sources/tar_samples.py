@@ -3,9 +3,10 @@
 import zlib
 from collections.abc import Mapping, Sequence
 
+from coca.core.annotations import parse_record, parse_text, split_record
 from coca.core.errors import DataError
 from coca.core.regular_files import MAX_IMAGE_BYTES
-from coca.data.sample import Sample, parse_record, parse_text, split_record
+from coca.data.sample import Sample
 from coca.data.sources.tar_index import IMAGE, JSON, LABEL, TEXT, TarIndex
 from coca.data.storage.remote import Range
 from coca.data.storage.storage import Storage

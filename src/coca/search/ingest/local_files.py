@@ -1,29 +1,21 @@
-"""Local image files with sidecar metadata.
+"""Local image files with the annotations of their sidecar files."""
 
-Sidecars of `cat.jpg` are `cat.txt`, whose first line is the caption, and `cat.json`, an object with
-`caption` or `captions`, `tags`, `album`, `time`, and any other metadata.
-"""
-
-import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from coca.core.annotations import read_sidecars
 from coca.core.errors import DataError
 from coca.core.heif import HEIF_SUFFIXES, PHOTO_SUFFIXES, has_heif
 from coca.core.local_files import walk_files
-from coca.core.regular_files import read_regular
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_MAX_SIDECAR_BYTES = 16 << 20
-"""A collection takes 64 KiB of metadata; the limit leaves room for whitespace."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +31,26 @@ class Annotation:
 
     @classmethod
     def of(
-        cls, caption: str, fields: Mapping[str, Any], *, tags: Iterable[str] = ()
+        cls, captions: Sequence[str], fields: Mapping[str, Any], *, tags: Iterable[str] = ()
     ) -> "Annotation":
         """Split fields into tags, album, time and other metadata.
 
         Args:
-            caption: Caption of the image.
+            captions: The first is the caption; of several, all are in the metadata as `captions`.
             fields: `tags` (a list, or comma-separated text), `album` and `time` (seconds since
                 1970, or ISO 8601 such as `2024-05-31T18:30:00+02:00`) are used if valid. Everything
                 else is metadata.
             tags: Further tags.
         """
         rest = dict(fields)
+        if len(captions) > 1:
+            rest["captions"] = list(captions)
         none: tuple[str, ...] = ()
         found = (*tags, *_take(rest, "tags", _as_tags, none))
         album = _take(rest, "album", lambda value: value if isinstance(value, str) else None, "")
-        return cls(
-            caption, rest, tuple(dict.fromkeys(found)), album, _take(rest, "time", _as_time, 0)
-        )
+        time = _take(rest, "time", _as_time, 0)
+        caption = captions[0] if captions else ""
+        return cls(caption, rest, tuple(dict.fromkeys(found)), album, time)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,34 +104,14 @@ def find_pictures(
     return [Path(path) for path in sorted(found)]
 
 
-def read_sidecars(picture: Path) -> Annotation:
-    """Read the sidecars `NAME.txt` and `NAME.json`; the text file's caption takes precedence.
-
-    Of several captions the first is the caption, and all are in the metadata as `captions`.
+def read_annotation(image: str | Path) -> Annotation:
+    """Read the sidecar files of an image as its annotation, see `read_sidecars`.
 
     Raises:
-        DataError: A file cannot be read, or the JSON is not an object or has invalid captions.
+        DataError: A sidecar file is damaged.
     """
-    caption, metadata = "", {}
-    if (text := _read(picture.with_suffix(".txt"))) is not None:
-        caption = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    sidecar = picture.with_suffix(".json")
-    if (text := _read(sidecar)) is not None:
-        try:
-            metadata = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{sidecar} is not JSON: {error}", reason="bad_sidecar") from error
-        if not isinstance(metadata, dict):
-            raise DataError(f"{sidecar} must hold a JSON object", reason="bad_sidecar")
-        metadata |= _section(metadata, sidecar)
-        captions = _captions(metadata, sidecar)
-        if caption:
-            captions = [caption, *(one for one in captions if one != caption)]
-        elif captions:
-            caption = captions[0]
-        if len(captions) > 1:
-            metadata["captions"] = captions
-    return Annotation.of(caption, metadata)
+    sidecars = read_sidecars(image)
+    return Annotation.of(sidecars.captions, sidecars.fields)
 
 
 def _take(fields: dict[str, Any], name: str, read: Callable[[Any], T | None], default: T) -> T:
@@ -166,34 +140,3 @@ def _as_time(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**62:
         return None
     return int(value)
-
-
-def _section(sidecar: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Remove and return the object `metadata` of a sidecar, which is merged into the top level."""
-    section = sidecar.pop("metadata", {})
-    if not isinstance(section, dict):
-        raise DataError(f"{path}: `metadata` must be an object", reason="bad_sidecar")
-    return section
-
-
-def _captions(sidecar: dict[str, Any], path: Path) -> list[str]:
-    captions = sidecar.pop("captions", None) or []
-    if (caption := sidecar.pop("caption", None)) is not None:
-        captions = [caption, *captions] if isinstance(captions, list) else captions
-    if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
-        raise DataError(
-            f"{path}: `caption` must be a text and `captions` a list of texts",
-            reason="bad_sidecar",
-        )
-    # A text may be under both names.
-    return list(dict.fromkeys(one.strip() for one in captions if one.strip()))
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return read_regular(path, max_bytes=_MAX_SIDECAR_BYTES).decode("utf-8-sig")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read: {problem}", reason="bad_sidecar") from error

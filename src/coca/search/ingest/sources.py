@@ -16,7 +16,7 @@ from coca.search.ingest.local_files import (
     Annotation,
     Picture,
     find_pictures,
-    read_sidecars,
+    read_annotation,
 )
 from coca.search.query.originals import read_file
 
@@ -152,8 +152,8 @@ class FileSource:
         return paths if self._tops == set(paths) else None
 
     def annotation(self, entry: Entry) -> Annotation:
-        """Read `NAME.txt` and `NAME.json`; the folder is the album unless they give one."""
-        annotation = read_sidecars(Path(entry.path))
+        """Read the sidecar files; the folder is the album unless they give one."""
+        annotation = read_annotation(entry.path)
         return (
             annotation
             if annotation.album

@@ -221,15 +221,13 @@ class SampleSource:
             if sample.text or sample.answers
         ]
         metadata = dict(first.metadata)
-        if len(captions) > 1:
-            metadata["captions"] = captions
         if questions:
             metadata["questions"] = questions
         tags = [tag for sample in samples for tag in sample.labels]
         return Picture(
             path=entry.path,
             image=first.images[rows[0][1]],
-            annotation=Annotation.of(captions[0] if captions else "", metadata, tags=tags),
+            annotation=Annotation.of(captions, metadata, tags=tags),
             changed=modified_at(entry.path),
             stamp=entry.stamp,
         )

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from coca.core.annotations import split_record
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.files import write_atomic
 from coca.core.progress import ProgressMaker, silent
-from coca.data.sample import Sample, split_record
+from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from coca.data.storage.storage import full_path, is_remote
 from coca.search.milvus.collection import Collection

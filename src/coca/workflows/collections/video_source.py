@@ -15,7 +15,7 @@ from coca.core.local_files import file_etag
 from coca.core.regular_files import check_regular
 from coca.processing.video import read_frames
 from coca.search.frame_paths import series_path, series_stamp
-from coca.search.ingest.local_files import Picture, find_pictures, read_sidecars
+from coca.search.ingest.local_files import Picture, find_pictures, read_annotation
 from coca.search.ingest.sources import Entry
 
 _SHORTER_PX = 720
@@ -57,7 +57,7 @@ class VideoSource:
         Raises:
             DataError: The video is broken or has no frame.
         """
-        annotation = read_sidecars(Path(entry.path))
+        annotation = read_annotation(entry.path)
         caption = {"video_caption": annotation.caption} if annotation.caption else {}
         try:
             # Opening a FIFO would block until a writer appears.

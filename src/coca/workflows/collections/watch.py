@@ -10,6 +10,7 @@ from glob import escape
 from pathlib import Path
 
 from coca.core.absence import Roots
+from coca.core.annotations import SIDECAR_SUFFIXES
 from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.extras import require
 from coca.core.formats import VIDEO_SUFFIXES
@@ -26,7 +27,6 @@ SETTLE_S = 0.5
 _LONGEST_WAIT_S = 10.0
 _AGAIN_S = 2.0
 _TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
-_SIDECARS = frozenset({".txt", ".json"})
 
 
 def watch_folders(
@@ -157,7 +157,7 @@ def changed_sources(
     there: set[str] = set()
     vanished: set[str] = set()
     for path in paths:
-        if path.suffix in _SIDECARS:
+        if path.suffix in SIDECAR_SUFFIXES:
             # A sidecar changed, so its images are indexed again.
             there.update(
                 str(one)
