@@ -29,6 +29,13 @@ from coca.search.ingest.merge import (
 from coca.search.ingest.prefetch import LoadedItem, embed_found
 from coca.search.ingest.report import BadLog, IngestReport
 from coca.search.ingest.snapshot import CollectionSnapshot, RecordState
+from coca.search.ingest.upsert_rules import (
+    CountCase,
+    Merge,
+    MergeCase,
+    decide_count,
+    decide_merge,
+)
 from coca.search.query.engine import Embedder
 from coca.search.records import MAX_BYTES, ORIGIN, Origin, Record, storage_error
 from coca.search.source_entries import (
@@ -225,37 +232,53 @@ class UpsertPlanner:
         return len(removed)
 
     def _is_unchanged(self, found: LoadedItem) -> bool:
+        """Return whether a record is up to date with an entry whose image was not read."""
         path, stamp, snapshot = found.entry.path, found.entry.stamp, self._snapshot
         for id in snapshot.ids_of(path):
             known = snapshot[id]
             if stamp not in split_source_entries(known.origin.files[path]):
                 continue
-            if known.path != path:
-                # Given captions take precedence over generated captions, at any path of the image.
-                has_caption = found.annotation is not None and bool(found.annotation.caption)
-                replaces_caption = has_caption and not known.has_given_caption
-                same = snapshot.is_current(known.path, known.origin) and not replaces_caption
-            else:
-                same = self._has_current_metadata(found, known)
-                same = same and (known.has_caption or self._captioner is None)
+            caption = found.annotation.caption if found.annotation is not None else ""
+            merge = decide_merge(self._case(path, stamp, caption, known))
+            same = merge is Merge.COPY or (
+                merge in (Merge.UPDATE, Merge.KEEP)
+                and self._has_current_metadata(found, known, merge)
+                and (known.has_caption or self._captioner is None)
+            )
             if same:
                 # Finish the work of a killed run.
                 self.unlink_paths({path: id})
             return same
         return False
 
-    def _has_current_metadata(self, found: LoadedItem, known: RecordState) -> bool:
+    def _has_current_metadata(self, found: LoadedItem, known: RecordState, merge: Merge) -> bool:
         """Return whether the record of a primary path has the current metadata."""
-        path, stamp, annotation = found.entry.path, found.entry.stamp, found.annotation
-        stamps, origin = known.origin.files[path], known.origin
-        priority_etag = next(iter(self._snapshot.current_etags(path, stamps)), "")
-        if priority_etag != split_source_entries(stamps)[0] or not origin.label:
+        path, origin, annotation = found.entry.path, known.origin, found.annotation
+        first, *_ = split_source_entries(origin.files[path])
+        priority_etag = next(iter(self._snapshot.current_etags(path, origin.files[path])), "")
+        if priority_etag != first or not origin.label:
             # The source of the record's metadata is gone.
             return False
-        if priority_etag == stamp:
-            return annotation is None or origin.label == label_of(annotation)
-        return annotation is None or not has_priority(
-            stamp, annotation.caption, over=priority_etag, captioned=known.has_given_caption
+        if annotation is None or merge is Merge.KEEP:
+            return True
+        return priority_etag == found.entry.stamp and origin.label == label_of(annotation)
+
+    def _case(self, path: str, stamp: str, caption: str, known: RecordState) -> MergeCase:
+        """Evaluate the conditions of merging an entry into a record."""
+        stamps, is_primary = known.origin.files.get(path), path == known.path
+        etags = [] if stamps is None else self._snapshot.current_etags(path, stamps)
+        is_outranked = (
+            is_primary
+            and bool(etags)
+            and source_of(etags[0]) != source_of(stamp)
+            and not has_priority(stamp, caption, over=etags[0], captioned=known.has_given_caption)
+        )
+        return MergeCase(
+            is_primary=is_primary,
+            is_outranked=is_outranked,
+            has_current_primary=is_primary or self._snapshot.is_current(known.path, known.origin),
+            gives_caption=bool(caption),
+            has_given_caption=known.has_given_caption,
         )
 
     def _gather(
@@ -280,50 +303,34 @@ class UpsertPlanner:
 
     def _join(self, record: Record, found: LoadedItem) -> Record:
         """Merge another path, or newer metadata, into the record of the same bytes."""
-        picture, origin = found.picture, record.origin
+        picture = found.picture
         assert picture is not None
         path, stamp = picture.path, picture.stamp
-        known = path in origin.files
         fresh = fresh_record(found, record.vector)
-        is_primary = path == record.path or not self._snapshot.is_current(record.path, origin)
-        # Given captions take precedence over generated captions, at any path of the image.
-        replaces_caption = (
-            not is_primary and bool(fresh.caption) and (origin.captioned or not record.caption)
-        )
-        is_primary |= replaces_caption
-        etags = self._snapshot.current_etags(path, origin.files[path]) if known else []
-        replaces_metadata = is_primary
-        if path == record.path and etags and source_of(etags[0]) != source_of(stamp):
-            given = bool(record.caption) and not origin.captioned
-            replaces_metadata = has_priority(stamp, fresh.caption, over=etags[0], captioned=given)
-        if known or is_primary or len(json.dumps(dict(origin.files))) < _MAX_FILES_BYTES:
-            files = self._current_files(origin) | {
-                path: replace_source_entry(etags, stamp, first=replaces_metadata)
-            }
-            origin = replace(origin, files=files)
-        if not is_primary:
-            if known:
-                self.report.unchanged += 1
-            else:
-                self.report.repeat(path, record.path)
-            return replace(record, origin=origin)
-        joined = replace(record, origin=origin)
-        if replaces_metadata:
-            if len(split_source_entries(origin.files[path])) > 1 and not fresh.album:
+        before = RecordState.of(record.path, record.caption, record.origin)
+        merge = decide_merge(self._case(path, stamp, fresh.caption, before))
+        joined = replace(record, origin=self._with_entry(record.origin, path, stamp, merge))
+        if merge.replaces_metadata:
+            if len(split_source_entries(joined.origin.files[path])) > 1 and not fresh.album:
                 # A table seldom gives an album; the folder of the image is the album.
                 fresh = replace(fresh, album=record.album)
             joined = with_annotation_of(fresh, joined)
-        elif not joined.album:
+        elif merge is Merge.KEEP and not joined.album:
             joined = replace(joined, album=fresh.album)
-        same = (record.path, record.origin.label) == (path, joined.origin.label)
-        same = same and record.caption == joined.caption
-        if same and (is_captioned(joined) or self._captioner is None):
-            self.report.unchanged += 1
-        elif replaces_caption and not known:
-            self.report.repeat(path, record.path)
-        else:
-            self.report.updated += 1
+        same = (record.origin.label, record.caption) == (joined.origin.label, joined.caption)
+        same = same and (is_captioned(joined) or self._captioner is None)
+        case = CountCase(merge, is_new_path=path not in record.origin.files, is_same=same)
+        self.report.count(decide_count(case), path, of=record.path)
         return joined
+
+    def _with_entry(self, origin: Origin, path: str, stamp: str, merge: Merge) -> Origin:
+        """Add or replace the source entry of a path, and drop entries that the sources lost."""
+        known = path in origin.files
+        if merge is Merge.COPY and not known and _is_full(origin):
+            return origin
+        etags = self._snapshot.current_etags(path, origin.files[path]) if known else []
+        entry = replace_source_entry(etags, stamp, first=merge.replaces_metadata)
+        return replace(origin, files=self._current_files(origin) | {path: entry})
 
     def _current_files(self, origin: Origin) -> dict[str, str]:
         """List the paths of a record that the sources still have, with their source entries."""
@@ -377,3 +384,8 @@ class UpsertPlanner:
             good, bad = self._logged
             self._logged = self.report.good, len(self.report.bad)
             self._bad_log.add(self.report.good - good, self.report.bad[bad:])
+
+
+def _is_full(origin: Origin) -> bool:
+    """Return whether the record has no room for further paths."""
+    return len(json.dumps(dict(origin.files))) >= _MAX_FILES_BYTES

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from coca.search.ingest.upsert_rules import Count
+
 
 @dataclass(frozen=True)
 class BadPicture:
@@ -60,10 +62,15 @@ class IngestReport:
         """Number of usable images."""
         return self.added + self.updated + self.unchanged + self.duplicates
 
-    def repeat(self, path: str, of: str) -> None:
-        """Count an image whose bytes an earlier path already had."""
-        self.duplicates += 1
-        self.copies.append(Copy(path, of))
+    def count(self, count: Count, path: str, *, of: str) -> None:
+        """Count an image whose bytes a record already has; `of` is the record's primary path."""
+        if count is Count.UNCHANGED:
+            self.unchanged += 1
+        elif count is Count.UPDATED:
+            self.updated += 1
+        else:
+            self.duplicates += 1
+            self.copies.append(Copy(path, of))
 
     def reject(self, path: str, reason: str, detail: str) -> None:
         """Count a rejected image."""
