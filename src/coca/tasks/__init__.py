@@ -9,6 +9,7 @@ from coca.tasks import (
     pixel_baseline,
     recognition,
     retrieval,
+    synonyms,
     vqa,
     zero_shot,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "pixel_baseline",
     "recognition",
     "retrieval",
+    "synonyms",
     "vqa",
     "zero_shot",
 ]

@@ -28,7 +28,7 @@ class TaskConfig(Config):
 
     task: str
     """`retrieval`, `zero_shot`, `captioning`, `recognition`, `vqa`, `entailment`, `nlvr2`,
-    another task of `coca.tasks`, or the name of a plugin's task."""
+    `synonyms`, another task of `coca.tasks`, or the name of a plugin's task."""
     data: SourceConfig
     """The samples to evaluate on."""
     reference: SourceConfig | None = None
@@ -47,6 +47,9 @@ class TaskConfig(Config):
     """Zero-shot: class names; default: the classes of the source, else of its samples."""
     captions: Literal["all", "first"] = "all"
     """Retrieval: use `all` captions of an image as queries, or its `first` only."""
+    synonyms: str = ""
+    """Synonyms: YAML file that maps words to lists of synonyms; default: a list for photos of
+    everyday scenes in this package."""
     prompt: str = ""
     """Captioning: text that each caption begins with; it is part of the scored caption."""
     decoding: GenerationConfig = field(default_factory=GenerationConfig)
@@ -146,6 +149,8 @@ def check_task(predictor: Predictor, config: TaskConfig) -> str:
         prints.append(_samples_digest(config.reference))
     if Path(config.prompts).is_file():
         prints.append(hashlib.sha256(Path(config.prompts).read_bytes()).hexdigest())
+    if config.synonyms:
+        prints.append(hashlib.sha256(Path(config.synonyms).read_bytes()).hexdigest())
     if config.task in PREFLIGHT.names():
         PREFLIGHT.get(config.task)(predictor, config)
     return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]

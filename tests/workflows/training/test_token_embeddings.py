@@ -122,7 +122,7 @@ def test_vectors_of_no_known_word_are_refused(pictures: Path, tmp_path: Path) ->
         (("word_vectors=v", "init_from=a", "lora={}"), "without lora"),
         (("word_vectors=v", "train.parallel=fsdp"), "on one process or by ddp"),
         (("tokenizer.words=v", "tokenizer.kind=unigram"), "words need a tokenizer of kind bpe"),
-        (("tokenizer.word_count=0",), "word_count must be at least 1, got 0"),
+        (("tokenizer.word_count=0",), "word_count must be a whole number above 0, got 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: tuple[str, ...], complaint: str) -> None:

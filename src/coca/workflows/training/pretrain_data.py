@@ -39,7 +39,7 @@ Sources: TypeAlias = Sequence[tuple[SourceConfig, Source]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
+class TokenizerConfig(Config):
     """Configuration of the tokenizer; not used with `init_from`."""
 
     path: Path | None = None
@@ -51,14 +51,13 @@ class TokenizerConfig:
     words: Path | None = None
     """Common words that become one token each: a text file with one word per line, by descending
     frequency, or word vectors. They are part of `text.vocab_size`; for `bpe` only. null: none."""
-    word_count: int = 8_000
+    word_count: PositiveInt = 8_000
     """Number of words to take from `words`, from the first."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.words is not None and self.kind != "bpe":
             raise ConfigError(f"tokenizer.words need a tokenizer of kind bpe, got {self.kind}")
-        if self.word_count < 1:
-            raise ConfigError(f"word_count must be at least 1, got {self.word_count}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,14 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from coca.core.config import digest, to_dict
+from coca.core.config_docs import to_plain
 from coca.core.errors import ConfigError
 from coca.core.files import write_atomic
 from coca.core.provenance import record
@@ -70,15 +71,20 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Seq
                 "use another folder for the new run"
             )
     for name in logged:
-        if before.get(name) != now[name]:
+        if _with_defaults(before.get(name), getattr(config, name)) != now[name]:
             logger.warning("%s resumes with changed settings of %s", config.run, name)
 
 
 def _with_defaults(before: Any, section: Any) -> Any:
     """Add settings that an earlier release did not have to a section of its recipe."""
-    if not isinstance(before, dict) or not is_dataclass(section) or isinstance(section, type):
+    if not isinstance(before, dict) or not is_dataclass(section):
         return before
-    return {**to_dict(type(section)()), **before}
+    defaults = {
+        it.name: it.default if it.default_factory is MISSING else it.default_factory()
+        for it in fields(section)
+    }
+    new = {name: it for name, it in defaults.items() if name not in before and it is not MISSING}
+    return {**before, **{name: to_plain(value) for name, value in new.items()}}
 
 
 def begin(config: RunConfig, data_fingerprint: str, facts: Mapping[str, Any]) -> None:
