@@ -11,6 +11,7 @@ from typer.testing import Result
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardWriter
+from coca.demo.drawings.pack import PackedDrawings
 from coca.demo.emoji import packages
 from coca.processing.tokenizer import Tokenizer
 from tiny_data import make_samples
@@ -156,3 +157,19 @@ def test_word_vectors_are_fetched_checked_and_used(
     run("data", "tokenizer", "texts", "--vocab-size", "270", "--words", out, "--word-count", "2")
     tokenizer = Tokenizer.load("tokenizer.json")
     assert tokenizer.words()[tokenizer.encode_prompt("automobile")[-1]] == "automobile"
+
+
+def test_drawings_are_written_from_installed_packages(
+    run: Run, run_json: RunJson, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pack(out: Path, packages: Path, **settings: Any) -> PackedDrawings:
+        assert settings["clipart"] in (None, Path("clip"))
+        return PackedDrawings(out, {"fxemoji": 3, "openclipart": 4 if settings["clipart"] else 0})
+
+    monkeypatch.setattr("coca.demo.drawings.pack.pack_drawings", pack)
+    monkeypatch.setattr("coca.demo.drawings.pack.install_drawings", lambda folder: folder)
+    ask = ["data", "drawings", "out"]
+    assert "fetching the packages by npm" in run(*ask).stderr
+    told = run_json(*ask, "--packages", "modules", "--clipart", "clip")
+    assert told == {"out": "out", "samples": {"fxemoji": 3, "openclipart": 4}}
+    assert "7 images are in out" in run(*ask, "--packages", "modules", "--clipart", "clip").stdout

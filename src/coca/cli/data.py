@@ -268,6 +268,53 @@ def emoji_sets(
     )
 
 
+@app.command()
+def drawings(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    packages: Annotated[
+        Path | None,
+        typer.Option(
+            "--packages",
+            help="A node_modules folder with the packages; default: npm downloads them.",
+            show_default=False,
+        ),
+    ] = None,
+    clipart: Annotated[
+        Path | None,
+        typer.Option(
+            "--clipart",
+            help="SVG folder of the Open Clip Art Library, /usr/share/openclipart/svg of Debian's "
+            "package openclipart-svg; default: no clip art.",
+            show_default=False,
+        ),
+    ] = None,
+    size_px: Annotated[
+        int, typer.Option("--size-px", min=8, help="Side of the images, pixels.")
+    ] = 224,
+    as_json: Json = False,
+) -> None:
+    """Write colour icons and clip art with their names, as training data next to `emoji-sets`.
+
+    The icons come from npm packages; sets.json in OUT lists all licences.
+    """
+    console = Console.current(json=as_json)
+    from tempfile import TemporaryDirectory
+
+    from coca.demo.drawings.pack import install_drawings, pack_drawings
+
+    with TemporaryDirectory() as folder:
+        if packages is None:
+            console.note("fetching the packages by npm")
+            packages = install_drawings(Path(folder))
+        packed = pack_drawings(
+            out, packages, clipart=clipart, size_px=size_px, progress=console.progress
+        )
+    for name, count in packed.samples.items():
+        console.say(f"{name + ':':<22}{count:>6,} images")
+    console.say(f"{sum(packed.samples.values()):,} images are in {out}")
+    console.emit({"out": str(out), "samples": dict(packed.samples)})
+
+
 @app.command(name="emoji-scenes")
 def emoji_scenes(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],

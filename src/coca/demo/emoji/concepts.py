@@ -87,11 +87,12 @@ def _rendered(path: Path, size_px: int) -> bytes:
 
 
 def rendered(svg: str, size_px: int) -> bytes:
-    """Render an SVG to a PNG of `size_px` x `size_px` pixels."""
+    """Render an SVG to a PNG whose longer side has `size_px` pixels."""
     resvg = require("resvg_py", extra="demo")
-    # Without system fonts, which differ between machines; the drawings contain no text.
+    # Without system fonts, which differ between machines; the drawings contain no text. The dots
+    # per inch are for sizes in points or millimetres.
     png: bytes = resvg.svg_to_bytes(
-        svg_string=svg, width=size_px, height=size_px, skip_system_fonts=True
+        svg_string=svg, width=size_px, height=size_px, dpi=96, skip_system_fonts=True
     )
     return png
 

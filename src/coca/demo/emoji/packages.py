@@ -161,7 +161,7 @@ def read_concepts(packages: Path) -> dict[str, Concept]:
     Raises:
         DataError: The package is missing or not what it should be.
     """
-    folder = _package(WORDS, packages)
+    folder = package_folder(WORDS, packages)
     names = read_json(folder / "meta" / "groups.json")
     concepts = {}
     for entry in read_json(folder / "en" / "data.json"):
@@ -199,11 +199,11 @@ def read_drawings(one: EmojiSet, packages: Path) -> dict[str, Draw]:
     Raises:
         DataError: The package is missing or not what it should be.
     """
-    folder = _package(one, packages)
+    folder = package_folder(one, packages)
     if one.vectors:
         icons = read_json(folder / "icons.json")
         made = {
-            _plain_code(code): _vector(icons["icons"][name], icons)
+            _plain_code(code): icon_drawing(icons["icons"][name], icons)
             for code, name in read_json(folder / "chars.json").items()
             if name in icons["icons"]
         }
@@ -212,7 +212,7 @@ def read_drawings(one: EmojiSet, packages: Path) -> dict[str, Draw]:
     return {code: draw for code, draw in made.items() if not _SKIN_TONES & set(code.split("-"))}
 
 
-def _vector(icon: Mapping[str, Any], whole: Mapping[str, Any]) -> Draw:
+def icon_drawing(icon: Mapping[str, Any], whole: Mapping[str, Any]) -> Draw:
     """Build the SVG of an icon; the file's view box is the default of its icons."""
     box = [icon.get(name, whole.get(name, low)) for name, low in _BOX.items()]
     svg = (
@@ -234,7 +234,12 @@ def _scaled(path: Path) -> Draw:
     return draw
 
 
-def _package(one: EmojiSet, packages: Path) -> Path:
+def package_folder(one: EmojiSet, packages: Path) -> Path:
+    """Return the folder of a set's package in a `node_modules` folder.
+
+    Raises:
+        DataError: The package is not installed.
+    """
     folder = packages / one.package
     if not (folder / "package.json").is_file():
         raise DataError(
