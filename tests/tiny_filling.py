@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 
 DIM = 16
@@ -41,7 +42,7 @@ def open_index(uri: str, name: str) -> Collection:
 
 
 def fill(folder: Path, index: Collection) -> IngestReport:
-    return ingest(folder, Slow(), index, batch_size=4, prune=True)
+    return ingest([FileSource([folder])], Slow(), index, batch_size=4, prune=True)
 
 
 if __name__ == "__main__":

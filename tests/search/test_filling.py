@@ -15,7 +15,7 @@ from coca.search.ingest.local_files import Annotation, Picture
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import UNSURE, WHOLE
-from coca.search.ingest.sources import Entry
+from coca.search.ingest.sources import Entry, FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record, content_id
 from tiny_data import picture
@@ -37,17 +37,17 @@ def record_of(index: Collection, image: bytes) -> Record:
 def test_a_record_tells_size_time_album_and_tags(
     photo: Path, embedder: Any, index: Collection
 ) -> None:
-    ingest(photo.parent, embedder, index)
+    ingest([FileSource([photo.parent])], embedder, index)
     bare = record_of(index, photo.read_bytes())
     assert (bare.width, bare.height, bare.time) == (14, 14, 1_000)
     assert (bare.album, bare.tags) == (str(photo.parent), ())
     annotation = {"tags": "sea, sun", "album": "2024", "time": "2024-05-31T18:30:00+02:00", "n": 1}
     photo.with_suffix(".json").write_text(json.dumps(annotation))
-    assert ingest(photo.parent, embedder, index) == IngestReport(updated=1)
+    assert ingest([FileSource([photo.parent])], embedder, index) == IngestReport(updated=1)
     told = record_of(index, photo.read_bytes())
     assert (told.album, told.tags, told.time) == ("2024", ("sea", "sun"), 1717173000)
     assert told.metadata == {"n": 1}
-    assert ingest(photo.parent, embedder, index) == IngestReport(unchanged=1)
+    assert ingest([FileSource([photo.parent])], embedder, index) == IngestReport(unchanged=1)
 
 
 def test_fields_that_cannot_be_read_so_stay_metadata(
@@ -55,7 +55,7 @@ def test_fields_that_cannot_be_read_so_stay_metadata(
 ) -> None:
     annotation = {"tags": [1, 2], "album": 7, "time": "one evening"}
     photo.with_suffix(".json").write_text(json.dumps(annotation))
-    ingest(photo.parent, embedder, index)
+    ingest([FileSource([photo.parent])], embedder, index)
     assert record_of(index, photo.read_bytes()).metadata == annotation
 
 
@@ -65,17 +65,22 @@ def test_a_caption_given_or_written_is_found_by_its_own_vector(
     def text_vector() -> Any:
         return record_of(index, photo.read_bytes()).text_vector
 
-    ingest(photo.parent, embedder, index)
+    ingest([FileSource([photo.parent])], embedder, index)
     assert text_vector() is None
-    ingest(photo.parent, embedder, index, captioner=lambda images: ["written"] * len(images))
+    ingest(
+        [FileSource([photo.parent])],
+        embedder,
+        index,
+        captioner=lambda images: ["written"] * len(images),
+    )
     assert text_vector() == pytest.approx(embedder.direction(b"written"))
     photo.with_suffix(".txt").write_text("given")
-    ingest(photo.parent, embedder, index)
+    ingest([FileSource([photo.parent])], embedder, index)
     assert text_vector() == pytest.approx(embedder.direction(b"given"))
     (hit,) = index.search(embedder.direction(b"given")[np.newaxis], 1, on="text")[0]
     assert hit.score == pytest.approx(1, abs=1e-5)
     photo.with_suffix(".txt").unlink()
-    ingest(photo.parent, embedder, index)
+    ingest([FileSource([photo.parent])], embedder, index)
     assert text_vector() is None
 
 
@@ -86,7 +91,10 @@ def test_given_words_go_before_a_model_s_whichever_copy_they_lie_beside(
     def fill() -> IngestReport:
         written = ["written"] * 2
         return ingest(
-            photo.parent, embedder, index, captioner=lambda images: written[: len(images)]
+            [FileSource([photo.parent])],
+            embedder,
+            index,
+            captioner=lambda images: written[: len(images)],
         )
 
     if not together:
@@ -106,7 +114,12 @@ def test_words_that_come_later_beside_a_copy_go_before_a_model_s(
     copy.write_bytes(photo.read_bytes())
 
     def fill() -> IngestReport:
-        return ingest(photo.parent, embedder, index, captioner=lambda some: ["written"] * len(some))
+        return ingest(
+            [FileSource([photo.parent])],
+            embedder,
+            index,
+            captioner=lambda some: ["written"] * len(some),
+        )
 
     fill()
     assert record_of(index, photo.read_bytes()).caption == "written"
@@ -147,7 +160,7 @@ Fill = Callable[..., IngestReport]
 def fill(embedder: Any, index: Collection) -> Fill:
     def fill(films: Films, **settings: Any) -> IngestReport:
         embedder.embedded.clear()
-        return ingest(films, embedder, index, **settings)
+        return ingest([films], embedder, index, **settings)
 
     return fill
 

@@ -15,8 +15,9 @@ from coca.search.ingest.report import IngestReport
 from coca.search.ingest.sources import AnySource, FileSource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import PathReader, is_within
-from coca.workflows.collections.image_sources import sources_of
+from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.index import FillResult, fill_collection, index_pictures
+from coca.workflows.collections.source_uris import resolve_uris
 from coca.workflows.collections.watch import watch_folders
 from tiny_data import picture
 from tiny_model import write_model
@@ -138,7 +139,7 @@ def test_a_pattern_of_tars_loses_nothing_in_folders_below_nor_in_folders_called_
         f"{data}/drive/shard-000000.tar/k0",
     ]
     for pattern, lost in (("*0.tar", here), ("*/*0.tar", below)):
-        (source,) = sources_of([f"{data}/{pattern}"])
+        (source,) = open_sources(resolve_uris([f"{data}/{pattern}"]))
         assert [path for path in here + below + others if source.has_lost(path, "")] == lost
 
 
@@ -155,7 +156,7 @@ def test_keys_that_look_like_moments_of_a_video_are_no_moments(
     file.write_bytes(picture(4))
     (file.with_suffix(".txt")).write_text("given 4")
     named: list[str | Path] = [f"{tmp_path}/shards/*.tar", tmp_path / "rows.parquet"]
-    sources = [*sources_of(named), FileSource([file])]
+    sources = [*open_sources(resolve_uris(named)), FileSource([file])]
     for report in (IngestReport(added=5), IngestReport(unchanged=5)):
         filled = fill_collection(sources, model, uri=uri, captions=False, prune=True)
         assert filled.report == report

@@ -13,8 +13,9 @@ from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
-from coca.workflows.collections.image_sources import UnreadableFile, sources_of
+from coca.workflows.collections.image_sources import UnreadableFile, open_sources
 from coca.workflows.collections.index import index_pictures
+from coca.workflows.collections.source_uris import resolve_uris
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -69,15 +70,15 @@ def test_a_damaged_tar_and_zip_are_reported_keep_their_records_and_stop_nothing(
 def test_a_folder_called_tar_is_a_folder(data: Path) -> None:
     (data / "shard-x.tar").mkdir()
     (data / "4.png").rename(data / "shard-x.tar" / "4.png")
-    (tars,) = sources_of([f"{data}/*.tar"])
+    (tars,) = open_sources(resolve_uris([f"{data}/*.tar"]))
     assert len(tars.entries()) == 4
-    counts = [len(source.entries()) for source in sources_of([data])]
+    counts = [len(source.entries()) for source in open_sources(resolve_uris([data]))]
     assert counts == [1, 4]
     for path in data.glob("shard-0*"):
         path.unlink()
-    assert [len(source.entries()) for source in sources_of([data])] == [1]
+    assert [len(source.entries()) for source in open_sources(resolve_uris([data]))] == [1]
     with pytest.raises(DataError, match=r"no \.tar file is found"):
-        sources_of([f"{data}/*.tar"])
+        open_sources(resolve_uris([f"{data}/*.tar"]))
 
 
 def test_where_nothing_else_can_be_read_or_a_name_is_wrong_it_fails(
@@ -86,9 +87,9 @@ def test_where_nothing_else_can_be_read_or_a_name_is_wrong_it_fails(
     tar = data / "shard-000000.tar"
     damage(tar)
     with pytest.raises(DataError, match="truncated"):
-        sources_of([tar])
-    files, *rest = sources_of([data / "4.png", tar])
+        open_sources(resolve_uris([tar]))
+    files, *rest = open_sources(resolve_uris([data / "4.png", tar]))
     assert len(files.entries()) == 1
     assert [type(one) for one in rest] == [UnreadableFile]
     with pytest.raises(DataError, match="missing"):
-        sources_of([data, tmp_path / "absent.csv"])
+        open_sources(resolve_uris([data, tmp_path / "absent.csv"]))

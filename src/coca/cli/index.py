@@ -23,7 +23,7 @@ _EVERY_S, _MAX_BAD = 5.0, 0.1
 
 
 def index(
-    places: Annotated[
+    uris: Annotated[
         list[str],
         typer.Argument(
             metavar="SOURCE",
@@ -104,11 +104,15 @@ def index(
     console = Console.current(json=as_json)
     if yes and (watch or not prune):
         raise ConfigError("--yes needs --prune, and excludes --watch")
-    place = defaults.index_uri(uri)
+    index_uri = defaults.index_uri(uri)
     where = _where(uri, collection)
-    from coca.workflows.collections.embed_shards import index_vectors, only_vectors
+    from coca.workflows.collections.source_uris import resolve_uris, vectors_files
 
-    if only_vectors(places):
+    # Invalid sources are reported before a model is loaded.
+    resolved = resolve_uris(uris)
+    if files := vectors_files(resolved):
+        from coca.workflows.collections.embed_shards import index_vectors
+
         given = {
             "--watch": watch,
             "--prune": prune,
@@ -123,7 +127,7 @@ def index(
                 f"{', '.join(idle)} apply to images, and these are vectors: leave them out"
             )
         filled = index_vectors(
-            places, uri=place, collection=collection, token=token, progress=console.progress
+            files, uri=index_uri, collection=collection, token=token, progress=console.progress
         )
         _report(console, filled, where)
         return
@@ -132,23 +136,20 @@ def index(
     from coca.workflows.collections.image_sources import (
         UnreadableFile,
         check_filled,
-        check_places,
-        sources_of,
+        open_sources,
     )
     from coca.workflows.collections.index import FillSettings, fill_collection
     from coca.workflows.collections.watch import check_watched, watch_folders
 
-    # Invalid sources are reported before a model is loaded.
-    check_places(places)
     sources: list[AnySource] = []
     if watch:
-        check_watched(places)
+        check_watched(uris)
     else:
-        sources += sources_of(places, every_s=every, read_from=read_from or ())
+        sources += open_sources(resolved, every_s=every, read_from=read_from or ())
     if not (watch or (prune and yes)):
         # An empty source is an error, unless it is watched or its records are to be pruned.
-        check_filled(places, sources, prune=prune)
-    joined = check_place(place, collection, token=token)
+        check_filled(resolved, sources, prune=prune)
+    joined = check_place(index_uri, collection, token=token)
     predictor = defaults.load_model(defaults.model_to_fill(model, joined), device)
     settings: FillSettings = {
         "collection": collection,
@@ -162,10 +163,12 @@ def index(
     }
 
     def fill(sources: "Sequence[AnySource]") -> "FillResult":
-        return fill_collection(sources, predictor, uri=place, progress=console.progress, **settings)
+        return fill_collection(
+            sources, predictor, uri=index_uri, progress=console.progress, **settings
+        )
 
     if watch:
-        for result in watch_folders(places, fill, every_s=every):
+        for result in watch_folders(uris, fill, every_s=every):
             _report(console, result, where)
             console.note("watching; Ctrl-C ends it")
         return

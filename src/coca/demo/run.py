@@ -27,6 +27,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.pretrained import CONFIG_FILE
 from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.records import same_model
@@ -166,7 +167,7 @@ def _show(
         model=result.model,
         create=True,
     ) as index:
-        ingest(result.folder / "pictures", predictor, index, progress=progress)
+        ingest([FileSource([result.folder / "pictures"])], predictor, index, progress=progress)
         found = [
             *search_pictures(SearchEngine(predictor, index), pictures),
             *use_collection(predictor, index, str(result.index), pictures),

@@ -36,7 +36,7 @@ def run(folder: Path, embedder: Any, index: Collection) -> Run:
 
     def run(**settings: Any) -> IngestReport:
         embedder.embedded.clear()
-        return ingest(folder, embedder, index, **settings)
+        return ingest([FileSource([folder])], embedder, index, **settings)
 
     return run
 
@@ -124,9 +124,11 @@ def test_a_folder_may_be_named_in_any_way(
     (folder / "sub").mkdir()
     monkeypatch.chdir(folder / "sub")
     for named in ("..", "../../pictures", "../sub/..", f"{folder}/sub/../"):
-        assert ingest(named, embedder, index, prune=True) == IngestReport(unchanged=3)
+        assert ingest([FileSource([named])], embedder, index, prune=True) == IngestReport(
+            unchanged=3
+        )
     (folder / "c.jpg").unlink()
-    assert ingest("../sub/..", embedder, index, prune=True).removed == 1
+    assert ingest([FileSource(["../sub/.."])], embedder, index, prune=True).removed == 1
 
 
 def test_pruning_spares_what_lies_elsewhere(
@@ -135,11 +137,11 @@ def test_pruning_spares_what_lies_elsewhere(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "d.jpg").write_bytes(b"d")
-    ingest([folder, elsewhere], embedder, index)
+    ingest([FileSource([folder, elsewhere])], embedder, index)
     add([Picture(path="shard.tar/x", image=b"x")], embedder, index)
     (elsewhere / "d.jpg").unlink()
     (folder / "a.jpg").unlink()
-    assert ingest([folder], embedder, index, prune=True).removed == 1
+    assert ingest([FileSource([folder])], embedder, index, prune=True).removed == 1
     assert contents(index).keys() == {"b.jpg", "c.jpg", "d.jpg", "x"}
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from coca.core.errors import DataError, SearchError
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 
@@ -51,7 +52,7 @@ def both(tmp_path: Path, folder: Path, embedder: Any) -> Iterator[tuple[Collecti
         Collection.open(place, embed_dim=16, fingerprint="model-one", create=True) as old,
         Collection.open(place, "new", embed_dim=8, fingerprint="model-two", create=True) as new,
     ):
-        ingest(folder, embedder, old)
+        ingest([FileSource([folder])], embedder, old)
         yield old, new
 
 
@@ -88,7 +89,7 @@ def test_an_earlier_model_gets_what_the_collection_holds_now(
     (folder / "4.json").write_text('{"tags": ["car"]}')
     (folder / "0.txt").write_text("words at last")
     (folder / "7.jpg").write_bytes(b"7")
-    ingest(folder, embedder, old, prune=True)
+    ingest([FileSource([folder])], embedder, old, prune=True)
     newer = Newer()
     report = reindex(old, newer, new)
     assert (report.embedded, report.kept, report.updated, report.removed) == (1, 5, 4, 1)
@@ -134,7 +135,7 @@ def test_a_picture_that_the_newer_model_refuses_stops_no_other(
 ) -> None:
     old, new = both
     (folder / "odd.jpg").write_bytes(b"odd")
-    ingest(folder, embedder, old)
+    ingest([FileSource([folder])], embedder, old)
     report = reindex(old, Newer(), new)
     assert report.embedded == 6
     assert report.lost == [(str(folder / "odd.jpg"), "this is no image for the newer model")]

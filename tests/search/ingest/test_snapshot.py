@@ -23,7 +23,7 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
         (folder / f"{name}.jpg").write_bytes(name.encode())
     copies, copy, odd = PathCache(), folder / "z.jpg", folder / 'ü "x" [1].jpg'
     copy.write_bytes(b"a")
-    first = ingest(folder, embedder, index, copies=copies)
+    first = ingest([FileSource([folder])], embedder, index, copies=copies)
     assert first == IngestReport(added=3, duplicates=1)
     reads = CollectionIO.read_through
 
@@ -58,7 +58,7 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
     monkeypatch.undo()
     claimed = [Path(path).name for _, _, _, origin in index.origins() for path in origin.files]
     assert sorted(claimed) == ["b.jpg", "c.jpg", "z.jpg"]
-    assert ingest(folder, embedder, index, prune=True) == IngestReport(unchanged=3)
+    assert ingest([FileSource([folder])], embedder, index, prune=True) == IngestReport(unchanged=3)
 
 
 def test_the_words_of_a_picture_that_is_gone_go_with_it(
@@ -69,7 +69,7 @@ def test_the_words_of_a_picture_that_is_gone_go_with_it(
     for name in "ab":
         (folder / f"{name}.jpg").write_bytes(b"same")
         (folder / f"{name}.txt").write_text(f"words of {name}")
-    ingest(folder, embedder, index, copies=copies, prune=True)
+    ingest([FileSource([folder])], embedder, index, copies=copies, prune=True)
     (before,) = index.read_through()
     assert [record.caption for record in before] == ["words of a"]
     (folder / "a.jpg").unlink()
@@ -77,7 +77,7 @@ def test_the_words_of_a_picture_that_is_gone_go_with_it(
     assert ingest([gone], embedder, index, copies=copies, prune=True) == IngestReport(updated=1)
     (after,) = index.read_through()
     assert [record.caption for record in after] == ["words of b"]
-    assert ingest(folder, embedder, index, prune=True) == IngestReport(unchanged=1)
+    assert ingest([FileSource([folder])], embedder, index, prune=True) == IngestReport(unchanged=1)
 
 
 def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_trusted(
@@ -87,18 +87,20 @@ def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_truste
     for place in (folder, other):
         place.mkdir()
         (place / f"{place.name}.jpg").write_bytes(place.name.encode())
-    ingest([folder, other], embedder, index)
+    ingest([FileSource([folder, other])], embedder, index)
     (folder / "drive.jpg").unlink()
     # A text file is not an image.
     (folder / "note.txt").write_text("a note")
     for places in ([folder], [folder, other]):
-        kept = ingest(places, embedder, index, prune=True)
+        kept = ingest([FileSource(places)], embedder, index, prune=True)
         assert kept == IngestReport(unchanged=len(places) - 1)
     # A missing file in a non-empty folder is lost.
     (other / "more.jpg").write_bytes(b"more")
     (other / "other.jpg").unlink()
-    assert ingest(other, embedder, index, prune=True) == IngestReport(added=1, removed=1)
-    trusted = ingest([folder, other], embedder, index, prune=True, prune_empty=True)
+    assert ingest([FileSource([other])], embedder, index, prune=True) == IngestReport(
+        added=1, removed=1
+    )
+    trusted = ingest([FileSource([folder, other])], embedder, index, prune=True, prune_empty=True)
     assert trusted == IngestReport(unchanged=1, removed=1)
 
 
@@ -113,10 +115,10 @@ def test_a_copy_takes_no_words_from_a_file_that_is_out_of_reach(
     (folder / "a.txt").write_text("words of a")
     (folder / "z.jpg").write_bytes(b"same")
     (folder / "z.txt").write_text("words of z")
-    assert ingest(folder, embedder, index) == IngestReport(added=1, duplicates=1)
+    assert ingest([FileSource([folder])], embedder, index) == IngestReport(added=1, duplicates=1)
     (before,) = index.read_through()
     drive.rename(tmp_path / "unplugged")
-    report = ingest(folder, embedder, index, prune=True)
+    report = ingest([FileSource([folder])], embedder, index, prune=True)
     assert (report.unchanged, report.removed, len(report.bad)) == (1, 0, 1)
     (after,) = index.read_through()
     assert after == before

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from coca.core.errors import SearchError
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import Copy, IngestReport
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.mining.duplicates import exact_copies, near_duplicates
 
@@ -110,13 +111,13 @@ def test_files_of_the_same_bytes_are_named_when_they_come_and_later(
     first, *others = (str(tmp_path / f"{name}.jpg") for name in ("a", "z", "0"))
     (tmp_path / "b.jpg").write_bytes(b"b")
     Path(first).write_bytes(b"a")
-    assert ingest(tmp_path, embedder, index).copies == []
+    assert ingest([FileSource([tmp_path])], embedder, index).copies == []
     for other in others:
         Path(other).write_bytes(b"a")
-    report = ingest(tmp_path, embedder, index)
+    report = ingest([FileSource([tmp_path])], embedder, index)
     assert report == IngestReport(unchanged=2, duplicates=2)
     assert sorted(report.copies, key=lambda copy: copy.path) == [
         Copy(other, first) for other in sorted(others)
     ]
-    assert ingest(tmp_path, embedder, index).copies == []
+    assert ingest([FileSource([tmp_path])], embedder, index).copies == []
     assert exact_copies(index) == {first: sorted(others)}

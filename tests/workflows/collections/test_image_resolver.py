@@ -21,7 +21,8 @@ from coca.search.ingest.reindex import reindex
 from coca.search.ingest.sources import SeriesSource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import PathReader
-from coca.workflows.collections.image_sources import sources_of
+from coca.workflows.collections.image_sources import open_sources
+from coca.workflows.collections.source_uris import resolve_uris
 from range_server import RangeServer
 from tiny_data import picture
 
@@ -78,7 +79,7 @@ def places(tmp_path: Path) -> list[Path]:
 
 def pictures_of(places: Sequence[Path]) -> list[Picture]:
     found: list[Picture] = []
-    for source in sources_of(places, every_s=EVERY_S):
+    for source in open_sources(resolve_uris(places), every_s=EVERY_S):
         for entry in source.entries():
             if isinstance(source, SeriesSource):
                 found += source.series(entry)
@@ -103,7 +104,7 @@ def test_a_collection_of_all_kinds_is_embedded_by_another_model(
         Collection.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
         Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
     ):
-        ingest(sources_of(places, every_s=EVERY_S), older, old)
+        ingest(open_sources(resolve_uris(places), every_s=EVERY_S), older, old)
         report = reindex(old, newer, new, open_picture=PathReader(), batch_size=4)
         assert (report.embedded, report.lost) == (count, [])
         before, after = old.get(old.ids()), new.get(new.ids())
@@ -126,7 +127,7 @@ def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_pa
             Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
             Collection.open(uri, "last", embed_dim=8, fingerprint="two", create=True) as last,
         ):
-            ingest(sources_of(far, read_from=[server.url]), StandIn("one", 16), old)
+            ingest(open_sources(resolve_uris(far), read_from=[server.url]), StandIn("one", 16), old)
             assert {record.path for record in old.get(old.ids()).values()} == {
                 f"{server.url}/other.png",
                 f"{server.url}/shards/shard-000000.tar/k2",

@@ -7,19 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.core.errors import CocaError, ConfigError, DataError
+from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from coca.search.ingest.local_files import Annotation
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource, PictureSource, SeriesSource
 from coca.search.milvus.collection import Collection
-from coca.workflows.collections.image_sources import (
-    SampleSource,
-    check_filled,
-    check_places,
-    sources_of,
-)
+from coca.workflows.collections.image_sources import SampleSource, check_filled, open_sources
+from coca.workflows.collections.source_uris import resolve_uris
 from tiny_data import CAPTIONS, picture
 
 
@@ -43,7 +39,9 @@ def pack(folder: Path, count: int = 5, *, per_shard: int = 3) -> Path:
 
 def only(place: str | Path) -> SampleSource:
     """The one source of samples in a place."""
-    (source,) = (one for one in sources_of([place]) if isinstance(one, SampleSource))
+    (source,) = (
+        one for one in open_sources(resolve_uris([place])) if isinstance(one, SampleSource)
+    )
     return source
 
 
@@ -86,14 +84,14 @@ def test_the_stamp_of_a_tars_member_changes_with_its_picture_and_with_its_words(
     for n, sample in enumerate(samples):
         with ShardWriter(tmp_path / str(n)) as writer:
             writer.write(sample)
-        stamps.append(sources_of([writer.paths[0]])[0].entries()[0].stamp)
+        stamps.append(open_sources(resolve_uris([writer.paths[0]]))[0].entries()[0].stamp)
     assert len(set(stamps)) == 3
     assert stamps[0] == stamps[3]
 
 
 def test_members_and_tars_that_are_gone_are_lost_and_others_are_not(tmp_path: Path) -> None:
     pack(tmp_path / "shards")
-    (source,) = sources_of([str(tmp_path / "shards" / "*.tar")])
+    (source,) = open_sources(resolve_uris([str(tmp_path / "shards" / "*.tar")]))
     within = tmp_path / "shards"
     assert source.has_lost(str(within / "shard-000000.tar" / "k9"), "")
     assert source.has_lost(str(within / "shard-000009.tar" / "k0"), "")
@@ -123,7 +121,7 @@ def test_a_manifests_stamp_changes_with_the_row_and_with_the_file(photos: Path) 
     table = photos / "table.csv"
 
     def stamps() -> list[str]:
-        return [entry.stamp for entry in sources_of([table])[0].entries()]
+        return [entry.stamp for entry in open_sources(resolve_uris([table]))[0].entries()]
 
     table.write_text("image,caption\n0.png,a\n1.png,b\n2.png,c\n")
     before = stamps()
@@ -140,8 +138,8 @@ def test_a_row_that_left_the_manifest_is_lost_but_not_what_another_table_brought
     table, other = photos / "table.csv", photos / "other.csv"
     for path in (table, other):
         path.write_text("image\n0.png\n1.png\n")
-    gone = sources_of([table])[0].entries()[1]
-    foreign = sources_of([other])[0].entries()[1]
+    gone = open_sources(resolve_uris([table]))[0].entries()[1]
+    foreign = open_sources(resolve_uris([other]))[0].entries()[1]
     table.write_text("image\n0.png\n")
     source = only(table)
     assert source.has_lost(gone.path, gone.stamp)
@@ -176,36 +174,15 @@ def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path
     pack(tmp_path / "shards", 2)
     table = tmp_path / "t.csv"
     table.write_text("image\nphotos/0.png\n")
-    found = sources_of([photos, tmp_path / "shards" / "*.tar", table, photos / "0.png"])
+    found = open_sources(
+        resolve_uris([photos, tmp_path / "shards" / "*.tar", table, photos / "0.png"])
+    )
     assert [len(source.entries()) for source in found] == [3, 2, 1]
     # A folder may hold tars and images.
     shutil.copy(photos / "0.png", tmp_path / "shards" / "own.png")
-    files, tars = sources_of([tmp_path / "shards"])
+    files, tars = open_sources(resolve_uris([tmp_path / "shards"]))
     assert isinstance(files, FileSource)
     assert (names(files), names(tars)) == (["own.png"], ["k0", "k1"])
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "advice"),
-    [
-        ("a.json", ConfigError, "one JSON object per line"),
-        ("a.npy", ConfigError, "name the images themselves"),
-        ("a.db", ConfigError, "--uri"),
-        ("a.tar.gz", ConfigError, "compressed tars"),
-        ("a.doc", ConfigError, "supported are folders"),
-        ("https://example.org/a.jpg", ConfigError, "list them in a manifest"),
-        ("absent", DataError, "no file or folder"),
-    ],
-)
-def test_what_cannot_be_indexed_is_told_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[CocaError], advice: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if "://" not in name and name != "absent":
-        Path(name).write_bytes(b"")
-    for look in (check_places, sources_of):
-        with pytest.raises(kind, match=advice):
-            look([name])
 
 
 def test_places_without_anything_are_told(
@@ -216,9 +193,10 @@ def test_places_without_anything_are_told(
     shutil.copy(photos / "0.png", empty / ".hidden")
     (empty / "notes.pdf").write_bytes(b"x")
     with pytest.raises(DataError, match=r"nothing to index in .*photo: no image \(\.avif"):
-        check_filled([empty], sources_of([empty]))
+        check_filled(resolve_uris([empty]), open_sources(resolve_uris([empty])))
     assert not caplog.records
-    check_filled([empty, photos], sources_of([empty, photos]))
+    both = resolve_uris([empty, photos])
+    check_filled(both, open_sources(both))
     (warned,) = caplog.records
     assert warned.getMessage() == f"there is nothing to index in {empty}"
 
@@ -232,7 +210,7 @@ def test_records_of_a_csv_are_found_by_its_numbers_and_have_its_times(
     with Collection.open(
         str(tmp_path / "x.db"), embed_dim=4, fingerprint="one", create=True
     ) as index:
-        ingest(sources_of([table]), StandIn(), index)
+        ingest(open_sources(resolve_uris([table])), StandIn(), index)
         found = index.get(index.ids('metadata["year"] > 2017')).values()
         assert {Path(one.path).name for one in found} == {"1.png", "2.png"}
         assert {one.time for one in found} == {1717180201, 1717180202}

@@ -7,9 +7,10 @@ from coca.core.errors import ConfigError, ModelError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
-from coca.workflows.collections.image_sources import sources_of
+from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.index import captioner, fill_collection, index_pictures
 from coca.workflows.collections.search import open_search
+from coca.workflows.collections.source_uris import resolve_uris
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -80,7 +81,9 @@ def test_re_ranking_reads_pictures_wherever_they_stand(
         for number in range(3, 6):
             writer.write(Sample(f"k{number}", picture(number)))
     uri, predictor = str(tmp_path / "pictures.db"), load(model)
-    fill_collection(sources_of([photos, *writer.paths]), predictor, uri=uri, captions=False)
+    fill_collection(
+        open_sources(resolve_uris([photos, *writer.paths])), predictor, uri=uri, captions=False
+    )
     with open_search(uri, model=predictor) as engine:
         plain = engine.search("a red car", k=6)
         hits = engine.search("a red car", k=6, rerank=6)

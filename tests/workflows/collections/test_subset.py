@@ -16,9 +16,11 @@ from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardWriter
 from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import is_within
-from coca.workflows.collections.image_sources import sources_of
+from coca.workflows.collections.image_sources import open_sources
+from coca.workflows.collections.source_uris import resolve_uris
 from coca.workflows.collections.subset import check_out, write_subset
 from tiny_data import picture
 
@@ -78,7 +80,7 @@ def samples(kind: str, path: Path) -> list[Sample]:
 def test_files_are_named_by_a_manifest_with_all_their_words(
     index: Collection, photos: Path, tmp_path: Path
 ) -> None:
-    ingest(photos, StandIn(), index)
+    ingest([FileSource([photos])], StandIn(), index)
     scores = dict.fromkeys(index.ids(), 0.5)
     subset = write_subset(tmp_path / "below" / "some.jsonl", index, scores)
     assert (subset.written, subset.lost) == (2, [])
@@ -105,7 +107,7 @@ def test_fields_of_the_record_are_never_replaced(
     own |= {"tags": [1], "mined": "once", "path": "p", "url": "u"}
     (tmp_path / "a.png").write_bytes(picture(0))
     (tmp_path / "a.json").write_text(json.dumps(own | {"caption": "a car"}))
-    ingest(tmp_path / "a.png", StandIn(), index)
+    ingest([FileSource([tmp_path / "a.png"])], StandIn(), index)
     (id,) = index.ids()
     write_subset(tmp_path / name, index, {id: 0.25})
     if name == "some":
@@ -128,7 +130,9 @@ def test_captions_of_the_model_are_left_out_unless_asked_for(
     index: Collection, photos: Path, tmp_path: Path, name: str
 ) -> None:
     (photos / "2.png").write_bytes(picture(2))
-    ingest(photos, StandIn(), index, captioner=lambda images: ["guessed"] * len(images))
+    ingest(
+        [FileSource([photos])], StandIn(), index, captioner=lambda images: ["guessed"] * len(images)
+    )
     (guessed,) = index.ids('caption_source == "model"')
     scores = dict.fromkeys(index.ids(), 0.5)
     kind = "manifest" if name.endswith(".jsonl") else "shards"
@@ -147,7 +151,7 @@ def test_captions_of_the_model_are_left_out_unless_asked_for(
 def test_parts_of_files_are_copied_into_shards(
     index: Collection, photos: Path, parts: list[Path], tmp_path: Path, many: bool
 ) -> None:
-    ingest(sources_of([photos, *parts] if many else [parts[0]]), StandIn(), index)
+    ingest(open_sources(resolve_uris([photos, *parts] if many else [parts[0]])), StandIn(), index)
     scores = dict.fromkeys(index.ids(), 0.5)
     subset = write_subset(tmp_path / "some", index, scores)
     numbers = range(5) if many else range(2, 4)
@@ -164,7 +168,7 @@ def test_parts_of_files_are_copied_into_shards(
     with Collection.open(
         str(tmp_path / "b.db"), embed_dim=4, fingerprint="one", create=True
     ) as other:
-        ingest(sources_of([tmp_path / "some"]), StandIn(), other)
+        ingest(open_sources(resolve_uris([tmp_path / "some"])), StandIn(), other)
         before, after = index.get(index.ids()), other.get(other.ids())
     assert before.keys() == after.keys()
     for id, record in after.items():
@@ -177,7 +181,7 @@ def test_frames_of_videos_are_copied_too(index: Collection, tmp_path: Path) -> N
     from tiny_video import video
 
     (tmp_path / "film.mp4").write_bytes(video())
-    ingest(sources_of([tmp_path / "film.mp4"], every_s=0.5), StandIn(), index)
+    ingest(open_sources(resolve_uris([tmp_path / "film.mp4"]), every_s=0.5), StandIn(), index)
     subset = write_subset(tmp_path / "some", index, dict.fromkeys(index.ids(), 0.0))
     assert subset.written == index.count() > 1
     assert {one.metadata["album"] for one in samples("shards", tmp_path / "some")} == {
@@ -188,13 +192,13 @@ def test_frames_of_videos_are_copied_too(index: Collection, tmp_path: Path) -> N
 def test_a_manifest_that_would_name_a_part_of_a_file_is_refused(
     index: Collection, photos: Path, parts: list[Path], tmp_path: Path
 ) -> None:
-    ingest(sources_of([photos, *parts]), StandIn(), index)
+    ingest(open_sources(resolve_uris([photos, *parts])), StandIn(), index)
     with pytest.raises(SearchError, match="is part of a file"):
         write_subset(tmp_path / "some.jsonl", index, dict.fromkeys(index.ids(), 0.0))
     assert not (tmp_path / "some.jsonl").exists()
     # A copy that is a file of its own can be named.
     (photos / "copy.png").write_bytes(picture(2))
-    ingest(photos, StandIn(), index)
+    ingest([FileSource([photos])], StandIn(), index)
     paths = {record.id: record.path for record in index.get(index.ids()).values()}
     (id,) = (id for id, path in paths.items() if path.endswith("/k2"))
     write_subset(tmp_path / "some.jsonl", index, {id: 0.0})
@@ -204,7 +208,7 @@ def test_a_manifest_that_would_name_a_part_of_a_file_is_refused(
 def test_an_address_stays_an_address(index: Collection, tmp_path: Path) -> None:
     (tmp_path / "set.jsonl").write_text('{"image": "none.png"}\n')
     (tmp_path / "none.png").write_bytes(picture(0))
-    ingest(sources_of([tmp_path / "set.jsonl"]), StandIn(), index)
+    ingest(open_sources(resolve_uris([tmp_path / "set.jsonl"])), StandIn(), index)
     (record,) = index.get(index.ids()).values()
     address = "https://example.org/none.png"
     index.upsert(
@@ -218,7 +222,7 @@ def test_an_address_stays_an_address(index: Collection, tmp_path: Path) -> None:
 def test_what_is_gone_is_told_and_the_rest_is_written(
     index: Collection, photos: Path, tmp_path: Path, name: str
 ) -> None:
-    ingest(photos, StandIn(), index)
+    ingest([FileSource([photos])], StandIn(), index)
     scores = dict.fromkeys(index.ids(), 0.0)
     (photos / "0.png").unlink()
     subset = write_subset(tmp_path / name, index, scores)

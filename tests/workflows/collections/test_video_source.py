@@ -7,7 +7,8 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.search.ingest.image_metadata import read_header
-from coca.workflows.collections.image_sources import sources_of
+from coca.workflows.collections.image_sources import open_sources
+from coca.workflows.collections.source_uris import resolve_uris
 from coca.workflows.collections.video_source import VideoSource
 
 pytest.importorskip("av")
@@ -66,14 +67,16 @@ def test_a_folder_may_be_named_in_any_way(clip: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_folder_with_videos_is_two_sources_unless_videos_are_unwanted(clip: Path) -> None:
-    assert [len(one.entries()) for one in sources_of([clip.parent])] == [0, 1]
-    assert [len(one.entries()) for one in sources_of([clip.parent], every_s=0.0)] == [0]
-    assert [len(one.entries()) for one in sources_of([clip])] == [1]
+    assert [len(one.entries()) for one in open_sources(resolve_uris([clip.parent]))] == [0, 1]
+    assert [
+        len(one.entries()) for one in open_sources(resolve_uris([clip.parent]), every_s=0.0)
+    ] == [0]
+    assert [len(one.entries()) for one in open_sources(resolve_uris([clip]))] == [1]
 
 
 def test_videos_in_a_folder_are_left_out_aloud_where_nothing_reads_them(
     clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert len(sources_of([clip.parent])) == 1
+    assert len(open_sources(resolve_uris([clip.parent]))) == 1
     assert "1 videos are skipped: pip install 'coca-captioners[video]'" in caplog.text

@@ -41,7 +41,7 @@ _TITLE = "index images"
 
 
 def ingest(
-    places: str | Path | AnySource | Iterable[str | Path | AnySource],
+    sources: Sequence[AnySource],
     embedder: Embedder,
     index: Collection,
     *,
@@ -59,7 +59,7 @@ def ingest(
     again. The operation is idempotent. Threads read images and write records while the model runs.
 
     Args:
-        places: One or several sources: folders (searched recursively), files, and other sources.
+        sources: Sources of images; `FileSource` reads folders and files.
         embedder: Model of the collection.
         index: The collection.
         captioner: Generates captions for images without one.
@@ -73,10 +73,9 @@ def ingest(
         batch_size: Images in an embedding batch.
 
     Raises:
-        DataError: A path does not exist, or too many images are bad.
+        DataError: Too many images are bad.
         SearchError: The collection was embedded by another model, or is not writable.
     """
-    sources = _as_sources(places)
     names = _names(sources) if copies is not None and copies.complete else None
     known = copies.ids_of(names) if copies is not None and names is not None else set()
     snapshot = _take_snapshot(embedder, index, names, known)
@@ -313,17 +312,6 @@ def _open_planner(
         yield planner
         planner.write()
         writer.flush()
-
-
-def _as_sources(
-    places: str | Path | AnySource | Iterable[str | Path | AnySource],
-) -> Sequence[AnySource]:
-    if isinstance(places, str | Path | PictureSource | SeriesSource):
-        places = [places]
-    places = list(places)
-    paths = [place for place in places if isinstance(place, str | Path)]
-    others = [place for place in places if not isinstance(place, str | Path)]
-    return [FileSource(paths), *others] if paths else others
 
 
 def _names(sources: Sequence[AnySource]) -> list[str] | None:

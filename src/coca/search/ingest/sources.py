@@ -113,15 +113,15 @@ class RootedSource(Protocol):
 AnySource: TypeAlias = PictureSource | SeriesSource
 
 
-def empty_folders(places: Iterable[str | Path], sources: Iterable[AnySource]) -> list[str | Path]:
+def empty_folders(folders: Iterable[str], sources: Iterable[AnySource]) -> list[str]:
     """List the folders in which no source has an entry."""
     paths = sorted(entry.path for source in sources for entry in source.entries())
     empty = []
-    for place in places:
-        top = os.path.join(os.path.abspath(place), "")
+    for folder in folders:
+        top = os.path.join(os.path.abspath(folder), "")
         after = bisect_left(paths, top)
-        if os.path.isdir(top) and not "".join(paths[after : after + 1]).startswith(top):
-            empty.append(place)
+        if not "".join(paths[after : after + 1]).startswith(top):
+            empty.append(folder)
     return empty
 
 

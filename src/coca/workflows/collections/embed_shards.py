@@ -12,7 +12,7 @@ from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
-from coca.core.errors import ConfigError, DataError, SearchError, StorageError
+from coca.core.errors import DataError, SearchError, StorageError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.base import SourceConfig
 from coca.data.storage.storage import Storage, full_path
@@ -42,13 +42,13 @@ class EmbeddedShard:
     """Error that makes the whole tar unusable; empty if there is none."""
 
 
-def find_shards(places: Sequence[str | Path]) -> list[str]:
+def find_shards(uris: Sequence[str | Path]) -> list[str]:
     """Expand folders, patterns and URLs to tars.
 
     Raises:
         DataError: An argument matches nothing.
     """
-    return Storage().find([str(place) for place in places], suffix=".tar")
+    return Storage().find([str(uri) for uri in uris], suffix=".tar")
 
 
 def embed_shards(
@@ -115,22 +115,8 @@ def embed_shard(
     return EmbeddedShard(shard, path, pictures=read_info(path).pictures)
 
 
-def only_vectors(places: Sequence[str | Path]) -> bool:
-    """Check whether the sources are embedded vectors rather than images.
-
-    Raises:
-        ConfigError: Vectors and images are mixed.
-    """
-    holding = [place for place in places if find_vectors(place)]
-    if holding and len(holding) < len(places):
-        raise ConfigError(
-            f"{holding[0]} holds vectors, and other places images: index them one after the other"
-        )
-    return bool(holding)
-
-
 def index_vectors(
-    places: Sequence[str | Path],
+    files: Sequence[str | Path],
     *,
     uri: str,
     collection: str = "pictures",
@@ -140,19 +126,18 @@ def index_vectors(
     """Insert embedded tars into a collection, created if missing; no model is loaded.
 
     Args:
-        places: Folders or files written by `embed_shards`.
+        files: Vectors files written by `embed_shards`; see `find_vectors`.
         uri: Path that ends in `.db`, or address of a Milvus server.
         collection: Name of the collection.
         token: `"user:password"` or an API key, if the server requires one.
         progress: Optional progress callback.
 
     Raises:
-        DataError: No vectors are found.
+        DataError: There is no file, or one is not a vectors file.
         SearchError: The vectors are of several models, or not of the collection's model.
     """
-    files = [file for place in places for file in find_vectors(place)]
     if not files:
-        raise DataError(f"{', '.join(map(str, places))} holds no vectors", reason="missing")
+        raise DataError("there are no vectors files to index", reason="missing")
     # The longest fingerprint first: older versions wrote shorter fingerprints.
     infos = sorted(map(read_info, files), key=lambda info: -len(info.fingerprint))
     if not all(same_model(info.fingerprint, infos[0].fingerprint) for info in infos):

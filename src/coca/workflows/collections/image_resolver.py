@@ -10,7 +10,8 @@ from coca.search.frame_paths import every_of, series_of
 from coca.search.ingest.snapshot import WHOLE
 from coca.search.ingest.sources import Entry
 from coca.search.query.originals import read_file
-from coca.workflows.collections.image_sources import TABLE_SUFFIXES, SampleSource, sources_of
+from coca.workflows.collections.image_sources import SampleSource, open_sources
+from coca.workflows.collections.source_uris import TABLE_SUFFIXES, resolve_uri
 from coca.workflows.collections.video_source import VideoSource
 
 _WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))})(?=/)", re.I)
@@ -49,15 +50,18 @@ class PathReader:
             return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
         return read_file(path)
 
-    def _member(self, place: str, path: str) -> bytes:
-        if self._open != place:
+    def _member(self, container: str, path: str) -> bytes:
+        if self._open != container:
             self._open, self._source, self._entries = "", None, {}
-            (self._source,) = (one for one in sources_of([place]) if isinstance(one, SampleSource))
-            self._entries = {entry.path: entry for entry in self._source.entries()}
-            self._open = place
+            (source,) = open_sources([resolve_uri(container)])
+            assert isinstance(source, SampleSource)
+            self._entries = {entry.path: entry for entry in source.entries()}
+            self._open, self._source = container, source
         assert self._source is not None
         if path not in self._entries:
-            raise DataError(f"{place} holds no {path[len(place) + 1 :]} any more", reason="missing")
+            raise DataError(
+                f"{container} holds no {path[len(container) + 1 :]} any more", reason="missing"
+            )
         return self._source.read(self._entries[path]).image
 
     def _frame(self, path: str, stamp: str) -> bytes:

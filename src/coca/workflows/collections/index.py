@@ -18,7 +18,8 @@ from coca.search.ingest.sources import AnySource
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo
 from coca.workflows.collections.collection_model import lasting_name
-from coca.workflows.collections.image_sources import EVERY_S, check_filled, sources_of
+from coca.workflows.collections.image_sources import EVERY_S, check_filled, open_sources
+from coca.workflows.collections.source_uris import resolve_uris
 
 MAX_BAD_FRACTION = 0.1
 """Default limit on the fraction of unreadable images; above it the source is likely at fault."""
@@ -56,7 +57,7 @@ class FillResult:
 
 
 def index_pictures(
-    places: Sequence[str | Path],
+    uris: Sequence[str | Path],
     predictor: Predictor,
     *,
     uri: str,
@@ -70,7 +71,8 @@ def index_pictures(
     Unchanged images are neither read nor embedded again.
 
     Args:
-        places: Folders, images, videos, tars and tables; see `sources_of`.
+        uris: Folders, images, videos, tars (with `*` and braces, also in URLs), manifests (JSON
+            Lines, CSV, Parquet), and zips with images and a table.
         predictor: Model that embeds the images; it must be the model of the collection.
         uri: Path that ends in `.db`, or address of a Milvus server.
         every_s: Interval between the frames of a video, in seconds; 0 skips videos.
@@ -85,10 +87,11 @@ def index_pictures(
         SearchError: The collection was filled by another model, or cannot be written.
     """
     check_options(settings, FillSettings.__annotations__, of="indexing")
-    sources = sources_of(places, every_s=every_s, read_from=read_from)
+    resolved = resolve_uris(uris)
+    sources = open_sources(resolved, every_s=every_s, read_from=read_from)
     prune = settings.get("prune", False)
     if not (prune and settings.get("prune_empty")):
-        check_filled(places, sources, prune=prune)
+        check_filled(resolved, sources, prune=prune)
     return fill_collection(sources, predictor, uri=uri, progress=progress, **settings)
 
 

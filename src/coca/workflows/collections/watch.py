@@ -17,8 +17,9 @@ from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.heif import PHOTO_SUFFIXES
 from coca.search.ingest.local_files import Picture
 from coca.search.ingest.sources import AnySource, Entry
-from coca.workflows.collections.image_sources import sources_of
+from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.index import FillResult
+from coca.workflows.collections.source_uris import SourceUri, TarsUri, resolve_folder, resolve_uri
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def watch_folders(
             stop_event=stop,
         )
         waiting |= _touched(next(changes, ()), tops)
-        sources: list[AnySource] = [*sources_of(folders, every_s=every_s)]
+        sources = open_sources([resolve_folder(top) for top in tops], every_s=every_s)
         holding = folders_of(sources)
         yield fill(sources)
         for batch in changes:
@@ -175,15 +176,21 @@ def changed_sources(
         elif path.suffix.lower() in _TAKEN or str(path) in holding:
             vanished.add(str(path))
     tars = {path for path in there if path.lower().endswith(".tar")}
-    sources: list[AnySource] = [*sources_of(sorted(there - tars), every_s=every_s)]
+    resolved = [_resolve(path) for path in sorted(there - tars)]
+    sources = open_sources(resolved, every_s=every_s)
     for tar in sorted(tars):
         try:
-            sources += sources_of([tar])
+            sources += open_sources([TarsUri(tar)])
         except DataError as error:
             # Probably incomplete; its completion is another change.
             logger.warning("%s", error)
     lost = sorted(filter(roots.has_lost, vanished))
     return [*sources, VanishedSource(lost, holding, roots)] if lost else sources
+
+
+def _resolve(path: str) -> SourceUri:
+    """Resolve a changed path; a changed folder is searched for images, even if it has vectors."""
+    return resolve_folder(path) if os.path.isdir(path) else resolve_uri(path)
 
 
 class VanishedSource:
