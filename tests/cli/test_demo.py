@@ -28,7 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def demo(folder: Path, **settings: Any) -> workflow.DemoResult:
         asked.update(settings, folder=folder)
-        settings["tell"]("packing")
+        settings["log"]("packing")
         return result(folder, str(settings["model"]))
 
     def demo_from_scratch(folder: Path, **settings: Any) -> workflow.DemoResult:

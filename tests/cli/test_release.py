@@ -19,7 +19,7 @@ def test_runs_are_shipped_with_the_tasks_of_a_file(
         runs: list[Path], tasks: Any, into: Path, **settings: Any
     ) -> release_nano.Release:
         asked.update(settings, runs=runs, tasks=tasks, into=into)
-        settings["tell"]("writing")
+        settings["log"]("writing")
         return release_nano.Release(into, 7_300_000, 0.0004)
 
     monkeypatch.setattr(release_nano, "release_model", release_model)

@@ -52,7 +52,7 @@ def told() -> list[str]:
 def shown(tmp_path_factory: pytest.TempPathFactory, told: list[str]) -> DemoResult:
     folder = tmp_path_factory.mktemp("demo")
     model = write_model(tmp_path_factory.mktemp("model"))
-    return demo(folder, model=model, tell=told.append)
+    return demo(folder, model=model, log=told.append)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_second_demo_makes_nothing_again(shown: DemoResult) -> None:
     lines: list[str] = []
     shards = sorted((shown.folder / "shards").rglob("*.tar"))
     times = [path.stat().st_mtime_ns for path in shards]
-    assert demo(shown.folder, model=shown.model, tell=lines.append) == shown
+    assert demo(shown.folder, model=shown.model, log=lines.append) == shown
     assert [path.stat().st_mtime_ns for path in shards] == times
     assert not any(line.startswith(("packing", "evaluating", "writing")) for line in lines)
 
@@ -142,12 +142,12 @@ def test_a_model_is_trained_first_and_shown_with_its_curves(trained: DemoResult)
 def test_a_second_demo_from_scratch_does_not_train(trained: DemoResult) -> None:
     lines: list[str] = []
     before = load(trained.model).fingerprint
-    again = demo_from_scratch(trained.folder, recipe=RECIPE, overrides=QUICK, tell=lines.append)
+    again = demo_from_scratch(trained.folder, recipe=RECIPE, overrides=QUICK, log=lines.append)
     assert again == trained
     assert load(trained.model).fingerprint == before
     assert not any("training" in line for line in lines)
     longer = (*QUICK, "train.steps=8")
-    demo_from_scratch(trained.folder, recipe=RECIPE, overrides=longer, tell=lines.append)
+    demo_from_scratch(trained.folder, recipe=RECIPE, overrides=longer, log=lines.append)
     assert [line for line in lines if line.startswith("training on twemoji: 8 steps")]
     # What the model of before had filled is filled anew.
     with Collection.open(str(trained.index)) as index:

@@ -84,7 +84,9 @@ def test_the_class_mask_survives_in_a_folder_and_refuses_a_file(
     again = convert(out, tmp_path / "again", vocabulary=theirs / "tokenizer.json")
     before, after = (coca.load(it).embed_texts("the cat") for it in (ours, again))
     assert np.array_equal(before, after)
-    with pytest.raises(ModelError, match=r"weights alone, .* class_mask corrected; name a folder"):
+    with pytest.raises(
+        ModelError, match=r"weights alone and lose .*class_mask corrected; name a folder"
+    ):
         convert(ours, tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()
 

@@ -104,7 +104,7 @@ def test_the_first_run_is_shipped_in_half_precision_and_says_the_same(
     runs: list[Path], tasks: list[TaskConfig], data: Path, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    shipped = release_model(runs, tasks, tmp_path / "weights" / "nano", data=data, tell=told.append)
+    shipped = release_model(runs, tasks, tmp_path / "weights" / "nano", data=data, log=told.append)
     names = {path.name for path in shipped.folder.iterdir()}
     assert names == {
         "config.json",
@@ -177,9 +177,9 @@ def test_changed_settings_of_a_task_are_scored_anew(
     runs: list[Path], tasks: list[TaskConfig], source: SourceConfig
 ) -> None:
     told: list[str] = []
-    score_run(runs[0], tasks, tell=told.append)
+    score_run(runs[0], tasks, log=told.append)
     fewer = [*tasks[1:], TaskConfig(task="retrieval", data=source, limit=2)]
-    scores = score_run(runs[0], fewer, tell=told.append)
+    scores = score_run(runs[0], fewer, log=told.append)
     assert scores["strange drawings"]["retrieval"]["samples"] == 2
     assert [line.rpartition(" on ")[2] for line in told] == ["4 tasks", "1 tasks"]
 

@@ -80,7 +80,7 @@ def test_options_of_decoding_and_the_prompt_reach_the_model(
     said = [caption.text for caption in predictor.caption(IMAGES, prompt="a", **options)]
     result = solve(predictor, tmp_path, prompt="a", decoding=GenerationConfig(**options))
     assert without_chance(result) == pytest.approx(scored(said))
-    assert all(example["said"].startswith("a") for example in result.details["examples"])
+    assert all(example["generated"].startswith("a") for example in result.details["examples"])
 
 
 def test_chance_is_the_score_of_the_same_captions_on_other_pictures(
@@ -180,8 +180,8 @@ def test_meteor_is_scored_where_it_is_asked_for(
 def test_a_report_shows_the_best_and_the_worst_with_what_a_person_said(
     perfect: Predictor, tmp_path: Path
 ) -> None:
-    best, worst = solve(perfect, tmp_path).shown.strips
-    assert len(best.cases) == 5
-    assert all(case.picture for case in best.cases + worst.cases)
-    first = [float(strip.cases[0].lines[2].removeprefix("CIDEr ")) for strip in (best, worst)]
+    best, worst = solve(perfect, tmp_path).report_samples.rows
+    assert len(best.examples) == 5
+    assert all(case.image for case in best.examples + worst.examples)
+    first = [float(strip.examples[0].lines[2].removeprefix("CIDEr ")) for strip in (best, worst)]
     assert first[0] >= first[1]

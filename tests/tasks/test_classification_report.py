@@ -21,25 +21,25 @@ def clip(row: int) -> Sample:
 
 def test_the_surest_are_shown_first_with_their_middle_frame_and_what_they_are() -> None:
     result = classified("any", LOGITS, TARGETS, NAMES, (), samples=[clip(row) for row in range(4)])
-    right, wrong = result.shown.strips
-    assert [case.lines for case in right.cases] == [
-        ("ant (90%)", "is: ant (90%)"),
-        ("bee (50%)", "is: bee (50%)"),
+    right, wrong = result.report_samples.rows
+    assert [case.lines for case in right.examples] == [
+        ("ant (90%)", "true: ant (90%)"),
+        ("bee (50%)", "true: bee (50%)"),
     ]
-    assert [case.lines for case in wrong.cases] == [
-        ("bee (80%)", "is: cat (10%)"),
-        ("cat (40%)", "is: ant (30%)"),
+    assert [case.lines for case in wrong.examples] == [
+        ("bee (80%)", "true: cat (10%)"),
+        ("cat (40%)", "true: ant (30%)"),
     ]
-    assert [case.picture for case in wrong.cases] == [
+    assert [case.image for case in wrong.examples] == [
         thumbnail(picture(21)),
         thumbnail(picture(31)),
     ]
-    assert [case.right for case in right.cases + wrong.cases] == [True, True, False, False]
+    assert [case.correct for case in right.examples + wrong.examples] == [True, True, False, False]
 
 
 def test_without_pictures_the_scores_are_the_same_and_nothing_is_shown() -> None:
     plain = classified("any", LOGITS, TARGETS, NAMES, (), learned_from=7)
-    assert plain.shown.strips == ()
+    assert plain.report_samples.rows == ()
     assert plain.metrics["top1"] == 0.5
     assert plain.metrics["majority_top1"] == 0.5
     assert plain.metrics["mean_per_class"] == 0.5

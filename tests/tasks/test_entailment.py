@@ -43,9 +43,9 @@ def test_entailment_counts_each_verdict(tmp_path: Path) -> None:
         assert result.metrics[f"accuracy_{name}"] == pytest.approx(np.mean(right[place::3]))
     assert result.metrics["chance_accuracy"] == pytest.approx(1 / 3)
     assert result.metrics["majority_accuracy"] == pytest.approx(1 / 3)
-    assert sum(result.details["said"].values()) == pytest.approx(1)
-    assert result.shown.confusion is not None
-    assert sum(map(sum, result.shown.confusion.counts)) == 6
+    assert sum(result.details["predicted_share"].values()) == pytest.approx(1)
+    assert result.report_samples.confusion is not None
+    assert sum(map(sum, result.report_samples.confusion.counts)) == 6
 
 
 def test_pairs_are_judged_together_and_a_sentence_counts_if_all_of_its_pairs_do(

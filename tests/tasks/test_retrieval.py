@@ -154,17 +154,17 @@ def test_scores_are_those_of_clip_benchmark(predictor: Predictor, tmp_path: Path
 def test_a_report_gets_queries_with_the_right_hits_marked(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    shown = solve(predictor, tmp_path).shown
-    by_text = [strip for strip in shown.strips if strip.lead is None]
-    by_picture = [strip for strip in shown.strips if strip.lead is not None]
+    shown = solve(predictor, tmp_path).report_samples
+    by_text = [row for row in shown.rows if row.lead is None]
+    by_image = [row for row in shown.rows if row.lead is not None]
     assert by_text
-    assert by_picture
-    # Where the right image is not among the hits, it stands behind them.
-    assert all(sum(case.right for case in strip.cases) == 1 for strip in by_text)
-    for strip in by_picture:
-        own = strip.heading.removeprefix("What s").removesuffix(" finds")
-        for case in strip.cases:
-            assert case.right == (case.lines[0].split()[-1].zfill(2) == own)
+    assert by_image
+    # The correct image follows the hits if it is not among them.
+    assert all(sum(example.correct for example in row.examples) == 1 for row in by_text)
+    for row in by_image:
+        own = row.heading.removeprefix("Captions for s")
+        for example in row.examples:
+            assert example.correct == (example.lines[0].split()[-1].zfill(2) == own)
 
 
 def test_pictures_without_words_are_told_before_any_is_read(

@@ -129,10 +129,10 @@ def test_a_question_without_its_picture_is_left_out_and_named(
 
 def test_a_report_gets_pictures_of_right_and_wrong_answers(tmp_path: Path) -> None:
     result = run(always("red"), TaskConfig(task="vqa", data=write_vqa(tmp_path)))
-    right, wrong = result.shown.strips
-    assert (right.heading, wrong.heading) == ("Right", "Wrong")
-    assert right.cases[0].lines[:2] == ("what is 2?", "predicted: red")
-    assert right.cases[0].picture is not None
+    right, wrong = result.report_samples.rows
+    assert (right.heading, wrong.heading) == ("Correct", "Wrong")
+    assert right.examples[0].lines[:2] == ("what is 2?", "predicted: red")
+    assert right.examples[0].image is not None
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_a_limit_takes_pictures_away_and_no_classes(predictor: Predictor, tmp_pa
     result = ZERO_SHOT(predictor, config)
     assert result.samples == 1
     assert result.metrics["chance_top1"] == pytest.approx(1 / 3)
-    assert set(result.shown.per_class) == {"cat"}
+    assert set(result.report_samples.per_class) == {"cat"}
 
 
 def test_classes_may_be_given_and_must_hold_every_label(
@@ -239,7 +239,7 @@ def test_a_report_gets_classes_what_is_confused_and_the_surest_cases(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     result = solve(predictor, tmp_path, SAMPLES, "plain")
-    shown = result.shown
+    shown = result.report_samples
     assert np.mean(list(shown.per_class.values())) == pytest.approx(
         result.metrics["mean_per_class"]
     )
@@ -247,6 +247,6 @@ def test_a_report_gets_classes_what_is_confused_and_the_surest_cases(
     counts = np.array(shown.confusion.counts)
     assert counts.sum() == 20
     assert counts.trace() / 20 == pytest.approx(result.metrics["top1"])
-    cases = {strip.heading: strip.cases for strip in shown.strips}
-    assert all(case.right for case in cases.get("Surest and right", ()))
-    assert not any(case.right for case in cases["Surest and wrong"])
+    cases = {strip.heading: strip.examples for strip in shown.rows}
+    assert all(case.correct for case in cases.get("Most confident, correct", ()))
+    assert not any(case.correct for case in cases["Most confident, wrong"])

@@ -55,11 +55,11 @@ def demo(
             recipe=recipe,
             overrides=changes or [],
             progress=console.progress,
-            tell=console.note,
+            log=console.note,
         )
     else:
         result = workflow.demo(
-            folder or SHOWN, model=model, progress=console.progress, tell=console.note
+            folder or SHOWN, model=model, progress=console.progress, log=console.note
         )
     console.emit(
         {

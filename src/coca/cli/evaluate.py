@@ -56,7 +56,7 @@ def evaluate(
         out=folder,
         device=device,
         progress=console.progress,
-        tell=console.note,
+        log=console.note,
     )
     others = dict(zip(beside or [], of_others, strict=True))
     pairs = list(zip(configs, results, strict=True))

@@ -38,7 +38,7 @@ def release(
         into,
         data=data,
         progress=console.progress,
-        tell=console.note,
+        log=console.note,
     )
     console.say(
         f"{released.folder} holds {released.size_bytes / 1e6:.1f} MB; half precision moves "

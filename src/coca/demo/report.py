@@ -65,7 +65,7 @@ def write_report(
         lead: Introduction, one sentence.
         metrics: Rows of training metrics; empty for a pretrained model.
         scores: Task and part of the data to metrics.
-        found: Queries and their hits, with `words`, `filter`, `image` and `hits`.
+        found: Queries and their hits, with `text`, `filter`, `image` and `hits`.
         captions: Image, its true names, and the generated caption.
         cross_attention_maps: True name of an image to the plot of its caption's attention maps.
     """
@@ -136,7 +136,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> Plot:
 
 
 def _hits(found: Mapping[str, Any]) -> Block:
-    heading = found["title"] or f"“{found['words']}”"
+    heading = found["title"] or f"“{found['text']}”"
     if found["filter"]:
         heading += f" with filter {found['filter']}"
     hits: Sequence[Hit] = found["hits"]
@@ -146,7 +146,7 @@ def _hits(found: Mapping[str, Any]) -> Block:
     return Grid(
         found["title"] or f"The image of {heading}",
         cards,
-        lead=Card(found["image"], [found["words"], "the query"]),
+        lead=Card(found["image"], [found["text"], "the query"]),
     )
 
 

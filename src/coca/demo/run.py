@@ -20,7 +20,7 @@ from coca.data.sources.base import SourceConfig
 from coca.data.sources.shards import ShardWriter
 from coca.demo.emoji.concepts import VENDORS, emoji_samples
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
-from coca.demo.search import IMAGE_QUERIES, search_pictures, use_collection
+from coca.demo.search import IMAGE_QUERIES, run_searches, use_collection
 from coca.inference.attention import draw_word_maps, explain_caption
 from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
@@ -71,7 +71,7 @@ def demo(
     *,
     model: str | Path = SHIPPED,
     progress: ProgressMaker = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
     """Demonstrate a model on the unseen vendor; finished stages are skipped.
 
@@ -79,7 +79,7 @@ def demo(
         folder: Output folder.
         model: The shipped model, or a folder that `coca.load` reads.
         progress: Optional progress callback.
-        tell: Receives a status line at the start of each stage.
+        log: Receives a status line at the start of each stage.
 
     Raises:
         CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
@@ -88,10 +88,10 @@ def demo(
     # Loaded first, so that a missing model fails before the other stages.
     predictor = load(model)
     for vendor in VENDORS:
-        _pack(result.folder / "shards" / vendor, vendor, progress, tell)
+        _pack(result.folder / "shards" / vendor, vendor, progress, log)
     parameters = sum(weight.numel() for weight in predictor.model.parameters())
     lead = lead_of_shipped(str(model), parameters)
-    _show(result, predictor, lead, progress, tell)
+    _show(result, predictor, lead, progress, log)
     return result
 
 
@@ -101,7 +101,7 @@ def demo_from_scratch(
     recipe: str | Path = "recipes/pretrain/emoji.yaml",
     overrides: Sequence[str] = (),
     progress: ProgressMaker = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
     """Train a model on one vendor, then demonstrate it on the other as `demo` does.
 
@@ -110,7 +110,7 @@ def demo_from_scratch(
         recipe: Recipe to train; `folder` replaces its `run` and contains its data.
         overrides: Overrides of the recipe, such as `train.steps=10`.
         progress: Optional progress callback.
-        tell: Receives a status line at the start of each stage.
+        log: Receives a status line at the start of each stage.
 
     Raises:
         CocaError: A package of the extra `demo` is missing, or the folder cannot be written.
@@ -120,14 +120,14 @@ def demo_from_scratch(
     if not Path(recipe).exists():
         raise CocaError(f"the recipe {recipe} is not here; run the demo from the project's folder")
     for vendor in VENDORS:
-        _pack(folder / "shards" / vendor, vendor, progress, tell)
+        _pack(folder / "shards" / vendor, vendor, progress, log)
     config = _config(folder, recipe, overrides)
     if not _finished(config):
         size = config.data.loader.batch_size
-        tell(f"training on {SEEN}: {config.train.steps} steps of {size} pairs")
+        log(f"training on {SEEN}: {config.train.steps} steps of {size} pairs")
     if pretrain(config, progress=progress).interrupted:
         return replace(result, interrupted=True)
-    _show(result, load(result.model), lead_of_trained(config), progress, tell)
+    _show(result, load(result.model), lead_of_trained(config), progress, log)
     return result
 
 
@@ -153,12 +153,12 @@ def _show(
     predictor: Predictor,
     lead: str,
     progress: ProgressMaker,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Run all stages after training: scores, files, collection, searches, captions, report."""
-    scores = _evaluate(result.folder, predictor, progress, tell)
-    pictures = _write_pictures(result.folder, tell)
-    tell(f"indexing {UNSEEN} in {result.index}")
+    scores = _evaluate(result.folder, predictor, progress, log)
+    images = _write_images(result.folder, log)
+    log(f"indexing {UNSEEN} in {result.index}")
     _forget_other_model(result.index, predictor)
     with Collection.open(
         str(result.index),
@@ -169,11 +169,11 @@ def _show(
     ) as index:
         ingest([FileSource([result.folder / "pictures"])], predictor, index, progress=progress)
         found = [
-            *search_pictures(SearchEngine(predictor, index), pictures),
-            *use_collection(predictor, index, str(result.index), pictures),
+            *run_searches(SearchEngine(predictor, index), images),
+            *use_collection(predictor, index, str(result.index), images),
         ]
-    tell("captioning and writing the report")
-    shown = _spread(pictures, CAPTIONED)
+    log("captioning and writing the report")
+    shown = _spread(images, CAPTIONED)
     captions = predictor.caption(
         [path for path, _ in shown], prompt=CAPTION_PROMPT, progress=progress
     )
@@ -218,11 +218,11 @@ def _config(folder: Path, recipe: str | Path, overrides: Sequence[str]) -> Pretr
     return replace(config, run=folder, data=replace(config.data, sources=sources))
 
 
-def _pack(folder: Path, vendor: str, progress: ProgressMaker, tell: Callable[[str], None]) -> None:
+def _pack(folder: Path, vendor: str, progress: ProgressMaker, log: Callable[[str], None]) -> None:
     """Pack a vendor's drawings as WebDataset shards; flags apart, for scores without them."""
     if folder.exists():
         return
-    tell(f"packing the drawings of {vendor} as shards in {folder}")
+    log(f"packing the drawings of {vendor} as shards in {folder}")
     samples = list(_counted(vendor, progress))
     with atomic_folder(folder) as unfinished:
         for name, flag in (("flags", True), ("others", False)):
@@ -245,7 +245,7 @@ def shards(folder: Path, vendor: str, name: str = "*") -> SourceConfig:
 
 
 def _evaluate(
-    folder: Path, predictor: Predictor, progress: ProgressMaker, tell: Callable[[str], None]
+    folder: Path, predictor: Predictor, progress: ProgressMaker, log: Callable[[str], None]
 ) -> dict[str, dict[str, int | float]]:
     """Score the model on the unseen vendor, with and without flags; results are cached."""
     configs: dict[str, TaskConfig] = {}
@@ -263,7 +263,7 @@ def _evaluate(
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.get("keys") == keys:
             return kept["scores"]
-    tell(f"evaluating on {UNSEEN}, which no training has read")
+    log(f"evaluating on {UNSEEN}, which no training has read")
     scores: dict[str, dict[str, int | float]] = {}
     caching = CachingPredictor(predictor)
     for name, config in configs.items():
@@ -275,12 +275,12 @@ def _evaluate(
     return scores
 
 
-def _write_pictures(folder: Path, tell: Callable[[str], None]) -> list[tuple[Path, Sample]]:
+def _write_images(folder: Path, log: Callable[[str], None]) -> list[tuple[Path, Sample]]:
     """Write the unseen vendor's images as files with sidecars, like a user's own folder."""
     samples, _ = read_samples(shards(folder, UNSEEN))
     target = folder / "pictures" / UNSEEN
     if not target.exists():
-        tell(f"writing the images of {UNSEEN} to {target}")
+        log(f"writing the images of {UNSEEN} to {target}")
         with atomic_folder(target) as unfinished:
             for sample in samples:
                 path = unfinished / _file_name(sample)
@@ -294,7 +294,7 @@ def _file_name(sample: Sample) -> str:
     return sample.key.split("/")[-1] + ".png"
 
 
-def _spread(pictures: list[tuple[Path, Sample]], count: int) -> list[tuple[Path, Sample]]:
+def _spread(images: list[tuple[Path, Sample]], count: int) -> list[tuple[Path, Sample]]:
     """Select images spread over the list, without flags, whose names are not visible."""
-    plain = [pair for pair in pictures if not pair[1].metadata["flag"]]
+    plain = [pair for pair in images if not pair[1].metadata["flag"]]
     return plain[:: max(1, len(plain) // count)][:count]

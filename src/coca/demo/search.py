@@ -25,14 +25,14 @@ CLASSES, NAMED = 200, 8
 """Number of class names, and of drawings to classify."""
 TAKEN_OUT = ("1f34e", "apple")
 
-Pictures = Sequence[tuple[Path, Sample]]
+Images = Sequence[tuple[Path, Sample]]
 
 
 @dataclass(frozen=True)
-class Found:
+class QueryResult:
     """A query of the report with its hits."""
 
-    words: str
+    text: str
     """The text query, or the name of the query image."""
     filter: str
     """Milvus filter expression; empty if there is none."""
@@ -44,46 +44,46 @@ class Found:
     """Heading, for other operations than a search."""
 
 
-def search_pictures(engine: SearchEngine, pictures: Pictures) -> Iterator[Found]:
+def run_searches(engine: SearchEngine, images: Images) -> Iterator[QueryResult]:
     """Search by text, with a filter, and by image."""
-    for words in TEXT_QUERIES:
-        yield Found(words, "", None, engine.search(words, k=8))
-    words, filter = FILTERED_QUERY
-    yield Found(words, filter, None, engine.search(words, k=8, filter=filter))
-    by_code = {path.stem: (path, sample) for path, sample in pictures}
+    for text in TEXT_QUERIES:
+        yield QueryResult(text, "", None, engine.search(text, k=8))
+    text, filter = FILTERED_QUERY
+    yield QueryResult(text, filter, None, engine.search(text, k=8, filter=filter))
+    by_code = {path.stem: (path, sample) for path, sample in images}
     for code in IMAGE_QUERIES:
         path, sample = by_code[code]
         # The first hit is the image itself.
-        yield Found(sample.captions[0], "", path, engine.search(image=path, k=9)[1:])
+        yield QueryResult(sample.captions[0], "", path, engine.search(image=path, k=9)[1:])
 
 
 def use_collection(
-    predictor: Predictor, index: Collection, uri: str, pictures: Pictures
-) -> Iterator[Found]:
+    predictor: Predictor, index: Collection, uri: str, images: Images
+) -> Iterator[QueryResult]:
     """Recommend images, classify by a collection of classes, delete an image and add it again."""
     engine = SearchEngine(predictor, index)
-    by_code = {path.stem: (path, sample) for path, sample in pictures}
-    (code, words), (path, sample) = LIKED, by_code[LIKED[0]]
+    by_code = {path.stem: (path, sample) for path, sample in images}
+    (code, text), (path, sample) = LIKED, by_code[LIKED[0]]
     liked, avoided = content_id(sample.image), content_id(by_code[UNLIKED][1].image)
-    hits = recommend(engine, [liked, Term(text=words)], unlike=[avoided], k=8, diversity=0.3)
+    hits = recommend(engine, [liked, Term(text=text)], unlike=[avoided], k=8, diversity=0.3)
     title = (
-        f"Recommended: like “{sample.captions[0]}” and “{words}”, "
+        f"Recommended: like “{sample.captions[0]}” and “{text}”, "
         f"unlike “{by_code[UNLIKED][1].captions[0]}”"
     )
-    yield Found(sample.captions[0], "", path, hits, title)
-    yield _named(predictor, uri, pictures)
-    code, words = TAKEN_OUT
+    yield QueryResult(sample.captions[0], "", path, hits, title)
+    yield _named(predictor, uri, images)
+    code, text = TAKEN_OUT
     id = content_id(by_code[code][1].image)
     taken_out = index.get([id])
     index.delete([id])
-    yield Found(words, "", None, engine.search(words, k=8), f"“{words}”, its drawing deleted")
+    yield QueryResult(text, "", None, engine.search(text, k=8), f"“{text}”, its drawing deleted")
     index.upsert(taken_out.values())
-    yield Found(words, "", None, engine.search(words, k=8), f"“{words}”, its drawing added again")
+    yield QueryResult(text, "", None, engine.search(text, k=8), f"“{text}”, its drawing re-added")
 
 
-def _named(predictor: Predictor, uri: str, pictures: Pictures) -> Found:
+def _named(predictor: Predictor, uri: str, images: Images) -> QueryResult:
     """Classify some drawings by the nearest class in a collection of class names."""
-    some = pictures[:: max(1, len(pictures) // CLASSES)][:CLASSES]
+    some = images[:: max(1, len(images) // CLASSES)][:CLASSES]
     names = list(dict.fromkeys(sample.captions[0] for _, sample in some))
     shown = some[:: max(1, len(some) // NAMED)][:NAMED]
     with open_classes(predictor, uri, "names", create=True) as classes:
@@ -95,9 +95,9 @@ def _named(predictor: Predictor, uri: str, pictures: Pictures) -> Found:
             id=content_id(sample.image),
             score=best.score,
             path=str(path),
-            caption=f"{best.label} (is: {sample.captions[0]})",
+            caption=f"{best.label} (true: {sample.captions[0]})",
             metadata={},
         )
         for (path, sample), (best,) in zip(shown, nearest, strict=True)
     ]
-    return Found("", "", None, hits, f"Named by the nearest of {len(names)} classes in Milvus")
+    return QueryResult("", "", None, hits, f"Nearest of {len(names)} classes in Milvus")

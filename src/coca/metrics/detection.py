@@ -63,7 +63,7 @@ def detection_scores(
     """
     if len(truth) != len(found):
         raise ValueError(f"{len(truth)} images have true boxes, {len(found)} found ones")
-    if not any(len(picture.boxes) for picture in truth):
+    if not any(len(image.boxes) for image in truth):
         raise ValueError("no image has a true box, so there is nothing to find")
     from pycocotools.cocoeval import COCOeval
 
@@ -85,12 +85,12 @@ def detection_scores(
     return scores, [float(one.mean()) if one.min() >= 0 else None for one in each]
 
 
-def _as_coco(notes: list[dict[str, object]], pictures: int, classes: int) -> object:
+def _as_coco(notes: list[dict[str, object]], images: int, classes: int) -> object:
     from pycocotools.coco import COCO
 
     made = COCO()
     made.dataset = {
-        "images": [{"id": number} for number in range(pictures)],
+        "images": [{"id": number} for number in range(images)],
         "annotations": notes,
         "categories": [{"id": number} for number in range(classes)],
     }
@@ -100,39 +100,39 @@ def _as_coco(notes: list[dict[str, object]], pictures: int, classes: int) -> obj
 
 def _true_notes(truth: Sequence[TrueBoxes]) -> list[dict[str, object]]:
     rows = [
-        (picture, box, label, area, crowd)
-        for picture, one in enumerate(truth)
+        (image, box, label, area, crowd)
+        for image, one in enumerate(truth)
         for box, label, area, crowd in zip(one.boxes, one.labels, one.areas, one.crowd, strict=True)
     ]
     return [
         {
             # pycocotools takes id 0 for no match.
             "id": number,
-            "image_id": picture,
+            "image_id": image,
             "category_id": int(label),
             "bbox": np.asarray(box, float).tolist(),
             "area": float(area),
             "iscrowd": int(crowd),
         }
-        for number, (picture, box, label, area, crowd) in enumerate(rows, start=1)
+        for number, (image, box, label, area, crowd) in enumerate(rows, start=1)
     ]
 
 
 def _found_notes(found: Sequence[FoundBoxes]) -> list[dict[str, object]]:
     rows = [
-        (picture, box, label, score)
-        for picture, one in enumerate(found)
+        (image, box, label, score)
+        for image, one in enumerate(found)
         for box, label, score in zip(one.boxes, one.labels, one.scores, strict=True)
     ]
     return [
         {
             "id": number,
-            "image_id": picture,
+            "image_id": image,
             "category_id": int(label),
             "bbox": np.asarray(box, float).tolist(),
             "area": float(box[2] * box[3]),
             "iscrowd": 0,
             "score": float(score),
         }
-        for number, (picture, box, label, score) in enumerate(rows, start=1)
+        for number, (image, box, label, score) in enumerate(rows, start=1)
     ]

@@ -91,7 +91,7 @@ def release_model(
     *,
     data: str | Path,
     progress: ProgressMaker = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Release:
     """Write the first run's model in half precision, with a model card over all runs.
 
@@ -103,7 +103,7 @@ def release_model(
         into: Output folder.
         data: Folder written by `pack_sets`, for the names and terms of the drawings.
         progress: Optional progress callback.
-        tell: Receives a status line at the start of each stage.
+        log: Receives a status line at the start of each stage.
 
     Raises:
         ModelError: The weights are too large for the package, or half precision changes the
@@ -113,10 +113,10 @@ def release_model(
     if not runs:
         raise ConfigError("no run is named; name at least one folder of `coca pretrain`")
     scores = [
-        score_run(run, tasks, floors=number == 0, progress=progress, tell=tell)
+        score_run(run, tasks, floors=number == 0, progress=progress, log=log)
         for number, run in enumerate(runs)
     ]
-    tell(f"writing the model to {into}")
+    log(f"writing the model to {into}")
     predictor = load(runs[0], device="cpu")
     with atomic_folder(into) as folder:
         save_model(folder, predictor.model, dtype=torch.float16)
@@ -153,7 +153,7 @@ def score_run(
     *,
     floors: bool = True,
     progress: ProgressMaker = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Scores:
     """Score a run's model, with scores cached in its `evaluation.json`.
 
@@ -162,7 +162,7 @@ def score_run(
         tasks: Tasks to score it on.
         floors: Include the pixel baselines, which do not depend on the model.
         progress: Optional progress callback.
-        tell: Receives a status line if tasks have to run.
+        log: Receives a status line if tasks have to run.
 
     Raises:
         CocaError: The run has no model, or a task cannot run.
@@ -178,7 +178,7 @@ def score_run(
     }
     missing = [task for task in wanted if keys[digest(task)] not in kept]
     if missing:
-        tell(f"scoring {run} on {len(missing)} tasks")
+        log(f"scoring {run} on {len(missing)} tasks")
     for task in missing:
         result = TASKS.get(task.task)(predictor, task, progress=progress)
         kept[keys[digest(task)]] = {**result.metrics, "samples": result.samples}

@@ -19,7 +19,7 @@ from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.model.generation.config import GenerationConfig
 from coca.processing.image import decode
-from coca.tasks.report_samples import Shown
+from coca.tasks.report_samples import ReportSamples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class TaskResult:
     """Further JSON-serializable results."""
     headline: tuple[str, ...] = ()
     """Metrics by which papers compare models; if empty, the first metric."""
-    shown: Shown = field(default_factory=Shown)
+    report_samples: ReportSamples = field(default_factory=ReportSamples)
     """Samples for the report."""
 
 
@@ -174,7 +174,7 @@ def _samples_digest(config: SourceConfig, limit: int = 0) -> str:
     return digest.hexdigest()
 
 
-def words_in(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
+def read_all_metadata(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
     """Read the samples of a source without images; none if the source must read images for it.
 
     Unreadable samples are skipped; the task reports them later.

@@ -22,12 +22,12 @@ from coca.tasks.base import (
     TASKS,
     TaskConfig,
     TaskResult,
+    read_all_metadata,
     read_samples,
     require_captions,
-    words_in,
 )
 from coca.tasks.meteor import meteor, require_meteor
-from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
+from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
 
 SHOWN = 5
 """Number of best and of worst captions in a report."""
@@ -69,11 +69,11 @@ def captioning(
     order = np.argsort(-each, kind="stable").tolist()
     best, worst = order[:SHOWN], order[max(SHOWN, len(order) - SHOWN) :]
     details = {
-        "examples": [_example(samples[row], generated[row], each[row]) for row in best + worst],
+        "examples": [_detail(samples[row], generated[row], each[row]) for row in best + worst],
         "different": len(set(generated)),
     }
-    strips = [
-        ImageRow(heading, tuple(_case(samples[row], generated[row], each[row]) for row in rows))
+    image_rows = [
+        ImageRow(heading, tuple(_example(samples[row], generated[row], each[row]) for row in rows))
         for heading, rows in (("Most like people's", best), ("Least like people's", worst))
         if rows
     ]
@@ -84,7 +84,7 @@ def captioning(
         bad,
         details,
         headline=("cider", "bleu@4", *(("meteor",) if config.meteor else ())),
-        shown=Shown(tuple(strips)),
+        report_samples=ReportSamples(tuple(image_rows)),
     )
 
 
@@ -93,7 +93,7 @@ def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that all images have captions and groups, and that METEOR can run."""
     if config.meteor:
         require_meteor()
-    found = words_in(config.data, limit=config.limit)
+    found = read_all_metadata(config.data, limit=config.limit)
     require_captions(found, config)
     _groups(config, found)
 
@@ -134,15 +134,15 @@ def _groups(config: TaskConfig, samples: Sequence[Sample]) -> list[str]:
     return [str(sample.metadata[config.groups]) for sample in samples]
 
 
-def _example(sample: Sample, caption: str, score: float) -> dict[str, Any]:
+def _detail(sample: Sample, caption: str, score: float) -> dict[str, Any]:
     return {
         "key": sample.key,
-        "said": caption,
+        "generated": caption,
         "cider": float(score),
         "captions": list(sample.captions),
     }
 
 
-def _case(sample: Sample, caption: str, score: float) -> Example:
+def _example(sample: Sample, caption: str, score: float) -> Example:
     lines = (caption, f"person: {sample.captions[0]}", f"CIDEr {score:.2f}")
     return Example(lines, thumbnail(sample.image))

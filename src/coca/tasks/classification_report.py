@@ -16,8 +16,8 @@ from coca.tasks.base import TaskResult
 from coca.tasks.report_samples import (
     Example,
     ImageRow,
-    Shown,
-    classes_shown,
+    ReportSamples,
+    per_class_results,
     probabilities,
     thumbnail,
 )
@@ -68,8 +68,9 @@ def classified(
         "majority_top1": float(np.bincount(targets).max() / len(targets)),
     }
     worst = [classes[index] for index in np.argsort(accuracy, kind="stable")[:10]]
-    per_class, confusion = classes_shown(predicted, targets, list(classes))
-    strips = _surest(samples, probabilities(logits), targets, classes) if samples else ()
+    per_class, confusion = per_class_results(predicted, targets, list(classes))
+    confidence = probabilities(logits)
+    image_rows = _most_confident(samples, confidence, targets, classes) if samples else ()
     return TaskResult(
         task,
         metrics,
@@ -78,11 +79,11 @@ def classified(
         {"classes": len(classes), "worst_classes": worst, **details},
         # With at most five classes, top-5 accuracy is always 1.
         headline=("top1", "top5") if len(classes) > 5 else ("top1",),
-        shown=Shown(strips, per_class, confusion),
+        report_samples=ReportSamples(image_rows, per_class, confusion),
     )
 
 
-def _surest(
+def _most_confident(
     samples: Sequence[Sample],
     probability: Float[ndarray, "N C"],
     targets: Int[ndarray, " N"],
@@ -90,26 +91,26 @@ def _surest(
 ) -> tuple[ImageRow, ...]:
     """Select the most confident samples, correct and wrong."""
     predicted, sure = probability.argmax(axis=1), probability.max(axis=1)
-    strips = []
+    image_rows = []
     for heading, chosen in (
-        ("Surest and right", predicted == targets),
-        ("Surest and wrong", predicted != targets),
+        ("Most confident, correct", predicted == targets),
+        ("Most confident, wrong", predicted != targets),
     ):
         rows = [row for row in np.argsort(-sure, kind="stable").tolist() if chosen[row]][:SHOWN]
-        cases = [
+        examples = [
             Example(
                 (
                     f"{names[predicted[row]]} ({sure[row]:.0%})",
-                    f"is: {names[targets[row]]} ({probability[row, targets[row]]:.0%})",
+                    f"true: {names[targets[row]]} ({probability[row, targets[row]]:.0%})",
                 ),
                 thumbnail(_middle(samples[row].images)),
-                right=bool(predicted[row] == targets[row]),
+                correct=bool(predicted[row] == targets[row]),
             )
             for row in rows
         ]
-        if cases:
-            strips.append(ImageRow(heading, tuple(cases)))
-    return tuple(strips)
+        if examples:
+            image_rows.append(ImageRow(heading, tuple(examples)))
+    return tuple(image_rows)
 
 
 def _middle(images: Sequence[bytes]) -> bytes:

@@ -13,8 +13,15 @@ from coca.data.sample import Sample
 from coca.inference.detecting import Detection, drawn, load_detector
 from coca.inference.predictor import Predictor
 from coca.metrics.detection import FoundBoxes, TrueBoxes, detection_scores
-from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples, words_in
-from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
+from coca.tasks.base import (
+    PREFLIGHT,
+    TASKS,
+    TaskConfig,
+    TaskResult,
+    read_all_metadata,
+    read_samples,
+)
+from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
 
 SHOWN = 8
 """Number of images in a report."""
@@ -22,7 +29,7 @@ SHOWN = 8
 SURE = 0.3
 """Minimum score of a drawn box, the default of `coca detect`."""
 
-PICTURE_PX = 288
+IMAGE_PX = 288
 """Longer side of a drawn image, pixels: labels must stay readable."""
 
 
@@ -46,6 +53,7 @@ def detection(
     scores, each = detection_scores(truth, predicted, len(numbers))
     by_class = dict(zip(detector.classes, each, strict=True))
     details = {"classes": len(numbers), "AP_by_class": by_class}
+    shown = ImageRow(f"Found, from {SURE:.0%} on", _examples(samples, found))
     return TaskResult(
         "detection",
         scores,
@@ -53,7 +61,7 @@ def detection(
         bad,
         details,
         headline=("AP", "AP50"),
-        shown=Shown((ImageRow(f"Found, from {SURE:.0%} on", _cases(samples, found)),)),
+        report_samples=ReportSamples((shown,)),
     )
 
 
@@ -62,7 +70,7 @@ def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the model is a detector, and that the data have boxes of its classes."""
     require("pycocotools", extra="detection")
     classes = load_detector(predictor.source, device="cpu").classes
-    _class_numbers(words_in(config.data, limit=config.limit), classes, config.data.title)
+    _class_numbers(read_all_metadata(config.data, limit=config.limit), classes, config.data.title)
 
 
 def _class_numbers(samples: Sequence[Sample], classes: Sequence[str], title: str) -> dict[str, int]:
@@ -78,18 +86,20 @@ def _class_numbers(samples: Sequence[Sample], classes: Sequence[str], title: str
     return numbers
 
 
-def _cases(samples: Sequence[Sample], found: Sequence[Sequence[Detection]]) -> tuple[Example, ...]:
+def _examples(
+    samples: Sequence[Sample], found: Sequence[Sequence[Detection]]
+) -> tuple[Example, ...]:
     """Draw the detections on images spread over the set, with detected and true labels."""
-    cases = []
+    examples = []
     for row in range(0, len(samples), -(-len(samples) // SHOWN)):
         sure = [one for one in found[row] if one.score >= SURE]
         lines = (
             f"found: {_listed(one.label for one in sure)}",
             f"there: {_listed(one['name'] for one in samples[row].metadata[BOXES])}",
         )
-        image = thumbnail(drawn(samples[row].image, sure), PICTURE_PX)
-        cases.append(Example(lines, image))
-    return tuple(cases)
+        image = thumbnail(drawn(samples[row].image, sure), IMAGE_PX)
+        examples.append(Example(lines, image))
+    return tuple(examples)
 
 
 def _listed(names: Iterable[str]) -> str:

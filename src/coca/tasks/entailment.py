@@ -20,14 +20,21 @@ from coca.inference.predictor import Predictor
 from coca.metrics.answers import consistency
 from coca.metrics.classification import per_class_accuracy
 from coca.model.config import HeadConfig
-from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
+from coca.tasks.base import (
+    PREFLIGHT,
+    TASKS,
+    TaskConfig,
+    TaskResult,
+    read_all_metadata,
+    samples_in_parts,
+)
 from coca.tasks.prompts import require_texts, text_inputs
-from coca.tasks.recognition import class_places
+from coca.tasks.recognition import class_indices
 from coca.tasks.report_samples import (
     Example,
     ImageRow,
-    Shown,
-    classes_shown,
+    ReportSamples,
+    per_class_results,
     probabilities,
     thumbnail,
 )
@@ -47,7 +54,7 @@ class _Judged:
     predicted: Int[ndarray, " N"]
     targets: Int[ndarray, " N"]
     bad: tuple[str, ...]
-    strips: tuple[ImageRow, ...]
+    rows: tuple[ImageRow, ...]
 
 
 @TASKS.register("entailment")
@@ -83,56 +90,56 @@ def nlvr2(
 @PREFLIGHT.register("nlvr2")
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the head reads text, and that all samples have a text and a known label."""
-    head = _reading_words(predictor)
-    words = words_in(config.data, limit=config.limit)
-    require_texts(words, config)
-    class_places(words, head.classes, config.data.title)
+    head = _text_head(predictor)
+    samples = read_all_metadata(config.data, limit=config.limit)
+    require_texts(samples, config)
+    class_indices(samples, head.classes, config.data.title)
 
 
 def _judge(predictor: Predictor, config: TaskConfig, progress: ProgressMaker) -> _Judged:
-    head = _reading_words(predictor)
+    head = _text_head(predictor)
     samples: list[Sample] = []
-    rows: list[Float[ndarray, "n K"]] = []
+    all_logits: list[Float[ndarray, "n K"]] = []
     shown: dict[bool, list[Example]] = {True: [], False: []}
     bad: list[str] = []
     for part in samples_in_parts(
         config.data, bad=bad, size=PART, limit=config.limit, progress=progress
     ):
-        usable = _with_enough_pictures(part, head, bad)
+        usable = _with_enough_images(part, head, bad)
         if not usable:
             continue
         logits = predictor.head_logits(
             [sample.images for sample in usable], text_inputs(usable, config.data)
         )
-        _show(shown, usable, logits, class_places(usable, head.classes, config.data.title), head)
-        rows.append(logits)
+        _show(shown, usable, logits, class_indices(usable, head.classes, config.data.title), head)
+        all_logits.append(logits)
         samples += [replace(sample, image=b"", others=()) for sample in usable]
     if not samples:
         raise ConfigError(
             f"no statement of {config.data.title} has as many images as the model's head reads "
             f"({head.pictures}): {bad[0]}"
         )
-    strips = [
-        ImageRow(heading, tuple(shown[right]))
-        for right, heading in ((True, "Right"), (False, "Wrong"))
-        if shown[right]
+    image_rows = [
+        ImageRow(heading, tuple(shown[correct]))
+        for correct, heading in ((True, "Correct"), (False, "Wrong"))
+        if shown[correct]
     ]
     return _Judged(
         samples,
-        np.concatenate(rows).argmax(axis=1),
-        class_places(samples, head.classes, config.data.title),
+        np.concatenate(all_logits).argmax(axis=1),
+        class_indices(samples, head.classes, config.data.title),
         tuple(bad),
-        tuple(strips),
+        tuple(image_rows),
     )
 
 
 def _result(
     task: str, judged: _Judged, classes: Sequence[str], further: dict[str, float]
 ) -> TaskResult:
-    right = judged.predicted == judged.targets
+    correct = judged.predicted == judged.targets
     each = per_class_accuracy(judged.predicted, judged.targets, len(classes))
     metrics = {
-        "accuracy": float(right.mean()),
+        "accuracy": float(correct.mean()),
         **further,
         "mean_per_class": float(np.nanmean(each)),
         **{
@@ -141,22 +148,22 @@ def _result(
             if not np.isnan(share)
         },
         "chance_accuracy": 1 / len(classes),
-        "majority_accuracy": float(np.bincount(judged.targets).max() / len(right)),
+        "majority_accuracy": float(np.bincount(judged.targets).max() / len(correct)),
     }
-    said = np.bincount(judged.predicted, minlength=len(classes)) / len(right)
-    per_class, confusion = classes_shown(judged.predicted, judged.targets, list(classes))
+    predicted_share = np.bincount(judged.predicted, minlength=len(classes)) / len(correct)
+    per_class, confusion = per_class_results(judged.predicted, judged.targets, list(classes))
     return TaskResult(
         task,
         metrics,
-        len(right),
+        len(correct),
         judged.bad,
-        {"said": dict(zip(classes, said.tolist(), strict=True))},
+        {"predicted_share": dict(zip(classes, predicted_share.tolist(), strict=True))},
         headline=("accuracy", "consistency") if "consistency" in further else ("accuracy",),
-        shown=Shown(judged.strips, per_class, confusion),
+        report_samples=ReportSamples(judged.rows, per_class, confusion),
     )
 
 
-def _reading_words(predictor: Predictor) -> HeadConfig:
+def _text_head(predictor: Predictor) -> HeadConfig:
     head = head_of(predictor.model)
     if head.reads != "words":
         raise ConfigError(
@@ -165,7 +172,7 @@ def _reading_words(predictor: Predictor) -> HeadConfig:
     return head
 
 
-def _with_enough_pictures(part: list[Sample], head: HeadConfig, bad: list[str]) -> list[Sample]:
+def _with_enough_images(part: list[Sample], head: HeadConfig, bad: list[str]) -> list[Sample]:
     """Return the samples with as many images as the head reads; report the others in `bad`."""
     usable = []
     for sample in part:
@@ -190,11 +197,11 @@ def _show(
     sure = probabilities(logits)
     for sample, row, target in zip(samples, sure, targets.tolist(), strict=True):
         predicted = int(row.argmax())
-        cases = shown[predicted == target]
-        if len(cases) < SHOWN:
+        examples = shown[predicted == target]
+        if len(examples) < SHOWN:
             lines = (
                 sample.text,
                 f"predicted: {head.classes[predicted]} ({row[predicted]:.0%})",
                 f"true: {head.classes[target]}",
             )
-            cases.append(Example(lines, thumbnail(sample.image), right=predicted == target))
+            examples.append(Example(lines, thumbnail(sample.image), correct=predicted == target))

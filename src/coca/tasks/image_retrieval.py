@@ -50,7 +50,7 @@ def image_retrieval(
     ranks = first_relevant_rank(similarity, relevant)
     best = similarity.argmax(axis=1)
     examples = [
-        {"picture": query_samples[row].key, "rank": int(ranks[row]), "found": known[best[row]].key}
+        {"query": query_samples[row].key, "rank": int(ranks[row]), "found": known[best[row]].key}
         for row in range(0, len(query_samples), max(1, len(query_samples) // 20))
     ]
     return TaskResult(

@@ -17,10 +17,17 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sources.base import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.classification import top_k_accuracy
-from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.base import (
+    PREFLIGHT,
+    TASKS,
+    TaskConfig,
+    TaskResult,
+    read_all_metadata,
+    read_samples,
+)
 from coca.tasks.classification_report import classified
 from coca.tasks.logistic import choose_c, fit_logistic
-from coca.tasks.recognition import class_places
+from coca.tasks.recognition import class_indices
 
 CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidates for the inverse penalty C, chosen on a fifth of the training images."""
@@ -90,13 +97,13 @@ def few_shot(
 @PREFLIGHT.register("linear_probe")
 def check_probe(predictor: Predictor, config: TaskConfig) -> None:
     """Check that all images have a label, and that `reference` contains it."""
-    _check_words(config, minimum=1)
+    _check_samples(config, minimum=1)
 
 
 @PREFLIGHT.register("few_shot")
 def check_few_shot(predictor: Predictor, config: TaskConfig) -> None:
     """Check as `check_probe`, and that each class has as many images as the largest shots."""
-    _check_words(config, minimum=max(config.shots))
+    _check_samples(config, minimum=max(config.shots))
 
 
 def drawn_rows(
@@ -118,19 +125,21 @@ def drawn_rows(
     return np.concatenate(rows)
 
 
-def _check_words(config: TaskConfig, *, minimum: int) -> None:
+def _check_samples(config: TaskConfig, *, minimum: int) -> None:
     reference = _reference(config)
-    if not (words := words_in(reference)):
+    if not (samples := read_all_metadata(reference)):
         return
-    counts = Counter(sample.labels[0] for sample in words if sample.labels)
+    counts = Counter(sample.labels[0] for sample in samples if sample.labels)
     if short := sorted(name for name, count in counts.items() if count < minimum):
         raise DataError(
             f"{reference.title} has fewer than {minimum} images of {len(short)} classes, such as "
             f"{short[0]!r} with {counts[short[0]]}; shots must not be more",
             reason="too_few",
         )
-    class_places(words, sorted(counts), reference.title)
-    class_places(words_in(config.data, limit=config.limit), sorted(counts), config.data.title)
+    class_indices(samples, sorted(counts), reference.title)
+    class_indices(
+        read_all_metadata(config.data, limit=config.limit), sorted(counts), config.data.title
+    )
 
 
 def _learned(
@@ -140,7 +149,7 @@ def _learned(
     reference = _reference(config)
     samples, bad = read_samples(reference, progress=progress)
     names = tuple(sorted({sample.labels[0] for sample in samples if sample.labels}))
-    targets = class_places(samples, names, reference.title)
+    targets = class_indices(samples, names, reference.title)
     images = [sample.image for sample in samples]
     return (_scaled(predictor.embed_images(images, progress=progress)), targets), names, bad
 
@@ -153,7 +162,7 @@ def _embedded(
     progress: ProgressMaker,
 ) -> tuple[Float[ndarray, "N E"], Int[ndarray, " N"], tuple[str, ...]]:
     samples, bad = read_samples(config, limit=limit, progress=progress)
-    targets = class_places(samples, names, config.title)
+    targets = class_indices(samples, names, config.title)
     images = [sample.image for sample in samples]
     return _scaled(predictor.embed_images(images, progress=progress)), targets, bad
 

@@ -90,8 +90,10 @@ def choose_c(
         seen += own[cut:].tolist()
     if not kept:
         return min(candidates)
-    right = []
+    accuracies = []
     for c in sorted(candidates):
         layer = fit_logistic(features[seen], targets[seen], classes, c=c)
-        right.append(float((layer.logits(features[kept]).argmax(axis=1) == targets[kept]).mean()))
-    return sorted(candidates)[int(np.argmax(right))]
+        accuracies.append(
+            float((layer.logits(features[kept]).argmax(axis=1) == targets[kept]).mean())
+        )
+    return sorted(candidates)[int(np.argmax(accuracies))]

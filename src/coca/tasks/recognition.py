@@ -12,7 +12,14 @@ from coca.data.sample import Sample
 from coca.inference.head_inference import head_of
 from coca.inference.predictor import Predictor
 from coca.model.config import HeadConfig
-from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.base import (
+    PREFLIGHT,
+    TASKS,
+    TaskConfig,
+    TaskResult,
+    read_all_metadata,
+    read_samples,
+)
 from coca.tasks.classification_report import classified
 
 
@@ -25,9 +32,9 @@ def recognition(
     The first label of a sample is its class. Samples have as many images as the head reads. Chance
     and majority-class accuracy are reported as well.
     """
-    head = _reading_pictures(predictor)
+    head = _image_head(predictor)
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
-    targets = class_places(samples, head.classes, config.data.title)
+    targets = class_indices(samples, head.classes, config.data.title)
     logits = predictor.head_logits([sample.images for sample in samples], progress=progress)
     return classified("recognition", logits, targets, head.classes, bad, samples=samples)
 
@@ -35,12 +42,12 @@ def recognition(
 @PREFLIGHT.register("recognition")
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the head reads images, and that it has all labels of the data."""
-    head = _reading_pictures(predictor)
-    words = words_in(config.data, limit=config.limit)
-    class_places(words, head.classes, config.data.title)
+    head = _image_head(predictor)
+    samples = read_all_metadata(config.data, limit=config.limit)
+    class_indices(samples, head.classes, config.data.title)
 
 
-def class_places(
+def class_indices(
     samples: Sequence[Sample], classes: Sequence[str], title: str
 ) -> Int[ndarray, " N"]:
     """Return the index of each sample's class in `classes`.
@@ -54,17 +61,17 @@ def class_places(
             "folders, or a label column, member or sidecar",
             reason="no_label",
         )
-    places = {name: place for place, name in enumerate(classes)}
-    if strange := sorted({sample.labels[0] for sample in samples} - places.keys()):
+    indices = {name: index for index, name in enumerate(classes)}
+    if strange := sorted({sample.labels[0] for sample in samples} - indices.keys()):
         raise DataError(
             f"{title} has {len(strange)} classes that training has not, such as {strange[0]!r}; "
-            f"known are {len(places)}, such as {classes[0]!r}",
+            f"known are {len(indices)}, such as {classes[0]!r}",
             reason="unknown_label",
         )
-    return np.array([places[sample.labels[0]] for sample in samples], np.int64)
+    return np.array([indices[sample.labels[0]] for sample in samples], np.int64)
 
 
-def _reading_pictures(predictor: Predictor) -> HeadConfig:
+def _image_head(predictor: Predictor) -> HeadConfig:
     head = head_of(predictor.model)
     if head.reads != "image":
         raise ConfigError("the model's head reads text; recognition needs a head that reads images")

@@ -16,7 +16,7 @@ from coca.metrics.classification import confusion_matrix, per_class_accuracy
 from coca.processing.image import ImageSource, decode
 
 THUMBNAIL_PX = 144
-MOST_CONFUSED = 30
+MAX_CLASSES = 30
 """Maximum number of classes in a confusion matrix; the most confused classes are kept."""
 
 
@@ -26,10 +26,10 @@ class Example:
 
     lines: tuple[str, ...]
     """Lines of text below the image."""
-    picture: bytes | None = field(default=None, repr=False)
+    image: bytes | None = field(default=None, repr=False)
     """Encoded image from `thumbnail`, or None."""
-    right: bool = False
-    """Whether the example is correct; the report marks it."""
+    correct: bool = False
+    """Whether the model was correct; the report marks such examples."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ImageRow:
 
     heading: str
     """Heading of the row."""
-    cases: tuple[Example, ...]
+    examples: tuple[Example, ...]
     """Examples, from left to right."""
     lead: Example | None = None
     """The query image, placed first, or None."""
@@ -57,10 +57,10 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportSamples:
     """Samples and per-class results of one task, for the report."""
 
-    strips: tuple[ImageRow, ...] = ()
+    rows: tuple[ImageRow, ...] = ()
     """Best and worst examples, or queries with their hits."""
     per_class: Mapping[str, float] = field(default_factory=dict)
     """Accuracy of each class, 0 to 1."""
@@ -81,7 +81,7 @@ def thumbnail(image: ImageSource, size_px: int = THUMBNAIL_PX) -> bytes:
     return buffer.getvalue()
 
 
-def classes_shown(
+def per_class_results(
     predicted: Int[ndarray, " N"], targets: Int[ndarray, " N"], names: Sequence[str]
 ) -> tuple[dict[str, float], Confusion]:
     """Compute the accuracy of each class that has samples, and the confusion matrix."""
@@ -96,10 +96,10 @@ def classes_shown(
 
 def _confusion(counts: Int[ndarray, "C C"], names: Sequence[str]) -> Confusion:
     wrong = counts.sum(axis=1) + counts.sum(axis=0) - 2 * counts.diagonal()
-    kept = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CONFUSED])
+    kept = np.sort(np.argsort(-wrong, kind="stable")[:MAX_CLASSES])
     part = counts[np.ix_(kept, kept)]
     return Confusion(
-        tuple(names[place] for place in kept),
+        tuple(names[index] for index in kept),
         tuple(tuple(int(count) for count in row) for row in part),
         len(names),
     )

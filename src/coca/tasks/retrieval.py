@@ -22,11 +22,11 @@ from coca.tasks.base import (
     TASKS,
     TaskConfig,
     TaskResult,
+    read_all_metadata,
     read_samples,
     require_captions,
-    words_in,
 )
-from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
+from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
 from coca.tasks.reranking import best_of_each_row, reranked
 
 SHOWN, WORST, FOUND = 6, 3, 5
@@ -84,14 +84,14 @@ def retrieval(
         bad,
         {"examples": examples},
         headline=("text_to_image_recall@1", "image_to_text_recall@1"),
-        shown=Shown(_grids(samples, texts, owners, similarity, ranks)),
+        report_samples=ReportSamples(_grids(samples, texts, owners, similarity, ranks)),
     )
 
 
 @PREFLIGHT.register("retrieval")
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that all images have captions."""
-    require_captions(words_in(config.data, limit=config.limit), config)
+    require_captions(read_all_metadata(config.data, limit=config.limit), config)
 
 
 def _grids(
@@ -104,7 +104,7 @@ def _grids(
     """Select queries spread over the set and the worst queries, each with its top hits."""
     spread = range(0, len(texts), max(1, -(-len(texts) // SHOWN)))
     worst = np.argsort(-ranks, kind="stable")[:WORST].tolist()
-    strips = []
+    image_rows = []
     for row in [*spread, *(row for row in worst if row not in spread)]:
         best = np.argsort(-similarity[row], kind="stable")[:FOUND].tolist()
         hits = [
@@ -116,11 +116,11 @@ def _grids(
         if owners[row] not in best:
             # The correct image follows the hits.
             own = thumbnail(samples[owners[row]].image)
-            hits.append(Example((f"the right one, at {ranks[row]}",), own, right=True))
-        strips.append(ImageRow(f"“{texts[row]}”", tuple(hits)))
+            hits.append(Example((f"the correct one, at rank {ranks[row]}",), own, correct=True))
+        image_rows.append(ImageRow(f"“{texts[row]}”", tuple(hits)))
     rows = range(0, len(samples), max(1, -(-len(samples) // SHOWN)))
-    strips += [_captions_found(row, samples, texts, owners, similarity) for row in rows]
-    return tuple(strips)
+    image_rows += [_captions_found(row, samples, texts, owners, similarity) for row in rows]
+    return tuple(image_rows)
 
 
 def _captions_found(
@@ -133,7 +133,7 @@ def _captions_found(
     """Return an image with its top text hits."""
     best = np.argsort(-similarity[:, row], kind="stable")[:FOUND].tolist()
     hits = [
-        Example((texts[it], f"{similarity[it, row]:.2f}"), right=owners[it] == row) for it in best
+        Example((texts[it], f"{similarity[it, row]:.2f}"), correct=owners[it] == row) for it in best
     ]
     lead = Example(("the query",), thumbnail(samples[row].image))
-    return ImageRow(f"What {samples[row].key} finds", tuple(hits), lead)
+    return ImageRow(f"Captions for {samples[row].key}", tuple(hits), lead)

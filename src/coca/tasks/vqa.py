@@ -21,9 +21,16 @@ from coca.inference.predictor import Predictor
 from coca.metrics.answers import answer_scores, exact_match, normalize_answer, vqa_accuracy
 from coca.metrics.language_prior import LanguagePrior
 from coca.model.generation.config import GenerationOptions
-from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, samples_in_parts, words_in
+from coca.tasks.base import (
+    PREFLIGHT,
+    TASKS,
+    TaskConfig,
+    TaskResult,
+    read_all_metadata,
+    samples_in_parts,
+)
 from coca.tasks.prompts import require_texts, text_inputs
-from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
+from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
 
 SHOWN = 8
 """Number of correct and of wrong questions in a report."""
@@ -74,10 +81,10 @@ def vqa(
     if config.answers == "head":
         metrics |= _of_the_list(predictor.classes, samples)
     metrics |= language_prior_scores(config, samples)
-    strips = tuple(
-        ImageRow(heading, tuple(shown[right]))
-        for right, heading in ((True, "Right"), (False, "Wrong"))
-        if shown[right]
+    rows = tuple(
+        ImageRow(heading, tuple(shown[correct]))
+        for correct, heading in ((True, "Correct"), (False, "Wrong"))
+        if shown[correct]
     )
     return TaskResult(
         "vqa",
@@ -86,7 +93,7 @@ def vqa(
         tuple(bad),
         _details(answered, each),
         headline=("accuracy",),
-        shown=Shown(strips),
+        report_samples=ReportSamples(rows),
     )
 
 
@@ -100,9 +107,9 @@ def check(predictor: Predictor, config: TaskConfig) -> None:
                 f"the model's head reads {head.reads} of {head.pictures} images; questions need a "
                 "head that reads words and one image, or `answers: words`"
             )
-    words = words_in(config.data, limit=config.limit)
-    require_texts(words, config)
-    _require_answers(words, config)
+    samples = read_all_metadata(config.data, limit=config.limit)
+    require_texts(samples, config)
+    _require_answers(samples, config)
     if config.reference is not None:
         _known(config)
 
@@ -166,7 +173,7 @@ def _of_the_list(classes: Sequence[str], samples: Sequence[Sample]) -> dict[str,
 
 def _known(config: TaskConfig) -> list[Sample]:
     assert config.reference is not None
-    known = [sample for sample in words_in(config.reference) if sample.answers]
+    known = [sample for sample in read_all_metadata(config.reference) if sample.answers]
     if not known:
         raise DataError(
             f"no question of {config.reference.title} has an answer; a reference must",
@@ -192,13 +199,13 @@ def _show(
 ) -> None:
     """Add the first correct and the first wrong questions to the report, one per image."""
     for sample, answer, score in zip(samples, completion, scores.tolist(), strict=True):
-        right = score > 0
-        if len(shown[right]) < SHOWN:
+        correct = score > 0
+        if len(shown[correct]) < SHOWN:
             image = thumbnail(sample.image)
-            if all(case.picture != image for case in shown[right]):
+            if all(example.image != image for example in shown[correct]):
                 people = ", ".join(one for one, _ in Counter(sample.answers).most_common(3))
                 lines = (sample.text, f"predicted: {answer}", f"annotated: {people}")
-                shown[right].append(Example(lines, image, right=right))
+                shown[correct].append(Example(lines, image, correct=correct))
 
 
 def _details(answered: Sequence[_Answered], each: Float[ndarray, " N"]) -> dict[str, Any]:

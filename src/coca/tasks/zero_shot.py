@@ -15,7 +15,14 @@ from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import sentences_of, templates_named
 from coca.inference.video import embed_clips, require_pictures_alone
-from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples, words_in
+from coca.tasks.base import (
+    PREFLIGHT,
+    TASKS,
+    TaskConfig,
+    TaskResult,
+    read_all_metadata,
+    read_samples,
+)
 from coca.tasks.classification_report import classified
 from coca.tasks.reranking import best_of_each_row, reranked
 
@@ -31,8 +38,8 @@ def zero_shot(
     """
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     names = _names(config, samples)
-    places = {name: place for place, name in enumerate(names)}
-    targets = np.array([places[humanize_label(sample.labels[0])] for sample in samples])
+    indices = {name: index for index, name in enumerate(names)}
+    targets = np.array([indices[humanize_label(sample.labels[0])] for sample in samples])
     scores = _scores(predictor, config, [sample.images for sample in samples], names, progress)
     scale = predictor.logit_scale if config.by == "similarity" and not config.rerank else 1.0
     return classified("zero_shot", scale * scores, targets, names, bad, samples=samples)
@@ -42,8 +49,8 @@ def zero_shot(
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that all samples have a label among the classes, and all classes have prompts."""
     templates = templates_named(config.prompts)
-    if words := words_in(config.data, limit=config.limit):
-        sentences_of(_names(config, words), templates)
+    if samples := read_all_metadata(config.data, limit=config.limit):
+        sentences_of(_names(config, samples), templates)
 
 
 def _scores(

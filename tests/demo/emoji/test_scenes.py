@@ -9,7 +9,7 @@ from PIL import Image
 from coca.core.errors import ConfigError
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
-from coca.demo.emoji.scenes import CLASSES, MOST_OVERLAP, OTHERS, compose, write_scenes
+from coca.demo.emoji.scenes import CLASSES, MAX_OVERLAP, OTHERS, compose, write_scenes
 
 SIDE = 96
 
@@ -44,8 +44,8 @@ def test_boxes_are_tight_and_within_the_scene() -> None:
             covered[top:bottom, left:right] = True
             inside = red_places[top:bottom, left:right]
             # Another disc may cover a little of one side.
-            assert inside.any(0).mean() > 1 - 2 * MOST_OVERLAP
-            assert inside.any(1).mean() > 1 - 2 * MOST_OVERLAP
+            assert inside.any(0).mean() > 1 - 2 * MAX_OVERLAP
+            assert inside.any(1).mean() > 1 - 2 * MAX_OVERLAP
         assert not red_places[~covered].any()
 
 

@@ -66,7 +66,7 @@ def test_two_models_stand_side_by_side_with_the_scores_that_each_has_alone(
     other = write_model(tmp_path / "other", seed=9)
     configs = [TaskConfig(task="retrieval", data=data), TaskConfig(task="captioning", data=data)]
     told: list[str] = []
-    both = side_by_side([model, other], configs, out=tmp_path / "out", tell=told.append)
+    both = side_by_side([model, other], configs, out=tmp_path / "out", log=told.append)
     assert both == [evaluate(one, configs) for one in (model, other)]
     assert both[0] != both[1]
     assert told[0].startswith(f"{model}: retrieval on ")
@@ -79,7 +79,7 @@ def test_two_models_stand_side_by_side_with_the_scores_that_each_has_alone(
     # The other way round, nothing has to be run again.
     told.clear()
     assert (
-        side_by_side([other, model], configs, out=tmp_path / "out", tell=told.append) == both[::-1]
+        side_by_side([other, model], configs, out=tmp_path / "out", log=told.append) == both[::-1]
     )
     assert all("done before" in line for line in told)
 
@@ -147,7 +147,7 @@ def test_what_is_finished_is_not_run_again_after_a_stop(
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, configs, out=tmp_path / "out")
     assert not (tmp_path / "out" / "report.json").exists()
-    results = evaluate(model, configs, out=tmp_path / "out", tell=told.append)
+    results = evaluate(model, configs, out=tmp_path / "out", log=told.append)
     assert counted == ["first", "second", "second"]
     assert [result.task for result in results] == ["first", "second"]
     assert "done before" in told[0]
@@ -214,7 +214,7 @@ def test_a_kept_result_is_the_result_with_its_pictures(
     again = evaluate(model, configs, out=tmp_path / "out")
     assert again == first
     assert (tmp_path / "out" / "report.html").read_bytes() == before
-    assert any(case.picture for strip in again[0].shown.strips for case in strip.cases)
+    assert any(case.image for strip in again[0].report_samples.rows for case in strip.examples)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 
 from coca.data.sources.base import SourceConfig
 from coca.tasks import TaskConfig, TaskResult
-from coca.tasks.report_samples import Example, ImageRow, Shown, classes_shown
+from coca.tasks.report_samples import Example, ImageRow, ReportSamples, per_class_results
 from coca.workflows.evaluation.evaluation_report import _sections, overview
 from coca.workflows.evaluation.report import render, render_markdown
 from tiny_data import picture
@@ -23,7 +23,7 @@ def retrieval() -> TaskResult:
         "image_to_text_recall@1": 0.5,
     }
     strip = ImageRow(
-        "“a dog”", (Example(("0.31",), picture(1), right=True), Example(("0.2",), picture(2)))
+        "“a dog”", (Example(("0.31",), picture(1), correct=True), Example(("0.2",), picture(2)))
     )
     return TaskResult(
         "retrieval",
@@ -31,7 +31,7 @@ def retrieval() -> TaskResult:
         1000,
         bad=("a: broken", "b: broken"),
         headline=("text_to_image_recall@1", "image_to_text_recall@1"),
-        shown=Shown((strip,)),
+        report_samples=ReportSamples((strip,)),
     )
 
 
@@ -69,16 +69,18 @@ def zero_shot() -> TaskResult:
     rng = np.random.default_rng(0)
     targets = np.arange(45).repeat(4)
     predicted = np.where(rng.random(180) < 0.5, targets, rng.integers(0, 45, 180))
-    per_class, confusion = classes_shown(predicted, targets, NAMES)
+    per_class, confusion = per_class_results(predicted, targets, NAMES)
     metrics = {"top1": float((predicted == targets).mean())}
-    return TaskResult("zero_shot", metrics, 180, shown=Shown((), per_class, confusion))
+    return TaskResult(
+        "zero_shot", metrics, 180, report_samples=ReportSamples((), per_class, confusion)
+    )
 
 
 def test_many_classes_are_cut_to_those_that_matter() -> None:
     result = zero_shot()
     pairs = [(config("zero_shot", "many"), result)]
     text = render_markdown("t", "l", _sections(pairs, drawn=False))
-    accuracy = result.shown.per_class
+    accuracy = result.report_samples.per_class
     best = max(accuracy, key=lambda name: accuracy[name])
     assert f"| {best} | {accuracy[best]:.3f} |" in text
     assert "The best and the worst 20 of 45 classes." in text
@@ -89,7 +91,7 @@ def test_many_classes_are_cut_to_those_that_matter() -> None:
 
 def test_the_right_hit_is_marked_in_both_forms() -> None:
     pairs = [(config("retrieval", "COCO"), retrieval())]
-    assert "- **right:** 0.31\n- 0.2" in render_markdown("t", "l", _sections(pairs, drawn=False))
+    assert "- **correct:** 0.31\n- 0.2" in render_markdown("t", "l", _sections(pairs, drawn=False))
     page = render("t", "l", _sections(pairs, drawn=True))
     assert page.count('marked"') == 1
 

@@ -85,7 +85,7 @@ def test_markdown_holds_tables_and_words_and_no_picture() -> None:
     text = render_markdown("title", "lead", [section])
     assert "| a\\|b | 0.250 |  |" in text
     assert "|---|---:|---:|" in text
-    assert "- **right:** hit; 0.9\n- other" in text
+    assert "- **correct:** hit; 0.9\n- other" in text
     assert "a note" in text
     assert "data:" not in text
 

@@ -60,10 +60,10 @@ def test_a_run_learns_to_find_objects_and_is_scored(tmp_path: Path, scenes: Sour
     (score,) = result.scores
     assert score.metrics["AP50"] > 0.3
     assert json.loads((config.run / "scores" / "report.json").read_text())["tasks"]
-    (strip,) = score.shown.strips
-    assert "there: blue square, red square" in [case.lines[1] for case in strip.cases]
-    assert any("square" in case.lines[0] for case in strip.cases)
-    assert all(case.picture for case in strip.cases)
+    (row,) = score.report_samples.rows
+    assert "there: blue square, red square" in [case.lines[1] for case in row.examples]
+    assert any("square" in case.lines[0] for case in row.examples)
+    assert all(case.image for case in row.examples)
     detector = load_detector(result.model, device="cpu")
     assert detector.classes == ("blue square", "red square")
     found = detector.detect(tmp_path / "scenes" / "pictures" / "0.png", threshold=0.2)[0]

@@ -225,8 +225,8 @@ def icon_drawing(icon: Mapping[str, Any], whole: Mapping[str, Any]) -> Draw:
 
 def _scaled(path: Path) -> Draw:
     def draw(size_px: int) -> bytes:
-        with Image.open(path) as picture:
-            small = picture.convert("RGBA").resize((size_px, size_px), Image.Resampling.LANCZOS)
+        with Image.open(path) as image:
+            small = image.convert("RGBA").resize((size_px, size_px), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         small.save(buffer, format="PNG")
         return buffer.getvalue()

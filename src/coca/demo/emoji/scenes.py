@@ -41,7 +41,7 @@ OTHERS = ("1f310", "1f4a1", "1f511", "1f381", "1f33b", "1f427", "1f355", "1f6b2"
 MOST_OBJECTS, MOST_OTHERS = 5, 2
 SMALLEST, LARGEST = 0.18, 0.45
 """Range of a drawing's longer side, as a fraction of the scene's side."""
-MOST_OVERLAP = 0.15
+MAX_OVERLAP = 0.15
 """Maximum overlap of two boxes: intersection over the area of the smaller box."""
 
 Box = tuple[int, int, int, int]
@@ -173,7 +173,7 @@ def _free_place(
         left = chance.randint(0, size_px - size[0])
         top = chance.randint(0, size_px - size[1])
         box = (left, top, left + size[0], top + size[1])
-        if all(_overlap(box, other) <= MOST_OVERLAP for other in taken):
+        if all(_overlap(box, other) <= MAX_OVERLAP for other in taken):
             return box
     return None
 
@@ -181,8 +181,8 @@ def _free_place(
 def _overlap(one: Box, other: Box) -> float:
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
-    least = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return max(0, width) * max(0, height) / least
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return max(0, width) * max(0, height) / smaller
 
 
 def _background(size_px: int, chance: random.Random) -> Image.Image:
@@ -192,8 +192,8 @@ def _background(size_px: int, chance: random.Random) -> Image.Image:
     axis = np.linspace(-0.5, 0.5, size_px)
     slope = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]
     share = (slope / math.sqrt(2) + 0.5)[..., None]
-    picture = Image.fromarray(_bytes(colours[0] * share + colours[1] * (1 - share)))
-    shapes = Image.new("RGBA", picture.size)
+    image = Image.fromarray(_bytes(colours[0] * share + colours[1] * (1 - share)))
+    shapes = Image.new("RGBA", image.size)
     draw = ImageDraw.Draw(shapes)
     for _ in range(chance.randint(0, 6)):
         left, top = (chance.randint(-size_px // 4, size_px) for _ in range(2))
@@ -201,9 +201,9 @@ def _background(size_px: int, chance: random.Random) -> Image.Image:
         colour = (*(chance.randint(0, 255) for _ in range(3)), chance.randint(40, 140))
         shape = chance.choice((draw.ellipse, draw.rectangle))
         shape((left, top, left + width, top + height), fill=colour)
-    picture.paste(shapes, mask=shapes)
+    image.paste(shapes, mask=shapes)
     grain = np.random.default_rng(chance.getrandbits(32)).normal(0, 6, (size_px, size_px, 1))
-    return Image.fromarray(_bytes(np.asarray(picture) + grain))
+    return Image.fromarray(_bytes(np.asarray(image) + grain))
 
 
 def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:

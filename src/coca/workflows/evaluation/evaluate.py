@@ -19,7 +19,12 @@ from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from coca.workflows.evaluation.evaluation_report import write_reports
 from coca.workflows.evaluation.reference_results import benchmark_named
-from coca.workflows.evaluation.result_cache import CachedResult, keep, kept_at, place_of
+from coca.workflows.evaluation.result_cache import (
+    CachedResult,
+    cache_path,
+    read_result,
+    write_result,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,7 @@ def evaluate(
     out: str | Path | None = None,
     device: str | None = None,
     progress: ProgressMaker = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[TaskResult]:
     """Evaluate a model on tasks, in order.
 
@@ -48,7 +53,7 @@ def evaluate(
             None: nothing is written.
         device: Torch device of a model that is loaded; see `coca.load`.
         progress: Optional progress callback.
-        tell: Receives a status line for each task.
+        log: Receives a status line for each task.
 
     Returns:
         One result per task, in order.
@@ -58,9 +63,7 @@ def evaluate(
         CocaError: The model cannot be loaded, or the samples lack what a task needs. Errors that
             need no images are raised before any task runs.
     """
-    (results,) = side_by_side(
-        [model], configs, out=out, device=device, progress=progress, tell=tell
-    )
+    (results,) = side_by_side([model], configs, out=out, device=device, progress=progress, log=log)
     return results
 
 
@@ -71,7 +74,7 @@ def side_by_side(
     out: str | Path | None = None,
     device: str | None = None,
     progress: ProgressMaker = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[list[TaskResult]]:
     """Evaluate several models on the same tasks; the report compares the first with the others.
 
@@ -96,7 +99,7 @@ def side_by_side(
     predictors = [it if isinstance(it, Predictor) else load(it, device=device) for it in models]
     prints = [[check_task(predictor, config) for config in configs] for predictor in predictors]
     runs = [
-        _run_all(predictor, configs, found, out, progress, tell)
+        _run_all(predictor, configs, found, out, progress, log)
         for predictor, found in zip(predictors, prints, strict=True)
     ]
     results = [[entry.result for entry in entries] for entries in runs]
@@ -112,7 +115,7 @@ def _run_all(
     prints: Sequence[str],
     out: str | Path | None,
     progress: ProgressMaker,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> list[CachedResult]:
     """Run all tasks with one model."""
     if len(configs) > 1:
@@ -122,8 +125,8 @@ def _run_all(
     for config, data in zip(configs, prints, strict=True):
         path = None
         if out is not None:
-            path = place_of(Path(out) / "results", predictor, config, data=data)
-        entries.append(_run(predictor, config, path, progress, tell))
+            path = cache_path(Path(out) / "results", predictor, config, data=data)
+        entries.append(_run(predictor, config, path, progress, log))
     return entries
 
 
@@ -132,19 +135,19 @@ def _run(
     config: TaskConfig,
     path: Path | None,
     progress: ProgressMaker,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> CachedResult:
     """Run one task, or read its cached result."""
     by = f"{predictor.source}: " if predictor.source else ""
     title = f"{by}{config.task} on {config.data.title}"
-    if path is not None and (before := kept_at(path)) is not None:
-        tell(f"{title}: done before, in {before.seconds:.0f} s")
+    if path is not None and (before := read_result(path)) is not None:
+        log(f"{title}: done before, in {before.seconds:.0f} s")
         return before
-    tell(title)
+    log(title)
     about = record(config=config, seed=0, data_fingerprint="", extra={})
     begun = time.perf_counter()
     result = TASKS.get(config.task)(predictor, config, progress=progress)
     entry = CachedResult(result, about, time.perf_counter() - begun)
     if path is not None:
-        keep(path, entry)
+        write_result(path, entry)
     return entry

@@ -14,7 +14,7 @@ from coca.core.files import write_atomic
 from coca.core.provenance import commit_shown
 from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
-from coca.tasks.report_samples import Confusion, Example, ImageRow, Shown
+from coca.tasks.report_samples import Confusion, Example, ImageRow, ReportSamples
 from coca.workflows.evaluation.plots import bar_plot, heat_map
 from coca.workflows.evaluation.reference_results import (
     Benchmark,
@@ -196,7 +196,7 @@ def _as_json(
                 "seconds": round(entry.seconds, 3),
                 "bad": list(entry.result.bad),
                 "details": dict(entry.result.details),
-                "per_class": dict(entry.result.shown.per_class),
+                "per_class": dict(entry.result.report_samples.per_class),
                 "config": to_dict(config),
                 "record": dict(entry.record),
             }
@@ -221,13 +221,13 @@ def _sections(
 def _section(
     config: TaskConfig, result: TaskResult, others: Mapping[str, TaskResult], *, drawn: bool
 ) -> Section:
-    shown = result.shown
+    samples = result.report_samples
     blocks: list[Block] = [_scores(config, result, others)]
-    if shown.per_class:
-        blocks.append(_bars(shown) if drawn else _classes(shown))
-    if shown.confusion is not None:
-        blocks.append(_heat(shown.confusion) if drawn else _confused(shown.confusion))
-    blocks += [_grid(strip) for strip in shown.strips]
+    if samples.per_class:
+        blocks.append(_bars(samples) if drawn else _classes(samples))
+    if samples.confusion is not None:
+        blocks.append(_heat(samples.confusion) if drawn else _confused(samples.confusion))
+    blocks += [_grid(row) for row in samples.rows]
     text = f"{result.samples:,} samples."
     if result.bad:
         more = f" and {len(result.bad) - 1:,} more" if len(result.bad) > 1 else ""
@@ -264,22 +264,22 @@ def _without_empty(columns: Sequence[str], rows: Sequence[Row], note: str) -> Ta
     return Table([columns[at] for at in kept], [[row[at] for at in kept] for row in rows], note)
 
 
-def _ranked(shown: Shown) -> tuple[dict[str, float], str]:
+def _ranked(samples: ReportSamples) -> tuple[dict[str, float], str]:
     """Sort classes by accuracy, highest first; return them with a note on omitted classes."""
-    order = sorted(shown.per_class.items(), key=lambda item: -item[1])
+    order = sorted(samples.per_class.items(), key=lambda item: -item[1])
     if len(order) <= BARS:
         return dict(order), ""
     kept = order[: BARS // 2] + order[-BARS // 2 :]
     return dict(kept), f"The best and the worst {BARS // 2} of {len(order):,} classes."
 
 
-def _bars(shown: Shown) -> Plot:
-    classes, note = _ranked(shown)
+def _bars(samples: ReportSamples) -> Plot:
+    classes, note = _ranked(samples)
     return Plot(bar_plot(classes, x_label="accuracy"), note)
 
 
-def _classes(shown: Shown) -> Table:
-    classes, note = _ranked(shown)
+def _classes(samples: ReportSamples) -> Table:
+    classes, note = _ranked(samples)
     return Table(["class", "accuracy"], [[name, share] for name, share in classes.items()], note)
 
 
@@ -305,11 +305,11 @@ def _confused(confusion: Confusion) -> Table:
     return Table(["is", "taken for", "samples"], [[a, b, count] for count, a, b in most], note)
 
 
-def _grid(strip: ImageRow) -> Grid:
-    wide = any(len(line) > 32 for case in strip.cases for line in case.lines)
-    cards = [_card(case) for case in strip.cases]
-    return Grid(strip.heading, cards, None if strip.lead is None else _card(strip.lead), wide)
+def _grid(row: ImageRow) -> Grid:
+    wide = any(len(line) > 32 for example in row.examples for line in example.lines)
+    cards = [_card(example) for example in row.examples]
+    return Grid(row.heading, cards, None if row.lead is None else _card(row.lead), wide)
 
 
-def _card(case: Example) -> Card:
-    return Card(case.picture, case.lines, case.right)
+def _card(example: Example) -> Card:
+    return Card(example.image, example.lines, example.correct)

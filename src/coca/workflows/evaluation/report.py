@@ -142,7 +142,7 @@ def _as_markdown(block: Block) -> list[str]:
         return [table(block.columns, [[text for text, _ in row] for row in cells], right=right)]
     if isinstance(block, Plot | Drawing):
         return []
-    marks = {True: "**right:** ", False: ""}
+    marks = {True: "**correct:** ", False: ""}
     lines = [f"- {marks[card.marked]}{'; '.join(card.lines)}" for card in block.cards]
     return [f"### {block.heading}", "\n".join(lines)]
 

@@ -16,10 +16,10 @@ from coca.core.config import digest
 from coca.core.files import write_atomic
 from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
-from coca.tasks.report_samples import Confusion, Example, ImageRow, Shown
+from coca.tasks.report_samples import Confusion, Example, ImageRow, ReportSamples
 
-FORMAT = 1
-"""Version of the cache; increased when the scores of a task change their meaning."""
+FORMAT = 2
+"""Version of the cache; increased when the file format or the meaning of a score changes."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def result_key(predictor: Predictor, config: TaskConfig, *, data: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def place_of(folder: Path, predictor: Predictor, config: TaskConfig, *, data: str) -> Path:
+def cache_path(folder: Path, predictor: Predictor, config: TaskConfig, *, data: str) -> Path:
     """Return the cache file of a result; see `result_key`."""
     return folder / f"{config.task}-{result_key(predictor, config, data=data)}.json"
 
 
-def keep(path: Path, kept: CachedResult) -> None:
+def write_result(path: Path, kept: CachedResult) -> None:
     """Write a result to the cache, atomically.
 
     Raises:
@@ -63,11 +63,11 @@ def keep(path: Path, kept: CachedResult) -> None:
         "record": dict(kept.record),
         "seconds": kept.seconds,
     }
-    text = json.dumps(content, default=lambda picture: base64.b64encode(picture).decode())
+    text = json.dumps(content, default=lambda image: base64.b64encode(image).decode())
     write_atomic(path, text.encode())
 
 
-def kept_at(path: Path) -> CachedResult | None:
+def read_result(path: Path) -> CachedResult | None:
     """Read a cached result; None if there is none."""
     if not path.exists():
         return None
@@ -80,21 +80,21 @@ def kept_at(path: Path) -> CachedResult | None:
         tuple(found["bad"]),
         found["details"],
         tuple(found["headline"]),
-        _shown(found["shown"]),
+        _report_samples(found["report_samples"]),
     )
     return CachedResult(result, content["record"], content["seconds"])
 
 
-def _shown(found: Mapping[str, Any]) -> Shown:
+def _report_samples(found: Mapping[str, Any]) -> ReportSamples:
     confusion = found["confusion"]
-    return Shown(
+    return ReportSamples(
         tuple(
             ImageRow(
-                strip["heading"],
-                tuple(_case(case) for case in strip["cases"]),
-                None if strip["lead"] is None else _case(strip["lead"]),
+                row["heading"],
+                tuple(map(_example, row["examples"])),
+                None if row["lead"] is None else _example(row["lead"]),
             )
-            for strip in found["strips"]
+            for row in found["rows"]
         ),
         found["per_class"],
         None
@@ -105,10 +105,10 @@ def _shown(found: Mapping[str, Any]) -> Shown:
     )
 
 
-def _case(found: Mapping[str, Any]) -> Example:
-    picture = found["picture"]
+def _example(found: Mapping[str, Any]) -> Example:
+    image = found["image"]
     return Example(
         tuple(found["lines"]),
-        None if picture is None else base64.b64decode(picture),
-        found["right"],
+        None if image is None else base64.b64decode(image),
+        found["correct"],
     )
