@@ -75,6 +75,6 @@ def both_stages_on_this_rank(root: Path) -> Results:
     first = run_recipe("coca_base", root)
     second = run_recipe("coca_base_576", root, f"init_from={first.run}")
     return {
-        "losses": torch.tensor([first.figures["loss"], second.figures["loss"]]),
+        "losses": torch.tensor([first.metrics["loss"], second.metrics["loss"]]),
         **load(second.model, device="cpu").model.state_dict(),
     }

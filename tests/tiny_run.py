@@ -99,7 +99,7 @@ def tiny_trainer(
         objective or CoCaObjective(losses or LossConfig()),
         loader=loader or TinyStream(),
         config=TrainConfig(**{**settings, **changes}),
-        run_folder=run_folder,
+        run_dir=run_folder,
         trackers=make_trackers(["jsonl"], run_folder) if trackers is None else trackers,
         device=device,
     )

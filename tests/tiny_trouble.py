@@ -145,7 +145,7 @@ def no_room_for_a_row(folder: Path) -> Outcome:
 
         def rewind(self, step: int) -> None: ...
 
-        def log(self, step: int, figures: object) -> None:
+        def log(self, step: int, metrics: object) -> None:
             if step == 4 and not self.tried:
                 self.tried = True
                 raise StorageError("metrics.jsonl cannot be written: No space left on device")

@@ -30,7 +30,7 @@ def samples(pictures: list[str]) -> str:
 
 def test_one_task_is_one_result(run_json: RunJson, model: str, samples: str) -> None:
     told = run_json("evaluate", model, samples)
-    assert told.keys() == {"task", "metrics", "beside"}
+    assert told.keys() == {"task", "metrics", "compare"}
     assert told["task"] == "retrieval"
     assert told["metrics"]["text_to_image_recall@5"] == 1
     assert run_json("evaluate", model, "retrieval", *DATA) == told
@@ -116,7 +116,7 @@ def test_another_model_s_scores_stand_beside(
     run: Run, run_json: RunJson, model: str, samples: str
 ) -> None:
     told = run_json("evaluate", model, samples, "--compare", "nano")
-    assert told["beside"]["nano"] == run_json("evaluate", "nano", samples)["metrics"]
+    assert told["compare"]["nano"] == run_json("evaluate", "nano", samples)["metrics"]
     # A shipped model is called by its name, wherever it lies.
     assert Path("runs/evaluate/nano/report.md").read_text().startswith("# Scores of nano\n")
     table = run("evaluate", model, samples, "--compare", "nano").stdout

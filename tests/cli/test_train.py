@@ -48,9 +48,9 @@ def recipe(pictures: list[str]) -> str:
 
 def test_a_run_is_trained_told_and_gone_on_with(run: Run, run_json: RunJson, recipe: str) -> None:
     told = run_json("pretrain", recipe)
-    assert told.keys() == {"run", "model", "step", "interrupted", "figures"}
+    assert told.keys() == {"run", "model", "step", "interrupted", "metrics"}
     assert (told["run"], told["step"], told["interrupted"]) == ("runs/tiny", 3, False)
-    assert told["figures"]["loss"] > 0
+    assert told["metrics"]["loss"] > 0
     assert coca.load(told["model"]).embed_dim == 32
     said = run("pretrain", recipe).stdout
     assert "3 steps are done with loss" in said
@@ -214,7 +214,7 @@ def test_a_model_is_fine_tuned_and_its_scores_are_told(
     rows = [f"{path},{'ab'[number % 2]}" for number, path in enumerate(files)]
     Path("table.csv").write_text("\n".join(["image,label", *rows]), encoding="utf-8")
     told = run_json("finetune", "names.yaml")
-    assert told.keys() == {"run", "model", "step", "interrupted", "figures", "scores"}
+    assert told.keys() == {"run", "model", "step", "interrupted", "metrics", "scores"}
     assert told["scores"][0]["task"] == "recognition"
     assert coca.load(told["model"]).classes == ("a", "b")
     said = run("finetune", "names.yaml").stdout

@@ -75,7 +75,7 @@ def test_a_broken_picture_is_named(predictor: Predictor) -> None:
 
 def test_the_picture_is_shown_as_the_model_saw_it(predictor: Predictor) -> None:
     gray = np.full((40, 40, 3), (200, 100, 50), np.uint8)
-    seen = explain_match(predictor, gray, "a").picture
+    seen = explain_match(predictor, gray, "a").image
     assert seen.shape == (16, 16, 3)
     assert (seen == (200, 100, 50)).all()
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 
 from coca.core.errors import ConfigError
 from coca.inference.caching import CachingPredictor
-from coca.inference.inputs import as_pictures, as_texts
+from coca.inference.inputs import as_images, as_texts
 from coca.inference.predictor import Predictor
 from tiny_data import picture
 
@@ -31,7 +31,7 @@ def test_a_generator_gives_what_its_list_gives(predictor: Predictor) -> None:
 
 def test_an_array_of_texts_is_many_and_one_of_pixels_a_single_picture() -> None:
     assert as_texts(np.array(["a", "b"])) == ["a", "b"]
-    assert len(as_pictures(np.zeros((4, 5, 3), np.uint8))) == 1
+    assert len(as_images(np.zeros((4, 5, 3), np.uint8))) == 1
 
 
 def test_the_pairs_to_score_have_the_shape_of_the_scores(predictor: Predictor) -> None:

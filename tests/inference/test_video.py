@@ -14,7 +14,7 @@ from coca.inference.video import (
     embed_clips,
     embed_files,
     embed_videos,
-    require_pictures_alone,
+    require_single_images,
 )
 from coca.processing.video import sample_frames
 from tiny_data import picture
@@ -109,6 +109,6 @@ def test_labels_of_a_video_are_those_nearest_to_its_frames(
 def test_an_empty_clip_and_clips_where_pictures_are_wanted_are_told(predictor: Predictor) -> None:
     with pytest.raises(DataError, match="clip 1 has no image"):
         embed_clips(predictor, [[picture(0)], []])
-    require_pictures_alone([[picture(0)]], "rerank")
+    require_single_images([[picture(0)]], "rerank")
     with pytest.raises(ConfigError, match="rerank reads one image"):
-        require_pictures_alone(CLIPS, "rerank")
+        require_single_images(CLIPS, "rerank")

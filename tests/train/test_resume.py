@@ -58,7 +58,7 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped(
     fresh = tiny_trainer(tmp_path / "run", optimizer=optimizer, model=CoCa(tiny_config()))
     bars: Bars = {}
     result = fresh.fit(recording(bars))
-    assert result == type(result)(12, False, result.figures, trained=12 - stop)
+    assert result == type(result)(12, False, result.metrics, trained=12 - stop)
     assert list(bars) == [(f"training from step {stop}", 12 - stop)]
     assert same(weights(fresh), weights(whole))
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
@@ -109,7 +109,7 @@ def test_a_finished_run_draws_no_batch_and_returns_its_metrics(
     result = tiny_trainer(tmp_path / "whole", loader=loader).fit()
     assert loader.drawn == []
     assert result.step == 12
-    assert {"step": 12, **result.figures} == figures
+    assert {"step": 12, **result.metrics} == figures
 
 
 def test_a_run_behind_a_damaged_checkpoint_ends_the_same(

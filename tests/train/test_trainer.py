@@ -48,7 +48,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert result.step == 30
     assert not result.interrupted
     assert losses[-1] < 0.5 * losses[0]
-    assert result.figures["loss"] == losses[-1]
+    assert result.metrics["loss"] == losses[-1]
 
 
 def test_rows_come_every_few_steps_and_at_the_end(tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def test_checkpoints_come_every_few_steps_and_at_the_end(
 
 def test_the_gradient_is_clipped_and_its_norm_before_is_logged(tmp_path: Path) -> None:
     clipped = tiny_trainer(tmp_path, steps=1, grad_clip=1e-3, log_every=1)
-    norm = clipped.fit().figures["grad_norm"]
+    norm = clipped.fit().metrics["grad_norm"]
     gradients = [p.grad for p in clipped.model.parameters() if p.grad is not None]
     assert norm > 1e-3
     assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(1e-3, rel=1e-3)
     free = tiny_trainer(tmp_path / "free", steps=1, grad_clip=None, log_every=1)
-    assert free.fit().figures["grad_norm"] == norm
+    assert free.fit().metrics["grad_norm"] == norm
     gradients = [p.grad for p in free.model.parameters() if p.grad is not None]
     assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(norm)
 
@@ -106,7 +106,7 @@ def test_the_temperature_is_held_in_its_range_after_each_update(tmp_path: Path) 
 def test_half_precision_trains_and_keeps_its_weights_whole(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, precision="bf16", steps=4)
     whole = tiny_trainer(tmp_path / "fp32", steps=4)
-    loss, expected = trainer.fit().figures["loss"], whole.fit().figures["loss"]
+    loss, expected = trainer.fit().metrics["loss"], whole.fit().metrics["loss"]
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert loss != expected
     # bf16 has 8 bits: products differ by up to 1/256 each, the loss by about a percent.
@@ -137,7 +137,7 @@ def test_a_poisoned_batch_is_skipped_counted_and_named(
     trainer = tiny_trainer(tmp_path, loader=TinyStream(poisoned=frozenset({3, 8})))
     result = trainer.fit()
     assert result.step == 12
-    assert result.figures["bad_steps"] == 2.0
+    assert result.metrics["bad_steps"] == 2.0
     assert all(bool(tensor.isfinite().all()) for tensor in weights(trainer).values())
     assert "step 4 skipped: contrastive is not finite (samples 12 to 15)" in caplog.text
     assert "step 9 skipped" in caplog.text
@@ -170,7 +170,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_named(
 
     projection(trainer.model).register_hook(spoil)
     result = trainer.fit()
-    assert result.figures["bad_steps"] == 1.0
+    assert result.metrics["bad_steps"] == 1.0
     assert "step 2 skipped: the gradient of image_projection.weight is not finite" in caplog.text
     assert all(bool(tensor.isfinite().all()) for tensor in weights(trainer).values())
 
@@ -281,7 +281,7 @@ def test_a_row_that_cannot_be_written_is_written_when_it_can(
 
         def rewind(self, step: int) -> None: ...
 
-        def log(self, step: int, figures: object) -> None:
+        def log(self, step: int, metrics: object) -> None:
             if step == 6 and not self.room:
                 raise StorageError("metrics.jsonl cannot be written: No space left on device")
 
@@ -348,7 +348,7 @@ def test_the_device_is_chosen_if_none_is_named(tmp_path: Path) -> None:
         CoCaObjective(LossConfig()),
         loader=TinyStream(),
         config=TrainConfig(steps=1),
-        run_folder=tmp_path,
+        run_dir=tmp_path,
     )
     assert trainer.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -368,10 +368,10 @@ def test_an_accelerator_trains_and_resumes(
             objective,
             loader=TinyStream(),
             config=config,
-            run_folder=tmp_path,
+            run_dir=tmp_path,
             trackers=[JsonLinesTracker(tmp_path)],
         )
         result = trainer.fit()
     assert result.step == 6
     assert trainer.device.type == "cuda"
-    assert result.figures["loss"] > 0
+    assert result.metrics["loss"] > 0

@@ -75,4 +75,4 @@ def test_a_recipe_runs_as_it_is_but_smaller(name: str, tmp_path: Path, coco: str
     result = finetune(config_of(name, *overrides))
     assert [score.samples for score in result.scores] == [2] * len(result.scores)
     assert "cider" in result.scores[-1].metrics
-    assert ("contrastive" in result.figures) == (name == "flickr8k_joint")
+    assert ("contrastive" in result.metrics) == (name == "flickr8k_joint")

@@ -50,11 +50,11 @@ def add(
     from coca.inference.prompts import prompts_named
     from coca.search.milvus.catalog import check_place
     from coca.search.mining.zero_shot import add_classes, class_names
-    from coca.workflows.collections.class_prompts import info_beside, open_classes
+    from coca.workflows.collections.class_prompts import info_at, open_classes
 
     templates = prompts_named(prompts)
-    beside = (check_place if model else info_beside)(place, collection, token=token)
-    predictor = defaults.load_model(defaults.model_to_fill(model, beside), device)
+    info = (check_place if model else info_at)(place, collection, token=token)
+    predictor = defaults.load_model(defaults.model_to_fill(model, info), device)
     with open_classes(predictor, place, collection, token=token, create=True) as index:
         add_classes(index, predictor, names, templates=templates)
         there = class_names(index)

@@ -35,7 +35,7 @@ def evaluate(
             show_default="runs/evaluate/MODEL",
         ),
     ] = None,
-    beside: Annotated[
+    compare: Annotated[
         list[str] | None,
         typer.Option("--compare", "-b", help="Another model to compare with; may be repeated."),
     ] = None,
@@ -51,14 +51,14 @@ def evaluate(
     configs = [config for name in given.recipes for config in _configs(name, given.changes)]
     folder = out or Path("runs", "evaluate", re.sub(r"[^\w.]+", "-", model).strip("-."))
     results, *of_others = workflow.side_by_side(
-        [model, *(beside or [])],
+        [model, *(compare or [])],
         configs,
         out=folder,
         device=device,
         progress=console.progress,
         log=console.note,
     )
-    others = dict(zip(beside or [], of_others, strict=True))
+    others = dict(zip(compare or [], of_others, strict=True))
     pairs = list(zip(configs, results, strict=True))
     for config, result in pairs:
         for sentence in result.bad:
@@ -77,7 +77,7 @@ def evaluate(
         {
             "task": result.task,
             "metrics": dict(result.metrics),
-            "beside": {name: dict(theirs[place].metrics) for name, theirs in others.items()},
+            "compare": {name: dict(theirs[place].metrics) for name, theirs in others.items()},
         }
         for place, result in enumerate(results)
     ]

@@ -136,15 +136,15 @@ def _report(
     result: "PretrainResult | FinetuneResult",
     **more: object,
 ) -> None:
-    figures = result.figures
+    metrics = result.metrics
     if result.interrupted:
         console.say(
             f"stopped after step {result.step} of {config.train.steps}, and saved in {result.run}; "
             "the same command goes on from there"
         )
     else:
-        loss = f" with loss {figures['loss']:.4g}" if "loss" in figures else ""
-        console.say(f"{result.step} steps are done{loss}; figures and checkpoints: {result.run}")
+        loss = f" with loss {metrics['loss']:.4g}" if "loss" in metrics else ""
+        console.say(f"{result.step} steps are done{loss}; metrics and checkpoints: {result.run}")
     console.say(f"model: {result.model}")
     console.emit(
         {
@@ -152,7 +152,7 @@ def _report(
             "model": str(result.model),
             "step": result.step,
             "interrupted": result.interrupted,
-            "figures": figures,
+            "metrics": metrics,
             **more,
         }
     )

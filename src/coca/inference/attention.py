@@ -21,7 +21,7 @@ from torch import Tensor
 from coca.core.errors import ConfigError
 from coca.core.extras import require
 from coca.inference.captioning import Caption
-from coca.inference.inputs import Picture
+from coca.inference.inputs import ImageInput
 from coca.inference.predictor import Predictor
 from coca.model.attribution import cross_attention_maps, patch_attributions
 from coca.processing.tokenizer import TextTokenizer
@@ -34,7 +34,7 @@ COLUMNS = 6
 class WordMaps:
     """Cross-attention maps of a caption, one per word."""
 
-    picture: UInt8[ndarray, "S S 3"]
+    image: UInt8[ndarray, "S S 3"]
     """The preprocessed input image."""
     words: tuple[str, ...]
     """The words of the caption."""
@@ -54,7 +54,7 @@ class WordMaps:
 class MatchMap:
     """Attribution of an image-text similarity to the image patches."""
 
-    picture: UInt8[ndarray, "S S 3"]
+    image: UInt8[ndarray, "S S 3"]
     """The preprocessed input image."""
     text: str
     cosine: float
@@ -68,7 +68,7 @@ class MatchMap:
 @torch.inference_mode()
 def explain_caption(
     predictor: Predictor,
-    image: Picture,
+    image: ImageInput,
     *,
     caption: str | Caption | None = None,
     prompt: str = "",
@@ -110,7 +110,7 @@ def explain_caption(
 
 
 @torch.inference_mode()
-def explain_match(predictor: Predictor, image: Picture, text: str) -> MatchMap:
+def explain_match(predictor: Predictor, image: ImageInput, text: str) -> MatchMap:
     """Attribute the similarity of an image and a text to the image patches.
 
     Raises:
@@ -139,7 +139,7 @@ def draw_word_maps(maps: WordMaps, *, columns: int = COLUMNS) -> bytes:
     heats = np.log2(maps.contrast)
     limit = _limit(heats)
     ends = (f"{2**-limit:.1g} times", "as the others", f"{2**limit:.2g} times")
-    return _drawn(maps.picture, list(zip(maps.words, heats, strict=True)), limit, ends, columns)
+    return _drawn(maps.image, list(zip(maps.words, heats, strict=True)), limit, ends, columns)
 
 
 def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> bytes:
@@ -157,7 +157,7 @@ def draw_match_maps(matches: Sequence[MatchMap], *, columns: int = COLUMNS) -> b
     limit = _limit(np.stack(heats))
     titles = [f"{match.text}\n{match.cosine:.2f}" for match in matches]
     ends = (f"{-limit:.2g}", "cosine", f"+{limit:.2g}")
-    return _drawn(matches[0].picture, list(zip(titles, heats, strict=True)), limit, ends, columns)
+    return _drawn(matches[0].image, list(zip(titles, heats, strict=True)), limit, ends, columns)
 
 
 def _limit(heats: Float[ndarray, "W h w"]) -> float:
@@ -166,7 +166,7 @@ def _limit(heats: Float[ndarray, "W h w"]) -> float:
 
 
 def _drawn(
-    picture: UInt8[ndarray, "S S 3"],
+    image: UInt8[ndarray, "S S 3"],
     tiles: Sequence[tuple[str, Float[ndarray, "h w"]]],
     limit: float,
     ends: tuple[str, str, str],
@@ -184,8 +184,8 @@ def _drawn(
     height = 2.15 * rows + 0.6
     figure = Figure(figsize=(1.8 * columns, height), layout="constrained", dpi=110)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    side = picture.shape[0]
-    gray = picture.mean(axis=2)
+    side = image.shape[0]
+    gray = image.mean(axis=2)
     settings: dict[str, Any] = {
         "extent": (0, side, side, 0),
         "cmap": "RdBu_r",
@@ -193,7 +193,7 @@ def _drawn(
     }
     for tile in axes:
         tile.set_axis_off()
-    axes[0].imshow(picture, extent=settings["extent"])
+    axes[0].imshow(image, extent=settings["extent"])
     for tile, (title, heat) in zip(axes[1:], tiles, strict=False):
         tile.imshow(gray, extent=settings["extent"], cmap="gray", vmin=0, vmax=255)
         # The overlay is opaque only where values are large.
@@ -212,7 +212,7 @@ def _drawn(
     return buffer.getvalue()
 
 
-def _pixels(predictor: Predictor, image: Picture) -> Float[Tensor, "1 3 S S"]:
+def _pixels(predictor: Predictor, image: ImageInput) -> Float[Tensor, "1 3 S S"]:
     scale = predictor.model.log_scale
     return predictor.processor.images([image]).to(scale.device, scale.dtype)
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.inputs import Picture, as_texts
+from coca.inference.inputs import ImageInput, as_texts
 from coca.inference.predictor import Predictor
 
 
@@ -30,7 +30,7 @@ class CachingPredictor(Predictor):
         self._vectors: dict[Hashable, ndarray] = {}
 
     def embed_images(
-        self, images: Picture | Iterable[Picture], *, progress: ProgressMaker = silent
+        self, images: ImageInput | Iterable[ImageInput], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
         """Compute image embeddings as `Predictor.embed_images`, from the cache where possible."""
         if not isinstance(images, list | tuple) or not all(isinstance(it, bytes) for it in images):

@@ -45,18 +45,18 @@ def captions_of(
     return replace(first, others=tuple(others))
 
 
-def prompts_for(prompt: str | Iterable[str], pictures: int) -> Sequence[str]:
+def prompts_for(prompt: str | Iterable[str], count: int) -> Sequence[str]:
     """Return one prompt per image, from one text for all or one text each.
 
     Raises:
         ConfigError: There are more or fewer texts than images.
     """
     if isinstance(prompt, str):
-        return [prompt] * pictures
+        return [prompt] * count
     prompts = as_texts(prompt)
-    if len(prompts) != pictures:
+    if len(prompts) != count:
         raise ConfigError(
-            f"{len(prompts)} prompts do not fit {pictures} images; give one for all or one each"
+            f"{len(prompts)} prompts do not fit {count} images; give one for all or one each"
         )
     return prompts
 

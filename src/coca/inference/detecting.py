@@ -17,7 +17,7 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.inputs import Picture, as_pictures
+from coca.inference.inputs import ImageInput, as_images
 from coca.inference.loading import load, model_folder
 from coca.inference.predictor import Predictor
 from coca.model.detection import detector as saved
@@ -53,7 +53,7 @@ class ObjectDetector:
     @torch.inference_mode()
     def detect(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         *,
         threshold: float = 0.3,
         progress: ProgressMaker = silent,
@@ -71,7 +71,7 @@ class ObjectDetector:
         """
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold must be in [0, 1], got {threshold}")
-        image_list = as_pictures(images)
+        image_list = as_images(images)
         results = []
         with progress("finding objects", len(image_list)) as bar:
             for start in range(0, len(image_list), self.predictor.batch_size):
@@ -117,7 +117,7 @@ def load_detector(name: str | Path, *, device: str | None = None) -> ObjectDetec
     return ObjectDetector(predictor, saved.load_detector(model_folder(name), predictor.model))
 
 
-def drawn(image: Picture, found: Sequence[Detection], *, shortest_px: int = 384) -> Image.Image:
+def drawn(image: ImageInput, found: Sequence[Detection], *, shortest_px: int = 384) -> Image.Image:
     """Draw boxes, labels and scores on an image, enlarged to a side of at least `shortest_px`."""
     canvas = Image.fromarray(decode(image).permute(1, 2, 0).contiguous().numpy())
     scale = max(1.0, shortest_px / min(canvas.size))

@@ -18,7 +18,7 @@ from coca.model.captioner import Captioner
 from coca.model.config import HeadConfig
 from coca.processing.image import ImageSource
 
-Shown: TypeAlias = ImageSource | Sequence[ImageSource]
+SampleImages: TypeAlias = ImageSource | Sequence[ImageSource]
 """The image of a sample, or its images in order."""
 
 
@@ -55,7 +55,7 @@ def head_of(model: Captioner) -> HeadConfig:
     return model.head.config
 
 
-def asked_of(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> list[str] | None:
+def check_texts(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> list[str] | None:
     """Check the texts of the samples against the head.
 
     Raises:
@@ -73,7 +73,7 @@ def asked_of(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> lis
     return None if texts is None else list(texts)
 
 
-def pictures_of(head: HeadConfig, samples: Sequence[Shown]) -> list[ImageSource]:
+def flatten_images(head: HeadConfig, samples: Sequence[SampleImages]) -> list[ImageSource]:
     """Flatten the samples into one list of images.
 
     Raises:
@@ -86,7 +86,7 @@ def pictures_of(head: HeadConfig, samples: Sequence[Shown]) -> list[ImageSource]
         if len(images) != head.pictures:
             raise DataError(
                 f"sample {position} has {len(images)} images, but the head reads {head.pictures}",
-                reason="picture_count",
+                reason="image_count",
             )
         found += images
     return found

@@ -11,21 +11,21 @@ from torch import Tensor
 
 from coca.core.errors import DataError
 
-Picture: TypeAlias = str | Path | bytes | Image.Image | ndarray
+ImageInput: TypeAlias = str | Path | bytes | Image.Image | ndarray
 """A path, the bytes of an encoded file, a PIL image, or a uint8 array of height x width x 3."""
 
 # Single inputs that are iterable: iterating them yields lines, bytes, rows or keys.
 _NO_LIST = (str, bytes, bytearray, memoryview, Path, Image.Image, ndarray, Tensor, IOBase, Mapping)
 
 
-def as_pictures(images: Picture | Iterable[Picture]) -> Sequence[Picture]:
+def as_images(images: ImageInput | Iterable[ImageInput]) -> Sequence[ImageInput]:
     """Normalize images to a sequence: wrap a single image, exhaust an iterator.
 
     A value that is no image raises later, when it is read; that error names its type.
     """
     if isinstance(images, _NO_LIST) or not isinstance(images, Iterable):
-        return [cast(Picture, images)]
-    return cast(Sequence[Picture], images) if isinstance(images, Sequence) else list(images)
+        return [cast(ImageInput, images)]
+    return cast(Sequence[ImageInput], images) if isinstance(images, Sequence) else list(images)
 
 
 def as_texts(texts: str | Iterable[str]) -> Sequence[str]:

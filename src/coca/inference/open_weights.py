@@ -214,12 +214,12 @@ class OpenWeights:
     def _place(self, repo: str) -> Path:
         return self.cache / "files" / _file_name(repo)
 
-    def _vocabulary(self, beside: Path | None = None) -> Path | _Remote:
+    def _vocabulary(self, folder: Path | None = None) -> Path | _Remote:
         """Locate CLIP's vocabulary: a local file, else its file on the hub."""
         if self._own_vocabulary is not None:
             return self._own_vocabulary
-        if beside is not None:
-            found = [path for name in VOCABULARY_NAMES if (path := beside / name).is_file()]
+        if folder is not None:
+            found = [path for name in VOCABULARY_NAMES if (path := folder / name).is_file()]
             if found:
                 return found[0]
         return installed_vocabulary() or _VOCABULARY
@@ -231,7 +231,7 @@ class OpenWeights:
             ModelError: There is no local vocabulary, and the download failed.
         """
         try:
-            (found,) = self._fetch("CLIP's vocabulary", [self._vocabulary(beside=weights.parent)])
+            (found,) = self._fetch("CLIP's vocabulary", [self._vocabulary(folder=weights.parent)])
         except (ModelError, MissingExtraError) as error:
             raise ModelError(
                 f"{weights} is there, but CLIP's vocabulary is not: place one of "

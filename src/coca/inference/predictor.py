@@ -20,15 +20,15 @@ from coca.core.progress import ProgressMaker, silent
 from coca.inference.captioning import Caption, captions_of, prompts_for
 from coca.inference.head_inference import (
     Prediction,
-    Shown,
-    asked_of,
+    SampleImages,
+    check_texts,
+    flatten_images,
     head_of,
-    pictures_of,
     predictions,
 )
-from coca.inference.inputs import Picture, as_pictures, as_texts
+from coca.inference.inputs import ImageInput, as_images, as_texts
 from coca.inference.prompts import PROMPTS, Templates, sentences_of
-from coca.inference.repeats import different, shared_out
+from coca.inference.repeats import expand_positions, unique_samples
 from coca.model.captioner import Captioner
 from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.model.generation.generate import generate
@@ -85,7 +85,7 @@ class Predictor:
 
     @torch.inference_mode()
     def embed_images(
-        self, images: Picture | Iterable[Picture], *, progress: ProgressMaker = silent
+        self, images: ImageInput | Iterable[ImageInput], *, progress: ProgressMaker = silent
     ) -> Float[ndarray, "N E"]:
         """Compute one unit-norm embedding per image; a single image is a list of one.
 
@@ -94,11 +94,11 @@ class Predictor:
         """
         rows = [
             self.model.encode_image(pixels).float().cpu().numpy()
-            for pixels in self._read_ahead(as_pictures(images), "embedding images", progress)
+            for pixels in self._read_ahead(as_images(images), "embedding images", progress)
         ]
         return self._stacked(rows)
 
-    def prepare_image(self, image: Picture) -> UInt8[torch.Tensor, "3 S S"]:
+    def prepare_image(self, image: ImageInput) -> UInt8[torch.Tensor, "3 S S"]:
         """Decode and resize one image for `embed_prepared`; thread-safe.
 
         Raises:
@@ -130,7 +130,7 @@ class Predictor:
     @torch.inference_mode()
     def caption(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         *,
         prompt: str | Iterable[str] = "",
         progress: ProgressMaker = silent,
@@ -158,14 +158,14 @@ class Predictor:
                 prompts differs from the number of images.
         """
         decoding, tokenizer = GenerationConfig.of(**options), self.processor.tokenizer
-        image_list = as_pictures(images)
+        image_list = as_images(images)
         prompts = [*map(tokenizer.encode_prompt, prompts_for(prompt, len(image_list)))]
-        unique, positions = different(image_list)
+        unique, positions = unique_samples(image_list)
         found: dict[int, Caption] = {}
         for pixels in self._read_ahead(unique, "captioning", progress):
             tokens = self.model.image_tokens(pixels)
             here, positions = positions[: len(pixels)], positions[len(pixels) :]
-            for rows, wanted in shared_out(here, self.batch_size):
+            for rows, wanted in expand_positions(here, self.batch_size):
                 prefixes = [prompts[position] for position in wanted]
                 written = generate(self.model, tokens[rows], prompts=prefixes, decoding=decoding)
                 for position, one in zip(wanted, written, strict=True):
@@ -175,7 +175,7 @@ class Predictor:
     @torch.inference_mode()
     def score(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         texts: str | Iterable[str],
         *,
         by_length: bool = False,
@@ -198,7 +198,7 @@ class Predictor:
             DataError: An image cannot be read.
             ConfigError: `only` is not N x M.
         """
-        image_list, tokens = as_pictures(images), self._tokens(as_texts(texts))
+        image_list, tokens = as_images(images), self._tokens(as_texts(texts))
         shape = (len(image_list), len(tokens))
         if only is not None and only.shape != shape:
             raise ConfigError(f"only must have the shape of the scores, {shape}, got {only.shape}")
@@ -232,7 +232,7 @@ class Predictor:
 
     def class_log_likelihoods(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         labels: str | Iterable[str],
         *,
         templates: Templates = PROMPTS["plain"],
@@ -265,7 +265,7 @@ class Predictor:
 
     def classify(
         self,
-        images: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         labels: str | Iterable[str],
         *,
         templates: Templates = PROMPTS["plain"],
@@ -308,7 +308,7 @@ class Predictor:
     @torch.inference_mode()
     def head_logits(
         self,
-        samples: Sequence[Shown],
+        samples: Sequence[SampleImages],
         texts: Sequence[str] | None = None,
         *,
         progress: ProgressMaker = silent,
@@ -325,14 +325,14 @@ class Predictor:
             DataError: An image cannot be read, or a sample has the wrong number of images.
         """
         head = head_of(self.model)
-        asked, (unique, positions) = asked_of(head, texts, len(samples)), different(samples)
+        asked, (unique, positions) = check_texts(head, texts, len(samples)), unique_samples(samples)
         logits = np.zeros((len(samples), len(head.classes)), np.float32)
         size = max(1, self.batch_size // head.pictures)
         for batch in self._batches(unique, "answering", progress, size=size):
-            pixels = self._placed(self.processor.images(pictures_of(head, batch)))
+            pixels = self._placed(self.processor.images(flatten_images(head, batch)))
             seen = self.model.head_tokens(pixels).unflatten(0, (len(batch), head.pictures))
             here, positions = positions[: len(batch)], positions[len(batch) :]
-            for rows, wanted in shared_out(here, size):
+            for rows, wanted in expand_positions(here, size):
                 tokens = None if asked is None else self._tokens([asked[it] for it in wanted])
                 found = self.model.head_logits(seen[rows].flatten(0, 1), tokens)
                 logits[wanted] = found.float().cpu().numpy()
@@ -340,7 +340,7 @@ class Predictor:
 
     def answer(
         self,
-        samples: Sequence[Shown],
+        samples: Sequence[SampleImages],
         texts: Sequence[str] | None = None,
         *,
         progress: ProgressMaker = silent,
@@ -365,7 +365,7 @@ class Predictor:
         return self.model.log_scale.device
 
     def _read_ahead(
-        self, images: Sequence[Picture], title: str, progress: ProgressMaker
+        self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
     ) -> Iterator[Float[Tensor, "B 3 S S"]]:
         """Yield batches of pixels; the next batch is read while the model computes the current."""
         starts = range(0, len(images), self.batch_size)

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def different(samples: Sequence[T]) -> tuple[list[T], list[list[int]]]:
+def unique_samples(samples: Sequence[T]) -> tuple[list[T], list[list[int]]]:
     """Return the distinct samples in order of first occurrence, and all positions of each.
 
     Paths and encoded images are compared by value, opened images by identity.
@@ -19,7 +19,7 @@ def different(samples: Sequence[T]) -> tuple[list[T], list[list[int]]]:
     return [samples[found[0]] for found in positions.values()], [*positions.values()]
 
 
-def shared_out(
+def expand_positions(
     positions: Sequence[Sequence[int]], size: int
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Expand a batch of distinct samples to all their positions, `size` positions at a time.

@@ -24,12 +24,12 @@ from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.captioning import Caption, captions_of
 from coca.inference.head_inference import Prediction, head_of, predictions
-from coca.inference.inputs import Picture
+from coca.inference.inputs import ImageInput
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS, Templates
 from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.model.generation.generate import generate
-from coca.processing.video import clip_pictures
+from coca.processing.video import clip_frames
 from coca.processing.video_file import VideoSource
 
 Mode: TypeAlias = Literal["mean", "flatten"]
@@ -40,7 +40,7 @@ FRAMES = 16
 
 def embed_clips(
     predictor: Predictor,
-    clips: Sequence[Sequence[Picture]],
+    clips: Sequence[Sequence[ImageInput]],
     *,
     mode: Mode = "mean",
     progress: ProgressMaker = silent,
@@ -100,7 +100,7 @@ def embed_videos(
     with progress("embedding videos", len(listed)) as bar:
         # One video at a time, to bound the memory for frames.
         for video in listed:
-            rows.append(embed_clips(predictor, [clip_pictures(video, frames)], mode=mode))
+            rows.append(embed_clips(predictor, [clip_frames(video, frames)], mode=mode))
             bar.advance()
     return np.concatenate(rows) if rows else np.zeros((0, predictor.embed_dim), np.float32)
 
@@ -135,7 +135,7 @@ def caption_videos(
     listed = _as_videos(videos)
     with progress("captioning videos", len(listed)) as bar:
         for video in listed:
-            (pixels,) = _one_by_one(predictor, [clip_pictures(video, frames)], silent)
+            (pixels,) = _one_by_one(predictor, [clip_frames(video, frames)], silent)
             tokens = predictor.model.image_tokens(pixels)
             (written,) = generate(predictor.model, tokens, prompts=begun, decoding=decoding)
             captions.append(captions_of(written, tokenizer, prompt=begun[0]))
@@ -188,7 +188,7 @@ def classify_files(
     if not labels:
         frames = head_of(predictor.model).pictures
         return predictor.answer(
-            [clip_pictures(one, frames) if is_video(one) else one for one in files]
+            [clip_frames(one, frames) if is_video(one) else one for one in files]
         )
     if not moving:
         return predictor.classify(files, labels, templates=templates, by=by)
@@ -219,7 +219,7 @@ def caption_files(
     return [next(of_videos if is_video(file) else of_stills) for file in files]
 
 
-def require_pictures_alone(clips: Sequence[Sequence[Picture]], what: str) -> None:
+def require_single_images(clips: Sequence[Sequence[ImageInput]], what: str) -> None:
     """Check that each clip has a single image, for methods that support only one.
 
     Raises:
@@ -230,7 +230,7 @@ def require_pictures_alone(clips: Sequence[Sequence[Picture]], what: str) -> Non
 
 
 def _one_by_one(
-    predictor: Predictor, clips: Sequence[Sequence[Picture]], progress: ProgressMaker
+    predictor: Predictor, clips: Sequence[Sequence[ImageInput]], progress: ProgressMaker
 ) -> Iterator[Float[Tensor, "1 F 3 S S"]]:
     scale = predictor.model.log_scale
     with progress("reading clips", len(clips)) as bar:

@@ -91,7 +91,7 @@ def read_frames(
             index = max(bisect_left(seconds, interval * every_s - 1e-6), index + 1)
 
 
-def clip_pictures(
+def clip_frames(
     source: VideoSource,
     count: int,
     *,

@@ -15,7 +15,7 @@ from numpy import ndarray
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
-from coca.inference.video import embed_clips, require_pictures_alone
+from coca.inference.video import embed_clips, require_single_images
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.tasks.base import (
     PREFLIGHT,
@@ -49,7 +49,7 @@ def retrieval(
     images = [sample.image for sample in samples]
     clips = [sample.images for sample in samples]
     if config.rerank:
-        require_pictures_alone(clips, "rerank")
+        require_single_images(clips, "rerank")
     image_vectors = embed_clips(predictor, clips, mode=config.video, progress=progress)
     similarity = predictor.embed_texts(texts, progress=progress) @ image_vectors.T
     if config.rerank:

@@ -14,7 +14,7 @@ from coca.data.sources.base import ClassSource
 from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import sentences_of, templates_named
-from coca.inference.video import embed_clips, require_pictures_alone
+from coca.inference.video import embed_clips, require_single_images
 from coca.tasks.base import (
     PREFLIGHT,
     TASKS,
@@ -63,7 +63,7 @@ def _scores(
     templates = templates_named(config.prompts)
     images = [clip[0] for clip in clips]
     if config.by == "likelihood" or config.rerank:
-        require_pictures_alone(clips, "a caption's likelihood")
+        require_single_images(clips, "a caption's likelihood")
     if config.by == "likelihood":
         return predictor.class_log_likelihoods(
             images, names, templates=templates, progress=progress

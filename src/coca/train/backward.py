@@ -143,8 +143,8 @@ def _match(
 def _mean_over_ranks(losses: Losses) -> Losses:
     """Average the losses over all ranks, in one collective."""
     values = torch.stack([losses.total.detach(), *losses.parts.values()])
-    total, *figures = (all_reduce_sum(values) / world_size()).unbind()
-    return Losses(total, dict(zip(losses.parts, figures, strict=True)))
+    total, *metrics = (all_reduce_sum(values) / world_size()).unbind()
+    return Losses(total, dict(zip(losses.parts, metrics, strict=True)))
 
 
 def _random_state(device: torch.device) -> RandomState:

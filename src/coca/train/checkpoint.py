@@ -58,7 +58,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run_folder: str | Path, step: int, groups: Groups, *, state: Mapping[str, Any], keep: int = 2
+    run_dir: str | Path, step: int, groups: Groups, *, state: Mapping[str, Any], keep: int = 2
 ) -> Path:
     """Save one checkpoint from this process alone, then remove all but the newest `keep`.
 
@@ -66,7 +66,7 @@ def save_checkpoint(
     do not belong to it.
 
     Args:
-        run_folder: The run's folder; the checkpoint is written to its `checkpoints`.
+        run_dir: The run's folder; the checkpoint is written to its `checkpoints`.
         step: Number of updates so far; at least 0.
         groups: Tensors by name, by group; tensors of a group must not share memory.
         state: JSON values.
@@ -78,20 +78,20 @@ def save_checkpoint(
     Raises:
         StorageError: The disk is full or not writable; older checkpoints are kept.
     """
-    target = step_folder(run_folder, step)
+    target = step_folder(run_dir, step)
     with atomic_folder(target) as unfinished:
         try:
             write_whole(unfinished, groups)
         except SafetensorError as error:
             raise StorageError(f"{target} cannot be written: {error}") from error
         commit(unfinished, step, state, fingerprints(unfinished, unfinished.iterdir()))
-    remove_others(run_folder, step, keep=keep)
+    remove_others(run_dir, step, keep=keep)
     return target
 
 
-def step_folder(run_folder: str | Path, step: int) -> Path:
+def step_folder(run_dir: str | Path, step: int) -> Path:
     """Return the checkpoint folder of a step."""
-    return Path(run_folder) / CHECKPOINT_FOLDER / f"step_{step:08d}"
+    return Path(run_dir) / CHECKPOINT_FOLDER / f"step_{step:08d}"
 
 
 def fingerprints(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
@@ -107,21 +107,21 @@ def commit(folder: Path, step: int, state: Mapping[str, Any], files: Mapping[str
     (folder / COMMIT_FILE).write_bytes(_seal(sealed))
 
 
-def remove_others(run_folder: str | Path, step: int, *, keep: int) -> None:
+def remove_others(run_dir: str | Path, step: int, *, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints up to `step`."""
     assert keep >= 1, "a run without a checkpoint cannot resume"
-    folders = _by_step(run_folder)
+    folders = _by_step(run_dir)
     kept = [folder for folder in folders if _step(folder) <= step][:keep]
     for folder in set(folders) - set(kept):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def has_checkpoint(run_folder: str | Path) -> bool:
+def has_checkpoint(run_dir: str | Path) -> bool:
     """Return whether the run has a checkpoint, complete or damaged."""
-    return bool(_by_step(run_folder))
+    return bool(_by_step(run_dir))
 
 
-def load_newest(run_folder: str | Path) -> Checkpoint | None:
+def load_newest(run_dir: str | Path) -> Checkpoint | None:
     """Find the newest complete checkpoint; None if the run has no checkpoints.
 
     Damaged checkpoints are logged and skipped.
@@ -130,7 +130,7 @@ def load_newest(run_folder: str | Path) -> Checkpoint | None:
         ModelError: There are checkpoints, but none is complete, or a newer version wrote them.
     """
     damaged = []
-    for folder in _by_step(run_folder):
+    for folder in _by_step(run_dir):
         try:
             return _load(folder)
         except _DamagedError as error:
@@ -138,16 +138,16 @@ def load_newest(run_folder: str | Path) -> Checkpoint | None:
             logger.warning("checkpoint passed over: %s", error)
     if damaged:
         raise ModelError(
-            f"no checkpoint in {Path(run_folder) / CHECKPOINT_FOLDER} is whole "
+            f"no checkpoint in {Path(run_dir) / CHECKPOINT_FOLDER} is whole "
             f"({'; '.join(damaged)}); remove that folder to start the run afresh"
         )
     return None
 
 
-def remove_unfinished(run_folder: str | Path) -> None:
+def remove_unfinished(run_dir: str | Path) -> None:
     """Remove temporary folders of interrupted saves; only for rank 0, at the start of a run."""
     for pattern in (".incomplete-*", ".replaced-*"):
-        for folder in (Path(run_folder) / CHECKPOINT_FOLDER).glob(pattern):
+        for folder in (Path(run_dir) / CHECKPOINT_FOLDER).glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -209,9 +209,9 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def _by_step(run_folder: str | Path) -> list[Path]:
+def _by_step(run_dir: str | Path) -> list[Path]:
     """List the folders of all checkpoints, newest first."""
-    folders = (Path(run_folder) / CHECKPOINT_FOLDER).glob("step_*")
+    folders = (Path(run_dir) / CHECKPOINT_FOLDER).glob("step_*")
     return sorted(
         (folder for folder in folders if re.fullmatch(r"step_\d{8,}", folder.name)),
         key=_step,

@@ -36,12 +36,12 @@ class CheckpointManager:
     process group, since their collectives must not interleave with those of training.
     """
 
-    def __init__(self, run_folder: Path, *, keep: int, world: DistributedContext) -> None:
+    def __init__(self, run_dir: Path, *, keep: int, world: DistributedContext) -> None:
         self.newest: Path | None = None
         """The newest complete checkpoint known to this process."""
         self.step = 0
         """The last step that is saved or being saved."""
-        self._run_folder = run_folder
+        self._run_dir = run_dir
         self._keep = keep
         self._world = world
         self._ranks = distributed.new_group(backend="gloo") if world.size > 1 else None
@@ -73,7 +73,7 @@ class CheckpointManager:
             whole = {group: gather_full_tensors(tensors) for group, tensors in groups.items()}
             try:
                 self.newest = save_checkpoint(
-                    self._run_folder, step, whole, state={**state, **own}, keep=self._keep
+                    self._run_dir, step, whole, state={**state, **own}, keep=self._keep
                 )
             except StorageError as error:
                 raise StorageError(f"{error}; the last good checkpoint {self.kept()}") from error
@@ -130,7 +130,7 @@ class CheckpointManager:
     ) -> Path:
         """Save a checkpoint from all ranks, each with its shards; see `save_checkpoint`."""
         assert self._ranks is not None
-        target = step_folder(self._run_folder, step)
+        target = step_folder(self._run_dir, step)
         with ExitStack() as stack:
             unfinished = self._from_main(lambda: stack.enter_context(atomic_folder(target)))
             paths = write_shards(unfinished, groups, self._ranks)
@@ -141,7 +141,7 @@ class CheckpointManager:
             def finish() -> None:
                 commit(unfinished, step, {**state, **own, OTHER_RANKS: others}, files)
                 stack.close()
-                remove_others(self._run_folder, step, keep=self._keep)
+                remove_others(self._run_dir, step, keep=self._keep)
 
             self._from_main(finish)
         return target

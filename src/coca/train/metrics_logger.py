@@ -31,17 +31,17 @@ class MetricsLogger:
         self._good_steps = 0
         self.start_clock()
 
-    def add(self, figures: Mapping[str, float], *, pairs: int) -> bool:
+    def add(self, metrics: Mapping[str, float], *, pairs: int) -> bool:
         """Add the metrics of one step; return whether its loss and gradient are finite."""
         self._pairs += pairs
-        good = math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])
+        good = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
         if not good:
             self.bad_steps += 1
             self.bad_in_a_row += 1
             return False
         self.bad_in_a_row = 0
         self._good_steps += 1
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         return True
 

@@ -24,17 +24,17 @@ class NonFiniteReport:
 
 
 def nonfinite_report(
-    figures: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]], batch: Batch
+    metrics: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]], batch: Batch
 ) -> NonFiniteReport:
     """Build this rank's report of a step.
 
     Args:
-        figures: Metrics of the step, with `loss` and `grad_norm`.
+        metrics: Metrics of the step, with `loss` and `grad_norm`.
         gradients: Gradients of this rank, with parameter names.
         batch: Batch of this rank.
     """
     return NonFiniteReport(
-        cause=_cause(figures, gradients),
+        cause=_cause(metrics, gradients),
         culprits=not bool(batch.images.isfinite().all()),
         first=batch.start,
         last=batch.start + len(batch.keys) - 1,
@@ -62,11 +62,11 @@ def place_of(reports: Sequence[NonFiniteReport]) -> str:
 _GRADIENT_NORM = "the gradient norm"
 
 
-def _cause(figures: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]]) -> str:
-    for name, value in figures.items():
+def _cause(metrics: Mapping[str, float], gradients: Iterable[tuple[str, Tensor]]) -> str:
+    for name, value in metrics.items():
         if name not in ("loss", "grad_norm") and not math.isfinite(value):
             return name
-    if not math.isfinite(figures["loss"]):
+    if not math.isfinite(metrics["loss"]):
         return "the loss"
     for name, gradient in gradients:
         if not bool(gradient.isfinite().all()):

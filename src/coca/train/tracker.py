@@ -24,7 +24,7 @@ class Tracker(Protocol):
         """Remove all rows after `step`; called once before the first `log` of each start."""
         ...
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of one step; steps increase."""
         ...
 
@@ -39,22 +39,22 @@ TrackerMaker: TypeAlias = Callable[[Path], Tracker]
 TRACKERS: Registry[TrackerMaker] = Registry("tracker")
 
 
-def make_trackers(names: Iterable[str], run_folder: str | Path) -> list[Tracker]:
+def make_trackers(names: Iterable[str], run_dir: str | Path) -> list[Tracker]:
     """Create one tracker per name.
 
     Raises:
         ConfigError: No tracker of that name is registered.
         MissingExtraError: A tracker needs a package that is not installed.
     """
-    return [TRACKERS.get(name)(Path(run_folder)) for name in names]
+    return [TRACKERS.get(name)(Path(run_dir)) for name in names]
 
 
-def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
+def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     """Read the rows of `jsonl` in order, each with its `step`; empty if there is no file.
 
     An incomplete last line of a killed run is skipped.
     """
-    path = Path(run_folder) / METRICS_FILE
+    path = Path(run_dir) / METRICS_FILE
     if not path.exists():
         return []
     with _as_storage_error(path):
@@ -68,8 +68,8 @@ class JsonLinesTracker:
     A non-finite metric is written as null, since JSON cannot represent it.
     """
 
-    def __init__(self, run_folder: Path) -> None:
-        self.path = run_folder / METRICS_FILE
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / METRICS_FILE
 
     def rewind(self, step: int) -> None:
         """Truncate the file after `step`, and remove an incomplete line in any case."""
@@ -85,10 +85,10 @@ class JsonLinesTracker:
         if kept != lines:
             write_atomic(self.path, b"".join(kept))
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row."""
         row = {
-            name: value if math.isfinite(value) else None for name, value in sorted(figures.items())
+            name: value if math.isfinite(value) else None for name, value in sorted(metrics.items())
         }
         append_line(self.path, json.dumps({"step": step, **row}))
 
@@ -100,9 +100,9 @@ class JsonLinesTracker:
 class TensorBoardTracker:
     """Scalars under `tensorboard/`, for `tensorboard --logdir`; needs the extra `train`."""
 
-    def __init__(self, run_folder: Path) -> None:
+    def __init__(self, run_dir: Path) -> None:
         require("tensorboard", extra="train")
-        self.folder = run_folder / TENSORBOARD_FOLDER
+        self.folder = run_dir / TENSORBOARD_FOLDER
         self._writer: Any = None
 
     def rewind(self, step: int) -> None:
@@ -112,11 +112,11 @@ class TensorBoardTracker:
         with _as_storage_error(self.folder):
             self._writer = writer(str(self.folder), purge_step=step + 1)
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add one point to each curve."""
         assert self._writer is not None, "rewind opens the writer"
         with _as_storage_error(self.folder):
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:

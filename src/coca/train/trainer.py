@@ -68,7 +68,7 @@ class TrainResult:
     """Steps of the run so far, earlier calls included."""
     interrupted: bool
     """Whether a signal ended the run before its last step."""
-    figures: dict[str, float]
+    metrics: dict[str, float]
     """Metrics of the last logged row; empty if there was none."""
     terminated: bool = False
     """Whether the signal was SIGTERM, as sent by schedulers, and not Ctrl-C."""
@@ -88,8 +88,8 @@ class Trainer(Generic[ModelT]):
 
     Example:
         >>> trainer = Trainer(model, CoCaObjective(LossConfig()), loader=loader,
-        ...     config=TrainConfig(steps=1000), run_folder="runs/first")  # doctest: +SKIP
-        >>> trainer.fit().figures["loss"]  # doctest: +SKIP
+        ...     config=TrainConfig(steps=1000), run_dir="runs/first")  # doctest: +SKIP
+        >>> trainer.fit().metrics["loss"]  # doctest: +SKIP
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Trainer(Generic[ModelT]):
         *,
         loader: BatchStream,
         config: TrainConfig,
-        run_folder: str | Path,
+        run_dir: str | Path,
         trackers: Sequence[Tracker] = (),
         device: str | torch.device = "auto",
     ) -> None:
@@ -110,7 +110,7 @@ class Trainer(Generic[ModelT]):
             objective: The loss to minimize.
             loader: The data; on several ranks, this rank's part of it.
             config: Number of steps, schedule, precision and more.
-            run_folder: Folder of the run's checkpoints; created if needed.
+            run_dir: Folder of the run's checkpoints; created if needed.
             trackers: Experiment trackers, see `make_trackers`.
             device: Argument of `training_device`.
 
@@ -127,7 +127,7 @@ class Trainer(Generic[ModelT]):
         self.objective = objective
         self.loader = loader
         self.config = config
-        self.run_folder = Path(run_folder)
+        self.run_dir = Path(run_dir)
         self.trackers = tuple(trackers) if self.world.is_main else ()
         self.optimizer = make_optimizer(model, config.optimizer)
         self.ema = Ema(model, config.ema) if config.ema else None
@@ -135,7 +135,7 @@ class Trainer(Generic[ModelT]):
         self._samples_seen = loader.state
         self._metrics = MetricsLogger()
         self._logged = 0
-        self._checkpoints = CheckpointManager(self.run_folder, keep=config.keep, world=self.world)
+        self._checkpoints = CheckpointManager(self.run_dir, keep=config.keep, world=self.world)
         self._save_is_due = False
         self._resumed = False
         self._error: CocaError | None = None
@@ -178,10 +178,10 @@ class Trainer(Generic[ModelT]):
         finally:
             for tracker in self.trackers:
                 tracker.close()
-        figures = dict(self._metrics.last_row)
+        metrics = dict(self._metrics.last_row)
         terminated = stop.signal == signal.SIGTERM
         trained = self.step - before
-        return TrainResult(self.step, self._steps_left > 0, figures, terminated, trained)
+        return TrainResult(self.step, self._steps_left > 0, metrics, terminated, trained)
 
     def resume(self) -> None:
         """Resume from the folder's newest checkpoint; `fit` calls this first.
@@ -283,10 +283,10 @@ class Trainer(Generic[ModelT]):
             autocast=self._autocast,
         )
         norm = self.parallel.gradient_norm()
-        figures = _to_host(losses, norm)
+        metrics = _to_host(losses, norm)
         self.step += 1
         self._samples_seen = self.loader.state
-        if self._metrics.add(figures, pairs=len(batch.keys) * self.world.size):
+        if self._metrics.add(metrics, pairs=len(batch.keys) * self.world.size):
             # Not earlier: clipping by a non-finite norm would make every gradient non-finite and
             # hide the cause.
             if self.config.grad_clip is not None:
@@ -296,8 +296,8 @@ class Trainer(Generic[ModelT]):
             if self.ema is not None:
                 self.ema.update(self.step - self._metrics.bad_steps)
         else:
-            self._report_skipped(batch, figures)
-        return figures["loss"]
+            self._report_skipped(batch, metrics)
+        return metrics["loss"]
 
     def _autocast(self) -> AbstractContextManager[None]:
         half = self.config.precision == "bf16"
@@ -307,9 +307,9 @@ class Trainer(Generic[ModelT]):
         """Compute the learning rate of an update, counted from 0."""
         return self.config.optimizer.lr * lr_at(update, self.config.steps, self.config.schedule)
 
-    def _report_skipped(self, batch: Batch, figures: dict[str, float]) -> None:
+    def _report_skipped(self, batch: Batch, metrics: dict[str, float]) -> None:
         """Log the cause of a skipped step; raise after too many in a row."""
-        reports = self.world.gather(nonfinite_report(figures, self.parallel.gradients(), batch))
+        reports = self.world.gather(nonfinite_report(metrics, self.parallel.gradients(), batch))
         cause = cause_of(reports)
         if self.world.is_main:
             logger.warning(
@@ -362,8 +362,8 @@ class Trainer(Generic[ModelT]):
         )
 
     def _load_newest(self) -> Checkpoint | None:
-        remove_unfinished(self.run_folder)
-        checkpoint = load_newest(self.run_folder)
+        remove_unfinished(self.run_dir)
+        checkpoint = load_newest(self.run_dir)
         if checkpoint is not None:
             require_same_run(checkpoint, self._identity())
         return checkpoint

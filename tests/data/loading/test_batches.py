@@ -210,4 +210,4 @@ def test_another_number_of_pictures_makes_a_bad_sample() -> None:
     settings = {"pictures": 2, "max_bad_fraction": 1.0}
     (batch,) = take(make_loader(samples, batch_size=4, settings=settings), 1)
     assert set(batch.keys) == {"pair"}
-    assert {bad.reason for bad in batch.bad} == {"picture_count"}
+    assert {bad.reason for bad in batch.bad} == {"image_count"}

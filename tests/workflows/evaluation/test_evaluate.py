@@ -73,7 +73,7 @@ def test_two_models_stand_side_by_side_with_the_scores_that_each_has_alone(
     assert told[2].startswith(f"{other}: retrieval on ")
     kept = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     for entry, result in zip(kept["tasks"], both[1], strict=True):
-        assert entry["beside"] == {str(other): result.metrics}
+        assert entry["compare"] == {str(other): result.metrics}
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert f"| this model | {other} | chance |" in report
     # The other way round, nothing has to be run again.

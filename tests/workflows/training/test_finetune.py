@@ -189,7 +189,7 @@ def test_a_head_that_reads_words_learns_beside_writing_the_answer(
         "train.steps=60",
     )
     result = finetune(config)
-    assert result.figures.keys() >= {"captioning", "classification"}
+    assert result.metrics.keys() >= {"captioning", "classification"}
     predictor = coca.load(result.model, device="cpu")
     assert predictor.classes == ("1", "green", "red")
     answers = predictor.answer(
@@ -205,7 +205,7 @@ def test_without_a_head_captions_alone_are_learned(
     loss = ("loss.classification_weight=0", "loss.captioning_weight=1")
     result = finetune(recipe(model, pictures, tmp_path / "run", *overrides, *loss))
     assert coca.load(result.model, device="cpu").classes == ()
-    assert "captioning" in result.figures
+    assert "captioning" in result.metrics
 
 
 def nothing_was_begun(run: Path) -> bool:

@@ -45,7 +45,7 @@ def test_a_run_leaves_a_model_that_loads_from_its_folder_alone(
 ) -> None:
     result = pretrain(recipe(pictures, tmp_path / "run"))
     assert (result.step, result.interrupted) == (12, False)
-    assert result.figures["loss"] > 0
+    assert result.metrics["loss"] > 0
     predictor = load(result.model)
     assert predictor.embed_images(sorted(pictures.glob("*.png"))[:2]).shape == (2, 32)
     assert load(result.run).fingerprint == predictor.fingerprint
@@ -89,7 +89,7 @@ def test_a_finished_run_says_so_and_trains_nothing(
     assert "finished before" not in caplog.text
     again = pretrain(config)
     assert "was finished before: all of its 12 steps are done, so nothing was" in caplog.text
-    assert (again.step, again.figures) == (12, first.figures)
+    assert (again.step, again.metrics) == (12, first.metrics)
     assert load(again.model).fingerprint == before
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [4, 8, 12]
     starts = json.loads((tmp_path / "run" / "record.json").read_text())["starts"]
@@ -181,7 +181,7 @@ def test_classes_can_be_named_beside_captions(pictures: Path, tmp_path: Path) ->
             "model.head={classes: [a, b], heads: 1}",
         )
     )
-    assert result.figures.keys() >= {"contrastive", "captioning", "classification"}
+    assert result.metrics.keys() >= {"contrastive", "captioning", "classification"}
     assert load(result.model).classes == ("a", "b")
 
 

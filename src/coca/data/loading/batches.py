@@ -196,7 +196,7 @@ class BatchDataset(Dataset[Batch | Failure]):
             raise DataError(
                 f"sample {sample.key} has {len(sample.images)} images, but each must have "
                 f"{self._images_per_sample}",
-                reason="picture_count",
+                reason="image_count",
             )
         drawn = generator.get_state()
         augmented = []

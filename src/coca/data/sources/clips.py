@@ -14,7 +14,7 @@ from coca.core.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
 from coca.data.storage.storage import Storage
-from coca.processing.video import FRAME_SUFFIXES, as_file, clip_pictures
+from coca.processing.video import FRAME_SUFFIXES, as_file, clip_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class ClipSource:
         sample = self.words(row)
         clip = self._clips[row]
         assert isinstance(clip, Clip)
-        frames = clip_pictures(clip.path, self._frames, shorter_px=self._frame_px)
+        frames = clip_frames(clip.path, self._frames, shorter_px=self._frame_px)
         first, *others = (
             self._storage.read_all(str(one), max_bytes=MAX_IMAGE_BYTES)
             if isinstance(one, Path)

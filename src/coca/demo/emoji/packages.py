@@ -170,7 +170,7 @@ def read_concepts(packages: Path) -> dict[str, Concept]:
         if group == _COMPONENT:
             continue
         code = _plain_code(entry["hexcode"])
-        label = _spoken(entry["label"])
+        label = _display_label(entry["label"])
         known = label.casefold().split()
         concepts[code] = Concept(
             code=code,
@@ -183,7 +183,7 @@ def read_concepts(packages: Path) -> dict[str, Concept]:
     return concepts
 
 
-def _spoken(label: str) -> str:
+def _display_label(label: str) -> str:
     """Convert `flag: Peru` to `flag of Peru`, `kiss: woman, man` to `kiss, woman, man`."""
     return label.replace("flag: ", "flag of ").replace(": ", ", ")
 

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
 from coca.inference.head_inference import Prediction
-from coca.inference.inputs import Picture
+from coca.inference.inputs import ImageInput
 from coca.inference.predictor import Predictor
 from coca.search.milvus.catalog import check_place, neighbours
 from coca.search.milvus.collection import Collection
@@ -31,7 +31,7 @@ def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInf
     return found
 
 
-def info_beside(
+def info_at(
     uri: str, collection: str, *, pictures: str = "pictures", token: str = ""
 ) -> CollectionInfo | None:
     """Find the collection whose model classes need: their own, else an image collection at `uri`.
@@ -111,7 +111,7 @@ def classify_by(
     predictor: Predictor,
     labels: Sequence[str],
     vectors: Float32[np.ndarray, "K E"],
-    images: Sequence[Picture],
+    images: Sequence[ImageInput],
 ) -> list[list[Prediction]]:
     """Rank all classes of a collection by probability for each image, as `Predictor.classify`.
 

@@ -104,8 +104,8 @@ def side_by_side(
     ]
     results = [[entry.result for entry in entries] for entries in runs]
     if out is not None:
-        beside = dict(zip(names[1:], results[1:], strict=True))
-        write_reports(Path(out), predictors[0], configs, runs[0], name=names[0], beside=beside)
+        compare = dict(zip(names[1:], results[1:], strict=True))
+        write_reports(Path(out), predictors[0], configs, runs[0], name=names[0], compare=compare)
     return results
 
 

@@ -40,15 +40,15 @@ logger = logging.getLogger(__name__)
 
 Row: TypeAlias = list[str | Number | None]
 
-Beside: TypeAlias = Mapping[str, Sequence[TaskResult]]
+Comparison: TypeAlias = Mapping[str, Sequence[TaskResult]]
 """Other models by name, with their results on the same tasks in the same order."""
 
-NOBODY: Beside = MappingProxyType({})
+NO_COMPARISON: Comparison = MappingProxyType({})
 
 BARS = 40
 """Maximum number of classes in a bar plot; of more, the best and the worst are plotted."""
 
-BESIDE = ("paper", "open_clip")
+REFERENCES = ("paper", "open_clip")
 """Sources whose strongest model is a column of the table over all tasks."""
 
 
@@ -59,7 +59,7 @@ def write_reports(
     entries: Sequence[CachedResult],
     *,
     name: str,
-    beside: Beside = NOBODY,
+    compare: Comparison = NO_COMPARISON,
 ) -> list[Path]:
     """Write `report.json`, `report.md` and, if the extra `report` is installed, `report.html`.
 
@@ -71,7 +71,7 @@ def write_reports(
         configs: The tasks.
         entries: Result of each task.
         name: Name of the model in the report.
-        beside: Results of other models on the same tasks.
+        compare: Results of other models on the same tasks.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -79,11 +79,11 @@ def write_reports(
     title, lead = f"Scores of {name or 'a model'}", _lead(predictor, entries)
     pairs = list(zip(configs, [entry.result for entry in entries], strict=True))
     files = {
-        "report.json": _as_json(predictor, configs, entries, beside),
-        "report.md": render_markdown(title, lead, _sections(pairs, beside, drawn=False)),
+        "report.json": _as_json(predictor, configs, entries, compare),
+        "report.md": render_markdown(title, lead, _sections(pairs, compare, drawn=False)),
     }
     try:
-        files["report.html"] = render(title, lead, _sections(pairs, beside, drawn=True))
+        files["report.html"] = render(title, lead, _sections(pairs, compare, drawn=True))
     except MissingExtraError as error:
         logger.warning("there is no report.html: %s", error)
     _keep_earlier(folder, json.loads(files["report.json"]))
@@ -113,11 +113,13 @@ _KEPT = re.compile(r"report-(\d+)\.\w+")
 
 def _subject(report: Mapping[str, Any]) -> Any:
     """Return the identity of a report: model, tasks with settings, and compared models."""
-    tasks = [(task.get("config"), sorted(task.get("beside", {}))) for task in report["tasks"]]
+    tasks = [(task.get("config"), sorted(task.get("compare", {}))) for task in report["tasks"]]
     return report.get("fingerprint"), tasks
 
 
-def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Beside = NOBODY) -> Table:
+def overview(
+    pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Comparison = NO_COMPARISON
+) -> Table:
     """Build the table over all tasks: headline metrics, compared with published results.
 
     Args:
@@ -125,16 +127,17 @@ def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Beside = NO
         others: Results of other models on the same tasks.
     """
     benchmarks = [benchmark_named(c.benchmark) if c.benchmark else None for c, _ in pairs]
-    beside = [source for source in BESIDE if any(_strongest(it, source) for it in benchmarks if it)]
+    known = [it for it in benchmarks if it]
+    sources = [source for source in REFERENCES if any(_strongest(it, source) for it in known)]
     rows: list[Row] = []
     named: dict[str, str] = {}
     for place, ((config, result), benchmark) in enumerate(zip(pairs, benchmarks, strict=True)):
         where = f"{result.task}, {config.data.title}"
         for metric in result.headline or list(result.metrics)[:1]:
-            row: Row = [where, spoken(metric), result.metrics[metric]]
+            row: Row = [where, display_name(metric), result.metrics[metric]]
             row += [other[place].metrics.get(metric) for other in others.values()]
             row.append(result.metrics.get(f"chance_{metric}"))
-            for source in beside:
+            for source in sources:
                 strongest = _strongest(benchmark, source) if benchmark else None
                 row.append(benchmark.score(strongest, metric) if benchmark and strongest else None)
                 if strongest:
@@ -142,14 +145,14 @@ def overview(pairs: Sequence[tuple[TaskConfig, TaskResult]], others: Beside = NO
             rows.append(row)
     without = [c.data.title for (c, _), it in zip(pairs, benchmarks, strict=True) if it is None]
     columns = ["task", "score", "this model", *others, "chance"]
-    columns += [_HEADS[source] for source in beside]
+    columns += [_HEADS[source] for source in sources]
     return _without_empty(columns, rows, _note(named, list(dict.fromkeys(without))))
 
 
 _HEADS = {"paper": "the paper", "open_clip": "open_clip"}
 
 
-def spoken(metric: str) -> str:
+def display_name(metric: str) -> str:
     """Format the name of a metric for a table."""
     return metric.replace("_", " ")
 
@@ -181,7 +184,7 @@ def _as_json(
     predictor: Predictor,
     configs: Sequence[TaskConfig],
     entries: Sequence[CachedResult],
-    beside: Beside,
+    compare: Comparison,
 ) -> str:
     content = {
         "model": predictor.source,
@@ -190,7 +193,7 @@ def _as_json(
             {
                 "task": entry.result.task,
                 "metrics": dict(entry.result.metrics),
-                "beside": {name: dict(results[at].metrics) for name, results in beside.items()},
+                "compare": {name: dict(results[at].metrics) for name, results in compare.items()},
                 "headline": list(entry.result.headline),
                 "samples": entry.result.samples,
                 "seconds": round(entry.seconds, 3),
@@ -207,13 +210,16 @@ def _as_json(
 
 
 def _sections(
-    pairs: Sequence[tuple[TaskConfig, TaskResult]], beside: Beside = NOBODY, *, drawn: bool
+    pairs: Sequence[tuple[TaskConfig, TaskResult]],
+    compare: Comparison = NO_COMPARISON,
+    *,
+    drawn: bool,
 ) -> list[Section]:
     """Build all sections; classes are plots with `drawn`, else tables."""
     text = "Scores are fractions, 0 to 1; CIDEr is 0 to 10. Chance is the score of guessing."
-    sections = [Section("All tasks", text, [overview(pairs, beside)])]
+    sections = [Section("All tasks", text, [overview(pairs, compare)])]
     for place, (config, result) in enumerate(pairs):
-        others = {name: results[place] for name, results in beside.items()}
+        others = {name: results[place] for name, results in compare.items()}
         sections.append(_section(config, result, others, drawn=drawn))
     return sections
 
@@ -241,7 +247,7 @@ def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskRes
     models = benchmark.models if benchmark else ()
     rows: list[Row] = [
         [
-            spoken(name),
+            display_name(name),
             value,
             *(other.metrics.get(name) for other in others.values()),
             result.metrics.get(f"chance_{name}"),

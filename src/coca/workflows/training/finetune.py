@@ -122,7 +122,7 @@ class FinetuneResult:
     """Number of completed steps, earlier calls included."""
     interrupted: bool
     """Whether a signal ended the run before its last step."""
-    figures: dict[str, float]
+    metrics: dict[str, float]
     """The last row of metrics."""
     terminated: bool = False
     """Whether the signal was SIGTERM, as sent by schedulers, and not Ctrl-C."""
@@ -169,7 +169,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
         CoCaObjective(config.loss),
         loader=loader,
         config=_paced(config),
-        run_folder=config.run,
+        run_dir=config.run,
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
@@ -310,7 +310,7 @@ def scored(
         folder,
         result.step,
         result.interrupted,
-        result.figures,
+        result.metrics,
         result.terminated,
         tuple(scores),
     )

@@ -127,7 +127,7 @@ def finetune_detection(
         DetectionObjective(targets),
         loader=loader,
         config=paced(config.train, config.encoder_lr, encoder=ENCODER),
-        run_folder=config.run,
+        run_dir=config.run,
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )

@@ -156,7 +156,7 @@ class PretrainResult:
     """Number of completed steps, earlier calls included."""
     interrupted: bool
     """Whether a signal ended the run before its last step."""
-    figures: dict[str, float]
+    metrics: dict[str, float]
     """The last row of metrics."""
     terminated: bool = False
     """Whether the signal was SIGTERM, as sent by schedulers, and not Ctrl-C."""
@@ -213,7 +213,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         CoCaObjective(config.loss),
         loader=loader,
         config=_paced(config),
-        run_folder=config.run,
+        run_dir=config.run,
         trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
         device=config.device,
     )
@@ -288,5 +288,5 @@ def _finish(
 
     folder = DistributedContext.current().broadcast_from_main(write)
     return PretrainResult(
-        config.run, folder, result.step, result.interrupted, result.figures, result.terminated
+        config.run, folder, result.step, result.interrupted, result.metrics, result.terminated
     )

@@ -224,7 +224,7 @@ def _require_usable(config: SourceConfig, source: Source, pictures: int) -> None
             f"the samples of {config.title} have {min(counts)} images each, but this run reads "
             f"{pictures} of each; write a row for each image, or fine-tune a head with images: "
             f"{min(counts)}",
-            reason="picture_count",
+            reason="image_count",
         )
     if samples and not any(texts_of(sample, config)[0] for sample in samples):
         raise _without_text(config, len(samples))
