@@ -97,7 +97,7 @@ def test_reading_is_lazy_and_may_be_left() -> None:
 
 
 def test_every_s_below_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match="every_s is -1"):
+    with pytest.raises(ConfigError, match="every_s must be above 0"):
         next(read_frames(video(frames=2), every_s=-1.0))
 
 

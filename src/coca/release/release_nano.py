@@ -219,7 +219,7 @@ def result_tables(seeds: Sequence[Scores]) -> list[ResultTable]:
                 ]
             )
         count = int(next(iter(first.values()))["samples"])
-        of = f"Mean, least and most of {len(seeds)} seeds" if several else "One seed"
+        of = f"Mean, minimum and maximum of {len(seeds)} seeds" if several else "One seed"
         note = f"{of}; {count:,} drawings."
         tables.append(ResultTable(part, columns, rows, note))
     return tables

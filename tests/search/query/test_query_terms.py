@@ -74,7 +74,7 @@ def test_a_term_is_one_thing_with_a_weight() -> None:
     with pytest.raises(SearchError, match="just one of them"):
         Term(text="x", image="y")
     for weight in (0.0, math.nan, math.inf, -11.0):
-        with pytest.raises(SearchError, match="has the weight"):
+        with pytest.raises(SearchError, match="the weight of"):
             Term(text="x", weight=weight)
 
 
