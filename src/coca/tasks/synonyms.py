@@ -30,9 +30,9 @@ from coca.tasks.base import (
     TASKS,
     TaskConfig,
     TaskResult,
+    read_all_metadata,
     read_samples,
     require_captions,
-    words_in,
 )
 
 CAPTIONS_PER_PAIR = 20
@@ -130,7 +130,7 @@ def synonyms(
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check the list of synonyms, and that all images have captions."""
     read_pairs(config.synonyms)
-    require_captions(words_in(config.data, limit=config.limit), config)
+    require_captions(read_all_metadata(config.data, limit=config.limit), config)
 
 
 def read_pairs(path: str) -> list[Pair]:
