@@ -27,8 +27,8 @@ class TaskConfig(Config):
     """Configuration of a task and the data to evaluate it on."""
 
     task: str
-    """`retrieval`, `zero_shot`, `captioning`, `recognition`, `vqa`, `entailment`, `nlvr2`,
-    `synonyms`, another task of `coca.tasks`, or the name of a plugin's task."""
+    """`retrieval`, `keyword_search`, `synonyms`, `zero_shot`, `captioning`, `recognition`, `vqa`,
+    `entailment`, `nlvr2`, another task of `coca.tasks`, or the name of a plugin's task."""
     data: SourceConfig
     """The samples to evaluate on."""
     reference: SourceConfig | None = None
@@ -68,6 +68,10 @@ class TaskConfig(Config):
     rerank: NonNegativeInt = 0
     """Retrieval and zero-shot: number of top hits by cosine to rerank by caption likelihood; 0:
     no reranking. Slow: one decoder pass per hit."""
+    queries: str = "everyday"
+    """Keyword search: `everyday`, which are 100 queries over emoji drawings, a YAML or JSON file
+    that maps each query to the keys of all correct images, or a metadata field with a list of
+    keywords, each of which is a query if 2 to 40 samples share it."""
     limit: NonNegativeInt = 0
     """Maximum number of samples; 0: all."""
     shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8, 16)
@@ -137,8 +141,8 @@ def check_task(predictor: Predictor, config: TaskConfig) -> str:
     """Check that a task can run: its name, its data and its preflight check.
 
     Returns:
-        A hash of all files that the task reads: samples and prompt file. Local images are hashed
-        by size and modification time.
+        A hash of all files that the task reads: samples, prompts and queries. Local images are
+        hashed by size and modification time.
 
     Raises:
         CocaError: The task cannot run; the message gives the reason.
@@ -147,10 +151,8 @@ def check_task(predictor: Predictor, config: TaskConfig) -> str:
     prints = [_samples_digest(config.data, config.limit)]
     if config.reference is not None:
         prints.append(_samples_digest(config.reference))
-    if Path(config.prompts).is_file():
-        prints.append(hashlib.sha256(Path(config.prompts).read_bytes()).hexdigest())
-    if config.synonyms:
-        prints.append(hashlib.sha256(Path(config.synonyms).read_bytes()).hexdigest())
+    files = [Path(name) for name in (config.prompts, config.queries, config.synonyms) if name]
+    prints += [hashlib.sha256(it.read_bytes()).hexdigest() for it in files if it.is_file()]
     if config.task in PREFLIGHT.names():
         PREFLIGHT.get(config.task)(predictor, config)
     return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]

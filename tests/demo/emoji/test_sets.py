@@ -102,6 +102,7 @@ def test_a_sample_has_captions_a_label_and_what_is_known(packed: PackedSets) -> 
         "vendor": "fluent",
         "set": "fluent-3d",
         "name": "red heart",
+        "keywords": ["Heart", "love", "emotion"],
         "group": "smileys-emotion",
         "subgroup": "some-of-them",
         "codepoints": "2764",

@@ -129,6 +129,8 @@ class Concept:
     subgroup: str
     toned: bool
     """Whether it comes in several skin tones."""
+    keywords: tuple[str, ...] = ()
+    """All tags."""
 
     @property
     def flag(self) -> bool:
@@ -176,6 +178,7 @@ def read_concepts(packages: Path) -> dict[str, Concept]:
             code=code,
             label=label,
             tags=tuple(tag for tag in entry.get("tags", []) if tag.casefold() not in known),
+            keywords=tuple(entry.get("tags", [])),
             group=group,
             subgroup=names["subgroups"][str(entry["subgroup"])],
             toned="skins" in entry,

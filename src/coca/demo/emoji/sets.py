@@ -193,6 +193,7 @@ def _sample(one: EmojiSet, concept: Concept, image: bytes, *, shared: bool) -> S
             "vendor": one.vendor,
             "set": one.name,
             "name": concept.label,
+            "keywords": list(concept.keywords),
             "group": concept.group,
             "subgroup": concept.subgroup,
             "codepoints": concept.code,

@@ -1,0 +1,174 @@
+"""Keyword search: whether a correct image is among the first hits of a typed query.
+
+Retrieval with several correct images per query, as a person searches: "car" is answered by any car.
+
+Dimensions: Q queries, N images.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from coca.core.errors import ConfigError, DataError
+from coca.core.progress import ProgressMaker, silent
+from coca.data.sample import Sample
+from coca.inference.predictor import Predictor
+from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
+from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples
+from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
+
+SHARED_BY = range(2, 41)
+"""Number of images that a keyword of the metadata must name to be a query."""
+EVERYDAY = Path(__file__).with_name("everyday.yaml")
+"""100 everyday queries over emoji drawings, with all correct drawings."""
+SHOWN, FOUND = 24, 5
+"""Queries and hits per query in a report."""
+
+
+@TASKS.register("keyword_search")
+def keyword_search(
+    predictor: Predictor, config: TaskConfig, *, progress: ProgressMaker = silent
+) -> TaskResult:
+    """Compute the fraction of queries with a correct image among the first 1, 5 and 10 hits.
+
+    The queries are a file or the keywords in the samples' metadata, see `TaskConfig.queries`. File
+    entries that name no image of the data are ignored; queries without any image are skipped and
+    listed in the details.
+    """
+    answers = _read_answers(config.queries)
+    samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
+    if answers is None:
+        answers = keywords_of(samples, config.queries)
+    queries, relevant, skipped = match(answers, samples)
+    if not queries:
+        raise DataError(
+            f"no query of {config.queries} names an image of {config.data.title}",
+            reason="no_overlap",
+        )
+    images = predictor.embed_images([sample.image for sample in samples], progress=progress)
+    similarity = predictor.embed_texts(queries, progress=progress) @ images.T
+    scores = retrieval_scores(similarity, relevant)
+    metrics = {name.replace("recall", "success"): value for name, value in scores.items()}
+    for k in (1, 5, 10):
+        metrics[f"chance_success@{k}"] = chance_recall(relevant, k)
+    ranks = first_relevant_rank(similarity, relevant)
+    best = np.argsort(-similarity, axis=1, kind="stable")[:, :FOUND]
+    results = [
+        {
+            "query": query,
+            "rank": int(ranks[row]),
+            "found": [samples[hit].key for hit in best[row]],
+        }
+        for row, query in enumerate(queries)
+    ]
+    return TaskResult(
+        "keyword_search",
+        metrics,
+        len(queries),
+        bad,
+        {"queries": results, "skipped": skipped},
+        headline=("success@5",),
+        shown=Shown(_rows(queries, samples, similarity, relevant, best)),
+    )
+
+
+@PREFLIGHT.register("keyword_search")
+def check(predictor: Predictor, config: TaskConfig) -> None:
+    """Check that the queries can be read."""
+    del predictor
+    _read_answers(config.queries)
+
+
+def keywords_of(samples: Sequence[Sample], field: str) -> dict[str, list[str]]:
+    """Map each keyword of a metadata field to the keys of its images, if 2 to 40 share it.
+
+    Raises:
+        DataError: No sample has a list of texts in this field.
+    """
+    found: dict[str, list[str]] = {}
+    for sample in samples:
+        keywords = sample.metadata.get(field)
+        if isinstance(keywords, list):
+            for keyword in dict.fromkeys(str(it) for it in keywords):
+                found.setdefault(keyword, []).append(sample.key)
+    if not found:
+        raise DataError(
+            f"queries is {field!r}, which is neither a YAML or JSON file nor a list in the "
+            "metadata of the samples",
+            reason="no_queries",
+        )
+    return {keyword: keys for keyword, keys in sorted(found.items()) if len(keys) in SHARED_BY}
+
+
+def match(
+    answers: Mapping[str, Sequence[str]], samples: Sequence[Sample]
+) -> tuple[list[str], Bool[ndarray, "Q N"], list[str]]:
+    """Match answers with keys, or with the last parts of keys such as `1f697` of `vendor/1f697`.
+
+    Returns:
+        The queries with at least one image, their relevant images, and the skipped queries.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        for name in dict.fromkeys((sample.key, sample.key.rpartition("/")[2])):
+            rows.setdefault(name, []).append(row)
+    relevant = np.zeros((len(answers), len(samples)), dtype=bool)
+    for query, keys in enumerate(answers.values()):
+        relevant[query, [row for key in keys for row in rows.get(key, [])]] = True
+    answered = [bool(row.any()) for row in relevant]
+    queries = [query for query, kept in zip(answers, answered, strict=True) if kept]
+    skipped = [query for query, kept in zip(answers, answered, strict=True) if not kept]
+    return queries, relevant[np.array(answered, dtype=bool)], skipped
+
+
+def _read_answers(queries: str) -> dict[str, list[str]] | None:
+    """Read the answers of a file; None if `queries` is the name of a metadata field."""
+    path = EVERYDAY if queries == "everyday" else Path(queries)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"queries {queries} cannot be read: {error}") from error
+    if not isinstance(table, dict) or not table:
+        raise ConfigError(f"queries {queries} must map each query to its images, got {table!r:.80}")
+    answers = {}
+    for query, keys in table.items():
+        named = keys.split() if isinstance(keys, str) else keys
+        if not isinstance(named, list) or not all(isinstance(it, str) for it in named):
+            raise ConfigError(
+                f"the images of query {query!r} in {queries} must be keys in a list or separated "
+                f"by spaces, got {keys!r:.80}"
+            )
+        answers[str(query)] = named
+    return answers
+
+
+def _rows(
+    queries: Sequence[str],
+    samples: Sequence[Sample],
+    similarity: Float[ndarray, "Q N"],
+    relevant: Bool[ndarray, "Q N"],
+    best: Int[ndarray, "Q F"],
+) -> tuple[ImageRow, ...]:
+    """Show queries spread over the set with their first hits."""
+    return tuple(
+        ImageRow(
+            f"“{queries[row]}”",
+            tuple(
+                Example(
+                    (f"{similarity[row, hit]:.2f}",),
+                    thumbnail(samples[hit].image),
+                    bool(relevant[row, hit]),
+                )
+                for hit in best[row].tolist()
+            ),
+        )
+        for row in range(0, len(queries), max(1, -(-len(queries) // SHOWN)))
+    )
