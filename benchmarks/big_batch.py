@@ -28,7 +28,8 @@ from side_by_side import (
 
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
+from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.encoders.vit import ViTConfig
 from coca.train.backward import backward
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optimizer import OptimizerConfig, make_optimizer
@@ -43,9 +44,7 @@ NAMES = {
 
 def narrow() -> CoCaConfig:
     """Build a small configuration, for machines where 65,536 pairs of a real model take an hour."""
-    image = ImageEncoderConfig(
-        image_size=64, patch_size=16, width=128, layers=4, heads=2, mlp_width=512
-    )
+    image = ViTConfig(image_size=64, patch_size=16, width=128, layers=4, heads=2, mlp_width=512)
     text = TextDecoderConfig(
         vocab_size=8_000,
         width=128,

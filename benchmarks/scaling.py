@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from coca.core.malloc import keep_freed_memory
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
+from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.encoders.vit import ViTConfig
 from coca.model.pretrained import count_parameters
 from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optimizer import OptimizerConfig, make_optimizer
@@ -70,7 +71,7 @@ TITLES = {
 
 def config_of(point: Point) -> CoCaConfig:
     heads = point.width // 64
-    image = ImageEncoderConfig(
+    image = ViTConfig(
         image_size=point.side,
         patch_size=PATCH_PX,
         width=point.width,

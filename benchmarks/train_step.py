@@ -35,7 +35,8 @@ from coca.core.malloc import keep_freed_memory
 from coca.data.sample import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
-from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
+from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.encoders.vit import ViTConfig
 from coca.model.openclip.config import OpenCLIPConfig
 from coca.model.openclip.model import OpenCLIP
 from coca.model.openclip.weights import convert_state_dict
@@ -110,7 +111,7 @@ def same_step(batch: int, bf16: bool) -> Step:
 
 def paper_step(batch: int, bf16: bool) -> Step:
     torch.manual_seed(0)
-    image = ImageEncoderConfig(image_size=224, patch_size=32)
+    image = ViTConfig(image_size=224, patch_size=32)
     text = TextDecoderConfig(
         vocab_size=VOCAB_SIZE, context_length=CONTEXT + 1, width=512, heads=8, mlp_width=2048
     )

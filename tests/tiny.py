@@ -6,17 +6,27 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
+from coca.model.captioner import Captioner
+from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.encoders.vit import VisionTransformer, ViTConfig
 
 Model = TypeVar("Model", bound=nn.Module)
 PAD, BOS, EOS, CLS = 0, 1, 2, 3
 
 
+def tiny_image() -> ViTConfig:
+    return ViTConfig(image_size=16, patch_size=4, width=32, layers=2, heads=2, mlp_width=64)
+
+
+def transformer(model: Captioner) -> VisionTransformer:
+    """The image encoder of a model of kind `vit`."""
+    assert isinstance(model.image_encoder, VisionTransformer)
+    return model.image_encoder
+
+
 def tiny_config(**changes: Any) -> CoCaConfig:
     config = CoCaConfig(
-        image=ImageEncoderConfig(
-            image_size=16, patch_size=4, width=32, layers=2, heads=2, mlp_width=64
-        ),
+        image=tiny_image(),
         text=TextDecoderConfig(
             vocab_size=50,
             context_length=16,

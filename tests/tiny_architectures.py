@@ -9,8 +9,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from coca.data.sample import Batch
 from coca.model.coca import CoCa
-from coca.model.config import ImageEncoderConfig
 from coca.model.detection.detector import Detector, DetectorConfig
+from coca.model.encoders.vit import ViTConfig
 from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.openclip.model import OpenCLIP
 from coca.train.backward import backward
@@ -31,9 +31,7 @@ BOS, EOS = 58, 59
 
 def openclip_config(**changes: Any) -> OpenCLIPConfig:
     config = OpenCLIPConfig(
-        image=ImageEncoderConfig(
-            image_size=16, patch_size=4, width=32, layers=2, heads=2, mlp_width=64
-        ),
+        image=ViTConfig(image_size=16, patch_size=4, width=32, layers=2, heads=2, mlp_width=64),
         text=OpenCLIPTextConfig(
             vocab_size=60,
             context_length=12,

@@ -7,8 +7,8 @@ from torch import Tensor
 from coca.model.attribution import cross_attention_maps, embedding_map, patch_attributions
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
+from coca.model.encoders.vit import PatchEncoder
 from coca.model.layers.transformer import CrossAttention
-from coca.model.vision import PatchEncoder
 from tiny import sharpened, tiny_config
 from tiny_writer import ARCHITECTURES, pictures, writer
 
@@ -67,7 +67,7 @@ class Shuffled(PatchEncoder):
         self.encoder, self.order = encoder, order
         self.extra_tokens = encoder.extra_tokens
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         return self.encoder(images)[:, self.order]
 
 
@@ -81,6 +81,7 @@ def test_shuffling_the_patches_shuffles_the_maps(model: Captioner, tokens: Tenso
     )
     extra = model.image_encoder.extra_tokens
     all_tokens = torch.cat([torch.arange(extra), order + extra])
+    assert isinstance(model.image_encoder, PatchEncoder)
     model.image_encoder = Shuffled(model.image_encoder, all_tokens)
     after = (
         cross_attention_maps(model, pictures(), tokens),

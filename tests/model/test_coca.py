@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig, PoolerConfig
-from tiny import BOS, CLS, EOS, PAD, caption, sharpened, tiny_config
+from tiny import BOS, CLS, EOS, PAD, caption, sharpened, tiny_config, transformer
 
 
 def assert_close(one: Tensor, other: Tensor) -> None:
@@ -189,7 +189,7 @@ def test_another_resolution_stays_finite_and_close(tiny_model: CoCa) -> None:
     grid = torch.linspace(-1, 1, 32)
     large = torch.stack([grid.expand(32, 32), grid[:, None].expand(32, 32), torch.zeros(32, 32)])
     small = F.avg_pool2d(large, 2)
-    tiny_model.image_encoder.patch_embedding.weight.data *= 0.1
+    transformer(tiny_model).patch_embedding.weight.data *= 0.1
     one, two = tiny_model.encode_image(small[None]), tiny_model.encode_image(large[None])
     assert torch.isfinite(two).all()
     assert F.cosine_similarity(one, two).item() > 0.9
@@ -199,7 +199,7 @@ def test_another_resolution_stays_finite_and_close(tiny_model: CoCa) -> None:
 def test_positions_at_the_native_size_are_untouched_and_constants_survive_resizing(
     tiny_model: CoCa,
 ) -> None:
-    encoder = tiny_model.image_encoder
+    encoder = transformer(tiny_model)
     assert encoder.positions_for(4, 4) is encoder.positions
     with torch.no_grad():
         encoder.positions.fill_(0.25)

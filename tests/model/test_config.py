@@ -1,7 +1,8 @@
 import pytest
 
 from coca.core.errors import ConfigError
-from coca.model.config import CoCaConfig, ImageEncoderConfig, PoolerConfig, TextDecoderConfig
+from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
+from coca.model.encoders.vit import ViTConfig
 from coca.model.pretrained import count_parameters
 
 
@@ -28,29 +29,30 @@ def test_the_parts_of_base_are_those_of_table_1() -> None:
 @pytest.mark.parametrize("preset", sorted(CoCaConfig.presets()))
 def test_every_preset_has_heads_of_equal_width_in_both_towers(preset: str) -> None:
     config = CoCaConfig.presets()[preset]
+    assert isinstance(config.image, ViTConfig)
     assert config.image.width // config.image.heads == config.text.width // config.text.heads
     assert config.embed_dim == config.image.width
 
 
 def test_base_sees_256_tokens_and_high_resolution_1024() -> None:
-    assert ImageEncoderConfig().tokens == 256
-    assert ImageEncoderConfig(image_size=576).tokens == 1024
+    assert ViTConfig().tokens == 256
+    assert ViTConfig(image_size=576).tokens == 1024
 
 
 def test_a_patch_that_does_not_fit_names_near_sizes() -> None:
     with pytest.raises(ConfigError, match="near sizes that fit: 216, 234"):
-        ImageEncoderConfig(image_size=224, patch_size=18)
+        ViTConfig(image_size=224, patch_size=18)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (
-            lambda: ImageEncoderConfig(patch_size=0),
+            lambda: ViTConfig(patch_size=0),
             "patch_size must be a whole number above 0, got 0",
         ),
-        (lambda: ImageEncoderConfig(heads=5), "choose a divisor of 768"),
-        (lambda: ImageEncoderConfig(layers=0), "layers must be"),
+        (lambda: ViTConfig(heads=5), "choose a divisor of 768"),
+        (lambda: ViTConfig(layers=0), "layers must be"),
         (
             lambda: TextDecoderConfig(context_length=3),
             "context_length must be a whole number of at least 4",

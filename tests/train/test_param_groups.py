@@ -10,7 +10,7 @@ from coca.model.coca import CoCa
 from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.openclip.model import OpenCLIP
 from coca.train.param_groups import GroupConfig, freeze, layer_scales, parameter_groups
-from tiny import caption, tiny_config
+from tiny import caption, tiny_config, tiny_image
 
 
 def settings_of(model: nn.Module, **options: Any) -> dict[str, tuple[float, float]]:
@@ -148,7 +148,7 @@ def test_layer_decay_counts_from_the_top_of_each_tower() -> None:
 
 
 def test_layer_decay_finds_the_towers_of_the_openclip_variant() -> None:
-    image = tiny_config().image
+    image = tiny_image()
     text = OpenCLIPTextConfig(
         vocab_size=50, context_length=8, width=32, heads=2, mlp_width=32, bos_id=48, eos_id=49,
         unimodal_layers=2, multimodal_layers=1,

@@ -10,7 +10,7 @@ from coca.core.errors import ConfigError
 from coca.model.coca import CoCa
 from coca.train.schedule import ScheduleConfig, set_patch_dropout
 from coca.train.trainer import Trainer
-from tiny import tiny_config
+from tiny import tiny_config, transformer
 from tiny_architectures import openclip
 from tiny_run import SignalAfter, rows, same, tiny_trainer, weights
 
@@ -20,7 +20,7 @@ HALF = ScheduleConfig(warmup=0.25, patch_dropout=0.5, unmasked_tail=0.25)
 def seen_patches(trainer: Trainer[CoCa]) -> list[Tensor]:
     """Records the input of the image encoder in each forward pass."""
     seen: list[Tensor] = []
-    trainer.model.image_encoder.patch_embedding.register_forward_pre_hook(
+    transformer(trainer.model).patch_embedding.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].clone())
     )
     return seen

@@ -13,6 +13,7 @@ from coca.model.coca import CoCa
 from coca.model.pretrained import count_parameters
 from coca.train.tracker import read_metrics
 from coca.workflows.training.pretrain import PretrainConfig
+from tiny import transformer
 from tiny_ranks import on_ranks
 from tiny_recipes import RECIPES, both_stages_on_this_rank, run_recipe, write_shards
 
@@ -78,7 +79,7 @@ def test_both_stages_run_as_they_are(name: str, tmp_path: Path) -> None:
         predictor = load(result.model, device="cpu")
         assert predictor.processor.image_config.image_size == side
         assert isinstance(predictor.model, CoCa)
-        assert len(predictor.model.image_encoder.positions) == (side // 18) ** 2
+        assert len(transformer(predictor.model).positions) == (side // 18) ** 2
     # Both losses of a batch of four, before anything is learned: two times log 4 for matching,
     # and two times the logarithm of the vocabulary for words.
     words = load(first.model, device="cpu").processor.tokenizer.vocab_size

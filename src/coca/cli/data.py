@@ -1,4 +1,4 @@
-"""Commands `coca data`: train a tokenizer, fetch word vectors, index tars, write drawings."""
+"""Commands `coca data`: tokenizer, word vectors, tar index, feature cache, drawings."""
 
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 INDEX_THREADS = 8
 MANIFESTS = (".jsonl", ".csv", ".tsv", ".parquet")
 
-app = typer.Typer(help="Prepare data: train a tokenizer, index tars, write the demo's images.")
+app = typer.Typer(
+    help="Prepare data: train a tokenizer, index tars, cache features, write the demo's images."
+)
 
 
 class Learned(StrEnum):
@@ -170,6 +172,38 @@ def index(
     place = f"in {index_folder}" if index_folder else "next to the tars"
     console.say(f"{len(paths)} tars hold {samples:,} samples; their indexes are {place}")
     console.emit({"tars": len(paths), "samples": samples})
+
+
+@app.command()
+def features(
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE|FIELD=VALUE",
+            help="The recipe of `coca pretrain`, with data.features.folder, and overrides.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Compute the features of a frozen image encoder once, for all epochs of a run.
+
+    An interrupted computation continues where it stopped. `coca pretrain` computes missing features
+    by itself.
+    """
+    console = Console.current(json=as_json)
+    from coca.cli.recipes import Settings, load, require_data_root
+    from coca.workflows.training.pretrain import PretrainConfig, compute_features
+
+    given = Settings.of(settings)
+    require_data_root(given.recipes, given.changes)
+    files = compute_features(load(PretrainConfig, given), progress=console.progress)
+    for file in files:
+        key = file.key
+        console.say(
+            f"{file.path} holds {key.rows:,} images, {key.views} views of {key.tokens} x "
+            f"{key.width} features each, {key.total_bytes / 1e6:,.0f} MB"
+        )
+    console.emit({"files": [{"path": str(it.path), "bytes": it.key.total_bytes} for it in files]})
 
 
 @app.command()

@@ -8,6 +8,8 @@ code as well.
 
 A section whose class has a classmethod `presets()` may name a preset: `model: {preset: tiny,
 width: 64}` starts from the preset and changes the width; `model: tiny` is the unchanged preset.
+
+A section whose class defines a classmethod `kinds()` is one of several classes, by its key `kind`.
 """
 
 import dataclasses
@@ -26,6 +28,8 @@ from coca.core.config_docs import (
     is_restricted,
     is_section,
     item_section,
+    kinds_by_name,
+    kinds_of,
     show,
     to_plain,
     without_none,
@@ -194,6 +198,14 @@ class _Check:
             base, given = self.preset(kind, given, path), {}
         if not isinstance(given, dict):
             return self.misfit(path, given, kind)
+        if kinds := kinds_by_name(kind):
+            name = given.get("kind", getattr(base, "kind", next(iter(kinds))))
+            if name not in kinds:
+                problem = f"is unknown; {did_you_mean(str(name), kinds)}"
+                return self.fault((*path, "kind"), name, problem)
+            kind = kinds[name]
+            # The settings of another kind mean nothing here.
+            base = base if base is _INVALID or isinstance(base, kind) else None
         if has_presets and given.get("preset") is not None:
             base = self.preset(kind, given["preset"], (*path, "preset"))
         values = {}
@@ -264,7 +276,9 @@ class _Check:
     def unknown(self, kind: type, key: str, value: Any, path: tuple[str, ...]) -> None:
         """Record an unknown key, with the closest key here or its path in another section."""
         near = did_you_mean(key, field_types(kind))
-        elsewhere = [dotted for dotted in _dotted_keys(self.kind) if dotted.split(".")[-1] == key]
+        own = ".".join((*path, key))  # a setting of another kind
+        dotted_keys = (dotted for dotted in _dotted_keys(self.kind) if dotted != own)
+        elsewhere = [dotted for dotted in dotted_keys if dotted.split(".")[-1] == key]
         if elsewhere and near.startswith("known"):
             near = f"did you mean {elsewhere[0]!r}?"
         self.fault((*path, key), value, f"is unknown; {near}")
@@ -292,7 +306,8 @@ def _dotted_keys(kind: type, prefix: str = "") -> Iterator[str]:
     for name, hint in field_types(kind).items():
         yield prefix + name
         if is_section(inner := without_none(hint)):
-            yield from _dotted_keys(inner, f"{prefix}{name}.")
+            for each in kinds_of(inner):
+                yield from _dotted_keys(each, f"{prefix}{name}.")
 
 
 def _depth(tree: Any, path: tuple[str, ...]) -> int:

@@ -59,7 +59,7 @@ def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Sett
         inner = without_range(without_none(hint))
         if is_section(inner):
             start = value if dataclasses.is_dataclass(value) else None
-            yield from describe(inner, f"{key}.", base=start)
+            yield from _describe_kinds(inner, f"{key}.", base=start)
         elif item := item_section(inner):
             place = "NAME" if get_origin(inner) is dict else "N"
             yield from describe(item, f"{key}.{place}.")
@@ -67,6 +67,33 @@ def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Sett
             default = None if value is dataclasses.MISSING else show(to_plain(value))
             text = texts.get(field.name, "")
             yield Setting(key=key, type=words(hint), default=default, text=text)
+
+
+def _describe_kinds(kind: type, prefix: str, *, base: Any) -> Iterator[Setting]:
+    """Yield the settings of a section; of further kinds those that the first kind does not have."""
+    kinds = kinds_by_name(kind)
+    if not kinds:
+        yield from describe(kind, prefix, base=base)
+        return
+    first = next(iter(kinds.values())) if base is None else type(base)
+    yield from describe(first, prefix, base=base)
+    known = set(field_types(first))
+    for name, each in kinds.items():
+        for setting in describe(each, prefix):
+            field = setting.key.removeprefix(prefix)
+            if field not in known:
+                known.add(field)
+                yield dataclasses.replace(setting, text=f"`kind: {name}`: {setting.text}")
+
+
+def kinds_by_name(kind: type) -> dict[str, type]:
+    """Return the result of a class's own `kinds()`; empty if it only inherits one, or has none."""
+    return dict(getattr(kind, "kinds")()) if "kinds" in vars(kind) else {}  # noqa: B009
+
+
+def kinds_of(kind: type) -> tuple[type, ...]:
+    """Return the classes that a section may be of: those of `kinds()`, else the class itself."""
+    return tuple(kinds_by_name(kind).values()) or (kind,)
 
 
 def words(hint: Any, limits: str = "") -> str:
@@ -202,7 +229,18 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
 
 
 def _docstrings(kind: type) -> dict[str, str]:
-    """Parse the docstrings of the fields from source, since Python does not keep them."""
+    """Parse the docstrings of the fields from source, since Python does not keep them.
+
+    A field without a docstring has that of the class it overrides.
+    """
+    texts: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(each):
+            texts |= _own_docstrings(each)
+    return texts
+
+
+def _own_docstrings(kind: type) -> dict[str, str]:
     try:
         source = textwrap.dedent(inspect.getsource(kind))
     except (OSError, TypeError):  # a class defined in a REPL has no source

@@ -69,9 +69,10 @@ class BadSample:
 class Batch:
     """The input of one training step on one rank."""
 
-    images: UInt8[Tensor, "B *F 3 S S"] | Float[Tensor, "B *F 3 S S"]
+    images: UInt8[Tensor, "B *F 3 S S"] | Float[Tensor, "B *F 3 S S"] | Float[Tensor, "B P width"]
     """Model input, or uint8 pixels while `image_config` is set. F is the number of images of each
-    sample; the axis is absent where samples have one image."""
+    sample; the axis is absent where samples have one image. Or cached features of the image
+    encoder, `width` for each of P tokens."""
 
     tokens: Int[Tensor, "B T"]
     """Token ids in the layout of the tokenizer, padded to the longest row of the batch."""

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.config import HeadConfig, ImageEncoderConfig
+from coca.model.config import HeadConfig
+from coca.model.encoders.base import ImageEncoder, ImageEncoderConfig
 from coca.model.heads import AttentivePoolingHead
 from coca.model.layers.kv_cache import AttentionState
 from coca.model.layers.packing import Packing, lengths_to_last
 from coca.model.layers.transformer import KeysAndValues
 from coca.model.pooling import Pooling
-from coca.model.vision import PatchEncoder
 
 MAX_TEMPERATURE, MIN_TEMPERATURE = 1.0, 0.01
 """Range of the learned temperature; 0.01 is the bound that CLIP set."""
@@ -141,7 +141,7 @@ class Captioner(nn.Module, ABC):
     """
 
     config: CaptionerConfig
-    image_encoder: PatchEncoder
+    image_encoder: ImageEncoder
     unimodal_decoder: UnimodalHalf
     multimodal_decoder: MultimodalHalf
     image_projection: nn.Module
@@ -155,7 +155,7 @@ class Captioner(nn.Module, ABC):
 
     def forward(
         self,
-        images: Float[Tensor, "*B RGB height width"],
+        images: Float[Tensor, "*B RGB height width"] | Float[Tensor, "B P F"],
         tokens: Int[Tensor, "B T"] | None = None,
         *,
         contrastive: bool = True,
@@ -167,7 +167,8 @@ class Captioner(nn.Module, ABC):
 
         Args:
             images: Normalized images; sides in pixels, multiples of the patch size. For a head
-                that reads F images per sample, (B, F, C, height, width).
+                that reads F images per sample, (B, F, C, height, width). Or the image encoder's
+                features (B, P, F) in place of the images, such as from a feature cache.
             tokens: Captions in the layout of this architecture. Not needed for class logits of a
                 head that reads images only.
             contrastive: Return both embeddings.
@@ -182,7 +183,7 @@ class Captioner(nn.Module, ABC):
         """
         head = self._head(images, contrastive or captioning) if classification else None
         reads_text = head is not None and head.config.reads == "words"
-        encoded = self.image_encoder(images.flatten(0, -4))
+        encoded = self._tokens_of(images)
         pooled, image_tokens = self._pool(
             encoded, embedding=contrastive, reading=captioning or reads_text
         )
@@ -334,8 +335,16 @@ class Captioner(nn.Module, ABC):
 
     def _encode(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B P W"]:
         """Encode images; the tokens of a series are concatenated."""
-        encoded = self.image_encoder(images.flatten(0, -4))
+        encoded = self._tokens_of(images)
         return encoded.reshape(len(images), -1, encoded.shape[2])
+
+    def _tokens_of(
+        self, images: Float[Tensor, "*B RGB height width"] | Float[Tensor, "B P F"]
+    ) -> Float[Tensor, "N S W"]:
+        """Encode images, or project the features of images."""
+        if images.ndim == 3:
+            return self.image_encoder.project(images.to(self.log_scale.dtype))
+        return self.image_encoder(images.flatten(0, -4))
 
     def _decode(
         self,

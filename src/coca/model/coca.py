@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from coca.model.captioner import Captioner, Poolings
 from coca.model.config import CoCaConfig
+from coca.model.encoders.base import IMAGE_ENCODERS, ImageEncoder
 from coca.model.heads import AttentivePoolingHead
 from coca.model.layers.init import init_linears_, scale_residuals_
 from coca.model.layers.packing import Packing
 from coca.model.layers.prepacked_linear import Linear
 from coca.model.pooling import AttentionalPooler
 from coca.model.text import MultimodalDecoder, UnimodalDecoder
-from coca.model.vision import ImageEncoder
 
 
 class CoCa(Captioner):
@@ -39,7 +39,7 @@ class CoCa(Captioner):
         super().__init__()
         image, text, pooler = config.image, config.text, config.pooler
         self.config = config
-        self.image_encoder = ImageEncoder(image)
+        self.image_encoder = IMAGE_ENCODERS.get(image.kind)(image)
         self.captioning_pooler = (
             None
             if pooler.kind == "none"
@@ -91,13 +91,12 @@ class CoCa(Captioner):
         if self.log_scale.is_meta:
             return
         init_linears_(self)
-        image, text = self.config.image, self.config.text
+        text = self.config.text
         text_layers = text.unimodal_layers + text.multimodal_layers
-        scale_residuals_(self.image_encoder, image.layers)
+        self.image_encoder.init_weights()
         scale_residuals_(self.unimodal_decoder, text_layers)
         scale_residuals_(self.multimodal_decoder, text_layers)
         for learned in (
-            self.image_encoder.positions,
             self.unimodal_decoder.positions,
             self.unimodal_decoder.token_embedding.weight,
         ):

@@ -6,58 +6,11 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from coca.core.config import Config
-from coca.core.errors import ConfigError
+from coca.model.encoders.base import ImageEncoderConfig, require, require_heads
+from coca.model.encoders.vit import ViTConfig
 
 Temperature: TypeAlias = Annotated[float, Field(ge=0.01, le=1)]
 """Initial temperature, in the range that the learned temperature is clamped to."""
-
-
-def _require(statement: bool, message: str) -> None:
-    if not statement:
-        raise ConfigError(message)
-
-
-def _require_heads(name: str, width: int, heads: int) -> None:
-    _require(
-        width % heads == 0,
-        f"{name}: heads {heads} do not divide width {width}; choose a divisor of {width}",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageEncoderConfig(Config):
-    """A Vision Transformer without class token; poolers read all of its tokens."""
-
-    image_size: PositiveInt = 288
-    """Side of the square input in pixels; other sizes resize the positions."""
-    patch_size: PositiveInt = 18
-    """Side of a patch in pixels; 288/18 gives the 256 tokens of the paper."""
-    channels: PositiveInt = 3
-    """Colour channels of the input."""
-    width: PositiveInt = 768
-    """Features per token."""
-    layers: PositiveInt = 12
-    """Transformer blocks."""
-    heads: PositiveInt = 12
-    """Attention heads per block."""
-    mlp_width: PositiveInt = 3072
-    """Hidden features of each MLP."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        s, p = self.image_size, self.patch_size
-        near = sorted({max(s // p, 1) * p, (s // p + 1) * p})
-        _require(
-            s % p == 0,
-            f"patch_size {p} does not divide image_size {s}; near sizes that fit: "
-            + ", ".join(map(str, near)),
-        )
-        _require_heads("image", self.width, self.heads)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one image at the native size."""
-        return (self.image_size // self.patch_size) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +46,9 @@ class TextDecoderConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_heads("text", self.width, self.heads)
+        require_heads("text", self.width, self.heads)
         special = (self.pad_id, self.bos_id, self.eos_id, self.cls_id)
-        _require(
+        require(
             len(set(special)) == 4 and max(special) < self.vocab_size,
             f"pad, bos, eos and cls ids must be four different ids below vocab_size "
             f"{self.vocab_size} (got {special})",
@@ -148,7 +101,7 @@ class HeadConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
+        require(
             len(set(self.classes)) == len(self.classes),
             f"classes must be different names, got {len(self.classes)} of which "
             f"{len(set(self.classes))} differ",
@@ -160,15 +113,15 @@ class HeadConfig(Config):
         Raises:
             ConfigError: They do not divide it.
         """
-        _require_heads("head", image if self.reads == "image" else text, self.heads)
+        require_heads("head", image if self.reads == "image" else text, self.heads)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoCaConfig(Config):
     """Configuration of a CoCa model; the defaults are the paper's CoCa-Base."""
 
-    image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
-    """The image encoder."""
+    image: ImageEncoderConfig = field(default_factory=ViTConfig)
+    """The image encoder; `kind` selects its settings."""
     text: TextDecoderConfig = field(default_factory=TextDecoderConfig)
     """The unimodal and the multimodal text decoder."""
     pooler: PoolerConfig = field(default_factory=PoolerConfig)
@@ -188,7 +141,7 @@ class CoCaConfig(Config):
         super().__post_init__()
         if self.head is not None:
             self.head.check_width(image=self.image.width, text=self.text.width)
-        _require_heads("pooler", self.image.width, self.pooler.heads)
+        require_heads("pooler", self.image.width, self.pooler.heads)
 
     @classmethod
     def presets(cls) -> dict[str, "CoCaConfig"]:
@@ -210,7 +163,7 @@ class CoCaConfig(Config):
         cls, *, width: int, layers: int, heads: int, image_mlp: int, text_mlp: int, depth: int
     ) -> "CoCaConfig":
         return cls(
-            image=ImageEncoderConfig(width=width, layers=layers, heads=heads, mlp_width=image_mlp),
+            image=ViTConfig(width=width, layers=layers, heads=heads, mlp_width=image_mlp),
             text=TextDecoderConfig(
                 width=width,
                 heads=heads,
@@ -228,7 +181,7 @@ class CoCaConfig(Config):
     ) -> "CoCaConfig":
         """Scale the paper's proportions: heads of 64, MLPs of 4 x width, a query per token."""
         heads = width // 64
-        image = ImageEncoderConfig(
+        image = ViTConfig(
             image_size=size,
             patch_size=patch,
             width=width,

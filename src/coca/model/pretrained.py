@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -49,6 +50,13 @@ def build_on_meta(config: ModelConfig) -> Captioner:
     """Build a model on the meta device: tensors have shapes but no data."""
     with torch.device("meta"), _SkipInit():
         return build(config)
+
+
+def with_image_size(config: ModelConfig, image_size: int) -> ModelConfig:
+    """Return the configuration with another native image size, in pixels."""
+    if isinstance(config, OpenCLIPConfig):
+        return replace(config, image=replace(config.image, image_size=image_size))
+    return replace(config, image=replace(config.image, image_size=image_size))
 
 
 def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | None = None) -> None:
@@ -154,7 +162,8 @@ def load_model(
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or no safetensors file: {error}") from None
     model.load_state_dict(state, assign=True)
-    return model.requires_grad_(True).eval()
+    # Buffers that no file holds were made on the CPU.
+    return model.requires_grad_(True).to(device).eval()
 
 
 def assemble(config: ModelConfig, state: Mapping[str, Tensor], *, source: str | Path) -> Captioner:
@@ -265,7 +274,8 @@ def _compare(
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor if dtype is None else tensor.to(dtype)
+    # Integers, such as the step counts of batch norms, keep their type.
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
 
 
 def _align(tensor: Tensor) -> Tensor:

@@ -242,7 +242,7 @@ class CoCaObjective:
     def _sum_up(self, model: Captioner, batch: Batch, output: CoCaOutput, totals: Totals) -> Losses:
         """Compute the per-sample losses."""
         config = self.config
-        total = batch.images.new_zeros(())
+        total = model.log_scale.new_zeros(())
         parts = {}
         if output.caption_states is not None and output.caption_targets is not None:
             loss = captioning_loss(

@@ -11,6 +11,7 @@ from torch import nn
 
 from coca.core.config import Config
 from coca.core.errors import ConfigError, did_you_mean
+from coca.model.encoders.base import ImageEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +47,23 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     Raises:
         ConfigError: A pattern matches nothing, or no parameter is left to train.
     """
-    for pattern in patterns:
-        for name in _matching(pattern, model):
-            model.get_parameter(name).requires_grad_(False)
+    for name in frozen_by(model, patterns):
+        model.get_parameter(name).requires_grad_(False)
     sizes = [(parameter.requires_grad, parameter.numel()) for parameter in model.parameters()]
     trained, total = sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
     if not trained:
         raise ConfigError(f"freeze {list(patterns)} names every parameter; none is left to train")
     if patterns:
         logger.info("%s of %s parameters are trained, the others are frozen", trained, total)
+
+
+def frozen_by(model: nn.Module, patterns: Sequence[str]) -> set[str]:
+    """Return the names of the parameters that `freeze` would freeze.
+
+    Raises:
+        ConfigError: A pattern matches nothing.
+    """
+    return {name for pattern in patterns for name in _matching(pattern, model)}
 
 
 def parameter_groups(
@@ -119,6 +128,11 @@ def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
     scales: dict[str, float] = {}
     for tower in TOWERS:
         halves = [(name, half) for name, half in model.named_children() if name in tower]
+        for name, half in halves:
+            numbers = _layer_numbers(half)
+            top = 1 + max(numbers.values(), default=0)
+            scales |= {f"{name}.{it}": decay ** (top - layer) for it, layer in numbers.items()}
+        halves = [(name, half) for name, half in halves if not _layer_numbers(half)]
         top = 1 + sum(_count_blocks(half) for _, half in halves)
         below = 0
         for name, half in halves:
@@ -130,6 +144,11 @@ def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
             f"layer_decay needs a tower such as {TOWERS[0][0]}; {type(model).__name__} has none"
         )
     return scales
+
+
+def _layer_numbers(half: nn.Module) -> dict[str, int]:
+    """Return the layers that an image encoder numbers itself; empty for towers of blocks."""
+    return half.layer_numbers() or {} if isinstance(half, ImageEncoder) else {}
 
 
 def _count_blocks(half: nn.Module) -> int:

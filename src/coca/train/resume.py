@@ -34,6 +34,8 @@ def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
         ConfigError: Model, data or optimizer differ, or the run is beyond its last step.
     """
     before, folder = checkpoint.state["run"], checkpoint.folder
+    # Checkpoints of earlier versions, with one kind of image encoder only, do not name it.
+    before["model"].get("image", {}).setdefault("kind", "vit")
     if changes := _changes(before["model"], now["model"], "model"):
         raise ConfigError(f"{folder} is of another model: {'; '.join(changes)}; {_ADVICE}")
     if before["data"] != now["data"]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from coca.core.config import Config, Fraction
 from coca.core.errors import ConfigError
-from coca.model.vision import PatchEncoder
+from coca.model.encoders.base import ImageEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,11 @@ def set_patch_dropout(model: nn.Module, fraction: float) -> None:
     Raises:
         ConfigError: The model has no image encoder with patch dropout.
     """
-    encoders = [module for module in model.modules() if isinstance(module, PatchEncoder)]
+    encoders = [module for module in model.modules() if isinstance(module, ImageEncoder)]
     if fraction and not encoders:
         raise ConfigError(
             f"patch_dropout is {fraction}, but {type(model).__name__} has no image encoder that "
             "can leave out patches; set it to 0"
         )
     for encoder in encoders:
-        encoder.patch_dropout = fraction
+        encoder.set_patch_dropout(fraction)

@@ -8,7 +8,6 @@ from torchvision.models.detection.image_list import ImageList
 
 from coca.core.errors import ConfigError, ModelError
 from coca.model.coca import CoCa
-from coca.model.config import ImageEncoderConfig
 from coca.model.detection.detector import (
     Boxes,
     Detector,
@@ -17,6 +16,7 @@ from coca.model.detection.detector import (
     save_detector,
 )
 from coca.model.detection.feature_pyramid import SCALES
+from coca.model.encoders.vit import ViTConfig
 from tiny import tiny_config
 
 CONFIG = DetectorConfig(classes=("cat", "dog"), channels=32, scales=(2.0, 1.0))
@@ -79,7 +79,7 @@ def test_it_learns_where_a_square_is_and_which() -> None:
 
 def paper_like(patch_size: int, patches: int) -> Detector:
     """Build a detector with all maps on `patches` x `patches` patches of this size."""
-    image = ImageEncoderConfig(
+    image = ViTConfig(
         image_size=patch_size * patches,
         patch_size=patch_size,
         width=32,

@@ -15,7 +15,7 @@ from coca.model.config import HeadConfig
 from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.openclip.model import OpenCLIP
 from coca.workflows.training.init_weights import Adopted, adopt_weights
-from tiny import tiny_config
+from tiny import tiny_config, tiny_image
 from tiny_model import write_model
 from tiny_openclip import ours_of, peer, peer_config
 
@@ -136,7 +136,7 @@ def test_another_architecture_is_refused(source: Predictor) -> None:
     text = OpenCLIPTextConfig(
         vocab_size=50, context_length=8, width=32, heads=2, mlp_width=32, bos_id=48, eos_id=49
     )
-    config = OpenCLIPConfig(image=tiny_config().image, text=text, pooler_heads=2, embed_dim=32)
+    config = OpenCLIPConfig(image=tiny_image(), text=text, pooler_heads=2, embed_dim=32)
     foreign = Predictor(OpenCLIP(config), source.processor, fingerprint="f", source="somewhere")
     with pytest.raises(ConfigError, match="somewhere is of the architecture OpenCLIP"):
         adopt_weights(fresh(source), foreign)

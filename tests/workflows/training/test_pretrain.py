@@ -11,7 +11,7 @@ from torch import Tensor
 from coca.core.config import load_config
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
-from coca.model.vision import ImageEncoder
+from coca.model.encoders.vit import VisionTransformer
 from coca.processing.tokenizer import Tokenizer
 from coca.train.checkpoint import load_newest
 from coca.train.tracker import read_metrics
@@ -220,13 +220,13 @@ def test_stages_of_resolution_end_at_the_size_that_the_processor_says(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    forward = ImageEncoder.forward
+    forward = VisionTransformer.forward
 
-    def watched(self: ImageEncoder, images: Tensor) -> Tensor:
+    def watched(self: VisionTransformer, images: Tensor) -> Tensor:
         seen.append(images.shape[-1])
         return forward(self, images)
 
-    monkeypatch.setattr(ImageEncoder, "forward", watched)
+    monkeypatch.setattr(VisionTransformer, "forward", watched)
     stages = "data.resolution=[{until: 0.25, image_size: 8}, {until: 0.5, image_size: 24}]"
     pretrain(recipe(pictures, tmp_path / "run", stages))
     assert seen == [8] * 3 + [24] * 3 + [16] * 6

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from coca.core.errors import DataError
+from coca.data.loading.feature_file import FeatureFile
 from coca.data.loading.mixture import Mixture
 from coca.data.loading.permutation import mix
 from coca.data.loading.text import SampledText, sample_text
 from coca.data.sample import BadSample, Batch, Sample
-from coca.data.sources.base import Source, SourceConfig, read_rows
+from coca.data.sources.base import MetadataSource, Source, SourceConfig, read_rows
 from coca.metrics.answers import answer_scores
 from coca.processing.image import decode
 from coca.processing.processor import Processor
@@ -67,13 +68,15 @@ class _Slot(NamedTuple):
     row: int
     seed: int
     augment: Augmentation | None
+    epoch: int
+    """Number of passes over the source before this sample."""
 
 
 class _Example(NamedTuple):
-    """An augmented sample with its sampled text."""
+    """An augmented sample, or its features, with its sampled text."""
 
     key: str
-    images: UInt8[Tensor, "F 3 S S"]
+    images: UInt8[Tensor, "F 3 S S"] | Float[Tensor, "1 P W"]
     text: SampledText
     classes: tuple[str, ...]
 
@@ -95,6 +98,7 @@ class BatchDataset(Dataset[Batch | Failure]):
         *,
         by_answers: bool = False,
         images_per_sample: int = 1,
+        features: Sequence[FeatureFile] = (),
     ) -> None:
         self._configs = configs
         self._sources = sources
@@ -109,20 +113,21 @@ class BatchDataset(Dataset[Batch | Failure]):
         self._class_names = {name: number for number, name in enumerate(class_names)}
         self._by_answers = by_answers
         self._images_per_sample = images_per_sample
+        self._features = features
         self._has_questions = any(config.text == "question" for config in configs)
 
     def __getitem__(self, start: int) -> Batch | Failure:
         indices = np.arange(start, start + self._batch_size)
         seeds = mix(self._mixture.seed, _VISIT, indices).tolist()
-        sources, _, rows = (part.tolist() for part in self._mixture.draw(indices))
+        sources, epochs, rows = (part.tolist() for part in self._mixture.draw(indices))
         found = self._read(sources, rows)
         augment = self._augment_at(start - self._offset)
         bad: list[BadSample] = []
         examples: list[_Example] = []
-        for index, source, row, seed, result in zip(
-            indices.tolist(), sources, rows, seeds, found, strict=True
+        for index, source, row, seed, epoch, result in zip(
+            indices.tolist(), sources, rows, seeds, epochs, found, strict=True
         ):
-            example = self._usable(_Slot(index, source, row, seed, augment), result, bad)
+            example = self._usable(_Slot(index, source, row, seed, augment, epoch), result, bad)
             if example is None:
                 return Failure(tuple(bad))
             examples.append(example)
@@ -135,7 +140,7 @@ class BatchDataset(Dataset[Batch | Failure]):
             start=start,
             class_targets=self._targets(examples) if self._class_names else None,
             bad=tuple(bad),
-            image_config=self._processor.image_config,
+            image_config=None if self._features else self._processor.image_config,
             prompt_lengths=prompt_lengths,
         )
 
@@ -153,9 +158,22 @@ class BatchDataset(Dataset[Batch | Failure]):
             positions[source].append(position)
         found: dict[int, Sample | DataError] = {}
         for source, of_source in positions.items():
-            results = read_rows(self._sources[source], [rows[position] for position in of_source])
+            results = self._rows_of(source, [rows[position] for position in of_source])
             found.update(zip(of_source, results, strict=True))
         return [found[position] for position in range(len(rows))]
+
+    def _rows_of(self, source: int, rows: list[int]) -> list[Sample | DataError]:
+        """Read rows of a source; their text only, if features replace the images."""
+        opened = self._sources[source]
+        if not (self._features and isinstance(opened, MetadataSource)):
+            return read_rows(opened, rows)
+        results: list[Sample | DataError] = []
+        for row in rows:
+            try:
+                results.append(opened.words(row))
+            except DataError as error:
+                results.append(error)
+        return results
 
     def _usable(
         self, slot: _Slot, result: Sample | DataError, bad: list[BadSample]
@@ -165,15 +183,15 @@ class BatchDataset(Dataset[Batch | Failure]):
         for attempt in range(MAX_ATTEMPTS):
             if attempt:
                 row = self._mixture.spare(slot.sample, attempt)
-                (result,) = read_rows(self._sources[slot.source], [row])
+                (result,) = self._rows_of(slot.source, [row])
             try:
-                return self._example(result, slot)
+                return self._example(result, slot, row)
             except DataError as error:
                 key, title = self._sources[slot.source].key(row), self._titles[slot.source]
                 bad.append(BadSample(key, title, row, error.reason, str(error)))
         return None
 
-    def _example(self, result: Sample | DataError, slot: _Slot) -> _Example:
+    def _example(self, result: Sample | DataError, slot: _Slot, row: int) -> _Example:
         if isinstance(result, DataError):
             raise result
         generator = torch.Generator().manual_seed(slot.seed)
@@ -186,7 +204,26 @@ class BatchDataset(Dataset[Batch | Failure]):
                     f"sample {result.key} has the label {label!r}, which is not in class_names",
                     reason="unknown_label",
                 )
-        return _Example(result.key, self._augmented(result, slot.augment, generator), text, classes)
+        images = (
+            self._cached(slot, row)
+            if self._features
+            else self._augmented(result, slot.augment, generator)
+        )
+        return _Example(result.key, images, text, classes)
+
+    def _cached(self, slot: _Slot, row: int) -> Float[Tensor, "1 P W"]:
+        """Read the features of the epoch's view of an image."""
+        file = self._features[slot.source]
+        features = file.read(row, slot.epoch % file.key.views)
+        if features is None:
+            # Raises the error of the image, unless it was repaired since.
+            decode(self._sources[slot.source].read(row).image)
+            raise DataError(
+                f"the image was unusable when its features were computed; delete {file.path} to "
+                "compute them again",
+                reason="bad_features",
+            )
+        return torch.from_numpy(features)[None]
 
     def _augmented(
         self, sample: Sample, augment: Augmentation | None, generator: torch.Generator

@@ -31,6 +31,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.malloc import keep_freed_memory
 from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.loading.batches import Augmentation, BatchDataset, Failure, Stage
+from coca.data.loading.feature_file import FeatureFile, feature_identity
 from coca.data.loading.mixture import Mixture
 from coca.data.sample import Batch
 from coca.data.sources.base import Source, SourceConfig
@@ -106,6 +107,8 @@ class Loader:
         bad_log: JSON-lines file that lists bad samples.
         pin_memory: Copy batches to page-locked memory for faster transfers to a GPU. This opens a
             CUDA context.
+        features: A feature file for each source; batches then hold features of a frozen image
+            encoder in place of images, and `augment` and `stages` are not used.
 
     Raises:
         ConfigError: `world_size` does not divide `batch_size`, or a number is out of range.
@@ -125,6 +128,7 @@ class Loader:
         start: int = 0,
         bad_log: Path | None = None,
         pin_memory: bool = False,
+        features: Sequence[FeatureFile] = (),
     ) -> None:
         _check_numbers(config.batch_size, world_size, rank, seed, start)
         configs = [source_config for source_config, _ in sources]
@@ -143,6 +147,7 @@ class Loader:
                 "seed": seed,
                 "turns": mixture.turns,
                 "sources": [(source.fingerprint, source.block_size) for source in opened],
+                **(feature_identity(features) if features else {}),
             }
         )
         """Hash of the order of samples; a run must resume with an equal one."""
@@ -162,6 +167,7 @@ class Loader:
             self._offset,
             by_answers=config.class_from == "answers",
             images_per_sample=config.pictures,
+            features=features,
         )
 
     def __iter__(self) -> Iterator[Batch]:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from coca.model.layers.prepacked_linear import Linear
 from coca.model.layers.transformer import MLP, CrossAttention, SelfAttention
 
 
@@ -13,10 +14,10 @@ def init_linears_(model: nn.Module) -> None:
     """Initialize each linear layer: normal with variance 1 / inputs, and zero biases.
 
     So a narrow model learns as fast as a wide model. With a fixed 0.02, as in GPT-2, a width of 192
-    learned far more slowly.
+    learned far more slowly. Layers of other libraries keep their own initialization.
     """
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

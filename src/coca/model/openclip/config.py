@@ -8,7 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from coca.core.config import Config
 from coca.core.errors import ConfigError, ModelError
-from coca.model.config import HeadConfig, ImageEncoderConfig, Temperature
+from coca.model.config import HeadConfig, Temperature
+from coca.model.encoders.vit import ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +68,7 @@ class OpenCLIPTextConfig(Config):
 class OpenCLIPConfig(Config):
     """Configuration of OpenCLIP's CoCa; the defaults are `coca_ViT-B-32`."""
 
-    image: ImageEncoderConfig = field(
-        default_factory=lambda: ImageEncoderConfig(image_size=224, patch_size=32)
-    )
+    image: ViTConfig = field(default_factory=lambda: ViTConfig(image_size=224, patch_size=32))
     """The image encoder, which has a class token."""
     text: OpenCLIPTextConfig = field(default_factory=OpenCLIPTextConfig)
     """The unimodal and the multimodal text decoder."""
@@ -109,7 +108,7 @@ class OpenCLIPConfig(Config):
         return {
             "openclip_vit_b_32": cls(),
             "openclip_vit_l_14": cls(
-                image=ImageEncoderConfig(
+                image=ViTConfig(
                     image_size=224, patch_size=14, width=1024, layers=24, heads=16, mlp_width=4096
                 ),
                 text=OpenCLIPTextConfig(width=768, heads=12, mlp_width=3072),
@@ -167,7 +166,7 @@ def from_open_clip(content: Mapping[str, Any]) -> OpenCLIPConfig:
     vocab_size = text.get("vocab_size", 49_408)
     try:
         return OpenCLIPConfig(
-            image=ImageEncoderConfig(
+            image=ViTConfig(
                 image_size=vision.get("image_size", 224),
                 patch_size=vision.get("patch_size", 16),
                 width=width,

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
 from coca.model.captioner import Captioner, Poolings
-from coca.model.config import ImageEncoderConfig
+from coca.model.encoders.vit import PatchEncoder, ViTConfig
 from coca.model.heads import AttentivePoolingHead
 from coca.model.layers.init import init_linears_, scale_residuals_
 from coca.model.layers.kv_cache import AttentionState
@@ -33,7 +33,6 @@ from coca.model.layers.prepacked_linear import Linear
 from coca.model.layers.transformer import MLP, Block, CrossAttention, KeysAndValues
 from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.pooling import Pooling
-from coca.model.vision import PatchEncoder
 
 EMBEDDING, CAPTIONING = slice(0, 1), slice(1, None)
 """Slices of the pooler's queries: the first for the embedding, the others for the decoder."""
@@ -46,7 +45,7 @@ class OpenCLIPImageEncoder(PatchEncoder):
 
     extra_tokens = 1
 
-    def __init__(self, config: ImageEncoderConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)
         patch = config.channels * config.patch_size**2
         self.patch_embedding = Linear(patch, config.width, bias=False)
@@ -58,7 +57,7 @@ class OpenCLIPImageEncoder(PatchEncoder):
             for _ in range(config.layers)
         )
 
-    def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P D"]:
+    def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P D"]:
         size = self.config.image_size
         if images.shape[2:] != (size, size):
             height, width = images.shape[2:]

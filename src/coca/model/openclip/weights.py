@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from coca.core.errors import ConfigError, ModelError
-from coca.model.config import ImageEncoderConfig
+from coca.model.encoders.vit import ViTConfig
 from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
 from coca.model.openclip.model import OpenCLIP
 
@@ -160,7 +160,7 @@ def config_of_weights(state: State) -> OpenCLIPConfig:
         raise ModelError(f"these are no weights of a CoCa of OpenCLIP: {error}") from None
     try:
         return OpenCLIPConfig(
-            image=ImageEncoderConfig(
+            image=ViTConfig(
                 image_size=math.isqrt(patches) * patch,
                 patch_size=patch,
                 channels=channels,

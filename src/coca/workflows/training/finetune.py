@@ -24,7 +24,7 @@ from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.config import HeadConfig
 from coca.model.lora import LoraConfig, add_lora_, merged
-from coca.model.pretrained import ModelConfig, assemble, build
+from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
 from coca.tasks import TaskConfig, TaskResult
@@ -225,11 +225,10 @@ def _shape(config: FinetuneConfig, source: Predictor, head: HeadConfig | None) -
     """Return the model's configuration with the head and image size of the run."""
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
-    image = shape.image
-    if config.image_size is not None:
-        image = replace(image, image_size=config.image_size)
     try:
-        return replace(shape, head=head, image=image)
+        if config.image_size is not None:
+            shape = with_image_size(shape, config.image_size)
+        return replace(shape, head=head)
     except ConfigError as error:
         raise ConfigError(f"the head does not fit {config.model}: {error}") from None
 

@@ -24,7 +24,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import Captioner
 from coca.model.detection.detector import Detector, DetectorConfig, save_detector
-from coca.model.pretrained import ModelConfig, assemble, build
+from coca.model.pretrained import ModelConfig, assemble, build, with_image_size
 from coca.processing.augment import AugmentConfig
 from coca.processing.image import ImageTransform
 from coca.processing.processor import Processor
@@ -83,6 +83,8 @@ class DetectionConfig(Config):
             )
         if self.data.resolution:
             raise ConfigError("data.resolution is not for detection; set image_size")
+        if self.data.features is not None:
+            raise ConfigError("data.features is not for detection, whose boxes need images")
         if dropout := self.train.schedule.patch_dropout:
             raise ConfigError(
                 f"train.schedule.patch_dropout is {dropout}, but a detector reads the whole grid "
@@ -160,7 +162,7 @@ def _start(config: DetectionConfig) -> tuple[Captioner, Processor]:
     shape = source.model.config
     assert isinstance(shape, ModelConfig)
     size = config.image_size or shape.image.image_size
-    fresh = build(replace(shape, head=None, image=replace(shape.image, image_size=size)))
+    fresh = build(replace(with_image_size(shape, size), head=None))
     if config.weights == "pretrained":
         adopt_weights(fresh, source)
     return fresh, _squashed(source, size)

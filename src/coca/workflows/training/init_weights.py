@@ -14,9 +14,15 @@ from coca.model.captioner import Captioner
 
 logger = logging.getLogger(__name__)
 
-POSITIONS = "image_encoder.positions"
+ENCODER = "image_encoder"
 
-FREE_SETTINGS = ("image.image_size", "initial_temperature", "initial_bias", "head")
+FREE_SETTINGS = (
+    "image.image_size",
+    "image.classes",
+    "initial_temperature",
+    "initial_bias",
+    "head",
+)
 """Settings in which a model may differ from the model that initializes it."""
 
 
@@ -57,9 +63,10 @@ def adopt_weights(model: Captioner, source: Predictor) -> Adopted:
     _require_same_shape(model, theirs, source.source)
     given = theirs.state_dict()
     own = model.state_dict()
-    resized = tuple(name for name in (POSITIONS,) if own[name].shape != given[name].shape)
-    side = model.config.image.image_size // model.config.image.patch_size
-    given[POSITIONS] = theirs.image_encoder.positions_for(side, side)
+    before = {name: tensor.shape for name, tensor in given.items()}
+    for name, tensor in theirs.image_encoder.state_for(model.config.image.image_size).items():
+        given[f"{ENCODER}.{name}"] = tensor
+    resized = tuple(name for name in given if given[name].shape != before[name])
     same_head = model.config.head == theirs.config.head
     # Only heads and biases can differ; all other tensors exist in both models in the same shape.
     taken = [

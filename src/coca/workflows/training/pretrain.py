@@ -7,7 +7,7 @@ model/       what `coca.load` reads
 import logging
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import NonNegativeInt
@@ -16,10 +16,13 @@ from coca.core.config import Config
 from coca.core.errors import ConfigError
 from coca.core.malloc import keep_freed_memory
 from coca.core.progress import ProgressMaker, silent
+from coca.data.loading.feature_file import FeatureFile
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
+from coca.model.encoders.base import Normalization
+from coca.model.encoders.weights import EncoderWeightsConfig, load_encoder_weights
 from coca.model.lora import LoraConfig, add_lora_, merged
 from coca.model.pretrained import assemble
 from coca.model.word_map import folded
@@ -31,6 +34,7 @@ from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.optimizer import for_adapters
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer, TrainResult
+from coca.workflows.training.feature_cache import obtain_features, require_frozen
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import (
     DataConfig,
@@ -52,6 +56,9 @@ from coca.workflows.training.token_embeddings import map_word_vectors_
 
 logger = logging.getLogger(__name__)
 
+FIXED = ("seed", "tokenizer", "init_from", "encoder_weights", "lora", "word_vectors")
+"""Sections of a recipe that must not change when a run is resumed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Config):
@@ -70,6 +77,9 @@ class PretrainConfig(Config):
     """Model that provides initial weights and tokenizer, by any name that `coca.load` accepts: a
     folder, a run, a shipped model. Its architecture must equal `model`, except for image size,
     head and bias; its temperature is kept."""
+    encoder_weights: EncoderWeightsConfig | None = None
+    """Pretrained weights of the image encoder; not with `init_from`, which has its own. null: the
+    encoder is trained from scratch."""
     lora: LoraConfig | None = None
     """Train low-rank adapters on the weights of `init_from`, such as for another image domain;
     they are merged into the finished model. null: train all weights."""
@@ -96,6 +106,11 @@ class PretrainConfig(Config):
                 f"tokenizer.path is {self.tokenizer.path}, but with init_from the tokenizer is the "
                 "one of that model; set one of the two"
             )
+        if self.init_from is not None and self.encoder_weights is not None:
+            raise ConfigError(
+                f"init_from is {self.init_from}, which has an image encoder of its own, but "
+                "encoder_weights is set as well; set one of the two"
+            )
         if self.lora is not None and (self.init_from is None or self.train.parallel == "fsdp"):
             raise ConfigError(
                 f"lora adapts the weights of another model (init_from is {self.init_from}), on one "
@@ -105,6 +120,15 @@ class PretrainConfig(Config):
             raise ConfigError(
                 "word_vectors train token embeddings on one process or by ddp, without lora (lora "
                 f"is {self.lora}, train.parallel is {self.train.parallel})"
+            )
+        if (
+            self.data.features is not None
+            and self.init_from is None
+            and self.encoder_weights is None
+        ):
+            raise ConfigError(
+                "data.features is for an image encoder with pretrained weights; set "
+                "encoder_weights or init_from"
             )
         self._check_sizes()
         self._check_losses()
@@ -172,13 +196,67 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     """
     keep_freed_memory()
     world = DistributedContext.current()
+    prepared = _prepare(config, progress)
+    model, processor = prepared.model, prepared.processor
+    features = _features(config, prepared, progress)
+    names = () if config.model.head is None else config.model.head.classes
+    loader = make_loader(
+        replace(config.data, loader=replace(config.data.loader, class_names=names)),
+        prepared.sources,
+        processor,
+        steps=config.train.steps,
+        seed=config.seed,
+        bad_log=config.run / "bad_samples.jsonl",
+        device=config.device,
+        features=features,
+    )
+    trainer = Trainer(
+        model,
+        CoCaObjective(config.loss),
+        loader=loader,
+        config=_paced(config),
+        run_dir=config.run,
+        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
+        device=config.device,
+    )
+    trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
+    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, prepared.facts))
+    with threads(config.threads):
+        result = trainer.fit(progress)
+    return _finish(config, trainer, processor, result)
+
+
+def compute_features(
+    config: PretrainConfig, *, progress: ProgressMaker = silent
+) -> list[FeatureFile]:
+    """Write the feature cache of a run that is missing, and check the rest; nothing is trained.
+
+    Raises:
+        CocaError: The recipe, the data or a feature file is invalid; the message gives the reason.
+    """
+    if config.data.features is None:
+        raise ConfigError(
+            "data.features is not set, so the run reads images; set data.features.folder"
+        )
+    return _features(config, _prepare(config, progress), progress)
+
+
+class _Prepared(NamedTuple):
+    """A run before its data loader and its first step."""
+
+    sources: Sources
+    processor: Processor
+    model: CoCa
+    facts: dict[str, Any]
+    """What `record.json` notes about the start of the run."""
+
+
+def _prepare(config: PretrainConfig, progress: ProgressMaker) -> _Prepared:
+    """Open the sources, obtain the tokenizer, and build the model with its initial weights."""
+    world = DistributedContext.current()
     sources = open_sources(config.data.sources)
     world.broadcast_from_main(
-        lambda: compare_with_earlier(
-            config,
-            fixed=("seed", "tokenizer", "init_from", "lora", "word_vectors"),
-            logged=("data", "loss"),
-        )
+        lambda: compare_with_earlier(config, fixed=FIXED, logged=("data", "loss"))
     )
     source = None
     if config.init_from is not None:
@@ -193,35 +271,31 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         map_word_vectors_(
             model, processor.tokenizer, config.word_vectors, initialized=source is not None
         )
-    del source
+    if config.encoder_weights is not None:
+        facts["encoder_weights"] = load_encoder_weights(model.image_encoder, config.encoder_weights)
     if config.lora is not None:
         add_lora_(model, config.lora)
     # All ranks have the same weights; patch dropout differs between ranks.
     torch.manual_seed(config.seed + world.rank)
-    names = () if config.model.head is None else config.model.head.classes
-    loader = make_loader(
-        replace(config.data, loader=replace(config.data.loader, class_names=names)),
-        sources,
-        processor,
-        steps=config.train.steps,
-        seed=config.seed,
-        bad_log=config.run / "bad_samples.jsonl",
+    return _Prepared(sources, processor, model, facts)
+
+
+def _features(
+    config: PretrainConfig, prepared: _Prepared, progress: ProgressMaker
+) -> list[FeatureFile]:
+    """Obtain the feature files of the run; none if it reads images."""
+    if config.data.features is None:
+        return []
+    model = prepared.model
+    require_frozen(model, config.train.optimizer.freeze)
+    return obtain_features(
+        config.data,
+        prepared.sources,
+        model.image_encoder,
+        prepared.processor.image,
         device=config.device,
+        progress=progress,
     )
-    trainer = Trainer(
-        model,
-        CoCaObjective(config.loss),
-        loader=loader,
-        config=_paced(config),
-        run_dir=config.run,
-        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
-        device=config.device,
-    )
-    trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
-    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, facts))
-    with threads(config.threads):
-        result = trainer.fit(progress)
-    return _finish(config, trainer, processor, result)
 
 
 def _paced(config: PretrainConfig) -> TrainConfig:
@@ -251,7 +325,14 @@ def _processor(
         tokenizer,
         image_size=config.model.image.image_size,
         context_length=config.model.text.context_length,
+        normalization=config.model.image.normalization() if source is None else _own(source),
     )
+
+
+def _own(source: Predictor) -> Normalization:
+    """Return the normalization that another model was trained with."""
+    image = source.processor.image_config
+    return Normalization(image.mean, image.std, image.interpolation)
 
 
 def _fitted(config: CoCaConfig, source: Predictor | None, tokenizer: TextTokenizer) -> CoCaConfig:

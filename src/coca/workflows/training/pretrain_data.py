@@ -13,10 +13,12 @@ from coca.core.config import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.batches import Stage
+from coca.data.loading.feature_file import FeatureFile
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.loading.text import templates_of, texts_of
 from coca.data.sources.base import Source, SourceConfig, words_of
 from coca.data.sources.factory import open_source
+from coca.model.encoders.base import Normalization
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
@@ -71,6 +73,17 @@ class ResolutionConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureCacheConfig(Config):
+    """Cache of a frozen image encoder's features, which training reads in place of images."""
+
+    folder: Path
+    """Folder of the feature files, one for each source; missing files are written first. An image
+    takes `views` x tokens x features x 2 bytes, 125 kB for a view of EfficientNet-Lite0."""
+    views: PositiveInt = 1
+    """Augmented views of each image; epoch e reads view e modulo their number."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
     """Training data of a pretraining run."""
 
@@ -84,6 +97,9 @@ class DataConfig(Config):
     """Stages with other image sizes before the final stage at the model's own size, by rising
     `until`. Small images cost less: `[{until: 0.5, image_size: 112}]` trains the first half of the
     run at 112 pixels."""
+    features: FeatureCacheConfig | None = None
+    """Train on cached features of a frozen image encoder (`train.optimizer.freeze`); null: on
+    images."""
     resize: Literal["squash", "crop", "pad"] = "squash"
     """Method that makes an image square."""
     trim: bool = False
@@ -97,6 +113,21 @@ class DataConfig(Config):
                     f"resolution has until {other.until} after {one.until}; each `until` must be "
                     "above the one before"
                 )
+        self._check_features()
+
+    def _check_features(self) -> None:
+        if self.features is None:
+            return
+        if self.resolution or self.loader.pictures != 1:
+            raise ConfigError(
+                "features are of one image of the final size per sample; leave out "
+                f"{'resolution' if self.resolution else 'loader.pictures'}, or features"
+            )
+        if self.features.views > 1 and self.augment == AugmentConfig():
+            raise ConfigError(
+                f"features.views is {self.features.views}, but without augment all views are "
+                "equal; set it to 1, or augment"
+            )
 
 
 def open_sources(configs: Sequence[SourceConfig]) -> Sources:
@@ -205,10 +236,25 @@ def obtain_tokenizer(
 
 
 def make_processor(
-    config: DataConfig, tokenizer: TextTokenizer, *, image_size: int, context_length: int
+    config: DataConfig,
+    tokenizer: TextTokenizer,
+    *,
+    image_size: int,
+    context_length: int,
+    normalization: Normalization | None = None,
 ) -> Processor:
-    """Create the processor of images and texts, which is saved with the finished model."""
+    """Create the processor of images and texts, which is saved with the finished model.
+
+    Args:
+        config: How images become square.
+        tokenizer: The tokenizer.
+        image_size: Side of the square images in pixels.
+        context_length: Maximum number of tokens of a caption.
+        normalization: That of the image encoder; None: the default.
+    """
     image = ImageConfig(image_size=image_size, resize=config.resize, trim=config.trim)
+    if normalization is not None:
+        image = replace(image, **normalization._asdict())
     return Processor(ImageTransform(image), tokenizer, context_length)
 
 
@@ -239,8 +285,11 @@ def make_loader(
     seed: int,
     bad_log: Path,
     device: str = "cpu",
+    features: Sequence[FeatureFile] = (),
 ) -> Loader:
     """Create this rank's data loader for a run of `steps` steps on `device`.
+
+    With `features`, one file for each source, batches hold features in place of images.
 
     Raises:
         ConfigError: The batch size cannot be split over the ranks.
@@ -270,4 +319,5 @@ def make_loader(
         world_size=world.size,
         bad_log=bad_log,
         pin_memory=training_device(device).type == "cuda",
+        features=features,
     )

@@ -1,22 +1,56 @@
-"""Image encoder: a Vision Transformer without class token, for any resolution.
+"""Image encoder of kind `vit`: a Vision Transformer without class token, for any resolution.
 
 Dimensions: B batch, P patches, K patches that are kept, S tokens with a position, D width; `h` and
 `w` count patches along a side, `p` pixels in one.
 """
 
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.model.config import ImageEncoderConfig
+from coca.model.encoders.base import (
+    IMAGE_ENCODERS,
+    ImageEncoder,
+    ImageEncoderConfig,
+    require_heads,
+)
+from coca.model.layers.init import scale_residuals_
 from coca.model.layers.prepacked_linear import Linear
 from coca.model.layers.transformer import Block
 
 
-class PatchEncoder(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig(ImageEncoderConfig):
+    """A Vision Transformer without class token; poolers read all of its tokens."""
+
+    kind: str = "vit"
+    image_size: PositiveInt = 288
+    """Side of the square input in pixels; other sizes resize the positions."""
+    patch_size: PositiveInt = 18
+    """Side of a patch in pixels; 288/18 gives the 256 tokens of the paper."""
+    channels: PositiveInt = 3
+    """Colour channels of the input."""
+    width: PositiveInt = 768
+    """Features per token."""
+    layers: PositiveInt = 12
+    """Transformer blocks."""
+    heads: PositiveInt = 12
+    """Attention heads per block."""
+    mlp_width: PositiveInt = 3072
+    """Hidden features of each MLP."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_heads("image", self.width, self.heads)
+
+
+class PatchEncoder(ImageEncoder):
     """Base class of both image encoders: patches, position embeddings and patch dropout.
 
     Attributes:
@@ -26,14 +60,24 @@ class PatchEncoder(nn.Module):
             not of the model's shape, so it is neither configured nor saved.
     """
 
-    extra_tokens = 0
-    """Tokens before the patch tokens, such as a class token; they have positions, too."""
+    config_class = ViTConfig
+    config: ViTConfig
     positions: nn.Parameter
+    """Positions of the extra tokens, then of the patches in row-major order."""
 
-    def __init__(self, config: ImageEncoderConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
         self.patch_dropout = 0.0
+
+    def set_patch_dropout(self, fraction: float) -> None:
+        """Set the fraction of patches to drop in training."""
+        self.patch_dropout = fraction
+
+    def state_for(self, image_size: int) -> dict[str, Tensor]:
+        """Return the weights with position embeddings for another native image size."""
+        side = image_size // self.config.patch_size
+        return {**self.state_dict(), "positions": self.positions_for(side, side)}
 
     def positions_for(self, h: int, w: int) -> Float[Tensor, "S D"]:
         """Return the position embeddings of the extra tokens, then of a grid of `h` x `w` patches.
@@ -70,14 +114,15 @@ class PatchEncoder(nn.Module):
         return patches.take_along_dim(kept[..., None], dim=1), F.embedding(kept, positions)
 
 
-class ImageEncoder(PatchEncoder):
+@IMAGE_ENCODERS.register("vit")
+class VisionTransformer(PatchEncoder):
     """Vision Transformer that encodes images as one token per patch.
 
     Position embeddings are learned for `image_size` and interpolated for other sizes, as when the
     paper goes from 288 to 576 pixels.
     """
 
-    def __init__(self, config: ImageEncoderConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)
         self.patch_embedding = Linear(config.channels * config.patch_size**2, config.width)
         self.positions = nn.Parameter(torch.empty(config.tokens, config.width))
@@ -86,7 +131,12 @@ class ImageEncoder(PatchEncoder):
         )
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P D"]:
+    def init_weights(self) -> None:
+        """Scale the residual branches and initialize the positions."""
+        scale_residuals_(self, self.config.layers)
+        nn.init.normal_(self.positions, std=self.config.width**-0.5)
+
+    def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P D"]:
         p = self.config.patch_size
         height, width = images.shape[-2:]
         if height % p or width % p:

@@ -3,23 +3,23 @@ import torch
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
-from coca.model.vision import ImageEncoder
-from tiny import tiny_config
+from coca.model.encoders.vit import VisionTransformer
+from tiny import tiny_image
 
-PATCHES = tiny_config().image.tokens
+PATCHES = tiny_image().tokens
 
 
 @pytest.fixture
-def encoder() -> ImageEncoder:
+def encoder() -> VisionTransformer:
     """An encoder without blocks, so that each token depends on its own patch only."""
     torch.manual_seed(0)
-    encoder = ImageEncoder(tiny_config().image)
+    encoder = VisionTransformer(tiny_image())
     nn.init.normal_(encoder.positions)
     encoder.blocks = nn.ModuleList()
     return encoder
 
 
-def kept_patches(encoder: ImageEncoder, images: Tensor) -> list[list[int]]:
+def kept_patches(encoder: VisionTransformer, images: Tensor) -> list[list[int]]:
     """Find the kept patches of each image by comparison of tokens."""
     some = encoder.train()(images)
     every = encoder.eval()(images)
@@ -30,7 +30,7 @@ def kept_patches(encoder: ImageEncoder, images: Tensor) -> list[list[int]]:
 
 @pytest.mark.parametrize(("share", "count"), [(0.5, 8), (0.75, 4), (0.3, 11), (0.99, 1), (0.0, 16)])
 def test_the_kept_patches_are_distinct_with_their_own_positions(
-    encoder: ImageEncoder, share: float, count: int
+    encoder: VisionTransformer, share: float, count: int
 ) -> None:
     encoder.patch_dropout = share
     for patches in kept_patches(encoder, torch.randn(5, 3, 16, 16)):
@@ -38,7 +38,7 @@ def test_the_kept_patches_are_distinct_with_their_own_positions(
 
 
 def test_each_image_keeps_patches_of_its_own_and_each_patch_is_kept_alike(
-    encoder: ImageEncoder,
+    encoder: VisionTransformer,
 ) -> None:
     encoder.patch_dropout = 0.75
     rows = kept_patches(encoder, torch.randn(2000, 3, 16, 16))
@@ -48,7 +48,7 @@ def test_each_image_keeps_patches_of_its_own_and_each_patch_is_kept_alike(
     assert int((counts - 500).abs().max()) < 100
 
 
-def test_a_model_in_evaluation_mode_sees_every_patch(encoder: ImageEncoder) -> None:
+def test_a_model_in_evaluation_mode_sees_every_patch(encoder: VisionTransformer) -> None:
     images = torch.randn(2, 3, 16, 16)
     before = torch.get_rng_state()
     whole = encoder.eval()(images)
@@ -58,7 +58,7 @@ def test_a_model_in_evaluation_mode_sees_every_patch(encoder: ImageEncoder) -> N
 
 
 def test_fewer_patches_are_less_work() -> None:
-    encoder = ImageEncoder(tiny_config().image).train()
+    encoder = VisionTransformer(tiny_image()).train()
     sizes = []
     for block in encoder.blocks:
         block.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[1]))
@@ -72,7 +72,7 @@ def test_fewer_patches_are_less_work() -> None:
 
 def test_patches_that_were_left_out_have_no_effect_and_no_gradient() -> None:
     torch.manual_seed(0)
-    encoder = ImageEncoder(tiny_config().image).train()
+    encoder = VisionTransformer(tiny_image()).train()
     nn.init.normal_(encoder.positions)
     encoder.patch_dropout = 0.75
     images = torch.randn(1, 3, 16, 16, requires_grad=True)
@@ -85,7 +85,7 @@ def test_patches_that_were_left_out_have_no_effect_and_no_gradient() -> None:
     assert torch.equal(by_patch > 0, touched)
 
 
-def test_the_choice_follows_the_global_generator(encoder: ImageEncoder) -> None:
+def test_the_choice_follows_the_global_generator(encoder: VisionTransformer) -> None:
     encoder.patch_dropout = 0.5
     images = torch.randn(3, 3, 16, 16)
     choices = []
@@ -95,11 +95,11 @@ def test_the_choice_follows_the_global_generator(encoder: ImageEncoder) -> None:
     assert choices[0] == choices[1] != choices[2]
 
 
-def test_patches_of_another_size_are_left_out_as_well(encoder: ImageEncoder) -> None:
+def test_patches_of_another_size_are_left_out_as_well(encoder: VisionTransformer) -> None:
     encoder.patch_dropout = 0.5
     assert [len(row) for row in kept_patches(encoder, torch.randn(2, 3, 24, 32))] == [24, 24]
 
 
-def test_a_image_that_does_not_fit_into_patches_raises(encoder: ImageEncoder) -> None:
+def test_a_image_that_does_not_fit_into_patches_raises(encoder: VisionTransformer) -> None:
     with pytest.raises(ConfigError, match="18 x 16 pixels is not a multiple of patch_size 4"):
         encoder(torch.randn(1, 3, 18, 16))

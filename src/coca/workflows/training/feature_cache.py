@@ -1,0 +1,242 @@
+"""Feature cache of a frozen image encoder: one file of features for each source of a run.
+
+The features of an image are computed once and read in every epoch. With augmentation, a file holds
+several views of each image, and epoch e reads view e modulo their number. A view depends on its row
+and number only, and not on the run's seed, so that runs share files.
+
+Dimensions: N images, V views of each, M views of all, S side of an image in pixels, P tokens,
+F features.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from coca.core.config import digest, non_default
+from coca.core.errors import ConfigError, DataError
+from coca.core.prefetch import iterate_ahead
+from coca.core.progress import ProgressMaker, silent
+from coca.data.loading.feature_file import FeatureFile, FeatureKey, FeatureWriter
+from coca.data.loading.permutation import mix
+from coca.data.sample import Sample
+from coca.data.sources.base import Source, SourceConfig, StampedSource, read_rows
+from coca.model.captioner import Captioner
+from coca.model.encoders.base import ImageEncoder
+from coca.processing.augment import Augment, AugmentConfig
+from coca.processing.image import ImageTransform, decode
+from coca.train.device import training_device
+from coca.train.distributed_context import DistributedContext
+from coca.train.param_groups import frozen_by
+from coca.workflows.training.pretrain_data import DataConfig, FeatureCacheConfig, Sources
+
+logger = logging.getLogger(__name__)
+
+BATCH_IMAGES = 32
+"""Images in one forward pass of the encoder."""
+
+_VIEW = 2 << 32  # separates the random streams of views from those of a run
+
+
+def require_frozen(model: Captioner, freeze: Sequence[str]) -> None:
+    """Check that training does not change the features.
+
+    Args:
+        model: The model.
+        freeze: Patterns of the parameters that training will freeze.
+
+    Raises:
+        ConfigError: A parameter that features depend on is trained, or a pattern matches nothing.
+    """
+    frozen = frozen_by(model, freeze)
+    trained = [
+        name
+        for name, parameter in model.image_encoder.feature_parameters()
+        if parameter.requires_grad and f"image_encoder.{name}" not in frozen
+    ]
+    if trained:
+        part = ".backbone" if trained[0].startswith("backbone.") else ""
+        raise ConfigError(
+            f"data.features reads features of a frozen image encoder, but {len(trained)} of its "
+            f"tensors are trained, such as image_encoder.{trained[0]}; add image_encoder{part} to "
+            "train.optimizer.freeze"
+        )
+
+
+def obtain_features(
+    config: DataConfig,
+    sources: Sources,
+    encoder: ImageEncoder,
+    transform: ImageTransform,
+    *,
+    device: str = "cpu",
+    progress: ProgressMaker = silent,
+) -> list[FeatureFile]:
+    """Open the feature file of each source, and write those that are missing.
+
+    Writing continues where an earlier process stopped. The main rank writes; all ranks must call
+    this function.
+
+    Raises:
+        ConfigError: The configuration has no section `features`.
+        DataError: A file is damaged.
+        StorageError: A file cannot be written.
+    """
+    settings = config.features
+    if settings is None:
+        raise ConfigError("data.features is not set; set data.features.folder to a folder")
+    encoder_hash = hash_encoder(encoder)
+    keys = [
+        feature_key(source, encoder, transform, config.augment, settings, encoder_hash)
+        for _, source in sources
+    ]
+
+    def write() -> None:
+        for (source_config, source), key in zip(sources, keys, strict=True):
+            if not (settings.folder / key.file_name).exists():
+                augment = (
+                    Augment(config.augment, transform.config)
+                    if config.augment != AugmentConfig()
+                    else None
+                )
+                images = ViewReader(source, transform, augment, key)
+                _write(source_config, images, encoder, settings.folder, device, progress)
+
+    DistributedContext.current().broadcast_from_main(write)
+    return [FeatureFile(settings.folder / key.file_name, key) for key in keys]
+
+
+def feature_key(
+    source: Source,
+    encoder: ImageEncoder,
+    transform: ImageTransform,
+    augment: AugmentConfig,
+    settings: FeatureCacheConfig,
+    encoder_hash: str,
+) -> FeatureKey:
+    """Compute the key of a source's feature file."""
+    size = transform.config.image_size
+    blank = torch.zeros(1, 3, size, size, device=next(encoder.parameters()).device)
+    with torch.inference_mode():
+        _, tokens, width = encoder.eval().features(blank).shape
+    return FeatureKey(
+        encoder=encoder_hash,
+        transform=digest({"image": non_default(transform.config), "augment": non_default(augment)}),
+        data=digest({"source": source.fingerprint, "stamps": _stamps(source, len(source))}),
+        rows=len(source),
+        views=settings.views,
+        tokens=tokens,
+        width=width,
+    )
+
+
+def hash_encoder(encoder: ImageEncoder) -> str:
+    """Hash all that features depend on: the encoder's tensors by name, and its kind."""
+    found = hashlib.sha256(encoder.config.kind.encode())
+    for name, tensor in sorted(encoder.feature_state().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+class ViewReader:
+    """Reader of the augmented views of a source's images, in the order of rows."""
+
+    def __init__(
+        self, source: Source, transform: ImageTransform, augment: Augment | None, key: FeatureKey
+    ) -> None:
+        self.key = key
+        self._source = source
+        self.transform = transform
+        self._augment = augment
+
+    def batches(
+        self, first: int
+    ) -> Iterator[tuple[UInt8[Tensor, "N V 3 S S"], Bool[np.ndarray, " N"]]]:
+        """Yield the views of the rows from `first` on, and which rows are usable."""
+        count = max(1, BATCH_IMAGES // self.key.views)
+        for start in range(first, self.key.rows, count):
+            rows = range(start, min(start + count, self.key.rows))
+            found = [
+                self._views(row, sample)
+                for row, sample in zip(rows, read_rows(self._source, rows), strict=True)
+            ]
+            side = self.transform.config.image_size
+            empty = torch.zeros(self.key.views, 3, side, side, dtype=torch.uint8)
+            yield (
+                torch.stack([empty if views is None else views for views in found]),
+                np.array([views is not None for views in found]),
+            )
+
+    def _views(self, row: int, sample: Sample | DataError) -> UInt8[Tensor, "V 3 S S"] | None:
+        """Decode an image and augment it; None if it is unusable, which a run reports."""
+        try:
+            if isinstance(sample, DataError) or len(sample.images) != 1:
+                return None
+            pixels = decode(sample.image)
+        except DataError:
+            return None
+        if self._augment is None:
+            return self.transform.square(pixels)[None]
+        views = []
+        for view in range(self.key.views):
+            seed = int(mix(_VIEW, row, view)[0])
+            views.append(self._augment(pixels, torch.Generator().manual_seed(seed)))
+        return torch.stack(views)
+
+
+def _stamps(source: Source, rows: int) -> list[str]:
+    """Return the stamp of each row, if the source detects changed images by them."""
+    stamps: list[str] = []
+    if not isinstance(source, StampedSource):
+        return stamps
+    for row in range(rows):
+        try:
+            stamps.append(source.stamp(row))
+        except DataError:
+            stamps.append("")
+    return stamps
+
+
+def _write(
+    config: SourceConfig,
+    images: ViewReader,
+    encoder: ImageEncoder,
+    folder: Path,
+    device: str,
+    progress: ProgressMaker,
+) -> None:
+    target = training_device(device)
+    encoder.to(target).eval()
+    rows = images.key.rows
+    with FeatureWriter(folder, images.key) as writer:
+        begin = writer.rows_done
+        with progress(f"computing features of {config.title}", rows - begin) as bar:
+            started = time.perf_counter()
+            for views, usable in iterate_ahead(images.batches(begin), ahead=2):
+                pixels = images.transform.normalize(views.flatten(0, 1).to(target))
+                features = _half(encoder, pixels).unflatten(0, views.shape[:2])
+                writer.append(features.numpy(), usable)
+                rate = (writer.rows_done - begin) / (time.perf_counter() - started)
+                bar.advance(len(views), images_per_s=round(rate * images.key.views, 1))
+        made = writer.finish()
+    logger.info("%s holds the features of %s images of %s", made.path, rows, config.title)
+
+
+@torch.inference_mode()
+def _half(encoder: ImageEncoder, images: Float[Tensor, "M 3 S S"]) -> Float[Tensor, "M P F"]:
+    """Compute features in fp16, on the CPU."""
+    features = encoder.features(images).to(torch.float16).cpu()
+    if not bool(features.isfinite().all()):
+        raise DataError(
+            "features of the image encoder exceed the range of fp16, 65,504; this encoder cannot "
+            "be cached",
+            reason="bad_features",
+        )
+    return features

@@ -1,0 +1,171 @@
+"""Training on cached features of a frozen encoder, compared with training on images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from coca.core.config import load_config
+from coca.core.errors import ConfigError, DataError
+from coca.inference.loading import load
+from coca.model.encoders.timm import TimmEncoder
+from coca.train.tracker import read_metrics
+from coca.workflows.training.pretrain import PretrainConfig, compute_features, pretrain
+from tiny_pretrain import RECIPE, stopping_at, write_squares
+from tiny_run import same
+
+AUGMENT = ("data.augment.flip=0.5", "data.augment.color=0.5", "data.features.views=3")
+FREEZE = "train.optimizer.freeze=[image_encoder.backbone]"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write_squares(tmp_path / "pictures")
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), path)
+    return path
+
+
+def recipe(root: Path, run: str, *overrides: str, cached: bool = True) -> PretrainConfig:
+    encoder = {"kind": "timm", "name": "test_resnet", "image_size": 32, "width": 32}
+    layer: dict[str, Any] = {**RECIPE, "model": {**RECIPE["model"], "image": encoder}}
+    features = (f"data.features.folder={root / 'features'}",) if cached else ()
+    return load_config(
+        PretrainConfig,
+        layer,
+        overrides=[
+            f"run={root / run}",
+            f"data.sources.0.path={root / 'pictures'}",
+            f"encoder_weights.file={root / 'weights.pth'}",
+            FREEZE,
+            *features,
+            *overrides,
+        ],
+    )
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(load(run).model.state_dict())
+
+
+@contextmanager
+def encoder_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Counts the images that an encoder computes features of."""
+    calls: list[int] = []
+    features = TimmEncoder.features
+
+    def counted(self: TimmEncoder, images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        return features(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TimmEncoder, "features", counted)
+        yield calls
+
+
+def test_training_on_features_equals_training_on_images_up_to_fp16(
+    pictures: Path, published: Path, tmp_path: Path
+) -> None:
+    pretrain(recipe(tmp_path, "cached"))
+    pretrain(recipe(tmp_path, "plain", cached=False))
+    one, other = (read_metrics(tmp_path / run) for run in ("cached", "plain"))
+    for cached, plain in zip(one, other, strict=True):
+        assert cached["loss"] == pytest.approx(plain["loss"], rel=1e-3)
+    assert load(tmp_path / "cached").model.config == load(tmp_path / "plain").model.config
+
+
+def test_the_encoder_runs_once_for_each_view_and_never_in_a_step(
+    pictures: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with encoder_calls(monkeypatch) as calls:
+        pretrain(recipe(tmp_path, "one", *AUGMENT))
+    rows = 12
+    # One blank image more, to find the shape of the features.
+    assert sum(calls) == rows * 3 + 1
+    with encoder_calls(monkeypatch) as calls:
+        pretrain(recipe(tmp_path, "two", *AUGMENT, "seed=1"))
+    assert sum(calls) == 1
+
+
+def test_the_frozen_encoder_is_saved_as_it_was_published(
+    pictures: Path, published: Path, tmp_path: Path
+) -> None:
+    pretrain(recipe(tmp_path, "run"))
+    expected = torch.load(published, weights_only=True)
+    published.unlink()
+    found = weights(tmp_path / "run")
+    for name, tensor in expected.items():
+        assert torch.equal(found[f"image_encoder.backbone.{name}"], tensor)
+
+
+def test_a_run_in_two_parts_equals_the_run_in_one(
+    pictures: Path, published: Path, tmp_path: Path
+) -> None:
+    pretrain(recipe(tmp_path, "whole", *AUGMENT))
+    stopped = pretrain(recipe(tmp_path, "parts", *AUGMENT), progress=stopping_at(7))
+    assert stopped.interrupted
+    pretrain(recipe(tmp_path, "parts", *AUGMENT))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_other_images_weights_or_augmentation_have_other_files(
+    pictures: Path, published: Path, tmp_path: Path
+) -> None:
+    def names(*changes: str) -> set[str]:
+        return {file.path.name for file in compute_features(recipe(tmp_path, "run", *changes))}
+
+    first = names()
+    assert names() == first
+    assert names("data.resize=pad") != first
+    assert names("data.augment.flip=0.5") != first
+    torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), published)
+    assert names() != first
+
+
+def test_an_unreadable_image_is_replaced_and_reported(
+    pictures: Path, published: Path, tmp_path: Path
+) -> None:
+    (pictures / "3.png").write_bytes(b"no image")
+    pretrain(recipe(tmp_path, "run", "data.loader.max_bad_fraction=0.9"))
+    assert "not_an_image" in (tmp_path / "run" / "bad_samples.jsonl").read_text()
+
+
+def test_a_damaged_file_stops_the_run(pictures: Path, published: Path, tmp_path: Path) -> None:
+    (file,) = compute_features(recipe(tmp_path, "run"))
+    file.path.write_bytes(file.path.read_bytes()[:-7])
+    with pytest.raises(DataError, match="`coca data features RECIPE` writes it again"):
+        pretrain(recipe(tmp_path, "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (["train.optimizer.freeze=[]"], r"add image_encoder\.backbone to train\.optimizer\.freeze"),
+        (["data.features.views=2"], "without augment all views are equal"),
+        (["data.resolution=[{until: 0.5, image_size: 64}]"], "leave out resolution"),
+        (["data.loader.pictures=2"], r"leave out loader\.pictures"),
+        (["encoder_weights=null"], "set encoder_weights or init_from"),
+        (["init_from=somewhere"], "has an image encoder of its own"),
+    ],
+)
+def test_recipes_that_cannot_use_features_are_refused(
+    changes: list[str], complaint: str, pictures: Path, published: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        pretrain(recipe(tmp_path, "run", *changes))
+
+
+def test_a_run_on_images_has_no_features_to_compute(
+    pictures: Path, published: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"set data\.features\.folder"):
+        compute_features(recipe(tmp_path, "run", cached=False))
