@@ -48,7 +48,7 @@ def test_success_equals_a_search_by_hand(predictor: Predictor, tmp_path: Path) -
     # Two of twelve images are correct: 1 - C(10, 5) / C(12, 5).
     assert result.metrics["chance_success@5"] == pytest.approx(1 - 252 / 792)
     assert result.samples == 6
-    assert len(result.shown.strips) == 6
+    assert len(result.report_samples.rows) == 6
 
 
 def test_a_query_without_an_image_is_skipped_and_listed(

@@ -20,7 +20,7 @@ from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
 from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples
-from coca.tasks.report_samples import Example, ImageRow, Shown, thumbnail
+from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
 
 SHARED_BY = range(2, 41)
 """Number of images that a keyword of the metadata must name to be a query."""
@@ -73,7 +73,7 @@ def keyword_search(
         bad,
         {"queries": results, "skipped": skipped},
         headline=("success@5",),
-        shown=Shown(_rows(queries, samples, similarity, relevant, best)),
+        report_samples=ReportSamples(_rows(queries, samples, similarity, relevant, best)),
     )
 
 
