@@ -21,12 +21,12 @@ from side_by_side import Rounds, emit, figure, in_turn, ratio, table, write_repo
 
 import coca
 from coca.inference.predictor import Predictor
-from coca.search.ingest.local_files import find_pictures
 from coca.search.ingest.pipeline import READ_AHEAD_BATCHES, reading_threads
-from coca.search.ingest.prefetch import Reader, embed_found
+from coca.search.ingest.prefetch import Reader, embed_items
 from coca.search.ingest.snapshot import CollectionSnapshot
+from coca.search.ingest.source_images import find_files
 from coca.search.ingest.sources import FileSource
-from coca.workflows.collections.index import index_pictures
+from coca.workflows.collections.index import index_images
 
 NAMES = {
     "embed": "embedding alone, reading ahead",
@@ -45,16 +45,16 @@ def embed_ahead(model: Predictor, files: Sequence[Path]) -> None:
         ahead=READ_AHEAD_BATCHES * model.batch_size,
     )
     batch = {}
-    for found in reader.read(FileSource(files)):
-        batch[found.id] = found
+    for item in reader.read(FileSource(files)):
+        batch[item.id] = item
         if len(batch) == model.batch_size:
-            embed_found(model, batch)
+            embed_items(model, batch)
             batch = {}
-    embed_found(model, batch)
+    embed_items(model, batch)
 
 
 def index(model: Predictor, files: Sequence[Path], uri: str) -> None:
-    done = index_pictures(files, model, uri=uri, captions=False).report
+    done = index_images(files, model, uri=uri, captions=False).report
     assert done.good == len(files)
 
 
@@ -64,7 +64,7 @@ UNITS = {"seconds": "s", "cpu_s": "processor s"}
 
 def contestant(arguments: argparse.Namespace) -> None:
     model = coca.load(arguments.model, device="cpu")
-    files = find_pictures([arguments.images])[: arguments.count]
+    files = find_files([arguments.images])[: arguments.count]
     # The first batch warms up: imports and the choice of kernels.
     model.embed_images(files[: model.batch_size])
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.mining.selection import Choice
 from coca.search.mining.zero_shot import add_classes
 from coca.workflows.collections.class_prompts import open_classes
-from coca.workflows.collections.index import index_pictures
+from coca.workflows.collections.index import index_images
 from coca.workflows.collections.mining import Mining, mine
 
 RECIPE = Path(__file__).parents[1] / "recipes/finetune/imagenette_frozen.yaml"
@@ -72,7 +72,7 @@ def mined(
     if way in ("random", "all"):
         chosen = files if way == "all" else rng.sample(files, count)
         return written(chosen, labels, out)
-    index_pictures(files, predictor, uri=uri, captions=False)
+    index_images(files, predictor, uri=uri, captions=False)
     with (
         Collection.open(uri) as index,
         open_classes(predictor, uri, create=True) as classes,

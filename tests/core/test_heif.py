@@ -15,7 +15,7 @@ from coca.core.formats import IMAGE_FORMATS
 from coca.core.heif import formats_of, has_heif, is_heif
 from coca.processing.image import decode
 from coca.search.ingest.image_metadata import read_header
-from coca.search.ingest.local_files import find_pictures
+from coca.search.ingest.source_images import find_files
 
 
 def head(major: bytes, *others: bytes) -> bytes:
@@ -52,10 +52,10 @@ def test_without_the_extra_heif_images_are_named(
     heif._register.cache_clear()
     for name in ("a.heic", "b.HEIF", "c.png"):
         (tmp_path / name).write_bytes(head(b"heic", b"mif1"))
-    assert find_pictures([tmp_path]) == [tmp_path / "c.png"]
+    assert find_files([tmp_path]) == [tmp_path / "c.png"]
     assert "2 HEIF images are left out: pip install 'coca-captioners[heif]'" in caplog.text
     # One that is named is reported when it is read.
-    assert find_pictures([tmp_path / "a.heic"]) == [tmp_path / "a.heic"]
+    assert find_files([tmp_path / "a.heic"]) == [tmp_path / "a.heic"]
     with pytest.raises(
         DataError, match=r"a\.heic is a HEIF image.*coca-captioners\[heif\]"
     ) as told:
@@ -77,7 +77,7 @@ def test_heif_images_are_read_upright_with_size_and_time(tmp_path: Path) -> None
     path = tmp_path / "a.heic"
     path.write_bytes(stream.getvalue())
     assert is_heif(stream.getvalue()[: heif.HEAD_BYTES])
-    assert find_pictures([tmp_path]) == [path]
+    assert find_files([tmp_path]) == [path]
     header = read_header(stream.getvalue())
     assert (header.width, header.height, header.time) == (64, 48, 1717180200)
     decoded = decode(path)

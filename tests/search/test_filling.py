@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.frame_paths import every_of, series_of, series_path, series_stamp
-from coca.search.ingest.local_files import Annotation, Picture
+from coca.search.frame_paths import every_of, series_etag, series_of, series_path
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import UNSURE, WHOLE
+from coca.search.ingest.source_images import Annotation, SourceImage
 from coca.search.ingest.sources import Entry, FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record, content_id
@@ -132,24 +132,24 @@ def test_words_that_come_later_beside_a_copy_go_before_a_model_s(
 class Films:
     """In-memory source of image series; a series may end in an error."""
 
-    def __init__(self, films: dict[str, Sequence[bytes | DataError]], stamp: str = "1") -> None:
+    def __init__(self, films: dict[str, Sequence[bytes | DataError]], etag: str = "1") -> None:
         self.films = films
-        self.stamp = series_stamp(stamp, 0.5)
+        self.etag = series_etag(etag, 0.5)
         self.read: list[str] = []
 
     def entries(self) -> Sequence[Entry]:
-        return [Entry(name, self.stamp) for name in self.films]
+        return [Entry(name, self.etag) for name in self.films]
 
-    def series(self, entry: Entry) -> Iterator[Picture]:
+    def series(self, entry: Entry) -> Iterator[SourceImage]:
         self.read.append(entry.path)
         for second, image in enumerate(self.films[entry.path]):
             if isinstance(image, DataError):
                 raise image
             annotation = Annotation(album=entry.path)
             path = series_path(entry.path, second / 2)
-            yield Picture(path=path, image=image, annotation=annotation, stamp=entry.stamp)
+            yield SourceImage(path=path, data=image, annotation=annotation, etag=entry.etag)
 
-    def has_lost(self, path: str, stamp: str) -> bool:
+    def has_lost(self, path: str, etag: str) -> bool:
         return path.startswith("/films/")
 
 
@@ -177,17 +177,17 @@ def test_the_path_of_a_moment_leads_back_to_its_film() -> None:
         "/a.mp4#t=0.123",
     ]
     for every_s in (0.5, 1e-05, 1e20, float("inf")):
-        stamp = series_stamp("512-17", every_s)
+        etag = series_etag("512-17", every_s)
         for path in ("/a.mp4", "/#t=3.jpg", "/a#t=x"):
-            for marked in (stamp, f"{stamp}{WHOLE}", f"{stamp}{WHOLE}{UNSURE}", f"0|{stamp}"):
+            for marked in (etag, f"{etag}{WHOLE}", f"{etag}{WHOLE}{UNSURE}", f"0|{etag}"):
                 assert series_of(path, marked) == path
                 assert series_of(series_path(path, 12.25), marked) == path
-        assert every_of(stamp) == every_s
+        assert every_of(etag) == every_s
 
 
-@pytest.mark.parametrize("stamp", ["", "512-17", "0123456789abcdef", "89abcdef:0123456789abcdef"])
-def test_only_a_stamp_tells_a_moment_from_a_key_that_looks_like_one(stamp: str) -> None:
-    assert series_of("/a.tar/k#t=3", stamp) == "/a.tar/k#t=3"
+@pytest.mark.parametrize("etag", ["", "512-17", "0123456789abcdef", "89abcdef:0123456789abcdef"])
+def test_only_an_etag_tells_a_moment_from_a_key_that_looks_like_one(etag: str) -> None:
+    assert series_of("/a.tar/k#t=3", etag) == "/a.tar/k#t=3"
 
 
 @pytest.mark.parametrize("batch_size", [2, 64])
@@ -221,7 +221,7 @@ def test_a_series_that_was_cut_anew_keeps_nothing_of_the_old_one(
     fill: Fill, index: Collection
 ) -> None:
     fill(Films({"/films/a": [b"1", b"2", b"3", b"4"]}))
-    report = fill(Films({"/films/a": [b"1", b"5"]}, stamp="2"))
+    report = fill(Films({"/films/a": [b"1", b"5"]}, etag="2"))
     assert report == IngestReport(updated=1, unchanged=1)
     assert paths(index) == {"/films/a#t=0", "/films/a#t=0.5"}
     assert index.count() == 2

@@ -28,7 +28,7 @@ def test_tables_are_told_apart_and_everything_else_counts_as_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stamp", "caption", "over", "captioned", "heard"),
+    ("etag", "caption", "over", "captioned", "heard"),
     [
         (TABLE, "said", FILE, True, True),
         (TABLE, "", FILE, True, False),
@@ -41,6 +41,6 @@ def test_tables_are_told_apart_and_everything_else_counts_as_one() -> None:
     ],
 )
 def test_captions_go_first_then_tables_then_the_latest(
-    stamp: str, caption: str, over: str, captioned: bool, heard: bool
+    etag: str, caption: str, over: str, captioned: bool, heard: bool
 ) -> None:
-    assert has_priority(stamp, caption, over=over, captioned=captioned) == heard
+    assert has_priority(etag, caption, over=over, captioned=captioned) == heard

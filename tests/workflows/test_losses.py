@@ -14,9 +14,9 @@ from coca.inference.predictor import Predictor
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.sources import AnySource, FileSource
 from coca.search.milvus.collection import Collection
-from coca.workflows.collections.image_resolver import PathReader, is_within
+from coca.workflows.collections.image_resolver import ImageResolver, is_within
 from coca.workflows.collections.image_sources import open_sources
-from coca.workflows.collections.index import FillResult, fill_collection, index_pictures
+from coca.workflows.collections.index import IndexResult, index_images, index_sources
 from coca.workflows.collections.source_uris import resolve_uris
 from coca.workflows.collections.watch import watch_folders
 from tiny_data import picture
@@ -73,15 +73,15 @@ def claims(uri: str) -> dict[str, tuple[str, dict[str, str]]]:
 @pytest.fixture
 def before(data: Path, uri: str, model: Predictor) -> dict[str, tuple[str, dict[str, str]]]:
     """What a collection of all of it holds."""
-    index_pictures(places(data), model, uri=uri, captions=False)
+    index_images(places(data), model, uri=uri, captions=False)
     held = claims(uri)
     assert sorted(caption for caption, _ in held.values()) == [f"given {n}" for n in range(9)]
     return held
 
 
-def watched(folders: Sequence[Path], uri: str, model: Predictor) -> Iterator[FillResult]:
-    def fill(sources: Sequence[AnySource]) -> FillResult:
-        return fill_collection(sources, model, uri=uri, captions=False, prune=True)
+def watched(folders: Sequence[Path], uri: str, model: Predictor) -> Iterator[IndexResult]:
+    def fill(sources: Sequence[AnySource]) -> IndexResult:
+        return index_sources(sources, model, uri=uri, captions=False, prune=True)
 
     return watch_folders(folders, fill, every_s=0.0, settle_s=0.1)
 
@@ -90,7 +90,7 @@ def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(
     data: Path, uri: str, model: Predictor, before: dict[str, tuple[str, dict[str, str]]]
 ) -> None:
     for prune in (False, True):
-        again = index_pictures([data], model, uri=uri, captions=False, prune=prune)
+        again = index_images([data], model, uri=uri, captions=False, prune=prune)
         assert again.report == IngestReport(unchanged=2)
         assert claims(uri) == before
     rounds = watched([data], uri, model)
@@ -99,7 +99,7 @@ def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(
     assert claims(uri) == before
     (data / "pack.zip").unlink()
     (data / "shards" / "shard-000001.tar").unlink()
-    pruned = index_pictures([data], model, uri=uri, captions=False, prune=True)
+    pruned = index_images([data], model, uri=uri, captions=False, prune=True)
     assert pruned.report == IngestReport(unchanged=2, removed=3)
     assert claims(uri).keys() == {
         path for path in before if "pack.zip" not in path and "000001" not in path
@@ -111,7 +111,7 @@ def test_a_folder_with_a_copy_takes_neither_source_nor_caption_from_an_archive(
 ) -> None:
     for n in (0, 3, 5):
         (data / "photos" / f"copy of {n}.png").write_bytes(picture(n))
-    again = index_pictures([data], model, uri=uri, captions=False)
+    again = index_images([data], model, uri=uri, captions=False)
     assert again.report == IngestReport(unchanged=2, duplicates=3)
     after = claims(uri)
     assert {path: caption for path, (caption, _) in after.items()} == {
@@ -158,9 +158,9 @@ def test_keys_that_look_like_moments_of_a_video_are_no_moments(
     named: list[str | Path] = [f"{tmp_path}/shards/*.tar", tmp_path / "rows.parquet"]
     sources = [*open_sources(resolve_uris(named)), FileSource([file])]
     for report in (IngestReport(added=5), IngestReport(unchanged=5)):
-        filled = fill_collection(sources, model, uri=uri, captions=False, prune=True)
+        filled = index_sources(sources, model, uri=uri, captions=False, prune=True)
         assert filled.report == report
-    held, read = claims(uri), PathReader()
+    held, read = claims(uri), ImageResolver()
     assert sorted(caption for caption, _ in held.values()) == [f"given {n}" for n in range(5)]
     for path, (caption, files) in held.items():
         assert read(path, files[path]) == picture(int(caption[-1]))
@@ -185,7 +185,7 @@ def test_a_folder_that_vanishes_while_it_is_followed_may_be_a_drive(
     # Where a drive is mounted at other times there is an empty folder.
     drive.mkdir()
     for trust in (False, True):
-        pruned = index_pictures(
+        pruned = index_images(
             [drive, home], model, uri=uri, captions=False, prune=True, prune_empty=trust
         )
         assert pruned.report == IngestReport(unchanged=2, removed=int(trust))

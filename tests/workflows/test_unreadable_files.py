@@ -14,7 +14,7 @@ from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import UnreadableFile, open_sources
-from coca.workflows.collections.index import index_pictures
+from coca.workflows.collections.index import index_images
 from coca.workflows.collections.source_uris import resolve_uris
 from tiny_data import picture
 from tiny_model import write_model
@@ -51,12 +51,12 @@ def test_a_damaged_tar_and_zip_are_reported_keep_their_records_and_stop_nothing(
     uri, pack = str(tmp_path / "pictures.db"), tmp_path / "pack.zip"
     (data / "old.tar").mkdir()
     (data / "old.tar" / "6.png").write_bytes(picture(6))
-    first = index_pictures([data, pack], model, uri=uri, captions=False)
+    first = index_images([data, pack], model, uri=uri, captions=False)
     assert (first.report.added, first.report.bad) == (7, [])
     damage(data / "shard-000001.tar")
     damage(pack)
     os.mkfifo(data / "fifo.tar")
-    again = index_pictures([data, pack], model, uri=uri, captions=False, prune=True).report
+    again = index_images([data, pack], model, uri=uri, captions=False, prune=True).report
     assert (again.unchanged, again.removed) == (4, 0)
     assert {(Path(bad.path).name, bad.reason) for bad in again.bad} == {
         ("shard-000001.tar", "damaged_tar"),

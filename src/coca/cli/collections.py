@@ -307,7 +307,7 @@ def reindex(
     from coca.search.milvus.collection_config import CollectionSettings
     from coca.search.records import same_model
     from coca.workflows.collections.collection_model import lasting_name
-    from coca.workflows.collections.image_resolver import PathReader
+    from coca.workflows.collections.image_resolver import ImageResolver
 
     index = parse_index(index_type) if index_type else None
     # The collection is opened first, so that its errors are raised before a model is loaded.
@@ -333,7 +333,7 @@ def reindex(
                 old,
                 predictor,
                 new,
-                open_picture=PathReader(),
+                open_picture=ImageResolver(),
                 batch_size=predictor.batch_size,
                 progress=console.progress,
             )

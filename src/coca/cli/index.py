@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from coca.search.ingest.sources import AnySource
-    from coca.workflows.collections.index import FillResult
+    from coca.workflows.collections.index import IndexResult
 
 _SHOWN_COPIES = 20
 _EVERY_S, _MAX_BAD = 5.0, 0.1
@@ -138,7 +138,7 @@ def index(
         check_filled,
         open_sources,
     )
-    from coca.workflows.collections.index import FillSettings, fill_collection
+    from coca.workflows.collections.index import IndexSettings, index_sources
     from coca.workflows.collections.watch import check_watched, watch_folders
 
     sources: list[AnySource] = []
@@ -151,19 +151,19 @@ def index(
         check_filled(resolved, sources, prune=prune)
     joined = check_place(index_uri, collection, token=token)
     predictor = defaults.load_model(defaults.model_to_fill(model, joined), device)
-    settings: FillSettings = {
+    settings: IndexSettings = {
         "collection": collection,
         "token": token,
         "captions": captions,
         "prune": prune or watch,
         "prune_empty": prune and yes,
-        "copies": PathCache() if watch else None,
+        "path_cache": PathCache() if watch else None,
         "bad_list": bad_list,
         "max_bad_fraction": max_bad,
     }
 
-    def fill(sources: "Sequence[AnySource]") -> "FillResult":
-        return fill_collection(
+    def fill(sources: "Sequence[AnySource]") -> "IndexResult":
+        return index_sources(
             sources, predictor, uri=index_uri, progress=console.progress, **settings
         )
 
@@ -180,7 +180,7 @@ def index(
         raise typer.Exit(1)
 
 
-def _report(console: Console, result: "FillResult", where: list[str]) -> None:
+def _report(console: Console, result: "IndexResult", where: list[str]) -> None:
     report, filled = result.report, result.collection
     bad_ones = [
         # Errors of images read from bytes do not contain the path.

@@ -13,24 +13,24 @@ def series_path(entry: str, seconds: float) -> str:
     return f"{entry}#t={seconds:.3f}".rstrip("0").rstrip(".")
 
 
-def series_stamp(stamp: str, every_s: float) -> str:
+def series_etag(etag: str, every_s: float) -> str:
     """Build the etag of a frame series: that of its file, and the seconds between frames."""
-    return f"{stamp}/{every_s:g}s"
+    return f"{etag}/{every_s:g}s"
 
 
-def every_of(stamp: str) -> float | None:
+def every_of(etag: str) -> float | None:
     """Return the seconds between frames of a series; None for any other etag."""
-    every = _EVERY.search(stamp)
+    every = _EVERY.search(etag)
     return float(every[1]) if every else None
 
 
-def series_of(path: str, stamps: str) -> str:
+def series_of(path: str, etags: str) -> str:
     """Return the file of a frame's path; return any other path unchanged.
 
     Args:
         path: Path of an image. Keys of tars and tables may look like frame paths as well.
-        stamps: Etags of the path; they determine whether it is a frame path.
+        etags: Etags of the path; they determine whether it is a frame path.
     """
-    if any(every_of(stamp) is not None for stamp in split_source_entries(stamps)):
+    if any(every_of(etag) is not None for etag in split_source_entries(etags)):
         return _MOMENT.sub("", path)
     return path

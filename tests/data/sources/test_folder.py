@@ -8,7 +8,7 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sources.base import Source, SourceConfig, read_rows
 from coca.data.sources.factory import open_source
-from coca.search.ingest.local_files import read_annotation
+from coca.search.ingest.source_images import read_annotation
 from tiny_data import picture
 
 

@@ -1,22 +1,22 @@
 import os
 from typing import Any
 
-from coca.search.ingest.local_files import Annotation, Picture
 from coca.search.ingest.pipeline import add
 from coca.search.ingest.report import IngestReport
+from coca.search.ingest.source_images import Annotation, SourceImage
 from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 
 
 def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Collection) -> None:
     pictures = [
-        Picture(path=f"a.tar/{n}", image=b"%d" % n, annotation=Annotation(f"c{n}", {"n": n}))
+        SourceImage(path=f"a.tar/{n}", data=b"%d" % n, annotation=Annotation(f"c{n}", {"n": n}))
         for n in range(5)
     ]
     assert add(pictures, embedder, index, batch_size=2) == IngestReport(added=5)
     assert add(iter(pictures), embedder, index) == IngestReport(unchanged=5)
     assert len(embedder.embedded) == 5
-    changed = [Picture(path="a.tar/0", image=b"new"), Picture(path="a.tar/1", image=b"1")]
+    changed = [SourceImage(path="a.tar/0", data=b"new"), SourceImage(path="a.tar/1", data=b"1")]
     assert add(changed, embedder, index) == IngestReport(updated=2)
     captions = {os.path.basename(path): caption for _, path, caption, _ in index.origins()}
     assert captions == {"0": "", "1": "", "2": "c2", "3": "c3", "4": "c4"}
@@ -24,5 +24,5 @@ def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Collection)
 
 
 def test_of_two_pictures_with_one_path_the_last_stays(embedder: Any, index: Collection) -> None:
-    add([Picture(path="x", image=b"1"), Picture(path="x", image=b"2")], embedder, index)
+    add([SourceImage(path="x", data=b"1"), SourceImage(path="x", data=b"2")], embedder, index)
     assert [id for id, *_ in index.origins()] == [content_id(b"2")]

@@ -94,8 +94,8 @@ def test_vectors_fill_a_collection_without_a_model_and_only_once(
 def test_newer_words_and_pictures_of_a_path_take_the_place_of_older_ones(
     tmp_path: Path, make_record: Make, index: Collection
 ) -> None:
-    def made(name: str, path: str, stamp: str, caption: str) -> Record:
-        origin = Origin(files={path: stamp}, label=caption)
+    def made(name: str, path: str, etag: str, caption: str) -> Record:
+        origin = Origin(files={path: etag}, label=caption)
         words = make_record(caption).vector
         vector = make_record(name).vector
         return Record(

@@ -9,9 +9,9 @@ import pytest
 
 from coca.core.errors import DataError, SearchError
 from coca.search.ingest import planner
-from coca.search.ingest.local_files import Picture
 from coca.search.ingest.pipeline import add, ingest
 from coca.search.ingest.report import IngestReport
+from coca.search.ingest.source_images import SourceImage
 from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
@@ -138,7 +138,7 @@ def test_pruning_spares_what_lies_elsewhere(
     elsewhere.mkdir()
     (elsewhere / "d.jpg").write_bytes(b"d")
     ingest([FileSource([folder, elsewhere])], embedder, index)
-    add([Picture(path="shard.tar/x", image=b"x")], embedder, index)
+    add([SourceImage(path="shard.tar/x", data=b"x")], embedder, index)
     (elsewhere / "d.jpg").unlink()
     (folder / "a.jpg").unlink()
     assert ingest([FileSource([folder])], embedder, index, prune=True).removed == 1

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from coca.search.ingest.local_files import Picture
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import PathCache
+from coca.search.ingest.source_images import SourceImage
 from coca.search.ingest.sources import AnySource, Entry, FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import CollectionIO
@@ -21,9 +21,9 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
     folder.mkdir()
     for name in "abc":
         (folder / f"{name}.jpg").write_bytes(name.encode())
-    copies, copy, odd = PathCache(), folder / "z.jpg", folder / 'ü "x" [1].jpg'
+    path_cache, copy, odd = PathCache(), folder / "z.jpg", folder / 'ü "x" [1].jpg'
     copy.write_bytes(b"a")
-    first = ingest([FileSource([folder])], embedder, index, copies=copies)
+    first = ingest([FileSource([folder])], embedder, index, path_cache=path_cache)
     assert first == IngestReport(added=3, duplicates=1)
     reads = CollectionIO.read_through
 
@@ -38,7 +38,7 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
             FileSource([path for path in paths if path.exists()]),
             Gone(paths),
         ]
-        return ingest(sources, embedder, index, copies=copies, prune=True)
+        return ingest(sources, embedder, index, path_cache=path_cache, prune=True)
 
     # Existing images are found by path, by bytes, or as a copy.
     assert touch(folder / "b.jpg", copy) == IngestReport(unchanged=2)
@@ -64,17 +64,19 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
 def test_the_words_of_a_picture_that_is_gone_go_with_it(
     index: Collection, tmp_path: Path, embedder: Any
 ) -> None:
-    folder, copies = tmp_path / "pictures", PathCache()
+    folder, path_cache = tmp_path / "pictures", PathCache()
     folder.mkdir()
     for name in "ab":
         (folder / f"{name}.jpg").write_bytes(b"same")
         (folder / f"{name}.txt").write_text(f"words of {name}")
-    ingest([FileSource([folder])], embedder, index, copies=copies, prune=True)
+    ingest([FileSource([folder])], embedder, index, path_cache=path_cache, prune=True)
     (before,) = index.read_through()
     assert [record.caption for record in before] == ["words of a"]
     (folder / "a.jpg").unlink()
     gone = Gone([folder / "a.jpg"])
-    assert ingest([gone], embedder, index, copies=copies, prune=True) == IngestReport(updated=1)
+    assert ingest([gone], embedder, index, path_cache=path_cache, prune=True) == IngestReport(
+        updated=1
+    )
     (after,) = index.read_through()
     assert [record.caption for record in after] == ["words of b"]
     assert ingest([FileSource([folder])], embedder, index, prune=True) == IngestReport(unchanged=1)
@@ -137,8 +139,8 @@ class Gone:
     def names(self) -> Sequence[str]:
         return self._paths
 
-    def series(self, entry: Entry) -> Iterator[Picture]:
+    def series(self, entry: Entry) -> Iterator[SourceImage]:
         raise AssertionError(entry)
 
-    def has_lost(self, path: str, stamp: str) -> bool:
+    def has_lost(self, path: str, etag: str) -> bool:
         return path in self._paths and not os.path.exists(path)

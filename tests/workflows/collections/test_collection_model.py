@@ -8,7 +8,7 @@ from coca.inference.loading import fingerprint, load, shipped
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo
 from coca.workflows.collections.collection_model import lasting_name, model_of
-from coca.workflows.collections.index import index_pictures
+from coca.workflows.collections.index import index_images
 from coca.workflows.collections.search import open_search
 from tiny_data import picture
 from tiny_model import write_model
@@ -32,7 +32,7 @@ def test_a_model_that_was_named_from_here_is_found_from_elsewhere(
     monkeypatch.chdir(tmp_path / "here")
     write_model(Path("model"))
     uri = str(tmp_path / "pictures.db")
-    index_pictures(["photos"], load("model"), uri=uri, captions=False)
+    index_images(["photos"], load("model"), uri=uri, captions=False)
     monkeypatch.chdir(tmp_path)
     with open_search(uri) as engine:
         assert len(engine.search("x")) == 1

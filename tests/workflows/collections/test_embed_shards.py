@@ -22,7 +22,7 @@ from coca.workflows.collections.embed_shards import (
     find_shards,
     index_vectors,
 )
-from coca.workflows.collections.index import index_pictures
+from coca.workflows.collections.index import index_images
 from tiny_data import picture
 from tiny_embedding import embed
 from tiny_model import write_model
@@ -78,7 +78,7 @@ def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
     through_files = index_vectors(find_vectors(out), uri=str(tmp_path / "a.db"))
     assert (through_files.report.added, through_files.report.duplicates) == (23, 1)
     assert through_files.collection.model == str(model.source)
-    directly = index_pictures(shards, model, uri=str(tmp_path / "b.db"), captions=False)
+    directly = index_images(shards, model, uri=str(tmp_path / "b.db"), captions=False)
     assert directly.report == through_files.report
     with (
         Collection.open(str(tmp_path / "a.db")) as one,

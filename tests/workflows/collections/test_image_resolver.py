@@ -1,4 +1,4 @@
-"""An image can be read again by what its record knows of it: a path and a stamp."""
+"""An image can be read again by what its record knows of it: a path and an etag."""
 
 import hashlib
 import importlib.util
@@ -15,12 +15,12 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
-from coca.search.ingest.local_files import Picture
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.reindex import reindex
+from coca.search.ingest.source_images import SourceImage
 from coca.search.ingest.sources import SeriesSource
 from coca.search.milvus.collection import Collection
-from coca.workflows.collections.image_resolver import PathReader
+from coca.workflows.collections.image_resolver import ImageResolver
 from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.source_uris import resolve_uris
 from range_server import RangeServer
@@ -77,8 +77,8 @@ def places(tmp_path: Path) -> list[Path]:
     return named
 
 
-def pictures_of(places: Sequence[Path]) -> list[Picture]:
-    found: list[Picture] = []
+def pictures_of(places: Sequence[Path]) -> list[SourceImage]:
+    found: list[SourceImage] = []
     for source in open_sources(resolve_uris(places), every_s=EVERY_S):
         for entry in source.entries():
             if isinstance(source, SeriesSource):
@@ -88,28 +88,28 @@ def pictures_of(places: Sequence[Path]) -> list[Picture]:
     return found
 
 
-def test_every_picture_is_read_again_by_its_path_and_stamp(places: list[Path]) -> None:
-    read, found = PathReader(), pictures_of(places)
+def test_every_picture_is_read_again_by_its_path_and_etag(places: list[Path]) -> None:
+    read, found = ImageResolver(), pictures_of(places)
     assert len(found) >= (12 if HAS_AV else 10)
     for one in found:
-        assert read(one.path, one.stamp) == one.image
+        assert read(one.path, one.etag) == one.data
 
 
 def test_a_collection_of_all_kinds_is_embedded_by_another_model(
     places: list[Path], tmp_path: Path
 ) -> None:
-    uri, count = str(tmp_path / "a.db"), len({one.image for one in pictures_of(places)})
+    uri, count = str(tmp_path / "a.db"), len({one.data for one in pictures_of(places)})
     older, newer = StandIn("one", 16), StandIn("two", 8)
     with (
         Collection.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
         Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
     ):
         ingest(open_sources(resolve_uris(places), every_s=EVERY_S), older, old)
-        report = reindex(old, newer, new, open_picture=PathReader(), batch_size=4)
+        report = reindex(old, newer, new, open_picture=ImageResolver(), batch_size=4)
         assert (report.embedded, report.lost) == (count, [])
         before, after = old.get(old.ids()), new.get(new.ids())
         assert after == before
-        read = PathReader()
+        read = ImageResolver()
         for record in after.values():
             image = read(record.path, record.origin.files[record.path])
             assert record.vector == pytest.approx(newer.embed_images([image])[0], abs=1e-5)
@@ -133,11 +133,11 @@ def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_pa
                 f"{server.url}/shards/shard-000000.tar/k2",
                 f"{server.url}/shards/shard-000000.tar/k3",
             }
-            report = reindex(old, newer, new, open_picture=PathReader())
+            report = reindex(old, newer, new, open_picture=ImageResolver())
             assert (report.embedded, report.lost) == (3, [])
             assert new.get(new.ids()) == old.get(old.ids())
             (tmp_path / "other.png").unlink()
-            report = reindex(old, newer, last, open_picture=PathReader())
+            report = reindex(old, newer, last, open_picture=ImageResolver())
             assert report.embedded == 2
             ((path, reason),) = report.lost
             assert path == f"{server.url}/other.png"
@@ -147,7 +147,7 @@ def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_pa
 
 
 def test_what_is_gone_is_told(places: list[Path], tmp_path: Path) -> None:
-    read, tar = PathReader(), tmp_path / "shards" / "shard-000000.tar"
+    read, tar = ImageResolver(), tmp_path / "shards" / "shard-000000.tar"
     with pytest.raises(DataError, match=r"shard-000000.tar holds no k9 any more"):
         read(f"{tar}/k9", "")
     tar.unlink()
@@ -158,4 +158,4 @@ def test_what_is_gone_is_told(places: list[Path], tmp_path: Path) -> None:
         with pytest.raises(DataError, match="has changed since"):
             read(frame.path, "7/0.5s")
         with pytest.raises(DataError, match="no such frame"):
-            read(frame.path.replace("#t=0", "#t=77"), frame.stamp)
+            read(frame.path.replace("#t=0", "#t=77"), frame.etag)

@@ -10,9 +10,9 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
-from coca.search.ingest.local_files import Annotation
 from coca.search.ingest.pipeline import ingest
-from coca.search.ingest.sources import FileSource, PictureSource, SeriesSource
+from coca.search.ingest.source_images import Annotation
+from coca.search.ingest.sources import FileSource, ItemSource, SeriesSource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import SampleSource, check_filled, open_sources
 from coca.workflows.collections.source_uris import resolve_uris
@@ -45,7 +45,7 @@ def only(place: str | Path) -> SampleSource:
     return source
 
 
-def names(source: PictureSource | SeriesSource) -> list[str]:
+def names(source: ItemSource | SeriesSource) -> list[str]:
     return [Path(entry.path).name for entry in source.entries()]
 
 
@@ -66,12 +66,12 @@ def test_tars_are_found_by_folder_by_pattern_and_by_braces(tmp_path: Path, named
     entry = source.entries()[3]
     assert entry.path == str(tmp_path / "shards" / "shard-000001.tar" / "k3")
     read = source.read(entry)
-    assert (read.path, read.stamp) == (entry.path, entry.stamp)
+    assert (read.path, read.etag) == (entry.path, entry.etag)
     said = {"year": 3, "captions": list(CAPTIONS[:2])}
-    assert (read.image, read.annotation) == (picture(3), Annotation(CAPTIONS[0], said, ("cat",)))
+    assert (read.data, read.annotation) == (picture(3), Annotation(CAPTIONS[0], said, ("cat",)))
 
 
-def test_the_stamp_of_a_tars_member_changes_with_its_picture_and_with_its_words(
+def test_the_etag_of_a_tars_member_changes_with_its_picture_and_with_its_words(
     tmp_path: Path,
 ) -> None:
     samples = [
@@ -80,13 +80,13 @@ def test_the_stamp_of_a_tars_member_changes_with_its_picture_and_with_its_words(
         Sample("k", picture(1), ("a car",)),
         Sample("k", picture(0), ("a car",)),
     ]
-    stamps = []
+    etags = []
     for n, sample in enumerate(samples):
         with ShardWriter(tmp_path / str(n)) as writer:
             writer.write(sample)
-        stamps.append(open_sources(resolve_uris([writer.paths[0]]))[0].entries()[0].stamp)
-    assert len(set(stamps)) == 3
-    assert stamps[0] == stamps[3]
+        etags.append(open_sources(resolve_uris([writer.paths[0]]))[0].entries()[0].etag)
+    assert len(set(etags)) == 3
+    assert etags[0] == etags[3]
 
 
 def test_members_and_tars_that_are_gone_are_lost_and_others_are_not(tmp_path: Path) -> None:
@@ -117,18 +117,18 @@ def test_rows_of_a_manifest_that_share_a_picture_are_one_entry_with_all_captions
     assert second.annotation == Annotation("alone", {"year": 3})
 
 
-def test_a_manifests_stamp_changes_with_the_row_and_with_the_file(photos: Path) -> None:
+def test_a_manifests_etag_changes_with_the_row_and_with_the_file(photos: Path) -> None:
     table = photos / "table.csv"
 
-    def stamps() -> list[str]:
-        return [entry.stamp for entry in open_sources(resolve_uris([table]))[0].entries()]
+    def etags() -> list[str]:
+        return [entry.etag for entry in open_sources(resolve_uris([table]))[0].entries()]
 
     table.write_text("image,caption\n0.png,a\n1.png,b\n2.png,c\n")
-    before = stamps()
-    assert stamps() == before
+    before = etags()
+    assert etags() == before
     table.write_text("image,caption\n0.png,new\n1.png,b\n2.png,c\n")
     (photos / "1.png").write_bytes(picture(9))
-    after = stamps()
+    after = etags()
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, True]
 
 
@@ -142,8 +142,8 @@ def test_a_row_that_left_the_manifest_is_lost_but_not_what_another_table_brought
     foreign = open_sources(resolve_uris([other]))[0].entries()[1]
     table.write_text("image\n0.png\n")
     source = only(table)
-    assert source.has_lost(gone.path, gone.stamp)
-    assert not source.has_lost(foreign.path, foreign.stamp)
+    assert source.has_lost(gone.path, gone.etag)
+    assert not source.has_lost(foreign.path, foreign.etag)
 
 
 def test_pictures_inside_a_table_are_named_by_table_and_key(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_pictures_inside_a_table_are_named_by_table_and_key(tmp_path: Path) -> N
     parquet.write_table(arrow.Table.from_pylist(rows), table)
     source = only(table)
     assert [entry.path for entry in source.entries()] == [f"{table}/k0", f"{table}/k1"]
-    assert source.read(source.entries()[1]).image == picture(1)
+    assert source.read(source.entries()[1]).data == picture(1)
 
 
 def test_a_zip_with_a_table_is_read_in_place_each_picture_of_a_row_alone(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_zip_with_a_table_is_read_in_place_each_picture_of_a_row_alone(tmp_pat
     source = only(path)
     first, second = map(source.read, source.entries())
     assert (first.path, second.path) == (f"{path}/pics/0.png", f"{path}/pics/2.png")
-    assert (first.image, second.image) == (picture(0), picture(2))
+    assert (first.data, second.data) == (picture(0), picture(2))
     assert second.annotation == Annotation("two", {"muscle": "arm"})
 
 

@@ -10,13 +10,13 @@ from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from coca.search.ingest.report import BadPicture, IngestReport
+from coca.search.ingest.report import BadImage, IngestReport
 from coca.search.ingest.sources import FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.mining.zero_shot import add_classes
 from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.image_sources import SampleSource
-from coca.workflows.collections.index import BadPictureLog, fill_collection, index_pictures
+from coca.workflows.collections.index import BadImageLog, index_images, index_sources
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -40,30 +40,30 @@ def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothi
     table = tmp_path / "table.csv"
     table.write_text("image,caption\nphotos/6.png,six\n")
     places = [photos, tmp_path / "shards", table]
-    first = index_pictures(places, model, uri=uri, captions=False)
+    first = index_images(places, model, uri=uri, captions=False)
     # 4 stands in a folder and a tar, 6 in a folder and a table: one record each.
     assert first.collection.count == 7
     assert first.report == IngestReport(added=7, duplicates=1, unchanged=0, updated=1)
     monkeypatch.setattr(Predictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
-    again = index_pictures(places[1:2], model, uri=uri, captions=False)
+    again = index_images(places[1:2], model, uri=uri, captions=False)
     assert again.report == IngestReport(unchanged=5)
     # A tar that is packed anew with fewer samples loses its records only when asked.
     for path in writer.paths[1:]:
         path.unlink()
-    shorter = index_pictures(places[1:2], model, uri=uri, captions=False, prune=True)
+    shorter = index_images(places[1:2], model, uri=uri, captions=False, prune=True)
     assert shorter.report == IngestReport(unchanged=2, removed=2)
     assert shorter.collection.count == 5
 
 
 def test_bad_pictures_are_listed_once_and_too_many_stop_the_run(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
-    bad = [BadPicture(f"{n}.jpg", "truncated", f"{n}.jpg is truncated") for n in range(3)]
+    bad = [BadImage(f"{n}.jpg", "truncated", f"{n}.jpg is truncated") for n in range(3)]
     for _ in range(2):
-        BadPictureLog(path, 0.01).add(100, bad)
+        BadImageLog(path, 0.01).add(100, bad)
     listed = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["key"] for line in listed] == ["0.jpg", "1.jpg", "2.jpg"]
     with pytest.raises(DataError, match="3 truncated"):
-        BadPictureLog(None, 0.002).add(100, bad)
+        BadImageLog(None, 0.002).add(100, bad)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_table_and_the_folder_of_its_pictures_leave_each_others_words(
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
     rounds: list[list[Path]] = [[album, table]] if together else [[album], [table]]
     for places in rounds:
-        index_pictures(places, model, uri=uri, captions=False)
+        index_images(places, model, uri=uri, captions=False)
     spoken = {"a": "table a", "b": "table b", "c": ""}
     assert captions(uri) == spoken
     with Collection.open(uri) as index:
@@ -98,23 +98,23 @@ def test_a_table_and_the_folder_of_its_pictures_leave_each_others_words(
             assert (record.album, record.metadata) == (str(album), {"year": 1})
             assert record.time == int((album / "a.png").stat().st_mtime)
     # The folder learns that the table came; then nothing is read by any of them.
-    index_pictures([album], model, uri=uri, captions=False)
+    index_images([album], model, uri=uri, captions=False)
     with monkeypatch.context() as patch:
         for kind in (FileSource, SampleSource):
             patch.setattr(kind, "read", lambda _, entry: pytest.fail(f"{entry} was read"))
         for places in ([album], [table], [album, table], [table, album]):
-            again = index_pictures(places, model, uri=uri, captions=False, prune=True)
+            again = index_images(places, model, uri=uri, captions=False, prune=True)
             assert (again.report.updated, again.report.removed) == (0, 0)
             assert captions(uri) == spoken
     # Each follows what changes.
     (album / "c.txt").write_text("beside c")
     table.write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
     for places in rounds:
-        index_pictures(places, model, uri=uri, captions=False)
+        index_images(places, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
     (album / "b.png").write_bytes(picture(9))
     for places in rounds:
-        index_pictures(places, model, uri=uri, captions=False)
+        index_images(places, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
 
 
@@ -122,13 +122,13 @@ def test_where_a_row_leaves_its_table_the_words_beside_the_picture_count_again(
     model: Predictor, tmp_path: Path, album: Path
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
-    index_pictures([album, table], model, uri=uri, captions=False)
+    index_images([album, table], model, uri=uri, captions=False)
     table.write_text("image,caption,year\nb.png,table b,2\n")
-    assert index_pictures([table], model, uri=uri, captions=False, prune=True).report.removed == 0
-    assert index_pictures([album], model, uri=uri, captions=False).report.updated == 1
+    assert index_images([table], model, uri=uri, captions=False, prune=True).report.removed == 0
+    assert index_images([album], model, uri=uri, captions=False).report.updated == 1
     assert captions(uri) == {"a": "beside a", "b": "table b", "c": ""}
     table.write_text("image,caption,year\na.png,late a,3\n")
-    both = index_pictures([album, table], model, uri=uri, captions=False, prune=True)
+    both = index_images([album, table], model, uri=uri, captions=False, prune=True)
     assert both.report.removed == 0
     assert captions(uri) == {"a": "late a", "b": "", "c": ""}
 
@@ -139,10 +139,10 @@ def test_a_table_without_captions_leaves_those_beside_the_pictures(
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
     table.write_text("image,year\na.png,1\nb.png,2\n")
     for places in ([album, table], [album], [table]):
-        index_pictures(places, model, uri=uri, captions=False)
+        index_images(places, model, uri=uri, captions=False)
         assert captions(uri) == {"a": "beside a", "b": "", "c": ""}
     (album / "b.txt").write_text("beside b")
-    index_pictures([album], model, uri=uri, captions=False)
+    index_images([album], model, uri=uri, captions=False)
     assert captions(uri)["b"] == "beside b"
 
 
@@ -152,7 +152,7 @@ def test_a_picture_of_a_table_has_the_album_of_its_folder_whoever_comes_first(
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
     for place in [album, table] if folder_first else [table, album]:
-        index_pictures([place], model, uri=uri, captions=False)
+        index_images([place], model, uri=uri, captions=False)
     with Collection.open(uri) as index:
         albums = {record.album for batch in index.read_through() for record in batch}
     assert albums == {str(album)}
@@ -163,22 +163,22 @@ def test_a_file_that_only_a_table_still_names_is_pruned(
     model: Predictor, tmp_path: Path, album: Path
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
-    index_pictures([table], model, uri=uri, captions=False)
+    index_images([table], model, uri=uri, captions=False)
     (album / "b.png").unlink()
-    kept = index_pictures([table], model, uri=uri, captions=False).report
+    kept = index_images([table], model, uri=uri, captions=False).report
     assert (kept.removed, len(kept.bad)) == (0, 1)
-    assert index_pictures([table], model, uri=uri, captions=False, prune=True).report.removed == 1
+    assert index_images([table], model, uri=uri, captions=False, prune=True).report.removed == 1
     assert captions(uri) == {"a": "table a"}
     # A whole folder that is gone may be a drive that is not mounted.
     shutil.move(album, tmp_path / "elsewhere")
     moved = tmp_path / "table.csv"
     moved.write_text(f"image,caption,year\n{album / 'a.png'},table a,1\n")
-    assert index_pictures([moved], model, uri=uri, captions=False, prune=True).report.removed == 0
+    assert index_images([moved], model, uri=uri, captions=False, prune=True).report.removed == 0
     assert captions(uri) == {"a": "table a"}
     # Nor is an empty one where it would be mounted.
     album.mkdir()
     for trust in (False, True):
-        pruned = index_pictures(
+        pruned = index_images(
             [moved], model, uri=uri, captions=False, prune=True, prune_empty=trust
         )
         assert pruned.report.removed == int(trust)
@@ -187,9 +187,9 @@ def test_a_file_that_only_a_table_still_names_is_pruned(
 def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: Path) -> None:
     wrong: Any = {"collections": "mine"}
     with pytest.raises(ConfigError, match="no option 'collections'; did you mean 'collection'"):
-        index_pictures([album], model, uri="none.db", **wrong)
+        index_images([album], model, uri="none.db", **wrong)
     with pytest.raises(ConfigError, match="no option 'collections'"):
-        fill_collection([], model, uri="none.db", **wrong)
+        index_sources([], model, uri="none.db", **wrong)
 
 
 def test_pictures_do_not_go_among_classes(model: Predictor, tmp_path: Path, album: Path) -> None:
@@ -198,7 +198,7 @@ def test_pictures_do_not_go_among_classes(model: Predictor, tmp_path: Path, albu
         add_classes(classes, model, ["cat", "dog"], templates=["{}"])
         name = classes.info.collection
     with pytest.raises(SearchError, match=r"holds classes, such as '(cat|dog)'; images need one"):
-        index_pictures([album], model, uri=uri, collection=name, captions=False)
+        index_images([album], model, uri=uri, collection=name, captions=False)
     with open_classes(model, uri) as classes:
         assert classes.count() == 2
 
@@ -209,14 +209,14 @@ def test_two_tables_of_the_same_pictures_do_not_take_turns(
     uri, other = str(tmp_path / "pictures.db"), album / "other.csv"
     other.write_text("image,caption\na.png,other a\n")
     tables = [album / "table.csv", other]
-    index_pictures(tables, model, uri=uri, captions=False)
+    index_images(tables, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "other a", "b": "table b"}
     for places in (tables, tables[:1], tables[1:]):
-        again = index_pictures(places, model, uri=uri, captions=False)
+        again = index_images(places, model, uri=uri, captions=False)
         assert again.report == IngestReport(unchanged=again.report.good)
     # Whoever speaks last is heard.
     tables[0].write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
-    index_pictures(tables, model, uri=uri, captions=False)
+    index_images(tables, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "new a", "b": "table b"}
 
 
@@ -229,7 +229,7 @@ def test_questions_of_a_table_and_their_answers_stay_with_the_picture(
         {"image": "a.png", "question": "where?", "answer": "here", "year": 1},
     ]
     table.write_text("\n".join(map(json.dumps, rows)))
-    index_pictures([table], model, uri=uri, captions=False)
+    index_images([table], model, uri=uri, captions=False)
     with Collection.open(uri) as index:
         ((record,),) = index.read_through()
     assert record.metadata == {

@@ -8,7 +8,7 @@ from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
 from coca.workflows.collections.image_sources import open_sources
-from coca.workflows.collections.index import captioner, fill_collection, index_pictures
+from coca.workflows.collections.index import captioner, index_images, index_sources
 from coca.workflows.collections.search import open_search
 from coca.workflows.collections.source_uris import resolve_uris
 from tiny_data import picture
@@ -34,7 +34,7 @@ def test_what_is_indexed_is_found_by_the_model_that_the_collection_names(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:
     uri = str(tmp_path / "pictures.db")
-    filled = index_pictures([photos], load(model), uri=uri)
+    filled = index_images([photos], load(model), uri=uri)
     assert (filled.report.added, filled.collection.count) == (3, 3)
     assert filled.collection.model == str(model)
     with open_search(uri) as engine:
@@ -53,7 +53,7 @@ def test_captions_are_written_unless_they_are_unwanted(
     assert written == [one.text for one in predictor.caption([picture(1), picture(2)])]
     uri = str(tmp_path / "pictures.db")
     for collection, wanted in (("with", True), ("without", False)):
-        index_pictures([photos], predictor, uri=uri, collection=collection, captions=wanted)
+        index_images([photos], predictor, uri=uri, collection=collection, captions=wanted)
         with open_search(uri, collection=collection, model=predictor) as engine:
             captions = {hit.path[-5:]: hit.caption for hit in engine.search("x")}
         assert captions["0.png"] == "a red car"
@@ -62,12 +62,12 @@ def test_captions_are_written_unless_they_are_unwanted(
 
 def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> None:
     uri = str(tmp_path / "pictures.db")
-    index_pictures([photos], load(model), uri=uri, captions=False)
+    index_images([photos], load(model), uri=uri, captions=False)
     other = write_model(tmp_path / "other", seed=1)
     with pytest.raises(SearchError, match="filled by model"), open_search(uri, model=other):
         pass
     with pytest.raises(SearchError, match="filled by model"):
-        index_pictures([photos], load(other), uri=uri)
+        index_images([photos], load(other), uri=uri)
 
 
 def test_re_ranking_reads_pictures_wherever_they_stand(
@@ -81,7 +81,7 @@ def test_re_ranking_reads_pictures_wherever_they_stand(
         for number in range(3, 6):
             writer.write(Sample(f"k{number}", picture(number)))
     uri, predictor = str(tmp_path / "pictures.db"), load(model)
-    fill_collection(
+    index_sources(
         open_sources(resolve_uris([photos, *writer.paths])), predictor, uri=uri, captions=False
     )
     with open_search(uri, model=predictor) as engine:
@@ -127,7 +127,7 @@ def test_a_model_that_is_gone_is_replaced_by_the_fallback_or_told(
 ) -> None:
     uri = str(tmp_path / "pictures.db")
     moved = write_model(tmp_path / "moved")
-    index_pictures([photos], load(moved), uri=uri, captions=False)
+    index_images([photos], load(moved), uri=uri, captions=False)
     moved.rename(tmp_path / "elsewhere")
     with open_search(uri, fallback=lambda: tmp_path / "elsewhere") as engine:
         assert len(engine.search("x")) == 3

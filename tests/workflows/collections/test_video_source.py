@@ -37,13 +37,13 @@ def test_a_video_is_a_frame_every_few_seconds_in_one_album(clip: Path) -> None:
     assert {frame.annotation.caption for frame in frames} == {""}
     assert frames[0].annotation.metadata["video_caption"] == "a film"
     assert frames[0].annotation.tags == ("x",)
-    assert read_header(frames[0].image).width > 0
+    assert read_header(frames[0].data).width > 0
     # The same frames each time: their bytes are what records go by.
-    assert [frame.image for frame in source.series(entry)] == [frame.image for frame in frames]
+    assert [frame.data for frame in source.series(entry)] == [frame.data for frame in frames]
 
 
 def test_the_stamp_changes_with_the_step(clip: Path) -> None:
-    stamps = {VideoSource([clip], every_s=s).entries()[0].stamp for s in (0.5, 1.0, 0.5)}
+    stamps = {VideoSource([clip], every_s=s).entries()[0].etag for s in (0.5, 1.0, 0.5)}
     assert len(stamps) == 2
 
 

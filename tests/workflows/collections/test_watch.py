@@ -19,7 +19,7 @@ from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.milvus.collection import Collection
-from coca.workflows.collections.index import FillResult, fill_collection
+from coca.workflows.collections.index import IndexResult, index_sources
 from coca.workflows.collections.watch import watch_folders
 from tiny_data import picture
 from tiny_model import write_model
@@ -42,17 +42,22 @@ class Watched:
         self.uri = str(self.folder / "pictures.db")
         self.faults: list[SearchError] = []
         self._model = model
-        self._copies = PathCache()
+        self._path_cache = PathCache()
         self._rounds = watch_folders([folder / named], self.fill, every_s=0.0, settle_s=0.1)
 
-    def fill(self, sources: Sequence[AnySource]) -> FillResult:
+    def fill(self, sources: Sequence[AnySource]) -> IndexResult:
         if self.faults:
             raise self.faults.pop()
-        return fill_collection(
-            sources, self._model, uri=self.uri, captions=False, prune=True, copies=self._copies
+        return index_sources(
+            sources,
+            self._model,
+            uri=self.uri,
+            captions=False,
+            prune=True,
+            path_cache=self._path_cache,
         )
 
-    def next(self) -> FillResult:
+    def next(self) -> IndexResult:
         return next(self._rounds)
 
     def close(self) -> None:

@@ -8,32 +8,32 @@ from dataclasses import fields, replace
 import numpy as np
 from jaxtyping import Float32
 
-from coca.search.ingest.local_files import Annotation
 from coca.search.ingest.prefetch import LoadedItem
+from coca.search.ingest.source_images import Annotation
 from coca.search.records import Origin, Record
 from coca.search.source_entries import split_source_entries
 
 
-def fresh_record(found: LoadedItem, vector: Float32[np.ndarray, " E"] | None) -> Record:
+def fresh_record(item: LoadedItem, vector: Float32[np.ndarray, " E"] | None) -> Record:
     """Build a new record from a loaded item."""
-    if found.given is not None:
-        return found.given
-    picture, header = found.picture, found.header
-    assert picture is not None
+    if item.given is not None:
+        return item.given
+    image, header = item.image, item.header
+    assert image is not None
     assert vector is not None
-    annotation = picture.annotation
+    annotation = image.annotation
     return Record(
-        id=found.id,
-        path=picture.path,
+        id=item.id,
+        path=image.path,
         caption=annotation.caption,
         width=header.width,
         height=header.height,
-        time=annotation.time or header.time or picture.changed,
+        time=annotation.time or header.time or image.modified_at,
         tags=annotation.tags,
         album=annotation.album,
         metadata=annotation.metadata,
         vector=vector,
-        origin=Origin(files={picture.path: picture.stamp}, label=label_of(annotation)),
+        origin=Origin(files={image.path: image.etag}, label=label_of(annotation)),
     )
 
 

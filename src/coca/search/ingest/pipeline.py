@@ -10,17 +10,17 @@ from coca.core.absence import is_gone
 from coca.core.errors import SearchError
 from coca.core.progress import Bar, ProgressMaker, silent
 from coca.search.filters import where
-from coca.search.ingest.local_files import Picture
 from coca.search.ingest.parquet import read_info, read_vectors
 from coca.search.ingest.planner import Captioner, UpsertPlanner
-from coca.search.ingest.prefetch import LoadedItem, Reader, found_records
+from coca.search.ingest.prefetch import LoadedItem, Reader, records_to_items
 from coca.search.ingest.report import BadLog, IngestReport
 from coca.search.ingest.snapshot import CollectionSnapshot, PathCache
+from coca.search.ingest.source_images import SourceImage
 from coca.search.ingest.sources import (
     AnySource,
     FileSource,
+    ItemSource,
     NamedSource,
-    PictureSource,
     SeriesSource,
 )
 from coca.search.ingest.write_behind import WriteBehind
@@ -48,7 +48,7 @@ def ingest(
     captioner: Captioner | None = None,
     prune: bool = False,
     prune_empty: bool = False,
-    copies: PathCache | None = None,
+    path_cache: PathCache | None = None,
     bad_log: BadLog | None = None,
     progress: ProgressMaker = silent,
     batch_size: int = 64,
@@ -66,7 +66,7 @@ def ingest(
         prune: Delete records of files missing from these sources. Missing or empty folders are
             spared, since their drive may not be mounted.
         prune_empty: Also delete records of empty folders.
-        copies: Shared cache across several runs. Runs after the first, given few files and no
+        path_cache: Shared cache across several runs. Runs after the first, given few files and no
             folders, then read only the records of their files.
         bad_log: Receives bad images; may abort the run.
         progress: Optional progress callback.
@@ -76,8 +76,8 @@ def ingest(
         DataError: Too many images are bad.
         SearchError: The collection was embedded by another model, or is not writable.
     """
-    names = _names(sources) if copies is not None and copies.complete else None
-    known = copies.ids_of(names) if copies is not None and names is not None else set()
+    names = _names(sources) if path_cache is not None and path_cache.complete else None
+    known = path_cache.ids_of(names) if path_cache is not None and names is not None else set()
     snapshot = _take_snapshot(embedder, index, names, known)
     total = snapshot.look_at(sources, trust_empty=prune_empty)
     reader = _reader(embedder, snapshot, captioner, batch_size)
@@ -90,10 +90,10 @@ def ingest(
             folder,
         )
 
-    def read(source: PictureSource, planner: UpsertPlanner) -> None:
-        for found in reader.read(source):
-            if not planner.offer(found):
-                planner.offer(reader.read_again(source, found.entry))
+    def read(source: ItemSource, planner: UpsertPlanner) -> None:
+        for item in reader.read(source):
+            if not planner.offer(item):
+                planner.offer(reader.read_again(source, item.entry))
 
     try:
         with (
@@ -104,8 +104,8 @@ def ingest(
         ):
             for source in sources:
                 if isinstance(source, SeriesSource):
-                    for found in reader.read_series(source):
-                        planner.offer(found)
+                    for item in reader.read_series(source):
+                        planner.offer(item)
                 else:
                     read(source, planner)
             planner.write()
@@ -122,13 +122,13 @@ def ingest(
                     planner.write()
     finally:
         # Also after a failed run: its writes persist.
-        if copies is not None:
-            copies.take_note(snapshot)
+        if path_cache is not None:
+            path_cache.take_note(snapshot)
     return planner.report
 
 
 def add(
-    pictures: Iterable[Picture],
+    images: Iterable[SourceImage],
     embedder: Embedder,
     index: Collection,
     *,
@@ -150,8 +150,8 @@ def add(
         progress(_TITLE, None) as bar,
         _open_planner(index, snapshot, embedder, captioner, batch_size, bar, bad_log) as planner,
     ):
-        for found in _reader(embedder, snapshot, captioner, batch_size).take(pictures):
-            planner.offer(found)
+        for item in _reader(embedder, snapshot, captioner, batch_size).take(images):
+            planner.offer(item)
     return planner.report
 
 
@@ -187,17 +187,17 @@ def ingest_vectors(
     ):
         for file in files:
             for record in read_vectors(file):
-                for found in found_records(record):
-                    if _is_there(record, found, snapshot):
+                for item in records_to_items(record):
+                    if _is_there(record, item, snapshot):
                         planner.report.unchanged += 1
                         bar.advance()
                     else:
-                        planner.offer(found)
+                        planner.offer(item)
     return planner.report
 
 
 def embed_source(
-    source: PictureSource,
+    source: ItemSource,
     embedder: Embedder,
     *,
     captioner: Captioner | None = None,
@@ -225,8 +225,8 @@ def embed_source(
             bar=bar,
             bad_log=None,
         )
-        for found in _reader(embedder, snapshot, captioner, batch_size).read(source):
-            planner.offer(found)
+        for item in _reader(embedder, snapshot, captioner, batch_size).read(source):
+            planner.offer(item)
         planner.write()
     return list(kept.records.values()), planner.report
 
@@ -275,10 +275,10 @@ def _image_origins(index: Collection) -> Iterator[tuple[str, str, str, Origin]]:
         yield id, path, caption, origin
 
 
-def _is_there(record: Record, found: LoadedItem, snapshot: CollectionSnapshot) -> bool:
+def _is_there(record: Record, item: LoadedItem, snapshot: CollectionSnapshot) -> bool:
     """Return whether the collection has this path and etag, and the record's caption if any."""
-    path, stamp = found.entry.path, found.entry.stamp
-    return snapshot.has_entry(path, stamp) and (
+    path, etag = item.entry.path, item.entry.etag
+    return snapshot.has_entry(path, etag) and (
         not record.caption or all(snapshot[id].has_caption for id in snapshot.ids_of(path))
     )
 
@@ -318,10 +318,10 @@ def _names(sources: Sequence[AnySource]) -> list[str] | None:
     """List the paths that may come from these sources; None if unknown or too many."""
     names: list[str] = []
     for source in sources:
-        found = source.names() if isinstance(source, NamedSource) else None
-        if found is None or len(names) + len(found) > _MOST_NAMES:
+        listed = source.names() if isinstance(source, NamedSource) else None
+        if listed is None or len(names) + len(listed) > _MOST_NAMES:
             return None
-        names += found
+        names += listed
     return names
 
 

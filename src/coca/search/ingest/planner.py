@@ -26,7 +26,7 @@ from coca.search.ingest.merge import (
     with_annotation_of,
     with_files,
 )
-from coca.search.ingest.prefetch import LoadedItem, embed_found
+from coca.search.ingest.prefetch import LoadedItem, embed_items
 from coca.search.ingest.report import BadLog, IngestReport
 from coca.search.ingest.snapshot import CollectionSnapshot, RecordState
 from coca.search.ingest.upsert_rules import (
@@ -102,40 +102,40 @@ class UpsertPlanner:
         self._logged = (0, 0)
         self._batch: list[LoadedItem] = []
 
-    def offer(self, found: LoadedItem) -> bool:
+    def offer(self, item: LoadedItem) -> bool:
         """Add a loaded item; it is written when its batch is full.
 
         Returns:
             Whether the item is complete; otherwise its entry was skipped and must be read.
         """
-        picture = found.picture
-        if picture is None:
-            if found.fault is not None:
-                self.report.reject(found.entry.path, found.fault.reason, str(found.fault))
-            elif found.series is not None:
+        image = item.image
+        if image is None:
+            if item.fault is not None:
+                self.report.reject(item.entry.path, item.fault.reason, str(item.fault))
+            elif item.series is not None:
                 # Finish the work of a killed run.
-                self.unlink_paths(dict.fromkeys(self._snapshot.stale_paths_of(found.series)))
-                self.report.unchanged += len(self._snapshot.paths_of(found.series))
-            elif not self._is_unchanged(found):
+                self.unlink_paths(dict.fromkeys(self._snapshot.stale_paths_of(item.series)))
+                self.report.unchanged += len(self._snapshot.paths_of(item.series))
+            elif not self._is_unchanged(item):
                 return False
             else:
                 self.report.unchanged += 1
             self._bar.advance()
             return True
-        annotation = picture.annotation
-        if found.given is None and (
+        annotation = image.annotation
+        if item.given is None and (
             fault := storage_error(
-                picture.path,
+                image.path,
                 annotation.caption,
                 annotation.metadata,
                 tags=annotation.tags,
                 album=annotation.album,
             )
         ):
-            self.report.reject(picture.path, "bad_words", f"{picture.path}: {fault}")
+            self.report.reject(image.path, "bad_words", f"{image.path}: {fault}")
             self._bar.advance()
             return True
-        self._batch.append(found)
+        self._batch.append(item)
         if len(self._batch) >= self._batch_size:
             self.write()
         return True
@@ -145,16 +145,16 @@ class UpsertPlanner:
         batch, self._batch = self._batch, []
         copies: dict[str, list[LoadedItem]] = {}
         kept: dict[str, str | None] = {}
-        for found in batch:
-            copies.setdefault(found.id, []).append(found)
-            kept[found.entry.path] = found.id
+        for item in batch:
+            copies.setdefault(item.id, []).append(item)
+            kept[item.entry.path] = item.id
         stored = self._index.get([id for id in copies if self._snapshot.may_hold(id)])
         vectors, faults = self._embed({id: copies[id][0] for id in copies if id not in stored})
         records: dict[str, Record] = {}
         for id, same in copies.items():
             if fault := faults.get(id):
-                for found in same:
-                    self.report.reject(found.entry.path, fault.reason, str(fault))
+                for item in same:
+                    self.report.reject(item.entry.path, fault.reason, str(fault))
                 continue
             records[id] = self._gather(id, stored.get(id), vectors.get(id), same)
         self._write_captions(records, copies)
@@ -167,12 +167,12 @@ class UpsertPlanner:
         self._index.upsert(changed.values())
         for record in changed.values():
             self._remember(record)
-        ended = [found.series for found in batch if found.series is not None]
+        ended = [item.series for item in batch if item.series is not None]
         stale = [path for series in ended for path in self._snapshot.stale_paths_of(series)]
         self.unlink_paths(kept | dict.fromkeys(stale))
         self._log_bad()
         alone = sum(
-            series_of(found.entry.path, found.entry.stamp) == found.entry.path for found in batch
+            series_of(item.entry.path, item.entry.etag) == item.entry.path for item in batch
         )
         self._bar.advance(alone + len(ended), added=self.report.added, bad=len(self.report.bad))
 
@@ -231,18 +231,18 @@ class UpsertPlanner:
         self._index.delete(removed)
         return len(removed)
 
-    def _is_unchanged(self, found: LoadedItem) -> bool:
+    def _is_unchanged(self, item: LoadedItem) -> bool:
         """Return whether a record is up to date with an entry whose image was not read."""
-        path, stamp, snapshot = found.entry.path, found.entry.stamp, self._snapshot
+        path, etag, snapshot = item.entry.path, item.entry.etag, self._snapshot
         for id in snapshot.ids_of(path):
             known = snapshot[id]
-            if stamp not in split_source_entries(known.origin.files[path]):
+            if etag not in split_source_entries(known.origin.files[path]):
                 continue
-            caption = found.annotation.caption if found.annotation is not None else ""
-            merge = decide_merge(self._case(path, stamp, caption, known))
+            caption = item.annotation.caption if item.annotation is not None else ""
+            merge = decide_merge(self._case(path, etag, caption, known))
             same = merge is Merge.COPY or (
                 merge in (Merge.UPDATE, Merge.KEEP)
-                and self._has_current_metadata(found, known, merge)
+                and self._has_current_metadata(item, known, merge)
                 and (known.has_caption or self._captioner is None)
             )
             if same:
@@ -251,9 +251,9 @@ class UpsertPlanner:
             return same
         return False
 
-    def _has_current_metadata(self, found: LoadedItem, known: RecordState, merge: Merge) -> bool:
+    def _has_current_metadata(self, item: LoadedItem, known: RecordState, merge: Merge) -> bool:
         """Return whether the record of a primary path has the current metadata."""
-        path, origin, annotation = found.entry.path, known.origin, found.annotation
+        path, origin, annotation = item.entry.path, known.origin, item.annotation
         first, *_ = split_source_entries(origin.files[path])
         priority_etag = next(iter(self._snapshot.current_etags(path, origin.files[path])), "")
         if priority_etag != first or not origin.label:
@@ -261,17 +261,17 @@ class UpsertPlanner:
             return False
         if annotation is None or merge is Merge.KEEP:
             return True
-        return priority_etag == found.entry.stamp and origin.label == label_of(annotation)
+        return priority_etag == item.entry.etag and origin.label == label_of(annotation)
 
-    def _case(self, path: str, stamp: str, caption: str, known: RecordState) -> MergeCase:
+    def _case(self, path: str, etag: str, caption: str, known: RecordState) -> MergeCase:
         """Evaluate the conditions of merging an entry into a record."""
-        stamps, is_primary = known.origin.files.get(path), path == known.path
-        etags = [] if stamps is None else self._snapshot.current_etags(path, stamps)
+        is_primary = path == known.path
+        etags = self._etags_in(known.origin, path)
         is_outranked = (
             is_primary
             and bool(etags)
-            and source_of(etags[0]) != source_of(stamp)
-            and not has_priority(stamp, caption, over=etags[0], captioned=known.has_given_caption)
+            and source_of(etags[0]) != source_of(etag)
+            and not has_priority(etag, caption, over=etags[0], captioned=known.has_given_caption)
         )
         return MergeCase(
             is_primary=is_primary,
@@ -289,27 +289,27 @@ class UpsertPlanner:
         copies: Sequence[LoadedItem],
     ) -> Record:
         """Merge copies into a record: a new record, or an existing record that may change."""
-        for found in copies:
+        for item in copies:
             if record is not None:
-                record = self._join(record, found)
+                record = self._join(record, item)
                 continue
-            record = fresh_record(found, vector)
-            if self._snapshot.ids_of(found.entry.path):
+            record = fresh_record(item, vector)
+            if self._snapshot.ids_of(item.entry.path):
                 self.report.updated += 1
             else:
                 self.report.added += 1
         assert record is not None
         return record
 
-    def _join(self, record: Record, found: LoadedItem) -> Record:
+    def _join(self, record: Record, item: LoadedItem) -> Record:
         """Merge another path, or newer metadata, into the record of the same bytes."""
-        picture = found.picture
-        assert picture is not None
-        path, stamp = picture.path, picture.stamp
-        fresh = fresh_record(found, record.vector)
+        image = item.image
+        assert image is not None
+        path, etag = image.path, image.etag
+        fresh = fresh_record(item, record.vector)
         before = RecordState.of(record.path, record.caption, record.origin)
-        merge = decide_merge(self._case(path, stamp, fresh.caption, before))
-        joined = replace(record, origin=self._with_entry(record.origin, path, stamp, merge))
+        merge = decide_merge(self._case(path, etag, fresh.caption, before))
+        joined = replace(record, origin=self._with_entry(record.origin, path, etag, merge))
         if merge.replaces_metadata:
             if len(split_source_entries(joined.origin.files[path])) > 1 and not fresh.album:
                 # A table seldom gives an album; the folder of the image is the album.
@@ -323,20 +323,24 @@ class UpsertPlanner:
         self.report.count(decide_count(case), path, of=record.path)
         return joined
 
-    def _with_entry(self, origin: Origin, path: str, stamp: str, merge: Merge) -> Origin:
+    def _with_entry(self, origin: Origin, path: str, etag: str, merge: Merge) -> Origin:
         """Add or replace the source entry of a path, and drop entries that the sources lost."""
-        known = path in origin.files
-        if merge is Merge.COPY and not known and _is_full(origin):
+        if merge is Merge.COPY and path not in origin.files and _is_full(origin):
             return origin
-        etags = self._snapshot.current_etags(path, origin.files[path]) if known else []
-        entry = replace_source_entry(etags, stamp, first=merge.replaces_metadata)
+        entry = replace_source_entry(
+            self._etags_in(origin, path), etag, first=merge.replaces_metadata
+        )
         return replace(origin, files=self._current_files(origin) | {path: entry})
+
+    def _etags_in(self, origin: Origin, path: str) -> list[str]:
+        """List the source entries of a path in a record that no source has lost."""
+        etags = origin.files.get(path)
+        return [] if etags is None else self._snapshot.current_etags(path, etags)
 
     def _current_files(self, origin: Origin) -> dict[str, str]:
         """List the paths of a record that the sources still have, with their source entries."""
         current = {
-            path: self._snapshot.current_etags(path, stamps)
-            for path, stamps in origin.files.items()
+            path: self._snapshot.current_etags(path, etags) for path, etags in origin.files.items()
         }
         return {path: join_source_entries(etags) for path, etags in current.items() if etags}
 
@@ -351,11 +355,11 @@ class UpsertPlanner:
         self, new: Mapping[str, LoadedItem]
     ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
         """Embed items without given vectors; return vectors and errors by id."""
-        bare = {id: found for id, found in new.items() if found.given is None}
+        bare = {id: item for id, item in new.items() if item.given is None}
         if not bare:
             return {}, {}
         assert self._embedder is not None, "without a model, all records are given"
-        return embed_found(self._embedder, bare)
+        return embed_items(self._embedder, bare)
 
     def _write_captions(
         self, records: dict[str, Record], copies: Mapping[str, Sequence[LoadedItem]]
@@ -363,8 +367,8 @@ class UpsertPlanner:
         uncaptioned = [id for id, record in records.items() if not is_captioned(record)]
         if self._captioner is None or not uncaptioned:
             return
-        pictures = [copies[id][0].picture for id in uncaptioned]
-        captions = self._captioner([one.image for one in pictures if one is not None])
+        images = [copies[id][0].image for id in uncaptioned]
+        captions = self._captioner([image.data for image in images if image is not None])
         for id, caption in zip(uncaptioned, captions, strict=True):
             origin = replace(records[id].origin, captioned=True)
             records[id] = replace(records[id], caption=caption, origin=origin)

@@ -10,9 +10,9 @@ from jaxtyping import Float32
 from coca.core.errors import DataError
 from coca.core.prefetch import iterate_ahead, map_ahead
 from coca.search.ingest.image_metadata import Header, read_header
-from coca.search.ingest.local_files import Annotation, Picture
 from coca.search.ingest.snapshot import WHOLE, CollectionSnapshot
-from coca.search.ingest.sources import Entry, PictureSource, SeriesSource
+from coca.search.ingest.source_images import Annotation, SourceImage
+from coca.search.ingest.sources import Entry, ItemSource, SeriesSource
 from coca.search.query.engine import Embedder
 from coca.search.records import Record, content_id
 
@@ -41,7 +41,7 @@ class LoadedItem:
     entry: Entry
     fault: DataError | None = None
     """Error, if the image cannot be read or preprocessed."""
-    picture: Picture | None = None
+    image: SourceImage | None = None
     id: str = ""
     """Id of the image."""
     annotation: Annotation | None = None
@@ -74,12 +74,12 @@ class Reader:
         self._threads = threads
         self._ahead = ahead
 
-    def read(self, source: PictureSource) -> Iterator[LoadedItem]:
+    def read(self, source: ItemSource) -> Iterator[LoadedItem]:
         """Read all entries of a source; skip images with a known etag."""
         return self._each(
             lambda job: self._entry(source, *job),
             (
-                (entry, self._snapshot.has_entry(entry.path, entry.stamp))
+                (entry, self._snapshot.has_entry(entry.path, entry.etag))
                 for entry in source.entries()
             ),
         )
@@ -93,53 +93,51 @@ class Reader:
             if self._snapshot.is_whole(entry, captions=self._captions)
         }
 
-        def pictures() -> Iterator[LoadedItem]:
+        def images() -> Iterator[LoadedItem]:
             for entry in source.entries():
                 if entry.path in there:
                     yield LoadedItem(entry, series=entry)
                 else:
-                    yield from self._moments(source, entry)
+                    yield from self._frames(source, entry)
 
-        return iterate_ahead(pictures(), ahead=self._ahead)
+        return iterate_ahead(images(), ahead=self._ahead)
 
-    def take(self, pictures: Iterable[Picture]) -> Iterator[LoadedItem]:
+    def take(self, images: Iterable[SourceImage]) -> Iterator[LoadedItem]:
         """Load images that were read elsewhere."""
-        return self._each(
-            lambda picture: self.examine(Entry(picture.path, picture.stamp), picture), pictures
-        )
+        return self._each(lambda image: self.examine(Entry(image.path, image.etag), image), images)
 
-    def read_again(self, source: PictureSource, entry: Entry) -> LoadedItem:
+    def read_again(self, source: ItemSource, entry: Entry) -> LoadedItem:
         """Read an entry that was skipped."""
         return self._entry(source, entry, False)
 
-    def examine(self, entry: Entry, picture: Picture) -> LoadedItem:
+    def examine(self, entry: Entry, image: SourceImage) -> LoadedItem:
         """Compute an image's id, and preprocess it if it is new."""
-        id, header = content_id(picture.image), read_header(picture.image)
-        found = LoadedItem(entry, picture=picture, id=id, header=header)
+        id, header = content_id(image.data), read_header(image.data)
+        item = LoadedItem(entry, image=image, id=id, header=header)
         if self._embedder is None or id in self._snapshot:
-            return found
+            return item
         try:
-            return replace(found, prepared=self._embedder.prepare_image(picture.image))
+            return replace(item, prepared=self._embedder.prepare_image(image.data))
         except DataError as error:
-            return replace(found, fault=error)
+            return replace(item, fault=error)
 
-    def _moments(self, source: SeriesSource, entry: Entry) -> Iterator[LoadedItem]:
-        last: Picture | None = None
+    def _frames(self, source: SeriesSource, entry: Entry) -> Iterator[LoadedItem]:
+        last: SourceImage | None = None
         try:
-            for picture in source.series(entry):
+            for image in source.series(entry):
                 if last is not None:
-                    yield self.examine(Entry(last.path, last.stamp), last)
-                last = picture
+                    yield self.examine(Entry(last.path, last.etag), last)
+                last = image
         except DataError as error:
             if last is not None:
-                yield self.examine(Entry(last.path, last.stamp), last)
+                yield self.examine(Entry(last.path, last.etag), last)
             yield LoadedItem(entry, error)
             return
         if last is not None:
-            last = replace(last, stamp=last.stamp + WHOLE)
-            yield replace(self.examine(Entry(last.path, last.stamp), last), series=entry)
+            last = replace(last, etag=last.etag + WHOLE)
+            yield replace(self.examine(Entry(last.path, last.etag), last), series=entry)
 
-    def _entry(self, source: PictureSource, entry: Entry, claimed: bool) -> LoadedItem:
+    def _entry(self, source: ItemSource, entry: Entry, claimed: bool) -> LoadedItem:
         try:
             if claimed:
                 return LoadedItem(entry, annotation=source.annotation(entry))
@@ -153,35 +151,35 @@ class Reader:
         return map_ahead(work, items, threads=self._threads, ahead=self._ahead)
 
 
-def found_records(record: Record) -> Iterator[LoadedItem]:
+def records_to_items(record: Record) -> Iterator[LoadedItem]:
     """Convert a record that was embedded elsewhere to loaded items, one a path."""
     files = record.origin.files
     # The primary path first: the record has its metadata.
     for path in sorted(files, key=lambda path: (path != record.path, path)):
         origin = replace(record.origin, files={path: files[path]})
         given = replace(record, path=path, origin=origin)
-        picture = Picture(path=path, image=b"", stamp=files[path])
-        yield LoadedItem(Entry(path, files[path]), picture=picture, id=record.id, given=given)
+        image = SourceImage(path=path, data=b"", etag=files[path])
+        yield LoadedItem(Entry(path, files[path]), image=image, id=record.id, given=given)
 
 
-def embed_found(
-    embedder: Embedder, found: Mapping[str, LoadedItem]
+def embed_items(
+    embedder: Embedder, items: Mapping[str, LoadedItem]
 ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
     """Embed images; return vectors and errors by id."""
     if isinstance(embedder, PreparingEmbedder):
-        return _embed_prepared(embedder, found)
-    ids = list(found)
+        return _embed_prepared(embedder, items)
+    ids = list(items)
     if not ids:
         return {}, {}
     try:
-        vectors = embedder.embed_images([_bytes(found[id]) for id in ids])
+        vectors = embedder.embed_images([_bytes(items[id]) for id in ids])
     except DataError as error:
         if len(ids) == 1:
             return {}, {ids[0]: error}
         # Bisect to isolate the bad images.
         half = len(ids) // 2
         left, right = (
-            embed_found(embedder, {id: found[id] for id in part})
+            embed_items(embedder, {id: items[id] for id in part})
             for part in (ids[:half], ids[half:])
         )
         return left[0] | right[0], left[1] | right[1]
@@ -189,11 +187,11 @@ def embed_found(
 
 
 def _embed_prepared(
-    embedder: PreparingEmbedder, found: Mapping[str, LoadedItem]
+    embedder: PreparingEmbedder, items: Mapping[str, LoadedItem]
 ) -> tuple[dict[str, Float32[np.ndarray, " E"]], dict[str, DataError]]:
     prepared: dict[str, Any] = {}
     faults: dict[str, DataError] = {}
-    for id, one in found.items():
+    for id, one in items.items():
         try:
             if one.fault is not None:
                 raise one.fault
@@ -208,6 +206,6 @@ def _embed_prepared(
     return dict(zip(prepared, vectors, strict=True)), faults
 
 
-def _bytes(found: LoadedItem) -> bytes:
-    assert found.picture is not None
-    return found.picture.image
+def _bytes(item: LoadedItem) -> bytes:
+    assert item.image is not None
+    return item.image.data

@@ -8,7 +8,7 @@ from coca.search.ingest.upsert_rules import Count
 
 
 @dataclass(frozen=True)
-class BadPicture:
+class BadImage:
     """Rejected image."""
 
     path: str
@@ -31,7 +31,7 @@ class Copy:
 class BadLog(Protocol):
     """Log of bad images, which aborts the run if there are too many."""
 
-    def add(self, good: int, bad: Sequence[BadPicture]) -> None:
+    def add(self, good: int, bad: Sequence[BadImage]) -> None:
         """Record the number of good images and the bad images since the last call.
 
         Raises:
@@ -53,7 +53,7 @@ class IngestReport:
     """Images whose bytes an earlier path already had."""
     copies: list[Copy] = field(default_factory=list, compare=False)
     """These images, each with the earlier path; not compared, as their number is."""
-    bad: list[BadPicture] = field(default_factory=list)
+    bad: list[BadImage] = field(default_factory=list)
     removed: int = 0
     """Deleted records, whose files are missing; only with `prune`."""
 
@@ -76,4 +76,4 @@ class IngestReport:
         """Count a rejected image."""
         # A file name may be invalid Unicode; the report must be valid.
         path, detail = (text.encode(errors="backslashreplace").decode() for text in (path, detail))
-        self.bad.append(BadPicture(path, reason, detail))
+        self.bad.append(BadImage(path, reason, detail))

@@ -89,7 +89,7 @@ class CollectionSnapshot:
         # Entry of a series -> the paths of its frames.
         self._series: dict[str, set[str]] = {}
         # Path -> current etags in the sources of this run.
-        self._stamps: dict[str, str] = {}
+        self._etags: dict[str, str] = {}
         # Path -> source entries that the sources have lost.
         self._lost: dict[str, set[str]] = {}
         self._gone: set[str] = set()
@@ -97,10 +97,8 @@ class CollectionSnapshot:
         for id, path, caption, origin in rows:
             if id in half:
                 files = {
-                    path: join_source_entries(
-                        stamp + UNSURE for stamp in split_source_entries(stamps)
-                    )
-                    for path, stamps in origin.files.items()
+                    path: join_source_entries(etag + UNSURE for etag in split_source_entries(etags))
+                    for path, etags in origin.files.items()
                 }
                 origin = replace(origin, files=files)
             self.remember(id, RecordState.of(path, caption, origin))
@@ -128,12 +126,12 @@ class CollectionSnapshot:
             trust_empty: Whether an empty folder has lost its files; otherwise its drive may not be
                 mounted, and nothing is lost.
         """
-        self._stamps = {}
+        self._etags = {}
         for source in sources:
             for entry in source.entries():
-                before = self._stamps.get(entry.path)
-                both = entry.stamp if before is None else join_source_entries([before, entry.stamp])
-                self._stamps[entry.path] = both
+                before = self._etags.get(entry.path)
+                both = entry.etag if before is None else join_source_entries([before, entry.etag])
+                self._etags[entry.path] = both
         self._lost, self._gone, self.spared = {}, set(), {}
         searching = [source for source in sources if isinstance(source, RootedSource)]
         folders = {root for source in searching for root in source.roots()}
@@ -169,25 +167,25 @@ class CollectionSnapshot:
         """Paths that some sources have lost and others may still have, sorted."""
         return sorted(self._lost)
 
-    def current_etags(self, path: str, stamps: str) -> list[str]:
+    def current_etags(self, path: str, etags: str) -> list[str]:
         """Return the source entries of a path that no source has lost."""
         if path in self._gone:
             return []
         lost = self._lost.get(path, ())
-        return [etag for etag in split_source_entries(stamps) if etag not in lost]
+        return [etag for etag in split_source_entries(etags) if etag not in lost]
 
     def ids_of(self, path: str) -> list[str]:
         """Return the ids of records with a path, sorted."""
         return sorted(self._ids.get(path, ()))
 
-    def has_entry(self, path: str, stamp: str) -> bool:
+    def has_entry(self, path: str, etag: str) -> bool:
         """Return whether a record has the path with this etag."""
-        return stamp in self._etags_of(path)
+        return etag in self._etags_of(path)
 
     def is_whole(self, series: Entry, *, captions: bool) -> bool:
         """Return whether every current frame of a series is present, with captions if required."""
         paths = self.paths_of(series)
-        return any(self.has_entry(path, series.stamp + WHOLE) for path in paths) and (
+        return any(self.has_entry(path, series.etag + WHOLE) for path in paths) and (
             not captions
             or all(self._known[id].has_caption for path in paths for id in self.ids_of(path))
         )
@@ -198,18 +196,18 @@ class CollectionSnapshot:
 
     def stale_paths_of(self, series: Entry) -> list[str]:
         """Return the frame paths of an earlier version of a series, sorted."""
-        stamps = (series.stamp, series.stamp + WHOLE)
+        etags = (series.etag, series.etag + WHOLE)
         return [
             path
             for path in self.paths_of(series)
-            if not any(self.has_entry(path, stamp) for stamp in stamps)
+            if not any(self.has_entry(path, etag) for etag in etags)
         ]
 
     def is_current(self, path: str, origin: Origin) -> bool:
         """Return whether a record's path exists and is unchanged, as far as is known."""
-        stamps = split_source_entries(origin.files.get(path, ""))
-        now = self._now(path, stamps)
-        etags = [one.removesuffix(WHOLE) for one in stamps]
+        etags = split_source_entries(origin.files.get(path, ""))
+        now = self._now(path, etags)
+        etags = [one.removesuffix(WHOLE) for one in etags]
         # An empty etag is inconclusive: for instance of a file on an unmounted drive.
         known_etags = [etag for etag in etags if now.get(source_of(etag))]
         same = not known_etags or any(etag == now[source_of(etag)] for etag in known_etags)
@@ -219,20 +217,20 @@ class CollectionSnapshot:
         """Add or update a written record."""
         self.forget(id)
         self._known[id] = known
-        for path, stamps in known.origin.files.items():
+        for path, etags in known.origin.files.items():
             self._ids[path] = (*self._ids.get(path, ()), id)
-            if (series := series_of(path, stamps)) != path:
+            if (series := series_of(path, etags)) != path:
                 self._series.setdefault(series, set()).add(path)
 
     def forget(self, id: str) -> None:
         """Remove a deleted record."""
         known = self._known.pop(id, None)
-        for path, stamps in known.origin.files.items() if known else ():
+        for path, etags in known.origin.files.items() if known else ():
             left = tuple(other for other in self._ids.pop(path) if other != id)
             if left:
                 self._ids[path] = left
             else:
-                self._series.get(series_of(path, stamps), set()).discard(path)
+                self._series.get(series_of(path, etags), set()).discard(path)
 
     def _etags_of(self, path: str) -> set[str]:
         ids = self._ids.get(path, ())
@@ -243,5 +241,5 @@ class CollectionSnapshot:
     def _now(self, path: str, etags: Iterable[str]) -> dict[str, str]:
         """Return source -> current etag of a path in the sources of this run."""
         names = {path, *(series_of(path, etag) for etag in etags)}
-        texts = [self._stamps[name] for name in names if name in self._stamps]
+        texts = [self._etags[name] for name in names if name in self._etags]
         return {source_of(one): one for text in texts for one in split_source_entries(text)}

@@ -12,10 +12,10 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from coca.core.absence import Roots
 from coca.core.local_files import file_etag, modified_at
-from coca.search.ingest.local_files import (
+from coca.search.ingest.source_images import (
     Annotation,
-    Picture,
-    find_pictures,
+    SourceImage,
+    find_files,
     read_annotation,
 )
 from coca.search.query.originals import read_file
@@ -27,14 +27,14 @@ class Entry:
 
     path: str
     """Path of the entry, the same in each run."""
-    stamp: str
+    etag: str
     """Etag: changes with the content, and is known without reading it. It contains no `|`. It
     begins with eight hex digits and a colon, unique to the source, where another source may have
     the same path."""
 
 
 @runtime_checkable
-class PictureSource(Protocol):
+class ItemSource(Protocol):
     """Source of images that are listed and read one by one; thread-safe."""
 
     def entries(self) -> Sequence[Entry]:
@@ -49,7 +49,7 @@ class PictureSource(Protocol):
         """
         ...
 
-    def read(self, entry: Entry) -> Picture:
+    def read(self, entry: Entry) -> SourceImage:
         """Read the image with its metadata.
 
         Raises:
@@ -57,7 +57,7 @@ class PictureSource(Protocol):
         """
         ...
 
-    def has_lost(self, path: str, stamp: str) -> bool:
+    def has_lost(self, path: str, etag: str) -> bool:
         """Return whether a path of this etag came from this source and no longer exists.
 
         True only if certain: unreachable files are not lost.
@@ -69,14 +69,14 @@ class PictureSource(Protocol):
 class SeriesSource(Protocol):
     """Source of entries with many ordered images, such as videos.
 
-    A frame has the path `series_path(ENTRY, SECONDS)` and the entry's etag, made by `series_stamp`.
+    A frame has the path `series_path(ENTRY, SECONDS)` and the entry's etag, made by `series_etag`.
     """
 
     def entries(self) -> Sequence[Entry]:
         """List all entries, the same in each call."""
         ...
 
-    def series(self, entry: Entry) -> Iterator[Picture]:
+    def series(self, entry: Entry) -> Iterator[SourceImage]:
         """Iterate over the images of an entry, lazily.
 
         Raises:
@@ -84,8 +84,8 @@ class SeriesSource(Protocol):
         """
         ...
 
-    def has_lost(self, path: str, stamp: str) -> bool:
-        """Return whether an entry is lost; as in `PictureSource`."""
+    def has_lost(self, path: str, etag: str) -> bool:
+        """Return whether an entry is lost; as in `ItemSource`."""
         ...
 
 
@@ -110,7 +110,7 @@ class RootedSource(Protocol):
         ...
 
 
-AnySource: TypeAlias = PictureSource | SeriesSource
+AnySource: TypeAlias = ItemSource | SeriesSource
 
 
 def empty_folders(folders: Iterable[str], sources: Iterable[AnySource]) -> list[str]:
@@ -136,7 +136,7 @@ class FileSource:
         paths = list(paths)
         self._tops = {os.path.abspath(path) for path in paths}
         self._roots = Roots(self._tops)
-        self._entries = [Entry(str(file), file_etag(file)) for file in find_pictures(paths)]
+        self._entries = [Entry(str(file), file_etag(file)) for file in find_files(paths)]
 
     def entries(self) -> Sequence[Entry]:
         """List the files, sorted by absolute path."""
@@ -160,17 +160,17 @@ class FileSource:
             else replace(annotation, album=os.path.dirname(entry.path))
         )
 
-    def read(self, entry: Entry) -> Picture:
+    def read(self, entry: Entry) -> SourceImage:
         """Read the file and its metadata."""
         annotation = self.annotation(entry)
-        return Picture(
+        return SourceImage(
             path=entry.path,
-            image=read_file(entry.path),
+            data=read_file(entry.path),
             annotation=annotation,
-            changed=modified_at(entry.path),
-            stamp=entry.stamp,
+            modified_at=modified_at(entry.path),
+            etag=entry.etag,
         )
 
-    def has_lost(self, path: str, stamp: str) -> bool:
+    def has_lost(self, path: str, etag: str) -> bool:
         """Return whether a file at or below one of the paths is missing."""
         return self._roots.has_lost(path)

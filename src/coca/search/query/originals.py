@@ -21,20 +21,20 @@ def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
     """
     reasons = []
     for path in dict.fromkeys((record.path, *record.origin.files)):
-        stamps = record.origin.files.get(path, "")
+        etags = record.origin.files.get(path, "")
         try:
-            image = open_picture(path, stamps)
+            image = open_picture(path, etags)
         except DataError as error:
             reasons.append(str(error))
             continue
         # For video frames the etag decides: decoders may decode one frame slightly differently.
-        if content_id(image) == record.id or series_of(path, stamps) != path:
+        if content_id(image) == record.id or series_of(path, etags) != path:
             return image
         reasons.append(f"{path} holds another image now")
     raise DataError(reasons[0], reason="unreadable")
 
 
-def read_file(path: str, stamp: str = "") -> bytes:
+def read_file(path: str, etag: str = "") -> bytes:
     """Read the bytes of a local image file; the etag is ignored.
 
     Raises:

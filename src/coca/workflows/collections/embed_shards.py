@@ -19,12 +19,12 @@ from coca.data.storage.storage import Storage, full_path
 from coca.inference.predictor import Predictor
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import embed_source, ingest_vectors
-from coca.search.ingest.report import BadPicture
+from coca.search.ingest.report import BadImage
 from coca.search.milvus.collection import Collection
 from coca.search.records import same_model
 from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import SampleSource
-from coca.workflows.collections.index import FillResult, captioner
+from coca.workflows.collections.index import IndexResult, captioner
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class EmbeddedShard:
     made: bool = False
     """Whether the file was written by this call; False if it existed."""
     pictures: int = 0
-    bad: tuple[BadPicture, ...] = ()
+    bad: tuple[BadImage, ...] = ()
     fault: str = ""
     """Error that makes the whole tar unusable; empty if there is none."""
 
@@ -122,7 +122,7 @@ def index_vectors(
     collection: str = "pictures",
     token: str = "",
     progress: ProgressMaker = silent,
-) -> FillResult:
+) -> IndexResult:
     """Insert embedded tars into a collection, created if missing; no model is loaded.
 
     Args:
@@ -155,7 +155,7 @@ def index_vectors(
         create=True,
     ) as index:
         report = ingest_vectors(files, index, progress=progress)
-        return FillResult(index.describe(), report)
+        return IndexResult(index.describe(), report)
 
 
 def _embed(

@@ -17,7 +17,7 @@ from coca.workflows.collections.video_source import VideoSource
 _WITHIN = re.compile(rf"(?:{'|'.join(map(re.escape, ('.tar', *TABLE_SUFFIXES)))})(?=/)", re.I)
 
 
-class PathReader:
+class ImageResolver:
     """Reads files, URLs, members of tars, rows of tables and zips, and frames of videos.
 
     The last tar, table or video stays open, so reading paths in sorted order is fastest.
@@ -31,19 +31,19 @@ class PathReader:
         self._video = ("", "")
         self._frames: dict[str, bytes] = {}
 
-    def __call__(self, path: str, stamp: str) -> bytes:
+    def __call__(self, path: str, etag: str) -> bytes:
         """Read an encoded image.
 
         Args:
             path: Path from the index.
-            stamp: Stamp from the index. For a video it contains the frame interval and detects
+            etag: Etag from the index. For a video it contains the frame interval and detects
                 changes of the file.
 
         Raises:
             DataError: The image no longer exists, or cannot be read.
         """
-        if series_of(path, stamp) != path:
-            return self._frame(path, stamp.removesuffix(WHOLE))
+        if series_of(path, etag) != path:
+            return self._frame(path, etag.removesuffix(WHOLE))
         if container := _container_of(path):
             return self._member(container, path)
         if is_remote(path):
@@ -62,25 +62,25 @@ class PathReader:
             raise DataError(
                 f"{container} holds no {path[len(container) + 1 :]} any more", reason="missing"
             )
-        return self._source.read(self._entries[path]).image
+        return self._source.read(self._entries[path]).data
 
-    def _frame(self, path: str, stamp: str) -> bytes:
-        file = series_of(path, stamp)
-        if self._video != (file, stamp):
-            source = VideoSource([file], every_s=every_of(stamp) or 0.0)
+    def _frame(self, path: str, etag: str) -> bytes:
+        file = series_of(path, etag)
+        if self._video != (file, etag):
+            source = VideoSource([file], every_s=every_of(etag) or 0.0)
             (entry,) = source.entries()
-            if entry.stamp != stamp:
+            if entry.etag != etag:
                 raise DataError(f"{file} has changed since it was indexed", reason="changed")
-            self._frames = {picture.path: picture.image for picture in source.series(entry)}
-            self._video = (file, stamp)
+            self._frames = {frame.path: frame.data for frame in source.series(entry)}
+            self._video = (file, etag)
         if path not in self._frames:
             raise DataError(f"{file} has no such frame any more: {path}", reason="missing")
         return self._frames[path]
 
 
-def is_within(path: str, stamp: str) -> bool:
+def is_within(path: str, etag: str) -> bool:
     """Check whether a path is inside a file: a member of a tar or zip, a row, or a frame."""
-    return series_of(path, stamp) != path or _container_of(path) is not None
+    return series_of(path, etag) != path or _container_of(path) is not None
 
 
 def _container_of(path: str) -> str | None:

@@ -13,7 +13,7 @@ from coca.data.sources.base import PlacedSource, SourceConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardSource
 from coca.data.storage.storage import full_path, is_remote
-from coca.search.ingest.local_files import Annotation, Picture
+from coca.search.ingest.source_images import Annotation, SourceImage
 from coca.search.ingest.sources import AnySource, Entry, FileSource, empty_folders
 from coca.workflows.collections.source_uris import (
     FolderUri,
@@ -126,11 +126,11 @@ class UnreadableFile:
     def annotation(self, entry: Entry) -> None:
         """Return None: there is no text."""
 
-    def read(self, entry: Entry) -> Picture:
+    def read(self, entry: Entry) -> SourceImage:
         """Raise the error."""
         raise self.fault
 
-    def has_lost(self, path: str, stamp: str) -> bool:
+    def has_lost(self, path: str, etag: str) -> bool:
         """Return False, since the content is unknown."""
         return False
 
@@ -164,7 +164,7 @@ class SampleSource:
         for row in range(len(source)):
             for number, place in enumerate(source.places(row)):
                 self._rows.setdefault(place, []).append((row, number))
-        self._entries = [Entry(place, self._stamp(rows)) for place, rows in self._rows.items()]
+        self._entries = [Entry(place, self._etag(rows)) for place, rows in self._rows.items()]
 
     @property
     def fingerprint(self) -> str:
@@ -176,9 +176,9 @@ class SampleSource:
         return self._entries
 
     def annotation(self, entry: Entry) -> None:
-        """Return None: the stamp changes when the text does."""
+        """Return None: the etag changes when the text does."""
 
-    def read(self, entry: Entry) -> Picture:
+    def read(self, entry: Entry) -> SourceImage:
         """Read an image with the texts of all rows that describe it."""
         rows = self._rows[entry.path]
         samples = [self._source.read(row) for row, _ in rows]
@@ -193,27 +193,27 @@ class SampleSource:
         if questions:
             metadata["questions"] = questions
         tags = [tag for sample in samples for tag in sample.labels]
-        return Picture(
+        return SourceImage(
             path=entry.path,
-            image=first.images[rows[0][1]],
+            data=first.images[rows[0][1]],
             annotation=Annotation.of(captions, metadata, tags=tags),
-            changed=modified_at(entry.path),
-            stamp=entry.stamp,
+            modified_at=modified_at(entry.path),
+            etag=entry.etag,
         )
 
-    def has_lost(self, path: str, stamp: str) -> bool:
+    def has_lost(self, path: str, etag: str) -> bool:
         """Check whether the path belonged to this source; tars and tables are listed in full."""
-        return self._source.owned(path, stamp)
+        return self._source.owned(path, etag)
 
-    def _stamp(self, rows: Sequence[tuple[int, int]]) -> str:
-        stamps = []
+    def _etag(self, rows: Sequence[tuple[int, int]]) -> str:
+        etags = []
         for row, _ in rows:
             try:
-                stamps.append(self._source.stamp(row))
+                etags.append(self._source.stamp(row))
             except DataError:
                 # Reading the row reports the error.
                 return ""
-        return ",".join(stamps)
+        return ",".join(etags)
 
 
 def _open_videos(uris: Sequence[SourceUri], every_s: float) -> VideoSource | None:

@@ -12,7 +12,7 @@ from coca.data.sample import BadSample
 from coca.inference.predictor import Predictor
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.planner import Captioner
-from coca.search.ingest.report import BadPicture, IngestReport
+from coca.search.ingest.report import BadImage, IngestReport
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.milvus.collection import Collection
@@ -25,7 +25,7 @@ MAX_BAD_FRACTION = 0.1
 """Default limit on the fraction of unreadable images; above it the source is likely at fault."""
 
 
-class FillSettings(TypedDict, total=False):
+class IndexSettings(TypedDict, total=False):
     """Options of indexing."""
 
     collection: str
@@ -38,7 +38,7 @@ class FillSettings(TypedDict, total=False):
     """Delete the records of files that no longer exist in the sources; default: False."""
     prune_empty: bool
     """With `prune`: prune empty folders too, which may be unmounted drives; default: False."""
-    copies: PathCache | None
+    path_cache: PathCache | None
     """State shared by repeated runs, so that later runs read only changes; default: None."""
     bad_list: Path | None
     """JSON Lines file that lists unreadable images, each once; default: none."""
@@ -47,8 +47,8 @@ class FillSettings(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class FillResult:
-    """Result of `index_pictures`."""
+class IndexResult:
+    """Result of `index_images`."""
 
     collection: CollectionInfo
     """Info of the collection after indexing."""
@@ -56,7 +56,7 @@ class FillResult:
     """Counts of added, changed, skipped and removed records."""
 
 
-def index_pictures(
+def index_images(
     uris: Sequence[str | Path],
     predictor: Predictor,
     *,
@@ -64,8 +64,8 @@ def index_pictures(
     every_s: float = EVERY_S,
     read_from: Sequence[str] = (),
     progress: ProgressMaker = silent,
-    **settings: Unpack[FillSettings],
-) -> FillResult:
+    **settings: Unpack[IndexSettings],
+) -> IndexResult:
     """Index images into a collection, created if missing.
 
     Unchanged images are neither read nor embedded again.
@@ -79,32 +79,32 @@ def index_pictures(
         read_from: URL prefixes and folders that tables may reference; see
             `SourceConfig.read_from`.
         progress: Optional progress callback.
-        **settings: See `FillSettings`.
+        **settings: See `IndexSettings`.
 
     Raises:
         ConfigError: A source is of an unsupported kind, or a setting is unknown.
         DataError: A source is missing, all are empty, or too many images are unreadable.
         SearchError: The collection was filled by another model, or cannot be written.
     """
-    check_options(settings, FillSettings.__annotations__, of="indexing")
+    check_options(settings, IndexSettings.__annotations__, of="indexing")
     resolved = resolve_uris(uris)
     sources = open_sources(resolved, every_s=every_s, read_from=read_from)
     prune = settings.get("prune", False)
     if not (prune and settings.get("prune_empty")):
         check_filled(resolved, sources, prune=prune)
-    return fill_collection(sources, predictor, uri=uri, progress=progress, **settings)
+    return index_sources(sources, predictor, uri=uri, progress=progress, **settings)
 
 
-def fill_collection(
+def index_sources(
     sources: Sequence[AnySource],
     predictor: Predictor,
     *,
     uri: str,
     progress: ProgressMaker = silent,
-    **settings: Unpack[FillSettings],
-) -> FillResult:
-    """Index images from open sources; otherwise as `index_pictures`."""
-    check_options(settings, FillSettings.__annotations__, of="indexing")
+    **settings: Unpack[IndexSettings],
+) -> IndexResult:
+    """Index images from open sources; otherwise as `index_images`."""
+    check_options(settings, IndexSettings.__annotations__, of="indexing")
     with Collection.open(
         uri,
         settings.get("collection", "pictures"),
@@ -121,14 +121,14 @@ def fill_collection(
             captioner=captioner(predictor) if settings.get("captions", True) else None,
             prune=settings.get("prune", False),
             prune_empty=settings.get("prune_empty", False),
-            copies=settings.get("copies"),
-            bad_log=BadPictureLog(
+            path_cache=settings.get("path_cache"),
+            bad_log=BadImageLog(
                 settings.get("bad_list"), settings.get("max_bad_fraction", MAX_BAD_FRACTION)
             ),
             progress=progress,
             batch_size=predictor.batch_size,
         )
-        return FillResult(index.describe(), report)
+        return IndexResult(index.describe(), report)
 
 
 def captioner(predictor: Predictor) -> Captioner:
@@ -136,13 +136,13 @@ def captioner(predictor: Predictor) -> Captioner:
     return lambda pictures: [caption.text for caption in predictor.caption(pictures)]
 
 
-class BadPictureLog:
+class BadImageLog:
     """Counts and lists unreadable images, with the log of the training loader."""
 
     def __init__(self, path: Path | None, max_bad_fraction: float) -> None:
         self._log = BadSampleLog(path, max_bad_fraction)
 
-    def add(self, good: int, bad: Sequence[BadPicture]) -> None:
+    def add(self, good: int, bad: Sequence[BadImage]) -> None:
         """Record the good and bad images of a batch.
 
         Raises:

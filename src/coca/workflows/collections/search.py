@@ -13,7 +13,7 @@ from coca.search.query.engine import SearchEngine
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.records import CollectionInfo
 from coca.workflows.collections.collection_model import model_of
-from coca.workflows.collections.image_resolver import PathReader
+from coca.workflows.collections.image_resolver import ImageResolver
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def open_search(
         if not isinstance(model, Predictor):
             model = load(model or _model_of(index.info, fallback), device=device)
         held = InMemoryIndex(index, progress=progress) if resident else index
-        yield SearchEngine(model, held, picture_reader=PathReader)
+        yield SearchEngine(model, held, picture_reader=ImageResolver)
 
 
 def _model_of(info: CollectionInfo, fallback: Callable[[], str | Path | None] | None) -> str | Path:

@@ -24,7 +24,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches
 from coca.search.query.originals import picture_of
 from coca.search.records import Record
-from coca.workflows.collections.image_resolver import PathReader, is_within
+from coca.workflows.collections.image_resolver import ImageResolver, is_within
 
 _READ_ROWS = 1_000
 _MINED = "mined"
@@ -160,7 +160,7 @@ def _write_shards(
     model_captions: bool,
     progress: ProgressMaker,
 ) -> Subset:
-    subset, read = Subset(), PathReader()
+    subset, read = Subset(), ImageResolver()
     # Sorted by path, so that each tar or video is read once.
     ids = [hit.id for hit in sorted(index.hits(scores), key=lambda hit: hit.path)]
     with progress("copy images", len(ids)) as bar, ShardWriter(out) as writer:

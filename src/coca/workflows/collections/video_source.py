@@ -14,8 +14,8 @@ from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.local_files import file_etag
 from coca.core.regular_files import check_regular
 from coca.processing.video import read_frames
-from coca.search.frame_paths import series_path, series_stamp
-from coca.search.ingest.local_files import Picture, find_pictures, read_annotation
+from coca.search.frame_paths import series_etag, series_path
+from coca.search.ingest.source_images import SourceImage, find_files, read_annotation
 from coca.search.ingest.sources import Entry
 
 _SHORTER_PX = 720
@@ -39,8 +39,8 @@ class VideoSource:
         self._tops = {os.path.abspath(path) for path in paths}
         self._roots = Roots(self._tops)
         self._entries = [
-            Entry(str(file), series_stamp(file_etag(file), every_s))
-            for file in find_pictures(paths, suffixes=VIDEO_SUFFIXES)
+            Entry(str(file), series_etag(file_etag(file), every_s))
+            for file in find_files(paths, suffixes=VIDEO_SUFFIXES)
         ]
 
     def entries(self) -> Sequence[Entry]:
@@ -51,7 +51,7 @@ class VideoSource:
         """Return the folders among the paths."""
         return sorted(filter(os.path.isdir, self._tops))
 
-    def series(self, entry: Entry) -> Iterator[Picture]:
+    def series(self, entry: Entry) -> Iterator[SourceImage]:
         """Yield the frames of a video as JPEG images.
 
         Raises:
@@ -61,7 +61,7 @@ class VideoSource:
         caption = {"video_caption": annotation.caption} if annotation.caption else {}
         try:
             # Opening a FIFO would block until a writer appears.
-            changed = int(check_regular(entry.path).st_mtime)
+            modified_at = int(check_regular(entry.path).st_mtime)
         except OSError as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
             raise DataError(
@@ -71,19 +71,19 @@ class VideoSource:
             stream = io.BytesIO()
             Image.fromarray(frame.pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
             seconds = round(frame.time_s, 3)
-            yield Picture(
+            yield SourceImage(
                 path=series_path(entry.path, seconds),
-                image=stream.getvalue(),
+                data=stream.getvalue(),
                 annotation=replace(
                     annotation,
                     caption="",
                     album=annotation.album or entry.path,
                     metadata={**annotation.metadata, **caption, "seconds": seconds},
                 ),
-                changed=changed,
-                stamp=entry.stamp,
+                modified_at=modified_at,
+                etag=entry.etag,
             )
 
-    def has_lost(self, path: str, stamp: str) -> bool:
+    def has_lost(self, path: str, etag: str) -> bool:
         """Check whether a file at or below one of the paths no longer exists."""
         return self._roots.has_lost(path)

@@ -15,10 +15,10 @@ from coca.core.errors import ConfigError, DataError, SearchError
 from coca.core.extras import require
 from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.heif import PHOTO_SUFFIXES
-from coca.search.ingest.local_files import Picture
+from coca.search.ingest.source_images import SourceImage
 from coca.search.ingest.sources import AnySource, Entry
 from coca.workflows.collections.image_sources import open_sources
-from coca.workflows.collections.index import FillResult
+from coca.workflows.collections.index import IndexResult
 from coca.workflows.collections.source_uris import SourceUri, TarsUri, resolve_folder, resolve_uri
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,11 @@ _TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
 
 def watch_folders(
     folders: Sequence[str | Path],
-    fill: Callable[[Sequence[AnySource]], FillResult],
+    fill: Callable[[Sequence[AnySource]], IndexResult],
     *,
     every_s: float,
     settle_s: float = SETTLE_S,
-) -> Iterator[FillResult]:
+) -> Iterator[IndexResult]:
     """Index folders once, then again after every change, until Ctrl-C.
 
     Ctrl-C ends it after the current indexing run. Between runs the collection may be closed, so
@@ -215,11 +215,11 @@ class VanishedSource:
         )
         return self._paths if named else None
 
-    def series(self, entry: Entry) -> Iterator[Picture]:
+    def series(self, entry: Entry) -> Iterator[SourceImage]:
         """Never called, since there are no entries."""
         raise AssertionError(f"{entry.path} has vanished")
 
-    def has_lost(self, path: str, stamp: str) -> bool:
+    def has_lost(self, path: str, etag: str) -> bool:
         """Check whether the path is one of the deleted paths or below one."""
         top = self._removed.above(path)
         return top is not None and self._roots.has_lost(top)

@@ -1,4 +1,4 @@
-"""Local image files with the annotations of their sidecar files."""
+"""Encoded images of sources, with their annotations."""
 
 import logging
 import os
@@ -54,22 +54,22 @@ class Annotation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class SourceImage:
     """Encoded image to be indexed, with its metadata."""
 
     path: str
     """Path of a file, URL, or member of a shard; identifies the image."""
-    image: bytes = field(repr=False)
+    data: bytes = field(repr=False)
     """Encoded image file."""
     annotation: Annotation = field(default_factory=Annotation)
     """Metadata of the image."""
-    changed: int = 0
+    modified_at: int = 0
     """Modification time of the file, in seconds since 1970, for images without a capture time."""
-    stamp: str = ""
+    etag: str = ""
     """Etag: changes with the file, known without reading it; empty if the source has none."""
 
 
-def find_pictures(
+def find_files(
     paths: Iterable[str | Path], *, suffixes: frozenset[str] = PHOTO_SUFFIXES
 ) -> list[Path]:
     """Find files by suffix below folders, plus the given files, sorted by absolute path.

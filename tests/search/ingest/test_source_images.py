@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.ingest.local_files import Annotation, find_pictures, read_annotation
+from coca.search.ingest.source_images import Annotation, find_files, read_annotation
 
 
 def test_pictures_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> None:
@@ -21,19 +21,19 @@ def test_pictures_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> No
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = find_pictures([tmp_path, tmp_path / "a", tmp_path / "b.JPG"])
+    found = find_files([tmp_path, tmp_path / "a", tmp_path / "b.JPG"])
     expected = ["a/b/c.webp", "a/z.png", "a.jpeg", "b.JPG"]
     assert found == sorted((tmp_path / name for name in expected), key=str)
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
     (tmp_path / "picture").touch()
-    assert find_pictures([tmp_path / "picture"]) == [tmp_path / "picture"]
+    assert find_files([tmp_path / "picture"]) == [tmp_path / "picture"]
 
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file or folder .*absent"):
-        find_pictures([tmp_path / "absent"])
+        find_files([tmp_path / "absent"])
 
 
 def test_the_first_caption_is_the_caption_and_several_are_metadata(tmp_path: Path) -> None:
