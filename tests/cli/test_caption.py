@@ -1,7 +1,6 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ Run = Callable[..., Result]
 RunJson = Callable[..., Any]
 
 
-def test_every_option_of_decoding_is_an_option_with_its_default() -> None:
+def test_every_option_of_decoding_is_an_option_with_its_default(run: Run) -> None:
     options = inspect.signature(caption).parameters
+    shown = run("caption", "--help").stdout
     for field in dataclasses.fields(GenerationConfig):
-        default = options[field.name].default
-        assert (default.value if isinstance(default, Enum) else default) == field.default
+        assert options[field.name].default == field.default
+        assert f"--{field.name.replace('_', '-')}" in shown
 
 
 def test_captions_have_a_text_and_a_logarithmic_score(
@@ -100,6 +100,8 @@ def test_all_captions_of_a_picture_are_shown(run: Run, model: str, pictures: lis
         (["--num-beams", "2", "--temperature", "1"], "use either"),
         (["--num-beams", "1", "--num-return-sequences", "2"], "cannot return 2 captions"),
         (["--early-stopping", "soon"], "soon"),
+        (["--num-beams", "0"], "num_beams must be a whole number of at least 1 or null, got 0"),
+        (["--top-p", "0"], "top_p must be a number in (0, 1] or null, got 0"),
         (["--explain", "maps.png"], "draws one image, and 3 are given"),
     ],
 )

@@ -1,39 +1,9 @@
 import os
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from coca.cli.search_options import CollectionOptions, FilterOptions, from_here, grouped
-
-
-def test_a_group_of_options_stands_among_the_others_of_a_command() -> None:
-    said: list[object] = []
-    app = typer.Typer()
-
-    @app.command()
-    @grouped
-    def command(
-        word: str,
-        *,
-        among: FilterOptions,
-        loud: Annotated[bool, typer.Option("--loud")] = False,
-        place: CollectionOptions,
-    ) -> None:
-        """Say it."""
-        said.append((word, loud, among, place))
-
-    runner = CliRunner()
-    assert runner.invoke(app, ["x", "--tag", "a", "--tag", "b", "-c", "other"]).exit_code == 0
-    assert said == [
-        ("x", False, FilterOptions(tag=["a", "b"]), CollectionOptions(collection="other"))
-    ]
-    told = runner.invoke(app, ["--help"]).output
-    assert "Say it." in told
-    assert told.index("--since") < told.index("--loud") < told.index("--uri")
-    assert runner.invoke(app, ["x", "--since", "soon"]).exit_code == 2
+from coca.cli.search_options import FilterOptions, from_here
 
 
 def test_wishes_are_joined_so_that_none_reaches_into_another() -> None:

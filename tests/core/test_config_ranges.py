@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from coca.core.config import Config, from_dict, load_config, to_dict
+from coca.core.config import from_dict, load_config, to_dict
+from coca.core.config_base import Config
 from coca.core.config_docs import show, to_plain
 from coca.core.errors import ArgumentError, ConfigError
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent.parent / "src" / "coca"
-RANGE = re.compile(r"\bField\(|\b(Positive|NonNegative)(Int|Float)\b|\bFraction\b")
+RANGE = re.compile(
+    r"\b(Field|Ge|Gt|Le|Lt|Interval)\(|\b(Positive|NonNegative)(Int|Float)\b|\bFraction\b"
+)
 CHECK = "super().__post_init__()"
 
 

@@ -16,6 +16,7 @@ from coca.inference.video import (
     embed_videos,
     require_single_images,
 )
+from coca.model.generation.config import GenerationConfig
 from coca.processing.video import sample_frames
 from tiny_data import picture
 from tiny_model import write_model
@@ -84,7 +85,7 @@ def test_pictures_and_videos_keep_their_order(predictor: Predictor, tmp_path: Pa
     rows = embed_files(predictor, [still, film, other])
     np.testing.assert_allclose(rows[[0, 2]], predictor.embed_images([still, other]), atol=1e-6)
     np.testing.assert_allclose(rows[1], embed_videos(predictor, film)[0], atol=1e-6)
-    captions = caption_files(predictor, [film, still], num_beams=1)
+    captions = caption_files(predictor, [film, still], decoding=GenerationConfig(num_beams=1))
     assert captions[1].text == predictor.caption(still, num_beams=1)[0].text
 
 

@@ -1,6 +1,5 @@
 """Command `coca caption`: generate captions, and draw their cross-attention maps."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,31 +7,24 @@ import typer
 
 from coca.cli import defaults, images
 from coca.cli.console import Console, Json
+from coca.cli.option_groups import Group, grouped
 from coca.core.errors import ConfigError
+from coca.model.generation.config import GenerationConfig
 
 if TYPE_CHECKING:
     from coca.inference.captioning import Caption
 
-_CHOICE, _RULES = "Decoding", "Constraints"
 
-
-class Stopping(StrEnum):
-    """Stopping criterion of beam search; see `coca.model.generation.config.GenerationConfig`."""
-
-    full = "full"
-    likely = "likely"
-    certain = "certain"
-
-
+@grouped
 def caption(
     files: images.Files,
     prompt: Annotated[
         str, typer.Option("--prompt", help="Text that each caption begins with.")
     ] = "",
-    num_return_sequences: Annotated[
-        int,
-        typer.Option("--num-return-sequences", "-n", min=1, help="Captions per image, best first."),
-    ] = 1,
+    *,
+    decoding: Annotated[
+        GenerationConfig, Group(panel="Decoding", short={"num_return_sequences": "-n"})
+    ],
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -42,120 +34,6 @@ def caption(
             show_default=False,
         ),
     ] = None,
-    num_beams: Annotated[
-        int | None,
-        typer.Option(
-            "--num-beams",
-            min=1,
-            help="Beams of the beam search; 1 is greedy and fastest; default: 4, none when "
-            "sampling.",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    length_penalty: Annotated[
-        float,
-        typer.Option(
-            "--length-penalty",
-            help="Exponent of the length normalization; 0 favours short captions, 1 ranks by "
-            "the mean over tokens.",
-            rich_help_panel=_CHOICE,
-        ),
-    ] = 1.0,
-    early_stopping: Annotated[
-        Stopping,
-        typer.Option(
-            "--early-stopping",
-            help="Stop beam search once num-beams captions ended (full), no running caption ranks "
-            "above them now (likely) or can at any length (certain).",
-            rich_help_panel=_CHOICE,
-        ),
-    ] = Stopping.likely,
-    num_beam_groups: Annotated[
-        int,
-        typer.Option(
-            "--num-beam-groups",
-            min=1,
-            help="Groups of beams for diverse beam search.",
-            rich_help_panel=_CHOICE,
-        ),
-    ] = 1,
-    diversity_penalty: Annotated[
-        float,
-        typer.Option(
-            "--diversity-penalty",
-            min=0,
-            help="Penalty on tokens that other beam groups chose, in nats.",
-            rich_help_panel=_CHOICE,
-        ),
-    ] = 0.0,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature",
-            help="Sample tokens at this temperature; below 1 favours likely tokens.",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            "--top-k",
-            min=1,
-            help="Sample from the K most likely tokens.",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            "--top-p",
-            help="Sample from the most likely tokens whose probabilities sum to P (nucleus).",
-            show_default=False,
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Seed of sampling.", rich_help_panel=_CHOICE)
-    ] = 0,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens",
-            min=1,
-            help="Maximum tokens after the prompt; default: up to the model's context length.",
-            show_default=False,
-            rich_help_panel=_RULES,
-        ),
-    ] = None,
-    min_new_tokens: Annotated[
-        int,
-        typer.Option(
-            "--min-new-tokens",
-            min=0,
-            help="Minimum tokens after the prompt.",
-            rich_help_panel=_RULES,
-        ),
-    ] = 0,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(
-            "--repetition-penalty",
-            help="Above 1: tokens that occurred become less likely; 1: none.",
-            rich_help_panel=_RULES,
-        ),
-    ] = 1.0,
-    no_repeat_ngram_size: Annotated[
-        int,
-        typer.Option(
-            "--no-repeat-ngram-size",
-            min=0,
-            help="Token n-grams of this size occur at most once; 0: no limit.",
-            rich_help_panel=_RULES,
-        ),
-    ] = 0,
     model: defaults.Model = None,
     device: defaults.Device = None,
     as_json: Json = False,
@@ -166,25 +44,7 @@ def caption(
     image are sorted by their rank score. In beam search it is the score, less the penalties of the
     constraints, divided by (number of tokens) ** --length-penalty; when sampling it is the score.
     """
-    from coca.model.generation.config import GenerationConfig, GenerationOptions
-
-    options: GenerationOptions = {
-        "num_beams": num_beams,
-        "num_return_sequences": num_return_sequences,
-        "max_new_tokens": max_new_tokens,
-        "min_new_tokens": min_new_tokens,
-        "length_penalty": length_penalty,
-        "early_stopping": early_stopping.value,
-        "num_beam_groups": num_beam_groups,
-        "diversity_penalty": diversity_penalty,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "seed": seed,
-        "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram_size": no_repeat_ngram_size,
-    }
-    GenerationConfig(**options)  # invalid options fail here, before a model is loaded
+    several = decoding.num_return_sequences > 1
     console = Console.current(json=as_json)
     paths = images.find(files, videos=True)
     if explain is not None and len(paths) != 1:
@@ -194,7 +54,7 @@ def caption(
     predictor = defaults.load_model(model, device)
     outcomes = images.work_through(
         paths,
-        lambda batch: caption_files(predictor, batch, prompt=prompt, **options),
+        lambda batch: caption_files(predictor, batch, prompt=prompt, decoding=decoding),
         batch_size=predictor.batch_size,
         title="captioning",
         progress=console.progress,
@@ -212,12 +72,12 @@ def caption(
         console,
         paths,
         outcomes,
-        columns=["caption", *(["rank score"] if num_return_sequences > 1 else []), "score", "path"],
+        columns=["caption", *(["rank score"] if several else []), "score", "path"],
         right=["rank score", "score"],
         rows=lambda path, best: [
             [
                 one.text,
-                *([f"{one.rank_score:.3f}"] if num_return_sequences > 1 else []),
+                *([f"{one.rank_score:.3f}"] if several else []),
                 f"{one.score:.2f}",
                 path,
             ]

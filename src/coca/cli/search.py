@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from coca.cli.console import Console, Json
-from coca.cli.search_options import CollectionOptions, FilterOptions, Limit, grouped, print_hits
+from coca.cli.option_groups import grouped
+from coca.cli.search_options import CollectionOptions, FilterOptions, Limit, print_hits
 from coca.core.errors import ConfigError
 
 _EVEN = 0.5

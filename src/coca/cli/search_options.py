@@ -1,16 +1,11 @@
-"""Options shared by all commands that search a collection: collection, model and filters.
+"""Options shared by all commands that search a collection: collection, model and filters."""
 
-A group of options is a dataclass; `grouped` lets a command take it as one parameter.
-"""
-
-import functools
-import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -143,40 +138,6 @@ class CollectionOptions:
         from coca.workflows.collections.collection_model import model_of
 
         return defaults.load_model(self.model or model_of(index.info), self.device)
-
-
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command: expand each parameter that is a dataclass into its options."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name not in groups:
-            parameters.append(parameter.replace(annotation=hints[name]))
-            continue
-        own = get_type_hints(groups[name], include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=own[field.name],
-            )
-            for field in fields(groups[name])
-        ]
-
-    def expanded(**options: Any) -> None:
-        for name, group in groups.items():
-            own = {field.name: options.pop(field.name) for field in fields(group)}
-            options[name] = group(**own)
-        command(**options)
-
-    functools.update_wrapper(expanded, command)
-    del expanded.__dict__["__wrapped__"]
-    by_keyword = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-    expanded.__dict__["__signature__"] = inspect.Signature(by_keyword)
-    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
-    return expanded
 
 
 def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:

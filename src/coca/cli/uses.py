@@ -8,12 +8,12 @@ import typer
 
 from coca.cli import images
 from coca.cli.console import Console, Json, to_try
+from coca.cli.option_groups import grouped
 from coca.cli.search_options import (
     CollectionOptions,
     FilterOptions,
     Limit,
     from_here,
-    grouped,
     print_hits,
 )
 from coca.core.errors import ConfigError

@@ -2,9 +2,7 @@
 
 A configuration is a frozen, keyword-only dataclass. A field whose type is such a dataclass is a
 section. All errors are collected in one `ConfigError`, one line each: the dotted key, the expected
-type and range, and the value. The type of a field declares its range, as in pydantic:
-`Annotated[float, Field(gt=0, le=1)]`, `PositiveInt`. The base class `Config` checks it in Python
-code as well.
+type and range, and the value; see `coca.core.config_base.Config`.
 
 A section whose class has a classmethod `presets()` may name a preset: `model: {preset: tiny,
 width: 64}` starts from the preset and changes the width; `model: tiny` is the unchanged preset.
@@ -16,16 +14,15 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, get_origin
+from typing import Any, TypeVar, get_origin
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from coca.core.config_base import validator, without_items
 from coca.core.config_docs import (
     default_of,
     field_types,
-    is_restricted,
     is_section,
     item_section,
     kinds_by_name,
@@ -41,55 +38,7 @@ from coca.core.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, re
 
 T = TypeVar("T")
 
-Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-"""Type of a fraction or a probability."""
-
 _INVALID: Any = object()  # sentinel of a value whose error is already recorded
-
-
-class Config:
-    """Base class of configurations: rejects values outside the range that their field declares.
-
-    A rule between several fields is part of `__post_init__`, after `super().__post_init__()`.
-
-    Raises:
-        ConfigError: A value is out of range; the message lists all such fields.
-    """
-
-    range_error: ClassVar[type[ConfigError]] = ConfigError
-    """Class of the error."""
-
-    def __post_init__(self) -> None:
-        kind: type = type(self)
-        faults = []
-        for name in _restricted_fields(kind):
-            value, hint = getattr(self, name), field_types(kind)[name]
-            try:
-                _validator(_without_items(hint)).validate_python(value, strict=True)
-            except ValidationError:
-                faults.append(f"{name} must be {words(hint)}, got {show(value)}")
-        if faults:
-            raise self.range_error("; ".join(faults))
-
-
-@cache
-def _restricted_fields(kind: type) -> tuple[str, ...]:
-    return tuple(name for name, hint in field_types(kind).items() if is_restricted(hint))
-
-
-def _without_items(hint: Any) -> Any:
-    """Return the type of a collection of sections without its items; they are validated before."""
-    inner = without_none(hint)
-    bare = without_range(inner)
-    if item_section(bare) is None:
-        return hint
-    outer = get_origin(bare) if bare is inner else Annotated[get_origin(bare), *inner.__metadata__]
-    return outer if inner is hint else outer | None
-
-
-@cache
-def _validator(hint: Any) -> Any:  # a TypeAdapter, whose generic type beartype does not support
-    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
 def load_config(
@@ -249,7 +198,7 @@ class _Check:
         try:
             # Strict JSON mode fits YAML: a list may become a tuple and a string a path, but "5" is
             # not a number, true is not 1, and infinity is rejected.
-            return _validator(hint).validate_json(json.dumps(given), strict=True)
+            return validator(hint).validate_json(json.dumps(given), strict=True)
         except (ValidationError, TypeError):
             return self.misfit(path, given, hint)
 
@@ -262,7 +211,7 @@ class _Check:
         outer = get_origin(without_range(without_none(hint)))
         whole = built if outer is dict else outer(built.values())
         try:
-            return _validator(_without_items(hint)).validate_python(whole, strict=True)
+            return validator(without_items(hint)).validate_python(whole, strict=True)
         except ValidationError:
             return self.misfit(path, given, hint)
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
-from pydantic.fields import FieldInfo
-
 _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -52,7 +50,7 @@ def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Sett
         choices = "one of " + ", ".join(map(show, kind.presets()))
         text = "The settings to start from; the other keys of this section change them."
         yield Setting(key=f"{prefix}preset", type=choices, default="null", text=text)
-    texts = _docstrings(kind)
+    texts = docstrings(kind)
     for field in dataclasses.fields(kind):
         key, hint = prefix + field.name, field_types(kind)[field.name]
         value = default_of(field) if base is None else getattr(base, field.name)
@@ -99,7 +97,7 @@ def kinds_of(kind: type) -> tuple[type, ...]:
 def words(hint: Any, limits: str = "") -> str:
     """Describe a type and its range for users; `limits` is the range of an enclosing type."""
     if get_origin(hint) is Annotated:
-        return words(without_range(hint), _limits(hint))
+        return words(without_range(hint), limits_of(hint))
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is list or (origin is tuple and arguments[1:] == (Ellipsis,)):
         return f"a list{limits}, each {words(arguments[0])}"
@@ -120,18 +118,18 @@ def words(hint: Any, limits: str = "") -> str:
     return str(getattr(hint, "__name__", hint))
 
 
-def _limits(hint: Any) -> str:
-    """Describe the range of an annotated type: ` in (0, 1]`, ` of at least 1`, ` above 0`."""
+def limits_of(hint: Any) -> str:
+    """Describe the range of a type: ` in (0, 1]`, ` of at least 1`; empty without a range."""
     rules = [
         rule
-        for outer in hint.__metadata__
-        for rule in (outer.metadata if isinstance(outer, FieldInfo) else [outer])
+        for outer in getattr(hint, "__metadata__", ())
+        for rule in getattr(outer, "metadata", [outer])
     ]
     bounds = {
-        name: getattr(rule, name)
+        name: bound
         for rule in rules
         for name in ("ge", "gt", "le", "lt", "multiple_of", "min_length")
-        if hasattr(rule, name)
+        if (bound := getattr(rule, name, None)) is not None
     }
     match bounds:
         case {"ge": low, "le": high}:
@@ -228,8 +226,8 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
-def _docstrings(kind: type) -> dict[str, str]:
-    """Parse the docstrings of the fields from source, since Python does not keep them.
+def docstrings(kind: type) -> dict[str, str]:
+    """Parse the docstrings of a dataclass's fields from source; Python does not keep them.
 
     A field without a docstring has that of the class it overrides.
     """

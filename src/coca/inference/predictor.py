@@ -57,8 +57,7 @@ class Predictor:
         Args:
             model: The model, on its device and in its precision.
             processor: The processor that the model was trained with.
-            fingerprint: Identifies model and processor together. Vectors of different
-                fingerprints must never be compared.
+            fingerprint: Identifies model and processor; only vectors of equal ones are comparable.
             source: Name or folder that the model was loaded from, for display.
             batch_size: Images or texts per batch, at least 1.
             prepack: Prepack the weights for CPU inference, as `load` does; not for training.
@@ -133,31 +132,32 @@ class Predictor:
         images: ImageInput | Iterable[ImageInput],
         *,
         prompt: str | Iterable[str] = "",
+        decoding: GenerationConfig | None = None,
         progress: ProgressMaker = silent,
         **options: Unpack[GenerationOptions],
     ) -> list[Caption]:
         """Generate a caption for each image, by beam search unless the options choose otherwise.
 
             predictor.caption("cat.jpg")[0].text
-            predictor.caption(files, num_beams=1)                           greedy, the fastest
+            predictor.caption(files, num_beams=1)                           greedy
             predictor.caption(files, num_return_sequences=3)[0].others      the next best two
             predictor.caption(files, temperature=0.8, seed=1)               sampled
 
         Args:
             images: One or many.
             prompt: Text that each caption begins with, or one text per image; default: none.
+            decoding: Decoding strategy; default: beam search.
             progress: Optional progress callback.
-            **options: The fields of `coca.model.generation.config.GenerationConfig`.
+            **options: Fields of `GenerationConfig`, which take precedence over `decoding`.
 
         Returns:
             The best caption of each image. `num_return_sequences` above 1 fills its `others`.
 
         Raises:
             DataError: An image cannot be read.
-            ConfigError: Options contradict each other, a prompt fills the context, or the number of
-                prompts differs from the number of images.
+            ConfigError: Options conflict, a prompt fills the context, or images lack prompts.
         """
-        decoding, tokenizer = GenerationConfig.of(**options), self.processor.tokenizer
+        decoding, tokenizer = GenerationConfig.of(decoding, **options), self.processor.tokenizer
         image_list = as_images(images)
         prompts = [*map(tokenizer.encode_prompt, prompts_for(prompt, len(image_list)))]
         unique, positions = unique_samples(image_list)

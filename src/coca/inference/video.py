@@ -112,6 +112,7 @@ def caption_videos(
     *,
     frames: int = FRAMES,
     prompt: str = "",
+    decoding: GenerationConfig | None = None,
     progress: ProgressMaker = silent,
     **options: Unpack[GenerationOptions],
 ) -> list[Caption]:
@@ -122,14 +123,16 @@ def caption_videos(
         videos: Files, their content, or folders of frames.
         frames: Frames sampled from each video.
         prompt: Text that each caption begins with.
+        decoding: Decoding strategy; default: beam search.
         progress: Optional progress callback.
-        **options: The fields of `coca.model.generation.config.GenerationConfig`.
+        **options: Fields of `GenerationConfig`, which take precedence over `decoding`.
 
     Raises:
         DataError: A video cannot be read.
         ConfigError: Options contradict each other.
     """
-    decoding, tokenizer = GenerationConfig.of(**options), predictor.processor.tokenizer
+    decoding = GenerationConfig.of(decoding, **options)
+    tokenizer = predictor.processor.tokenizer
     begun = [tokenizer.encode_prompt(prompt)]
     captions = []
     listed = _as_videos(videos)
@@ -204,7 +207,7 @@ def caption_files(
     files: Sequence[str],
     *,
     prompt: str = "",
-    **options: Unpack[GenerationOptions],
+    decoding: GenerationConfig | None = None,
 ) -> list[Caption]:
     """Caption each file, image or video, in order.
 
@@ -214,8 +217,8 @@ def caption_files(
     """
     stills = [file for file in files if not is_video(file)]
     videos = [file for file in files if is_video(file)]
-    of_stills = iter(predictor.caption(stills, prompt=prompt, **options))
-    of_videos = iter(caption_videos(predictor, videos, prompt=prompt, **options))
+    of_stills = iter(predictor.caption(stills, prompt=prompt, decoding=decoding))
+    of_videos = iter(caption_videos(predictor, videos, prompt=prompt, decoding=decoding))
     return [next(of_videos if is_video(file) else of_stills) for file in files]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from coca.core.config import Config
+from coca.core.config_base import Config
 from coca.model.encoders.base import ImageEncoderConfig, require, require_heads
 from coca.model.encoders.vit import ViTConfig
 

@@ -32,7 +32,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from coca.core.config import Config
+from coca.core.config_base import Config
 from coca.core.errors import DataError, MissingExtraError
 from coca.core.formats import IMAGE_FORMATS_SHOWN
 from coca.core.heif import HEAD_BYTES, formats_of

@@ -5,8 +5,7 @@ parser that no package provides.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.captioning import caption_scores, cider
 from coca.metrics.ptb import words
-from coca.model.generation.config import GenerationOptions
 from coca.tasks.base import (
     PREFLIGHT,
     TASKS,
@@ -49,8 +47,8 @@ def captioning(
         for caption in predictor.caption(
             [sample.image for sample in samples],
             prompt=config.prompt,
+            decoding=config.decoding,
             progress=progress,
-            **cast(GenerationOptions, asdict(config.decoding)),
         )
     ]
     with progress("scoring captions", None):

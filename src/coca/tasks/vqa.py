@@ -6,8 +6,8 @@ captioning loss on question and answer (CoCa, appendix B). The same weights can 
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +20,6 @@ from coca.inference.head_inference import head_of
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import answer_scores, exact_match, normalize_answer, vqa_accuracy
 from coca.metrics.language_prior import LanguagePrior
-from coca.model.generation.config import GenerationOptions
 from coca.tasks.base import (
     PREFLIGHT,
     TASKS,
@@ -144,7 +143,7 @@ def _answers(predictor: Predictor, config: TaskConfig, samples: Sequence[Sample]
     captions = predictor.caption(
         [sample.image for sample in samples],
         prompt=texts,
-        **cast(GenerationOptions, asdict(config.decoding)),
+        decoding=config.decoding,
     )
     return [caption.completion for caption in captions]
 

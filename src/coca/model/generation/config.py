@@ -1,35 +1,17 @@
 """Generation config: greedy, beam search or sampling, and the logits processors of each."""
 
-from dataclasses import dataclass
-from math import isfinite
-from numbers import Integral, Real
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, TypeAlias, TypedDict, Unpack
 
+from annotated_types import Ge, Gt, Interval
+
+from coca.core.config_base import Config
 from coca.core.errors import ConfigError, check_options
 
 Stopping: TypeAlias = Literal["full", "likely", "certain"]
 
 DEFAULT_BEAMS = 4
 """Default number of beams."""
-
-MAX_LENGTH_PENALTY = 10.0
-"""Largest absolute value: beyond it, a power of a length overflows fp32."""
-
-TEMPERATURE_RANGE = (1e-9, 1e9)
-"""Allowed range: below it, divided logits overflow fp32; above it, all tokens are equally
-likely."""
-
-_WHOLE = (
-    "num_beams",
-    "num_return_sequences",
-    "max_new_tokens",
-    "min_new_tokens",
-    "num_beam_groups",
-    "top_k",
-    "seed",
-    "no_repeat_ngram_size",
-)
-_REAL = ("length_penalty", "diversity_penalty", "temperature", "top_p", "repetition_penalty")
 
 
 def _require(statement: bool, message: str) -> None:
@@ -38,91 +20,62 @@ def _require(statement: bool, message: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationConfig:
+class GenerationConfig(Config):
     """Decoding strategy and its options, with the names of Hugging Face.
 
     Beam search is the default; it keeps the `num_beams` likeliest captions at every step. Greedy
     decoding is `num_beams=1`. Any of `temperature`, `top_k` and `top_p` selects sampling, which
     cannot be combined with `num_beams`.
+
+    The fields are also the keywords of `Predictor.caption` and the options of `coca caption`.
     """
 
-    num_beams: int | None = None
-    """Beams per image; 1 is greedy decoding. None: 4, or `num_return_sequences` if that is larger;
-    unused when sampling."""
-    num_return_sequences: int = 1
-    """Captions returned per image, best first."""
-    max_new_tokens: int | None = None
-    """Maximum number of tokens after the prompt, [EOS] included. None: up to the context length."""
-    min_new_tokens: int = 0
+    num_return_sequences: Annotated[int, Ge(1)] = 1
+    """Captions per image, best first."""
+    num_beams: Annotated[int, Ge(1)] | None = None
+    """Beams per image of beam search; 1 is greedy decoding, the fastest. Default: 4, or
+    `num_return_sequences` if that is larger; not used by sampling."""
+    max_new_tokens: Annotated[int, Ge(1)] | None = None
+    """Maximum number of tokens after the prompt, [EOS] included. Default: up to the model's context
+    length."""
+    min_new_tokens: Annotated[int, Ge(0)] = 0
     """Minimum number of tokens after the prompt before [EOS] is allowed."""
-    length_penalty: float = 1.0
+    # The bounds of lengths to a power, and of divided logits, keep them finite in fp32.
+    length_penalty: Annotated[float, Interval(ge=-10, le=10)] = 1.0
     """Exponent of the length that divides a caption's log-probability for ranking: 0 ranks by the
-    sum and favours short captions, 1 ranks by the mean. From -10 to 10."""
+    sum and favours short captions, 1 ranks by the mean over tokens."""
     early_stopping: Stopping = "likely"
-    """When the search for an image ends. `full`: `num_beams` captions have ended. `likely`: the
-    best open beam ranks below all ended captions at its present length. `certain`: no open beam
-    can reach them at any length. Each is slower than the one before."""
-    num_beam_groups: int = 1
+    """When beam search ends for an image: `num_beams` captions have ended (full), no open beam
+    ranks above them at its present length (likely), or can at any length (certain)."""
+    num_beam_groups: Annotated[int, Ge(1)] = 1
     """Groups of beams for diverse beam search."""
-    diversity_penalty: float = 0.0
+    diversity_penalty: Annotated[float, Ge(0)] = 0.0
     """Nats subtracted from a token's score for each beam of an earlier group with the same token
-    at the same step (Vijayakumar et al., 2016, arXiv 1610.02424)."""
-    temperature: float | None = None
-    """Divisor of the logits for sampling; below 1 favours likely tokens. From 1e-9 to 1e9."""
-    top_k: int | None = None
-    """Sample from the `top_k` likeliest tokens only."""
-    top_p: float | None = None
-    """Sample from the smallest set of likeliest tokens with at least this total probability."""
-    seed: int = 0
-    """Seed of the random generator. An image's captions depend on the seed and on the image, not
-    on the rest of its batch."""
-    repetition_penalty: float = 1.0
+    at the same step (arXiv 1610.02424)."""
+    temperature: Annotated[float, Interval(ge=1e-9, le=1e9)] | None = None
+    """Divisor of the logits for sampling; below 1 favours likely tokens. Greedy decoding is
+    `num_beams=1`, not 0."""
+    top_k: Annotated[int, Ge(1)] | None = None
+    """Sample from the K likeliest tokens only."""
+    top_p: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """Sample from the smallest set of likeliest tokens with at least this total probability
+    (nucleus sampling)."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of sampling. An image's captions depend on the seed and on the image, not on the rest of
+    its batch."""
+    repetition_penalty: Annotated[float, Gt(0)] = 1.0
     """Penalty on tokens that occurred before: their score is multiplied by it if negative and
     divided by it if positive (CTRL, arXiv 1909.05858). The score is a log-probability in beam
     search, otherwise a logit. 1: no penalty."""
-    no_repeat_ngram_size: int = 0
-    """Length of n-grams that may occur only once, prompt included; 0: no limit."""
+    no_repeat_ngram_size: Annotated[int, Ge(0)] = 0
+    """Length of token n-grams that may occur only once, prompt included; 0: no limit."""
 
     def __post_init__(self) -> None:
-        for name in _WHOLE:
-            self._require_kind(name, Integral, "a whole number")
-        for name in _REAL:
-            self._require_kind(name, Real, "a number")
-        stoppings = get_args(Stopping)
-        _require(
-            self.early_stopping in stoppings,
-            f"early_stopping is {self.early_stopping!r}; choose one of {', '.join(stoppings)}",
-        )
-        for name in ("num_return_sequences", "num_beam_groups"):
-            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; at least 1")
-        for name in ("num_beams", "max_new_tokens", "top_k"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} is {value}; it must be at least 1")
-        for name in ("min_new_tokens", "no_repeat_ngram_size", "diversity_penalty", "seed"):
-            value = getattr(self, name)
-            _require(value >= 0, f"{name} is {value}; it must not be negative")
-        lowest, highest = TEMPERATURE_RANGE
-        _require(
-            self.temperature is None or lowest <= self.temperature <= highest,
-            f"temperature is {self.temperature}; it must be from {lowest:g} to {highest:g} (0 "
-            "would be num_beams=1)",
-        )
-        _require(
-            abs(self.length_penalty) <= MAX_LENGTH_PENALTY,
-            f"length_penalty is {self.length_penalty}; it must be from {-MAX_LENGTH_PENALTY:g} to "
-            f"{MAX_LENGTH_PENALTY:g}",
-        )
-        _require(
-            self.top_p is None or 0 < self.top_p <= 1,
-            f"top_p is {self.top_p}; it is a probability above 0 and at most 1",
-        )
-        _require(
-            self.repetition_penalty > 0,
-            f"repetition_penalty is {self.repetition_penalty}; it must be above 0",
-        )
+        super().__post_init__()
         _require(
             self.max_new_tokens is None or self.min_new_tokens <= self.max_new_tokens,
-            f"min_new_tokens {self.min_new_tokens} is above max_new_tokens {self.max_new_tokens}",
+            f"min_new_tokens must be at most max_new_tokens {self.max_new_tokens}, "
+            f"got {self.min_new_tokens}",
         )
         _require(
             not self.sampled or self.num_beams is None,
@@ -132,15 +85,21 @@ class GenerationConfig:
         self._check_groups()
 
     @classmethod
-    def of(cls, **options: Unpack["GenerationOptions"]) -> "GenerationConfig":
+    def of(
+        cls, base: "GenerationConfig | None" = None, **options: Unpack["GenerationOptions"]
+    ) -> "GenerationConfig":
         """Build a config from the keywords of a call.
+
+        Args:
+            base: Config whose other options are kept; by default the defaults of the class.
+            **options: Fields of the config.
 
         Raises:
             ConfigError: An option is unknown, out of range, or conflicts with another option.
         """
-        known = [*GenerationOptions.__annotations__, "prompt", "progress"]
+        known = [*GenerationOptions.__annotations__, "prompt", "decoding", "progress"]
         check_options(options, known, of="captioning")
-        return cls(**options)
+        return replace(base or cls(), **options)
 
     @property
     def sampled(self) -> bool:
@@ -157,13 +116,6 @@ class GenerationConfig:
             if self.num_beams is None
             else self.num_beams
         )
-
-    def _require_kind(self, name: str, kind: type[Any], allowed: str) -> None:
-        """Check the type of a field at run time; NaN is not accepted."""
-        value = getattr(self, name)
-        fits = isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)
-        optional = type(self).__dict__[name] is None
-        _require(fits or (optional and value is None), f"{name} is {value!r}; it must be {allowed}")
 
     def _check_groups(self) -> None:
         beams, groups = self.beams, self.num_beam_groups
@@ -186,8 +138,8 @@ class GenerationConfig:
 class GenerationOptions(TypedDict, total=False):
     """The fields of `GenerationConfig` as keywords of a call."""
 
-    num_beams: int | None
     num_return_sequences: int
+    num_beams: int | None
     max_new_tokens: int | None
     min_new_tokens: int
     length_penalty: float
