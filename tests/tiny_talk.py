@@ -39,13 +39,17 @@ def talk() -> dict[str, object]:
 
 def wait_for_main() -> str:
     """What the main rank gives after longer than other exchanges may take."""
-    distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=1), distributed.group.WORLD)
+    world = DistributedContext.current()
+    world.broadcast_from_main(lambda: None)
+    # From here on the ranks use the group of this call alone.
+    limit = timedelta(seconds=0.1)
+    distributed.distributed_c10d._set_pg_timeout(limit, distributed.group.WORLD)
 
     def slow() -> str:
-        time.sleep(3)
+        time.sleep(5 * limit.total_seconds())
         return "done"
 
-    return DistributedContext.current().broadcast_from_main(slow)
+    return world.broadcast_from_main(slow)
 
 
 def wait_for_main_that_ends(folder: Path, rank: int) -> None:

@@ -68,7 +68,6 @@ def test_processes_of_torchrun_share_the_tars(
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
         check=False,
     )
     assert told.returncode == 0, told.stderr

@@ -110,7 +110,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     )
     wait_for_row(place / "runs/tiny", process)
     process.send_signal(number)
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate()
     assert (process.returncode, errors) == (code, "")
     told = json.loads(out)
     assert told["interrupted"]
@@ -180,7 +180,7 @@ def test_torchrun_starts_killed_ranks_again_and_sigterm_saves(
             time.sleep(0.05)
         wait_for_row(folder, process, beyond=read_metrics(folder)[-1]["step"] + 5)
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate()
     assert "cannot continue" in errors
     # Each step once, up to the one that the last checkpoint holds.
     rows = [int(row["step"]) for row in read_metrics(folder)]

@@ -125,6 +125,6 @@ def test_training_goes_on_during_a_save_and_no_save_overtakes_another(
     for outcomes in ranks:
         events = outcomes["slow_saves"]["events"]
         assert [name for name, _ in events] == ["begin", "end"] * 3
-        assert events[1][1] > events[0][1], "no step was made while the first was written"
+        assert events[1][1] > 2, "no step was made while that of step 2 was written"
         assert outcomes["slow_saves"]["kept"] == ["step_00000004", "step_00000006"]
     assert (folder / "slow_saves" / CHECKPOINT_FOLDER / "step_00000006" / "commit.json").exists()

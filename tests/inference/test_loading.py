@@ -191,18 +191,15 @@ def test_files_of_the_two_architectures_do_not_mix(
 @pytest.mark.skipif("nano" not in shipped(), reason="no weights are in this checkout")
 def test_the_shipped_model_embeds_in_a_fresh_process_in_a_moment() -> None:
     program = (
-        "import time; start = time.perf_counter()\n"
+        "import time\n"
         "import coca\n"
         "vectors = coca.load('nano', device='cpu').embed_texts(['a cat'])\n"
-        "print(time.perf_counter() - start)"
+        "print(time.process_time())"
     )
-    times_s = []
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        )
-        times_s.append(float(done.stdout))
-    assert min(times_s) < 15  # about 2 when the machine is free
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 15  # seconds of CPU time; about 3 measured
 
 
 @pytest.mark.parametrize("name", ["processor.json", "tokenizer.json"])

@@ -127,10 +127,10 @@ def test_a_thousand_captions_take_a_moment() -> None:
     batch = random_texts(1000)
     times_s = []
     for _ in range(3):
-        start = time.perf_counter()
+        start_s = time.process_time()
         CLIP.encode(batch, context_length=76)
-        times_s.append(time.perf_counter() - start)
-    assert min(times_s) < 2  # 0.15 measured; the rest is for busy machines
+        times_s.append(time.process_time() - start_s)
+    assert min(times_s) < 2  # of CPU time; 0.15 measured
 
 
 # Files

@@ -125,16 +125,16 @@ def test_2000_damaged_pictures_raise_nothing_but_data_errors(
                 data[at:at] = data[: int(random.integers(1, 40))]
             if not data:
                 break
-        start = time.perf_counter()
+        start_s = time.process_time()
         try:
             pixels = decode(bytes(data))
             assert pixels.shape[0] == 3
             assert pixels.dtype == torch.uint8
         except DataError:
             refused += 1
-        slowest_s = max(slowest_s, time.perf_counter() - start)
+        slowest_s = max(slowest_s, time.process_time() - start_s)
     assert 200 < refused < 1990
-    assert slowest_s < 5  # an image this small takes under a millisecond when whole
+    assert slowest_s < 5  # of CPU time; an intact image takes under a millisecond
 
 
 def test_the_size_is_checked_before_anything_is_decoded(png: Callable[..., bytes]) -> None:
@@ -202,7 +202,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 def test_a_bomb_takes_no_memory() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", BOMBS], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", BOMBS], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 100  # MiB

@@ -147,7 +147,7 @@ def test_the_next_batch_is_read_while_the_caller_works(
     monkeypatch.setattr(processor, "images", told)
     batches = processor.image_batches([[scene], [scene, scene]])
     next(batches)
-    assert second_is_read.wait(timeout=10)
+    assert second_is_read.wait(timeout=240)
     assert len(next(batches)) == 2
 
 

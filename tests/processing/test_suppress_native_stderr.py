@@ -25,15 +25,15 @@ def test_threads_that_end_in_another_order_leave_the_filters_as_they_were() -> N
     def first() -> None:
         with decoder_warnings_ignored():
             first_is_in.set()
-            second_is_in.wait(timeout=10)
+            second_is_in.wait(timeout=240)
         first_is_out.set()
 
     thread = threading.Thread(target=first)
     thread.start()
-    first_is_in.wait(timeout=10)
+    first_is_in.wait(timeout=240)
     with decoder_warnings_ignored():
         second_is_in.set()
-        assert first_is_out.wait(timeout=10)
+        assert first_is_out.wait(timeout=240)
         assert list(warnings.filters) != before
     thread.join()
     assert list(warnings.filters) == before

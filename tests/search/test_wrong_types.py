@@ -88,7 +88,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
     )
     return json.loads(run.stdout)
 

@@ -6,7 +6,7 @@ from torch import distributed
 
 from coca.core.errors import CocaError, DataError
 from coca.train.distributed_context import DistributedContext, lost_ranks_reported
-from tiny_ranks import on_ranks, start_process
+from tiny_ranks import HANGING_S, on_ranks, start_process
 from tiny_talk import refuse, talk, wait_for_main, wait_for_main_that_ends
 
 
@@ -43,7 +43,7 @@ def test_ranks_wait_for_the_main_one_longer_than_for_each_other(tmp_path: Path) 
 def test_a_main_rank_that_ends_while_others_wait_for_it_raises_at_once(tmp_path: Path) -> None:
     ranks = [start_process(wait_for_main_that_ends, tmp_path, rank) for rank in range(2)]
     for process in ranks:
-        process.join(60)
+        process.join(HANGING_S)
     assert [process.exitcode for process in ranks] == [-signal.SIGKILL, 0]
     assert "rank 1 cannot continue: another rank has ended" in (tmp_path / "said").read_text()
 

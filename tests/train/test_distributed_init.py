@@ -12,7 +12,7 @@ from coca.cli.train import leave
 from coca.core.errors import ConfigError
 from coca.train.distributed_context import DistributedContext
 from coca.train.distributed_init import join_from_environment
-from tiny_ranks import start_process
+from tiny_ranks import HANGING_S, start_process
 from tiny_talk import join_and_leave, join_on_accelerator
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
@@ -50,7 +50,7 @@ def test_ranks_join_by_the_environment_and_leave_with_their_code(
         start_process(join_and_leave, tmp_path, rank, port, code) for rank in range(2)
     ]
     for process in ranks:
-        process.join(60)
+        process.join(HANGING_S)
     assert [process.exitcode for process in ranks] == [left, left]
     assert [(tmp_path / name).read_text() for name in "01"] == ["0/2 1/2"] * 2
 
@@ -70,7 +70,7 @@ def test_ranks_that_start_again_are_not_led_to_those_that_were_killed(tmp_path: 
     time.sleep(0.5)
     late = start_process(join_and_leave, tmp_path, 0, kept.port, 0, "True")
     for process in (early, late):
-        process.join(60)
+        process.join(HANGING_S)
         assert process.exitcode == 0
     assert [(tmp_path / name).read_text() for name in "01"] == ["0/2 1/2"] * 2
 

@@ -244,7 +244,7 @@ def test_workers_end_with_the_process_that_trains_however_it_ends(end: str, tmp_
         [sys.executable, script],
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr

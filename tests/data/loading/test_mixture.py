@@ -139,8 +139,8 @@ def test_a_thousand_draws_take_a_few_milliseconds() -> None:
     indices = np.arange(10**12, 10**12 + 1000)
     times = []
     for _ in range(20):
-        began = time.perf_counter()
+        start_s = time.process_time()
         mixture.draw(indices)
-        times.append(time.perf_counter() - began)
-    # About 0.4 ms on the development machine.
+        times.append(time.process_time() - start_s)
+    # Of CPU time; about 0.4 ms measured.
     assert min(times) < 0.01

@@ -44,14 +44,14 @@ def test_a_file_in_use_stays_open_while_others_push_it_out(
     def slow(descriptor: int, length: int, offset: int) -> bytes:
         if threading.current_thread() is not threading.main_thread():
             reading.set()
-            assert pushed_out.wait(60)
+            assert pushed_out.wait(240)
         return pread(descriptor, length, offset)
 
     monkeypatch.setattr(os, "pread", slow)
     storage = Storage()
     with ThreadPoolExecutor(1) as pool:
         slowly = pool.submit(storage.read, files[0], [(0, SIZE)])
-        assert reading.wait(60)
+        assert reading.wait(240)
         for path in files[1:]:
             storage.read(path, [(0, 1)])
         # A number that was closed too early would be given to this file.
@@ -64,7 +64,7 @@ def test_a_file_in_use_stays_open_while_others_push_it_out(
 def test_two_threads_that_open_one_file_share_it(
     files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both, opening = threading.Barrier(2, timeout=60), os.open
+    both, opening = threading.Barrier(2, timeout=240), os.open
 
     def together(path: str, flags: int, *options: int) -> int:
         descriptor = opening(path, flags, *options)

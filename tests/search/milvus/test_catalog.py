@@ -138,7 +138,7 @@ def test_a_process_that_has_it_open_never_meets_the_other_model(
 
 def connected(uri: str) -> Connection:
     """Connect to a server that may still be starting."""
-    for _ in range(100):
+    for _ in range(1000):
         try:
             return Connection(uri, create=False, timeout_s=10.0)
         except SearchError:

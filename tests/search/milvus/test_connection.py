@@ -38,7 +38,7 @@ class _Deaf:
     def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             if not call.method.endswith("/Connect"):
-                self.end.wait(30)
+                self.end.wait(240)
             return b""
 
         return grpc.unary_unary_rpc_method_handler(answer)

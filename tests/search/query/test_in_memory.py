@@ -93,7 +93,7 @@ def test_own_writes_are_seen_by_the_next_search(
 
 
 def eventually(seen: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not seen():
         assert time.monotonic() < deadline
         time.sleep(0.05)

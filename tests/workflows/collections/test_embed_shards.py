@@ -1,5 +1,6 @@
 import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -235,21 +236,26 @@ def test_processes_killed_at_any_moment_leave_every_picture_exactly_once(
     start = time.monotonic()
     list(embed_shards(shards, model, tmp_path / "alone"))
     usual_s = time.monotonic() - start
-    hit = 0
-    for _ in range(KILLS):
-        process = start_process(embed, str(folder), str(out), tuple(shards), str(ready))
-        while not ready.exists():
-            time.sleep(0.001)
-        process.join(chance.uniform(0, usual_s))
-        hit += process.is_alive()
-        process.kill()
-        process.join()
+    for number in range(KILLS):
+        job = (embed, str(folder), str(out), tuple(shards), str(ready))
+        if number % 2:
+            process = start_process(*job)
+            while not ready.exists():
+                time.sleep(0.001)
+            process.join(chance.uniform(0, usual_s))
+            process.kill()
+            process.join()
+        else:
+            # A file is flushed to disk, then its folder.
+            missing = SHARDS - len(find_vectors(out)) if out.exists() else SHARDS
+            process = start_process(*job, chance.randint(1, 2 * missing))
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
         ready.unlink()
         if len(find_vectors(out)) == SHARDS:
             # All done: begin anew, or the rest of the kills would hit nothing.
             for file in find_vectors(out):
                 file.unlink()
-    assert hit
     list(embed_shards(shards, model, out))
     assert claims(out) == Counter(expected(shards))
     assert {file.suffix for file in out.iterdir() if not file.name.startswith(".")} == {".parquet"}
