@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ class TinyStream:
         fingerprint: str = "tiny",
         poisoned: frozenset[int] = frozenset(),
         ends_at: int | None = None,
+        waits_at: int | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -46,6 +48,8 @@ class TinyStream:
         self.poisoned_row = 0
         self.ends_at = ends_at
         """Batch at which the data become unreadable."""
+        self.waits_at = waits_at
+        """Batch that never comes, so that the process is killed before its run is over."""
         self.rank, self.ranks = rank, ranks
         self.state = 0
         self.drawn: list[int] = []
@@ -55,6 +59,8 @@ class TinyStream:
             number = self.state // self.batch_size
             if number == self.ends_at:
                 raise DataError("the shard photos-003.tar has vanished", reason="missing")
+            if number == self.waits_at:
+                threading.Event().wait()
             self.drawn.append(number)
             start, self.state = self.state, self.state + self.batch_size
             yield self._batch(number, start).split(self.batch_size // self.ranks)[self.rank]

@@ -3,6 +3,7 @@
 Both take seconds, and a test that starts, kills and starts again would wait for nothing else.
 """
 
+import timm.optim  # noqa: F401  Adafactor and Muon
 import torch
 
 import tiny_run  # noqa: F401  with everything that training needs

@@ -71,5 +71,8 @@ def test_ranks_end_with_the_weights_of_one_process(
 ) -> None:
     for results in ranks:
         assert difference(under(results, f"{kind}/adamw"), under(alone, "adamw")) < 2e-6
-        # Its momentum has the eight bits of bf16, which a last digit can turn over.
-        assert difference(under(results, f"{kind}/adafactor"), under(alone, "adafactor")) < 1e-4
+        if ours := under(results, f"{kind}/adafactor"):
+            # Its momentum has the eight bits of bf16, which a last digit can turn over.
+            assert difference(ours, under(alone, "adafactor")) < 1e-4
+        else:
+            assert len(ranks) > 2

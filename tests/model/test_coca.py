@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 from typing import Literal
@@ -70,6 +71,14 @@ def test_the_text_embedding_depends_on_every_token(tiny_model: CoCa, tokens: Ten
         changed = tokens.clone()
         changed[0, position] = 40
         assert not torch.allclose(tiny_model.encode_text(changed)[0], reference, atol=1e-3)
+
+
+def test_the_text_embedding_is_read_at_cls(tiny_model: CoCa, tokens: Tensor) -> None:
+    changed = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        changed.unimodal_decoder.token_embedding.weight[CLS] += 1
+    # Attention is causal, so the tokens before [CLS] do not see the change.
+    assert not torch.allclose(changed.encode_text(tokens), tiny_model.encode_text(tokens))
 
 
 def test_the_text_embedding_never_sees_the_image(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coca.core.errors import SearchError
@@ -26,6 +26,9 @@ from coca.search.milvus.catalog import drop_collection
 from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 from milvus_server import SERVER
+
+EXAMPLES = 2 * settings.default.max_examples
+"""Twice as many as elsewhere, since a filter is a tree; `HYPOTHESIS_PROFILE=thorough` has more."""
 
 Keeps = Callable[[Record], bool]
 Case = Callable[[], tuple[str, Keeps]]
@@ -203,7 +206,7 @@ def every_kind_of_record() -> Iterator[Record]:
 
 
 @given(case=CASES)
-@settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES)
 def test_a_filter_keeps_what_a_plain_loop_keeps(
     stored: tuple[Collection, list[Record]], case: Case
 ) -> None:
@@ -213,7 +216,7 @@ def test_a_filter_keeps_what_a_plain_loop_keeps(
 
 
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), max_size=12), leaf=LEAVES)
-@settings(max_examples=200)
+@settings(max_examples=EXAMPLES)
 def test_no_value_widens_a_filter(
     stored: tuple[Collection, list[Record]], value: str, leaf: Case
 ) -> None:

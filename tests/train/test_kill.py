@@ -18,6 +18,9 @@ from tiny_ranks import start_process
 
 pytestmark = pytest.mark.distributed
 
+KILLS = int(os.environ.get("KILLS", "8"))
+"""Number of kills, the first half during a save: `KILLS=20 pytest tests/train/test_kill.py`."""
+
 
 def start(
     run_folder: Path, *, kill_at_sync: int | None = None, **settings: Any
@@ -52,21 +55,21 @@ def newest_step(run_folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_random_moments_ends_as_if_it_never_was(tmp_path: Path) -> None:
+def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
+    steps = 15 * KILLS + 30
     settings: dict[str, Any] = {
-        "steps": 300,
+        "steps": steps,
         "save_every": 5,
         "log_every": 3,
         "ema": EmaConfig(decay=0.9),
     }
     finish(whole, **settings)
     generator = random.Random(0)
-    for number in range(20):
-        if number % 2:
-            # Steps and not seconds, so that a fast machine is not done before it is killed.
-            enough = newest_step(run) + 5 * generator.randint(1, 3)
-            process = start(run, **settings)
+    for number in range(KILLS):
+        if number >= KILLS // 2:
+            enough = min(newest_step(run) + 5 * generator.randint(1, 3), steps - 5)
+            process = start(run, loader=tiny_run.TinyStream(waits_at=steps - 1), **settings)
             while process.is_alive() and newest_step(run) < enough:
                 time.sleep(0.002)
             time.sleep(generator.uniform(0, 0.05))
@@ -80,11 +83,20 @@ def test_a_run_killed_at_twenty_random_moments_ends_as_if_it_never_was(tmp_path:
     assert_same_run(run, whole)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is not interrupted, in a process of its own."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder)
+    return folder
+
+
 # 1 to 6 belong to the first save, 7 to 12 to the second, which has an older one to fall back to.
 @pytest.mark.parametrize("flush", [1, 5, 6, 9])
-def test_a_run_killed_during_a_save_ends_as_if_it_never_was(tmp_path: Path, flush: int) -> None:
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    finish(whole)
+def test_a_run_killed_during_a_save_ends_as_if_it_never_was(
+    whole: Path, tmp_path: Path, flush: int
+) -> None:
+    run = tmp_path / "run"
     process = start(run, kill_at_sync=flush)
     process.join()
     assert process.exitcode == -signal.SIGKILL

@@ -1,7 +1,7 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,11 @@ from tiny_run import (
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 @pytest.mark.parametrize("stop", [1, 4, 5, 7])
 def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped(
-    tmp_path: Path, optimizer: str, stop: int
+    whole_run: Callable[[str], Trainer[CoCa]], tmp_path: Path, optimizer: str, stop: int
 ) -> None:
     if optimizer == "adafactor":
         pytest.importorskip("timm")
-    whole = tiny_trainer(tmp_path / "whole", optimizer=optimizer)
-    whole.fit()
+    whole = whole_run(optimizer)
     stopped = tiny_trainer(
         tmp_path / "run", optimizer=optimizer, objective=SignalAfter(stop, signal.SIGTERM)
     )
@@ -61,8 +60,8 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped(
     assert result == type(result)(12, False, result.metrics, trained=12 - stop)
     assert list(bars) == [(f"training from step {stop}", 12 - stop)]
     assert same(weights(fresh), weights(whole))
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
-    first, second = (load_newest(tmp_path / name) for name in ("run", "whole"))
+    assert rows(tmp_path / "run") == rows(whole.run_folder)
+    first, second = (load_newest(folder) for folder in (tmp_path / "run", whole.run_folder))
     assert first is not None
     assert second is not None
     assert same(first.group("optimizer"), second.group("optimizer"))

@@ -118,7 +118,7 @@ def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(
     index, records, captions = photos
     engine = SearchEngine(predictor, index)
     found = {0.0: 0, 0.5: 0, 1.0: 0}
-    for record, own in zip(records, captions, strict=True):
+    for record, own in list(zip(records, captions, strict=True))[::2]:
         for weight in found:
             hits = engine.search(own[1], hybrid=Fusion(words=weight), k=10)
             found[weight] += record.id in {hit.id for hit in hits}

@@ -61,16 +61,16 @@ def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(hybrid, "_DEPTHS", (16, 64, 256))
-    index.upsert(make_record(f"{n}", caption=f"image {n % 7} of {n}") for n in range(150))
+    index.upsert(make_record(f"{n}", caption=f"image {n % 7} of {n}") for n in range(90))
     engine = SearchEngine(embedder, index)
     for fusion in (Fusion(), Fusion(method="scores"), Fusion(words=1.0), Fusion(words=0.0)):
 
         def found(k: int, offset: int, fusion: Fusion = fusion) -> list[Hit]:
             return engine.search("image 3", k=k, offset=offset, hybrid=fusion)
 
-        pages = [hit for offset in range(0, 160, 8) for hit in found(8, offset)]
-        assert len(pages) == len({hit.id for hit in pages}) == 150
-        assert pages == found(150, 0)
+        pages = [hit for offset in range(0, 100, 10) for hit in found(10, offset)]
+        assert len(pages) == len({hit.id for hit in pages}) == 90
+        assert pages == found(90, 0)
 
 
 def test_a_page_that_cannot_be_is_refused(engine: SearchEngine) -> None:
