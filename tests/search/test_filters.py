@@ -27,7 +27,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.records import Origin, Record
 from milvus_server import SERVER
 
-EXAMPLES = 2 * settings.default.max_examples
+EXAMPLES = 2 * settings().max_examples
 """Twice as many as elsewhere, since a filter is a tree; `HYPOTHESIS_PROFILE=thorough` has more."""
 
 Keeps = Callable[[Record], bool]
