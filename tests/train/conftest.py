@@ -30,5 +30,5 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
 def uninterrupted(whole_run: WholeRun, tmp_path: Path) -> Trainer[CoCa]:
     """A whole run, with a copy of its folder in `whole`."""
     trainer = whole_run("adamw")
-    shutil.copytree(trainer.run_folder, tmp_path / "whole")
+    shutil.copytree(trainer.run_dir, tmp_path / "whole")
     return trainer

@@ -60,8 +60,8 @@ def test_a_stopped_run_that_goes_on_equals_one_that_was_never_stopped(
     assert result == type(result)(12, False, result.metrics, trained=12 - stop)
     assert list(bars) == [(f"training from step {stop}", 12 - stop)]
     assert same(weights(fresh), weights(whole))
-    assert rows(tmp_path / "run") == rows(whole.run_folder)
-    first, second = (load_newest(folder) for folder in (tmp_path / "run", whole.run_folder))
+    assert rows(tmp_path / "run") == rows(whole.run_dir)
+    first, second = (load_newest(folder) for folder in (tmp_path / "run", whole.run_dir))
     assert first is not None
     assert second is not None
     assert same(first.group("optimizer"), second.group("optimizer"))

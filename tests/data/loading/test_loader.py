@@ -326,16 +326,22 @@ def test_a_lock_that_another_thread_holds_does_not_hold_the_workers() -> None:
     assert same(shared, take(make_loader(*two_sources()), 3))
 
 
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look after workers often; torch waits 5 s for each that does not end."""
+    monkeypatch.setattr("coca.data.loading.loader.POLL_S", 0.2)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+
+
+@pytest.mark.usefixtures("_impatient")
 def test_workers_that_hang_raise_a_clear_error() -> None:
     settings = {"workers": 1, "timeout_s": 0.1}
     with pytest.raises(DataError, match=r"no batch came from the data workers for 0\.1 s; a disk"):
         take(make_loader(Silent(make_samples(8)), settings=settings), 1)
 
 
-def test_slow_workers_are_looked_at_again_until_the_time_is_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("coca.data.loading.loader.POLL_S", 0.2)
+@pytest.mark.usefixtures("_impatient")
+def test_slow_workers_are_looked_at_again_until_the_time_is_up() -> None:
     batches = take(make_loader(Slow(make_samples(8)), settings={"workers": 1}), 2)
     assert len(batches) == 2
 
@@ -351,6 +357,7 @@ class _HereOnly(MemorySource):
     """A class that no other process can import, since it is local to a test."""
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_a_source_that_workers_cannot_import_raises_a_clear_error() -> None:
     with pytest.raises(DataError, match="its own sources must be in an importable module"):
         take(make_loader(_HereOnly(make_samples(8)), settings={"workers": 1}), 1)
