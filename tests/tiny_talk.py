@@ -5,12 +5,15 @@ import signal
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed import Store
 
 from coca.cli.train import leave
 from coca.core.errors import CocaError, DataError
+from coca.train import distributed_init
 from coca.train.distributed_context import DistributedContext
 from coca.train.distributed_init import join_from_environment
 
@@ -73,7 +76,14 @@ def join_and_leave(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = kept_store
-    (folder / "started").touch()
+    connect = distributed_init.TCPStore
+
+    def note_and_connect(host: str, port: int, **options: Any) -> Store:
+        (folder / f"port {port}").touch()
+        return connect(host, port, **options)
+
+    distributed_init.TCPStore = note_and_connect  # type: ignore[assignment, misc]
+    distributed_init._ATTEMPT = timedelta(seconds=0.5)
     world = join_from_environment("cpu")
     (folder / str(rank)).write_text(" ".join(world.gather(f"{world.rank}/{world.size}")))
     leave(code)

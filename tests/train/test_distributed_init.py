@@ -62,12 +62,11 @@ def test_leaving_does_nothing_to_a_process_on_its_own() -> None:
 @pytest.mark.distributed
 def test_ranks_that_start_again_are_not_led_to_those_that_were_killed(tmp_path: Path) -> None:
     kept = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    kept.set("coca/meeting", str(free_port()))
+    stale = free_port()
+    kept.set("coca/meeting", str(stale))
     early = start_process(join_and_leave, tmp_path, 1, kept.port, 0, "True")
-    while not (tmp_path / "started").exists():
+    while not (tmp_path / f"port {stale}").exists():
         time.sleep(0.01)
-    # Enough time to read an address that no longer answers.
-    time.sleep(0.5)
     late = start_process(join_and_leave, tmp_path, 0, kept.port, 0, "True")
     for process in (early, late):
         process.join(HANGING_S)

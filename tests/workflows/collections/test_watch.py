@@ -32,6 +32,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return load(write_model(tmp_path_factory.mktemp("model") / "model"))
 
 
+@pytest.fixture(autouse=True)
+def _looks_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coca.workflows.collections.watch._AGAIN_S", 0.2)
+
+
 class Watched:
     """A folder that is followed, and the collection that it fills."""
 
