@@ -43,7 +43,9 @@ class Load:
 def run_load(
     open_index: Callable[[], Collection],
     *,
-    seconds: float,
+    seconds: float = 0.0,
+    rows: int = 0,
+    searches: int = 0,
     writers: int = 2,
     searchers: int = 2,
     write_pause_s: float = 0.5,
@@ -53,7 +55,9 @@ def run_load(
 
     Args:
         open_index: Opens the collection, which begins empty.
-        seconds: How long.
+        seconds: How long, at least.
+        rows: Number of rows to write, at least, however long it takes.
+        searches: Number of searches, at least.
         writers: Threads that write.
         searchers: Threads that search.
         write_pause_s: Pause between two writes of a writer, in seconds.
@@ -66,7 +70,11 @@ def run_load(
         work: Callable[[np.random.Generator], None], seed: int, pause_s: float
     ) -> None:
         rng = np.random.default_rng(seed)
-        while time.monotonic() < begun + seconds and not load.faults:
+        while not load.faults and (
+            time.monotonic() < begun + seconds
+            or load.written < rows
+            or len(load.search_s) < searches
+        ):
             try:
                 work(rng)
             except Exception as error:

@@ -7,9 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import distributed
-from torch.distributed import Store
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from coca.cli.train import leave
 from coca.core.errors import CocaError, DataError
@@ -76,14 +77,15 @@ def join_and_leave(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = kept_store
-    connect = distributed_init.TCPStore
 
-    def note_and_connect(host: str, port: int, **options: Any) -> Store:
+    def note_and_connect(host: str, port: int, **options: Any) -> Any:
         (folder / f"port {port}").touch()
-        return connect(host, port, **options)
+        return TCPStore(host, port, **options)
 
-    distributed_init.TCPStore = note_and_connect  # type: ignore[assignment, misc]
-    distributed_init._ATTEMPT = timedelta(seconds=0.5)
+    # Undone by the end of the process.
+    patch = pytest.MonkeyPatch()
+    patch.setattr(distributed_init, "TCPStore", note_and_connect)
+    patch.setattr(distributed_init, "_ATTEMPT", timedelta(seconds=0.5))
     world = join_from_environment("cpu")
     (folder / str(rank)).write_text(" ".join(world.gather(f"{world.rank}/{world.size}")))
     leave(code)
