@@ -59,7 +59,7 @@ def test_jumping_to_keyframes_gives_what_going_through_all_frames_gives(
     keyframe_every: int,
 ) -> None:
     content = video(frames=60, keyframe_every=keyframe_every)
-    every = [frame.pixels for frame in read_frames(content, every_s=0.04)]
+    every = [frame.pixels for frame in read_frames(content, frame_interval_s=0.04)]
     assert len(every) == 60
     for frame, place in zip(sample_frames(content, 7), spread(60, 7), strict=True):
         np.testing.assert_array_equal(frame.pixels, every[place])
@@ -80,25 +80,25 @@ def test_a_video_shorter_than_the_count_gives_some_frames_repeatedly() -> None:
 
 
 def test_frames_every_half_second_start_at_the_first() -> None:
-    frames = list(read_frames(video(), every_s=0.5))
+    frames = list(read_frames(video(), frame_interval_s=0.5))
     # At 25 frames a second the first frame not before 0.5 s is number 13.
     assert [number_of(frame.pixels) for frame in frames] == [0, 13, 25, 38]
 
 
 def test_frames_asked_for_more_often_than_there_are_any_come_once() -> None:
-    assert len(list(read_frames(video(frames=5), every_s=0.001))) == 5
+    assert len(list(read_frames(video(frames=5), frame_interval_s=0.001))) == 5
 
 
 def test_reading_is_lazy_and_may_be_left() -> None:
-    frames = read_frames(video(), every_s=0.04)
+    frames = read_frames(video(), frame_interval_s=0.04)
     assert number_of(next(frames).pixels) == 0
     assert number_of(next(frames).pixels) == 1
     frames.close()  # type: ignore[attr-defined]
 
 
 def test_every_s_below_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match="every_s must be above 0"):
-        next(read_frames(video(frames=2), every_s=-1.0))
+    with pytest.raises(ConfigError, match="frame_interval_s must be above 0"):
+        next(read_frames(video(frames=2), frame_interval_s=-1.0))
 
 
 def test_a_phone_held_upright_gives_upright_frames() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.search.frame_paths import every_of, series_etag, series_of, series_path
+from coca.search.frame_paths import frame_interval_of, series_etag, series_of, series_path
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.report import IngestReport
 from coca.search.ingest.snapshot import UNSURE, WHOLE
@@ -176,13 +176,13 @@ def test_the_path_of_a_moment_leads_back_to_its_film() -> None:
         "/a.mp4#t=2.5",
         "/a.mp4#t=0.123",
     ]
-    for every_s in (0.5, 1e-05, 1e20, float("inf")):
-        etag = series_etag("512-17", every_s)
+    for frame_interval_s in (0.5, 1e-05, 1e20, float("inf")):
+        etag = series_etag("512-17", frame_interval_s)
         for path in ("/a.mp4", "/#t=3.jpg", "/a#t=x"):
             for marked in (etag, f"{etag}{WHOLE}", f"{etag}{WHOLE}{UNSURE}", f"0|{etag}"):
                 assert series_of(path, marked) == path
                 assert series_of(series_path(path, 12.25), marked) == path
-        assert every_of(etag) == every_s
+        assert frame_interval_of(etag) == frame_interval_s
 
 
 @pytest.mark.parametrize("etag", ["", "512-17", "0123456789abcdef", "89abcdef:0123456789abcdef"])

@@ -83,7 +83,7 @@ def watched(folders: Sequence[Path], uri: str, model: Predictor) -> Iterator[Ind
     def fill(sources: Sequence[AnySource]) -> IndexResult:
         return index_sources(sources, model, uri=uri, captions=False, prune=True)
 
-    return watch_folders(folders, fill, every_s=0.0, settle_s=0.1)
+    return watch_folders(folders, fill, frame_interval_s=0.0, settle_s=0.1)
 
 
 def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(

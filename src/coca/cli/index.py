@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from coca.workflows.collections.index import IndexResult
 
 _SHOWN_COPIES = 20
-_EVERY_S, _MAX_BAD = 5.0, 0.1
+_FRAME_INTERVAL_S, _MAX_BAD = 5.0, 0.1
 """Defaults of two options; another value means that the option was given."""
 
 
@@ -56,14 +56,14 @@ def index(
             "taken for an unmounted drive.",
         ),
     ] = False,
-    every: Annotated[
+    frame_interval: Annotated[
         float,
         typer.Option(
             "--frame-interval",
             min=0,
             help="Interval between the frames of a video, in seconds; 0 skips videos.",
         ),
-    ] = _EVERY_S,
+    ] = _FRAME_INTERVAL_S,
     read_from: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,7 +99,7 @@ def index(
 ) -> None:
     """Index images: embed new and changed images, and upsert them into a Milvus collection.
 
-    A sidecar file NAME.txt holds the caption of an image, NAME.json captions and metadata.
+    NAME.txt next to an image holds its captions, one a line; NAME.json captions and metadata.
     """
     console = Console.current(json=as_json)
     if yes and (watch or not prune):
@@ -117,7 +117,7 @@ def index(
             "--watch": watch,
             "--prune": prune,
             "--no-captions": not captions,
-            "--frame-interval": every != _EVERY_S,
+            "--frame-interval": frame_interval != _FRAME_INTERVAL_S,
             "--max-bad": max_bad != _MAX_BAD,
             "--bad-list": bad_list is not None,
             "--read-from": bool(read_from),
@@ -145,7 +145,9 @@ def index(
     if watch:
         check_watched(uris)
     else:
-        sources += open_sources(resolved, every_s=every, read_from=read_from or ())
+        sources += open_sources(
+            resolved, frame_interval_s=frame_interval, read_from=read_from or ()
+        )
     if not (watch or (prune and yes)):
         # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(resolved, sources, prune=prune)
@@ -168,7 +170,7 @@ def index(
         )
 
     if watch:
-        for result in watch_folders(uris, fill, every_s=every):
+        for result in watch_folders(uris, fill, frame_interval_s=frame_interval):
             _report(console, result, where)
             console.note("watching; Ctrl-C ends it")
         return

@@ -1,7 +1,7 @@
 """Video frame sampling: a fixed number of evenly spaced frames, or one frame per interval.
 
     frames = sample_frames("clip.mp4", 16)
-    for frame in read_frames("film.mkv", every_s=5.0): ...
+    for frame in read_frames("film.mkv", frame_interval_s=5.0): ...
 
 Frames are selected by exact index and are equal on every call. Needs the extra `video`.
 Dimensions: H, W the frame's height and width, h, w those of a part, pixels.
@@ -65,15 +65,15 @@ def sample_frames(
 def read_frames(
     source: VideoSource,
     *,
-    every_s: float,
+    frame_interval_s: float,
     shorter_px: int | None = None,
     limits: VideoLimits = DEFAULT_LIMITS,
 ) -> Iterator[Frame]:
-    """Yield the first frame of every interval of `every_s` seconds, decoded lazily.
+    """Yield the first frame of every interval of `frame_interval_s` seconds, decoded lazily.
 
     Args:
         source: Path or content of the file.
-        every_s: Interval between frames, seconds, above 0.
+        frame_interval_s: Interval between frames, seconds, above 0.
         shorter_px: As in `sample_frames`.
         limits: Limits of size, duration and time.
 
@@ -81,14 +81,14 @@ def read_frames(
         DataError: The video cannot be used; may be raised after some frames.
         MissingExtraError: The extra `video` is not installed.
     """
-    if not every_s > 0:
-        raise ConfigError(f"every_s must be above 0 seconds, got {every_s}")
+    if not frame_interval_s > 0:
+        raise ConfigError(f"frame_interval_s must be above 0 seconds, got {frame_interval_s}")
     with VideoFile(source, limits) as video:
         index, seconds = 0, video.seconds
         while index < len(seconds):
             yield video.frame(index, shorter_px)
-            interval = int(seconds[index] / every_s + 1e-6) + 1
-            index = max(bisect_left(seconds, interval * every_s - 1e-6), index + 1)
+            interval = int(seconds[index] / frame_interval_s + 1e-6) + 1
+            index = max(bisect_left(seconds, interval * frame_interval_s - 1e-6), index + 1)
 
 
 def clip_frames(

@@ -5,7 +5,7 @@ import re
 from coca.search.source_entries import split_source_entries
 
 _MOMENT = re.compile(r"#t=\d+(\.\d+)?$")
-_EVERY = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")
+_INTERVAL = re.compile(r"/([\d.e+-]+|inf)s[+?]*$")
 
 
 def series_path(entry: str, seconds: float) -> str:
@@ -13,15 +13,15 @@ def series_path(entry: str, seconds: float) -> str:
     return f"{entry}#t={seconds:.3f}".rstrip("0").rstrip(".")
 
 
-def series_etag(etag: str, every_s: float) -> str:
+def series_etag(etag: str, frame_interval_s: float) -> str:
     """Build the etag of a frame series: that of its file, and the seconds between frames."""
-    return f"{etag}/{every_s:g}s"
+    return f"{etag}/{frame_interval_s:g}s"
 
 
-def every_of(etag: str) -> float | None:
+def frame_interval_of(etag: str) -> float | None:
     """Return the seconds between frames of a series; None for any other etag."""
-    every = _EVERY.search(etag)
-    return float(every[1]) if every else None
+    interval = _INTERVAL.search(etag)
+    return float(interval[1]) if interval else None
 
 
 def series_of(path: str, etags: str) -> str:
@@ -31,6 +31,6 @@ def series_of(path: str, etags: str) -> str:
         path: Path of an image. Keys of tars and tables may look like frame paths as well.
         etags: Etags of the path; they determine whether it is a frame path.
     """
-    if any(every_of(etag) is not None for etag in split_source_entries(etags)):
+    if any(frame_interval_of(etag) is not None for etag in split_source_entries(etags)):
         return _MOMENT.sub("", path)
     return path

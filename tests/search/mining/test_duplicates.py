@@ -101,7 +101,7 @@ def test_many_equal_pictures_take_memory_for_pictures_and_not_for_pairs() -> Non
 
 def test_a_bound_that_makes_no_sense_is_refused() -> None:
     for wrong in (0.0, 1.1):
-        with pytest.raises(SearchError, match="above 0 to 1"):
+        with pytest.raises(SearchError, match=r"must be in \(0, 1\]"):
             near_duplicates(cloud(0, 2), least=wrong)
 
 

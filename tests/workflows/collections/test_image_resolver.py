@@ -27,7 +27,7 @@ from range_server import RangeServer
 from tiny_data import picture
 
 HAS_AV = importlib.util.find_spec("av") is not None
-EVERY_S = 0.5
+FRAME_INTERVAL_S = 0.5
 
 
 class StandIn:
@@ -79,7 +79,7 @@ def places(tmp_path: Path) -> list[Path]:
 
 def pictures_of(places: Sequence[Path]) -> list[SourceImage]:
     found: list[SourceImage] = []
-    for source in open_sources(resolve_uris(places), every_s=EVERY_S):
+    for source in open_sources(resolve_uris(places), frame_interval_s=FRAME_INTERVAL_S):
         for entry in source.entries():
             if isinstance(source, SeriesSource):
                 found += source.series(entry)
@@ -104,7 +104,7 @@ def test_a_collection_of_all_kinds_is_embedded_by_another_model(
         Collection.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
         Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
     ):
-        ingest(open_sources(resolve_uris(places), every_s=EVERY_S), older, old)
+        ingest(open_sources(resolve_uris(places), frame_interval_s=FRAME_INTERVAL_S), older, old)
         report = reindex(old, newer, new, open_picture=ImageResolver(), batch_size=4)
         assert (report.embedded, report.lost) == (count, [])
         before, after = old.get(old.ids()), new.get(new.ids())

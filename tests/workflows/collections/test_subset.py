@@ -181,7 +181,9 @@ def test_frames_of_videos_are_copied_too(index: Collection, tmp_path: Path) -> N
     from tiny_video import video
 
     (tmp_path / "film.mp4").write_bytes(video())
-    ingest(open_sources(resolve_uris([tmp_path / "film.mp4"]), every_s=0.5), StandIn(), index)
+    ingest(
+        open_sources(resolve_uris([tmp_path / "film.mp4"]), frame_interval_s=0.5), StandIn(), index
+    )
     subset = write_subset(tmp_path / "some", index, dict.fromkeys(index.ids(), 0.0))
     assert subset.written == index.count() > 1
     assert {one.metadata["album"] for one in samples("shards", tmp_path / "some")} == {

@@ -25,7 +25,7 @@ def clip(tmp_path: Path) -> Path:
 
 def test_a_video_is_a_frame_every_few_seconds_in_one_album(clip: Path) -> None:
     clip.with_suffix(".json").write_text(json.dumps({"caption": "a film", "tags": ["x"]}))
-    source = VideoSource([clip.parent], every_s=0.5)
+    source = VideoSource([clip.parent], frame_interval_s=0.5)
     (entry,) = source.entries()
     frames = list(source.series(entry))
     assert len(frames) > 2
@@ -43,13 +43,13 @@ def test_a_video_is_a_frame_every_few_seconds_in_one_album(clip: Path) -> None:
 
 
 def test_the_stamp_changes_with_the_step(clip: Path) -> None:
-    stamps = {VideoSource([clip], every_s=s).entries()[0].etag for s in (0.5, 1.0, 0.5)}
+    stamps = {VideoSource([clip], frame_interval_s=s).entries()[0].etag for s in (0.5, 1.0, 0.5)}
     assert len(stamps) == 2
 
 
 def test_broken_videos_are_bad_data(clip: Path) -> None:
     clip.write_bytes(b"no film")
-    source = VideoSource([clip], every_s=1.0)
+    source = VideoSource([clip], frame_interval_s=1.0)
     with pytest.raises(DataError, match=r"a\.mp4"):
         list(source.series(source.entries()[0]))
     clip.unlink()
@@ -60,7 +60,7 @@ def test_broken_videos_are_bad_data(clip: Path) -> None:
 
 def test_a_folder_may_be_named_in_any_way(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clip.parent)
-    source = VideoSource(["../clips"], every_s=1.0)
+    source = VideoSource(["../clips"], frame_interval_s=1.0)
     assert [entry.path for entry in source.entries()] == [str(clip)]
     clip.unlink()
     assert source.has_lost(str(clip), "")
@@ -69,7 +69,8 @@ def test_a_folder_may_be_named_in_any_way(clip: Path, monkeypatch: pytest.Monkey
 def test_a_folder_with_videos_is_two_sources_unless_videos_are_unwanted(clip: Path) -> None:
     assert [len(one.entries()) for one in open_sources(resolve_uris([clip.parent]))] == [0, 1]
     assert [
-        len(one.entries()) for one in open_sources(resolve_uris([clip.parent]), every_s=0.0)
+        len(one.entries())
+        for one in open_sources(resolve_uris([clip.parent]), frame_interval_s=0.0)
     ] == [0]
     assert [len(one.entries()) for one in open_sources(resolve_uris([clip]))] == [1]
 

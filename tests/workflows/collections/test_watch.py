@@ -48,7 +48,9 @@ class Watched:
         self.faults: list[SearchError] = []
         self._model = model
         self._path_cache = PathCache()
-        self._rounds = watch_folders([folder / named], self.fill, every_s=0.0, settle_s=0.1)
+        self._rounds = watch_folders(
+            [folder / named], self.fill, frame_interval_s=0.0, settle_s=0.1
+        )
 
     def fill(self, sources: Sequence[AnySource]) -> IndexResult:
         if self.faults:
@@ -160,7 +162,7 @@ def test_a_folder_that_is_empty_at_first_loses_nothing(
     watched.next()
     watched.close()
     path.rename(tmp_path / "0.png")
-    again = watch_folders([watched.folder], watched.fill, every_s=0.0, settle_s=0.1)
+    again = watch_folders([watched.folder], watched.fill, frame_interval_s=0.0, settle_s=0.1)
     assert next(again).report == IngestReport()
     assert "until `coca index" in caplog.text
     assert watched.paths() == {"0.png"}
@@ -226,7 +228,7 @@ def test_changes_wait_where_another_process_holds_the_collection(
 def test_only_folders_can_be_watched(tmp_path: Path) -> None:
     for place in (tmp_path / "a.png", "shards/*.tar"):
         with pytest.raises(ConfigError, match="only local folders"):
-            next(watch_folders([place], lambda _: pytest.fail("filled"), every_s=0.0))
+            next(watch_folders([place], lambda _: pytest.fail("filled"), frame_interval_s=0.0))
 
 
 @pytest.mark.slow

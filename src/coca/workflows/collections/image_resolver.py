@@ -6,7 +6,7 @@ from pathlib import Path
 from coca.core.errors import DataError
 from coca.core.regular_files import MAX_IMAGE_BYTES
 from coca.data.storage.storage import Storage, is_remote
-from coca.search.frame_paths import every_of, series_of
+from coca.search.frame_paths import frame_interval_of, series_of
 from coca.search.ingest.snapshot import WHOLE
 from coca.search.ingest.sources import Entry
 from coca.search.query.originals import read_file
@@ -67,7 +67,7 @@ class ImageResolver:
     def _frame(self, path: str, etag: str) -> bytes:
         file = series_of(path, etag)
         if self._video != (file, etag):
-            source = VideoSource([file], every_s=every_of(etag) or 0.0)
+            source = VideoSource([file], frame_interval_s=frame_interval_of(etag) or 0.0)
             (entry,) = source.entries()
             if entry.etag != etag:
                 raise DataError(f"{file} has changed since it was indexed", reason="changed")

@@ -28,12 +28,15 @@ from coca.workflows.collections.video_source import VideoSource
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 5.0
+FRAME_INTERVAL_S = 5.0
 """Default interval between the frames of a video, in seconds."""
 
 
 def open_sources(
-    uris: Sequence[SourceUri], *, every_s: float = EVERY_S, read_from: Sequence[str] = ()
+    uris: Sequence[SourceUri],
+    *,
+    frame_interval_s: float = FRAME_INTERVAL_S,
+    read_from: Sequence[str] = (),
 ) -> list[AnySource]:
     """Open resolved URIs of mixed kinds as sources of images.
 
@@ -42,7 +45,7 @@ def open_sources(
 
     Args:
         uris: Resolved by `resolve_uris`.
-        every_s: Interval between the frames of a video, in seconds; 0 skips videos.
+        frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
         read_from: URL prefixes and folders that tables may reference; see
             `SourceConfig.read_from`.
 
@@ -56,7 +59,7 @@ def open_sources(
     sources: list[AnySource] = []
     if files_and_folders := [one.uri for one in uris if isinstance(one, FolderUri | ImageUri)]:
         sources.append(FileSource(files_and_folders))
-    if every_s and (videos := _open_videos(uris, every_s)):
+    if frame_interval_s and (videos := _open_videos(uris, frame_interval_s)):
         sources.append(videos)
     unreadable: list[UnreadableFile] = []
     if tars := [
@@ -216,10 +219,11 @@ class SampleSource:
         return ",".join(etags)
 
 
-def _open_videos(uris: Sequence[SourceUri], every_s: float) -> VideoSource | None:
+def _open_videos(uris: Sequence[SourceUri], frame_interval_s: float) -> VideoSource | None:
     """Open the videos, if there are any; without `av`, videos in folders are skipped."""
     source = VideoSource(
-        [one.uri for one in uris if isinstance(one, FolderUri | VideoUri)], every_s=every_s
+        [one.uri for one in uris if isinstance(one, FolderUri | VideoUri)],
+        frame_interval_s=frame_interval_s,
     )
     count = len(source.entries())
     if not count:

@@ -18,7 +18,7 @@ from coca.search.ingest.sources import AnySource
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo
 from coca.workflows.collections.collection_model import lasting_name
-from coca.workflows.collections.image_sources import EVERY_S, check_filled, open_sources
+from coca.workflows.collections.image_sources import FRAME_INTERVAL_S, check_filled, open_sources
 from coca.workflows.collections.source_uris import resolve_uris
 
 MAX_BAD_FRACTION = 0.1
@@ -61,7 +61,7 @@ def index_images(
     predictor: Predictor,
     *,
     uri: str,
-    every_s: float = EVERY_S,
+    frame_interval_s: float = FRAME_INTERVAL_S,
     read_from: Sequence[str] = (),
     progress: ProgressMaker = silent,
     **settings: Unpack[IndexSettings],
@@ -75,7 +75,7 @@ def index_images(
             Lines, CSV, Parquet), and zips with images and a table.
         predictor: Model that embeds the images; it must be the model of the collection.
         uri: Path that ends in `.db`, or address of a Milvus server.
-        every_s: Interval between the frames of a video, in seconds; 0 skips videos.
+        frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
         read_from: URL prefixes and folders that tables may reference; see
             `SourceConfig.read_from`.
         progress: Optional progress callback.
@@ -88,7 +88,7 @@ def index_images(
     """
     check_options(settings, IndexSettings.__annotations__, of="indexing")
     resolved = resolve_uris(uris)
-    sources = open_sources(resolved, every_s=every_s, read_from=read_from)
+    sources = open_sources(resolved, frame_interval_s=frame_interval_s, read_from=read_from)
     prune = settings.get("prune", False)
     if not (prune and settings.get("prune_empty")):
         check_filled(resolved, sources, prune=prune)

@@ -33,13 +33,13 @@ class VideoSource:
         DataError: A path does not exist.
     """
 
-    def __init__(self, paths: Iterable[str | Path], *, every_s: float) -> None:
+    def __init__(self, paths: Iterable[str | Path], *, frame_interval_s: float) -> None:
         paths = list(paths)
-        self._every_s = every_s
+        self._frame_interval_s = frame_interval_s
         self._tops = {os.path.abspath(path) for path in paths}
         self._roots = Roots(self._tops)
         self._entries = [
-            Entry(str(file), series_etag(file_etag(file), every_s))
+            Entry(str(file), series_etag(file_etag(file), frame_interval_s))
             for file in find_files(paths, suffixes=VIDEO_SUFFIXES)
         ]
 
@@ -67,7 +67,9 @@ class VideoSource:
             raise DataError(
                 f"{entry.path} cannot be read: {error.strerror}", reason=reason
             ) from error
-        for frame in read_frames(entry.path, every_s=self._every_s, shorter_px=_SHORTER_PX):
+        for frame in read_frames(
+            entry.path, frame_interval_s=self._frame_interval_s, shorter_px=_SHORTER_PX
+        ):
             stream = io.BytesIO()
             Image.fromarray(frame.pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
             seconds = round(frame.time_s, 3)

@@ -34,7 +34,7 @@ def watch_folders(
     folders: Sequence[str | Path],
     fill: Callable[[Sequence[AnySource]], IndexResult],
     *,
-    every_s: float,
+    frame_interval_s: float,
     settle_s: float = SETTLE_S,
 ) -> Iterator[IndexResult]:
     """Index folders once, then again after every change, until Ctrl-C.
@@ -46,7 +46,7 @@ def watch_folders(
     Args:
         folders: Folders to watch, recursively.
         fill: Indexes sources into the collection and removes lost records.
-        every_s: Interval between the frames of a video, in seconds; 0 skips videos.
+        frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
         settle_s: Quiet period before changes are indexed, in seconds.
 
     Yields:
@@ -72,7 +72,9 @@ def watch_folders(
             stop_event=stop,
         )
         waiting |= _touched(next(changes, ()), tops)
-        sources = open_sources([resolve_folder(top) for top in tops], every_s=every_s)
+        sources = open_sources(
+            [resolve_folder(top) for top in tops], frame_interval_s=frame_interval_s
+        )
         holding = folders_of(sources)
         yield fill(sources)
         for batch in changes:
@@ -80,7 +82,9 @@ def watch_folders(
                 return
             waiting |= _touched(batch, tops)
             try:
-                sources = changed_sources(waiting, holding, roots, every_s=every_s)
+                sources = changed_sources(
+                    waiting, holding, roots, frame_interval_s=frame_interval_s
+                )
                 holding |= folders_of(sources)
                 if not sources:
                     waiting.clear()
@@ -145,7 +149,7 @@ def folders_of(sources: Iterable[AnySource]) -> set[str]:
 
 
 def changed_sources(
-    paths: Iterable[Path], holding: Container[str], roots: Roots, *, every_s: float
+    paths: Iterable[Path], holding: Container[str], roots: Roots, *, frame_interval_s: float
 ) -> list[AnySource]:
     """Open the sources of changed paths: existing files, and deleted ones.
 
@@ -153,7 +157,7 @@ def changed_sources(
         paths: Changed files and folders.
         holding: Folders that have contained images; deletions of other folders are ignored.
         roots: The watched folders. A missing root may be an unmounted drive.
-        every_s: Interval between the frames of a video, in seconds; 0 skips videos.
+        frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
     """
     there: set[str] = set()
     vanished: set[str] = set()
@@ -177,7 +181,7 @@ def changed_sources(
             vanished.add(str(path))
     tars = {path for path in there if path.lower().endswith(".tar")}
     resolved = [_resolve(path) for path in sorted(there - tars)]
-    sources = open_sources(resolved, every_s=every_s)
+    sources = open_sources(resolved, frame_interval_s=frame_interval_s)
     for tar in sorted(tars):
         try:
             sources += open_sources([TarsUri(tar)])
