@@ -64,6 +64,15 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server(request: pytest.FixtureRequest, _cache_of_the_session: None) -> None:
+    """In a worker of xdist, start the server of ranks before a loader starts one without torch."""
+    if hasattr(request.config, "workerinput"):
+        from tiny_ranks import start_fork_server
+
+        start_fork_server()
+
+
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
     """Tests run commands in this process; their `--quiet` would silence the tests that follow."""

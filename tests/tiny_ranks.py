@@ -55,15 +55,23 @@ def start_ranks(
     ]
 
 
-def start_process(
-    function: Callable[..., None], *arguments: object
-) -> multiprocessing.context.ForkServerProcess:
-    """A process that is forked from one which has torch in memory: importing it takes seconds."""
+def start_fork_server() -> None:
+    """Start the process that others are forked from, unless there is one already.
+
+    It has torch in memory, since importing it takes seconds.
+    """
     multiprocessing.set_forkserver_preload(["tiny_warm"])
     # The server does not get to know where this process finds its modules.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         multiprocessing.forkserver.ensure_running()
+
+
+def start_process(
+    function: Callable[..., None], *arguments: object
+) -> multiprocessing.context.ForkServerProcess:
+    """A process that is forked from a server with torch in memory."""
+    start_fork_server()
     process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
     process.start()
     return process

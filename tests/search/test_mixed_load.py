@@ -12,8 +12,8 @@ def test_searches_and_writes_at_once_lose_nothing_and_never_answer_wrongly(
 ) -> None:
     load = run_load(
         lambda: make_index(collection=fresh),
-        rows=600,
-        searches=100,
+        rows=300,
+        searches=50,
         write_pause_s=0.1,
         search_pause_s=0.05,
     )
