@@ -17,7 +17,7 @@ from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_resolver import ImageResolver, is_within
 from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.index import IndexResult, index_images, index_sources
-from coca.workflows.collections.source_uris import resolve_uris
+from coca.workflows.collections.source_uris import FolderUri, resolve_uris
 from coca.workflows.collections.watch import watch_folders
 from tiny_data import picture
 from tiny_model import write_model
@@ -83,7 +83,8 @@ def watched(folders: Sequence[Path], uri: str, model: Predictor) -> Iterator[Ind
     def fill(sources: Sequence[AnySource]) -> IndexResult:
         return index_sources(sources, model, uri=uri, captions=False, prune=True)
 
-    return watch_folders(folders, fill, frame_interval_s=0.0, settle_s=0.1)
+    uris = [FolderUri(str(folder)) for folder in folders]
+    return watch_folders(uris, fill, frame_interval_s=0.0, settle_s=0.1)
 
 
 def test_archives_and_tables_in_a_folder_keep_their_records_until_they_are_gone(

@@ -139,15 +139,11 @@ def index(
         open_sources,
     )
     from coca.workflows.collections.index import IndexSettings, index_sources
-    from coca.workflows.collections.watch import check_watched, watch_folders
+    from coca.workflows.collections.watch import watch_folders, watched_folders
 
-    sources: list[AnySource] = []
-    if watch:
-        check_watched(uris)
-    else:
-        sources += open_sources(
-            resolved, frame_interval_s=frame_interval, read_from=read_from or ()
-        )
+    folders = watched_folders(resolved) if watch else []
+    images = () if watch else resolved
+    sources = open_sources(images, frame_interval_s=frame_interval, read_from=read_from or ())
     if not (watch or (prune and yes)):
         # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(resolved, sources, prune=prune)
@@ -164,17 +160,17 @@ def index(
         "max_bad_fraction": max_bad,
     }
 
-    def fill(sources: "Sequence[AnySource]") -> "IndexResult":
+    def run(sources: "Sequence[AnySource]") -> "IndexResult":
         return index_sources(
             sources, predictor, uri=index_uri, progress=console.progress, **settings
         )
 
     if watch:
-        for result in watch_folders(uris, fill, frame_interval_s=frame_interval):
+        for result in watch_folders(folders, run, frame_interval_s=frame_interval):
             _report(console, result, where)
             console.note("watching; Ctrl-C ends it")
         return
-    result = fill(sources)
+    result = run(sources)
     _report(console, result, where)
     report = result.report
     nothing_used = report.bad and not report.good and not report.removed

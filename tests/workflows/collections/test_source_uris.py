@@ -13,7 +13,6 @@ from coca.workflows.collections.source_uris import (
     TarsUri,
     VectorsUri,
     VideoUri,
-    resolve_folder,
     resolve_uri,
     resolve_uris,
     vectors_files,
@@ -36,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("uri", "resolved"),
     [
         ("photos", FolderUri("photos")),
-        ("tars", FolderUri("tars", has_tars=True)),
+        ("tars", FolderUri("tars")),
         ("photos/folder.tar", FolderUri("photos/folder.tar")),
         ("a.JPG", ImageUri("a.JPG")),
         ("a.mp4", VideoUri("a.mp4")),
@@ -93,5 +92,3 @@ def test_vectors_are_found_by_their_content_and_not_mixed_with_images(folder: Pa
         vectors_files(resolve_uris([file, "photos"]))
     with pytest.raises(ConfigError, match="holds vectors and no images"):
         open_sources(resolved)
-    # A watched folder is searched for images.
-    assert resolve_folder(folder / "vectors") == FolderUri(str(folder / "vectors"))

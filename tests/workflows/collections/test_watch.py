@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from coca.core.absence import Roots
 from coca.core.errors import ConfigError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
@@ -20,7 +21,8 @@ from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.index import IndexResult, index_sources
-from coca.workflows.collections.watch import watch_folders
+from coca.workflows.collections.source_uris import FolderUri, ImageUri, TarsUri
+from coca.workflows.collections.watch import changed_sources, watch_folders, watched_folders
 from tiny_data import picture
 from tiny_model import write_model
 
@@ -43,16 +45,16 @@ class Watched:
     def __init__(self, folder: Path, model: Predictor, named: str = "photos") -> None:
         self.folder = folder / "photos"
         self.folder.mkdir(parents=True)
-        # Within, as with `coca index .`: its own changes must start no filling.
+        # Within, as with `coca index .`: its own changes must start no run.
         self.uri = str(self.folder / "pictures.db")
         self.faults: list[SearchError] = []
         self._model = model
         self._path_cache = PathCache()
         self._rounds = watch_folders(
-            [folder / named], self.fill, frame_interval_s=0.0, settle_s=0.1
+            [FolderUri(str(folder / named))], self.index, frame_interval_s=0.0, settle_s=0.1
         )
 
-    def fill(self, sources: Sequence[AnySource]) -> IndexResult:
+    def index(self, sources: Sequence[AnySource]) -> IndexResult:
         if self.faults:
             raise self.faults.pop()
         return index_sources(
@@ -104,7 +106,7 @@ def test_new_changed_renamed_and_vanished_files_reach_the_collection(watched: Wa
     assert watched.next().report.updated == 1
     (watched.folder / "0.png").unlink()
     assert watched.next().report.removed == 1
-    # Between two fillings the collection is free for others.
+    # Between two runs the collection is free for others.
     assert watched.paths() == {"2.png"}
 
 
@@ -162,7 +164,9 @@ def test_a_folder_that_is_empty_at_first_loses_nothing(
     watched.next()
     watched.close()
     path.rename(tmp_path / "0.png")
-    again = watch_folders([watched.folder], watched.fill, frame_interval_s=0.0, settle_s=0.1)
+    again = watch_folders(
+        [FolderUri(str(watched.folder))], watched.index, frame_interval_s=0.0, settle_s=0.1
+    )
     assert next(again).report == IngestReport()
     assert "until `coca index" in caplog.text
     assert watched.paths() == {"0.png"}
@@ -225,10 +229,20 @@ def test_changes_wait_where_another_process_holds_the_collection(
     assert "it is in use; 1 changes wait" in caplog.text
 
 
+def test_a_changed_folder_is_searched_for_images_also_if_it_is_called_tar(tmp_path: Path) -> None:
+    folder = tmp_path / "a.tar"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(picture(0))
+    (source,) = changed_sources([folder], set(), Roots([tmp_path]), frame_interval_s=0.0)
+    assert [entry.path for entry in source.entries()] == [str(folder / "0.png")]
+
+
 def test_only_folders_can_be_watched(tmp_path: Path) -> None:
-    for place in (tmp_path / "a.png", "shards/*.tar"):
+    folder, image = FolderUri(str(tmp_path)), ImageUri(str(tmp_path / "a.png"))
+    assert watched_folders([folder, folder]) == [folder, folder]
+    for uri in (image, TarsUri("shards/*.tar")):
         with pytest.raises(ConfigError, match="only local folders"):
-            next(watch_folders([place], lambda _: pytest.fail("filled"), frame_interval_s=0.0))
+            watched_folders([folder, uri])
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
@@ -62,11 +63,7 @@ def open_sources(
     if frame_interval_s and (videos := _open_videos(uris, frame_interval_s)):
         sources.append(videos)
     unreadable: list[UnreadableFile] = []
-    if tars := [
-        one.uri
-        for one in uris
-        if isinstance(one, TarsUri) or (isinstance(one, FolderUri) and one.has_tars)
-    ]:
+    if tars := [one.uri for one in uris if isinstance(one, TarsUri) or _has_tars(one)]:
         shards = SampleSource(
             SourceConfig(kind="shards", path=tuple(tars)),
             on_bad_tar=lambda tar, error: unreadable.append(UnreadableFile(tar, error)),
@@ -217,6 +214,13 @@ class SampleSource:
                 # Reading the row reports the error.
                 return ""
         return ",".join(etags)
+
+
+def _has_tars(uri: SourceUri) -> bool:
+    """Return whether the URI is a folder with tars, which may be folders by name only."""
+    return isinstance(uri, FolderUri) and any(
+        not tar.is_dir() for tar in Path(uri.uri).glob("*.tar")
+    )
 
 
 def _open_videos(uris: Sequence[SourceUri], frame_interval_s: float) -> VideoSource | None:

@@ -38,7 +38,6 @@ class FolderUri:
     """Local folder; its images and videos are found recursively, its tars at the top only."""
 
     uri: str
-    has_tars: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def resolve_uri(uri: str | Path) -> SourceUri:
     if is_local and (files := find_vectors(path)):
         return VectorsUri(uri, tuple(files))
     if is_local and path.is_dir() and suffix != ".db":
-        return resolve_folder(path)
+        return FolderUri(uri)
     if suffix == ".tar" or any(one.endswith(".tar") for one in expand_braces(uri)):
         return TarsUri(uri)
     if suffix in _TABLE_KINDS:
@@ -120,12 +119,6 @@ def resolve_uri(uri: str | Path) -> SourceUri:
         f"{', '.join(_TABLE_KINDS)}",
     )
     raise ConfigError(f"{uri} cannot be indexed: {advice}")
-
-
-def resolve_folder(folder: str | Path) -> FolderUri:
-    """Resolve a folder of images, videos and tars."""
-    has_tars = any(not tar.is_dir() for tar in Path(folder).glob("*.tar"))
-    return FolderUri(str(folder), has_tars)
 
 
 def vectors_files(resolved: Sequence[SourceUri]) -> list[Path]:

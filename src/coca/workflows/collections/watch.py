@@ -19,7 +19,7 @@ from coca.search.ingest.source_images import SourceImage
 from coca.search.ingest.sources import AnySource, Entry
 from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.index import IndexResult
-from coca.workflows.collections.source_uris import SourceUri, TarsUri, resolve_folder, resolve_uri
+from coca.workflows.collections.source_uris import FolderUri, SourceUri, resolve_uri
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ _TAKEN = PHOTO_SUFFIXES | VIDEO_SUFFIXES | {".tar"}
 
 
 def watch_folders(
-    folders: Sequence[str | Path],
-    fill: Callable[[Sequence[AnySource]], IndexResult],
+    folders: Sequence[FolderUri],
+    index: Callable[[Sequence[AnySource]], IndexResult],
     *,
     frame_interval_s: float,
     settle_s: float = SETTLE_S,
@@ -44,8 +44,8 @@ def watch_folders(
     retried later.
 
     Args:
-        folders: Folders to watch, recursively.
-        fill: Indexes sources into the collection and removes lost records.
+        folders: Folders to watch, recursively; see `watched_folders`.
+        index: Indexes sources into the collection and removes lost records.
         frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
         settle_s: Quiet period before changes are indexed, in seconds.
 
@@ -53,16 +53,14 @@ def watch_folders(
         The result of each run, the first one included.
 
     Raises:
-        ConfigError: A path is not a folder.
         MissingExtraError: The extra `search` is not installed.
     """
-    check_watched(folders)
-    tops = [Path(os.path.abspath(folder)) for folder in folders]
+    tops = [Path(os.path.abspath(folder.uri)) for folder in folders]
     roots = Roots(tops)
     waiting: set[Path] = set()
     with _stop_on_ctrl_c() as stop:
         changes = require("watchfiles", extra="search").watch(
-            *folders,
+            *tops,
             watch_filter=None,
             step=int(settle_s * 1000),
             debounce=int(_LONGEST_WAIT_S * 1000),
@@ -72,11 +70,9 @@ def watch_folders(
             stop_event=stop,
         )
         waiting |= _touched(next(changes, ()), tops)
-        sources = open_sources(
-            [resolve_folder(top) for top in tops], frame_interval_s=frame_interval_s
-        )
+        sources = open_sources(folders, frame_interval_s=frame_interval_s)
         holding = folders_of(sources)
-        yield fill(sources)
+        yield index(sources)
         for batch in changes:
             if stop.is_set():
                 return
@@ -89,7 +85,7 @@ def watch_folders(
                 if not sources:
                     waiting.clear()
                     continue
-                result = fill(sources)
+                result = index(sources)
             except SearchError as error:
                 logger.warning("%s; %s changes wait", error, f"{len(waiting):,}")
                 continue
@@ -125,15 +121,16 @@ def _stop_on_ctrl_c() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def check_watched(folders: Sequence[str | Path]) -> None:
-    """Check that all paths can be watched.
+def watched_folders(uris: Sequence[SourceUri]) -> list[FolderUri]:
+    """Check that all URIs can be watched, and return them.
 
     Raises:
-        ConfigError: A path is not a folder.
+        ConfigError: A URI is not a folder.
     """
-    for folder in folders:
-        if not Path(folder).is_dir():
-            raise ConfigError(f"{folder} cannot be watched: only local folders can")
+    for uri in uris:
+        if not isinstance(uri, FolderUri):
+            raise ConfigError(f"{uri.uri} cannot be watched: only local folders can")
+    return [uri for uri in uris if isinstance(uri, FolderUri)]
 
 
 def folders_of(sources: Iterable[AnySource]) -> set[str]:
@@ -184,7 +181,7 @@ def changed_sources(
     sources = open_sources(resolved, frame_interval_s=frame_interval_s)
     for tar in sorted(tars):
         try:
-            sources += open_sources([TarsUri(tar)])
+            sources += open_sources([_resolve(tar)])
         except DataError as error:
             # Probably incomplete; its completion is another change.
             logger.warning("%s", error)
@@ -194,7 +191,7 @@ def changed_sources(
 
 def _resolve(path: str) -> SourceUri:
     """Resolve a changed path; a changed folder is searched for images, even if it has vectors."""
-    return resolve_folder(path) if os.path.isdir(path) else resolve_uri(path)
+    return FolderUri(path) if os.path.isdir(path) else resolve_uri(path)
 
 
 class VanishedSource:
