@@ -17,8 +17,8 @@ from photos import require
 from side_by_side import Figures, Rounds, emit, in_turn, table, write_report
 
 import coca
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.shards import ShardsConfig
 from coca.search.milvus.collection import Collection
 from coca.search.query.fusion import Fusion, fuse
 from coca.search.records import Hit, Record
@@ -33,7 +33,7 @@ UNITS = {"recall of Milvus": "fraction", "* 1": "recall@1", "* 10": "recall@10"}
 
 def contestant(arguments: argparse.Namespace) -> None:
     predictor = coca.load(arguments.model, device="cpu")
-    source = open_source(SourceConfig(kind="shards", path=arguments.data))
+    source = open_source(ShardsConfig(path=arguments.data))
     samples = [source.read(row) for row in range(len(source))][: arguments.count]
     images = predictor.embed_images([sample.image for sample in samples])
     caption_vectors = predictor.embed_texts([sample.captions[0] for sample in samples])

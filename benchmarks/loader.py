@@ -34,6 +34,7 @@ from side_by_side import (
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.shards import ShardsConfig
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig, ImageTransform
 from coca.processing.processor import Processor
@@ -107,7 +108,7 @@ UNITS = {"images_per_s": "images/s", "images_per_own_s": "images per processor s
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    source = SourceConfig(kind="shards", path=arguments.shards)
+    source = ShardsConfig(path=arguments.shards)
     batches = iter(BATCHES[arguments.contestant](source, arguments.side, arguments.batch))
     # The first batches warm up: the worker's start, and the batches that it has prefetched.
     for _ in itertools.islice(batches, 4):

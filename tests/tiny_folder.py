@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.folder import FolderConfig
 
 
-def write_folder(root: Path, samples: Sequence[Sample]) -> SourceConfig:
+def write_folder(root: Path, samples: Sequence[Sample]) -> FolderConfig:
     """Each sample as an image and a JSON sidecar."""
     for sample in samples:
         path = root / f"{sample.key}.png"
@@ -16,4 +16,4 @@ def write_folder(root: Path, samples: Sequence[Sample]) -> SourceConfig:
         path.write_bytes(sample.image)
         words = {"captions": list(sample.captions), "labels": list(sample.labels)}
         path.with_suffix(".json").write_text(json.dumps(words))
-    return SourceConfig(kind="folder", path=str(root))
+    return FolderConfig(path=str(root))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coca.data.sources.base import SourceConfig
+from coca.data.datasets.easy_vqa import EasyVQAConfig
+from coca.data.sources.annotated import AnnotationsConfig
 from tiny_data import picture
 
 ANSWERS = ("yes", "no", "red", "2")
@@ -16,7 +17,7 @@ def lines(rows: Sequence[Any]) -> str:
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
 
 
-def write_vqa(root: Path, questions: int = 8, *, part: str = "val2014") -> SourceConfig:
+def write_vqa(root: Path, questions: int = 8, *, part: str = "val2014") -> AnnotationsConfig:
     """Two questions to each image, each answered by ten people of whom three disagree."""
     (root / part).mkdir(parents=True)
     asked, notes = [], []
@@ -41,10 +42,10 @@ def write_vqa(root: Path, questions: int = 8, *, part: str = "val2014") -> Sourc
     (root / "questions.json").write_text(json.dumps(head | {"questions": asked}))
     (root / "annotations.json").write_text(json.dumps({"annotations": notes}))
     paths = (str(root / "questions.json"), str(root / "annotations.json"))
-    return SourceConfig(kind="vqa", path=paths, images=str(root / part))
+    return AnnotationsConfig(kind="vqa", path=paths, images=str(root / part))
 
 
-def write_daquar(root: Path, questions: int = 8) -> SourceConfig:
+def write_daquar(root: Path, questions: int = 8) -> AnnotationsConfig:
     """Two questions to each photo, written as in the published files."""
     (root / "nyu_depth_images").mkdir(parents=True)
     text = ""
@@ -54,10 +55,10 @@ def write_daquar(root: Path, questions: int = 8) -> SourceConfig:
         (root / "nyu_depth_images" / f"image{image}.png").write_bytes(picture(image))
     path = root / "qa.37.raw.train.txt"
     path.write_text(text)
-    return SourceConfig(kind="daquar", path=str(path), images=str(root / "nyu_depth_images"))
+    return AnnotationsConfig(kind="daquar", path=str(path), images=str(root / "nyu_depth_images"))
 
 
-def write_easy_vqa(root: Path, questions: int = 8) -> SourceConfig:
+def write_easy_vqa(root: Path, questions: int = 8) -> EasyVQAConfig:
     for part in ("train", "test"):
         (root / part / "images").mkdir(parents=True)
         rows = [
@@ -66,10 +67,10 @@ def write_easy_vqa(root: Path, questions: int = 8) -> SourceConfig:
         (root / part / "questions.json").write_text(json.dumps(rows))
         for image in range((questions + 1) // 2):
             (root / part / "images" / f"{image}.png").write_bytes(picture(image))
-    return SourceConfig(kind="easy_vqa", path=str(root), split="train")
+    return EasyVQAConfig(path=str(root), split="train")
 
 
-def write_snli_ve(root: Path, pairs: int = 6) -> SourceConfig:
+def write_snli_ve(root: Path, pairs: int = 6) -> AnnotationsConfig:
     (root / "flickr30k_images").mkdir(parents=True)
     verdicts = ("entailment", "neutral", "contradiction")
     rows = []
@@ -88,10 +89,10 @@ def write_snli_ve(root: Path, pairs: int = 6) -> SourceConfig:
         file.write_bytes(picture(image, form="JPEG"))
     path = root / "snli_ve_train.jsonl"
     path.write_text(lines(rows))
-    return SourceConfig(kind="snli_ve", path=str(path), images=str(root / "flickr30k_images"))
+    return AnnotationsConfig(kind="snli_ve", path=str(path), images=str(root / "flickr30k_images"))
 
 
-def write_nlvr2(root: Path, statements: int = 8, *, numbered: bool = True) -> SourceConfig:
+def write_nlvr2(root: Path, statements: int = 8, *, numbered: bool = True) -> AnnotationsConfig:
     """Two pairs to each sentence; training sets have their photos in numbered folders."""
     rows = []
     for number in range(statements):
@@ -110,10 +111,12 @@ def write_nlvr2(root: Path, statements: int = 8, *, numbered: bool = True) -> So
             (folder / f"train-{group}-{pair}-img{side}.png").write_bytes(content)
         rows.append(row)
     (root / "train.json").write_text(lines(rows))
-    return SourceConfig(kind="nlvr2", path=str(root / "train.json"), images=str(root / "images"))
+    return AnnotationsConfig(
+        kind="nlvr2", path=str(root / "train.json"), images=str(root / "images")
+    )
 
 
-def write_nlvr(root: Path, statements: int = 4) -> SourceConfig:
+def write_nlvr(root: Path, statements: int = 4) -> AnnotationsConfig:
     """Two statements to each sentence, each with the six orders of its boxes."""
     rows = []
     for number in range(statements):
@@ -131,4 +134,4 @@ def write_nlvr(root: Path, statements: int = 4) -> SourceConfig:
         for order in range(6):
             (folder / f"dev-{identifier}-{order}.png").write_bytes(picture(10 * number + order))
     (root / "dev.json").write_text(lines(rows))
-    return SourceConfig(kind="nlvr", path=str(root / "dev.json"))
+    return AnnotationsConfig(kind="nlvr", path=str(root / "dev.json"))

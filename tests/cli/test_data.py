@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.folder import FolderConfig
+from coca.data.sources.shards import ShardsConfig, ShardWriter
 from coca.demo.drawings.pack import PackedDrawings
 from coca.demo.emoji import packages
 from coca.processing.tokenizer import Tokenizer
@@ -77,10 +77,10 @@ def test_emoji_are_written_as_shards_or_as_files(
     ask = ["data", "emoji", "--vendor", vendor, "--limit", "3"]
     told = run_json(*ask, "packed")
     assert told == {"out": "packed", "samples": 3, "form": "shards"}
-    source = open_source(SourceConfig(kind="shards", path="packed"))
+    source = open_source(ShardsConfig(path="packed"))
     first = source.read(0)
     run_json(*ask, "loose", "--form", "files")
-    files = open_source(SourceConfig(kind="folder", path="loose"))
+    files = open_source(FolderConfig(path="loose"))
     by_captions = {files.read(row).captions: files.read(row) for row in range(len(files))}
     assert len(by_captions) == 3
     assert by_captions[first.captions].image == first.image

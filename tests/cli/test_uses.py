@@ -9,8 +9,9 @@ import pytest
 from typer.testing import Result
 
 from coca.core.config import load_config
-from coca.data.sources.base import SOURCES, SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.manifest import ManifestConfig
+from coca.data.sources.shards import ShardsConfig
 from coca.workflows.training.pretrain_data import (
     DataConfig,
     TokenizerConfig,
@@ -100,7 +101,7 @@ def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
 ) -> None:
     told = run_json("mine", "some.jsonl", "--count", "2", "--positive", filled[3])
     assert (told["chosen"], told["of"]) == (2, 6)
-    source = SOURCES.get("manifest")(SourceConfig(kind="manifest", path="some.jsonl"))
+    source = open_source(ManifestConfig(path="some.jsonl"))
     assert source.read(0).image == Path(filled[3]).read_bytes()
     assert source.read(0).captions == ("number 3",)
     run("mine", "half.jsonl", "--share", "0.5", "--diverse", "--filter", 'metadata["n"] > 1')
@@ -110,7 +111,7 @@ def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
     run("mine", "query.jsonl", "--count", "1", "--query", "number 5")
     run("mine", "copied", "--count", "3")
     assert "{kind: shards, path: other}" in run("mine", "other", "--count", "3").stdout
-    copied = open_source(SourceConfig(kind="shards", path="copied"))
+    copied = open_source(ShardsConfig(path="copied"))
     assert {copied.read(row).image for row in range(3)} <= {Path(p).read_bytes() for p in filled}
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, DataError, MissingExtraError
+from coca.data.datasets.easy_vqa import EasyVQAConfig
 from coca.data.sample import Sample
+from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.base import Source, SourceConfig, words_of
 from coca.data.sources.factory import open_source
 from tiny_data import picture
@@ -124,7 +126,9 @@ def test_a_picture_of_vqa_without_a_whole_number_is_a_bad_sample(tmp_path: Path)
         ],
     }
     (tmp_path / "q.json").write_text(json.dumps(asked))
-    first, second = everything(open_source(SourceConfig(kind="vqa", path=str(tmp_path / "q.json"))))
+    first, second = everything(
+        open_source(AnnotationsConfig(kind="vqa", path=str(tmp_path / "q.json")))
+    )
     assert "question 0 of" in str(first)
     assert "COCO_{odd}_000000000003.jpg is missing" in str(second)
 
@@ -171,7 +175,7 @@ def test_the_photo_is_taken_out_of_a_question_of_daquar(
 ) -> None:
     (tmp_path / f"image{image}.png").write_bytes(picture(image))
     (tmp_path / "qa.txt").write_text(f"{line}\nbook, tape_dispenser\n")
-    sample = open_source(SourceConfig(kind="daquar", path=str(tmp_path / "qa.txt"))).read(0)
+    sample = open_source(AnnotationsConfig(kind="daquar", path=str(tmp_path / "qa.txt"))).read(0)
     assert (sample.text, sample.key) == (question, f"image{image}-0")
     assert sample.answers == ("book, tape_dispenser",)
     assert sample.metadata == {"image": f"image{image}"}
@@ -180,14 +184,16 @@ def test_the_photo_is_taken_out_of_a_question_of_daquar(
 def test_a_line_that_daquar_lost_is_told(tmp_path: Path) -> None:
     path = tmp_path / "qa.txt"
     path.write_text("what is it in the image1 ?\nlamp\ntable\nwhat is left in the image1 ?\nhm\n")
-    told = faults(open_source(SourceConfig(kind="daquar", path=str(path), images=str(tmp_path))))
+    told = faults(
+        open_source(AnnotationsConfig(kind="daquar", path=str(path), images=str(tmp_path)))
+    )
     assert [reason for reason, _ in told] == ["missing", "bad_record", "no_answer"]
 
 
 def test_the_questions_of_the_installed_package_are_those_that_it_counts() -> None:
     pytest.importorskip("easy_vqa", reason="the package easy-vqa is not installed")
     for part, questions in (("train", 38_575), ("test", 9_673)):
-        source = open_source(SourceConfig(kind="easy_vqa", path="installed", split=part))
+        source = open_source(EasyVQAConfig(path="installed", split=part))
         assert len(source) == questions
         assert source.read(questions - 1).image.startswith(b"\x89PNG")
     answers = {words_of(source, row).answers[0] for row in range(len(source))}
@@ -206,7 +212,7 @@ def test_both_parts_of_easy_vqa_are_read_together_and_a_third_is_refused(tmp_pat
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "easy_vqa", None)
     with pytest.raises(MissingExtraError, match=r"coca-captioners\[vqa\]"):
-        open_source(SourceConfig(kind="easy_vqa", path="installed"))
+        open_source(EasyVQAConfig(path="installed"))
 
 
 def test_a_hypothesis_has_a_verdict_and_leaves_its_premise_aside(tmp_path: Path) -> None:
@@ -266,6 +272,7 @@ def test_statements_without_a_right_label_are_bad(
 def test_a_folder_of_pictures_that_is_not_there_is_told_before_any_work(tmp_path: Path) -> None:
     for number, write in enumerate(WRITERS):
         if write is not write_easy_vqa:
-            config = replace(write(tmp_path / str(number)), images=str(tmp_path / "nowhere"))
+            config = write(tmp_path / str(number))
+            assert isinstance(config, AnnotationsConfig)
             with pytest.raises(DataError, match="nowhere, is missing"):
-                open_source(config)
+                open_source(replace(config, images=str(tmp_path / "nowhere")))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from coca.data.loading.loader import LoaderConfig
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.annotated import AnnotationsConfig
 from coca.inference.detecting import load_detector
 from coca.model.detection.detector import Boxes, DetectorConfig
 from coca.train.config import TrainConfig
@@ -33,7 +33,7 @@ class Made(NamedTuple):
 def recipe(folder: Path) -> DetectionConfig:
     """A run of four steps with sharded weights."""
     path = write_scenes(folder / "scenes")
-    scenes = SourceConfig(
+    scenes = AnnotationsConfig(
         kind="coco_instances", path=str(path), images=str(path.parent / "pictures")
     )
     return DetectionConfig(

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import coca
 from coca.core.errors import ModelError
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.folder import FolderConfig
 from coca.inference import open_weights
 from coca.inference.open_weights import MODEL_FILES
 from coca.release.export import export, from_pretrained, push_to_hub
@@ -56,7 +56,7 @@ def scores(run: Path, tmp_path: Path) -> Path:
     for number in range(4):
         (folder / f"{number}.png").write_bytes(picture(number))
         (folder / f"{number}.txt").write_text(f"image {number}", encoding="utf-8")
-    task = TaskConfig(task="retrieval", data=SourceConfig(kind="folder", path=str(folder)))
+    task = TaskConfig(task="retrieval", data=FolderConfig(path=str(folder)))
     evaluate(run, [task], out=tmp_path / "scores")
     return tmp_path / "scores"
 

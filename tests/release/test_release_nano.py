@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def source(tmp_path: Path) -> SourceConfig:
         for n in range(4)
     ]
     written = write_folder(tmp_path / "drawings", samples)
-    return SourceConfig(kind=written.kind, path=written.path, name="strange drawings")
+    return replace(written, name="strange drawings")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
+from coca.data.sources.annotated import SplitAnnotationsConfig
 from coca.data.sources.base import SourceConfig
 from coca.inference.predictor import Predictor
 from coca.metrics.captioning import caption_scores
@@ -143,7 +144,7 @@ def nocaps(root: Path, domains: list[str]) -> SourceConfig:
     for row, _ in enumerate(domains):
         (root / f"{row}.png").write_bytes(SAMPLES[row].image)
     (root / "nocaps.json").write_text(json.dumps({"images": images, "annotations": notes}))
-    return SourceConfig(kind="coco_captions", path=str(root / "nocaps.json"))
+    return SplitAnnotationsConfig(kind="coco_captions", path=str(root / "nocaps.json"))
 
 
 def test_groups_are_scored_as_corpora_of_their_own(predictor: Predictor, tmp_path: Path) -> None:

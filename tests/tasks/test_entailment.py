@@ -9,6 +9,7 @@ import pytest
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.manifest import ManifestConfig
 from coca.inference.predictor import Predictor
 from coca.model.config import HeadConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
@@ -95,7 +96,7 @@ def test_a_sample_with_another_number_of_pictures_is_left_out_and_named(tmp_path
     ]
     table = folder / "m.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = SourceConfig(kind="manifest", path=str(table))
+    data = ManifestConfig(path=str(table))
     result = run("nlvr2", answering(words_head(TRUTH, pictures=2)), data)
     assert result.samples == 1
     assert "it has 1 images, but the head reads 2" in result.bad[0]

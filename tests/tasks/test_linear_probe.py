@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.folder import FolderConfig
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
@@ -19,7 +19,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(task: str, pictures: Path, **settings: Any) -> TaskConfig:
-    source = SourceConfig(kind="folder", path=str(pictures))
+    source = FolderConfig(path=str(pictures))
     return TaskConfig(task=task, **{"data": source, "reference": source, **settings})
 
 
@@ -65,7 +65,7 @@ def test_what_is_missing_is_told_before_any_work(
     strange = tmp_path / "purple"
     strange.mkdir()
     (strange / "1.png").write_bytes(next((pictures / "red").iterdir()).read_bytes())
-    other = SourceConfig(kind="folder", path=str(tmp_path))
+    other = FolderConfig(path=str(tmp_path))
     with pytest.raises(DataError, match="1 classes that training has not, such as 'purple'"):
         check_task(predictor, config(task, pictures, data=other, shots=(1,)))
 

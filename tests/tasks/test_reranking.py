@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coca.core.errors import ConfigError
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.folder import FolderConfig
 from coca.tasks.base import TaskConfig
 from coca.tasks.reranking import best_of_each_row, reranked
 
@@ -51,4 +51,4 @@ def test_the_new_order_is_that_of_cosine_and_likelihood_together() -> None:
 
 def test_a_negative_count_is_refused() -> None:
     with pytest.raises(ConfigError, match="rerank must be a whole number of at least 0"):
-        TaskConfig(task="retrieval", data=SourceConfig(kind="folder", path="."), rerank=-1)
+        TaskConfig(task="retrieval", data=FolderConfig(path="."), rerank=-1)

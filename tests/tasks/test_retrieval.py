@@ -9,7 +9,7 @@ import torch
 
 from coca.core.errors import DataError
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.annotated import SplitAnnotationsConfig
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
@@ -173,6 +173,6 @@ def test_pictures_without_words_are_told_before_any_is_read(
     (tmp_path / "gone.json").write_text(
         '{"images": [{"filename": "a.jpg", "split": "test", "sentences": []}]}'
     )
-    data = SourceConfig(kind="karpathy", path=str(tmp_path / "gone.json"))
+    data = SplitAnnotationsConfig(kind="karpathy", path=str(tmp_path / "gone.json"))
     with pytest.raises(DataError, match="have no caption"):
         check_task(predictor, TaskConfig(task="retrieval", data=data))

@@ -10,6 +10,7 @@ import torch
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
+from coca.data.sources.class_folders import ClassFoldersConfig
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS
 from coca.tasks import TASKS, TaskConfig, TaskResult
@@ -178,7 +179,7 @@ def folders(root: Path) -> SourceConfig:
     for number, label in enumerate(("cat", "dog", "red_panda")):
         (root / label).mkdir(parents=True)
         (root / label / "1.png").write_bytes(picture(number))
-    return SourceConfig(kind="class_folders", path=str(root))
+    return ClassFoldersConfig(path=str(root))
 
 
 def test_a_limit_takes_pictures_away_and_no_classes(predictor: Predictor, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 from coca.core.errors import ConfigError, DataError
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sample import Batch
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.folder import FolderConfig
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.processing.image import ImageConfig, ImageTransform
@@ -278,7 +278,7 @@ def real_loader(photos: Path, *, workers: int) -> Loader:
     texts = [f"noise number {number}" for number in range(12)]
     tokenizer = Tokenizer.train(texts, vocab_size=300)
     processor = Processor(ImageTransform(ImageConfig(image_size=16)), tokenizer, 16)
-    source = SourceConfig(kind="folder", path=str(photos))
+    source = FolderConfig(path=str(photos))
     config = LoaderConfig(batch_size=4, workers=workers, max_bad_fraction=0.9)
     return Loader([(source, open_source(source))], config, processor, seed=0)
 

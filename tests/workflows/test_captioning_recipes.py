@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.config import load_config
+from coca.data.sources.base import SplitConfig
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_data import picture
 from tiny_model import write_model
@@ -31,7 +32,9 @@ def test_a_recipe_says_what_the_paper_says(name: str) -> None:
     assert loss.captioning_weight > 0
     assert config.data.augment.rand_augment is None
     # The public captions that papers call COCO train are two parts of the file.
-    assert config.data.sources[0].splits == ("train", "restval")
+    (source,) = config.data.sources
+    assert isinstance(source, SplitConfig)
+    assert source.splits == ("train", "restval")
 
 
 def test_the_joint_mode_differs_from_captioning_alone_in_its_losses_only() -> None:

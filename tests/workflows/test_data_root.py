@@ -61,8 +61,8 @@ def head_of(name: str) -> str:
 
 
 def places_of(source: SourceConfig) -> list[str]:
-    named = (*source.paths, source.images, source.names, source.classes)
-    return [place for place in named if place]
+    named = [getattr(source, name, "") for name in ("images", "names", "classes")]
+    return [place for place in (*source.paths, *named) if place]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != INSTALLED])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.manifest import ManifestConfig
 from coca.workflows.training.finetune_data import HeadChoice, find_classes
 from coca.workflows.training.pretrain_data import Sources
 
@@ -17,7 +17,7 @@ def table(folder: Path, answers: Sequence[Sequence[str]]) -> Sources:
     path = folder / "questions.jsonl"
     rows = [{"image": "a.png", "question": "what?", "answers": list(given)} for given in answers]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = SourceConfig(kind="manifest", path=str(path))
+    config = ManifestConfig(path=str(path))
     return [(config, open_source(config))]
 
 

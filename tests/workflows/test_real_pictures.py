@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.shards import ShardsConfig
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.search.filters import all_of, any_of, has_any_tag, negate, where
@@ -47,7 +47,7 @@ def photos(
 ) -> Iterator[tuple[Collection, list[Record], list[tuple[str, ...]]]]:
     """Flickr8k's photographs with the first caption in the collection, and all five beside it."""
     path = str(shared_data / "flickr8k" / "val-*.tar")
-    source = open_source(SourceConfig(kind="shards", path=path))
+    source = open_source(ShardsConfig(path=path))
     samples = [source.read(row) for row in range(PHOTOS)]
     captions = [sample.captions for sample in samples]
     vectors = predictor.embed_images([sample.image for sample in samples])

@@ -12,6 +12,7 @@ import pytest
 import coca
 from coca.core.config import load_config
 from coca.data.sources.base import SourceConfig
+from coca.data.sources.zip_archive import ZipConfig
 from coca.workflows.training.finetune import FinetuneConfig, finetune
 from tiny_data import picture
 from tiny_model import write_model
@@ -57,7 +58,7 @@ def write_zip(path: Path, rows: list[dict[str, Any]]) -> SourceConfig:
         for number, row in enumerate(rows):
             file.writestr(row["image"], picture(number))
         file.writestr("meta.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    return SourceConfig(kind="zip", path=str(path))
+    return ZipConfig(path=str(path))
 
 
 def write_rooms(root: Path) -> SourceConfig:
@@ -100,7 +101,7 @@ def test_a_recipe_runs_as_it_is_on_data_in_the_published_format(
     name: str, write: Callable[[Path], SourceConfig], tmp_path: Path
 ) -> None:
     data = asdict(write(tmp_path / "data"))
-    there = {"path": data["path"], "images": data["images"]}
+    there = {key: data[key] for key in ("path", "images") if key in data}
     recipe = load_config(FinetuneConfig, RECIPES / f"{name}.yaml")
     tasks = {
         str(number): {"data": there, **({"reference": there} if task.reference else {})}

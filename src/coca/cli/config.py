@@ -60,7 +60,12 @@ def keys(
     console.table(
         ["key", "must be", "default", "what it does"],
         [
-            [one.key, one.type, "(must be given)" if one.default is None else one.default, one.text]
+            [
+                one.key,
+                one.type,
+                "(must be given)" if one.default is None else one.default,
+                f"Only {', '.join(one.kinds)}: {one.text}" if one.kinds else one.text,
+            ]
             for one in settings
         ],
     )

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from coca.data.sample import Sample
 
 INDEX_THREADS = 8
-MANIFESTS = (".jsonl", ".csv", ".tsv", ".parquet")
 
 app = typer.Typer(
     help="Prepare data: train a tokenizer, index tars, cache features, write the demo's images."
@@ -84,11 +83,10 @@ def tokenizer(
     (tokenizer.path).
     """
     console = Console.current(json=as_json)
-    from coca.data.sources.base import SourceConfig
-    from coca.data.sources.factory import open_source
+    from coca.data.sources.factory import config_class_of, open_source
     from coca.workflows.training.pretrain_data import TokenizerConfig, train_tokenizer
 
-    configs = [SourceConfig(kind=_kind(path), path=path, text=text.value) for path in sources]
+    configs = [config_class_of(path)(path=path, text=text.value) for path in sources]
     kind: Literal["bpe", "unigram"] = learned.value
     made = train_tokenizer(
         [(config, open_source(config)) for config in configs],
@@ -388,13 +386,3 @@ def _write_files(folder: Path, sample: "Sample") -> None:
     path.write_bytes(sample.image)
     words = {"captions": list(sample.captions), **sample.metadata}
     path.with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
-
-
-def _kind(path: str) -> str:
-    """Infer the kind of a source from its path."""
-    if path.endswith(MANIFESTS):
-        return "manifest"
-    local = Path(path)
-    if not local.is_dir() or any(local.glob("*.tar")):
-        return "shards"
-    return "folder"

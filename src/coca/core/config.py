@@ -4,10 +4,11 @@ A configuration is a frozen, keyword-only dataclass. A field whose type is such 
 section. All errors are collected in one `ConfigError`, one line each: the dotted key, the expected
 type and range, and the value; see `coca.core.config_base.Config`.
 
+A section whose class has a classmethod `kinds()` is of one of several subclasses: its key `kind`
+chooses one, as in pydantic's discriminated unions, and each has settings of its own.
+
 A section whose class has a classmethod `presets()` may name a preset: `model: {preset: tiny,
 width: 64}` starts from the preset and changes the width; `model: tiny` is the unchanged preset.
-
-A section whose class defines a classmethod `kinds()` is one of several classes, by its key `kind`.
 """
 
 import dataclasses
@@ -21,12 +22,16 @@ from pydantic import ValidationError
 
 from coca.core.config_base import validator, without_items
 from coca.core.config_docs import (
+    KIND,
     default_of,
     field_types,
+    is_default_of_other_kind,
     is_section,
     item_section,
     kinds_by_name,
     kinds_of,
+    one_of,
+    settings_of,
     show,
     to_plain,
     without_none,
@@ -147,12 +152,12 @@ class _Check:
             base, given = self.preset(kind, given, path), {}
         if not isinstance(given, dict):
             return self.misfit(path, given, kind)
-        if kinds := kinds_by_name(kind):
-            name = given.get("kind", getattr(base, "kind", next(iter(kinds))))
-            if name not in kinds:
-                problem = f"is unknown; {did_you_mean(str(name), kinds)}"
-                return self.fault((*path, "kind"), name, problem)
-            kind = kinds[name]
+        kinds = kinds_by_name(kind)
+        if kinds:
+            kind_name = self.kind_of(kinds, given, path, base=base)
+            if kind_name is _INVALID:
+                return _INVALID
+            kind = kinds[kind_name]
             # The settings of another kind mean nothing here.
             base = base if base is _INVALID or isinstance(base, kind) else None
         if has_presets and given.get("preset") is not None:
@@ -173,7 +178,15 @@ class _Check:
                 if self.complete:
                     self.faults.append(f"{'.'.join(at)} is missing; it must be {words(hint)}")
         for key in given:
-            if key not in values and not (has_presets and key == "preset"):
+            known = key in values or (has_presets and key == "preset")
+            if known or is_default_of_other_kind(kinds, key, given[key]):
+                continue
+            if owners := [name for name, each in kinds.items() if key in field_types(each)]:
+                problem = (
+                    f"is a setting of kind {', '.join(owners)}; {settings_of(kind_name, kinds)}"
+                )
+                self.fault((*path, key), given[key], problem)
+            else:
                 self.unknown(kind, key, given[key], path)
         if any(value is _INVALID for value in values.values()):
             return _INVALID
@@ -214,6 +227,20 @@ class _Check:
             return validator(without_items(hint)).validate_python(whole, strict=True)
         except ValidationError:
             return self.misfit(path, given, hint)
+
+    def kind_of(
+        self, kinds: Mapping[str, type], given: Tree, path: tuple[str, ...], *, base: Any
+    ) -> Any:
+        """Return the name of the kind: that of the key `kind`, or else of `base`."""
+        at, name = (*path, KIND), given.get(KIND, getattr(base, KIND, None))
+        if isinstance(name, str) and name in kinds:
+            return name
+        if KIND in given:
+            return self.fault(at, name, f"is unknown; {did_you_mean(str(name), kinds)}")
+        if base is _INVALID:  # unknown preset
+            return next(iter(kinds))
+        self.faults.append(f"{'.'.join(at)} is missing; it must be {one_of(kinds)}")
+        return _INVALID
 
     def preset(self, kind: Any, name: Any, path: tuple[str, ...]) -> Any:
         """Return the preset that a section starts from."""

@@ -6,7 +6,7 @@ import datetime
 import inspect
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,10 @@ _WORDS: dict[Any, str] = {
 }
 
 
+KIND = "kind"
+"""Key that chooses the class of a section with `kinds()`."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
     """One row of the settings reference."""
@@ -36,9 +40,11 @@ class Setting:
     """Default in recipe syntax; None if the setting is required."""
     text: str
     """Docstring of the field."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of section that have the setting; empty: all."""
 
 
-def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Setting]:
+def describe(kind: Any, prefix: str = "", *, base: Any = None) -> Iterator[Setting]:
     """Yield every setting of a configuration class, in the order of its fields.
 
     Args:
@@ -46,8 +52,11 @@ def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Sett
         prefix: Prefix of the keys, such as `"model."`.
         base: An instance whose values replace the defaults of the class.
     """
+    if kinds := kinds_by_name(kind):
+        yield from _describe_kinds(kinds, prefix, base=base)
+        return
     if hasattr(kind, "presets"):
-        choices = "one of " + ", ".join(map(show, kind.presets()))
+        choices = one_of(kind.presets())
         text = "The settings to start from; the other keys of this section change them."
         yield Setting(key=f"{prefix}preset", type=choices, default="null", text=text)
     texts = docstrings(kind)
@@ -57,7 +66,7 @@ def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Sett
         inner = without_range(without_none(hint))
         if is_section(inner):
             start = value if dataclasses.is_dataclass(value) else None
-            yield from _describe_kinds(inner, f"{key}.", base=start)
+            yield from describe(inner, f"{key}.", base=start)
         elif item := item_section(inner):
             place = "NAME" if get_origin(inner) is dict else "N"
             yield from describe(item, f"{key}.{place}.")
@@ -67,31 +76,52 @@ def describe(kind: type, prefix: str = "", *, base: Any = None) -> Iterator[Sett
             yield Setting(key=key, type=words(hint), default=default, text=text)
 
 
-def _describe_kinds(kind: type, prefix: str, *, base: Any) -> Iterator[Setting]:
-    """Yield the settings of a section; of further kinds those that the first kind does not have."""
-    kinds = kinds_by_name(kind)
-    if not kinds:
-        yield from describe(kind, prefix, base=base)
-        return
-    first = next(iter(kinds.values())) if base is None else type(base)
-    yield from describe(first, prefix, base=base)
-    known = set(field_types(first))
-    for name, each in kinds.items():
-        for setting in describe(each, prefix):
-            field = setting.key.removeprefix(prefix)
-            if field not in known:
-                known.add(field)
-                yield dataclasses.replace(setting, text=f"`kind: {name}`: {setting.text}")
+def _describe_kinds(kinds: Mapping[str, type], prefix: str, *, base: Any) -> Iterator[Setting]:
+    """Yield the settings that all kinds share, then those of some kinds."""
+    rows: dict[Setting, list[str]] = {}
+    for name, kind in kinds.items():
+        for row in describe(kind, prefix, base=base if type(base) is kind else None):
+            rows.setdefault(row, []).append(name)
+    shared = shared_settings(kinds)
+    first = next(iter(kinds)) if base is None else base.kind
+    default = None if base is None else show(base.kind)
+    for row, names in rows.items():
+        name = row.key.removeprefix(prefix).partition(".")[0]
+        if name == KIND and first in names:
+            yield dataclasses.replace(row, type=one_of(kinds), default=default)
+        elif name in shared and first in names:
+            yield row
+    for row, names in rows.items():
+        if row.key.removeprefix(prefix).partition(".")[0] not in shared:
+            yield dataclasses.replace(row, kinds=tuple(names))
 
 
-def kinds_by_name(kind: type) -> dict[str, type]:
+def kinds_by_name(kind: Any) -> dict[str, type]:
     """Return the result of a class's own `kinds()`; empty if it only inherits one, or has none."""
-    return dict(getattr(kind, "kinds")()) if "kinds" in vars(kind) else {}  # noqa: B009
+    return dict(kind.kinds()) if "kinds" in vars(kind) else {}
 
 
 def kinds_of(kind: type) -> tuple[type, ...]:
     """Return the classes that a section may be of: those of `kinds()`, else the class itself."""
     return tuple(kinds_by_name(kind).values()) or (kind,)
+
+
+def shared_settings(kinds: Mapping[str, type]) -> set[str]:
+    """Return the settings that all kinds have."""
+    return set.intersection(*(set(field_types(kind)) for kind in kinds.values()))
+
+
+def settings_of(name: str, kinds: Mapping[str, type]) -> str:
+    """List the settings that a kind does not share with all others, for an error message."""
+    shared = shared_settings(kinds)
+    own = [setting for setting in field_types(kinds[name]) if setting not in shared]
+    return f"kind {name} has {', '.join(own) or 'no settings of its own'}"
+
+
+def is_default_of_other_kind(kinds: Mapping[str, type], key: str, value: Any) -> bool:
+    """Return whether a setting of other kinds has its default, as recipe.json once listed it."""
+    fields = (it for kind in kinds.values() for it in dataclasses.fields(kind) if it.name == key)
+    return any(to_plain(default_of(it)) == value for it in fields)
 
 
 def words(hint: Any, limits: str = "") -> str:
@@ -104,7 +134,7 @@ def words(hint: Any, limits: str = "") -> str:
     if hint in _WORDS:
         return _WORDS[hint] + limits
     if origin is Literal:
-        return "one of " + ", ".join(map(show, arguments))
+        return one_of(arguments)
     if origin in (Union, UnionType):
         return " or ".join(map(words, arguments))
     if origin is tuple:
@@ -114,7 +144,7 @@ def words(hint: Any, limits: str = "") -> str:
     if is_section(hint):
         return f"a section with {', '.join(field_types(hint))}"
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return "one of " + ", ".join(show(member.value) for member in hint)
+        return one_of(member.value for member in hint)
     return str(getattr(hint, "__name__", hint))
 
 
@@ -152,6 +182,11 @@ def limits_of(hint: Any) -> str:
             text = ""
     step = bounds.get("multiple_of")
     return text if step is None else f"{text} that is a multiple of {step}"
+
+
+def one_of(values: Iterable[Any]) -> str:
+    """Describe a choice among values."""
+    return "one of " + ", ".join(map(show, values))
 
 
 def show(value: Any) -> str:
@@ -239,6 +274,7 @@ def docstrings(kind: type) -> dict[str, str]:
 
 
 def _own_docstrings(kind: type) -> dict[str, str]:
+    """Parse the docstrings that the class itself has."""
     try:
         source = textwrap.dedent(inspect.getsource(kind))
     except (OSError, TypeError):  # a class defined in a REPL has no source

@@ -16,8 +16,7 @@ from coca.core.errors import CocaError, SearchError
 from coca.core.files import atomic_folder, write_atomic
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.shards import ShardsConfig, ShardWriter
 from coca.demo.emoji.concepts import VENDORS, emoji_samples
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
 from coca.demo.search import IMAGE_QUERIES, run_searches, use_collection
@@ -239,9 +238,9 @@ def _counted(vendor: str, progress: ProgressMaker) -> Iterator[Sample]:
             bar.advance()
 
 
-def shards(folder: Path, vendor: str, name: str = "*") -> SourceConfig:
+def shards(folder: Path, vendor: str, name: str = "*") -> ShardsConfig:
     """Return the shards of a vendor: all, or only `flags` or `others`."""
-    return SourceConfig(kind="shards", path=str(folder / "shards" / vendor / f"{name}-*.tar"))
+    return ShardsConfig(path=str(folder / "shards" / vendor / f"{name}-*.tar"))
 
 
 def _evaluate(

@@ -1,12 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import AnnotatedSource
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.annotated import AnnotatedSource, SplitAnnotationsConfig
 from coca.data.sources.factory import open_source
 from tiny_data import picture
 
@@ -21,13 +21,15 @@ NOTES: list[Any] = [
 ]
 
 
-def write(root: Path, images: list[Any], notes: list[Any], **settings: Any) -> SourceConfig:
+def write(
+    root: Path, images: list[Any], notes: list[Any], **settings: Any
+) -> SplitAnnotationsConfig:
     (root / "photos").mkdir()
     for number in (3, 7):
         (root / "photos" / f"{number}.jpg").write_bytes(picture(number))
     path = root / "captions.json"
     path.write_text(json.dumps({"info": {}, "images": images, "annotations": notes}))
-    return SourceConfig(
+    return SplitAnnotationsConfig(
         kind="coco_captions", path=str(path), images=str(root / "photos"), **settings
     )
 
@@ -44,11 +46,11 @@ def test_a_domain_of_nocaps_is_a_split(tmp_path: Path) -> None:
     source = open_source(write(tmp_path, IMAGES, NOTES, split="out-domain"))
     assert [source.key(row) for row in range(len(source))] == ["3"]
     with pytest.raises(DataError, match=r"'near-domain'.*in-domain \(1\), out-domain \(1\)"):
-        open_source(SourceConfig(**{**vars(_config(tmp_path)), "split": "near-domain"}))
+        open_source(replace(_config(tmp_path), split="near-domain"))
 
 
-def _config(root: Path) -> SourceConfig:
-    return SourceConfig(
+def _config(root: Path) -> SplitAnnotationsConfig:
+    return SplitAnnotationsConfig(
         kind="coco_captions", path=str(root / "captions.json"), images=str(root / "photos")
     )
 

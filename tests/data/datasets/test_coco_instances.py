@@ -6,7 +6,8 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.datasets.coco_instances import BOXES
-from coca.data.sources.base import Source, SourceConfig, words_of
+from coca.data.sources.annotated import AnnotationsConfig
+from coca.data.sources.base import Source, words_of
 from coca.data.sources.factory import open_source
 from tiny_scenes import NAMES, write_instances, write_scenes
 
@@ -16,7 +17,9 @@ BOX = {"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4]}
 
 def open_instances(path: Path) -> Source:
     return open_source(
-        SourceConfig(kind="coco_instances", path=str(path), images=str(path.parent / "pictures"))
+        AnnotationsConfig(
+            kind="coco_instances", path=str(path), images=str(path.parent / "pictures")
+        )
     )
 
 

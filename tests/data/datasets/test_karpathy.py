@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.loading.loader import Loader, LoaderConfig
-from coca.data.sources.base import Source, SourceConfig
+from coca.data.sources.annotated import SplitAnnotationsConfig
+from coca.data.sources.base import Source
 from coca.data.sources.factory import open_source
 from tiny_data import picture, tiny_processor
 
@@ -26,7 +28,7 @@ IMAGES = [
 ]
 
 
-def write(root: Path, images: list[Any], *, folder: str = "") -> SourceConfig:
+def write(root: Path, images: list[Any], *, folder: str = "") -> SplitAnnotationsConfig:
     for number, entry in enumerate(images):
         if isinstance(entry, dict) and "filename" in entry:
             path = root / folder / entry.get("filepath", "") / entry["filename"]
@@ -35,13 +37,11 @@ def write(root: Path, images: list[Any], *, folder: str = "") -> SourceConfig:
     path = root / "dataset.json"
     path.write_text(json.dumps({"images": images, "dataset": "tiny"}))
     images_at = str(root / folder) if folder else ""
-    return SourceConfig(kind="karpathy", path=str(path), images=images_at)
+    return SplitAnnotationsConfig(kind="karpathy", path=str(path), images=images_at)
 
 
-def opened(config: SourceConfig, *splits: str) -> Source:
-    return open_source(
-        SourceConfig(kind=config.kind, path=config.path, images=config.images, split=splits)
-    )
+def opened(config: SplitAnnotationsConfig, *splits: str) -> Source:
+    return open_source(replace(config, split=splits))
 
 
 def test_a_split_is_its_pictures_with_all_sentences_in_the_order_of_the_file(
@@ -106,13 +106,13 @@ def test_a_missing_picture_is_a_bad_sample_of_the_loader(tmp_path: Path) -> None
 def test_a_file_of_another_format_is_told(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(DataError, match=message):
-        open_source(SourceConfig(kind="karpathy", path=str(tmp_path / "x.json")))
+        open_source(SplitAnnotationsConfig(kind="karpathy", path=str(tmp_path / "x.json")))
 
 
 def test_a_missing_folder_of_pictures_is_told_before_any_is_read(tmp_path: Path) -> None:
     config = write(tmp_path, IMAGES)
     with pytest.raises(DataError, match="the folder of the images, nowhere, is missing"):
-        open_source(SourceConfig(kind="karpathy", path=config.path, images="nowhere"))
+        open_source(SplitAnnotationsConfig(kind="karpathy", path=config.path, images="nowhere"))
 
 
 def test_the_fingerprint_tells_files_and_splits_apart(tmp_path: Path) -> None:

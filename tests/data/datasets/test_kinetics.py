@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import Source, SourceConfig, words_of
+from coca.data.sources.base import Source, words_of
+from coca.data.sources.clips import ListedClipsConfig, SplitClipsConfig
 from coca.data.sources.factory import open_source
 from tiny_video import video
 
@@ -25,7 +26,7 @@ def write_kinetics(folder: Path) -> Path:
 
 
 def open_kinetics(path: Path, split: str | tuple[str, ...] = ()) -> Source:
-    return open_source(SourceConfig(kind="kinetics", path=str(path), split=split, frames=2))
+    return open_source(SplitClipsConfig(kind="kinetics", path=str(path), split=split, frames=2))
 
 
 def test_clips_are_found_by_id_and_time_whatever_the_folders(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_moments_are_read_without_a_header_and_with_their_votes(tmp_path: Path) 
         "adult+female+singing/x-1_10.mp4,adult+female+singing,3,0\njumping/y.mp4,jumping,4,1\nx\n"
     )
     source = open_source(
-        SourceConfig(
+        ListedClipsConfig(
             kind="moments",
             path=str(tmp_path / "train.csv"),
             images=str(tmp_path / "training"),

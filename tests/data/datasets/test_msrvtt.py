@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import Source, SourceConfig, words_of
+from coca.data.sources.base import Source, words_of
+from coca.data.sources.clips import SplitClipsConfig
 from coca.data.sources.factory import open_source
 from tiny_video import video
 
@@ -27,7 +28,7 @@ def open_msrvtt(tmp_path: Path, annotations: Any, split: str | tuple[str, ...] =
         (tmp_path / "films" / f"{name}.mp4").write_bytes(video(frames=4))
     (tmp_path / "videodatainfo.json").write_text(json.dumps(annotations))
     return open_source(
-        SourceConfig(
+        SplitClipsConfig(
             kind="msrvtt",
             path=str(tmp_path / "videodatainfo.json"),
             images=str(tmp_path / "films"),
@@ -67,7 +68,9 @@ def test_the_list_1k_a_has_one_sentence_a_video(tmp_path: Path) -> None:
     (tmp_path / "jsfusion.csv").write_text(
         "key,vid_key,video_id,sentence\nret0,msr7010,video7010,a person walks\nret1,msr1,,nothing\n"
     )
-    source = open_source(SourceConfig(kind="msrvtt", path=str(tmp_path / "jsfusion.csv"), frames=2))
+    source = open_source(
+        SplitClipsConfig(kind="msrvtt", path=str(tmp_path / "jsfusion.csv"), frames=2)
+    )
     assert words_of(source, 0).captions == ("a person walks",)
     assert len(source.read(0).images) == 2
     with pytest.raises(DataError, match="lacks a video_id"):

@@ -18,7 +18,7 @@ from coca.data.loading.loader import LoaderConfig
 from coca.data.sample import Batch
 from coca.data.sources.base import Source, SourceConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardWriter
+from coca.data.sources.shards import ShardsConfig, ShardWriter
 from range_server import Serve
 from tiny_data import MemorySource, make_samples, tiny_processor
 from tiny_loader import (
@@ -268,8 +268,7 @@ def test_another_thread_may_iterate() -> None:
 def photographs(
     shared_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SourceConfig, Source]:
-    config = SourceConfig(
-        kind="shards",
+    config = ShardsConfig(
         path=str(shared_data / "flickr8k" / "train-*.tar"),
         index_folder=str(tmp_path_factory.mktemp("index")),
     )
@@ -299,7 +298,7 @@ def test_workers_read_from_an_object_store(tmp_path: Path, serve: Serve) -> None
         for sample in make_samples(30):
             writer.write(sample)
     url = f"{serve(tmp_path).url}/shard-{{000000..000002}}.tar"
-    config = SourceConfig(kind="shards", path=url)
+    config = ShardsConfig(path=url)
     remote = open_source(config)
     alone = take(make_loader(remote, configs=[config], augment=lively()), 3)
     workers = {"workers": 1}

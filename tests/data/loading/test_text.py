@@ -7,11 +7,12 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.loading.text import SampledText, sample_text
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
+from coca.data.sources.folder import FolderConfig
 from coca.processing.prompts import CLIP_PROMPTS
 
 
 def config(**settings: object) -> SourceConfig:
-    return SourceConfig(kind="folder", path="x", **settings)  # type: ignore[arg-type]
+    return FolderConfig(path="x", **settings)  # type: ignore[arg-type]
 
 
 def draws(sample: Sample, source: SourceConfig, count: int = 300) -> Counter[str]:

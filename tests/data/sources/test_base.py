@@ -7,6 +7,8 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.data.sources.base import SOURCES, BulkSource, Source, SourceConfig, read_rows
 from coca.data.sources.factory import open_source
+from coca.data.sources.folder import FolderConfig
+from coca.data.sources.shards import ShardsConfig
 from tiny_data import MemorySource, make_samples
 
 
@@ -22,34 +24,40 @@ def test_a_recipe_names_a_source() -> None:
 
 
 def test_a_name_stands_for_the_path_in_logs() -> None:
-    assert SourceConfig(kind="folder", path="x", name="pets").title == "pets"
+    assert FolderConfig(path="x", name="pets").title == "pets"
 
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"path": ""}, "path must be a folder"),
-        ({"path": ()}, "path must be a folder"),
-        ({"path": ("a", "")}, "path must be a folder"),
-        ({"weight": 0.0}, "not above 0"),
-        ({"weight": float("nan")}, "not above 0"),
-        ({"block_size": -1}, "below 0"),
+        ({"path": ""}, "path must be a folder, file or pattern, got ''"),
+        ({"path": ()}, "path must be a text or a list of at least 1"),
+        ({"path": ("a", "")}, "path must be a folder, file or pattern"),
+        ({"weight": 0.0}, "weight must be a number above 0, got 0.0"),
+        ({"weight": float("nan")}, "weight must be a number above 0, got NaN"),
+        ({"block_size": -1}, "block_size must be a whole number of at least 0"),
+        ({"frames": 3}, "frames is 3, but the images are no strips"),
         ({"templates": ("a photo",)}, "has no {}"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        SourceConfig(**{"kind": "folder", "path": "x", **settings})  # type: ignore[arg-type]
+        ShardsConfig(**{"path": "x", **settings})  # type: ignore[arg-type]
 
 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(ConfigError, match=r"weight.*block_size"):
-        SourceConfig(kind="folder", path="x", weight=-1.0, block_size=-1)
+        ShardsConfig(path="x", weight=-1.0, block_size=-1)
 
 
 def test_an_unknown_kind_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="shards"):
         open_source(SourceConfig(kind="shard", path="x"))
+
+
+def test_a_configuration_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="shards is configured by ShardsConfig, got SourceConfig"):
+        open_source(SourceConfig(kind="shards", path="x"))
 
 
 def test_the_kinds_of_this_package_are_registered() -> None:
@@ -58,13 +66,13 @@ def test_the_kinds_of_this_package_are_registered() -> None:
 
 def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no sample"):
-        open_source(SourceConfig(kind="folder", path=str(tmp_path)))
+        open_source(FolderConfig(path=str(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["folder", "manifest"])
 def test_kinds_that_take_one_path_refuse_two(kind: str) -> None:
     with pytest.raises(ConfigError, match="takes one path, not 2"):
-        open_source(SourceConfig(kind=kind, path=("a", "b")))
+        open_source(from_dict(SourceConfig, {"kind": kind, "path": ["a", "b"]}, source="a test"))
 
 
 def test_bad_rows_are_read_as_errors_in_their_places() -> None:

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.data.sources.base import SourceConfig
-from coca.data.sources.class_folders import ClassFolderSource, read_names
+from coca.data.sources.class_folders import ClassFoldersConfig, ClassFolderSource, read_names
 from coca.data.sources.factory import open_source
 from coca.processing.image import decode
 from tiny_data import picture
@@ -24,7 +23,7 @@ def fill(root: Path, *names: str) -> Path:
 
 
 def opened(root: Path, **settings: Any) -> ClassFolderSource:
-    source = open_source(SourceConfig(kind="class_folders", path=str(root), **settings))
+    source = open_source(ClassFoldersConfig(path=str(root), **settings))
     assert isinstance(source, ClassFolderSource)
     return source
 

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources.base import SourceConfig, words_of
+from coca.data.sources.base import words_of
 from coca.data.sources.clips import Clip, ClipFolder, ClipSource
+from coca.data.sources.video_folder import VideosConfig
 from coca.processing.image import decode
 from coca.processing.video import as_file, sample_frames, spread
 from tiny_video import number_of, video
 
 
-def settings(**values: Any) -> SourceConfig:
-    return SourceConfig(kind="videos", path="unused", **values)
+def settings(**values: Any) -> VideosConfig:
+    return VideosConfig(path="unused", **values)
 
 
 def numbers(images: tuple[bytes, ...]) -> list[int]:
@@ -60,7 +61,7 @@ def test_the_fingerprint_changes_with_words_and_with_how_frames_are_taken() -> N
 
 
 def test_a_source_of_fewer_than_one_frame_is_refused() -> None:
-    with pytest.raises(ConfigError, match="frames 0 is below 1"):
+    with pytest.raises(ConfigError, match="frames must be a whole number above 0, got 0"):
         settings(frames=0)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import Source, SourceConfig, read_rows
+from coca.data.sources.base import Source, read_rows
 from coca.data.sources.factory import open_source
+from coca.data.sources.folder import FolderConfig
 from coca.search.ingest.source_images import read_annotation
 from tiny_data import picture
 
@@ -20,7 +21,7 @@ def fill(folder: Path, files: dict[str, bytes | str]) -> None:
 
 
 def open_folder(path: Path) -> Source:
-    return open_source(SourceConfig(kind="folder", path=str(path)))
+    return open_source(FolderConfig(path=str(path)))
 
 
 def test_text_files_beside_pictures_hold_a_caption_a_line(tmp_path: Path) -> None:

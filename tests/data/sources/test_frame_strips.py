@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import SourceConfig, words_of
+from coca.data.sources.base import words_of
 from coca.data.sources.factory import open_source
+from coca.data.sources.folder import FolderConfig
 from coca.processing.image import decode
 from coca.processing.video import as_file, spread
 
@@ -19,7 +20,7 @@ def write_strip(folder: Path, frames: int = 8) -> None:
 
 def test_strips_of_any_source_become_samples_of_frames(tmp_path: Path) -> None:
     write_strip(tmp_path / "wave")
-    config = SourceConfig(kind="folder", path=str(tmp_path), strip=8, frames=3)
+    config = FolderConfig(path=str(tmp_path), strip=8, frames=3)
     sample = open_source(config).read(0)
     assert [int(decode(image)[0, 0, 0]) for image in sample.images] == [
         10 * place for place in spread(8, 3)
@@ -31,7 +32,7 @@ def test_strips_of_any_source_become_samples_of_frames(tmp_path: Path) -> None:
 
 def test_a_strip_of_another_length_is_a_bad_sample(tmp_path: Path) -> None:
     write_strip(tmp_path / "wave")
-    source = open_source(SourceConfig(kind="folder", path=str(tmp_path), strip=7, frames=3))
+    source = open_source(FolderConfig(path=str(tmp_path), strip=7, frames=3))
     with pytest.raises(DataError, match="cannot be cut into 7"):
         source.read(0)
 
@@ -39,9 +40,7 @@ def test_a_strip_of_another_length_is_a_bad_sample(tmp_path: Path) -> None:
 def test_the_fingerprint_changes_with_the_cut(tmp_path: Path) -> None:
     write_strip(tmp_path / "wave")
     prints = {
-        open_source(
-            SourceConfig(kind="folder", path=str(tmp_path), strip=strip, frames=frames)
-        ).fingerprint
+        open_source(FolderConfig(path=str(tmp_path), strip=strip, frames=frames)).fingerprint
         for strip, frames in [(0, 16), (8, 4), (8, 2), (4, 4)]
     }
     assert len(prints) == 4

@@ -10,8 +10,9 @@ import pytest
 
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
-from coca.data.sources.base import PlacedSource, Source, SourceConfig
+from coca.data.sources.base import PlacedSource, Source
 from coca.data.sources.factory import open_source
+from coca.data.sources.manifest import ManifestConfig
 from tiny_data import picture
 
 ROWS = [
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def open_manifest(path: Path, **settings: Any) -> Source:
-    return open_source(SourceConfig(kind="manifest", path=str(path), **settings))
+    return open_source(ManifestConfig(path=str(path), **settings))
 
 
 def write_table(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:

@@ -1,5 +1,4 @@
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +6,14 @@ import pytest
 
 from coca.core.errors import ConfigError
 from coca.data.sample import Sample
-from coca.data.sources.base import SOURCES, PartConfig, Source, SourceConfig, require_read
+from coca.data.sources.base import PartConfig, Source
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardSource, ShardWriter
-from tiny_data import MemorySource, make_samples, picture
+from coca.data.sources.folder import FolderConfig
+from coca.data.sources.manifest import ManifestConfig
+from coca.data.sources.shards import ShardsConfig, ShardSource, ShardWriter
+from tiny_data import picture
+
+CONFIGS = {"manifest": ManifestConfig, "shards": ShardsConfig, "folder": FolderConfig}
 
 # Row, split and label; the last has no sidecar field at all.
 ROWS = (("train", "cat"), ("val", "cat"), ("train", "dog"), ("test", "dog"), ("", ""))
@@ -66,9 +69,7 @@ def test_where_selects_the_same_samples_of_every_kind(
     tmp_path: Path, where: dict[str, Any], keys: list[str]
 ) -> None:
     for kind in ("manifest", "shards", "folder"):
-        source = open_source(
-            SourceConfig(kind=kind, path=_write(kind, tmp_path / kind), where=where)
-        )
+        source = open_source(CONFIGS[kind](path=_write(kind, tmp_path / kind), where=where))
         assert _keys(source) == keys, kind
         for row, key in enumerate(keys):
             whole = _samples()[int(key[1:])]
@@ -85,9 +86,7 @@ def test_parts_of_one_column_share_no_sample_and_together_are_all(tmp_path: Path
     found: dict[str, list[list[str]]] = {}
     for kind in ("manifest", "shards", "folder"):
         path = _write(kind, tmp_path / kind)
-        found[kind] = [
-            _keys(open_source(SourceConfig(kind=kind, path=path, part=part))) for part in parts
-        ]
+        found[kind] = [_keys(open_source(CONFIGS[kind](path=path, part=part))) for part in parts]
         assert sorted(key for part in found[kind] for key in part) == ["s0", "s1", "s2", "s3", "s4"]
     assert found["manifest"] == found["shards"] == found["folder"]
 
@@ -98,26 +97,21 @@ def test_a_value_that_no_sample_has_is_refused_with_those_there_are(
 ) -> None:
     path = _write(kind, tmp_path / "data")
     with pytest.raises(ConfigError, match=r"split is None or test or train or val"):
-        open_source(SourceConfig(kind=kind, path=path, where={"split": "nonsense"}))
+        open_source(CONFIGS[kind](path=path, where={"split": "nonsense"}))
 
 
 @pytest.mark.parametrize("kind", ["shards", "folder"])
 def test_another_choice_has_another_fingerprint(tmp_path: Path, kind: str) -> None:
     path = _write(kind, tmp_path / "data")
     choices: list[dict[str, Any]] = [{}, {"split": "train"}, {"split": "val"}]
-    prints = {
-        open_source(SourceConfig(kind=kind, path=path, where=where)).fingerprint
-        for where in choices
-    }
+    prints = {open_source(CONFIGS[kind](path=path, where=where)).fingerprint for where in choices}
     assert len(prints) == 3
 
 
 def test_no_image_is_read_to_choose_from_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = SourceConfig(
-        kind="shards", path=_write("shards", tmp_path / "data"), where={"split": "train"}
-    )
+    config = ShardsConfig(path=_write("shards", tmp_path / "data"), where={"split": "train"})
     read: list[bytes] = []
     known = ShardSource(config)._storage.__class__
     original = known.read
@@ -131,59 +125,3 @@ def test_no_image_is_read_to_choose_from_shards(
     ShardSource(config)
     assert read
     assert not any(part.startswith(b"\x89PNG") for part in read)
-
-
-# A value of the right type for each setting that only some kinds read.
-VALUES: dict[str, Any] = {
-    "images": "x",
-    "split": "train",
-    "names": "x",
-    "classes": "x",
-    "border_px": 1,
-    "image_column": "x",
-    "caption_column": "x",
-    "label_column": "x",
-    "text_column": "x",
-    "answer_column": "x",
-    "where": {"split": "train"},
-    "part": PartConfig(by="key", end=0.5),
-    "table": "x",
-    "frames": 3,
-    "frame_px": 8,
-    "index_folder": "x",
-    "block_size": 2,
-    "read_from": ("x",),
-}
-SHARED = {"kind", "path", "name", "weight", "text", "templates", "strip"}
-
-
-@pytest.mark.parametrize("kind", SOURCES.names())
-def test_a_setting_that_a_kind_does_not_read_is_refused(kind: str) -> None:
-    assert VALUES.keys() | SHARED == {it.name for it in fields(SourceConfig)}
-    messages = {
-        name: _refusal(SourceConfig(kind=kind, path="nowhere", **{name: value}))
-        for name, value in VALUES.items()
-    }
-    refused = {name for name, message in messages.items() if message}
-    assert all(
-        f"a source of kind {kind} does not read {name}" in messages[name] for name in refused
-    )
-    assert refused, kind
-    assert ("where" in refused) == (kind not in ("manifest", "zip", "shards", "folder"))
-
-
-def _refusal(config: SourceConfig) -> str:
-    try:
-        require_read(config)
-    except ConfigError as error:
-        return str(error)
-    return ""
-
-
-def test_a_kind_of_a_plugin_cannot_ignore_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SOURCES, "_entries", dict(SOURCES._entries))
-    SOURCES.register("memory")(lambda config: MemorySource(make_samples(2)))
-    config = SourceConfig(kind="memory", path="m", images="elsewhere")
-    assert len(open_source(config)) == 2
-    with pytest.raises(ConfigError, match="a source of kind memory does not read where"):
-        open_source(SourceConfig(kind="memory", path="m", where={"split": "train"}))

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from coca.core.errors import ConfigError, DataError
 from coca.core.formats import IMAGE_FORMATS
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import REMOTE_BLOCK, ShardSource, ShardWriter
+from coca.data.sources.shards import REMOTE_BLOCK, ShardsConfig, ShardSource, ShardWriter
 from coca.data.storage import storage as storage_module
 from range_server import Serve
 from tiny_data import make_samples, picture
@@ -23,7 +22,7 @@ from tiny_data import make_samples, picture
 
 def open_shards(path: str | Path | tuple[str, ...], **options: Any) -> ShardSource:
     path = path if isinstance(path, tuple) else str(path)
-    source = open_source(SourceConfig(kind="shards", path=path, **options))
+    source = open_source(ShardsConfig(path=path, **options))
     assert isinstance(source, ShardSource)
     return source
 

@@ -63,7 +63,7 @@ def test_what_cannot_be_parted_is_told() -> None:
         part_of(table([("a",)]), PartConfig(by="photo"), "m.jsonl")
     with pytest.raises(ConfigError, match=r"of 1 different image in m\.jsonl is empty"):
         part_of(table([("a",)]), PartConfig(by="image", end=0.3), "m.jsonl")
-    with pytest.raises(ConfigError, match=r"got 0\.8 and 0\.2"):
+    with pytest.raises(ConfigError, match=r"start must be below end 0\.2, got 0\.8"):
         PartConfig(by="image", start=0.8, end=0.2)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources.base import Source, SourceConfig, words_of
+from coca.data.sources.base import Source, words_of
 from coca.data.sources.factory import open_source
-from coca.data.sources.zip_archive import Archive
+from coca.data.sources.zip_archive import Archive, ZipConfig
 from coca.data.storage.storage import Storage
 from range_server import Serve
 from tiny_data import picture
@@ -31,7 +31,7 @@ def write_zip(path: Path, rows: list[dict[str, Any]] = ROWS, *, method: int = 8)
 
 
 def open_zip(path: Path | str, **settings: Any) -> Source:
-    return open_source(SourceConfig(kind="zip", path=str(path), **settings))
+    return open_source(ZipConfig(path=str(path), **settings))
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

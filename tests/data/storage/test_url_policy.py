@@ -9,8 +9,9 @@ import pytest
 
 from coca.core.errors import DataError
 from coca.data.sources.annotated import AnnotatedSource, Entry
-from coca.data.sources.base import SourceConfig, read_rows
+from coca.data.sources.base import read_rows
 from coca.data.sources.factory import open_source
+from coca.data.sources.manifest import ManifestConfig
 from coca.data.storage.url_policy import Reach
 from range_server import Serve
 from tiny_data import picture
@@ -145,13 +146,13 @@ def test_a_row_that_names_this_machine_is_a_bad_sample_unless_allowed(
     table = tmp_path / "m.jsonl"
     urls = [f"{server.url}/a.png", f"file://{tmp_path}/a.png", "a.png"]
     table.write_text("".join(json.dumps({"image": url}) + "\n" for url in urls))
-    source = open_source(SourceConfig(kind="manifest", path=str(table)))
+    source = open_source(ManifestConfig(path=str(table)))
     results = read_rows(source, range(3))
     assert [getattr(one, "reason", "") for one in results] == ["not_allowed", "not_allowed", ""]
     assert server.seen.total() == 0
     assert "allow it by read_from" in str(results[0])
     allowed = (server.url, f"file://{tmp_path}")
-    source = open_source(SourceConfig(kind="manifest", path=str(table), read_from=allowed))
+    source = open_source(ManifestConfig(path=str(table), read_from=allowed))
     assert [source.read(row).image for row in range(3)] == [picture(0)] * 3
 
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.shards import ShardsConfig
 from coca.demo.drawings.clipart import (
     MAX_ALIKE,
     ClipArt,
@@ -161,7 +161,7 @@ def test_shards_of_all_sets_are_written_with_their_terms(packages: Path, tmp_pat
     packed = pack_drawings(tmp_path / "out", packages, clipart=tmp_path / "clip", size_px=16)
     assert packed.samples["fxemoji"] == 1
     assert packed.samples["openclipart"] == 1
-    source = open_source(SourceConfig(kind="shards", path=f"{tmp_path}/out/*.tar"))
+    source = open_source(ShardsConfig(path=f"{tmp_path}/out/*.tar"))
     assert len(source) == sum(packed.samples.values())
     terms = json.loads((tmp_path / "out" / "sets.json").read_text())["sets"]
     assert {it["name"] for it in terms} == {*packed.samples, "emojibase"}

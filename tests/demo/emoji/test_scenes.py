@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from coca.core.errors import ConfigError
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.factory import open_source
 from coca.demo.emoji.scenes import CLASSES, MAX_OVERLAP, OTHERS, compose, write_scenes
 
@@ -55,7 +55,7 @@ def test_real_drawings_are_written_as_coco_writes_them(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "scenes" / "instances.json").read_text())
     assert len(content["annotations"]) == objects > 0
     assert [category["name"] for category in content["categories"]] == list(CLASSES)
-    config = SourceConfig(
+    config = AnnotationsConfig(
         kind="coco_instances",
         path=str(tmp_path / "scenes" / "instances.json"),
         images=str(tmp_path / "scenes" / "pictures"),

@@ -6,8 +6,8 @@ import pytest
 
 from coca.core.errors import ConfigError
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
 from coca.data.sources.factory import open_source
+from coca.data.sources.shards import ShardsConfig
 from coca.demo.emoji.packages import Concept
 from coca.demo.emoji.sets import PackedSets, choose_held_out, pack_sets
 from tiny_emoji import write_packages
@@ -32,7 +32,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> PackedSe
 def samples(packed: PackedSets, pattern: str) -> list[Sample]:
     if not list(packed.folder.glob(pattern)):
         return []
-    source = open_source(SourceConfig(kind="shards", path=str(packed.folder / pattern)))
+    source = open_source(ShardsConfig(path=str(packed.folder / pattern)))
     return [source.read(row) for row in range(len(source))]
 
 

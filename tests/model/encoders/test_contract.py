@@ -239,7 +239,9 @@ def test_a_recipe_chooses_the_kind_and_settings_of_others_are_refused() -> None:
     assert load_config(CoCaConfig, layer).image == TimmConfig(
         name="test_resnet", image_size=64, width=96
     )
-    with pytest.raises(ConfigError, match=r"image\.heads = 2 is unknown"):
+    with pytest.raises(
+        ConfigError, match=r"image\.heads = 2 is a setting of kind vit; kind timm has name"
+    ):
         load_config(CoCaConfig, {**layer, "image": {**given, "heads": 2}})
     with pytest.raises(ConfigError, match=r"image\.kind = 'tim' is unknown; did you mean 'timm'"):
         load_config(CoCaConfig, {"image": {"kind": "tim"}})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coca.core.config import from_dict
 from coca.core.errors import ConfigError, SearchError
 from coca.data.sample import Sample
 from coca.data.sources.base import SourceConfig
@@ -73,7 +74,9 @@ def parts(tmp_path: Path) -> list[Path]:
 
 
 def samples(kind: str, path: Path) -> list[Sample]:
-    source = open_source(SourceConfig(kind=kind, path=str(path)))
+    source = open_source(
+        from_dict(SourceConfig, {"kind": kind, "path": str(path)}, source="a test")
+    )
     return [source.read(row) for row in range(len(source))]
 
 

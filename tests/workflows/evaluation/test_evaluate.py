@@ -11,6 +11,7 @@ import pytest
 from coca.core.errors import CocaError, ConfigError
 from coca.core.progress import silent
 from coca.data.sources.base import SourceConfig
+from coca.data.sources.folder import FolderConfig
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.generation.config import GenerationConfig
@@ -33,7 +34,7 @@ def data(tmp_path: Path) -> SourceConfig:
     for number in range(4):
         (folder / f"{number}.png").write_bytes(picture(number))
         (folder / f"{number}.txt").write_text(f"image {number}", encoding="utf-8")
-    return SourceConfig(kind="folder", path=str(folder))
+    return FolderConfig(path=str(folder))
 
 
 def test_tasks_are_scored_in_their_order_and_kept_with_where_they_come_from(
@@ -112,7 +113,7 @@ def test_a_model_beside_itself_is_refused(model: Path, data: SourceConfig) -> No
 
 
 def test_an_unknown_task_is_told_before_any_runs(model: Path, data: SourceConfig) -> None:
-    missing = SourceConfig(kind="folder", path="none")
+    missing = FolderConfig(path="none")
     configs = [TaskConfig(task="retrieval", data=missing), TaskConfig(task="retrievall", data=data)]
     with pytest.raises(ConfigError, match="did you mean 'retrieval'"):
         evaluate(model, configs)
@@ -220,7 +221,7 @@ def test_a_kept_result_is_the_result_with_its_pictures(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"data": SourceConfig(kind="folder", path="nowhere")}, "nowhere is no folder"),
+        ({"data": FolderConfig(path="nowhere")}, "nowhere is no folder"),
         ({"prompts": "none"}, "is no prompt set"),
         ({"benchmark": "imagnet"}, "did you mean 'imagenet'"),
     ],

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.folder import FolderConfig
 from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, per_class_results
 from coca.workflows.evaluation.evaluation_report import _sections, overview
@@ -12,7 +12,7 @@ NAMES = [f"class {n:02d}" for n in range(45)]
 
 
 def config(task: str, name: str, benchmark: str = "") -> TaskConfig:
-    data = SourceConfig(kind="folder", path="x", name=name)
+    data = FolderConfig(path="x", name=name)
     return TaskConfig(task=task, data=data, benchmark=benchmark)
 
 

@@ -10,7 +10,9 @@ import torch
 import coca
 from coca.core.errors import ConfigError, DataError
 from coca.data.loading.loader import LoaderConfig
+from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.base import SourceConfig
+from coca.data.sources.folder import FolderConfig
 from coca.inference.detecting import load_detector
 from coca.model.detection.detector import DetectorConfig
 from coca.processing.augment import AugmentConfig
@@ -27,7 +29,9 @@ from tiny_scenes import write_scenes
 @pytest.fixture
 def scenes(tmp_path: Path) -> SourceConfig:
     path = write_scenes(tmp_path / "scenes")
-    return SourceConfig(kind="coco_instances", path=str(path), images=str(path.parent / "pictures"))
+    return AnnotationsConfig(
+        kind="coco_instances", path=str(path), images=str(path.parent / "pictures")
+    )
 
 
 def recipe(tmp_path: Path, scenes: SourceConfig, **changes: Any) -> DetectionConfig:
@@ -125,7 +129,7 @@ def test_patch_dropout_is_refused(tmp_path: Path, scenes: SourceConfig) -> None:
 def test_data_without_boxes_and_unknown_objects_are_told_before_training(
     tmp_path: Path, scenes: SourceConfig
 ) -> None:
-    folder = SourceConfig(kind="folder", path=str(tmp_path / "scenes" / "pictures"))
+    folder = FolderConfig(path=str(tmp_path / "scenes" / "pictures"))
     config = recipe(tmp_path, scenes)
     with pytest.raises(ConfigError, match="has no boxes"):
         finetune_detection(replace(config, data=replace(config.data, sources=(folder,))))

@@ -12,19 +12,19 @@ from coca.core.errors import DataError
 from coca.data.sources.annotated import (
     AnnotatedSource,
     Entry,
+    SplitAnnotationsConfig,
     image_folder,
     list_in,
     read_annotations,
     require_splits,
 )
-from coca.data.sources.base import SOURCES, SourceConfig, reads
+from coca.data.sources.base import register_source
 
 _KEPT = ("domain", "open_images_id", "coco_url")
 
 
-@SOURCES.register("coco_captions")
-@reads("images", "split")
-def coco_captions(config: SourceConfig) -> AnnotatedSource:
+@register_source("coco_captions", SplitAnnotationsConfig)
+def coco_captions(config: SplitAnnotationsConfig) -> AnnotatedSource:
     """Read images with all of their captions, in the order of the image list.
 
     `config.split` selects domains (NoCaps). The key is the image id. A malformed caption, or one of

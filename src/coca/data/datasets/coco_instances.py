@@ -15,12 +15,13 @@ from typing import Any
 from coca.core.errors import DataError
 from coca.data.sources.annotated import (
     AnnotatedSource,
+    AnnotationsConfig,
     Entry,
     image_folder,
     list_in,
     read_annotations,
 )
-from coca.data.sources.base import SOURCES, SourceConfig, reads
+from coca.data.sources.base import register_source
 
 QUESTION = "which objects are where"
 """Question of each sample, including images without objects."""
@@ -29,9 +30,8 @@ BOXES = "boxes"
 """Metadata key of the objects: a list of name, box, area and crowd."""
 
 
-@SOURCES.register("coco_instances")
-@reads("images")
-def coco_instances(config: SourceConfig) -> AnnotatedSource:
+@register_source("coco_instances", AnnotationsConfig)
+def coco_instances(config: AnnotationsConfig) -> AnnotatedSource:
     """Read images with their objects, in the order of the image list.
 
     The key is the image id. Labels are the category names of the objects; metadata has `width`,

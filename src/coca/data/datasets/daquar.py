@@ -13,8 +13,14 @@ from collections import Counter
 
 from coca.core.annotations import parse_text
 from coca.core.errors import DataError
-from coca.data.sources.annotated import AnnotatedSource, Entry, fingerprint_of, image_folder
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.annotated import (
+    AnnotatedSource,
+    AnnotationsConfig,
+    Entry,
+    fingerprint_of,
+    image_folder,
+)
+from coca.data.sources.base import register_source, single_path
 from coca.data.storage.storage import Storage
 
 _QUESTION = re.compile(
@@ -22,9 +28,8 @@ _QUESTION = re.compile(
 )
 
 
-@SOURCES.register("daquar")
-@reads("images")
-def daquar(config: SourceConfig) -> AnnotatedSource:
+@register_source("daquar", AnnotationsConfig)
+def daquar(config: AnnotationsConfig) -> AnnotatedSource:
     """Read each question with its single answer, in file order.
 
     `config.images` is the folder of the PNG photos. The name of the photo is removed from the

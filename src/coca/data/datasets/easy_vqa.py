@@ -6,6 +6,7 @@ train/images/0.png      64 x 64 pixels
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from coca.data.sources.annotated import (
     parse_json,
     require_splits,
 )
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.base import SplitConfig, register_source, single_path
 from coca.data.storage.storage import Storage
 
 INSTALLED = "installed"
@@ -28,9 +29,15 @@ INSTALLED = "installed"
 _PARTS = ("train", "test")
 
 
-@SOURCES.register("easy_vqa")
-@reads("split")
-def easy_vqa(config: SourceConfig) -> AnnotatedSource:
+@dataclass(frozen=True, kw_only=True)
+class EasyVQAConfig(SplitConfig):
+    """Settings of easy-VQA."""
+
+    kind: str = "easy_vqa"
+
+
+@register_source("easy_vqa", EasyVQAConfig)
+def easy_vqa(config: EasyVQAConfig) -> AnnotatedSource:
     """Read each question with its single answer, in file order.
 
     `config.path` is a folder with the layout above, or `installed`; `config.split` is `train` or

@@ -14,17 +14,17 @@ from coca.core.errors import DataError
 from coca.data.sources.annotated import (
     AnnotatedSource,
     Entry,
+    SplitAnnotationsConfig,
     image_folder,
     list_in,
     read_annotations,
     require_splits,
 )
-from coca.data.sources.base import SOURCES, SourceConfig, reads
+from coca.data.sources.base import register_source
 
 
-@SOURCES.register("karpathy")
-@reads("images", "split")
-def karpathy(config: SourceConfig) -> AnnotatedSource:
+@register_source("karpathy", SplitAnnotationsConfig)
+def karpathy(config: SplitAnnotationsConfig) -> AnnotatedSource:
     """Read the images of `config.split` with all of their captions, in file order.
 
     `config.images` is the parent folder of `filepath`, or the image folder without `filepath`. The

@@ -19,15 +19,20 @@ from typing import Any
 from coca.core.annotations import parse_text
 from coca.core.errors import DataError
 from coca.data.sources.annotated import image_folder, require_splits
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
-from coca.data.sources.clips import Clip, ClipFolder, ClipSource
+from coca.data.sources.base import register_source, single_path
+from coca.data.sources.clips import (
+    Clip,
+    ClipFolder,
+    ClipSource,
+    ListedClipsConfig,
+    SplitClipsConfig,
+)
 from coca.data.sources.tables import open_table
 from coca.data.storage.storage import Storage
 
 
-@SOURCES.register("kinetics")
-@reads("images", "split", "frames", "frame_px")
-def kinetics(config: SourceConfig) -> ClipSource:
+@register_source("kinetics", SplitClipsConfig)
+def kinetics(config: SplitClipsConfig) -> ClipSource:
     """Read the clips of a Kinetics CSV; only those of `split`, if it is set.
 
     `images` is the root folder of the videos; by default the folder of the CSV. A clip without its
@@ -56,9 +61,8 @@ def kinetics(config: SourceConfig) -> ClipSource:
     return ClipSource(clips, config=config, origin=content)
 
 
-@SOURCES.register("moments")
-@reads("images", "frames", "frame_px")
-def moments(config: SourceConfig) -> ClipSource:
+@register_source("moments", ListedClipsConfig)
+def moments(config: ListedClipsConfig) -> ClipSource:
     """Read the clips of a Moments in Time CSV; `+` in a label becomes a space.
 
     `images` is the root folder of the videos; by default the folder of the CSV.

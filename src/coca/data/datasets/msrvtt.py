@@ -13,15 +13,14 @@ from typing import Any
 
 from coca.core.errors import DataError
 from coca.data.sources.annotated import image_folder, list_in, read_annotations, require_splits
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
-from coca.data.sources.clips import Clip, ClipFolder, ClipSource
+from coca.data.sources.base import register_source, single_path
+from coca.data.sources.clips import Clip, ClipFolder, ClipSource, SplitClipsConfig
 from coca.data.sources.tables import open_table
 from coca.data.storage.storage import Storage
 
 
-@SOURCES.register("msrvtt")
-@reads("images", "split", "frames", "frame_px")
-def msrvtt(config: SourceConfig) -> ClipSource:
+@register_source("msrvtt", SplitClipsConfig)
+def msrvtt(config: SplitClipsConfig) -> ClipSource:
     """Read the videos of `split` with all of their captions; the key is `video_id`.
 
     `images` is the folder of the videos; by default the folder of the file.

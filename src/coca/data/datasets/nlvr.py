@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import AnnotatedSource, Entry, image_folder, malformed, read_lines
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.annotated import (
+    AnnotatedSource,
+    AnnotationsConfig,
+    Entry,
+    image_folder,
+    malformed,
+    read_lines,
+)
+from coca.data.sources.base import register_source, single_path
 from coca.data.storage.storage import is_remote
 
 CLASSES = ("false", "true")
@@ -25,9 +32,8 @@ BOX_ORDERS = 6
 _Reading: TypeAlias = Callable[[dict[str, Any]], list[Entry]]
 
 
-@SOURCES.register("nlvr2")
-@reads("images")
-def nlvr2(config: SourceConfig) -> AnnotatedSource:
+@register_source("nlvr2", AnnotationsConfig)
+def nlvr2(config: AnnotationsConfig) -> AnnotatedSource:
     """Read each statement with its two photos, left then right, in file order.
 
     `config.images` is the folder of the photos, such as `train-10171-0-img0.png`; photos of the
@@ -67,9 +73,8 @@ def nlvr2(config: SourceConfig) -> AnnotatedSource:
     return _source(config, images, read)
 
 
-@SOURCES.register("nlvr")
-@reads("images")
-def nlvr(config: SourceConfig) -> AnnotatedSource:
+@register_source("nlvr", AnnotationsConfig)
+def nlvr(config: AnnotationsConfig) -> AnnotatedSource:
     """Read each statement six times, once for each order of the boxes, in file order.
 
     `config.images` is the parent of the numbered image folders, by default `images` next to the
@@ -103,7 +108,7 @@ def nlvr(config: SourceConfig) -> AnnotatedSource:
     return _source(config, images, read)
 
 
-def _source(config: SourceConfig, images: str, read: _Reading) -> AnnotatedSource:
+def _source(config: AnnotationsConfig, images: str, read: _Reading) -> AnnotatedSource:
     lines, fingerprint = read_lines(config)
     entries: list[Entry | DataError] = []
     for index, line in enumerate(lines):

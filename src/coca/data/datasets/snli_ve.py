@@ -10,15 +10,21 @@ first, the premise of the text-only task, is not a model input (CoCa, appendix B
 from typing import Any
 
 from coca.core.errors import DataError
-from coca.data.sources.annotated import AnnotatedSource, Entry, image_folder, malformed, read_lines
-from coca.data.sources.base import SOURCES, SourceConfig, reads
+from coca.data.sources.annotated import (
+    AnnotatedSource,
+    AnnotationsConfig,
+    Entry,
+    image_folder,
+    malformed,
+    read_lines,
+)
+from coca.data.sources.base import register_source
 
 CLASSES = ("entailment", "neutral", "contradiction")
 
 
-@SOURCES.register("snli_ve")
-@reads("images")
-def snli_ve(config: SourceConfig) -> AnnotatedSource:
+@register_source("snli_ve", AnnotationsConfig)
+def snli_ve(config: AnnotationsConfig) -> AnnotatedSource:
     """Read each hypothesis as the text and its verdict as the label, in file order.
 
     `config.images` is the folder of Flickr30k's images. The key is `pairID`; the premise becomes

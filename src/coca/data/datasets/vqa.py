@@ -15,6 +15,7 @@ from typing import Any
 from coca.core.errors import ConfigError, DataError
 from coca.data.sources.annotated import (
     AnnotatedSource,
+    AnnotationsConfig,
     Entry,
     fingerprint_of,
     image_folder,
@@ -22,16 +23,15 @@ from coca.data.sources.annotated import (
     malformed,
     parse_json,
 )
-from coca.data.sources.base import SOURCES, SourceConfig, reads
+from coca.data.sources.base import register_source
 from coca.data.storage.storage import Storage
 
 _IMAGE_SUBTYPES = {"test-dev2015": "test2015"}
 """Question split -> split of its images."""
 
 
-@SOURCES.register("vqa")
-@reads("images")
-def vqa(config: SourceConfig) -> AnnotatedSource:
+@register_source("vqa", AnnotationsConfig)
+def vqa(config: AnnotationsConfig) -> AnnotatedSource:
     """Read each question with the answers of all annotators, in the order of the questions.
 
     `config.path` lists the question file and the annotation file; `config.images` is the image

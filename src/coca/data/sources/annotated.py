@@ -12,7 +12,7 @@ from coca.core.errors import DataError
 from coca.core.local_files import file_etag
 from coca.core.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig, single_path
+from coca.data.sources.base import SourceConfig, SplitConfig, single_path
 from coca.data.storage.storage import Storage, is_remote
 
 T = TypeVar("T")
@@ -113,6 +113,19 @@ class AnnotatedSource:
         return f"{self._images}/{file}" if self._images else file
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnnotationsConfig(SourceConfig):
+    """Settings of annotation files that name their images; the kind is given."""
+
+    images: str = ""
+    """Folder of the images or videos; by default the folder of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitAnnotationsConfig(SplitConfig, AnnotationsConfig):
+    """Settings of annotation files with splits; the kind is given."""
+
+
 def read_annotations(config: SourceConfig) -> tuple[dict[str, Any], str]:
     """Read the JSON object at `config.path`; return it with its fingerprint.
 
@@ -168,7 +181,8 @@ def fingerprint_of(contents: Iterable[bytes], config: SourceConfig) -> str:
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)
-    digest.update("\0".join(config.splits).encode())
+    splits = config.splits if isinstance(config, SplitConfig) else ()
+    digest.update("\0".join(splits).encode())
     return digest.hexdigest()[:16]
 
 
@@ -192,7 +206,7 @@ def list_in(annotations: Mapping[str, Any], name: str, path: str) -> list[Any]:
     return found
 
 
-def image_folder(config: SourceConfig) -> str:
+def image_folder(config: AnnotationsConfig) -> str:
     """Return the image folder: `config.images`, else the folder of the first path.
 
     Raises:
@@ -207,7 +221,7 @@ def image_folder(config: SourceConfig) -> str:
     return config.paths[0].replace(os.sep, "/").rpartition("/")[0]
 
 
-def require_splits(config: SourceConfig, found: Iterable[str]) -> None:
+def require_splits(config: SplitConfig, found: Iterable[str]) -> None:
     """Check that each requested split has samples.
 
     Args:

@@ -1,9 +1,21 @@
-"""Source protocols, the source registry, and `SourceConfig`, their entry in a recipe."""
+"""Source protocols, the registry of kinds of source, and the settings that all kinds share."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from dataclasses import dataclass, field
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from coca.core.config_base import Config, Fraction
 from coca.core.errors import ConfigError, DataError, did_you_mean
 from coca.core.registry import Registry
 from coca.data.sample import Sample
@@ -14,7 +26,7 @@ NAMED_TEMPLATES = {"clip": CLIP_PROMPTS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartConfig:
+class PartConfig(Config):
     """Deterministic hash split of a table that has no splits of its own.
 
     The distinct values of a column are sorted by their hash; rows with values from `start` to `end`
@@ -23,36 +35,36 @@ class PartConfig:
 
     by: str
     """Column to split by; rows with equal values stay in one part."""
-    start: float = 0.0
-    """Start of the part, as a fraction of the distinct values; at least 0 and below `end`."""
-    end: float = 1.0
-    """End of the part, as a fraction of the distinct values; at most 1."""
+    start: Fraction = 0.0
+    """Start of the part, as a fraction of the distinct values; below `end`."""
+    end: Fraction = 1.0
+    """End of the part, as a fraction of the distinct values."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end <= 1:
-            raise ConfigError(
-                f"start and end must satisfy 0 <= start < end <= 1, got {self.start} and {self.end}"
-            )
+        super().__post_init__()
+        if self.start >= self.end:
+            raise ConfigError(f"start must be below end {self.end}, got {self.start}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Configuration of one source of a mixture, and of the text that is read from it."""
+class SourceConfig(Config):
+    """Settings that sources of all kinds share; the class of a kind adds its own.
+
+    Each kind has one class, such as `FolderConfig`; in a recipe, `kind` chooses it.
+    """
 
     kind: str
-    """`folder`, `class_folders`, `manifest`, `shards`, `zip`, `karpathy`, `coco_captions`, `vqa`,
-    `daquar`, `easy_vqa`, `snli_ve`, `nlvr`, `nlvr2`, `videos`, `kinetics`, `moments`, `msrvtt`, or
-    a kind that a plugin registers."""
+    """A kind of this package, or one that a plugin registers."""
 
-    path: str | tuple[str, ...]
+    path: str | Annotated[tuple[str, ...], Field(min_length=1)]
     """Folder, manifest file, or tar files. Several tars may be given, with `*` and braces such as
     `{0000..0099}`, also as URLs (docs/data.md lists the schemes)."""
 
     name: str = ""
     """Name in logs; the path by default."""
 
-    weight: float = 1.0
-    """Sampling weight relative to the other sources; above 0."""
+    weight: PositiveFloat = 1.0
+    """Sampling weight relative to the other sources."""
 
     text: Literal["captions", "labels", "question"] = "captions"
     """Text to read: one of the captions, the names of all labels, or the question followed by one
@@ -62,84 +74,23 @@ class SourceConfig:
     """Prompt templates with `{}` for the text or question; one is sampled at each visit. `clip` is
     the set of CLIP's 80 templates. Default: none, except "a photo of the {}" for labels."""
 
-    images: str = ""
-    """Folder of the images, for formats whose file only names them; by default the folder of that
-    file."""
-
-    split: str | tuple[str, ...] = ()
-    """Split or splits to read, for formats with several splits in one file, such as `test` or
-    `[train, restval]`; all by default."""
-
-    names: str = ""
-    """Class folders: file that maps folders to class names; folder names by default."""
-
-    classes: str = ""
-    """Class folders: file that lists the classes to read; all by default."""
-
-    border_px: int = 0
-    """Class folders: pixels to crop at each side of an image, such as ObjectNet's red frame."""
-
-    image_column: str = ""
-    """Manifest, zip: column of the image, if it has no usual name such as `image` or `path`. A list
-    in it is several images of one sample."""
-
-    caption_column: str = ""
-    """Manifest, zip: column of the caption, if it has no usual name such as `caption`."""
-
-    label_column: str = ""
-    """Manifest, zip: column of the label, if it is not `labels` or `label`."""
-
-    text_column: str = ""
-    """Manifest, zip: column of the question or statement, if it is not `question`, `sentence` or
-    `hypothesis`."""
-
-    answer_column: str = ""
-    """Manifest, zip: column of the answers, if it is not `answers` or `answer`."""
-
-    where: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
-    """Manifest, zip, shards, folder: filter on columns or sidecar fields, each with its allowed
-    value or values: `{split: train}`. Other kinds reject it."""
-
-    part: PartConfig | None = None
-    """Manifest, zip, shards, folder: hash split of the filtered samples, to hold out samples where
-    the data has no splits. Other kinds reject it."""
-
-    table: str = ""
-    """Zip: name of the table in the archive, if it has several."""
-
-    read_from: tuple[str, ...] = ()
-    """Manifest: folders and URL prefixes that its rows may additionally name. Always allowed are
-    local files (of a local manifest), its own host, object stores and public web addresses.
-    `file://` and addresses of this machine and of private networks need an entry here."""
-
-    frames: int = 16
-    """Videos, frame folders and strips: frames of each sample, spread evenly over its length."""
-
-    frame_px: int = 576
-    """Videos: larger frames are resized so that their shorter side has this many pixels."""
-
-    strip: int = 0
+    strip: NonNegativeInt = 0
     """Frames in each image, for images that are frame strips of a video; 0 reads them as plain
     images."""
 
-    index_folder: str = ""
-    """Shards: folder of the tar indexes. By default they are stored next to the tars, or in the
-    user's cache (`~/.cache/coca/index`) if that folder is read-only."""
+    frames: PositiveInt = 16
+    """Videos, frame folders and strips: frames of each sample, spread evenly over its length."""
 
-    block_size: int = 0
-    """Shards: consecutive samples that are read together. 0 means 1 for local files and 256 for
-    remote files. A larger block reads faster and shuffles less."""
+    has_frames: ClassVar[bool] = False
+    """Whether the samples of the kind are videos."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         faults = []
-        if not self.paths or not all(self.paths):
+        if not all(self.paths):
             faults.append(f"path must be a folder, file or pattern, got {self.path!r}")
-        if not 0 < self.weight < float("inf"):
-            faults.append(f"weight {self.weight} is not above 0")
-        least = {"block_size": 0, "border_px": 0, "strip": 0, "frames": 1, "frame_px": 1}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                faults.append(f"{name} {getattr(self, name)} is below {smallest}")
+        if self.frames != SourceConfig.frames and not (self.strip or self.has_frames):
+            faults.append(f"frames is {self.frames}, but the images are no strips; set strip")
         faults += [
             f"template {template!r} has no {{}} to put the text into, and is no set of templates; "
             f"{did_you_mean(template, NAMED_TEMPLATES)}"
@@ -149,20 +100,45 @@ class SourceConfig:
         if faults:
             raise ConfigError("; ".join(faults))
 
+    @classmethod
+    def kinds(cls) -> dict[str, type["SourceConfig"]]:
+        """Return the class of each registered kind."""
+        return {name: SOURCES.get(name).config for name in SOURCES.names()}
+
     @property
     def paths(self) -> tuple[str, ...]:
         """`path` as a tuple."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
     @property
+    def title(self) -> str:
+        """Name of the source in logs."""
+        return self.name or ", ".join(self.paths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(SourceConfig):
+    """Settings of formats with several splits in one file."""
+
+    split: str | tuple[str, ...] = ()
+    """Split or splits to read, such as `test` or `[train, restval]`; all by default."""
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """`split` as a tuple."""
         return (self.split,) if isinstance(self.split, str) else self.split
 
-    @property
-    def title(self) -> str:
-        """Name of the source in logs."""
-        return self.name or ", ".join(self.paths)
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig(SourceConfig):
+    """Settings that select samples by their columns or sidecar fields."""
+
+    where: dict[str, str | int | tuple[str | int, ...]] = field(default_factory=dict)
+    """Filter on columns or sidecar fields, each with its allowed value or values:
+    `{split: train}`."""
+
+    part: PartConfig | None = None
+    """Hash split of the filtered samples, to hold out samples where the data has no splits."""
 
 
 @runtime_checkable
@@ -254,60 +230,35 @@ class ClassSource(Protocol):
         ...
 
 
-SourceMaker: TypeAlias = Callable[[SourceConfig], Source]
+class SourceKind(NamedTuple):
+    """A kind of source: the class of its settings, and the function that opens it."""
 
-Maker = TypeVar("Maker", bound=SourceMaker)
-
-SOURCES: Registry[SourceMaker] = Registry("data source")
-
-_READ: dict[SourceMaker, frozenset[str]] = {}
-"""Settings of `SourceConfig` that a kind reads in addition to those that all kinds share."""
-
-_SHARED = frozenset({"kind", "path", "name", "weight", "text", "templates", "strip"})
-_SELECTING = frozenset({"where", "part"})
+    config: type[SourceConfig]
+    open: Callable[[Any], Source]
 
 
-def reads(*names: str) -> Callable[[Maker], Maker]:
-    """Declare the settings that a kind of source reads; `require_read` rejects the others."""
-    known = {it.name for it in fields(SourceConfig)}
-    assert known.issuperset(names), f"{names} are no settings of a source"
+SOURCES: Registry[SourceKind] = Registry("data source")
 
-    def declare(maker: Maker) -> Maker:
-        _READ[maker] = frozenset(names)
-        return maker
-
-    return declare
+Opener = TypeVar("Opener", bound=Callable[..., Source])
 
 
-def require_read(config: SourceConfig) -> None:
-    """Reject settings that the kind of source would ignore.
+def register_source(kind: str, config: type[SourceConfig]) -> Callable[[Opener], Opener]:
+    """Return a decorator that registers the function or class that opens a kind of source.
 
-    For a plugin's kind that declares nothing, only `where` and `part` are rejected. To ignore them
-    would silently train on all samples instead of the selected ones.
+    Args:
+        kind: Name of the kind in recipes.
+        config: Class of its settings, and of the argument of the decorated function.
 
     Raises:
-        ConfigError: The kind is unknown, or it does not read a setting that is set.
+        ValueError: The kind is already registered.
     """
-    declared = _READ.get(SOURCES.get(config.kind))
-    given = {
-        it.name
-        for it in fields(SourceConfig)
-        if getattr(config, it.name) != _default(it) and it.name not in _SHARED
-    }
-    if config.strip:
-        given.discard("frames")
-    ignored = given & _SELECTING if declared is None else given - declared
-    if ignored:
-        name = min(ignored)
-        read = ", ".join(sorted(declared or ())) or "none"
-        raise ConfigError(
-            f"{name} is {getattr(config, name)!r}, but a source of kind {config.kind} does not "
-            f"read {name}; besides path, text and templates it reads {read}"
-        )
+    register = SOURCES.register(kind)
 
+    def add(opener: Opener) -> Opener:
+        register(SourceKind(config, opener))
+        return opener
 
-def _default(setting: "Field[Any]") -> Any:
-    return setting.default if setting.default_factory is MISSING else setting.default_factory()
+    return add
 
 
 def single_path(config: SourceConfig) -> str:

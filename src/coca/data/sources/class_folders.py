@@ -13,21 +13,38 @@ import hashlib
 import io
 import json
 import os
+from dataclasses import dataclass
 
 from PIL import Image
+from pydantic import NonNegativeInt
 
 from coca.core.annotations import parse_text
 from coca.core.errors import DataError
 from coca.core.formats import IMAGE_SUFFIXES
 from coca.data.sources.annotated import AnnotatedSource, Entry
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.base import SourceConfig, register_source, single_path
 from coca.data.sources.folder import sized_files
 from coca.data.storage.storage import Storage
 from coca.processing.image import decode
 
 
-@SOURCES.register("class_folders")
-@reads("names", "classes", "border_px")
+@dataclass(frozen=True, kw_only=True)
+class ClassFoldersConfig(SourceConfig):
+    """Settings of class folders."""
+
+    kind: str = "class_folders"
+
+    names: str = ""
+    """File that maps folders to class names; folder names by default."""
+
+    classes: str = ""
+    """File that lists the classes to read; all by default."""
+
+    border_px: NonNegativeInt = 0
+    """Pixels to crop at each side of an image, such as ObjectNet's red frame."""
+
+
+@register_source("class_folders", ClassFoldersConfig)
 class ClassFolderSource(AnnotatedSource):
     """All images, sorted by path; the topmost folder is the class, `config.names` maps its name.
 
@@ -40,7 +57,7 @@ class ClassFolderSource(AnnotatedSource):
         DataError: A folder or file is missing, a folder has no name, or two have the same.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: ClassFoldersConfig) -> None:
         root = single_path(config)
         if not os.path.isdir(root):
             raise DataError(f"{root} is no folder; it should hold one a class", reason="missing")
@@ -97,7 +114,7 @@ def read_names(path: str) -> dict[str, str]:
     return {folder: name.replace("_", " ") for folder, name in names.items()}
 
 
-def _named(folders: set[str], config: SourceConfig) -> dict[str, str]:
+def _named(folders: set[str], config: ClassFoldersConfig) -> dict[str, str]:
     """Map each folder to read to its class name."""
     names = read_names(config.names) if config.names else {}
     named = {folder: names.get(folder, folder.replace("_", " ")) for folder in folders}
@@ -121,7 +138,7 @@ def _named(folders: set[str], config: SourceConfig) -> dict[str, str]:
     return named
 
 
-def _listed(named: dict[str, str], config: SourceConfig) -> dict[str, str]:
+def _listed(named: dict[str, str], config: ClassFoldersConfig) -> dict[str, str]:
     """Select the folders that the file `config.classes` lists, by folder or by name."""
     known = {form: folder for folder, name in named.items() for form in (name.casefold(), folder)}
     kept = {}

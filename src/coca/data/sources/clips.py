@@ -5,13 +5,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import PositiveInt
 
 from coca.core.errors import DataError
 from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.local_files import file_etag, walk_files
 from coca.core.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
+from coca.data.sources.annotated import AnnotationsConfig, SplitAnnotationsConfig
 from coca.data.sources.base import SourceConfig
 from coca.data.storage.storage import Storage
 from coca.processing.video import FRAME_SUFFIXES, as_file, clip_frames
@@ -33,6 +36,26 @@ class Clip:
     """As `Sample`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipsConfig(SourceConfig):
+    """Settings of videos and frame folders."""
+
+    has_frames: ClassVar[bool] = True
+
+    frame_px: PositiveInt = 576
+    """Larger frames are resized so that their shorter side has this many pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedClipsConfig(ClipsConfig, AnnotationsConfig):
+    """Settings of a list of clips; the kind is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitClipsConfig(ClipsConfig, SplitAnnotationsConfig):
+    """Settings of a list of clips with splits; the kind is given."""
+
+
 class ClipSource:
     """Source over a list of clips; an error in the list is raised when its row is read.
 
@@ -45,7 +68,7 @@ class ClipSource:
     block_size = 1
 
     def __init__(
-        self, clips: Sequence[Clip | DataError], *, config: SourceConfig, origin: bytes = b""
+        self, clips: Sequence[Clip | DataError], *, config: ClipsConfig, origin: bytes = b""
     ) -> None:
         self._clips = clips
         self._frames = config.frames

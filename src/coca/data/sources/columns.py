@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from coca.core.annotations import first_texts, split_record
 from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.base import SelectionConfig
 from coca.data.sources.tables import (
     Table,
     as_number,
@@ -31,17 +31,32 @@ TEXT_COLUMNS = ("question", "sentence", "hypothesis")
 ANSWER_COLUMNS = ("answers", "answer")
 KEY_COLUMNS = ("key", "id")
 
-TABLE_SETTINGS = (
-    "image_column",
-    "caption_column",
-    "label_column",
-    "text_column",
-    "answer_column",
-    "where",
-    "part",
-    "read_from",
-)
-"""Settings of `SourceConfig` that table sources read."""
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig(SelectionConfig):
+    """Settings of tables, in a file or in a zip."""
+
+    image_column: str = ""
+    """Column of the image, if it has no usual name such as `image` or `path`. A list in it is
+    several images of one sample."""
+
+    caption_column: str = ""
+    """Column of the caption, if it has no usual name such as `caption`."""
+
+    label_column: str = ""
+    """Column of the label, if it is not `labels` or `label`."""
+
+    text_column: str = ""
+    """Column of the question or statement, if it is not `question`, `sentence` or
+    `hypothesis`."""
+
+    answer_column: str = ""
+    """Column of the answers, if it is not `answers` or `answer`."""
+
+    read_from: tuple[str, ...] = ()
+    """Folders and URL prefixes that the rows of a manifest may additionally name. Always allowed
+    are local files (of a local manifest), its own host, object stores and public web addresses.
+    `file://` and addresses of this machine and of private networks need an entry here."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,7 @@ class Columns:
     answer: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: SourceConfig) -> "Columns":
+    def of(cls, config: TableConfig) -> "Columns":
         """Build the column names from the settings of a source."""
         return cls(
             image=_chosen(config.image_column, IMAGE_COLUMNS),
@@ -184,7 +199,7 @@ class TableSource:
 
     block_size = 1
 
-    def __init__(self, content: bytes, path: str, files: ImageFiles, config: SourceConfig) -> None:
+    def __init__(self, content: bytes, path: str, files: ImageFiles, config: TableConfig) -> None:
         self._path = path
         self._files = files
         table = open_table(content, path)

@@ -1,21 +1,42 @@
 """Source factory: open the source that a recipe configures."""
 
-from coca.core.errors import DataError
-from coca.data.sources.base import SOURCES, Source, SourceConfig, require_read
+from pathlib import Path
+
+from coca.core.errors import ConfigError, DataError
+from coca.data.sources.base import SOURCES, Source, SourceConfig
+from coca.data.sources.folder import FolderConfig
 from coca.data.sources.frame_strips import StripSource
+from coca.data.sources.manifest import ManifestConfig
+from coca.data.sources.shards import ShardsConfig
+from coca.data.sources.tables import SUFFIXES
 
 
 def open_source(config: SourceConfig) -> Source:
     """Open the source that `config` describes.
 
     Raises:
-        ConfigError: The kind is unknown, or does not read a setting that is set.
+        ConfigError: The kind is unknown, or `config` is not of its class.
         DataError: The path has no usable sample.
     """
-    require_read(config)
-    source = SOURCES.get(config.kind)(config)
+    kind = SOURCES.get(config.kind)
+    if not isinstance(config, kind.config):
+        raise ConfigError(
+            f"a source of kind {config.kind} is configured by {kind.config.__name__}, got "
+            f"{type(config).__name__}"
+        )
+    source = kind.open(config)
     if config.strip:
         source = StripSource(source, config.strip, config.frames)
     if not len(source):
         raise DataError(f"source {config.title} holds no sample", reason="empty_source")
     return source
+
+
+def config_class_of(path: str) -> type[FolderConfig | ManifestConfig | ShardsConfig]:
+    """Infer the kind of a source from its path: a table, tars, or a folder of images."""
+    if path.endswith(SUFFIXES):
+        return ManifestConfig
+    local = Path(path)
+    if not local.is_dir() or any(local.glob("*.tar")):
+        return ShardsConfig
+    return FolderConfig

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from coca.core.annotations import SIDECAR_SUFFIXES, Sidecars, read_sidecars, split_record
 from coca.core.errors import DataError
@@ -11,13 +11,19 @@ from coca.core.formats import IMAGE_SUFFIXES
 from coca.core.local_files import file_etag, walk_files
 from coca.core.regular_files import MAX_IMAGE_BYTES
 from coca.data.sample import Sample
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
+from coca.data.sources.base import SelectionConfig, register_source, single_path
 from coca.data.sources.selection import selected_rows
 from coca.data.storage.storage import Storage
 
 
-@SOURCES.register("folder")
-@reads("where", "part")
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(SelectionConfig):
+    """Settings of an image folder."""
+
+    kind: str = "folder"
+
+
+@register_source("folder", FolderConfig)
 class FolderSource:
     """All images below a folder, sorted by path; hidden files and folders are skipped.
 
@@ -32,7 +38,7 @@ class FolderSource:
 
     block_size = 1
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: FolderConfig) -> None:
         self._root = single_path(config)
         if not os.path.isdir(self._root):
             raise DataError(

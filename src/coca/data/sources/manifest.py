@@ -1,11 +1,12 @@
 """Manifest source: a JSON-lines, CSV, TSV or Parquet table of images and their text."""
 
 import os
+from dataclasses import dataclass
 
 from coca.core.local_files import file_etag
 from coca.core.regular_files import MAX_IMAGE_BYTES
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
-from coca.data.sources.columns import TABLE_SETTINGS, TableSource
+from coca.data.sources.base import register_source, single_path
+from coca.data.sources.columns import TableConfig, TableSource
 from coca.data.storage.storage import Storage, full_path, is_remote
 from coca.data.storage.url_policy import Reach
 
@@ -38,9 +39,15 @@ class _Files:
         return f"{self._folder}/{name}"
 
 
-@SOURCES.register("manifest")
-@reads(*TABLE_SETTINGS)
-def manifest_source(config: SourceConfig) -> TableSource:
+@dataclass(frozen=True, kw_only=True)
+class ManifestConfig(TableConfig):
+    """Settings of a table of images."""
+
+    kind: str = "manifest"
+
+
+@register_source("manifest", ManifestConfig)
+def manifest_source(config: ManifestConfig) -> TableSource:
     """Open a table whose rows are the samples.
 
     The image is a path (relative ones start at the manifest's folder), a URL, or, in Parquet,

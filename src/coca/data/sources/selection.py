@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from coca.data.sample import Sample
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.base import SelectionConfig
 from coca.data.sources.tables import part_of, rows_of, select
 
 
 def selected_rows(
-    metadata_of: Callable[[int], Sample], count: int, config: SourceConfig
+    metadata_of: Callable[[int], Sample], count: int, config: SelectionConfig
 ) -> Int64[np.ndarray, " N"] | None:
     """Find the rows that match `config.where` and `config.part`; None if both are unset.
 

@@ -15,18 +15,20 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from pydantic import NonNegativeInt
 
 from coca.core.absence import nearest
 from coca.core.errors import ConfigError, DataError
 from coca.core.files import write_atomic
 from coca.core.formats import IMAGE_FORMATS_SHOWN
 from coca.data.sample import Sample
-from coca.data.sources.base import SOURCES, SourceConfig, reads
+from coca.data.sources.base import SelectionConfig, register_source
 from coca.data.sources.selection import selected_rows
 from coca.data.sources.tar_index import (
     JSON,
@@ -50,8 +52,22 @@ INDEX_THREADS = 8
 _TAR_WITHIN = re.compile(r"\.tar(?=/)")
 
 
-@SOURCES.register("shards")
-@reads("index_folder", "block_size", "where", "part")
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig(SelectionConfig):
+    """Settings of tar shards."""
+
+    kind: str = "shards"
+
+    index_folder: str = ""
+    """Folder of the tar indexes. By default they are stored next to the tars, or in the user's
+    cache (`~/.cache/coca/index`) if that folder is read-only."""
+
+    block_size: NonNegativeInt = 0
+    """Consecutive samples that are read together. 0 means 1 for local files and 256 for remote
+    files. A larger block reads faster and shuffles less."""
+
+
+@register_source("shards", ShardsConfig)
 class ShardSource:
     """Random-access source over a list of tar shards, in the order of the list.
 
@@ -68,7 +84,7 @@ class ShardSource:
     """
 
     def __init__(
-        self, config: SourceConfig, *, on_bad: Callable[[str, DataError], object] | None = None
+        self, config: ShardsConfig, *, on_bad: Callable[[str, DataError], object] | None = None
     ) -> None:
         self._storage = Storage()
         paths = self._storage.find(config.paths, suffix=".tar")

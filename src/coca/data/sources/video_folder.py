@@ -1,13 +1,21 @@
 """Video-folder source, the layout of UCF101 and HMDB51: the topmost folder is the label."""
 
+from dataclasses import dataclass
+
 from coca.core.errors import DataError
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
-from coca.data.sources.clips import Clip, ClipFolder, ClipSource
+from coca.data.sources.base import register_source, single_path
+from coca.data.sources.clips import Clip, ClipFolder, ClipsConfig, ClipSource
 
 
-@SOURCES.register("videos")
-@reads("frames", "frame_px")
-def videos(config: SourceConfig) -> ClipSource:
+@dataclass(frozen=True, kw_only=True)
+class VideosConfig(ClipsConfig):
+    """Settings of a folder of videos."""
+
+    kind: str = "videos"
+
+
+@register_source("videos", VideosConfig)
+def videos(config: VideosConfig) -> ClipSource:
     """Open all videos and frame folders below a folder, sorted by path.
 
     `ROOT/juggling/1.mp4` and the images in `ROOT/juggling/1/` both have the label "juggling". The

@@ -3,12 +3,13 @@
 import struct
 import zipfile
 import zlib
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from coca.core.errors import ConfigError, DataError
 from coca.core.regular_files import MAX_IMAGE_BYTES
-from coca.data.sources.base import SOURCES, SourceConfig, reads, single_path
-from coca.data.sources.columns import TABLE_SETTINGS, TableSource
+from coca.data.sources.base import register_source, single_path
+from coca.data.sources.columns import TableConfig, TableSource
 from coca.data.sources.tables import SUFFIXES
 from coca.data.storage.storage import Storage, full_path
 
@@ -143,9 +144,18 @@ class Archive:
         )
 
 
-@SOURCES.register("zip")
-@reads("table", *TABLE_SETTINGS)
-def zip_source(config: SourceConfig) -> TableSource:
+@dataclass(frozen=True, kw_only=True)
+class ZipConfig(TableConfig):
+    """Settings of a zip of images with their table."""
+
+    kind: str = "zip"
+
+    table: str = ""
+    """Name of the table in the archive, if it has several."""
+
+
+@register_source("zip", ZipConfig)
+def zip_source(config: ZipConfig) -> TableSource:
     """Open the table in a zip, whose images are in the same zip.
 
     The table is the only JSON-lines, CSV or Parquet file of the zip, or the one named by `table`;
@@ -162,7 +172,7 @@ def zip_source(config: SourceConfig) -> TableSource:
     return TableSource(content, f"{path}/{table}", archive, config)
 
 
-def _table_name(archive: Archive, config: SourceConfig, path: str) -> str:
+def _table_name(archive: Archive, config: ZipConfig, path: str) -> str:
     if config.table:
         return config.table
     found = [name for name in archive.names if name.lower().endswith(SUFFIXES)]

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from coca.core.errors import DataError, SearchError, StorageError
 from coca.core.progress import ProgressMaker, silent
-from coca.data.sources.base import SourceConfig
+from coca.data.sources.shards import ShardsConfig
 from coca.data.storage.storage import Storage, full_path
 from coca.inference.predictor import Predictor
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
@@ -88,7 +88,7 @@ def embed_shard(
 ) -> EmbeddedShard:
     """Embed one tar unless it is finished or claimed by another process."""
     try:
-        source = SampleSource(SourceConfig(kind="shards", path=shard))
+        source = SampleSource(ShardsConfig(path=shard))
     except DataError as error:
         return EmbeddedShard(shard, None, fault=str(error))
     names = {

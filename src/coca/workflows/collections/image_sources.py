@@ -10,9 +10,11 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.heif import PHOTO_SUFFIXES
 from coca.core.local_files import modified_at
-from coca.data.sources.base import PlacedSource, SourceConfig
+from coca.data.sources.base import PlacedSource, Source, SourceConfig
 from coca.data.sources.factory import open_source
-from coca.data.sources.shards import ShardSource
+from coca.data.sources.manifest import ManifestConfig
+from coca.data.sources.shards import ShardsConfig, ShardSource
+from coca.data.sources.zip_archive import ZipConfig
 from coca.data.storage.storage import full_path, is_remote
 from coca.search.ingest.source_images import Annotation, SourceImage
 from coca.search.ingest.sources import AnySource, Entry, FileSource, empty_folders
@@ -48,7 +50,7 @@ def open_sources(
         uris: Resolved by `resolve_uris`.
         frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
         read_from: URL prefixes and folders that tables may reference; see
-            `SourceConfig.read_from`.
+            `ManifestConfig.read_from`.
 
     Raises:
         DataError: A source is missing, or none can be read.
@@ -65,7 +67,7 @@ def open_sources(
     unreadable: list[UnreadableFile] = []
     if tars := [one.uri for one in uris if isinstance(one, TarsUri) or _has_tars(one)]:
         shards = SampleSource(
-            SourceConfig(kind="shards", path=tuple(tars)),
+            ShardsConfig(path=tuple(tars)),
             on_bad_tar=lambda tar, error: unreadable.append(UnreadableFile(tar, error)),
         )
         if shards.entries() or not unreadable:
@@ -155,7 +157,11 @@ class SampleSource:
         *,
         on_bad_tar: Callable[[str, DataError], object] | None = None,
     ) -> None:
-        source = ShardSource(config, on_bad=on_bad_tar) if on_bad_tar else open_source(config)
+        source: Source
+        if on_bad_tar is not None and isinstance(config, ShardsConfig):
+            source = ShardSource(config, on_bad=on_bad_tar)
+        else:
+            source = open_source(config)
         if not isinstance(source, PlacedSource):
             raise ConfigError(f"a source of kind {config.kind} cannot be indexed")
         self._source = source
@@ -244,4 +250,5 @@ def _open_videos(uris: Sequence[SourceUri], frame_interval_s: float) -> VideoSou
 
 
 def _open_table(table: TableUri, read_from: Sequence[str]) -> SampleSource:
-    return SampleSource(SourceConfig(kind=table.kind, path=table.uri, read_from=tuple(read_from)))
+    config_class = ZipConfig if table.kind == "zip" else ManifestConfig
+    return SampleSource(config_class(path=table.uri, read_from=tuple(read_from)))

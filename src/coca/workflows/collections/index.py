@@ -77,7 +77,7 @@ def index_images(
         uri: Path that ends in `.db`, or address of a Milvus server.
         frame_interval_s: Interval between the frames of a video, in seconds; 0 skips videos.
         read_from: URL prefixes and folders that tables may reference; see
-            `SourceConfig.read_from`.
+            `ManifestConfig.read_from`.
         progress: Optional progress callback.
         **settings: See `IndexSettings`.
 

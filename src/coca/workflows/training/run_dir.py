@@ -7,15 +7,13 @@ model/       what `coca.load` reads
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from coca.core.config import digest, to_dict
-from coca.core.config_docs import to_plain
+from coca.core.config import digest, from_dict, to_dict
 from coca.core.errors import ConfigError
 from coca.core.files import write_atomic
 from coca.core.provenance import record
@@ -64,27 +62,18 @@ def compare_with_earlier(config: RunConfig, *, fixed: Sequence[str], logged: Seq
     if not path.exists():
         return
     before, now = json.loads(path.read_text(encoding="utf-8")), to_dict(config)
+    with suppress(ConfigError):
+        # An earlier version lists other settings, each with its default.
+        before = to_dict(from_dict(type(config), before, source=str(path)))
     for name in fixed:
-        if _with_defaults(before.get(name), getattr(config, name)) != now[name]:
+        if before.get(name) != now[name]:
             raise ConfigError(
                 f"{config.run} was started with {name} {before.get(name)}, now it is {now[name]}; "
                 "use another folder for the new run"
             )
     for name in logged:
-        if _with_defaults(before.get(name), getattr(config, name)) != now[name]:
+        if before.get(name) != now[name]:
             logger.warning("%s resumes with changed settings of %s", config.run, name)
-
-
-def _with_defaults(before: Any, section: Any) -> Any:
-    """Add settings that an earlier release did not have to a section of its recipe."""
-    if not isinstance(before, dict) or not is_dataclass(section):
-        return before
-    defaults = {
-        it.name: it.default if it.default_factory is MISSING else it.default_factory()
-        for it in fields(section)
-    }
-    new = {name: it for name, it in defaults.items() if name not in before and it is not MISSING}
-    return {**before, **{name: to_plain(value) for name, value in new.items()}}
 
 
 def begin(config: RunConfig, data_fingerprint: str, facts: Mapping[str, Any]) -> None:
