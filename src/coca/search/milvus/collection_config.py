@@ -2,8 +2,11 @@
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
+from annotated_types import Ge, Interval
+
+from coca.core.config_base import Config
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import Capabilities
@@ -15,17 +18,19 @@ Consistency: TypeAlias = Literal["Strong", "Session", "Bounded", "Eventually"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectionSettings:
+class CollectionSettings(Config):
     """Configuration of a new collection; the defaults suit up to some millions of images."""
+
+    range_error: ClassVar = ArgumentError
 
     index: VectorIndex | None = None
     """Index of the vectors; None selects the default, see `choose_index`."""
     fallback: bool | None = None
     """Whether to use the closest supported setting, with a warning, instead of an error; by default
     on Lite only."""
-    shards: int = 1
-    """Number of shards that divide the writes, 1 to 16: one for each 200 million rows."""
-    replicas: int = 1
+    shards: Annotated[int, Interval(ge=1, le=16)] = 1
+    """Number of shards that divide the writes: one for each 200 million rows."""
+    replicas: Annotated[int, Ge(1)] = 1
     """Number of in-memory replicas that share the searches; each needs its own query node."""
     partition_by_album: bool = False
     """Partition by album, so that a filter `album == "..."` reads only some of the rows."""
@@ -34,16 +39,6 @@ class CollectionSettings:
 
     `Bounded` is at most some seconds stale; `Strong` waits, about 0.2 s a search.
     """
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.shards <= 16:
-            raise ArgumentError(f"shards is {self.shards}; it may be 1 to 16")
-        if self.replicas < 1:
-            raise ArgumentError(f"replicas is {self.replicas}; it may be 1 or more")
-        if self.consistency not in get_args(Consistency):
-            raise ArgumentError(
-                f"consistency is {self.consistency!r}; it may be {', '.join(get_args(Consistency))}"
-            )
 
     def fitted(self, capabilities: Capabilities) -> "CollectionSettings":
         """Fit the configuration to the features of Milvus; warn of each unsupported setting.

@@ -4,37 +4,32 @@ Dimensions: N images, M examples, K classes, E embedding.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Interval
 from jaxtyping import Float, Float32
 
-from coca.core.errors import ArgumentError, ConfigError
+from coca.core.config_base import Config
+from coca.core.errors import ArgumentError
 from coca.core.progress import ProgressMaker, silent
 from coca.search.mining.diversity import drop_near_duplicates, k_center
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(Config):
     """Configuration of a selection: count, thresholds and diversity."""
 
-    count: int
+    count: Annotated[int, Ge(1)]
     """Maximum number of images."""
     min_score: float | None = None
     """Minimum score of a selected image."""
     diverse: bool = False
     """Select by greedy k-center among the best `pool * count`."""
-    pool: int = 4
+    pool: Annotated[int, Ge(1)] = 4
     """Candidates for each selected image, with `diverse` and scores."""
-    max_likeness: float | None = None
-    """Maximum cosine of two selected images, which excludes near-duplicates; in (0, 1]."""
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or self.pool < 1:
-            raise ConfigError(
-                f"count is {self.count} and pool {self.pool}; each must be at least 1"
-            )
-        if self.max_likeness is not None and not 0 < self.max_likeness <= 1:
-            raise ConfigError(f"max_likeness must be in (0, 1], got {self.max_likeness}")
+    max_likeness: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """Maximum cosine of two selected images, which excludes near-duplicates."""
 
 
 def similarity(

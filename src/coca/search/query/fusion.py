@@ -1,34 +1,27 @@
 """Rank fusion: reciprocal rank fusion (RRF) or min-max-normalized score fusion."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from coca.core.errors import ConfigError
+from annotated_types import Ge
+
+from coca.core.config_base import Config, Fraction
 from coca.search.records import Hit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fusion:
+class Fusion(Config):
     """Configuration of the fusion of the dense and the full-text ranking."""
 
     method: Literal["rrf", "scores"] = "rrf"
     """`rrf` adds 1 / (constant + rank) (reciprocal rank fusion, Cormack et al. 2009), so scores
     need not be comparable. `scores` adds scores that are min-max-normalized to 0 to 1 in each
     ranking."""
-    words: float = 0.5
-    """Weight of the full-text ranking, 0 to 1; the dense ranking has the rest."""
-    constant: int = 60
+    words: Fraction = 0.5
+    """Weight of the full-text ranking; the dense ranking has the rest."""
+    constant: Annotated[int, Ge(1)] = 60
     """For `rrf`: the larger, the smaller the lead of the first ranks; 60 as in the paper."""
-
-    def __post_init__(self) -> None:
-        if self.method not in ("rrf", "scores"):
-            raise ConfigError(f"method must be rrf or scores, got {self.method!r}")
-        if not (math.isfinite(self.words) and 0 <= self.words <= 1):
-            raise ConfigError(f"words must be in [0, 1], got {self.words}")
-        if self.constant < 1:
-            raise ConfigError(f"constant must be at least 1, got {self.constant}")
 
 
 def fuse(rankings: Sequence[Sequence[Hit]], weights: Sequence[float], fusion: Fusion) -> list[Hit]:

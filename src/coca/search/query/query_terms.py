@@ -9,12 +9,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Float, Float32, Float64
 
+from coca.core.config_base import Config
 from coca.core.errors import ArgumentError, ConfigError
 from coca.search.milvus.pagination import check_text
 
@@ -27,12 +28,14 @@ _NEARLY = re.compile(r"[+-]?[\d.,]*\d[\d.,]*%?|[+-]?(inf|nan)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Term:
+class Term(Config):
     """One text, image or vector of a query, with its weight.
 
     Example:
         engine.search(terms=[Term(text="red car"), Term(text="night", weight=-0.3)])
     """
+
+    range_error: ClassVar = ArgumentError
 
     text: str | None = None
     """Query text, or text to move away from."""
@@ -40,22 +43,18 @@ class Term:
     """An image, in any form that the embedder reads."""
     vector: Float[np.ndarray, " E"] | None = field(default=None, compare=False)
     """An embedding."""
-    weight: float = 1.0
-    """Weight relative to the other terms, -10 to 10, not 0; negative moves results away from it."""
+    weight: Annotated[float, Interval(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
+    """Weight relative to the other terms, not 0; negative moves results away from it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = [self.text, self.image, self.vector]
         if sum(one is not None for one in given) != 1:
             raise ArgumentError("a term is one of text, image and vector, and just one of them")
         if self.text is not None:
             check_text(self.text)
-        if isinstance(self.weight, bool) or not isinstance(self.weight, Real):
-            raise ArgumentError(f"the weight of a term must be a number, got {self.weight!r}")
-        if not math.isfinite(self.weight) or not 0 < abs(self.weight) <= MAX_WEIGHT:
-            raise ArgumentError(
-                f"the weight of a term must be in [-{MAX_WEIGHT:g}, {MAX_WEIGHT:g}] and not 0, "
-                f"got {self.weight:g}"
-            )
+        if self.weight == 0:
+            raise ArgumentError("weight must not be 0: the term would have no effect")
 
 
 def parse_terms(texts: Sequence[str], images: Sequence[str] = ()) -> list[Term]:
