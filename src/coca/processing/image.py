@@ -36,7 +36,7 @@ from coca.core.config_base import Config
 from coca.core.errors import DataError, MissingExtraError
 from coca.core.formats import IMAGE_FORMATS_SHOWN
 from coca.core.heif import HEAD_BYTES, formats_of
-from coca.processing.suppress_native_stderr import decoder_warnings_ignored
+from coca.processing.decoder_warnings import decoder_warnings_ignored
 
 ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
 """File content, a path, a PIL image, or uint8 pixels (H, W), (H, W, 1), (H, W, 3), (H, W, 4)."""
