@@ -43,7 +43,7 @@ from side_by_side import (
     write_report,
 )
 
-from coca.search.index_params.advisor import parse_index
+from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.query.in_memory import InMemoryIndex

@@ -17,7 +17,7 @@ from options import run
 from search_peers import DIM, K
 from side_by_side import Figures, Rounds, emit, in_turn, own_seconds, table, write_report
 
-from coca.search.index_params.advisor import parse_index
+from coca.search.index_params.vector_index import parse_index
 from search import QUERIES, Ours, cloud, filled, kept_folder, milvus_server
 
 EFS = [{"ef": ef} for ef in (10, 16, 32, 64, 128, 256, 512)]

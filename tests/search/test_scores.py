@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from coca.search.index_params.advisor import parse_index
+from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.lite import is_lite
 from coca.search.mining.recommend import recommend

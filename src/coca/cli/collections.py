@@ -134,7 +134,7 @@ def index_(
 ) -> None:
     """Build another vector index; searches fail meanwhile, and no record is lost."""
     console = Console.current(json=as_json)
-    from coca.search.index_params.advisor import parse_index
+    from coca.search.index_params.vector_index import parse_index
     from coca.search.milvus.collection import Collection
 
     wanted = parse_index(index_type)
@@ -244,7 +244,7 @@ def migrate(
     The same command resumes an interrupted copy. No record is deleted from either side.
     """
     console = Console.current(json=as_json)
-    from coca.search.index_params.advisor import parse_index
+    from coca.search.index_params.vector_index import parse_index
     from coca.search.ingest.migrate import migrate as run
     from coca.search.milvus.collection import Collection
     from coca.search.milvus.collection_config import CollectionSettings
@@ -300,7 +300,7 @@ def reindex(
     """
     console = Console.current(json=as_json)
     place = defaults.search_uri(uri)
-    from coca.search.index_params.advisor import parse_index
+    from coca.search.index_params.vector_index import parse_index
     from coca.search.ingest.reindex import reindex as run
     from coca.search.milvus.catalog import check_switchable, point_alias
     from coca.search.milvus.collection import Collection

@@ -1,13 +1,14 @@
-import dataclasses
 import logging
 from typing import Any
 
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.index_params.advisor import choose_index, index_of, parse_index
+from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import capabilities_of
-from coca.search.index_params.types import INDEX_TYPES, Hnsw, IvfPq
+from coca.search.index_params.types import INDEX_TYPES
+from coca.search.index_params.vector_index import VectorIndex, index_of, parse_index
+from index_types_page import PAGE, page
 
 LITE = capabilities_of("milvus_lite-3.2.2")
 OLD, NEW = capabilities_of("v2.3.5"), capabilities_of("v3.0.0")
@@ -16,14 +17,14 @@ EVERY = pytest.mark.parametrize("name", sorted(INDEX_TYPES))
 
 @EVERY
 def test_every_type_is_read_back_from_what_it_says(name: str) -> None:
-    index = INDEX_TYPES[name]()
+    index = VectorIndex(name)
     assert parse_index(str(index)) == index
     assert parse_index(name.lower()) == index
 
 
 @EVERY
 def test_every_type_is_read_back_from_what_milvus_says(name: str) -> None:
-    index = INDEX_TYPES[name]()
+    index = VectorIndex(name)
     params = index.build_params(512)
     for told in (
         {"index_type": name, "params": params},
@@ -35,7 +36,7 @@ def test_every_type_is_read_back_from_what_milvus_says(name: str) -> None:
 
 @EVERY
 def test_more_effort_never_looks_at_less(name: str) -> None:
-    index = INDEX_TYPES[name]()
+    index = VectorIndex(name)
     for little, much in ((0.5, 1.0), (1.0, 4.0), (4.0, 1e9)):
         less, more = index.search_params(10, little), index.search_params(10, much)
         assert less.keys() == more.keys()
@@ -47,23 +48,45 @@ def test_more_effort_never_looks_at_less(name: str) -> None:
 
 @EVERY
 def test_booleans_are_sent_as_words_in_small_letters(name: str) -> None:
-    values = INDEX_TYPES[name]().build_params(512).values()
+    values = VectorIndex(name).build_params(512).values()
     assert not any(isinstance(value, bool) or value in ("True", "False") for value in values)
 
 
 @EVERY
-def test_every_setting_says_what_it_is_and_refuses_what_is_out_of_range(name: str) -> None:
-    kind = INDEX_TYPES[name]
-    assert kind.__doc__
-    for field in dataclasses.fields(kind):
-        least, most = field.metadata["least"], field.metadata["most"]
-        wrong: list[Any] = [] if least is None else [least - 1]
-        wrong += [] if most is None else [most + 1]
-        wrong += ["nonsense"] if field.metadata["choices"] else []
+def test_every_parameter_accepts_its_limits_and_rejects_values_outside(name: str) -> None:
+    for param in INDEX_TYPES[name].build:
+        right: list[Any] = [param.default, param.low, param.high, *param.choices]
+        for value in (one for one in right if one is not None):
+            assert VectorIndex(name, {param.name: value}).params[param.name] == value
+        wrong: list[Any] = [] if param.low is None else [param.low - 1, float("nan")]
+        wrong += [] if param.high is None else [param.high + 1]
+        wrong += ["nonsense"] if param.choices or param.kind is bool else []
         for value in wrong:
-            setting = f"{field.metadata['name'] or field.name}={value}"
-            with pytest.raises(SearchError, match=f"of {name} is "):
-                parse_index(f"{name}:{setting}")
+            with pytest.raises(SearchError, match=f"{param.name} of {name} must be .*, got "):
+                VectorIndex(name, {param.name: value})
+            with pytest.raises(SearchError, match=f"{param.name} of {name} must be .*, got "):
+                parse_index(f"{name}:{param.name}={value}")
+
+
+@EVERY
+def test_rows_of_the_table_refer_to_each_other_and_end_at_a_type_of_the_first_server(
+    name: str,
+) -> None:
+    first = capabilities_of("v2.3.5-lite").indexes
+    spec, seen = INDEX_TYPES[name], [name]
+    assert name in first or spec.next_best
+    while spec.next_best:
+        assert spec.loss
+        spec = INDEX_TYPES[spec.next_best]
+        assert spec.name not in seen
+        seen.append(spec.name)
+    assert spec.name in first
+    switches = {param.only_if.removeprefix("!") for param in INDEX_TYPES[name].search} - {""}
+    assert switches <= {param.name for param in INDEX_TYPES[name].build if param.kind is bool}
+
+
+def test_the_page_of_index_types_equals_the_table() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run tests/index_types_page.py"
 
 
 def test_all_indexes_of_milvus_are_known() -> None:
@@ -77,10 +100,10 @@ def test_all_indexes_of_milvus_are_known() -> None:
         ("HNWS", "no index type 'HNWS': did you mean 'HNSW'?"),
         ("HNSW:m=8", r"HNSW has no setting 'm=8': known: M, efConstruction|did you mean 'M'"),
         ("HNSW:M", "HNSW has no setting 'M'"),
-        ("HNSW:M=many", "M of HNSW is 'many', and not a number"),
-        ("HNSW:M=1", "M of HNSW is 1; it may be 2 to 2,048"),
-        ("IVF_RABITQ:refine=yes", "refine of IVF_RABITQ is 'yes'; it may be true or false"),
-        ("HNSW_SQ:sq_type=SQ9", "sq_type of HNSW_SQ is 'SQ9'; it may be SQ4U, "),
+        ("HNSW:M=many", "M of HNSW must be a whole number, 2 to 2,048, got 'many'"),
+        ("HNSW:M=1", "M of HNSW must be a whole number, 2 to 2,048, got 1"),
+        ("IVF_RABITQ:refine=yes", "refine of IVF_RABITQ must be true or false, got 'yes'"),
+        ("HNSW_SQ:sq_type=SQ9", "sq_type of HNSW_SQ must be SQ4U, .*, got 'SQ9'"),
         ("BIN_FLAT", "BIN_FLAT is for vectors of bits; CoCa's vectors are floats"),
         ("MINHASH_LSH", "MINHASH_LSH is for sets of hashes"),
         ("SPARSE_INVERTED_INDEX", "SPARSE_INVERTED_INDEX is for words"),
@@ -92,31 +115,33 @@ def test_a_wrong_index_is_told_with_what_would_be_right(text: str, fault: str) -
 
 
 def test_settings_are_read_by_their_names_in_milvus() -> None:
-    assert parse_index(" hnsw : M=32 , efConstruction=100") == Hnsw(M=32, ef_construction=100)
+    assert parse_index(" hnsw : M=32 , efConstruction=100") == VectorIndex(
+        "HNSW", {"M": 32, "efConstruction": 100}
+    )
     faiss = parse_index("FAISS:faiss_index_name=OPQ16,IVF64,PQ16x4")
     assert faiss.build_params(64) == {"faiss_index_name": "OPQ16,IVF64,PQ16x4"}
 
 
 def test_pieces_must_divide_the_vector() -> None:
-    assert IvfPq().build_params(512)["m"] == 64
-    assert IvfPq().build_params(20)["m"] == 2
-    assert IvfPq(m=32).build_params(512)["m"] == 32
-    with pytest.raises(SearchError, match=r"m of IVF_PQ is 30.* near ones that do: 16, 32"):
-        IvfPq(m=30).build_params(512)
+    assert VectorIndex("IVF_PQ").build_params(512)["m"] == 64
+    assert VectorIndex("IVF_PQ").build_params(20)["m"] == 2
+    assert VectorIndex("IVF_PQ", {"m": 32}).build_params(512)["m"] == 32
+    with pytest.raises(SearchError, match=r"m of IVF_PQ must divide .* got 30; .*: 16, 32"):
+        VectorIndex("IVF_PQ", {"m": 30}).build_params(512)
 
 
 def test_what_can_be_built_is_taken_as_it_is() -> None:
-    wanted = Hnsw(M=8)
+    wanted = VectorIndex("HNSW", {"M": 8})
     for capabilities in (LITE, OLD, NEW):
         assert choose_index(wanted, capabilities) is wanted
-        assert choose_index(None, capabilities) == Hnsw()
+        assert choose_index(None, capabilities) == VectorIndex("HNSW")
 
 
 @EVERY
 def test_lite_takes_what_comes_closest_and_warns(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wanted = INDEX_TYPES[name]()
+    wanted = VectorIndex(name)
     with caplog.at_level(logging.WARNING):
         taken = choose_index(wanted, LITE)
     assert taken.type in LITE.indexes
@@ -134,7 +159,7 @@ def test_a_server_takes_nothing_else_unless_told(caplog: pytest.LogCaptureFixtur
     wanted = parse_index("HNSW_SQ")
     with pytest.raises(SearchError, match=r"Milvus 2\.3 cannot build HNSW_SQ.*HNSW comes closest"):
         choose_index(wanted, OLD)
-    assert choose_index(wanted, OLD, fallback=True) == Hnsw()
+    assert choose_index(wanted, OLD, fallback=True) == VectorIndex("HNSW")
     with pytest.raises(SearchError, match=r"Milvus Lite 3\.2 cannot build DISKANN"):
         choose_index(parse_index("DISKANN"), LITE, fallback=False)
 
@@ -142,7 +167,7 @@ def test_a_server_takes_nothing_else_unless_told(caplog: pytest.LogCaptureFixtur
 def test_zilliz_cloud_chooses_itself() -> None:
     cloud = capabilities_of("v2.6.4", "https://x.zillizcloud.com")
     assert choose_index(None, cloud).type == "AUTOINDEX"
-    assert choose_index(Hnsw(), cloud, fallback=True).type == "AUTOINDEX"
+    assert choose_index(VectorIndex("HNSW"), cloud, fallback=True).type == "AUTOINDEX"
 
 
 def test_a_gpu_graph_for_processors_is_refused_where_it_is_not_known() -> None:

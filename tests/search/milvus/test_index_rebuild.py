@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from coca.core.errors import SearchError
-from coca.search.index_params.advisor import parse_index
 from coca.search.index_params.capabilities import capabilities_of
-from coca.search.index_params.types import Hnsw
+from coca.search.index_params.vector_index import VectorIndex, parse_index
 from coca.search.milvus import index_build
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
@@ -65,7 +64,7 @@ def test_an_index_is_exchanged_and_stays_for_the_next_who_opens(
     filled: Collection,
     vectors: np.ndarray,
 ) -> None:
-    assert filled.index_type == Hnsw()
+    assert filled.index_type == VectorIndex("HNSW")
     assert recall(filled, vectors) > 0.95
     lite = filled.capabilities.lite
     wanted = parse_index("IVF_SQ8:nlist=64" if lite else "IVF_PQ:nlist=64,m=16")
@@ -104,7 +103,7 @@ def test_a_build_without_progress_is_given_up_and_the_old_index_restored(
     monkeypatch.setattr(index_build, "index_state", stuck)
     with pytest.raises(SearchError, match="could not build IVF_FLAT: it is InProgress at 0 of"):
         filled.change_index(parse_index("IVF_FLAT"), patience_s=0.2)
-    assert filled.index_type == Hnsw()
+    assert filled.index_type == VectorIndex("HNSW")
     assert recall(filled, vectors) > 0.95
 
 

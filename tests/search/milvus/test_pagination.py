@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coca.search.index_params.advisor import parse_index
+from coca.search.index_params.vector_index import parse_index
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.milvus.collection_io import Row

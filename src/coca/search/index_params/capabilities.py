@@ -8,15 +8,10 @@ import re
 from dataclasses import dataclass, replace
 
 from coca.core.errors import SearchError
+from coca.search.index_params.types import INDEX_TYPES
 
 _FIRST_SERVER = (2, 3)
 """First version with `upsert` and array columns."""
-
-_QUANTISED_HNSW = frozenset({"HNSW_SQ", "HNSW_PQ", "HNSW_PRQ"})
-_GPU_FIRST = frozenset({"GPU_IVF_FLAT", "GPU_IVF_PQ"})
-_GPU_LATER = frozenset({"GPU_CAGRA", "GPU_BRUTE_FORCE"})
-_MEMORY = frozenset({"FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW", "AUTOINDEX"})
-_DISK = frozenset({"DISKANN"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +26,7 @@ class Capabilities:
     cloud: bool = False
     """Zilliz Cloud, which chooses its own parameters for AUTOINDEX."""
     indexes: frozenset[str]
-    """Index types for float32 vectors.
+    """Index types for float32 vectors; for servers they follow from the version.
 
     Servers do not report whether they have a GPU: without a GPU, a server accepts GPU index types
     and never finishes the build.
@@ -71,8 +66,6 @@ class Capabilities:
     """
     consistency: bool
     """Consistency levels; otherwise every answer is strongly consistent."""
-    adapt_for_cpu: bool = False
-    """A GPU-built graph may be searched on CPUs."""
     like_escapes: bool = False
     r"""`\%` and `\_` in a `like` mean the characters themselves."""
 
@@ -86,7 +79,7 @@ _LITE = Capabilities(
     name="Milvus Lite",
     version=(3, 2, 2),
     lite=True,
-    indexes=_MEMORY | {"HNSW_SQ"},
+    indexes=frozenset(row.name for row in INDEX_TYPES.values() if row.lite),
     number_indexes=frozenset({"INVERTED"}),
     text_indexes=frozenset({"INVERTED"}),
     vector_types=frozenset({"FLOAT_VECTOR", "SPARSE_FLOAT_VECTOR"}),
@@ -108,7 +101,7 @@ _LITE = Capabilities(
 _SERVER_2_3 = Capabilities(
     name="Milvus",
     version=(2, 3, 0),
-    indexes=_MEMORY | _DISK | _GPU_FIRST | {"IVF_PQ", "SCANN"},
+    indexes=frozenset(),
     number_indexes=frozenset({"STL_SORT"}),
     text_indexes=frozenset({"Trie"}),
     vector_types=frozenset({"FLOAT_VECTOR", "BINARY_VECTOR"}),
@@ -129,7 +122,6 @@ _SERVER_2_3 = Capabilities(
 
 _SERVER_2_4 = replace(
     _SERVER_2_3,
-    indexes=_SERVER_2_3.indexes | _GPU_LATER,
     number_indexes=frozenset({"INVERTED", "STL_SORT"}),
     text_indexes=frozenset({"INVERTED", "Trie"}),
     vector_types=_SERVER_2_3.vector_types
@@ -143,7 +135,6 @@ _SERVER_2_4 = replace(
 
 _SERVER_2_5 = replace(
     _SERVER_2_4,
-    indexes=_SERVER_2_4.indexes | _QUANTISED_HNSW,
     number_indexes=_SERVER_2_4.number_indexes | {"BITMAP"},
     text_indexes=_SERVER_2_4.text_indexes | {"BITMAP"},
     bm25=True,
@@ -154,26 +145,17 @@ _SERVER_2_5 = replace(
 
 _SERVER_2_6 = replace(
     _SERVER_2_5,
-    indexes=_SERVER_2_5.indexes | {"IVF_RABITQ"},
     text_indexes=_SERVER_2_5.text_indexes | {"NGRAM"},
     vector_types=_SERVER_2_5.vector_types | {"INT8_VECTOR"},
 )
-
-_SERVER_2_6_1 = replace(_SERVER_2_6, adapt_for_cpu=True)
-
-_SERVER_2_6_4 = replace(_SERVER_2_6_1, indexes=_SERVER_2_6_1.indexes | {"AISAQ"})
-
-_SERVER_3_0 = replace(_SERVER_2_6_4, indexes=_SERVER_2_6_4.indexes | {"FAISS"})
 
 _SERVERS = {
     (2, 3, 0): _SERVER_2_3,
     (2, 4, 0): _SERVER_2_4,
     (2, 5, 0): _SERVER_2_5,
     (2, 6, 0): _SERVER_2_6,
-    (2, 6, 1): _SERVER_2_6_1,
-    (2, 6, 4): _SERVER_2_6_4,
-    (3, 0, 0): _SERVER_3_0,
 }
+"""First version of a server -> its features, but for the index types."""
 
 
 def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
@@ -204,12 +186,13 @@ def capabilities_of(server_version: str, uri: str = "") -> Capabilities:
     if version[:2] < _FIRST_SERVER:
         raise SearchError(f"{uri or 'the server'} is Milvus {numbers}; 2.3 or newer is needed")
     table = _SERVERS[max(first for first in _SERVERS if first <= version)]
-    table = replace(table, name=f"Milvus {numbers}", version=version)
+    indexes = {row.name: row.hardware for row in INDEX_TYPES.values() if row.since <= version}
     if "zilliz" in uri or "zilliz" in server_version.lower():
         # It chooses the index itself, and offers memory, disk and GPU as cluster types.
         cloud = frozenset({"AUTOINDEX", "FLAT"})
-        return replace(table, name=f"Zilliz Cloud ({numbers})", cloud=True, indexes=cloud)
+        name = f"Zilliz Cloud ({numbers})"
+        return replace(table, name=name, version=version, cloud=True, indexes=cloud)
     if server_version.endswith("-lite"):
         # The pip-installed server: built without disk and GPU indexes.
-        return replace(table, indexes=table.indexes - _DISK - _GPU_FIRST - _GPU_LATER)
-    return table
+        indexes = {name: hardware for name, hardware in indexes.items() if not hardware}
+    return replace(table, name=f"Milvus {numbers}", version=version, indexes=frozenset(indexes))

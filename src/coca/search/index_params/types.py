@@ -1,295 +1,362 @@
-"""Index types of Milvus for float vectors, with validated parameters.
+"""Table of the Milvus index types for float vectors: parameters, effort, requirements, fallback.
 
-Ranges and defaults are those of Milvus 2.6 and 3.0 and of Knowhere, its index library. The default
-graph is smaller: on 100,000 vectors, M=16 has the recall of brute force.
+Checks, messages, capabilities, the advisor and docs/reference/index-types.md follow from it. Ranges
+and defaults are those of Milvus 2.6 and 3.0 and of Knowhere, its index library. The default graph
+is smaller: on 100,000 vectors, M=16 has the recall of brute force.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from coca.search.index_params.params import (
+    LEVEL,
     MAX_RESULTS,
-    VectorIndex,
-    heaps,
-    refinement,
-    setting,
-    width,
+    NARROW_WIDTH,
+    PROBES,
+    REFINEMENT,
+    REORDERED,
+    UNQUANTIZED,
+    WIDTH,
+    BuildParam,
+    SearchParam,
+    Version,
 )
 
-_GPU_RESULTS = 1_024
+
+@dataclass(frozen=True, kw_only=True)
+class IndexType:
+    """One index type: a row of the table."""
+
+    name: str
+    about: str
+    build: tuple[BuildParam, ...] = ()
+    search: tuple[SearchParam, ...] = ()
+    exact_scores: bool = False
+    """Whether scores are of the original vectors; otherwise of compressed vectors."""
+    since: Version = (2, 3, 0)
+    """First server version that has the type."""
+    hardware: Literal["", "NVMe disk", "GPU"] = ""
+    """What a server needs besides memory."""
+    lite: bool = False
+    """Whether Milvus Lite has the type."""
+    next_best: str = ""
+    """Closest type, built where this type is unsupported; empty: AUTOINDEX."""
+    loss: str = ""
+    """Cost of `next_best`, as the end of a sentence."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics in every version that has the type; collections use IP on unit vectors."""
+        return ("IP", "L2") if self.hardware == "GPU" else ("COSINE", "IP", "L2")
+
+    @property
+    def max_results(self) -> int:
+        """Maximum `offset + k`."""
+        return 1_024 if self.hardware == "GPU" else MAX_RESULTS
+
+
 _LARGE = 1_000_000
-_REFINE_TYPES = ("SQ6", "SQ8", "FP16", "BF16", "FP32")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flat(VectorIndex):
-    """Brute-force search: exact, suitable for tens of thousands of vectors."""
-
-    type = "FLAT"
-    exact_scores = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Auto(VectorIndex):
-    """Index type chosen by the server; on Zilliz Cloud the only choice."""
-
-    type = "AUTOINDEX"
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`; servers with HNSW read `ef`, Zilliz Cloud reads `level`."""
-        level = min(max(round(effort), 1), 10)
-        return {"level": level, "ef": width(wanted, effort)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class IvfFlat(VectorIndex):
-    """Inverted file index: `nlist` clusters, of which a search probes some."""
-
-    type = "IVF_FLAT"
-    exact_scores = True
-    nlist: int = setting(128, least=1, most=65_536)
-    """Number of clusters; about 4 times the square root of the number of vectors."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        return {"nprobe": heaps(self.nlist, effort)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class IvfSq8(IvfFlat):
-    """`IVF_FLAT` with scalar quantization to 8 bits a number: a quarter of the memory."""
-
-    type = "IVF_SQ8"
-    exact_scores = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class IvfPq(IvfFlat):
-    """`IVF_FLAT` with product quantization: `nbits` for `m` subvectors, 8 to 32 times smaller."""
-
-    type = "IVF_PQ"
-    exact_scores = False
-    m: int | None = setting(None, least=1, most=65_536)
-    """Number of subvectors; must divide the vector size. Default: an eighth of the size."""
-    nbits: int = setting(8, least=1, most=24)
-    """Bits of a subvector code."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IvfRabitq(IvfFlat):
-    """`IVF_FLAT` with RaBitQ (one bit a number) and refinement: from Milvus 2.6."""
-
-    type = "IVF_RABITQ"
-    exact_scores = False
-    refine: bool = setting(True)
-    """Store finer vectors for refinement; without them the recall is at most about 0.75."""
-    refine_type: str = setting("SQ8", choices=_REFINE_TYPES)
-    """Format of the finer vectors."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        params = super().search_params(wanted, effort) | {"rbq_query_bits": 0}
-        return params | ({"refine_k": refinement(effort)} if self.refine else {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scann(IvfFlat):
-    """`IVF_PQ` with 4 bits a subvector for SIMD (ScaNN), and refinement of the best candidates."""
-
-    type = "SCANN"
-    exact_scores = False
-    with_raw_data: bool = setting(True)
-    """Store the vectors, for refinement."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        looked_at_twice = width(wanted, 4 * effort, most=MAX_RESULTS)
-        return super().search_params(wanted, effort) | {"reorder_k": looked_at_twice}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hnsw(VectorIndex):
-    """HNSW graph: the best recall for its latency, if everything fits into memory."""
-
-    type = "HNSW"
-    exact_scores = True
-    M: int = setting(16, least=2, most=2_048)
-    """Neighbours of a vector in the graph."""
-    ef_construction: int = setting(200, least=1, most=_LARGE, name="efConstruction")
-    """Candidates for these during the build."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        return {"ef": width(wanted, effort)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class HnswSq(Hnsw):
-    """`HNSW` with scalar quantization: a quarter of the memory, and hardly less recall."""
-
-    type = "HNSW_SQ"
-    exact_scores = False
-    sq_type: str = setting("SQ8", choices=("SQ4U", "SQ6", "SQ8", "BF16", "FP16"))
-    """Format of the vectors."""
-    refine: bool = setting(False)
-    """Store finer vectors as well, for refinement."""
-    refine_type: str | None = setting(None, choices=_REFINE_TYPES)
-    """Format of the finer vectors."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        params = super().search_params(wanted, effort)
-        return params | ({"refine_k": refinement(effort)} if self.refine else {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class HnswPq(Hnsw):
-    """`HNSW` with product quantization, `nbits` for each of `m` subvectors."""
-
-    type = "HNSW_PQ"
-    exact_scores = False
-    m: int | None = setting(None, least=1, most=65_536)
-    """Number of subvectors; must divide the vector size. Default: an eighth of the size."""
-    nbits: int = setting(8, least=1, most=24)
-    """Bits of a subvector code."""
-    refine: bool = setting(True)
-    """Store finer vectors as well, for refinement."""
-    refine_type: str | None = setting("SQ8", choices=_REFINE_TYPES)
-    """Format of the finer vectors."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        params = super().search_params(wanted, effort)
-        return params | ({"refine_k": refinement(effort)} if self.refine else {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class HnswPrq(HnswPq):
-    """`HNSW_PQ` with residual quantization of each subvector, `nrq` times."""
-
-    type = "HNSW_PRQ"
-    nrq: int = setting(2, least=1, most=16)
-    """Codes of a subvector."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diskann(VectorIndex):
-    """DiskANN: graph on an NVMe disk, compressed vectors in an eighth of the memory.
-
-    For parameters that are None, the server uses its own defaults.
-    """
-
-    type = "DISKANN"
-    max_degree: int | None = setting(None, least=1, most=512)
-    """Neighbours of a vector in the graph; default of Milvus: 56."""
-    search_list_size: int | None = setting(None, least=1, most=_LARGE)
-    """Candidates for these during the build; default of Milvus: 100."""
-    pq_code_budget_gb_ratio: float | None = setting(None, least=0, most=0.25)
-    """Size of the compressed vectors relative to the vectors; default of Milvus: 0.125."""
-    search_cache_budget_gb_ratio: float | None = setting(None, least=0, most=0.3)
-    """Size of the cache relative to the vectors; default of Milvus: 0.1."""
-    beam_width_ratio: float | None = setting(None, least=1, most=128)
-    """Concurrent disk reads a CPU; default of Milvus: 4."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        return {"search_list": width(wanted, effort)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Aisaq(VectorIndex):
-    """`DISKANN` with the compressed vectors on disk as well: from Milvus 2.6.4."""
-
-    type = "AISAQ"
-    max_degree: int | None = setting(None, least=1, most=512)
-    """Neighbours of a vector in the graph; default of Milvus: 56."""
-    search_list_size: int | None = setting(None, least=1, most=_LARGE)
-    """Candidates for these during the build; default of Milvus: 100."""
-    inline_pq: int | None = setting(None, least=-1, most=512)
-    """Codes of neighbours stored with a vector; -1: as many as fit."""
-    rearrange: bool | None = setting(None)
-    """Store codes that are read together contiguously."""
-    num_entry_points: int | None = setting(None, least=1, most=_LARGE)
-    """Entry points of a search; default of Milvus: 100."""
-    disk_pq_code_budget_gb_ratio: float | None = setting(None, least=0, most=1)
-    """Size of the compressed vectors relative to the vectors; default of Milvus: 0.25."""
-    pq_cache_size: int | None = setting(None, least=0)
-    """Memory for the compressed vectors, in bytes."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        return {"search_list": width(wanted, effort)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class GpuBruteForce(VectorIndex):
-    """Brute-force search on a GPU."""
-
-    type = "GPU_BRUTE_FORCE"
-    exact_scores = True
-    most_results = _GPU_RESULTS
-
-
-@dataclass(frozen=True, kw_only=True)
-class GpuIvfFlat(IvfFlat):
-    """`IVF_FLAT` on a GPU."""
-
-    type = "GPU_IVF_FLAT"
-    most_results = _GPU_RESULTS
-    cache_dataset_on_device: bool = setting(False)
-    """Cache the vectors in GPU memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GpuIvfPq(IvfPq):
-    """`IVF_PQ` on a GPU."""
-
-    type = "GPU_IVF_PQ"
-    most_results = _GPU_RESULTS
-    nbits: int = setting(8, least=4, most=8)
-    """Bits of a subvector code."""
-    cache_dataset_on_device: bool = setting(False)
-    """Cache the vectors in GPU memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GpuCagra(VectorIndex):
-    """CAGRA graph built on a GPU, which needs 1.8 times the memory of the vectors."""
-
-    type = "GPU_CAGRA"
-    most_results = _GPU_RESULTS
-    intermediate_graph_degree: int = setting(128, least=1, most=4_096)
-    """Neighbours of a vector before the graph is pruned."""
-    graph_degree: int = setting(64, least=1, most=4_096)
-    """Neighbours of a vector in the graph."""
-    build_algo: str = setting("IVF_PQ", choices=("IVF_PQ", "NN_DESCENT"))
-    """Algorithm that builds the first graph."""
-    cache_dataset_on_device: bool = setting(False)
-    """Cache the vectors in GPU memory."""
-    adapt_for_cpu: bool = setting(False)
-    """Search on CPUs, as in HNSW: from Milvus 2.6.1."""
-
-    def search_params(self, wanted: int, effort: float) -> dict[str, Any]:
-        """See `VectorIndex`."""
-        kept = width(wanted, effort)
-        return {"ef": kept} if self.adapt_for_cpu else {"itopk_size": min(kept, 2_048)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Faiss(VectorIndex):
-    """Any index of `faiss.index_factory`: from Milvus 3.0."""
-
-    type = "FAISS"
-    faiss_index_name: str = setting("OPQ16,IVF64,PQ16x4")
-    """Index description for `faiss.index_factory`."""
-
-
-INDEX_TYPES: Mapping[str, type[VectorIndex]] = {
-    kind.type: kind
-    for kind in (
-        Flat, Auto, IvfFlat, IvfSq8, IvfPq, IvfRabitq, Scann, Hnsw, HnswSq, HnswPq, HnswPrq,
-        Diskann, Aisaq, GpuBruteForce, GpuIvfFlat, GpuIvfPq, GpuCagra, Faiss,
-    )
-}  # fmt: skip
-"""Milvus name of an index type -> its class."""
+_QUARTER = "vectors take a quarter of their memory, and not an eighth or less"
+_NO_GPU = "no GPU takes part"
+
+NLIST = BuildParam(
+    "nlist", int, 128, "Clusters; about 4 times the root of the number of vectors.", 1, 65_536
+)
+M = BuildParam("M", int, 16, "Neighbors of a vector in the graph.", 2, 2_048)
+EF_CONSTRUCTION = BuildParam(
+    "efConstruction", int, 200, "Candidates for the neighbors during the build.", 1, _LARGE
+)
+SUBVECTORS = BuildParam(
+    "m", int, None, "Subvectors; default: an eighth of the vector size.", 1, 65_536, divides=True
+)
+NBITS = BuildParam("nbits", int, 8, "Bits of a subvector code.", 1, 24)
+REFINE = BuildParam("refine", bool, True, "Store finer vectors as well, for refinement.")
+REFINE_TYPE = BuildParam(
+    "refine_type",
+    str,
+    "SQ8",
+    "Format of the finer vectors.",
+    choices=("SQ6", "SQ8", "FP16", "BF16", "FP32"),
+)
+SQ_TYPE = BuildParam(
+    "sq_type", str, "SQ8", "Format of the vectors.", choices=("SQ4U", "SQ6", "SQ8", "BF16", "FP16")
+)
+MAX_DEGREE = BuildParam(
+    "max_degree", int, None, "Neighbors of a vector in the graph; default of Milvus: 56.", 1, 512
+)
+SEARCH_LIST_SIZE = BuildParam(
+    "search_list_size",
+    int,
+    None,
+    "Candidates for the neighbors during the build; default of Milvus: 100.",
+    1,
+    _LARGE,
+)
+CACHE_ON_GPU = BuildParam(
+    "cache_dataset_on_device", bool, False, "Cache the vectors in GPU memory."
+)
+
+EF = SearchParam("ef", WIDTH)
+NPROBE = SearchParam("nprobe", PROBES)
+SEARCH_LIST = SearchParam("search_list", WIDTH)
+REFINE_K = SearchParam("refine_k", REFINEMENT, only_if="refine")
+
+
+_ROWS = (
+    IndexType(
+        name="FLAT",
+        about="Brute-force search: exact, suitable for tens of thousands of vectors.",
+        exact_scores=True,
+        lite=True,
+    ),
+    IndexType(
+        name="AUTOINDEX",
+        about="Index type chosen by the server; the default of Zilliz Cloud.",
+        # Servers with HNSW read `ef`, Zilliz Cloud reads `level`.
+        search=(SearchParam("level", LEVEL), EF),
+        lite=True,
+    ),
+    IndexType(
+        name="IVF_FLAT",
+        about="Inverted file index: `nlist` clusters, of which a search probes some.",
+        build=(NLIST,),
+        search=(NPROBE,),
+        exact_scores=True,
+        lite=True,
+    ),
+    IndexType(
+        name="IVF_SQ8",
+        about="`IVF_FLAT` with scalar quantization to 8 bits a number: a quarter of the memory.",
+        build=(NLIST,),
+        search=(NPROBE,),
+        lite=True,
+    ),
+    IndexType(
+        name="IVF_PQ",
+        about="`IVF_FLAT` with product quantization, `nbits` for each of `m` subvectors: 8 to 32 "
+        "times smaller.",
+        build=(NLIST, SUBVECTORS, NBITS),
+        search=(NPROBE,),
+        next_best="IVF_SQ8",
+        loss=_QUARTER,
+    ),
+    IndexType(
+        name="IVF_RABITQ",
+        about="`IVF_FLAT` with RaBitQ, one bit a number. Without `refine`, the recall is at most "
+        "about 0.75.",
+        build=(NLIST, REFINE, REFINE_TYPE),
+        search=(NPROBE, SearchParam("rbq_query_bits", UNQUANTIZED), REFINE_K),
+        since=(2, 6, 0),
+        next_best="IVF_PQ",
+        loss="vectors take a little more memory",
+    ),
+    IndexType(
+        name="SCANN",
+        about="`IVF_PQ` with 4 bits a subvector for SIMD (ScaNN), and refinement of the best "
+        "candidates.",
+        build=(NLIST, BuildParam("with_raw_data", bool, True, "Store the vectors for refinement.")),
+        search=(NPROBE, SearchParam("reorder_k", REORDERED)),
+        next_best="IVF_FLAT",
+        loss="a search takes longer",
+    ),
+    IndexType(
+        name="HNSW",
+        about="HNSW graph: the best recall for its latency, if everything fits into memory.",
+        build=(M, EF_CONSTRUCTION),
+        search=(EF,),
+        exact_scores=True,
+        lite=True,
+    ),
+    IndexType(
+        name="HNSW_SQ",
+        about="`HNSW` with scalar quantization: a quarter of the memory, and hardly less recall.",
+        build=(
+            *(M, EF_CONSTRUCTION, SQ_TYPE),
+            *(replace(REFINE, default=False), replace(REFINE_TYPE, default=None)),
+        ),
+        search=(EF, REFINE_K),
+        since=(2, 5, 0),
+        lite=True,
+        next_best="HNSW",
+        loss="vectors take all of their memory",
+    ),
+    IndexType(
+        name="HNSW_PQ",
+        about="`HNSW` with product quantization, `nbits` for each of `m` subvectors.",
+        build=(M, EF_CONSTRUCTION, SUBVECTORS, NBITS, REFINE, REFINE_TYPE),
+        search=(EF, REFINE_K),
+        since=(2, 5, 0),
+        next_best="HNSW_SQ",
+        loss=_QUARTER,
+    ),
+    IndexType(
+        name="HNSW_PRQ",
+        about="`HNSW_PQ` with residual quantization of each subvector, `nrq` times.",
+        build=(
+            *(M, EF_CONSTRUCTION, SUBVECTORS, NBITS, REFINE, REFINE_TYPE),
+            BuildParam("nrq", int, 2, "Codes of a subvector.", 1, 16),
+        ),
+        search=(EF, REFINE_K),
+        since=(2, 5, 0),
+        next_best="HNSW_PQ",
+        loss="vectors take a little more memory",
+    ),
+    IndexType(
+        name="DISKANN",
+        about="DiskANN: graph on an NVMe disk, compressed vectors in an eighth of the memory.",
+        build=(
+            MAX_DEGREE,
+            SEARCH_LIST_SIZE,
+            BuildParam(
+                "pq_code_budget_gb_ratio",
+                float,
+                None,
+                "Size of the codes relative to the vectors; default of Milvus: 0.125.",
+                0,
+                0.25,
+            ),
+            BuildParam(
+                "search_cache_budget_gb_ratio",
+                float,
+                None,
+                "Size of the cache relative to the vectors; default of Milvus: 0.1.",
+                0,
+                0.3,
+            ),
+            BuildParam(
+                "beam_width_ratio",
+                float,
+                None,
+                "Concurrent disk reads a CPU; default of Milvus: 4.",
+                1,
+                128,
+            ),
+        ),
+        search=(SEARCH_LIST,),
+        hardware="NVMe disk",
+        next_best="HNSW",
+        loss="all vectors must fit into memory",
+    ),
+    IndexType(
+        name="AISAQ",
+        about="`DISKANN` with the compressed vectors on disk as well.",
+        build=(
+            MAX_DEGREE,
+            SEARCH_LIST_SIZE,
+            BuildParam(
+                "inline_pq",
+                int,
+                None,
+                "Codes of neighbors stored with a vector; -1: as many as fit.",
+                -1,
+                512,
+            ),
+            BuildParam("rearrange", bool, None, "Store codes that are read together contiguously."),
+            BuildParam(
+                "num_entry_points",
+                int,
+                None,
+                "Entry points of a search; default of Milvus: 100.",
+                1,
+                _LARGE,
+            ),
+            BuildParam(
+                "disk_pq_code_budget_gb_ratio",
+                float,
+                None,
+                "Size of the codes relative to the vectors; default of Milvus: 0.25.",
+                0,
+                1,
+            ),
+            BuildParam("pq_cache_size", int, None, "Cache of the compressed vectors, bytes.", 0),
+        ),
+        search=(SEARCH_LIST,),
+        since=(2, 6, 4),
+        hardware="NVMe disk",
+        next_best="DISKANN",
+        loss="the compressed copy must fit into memory",
+    ),
+    IndexType(
+        name="GPU_BRUTE_FORCE",
+        about="Brute-force search on a GPU.",
+        exact_scores=True,
+        since=(2, 4, 0),
+        next_best="FLAT",
+        hardware="GPU",
+        loss=_NO_GPU,
+    ),
+    IndexType(
+        name="GPU_IVF_FLAT",
+        about="`IVF_FLAT` on a GPU.",
+        build=(NLIST, CACHE_ON_GPU),
+        search=(NPROBE,),
+        exact_scores=True,
+        next_best="IVF_FLAT",
+        hardware="GPU",
+        loss=_NO_GPU,
+    ),
+    IndexType(
+        name="GPU_IVF_PQ",
+        about="`IVF_PQ` on a GPU.",
+        build=(NLIST, SUBVECTORS, replace(NBITS, low=4, high=8), CACHE_ON_GPU),
+        search=(NPROBE,),
+        next_best="IVF_PQ",
+        hardware="GPU",
+        loss=_NO_GPU,
+    ),
+    IndexType(
+        name="GPU_CAGRA",
+        about="CAGRA graph built on a GPU, which needs 1.8 times the memory of the vectors.",
+        build=(
+            BuildParam(
+                "intermediate_graph_degree",
+                int,
+                128,
+                "Neighbors of a vector before the graph is pruned.",
+                1,
+                4_096,
+            ),
+            BuildParam("graph_degree", int, 64, "Neighbors of a vector in the graph.", 1, 4_096),
+            BuildParam(
+                "build_algo",
+                str,
+                "IVF_PQ",
+                "Algorithm that builds the first graph.",
+                choices=("IVF_PQ", "NN_DESCENT"),
+            ),
+            CACHE_ON_GPU,
+            BuildParam(
+                "adapt_for_cpu",
+                bool,
+                False,
+                "Search on CPUs, as in HNSW.",
+                since=(2, 6, 1),
+                without="searches by GPU_CAGRA need the GPU",
+            ),
+        ),
+        search=(
+            SearchParam("ef", WIDTH, only_if="adapt_for_cpu"),
+            SearchParam("itopk_size", NARROW_WIDTH, only_if="!adapt_for_cpu"),
+        ),
+        since=(2, 4, 0),
+        next_best="HNSW",
+        hardware="GPU",
+        loss=_NO_GPU,
+    ),
+    IndexType(
+        name="FAISS",
+        about="Any index of `faiss.index_factory`.",
+        build=(
+            BuildParam(
+                "faiss_index_name", str, "OPQ16,IVF64,PQ16x4", "Name for `faiss.index_factory`."
+            ),
+        ),
+        since=(3, 0, 0),
+        next_best="HNSW",
+        loss="faiss's own name is not used",
+    ),
+)
+
+INDEX_TYPES: Mapping[str, IndexType] = {row.name: row for row in _ROWS}
+"""Milvus name of an index type -> its row."""

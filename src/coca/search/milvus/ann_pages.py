@@ -14,8 +14,8 @@ from jaxtyping import Float
 from coca.core.errors import ArgumentError
 from coca.search import records
 from coca.search.filters import check_filter, with_ids
-from coca.search.index_params.params import MAX_WIDTH, VectorIndex
-from coca.search.index_params.types import Hnsw
+from coca.search.index_params.params import MAX_WIDTH
+from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.collection_io import CollectionIO, Row, batches
 from coca.search.milvus.index_build import served_rows
 from coca.search.milvus.pagination import check_page, depth_of
@@ -91,7 +91,7 @@ class PageRequest:
         Raises:
             SearchError: `k`, `offset` or `effort` is out of range.
         """
-        check_page(self.k, self.offset, index.most_results)
+        check_page(self.k, self.offset, index.spec.max_results)
         check_filter(self.filter)
         if not self.effort > 0:
             raise ArgumentError(f"effort is {self.effort}; it must be above 0")
@@ -159,8 +159,8 @@ def _filtered_on_lite(
         return _searched(vectors, queries, request, effort=_UTMOST)
     # More results than wanted show that the search was wide enough. A compressed graph has other
     # scores than the rows, so all pages of one depth must take the same path.
-    wanted = request.limit if index.type == Hnsw.type else depth_of(request.limit)
-    wider = replace(request, limit=min(_MARGIN * wanted, index.most_results))
+    wanted = request.limit if index.type == "HNSW" else depth_of(request.limit)
+    wider = replace(request, limit=min(_MARGIN * wanted, index.spec.max_results))
     answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=MAX_WIDTH)
     if any(len(answer) < wider.limit for answer in answers):
         columns = [*HIT_COLUMNS, vectors.column]
@@ -186,8 +186,8 @@ def _searched(
     of the page are rescored with the stored vectors. Pages of one depth then agree, and scores do
     not depend on the index or the filter.
     """
-    depth = min(depth_of(request.limit), vectors.index.most_results)
-    exact = vectors.index.exact_scores
+    depth = min(depth_of(request.limit), vectors.index.spec.max_results)
+    exact = vectors.index.spec.exact_scores
     params = vectors.index.search_params(depth, effort)
     limit = request.limit if exact else depth
     if ef is not None:

@@ -46,7 +46,7 @@ def ann_search(
             )
         return found
 
-    most = vectors.index.most_results
+    most = vectors.index.spec.max_results
     answers = pages(search, list(queries), offset=page.offset, k=page.k, most=most)
     return [[to_hit(row, row["distance"]) for row in answer] for answer in answers]
 
@@ -62,7 +62,7 @@ def grouped_ann_search(
     """
     wanted = page.k + page.offset
     limit = depth_of(2 * wanted)
-    most = min(max(limit, _MOST_OF_ALBUMS), vectors.index.most_results)
+    most = min(max(limit, _MOST_OF_ALBUMS), vectors.index.spec.max_results)
     found: dict[str, Hit] = {}
     hidden: list[str] = []
     while True:
@@ -126,9 +126,9 @@ def _search_captions(
             len(answer) < request.limit and len(rows) == limit
             for answer, rows in zip(answers, found, strict=True)
         )
-        if not short or limit == vectors.index.most_results:
+        if not short or limit == vectors.index.spec.max_results:
             return [answer[: request.limit] for answer in answers]
-        limit = min(2 * limit, vectors.index.most_results)
+        limit = min(2 * limit, vectors.index.spec.max_results)
 
 
 def _without(albums: Sequence[str], filter: str) -> str:

@@ -16,7 +16,8 @@ from coca.core.progress import ProgressMaker, silent
 from coca.search import records
 from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import Capabilities
-from coca.search.index_params.params import MAX_RESULTS, VectorIndex
+from coca.search.index_params.params import MAX_RESULTS
+from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus import names, schema
 from coca.search.milvus.ann_pages import PageRequest
 from coca.search.milvus.ann_search import ann_search, bm25_search, grouped_ann_search
@@ -342,8 +343,7 @@ class Collection:
             offset: Number of nearest hits to skip, for paging.
             on: Vector field to search: `"image"` or `"text"` (captions). Records without a
                 `text_vector` are excluded from searches of captions.
-            group_by: `"album"` returns only the best image of each album; an image without an album
-                is its own group.
+            group_by: `"album"` returns the best image of each album, and all images without one.
             effort: Search width of the index, relative to the default 1: more increases recall and
                 latency.
             params: Search parameters by their Milvus names, such as `{"ef": 200}`; they override

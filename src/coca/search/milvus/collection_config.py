@@ -10,7 +10,7 @@ from coca.core.config_base import Config
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import Capabilities
-from coca.search.index_params.params import VectorIndex
+from coca.search.index_params.vector_index import VectorIndex
 
 logger = logging.getLogger(__name__)
 

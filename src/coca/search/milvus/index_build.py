@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from coca.core.errors import SearchError
 from coca.core.progress import Bar
-from coca.search.index_params.advisor import index_of
-from coca.search.index_params.params import VectorIndex
+from coca.search.index_params.vector_index import VectorIndex, index_of
 from coca.search.milvus.connection import Connection
 
 PATIENCE_S = 1_800.0

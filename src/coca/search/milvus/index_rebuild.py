@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from coca.core.errors import SearchError
 from coca.core.progress import Bar, ProgressMaker, silent
-from coca.search.index_params.params import VectorIndex
+from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import PATIENCE_S, build_index, drop_index, index_state
 from coca.search.milvus.schema import Layout, keep_index, load_collection, release_collection

@@ -11,8 +11,7 @@ from typing import Any
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search import records
-from coca.search.index_params.advisor import parse_index
-from coca.search.index_params.params import VectorIndex
+from coca.search.index_params.vector_index import VectorIndex, parse_index
 from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import build_index, index_state
