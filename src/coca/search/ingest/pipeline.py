@@ -81,20 +81,8 @@ def ingest(
     snapshot = _take_snapshot(embedder, index, names, known)
     total = snapshot.look_at(sources, trust_empty=prune_empty)
     reader = _reader(embedder, snapshot, captioner, batch_size)
-    for folder, paths in snapshot.spared.items() if prune else ():
-        logger.warning(
-            "nothing is left in %s: its drive may not be mounted, so its %s paths stay in the "
-            "collection, until `coca index %s --prune --yes`",
-            folder,
-            f"{len(paths):,}",
-            folder,
-        )
-
-    def read(source: ItemSource, planner: UpsertPlanner) -> None:
-        for item in reader.read(source):
-            if not planner.offer(item):
-                planner.offer(reader.read_again(source, item.entry))
-
+    if prune:
+        _warn_of_spared(snapshot)
     try:
         with (
             progress(_TITLE, total) as bar,
@@ -103,22 +91,14 @@ def ingest(
             ) as planner,
         ):
             for source in sources:
-                if isinstance(source, SeriesSource):
-                    for item in reader.read_series(source):
-                        planner.offer(item)
-                else:
-                    read(source, planner)
+                _read_source(source, reader, planner)
             planner.write()
             if prune:
-                missing = _missing_in(planner.report, trust_empty=prune_empty)
-                gone = [*snapshot.gone, *filter(is_gone, missing)]
-                for start in range(0, len(gone), _PRUNE_ROWS):
-                    batch = gone[start : start + _PRUNE_ROWS]
-                    planner.report.removed += planner.unlink_paths(dict.fromkeys(batch))
-                planner.report.removed += planner.forget_lost(snapshot.left)
+                _prune(planner, snapshot, trust_empty=prune_empty)
                 if names is not None:
                     # No later run would read these files until they change.
-                    read(FileSource(filter(os.path.isfile, planner.fallback_paths)), planner)
+                    fallback = FileSource(filter(os.path.isfile, planner.fallback_paths))
+                    _read_source(fallback, reader, planner)
                     planner.write()
     finally:
         # Also after a failed run: its writes persist.
@@ -246,6 +226,39 @@ class _Kept:
     def delete(self, ids: Iterable[str]) -> None:
         for id in ids:
             self.records.pop(id, None)
+
+
+def _read_source(source: AnySource, reader: Reader, planner: UpsertPlanner) -> None:
+    """Read all entries of a source into the planner."""
+    if isinstance(source, SeriesSource):
+        for item in reader.read_series(source):
+            planner.offer(item)
+        return
+    for item in reader.read(source):
+        if not planner.offer(item):
+            planner.offer(reader.read_again(source, item.entry))
+
+
+def _prune(planner: UpsertPlanner, snapshot: CollectionSnapshot, *, trust_empty: bool) -> None:
+    """Delete the records of files that no longer exist."""
+    missing = _missing_in(planner.report, trust_empty=trust_empty)
+    gone = [*snapshot.gone, *filter(is_gone, missing)]
+    for start in range(0, len(gone), _PRUNE_ROWS):
+        batch = gone[start : start + _PRUNE_ROWS]
+        planner.report.removed += planner.unlink_paths(dict.fromkeys(batch))
+    planner.report.removed += planner.forget_lost(snapshot.left)
+
+
+def _warn_of_spared(snapshot: CollectionSnapshot) -> None:
+    """Warn about empty folders whose records are kept."""
+    for folder, paths in snapshot.spared.items():
+        logger.warning(
+            "nothing is left in %s: its drive may not be mounted, so its %s paths stay in the "
+            "collection, until `coca index %s --prune --yes`",
+            folder,
+            f"{len(paths):,}",
+            folder,
+        )
 
 
 def _missing_in(report: IngestReport, *, trust_empty: bool) -> Iterator[str]:
