@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from coca.processing.image import ImageConfig, ImageTransform
@@ -96,6 +96,10 @@ class Batch:
     """Number of prompt tokens in each row, including the first token; no loss is taken on them.
     None: the batch has no prompts."""
 
+    is_distilled: Bool[Tensor, " B"] | None = None
+    """Whether the image encoder's classifier teaches the image, by `SourceConfig.distill`. None:
+    all images."""
+
     def to(self, device: torch.device | str) -> "Batch":
         """Move the batch to `device` and normalize its images; pinned memory copies are async."""
         images = self.images.to(device, non_blocking=True)
@@ -134,5 +138,9 @@ class Batch:
 
     def _if_there(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Apply a function to the optional tensors that are present."""
-        there = {"class_targets": self.class_targets, "prompt_lengths": self.prompt_lengths}
+        there = {
+            "class_targets": self.class_targets,
+            "prompt_lengths": self.prompt_lengths,
+            "is_distilled": self.is_distilled,
+        }
         return {name: change(tensor) for name, tensor in there.items() if tensor is not None}

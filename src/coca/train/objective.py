@@ -7,7 +7,7 @@ in any micro-batch.
 Dimensions: B pairs, E embedding, C classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -27,6 +27,7 @@ from coca.model.losses.contrastive import (
     contrastive_loss,
     sigmoid_loss,
 )
+from coca.train.distillation import ClassPrompts, DistillationConfig, distillation_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,12 @@ class LossConfig(Config):
     classification_weight: NonNegativeFloat = 0.0
     """Weight of the classification loss of the model's head, for fine-tuning on classes or answers.
     The paper does not use it in pretraining."""
+    distillation_weight: NonNegativeFloat = 0.0
+    """Weight of the distillation loss: the image encoder's own classifier, such as ImageNet's,
+    teaches how close images are to the names of its classes. It needs an encoder that brings a
+    classifier and its class names, and no labels."""
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    """Classes and prompts of the distillation loss."""
     contrastive: Literal["softmax", "sigmoid"] = "softmax"
     """`softmax` classifies the partner within the batch, as in the paper. `sigmoid` classifies each
     pair independently, as in SigLIP, and needs a model with a bias (`initial_bias`)."""
@@ -57,7 +64,8 @@ class LossConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = ("contrastive_weight", "captioning_weight", "classification_weight")
+        kinds = ("contrastive", "captioning", "classification", "distillation")
+        names = [f"{kind}_weight" for kind in kinds]
         if not any(getattr(self, name) for name in names):
             raise ConfigError(f"all losses have weight 0; set one of {', '.join(names)}")
         if self.contrastive == "sigmoid" and self.contrastive_reduction == "mean":
@@ -95,6 +103,8 @@ class Totals(NamedTuple):
     """Weight of each token: number of ranks / number of tokens of all ranks."""
     image_weight: Float[Tensor, ""]
     """Weight of each labelled image: number of ranks / labelled images of all ranks."""
+    distilled_weight: Float[Tensor, ""]
+    """Weight of each image that is distilled: number of ranks / such images of all ranks."""
 
 
 ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
@@ -150,13 +160,21 @@ class ChunkedLoss(Objective[ModelT_contra], Protocol[ModelT_contra]):
 class CoCaObjective:
     """The losses of a Contrastive Captioner from one forward pass.
 
-    Parts: `contrastive`, `captioning` and `classification`, if their weight is above 0. With the
-    first also `temperature` and `image_to_text@1`, the fraction of images whose own caption is the
-    nearest of the batch (chance level: 1 / batch size).
+    Parts: `contrastive`, `captioning`, `classification` and `distillation`, if their weight is
+    above 0. With the first also `temperature` and `image_to_text@1`, the fraction of images whose
+    own caption is the nearest of the batch (chance level: 1 / batch size).
     """
 
-    def __init__(self, config: LossConfig) -> None:
+    def __init__(self, config: LossConfig, prompts: ClassPrompts | None = None) -> None:
+        """Create the objective.
+
+        Args:
+            config: Weights and options.
+            prompts: Prompts of the classes of the image encoder's classifier, for distillation.
+        """
+        assert prompts is not None or not config.distillation_weight, "distillation needs prompts"
         self.config = config
+        self.prompts = prompts
 
     def __call__(self, model: Captioner, batch: Batch) -> Losses:
         """Compute the weighted sum of the losses and its parts.
@@ -166,9 +184,9 @@ class CoCaObjective:
                 no classes; or only one of model and loss has the bias of the sigmoid loss.
         """
         self._require_fit(model, batch)
-        output = self._run(model, batch)
-        losses = self._sum_up(model, batch, output, self.totals(model, batch))
-        embedded = _embedded(model, output)
+        output, teacher = self._run(model, batch)
+        losses = self._sum_up(model, batch, output, teacher, self.totals(model, batch))
+        embedded = _embedded(model, output) if self.config.contrastive_weight else None
         return losses if embedded is None else add_losses(self.match(embedded), losses)
 
     def constrain_(self, model: Captioner) -> None:
@@ -177,11 +195,14 @@ class CoCaObjective:
 
     def totals(self, model: Captioner, batch: Batch) -> Totals:
         """Count tokens and labelled images over all ranks, as weights."""
-        counts = torch.zeros(2, device=batch.tokens.device)
+        counts = torch.zeros(3, device=batch.tokens.device)
         if self.config.captioning_weight > 0:
             counts[0] = model.label_mask(batch.tokens).sum()
         if self.config.classification_weight > 0 and batch.class_targets is not None:
             counts[1] = _labelled(batch.class_targets).sum()
+        if self.config.distillation_weight > 0:
+            is_distilled = batch.is_distilled
+            counts[2] = len(batch.keys) if is_distilled is None else is_distilled.sum()
         # A batch that is split into micro-batches is still on the host.
         counts = counts.to(model.log_scale.device)
         return Totals(*(world_size() / all_reduce_sum(counts).clamp(min=1)).unbind())
@@ -208,23 +229,31 @@ class CoCaObjective:
     ) -> Losses:
         """Compute captioning and classification losses of a micro-batch."""
         self._require_fit(model, batch)
-        output = self._run(model, batch)
-        losses = self._sum_up(model, batch, output, totals)
+        output, teacher = self._run(model, batch)
+        losses = self._sum_up(model, batch, output, teacher, totals)
         embedded = _embedded(model, output)
         if gradient is None or embedded is None:
             return losses
         return losses._replace(total=losses.total + _surrogate_loss(embedded, gradient))
 
-    def _run(self, model: Captioner, batch: Batch) -> CoCaOutput:
+    def _run(self, model: Captioner, batch: Batch) -> tuple[CoCaOutput, Tensor | None]:
+        """Run the model once; with distillation also the image encoder's classifier."""
         config = self.config
-        return model(
-            batch.images,
+        images, teacher = batch.images, None
+        if config.distillation_weight > 0:
+            if images.ndim > 3:
+                images = model.image_encoder.features(images)
+            with torch.no_grad():
+                teacher = model.image_encoder.classify(images.to(model.log_scale.dtype))
+        output = model(
+            images,
             batch.tokens,
-            contrastive=config.contrastive_weight > 0,
+            contrastive=config.contrastive_weight > 0 or config.distillation_weight > 0,
             captioning=config.captioning_weight > 0,
             classification=config.classification_weight > 0,
             prompt_lengths=batch.prompt_lengths,
         )
+        return output, teacher
 
     def _contrast(self, embedded: Embedded) -> ContrastiveOutput:
         config = self.config
@@ -239,7 +268,14 @@ class CoCaObjective:
             block_rows=config.contrastive_rows,
         )
 
-    def _sum_up(self, model: Captioner, batch: Batch, output: CoCaOutput, totals: Totals) -> Losses:
+    def _sum_up(
+        self,
+        model: Captioner,
+        batch: Batch,
+        output: CoCaOutput,
+        teacher: Float[Tensor, "B K"] | None,
+        totals: Totals,
+    ) -> Losses:
         """Compute the per-sample losses."""
         config = self.config
         total = model.log_scale.new_zeros(())
@@ -267,7 +303,27 @@ class CoCaObjective:
             )
             total = total + config.classification_weight * loss
             parts["classification"] = loss.detach()
+        if teacher is not None:
+            loss = self._distill(model, batch, output, teacher, totals)
+            total = total + config.distillation_weight * loss
+            parts["distillation"] = loss.detach()
         return Losses(total, parts)
+
+    def _distill(
+        self,
+        model: Captioner,
+        batch: Batch,
+        output: CoCaOutput,
+        teacher: Float[Tensor, "B K"],
+        totals: Totals,
+    ) -> Float[Tensor, ""]:
+        images, kept = output.image_embedding, batch.is_distilled
+        assert images is not None, "requested in `_run`"
+        assert self.prompts is not None, "checked when the objective was created"
+        if kept is not None:
+            images, teacher = images[kept], teacher[kept]
+        config, weight = self.config.distillation, totals.distilled_weight
+        return distillation_loss(model, images, teacher, self.prompts, config, image_weight=weight)
 
     def _require_fit(self, model: Captioner, batch: Batch) -> None:
         config = self.config

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -142,7 +142,14 @@ class BatchDataset(Dataset[Batch | Failure]):
             bad=tuple(bad),
             image_config=None if self._features else self._processor.image_config,
             prompt_lengths=prompt_lengths,
+            is_distilled=self._distilled(sources),
         )
+
+    def _distilled(self, sources: Sequence[int]) -> Bool[Tensor, " B"] | None:
+        """Mark the samples of sources with `distill`; None if all sources have it."""
+        if all(config.distill for config in self._configs):
+            return None
+        return torch.tensor([self._configs[source].distill for source in sources])
 
     def _augment_at(self, batch_start: int) -> Augmentation | None:
         """Select the augmentation of a batch by its first sample; all images have one size."""

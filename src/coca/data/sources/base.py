@@ -74,6 +74,10 @@ class SourceConfig(Config):
     """Prompt templates with `{}` for the text or question; one is sampled at each visit. `clip` is
     the set of CLIP's 80 templates. Default: none, except "a photo of the {}" for labels."""
 
+    distill: bool = True
+    """Whether images take part in the distillation loss (`loss.distillation_weight`). A classifier
+    of photos is no teacher for drawings."""
+
     strip: NonNegativeInt = 0
     """Frames in each image, for images that are frame strips of a video; 0 reads them as plain
     images."""

@@ -31,12 +31,13 @@ from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from coca.train.config import TrainConfig
 from coca.train.distributed_context import DistributedContext
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.objective import LossConfig
 from coca.train.optimizer import for_adapters
 from coca.train.param_groups import GroupConfig
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer, TrainResult
 from coca.workflows.evaluation.evaluate import evaluate
+from coca.workflows.training.distillation import make_objective
 from coca.workflows.training.finetune_data import FinetuneDataConfig, HeadChoice, obtain_classes
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader, open_sources
@@ -166,7 +167,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     loader = _loader(config, sources, processor, head)
     trainer = Trainer(
         model,
-        CoCaObjective(config.loss),
+        make_objective(config.loss, model, processor),
         loader=loader,
         config=_paced(config),
         run_dir=config.run,

@@ -30,10 +30,11 @@ from coca.processing.processor import Processor
 from coca.processing.tokenizer import TextTokenizer
 from coca.train.config import TrainConfig
 from coca.train.distributed_context import DistributedContext
-from coca.train.objective import CoCaObjective, LossConfig
+from coca.train.objective import LossConfig
 from coca.train.optimizer import for_adapters
 from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer, TrainResult
+from coca.workflows.training.distillation import make_objective
 from coca.workflows.training.feature_cache import obtain_features, require_frozen
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import (
@@ -212,7 +213,7 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
     )
     trainer = Trainer(
         model,
-        CoCaObjective(config.loss),
+        make_objective(config.loss, model, processor),
         loader=loader,
         config=_paced(config),
         run_dir=config.run,
