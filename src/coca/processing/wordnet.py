@@ -44,7 +44,7 @@ def common_words(words: Sequence[str], package: Path, *, count: int, general: in
         words: Words by descending frequency.
         package: Folder of the installed package.
         count: Number of words to select; fewer if the list ends before.
-        general: Number of words from the start that are selected whatever they mean.
+        general: Number of words from the start that are selected for any meaning.
 
     Raises:
         DataError: The package is missing or not what it should be.
