@@ -52,7 +52,7 @@ import numpy as np
 from coca.core.errors import SearchError
 from coca.search.query.engine import SearchEngine
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.pagination import check_page
+from coca.search.search_options import check_page
 from coca.search.mining.recommend import recommend
 from coca.search.records import Record
 from coca.search.query.in_memory import InMemoryIndex

@@ -38,10 +38,6 @@ _UNIT_TOLERANCE = 1e-3
 """Tolerance of a vector's length around 1; vectors rounded to 16 bits are within it."""
 
 
-GroupBy: TypeAlias = Literal["album"]
-"""Field by which hits are grouped: only the best hit of each group is returned."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
     """Provenance of a record, from which a later run detects changes."""

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from coca.core.errors import ArgumentError
 from coca.search import records
-from coca.search.filters import check_filter, with_ids
+from coca.search.filters import with_ids
 from coca.search.index_params.params import MAX_WIDTH
 from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.collection_io import CollectionIO, Row, batches
 from coca.search.milvus.index_build import served_rows
-from coca.search.milvus.pagination import check_page, depth_of
+from coca.search.milvus.pagination import depth_of
 from coca.search.milvus.row_codec import HIT_COLUMNS
+from coca.search.search_options import SearchOptions
 
 _QUERY_ROWS = 256
 _ANSWER_BYTES = 64 << 20
@@ -59,52 +59,8 @@ class Vectors:
     index: VectorIndex
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchRequest:
-    """One ANN search: limit, filter and search width."""
-
-    limit: int
-    """Maximum number of results a query."""
-    filter: str = ""
-    """Milvus filter expression."""
-    effort: float = 1.0
-    """Search width of the index, relative to the default 1."""
-    params: Mapping[str, Any] | None = None
-    """Search parameters by their Milvus names; they override those of `effort`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageRequest:
-    """Page of the nearest records; other fields as in `SearchRequest`."""
-
-    k: int
-    """Maximum number of results a query."""
-    offset: int = 0
-    """Number of nearest results to skip."""
-    filter: str = ""
-    effort: float = 1.0
-    params: Mapping[str, Any] | None = None
-
-    def check(self, index: VectorIndex) -> None:
-        """Validate the page against the limits of the index.
-
-        Raises:
-            SearchError: `k`, `offset` or `effort` is out of range.
-        """
-        check_page(self.k, self.offset, index.spec.max_results)
-        check_filter(self.filter)
-        if not self.effort > 0:
-            raise ArgumentError(f"effort is {self.effort}; it must be above 0")
-
-    def search_request(self, limit: int) -> SearchRequest:
-        """Build the search for the first `limit` results."""
-        return SearchRequest(
-            limit=limit, filter=self.filter, effort=self.effort, params=self.params
-        )
-
-
 def search_rows(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchRequest
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchOptions
 ) -> list[list[Row]]:
     """Find the nearest rows to each query, nearest first, each with its `distance`."""
     if not len(queries):
@@ -117,7 +73,7 @@ def search_rows(
 
 
 def _filtered_on_server(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchRequest
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchOptions
 ) -> list[list[Row]]:
     """Search with a width that depends on the number of rows the filter keeps."""
     collection = vectors.collection
@@ -138,7 +94,7 @@ def _filtered_on_server(
 
 
 def _filtered_on_lite(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchRequest
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchOptions
 ) -> list[list[Row]]:
     """Search widely, then by brute force if too few kept rows were found.
 
@@ -155,27 +111,27 @@ def _filtered_on_lite(
             return _exact(queries, list(collection.get(ids, columns)), vectors.column, request)
         if len(ids) <= _LISTED_IDS:
             request = replace(request, filter=with_ids(ids))
-    if "ef" not in index.search_params(request.limit, 1.0):
+    if "ef" not in index.search_params(request.k, 1.0):
         return _searched(vectors, queries, request, effort=_UTMOST)
     # More results than wanted show that the search was wide enough. A compressed graph has other
     # scores than the rows, so all pages of one depth must take the same path.
-    wanted = request.limit if index.type == "HNSW" else depth_of(request.limit)
-    wider = replace(request, limit=min(_MARGIN * wanted, index.spec.max_results))
+    wanted = request.k if index.type == "HNSW" else depth_of(request.k)
+    wider = replace(request, k=min(_MARGIN * wanted, index.spec.max_results))
     answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=MAX_WIDTH)
-    if any(len(answer) < wider.limit for answer in answers):
+    if any(len(answer) < wider.k for answer in answers):
         columns = [*HIT_COLUMNS, vectors.column]
         read = collection.query(request.filter, columns, limit=_MANY_ROWS + 1)
         if len(read) <= _MANY_ROWS:
             return _exact(queries, read, vectors.column, request)
         # The kept rows are far from the query: search the whole graph.
         answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=collection.count())
-    return [answer[: request.limit] for answer in answers]
+    return [answer[: request.k] for answer in answers]
 
 
 def _searched(
     vectors: Vectors,
     queries: Float[np.ndarray, "Q E"],
-    request: SearchRequest,
+    request: SearchOptions,
     *,
     effort: float,
     ef: int | None = None,
@@ -186,10 +142,10 @@ def _searched(
     of the page are rescored with the stored vectors. Pages of one depth then agree, and scores do
     not depend on the index or the filter.
     """
-    depth = min(depth_of(request.limit), vectors.index.spec.max_results)
+    depth = min(depth_of(request.k), vectors.index.spec.max_results)
     exact = vectors.index.spec.exact_scores
     params = vectors.index.search_params(depth, effort)
-    limit = request.limit if exact else depth
+    limit = request.k if exact else depth
     if ef is not None:
         params["ef"] = max(ef, limit)
     params |= _wide_enough(request.params or {}, limit)
@@ -229,7 +185,7 @@ def _wide_enough(params: Mapping[str, Any], limit: int) -> dict[str, Any]:
 
 
 def _exact(
-    queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, request: SearchRequest
+    queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, request: SearchOptions
 ) -> list[list[Row]]:
     """Rank rows by exact cosine (brute force), from rows with their vectors."""
     if not rows:
@@ -237,6 +193,6 @@ def _exact(
     vectors = np.asarray([row[column] for row in rows], dtype=np.float32)
     answers = []
     for scores in queries @ vectors.T:
-        best = np.argsort(-scores, kind="stable")[: request.limit]
+        best = np.argsort(-scores, kind="stable")[: request.k]
         answers.append([rows[row] | {"distance": float(scores[row])} for row in best])
     return answers

@@ -9,19 +9,20 @@ from jaxtyping import Float
 from coca.search import records
 from coca.search.filters import quoted
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.milvus.ann_pages import PageRequest, SearchRequest, Vectors, search_rows
+from coca.search.milvus.ann_pages import Vectors, search_rows
 from coca.search.milvus.collection_io import CollectionIO, Row
 from coca.search.milvus.pagination import BM25_DIGITS, depth_of, group_of, pages, place_of
 from coca.search.milvus.row_codec import HIT_COLUMNS, belongs, to_hit
 from coca.search.milvus.schema import WORDS
 from coca.search.records import Hit
+from coca.search.search_options import SearchOptions
 
 _MOST_OF_ALBUMS = 2_048
 """Maximum number of nearest images scanned for albums before frequent albums are excluded."""
 
 
 def ann_search(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: PageRequest, *, captions: bool
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], page: SearchOptions, *, captions: bool
 ) -> list[list[Hit]]:
     """Find the nearest records to each query, nearest first.
 
@@ -34,7 +35,7 @@ def ann_search(
     separate = vectors.collection is not vectors.pictures
 
     def search(some: Sequence[np.ndarray], limit: int) -> list[list[Row]]:
-        request, rows = page.search_request(limit), np.stack(some)
+        request, rows = replace(page, k=limit, offset=0), np.stack(some)
         if separate:
             return _search_captions(vectors, rows, request)
         found = search_rows(vectors, rows, request)
@@ -52,7 +53,7 @@ def ann_search(
 
 
 def grouped_ann_search(
-    vectors: Vectors, query: Float[np.ndarray, " E"], page: PageRequest, *, captions: bool
+    vectors: Vectors, query: Float[np.ndarray, " E"], page: SearchOptions, *, captions: bool
 ) -> list[Hit]:
     """Find the best hit of each album, best first; an image without an album is its own group.
 
@@ -79,7 +80,7 @@ def grouped_ann_search(
         limit *= 4
 
 
-def bm25_search(collection: CollectionIO, text: str, page: PageRequest) -> list[Hit]:
+def bm25_search(collection: CollectionIO, text: str, page: SearchOptions) -> list[Hit]:
     """Rank records by BM25 of their captions, best first."""
 
     def search(texts: Sequence[str], limit: int) -> list[list[Row]]:
@@ -102,15 +103,15 @@ def bm25_search(collection: CollectionIO, text: str, page: PageRequest) -> list[
 
 
 def _search_captions(
-    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchRequest
+    vectors: Vectors, queries: Float[np.ndarray, "Q E"], request: SearchOptions
 ) -> list[list[Row]]:
     """Find the images with the nearest captions, where captions are in a separate collection.
 
     Orphaned captions of a killed writer are skipped.
     """
-    pictures, limit = vectors.pictures, request.limit
+    pictures, limit = vectors.pictures, request.k
     while True:
-        found = search_rows(vectors, queries, replace(request, limit=limit))
+        found = search_rows(vectors, queries, replace(request, k=limit))
         ids = dict.fromkeys(row[records.ID] for rows in found for row in rows)
         image_rows = pictures.get(ids, HIT_COLUMNS, freshness=pictures.freshness)
         known = {row[records.ID]: row for row in image_rows}
@@ -123,11 +124,11 @@ def _search_captions(
             for rows in found
         ]
         short = any(
-            len(answer) < request.limit and len(rows) == limit
+            len(answer) < request.k and len(rows) == limit
             for answer, rows in zip(answers, found, strict=True)
         )
         if not short or limit == vectors.index.spec.max_results:
-            return [answer[: request.limit] for answer in answers]
+            return [answer[: request.k] for answer in answers]
         limit = min(2 * limit, vectors.index.spec.max_results)
 
 

@@ -6,7 +6,7 @@ version supports. The score is therefore the cosine.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +19,6 @@ from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus import names, schema
-from coca.search.milvus.ann_pages import PageRequest
 from coca.search.milvus.ann_search import ann_search, bm25_search, grouped_ann_search
 from coca.search.milvus.catalog import make_named, missing
 from coca.search.milvus.collection_config import CollectionSettings
@@ -27,13 +26,14 @@ from coca.search.milvus.collection_io import WRITE_ROWS, batches
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import PATIENCE_S, IndexState, index_state
 from coca.search.milvus.index_rebuild import change_index
-from coca.search.milvus.pagination import check_group_by, check_text
-from coca.search.milvus.record_store import RecordStore, Side
+from coca.search.milvus.pagination import check_text
+from coca.search.milvus.record_store import RecordStore
 from coca.search.milvus.row_codec import HIT_COLUMNS, to_hit
 from coca.search.milvus.schema import Layout
-from coca.search.records import CollectionInfo, GroupBy, Hit, Origin, Record
+from coca.search.records import CollectionInfo, Hit, Origin, Record
+from coca.search.search_options import SearchKeywords, SearchOptions, Side
 
-__all__ = ["MAX_RESULTS", "Collection", "Side"]
+__all__ = ["MAX_RESULTS", "Collection"]
 
 
 class Collection:
@@ -326,45 +326,32 @@ class Collection:
         self,
         vectors: Float[np.ndarray, "Q E"],
         k: int = 10,
-        *,
-        filter: str = "",
-        offset: int = 0,
-        on: Side = "image",
-        group_by: GroupBy | None = None,
-        effort: float = 1.0,
-        params: Mapping[str, Any] | None = None,
+        **options: Unpack[SearchKeywords],
     ) -> list[list[Hit]]:
         """Find the nearest records to each vector, nearest first.
 
         Args:
             vectors: One query a row, each of length 1.
-            k: Maximum number of hits a query.
-            filter: Milvus filter expression; `where` builds one safely.
-            offset: Number of nearest hits to skip, for paging.
-            on: Vector field to search: `"image"` or `"text"` (captions). Records without a
-                `text_vector` are excluded from searches of captions.
-            group_by: `"album"` returns the best image of each album, and all images without one.
-            effort: Search width of the index, relative to the default 1: more increases recall and
-                latency.
-            params: Search parameters by their Milvus names, such as `{"ef": 200}`; they override
-                those of `effort`.
+            k: Maximum number of hits per query.
+            **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
 
         Raises:
             SearchError: The vectors are invalid, `k` or `offset` is out of range, or Milvus rejects
                 the filter.
         """
-        page = PageRequest(k=k, offset=offset, filter=filter, effort=effort, params=params)
-        page.check(self.index_type)
-        check_group_by(group_by)
+        page = SearchOptions.of(k, **options)
+        page.check_page(self.index_type.spec.max_results)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
-        vectors_there, captions = self._store.vectors(on), on == "text"
-        if group_by:
-            return [
+        vectors_there, captions = self._store.vectors(page.on), page.on == "text"
+        if page.group_by:
+            answers = [
                 grouped_ann_search(vectors_there, query, page, captions=captions)
                 for query in queries
             ]
-        return ann_search(vectors_there, queries, page, captions=captions)
+        else:
+            answers = ann_search(vectors_there, queries, page, captions=captions)
+        return page.keep_similar(answers)
 
     def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
@@ -390,8 +377,8 @@ class Collection:
                 "Milvus Lite 3.2 and servers from 2.5 can"
             )
         check_text(text)
-        page = PageRequest(k=k, offset=offset, filter=filter)
-        page.check(self.index_type)
+        page = SearchOptions(k=k, offset=offset, filter=filter)
+        page.check_page(self.index_type.spec.max_results)
         return bm25_search(self._store.pictures, text, page)
 
     @property

@@ -5,7 +5,6 @@ with the same words, tie.
 """
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import TypeVar
 
 from coca.core.errors import ArgumentError
@@ -21,23 +20,6 @@ _DEEPER = 4
 _Q = TypeVar("_Q")
 
 
-def check_page(k: int, offset: int, most: int, *, name: str = "k") -> None:
-    """Validate a page; `name` is the name of `k` in errors.
-
-    Raises:
-        SearchError: They are not integers, `k` is below 1, `offset` is below 0, or their sum is
-            above `most`.
-    """
-    for what, value in ((name, k), ("offset", offset)):
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ArgumentError(f"{what} must be a whole number, got {value!r}")
-    if k < 1 or offset < 0 or k + offset > most:
-        raise ArgumentError(
-            f"{name}={k} with offset={offset}: {name} is at least 1, offset at least 0, "
-            f"and both together at most {most:,}"
-        )
-
-
 def depth_of(wanted: int) -> int:
     """Compute the search depth of a page, in results: 32, 128, 512 and so on.
 
@@ -48,16 +30,6 @@ def depth_of(wanted: int) -> int:
     while depth < wanted:
         depth *= _DEEPER
     return depth
-
-
-def check_group_by(group_by: str | None) -> None:
-    """Validate the field by which hits are grouped.
-
-    Raises:
-        SearchError: It is neither None nor "album".
-    """
-    if group_by not in (None, "album"):
-        raise ArgumentError(f'group_by is {group_by!r}; it must be "album" or None')
 
 
 def group_of(hit: Hit) -> str:

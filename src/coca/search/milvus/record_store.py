@@ -2,11 +2,9 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from coca.core.errors import ArgumentError
 from coca.search import records
 from coca.search.milvus.ann_pages import Vectors
 from coca.search.milvus.collection_io import WRITE_ROWS, CollectionIO, Row, batches
@@ -14,22 +12,10 @@ from coca.search.milvus.connection import Connection
 from coca.search.milvus.row_codec import RECORD_COLUMNS, belongs, to_origin, to_record, to_row
 from coca.search.milvus.schema import Layout, index_captions
 from coca.search.records import Origin, Record
-
-Side: TypeAlias = Literal["image", "text"]
-"""Vector field of a record: the image vector, or the caption vector (`text`)."""
+from coca.search.search_options import Side
 
 _BETWEEN_S = 2.0
 """Maximum time between a writer's caption and image of one record, in seconds."""
-
-
-def check_side(side: str) -> None:
-    """Validate the name of a vector field.
-
-    Raises:
-        SearchError: It is neither `"image"` nor `"text"`.
-    """
-    if side not in get_args(Side):
-        raise ArgumentError(f"the field to search must be image or text, got {side!r}")
 
 
 class RecordStore:
@@ -56,7 +42,6 @@ class RecordStore:
         Raises:
             SearchError: It is neither `"image"` nor `"text"`.
         """
-        check_side(side)
         if side == "image":
             return Vectors(self.pictures, self.pictures, records.VECTOR, self.layout.index)
         return Vectors(self.pictures, self._texts, self.layout.text_column, self.layout.index)

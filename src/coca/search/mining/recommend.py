@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.search.milvus.collection import MAX_RESULTS, Side
-from coca.search.milvus.pagination import check_page
+from coca.search.index_params.params import MAX_RESULTS
 from coca.search.mining.diversity import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id
+from coca.search.search_options import Side, check_page
 
 _UNLIKE_WEIGHT = -0.5
 """Total weight of the negative examples, against 1 for the positive: they adjust the direction."""

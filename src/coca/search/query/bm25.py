@@ -1,15 +1,16 @@
 """Full-text search (BM25) over all captions of a collection, held in memory."""
 
 import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from coca.search.milvus.change_log import Watch, read_in_background
-from coca.search.milvus.collection import Collection
+from coca.search.milvus.change_log import Counted, Watch, read_in_background
 from coca.search.milvus.pagination import check_text
 from coca.search.query.bm25_index import BM25Index
-from coca.search.records import Hit
+from coca.search.records import Hit, Origin
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,23 @@ class _Read:
     index: BM25Index
 
 
+@runtime_checkable
+class CaptionStore(Counted, Protocol):
+    """Collection whose captions can be read, such as a `Collection`."""
+
+    def origins(self, ids: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, Origin]]:
+        """Iterate over id, path, caption and origin of records."""
+        ...
+
+    def ids(self, filter: str = "") -> list[str]:
+        """List the ids of all records that match a filter."""
+        ...
+
+    def hits(self, scores: Mapping[str, float]) -> list[Hit]:
+        """Build hits with these scores, in this order."""
+        ...
+
+
 class Captions:
     """BM25 search over captions for servers that lack it: Milvus before 2.5.
 
@@ -29,7 +47,7 @@ class Captions:
     appear after a full re-read, which runs in the background after twenty times the read time.
     """
 
-    def __init__(self, index: Collection) -> None:
+    def __init__(self, index: CaptionStore) -> None:
         """Read the captions.
 
         Raises:

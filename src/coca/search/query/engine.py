@@ -2,22 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from numbers import Real
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Unpack, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.search.milvus.collection import MAX_RESULTS, Side
-from coca.search.milvus.pagination import check_page
+from coca.search.index_params.params import MAX_RESULTS
 from coca.search.query.fusion import Fusion
-from coca.search.query.hybrid import FullTextSearch, search_hybrid, word_search
+from coca.search.query.hybrid import search_hybrid, word_search
 from coca.search.query.originals import OpenPicture, read_file
 from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
-from coca.search.query.searchable import Searchable, cosine
-from coca.search.records import GroupBy, Hit, check_same_model
+from coca.search.query.searchable import FullTextSearch, Searchable, cosine
+from coca.search.records import Hit, check_same_model
+from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_page
 
 
 @runtime_checkable
@@ -93,13 +92,9 @@ class SearchEngine:
         vector: Float[np.ndarray, " E"] | None = None,
         terms: Sequence[Term] = (),
         k: int = 10,
-        filter: str = "",
-        offset: int = 0,
-        min_score: float | None = None,
-        on: Side = "image",
-        group_by: GroupBy | None = None,
         hybrid: Fusion | bool = False,
         rerank: int = 0,
+        **options: Unpack[SearchKeywords],
     ) -> list[Hit]:
         """Search by text, image, vector, or a combination of them.
 
@@ -111,14 +106,10 @@ class SearchEngine:
             vector: Query embedding; its length is ignored.
             terms: Texts, images and vectors, each with a weight.
             k: Maximum number of hits.
-            filter: Milvus filter expression; `where` builds one safely.
-            offset: Number of nearest hits to skip, for paging.
-            min_score: Minimum cosine of a hit, -1 to 1.
-            on: Vector field to search: `"image"` or `"text"` (captions).
-            group_by: `"album"` returns only the best image of each album or video.
             hybrid: Fuse with a BM25 ranking of captions by this method; True means `Fusion()`.
             rerank: Number of first hits to rerank by `rank_score`, which is `logit_scale * cosine +
                 log p(text | image)`; 0 means none.
+            **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
 
         Returns:
             Hits, best first: by cosine, with `hybrid` by the fused score, and the first `rerank` of
@@ -130,7 +121,8 @@ class SearchEngine:
             DataError: The image cannot be read.
         """
         check_terms(terms)
-        check_min_score(min_score)
+        page = SearchOptions.of(k, **options)
+        page.check_page(MAX_RESULTS)
         if not isinstance(hybrid, bool | Fusion):
             raise ArgumentError(f"hybrid must be a bool or a Fusion, got {hybrid!r}")
         whole = [
@@ -139,7 +131,6 @@ class SearchEngine:
             *([] if vector is None else [Term(vector=vector)]),
             *terms,
         ]
-        check_page(k, offset, MAX_RESULTS)
         texts: dict[str, float] = {}
         for term in whole:
             if term.text is not None:
@@ -147,13 +138,10 @@ class SearchEngine:
         if rerank:
             self._check_rerank(rerank, texts)
         query = self.query(whole)
-        first = 0 if rerank else offset
-        size = max(rerank, offset + k) - first
+        options["offset"] = 0 if rerank else page.offset
+        size = max(rerank, page.offset + k) - options["offset"]
         if hybrid is False:
-            found = self.index.search(
-                query, size, filter=filter, offset=first, on=on, group_by=group_by
-            )
-            (hits,) = _at_least(min_score, found)
+            (hits,) = self.index.search(query, size, **options)
         else:
             hits = search_hybrid(
                 self.index,
@@ -162,16 +150,12 @@ class SearchEngine:
                 query,
                 fusion=Fusion() if hybrid is True else hybrid,
                 k=size,
-                filter=filter,
-                offset=first,
-                min_score=min_score,
-                on=on,
-                group_by=group_by,
+                **options,
             )
         if not rerank:
             return hits
-        hits = self._reranked(hits[:rerank], query[0], texts, on) + hits[rerank:]
-        return hits[offset : offset + k]
+        hits = self._reranked(hits[:rerank], query[0], texts, page.on) + hits[rerank:]
+        return hits[page.offset : page.offset + k]
 
     def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
         """Compute the query vector of these terms, of length 1.
@@ -204,11 +188,7 @@ class SearchEngine:
         images: Sequence[Any] | None = None,
         vectors: Float[np.ndarray, "Q E"] | None = None,
         k: int = 10,
-        filter: str = "",
-        offset: int = 0,
-        min_score: float | None = None,
-        on: Side = "image",
-        group_by: GroupBy | None = None,
+        **options: Unpack[SearchKeywords],
     ) -> list[list[Hit]]:
         """Search many queries in one batch, which is faster a query; see `search`.
 
@@ -218,17 +198,13 @@ class SearchEngine:
             vectors: One vector a query. Texts, images and vectors given together have the same
                 length; their n-th entries form the n-th query.
             k: As in `search`.
-            filter: As in `search`.
-            offset: As in `search`.
-            min_score: As in `search`.
-            on: As in `search`.
-            group_by: As in `search`.
+            **options: As in `search`.
 
         Raises:
             SearchError: As `search`, or the numbers of texts, images and vectors differ.
         """
         parts: list[Float[np.ndarray, "Q E"]] = []
-        check_min_score(min_score)
+        SearchOptions.of(k, **options)  # checked before anything is embedded
         for name, some in (("texts", texts), ("images", images)):
             if some is not None and (isinstance(some, str | bytes) or not hasattr(some, "__len__")):
                 raise ArgumentError(
@@ -253,10 +229,7 @@ class SearchEngine:
         if vectors is not None:
             parts.append(query_vectors(vectors, self.index.info.embed_dim))
         queries = direction(parts, [1.0] * len(parts))
-        answers = self.index.search(
-            queries, k, filter=filter, offset=offset, on=on, group_by=group_by
-        )
-        return _at_least(min_score, answers)
+        return self.index.search(queries, k, **options)
 
     def similar(self, id: str, *, k: int = 10, filter: str = "", offset: int = 0) -> list[Hit]:
         """Find the images nearest to one of the collection, excluding itself.
@@ -303,21 +276,3 @@ class SearchEngine:
             cosines={id: cosine(query, record, on) for id, record in records.items()},
             open_picture=self._picture_reader(),
         )
-
-
-def check_min_score(min_score: float | None) -> None:
-    """Validate a minimum score.
-
-    Raises:
-        SearchError: It is not a number.
-    """
-    if min_score is None:
-        return
-    if isinstance(min_score, bool) or not isinstance(min_score, Real) or min_score != min_score:
-        raise ArgumentError(f"min_score must be a number in [-1, 1], got {min_score!r}")
-
-
-def _at_least(min_score: float | None, answers: list[list[Hit]]) -> list[list[Hit]]:
-    if min_score is None:
-        return answers
-    return [[hit for hit in hits if hit.score >= min_score] for hits in answers]

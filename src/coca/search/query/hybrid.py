@@ -1,34 +1,24 @@
 """Hybrid search: fuse dense (vector) and full-text (BM25) rankings."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Unpack
 
 import numpy as np
 from jaxtyping import Float
 
 from coca.core.errors import ArgumentError, SearchError
-from coca.search.milvus.collection import MAX_RESULTS, Collection, Side
-from coca.search.milvus.pagination import check_page, group_of
-from coca.search.query.bm25 import Captions
+from coca.search.index_params.params import MAX_RESULTS
+from coca.search.milvus.pagination import group_of
+from coca.search.query.bm25 import Captions, CaptionStore
 from coca.search.query.fusion import Fusion, fuse
-from coca.search.query.searchable import Searchable, cosine
-from coca.search.records import GroupBy, Hit
+from coca.search.query.searchable import FullTextSearch, Searchable, cosine
+from coca.search.records import Hit
+from coca.search.search_options import SearchKeywords, SearchOptions, Side
 
 _DEPTHS = (256, 1_024, 4_096, MAX_RESULTS)
 """Hits of each ranking that are fused; the next depth only appends hits."""
 
 _RRF = Fusion()
-
-
-@runtime_checkable
-class FullTextSearch(Protocol):
-    """Full-text search over captions."""
-
-    def full_text_search(
-        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
-    ) -> list[Hit]:
-        """Rank records by BM25 of their captions, best first."""
-        ...
 
 
 def word_search(index: Searchable) -> FullTextSearch:
@@ -37,10 +27,10 @@ def word_search(index: Searchable) -> FullTextSearch:
     Raises:
         SearchError: The collection supports neither.
     """
-    if isinstance(index, Collection) and not index.supports_full_text:
-        return Captions(index)
-    if isinstance(index, FullTextSearch):
+    if index.supports_full_text:
         return index
+    if isinstance(index, CaptionStore):
+        return Captions(index)
     raise SearchError(f"collection {index.info.collection!r} cannot be searched by words")
 
 
@@ -52,11 +42,7 @@ def search_hybrid(
     *,
     fusion: Fusion = _RRF,
     k: int = 10,
-    filter: str = "",
-    offset: int = 0,
-    min_score: float | None = None,
-    on: Side = "image",
-    group_by: GroupBy | None = None,
+    **options: Unpack[SearchKeywords],
 ) -> list[Hit]:
     """Search by vector and by the words of captions, and fuse both rankings.
 
@@ -67,11 +53,7 @@ def search_hybrid(
         query: Query vector, of length 1.
         fusion: Fusion of the two rankings.
         k: Maximum number of hits.
-        filter: Milvus filter expression.
-        offset: Number of best hits to skip, for paging.
-        min_score: Minimum cosine of every hit, -1 to 1, also of full-text hits.
-        on: Vector field to search.
-        group_by: `"album"` returns only the best image of each album or video.
+        **options: Fields of `SearchOptions`; `min_score` also holds for full-text hits.
 
     Returns:
         Hits, best first; `score` is the fused score. Fusion needs both rankings, so it covers the
@@ -83,20 +65,22 @@ def search_hybrid(
     """
     if not words.strip():
         raise ArgumentError("a hybrid search compares words, and the query has none: add a text")
-    check_page(k, offset, MAX_RESULTS)
+    page = SearchOptions.of(k, **options)
+    page.check_page(MAX_RESULTS)
+    dense: SearchKeywords = {**options, "offset": 0, "min_score": None, "group_by": None}
     joined: dict[str, Hit] = {}
     for depth in _DEPTHS:
-        dense_hits = index.search(query, depth, filter=filter, on=on)[0]
-        text_hits = by_words.full_text_search(words, depth, filter=filter)
+        dense_hits = index.search(query, depth, **dense)[0]
+        text_hits = by_words.full_text_search(words, depth, filter=page.filter)
         fused = fuse([dense_hits, text_hits], [1 - fusion.words, fusion.words], fusion)
-        if min_score is not None:
-            fused = _similar_enough(fused, index, dense_hits, query[0], min_score, on)
+        if page.min_score is not None:
+            fused = _similar_enough(fused, index, dense_hits, query[0], page.min_score, page.on)
         # Earlier hits keep their rank: pages of every depth are slices of one list.
         for hit in fused:
-            joined.setdefault(group_of(hit) if group_by else hit.id, hit)
-        if len(joined) >= offset + k or max(len(dense_hits), len(text_hits)) < depth:
+            joined.setdefault(group_of(hit) if page.group_by else hit.id, hit)
+        if len(joined) >= page.offset + k or max(len(dense_hits), len(text_hits)) < depth:
             break
-    return list(joined.values())[offset : offset + k]
+    return list(joined.values())[page.offset : page.offset + k]
 
 
 def _similar_enough(

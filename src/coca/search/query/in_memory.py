@@ -10,19 +10,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Lock
+from typing import Unpack
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from coca.core.progress import ProgressMaker, silent
 from coca.search import records
-from coca.search.filters import check_filter
 from coca.search.milvus.change_log import Watch, read_in_background
-from coca.search.milvus.collection import MAX_RESULTS, Collection, Side
-from coca.search.milvus.pagination import COSINE_DIGITS, check_group_by, check_page, group_of
-from coca.search.milvus.record_store import check_side
+from coca.search.milvus.collection import MAX_RESULTS, Collection
+from coca.search.milvus.pagination import COSINE_DIGITS, group_of
 from coca.search.query.bm25 import Captions
-from coca.search.records import CollectionInfo, GroupBy, Hit, Record
+from coca.search.records import CollectionInfo, Hit, Record
+from coca.search.search_options import SearchKeywords, SearchOptions, Side
 
 _READ_ROWS = 1_000
 _QUERY_ROWS = 64
@@ -118,38 +118,37 @@ class InMemoryIndex:
         self,
         vectors: Float[np.ndarray, "Q E"],
         k: int = 10,
-        *,
-        filter: str = "",
-        offset: int = 0,
-        on: Side = "image",
-        group_by: GroupBy | None = None,
+        **options: Unpack[SearchKeywords],
     ) -> list[list[Hit]]:
         """Find the exact nearest records to each vector; see `Collection.search`.
 
         Raises:
             SearchError: As `Collection.search`.
         """
-        check_page(k, offset, MAX_RESULTS)
-        check_side(on)
-        check_group_by(group_by)
-        check_filter(filter)
+        page = SearchOptions.of(k, **options)
+        page.check_page(MAX_RESULTS)
         names = [f"query {row}" for row in range(len(vectors))]
         queries = records.unit_rows(vectors, self.info.embed_dim, names)
         copy = self._up_to_date()
-        kept = self._evaluate(copy, filter)
-        if on == "text":
+        kept = self._evaluate(copy, page.filter)
+        if page.on == "text":
             kept = kept & copy.has_text
         answers = []
         for start in range(0, len(queries), _QUERY_ROWS):
-            scores = queries[start : start + _QUERY_ROWS] @ copy.sides[on].T
+            scores = queries[start : start + _QUERY_ROWS] @ copy.sides[page.on].T
             if not kept.all():
                 scores[:, ~kept] = -np.inf
-            answers += self._best(copy, scores, k, offset, group_by)
-        return answers
+            answers += self._best(copy, scores, page)
+        return page.keep_similar(answers)
 
     def get(self, ids: Iterable[str]) -> dict[str, Record]:
         """Read the records with these ids; missing ids are skipped."""
         return self._index.get(ids)
+
+    @property
+    def supports_full_text(self) -> bool:
+        """Whether `full_text_search` is available: always, by BM25 in memory."""
+        return True
 
     def full_text_search(
         self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
@@ -177,15 +176,13 @@ class InMemoryIndex:
         self,
         copy: _Copy,
         scores: Float32[np.ndarray, "Q N"],
-        k: int,
-        offset: int,
-        group_by: GroupBy | None,
+        page: SearchOptions,
     ) -> list[list[Hit]]:
         """Collect the hits of each query from its scores of all records."""
-        wanted = k + offset
+        wanted = page.k + page.offset
         found: list[dict[str, Hit]] = [{} for _ in scores]
         # In growing batches, best first, until every query has enough hits.
-        done, count = 0, 2 * wanted if group_by else wanted
+        done, count = 0, 2 * wanted if page.group_by else wanted
         possible = int(np.count_nonzero(scores[0] > -np.inf))
         short = list(range(len(scores)))
         while short and done < possible:
@@ -198,11 +195,11 @@ class InMemoryIndex:
                 for row in some:
                     if (hit := hits.get(copy.ids[row])) is None:
                         continue
-                    key = group_of(hit) if group_by else hit.id
+                    key = group_of(hit) if page.group_by else hit.id
                     found[query].setdefault(key, replace(hit, score=float(scores[query, row])))
             short = [query for query in short if len(found[query]) < wanted]
             done, count = last, 4 * count
-        return [list(one.values())[offset:wanted] for one in found]
+        return [list(one.values())[page.offset : wanted] for one in found]
 
     def _up_to_date(self) -> _Copy:
         """Return the copy, updated with writes since the last check."""
