@@ -111,7 +111,7 @@ class Steps:
         return time.perf_counter()
 
 
-QUICK = {"model": "narrow", "pairs": 512, "micro_batch": 64, "rounds": 2}
+QUICK = {"model": "narrow", "pairs": 256, "micro_batch": 64, "rounds": 2}
 UNITS = {"seconds": "s", "pairs_per_s": "pairs/s", "bytes": "bytes"}
 
 

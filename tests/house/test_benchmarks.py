@@ -94,3 +94,36 @@ def test_a_missing_module_that_is_no_peer_is_a_failure(tmp_path: Path) -> None:
     done = run_script(tmp_path, "--json", "--only=one", module="no_such_module")
     assert done.returncode == 1
     assert "no_such_module" in done.stderr
+
+
+TABLE = """
+import json, pathlib, sys, run_all
+run_all.FOLDER = pathlib.Path(sys.argv[1])
+record = run_all.measure(sys.argv[2], quick=True, limit_s=1e5)
+assert record["seconds"] > 0 and record["processor_s"] > 0
+print(json.dumps(run_all.rows_of(record)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "rows"),
+    [
+        ("json", [["wall time of the benchmark"], ["processor time of the benchmark"]]),
+        ("no_such_module", [["failed: exit status 1"]]),
+    ],
+)
+def test_the_table_has_the_times_of_a_benchmark_or_the_reason_of_its_failure(
+    tmp_path: Path, module: str, rows: list[list[str]]
+) -> None:
+    script = tmp_path / "sample.py"
+    script.write_text(SCRIPT.format(module=module), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", TABLE, str(tmp_path), "sample"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(FOLDER), "PATH": ""},
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert [[row[1]] for row in found[: len(rows)]] == rows
+    assert len({len(row) for row in found}) == 1
