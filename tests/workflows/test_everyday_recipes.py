@@ -1,0 +1,125 @@
+"""Both stages of the everyday model run as their recipes state, only smaller."""
+
+import json
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from coca.core.config import load_config
+from coca.data.sample import Sample
+from coca.data.sources.shards import ShardWriter
+from coca.inference.loading import load
+from coca.model.encoders.timm import TimmConfig, build_backbone
+from coca.processing.word_vectors import WordVectors
+from coca.train.tracker import read_metrics
+from coca.workflows.evaluation.evaluate import SuiteConfig
+from coca.workflows.training.pretrain import PretrainConfig, pretrain
+from tiny_data import picture
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+FIRST = RECIPES / "pretrain" / "everyday.yaml"
+SECOND = RECIPES / "pretrain" / "everyday_unfrozen.yaml"
+ENCODER = "test_efficientnet"
+
+SETS = (
+    *("flickr8k_224/train", "emoji/train/noto", "emoji/train/twemoji", "emoji/train/fluent-flat"),
+    *("drawings/noto-v1", "drawings/fxemoji", "drawings/streamline-emojis"),
+    *("drawings/flat-color-icons", "drawings/icon-park", "drawings/streamline-freehand"),
+    *("drawings/streamline-ultimate", "drawings/openclipart"),
+)
+
+SMALLER = (
+    "threads=1",
+    "device=cpu",
+    f"model.image.name={ENCODER}",
+    "model.image.image_size=64",
+    "model.image.width=32",
+    "model.pooler.heads=2",
+    "model.text.width=32",
+    "model.text.heads=2",
+    "model.text.mlp_width=32",
+    "model.text.unimodal_layers=1",
+    "model.text.multimodal_layers=1",
+    "model.text.vocab_size=290",
+    "model.embed_dim=16",
+    "tokenizer.word_count=3",
+    "loss.distillation.classes=4",
+    "data.loader.batch_size=12",
+    "data.loader.workers=0",
+    "train.steps=4",
+    "train.log_every=1",
+    "train.schedule.warmup=1",
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in SETS:
+        folder, _, start = f"{tmp_path}/{name}".rpartition("/")
+        with ShardWriter(Path(folder), name=start) as writer:
+            for number in range(3):
+                caption = f"a red car {number}"
+                writer.write(Sample(f"{start}/{number}", picture(number), captions=(caption,)))
+    with zipfile.ZipFile(tmp_path / "imagenet_sample_1000.zip", "w") as archive:
+        archive.writestr("images/1.png", picture(1))
+        archive.writestr("meta.jsonl", json.dumps({"image": "images/1.png", "label": "tench"}))
+    words = ("taxi", "dog", "house")
+    vectors = np.eye(3, dtype=np.float32)
+    WordVectors(words, vectors).save(tmp_path / "word_vectors.safetensors")
+    (tmp_path / "words.txt").write_text("\n".join(words), encoding="utf-8")
+    torch.manual_seed(0)
+    weights = build_backbone(TimmConfig(name=ENCODER, image_size=64, width=32), classes=1000)
+    save_file(weights.state_dict(), tmp_path / "encoder.safetensors")
+    return tmp_path
+
+
+def test_both_stages_run_as_they_are(root: Path) -> None:
+    changes = (f"data_root={root}", *SMALLER)
+    weights = f"encoder_weights={{file: {root}/encoder.safetensors, package: '', sha256: ''}}"
+    first = pretrain(
+        load_config(PretrainConfig, FIRST, overrides=[*changes, f"run={root}/first", weights])
+    )
+    second = pretrain(
+        load_config(
+            PretrainConfig,
+            FIRST,
+            SECOND,
+            overrides=[*changes, f"run={root}/second", f"init_from={root}/first"],
+        )
+    )
+    for result in (first, second):
+        rows = read_metrics(result.run)
+        assert len(rows) == result.step == 4
+        assert all(math.isfinite(row["loss"]) for row in rows)
+        assert rows[-1]["distillation"] > 0
+    one, other = (load(it.model).model.state_dict() for it in (first, second))
+    encoder = [name for name in one if name.startswith("image_encoder.backbone.")]
+    changed = {name for name in encoder if not torch.equal(one[name], other[name])}
+    assert changed
+    assert not [name for name in changed if "bn" in name or "classifier" in name]
+
+
+def test_the_first_stage_leaves_the_encoder_as_it_was() -> None:
+    config = load_config(PretrainConfig, FIRST)
+    assert config.train.optimizer.freeze == ("image_encoder.backbone",)
+    assert config.data.features is not None
+
+
+def test_reserved_data_are_in_no_source() -> None:
+    config = load_config(PretrainConfig, FIRST)
+    paths = [path for source in config.data.sources for path in source.paths]
+    assert not [path for path in paths if "openmoji" in path or "/val" in path or "test" in path]
+    drawings = [source for source in config.data.sources if not source.distill]
+    assert sum(it.weight for it in drawings) == pytest.approx(
+        sum(it.weight for it in config.data.sources) / 2
+    )
+
+
+def test_the_evaluation_names_tasks_that_exist() -> None:
+    suite = load_config(SuiteConfig, RECIPES / "evaluate" / "everyday.yaml")
+    assert {task.task for task in suite.tasks} >= {"retrieval", "captioning", "synonyms"}
