@@ -1,10 +1,16 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
-from coca.metrics.classification import confusion_matrix, per_class_accuracy, top_k_accuracy
+from coca.metrics.classification import (
+    confusion_matrix,
+    per_class_accuracy,
+    softmax,
+    top_k_accuracy,
+)
 
 Problem = tuple[ndarray, ndarray]
 
@@ -93,3 +99,8 @@ def test_a_score_that_is_no_number_is_an_error() -> None:
 def test_a_k_below_one_is_an_error() -> None:
     with pytest.raises(ValueError, match="k is 0"):
         top_k_accuracy(np.zeros((1, 1)), np.zeros(1, dtype=int), 0)
+
+
+def test_softmax_is_that_of_torch_and_does_not_overflow() -> None:
+    logits = np.array([[1000.0, 999.0, -1000.0], [0.5, 0.5, 0.5]])
+    np.testing.assert_allclose(softmax(logits), torch.tensor(logits).softmax(dim=1).numpy())

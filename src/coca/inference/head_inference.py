@@ -14,6 +14,7 @@ from numpy import ndarray
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
+from coca.metrics.classification import softmax
 from coca.model.captioner import Captioner
 from coca.model.config import HeadConfig
 from coca.processing.image import ImageSource
@@ -33,11 +34,9 @@ class Prediction:
 
 def predictions(logits: Float[ndarray, "N K"], labels: Sequence[str]) -> list[list[Prediction]]:
     """Apply softmax and sort the labels of each sample, most probable first."""
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = odds / odds.sum(axis=1, keepdims=True)
     return [
         [Prediction(labels[k], float(row[k])) for k in np.argsort(-row, kind="stable")]
-        for row in probabilities
+        for row in softmax(logits)
     ]
 
 

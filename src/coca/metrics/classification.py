@@ -8,6 +8,12 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 
+def softmax(logits: Float[ndarray, "N C"]) -> Float[ndarray, "N C"]:
+    """Compute the softmax of each row; the largest logit is subtracted to avoid overflow."""
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
 def top_k_accuracy(scores: Float[ndarray, "N C"], targets: Int[ndarray, " N"], k: int = 1) -> float:
     """Compute the fraction of samples whose class is among the `k` highest scores; 0 to 1.
 

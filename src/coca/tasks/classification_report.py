@@ -11,14 +11,13 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from coca.data.sample import Sample
-from coca.metrics.classification import per_class_accuracy, top_k_accuracy
+from coca.metrics.classification import per_class_accuracy, softmax, top_k_accuracy
 from coca.tasks.base import TaskResult
 from coca.tasks.report_samples import (
     Example,
     ImageRow,
     ReportSamples,
     per_class_results,
-    probabilities,
     thumbnail,
 )
 
@@ -69,7 +68,7 @@ def classified(
     }
     worst = [classes[index] for index in np.argsort(accuracy, kind="stable")[:10]]
     per_class, confusion = per_class_results(predicted, targets, list(classes))
-    confidence = probabilities(logits)
+    confidence = softmax(logits)
     image_rows = _most_confident(samples, confidence, targets, classes) if samples else ()
     return TaskResult(
         task,

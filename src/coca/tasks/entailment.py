@@ -18,7 +18,7 @@ from coca.data.sample import Sample
 from coca.inference.head_inference import head_of
 from coca.inference.predictor import Predictor
 from coca.metrics.answers import consistency
-from coca.metrics.classification import per_class_accuracy
+from coca.metrics.classification import per_class_accuracy, softmax
 from coca.model.config import HeadConfig
 from coca.tasks.base import (
     PREFLIGHT,
@@ -35,7 +35,6 @@ from coca.tasks.report_samples import (
     ImageRow,
     ReportSamples,
     per_class_results,
-    probabilities,
     thumbnail,
 )
 
@@ -194,7 +193,7 @@ def _show(
     head: HeadConfig,
 ) -> None:
     """Add the first correct and the first wrong statements to the report samples."""
-    sure = probabilities(logits)
+    sure = softmax(logits)
     for sample, row, target in zip(samples, sure, targets.tolist(), strict=True):
         predicted = int(row.argmax())
         examples = shown[predicted == target]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 from PIL import Image
 
@@ -103,9 +103,3 @@ def _confusion(counts: Int[ndarray, "C C"], names: Sequence[str]) -> Confusion:
         tuple(tuple(int(count) for count in row) for row in part),
         len(names),
     )
-
-
-def probabilities(logits: Float[ndarray, "N C"]) -> Float[ndarray, "N C"]:
-    """Compute the softmax of each row."""
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)

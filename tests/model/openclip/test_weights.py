@@ -11,7 +11,6 @@ from coca.model.openclip.model import OpenCLIP
 from coca.model.openclip.weights import (
     config_of_weights,
     convert_state_dict,
-    open_clip_model,
     restore_state_dict,
 )
 from tiny_openclip import peer, tiny_openclip_config
@@ -66,25 +65,13 @@ def test_wrapped_names_old_masks_and_a_scale_of_one_row_are_read() -> None:
     assert all(torch.equal(plain[name], other[name]) for name in plain)
 
 
-def test_a_missing_an_unknown_and_a_misshapen_tensor_are_named() -> None:
+def test_a_missing_and_an_unknown_tensor_are_named() -> None:
     state, config = peer().state_dict(), tiny_openclip_config()
     state["text.extra"] = state.pop("text.cls_emb")
     with pytest.raises(ModelError, match=r"1 tensors missing .*cls_emb.* unknown .*text\.extra"):
         convert_state_dict(state, config)
-    text = dataclasses.replace(config.text, context_length=11)
-    with pytest.raises(ModelError, match=r"positions has shape \(13, 32\), not \(12, 32\)"):
-        open_clip_model(peer().state_dict(), dataclasses.replace(config, text=text))
     with pytest.raises(ModelError, match="no weights of a CoCa of OpenCLIP"):
         config_of_weights({"text.cls_emb": torch.zeros(3)})
-
-
-def test_a_model_built_on_weights_is_ready_to_use_and_to_train() -> None:
-    theirs = peer()
-    model = open_clip_model(theirs.state_dict(), tiny_openclip_config())
-    images = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(model.encode_image(images), theirs.encode_image(images))
-    assert not model.training
-    assert all(weight.requires_grad for weight in model.parameters())
 
 
 def test_a_configuration_survives_a_round_trip() -> None:
@@ -95,5 +82,5 @@ def test_a_configuration_survives_a_round_trip() -> None:
 
 def test_weights_whose_shapes_fit_no_model_are_refused() -> None:
     # Heads of 64 features do not fit a width of 48.
-    with pytest.raises(ModelError, match="no weights of a CoCa of OpenCLIP: image"):
+    with pytest.raises(ModelError, match="no weights of a CoCa of OpenCLIP: heads must"):
         config_of_weights(peer().state_dict())

@@ -12,7 +12,6 @@ from torch import Tensor
 from coca.core.errors import ConfigError, ModelError
 from coca.model.encoders.vit import ViTConfig
 from coca.model.openclip.config import OpenCLIPConfig, OpenCLIPTextConfig
-from coca.model.openclip.model import OpenCLIP
 
 State: TypeAlias = Mapping[str, Tensor]
 
@@ -75,27 +74,6 @@ class _TensorMapping:
     their_parts: tuple[int, ...] = (1,)
     our_parts: tuple[int, ...] = (1,)
     layout: Literal["none", "transposed", "patches"] = "none"
-
-
-def open_clip_model(state: State, config: OpenCLIPConfig) -> OpenCLIP:
-    """Build a model from a state dict of OpenCLIP, in evaluation mode.
-
-    Tensors whose layout is the same share memory with `state`.
-
-    Raises:
-        ModelError: A tensor is missing or unknown, or has another shape than `config` asks for.
-    """
-    with torch.device("meta"):
-        model = OpenCLIP(config)
-    converted = convert_state_dict(state, config)
-    for name, wanted in model.state_dict().items():
-        if converted[name].shape != wanted.shape:
-            raise ModelError(
-                f"these weights do not fit the configuration: {name} has shape "
-                f"{tuple(converted[name].shape)}, not {tuple(wanted.shape)}"
-            )
-    model.load_state_dict(converted, assign=True)
-    return model.requires_grad_(True).eval()
 
 
 def convert_state_dict(state: State, config: OpenCLIPConfig) -> dict[str, Tensor]:

@@ -168,22 +168,31 @@ def embed_items(
     """Embed images; return vectors and errors by id."""
     if isinstance(embedder, PreparingEmbedder):
         return _embed_prepared(embedder, items)
-    ids = list(items)
-    if not ids:
-        return {}, {}
+    vectors: dict[str, Float32[np.ndarray, " E"]] = {}
+    faults: dict[str, DataError] = {}
+    answers = embed_each(embedder, [_bytes(one) for one in items.values()])
+    for id, answer in zip(items, answers, strict=True):
+        if isinstance(answer, DataError):
+            faults[id] = answer
+        else:
+            vectors[id] = answer
+    return vectors, faults
+
+
+def embed_each(
+    embedder: Embedder, images: Sequence[bytes]
+) -> list[Float32[np.ndarray, " E"] | DataError]:
+    """Embed a batch of images; return the vector or the error of each."""
+    if not images:
+        return []
     try:
-        vectors = embedder.embed_images([_bytes(items[id]) for id in ids])
+        return list(embedder.embed_images(images))
     except DataError as error:
-        if len(ids) == 1:
-            return {}, {ids[0]: error}
-        # Bisect to isolate the bad images.
-        half = len(ids) // 2
-        left, right = (
-            embed_items(embedder, {id: items[id] for id in part})
-            for part in (ids[:half], ids[half:])
-        )
-        return left[0] | right[0], left[1] | right[1]
-    return dict(zip(ids, vectors, strict=True)), {}
+        if len(images) == 1:
+            return [error]
+        # Bisect to isolate the unreadable images.
+        half = len(images) // 2
+        return [*embed_each(embedder, images[:half]), *embed_each(embedder, images[half:])]
 
 
 def _embed_prepared(

@@ -8,6 +8,7 @@ from jaxtyping import Float32
 
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
+from coca.search.ingest.prefetch import embed_each
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import WRITE_ROWS, batches
 from coca.search.query.engine import Embedder
@@ -125,24 +126,17 @@ def _caption_changed(new: Record, old: Record) -> bool:
 def _embedded(
     pictures: Sequence[tuple[Record, bytes]], embedder: Embedder, report: ReindexReport
 ) -> list[Record]:
-    if not pictures:
-        return []
-    try:
-        vectors = embedder.embed_images([image for _, image in pictures])
-    except DataError as error:
-        if len(pictures) == 1:
-            report.lost.append((pictures[0][0].path, str(error)))
-            return []
-        half = len(pictures) // 2
-        return [
-            record
-            for part in (pictures[:half], pictures[half:])
-            for record in _embedded(part, embedder, report)
-        ]
-    texts = _text_vectors([record for record, _ in pictures], embedder)
+    answers = embed_each(embedder, [image for _, image in pictures])
+    embedded: list[tuple[Record, Float32[np.ndarray, " E"]]] = []
+    for (record, _), answer in zip(pictures, answers, strict=True):
+        if isinstance(answer, DataError):
+            report.lost.append((record.path, str(answer)))
+        else:
+            embedded.append((record, answer))
+    texts = _text_vectors([record for record, _ in embedded], embedder)
     return [
         replace(record, vector=vector, text_vector=texts.get(record.id))
-        for (record, _), vector in zip(pictures, vectors, strict=True)
+        for record, vector in embedded
     ]
 
 

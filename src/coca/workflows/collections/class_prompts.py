@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
-from coca.inference.head_inference import Prediction
+from coca.inference.head_inference import Prediction, predictions
 from coca.inference.inputs import ImageInput
 from coca.inference.predictor import Predictor
 from coca.search.milvus.catalog import check_place, neighbours
@@ -125,10 +125,4 @@ def classify_by(
         DataError: An image cannot be read.
     """
     logits = predictor.logit_scale * (predictor.embed_images(images) @ vectors.T)
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = odds / odds.sum(axis=1, keepdims=True)
-    # Ties are sorted by name.
-    return [
-        [Prediction(labels[at], float(row[at])) for at in np.argsort(-row, kind="stable")]
-        for row in probabilities
-    ]
+    return predictions(logits, labels)
