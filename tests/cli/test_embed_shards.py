@@ -23,7 +23,7 @@ def test_tars_are_embedded_once_and_indexed_without_a_model(
         for n in range(5):
             writer.write(Sample(f"k{n}", picture(n)))
     told = run_json("embed-shards", "shards/*.tar", "--out", "vectors", "-m", model)
-    assert [one["pictures"] for one in told["shards"]] == [2, 2, 1]
+    assert [one["images"] for one in told["shards"]] == [2, 2, 1]
     said = run("embed-shards", "shards", "-o", "vectors", "-m", model).stdout
     assert "0 of 3 tars embedded now, 3 found done: 5 images are in vectors" in said
     # The model that is named is not looked for.

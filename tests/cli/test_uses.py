@@ -68,8 +68,8 @@ def test_near_duplicates_are_told_within_and_against_others(
     )
     Path("other.png").write_bytes(picture(9))
     alone = run("duplicates", "--against", "other.png", "--min-similarity", "1").stdout
-    assert "none of 6 images is like one of 1 other images from 1 on" in alone
-    assert "above 0 to 1" in run("duplicates", "--min-similarity", "2", code=2).stderr
+    assert "none of 6 images is like one of 1 other images with a cosine of 1 or more" in alone
+    assert "must be in (0, 1]" in run("duplicates", "--min-similarity", "2", code=2).stderr
 
 
 def test_exact_copies_are_named_when_they_come_and_as_duplicates(
@@ -153,7 +153,7 @@ def test_doubt_needs_classes_of_the_same_model(
     assert scores == sorted(scores, reverse=True)
     assert all(0 <= score <= 1.1 for score in scores)  # at most log 3
     away = ("mine", "apart.jsonl", "--count", "6", "--away-from", filled[1])
-    assert "Set max_likeness" in run(*away, code=2).stderr
+    assert "away_from needs max_similarity" in run(*away, code=2).stderr
     assert run_json(*away, "--max-similarity", "0.99999")["chosen"] <= 5
 
 

@@ -68,7 +68,7 @@ import os, signal, sys
 from tiny_filling import fill, open_index
 place, collection, folder, id = sys.argv[1:]
 index = open_index(place, collection)
-images = index._store.pictures
+images = index._store.images
 images.upsert = images.delete = lambda rows: os.kill(os.getpid(), signal.SIGKILL)
 index.delete([id]) if id else fill(folder, index)
 """

@@ -88,7 +88,7 @@ def test_a_caption_without_its_picture_is_passed_over_and_pages_do_not_shift(
     index.upsert(spoken)
     # As a killed writer leaves them: some without an image, one with another caption.
     stray = {"0", "3", "4", "5", "7"}
-    index._store.pictures.delete(stray - {"7"})
+    index._store.images.delete(stray - {"7"})
     index._store._texts.upsert([to_row(replace(spoken[7], caption="new")) | {"vector": DIRECTION}])
     for query in (make_record("c4").vector, DIRECTION):
         scores = {one.id: float(text_vector_of(one) @ query) for one in spoken}
@@ -116,7 +116,7 @@ def test_what_was_removed_just_now_is_not_found(index: Collection, make_record: 
 def test_searches_wait_for_own_writes_only_while_they_are_new(
     index: Collection, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = index._store.pictures
+    pictures = index._store.images
     monkeypatch.setattr(collection_io, "_SETTLED_S", 60)
     before = pictures.freshness
     index.upsert([make_record("cat")])

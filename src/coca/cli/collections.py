@@ -333,7 +333,7 @@ def reindex(
                 old,
                 predictor,
                 new,
-                open_picture=ImageResolver(),
+                open_image=ImageResolver(),
                 batch_size=predictor.batch_size,
                 progress=console.progress,
             )

@@ -82,7 +82,7 @@ def embed_shards(
         f"{len(made)} of {len(done)} tars embedded now, "
         f"{len(done) - len(made) - elsewhere - bad} found done"
         f"{f', {elsewhere} claimed by other processes' if elsewhere else ''}"
-        f"{f', {bad} bad' if bad else ''}: {sum(one.pictures for one in done):,} images are in "
+        f"{f', {bad} bad' if bad else ''}: {sum(one.images for one in done):,} images are in "
         f"{out}"
     )
     console.say(f"put them into a collection: {to_try('index', str(out))}")
@@ -95,8 +95,8 @@ def _report_bad(console: Console, results: "Iterable[EmbeddedShard]") -> "Iterab
     for one in results:
         if one.fault:
             console.complain(one.fault)
-        for picture in one.bad:
-            console.complain(picture.detail)
+        for image in one.bad:
+            console.complain(image.detail)
         yield one
 
 
@@ -105,7 +105,7 @@ def _entry(one: "EmbeddedShard") -> dict[str, Any]:
         "shard": one.shard,
         "out": str(one.out) if one.out else None,
         "made": one.made,
-        "pictures": one.pictures,
+        "images": one.images,
         "bad": [{"path": bad.path, "reason": bad.reason} for bad in one.bad],
         "error": one.fault or None,
     }

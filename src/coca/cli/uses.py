@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @grouped
 def recommend(
-    like: Annotated[
+    positive: Annotated[
         list[str],
         typer.Argument(
-            metavar="LIKE[:WEIGHT]",
+            metavar="POSITIVE[:WEIGHT]",
             help="Positive examples: image files or texts, with an optional weight.",
         ),
     ],
     *,
-    unlike: Annotated[
+    negative: Annotated[
         list[str] | None,
         typer.Option(
             "--negative",
@@ -69,15 +69,15 @@ def recommend(
     console = Console.current(json=as_json)
     from coca.search.query.query_terms import parse_terms
 
-    wanted = parse_terms(*_texts_and_files(like))
-    avoided = parse_terms(*_texts_and_files(unlike)) if unlike else []
+    wanted = parse_terms(*_texts_and_files(positive))
+    avoided = parse_terms(*_texts_and_files(negative)) if negative else []
     from coca.search.mining.recommend import recommend as recommended
 
     with place.open() as engine:
         hits = recommended(
             engine,
             wanted,
-            unlike=avoided,
+            negative=avoided,
             k=k,
             filter=among.expression,
             seen=set(seen or []),
@@ -98,7 +98,7 @@ def duplicates(
         ),
     ] = None,
     *,
-    least: Annotated[
+    min_similarity: Annotated[
         float,
         typer.Option(
             "--min-similarity", help="Cosine similarity from which two images are near-duplicates."
@@ -123,7 +123,7 @@ def duplicates(
     with place.open_index() as index:
         found, paths = find_duplicates(
             index,
-            least=least,
+            min_similarity=min_similarity,
             others=files,
             predictor=place.load_model(index) if files else None,
             keep=max(limit, KEPT_PAIRS),
@@ -148,11 +148,17 @@ def duplicates(
         [f"{score:.3f}", from_here(first), from_here(second)] for score, first, second in shown
     ]
     if rows:
-        console.table(["score", "picture", "like"], rows[:limit], right=["score"])
+        console.table(["score", "first", "second"], rows[:limit], right=["score"])
     if count:
         console.say(f"{count:,} files are copies of another one, byte for byte")
     console.say(
-        _sentence_on(found, count=index.info.count, others=len(files), least=least, drop=len(drop))
+        _sentence_on(
+            found,
+            count=index.info.count,
+            others=len(files),
+            min_similarity=min_similarity,
+            drop=len(drop),
+        )
     )
     console.emit(
         {
@@ -198,7 +204,7 @@ def mine(
             show_default=False,
         ),
     ] = None,
-    like: Annotated[
+    positive: Annotated[
         list[str] | None,
         typer.Option(
             "--positive",
@@ -220,7 +226,7 @@ def mine(
             "--diverse", help="Select by k-center: no image is far from a selected image."
         ),
     ] = False,
-    max_likeness: Annotated[
+    max_similarity: Annotated[
         float | None,
         typer.Option(
             "--max-similarity",
@@ -256,7 +262,7 @@ def mine(
     from coca.search.query.query_terms import parse_terms
 
     terms = parse_terms(query) if query else []
-    examples, apart = images.find(like or []), images.find(away_from or [])
+    examples, apart = images.find(positive or []), images.find(away_from or [])
     from contextlib import ExitStack
 
     from coca.search.mining.selection import Choice
@@ -281,7 +287,7 @@ def mine(
             count=count or max(1, round((share or 0) * index.count(wanted.filter))),
             min_score=min_score,
             diverse=diverse,
-            max_likeness=max_likeness,
+            max_similarity=max_similarity,
         )
         predictor = place.load_model(index)
         subset = workflow.mine(
@@ -333,14 +339,16 @@ def _how_to_train(subset: "Subset", out: Path) -> str:
     return f"{sentence}: {to_try('pretrain', 'RECIPE.yaml', *changes)}"
 
 
-def _sentence_on(found: "Duplicates", *, count: int, others: int, least: float, drop: int) -> str:
+def _sentence_on(
+    found: "Duplicates", *, count: int, others: int, min_similarity: float, drop: int
+) -> str:
     if not found.count:
         alike = f"is like one of {others:,} other images" if others else "is like another"
-        return f"none of {count:,} images {alike} from {least:g} on"
+        return f"none of {count:,} images {alike} with a cosine of {min_similarity:g} or more"
     what = f"{others:,} other images" if others else "each other"
     return (
-        f"{found.count:,} pairs of {count:,} images and {what} are alike from {least:g} on; "
-        f"without {drop:,} files none is left"
+        f"{found.count:,} pairs of {count:,} images and {what} have a cosine of "
+        f"{min_similarity:g} or more; without {drop:,} files none is left"
     )
 
 

@@ -19,7 +19,7 @@ from coca.workflows.collections.class_prompts import open_classes
 TEXT_QUERIES = ("red car", "smiling face", "apple", "sailboat", "hamburger", "green heart")
 IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
 FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
-LIKED, UNLIKED = ("1f438", "green heart"), "1f697"
+POSITIVE, NEGATIVE = ("1f438", "green heart"), "1f697"
 """Positive examples (a drawing and a text), and a negative drawing."""
 CLASSES, NAMED = 200, 8
 """Number of class names, and of drawings to classify."""
@@ -63,12 +63,12 @@ def use_collection(
     """Recommend images, classify by a collection of classes, delete an image and add it again."""
     engine = SearchEngine(predictor, index)
     by_code = {path.stem: (path, sample) for path, sample in images}
-    (code, text), (path, sample) = LIKED, by_code[LIKED[0]]
-    liked, avoided = content_id(sample.image), content_id(by_code[UNLIKED][1].image)
-    hits = recommend(engine, [liked, Term(text=text)], unlike=[avoided], k=8, diversity=0.3)
+    (code, text), (path, sample) = POSITIVE, by_code[POSITIVE[0]]
+    positive, negative = content_id(sample.image), content_id(by_code[NEGATIVE][1].image)
+    hits = recommend(engine, [positive, Term(text=text)], negative=[negative], k=8, diversity=0.3)
     title = (
         f"Recommended: like “{sample.captions[0]}” and “{text}”, "
-        f"unlike “{by_code[UNLIKED][1].captions[0]}”"
+        f"unlike “{by_code[NEGATIVE][1].captions[0]}”"
     )
     yield QueryResult(sample.captions[0], "", path, hits, title)
     yield _named(predictor, uri, images)

@@ -29,7 +29,7 @@ def about(**changes: Any) -> VectorsInfo:
         "embed_dim": 16,
         "model": "runs/one",
         "source": "/shards/a.tar",
-        "pictures": 3,
+        "images": 3,
         "bad": 0,
     }
     return VectorsInfo(**settings | changes)
@@ -63,6 +63,19 @@ def test_what_is_written_is_read(tmp_path: Path, batch: list[Record]) -> None:
         assert one.vector.tobytes() == other.vector.tobytes()
     assert found[0].text_vector == pytest.approx(batch[0].text_vector)
     assert found[1].text_vector is None
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, batch: list[Record]) -> None:
+    path = tmp_path / "a.parquet"
+    write_vectors(path, batch, about())
+    table = parquet.read_table(path)
+    metadata = {
+        key: value.replace(b'"images"', b'"pictures"')
+        for key, value in table.schema.metadata.items()
+    }
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+    assert b'"images"' not in path.read_bytes()
+    assert read_info(path) == about()
 
 
 def test_the_columns_are_those_of_a_collection_with_both_vectors(

@@ -286,11 +286,11 @@ def test_many_rows_are_flushed_on_the_way(
     monkeypatch.setattr(collection_io, "FLUSH_ROWS", 30)
     index = make_index()
     index.upsert(make_record(str(n)) for n in range(45))
-    assert index._store.pictures.unflushed == (15 if index._connection.is_lite else 45)
+    assert index._store.images.unflushed == (15 if index._connection.is_lite else 45)
     assert index.count() == 45
     index.flush()
     index.flush()
-    assert index._store.pictures.unflushed == 0
+    assert index._store.images.unflushed == 0
 
 
 def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
@@ -298,7 +298,7 @@ def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
 ) -> None:
     monkeypatch.setattr(collection_io, "_SEARCHED_ROWS", 10)
     index = make_index()
-    pictures = index._store.pictures
+    pictures = index._store.images
     lite = index._connection.is_lite
     query = make_record("cat").vector[np.newaxis]
     for n in range(24):

@@ -170,7 +170,7 @@ def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fre
     )
     hits = index.search(np.eye(1, 16, dtype=np.float32), 9, filter='album == "a1"')[0]
     assert {hit.id for hit in hits} == {"1", "4", "7"}
-    assert index._store.pictures.freshness == "Strong"
+    assert index._store.images.freshness == "Strong"
 
 
 def test_what_lite_cannot_keep_is_left_out_with_a_warning(

@@ -85,7 +85,7 @@ def test_rows_of_one_score_are_told_apart_by_id_however_many_are_asked_for() -> 
     found = [
         row["id"]
         for offset in range(0, 60, 7)
-        for row in pages(search, [0], offset=offset, k=7, most=100)[0]
+        for row in pages(search, [0], offset=offset, k=7, max_limit=100)[0]
     ]
     assert found == [f"{n:02}" for n in range(52)]
 

@@ -68,23 +68,23 @@ def test_no_two_that_are_taken_are_alike_and_each_left_out_has_its_like(
 ) -> None:
     vectors = cloud(seed, 40)
     order = np.random.default_rng(seed).permutation(40).tolist()
-    taken = drop_near_duplicates(vectors, order, most=most)
+    taken = drop_near_duplicates(vectors, order, max_similarity=most)
     cosines = vectors @ vectors.T
     assert all(cosines[a, b] <= most for a, b in combinations(taken, 2))
     for row in set(order) - set(taken):
         before = [one for one in taken if order.index(one) < order.index(row)]
         assert cosines[row, before].max() > most
-    assert drop_near_duplicates(vectors, order, most=most, count=count) == taken[:count]
+    assert drop_near_duplicates(vectors, order, max_similarity=most, count=count) == taken[:count]
 
 
 def test_equal_vectors_are_never_more_than_equal() -> None:
     twice = np.concatenate([cloud(3, 50), cloud(3, 50)])
-    assert len(drop_near_duplicates(twice, range(100), most=1.0)) == 100
+    assert len(drop_near_duplicates(twice, range(100), max_similarity=1.0)) == 100
 
 
 def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, test_set = cloud(1, 60), cloud(2, 5)
-    whole = drop_near_duplicates(vectors, range(60), most=0.8, away_from=test_set)
+    whole = drop_near_duplicates(vectors, range(60), max_similarity=0.8, away_from=test_set)
     assert (vectors[whole] @ test_set.T).max() <= 0.8
     monkeypatch.setattr("coca.search.mining.diversity._BLOCK", 7)
-    assert drop_near_duplicates(vectors, range(60), most=0.8, away_from=test_set) == whole
+    assert drop_near_duplicates(vectors, range(60), max_similarity=0.8, away_from=test_set) == whole

@@ -21,14 +21,14 @@ def cloud(seed: int, rows: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("block", [4, 2_048])
-@given(seed=st.integers(0, 50), least=st.floats(0.3, 1))
-def test_pairs_are_those_of_a_double_loop(block: int, seed: int, least: float) -> None:
+@given(seed=st.integers(0, 50), min_similarity=st.floats(0.3, 1))
+def test_pairs_are_those_of_a_double_loop(block: int, seed: int, min_similarity: float) -> None:
     vectors, others = cloud(seed, 13), cloud(seed + 1, 7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coca.search.mining.duplicates._BLOCK", block)
-        within = near_duplicates(vectors, least=least).pairs
-        across = near_duplicates(vectors, others, least=least).pairs
-    bound = min(least, 1 - 1e-6)
+        within = near_duplicates(vectors, min_similarity=min_similarity).pairs
+        across = near_duplicates(vectors, others, min_similarity=min_similarity).pairs
+    bound = min(min_similarity, 1 - 1e-6)
     assert {(p.first, p.second) for p in within} == {
         (a, b) for b in range(13) for a in range(b) if vectors[a] @ vectors[b] >= bound
     }
@@ -40,18 +40,20 @@ def test_pairs_are_those_of_a_double_loop(block: int, seed: int, least: float) -
 
 def test_equal_pictures_are_found_at_a_cosine_of_1() -> None:
     vectors = cloud(0, 5)[[0, 1, 1, 2, 0]]
-    assert [(pair.first, pair.second) for pair in near_duplicates(vectors, least=1.0).pairs] == [
+    assert [
+        (pair.first, pair.second) for pair in near_duplicates(vectors, min_similarity=1.0).pairs
+    ] == [
         (0, 4),
         (1, 2),
     ]
 
 
 @pytest.mark.parametrize("block", [4, 2_048])
-@given(seed=st.integers(0, 50), least=st.floats(0.8, 1))
-def test_groups_are_what_pairs_connect(block: int, seed: int, least: float) -> None:
+@given(seed=st.integers(0, 50), min_similarity=st.floats(0.8, 1))
+def test_groups_are_what_pairs_connect(block: int, seed: int, min_similarity: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coca.search.mining.duplicates._BLOCK", block)
-        found = near_duplicates(cloud(seed, 25), least=least)
+        found = near_duplicates(cloud(seed, 25), min_similarity=min_similarity)
     edges = {(pair.first, pair.second) for pair in found.pairs}
     # Reference: propagate the smallest label until nothing changes.
     name = {row: row for edge in edges for row in edge}
@@ -69,7 +71,7 @@ def test_groups_are_what_pairs_connect(block: int, seed: int, least: float) -> N
 
 def test_of_another_set_only_ones_own_rows_are_dropped() -> None:
     vectors = cloud(0, 6)
-    found = near_duplicates(vectors[:5], vectors[[3, 3, 1, 5]], least=1.0)
+    found = near_duplicates(vectors[:5], vectors[[3, 3, 1, 5]], min_similarity=1.0)
     assert (found.count, found.drop, found.groups) == (3, [1, 3], [])
 
 
@@ -77,8 +79,8 @@ def test_of_another_set_only_ones_own_rows_are_dropped() -> None:
 def test_the_most_alike_pairs_are_kept_and_all_are_counted(seed: int, keep: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coca.search.mining.duplicates._BLOCK", 4)
-        few = near_duplicates(cloud(seed, 20), least=0.3, keep=keep)
-    whole = near_duplicates(cloud(seed, 20), least=0.3)
+        few = near_duplicates(cloud(seed, 20), min_similarity=0.3, keep=keep)
+    whole = near_duplicates(cloud(seed, 20), min_similarity=0.3)
     assert whole.count == len(whole.pairs) == few.count
     assert few.groups == whole.groups
     scores = [pair.score for pair in whole.pairs]
@@ -88,7 +90,7 @@ def test_the_most_alike_pairs_are_kept_and_all_are_counted(seed: int, keep: int)
 def test_many_equal_pictures_take_memory_for_pictures_and_not_for_pairs() -> None:
     vectors = np.tile(cloud(0, 1), (6_000, 1))
     tracemalloc.start()
-    found = near_duplicates(vectors, least=1.0, keep=100)
+    found = near_duplicates(vectors, min_similarity=1.0, keep=100)
     _, most_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.count == 6_000 * 5_999 // 2
@@ -102,7 +104,7 @@ def test_many_equal_pictures_take_memory_for_pictures_and_not_for_pairs() -> Non
 def test_a_bound_that_makes_no_sense_is_refused() -> None:
     for wrong in (0.0, 1.1):
         with pytest.raises(SearchError, match=r"must be in \(0, 1\]"):
-            near_duplicates(cloud(0, 2), least=wrong)
+            near_duplicates(cloud(0, 2), min_similarity=wrong)
 
 
 def test_files_of_the_same_bytes_are_named_when_they_come_and_later(

@@ -33,7 +33,7 @@ def order_by_hand(embedder: Any, direction: Any, hidden: set[str]) -> list[str]:
 
 def test_likes_less_half_of_dislikes_is_the_direction(engine: SearchEngine, embedder: Any) -> None:
     v = {name: embedder.direction(name.encode()) for name in ("3", "5", "9", "sea")}
-    found = recommend(engine, ["3", "5"], unlike=["9"], k=37)
+    found = recommend(engine, ["3", "5"], negative=["9"], k=37)
     by_hand = order_by_hand(embedder, (v["3"] + v["5"]) / 2 - 0.5 * v["9"], {"3", "5", "9"})
     assert [hit.id for hit in found] == by_hand
     # Across modalities: a text with three times the weight of an image of the collection.
@@ -101,14 +101,17 @@ def test_what_is_removed_in_the_middle_of_it_is_left_out(
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"like": []}, "nothing to recommend by"),
-        ({"like": ["absent"]}, "no record 'absent'"),
-        ({"like": ["3"], "unlike": ["absent"]}, "no record 'absent'"),
-        ({"like": ["3"], "diversity": 1.5}, r"diversity must be in \[0, 1\], got 1\.5"),
-        ({"like": ["3"], "k": 0, "diversity": 0.5}, "k=0 with offset=0: k is at least 1"),
-        ({"like": ["3"], "k": -2, "seen": {"1", "2", "4"}}, "k=-2 with offset=0"),
-        ({"like": [Term(text="x", weight=-1.0)]}, "must be above 0, got -1"),
-        ({"like": ["3"], "seen": {f"s{n}" for n in range(16_384)}}, "leave them out by a filter"),
+        ({"positive": []}, "positive is empty"),
+        ({"positive": ["absent"]}, "no record 'absent'"),
+        ({"positive": ["3"], "negative": ["absent"]}, "no record 'absent'"),
+        ({"positive": ["3"], "diversity": 1.5}, r"diversity must be in \[0, 1\], got 1\.5"),
+        ({"positive": ["3"], "k": 0, "diversity": 0.5}, "k=0 with offset=0: k is at least 1"),
+        ({"positive": ["3"], "k": -2, "seen": {"1", "2", "4"}}, "k=-2 with offset=0"),
+        ({"positive": [Term(text="x", weight=-1.0)]}, "must be above 0, got -1"),
+        (
+            {"positive": ["3"], "seen": {f"s{n}" for n in range(16_384)}},
+            "leave them out by a filter",
+        ),
     ],
 )
 def test_a_wish_that_makes_no_sense_is_refused(

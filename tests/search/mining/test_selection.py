@@ -41,10 +41,10 @@ def test_the_best_are_chosen_first(seed: int, count: int) -> None:
 
 def test_copies_are_passed_over_and_a_test_set_is_kept_away_from() -> None:
     vectors = cloud(0, 6)[[0, 0, 1, 1, 2, 3, 4, 5]]
-    apart = Choice(count=8, max_likeness=0.999)
+    apart = Choice(count=8, max_similarity=0.999)
     assert choose(vectors, apart) == [0, 2, 4, 5, 6, 7]
     assert choose(vectors, apart, away_from=vectors[[2, 7]]) == [0, 4, 5, 6]
-    with pytest.raises(SearchError, match="max_likeness"):
+    with pytest.raises(SearchError, match="max_similarity"):
         choose(vectors, Choice(count=8), away_from=vectors[:1])
 
 
@@ -62,5 +62,5 @@ def test_spreading_out_stays_among_the_best() -> None:
 def test_a_choice_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         Choice(count=0)
-    with pytest.raises(ConfigError, match="max_likeness"):
-        Choice(count=1, max_likeness=1.5)
+    with pytest.raises(ConfigError, match="max_similarity"):
+        Choice(count=1, max_similarity=1.5)

@@ -75,7 +75,7 @@ def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
     out = tmp_path / "vectors"
     done = list(embed_shards(shards, model, out))
     assert [one.made for one in done] == [True] * SHARDS
-    assert sum(one.pictures for one in done) == SHARDS * PER_SHARD
+    assert sum(one.images for one in done) == SHARDS * PER_SHARD
     through_files = index_vectors(find_vectors(out), uri=str(tmp_path / "a.db"))
     assert (through_files.report.added, through_files.report.duplicates) == (23, 1)
     assert through_files.collection.model == str(model.source)
@@ -103,12 +103,12 @@ def test_what_is_done_is_found_and_a_changed_tar_is_done_anew(
         again = list(embed_shards(shards, model, out, start=2))
     assert [one.shard for one in again] == [*shards[2:], *shards[:2]]
     assert not any(one.made for one in again)
-    assert {one.pictures for one in again} == {PER_SHARD}
+    assert {one.images for one in again} == {PER_SHARD}
     with ShardWriter(tmp_path / "other") as writer:
         writer.write(Sample("new", picture(99)))
     writer.paths[0].replace(shards[0])
     (made,) = (one for one in embed_shards(shards, model, out) if one.made)
-    assert made.pictures == 1
+    assert made.images == 1
 
 
 def repack(shard: str, tmp_path: Path, numbers: range) -> None:
@@ -208,7 +208,7 @@ def test_bad_pictures_and_bad_tars_are_told(model: Predictor, tmp_path: Path) ->
     writer.paths[1].write_bytes(b"no tar")
     Path(f"{writer.paths[1]}.idx").unlink()
     first, second = embed_shards(find_shards([tmp_path / "shards"]), model, tmp_path / "out")
-    assert (first.pictures, [bad.path for bad in first.bad]) == (1, [f"{writer.paths[0]}/k0"])
+    assert (first.images, [bad.path for bad in first.bad]) == (1, [f"{writer.paths[0]}/k0"])
     assert "shard-000001.tar" in second.fault
     assert second.out is None
 

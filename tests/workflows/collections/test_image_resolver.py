@@ -105,7 +105,7 @@ def test_a_collection_of_all_kinds_is_embedded_by_another_model(
         Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
     ):
         ingest(open_sources(resolve_uris(places), frame_interval_s=FRAME_INTERVAL_S), older, old)
-        report = reindex(old, newer, new, open_picture=ImageResolver(), batch_size=4)
+        report = reindex(old, newer, new, open_image=ImageResolver(), batch_size=4)
         assert (report.embedded, report.lost) == (count, [])
         before, after = old.get(old.ids()), new.get(new.ids())
         assert after == before
@@ -133,11 +133,11 @@ def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_pa
                 f"{server.url}/shards/shard-000000.tar/k2",
                 f"{server.url}/shards/shard-000000.tar/k3",
             }
-            report = reindex(old, newer, new, open_picture=ImageResolver())
+            report = reindex(old, newer, new, open_image=ImageResolver())
             assert (report.embedded, report.lost) == (3, [])
             assert new.get(new.ids()) == old.get(old.ids())
             (tmp_path / "other.png").unlink()
-            report = reindex(old, newer, last, open_picture=ImageResolver())
+            report = reindex(old, newer, last, open_image=ImageResolver())
             assert report.embedded == 2
             ((path, reason),) = report.lost
             assert path == f"{server.url}/other.png"

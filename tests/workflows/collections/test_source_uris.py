@@ -78,7 +78,7 @@ def test_a_uri_that_cannot_be_indexed_is_refused_with_a_remedy(
 def test_vectors_are_found_by_their_content_and_not_mixed_with_images(folder: Path) -> None:
     file = folder / "vectors" / "a.parquet"
     about = VectorsInfo(
-        fingerprint="one", embed_dim=4, model="nano", source="a.tar", pictures=0, bad=0
+        fingerprint="one", embed_dim=4, model="nano", source="a.tar", images=0, bad=0
     )
     write_vectors(file, [], about)
     resolved = resolve_uris([folder / "vectors", file])

@@ -31,9 +31,9 @@ def read_header(image: bytes) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as picture:
-                width, height = picture.size
-                exif = picture.getexif()
+            with Image.open(io.BytesIO(image), formats=formats_of(image[:HEAD_BYTES])) as opened:
+                width, height = opened.size
+                exif = opened.getexif()
                 # From 5 on, the image is rotated by 90 degrees.
                 if int(exif.get(_ORIENTATION, 1)) >= 5:
                     width, height = height, width

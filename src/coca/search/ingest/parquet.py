@@ -35,7 +35,7 @@ class VectorsInfo:
     """Name or folder of that model."""
     source: str
     """Source of the images, such as a tar."""
-    pictures: int
+    images: int
     """Number of images in the file; identical images share a row."""
     bad: int
     """Number of rejected images."""
@@ -108,7 +108,12 @@ def _about(path: Path) -> VectorsInfo | None:
         metadata = parquet.read_schema(path).metadata or {}
     except (arrow.ArrowException, OSError):
         return None
-    return VectorsInfo(**json.loads(metadata[_ABOUT])) if _ABOUT in metadata else None
+    if _ABOUT not in metadata:
+        return None
+    about = json.loads(metadata[_ABOUT])
+    if "pictures" in about:  # written before the field was called `images`
+        about["images"] = about.pop("pictures")
+    return VectorsInfo(**about)
 
 
 def _to_plain(record: Record) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def ingest_vectors(
     for info in infos:
         check_same_model(index.info, fingerprint=info.fingerprint, embed_dim=info.embed_dim)
     snapshot = CollectionSnapshot(_image_origins(index), half=index.repair())
-    total = sum(info.pictures for info in infos)
+    total = sum(info.images for info in infos)
     with (
         progress("index vectors", total) as bar,
         _open_planner(index, snapshot, None, None, batch_size, bar, None) as planner,

@@ -12,7 +12,7 @@ from coca.search.ingest.prefetch import embed_each
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import WRITE_ROWS, batches
 from coca.search.query.engine import Embedder
-from coca.search.query.originals import OpenPicture, picture_of, read_file
+from coca.search.query.originals import ImageOpener, read_file, read_original
 from coca.search.records import Record, check_same_model
 
 
@@ -37,7 +37,7 @@ def reindex(
     embedder: Embedder,
     target: Collection,
     *,
-    open_picture: OpenPicture = read_file,
+    open_image: ImageOpener = read_file,
     batch_size: int = 64,
     progress: ProgressMaker = silent,
 ) -> ReindexReport:
@@ -52,7 +52,7 @@ def reindex(
         source: Collection of the images, of any model.
         embedder: New model.
         target: Collection of the new model.
-        open_picture: Reads the image of a path, called in path order; by default files.
+        open_image: Reads the image of a path, called in path order; by default files.
         batch_size: Images in an embedding batch.
         progress: Optional progress callback.
 
@@ -69,14 +69,14 @@ def reindex(
             _bring_up_to_date(part, source, embedder, target, report)
             bar.advance(len(part))
         for part in batches((id for id in ids if id not in there), batch_size):
-            pictures = []
+            originals = []
             found = source.get(part)
             for record in (found[id] for id in part if id in found):
                 try:
-                    pictures.append((record, picture_of(record, open_picture)))
+                    originals.append((record, read_original(record, open_image)))
                 except DataError as error:
                     report.lost.append((record.path, str(error)))
-            made = _embedded(pictures, embedder, report)
+            made = _embedded(originals, embedder, report)
             target.upsert(made)
             report.embedded += len(made)
             bar.advance(len(part), lost=len(report.lost))
@@ -124,11 +124,11 @@ def _caption_changed(new: Record, old: Record) -> bool:
 
 
 def _embedded(
-    pictures: Sequence[tuple[Record, bytes]], embedder: Embedder, report: ReindexReport
+    originals: Sequence[tuple[Record, bytes]], embedder: Embedder, report: ReindexReport
 ) -> list[Record]:
-    answers = embed_each(embedder, [image for _, image in pictures])
+    answers = embed_each(embedder, [image for _, image in originals])
     embedded: list[tuple[Record, Float32[np.ndarray, " E"]]] = []
-    for (record, _), answer in zip(pictures, answers, strict=True):
+    for (record, _), answer in zip(originals, answers, strict=True):
         if isinstance(answer, DataError):
             report.lost.append((record.path, str(answer)))
         else:

@@ -51,7 +51,7 @@ _UTMOST = 1e6
 class Vectors:
     """Vector field of a collection: image vectors or caption vectors."""
 
-    pictures: CollectionIO
+    images: CollectionIO
     """Collection of the image rows."""
     collection: CollectionIO
     """Collection of the vectors: the same, or a separate collection for captions."""

@@ -32,7 +32,7 @@ def ann_search(
         page: Page of the result list.
         captions: Exclude records without a caption vector, whose placeholder vectors may match.
     """
-    separate = vectors.collection is not vectors.pictures
+    separate = vectors.collection is not vectors.images
 
     def search(some: Sequence[np.ndarray], limit: int) -> list[list[Row]]:
         request, rows = replace(page, k=limit, offset=0), np.stack(some)
@@ -48,7 +48,7 @@ def ann_search(
         return found
 
     most = vectors.index.spec.max_results
-    answers = pages(search, list(queries), offset=page.offset, k=page.k, most=most)
+    answers = pages(search, list(queries), offset=page.offset, k=page.k, max_limit=most)
     return [[to_hit(row, row["distance"]) for row in answer] for answer in answers]
 
 
@@ -97,7 +97,7 @@ def bm25_search(collection: CollectionIO, text: str, page: SearchOptions) -> lis
         return [[row | {"distance": abs(row["distance"])} for row in rows] for rows in answers]
 
     rows = pages(
-        search, [text], offset=page.offset, k=page.k, most=MAX_RESULTS, digits=BM25_DIGITS
+        search, [text], offset=page.offset, k=page.k, max_limit=MAX_RESULTS, digits=BM25_DIGITS
     )[0]
     return [to_hit(row, row["distance"]) for row in rows]
 
@@ -109,11 +109,11 @@ def _search_captions(
 
     Orphaned captions of a killed writer are skipped.
     """
-    pictures, limit = vectors.pictures, request.k
+    images, limit = vectors.images, request.k
     while True:
         found = search_rows(vectors, queries, replace(request, k=limit))
         ids = dict.fromkeys(row[records.ID] for rows in found for row in rows)
-        image_rows = pictures.get(ids, HIT_COLUMNS, freshness=pictures.freshness)
+        image_rows = images.get(ids, HIT_COLUMNS, freshness=images.freshness)
         known = {row[records.ID]: row for row in image_rows}
         answers = [
             [

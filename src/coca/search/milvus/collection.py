@@ -260,19 +260,19 @@ class Collection:
         Raises:
             SearchError: Milvus rejects the filter.
         """
-        return self._store.pictures.ids(filter)
+        return self._store.images.ids(filter)
 
     def hits(self, scores: Mapping[str, float]) -> list[Hit]:
         """Build hits with these scores, in this order; missing ids are skipped."""
-        pictures = self._store.pictures
-        found_rows = pictures.get(scores, HIT_COLUMNS, freshness=pictures.freshness)
+        images = self._store.images
+        found_rows = images.get(scores, HIT_COLUMNS, freshness=images.freshness)
         found = {row[records.ID]: row for row in found_rows}
         return [to_hit(found[id], score) for id, score in scores.items() if id in found]
 
     @property
     def writes(self) -> int:
         """Number of rows written or deleted so far through this client; on Lite, through any."""
-        return self._store.pictures.journal.writes
+        return self._store.images.journal.writes
 
     @property
     def sees_all_writes(self) -> bool:
@@ -281,7 +281,7 @@ class Collection:
 
     def changed_since(self, writes: int) -> list[str] | None:
         """List the ids written since `writes` had this value; None if that is too long ago."""
-        return self._store.pictures.journal.since(writes)
+        return self._store.images.journal.since(writes)
 
     def count(self, filter: str = "") -> int:
         """Count the records, or those that match a filter.
@@ -289,7 +289,7 @@ class Collection:
         Raises:
             SearchError: Milvus rejects the filter.
         """
-        return self._store.pictures.count(filter)
+        return self._store.images.count(filter)
 
     def repair(self) -> set[str]:
         """Delete orphaned captions, which killed writers leave.
@@ -379,7 +379,7 @@ class Collection:
         check_text(text)
         page = SearchOptions(k=k, offset=offset, filter=filter)
         page.check_page(self.index_type.spec.max_results)
-        return bm25_search(self._store.pictures, text, page)
+        return bm25_search(self._store.images, text, page)
 
     @property
     def supports_full_text(self) -> bool:

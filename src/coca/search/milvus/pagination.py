@@ -48,7 +48,7 @@ def pages(
     *,
     offset: int,
     k: int,
-    most: int,
+    max_limit: int,
     digits: int = COSINE_DIGITS,
 ) -> list[list[Row]]:
     """Collect the page of each query from rank `offset` on.
@@ -59,12 +59,12 @@ def pages(
         queries: Queries for `search`.
         offset: Number of best results to skip.
         k: Maximum number of results a query.
-        most: Maximum limit of `search`; ties beyond it are ordered by id as far as they are found.
+        max_limit: Maximum limit of `search`; ties beyond it are ordered by id as far as found.
         digits: Decimals of scores that are compared.
     """
     answers: list[list[Row]] = [[] for _ in queries]
     open_ones, last = list(range(len(queries))), offset + k
-    limit = min(last + 1, most)
+    limit = min(last + 1, max_limit)
     while open_ones:
         found = search([queries[number] for number in open_ones], limit)
         torn = []
@@ -76,9 +76,9 @@ def pages(
                 ends = [round(rows[place]["distance"], digits) for place in (last - 1, -1)]
                 if ends[0] == ends[1]:
                     torn.append(number)
-        if limit == most:
+        if limit == max_limit:
             break
-        open_ones, limit = torn, min(depth_of(limit + 1), most)
+        open_ones, limit = torn, min(depth_of(limit + 1), max_limit)
     return answers
 
 

@@ -30,9 +30,9 @@ class RecordStore:
         self.layout = layout
         self._captions_indexed = False
         may_move = not layout.made_for
-        self.pictures = CollectionIO(connection, layout.name, layout.consistency, may_move=may_move)
+        self.images = CollectionIO(connection, layout.name, layout.consistency, may_move=may_move)
         # The same collection, if one row has both vectors.
-        self._texts = self.pictures
+        self._texts = self.images
         if not layout.shared:
             self._texts = CollectionIO(connection, layout.texts, layout.consistency)
 
@@ -43,15 +43,15 @@ class RecordStore:
             SearchError: It is neither `"image"` nor `"text"`.
         """
         if side == "image":
-            return Vectors(self.pictures, self.pictures, records.VECTOR, self.layout.index)
-        return Vectors(self.pictures, self._texts, self.layout.text_column, self.layout.index)
+            return Vectors(self.images, self.images, records.VECTOR, self.layout.index)
+        return Vectors(self.images, self._texts, self.layout.text_column, self.layout.index)
 
     def write(self, batch: Sequence[Record]) -> None:
         """Write validated records with distinct ids."""
         written = [to_row(record) for record in batch]
         if not self._captions_indexed and any(one.text_vector is not None for one in batch):
             # Before the write, so that a killed writer leaves no caption without an index.
-            index_captions(self.pictures.connection, self.layout)
+            index_captions(self.images.connection, self.layout)
             self._captions_indexed = True
         if self.layout.shared:
             for row, record in zip(written, batch, strict=True):
@@ -69,19 +69,19 @@ class RecordStore:
             ]
             self._texts.delete(record.id for record in batch if record.text_vector is None)
             self._texts.upsert(caption_rows)
-        self.pictures.upsert(written)
+        self.images.upsert(written)
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete records; missing ids are ignored."""
         for batch in batches(ids, WRITE_ROWS):
             if not self.layout.shared:
                 self._texts.delete(batch)
-            self.pictures.delete(batch)
+            self.images.delete(batch)
 
     def flush(self) -> None:
         """Flush written rows into the index, where that is due."""
         self._texts.flush()
-        self.pictures.flush()
+        self.images.flush()
 
     def repair(self) -> set[str]:
         """Delete orphaned captions, which killed writers leave.
@@ -93,33 +93,31 @@ class RecordStore:
             return set()
         columns = [records.ID, records.CAPTION, records.HAS_TEXT]
         texts = _by_id(self._texts.read_through(columns))
-        pictures = _by_id(self.pictures.read_through(columns))
-        if astray := _astray(texts, pictures):
+        images = _by_id(self.images.read_through(columns))
+        if astray := _astray(texts, images):
             # Another writer may be between its two writes.
             time.sleep(_BETWEEN_S)
             texts_again = _by_id([self._texts.get(astray, columns)])
-            astray = _astray(texts_again, _by_id([self.pictures.get(astray, columns)]))
+            astray = _astray(texts_again, _by_id([self.images.get(astray, columns)]))
             self._texts.delete(astray)
-        unembedded = set(astray) | (pictures.keys() - texts.keys())
-        return {id for id in unembedded if id in pictures and pictures[id][records.HAS_TEXT]}
+        unembedded = set(astray) | (images.keys() - texts.keys())
+        return {id for id in unembedded if id in images and images[id][records.HAS_TEXT]}
 
     def get(self, ids: Iterable[str]) -> Iterator[Record]:
         """Read the records with these ids, in no order; missing ids are skipped."""
         for batch in batches(ids, WRITE_ROWS):
-            yield from self._to_records(list(self.pictures.get(batch, self._columns)))
+            yield from self._to_records(list(self.images.get(batch, self._columns)))
 
     def read_through(self, filter: str = "") -> Iterator[list[Record]]:
         """Iterate over all records that match a filter, in batches, in no order."""
-        for batch in self.pictures.read_through(self._columns, filter):
+        for batch in self.images.read_through(self._columns, filter):
             yield self._to_records(batch)
 
     def origins(self, ids: Iterable[str] | None) -> Iterator[tuple[str, str, str, Origin]]:
         """Iterate over id, path, caption and origin of these records, or of all, in no order."""
         columns = [records.ID, records.PATH, records.CAPTION, records.ORIGIN]
         found: Iterable[Iterable[Row]] = (
-            self.pictures.read_through(columns)
-            if ids is None
-            else [self.pictures.get(ids, columns)]
+            self.images.read_through(columns) if ids is None else [self.images.get(ids, columns)]
         )
         for batch in found:
             for row in batch:
@@ -143,5 +141,5 @@ def _by_id(parts: Iterable[Iterable[Row]]) -> dict[str, Row]:
     return {row[records.ID]: row for part in parts for row in part}
 
 
-def _astray(texts: Mapping[str, Row], pictures: Mapping[str, Row]) -> list[str]:
-    return [id for id, row in texts.items() if not belongs(row, pictures.get(id))]
+def _astray(texts: Mapping[str, Row], images: Mapping[str, Row]) -> list[str]:
+    return [id for id, row in texts.items() if not belongs(row, images.get(id))]

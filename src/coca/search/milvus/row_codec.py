@@ -71,15 +71,15 @@ def to_origin(row: Mapping[str, Any]) -> Origin:
     return Origin(**row[records.ORIGIN])
 
 
-def belongs(caption: Mapping[str, Any], picture: Mapping[str, Any] | None) -> bool:
+def belongs(caption: Mapping[str, Any], image_row: Mapping[str, Any] | None) -> bool:
     """Return whether a row of the caption collection matches the row of its image.
 
     It does not after a writer was killed between both writes, until the write is repeated.
     """
     return (
-        picture is not None
-        and picture[records.HAS_TEXT]
-        and picture[records.CAPTION] == caption[records.CAPTION]
+        image_row is not None
+        and image_row[records.HAS_TEXT]
+        and image_row[records.CAPTION] == caption[records.CAPTION]
     )
 
 

@@ -85,16 +85,16 @@ def drop_near_duplicates(
     vectors: Float32[np.ndarray, "N E"],
     order: Sequence[int],
     *,
-    most: float,
+    max_similarity: float,
     count: int | None = None,
     away_from: Float32[np.ndarray, "M E"] | None = None,
 ) -> list[int]:
-    """Select rows greedily so that no two have a cosine above `most`.
+    """Select rows greedily so that no two have a cosine above `max_similarity`.
 
     Args:
         vectors: Of the candidates, each of length 1.
         order: Rows in order of preference.
-        most: Maximum cosine of two selected rows.
+        max_similarity: Maximum cosine of two selected rows.
         count: Maximum number of rows; None means all.
         away_from: Further vectors whose cosine with each row is limited, such as those of a test
             set.
@@ -106,8 +106,8 @@ def drop_near_duplicates(
         free = np.ones(len(block), bool)
         for others in (away_from, vectors[taken]):
             if others is not None and len(others):
-                free &= (vectors[block] @ others.T).max(axis=1) <= most + _ROUNDING
-        alike = vectors[block] @ vectors[block].T > most + _ROUNDING
+                free &= (vectors[block] @ others.T).max(axis=1) <= max_similarity + _ROUNDING
+        alike = vectors[block] @ vectors[block].T > max_similarity + _ROUNDING
         for place in range(len(block)):
             if len(taken) == wanted:
                 return taken

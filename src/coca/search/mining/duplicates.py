@@ -50,26 +50,26 @@ def near_duplicates(
     vectors: Float32[np.ndarray, "N E"],
     others: Float32[np.ndarray, "M E"] | None = None,
     *,
-    least: float = 0.95,
+    min_similarity: float = 0.95,
     keep: int = KEPT_PAIRS,
     progress: ProgressMaker = silent,
 ) -> Duplicates:
-    """Find all pairs with a cosine of at least `least`, in memory linear in the images.
+    """Find all pairs with a cosine of at least `min_similarity`, in memory linear in the images.
 
     Args:
         vectors: One vector a row, each of length 1.
         others: Second set to compare with; by default the images are compared with each other.
-        least: Minimum cosine of a pair, above 0; its meaning depends on the model.
+        min_similarity: Minimum cosine of a pair, above 0; its meaning depends on the model.
         keep: Maximum number of pairs to list.
         progress: Optional progress callback; the time is proportional to the product of both sizes.
 
     Raises:
-        SearchError: `least` is not in (0, 1].
+        SearchError: `min_similarity` is not in (0, 1].
     """
-    if not 0 < least <= 1:
-        raise ArgumentError(f"the minimum cosine must be in (0, 1], got {least}")
+    if not 0 < min_similarity <= 1:
+        raise ArgumentError(f"the minimum cosine must be in (0, 1], got {min_similarity}")
     # The product of a vector with itself may be rounded to below 1.
-    least = min(least, 1 - 1e-6)
+    min_similarity = min(min_similarity, 1 - 1e-6)
     right = vectors if others is None else others
     best, groups = _Best(keep), _Groups(len(vectors))
     alike = np.zeros(len(vectors), bool)
@@ -78,7 +78,7 @@ def near_duplicates(
             rows = vectors[top : top + _BLOCK]
             for left in range(top if others is None else 0, len(right), _BLOCK):
                 scores = rows @ right[left : left + _BLOCK].T
-                found = scores >= least
+                found = scores >= min_similarity
                 if others is None and left == top:
                     found = np.triu(found, 1)
                 first, second = np.nonzero(found)

@@ -17,7 +17,7 @@ from coca.search.query.query_terms import Term
 from coca.search.records import Hit, Record, content_id
 from coca.search.search_options import Side, check_page
 
-_UNLIKE_WEIGHT = -0.5
+_NEGATIVE_WEIGHT = -0.5
 """Total weight of the negative examples, against 1 for the positive: they adjust the direction."""
 _POOL = 10
 """Candidates for each result, from which MMR selects."""
@@ -25,9 +25,9 @@ _POOL = 10
 
 def recommend(
     engine: SearchEngine,
-    like: Sequence[str | Term],
+    positive: Sequence[str | Term],
     *,
-    unlike: Sequence[str | Term] = (),
+    negative: Sequence[str | Term] = (),
     k: int = 10,
     filter: str = "",
     seen: Collection[str] = (),
@@ -38,12 +38,12 @@ def recommend(
 
     Args:
         engine: Search engine over the collection.
-        like: Positive examples: ids of records, or terms (texts, images, vectors) with weights
+        positive: Positive examples: ids of records, or terms (texts, images, vectors) with weights
             above 0.
-        unlike: Negative examples, as `like`; their total weight is half.
+        negative: Negative examples, as `positive`; their total weight is half.
         k: Maximum number of hits.
         filter: Milvus filter expression.
-        seen: Ids to exclude. Records of `like` and `unlike` are always excluded, also of images
+        seen: Ids to exclude. Positive and negative records are always excluded, also of images
             given as a file or as encoded bytes.
         diversity: Trade-off of MMR from 0 (similarity only) to 1 (diversity only).
         on: Vector field to search: `"image"` or `"text"` (captions).
@@ -53,25 +53,25 @@ def recommend(
         are sorted by `rank_score`, their marginal relevance.
 
     Raises:
-        SearchError: `like` is empty, an id does not exist, `k` is out of range, `diversity` is not
-            in [0, 1], or more ids are excluded than Milvus can skip.
+        SearchError: `positive` is empty, an id does not exist, `k` is out of range, `diversity` is
+            not in [0, 1], or more ids are excluded than Milvus can skip.
         DataError: An image cannot be read.
     """
-    for name, some in (("like", like), ("unlike", unlike)):
+    for name, some in (("positive", positive), ("negative", negative)):
         if isinstance(some, str) or not all(isinstance(one, str | Term) for one in some):
             raise ArgumentError(f"{name} must be a list of record ids and terms, got {some!r}")
     if isinstance(seen, str):
         raise ArgumentError(f"seen must be a list of record ids, got {seen!r}")
-    if not like:
-        raise ArgumentError("nothing to recommend by: name a record, a text or an image to be like")
+    if not positive:
+        raise ArgumentError("positive is empty; give a record id, a text or an image")
     if not (isinstance(diversity, Real) and 0 <= diversity <= 1):
         raise ArgumentError(f"diversity must be in [0, 1], got {diversity!r}")
     check_page(k, 0, MAX_RESULTS)
     terms = [
-        *_share(engine, like, 1.0, on),
-        *(_share(engine, unlike, _UNLIKE_WEIGHT, on) if unlike else ()),
+        *_weigh(engine, positive, 1.0, on),
+        *(_weigh(engine, negative, _NEGATIVE_WEIGHT, on) if negative else ()),
     ]
-    hidden = {*seen, *_ids_of((*like, *unlike))}
+    hidden = {*seen, *_ids_of((*positive, *negative))}
     if k + len(hidden) > MAX_RESULTS:
         raise ArgumentError(
             f"{len(hidden):,} records were seen, and Milvus looks at {MAX_RESULTS:,} at most; "
@@ -114,7 +114,7 @@ def _vector(record: Record, on: Side) -> Float32[np.ndarray, " E"]:
     return record.text_vector
 
 
-def _share(
+def _weigh(
     engine: SearchEngine, given: Sequence[str | Term], weight: float, on: Side
 ) -> list[Term]:
     """Convert examples to terms whose weights sum to `weight`; ids become vectors."""

@@ -28,7 +28,7 @@ class Choice(Config):
     """Select by greedy k-center among the best `pool * count`."""
     pool: Annotated[int, Ge(1)] = 4
     """Candidates for each selected image, with `diverse` and scores."""
-    max_likeness: Annotated[float, Interval(gt=0, le=1)] | None = None
+    max_similarity: Annotated[float, Interval(gt=0, le=1)] | None = None
     """Maximum cosine of two selected images, which excludes near-duplicates."""
 
 
@@ -73,26 +73,30 @@ def choose(
         vectors: Vectors of all images, each of length 1.
         choice: Configuration of the selection.
         scores: Score of each image; None treats all alike, in the given order.
-        away_from: Vectors whose cosine with each selected image is at most `max_likeness`, such as
-            a test set.
+        away_from: Vectors whose cosine with each selected image is at most `max_similarity`, such
+            as those of a test set.
         progress: Optional progress callback.
 
     Raises:
-        SearchError: `away_from` is given without `max_likeness`.
+        SearchError: `away_from` is given without `max_similarity`.
     """
-    if away_from is not None and choice.max_likeness is None:
-        raise ArgumentError("how like the images to stay away from is too like? Set max_likeness")
+    if away_from is not None and choice.max_similarity is None:
+        raise ArgumentError("away_from needs max_similarity, the maximum cosine to these images")
     order = np.arange(len(vectors)) if scores is None else np.argsort(-scores, kind="stable")
     if scores is not None and choice.min_score is not None:
         order = order[scores[order] >= choice.min_score]
     wanted: int | None = choice.count
     if choice.diverse:
         wanted = None if scores is None else choice.count * choice.pool
-    if choice.max_likeness is None:
+    if choice.max_similarity is None:
         rows = order[:wanted].tolist()
     else:
         rows = drop_near_duplicates(
-            vectors, order.tolist(), most=choice.max_likeness, count=wanted, away_from=away_from
+            vectors,
+            order.tolist(),
+            max_similarity=choice.max_similarity,
+            count=wanted,
+            away_from=away_from,
         )
     if not choice.diverse:
         return rows

@@ -105,19 +105,19 @@ def class_names(index: Collection) -> list[str]:
 
 
 def nearest_classes(
-    classes: Searchable, pictures: Float[np.ndarray, "N E"], *, k: int = 5
+    classes: Searchable, vectors: Float[np.ndarray, "N E"], *, k: int = 5
 ) -> list[list[Class]]:
     """Find the nearest classes to each image, nearest first.
 
     Args:
         classes: The collection of classes; an `InMemoryIndex` of it is exact.
-        pictures: Vectors of the images, each of length 1.
+        vectors: Vectors of the images, each of length 1.
         k: Maximum number of classes an image.
 
     Raises:
         SearchError: The collection contains no class, or contains images.
     """
-    answers = classes.search(pictures, k)
+    answers = classes.search(vectors, k)
     for hits in answers:
         if not hits:
             raise SearchError(_nothing(classes.info))

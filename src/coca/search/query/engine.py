@@ -11,7 +11,7 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.query.fusion import Fusion
 from coca.search.query.hybrid import search_hybrid, word_search
-from coca.search.query.originals import OpenPicture, read_file
+from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
 from coca.search.query.searchable import FullTextSearch, Searchable, cosine
@@ -60,14 +60,14 @@ class SearchEngine:
         embedder: Embedder,
         index: Searchable,
         *,
-        picture_reader: Callable[[], OpenPicture] = lambda: read_file,
+        image_reader: Callable[[], ImageOpener] = lambda: read_file,
     ) -> None:
         """Combine both; the engine does not close the index.
 
         Args:
             embedder: Model that embedded the collection.
             index: The collection.
-            picture_reader: Factory of the function that reads images by path for reranking; reads
+            image_reader: Factory of the function that reads images by path for reranking; reads
                 files by default. `coca.workflows.collections.search.open_search` also reads tars,
                 tables and videos.
 
@@ -77,7 +77,7 @@ class SearchEngine:
         check_same_model(index.info, fingerprint=embedder.fingerprint, embed_dim=embedder.embed_dim)
         self.embedder = embedder
         self.index = index
-        self._picture_reader = picture_reader
+        self._image_reader = image_reader
 
     @cached_property
     def _by_words(self) -> FullTextSearch:
@@ -274,5 +274,5 @@ class SearchEngine:
             texts,
             self.embedder,
             cosines={id: cosine(query, record, on) for id, record in records.items()},
-            open_picture=self._picture_reader(),
+            open_image=self._image_reader(),
         )

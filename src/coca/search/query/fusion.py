@@ -51,6 +51,6 @@ def _gains(ranking: Sequence[Hit], fusion: Fusion) -> list[float]:
     if fusion.method == "rrf":
         return [1 / (fusion.constant + place) for place in range(1, len(ranking) + 1)]
     scores = [hit.score for hit in ranking]
-    least, span = min(scores, default=0.0), max(scores, default=0.0) - min(scores, default=0.0)
+    lowest, span = min(scores, default=0.0), max(scores, default=0.0) - min(scores, default=0.0)
     # A single hit, or several of one score, all get the maximum.
-    return [(score - least) / span if span > 0 else 1.0 for score in scores]
+    return [(score - lowest) / span if span > 0 else 1.0 for score in scores]

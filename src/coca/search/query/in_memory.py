@@ -300,9 +300,9 @@ class InMemoryIndex:
 
 def _first(ids: list[str], scores: Float32[np.ndarray, " N"], count: int) -> np.ndarray:
     """Return the rows of the best scores, best first; ties are broken by id."""
-    least = np.partition(scores, -count)[-count]
+    threshold = np.partition(scores, -count)[-count]
     # Includes all ties with the last score, as ids decide their order.
-    rows = np.flatnonzero(scores >= least - 10.0**-COSINE_DIGITS)
+    rows = np.flatnonzero(scores >= threshold - 10.0**-COSINE_DIGITS)
     names = np.array([ids[row] for row in rows])
     return rows[np.lexsort((names, -np.round(scores[rows], COSINE_DIGITS)))][:count]
 

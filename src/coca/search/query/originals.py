@@ -9,11 +9,11 @@ from coca.core.regular_files import MAX_IMAGE_BYTES, read_regular
 from coca.search.frame_paths import series_of
 from coca.search.records import Record, content_id
 
-OpenPicture: TypeAlias = Callable[[str, str], bytes]
+ImageOpener: TypeAlias = Callable[[str, str], bytes]
 """Reads the encoded image of a path and etag, or raises a `DataError`."""
 
 
-def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
+def read_original(record: Record, open_image: ImageOpener) -> bytes:
     """Read the bytes of a record's image from the first path that still contains them.
 
     Raises:
@@ -23,7 +23,7 @@ def picture_of(record: Record, open_picture: OpenPicture) -> bytes:
     for path in dict.fromkeys((record.path, *record.origin.files)):
         etags = record.origin.files.get(path, "")
         try:
-            image = open_picture(path, etags)
+            image = open_image(path, etags)
         except DataError as error:
             reasons.append(str(error))
             continue

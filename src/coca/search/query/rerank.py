@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from coca.core.errors import ArgumentError, DataError
-from coca.search.query.originals import OpenPicture, picture_of
+from coca.search.query.originals import ImageOpener, read_original
 from coca.search.records import Hit, Record
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def rerank(
     scorer: CaptionScorer,
     *,
     cosines: Mapping[str, float],
-    open_picture: OpenPicture,
+    open_image: ImageOpener,
 ) -> list[Hit]:
     """Rerank hits by cosine and caption likelihood, reading their images by path.
 
@@ -69,19 +69,19 @@ def rerank(
         texts: Query texts with their weights.
         scorer: Model that scores captions.
         cosines: Cosine of the query and each hit, by id.
-        open_picture: Reads an image by its path.
+        open_image: Reads an image by its path.
 
     Raises:
         SearchError: There is no text to score.
     """
     check_texts(texts)
     hits = [hit for hit in hits if hit.id in records]
-    pictures: dict[str, bytes] = {}
+    originals: dict[str, bytes] = {}
     lost: list[str] = []
     # Sorted by path, so that each tar or video is read once.
     for _, id in sorted((hit.path, hit.id) for hit in hits):
         try:
-            pictures[id] = picture_of(records[id], open_picture)
+            originals[id] = read_original(records[id], open_image)
         except DataError as error:
             lost.append(str(error))
     if lost:
@@ -91,15 +91,15 @@ def rerank(
             f"{len(hits):,}",
             lost[0],
         )
-    read = [hit for hit in hits if hit.id in pictures]
-    images = [pictures[hit.id] for hit in read]
+    read = [hit for hit in hits if hit.id in originals]
+    images = [originals[hit.id] for hit in read]
     ranked = reranked(read, images, texts, scorer, cosines=[cosines[hit.id] for hit in read])
-    return [*ranked, *(hit for hit in hits if hit.id not in pictures)]
+    return [*ranked, *(hit for hit in hits if hit.id not in originals)]
 
 
 def reranked(
     hits: Sequence[Hit],
-    pictures: Sequence[Any],
+    images: Sequence[Any],
     texts: Mapping[str, float],
     scorer: CaptionScorer,
     *,
@@ -111,7 +111,7 @@ def reranked(
 
     Args:
         hits: Hits of a search.
-        pictures: Image of each hit, in any form that the scorer reads.
+        images: Image of each hit, in any form that the scorer reads.
         texts: Query texts with their weights.
         scorer: Model that scores captions.
         cosines: Cosine of the query and each hit, -1 to 1; by default their scores.
@@ -124,7 +124,7 @@ def reranked(
     if not hits:
         return []
     weights = np.array(list(texts.values()))
-    likely = scorer.score(pictures, list(texts)) @ weights
+    likely = scorer.score(images, list(texts)) @ weights
     if cosines is None:
         cosines = [hit.score for hit in hits]
     joint = scorer.logit_scale * np.array(cosines) + likely

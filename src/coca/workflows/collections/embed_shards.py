@@ -36,7 +36,7 @@ class EmbeddedShard:
     """Parquet file of the vectors; None while another process embeds the tar, or if it is bad."""
     made: bool = False
     """Whether the file was written by this call; False if it existed."""
-    pictures: int = 0
+    images: int = 0
     bad: tuple[BadImage, ...] = ()
     fault: str = ""
     """Error that makes the whole tar unusable; empty if there is none."""
@@ -112,7 +112,7 @@ def embed_shard(
             claim.unlink(missing_ok=True)
         if made is not None:
             return made
-    return EmbeddedShard(shard, path, pictures=read_info(path).pictures)
+    return EmbeddedShard(shard, path, images=read_info(path).images)
 
 
 def index_vectors(
@@ -178,11 +178,11 @@ def _embed(
         embed_dim=predictor.embed_dim,
         model=lasting_name(predictor),
         source=full_path(shard),
-        pictures=report.good,
+        images=report.good,
         bad=len(report.bad),
     )
     write_vectors(path, records, about)
-    return EmbeddedShard(shard, path, made=True, pictures=report.good, bad=tuple(report.bad))
+    return EmbeddedShard(shard, path, made=True, images=report.good, bad=tuple(report.bad))
 
 
 def _remove_older(shard: str, predictor: Predictor, out: str | Path, *, now: set[str]) -> None:

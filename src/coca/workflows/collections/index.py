@@ -133,7 +133,7 @@ def index_sources(
 
 def captioner(predictor: Predictor) -> Captioner:
     """Wrap a predictor as the captioner of `ingest`."""
-    return lambda pictures: [caption.text for caption in predictor.caption(pictures)]
+    return lambda images: [caption.text for caption in predictor.caption(images)]
 
 
 class BadImageLog:

@@ -109,7 +109,7 @@ def mine(
 def find_duplicates(
     index: Collection,
     *,
-    least: float,
+    min_similarity: float,
     others: Sequence[str | Path] = (),
     predictor: Predictor | None = None,
     keep: int = KEPT_PAIRS,
@@ -119,14 +119,14 @@ def find_duplicates(
 
     Args:
         index: The collection.
-        least: Cosine similarity from which two images are near-duplicates, in (0, 1].
+        min_similarity: Cosine similarity from which two images are near-duplicates, in (0, 1].
         others: Images to compare with; default: the collection itself.
         predictor: The model that filled the collection; needed with `others` only.
         keep: Maximum number of pairs to return.
         progress: Optional progress callback.
 
     Raises:
-        SearchError: `least` is not in (0, 1], or the collection was filled by another model.
+        SearchError: `min_similarity` is not in (0, 1], or another model filled the collection.
         DataError: One of `others` cannot be read.
     """
     apart = None
@@ -136,7 +136,9 @@ def find_duplicates(
         apart = predictor.embed_images(list(others), progress=progress)
     resident = InMemoryIndex(index, progress=progress)
     ids, vectors = resident.vectors()
-    found = near_duplicates(vectors, apart, least=least, keep=keep, progress=progress)
+    found = near_duplicates(
+        vectors, apart, min_similarity=min_similarity, keep=keep, progress=progress
+    )
     rows = [row for group in found.groups for row in group] if apart is None else found.drop
     # Only the paths are kept in memory. Records deleted meanwhile are reported by id.
     paths = {row: ids[row] for row in rows}

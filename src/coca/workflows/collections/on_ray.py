@@ -70,7 +70,7 @@ def embed_shards_on_ray(
         )
         with progress("embed tars", len(shards)) as bar:
             for one in pool.map_unordered(lambda actor, shard: actor.embed.remote(shard), given):
-                bar.advance(1, pictures=one.pictures)
+                bar.advance(1, images=one.images)
                 yield replace(one, shard=given[one.shard])
     finally:
         if started_here:

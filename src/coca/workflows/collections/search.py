@@ -53,7 +53,7 @@ def open_search(
         if not isinstance(model, Predictor):
             model = load(model or _model_of(index.info, fallback), device=device)
         held = InMemoryIndex(index, progress=progress) if resident else index
-        yield SearchEngine(model, held, picture_reader=ImageResolver)
+        yield SearchEngine(model, held, image_reader=ImageResolver)
 
 
 def _model_of(info: CollectionInfo, fallback: Callable[[], str | Path | None] | None) -> str | Path:

@@ -22,7 +22,7 @@ from coca.data.sources.shards import ShardWriter
 from coca.data.storage.storage import full_path, is_remote
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_io import batches
-from coca.search.query.originals import picture_of
+from coca.search.query.originals import read_original
 from coca.search.records import Record
 from coca.workflows.collections.image_resolver import ImageResolver, is_within
 
@@ -167,7 +167,7 @@ def _write_shards(
         for record in _records(index, ids, subset):
             try:
                 captions, labels, rest = _words(record, scores[record.id], model_captions)
-                image = picture_of(record, read)
+                image = read_original(record, read)
                 writer.write(Sample(record.id, image, captions, labels, rest))
                 subset.count(captions, labels)
                 subset.model_captions += _leaves_out(record, captions)
