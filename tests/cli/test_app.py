@@ -107,7 +107,7 @@ def test_a_wrong_call_is_told_in_one_sentence(
         (
             ConfigError("one is wrong\nso is two"),
             2,
-            "error: 2 things are wrong\n  one is wrong\n  so is two\n",
+            "error: 2 problems\n  one is wrong\n  so is two\n",
         ),
         (
             ValueError("odd\nlong story"),

@@ -65,7 +65,7 @@ def test_later_recipes_and_changes_win(run_json: RunJson, recipe: str) -> None:
 
 def test_every_fault_of_a_recipe_is_told_at_once(run: Run, recipe: str) -> None:
     told = run("pretrain", recipe, "train.step=1", "seed=often", code=2).stderr.splitlines()
-    assert told[0] == "error: 2 things are wrong"
+    assert told[0] == "error: 2 problems"
     assert any("did you mean 'steps'" in line for line in told)
     assert any("seed must be a whole number, got 'often'" in line for line in told)
 

@@ -162,8 +162,8 @@ def alias(
     with _connected(defaults.search_uri(uri), token) as connection:
         before = point_alias(connection, name, collection)
     console.say(
-        f"{name!r} leads to {collection!r}"
-        + (f" now; what it led to before is {before!r}" if before else "")
+        f"{name!r} is an alias of {collection!r}"
+        + (f" now; before, of {before!r}" if before else "")
     )
     console.emit({"alias": name, "collection": collection, "before": before})
 
@@ -190,7 +190,7 @@ def drop(
         raise ConfigError("nothing was dropped")
     with _connected(place, token) as connection:
         own_name = drop_collection(connection, name)
-    console.say(f"collection {name!r} is gone")
+    console.say(f"collection {name!r} was dropped")
     console.emit({"dropped": name, "own_name": own_name})
 
 
@@ -268,7 +268,7 @@ def migrate(
         report = run(old, new, place, keep_files=keep_files, progress=console.progress)
         console.say(
             f"all {report.records:,} records are in {name!r} of {target} "
-            f"({report.written:,} written now); {source} is as it was"
+            f"({report.written:,} written now); {source} is unchanged"
         )
         console.emit(
             {
@@ -346,14 +346,14 @@ def reindex(
             before = point_alias(connection, collection, new_name)
     total = report.embedded + report.kept
     console.say(
-        f"{total:,} images are embedded by {model} in {new_name!r}"
-        + (f", {report.removed:,} that are gone were taken out" if report.removed else "")
+        f"{total:,} images, embedded by {model}, are in {new_name!r}"
+        + (f", {report.removed:,} missing ones were removed" if report.removed else "")
         + (f", {len(report.lost):,} cannot be read" if report.lost else "")
         + (
-            f"; {collection!r} leads there now, and the old vectors are in {before!r}"
+            f"; {collection!r} is now its alias, and the old vectors are in {before!r}"
             if done
-            else f"; {collection!r} is as it was: bring the images back and run it again, "
-            "or change over without them by --skip-missing"
+            else f"; {collection!r} is unchanged: restore the images and run it again, or "
+            "switch without them by --skip-missing"
         )
     )
     console.emit(

@@ -127,7 +127,7 @@ def print_error(text: str) -> None:
     """Print an error to stderr: one sentence, or a list with one line per problem."""
     first, *more = text.strip().splitlines() or ["the command failed without a message"]
     if more:
-        first, more = f"{len(more) + 1} things are wrong", [first, *more]
+        first, more = f"{len(more) + 1} problems", [first, *more]
     _to_stderr(f"error: {first}")
     for line in more:
         _to_stderr(f"  {line}")

@@ -29,7 +29,7 @@ def _day(text: str) -> date:
         return datetime.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(
-            f"{text!r} is no day such as 2024-06-01, nor a time such as 2024-06-01T18:30"
+            f"must be a day such as 2024-06-01 or a time such as 2024-06-01T18:30, got {text!r}"
         ) from error
 
 

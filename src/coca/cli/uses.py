@@ -256,7 +256,7 @@ def mine(
     """Select images of a collection for training, and write them as a manifest or as shards."""
     console = Console.current(json=as_json)
     if (count is None) == (share is None):
-        raise ConfigError("how many images? Give --count or --share, and one of them only")
+        raise ConfigError("give the number of images by either --count or --share")
     if share is not None and not 0 < share <= 1:
         raise ConfigError(f"--share must be in (0, 1], got {share}")
     from coca.search.query.query_terms import parse_terms
