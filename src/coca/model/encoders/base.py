@@ -55,8 +55,8 @@ class ImageEncoderConfig(Config):
     """Settings that all kinds of image encoders share."""
 
     kind: str
-    """Kind of encoder: `vit` trains from scratch, `timm` is a model of timm by its name; a plugin
-    may register others. Each kind has its own settings."""
+    """Kind of encoder, with its own settings: `vit` is a Vision Transformer, `efficientnet_lite` a
+    small ConvNet, `timm` any model of timm by its name; a plugin may register others."""
     image_size: PositiveInt
     """Side of the square input in pixels."""
     patch_size: PositiveInt
@@ -104,6 +104,11 @@ class ImageEncoder(nn.Module, ABC):
     """Tokens before the patch tokens, such as a class token."""
     class_names: tuple[str, ...] | None = None
     """Class names of the encoder's own classifier; None without one, or if they are unknown."""
+
+    @property
+    def feature_family(self) -> str:
+        """Name shared by kinds that compute equal features from tensors of equal names."""
+        return self.config.kind
 
     @abstractmethod
     def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P F"]:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from coca.core.config_base import Config
 from coca.core.errors import ConfigError, ModelError
+from coca.model.encoders.backbone import BackboneEncoder, import_timm
 from coca.model.encoders.base import ImageEncoder
-from coca.model.encoders.timm import TimmEncoder, build_backbone
+from coca.model.encoders.timm import TimmEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -139,11 +140,9 @@ def _load_from_hub(encoder: ImageEncoder) -> dict[str, Any]:
             f"timm's hub has no weights for an image encoder of kind {encoder.config.kind}; use "
             "file or package"
         )
-    import timm
-
     name = encoder.config.name
     try:
-        published = timm.create_model(name, pretrained=True)
+        published = import_timm().create_model(name, pretrained=True)
     except Exception as error:
         raise ModelError(f"the weights of {name} cannot be downloaded: {error}") from error
     count = _load(encoder, published.state_dict(), source=f"timm's hub for {name}")
@@ -153,14 +152,14 @@ def _load_from_hub(encoder: ImageEncoder) -> dict[str, Any]:
 def _load(encoder: ImageEncoder, state: Mapping[str, Tensor], *, source: str) -> int:
     """Copy weights into the encoder; return the number of tensors."""
     expected: dict[str, Tensor]
-    if isinstance(encoder, TimmEncoder):
+    if isinstance(encoder, BackboneEncoder):
         own = {
             name.removeprefix("backbone."): tensor
             for name, tensor in encoder.state_dict().items()
             if name.startswith("backbone.")
         }
         # The file may hold the classifier even if the encoder leaves it out.
-        expected = dict(build_backbone(encoder.config, classes=_classes(state)).state_dict())
+        expected = dict(encoder.build_reference(_classes(state)).state_dict())
     else:
         own = expected = dict(encoder.state_dict())
     named = _matched(state, expected, source)

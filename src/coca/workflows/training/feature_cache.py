@@ -137,8 +137,8 @@ def feature_key(
 
 
 def hash_encoder(encoder: ImageEncoder) -> str:
-    """Hash all that features depend on: the encoder's tensors by name, and its kind."""
-    found = hashlib.sha256(encoder.config.kind.encode())
+    """Hash all that features depend on: the encoder's tensors by name, and its family."""
+    found = hashlib.sha256(encoder.feature_family.encode())
     for name, tensor in sorted(encoder.feature_state().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

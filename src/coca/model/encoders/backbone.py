@@ -1,0 +1,172 @@
+"""Base class of encoders with a backbone: a network whose features are projected to tokens.
+
+A backbone has the interface of timm's models: `forward_features`, `forward_head`, `num_features`
+and `get_classifier`.
+
+Dimensions: B batch, P tokens of an image, F features of the backbone, D width of a token, K
+classes.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from coca.core.errors import ConfigError
+from coca.core.extras import require as require_extra
+from coca.model.encoders.base import ImageEncoder, ImageEncoderConfig
+from coca.model.layers.prepacked_linear import Linear
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig(ImageEncoderConfig):
+    """Settings of encoders with a backbone."""
+
+    image_size: PositiveInt = 224
+    """Side of the square input in pixels."""
+    patch_size: PositiveInt = 32
+    width: PositiveInt
+    """Features per token. If the backbone has another number of features, a trained linear layer
+    with a layer norm maps them to this width."""
+    classes: NonNegativeInt = 0
+    """Outputs of the backbone's own classifier, as its weights have them; 0 leaves it out. It is
+    for distillation; captions and embeddings do not use it."""
+
+    @property
+    def title(self) -> str:
+        """Name of the backbone in errors."""
+        return self.kind
+
+
+class BackboneEncoder(ImageEncoder):
+    """A backbone, and the projection of its features if `width` differs from theirs.
+
+    Batch norms are in evaluation mode wherever their weights are frozen, so that their statistics
+    do not change.
+    """
+
+    config: BackboneConfig
+
+    def __init__(self, config: BackboneConfig, backbone: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        features = backbone.num_features
+        self.extra_tokens = getattr(backbone, "num_prefix_tokens", 0)
+        self.projection: nn.Sequential | None = None
+        if features != config.width:
+            self.projection = nn.Sequential(
+                Linear(features, config.width), nn.LayerNorm(config.width)
+            )
+
+    def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P F"]:
+        """Compute the features of the last layer, row by row of the map."""
+        height, width = images.shape[2:]
+        p = self.config.patch_size
+        if height % p or width % p:
+            raise ConfigError(
+                f"an image of {height} x {width} pixels is not a multiple of patch_size {p}"
+            )
+        # In this memory layout, convolutions on a CPU take about half the time.
+        found = self.backbone.forward_features(images.contiguous(memory_format=torch.channels_last))
+        tokens = self._tokens(found)
+        expected = (height // p) * (width // p) + self.extra_tokens
+        is_dropping = self.training and hasattr(getattr(self.backbone, "patch_drop", 0), "prob")
+        if tokens.shape[1] != expected and not is_dropping:
+            side = math.isqrt(tokens.shape[1] - self.extra_tokens)
+            raise ConfigError(
+                f"image.patch_size is {p}, but {self.config.title} makes {side} x {side} tokens of "
+                f"an image of {height} x {width} pixels; set it to {height // max(side, 1)}"
+            )
+        return tokens
+
+    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B P D"]:
+        """Map features to the width of the tokens."""
+        return features if self.projection is None else self.projection(features)
+
+    def classify(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B K"]:
+        """Compute the logits of the backbone's own classifier."""
+        if not self.config.classes:
+            raise ConfigError(
+                f"{self.config.title} was built without its classifier; set model.image.classes to "
+                f"its number of classes, {IMAGENET_CLASSES} for ImageNet"
+            )
+        return self.backbone.forward_head(self._untokenized(features))
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """Class names of ImageNet-1k, in the order of `classify`; None for other classes."""
+        if self.config.classes != IMAGENET_CLASSES:
+            return None
+        names = import_timm("timm.data").ImageNetInfo()
+        return tuple(names.index_to_description(number) for number in range(IMAGENET_CLASSES))
+
+    def train(self, mode: bool = True) -> "BackboneEncoder":
+        """Set training mode, except for frozen parts with statistics or random depth."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        for module in self.backbone.modules():
+            if isinstance(module, _BatchNorm) and not any(
+                parameter.requires_grad for parameter in module.parameters()
+            ):
+                module.eval()
+        return self
+
+    def feature_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters of the backbone, without projection and classifier."""
+        head = {id(parameter) for parameter in self.backbone.get_classifier().parameters()}
+        for name, parameter in self.named_parameters():
+            if name.startswith("backbone.") and id(parameter) not in head:
+                yield name, parameter
+
+    def feature_state(self) -> dict[str, Tensor]:
+        """Return the tensors of the backbone, without projection and classifier."""
+        head = self.backbone.get_classifier().state_dict(keep_vars=True)
+        left_out = {id(tensor) for tensor in head.values()}
+        return {
+            name: tensor.detach()
+            for name, tensor in self.state_dict(keep_vars=True).items()
+            if name.startswith("backbone.") and id(tensor) not in left_out
+        }
+
+    def build_reference(self, classes: int) -> nn.Module:
+        """Build the backbone with a number of classes, to match weights of other names in order."""
+        raise NotImplementedError
+
+    def _tokens(self, found: Tensor) -> Float[Tensor, "B P F"]:
+        if found.ndim == 3:
+            return found
+        if self._channels_last:
+            return rearrange(found, "B h w F -> B (h w) F")
+        return rearrange(found, "B F h w -> B (h w) F")
+
+    def _untokenized(self, features: Float[Tensor, "B P F"]) -> Tensor:
+        """Return features in the layout of `forward_features`, of a square image."""
+        if hasattr(self.backbone, "num_prefix_tokens"):
+            return features
+        side = math.isqrt(features.shape[1])
+        layout = "B h w F" if self._channels_last else "B F h w"
+        return rearrange(features, f"B (h w) F -> {layout}", h=side)
+
+    @property
+    def _channels_last(self) -> bool:
+        return str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC")
+
+
+def import_timm(module: str = "timm") -> Any:
+    """Import timm where it is needed: it takes as long as torch.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+    """
+    return require_extra(module, extra="train")

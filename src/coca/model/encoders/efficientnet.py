@@ -1,0 +1,219 @@
+"""Image encoder of kind `efficientnet_lite`: EfficientNet-Lite0 to Lite4, without other libraries.
+
+EfficientNet (Tan and Le 2019, arXiv 1905.11946) without squeeze-and-excitation and with ReLU6;
+the depth of the first and last stage and the width of stem and head are not scaled. Modules and
+tensors have the names of timm's `tf_efficientnet_lite0` to `tf_efficientnet_lite4`.
+
+Dimensions: B batch, C channels, F features, K classes.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coca.model.encoders.backbone import BackboneConfig, BackboneEncoder
+from coca.model.encoders.base import IMAGE_ENCODERS
+
+STEM, FEATURES = 32, 1280
+BN_EPS = 1e-3
+"""Added to the variance in batch norms, as in the published weights."""
+
+
+class Stage(NamedTuple):
+    """Stage of EfficientNet-B0: equal blocks, the first of which has the stride."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+"""Table 1 of the paper."""
+
+FACTORS = {
+    "lite0": (1.0, 1.0),
+    "lite1": (1.0, 1.1),
+    "lite2": (1.1, 1.2),
+    "lite3": (1.2, 1.4),
+    "lite4": (1.4, 1.8),
+}
+"""Factors on channels and on depth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficientNetLiteConfig(BackboneConfig):
+    """EfficientNet-Lite with 1,280 features for each area of 32 x 32 pixels.
+
+    Its published sizes are 224, 240, 260, 280 and 300 pixels; here they are multiples of 32.
+    """
+
+    kind: str = "efficientnet_lite"
+    variant: Literal["lite0", "lite1", "lite2", "lite3", "lite4"] = "lite0"
+    """Size of the network."""
+
+    @property
+    def title(self) -> str:
+        """Kind and variant."""
+        return f"efficientnet_{self.variant}"
+
+
+@IMAGE_ENCODERS.register("efficientnet_lite")
+class EfficientNetLiteEncoder(BackboneEncoder):
+    """EfficientNet-Lite as the backbone."""
+
+    config_class = EfficientNetLiteConfig
+    config: EfficientNetLiteConfig
+
+    def __init__(self, config: EfficientNetLiteConfig) -> None:
+        super().__init__(config, EfficientNetLite(config.variant, config.classes))
+
+    @property
+    def feature_family(self) -> str:
+        """Name of the kind `timm`, whose features are equal: both kinds share feature files."""
+        return "timm"
+
+    def layer_numbers(self) -> dict[str, int]:
+        """Return the layer of each parameter: the stem, each block, and the last convolution."""
+        places = [
+            f"backbone.blocks.{stage}.{block}."
+            for stage, blocks in enumerate(self.backbone.blocks)
+            for block in range(len(blocks))
+        ]
+        numbers = {}
+        for name, _ in self.feature_parameters():
+            within = [number for number, place in enumerate(places, 1) if name.startswith(place)]
+            is_stem = name.startswith(("backbone.conv_stem", "backbone.bn1"))
+            numbers[name] = within[0] if within else (0 if is_stem else len(places))
+        return numbers
+
+    def build_reference(self, classes: int) -> nn.Module:
+        """Build the network with a number of classes."""
+        return EfficientNetLite(self.config.variant, classes)
+
+
+class EfficientNetLite(nn.Module):
+    """The network: stem, seven stages, a convolution to the features, and the classifier."""
+
+    num_features = FEATURES
+
+    def __init__(self, variant: str, classes: int) -> None:
+        super().__init__()
+        wider, deeper = FACTORS[variant]
+        self.conv_stem = SameConv(3, STEM, 3, stride=2)
+        self.bn1 = _norm(STEM)
+        stages: list[nn.Module] = []
+        channels = STEM
+        for number, stage in enumerate(STAGES):
+            is_scaled = 0 < number < len(STAGES) - 1
+            count = math.ceil(stage.blocks * deeper) if is_scaled else stage.blocks
+            out = _rounded(stage.channels * wider)
+            blocks: list[nn.Module] = []
+            for block in range(count):
+                stride = stage.stride if block == 0 else 1
+                blocks.append(
+                    InvertedResidual(channels, out, stage.kernel, stride, stage.expansion)
+                    if stage.expansion > 1
+                    else DepthwiseSeparable(channels, out, stage.kernel, stride)
+                )
+                channels = out
+            stages.append(nn.Sequential(*blocks))
+        self.blocks = nn.Sequential(*stages)
+        self.conv_head = SameConv(channels, FEATURES, 1)
+        self.bn2 = _norm(FEATURES)
+        self.classifier = nn.Linear(FEATURES, classes) if classes else nn.Identity()
+
+    def forward_features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
+        """Compute the map of features, of a 32nd of the height and width."""
+        inner = self.blocks(F.relu6(self.bn1(self.conv_stem(images))))
+        return F.relu6(self.bn2(self.conv_head(inner)))
+
+    def forward_head(self, features: Float[Tensor, "B F h w"]) -> Float[Tensor, "B K"]:
+        """Compute the class logits from the mean of the features."""
+        return self.classifier(features.mean((2, 3)))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer."""
+        return self.classifier
+
+
+class SameConv(nn.Conv2d):
+    """Convolution without bias, padded as in TensorFlow: more at the end than at the start."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
+        padding = 0 if stride > 1 else kernel // 2
+        super().__init__(
+            inputs, outputs, kernel, stride, padding=padding, groups=groups, bias=False
+        )
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride == 1:
+            return super().forward(images)
+        height, width = (
+            max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            for side in images.shape[2:]
+        )
+        sides = (width // 2, width - width // 2, height // 2, height - height // 2)
+        return super().forward(F.pad(images, sides))
+
+
+class DepthwiseSeparable(nn.Module):
+    """A depthwise convolution, then a linear pointwise one."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv_dw = SameConv(inputs, inputs, kernel, stride, groups=inputs)
+        self.bn1 = _norm(inputs)
+        self.conv_pw = SameConv(inputs, outputs, 1)
+        self.bn2 = _norm(outputs)
+        self.is_residual = stride == 1 and inputs == outputs
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        inner = F.relu6(self.bn1(self.conv_dw(images)))
+        inner = self.bn2(self.conv_pw(inner))
+        return inner + images if self.is_residual else inner
+
+
+class InvertedResidual(nn.Module):
+    """A pointwise expansion, a depthwise convolution, and a linear pointwise projection."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        middle = inputs * expansion
+        self.conv_pw = SameConv(inputs, middle, 1)
+        self.bn1 = _norm(middle)
+        self.conv_dw = SameConv(middle, middle, kernel, stride, groups=middle)
+        self.bn2 = _norm(middle)
+        self.conv_pwl = SameConv(middle, outputs, 1)
+        self.bn3 = _norm(outputs)
+        self.is_residual = stride == 1 and inputs == outputs
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        inner = F.relu6(self.bn1(self.conv_pw(images)))
+        inner = F.relu6(self.bn2(self.conv_dw(inner)))
+        inner = self.bn3(self.conv_pwl(inner))
+        return inner + images if self.is_residual else inner
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=BN_EPS)
+
+
+def _rounded(channels: float, divisor: int = 8) -> int:
+    """Round to a multiple of 8, and not down by more than a tenth."""
+    near = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return near + divisor if near < 0.9 * channels else near
