@@ -32,7 +32,7 @@ PROGRAMS = ENVIRONMENT / "milvus"
 SERVER = (pytest.mark.milvus, pytest.mark.xdist_group("milvus"))
 """Marks of a test that talks to a server: all of them run in one worker, and share it."""
 
-_START_S = 90.0
+_START_S = 240.0
 _PORTS = (
     "etcd_port",
     "root_coord_port",

@@ -74,7 +74,7 @@ def filled(index: Collection, vectors: np.ndarray, ranks: np.ndarray) -> Collect
 def wait_for_index(place: str, collection: str) -> None:
     """The index is finished soon, but a server does not use it for some 20 s."""
     connection = Connection(place, create=False)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while served_rows(connection, collection) < ROWS:
         assert time.monotonic() < deadline, "the index is not used"
         time.sleep(0.1)
