@@ -252,7 +252,7 @@ def test_a_recipe_chooses_the_kind_and_settings_of_others_are_refused() -> None:
         name="test_resnet", image_size=64, width=96
     )
     with pytest.raises(
-        ConfigError, match=r"image\.heads = 2 is a setting of kind vit; kind timm has name"
+        ConfigError, match=r"image\.heads = 2 is a setting of kind vit; kind timm has classes, name"
     ):
         load_config(CoCaConfig, {**layer, "image": {**given, "heads": 2}})
     with pytest.raises(ConfigError, match=r"image\.kind = 'tim' is unknown; did you mean 'timm'"):
