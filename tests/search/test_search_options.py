@@ -23,8 +23,8 @@ def test_the_choices_of_the_command_are_those_of_the_options() -> None:
 
 
 def test_an_unknown_option_is_rejected_with_the_nearest_name() -> None:
-    unknown: dict[str, Any] = {"ofset": 2}
-    with pytest.raises(ConfigError, match="search has no option 'ofset'; did you mean 'offset'"):
+    unknown: dict[str, Any] = {"of_set": 2}
+    with pytest.raises(ConfigError, match="search has no option 'of_set'; did you mean 'offset'"):
         SearchOptions.of(**unknown)
 
 
