@@ -14,7 +14,7 @@ from coca.core.config import load_config
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
-from coca.model.encoders.timm import TimmConfig, build_backbone
+from coca.model.encoders.efficientnet import EfficientNetLite
 from coca.processing.word_vectors import WordVectors
 from coca.train.tracker import read_metrics
 from coca.workflows.evaluation.evaluate import SuiteConfig
@@ -24,7 +24,6 @@ from tiny_data import picture
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 FIRST = RECIPES / "pretrain" / "everyday.yaml"
 SECOND = RECIPES / "pretrain" / "everyday_unfrozen.yaml"
-ENCODER = "test_efficientnet"
 
 SETS = (
     *("flickr8k_224/train", "emoji/train/noto", "emoji/train/twemoji", "emoji/train/fluent-flat"),
@@ -36,7 +35,6 @@ SETS = (
 SMALLER = (
     "threads=1",
     "device=cpu",
-    f"model.image.name={ENCODER}",
     "model.image.image_size=64",
     "model.image.width=32",
     "model.pooler.heads=2",
@@ -73,7 +71,7 @@ def root(tmp_path: Path) -> Path:
     WordVectors(words, vectors).save(tmp_path / "word_vectors.safetensors")
     (tmp_path / "words.txt").write_text("\n".join(words), encoding="utf-8")
     torch.manual_seed(0)
-    weights = build_backbone(TimmConfig(name=ENCODER, image_size=64, width=32), classes=1000)
+    weights = EfficientNetLite("lite0", 1000)
     save_file(weights.state_dict(), tmp_path / "encoder.safetensors")
     return tmp_path
 
