@@ -6,6 +6,8 @@ import pytest
 import yaml
 from typer.testing import Result
 
+from tiny_recipes import layers_of
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 Run = Callable[..., Result]
@@ -59,5 +61,5 @@ def test_no_line_break_of_the_source_is_printed_in_a_text(run: Run, run_json: Ru
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_is_shown(run_json: RunJson, recipe: Path) -> None:
-    tree = run_json("config", "show", str(recipe))
+    tree = run_json("config", "show", *map(str, layers_of(recipe)))
     assert tree.get("run") or tree.get("task") or tree["tasks"]

@@ -44,7 +44,7 @@ def test_quiet_leaves_results_and_errors(capsys: Captured) -> None:
 
 def test_an_error_without_words_is_still_told(capsys: Captured) -> None:
     room.print_error("")
-    assert capsys.readouterr().err.startswith("error: something failed")
+    assert capsys.readouterr().err.startswith("error: the command failed")
 
 
 def test_a_table_keeps_brackets_and_long_paths_whole(capsys: Captured) -> None:

@@ -21,6 +21,7 @@ from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.finetune_detection import DetectionConfig
 from coca.workflows.training.pretrain import PretrainConfig
 from tiny_data import picture
+from tiny_recipes import layers_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml"))
@@ -35,7 +36,7 @@ def load(name: str, *changes: str) -> Any:
     if name.startswith("evaluate"):
         kind = SuiteConfig if "tasks" in tree else TaskConfig
     given = for_all_tasks(len(tree["tasks"]), changes) if kind is SuiteConfig else changes
-    return load_config(kind, RECIPES / name, overrides=given)
+    return load_config(kind, *layers_of(RECIPES / name), overrides=given)
 
 
 def sources_of(config: Any) -> Iterator[SourceConfig]:
@@ -70,7 +71,7 @@ def test_one_variable_moves_all_data_of_training_and_scoring(name: str) -> None:
     sources = [*sources_of(load(name, "data_root=/elsewhere"))]
     assert sources
     places = [place for source in sources for place in places_of(source)]
-    assert [place for place in places if not place.startswith("/elsewhere/")] == []
+    assert [place for place in places if not f"{place}/".startswith("/elsewhere/")] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -45,9 +45,13 @@ def same(made: TimmEncoder, state: dict[str, Tensor]) -> bool:
     return all(torch.equal(tensor, state[name]) for name, tensor in own.items())
 
 
+@pytest.mark.parametrize("classes", [0, 5])
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
-def test_weights_load_by_name(name: str, published: dict[str, Tensor], tmp_path: Path) -> None:
-    assert same(loads(published, tmp_path / name), published)
+def test_weights_load_by_name_in_any_order(
+    name: str, classes: int, published: dict[str, Tensor], tmp_path: Path
+) -> None:
+    turned = dict(reversed(published.items()))
+    assert same(loads(turned, tmp_path / name, classes=classes), published)
 
 
 @pytest.mark.parametrize("classes", [0, 5])

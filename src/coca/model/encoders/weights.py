@@ -159,7 +159,7 @@ def _load(encoder: ImageEncoder, state: Mapping[str, Tensor], *, source: str) ->
             if name.startswith("backbone.")
         }
         # The file may hold the classifier even if the encoder leaves it out.
-        expected = dict(encoder.build_reference(_classes(state)).state_dict())
+        expected = dict(encoder.build_reference(_classes(encoder, state)).state_dict())
     else:
         own = expected = dict(encoder.state_dict())
     named = _matched(state, expected, source)
@@ -178,8 +178,16 @@ def _load(encoder: ImageEncoder, state: Mapping[str, Tensor], *, source: str) ->
     return len(own)
 
 
-def _classes(state: Mapping[str, Tensor]) -> int:
-    """Return the number of classes of a state dict: the length of its last bias."""
+def _classes(encoder: BackboneEncoder, state: Mapping[str, Tensor]) -> int:
+    """Return the number of classes of a state dict, 0 without classifier.
+
+    It is the length of the classifier's bias. In a file with other names, whose tensors are in
+    order, that is the last tensor.
+    """
+    names = encoder.build_reference(1).state_dict().keys()
+    if state.keys() & names:
+        classifier = names - encoder.build_reference(0).state_dict().keys()
+        return next((len(state[name]) for name in classifier & state.keys()), 0)
     last = list(state.values())[-1]
     return len(last) if last.ndim == 1 else 0
 

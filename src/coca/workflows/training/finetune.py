@@ -32,9 +32,7 @@ from coca.tasks.base import check_task
 from coca.train.config import TrainConfig
 from coca.train.distributed_context import DistributedContext
 from coca.train.objective import LossConfig
-from coca.train.optimizer import for_adapters
 from coca.train.param_groups import GroupConfig
-from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer, TrainResult
 from coca.workflows.evaluation.evaluate import evaluate
 from coca.workflows.training.distillation import make_objective
@@ -42,12 +40,12 @@ from coca.workflows.training.finetune_data import FinetuneDataConfig, HeadChoice
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader, open_sources
 from coca.workflows.training.run_dir import (
-    begin,
     compare_with_earlier,
     save_finished,
     threads,
     weights_described,
 )
+from coca.workflows.training.run_trainer import adapted, start_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -165,17 +163,14 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
     # All ranks have the same weights; from here each rank has its own random state.
     torch.manual_seed(config.seed + world.rank)
     loader = _loader(config, sources, processor, head)
-    trainer = Trainer(
+    trainer = start_trainer(
+        config,
         model,
         make_objective(config.loss, model, processor),
-        loader=loader,
-        config=_paced(config),
-        run_dir=config.run,
-        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
-        device=config.device,
+        loader,
+        train=_paced(config),
+        facts=facts,
     )
-    trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
-    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, facts))
     with threads(config.threads):
         result = trainer.fit(progress)
         return _finish(config, trainer, processor, result, progress)
@@ -184,9 +179,7 @@ def finetune(config: FinetuneConfig, *, progress: ProgressMaker = silent) -> Fin
 def _paced(config: FinetuneConfig) -> TrainConfig:
     if config.lora is None:
         return paced(config.train, config.encoder_lr)
-    head = config.head is not None
-    optimizer = for_adapters(config.train.optimizer, config.lora, head=head)
-    return replace(config.train, optimizer=optimizer)
+    return adapted(config.train, config.lora, head=config.head is not None)
 
 
 def paced(

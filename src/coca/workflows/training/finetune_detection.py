@@ -32,12 +32,11 @@ from coca.tasks import TaskConfig
 from coca.train.config import TrainConfig
 from coca.train.detection import DetectionObjective, Target
 from coca.train.distributed_context import DistributedContext
-from coca.train.tracker import make_trackers
-from coca.train.trainer import Trainer
 from coca.workflows.training.finetune import FinetuneResult, paced, scored
 from coca.workflows.training.init_weights import adopt_weights
 from coca.workflows.training.pretrain_data import DataConfig, Sources, make_loader, open_sources
-from coca.workflows.training.run_dir import begin, compare_with_earlier, save_finished, threads
+from coca.workflows.training.run_dir import compare_with_earlier, save_finished, threads
+from coca.workflows.training.run_trainer import start_trainer
 
 ENCODER = "backbone.image_encoder"
 
@@ -124,17 +123,14 @@ def finetune_detection(
         bad_log=config.run / "bad_samples.jsonl",
         device=config.device,
     )
-    trainer = Trainer(
+    trainer = start_trainer(
+        config,
         detector,
         DetectionObjective(targets),
-        loader=loader,
-        config=paced(config.train, config.encoder_lr, encoder=ENCODER),
-        run_dir=config.run,
-        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
-        device=config.device,
+        loader,
+        train=paced(config.train, config.encoder_lr, encoder=ENCODER),
+        facts={"ranks": world.size},
     )
-    trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
-    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, {"ranks": world.size}))
     with threads(config.threads):
         result = trainer.fit(progress)
     weights = trainer.weights()

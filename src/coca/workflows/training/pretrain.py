@@ -31,8 +31,6 @@ from coca.processing.tokenizer import TextTokenizer
 from coca.train.config import TrainConfig
 from coca.train.distributed_context import DistributedContext
 from coca.train.objective import LossConfig
-from coca.train.optimizer import for_adapters
-from coca.train.tracker import make_trackers
 from coca.train.trainer import Trainer, TrainResult
 from coca.workflows.training.distillation import make_objective
 from coca.workflows.training.feature_cache import obtain_features, require_frozen
@@ -47,12 +45,12 @@ from coca.workflows.training.pretrain_data import (
     open_sources,
 )
 from coca.workflows.training.run_dir import (
-    begin,
     compare_with_earlier,
     save_finished,
     threads,
     weights_described,
 )
+from coca.workflows.training.run_trainer import adapted, start_trainer
 from coca.workflows.training.token_embeddings import map_word_vectors_
 
 logger = logging.getLogger(__name__)
@@ -196,7 +194,6 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         CocaError: The recipe, the data or the run folder is invalid; the message gives the reason.
     """
     keep_freed_memory()
-    world = DistributedContext.current()
     prepared = _prepare(config, progress)
     model, processor = prepared.model, prepared.processor
     features = _features(config, prepared, progress)
@@ -211,17 +208,14 @@ def pretrain(config: PretrainConfig, *, progress: ProgressMaker = silent) -> Pre
         device=config.device,
         features=features,
     )
-    trainer = Trainer(
+    trainer = start_trainer(
+        config,
         model,
         make_objective(config.loss, model, processor),
-        loader=loader,
-        config=_paced(config),
-        run_dir=config.run,
-        trackers=make_trackers(config.train.trackers, config.run) if world.is_main else (),
-        device=config.device,
+        loader,
+        train=adapted(config.train, config.lora, head=config.model.head is not None),
+        facts=prepared.facts,
     )
-    trainer.resume()  # before `begin`, so that a rejected configuration is not recorded
-    world.broadcast_from_main(lambda: begin(config, loader.fingerprint, prepared.facts))
     with threads(config.threads):
         result = trainer.fit(progress)
     return _finish(config, trainer, processor, result)
@@ -297,15 +291,6 @@ def _features(
         device=config.device,
         progress=progress,
     )
-
-
-def _paced(config: PretrainConfig) -> TrainConfig:
-    """Return the training loop, with the optimizer for LoRA adapters if there are any."""
-    if config.lora is None:
-        return config.train
-    head = config.model.head is not None
-    optimizer = for_adapters(config.train.optimizer, config.lora, head=head)
-    return replace(config.train, optimizer=optimizer)
 
 
 def _processor(
