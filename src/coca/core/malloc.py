@@ -1,9 +1,10 @@
-"""Tuning of malloc in glibc: keep freed memory in the process for the next training step.
+"""Tuning of malloc in glibc: keep freed memory in the process for the next forward pass or step.
 
 By default glibc returns large blocks to the kernel at once. Each training step on a CPU then
 allocates the same gigabytes again, page by page, and the kernel zeroes every page. At batch 32 of
 OpenCLIP's B/32 this is 500,000 page faults and a fifth of the time: 7.3 s a step, 5.7 s with this
-module. Peak memory is equal.
+module. Embedding 224 px images with EfficientNet-Lite0 takes 42 ms of processor time per image,
+and 20 ms with this module. Peak memory is equal.
 """
 
 import ctypes

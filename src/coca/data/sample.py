@@ -100,6 +100,10 @@ class Batch:
     """Whether the image encoder's classifier teaches the image, by `SourceConfig.distill`. None:
     all images."""
 
+    teacher_logits: Float[Tensor, "B K"] | None = None
+    """Cached logits of the image encoder's own classifier, before training changed the encoder.
+    None: the classifier runs in each step."""
+
     def to(self, device: torch.device | str) -> "Batch":
         """Move the batch to `device` and normalize its images; pinned memory copies are async."""
         images = self.images.to(device, non_blocking=True)
@@ -142,5 +146,6 @@ class Batch:
             "class_targets": self.class_targets,
             "prompt_lengths": self.prompt_lengths,
             "is_distilled": self.is_distilled,
+            "teacher_logits": self.teacher_logits,
         }
         return {name: change(tensor) for name, tensor in there.items() if tensor is not None}

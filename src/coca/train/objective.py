@@ -241,6 +241,8 @@ class CoCaObjective:
         config = self.config
         images, teacher = batch.images, None
         if config.distillation_weight > 0:
+            teacher = batch.teacher_logits
+        if config.distillation_weight > 0 and teacher is None:
             if images.ndim > 3:
                 images = model.image_encoder.features(images)
             with torch.no_grad():

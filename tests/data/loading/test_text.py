@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -107,3 +108,30 @@ def test_a_claim_without_an_answer_is_put_into_its_template() -> None:
 def test_a_sample_that_asks_nothing_is_told() -> None:
     with pytest.raises(DataError, match="no question"):
         sample_text(Sample("a", b"", ("a cat",)), config(text="question"), torch.Generator())
+
+
+def test_keywords_replace_captions_at_their_fraction() -> None:
+    sample = Sample("a", b"", ("a caption",), metadata={"tags": ["one", " ", "two"]})
+    drawn = draws(sample, config(keyword_field="tags", keyword_fraction=0.5), count=1000)
+    assert drawn.keys() == {"a caption", "one", "two"}
+    assert 400 < drawn["a caption"] < 600
+    assert min(drawn["one"], drawn["two"]) > 180
+
+
+@pytest.mark.parametrize("metadata", [{}, {"tags": []}, {"tags": "red"}, {"tags": [3]}])
+def test_a_sample_without_keywords_has_its_captions_only(metadata: dict[str, Any]) -> None:
+    sample = Sample("a", b"", ("a caption",), metadata=metadata)
+    assert draws(sample, config(keyword_field="tags", keyword_fraction=1.0)).keys() == {"a caption"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"keyword_fraction": 0.5},
+        {"keyword_field": "tags"},
+        {"keyword_field": "tags", "keyword_fraction": 0.5, "text": "labels"},
+    ],
+)
+def test_keywords_need_both_settings_and_captions(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="keywords need both settings and text: captions"):
+        config(**settings)

@@ -35,8 +35,17 @@ def published(tmp_path: Path) -> Path:
     return path
 
 
-def recipe(root: Path, run: str, *overrides: str, cached: bool = True) -> PretrainConfig:
-    encoder = {"kind": "timm", "name": "test_resnet", "image_size": 32, "width": 32}
+RESNET = {"kind": "timm", "name": "test_resnet", "image_size": 32, "width": 32}
+
+
+def recipe(
+    root: Path,
+    run: str,
+    *overrides: str,
+    cached: bool = True,
+    encoder: dict[str, Any] = RESNET,
+    freeze: str = FREEZE,
+) -> PretrainConfig:
     layer: dict[str, Any] = {**RECIPE, "model": {**RECIPE["model"], "image": encoder}}
     features = (f"data.features.folder={root / 'features'}",) if cached else ()
     return load_config(
@@ -46,7 +55,7 @@ def recipe(root: Path, run: str, *overrides: str, cached: bool = True) -> Pretra
             f"run={root / run}",
             f"data.sources.0.path={root / 'pictures'}",
             f"encoder_weights.file={root / 'weights.pth'}",
-            FREEZE,
+            freeze,
             *features,
             *overrides,
         ],
@@ -169,3 +178,30 @@ def test_a_run_on_images_has_no_features_to_compute(
 ) -> None:
     with pytest.raises(ConfigError, match=r"set data\.features\.folder"):
         compute_features(recipe(tmp_path, "run", cached=False))
+
+
+def test_training_the_last_stages_on_cached_features_equals_training_on_images(
+    pictures: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    first = timm.create_model("tf_efficientnet_lite0", num_classes=7)
+    torch.save(first.state_dict(), tmp_path / "weights.pth")
+    split: dict[str, Any] = {
+        "encoder": {"kind": "efficientnet_lite", "image_size": 32, "width": 32, "classes": 7},
+        "freeze": "train.optimizer.freeze=[image_encoder.backbone.*bn*,"
+        "image_encoder.backbone.conv_stem,'image_encoder.backbone.blocks.[0-5]',"
+        "image_encoder.backbone.classifier]",
+    }
+    pretrain(recipe(tmp_path, "cached", "data.features.stages=6", **split))
+    pretrain(recipe(tmp_path, "plain", cached=False, **split))
+    one, other = (read_metrics(tmp_path / run) for run in ("cached", "plain"))
+    for cached, plain in zip(one, other, strict=True):
+        assert cached["loss"] == pytest.approx(plain["loss"], rel=1e-3)
+    trained = weights(tmp_path / "cached")
+    moved = [
+        name
+        for name, tensor in first.state_dict().items()
+        if not torch.equal(tensor, trained[f"image_encoder.backbone.{name}"])
+    ]
+    assert moved
+    assert all(it.startswith(("blocks.6.", "conv_head.")) for it in moved)

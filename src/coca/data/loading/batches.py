@@ -79,6 +79,8 @@ class _Example(NamedTuple):
     images: UInt8[Tensor, "F 3 S S"] | Float[Tensor, "1 P W"]
     text: SampledText
     classes: tuple[str, ...]
+    logits: Float[Tensor, " K"] | None = None
+    """Cached logits of the encoder's classifier."""
 
 
 class BatchDataset(Dataset[Batch | Failure]):
@@ -143,6 +145,7 @@ class BatchDataset(Dataset[Batch | Failure]):
             image_config=None if self._features else self._processor.image_config,
             prompt_lengths=prompt_lengths,
             is_distilled=self._distilled(sources),
+            teacher_logits=_stacked([example.logits for example in examples]),
         )
 
     def _distilled(self, sources: Sequence[int]) -> Bool[Tensor, " B"] | None:
@@ -211,18 +214,19 @@ class BatchDataset(Dataset[Batch | Failure]):
                     f"sample {result.key} has the label {label!r}, which is not in class_names",
                     reason="unknown_label",
                 )
-        images = (
-            self._cached(slot, row)
-            if self._features
-            else self._augmented(result, slot.augment, generator)
-        )
-        return _Example(result.key, images, text, classes)
+        if not self._features:
+            images = self._augmented(result, slot.augment, generator)
+            return _Example(result.key, images, text, classes)
+        features, logits = self._cached(slot, row)
+        return _Example(result.key, features, text, classes, logits)
 
-    def _cached(self, slot: _Slot, row: int) -> Float[Tensor, "1 P W"]:
-        """Read the features of the epoch's view of an image."""
+    def _cached(
+        self, slot: _Slot, row: int
+    ) -> tuple[Float[Tensor, "1 P W"], Float[Tensor, " K"] | None]:
+        """Read the features of the epoch's view of an image, and its logits if the file has any."""
         file = self._features[slot.source]
-        features = file.read(row, slot.epoch % file.key.views)
-        if features is None:
+        found = file.read(row, slot.epoch % file.key.views)
+        if found is None:
             # Raises the error of the image, unless it was repaired since.
             decode(self._sources[slot.source].read(row).image)
             raise DataError(
@@ -230,7 +234,8 @@ class BatchDataset(Dataset[Batch | Failure]):
                 "compute them again",
                 reason="bad_features",
             )
-        return torch.from_numpy(features)[None]
+        logits = torch.from_numpy(found.logits) if file.key.classes else None
+        return torch.from_numpy(found.features)[None], logits
 
     def _augmented(
         self, sample: Sample, augment: Augmentation | None, generator: torch.Generator
@@ -280,3 +285,9 @@ def _distinct(titles: Sequence[str]) -> list[str]:
         title if titles.count(title) == 1 else f"{title} #{titles[: position + 1].count(title)}"
         for position, title in enumerate(titles)
     ]
+
+
+def _stacked(logits: Sequence[Tensor | None]) -> Float[Tensor, "B K"] | None:
+    """Stack the logits of all examples; None if an example has none."""
+    present = [it for it in logits if it is not None]
+    return torch.stack(present) if len(present) == len(logits) else None

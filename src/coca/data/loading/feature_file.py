@@ -1,12 +1,13 @@
 """Feature files: the encoder features of every image of a source, in fp16 and memory-mapped.
 
     header (4,096 bytes)   JSON: format version and the fields of `FeatureKey`
-    one record per row     features (V, P, F) fp16; a checksum of each view; whether it is usable
+    one record per row     features (V, P, F) fp16; logits (V, K) fp16 of the encoder's classifier,
+                           if it has one; a checksum of each view; whether it is usable
 
 The file is written in the order of rows, under another name until it is complete. So a writer that
 was killed continues after the last complete record.
 
-Dimensions: N rows, V views of each image, P tokens, F features.
+Dimensions: N rows, V views of each image, P tokens, F features, K classes.
 """
 
 import json
@@ -15,7 +16,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float16
@@ -47,6 +48,8 @@ class FeatureKey:
     """Tokens of an image."""
     width: int
     """Features of a token."""
+    classes: int = 0
+    """Classes of the encoder's classifier, whose logits the file holds; 0 for none."""
 
     @property
     def file_name(self) -> str:
@@ -60,6 +63,7 @@ class FeatureKey:
         return np.dtype(
             [
                 ("features", "<f2", (self.views, self.tokens, self.width)),
+                ("logits", "<f2", (self.views, self.classes)),
                 ("checksums", "<u4", (self.views,)),
                 ("usable", "<u4"),
             ]
@@ -74,6 +78,14 @@ class FeatureKey:
         """Return the header of the file."""
         text = json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
         return text.encode().ljust(HEADER_BYTES - 1) + b"\n"
+
+
+class Features(NamedTuple):
+    """What a file holds of one view of an image, or of many."""
+
+    features: Float16[np.ndarray, "*N P F"]
+    logits: Float16[np.ndarray, "*N K"]
+    """Logits of the encoder's classifier; K is 0 for an encoder without one."""
 
 
 class FeatureFile:
@@ -100,7 +112,7 @@ class FeatureFile:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_records": None}
 
-    def read(self, row: int, view: int) -> Float16[np.ndarray, "P F"] | None:
+    def read(self, row: int, view: int) -> Features | None:
         """Read the features of a view of the image in a row; None if the image was unusable.
 
         Raises:
@@ -113,14 +125,14 @@ class FeatureFile:
         record = self._records[row]
         if not record["usable"]:
             return None
-        features = np.array(record["features"][view])
-        if checksum(row, view, features) != record["checksums"][view]:
+        found = Features(np.array(record["features"][view]), np.array(record["logits"][view]))
+        if checksum(row, view, found) != record["checksums"][view]:
             raise DataError(
                 f"the features of row {row} in {self.path} are damaged; delete the file, and "
                 "`coca data features RECIPE` writes it again",
                 reason="bad_features",
             )
-        return features
+        return found
 
 
 class FeatureWriter:
@@ -157,19 +169,22 @@ class FeatureWriter:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def append(
-        self, features: Float16[np.ndarray, "N V P F"], usable: Bool[np.ndarray, " N"]
-    ) -> None:
-        """Append the features of the next rows.
+    def append(self, found: Features, usable: Bool[np.ndarray, " N"]) -> None:
+        """Append the features of all views of the next rows.
 
         Raises:
             StorageError: The disk is full.
         """
+        features, logits = found
         records = np.zeros(len(features), self.key.record)
-        records["features"], records["usable"] = features, usable
+        records["features"], records["logits"], records["usable"] = features, logits, usable
         records["checksums"] = [
             [
-                checksum(self.rows_done + number, view, features[number, view])
+                checksum(
+                    self.rows_done + number,
+                    view,
+                    Features(features[number, view], logits[number, view]),
+                )
                 for view in range(self.key.views)
             ]
             for number in range(len(features))
@@ -191,9 +206,12 @@ class FeatureWriter:
         return FeatureFile(self.path, self.key)
 
 
-def checksum(row: int, view: int, features: Float16[np.ndarray, "P F"]) -> int:
+def checksum(row: int, view: int, found: Features) -> int:
     """Compute the CRC-32 of features at their place, so that swapped rows are detected."""
-    return zlib.crc32(np.ascontiguousarray(features).tobytes(), zlib.crc32(b"%d %d" % (row, view)))
+    start = zlib.crc32(b"%d %d" % (row, view))
+    for part in found:
+        start = zlib.crc32(np.ascontiguousarray(part).tobytes(), start)
+    return start
 
 
 def feature_identity(files: Sequence[FeatureFile]) -> Mapping[str, Any]:

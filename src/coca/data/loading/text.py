@@ -37,7 +37,7 @@ class SampledText(NamedTuple):
 
 
 def texts_of(sample: Sample, config: SourceConfig) -> tuple[list[str], list[str]]:
-    """List all texts and all answers that `sample_text` may draw, before templates."""
+    """List all texts and all answers that `sample_text` may draw, without keywords or templates."""
     if config.text == "labels":
         return _filled(humanize_label(label) for label in sample.labels), []
     if config.text == "question":
@@ -45,10 +45,18 @@ def texts_of(sample: Sample, config: SourceConfig) -> tuple[list[str], list[str]
     return _filled(sample.captions), []
 
 
+def keywords_of(sample: Sample, config: SourceConfig) -> list[str]:
+    """List the keywords of a sample in `keyword_field`; empty without the field."""
+    found = sample.metadata.get(config.keyword_field, ()) if config.keyword_field else ()
+    is_list = isinstance(found, list | tuple)
+    return _filled(it for it in found if isinstance(it, str)) if is_list else []
+
+
 def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator) -> SampledText:
     """Sample a text of the sample and a prompt template with `generator`.
 
-    `text: captions` draws one of the captions. `text: labels` shuffles all labels and joins them by
+    `text: captions` draws one of the captions, or with a probability of `keyword_fraction` one of
+    the keywords. `text: labels` shuffles all labels and joins them by
     commas, as the paper reads JFT: "a photo of the cat, animal". `text: question` takes the
     question and draws one of the answers. The text is inserted into one of the templates.
 
@@ -62,6 +70,9 @@ def sample_text(sample: Sample, config: SourceConfig, generator: torch.Generator
         order = torch.randperm(len(texts), generator=generator).tolist()
         text = ", ".join(texts[index] for index in order)
     else:
+        keywords = keywords_of(sample, config)
+        if keywords and float(torch.rand((), generator=generator)) < config.keyword_fraction:
+            texts = keywords
         text = _draw(texts, generator) if texts else ""
     if not text:
         raise DataError(f"sample {sample.key} has no {config.text} to read", reason="empty_caption")

@@ -74,6 +74,14 @@ class SourceConfig(Config):
     """Prompt templates with `{}` for the text or question; one is sampled at each visit. `clip` is
     the set of CLIP's 80 templates. Default: none, except "a photo of the {}" for labels."""
 
+    keyword_field: str = ""
+    """Metadata field with a list of keywords, such as `keywords` or `tags`; see
+    `keyword_fraction`."""
+
+    keyword_fraction: Fraction = 0.0
+    """Fraction of visits, 0 to 1, whose text is one of the keywords in place of a caption. So a
+    model learns queries of one word. A sample without keywords has its captions only."""
+
     distill: bool = True
     """Whether images take part in the distillation loss (`loss.distillation_weight`). A classifier
     of photos is no teacher for drawings."""
@@ -95,6 +103,14 @@ class SourceConfig(Config):
             faults.append(f"path must be a folder, file or pattern, got {self.path!r}")
         if self.frames != SourceConfig.frames and not (self.strip or self.has_frames):
             faults.append(f"frames is {self.frames}, but the images are no strips; set strip")
+        if (self.keyword_fraction > 0) != bool(self.keyword_field) or (
+            self.keyword_field and self.text != "captions"
+        ):
+            faults.append(
+                f"keyword_fraction is {self.keyword_fraction}, keyword_field "
+                f"{self.keyword_field!r} and text {self.text}; keywords need both settings and "
+                "text: captions"
+            )
         faults += [
             f"template {template!r} has no {{}} to put the text into, and is no set of templates; "
             f"{did_you_mean(template, NAMED_TEMPLATES)}"

@@ -89,7 +89,7 @@ class BackboneEncoder(ImageEncoder):
             )
         return tokens
 
-    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B P D"]:
+    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L D"]:
         """Map features to the width of the tokens."""
         return features if self.projection is None else self.projection(features)
 
@@ -101,6 +101,11 @@ class BackboneEncoder(ImageEncoder):
                 f"its number of classes, {IMAGENET_CLASSES} for ImageNet"
             )
         return self.backbone.forward_head(self._untokenized(features))
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the backbone has its classifier."""
+        return self.config.classes > 0
 
     @property
     def class_names(self) -> tuple[str, ...] | None:  # type: ignore[override]
@@ -130,14 +135,9 @@ class BackboneEncoder(ImageEncoder):
                 yield name, parameter
 
     def feature_state(self) -> dict[str, Tensor]:
-        """Return the tensors of the backbone, without projection and classifier."""
-        head = self.backbone.get_classifier().state_dict(keep_vars=True)
-        left_out = {id(tensor) for tensor in head.values()}
-        return {
-            name: tensor.detach()
-            for name, tensor in self.state_dict(keep_vars=True).items()
-            if name.startswith("backbone.") and id(tensor) not in left_out
-        }
+        """Return the tensors of the backbone and its classifier, without the projection."""
+        state = self.state_dict()
+        return {name: it for name, it in state.items() if name.startswith("backbone.")}
 
     def build_reference(self, classes: int) -> nn.Module:
         """Build the backbone with a number of classes, to match weights of other names in order."""

@@ -3,8 +3,8 @@
 An encoder computes features, and projects them to the tokens that the poolers attend to. Features
 of a frozen encoder can be cached, since they depend on the image only.
 
-Dimensions: B batch, P tokens of an image, F features, D width of a token, K classes of the
-encoder's own classifier.
+Dimensions: B batch, P positions of features, F features, L tokens of an image (P of final
+features), D width of a token, K classes of the encoder's own classifier.
 """
 
 from abc import ABC, abstractmethod
@@ -106,6 +106,11 @@ class ImageEncoder(nn.Module, ABC):
     """Class names of the encoder's own classifier; None without one, or if they are unknown."""
 
     @property
+    def has_classifier(self) -> bool:
+        """Whether the encoder brings a classifier of its own, which `classify` runs."""
+        return False
+
+    @property
     def feature_family(self) -> str:
         """Name shared by kinds that compute equal features from tensors of equal names."""
         return self.config.kind
@@ -114,11 +119,24 @@ class ImageEncoder(nn.Module, ABC):
     def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P F"]:
         """Compute the features of normalized images; a feature cache stores them."""
 
-    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B P D"]:
+    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L D"]:
         """Map features to tokens; the identity unless the widths differ."""
         return features
 
-    def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P D"]:
+    def split_after(self, stages: int) -> None:
+        """Let `features` return the output of the first stages, and `project` run the others.
+
+        So the first stages can be frozen and their output cached, while the others are trained.
+
+        Raises:
+            ConfigError: The encoder is not divided into stages, or not into that many.
+        """
+        raise ConfigError(
+            f"an image encoder of kind {self.config.kind} caches its final features only; leave "
+            "out stages"
+        )
+
+    def forward(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B L D"]:
         return self.project(self.features(images))
 
     def classify(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B K"]:
@@ -134,7 +152,7 @@ class ImageEncoder(nn.Module, ABC):
         return self.named_parameters()
 
     def feature_state(self) -> dict[str, Tensor]:
-        """Return all tensors that features depend on, buffers included, by name."""
+        """Return all tensors that features and logits depend on, buffers included, by name."""
         return dict(self.state_dict())
 
     def init_weights(self) -> None:

@@ -4,17 +4,21 @@ EfficientNet (Tan and Le 2019, arXiv 1905.11946) without squeeze-and-excitation 
 the depth of the first and last stage and the width of stem and head are not scaled. Modules and
 tensors have the names of timm's `tf_efficientnet_lite0` to `tf_efficientnet_lite4`.
 
-Dimensions: B batch, C channels, F features, K classes.
+Dimensions: B batch, C channels, F features, G final features, P and L positions of their maps,
+D width of a token, K classes.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coca.core.errors import ConfigError
 from coca.model.encoders.backbone import BackboneConfig, BackboneEncoder
 from coca.model.encoders.base import IMAGE_ENCODERS
 
@@ -80,11 +84,57 @@ class EfficientNetLiteEncoder(BackboneEncoder):
 
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         super().__init__(config, EfficientNetLite(config.variant, config.classes))
+        self._split: int | None = None
+
+    def split_after(self, stages: int) -> None:
+        """Let `features` return the output of the first stages, and `project` run the others.
+
+        Raises:
+            ConfigError: `stages` is not in 1 to 7.
+        """
+        if not 1 <= stages <= len(STAGES):
+            raise ConfigError(
+                f"stages of {self.config.title} must be in 1 to {len(STAGES)}, got {stages}"
+            )
+        self._split = stages
+
+    def features(self, images: Float[Tensor, "B C height width"]) -> Float[Tensor, "B P F"]:
+        """Compute the features of the last layer, or the output of the first stages if split."""
+        if self._split is None:
+            return super().features(images)
+        pixels = images.contiguous(memory_format=torch.channels_last)
+        return self._tokens(self.backbone.forward_stages(pixels, self._split))
+
+    def project(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L D"]:
+        """Run the stages after the split, and map features to the width of the tokens."""
+        return super().project(self._finished(features))
+
+    def classify(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B K"]:
+        """Compute the logits of the classifier from the output of `features`."""
+        return super().classify(self._finished(features))
+
+    def feature_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters that the output of `features` depends on."""
+        return ((name, it) for name, it in super().feature_parameters() if self._is_first(name))
+
+    def _finished(self, features: Float[Tensor, "B P F"]) -> Float[Tensor, "B L G"]:
+        """Run the stages after the split, if there is one."""
+        if self._split is None:
+            return features
+        inner = self._untokenized(features).contiguous(memory_format=torch.channels_last)
+        return self._tokens(self.backbone.forward_rest(inner, self._split))
+
+    def _is_first(self, name: str) -> bool:
+        """Return whether a tensor belongs to the stages before the split."""
+        if self._split is None:
+            return True
+        first = [f"backbone.blocks.{number}." for number in range(self._split)]
+        return name.startswith(("backbone.conv_stem", "backbone.bn1", *first))
 
     @property
     def feature_family(self) -> str:
-        """Name of the kind `timm`, whose features are equal: both kinds share feature files."""
-        return "timm"
+        """Name of the kind `timm`, whose final features are equal, so both share feature files."""
+        return "timm" if self._split is None else f"{self.config.kind}, {self._split} stages"
 
     def layer_numbers(self) -> dict[str, int]:
         """Return the layer of each parameter: the stem, each block, and the last convolution."""
@@ -138,8 +188,20 @@ class EfficientNetLite(nn.Module):
 
     def forward_features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
         """Compute the map of features, of a 32nd of the height and width."""
-        inner = self.blocks(F.relu6(self.bn1(self.conv_stem(images))))
-        return F.relu6(self.bn2(self.conv_head(inner)))
+        return self.forward_rest(self.forward_stages(images, 0), 0)
+
+    def forward_stages(
+        self, images: Float[Tensor, "B 3 H W"], stages: int
+    ) -> Float[Tensor, "B C h w"]:
+        """Compute the output of the stem and of the first stages."""
+        inner = F.relu6(self.bn1(self.conv_stem(images)))
+        return self.blocks[:stages](inner)
+
+    def forward_rest(
+        self, inner: Float[Tensor, "B C H W"], stages: int
+    ) -> Float[Tensor, "B F h w"]:
+        """Compute the features from the output of the first stages."""
+        return F.relu6(self.bn2(self.conv_head(self.blocks[stages:](inner))))
 
     def forward_head(self, features: Float[Tensor, "B F h w"]) -> Float[Tensor, "B K"]:
         """Compute the class logits from the mean of the features."""

@@ -5,7 +5,7 @@ several views of each image, and epoch e reads view e modulo their number. A vie
 and number only, and not on the run's seed, so that runs share files.
 
 Dimensions: N images, V views of each, M views of all, S side of an image in pixels, P tokens,
-F features.
+F features, K classes of the encoder's classifier.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from coca.core.config import digest, non_default
 from coca.core.errors import ConfigError, DataError
 from coca.core.prefetch import iterate_ahead
 from coca.core.progress import ProgressMaker, silent
-from coca.data.loading.feature_file import FeatureFile, FeatureKey, FeatureWriter
+from coca.data.loading.feature_file import FeatureFile, FeatureKey, Features, FeatureWriter
 from coca.data.loading.permutation import mix
 from coca.data.sample import Sample
 from coca.data.sources.base import Source, SourceConfig, StampedSource, read_rows
@@ -123,21 +123,21 @@ def feature_key(
     """Compute the key of a source's feature file."""
     size = transform.config.image_size
     blank = torch.zeros(1, 3, size, size, device=next(encoder.parameters()).device)
-    with torch.inference_mode():
-        _, tokens, width = encoder.eval().features(blank).shape
+    features, logits = _half(encoder.eval(), blank)
     return FeatureKey(
         encoder=encoder_hash,
         transform=digest({"image": non_default(transform.config), "augment": non_default(augment)}),
         data=digest({"source": source.fingerprint, "stamps": _stamps(source, len(source))}),
         rows=len(source),
         views=settings.views,
-        tokens=tokens,
-        width=width,
+        tokens=features.shape[1],
+        width=features.shape[2],
+        classes=logits.shape[1],
     )
 
 
 def hash_encoder(encoder: ImageEncoder) -> str:
-    """Hash all that features depend on: the encoder's tensors by name, and its family."""
+    """Hash what features and logits depend on: the encoder's tensors by name, and its family."""
     found = hashlib.sha256(encoder.feature_family.encode())
     for name, tensor in sorted(encoder.feature_state().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -221,8 +221,11 @@ def _write(
             started = time.perf_counter()
             for views, usable in iterate_ahead(images.batches(begin), ahead=2):
                 pixels = images.transform.normalize(views.flatten(0, 1).to(target))
-                features = _half(encoder, pixels).unflatten(0, views.shape[:2])
-                writer.append(features.numpy(), usable)
+                features, logits = (
+                    part.reshape(*views.shape[:2], *part.shape[1:])
+                    for part in _half(encoder, pixels)
+                )
+                writer.append(Features(features, logits), usable)
                 rate = (writer.rows_done - begin) / (time.perf_counter() - started)
                 bar.advance(len(views), images_per_s=round(rate * images.key.views, 1))
         made = writer.finish()
@@ -230,13 +233,17 @@ def _write(
 
 
 @torch.inference_mode()
-def _half(encoder: ImageEncoder, images: Float[Tensor, "M 3 S S"]) -> Float[Tensor, "M P F"]:
-    """Compute features in fp16, on the CPU."""
-    features = encoder.features(images).to(torch.float16).cpu()
-    if not bool(features.isfinite().all()):
+def _half(encoder: ImageEncoder, images: Float[Tensor, "M 3 S S"]) -> Features:
+    """Compute features in fp16, and the logits of the encoder's classifier if it has one."""
+    features = encoder.features(images)
+    logits = (
+        encoder.classify(features) if encoder.has_classifier else features.new_zeros(len(images), 0)
+    )
+    halves = [part.to(torch.float16).cpu() for part in (features, logits)]
+    if not all(bool(part.isfinite().all()) for part in halves):
         raise DataError(
             "features of the image encoder exceed the range of fp16, 65,504; this encoder cannot "
             "be cached",
             reason="bad_features",
         )
-    return features
+    return Features(*(part.numpy() for part in halves))

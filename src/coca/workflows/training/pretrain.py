@@ -282,6 +282,8 @@ def _features(
     if config.data.features is None:
         return []
     model = prepared.model
+    if config.data.features.stages is not None:
+        model.image_encoder.split_after(config.data.features.stages)
     require_frozen(model, config.train.optimizer.freeze)
     return obtain_features(
         config.data,
