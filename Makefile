@@ -22,8 +22,8 @@ RAY := .venv-ray/.installed
 help: ## List all verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(DEMO) ## Search, caption and score real images; FROM_SCRATCH=1 trains first (minutes)
-	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch)
+demo: $(DEMO) ## Search, caption and score images; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first
+	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch) $(if $(IMAGES),--images "$(IMAGES)")
 
 test: $(DEV) ## Run all tests, of a Milvus server those of the mark `contract`; COVERAGE=1 fails below 90 %
 	$(BIN)/pytest -n 2 --dist loadgroup -m 'not milvus or contract' $(if $(COVERAGE),--cov=coca --cov-report=term)

@@ -1,9 +1,11 @@
-"""Recall of hybrid search: captions of Flickr8k as queries, by vector, full text and both.
+"""Recall of hybrid search: by vector, by full text of the captions, and by both.
 
-    python benchmarks/hybrid.py --model runs/flickr8k/coca-0
+    python benchmarks/hybrid.py --captions model
+    python benchmarks/hybrid.py --captions model --queries everyday --data 'DRAWINGS/openmoji-*.tar'
 
-Each of the 1,000 validation photos is in a collection of Milvus Lite with the first of its five
-captions; the second caption is the query. Exact search by all inner products is the baseline.
+Each image is in a collection of Milvus Lite with one caption: the first of its own, or one that the
+model writes. A query is the second caption of an image, or one of the 100 everyday queries. Exact
+search by all inner products is the baseline.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from coca.data.sources.shards import ShardsConfig
 from coca.search.milvus.collection import Collection
 from coca.search.query.fusion import Fusion, fuse
 from coca.search.records import Hit, Record
+from coca.tasks.keyword_search import match, read_answers
 
 WEIGHTS, DEPTH = (0.3, 0.5, 0.7), 256
 DEPTHS = (1, 5, 10)
@@ -35,9 +38,17 @@ def contestant(arguments: argparse.Namespace) -> None:
     predictor = coca.load(arguments.model, device="cpu")
     source = open_source(ShardsConfig(path=arguments.data))
     samples = [source.read(row) for row in range(len(source))][: arguments.count]
-    images = predictor.embed_images([sample.image for sample in samples])
-    caption_vectors = predictor.embed_texts([sample.captions[0] for sample in samples])
-    texts = [sample.captions[1] for sample in samples]
+    pixels = [sample.image for sample in samples]
+    images = predictor.embed_images(pixels)
+    captions = [sample.captions[0] for sample in samples]
+    if arguments.captions == "model":
+        captions = [caption.text for caption in predictor.caption(pixels)]
+    caption_vectors = predictor.embed_texts(captions)
+    if arguments.queries == "captions":
+        texts = [sample.captions[1] for sample in samples]
+        relevant = np.eye(len(samples), dtype=bool)
+    else:
+        texts, relevant, _ = match(read_answers(arguments.queries) or {}, samples)
     queries = predictor.embed_texts(texts)
     figures: Figures = {"rows": len(samples)}
     with (
@@ -53,7 +64,7 @@ def contestant(arguments: argparse.Namespace) -> None:
             Record(
                 id=f"{row:05}",
                 path=sample.key,
-                caption=sample.captions[0],
+                caption=captions[row],
                 vector=images[row],
                 text_vector=caption_vectors[row],
             )
@@ -63,7 +74,10 @@ def contestant(arguments: argparse.Namespace) -> None:
 
         def note(way: str, answers: Sequence[Sequence[str]]) -> None:
             for depth in DEPTHS:
-                right = sum(f"{row:05}" in ids[:depth] for row, ids in enumerate(answers))
+                right = sum(
+                    bool(relevant[row, [int(id) for id in ids[:depth]]].any())
+                    for row, ids in enumerate(answers)
+                )
                 figures[f"{way} {depth}"] = right / len(answers)
 
         def ids(hits: Sequence[Hit]) -> list[str]:
@@ -90,11 +104,12 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    shared = [f"--{name}={getattr(arguments, name)}" for name in ("model", "data", "count")]
+    names = ("model", "data", "count", "captions", "queries")
+    shared = [f"--{name}={getattr(arguments, name)}" for name in names]
     require(arguments.data)
     rounds = in_turn({"flickr8k": [*shared, "--contestant=flickr8k"]}, rounds=1)
     own = rounds["flickr8k"][0]
-    names = {
+    ways = {
         "exact": "images, exact search in memory",
         "images": "images, through Milvus",
         "captions": "captions by vector (`--on text`)",
@@ -103,13 +118,14 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     }
     rows = [
         [shown, *(f"{own[f'{way} {depth}']:.3f}" for depth in DEPTHS)]
-        for way, shown in names.items()
+        for way, shown in ways.items()
     ]
     write_report(
         arguments,
         rounds,
         "hybrid",
-        f"Text-to-image recall among {own['rows']:,.0f}",
+        f"Text-to-image recall among {own['rows']:,.0f}; captions: {arguments.captions}, "
+        f"queries: {arguments.queries}",
         table(["compared with", *(f"recall@{depth}" for depth in DEPTHS)], rows),
         f"Recall@10 of Milvus against the exact search: {own['recall of Milvus']:.4f}.",
         packages=["torch", "pymilvus", "milvus-lite"],
@@ -119,7 +135,9 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--model", default="nano", help="model (default nano)")
+    options.add_argument("--model", default="everyday", help="model (default everyday)")
+    options.add_argument("--captions", default="human", choices=["human", "model"])
+    options.add_argument("--queries", default="captions", help="captions, everyday or a file")
     options.add_argument("--data", default="../shared/data/flickr8k/val-*.tar", help="shards")
     options.add_argument("--count", type=int, default=1000, help="photos (default 1000)")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.usefixtures("place")
 def test_a_named_model_goes_first_then_the_environment_then_the_shipped_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert defaults.model_name(None) == "nano"
+    assert defaults.model_name(None) == "everyday"
     monkeypatch.setenv("COCA_MODEL", "")
-    assert defaults.model_name(None) == "nano"
+    assert defaults.model_name(None) == "everyday"
     monkeypatch.setenv("COCA_MODEL", "mine")
     assert defaults.model_name(None) == "mine"
     assert defaults.model_name("this") == "this"

@@ -44,7 +44,7 @@ def test_the_demo_shows_the_shipped_model_and_ends_with_commands_to_try(
     run: Run, asked: dict[str, Any]
 ) -> None:
     told = run("demo")
-    assert (asked["model"], asked["folder"]) == ("nano", Path("runs/demo"))
+    assert (asked["model"], asked["folder"]) == ("everyday", Path("runs/demo"))
     assert told.stderr == "packing\n"
     assert "runs/demo/report.html" in told.stdout
     # Commands take the shipped model and this collection where they are told none.
@@ -79,3 +79,8 @@ def test_a_stopped_training_says_so(run: Run, run_json: RunJson, asked: dict[str
     told = run("demo", "--from-scratch", code=130)
     assert "stopped, and saved in runs/from-scratch" in told.stdout
     assert run_json("demo", "--from-scratch", code=130)["interrupted"]
+
+
+def test_ones_own_images_exclude_a_training(run: Run, asked: dict[str, Any]) -> None:
+    told = run("demo", "--images", "photos", "--from-scratch", code=2)
+    assert "--images photos and --from-scratch exclude each other" in told.stderr

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from coca.core.errors import CocaError, ModelError
+from coca.core.errors import CocaError, DataError, ModelError
 from coca.demo import run as workflow
 from coca.demo.emoji import concepts
+from coca.demo.own_images import demo_on_images
 from coca.demo.run import DemoResult, demo, demo_from_scratch
 from coca.demo.search import IMAGE_QUERIES, TAKEN_OUT
 from coca.inference.loading import load
@@ -87,6 +88,8 @@ def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoRe
         "red car",
         "Food &amp; Drink",
         "word for word",
+        "Captions of photos",
+        "a motorbike",
         "attention maps",
         "Recommended: like",
         "classes in Milvus",
@@ -157,16 +160,16 @@ def test_a_second_demo_from_scratch_does_not_train(trained: DemoResult) -> None:
 def test_only_what_another_model_filled_is_forgotten(tmp_path: Path) -> None:
     model, other = (load(write_model(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     uri = tmp_path / "pictures.db"
-    workflow._forget_other_model(uri, model)
+    workflow.forget_other_model(uri, model)
     # Stopped before the collection was made.
     Collection.open(str(uri), "another", embed_dim=3, fingerprint="f", create=True).close()
-    workflow._forget_other_model(uri, model)
+    workflow.forget_other_model(uri, model)
     Collection.open(
         str(uri), embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True
     ).close()
-    workflow._forget_other_model(uri, model)
+    workflow.forget_other_model(uri, model)
     assert uri.exists()
-    workflow._forget_other_model(uri, other)
+    workflow.forget_other_model(uri, other)
     assert not uri.exists()
 
 
@@ -185,3 +188,24 @@ def test_the_recipe_learns_from_one_vendor_only() -> None:
     text = RECIPE.read_text()
     assert workflow.SEEN in text
     assert workflow.UNSEEN not in text
+
+
+@pytest.mark.slow
+def test_a_folder_of_ones_own_is_indexed_searched_and_captioned(
+    shown: DemoResult, tmp_path: Path
+) -> None:
+    for number, path in enumerate(sorted((shown.folder / "pictures" / "photos").glob("*.png"))):
+        shutil.copyfile(path, tmp_path / f"{number}.png")
+    made = demo_on_images(tmp_path, tmp_path / "out", model=shown.model)
+    page = made.report.read_text()
+    assert "“a red car”" in page
+    assert "5 of 5 images" in page
+    with Collection.open(str(made.index)) as index:
+        assert index.count() == 5
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    model = write_model(tmp_path / "model")
+    with pytest.raises(DataError, match="holds no readable image"):
+        demo_on_images(tmp_path / "empty", tmp_path / "out", model=model)

@@ -78,4 +78,4 @@ def test_no_large_file_is_kept() -> None:
 
 def test_the_weights_that_the_package_brings_stay_small() -> None:
     weights = [path for path in kept_files() if WEIGHTS in path.parents]
-    assert sum(path.stat().st_size for path in weights) <= 20_000_000
+    assert sum(path.stat().st_size for path in weights) <= 35_000_000

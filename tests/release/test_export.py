@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from coca.core.errors import ModelError
 from coca.data.sources.folder import FolderConfig
 from coca.inference import open_weights
 from coca.inference.open_weights import MODEL_FILES
+from coca.model.coca import CoCa
+from coca.model.config import CoCaConfig
+from coca.model.encoders.efficientnet import EfficientNetLiteConfig
+from coca.model.pretrained import load_model, save_model
 from coca.release.export import export, from_pretrained, push_to_hub
+from coca.release.model_card import CardConfig, DataLine
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import evaluate
 from tiny_data import picture
@@ -64,7 +70,9 @@ def scores(run: Path, tmp_path: Path) -> Path:
 def test_the_folder_holds_a_model_its_card_and_nothing_of_the_machine(
     run: Path, scores: Path, tmp_path: Path
 ) -> None:
-    out = export(run, tmp_path / "shared", title="Cats", limits="No dogs.", results=[scores])
+    out = export(
+        run, tmp_path / "shared", card=CardConfig(title="Cats", limits="No dogs."), results=[scores]
+    )
     assert sorted(path.name for path in out.iterdir()) == sorted([*MODEL_FILES, CARD])
     card = (out / CARD).read_text(encoding="utf-8")
     for text in (
@@ -97,7 +105,7 @@ def test_a_run_outside_of_any_checkout_has_no_commit(run: Path, tmp_path: Path) 
 def test_the_licence_is_the_one_that_is_stated_and_else_unknown(run: Path, tmp_path: Path) -> None:
     first = export(run, tmp_path / "first")
     assert "license: unknown" in (first / CARD).read_text(encoding="utf-8")
-    stated = export(run, tmp_path / "stated", licence="cc-by-4.0")
+    stated = export(run, tmp_path / "stated", card=CardConfig(licence="cc-by-4.0"))
     again = export(stated, tmp_path / "again")
     assert "license: cc-by-4.0" in (again / CARD).read_text(encoding="utf-8")
     nano = export("nano", tmp_path / "nano")
@@ -124,6 +132,38 @@ def test_half_of_the_bytes_give_nearly_the_same_vectors(
         atol=1e-2,
     )
     assert "before the weights went into 16 bits" in (out / CARD).read_text(encoding="utf-8")
+
+
+def test_the_classifier_of_the_encoder_is_left_out(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    config = load_model(folder).config
+    assert isinstance(config, CoCaConfig)
+    image = EfficientNetLiteConfig(image_size=32, width=config.image.width, classes=5)
+    torch.manual_seed(0)
+    save_model(folder, CoCa(replace(config, image=image)))
+    whole, out = load_model(folder), export(folder, tmp_path / "shared")
+    smaller = load_model(out)
+    assert smaller.image_encoder.has_classifier is False
+    removed = whole.state_dict().keys() - smaller.state_dict().keys()
+    assert {name.rpartition(".")[0] for name in removed} == {"image_encoder.backbone.classifier"}
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(smaller.encode_image(images), whole.encode_image(images))
+
+
+def test_the_card_has_the_text_of_its_file_before_what_the_run_recorded(
+    run: Path, tmp_path: Path
+) -> None:
+    data = (DataLine("my cats", "12 photos", "CC0"),)
+    text = CardConfig(intended_use="To find cats.", training="By hand.", data=data)
+    card = (export(run, tmp_path / "shared", card=text) / CARD).read_text(encoding="utf-8")
+    for expected in (
+        "To find cats.",
+        "By hand.\n\n| what | value |",
+        "| my cats | 12 photos | CC0 |",
+    ):
+        assert expected in card
+    assert "of the samples" not in card
 
 
 def test_scores_of_another_model_are_refused(run: Path, scores: Path, tmp_path: Path) -> None:
@@ -161,7 +201,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
 
 
 def test_what_is_pushed_comes_back_the_same(run: Path, hub: FolderHub, tmp_path: Path) -> None:
-    out = export(run, tmp_path / "shared", load_as="hf:me/cats")
+    out = export(run, tmp_path / "shared", card=CardConfig(load_as="hf:me/cats"))
     name = push_to_hub(out, "me/cats", hub=hub)
     assert name == "hf:me/cats"
     assert (hub.root / "me" / "cats" / CARD).is_file()

@@ -30,7 +30,6 @@ from coca.cli import (
     evaluate,
     index,
     predict,
-    release,
     search,
     train,
     uses,
@@ -82,7 +81,6 @@ app.command(rich_help_panel=_TRAINING)(train.pretrain)
 app.command(rich_help_panel=_TRAINING)(train.finetune)
 app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
 app.command(rich_help_panel=_TRAINING)(demo.demo)
-app.command(hidden=True)(release.release)
 app.command(rich_help_panel=_MODELS)(predict.info)
 app.command(rich_help_panel=_MODELS)(predict.embed)
 app.command(rich_help_panel=_MODELS)(caption.caption)

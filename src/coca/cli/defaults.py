@@ -1,6 +1,6 @@
 """Options for model and collection, and their defaults in order of precedence.
 
-model       --model,  then the model of the collection,  then COCA_MODEL,  then the shipped `nano`
+model       --model,  then the collection's model,  then COCA_MODEL,  then the shipped `everyday`
 collection  --uri,    then COCA_URI,    then coca.db,  then the demo's collection
 """
 
@@ -12,12 +12,12 @@ import typer
 
 from coca.cli.console import Console
 from coca.core.errors import ConfigError, ModelError
+from coca.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from coca.inference.predictor import Predictor
     from coca.search.records import CollectionInfo
 
-SHIPPED_MODEL = "nano"
 DEMO_PICTURES = Path("runs/demo/pictures.db")
 OWN_PICTURES = Path("coca.db")
 
@@ -28,7 +28,7 @@ Model = Annotated[
         "-m",
         metavar="MODEL",
         help="Folder, run or name of a model; default: the model of the collection, else "
-        "COCA_MODEL, else the shipped nano.",
+        "COCA_MODEL, else the shipped everyday.",
         show_default=False,
     ),
 ]
@@ -63,7 +63,7 @@ Token = Annotated[
 
 def model_name(given: str | None) -> str:
     """Return the name of the model to load."""
-    return given or os.environ.get("COCA_MODEL") or SHIPPED_MODEL
+    return given or os.environ.get("COCA_MODEL") or DEFAULT_MODEL
 
 
 def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:

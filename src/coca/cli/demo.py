@@ -8,8 +8,10 @@ import typer
 from coca.cli.console import Console, Json, to_try
 from coca.cli.train import STOPPED
 from coca.core.errors import ConfigError
+from coca.weights import DEFAULT_MODEL
 
 SHOWN, TRAINED = Path("runs/demo"), Path("runs/from-scratch")
+OWN = Path("runs/my-images")
 
 
 def demo(
@@ -30,8 +32,18 @@ def demo(
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Model to demonstrate: nano, or a model folder.")
-    ] = "nano",
+        str, typer.Option("--model", "-m", help="Model to demonstrate: its name or folder.")
+    ] = DEFAULT_MODEL,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="FOLDER",
+            help="Folder of your own images to index, search and caption in place of emoji; output "
+            "in runs/my-images.",
+            show_default=False,
+        ),
+    ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Train a model first; takes minutes.")
     ] = False,
@@ -40,16 +52,26 @@ def demo(
     ] = Path("recipes/pretrain/emoji.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Search, caption and score emoji of a vendor that is not in the training data.
+    """Search, caption and score emoji of a vendor that is not in the training data, and photos.
 
     Existing results are reused, so the same command resumes an interrupted demo.
     """
     console = Console.current(json=as_json)
     if changes and not from_scratch:
         raise ConfigError(f"{changes[0]} changes a recipe, which only --from-scratch trains")
+    if images is not None and from_scratch:
+        raise ConfigError(
+            f"--images {images} and --from-scratch exclude each other; leave out one of the two"
+        )
     from coca.demo import run as workflow
 
-    if from_scratch:
+    if images is not None:
+        from coca.demo.own_images import demo_on_images
+
+        result = demo_on_images(
+            images, folder or OWN, model=model, progress=console.progress, log=console.note
+        )
+    elif from_scratch:
         result = workflow.demo_from_scratch(
             folder or TRAINED,
             recipe=recipe,
@@ -78,7 +100,7 @@ def demo(
     console.say(f"collection: {result.index}")
     console.say("try next:")
     # The shipped model and the demo's collection are the defaults of the commands.
-    shipped = [] if result.model == workflow.SHIPPED else ["--model", result.model]
+    shipped = [] if result.model == DEFAULT_MODEL else ["--model", result.model]
     uri = [] if result.folder == SHOWN else ["--uri", str(result.index)]
     example = str(result.example)
     for words in (

@@ -231,7 +231,8 @@ def info(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="Preset such as coca_base, model folder or run; default: COCA_MODEL, else nano.",
+            help="Preset such as coca_base, model folder or run; default: COCA_MODEL, else "
+            "everyday.",
             show_default=False,
         ),
     ] = None,

@@ -81,6 +81,17 @@ def export(
             show_default=False,
         ),
     ] = "",
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            "--card",
+            metavar="FILE",
+            help="YAML file with the text of the model card: title, intended_use, limits, licence, "
+            "training, and data as a list of name, size and terms. Other options replace its "
+            "values.",
+            show_default=False,
+        ),
+    ] = None,
     results: Annotated[
         list[Path] | None,
         typer.Option(
@@ -109,20 +120,20 @@ def export(
     """Export a model as a folder to share, with a model card and its scores."""
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
+    from coca.core.config import load_config
     from coca.release import export as workflow
-    from coca.release.model_card import UNKNOWN_LICENCE, licence_of
+    from coca.release.model_card import UNKNOWN_LICENCE, CardConfig, licence_of
 
-    made = workflow.export(
-        model,
-        out,
-        title=title,
-        intended_use=use,
-        limits=limits,
-        licence=licence,
-        results=results or (),
-        half=half,
-        load_as=f"hf:{push}" if push else "",
-    )
+    options = {
+        "title": title,
+        "intended_use": use,
+        "limits": limits,
+        "licence": licence,
+        "load_as": f"hf:{push}" if push else "",
+    }
+    given = {name: value for name, value in options.items() if value}
+    text = load_config(CardConfig, card or {}, given)
+    made = workflow.export(model, out, card=text, results=results or (), half=half)
     console.say(f"{model} is in {made}; its card is {made / 'README.md'}")
     if licence_of(made) == UNKNOWN_LICENCE:
         console.say("the card states no licence: name the one of the weights by --licence")

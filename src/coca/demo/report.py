@@ -55,6 +55,7 @@ def write_report(
     metrics: Sequence[Mapping[str, Any]],
     scores: Mapping[str, Mapping[str, Number]],
     found: Sequence[Mapping[str, Any]],
+    photos: Sequence[tuple[Path, Sequence[str], str]],
     captions: Sequence[tuple[Path, Sequence[str], str]],
     cross_attention_maps: Mapping[str, bytes],
 ) -> None:
@@ -66,7 +67,8 @@ def write_report(
         metrics: Rows of training metrics; empty for a pretrained model.
         scores: Task and part of the data to metrics.
         found: Queries and their hits, with `text`, `filter`, `image` and `hits`.
-        captions: Image, its true names, and the generated caption.
+        photos: Photo, what it shows, and the generated caption.
+        captions: Drawing, its true names, and the generated caption.
         cross_attention_maps: True name of an image to the plot of its caption's attention maps.
     """
     sections = [
@@ -79,12 +81,24 @@ def write_report(
         *([Section("Training", blocks=[_curves(metrics)])] if metrics else []),
         Section(
             "Searching in Milvus",
-            f"{UNSEEN}'s drawings in a Milvus Lite collection; the score is the cosine. Captions "
-            "below the images are their true names, which the search does not read.",
+            f"{UNSEEN}'s drawings and a few photos in a Milvus Lite collection; the score is the "
+            "cosine. Captions below the drawings are their true names, which the search does not "
+            "read.",
             [_hits(one) for one in found],
         ),
         Section(
-            "Captions of unseen images",
+            "Captions of photos",
+            "Above, the generated text; below, what the photo shows.",
+            [
+                Grid(
+                    "Photos of a Python package",
+                    [Card(path, [written, *names]) for path, names, written in photos],
+                    wide=True,
+                )
+            ],
+        ),
+        Section(
+            "Captions of unseen drawings",
             "Above, the generated text after the prompt “a drawing of”; below, the true name. A "
             "frame marks a caption that equals one of the true names.",
             [_captions(captions)],

@@ -18,6 +18,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardsConfig, ShardWriter
 from coca.demo.emoji.concepts import VENDORS, emoji_samples
+from coca.demo.photos import write_photos
 from coca.demo.report import lead_of_shipped, lead_of_trained, write_report
 from coca.demo.search import IMAGE_QUERIES, run_searches, use_collection
 from coca.inference.attention import draw_word_maps, explain_caption
@@ -33,14 +34,12 @@ from coca.search.records import same_model
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.base import check_task, read_samples
 from coca.train.tracker import read_metrics
+from coca.weights import DEFAULT_MODEL
 from coca.workflows.evaluation.result_cache import result_key
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 
 SEEN, UNSEEN = VENDORS
 """Vendor of the training data, and vendor that no model here is trained on."""
-
-SHIPPED = "nano"
-"""Name of the shipped model."""
 
 CAPTIONED, EXPLAINED = 24, 3
 CAPTION_PROMPT = "a drawing of"
@@ -68,7 +67,7 @@ class DemoResult:
 def demo(
     folder: str | Path = "runs/demo",
     *,
-    model: str | Path = SHIPPED,
+    model: str | Path = DEFAULT_MODEL,
     progress: ProgressMaker = silent,
     log: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
@@ -157,8 +156,9 @@ def _show(
     """Run all stages after training: scores, files, collection, searches, captions, report."""
     scores = _evaluate(result.folder, predictor, progress, log)
     images = _write_images(result.folder, log)
+    photos = write_photos(result.folder / "pictures" / "photos")
     log(f"indexing {UNSEEN} in {result.index}")
-    _forget_other_model(result.index, predictor)
+    forget_other_model(result.index, predictor)
     with Collection.open(
         str(result.index),
         embed_dim=predictor.embed_dim,
@@ -176,12 +176,17 @@ def _show(
     captions = predictor.caption(
         [path for path, _ in shown], prompt=CAPTION_PROMPT, progress=progress
     )
+    of_photos = predictor.caption([path for path, _ in photos])
     write_report(
         result.report,
         lead=lead,
         metrics=read_metrics(result.folder),
         scores=scores,
         found=[vars(one) for one in found],
+        photos=[
+            (path, (name,), caption.text)
+            for (path, name), caption in zip(photos, of_photos, strict=True)
+        ],
         captions=[
             (path, sample.captions, caption.text.removeprefix(CAPTION_PROMPT).strip())
             for (path, sample), caption in zip(shown, captions, strict=True)
@@ -195,7 +200,7 @@ def _show(
     )
 
 
-def _forget_other_model(uri: Path, predictor: Predictor) -> None:
+def forget_other_model(uri: Path, predictor: Predictor) -> None:
     """Delete a collection that was filled by another model."""
     if not uri.exists():
         return

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coca.data.sample import Sample
+from coca.demo.photos import IS_PHOTO
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import prompts_named
 from coca.search.milvus.collection import Collection
@@ -16,7 +17,19 @@ from coca.search.query.query_terms import Term
 from coca.search.records import Hit, content_id
 from coca.workflows.collections.class_prompts import open_classes
 
-TEXT_QUERIES = ("red car", "smiling face", "apple", "sailboat", "hamburger", "green heart")
+TEXT_QUERIES = (
+    "red car",
+    "birthday cake",
+    "a dog",
+    "snow",
+    "football",
+    "smiling face",
+    "key",
+    "sailboat",
+    "hamburger",
+    "green heart",
+)
+PHOTO_QUERIES = ("a cat", "something to drink", "a motorbike", "a rocket in the sky")
 IMAGE_QUERIES = ("1f697", "1f438", "1f34e")
 FILTERED_QUERY = ("red", 'metadata["group"] == "Food & Drink"')
 POSITIVE, NEGATIVE = ("1f438", "green heart"), "1f697"
@@ -45,9 +58,11 @@ class QueryResult:
 
 
 def run_searches(engine: SearchEngine, images: Images) -> Iterator[QueryResult]:
-    """Search by text, with a filter, and by image."""
+    """Search by text, among photos, with a filter, and by image."""
     for text in TEXT_QUERIES:
         yield QueryResult(text, "", None, engine.search(text, k=8))
+    for text in PHOTO_QUERIES:
+        yield QueryResult(text, IS_PHOTO, None, engine.search(text, k=3, filter=IS_PHOTO))
     text, filter = FILTERED_QUERY
     yield QueryResult(text, filter, None, engine.search(text, k=8, filter=filter))
     by_code = {path.stem: (path, sample) for path, sample in images}

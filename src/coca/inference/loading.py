@@ -1,6 +1,7 @@
 """Loading of models by name: shipped models, folders, runs and published open weights.
 
-    coca.load("nano")                                        shipped with this package
+    coca.load()                                              the default model, in this package
+    coca.load("nano")                                        another model in this package
     coca.load("runs/from-scratch/model")                     a model folder, or its run folder
     coca.load("openclip:coca_ViT-B-32/laion2b_s13b_b90k")    published open weights
     coca.load("hf:organisation/name")                        a repository of the Hugging Face hub
@@ -34,6 +35,7 @@ from coca.model.pretrained import (
     weights_digest,
 )
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
+from coca.weights import DEFAULT_MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(
-    name: str | Path,
+    name: str | Path = DEFAULT_MODEL,
     *,
     device: str | None = None,
     precision: Precision = "fp32",
@@ -55,6 +57,7 @@ def load(
         name: A folder with `config.json`, `model.safetensors`, `tokenizer.json` and
             `processor.json`, as `coca pretrain` writes them; a run folder that holds such a model;
             the name of a shipped model; or open weights, which are converted once and cached.
+            Default: the shipped model `everyday`.
         device: A torch device such as `"cuda:0"`; default: the first accelerator, else the CPU.
         precision: Precision of weights and arithmetic; embeddings are always fp32.
         batch_size: Images or texts per batch, at least 1.

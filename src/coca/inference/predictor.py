@@ -1,6 +1,6 @@
 """Predictor: embeddings, captions, scores and labels from images and texts.
 
-    predictor = coca.load("nano")
+    predictor = coca.load()
     predictor.embed_images(["cat.jpg"]) @ predictor.embed_texts(["a cat", "a dog"]).T
 
 Dimensions: N images or texts, M texts scored against N images, E shared embedding, K labels.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ from coca.core.files import write_atomic
 from coca.inference.hub import Hub, HuggingFace
 from coca.inference.loading import Precision, fingerprint, load, model_folder
 from coca.inference.predictor import Predictor
+from coca.model.captioner import Captioner
+from coca.model.coca import CoCa
+from coca.model.config import CoCaConfig
+from coca.model.encoders.backbone import BackboneConfig
 from coca.model.pretrained import load_model, save_model
 from coca.release.convert import copy_model
 from coca.release.model_card import (
     CARD_FILE,
     UNKNOWN_LICENCE,
+    CardConfig,
     DataLine,
     licence_of,
     model_card,
@@ -24,34 +30,30 @@ from coca.release.model_card import (
 )
 from coca.workflows.evaluation.markdown import table
 
+NO_TEXT = CardConfig()
+"""A card of what is recorded and measured."""
+
 
 def export(
     model: str | Path,
     out: str | Path,
     *,
-    title: str = "",
-    intended_use: str = "",
-    limits: str = "",
-    licence: str = "",
+    card: CardConfig = NO_TEXT,
     results: Sequence[str | Path] = (),
     half: bool = False,
-    load_as: str = "",
 ) -> Path:
     """Write a folder with a model and its model card, without paths of this machine.
 
-    The card contains the recorded data, settings and machine of the model's run.
+    The card contains the recorded data, settings and machine of the model's run. The image
+    encoder's own classifier is left out: only the distillation loss reads it.
 
     Args:
         model: Any name that `coca.load` accepts.
         out: Output folder; an existing one is replaced.
-        title: Name of the model; default: the name of `out`.
-        intended_use: Intended use, for the card.
-        limits: Limitations, for the card.
-        licence: The hub's identifier of the weights' licence; default: the licence in the model's
-            own card, else `unknown`.
+        card: Text of the card. Default of its title: the name of `out`; of its licence: the
+            licence in the model's own card, else `unknown`.
         results: Reports of `coca evaluate --out` for this model.
         half: Store the weights as fp16; they are loaded as fp32.
-        load_as: Name for `coca.load` in the card, such as `hf:organisation/name`.
 
     Returns:
         The folder.
@@ -62,28 +64,42 @@ def export(
     folder, out = model_folder(model), Path(out)
     known_as = fingerprint(folder)
     tables = [table for path in results for table in results_of(path, of=known_as)]
-    run = folder.parent
+    run, limits = folder.parent, card.limits
     if half and tables:
         limits = (
             f"{limits}\n\nThe scores were measured before the weights went into 16 bits.".strip()
         )
     copy_model(folder, out)
-    if half:
-        save_model(out, load_model(folder), dtype=torch.float16)
-    card = model_card(
+    loaded = load_model(folder)
+    if half or loaded.image_encoder.has_classifier:
+        save_model(out, without_classifier(loaded), dtype=torch.float16 if half else None)
+    text = model_card(
         out,
-        title=title or out.name,
-        intended_use=intended_use
+        title=card.title or out.name,
+        intended_use=card.intended_use
         or "Gives vectors for images and texts in one space, and writes captions.",
-        data=_data(run),
-        training=_training(run),
+        data=card.data or _data(run),
+        training="\n\n".join(filter(None, (card.training.strip(), _training(run)))),
         results=tables,
         limits=limits,
-        licence=licence or licence_of(folder) or UNKNOWN_LICENCE,
-        load_as=load_as,
+        licence=card.licence or licence_of(folder) or UNKNOWN_LICENCE,
+        load_as=card.load_as,
     )
-    write_atomic(out / CARD_FILE, card.encode())
+    write_atomic(out / CARD_FILE, text.encode())
     return out
+
+
+def without_classifier(model: Captioner) -> Captioner:
+    """Return the model without its image encoder's own classifier; itself if it has none."""
+    if not model.image_encoder.has_classifier:
+        return model
+    config = model.config
+    assert isinstance(config, CoCaConfig), "OpenCLIP's architecture has no such encoder"
+    assert isinstance(config.image, BackboneConfig), "only backbones bring a classifier"
+    smaller = CoCa(replace(config, image=replace(config.image, classes=0))).eval()
+    state = model.state_dict()
+    smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
+    return smaller
 
 
 def push_to_hub(

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from coca.core.config_base import Config
 from coca.core.errors import ModelError
 from coca.core.files import read_json
 from coca.core.provenance import commit_shown
@@ -26,7 +27,7 @@ _TAGS = ("coca", "contrastive-captioner", "image-text", "image-captioning", "mul
 
 
 @dataclass(frozen=True)
-class DataLine:
+class DataLine(Config):
     """One training data source of a model."""
 
     name: str
@@ -35,6 +36,26 @@ class DataLine:
     """Amount used, with its unit, such as `3,200 drawings`."""
     terms: str
     """Licence or terms of use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardConfig(Config):
+    """The text of a model card, as a file; the rest is read from the model, its run and reports."""
+
+    title: str = ""
+    """Name of the model."""
+    intended_use: str = ""
+    """Intended use, one paragraph."""
+    limits: str = ""
+    """Limitations and known failures."""
+    licence: str = ""
+    """The hub's identifier of the weights' licence."""
+    training: str = ""
+    """Description of the training, before what its run recorded."""
+    data: tuple[DataLine, ...] = ()
+    """Training data with their terms; default: the sources of the run."""
+    load_as: str = ""
+    """Name for `coca.load`, such as `hf:organisation/name`."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def keyword_search(
     entries that name no image of the data are ignored; queries without any image are skipped and
     listed in the details.
     """
-    answers = _read_answers(config.queries)
+    answers = read_answers(config.queries)
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
     if answers is None:
         answers = keywords_of(samples, config.queries)
@@ -81,7 +81,7 @@ def keyword_search(
 def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the queries can be read."""
     del predictor
-    _read_answers(config.queries)
+    read_answers(config.queries)
 
 
 def keywords_of(samples: Sequence[Sample], field: str) -> dict[str, list[str]]:
@@ -126,7 +126,7 @@ def match(
     return queries, relevant[np.array(answered, dtype=bool)], skipped
 
 
-def _read_answers(queries: str) -> dict[str, list[str]] | None:
+def read_answers(queries: str) -> dict[str, list[str]] | None:
     """Read the answers of a file; None if `queries` is the name of a metadata field."""
     path = EVERYDAY if queries == "everyday" else Path(queries)
     if path.suffix not in (".yaml", ".yml", ".json"):

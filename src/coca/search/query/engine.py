@@ -51,7 +51,7 @@ class SearchEngine:
 
     Example:
         with Collection.open("pictures.db") as index:
-            for hit in SearchEngine(coca.load("nano"), index).search("red car"):
+            for hit in SearchEngine(coca.load(), index).search("red car"):
                 print(hit.score, hit.path)
     """
 

@@ -74,7 +74,7 @@ class InMemoryIndex:
 
     Example:
         with InMemoryIndex(Collection.open("pictures.db")) as resident:
-            engine = SearchEngine(coca.load("nano"), resident)
+            engine = SearchEngine(coca.load(), resident)
     """
 
     def __init__(

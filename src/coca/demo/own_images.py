@@ -1,0 +1,109 @@
+"""Demo on a folder of the reader's own images: index, search, caption, report."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from coca.core.errors import DataError
+from coca.core.files import write_atomic
+from coca.core.progress import ProgressMaker, silent
+from coca.demo.run import DemoResult, forget_other_model
+from coca.inference.loading import load
+from coca.search.ingest.pipeline import ingest
+from coca.search.ingest.sources import FileSource
+from coca.search.milvus.collection import Collection
+from coca.search.query.engine import SearchEngine
+from coca.weights import DEFAULT_MODEL
+from coca.workflows.evaluation.report import Card, Grid, Section, parameters_shown, render
+
+QUERIES = (
+    "a dog",
+    "people outdoors",
+    "a child playing",
+    "food on a table",
+    "a red car",
+    "snow",
+    "the sea",
+    "a building",
+    "flowers",
+    "a drawing",
+)
+"""Typed queries that many albums answer."""
+
+HITS, CAPTIONED = 8, 24
+
+
+def demo_on_images(
+    images: str | Path,
+    folder: str | Path = "runs/my-images",
+    *,
+    model: str | Path = DEFAULT_MODEL,
+    progress: ProgressMaker = silent,
+    log: Callable[[str], None] = lambda line: None,
+) -> DemoResult:
+    """Index a folder of images, then write a report of searches and captions.
+
+    Only new and changed images are embedded by a second call.
+
+    Args:
+        images: Folder of images; it is only read.
+        folder: Output folder.
+        model: Any name that `coca.load` accepts.
+        progress: Optional progress callback.
+        log: Receives a status line at the start of each stage.
+
+    Raises:
+        DataError: The folder holds no readable image.
+        CocaError: The model or the folder cannot be read.
+    """
+    images, folder = Path(images).expanduser(), Path(folder)
+    predictor = load(model)
+    uri, report = folder / "pictures.db", folder / "report.html"
+    folder.mkdir(parents=True, exist_ok=True)
+    forget_other_model(uri, predictor)
+    log(f"indexing {images} in {uri}")
+    with Collection.open(
+        str(uri),
+        embed_dim=predictor.embed_dim,
+        fingerprint=predictor.fingerprint,
+        model=str(model),
+        create=True,
+    ) as index:
+        ingest([FileSource([images])], predictor, index, progress=progress)
+        paths = sorted(path for _, path, _, _ in index.origins())
+        if not paths:
+            raise DataError(f"{images} holds no readable image", reason="missing")
+        engine = SearchEngine(predictor, index)
+        found = [(text, engine.search(text, k=HITS)) for text in QUERIES]
+    log("captioning and writing the report")
+    some = paths[:: max(1, len(paths) // CAPTIONED)][:CAPTIONED]
+    captions = predictor.caption(some, progress=progress)
+    size = parameters_shown(sum(weight.numel() for weight in predictor.model.parameters()))
+    sections = [
+        Section(
+            "Searches",
+            "The nearest images to each query; the score is the cosine.",
+            [
+                Grid(f"“{text}”", [Card(Path(hit.path), [f"{hit.score:.2f}"]) for hit in hits])
+                for text, hits in found
+            ],
+        ),
+        Section(
+            "Captions",
+            "Written by the model, which reads the image alone.",
+            [
+                Grid(
+                    f"{len(some)} of {len(paths):,} images",
+                    [
+                        Card(Path(path), [caption.text])
+                        for path, caption in zip(some, captions, strict=True)
+                    ],
+                    wide=True,
+                )
+            ],
+        ),
+    ]
+    lead = f"{model}, a CoCa of {size} parameters, on {len(paths):,} images of {images}."
+    write_atomic(report, render("CoCa on your images", lead, sections).encode())
+    return DemoResult(
+        folder=folder, model=str(model), index=uri, report=report, example=Path(some[0])
+    )
