@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from tiny_data import picture
 from tiny_model import write_model
 
 Run = Callable[..., Result]
@@ -102,3 +103,31 @@ def test_going_back_to_an_earlier_model_brings_nothing_back(
     hits = run_json("search", "newer words")
     assert {hit["path"] for hit in hits} == {str(Path(one).absolute()) for one in pictures[1:]}
     assert "newer words" in {hit["caption"] for hit in hits}
+
+
+def test_a_calibrated_collection_is_searched_with_match_probabilities(
+    run: Run, run_json: RunJson, model: str, place: Path
+) -> None:
+    Path("photos").mkdir()
+    for n in range(20):
+        Path(f"photos/{n}.png").write_bytes(picture(n))
+        Path(f"photos/{n}.txt").write_text(f"car {'abcdefghijklmnopqrst'[n]}", encoding="utf-8")
+    run_json("index", "photos", "-m", model)
+    plain = run_json("search", "car a")
+    assert {hit["match_probability"] for hit in plain} == {None}
+    made = run_json("collection", "calibrate", "--false-alarms", "0.25")
+    assert (made["captions"], made["calibration"]["false_alarms"]) == ("given", 0.25)
+    hits = run_json("search", "car a")
+    threshold = made["calibration"]["threshold"]
+    assert [hit["id"] for hit in hits] == [hit["id"] for hit in plain]
+    assert [hit["matches"] for hit in hits] == [
+        hit["match_probability"] > threshold for hit in hits
+    ]
+    assert run_json("search", "car a", "--no-match") == plain
+    few = [hit["matches"] for hit in hits if not hit["matches"]]
+    shown = run("search", "car a").output
+    assert shown.count("% no") == len(few)
+    assert ("nothing matches" in shown) == (len(few) == len(hits))
+    again = run("collection", "calibrate", "--false-alarms", "0.3", "--texts", "10").output
+    assert "match probability" in again
+    assert run("collection", "calibrate", "--false-alarms", "2", code=2)

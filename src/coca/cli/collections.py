@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coca.cli import defaults
+from coca.cli import calibrate, defaults
 from coca.cli.console import Console, Json
 from coca.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from coca.search.milvus.connection import Connection
 
-app = typer.Typer(help="Manage Milvus collections: list, info, index, alias and drop.")
+app = typer.Typer(help="Manage Milvus collections: list, info, index, calibrate, alias and drop.")
 
 _SIDES = {"image": "images", "text": "captions"}
 
@@ -192,6 +192,9 @@ def drop(
         own_name = drop_collection(connection, name)
     console.say(f"collection {name!r} was dropped")
     console.emit({"dropped": name, "own_name": own_name})
+
+
+app.command()(calibrate.calibrate)
 
 
 @contextmanager

@@ -112,6 +112,14 @@ def search(
             "the text, given the image. 0: no reranking.",
         ),
     ] = 0,
+    match: Annotated[
+        bool,
+        typer.Option(
+            "--match/--no-match",
+            help="Mark the first 32 results of a text query by their match probability, where the "
+            "collection is calibrated (`coca collection calibrate`). This reads their images.",
+        ),
+    ] = True,
     resident: Annotated[
         bool,
         typer.Option(
@@ -126,7 +134,8 @@ def search(
 
     Without --model, the model that filled the collection embeds the query. Results are sorted by
     score: the cosine similarity, or with --hybrid the fused score. With --rerank the top K are
-    sorted by their rank score, which is printed as well.
+    sorted by their rank score, which is printed as well. On a calibrated collection, results of a
+    text query have a match probability, and "no" where it is below the threshold.
     """
     console = Console.current(json=as_json)
     from coca.search.query.query_terms import parse_terms
@@ -151,5 +160,6 @@ def search(
             group_by="album" if group_by else None,
             hybrid=joined,
             rerank=rerank,
+            match=match,
         )
     print_hits(console, hits, first=offset + 1)

@@ -148,12 +148,15 @@ def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> No
     reasons: dict[str, list[str]] = {
         "rank score": [_number(hit.rank_score, digits=3) for hit in hits],
         "log likelihood": [_number(hit.log_likelihood, digits=1) for hit in hits],
+        "match": [_match(hit) for hit in hits],
     }
     shown = {name: column for name, column in reasons.items() if any(column)}
     rows = [
         [str(rank), *reason, f"{hit.score:.3f}", hit.caption, from_here(hit.path)]
         for rank, (hit, *reason) in enumerate(zip(hits, *shown.values(), strict=True), start=first)
     ]
+    if hits and all(hit.matches is False for hit in hits):
+        console.say("nothing matches; the nearest images are:")
     if rows:
         columns = ["rank", *shown, "score", "caption", "path"]
         console.table(columns, rows, right=["rank", *shown, "score"])
@@ -165,6 +168,13 @@ def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> No
 def from_here(path: str) -> str:
     """Return a path relative to the working directory if it is below it, else unchanged."""
     return path.removeprefix(os.path.join(os.getcwd(), ""))
+
+
+def _match(hit: "Hit") -> str:
+    """Format the match probability in percent, and "no" below the threshold."""
+    if hit.match_probability is None:
+        return ""
+    return f"{hit.match_probability:.0%}{'' if hit.matches else ' no'}"
 
 
 def _number(value: float | None, *, digits: int) -> str:

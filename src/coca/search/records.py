@@ -113,6 +113,11 @@ class Hit:
     rank_score: float | None = None
     """Sort key where it is not `score`. Reranking: logit scale times cosine plus `log_likelihood`.
     Diverse recommendations: marginal relevance (MMR)."""
+    match_probability: float | None = None
+    """Calibrated probability that the image matches the query text, 0 to 1; None where the
+    collection is not calibrated, or the hit was not scored."""
+    matches: bool | None = None
+    """Whether `match_probability` is above the threshold of the collection's calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,8 @@ class CollectionInfo:
     model: str
     """Name or folder of that model, as given when the collection was created."""
     server_version: str
+    calibration: str = ""
+    """Calibration of match scores as JSON, see `coca.search.query.calibration`; empty without."""
 
 
 def content_id(data: bytes) -> str:

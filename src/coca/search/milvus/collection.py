@@ -214,6 +214,11 @@ class Collection:
                 states[side] = state
         return states
 
+    def keep_calibration(self, text: str) -> None:
+        """Store the calibration of match scores, as JSON; "" removes it."""
+        schema.keep_calibration(self._connection, self._store.layout, text)
+        self.info = replace(self.info, calibration=text)
+
     def describe(self) -> CollectionInfo:
         """Describe the collection, with the current `count`."""
         return replace(self.info, count=self.count())

@@ -23,6 +23,7 @@ WORDS = "words"
 # Lite does not store a collection's description but stores its properties; servers store both.
 FINGERPRINT, MADE_FOR, LEADS_TO = "coca.fingerprint", "coca.made_for", "coca.leads_to"
 _MODEL, _LAYOUT = "coca.model", "coca.layout"
+_CALIBRATION = "coca.calibration"
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
 _NEWEST = "2"
 _TEXTS = "_texts"
@@ -189,6 +190,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         fingerprint=properties[FINGERPRINT],
         model=properties.get(_MODEL, ""),
         server_version=connection.server_version,
+        calibration=properties.get(_CALIBRATION, ""),
     )
     layout = Layout(
         name=name,
@@ -255,11 +257,20 @@ def release_collection(connection: Connection, layout: Layout) -> None:
 
 def keep_index(connection: Connection, layout: Layout, index: VectorIndex) -> Layout:
     """Store the requested index in the collection's properties."""
-    with connection.faults(f"change collection {layout.name!r}"):
-        connection.client.alter_collection_properties(
-            layout.name, properties={_INDEX: str(index)}, timeout=connection.timeout_s
-        )
+    _keep_property(connection, layout, _INDEX, str(index))
     return replace(layout, index=index)
+
+
+def keep_calibration(connection: Connection, layout: Layout, text: str) -> None:
+    """Store the calibration of match scores in the collection's properties; "" removes it."""
+    _keep_property(connection, layout, _CALIBRATION, text)
+
+
+def _keep_property(connection: Connection, layout: Layout, name: str, value: str) -> None:
+    with connection.faults(f"change collection {layout.name!r}"), connection.write_lock:
+        connection.client.alter_collection_properties(
+            layout.name, properties={name: value}, timeout=connection.timeout_s
+        )
 
 
 def _make(

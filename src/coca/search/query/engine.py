@@ -9,8 +9,10 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.params import MAX_RESULTS
+from coca.search.query.calibration import Calibration
 from coca.search.query.fusion import Fusion
 from coca.search.query.hybrid import search_hybrid, word_search
+from coca.search.query.match import mark_matches
 from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
@@ -94,6 +96,7 @@ class SearchEngine:
         k: int = 10,
         hybrid: Fusion | bool = False,
         rerank: int = 0,
+        match: bool = True,
         **options: Unpack[SearchKeywords],
     ) -> list[Hit]:
         """Search by text, image, vector, or a combination of them.
@@ -109,6 +112,8 @@ class SearchEngine:
             hybrid: Fuse with a BM25 ranking of captions by this method; True means `Fusion()`.
             rerank: Number of first hits to rerank by `rank_score`, which is `logit_scale * cosine +
                 log p(text | image)`; 0 means none.
+            match: Mark the first 32 hits by their match probability, where the query is one text
+                and the collection is calibrated; see `coca.search.query.calibration`.
             **options: Fields of `SearchOptions`: filter, paging, vector field, grouping, width.
 
         Returns:
@@ -116,8 +121,8 @@ class SearchEngine:
             these by `rank_score`. Pages are parts of one list.
 
         Raises:
-            SearchError: The query is empty, `hybrid` or `rerank` lacks a text, or the collection
-                cannot answer.
+            SearchError: The query is empty, `hybrid` or `rerank` lacks a text, the collection
+                cannot answer, or its calibration is of another model.
             DataError: The image cannot be read.
         """
         check_terms(terms)
@@ -137,6 +142,7 @@ class SearchEngine:
                 texts[term.text] = texts.get(term.text, 0.0) + term.weight
         if rerank:
             self._check_rerank(rerank, texts)
+        calibration = self._calibration(whole) if match else None
         query = self.query(whole)
         options["offset"] = 0 if rerank else page.offset
         size = max(rerank, page.offset + k) - options["offset"]
@@ -152,10 +158,12 @@ class SearchEngine:
                 k=size,
                 **options,
             )
-        if not rerank:
-            return hits
-        hits = self._reranked(hits[:rerank], query[0], texts, page.on) + hits[rerank:]
-        return hits[page.offset : page.offset + k]
+        if rerank:
+            hits = self._reranked(hits[:rerank], query[0], texts, page.on) + hits[rerank:]
+            hits = hits[page.offset : page.offset + k]
+        if calibration is not None:
+            hits = self._marked(hits, query[0], next(iter(texts)), calibration)
+        return hits
 
     def query(self, terms: Sequence[Term]) -> Float32[np.ndarray, "1 E"]:
         """Compute the query vector of these terms, of length 1.
@@ -257,6 +265,37 @@ class SearchEngine:
         check_texts(texts)
         if not isinstance(self.embedder, CaptionScorer):
             raise SearchError("this model writes no captions, so it cannot re-rank by them")
+
+    def _calibration(self, terms: Sequence[Term]) -> Calibration | None:
+        """Return the calibration of the collection for this query; None if it has none.
+
+        Raises:
+            SearchError: The calibration is of another model.
+        """
+        if len(terms) != 1 or terms[0].text is None or terms[0].weight != 1:
+            return None
+        if not isinstance(self.embedder, CaptionScorer):
+            return None
+        return Calibration.of(self.index.info, fingerprint=self.embedder.fingerprint)
+
+    def _marked(
+        self,
+        hits: Sequence[Hit],
+        query: Float32[np.ndarray, " E"],
+        text: str,
+        calibration: Calibration,
+    ) -> list[Hit]:
+        assert isinstance(self.embedder, CaptionScorer)
+        records = self.index.get({*(hit.id for hit in hits), *calibration.samples})
+        return mark_matches(
+            hits,
+            records,
+            text,
+            self.embedder,
+            calibration,
+            cosines={id: cosine(query, record, "image") for id, record in records.items()},
+            open_image=self._image_reader(),
+        )
 
     def _reranked(
         self,

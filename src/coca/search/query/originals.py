@@ -1,7 +1,7 @@
 """Read the encoded image of a record again, from a path that still contains it."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from coca.core.errors import DataError
@@ -32,6 +32,25 @@ def read_original(record: Record, open_image: ImageOpener) -> bytes:
             return image
         reasons.append(f"{path} holds another image now")
     raise DataError(reasons[0], reason="unreadable")
+
+
+def read_originals(
+    records: Iterable[Record], open_image: ImageOpener
+) -> tuple[dict[str, bytes], list[str]]:
+    """Read the images of several records, each tar or video once.
+
+    Returns:
+        The encoded image of each record by id, and the reason for each unreadable image.
+    """
+    images: dict[str, bytes] = {}
+    lost: list[str] = []
+    # Sorted by path, so that each tar or video is read once.
+    for record in sorted(records, key=lambda record: (record.path, record.id)):
+        try:
+            images[record.id] = read_original(record, open_image)
+        except DataError as error:
+            lost.append(str(error))
+    return images, lost
 
 
 def read_file(path: str, etag: str = "") -> bytes:

@@ -12,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from coca.core.errors import ArgumentError, DataError
-from coca.search.query.originals import ImageOpener, read_original
+from coca.core.errors import ArgumentError
+from coca.search.query.originals import ImageOpener, read_originals
 from coca.search.records import Hit, Record
 
 logger = logging.getLogger(__name__)
@@ -76,14 +76,7 @@ def rerank(
     """
     check_texts(texts)
     hits = [hit for hit in hits if hit.id in records]
-    originals: dict[str, bytes] = {}
-    lost: list[str] = []
-    # Sorted by path, so that each tar or video is read once.
-    for _, id in sorted((hit.path, hit.id) for hit in hits):
-        try:
-            originals[id] = read_original(records[id], open_image)
-        except DataError as error:
-            lost.append(str(error))
+    originals, lost = read_originals([records[hit.id] for hit in hits], open_image)
     if lost:
         logger.warning(
             "%s of %s images cannot be re-ranked and follow the others, the first since %s",

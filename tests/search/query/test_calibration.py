@@ -1,0 +1,196 @@
+"""Calibration: its threshold keeps the stated rate, and its probability is monotone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coca.core.errors import ArgumentError, ConfigError, SearchError
+from coca.search.milvus.collection import Collection
+from coca.search.query.calibration import (
+    Calibration,
+    Measures,
+    fit,
+    mutual_information,
+    quantile_above,
+)
+
+MADE = Calibration(
+    fingerprint="model-one",
+    cosine_weight=8.0,
+    pmi_weight=0.25,
+    bias=-3.0,
+    threshold=0.75,
+    false_alarms=0.05,
+    samples=("a", "b"),
+    records=10,
+    matching=6,
+    other={"others": 40},
+    found=0.5,
+)
+
+
+def drawn(random: np.random.Generator, count: int, hits: int, shift: float) -> Measures:
+    """Measures of a model whose matches have a higher cosine and a higher mutual information."""
+    cosine = random.normal(0.2 + 0.1 * shift, 0.1, (count, hits))
+    return Measures(cosine, random.normal(2 * shift, 2, (count, hits)))
+
+
+def fitted(random: np.random.Generator, count: int, rate: float, **changes: Any) -> Calibration:
+    settings: dict[str, Any] = {"fingerprint": "m", "samples": ("a", "b"), "records": 9}
+    return fit(
+        drawn(random, count, 1, 1.5),
+        {"others": drawn(random, count, 8, 0.0)},
+        shown=np.ones(count, bool),
+        false_alarms=rate,
+        **settings | changes,
+    )
+
+
+@pytest.mark.parametrize(("count", "rate"), [(40, 0.05), (41, 0.2), (200, 0.1)])
+def test_texts_that_match_nothing_exceed_the_threshold_at_most_at_the_stated_rate(
+    count: int, rate: float
+) -> None:
+    # Over many calibrations: with one of them, the rate varies with the texts that are held out.
+    random, alarms, runs = np.random.default_rng(0), [], 150
+    for _ in range(runs):
+        made = fitted(random, count, rate)
+        fresh = drawn(random, 400, 8, 0.0)
+        best = made.probability(fresh.cosine, fresh.pmi).max(axis=1)
+        alarms.append(float(np.mean(best > made.threshold)))
+    error = float(np.std(alarms)) / runs**0.5
+    assert np.mean(alarms) <= rate + 3 * error
+    # The finite-sample correction costs at most one of the texts that are held out.
+    assert np.mean(alarms) >= rate - 1 / (count // 2 + 1) - 3 * error
+
+
+def test_the_combination_finds_more_than_one_measure_alone() -> None:
+    random = np.random.default_rng(1)
+    matching, other = drawn(random, 2000, 1, 1.5), drawn(random, 2000, 8, 0.0)
+    found = []
+    for with_cosine, with_pmi in ((1, 1), (1, 0), (0, 1)):
+        own, others = (
+            Measures(with_cosine * some.cosine, with_pmi * some.pmi) for some in (matching, other)
+        )
+        made = fit(
+            own,
+            {"others": others},
+            shown=np.ones(2000, bool),
+            false_alarms=0.05,
+            fingerprint="m",
+            samples=("a", "b"),
+            records=9,
+        )
+        found.append(made.found)
+    assert found[0] > 1.2 * max(found[1:])
+
+
+def test_a_measure_that_misleads_has_no_weight() -> None:
+    random = np.random.default_rng(2)
+    matching, other = drawn(random, 400, 1, 1.0), drawn(random, 400, 8, 0.0)
+    made = fit(
+        replace(matching, cosine=-matching.cosine),
+        {"others": replace(other, cosine=-other.cosine)},
+        shown=np.ones(400, bool),
+        false_alarms=0.05,
+        fingerprint="m",
+        samples=("a", "b"),
+        records=9,
+    )
+    assert made.cosine_weight == 0
+    assert made.pmi_weight > 0
+
+
+def test_the_probability_is_that_of_a_hit_if_half_of_the_texts_have_a_match() -> None:
+    random, count = np.random.default_rng(3), 40_000
+    made = fitted(random, 4000, 0.05)
+    own = drawn(random, count, 1, 1.5)
+    # Half of the texts have one match and seven other hits, half of them have eight others.
+    others = drawn(random, 15 * count, 1, 0.0)
+    yes = made.probability(own.cosine, own.pmi)
+    no = made.probability(others.cosine, others.pmi)
+    for low in np.arange(0.1, 0.9, 0.1):
+        found = [int(((some > low) & (some <= low + 0.1)).sum()) for some in (yes, no)]
+        assert found[0] / sum(found) == pytest.approx(low + 0.05, abs=0.05)
+
+
+@given(cosine=st.floats(-1, 1), pmi=st.floats(-50, 50), more=st.floats(0, 1), nats=st.floats(0, 50))
+def test_the_probability_is_monotone_in_both_measures(
+    cosine: float, pmi: float, more: float, nats: float
+) -> None:
+    low, *higher = MADE.probability(
+        np.array([cosine, cosine + more, cosine]), np.array([pmi, pmi, pmi + nats])
+    )
+    assert 0 <= low <= 1
+    assert all(low <= one <= 1 for one in higher)
+
+
+def test_the_quantile_is_the_one_of_split_conformal_prediction() -> None:
+    scores = np.arange(1.0, 20.0)  # 19 of them: the 20th exceeds the highest in 1 of 20 cases
+    assert quantile_above(scores, 0.05) == 19
+    assert quantile_above(scores[::-1], 0.1) == 18
+    assert quantile_above(scores, 0.5) == 10
+    with pytest.raises(ValueError, match=r"19 scores have no quantile at a rate of 0\.04"):
+        quantile_above(scores, 0.04)
+
+
+def test_mutual_information_leaves_a_sample_out_of_its_own_mean() -> None:
+    log_p = np.log(np.array([0.4, 0.1]))
+    samples = np.log(np.array([0.1, 0.3]))
+    found = mutual_information(log_p, samples, np.array([[False, False], [True, False]]))
+    assert found == pytest.approx(np.log([0.4 / 0.2, 0.1 / 0.3]))
+
+
+def test_too_few_texts_are_refused() -> None:
+    random = np.random.default_rng(4)
+    with pytest.raises(SearchError, match=r"needs at least 38 texts that match nothing.*got 37"):
+        fitted(random, 37, 0.05)
+    with pytest.raises(ArgumentError, match=r"must be in \(0, 1\), got 1"):
+        fitted(random, 40, 1.0)
+
+
+def test_a_source_with_too_few_texts_has_no_say() -> None:
+    random = np.random.default_rng(5)
+    other = {"many": drawn(random, 40, 8, 0.0), "few": drawn(random, 30, 8, 3.0)}
+    made = fit(
+        drawn(random, 40, 1, 1.5),
+        other,
+        shown=np.ones(40, bool),
+        false_alarms=0.05,
+        fingerprint="m",
+        samples=("a", "b"),
+        records=9,
+    )
+    assert made.other == {"many": 40}
+
+
+def test_a_calibration_is_stored_with_its_collection(
+    make_index: Callable[..., Collection], fresh: str
+) -> None:
+    index = make_index(collection=fresh)
+    assert Calibration.of(index.info, fingerprint="model-one") is None
+    index.keep_calibration(MADE.to_json())
+    assert Calibration.of(index.describe(), fingerprint="model-one") == MADE
+    index.close()
+    again = make_index(collection=fresh)
+    assert Calibration.of(again.info, fingerprint="model-one") == MADE
+    again.keep_calibration("")
+    assert Calibration.of(again.info, fingerprint="model-one") is None
+
+
+def test_a_calibration_of_another_model_or_form_is_refused(index: Collection) -> None:
+    info = replace(index.info, calibration=MADE.to_json())
+    with pytest.raises(SearchError, match="is of model model-one, and not of model-two: `coca"):
+        Calibration.of(info, fingerprint="model-two")
+    for text in ("{", "{}", MADE.to_json().replace("0.75", "7.5")):
+        with pytest.raises(SearchError, match=r"cannot be read.*`coca collection calibrate"):
+            Calibration.of(replace(info, calibration=text), fingerprint="model-one")
+
+
+def test_a_weight_below_0_is_refused() -> None:
+    with pytest.raises(ConfigError, match="pmi_weight must be"):
+        replace(MADE, pmi_weight=-1.0)
