@@ -1,6 +1,6 @@
 """True finds at a rate of false alarms: cosine, mutual information, and both, calibrated.
 
-    python benchmarks/calibration.py --model nano
+    python benchmarks/calibration.py --model everyday
     python benchmarks/calibration.py --name emoji --data "emoji/test/openmoji-shared-plain-*.tar"
 
 A captioned source is split in two by a hash of its keys. The images of one half are the collection;
@@ -208,7 +208,7 @@ def draw(path: Path, own: Figures) -> None:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--model", default="nano", help="model (default nano)")
+    options.add_argument("--model", default="everyday", help="model (default everyday)")
     options.add_argument("--data", default="../shared/data/flickr8k/val-*.tar", help="shards")
     options.add_argument("--name", default="flickr8k", help="name of the data (default flickr8k)")
     options.add_argument("--count", type=int, default=0, help="samples; 0: all (default)")
