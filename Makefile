@@ -13,11 +13,13 @@ BENCH := $(VENV)/.installed-bench
 MILVUS := .venv-milvus/.installed-2.3.5
 # Ray for its test, in an environment of its own, since Ray restricts the versions of others.
 RAY := .venv-ray/.installed
+# ONNX and its runtime for the tests of exported models, in an environment of their own.
+EXPORT := .venv-export/.installed
 
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test test-server test-ray test-gpu test-docs test-lowest check format bench docs milvus clean
+.PHONY: help demo test test-server test-ray test-export test-gpu test-docs test-lowest check format bench docs milvus clean
 
 help: ## List all verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +36,9 @@ test-server: $(MILVUS) ## Run all tests of the mark `milvus`, on two Milvus serv
 test-ray: $(RAY) ## Run the tests of embedding shards on a Ray cluster, in .venv-ray
 	.venv-ray/bin/python -m pytest tests/workflows/collections/test_embed_shards.py \
 		tests/workflows/collections/test_on_ray.py -k ray
+
+test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
+	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
 
 test-gpu: $(DEV) ## Run the tests of the mark `gpu`; they skip without an accelerator
 	$(BIN)/pytest -m gpu
@@ -92,6 +97,13 @@ $(MILVUS): | $(DEV)
 	@$(PYTHON) -m venv .venv-milvus
 	@.venv-milvus/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
 	@$(BIN)/python tests/milvus_server.py --unpack
+	@touch $@
+
+$(EXPORT): pyproject.toml
+	@echo "installing ONNX and the test tools into .venv-export; the first time takes a minute or two"
+	@$(PYTHON) -m venv .venv-export
+	@.venv-export/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[hub,onnx,search,train]' beartype hypothesis pytest pytest-timeout
 	@touch $@
 
 $(RAY): pyproject.toml

@@ -28,6 +28,7 @@ from tiny_weights import WEIGHTS, write_open_clip
 FIRST = ("README.md", "index.md", "data.md", "training.md", "search.md", "milvus.md")
 
 LEFT_OUT = {
+    r"--format onnx": "runs in `make test-export`",
     r"openclip:|--push": "fetches weights of a gigabyte, or uploads",
     r"^(pip|\.venv|helm|torchrun) ?": "changes the environment, or needs a cluster",
     r"http://": "needs a Milvus server, with which tests/search runs the same",

@@ -90,3 +90,11 @@ def test_without_the_hub_package_the_command_that_brings_it_is_told(
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "coca-captioners[hub]" in run("embed", "-t", "a", "-m", name, code=1).stderr
+
+
+def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> None:
+    told = run("export", model, "out", "--format", "onnx", "--half", "--title", "T", code=2)
+    assert "--title, --half apply to --format coca" in told.stderr.replace("\n", " ")
+    told = run("export", model, "out", "--int8", code=2)
+    assert "--int8 and --images apply to --format onnx" in told.stderr.replace("\n", " ")
+    assert not Path("out").exists()

@@ -38,6 +38,19 @@ def test_padding_changes_no_embedding_and_no_logit(
     assert_close(logits, tiny_model.caption_logits(images, tokens))
 
 
+def test_text_embeddings_are_equal_with_and_without_packing(
+    tiny_model: CoCa, tokens: Tensor
+) -> None:
+    padded = tiny_model.encode_text(tokens, padded=True)
+    torch.testing.assert_close(padded, tiny_model.encode_text(tokens), rtol=1e-5, atol=1e-6)
+
+
+def test_one_pass_returns_embedding_and_image_tokens(tiny_model: CoCa, images: Tensor) -> None:
+    embedding, seen = tiny_model.encode_image_and_tokens(images)
+    torch.testing.assert_close(embedding, tiny_model.encode_image(images))
+    torch.testing.assert_close(seen, tiny_model.image_tokens(images))
+
+
 def test_padding_changes_nothing_of_what_training_uses(
     tiny_model: CoCa, images: Tensor, tokens: Tensor
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tokenizers
+from ftfy import fix_text
 from hypothesis import example, given
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
@@ -24,6 +25,7 @@ from coca.processing.clip_bpe import (
 )
 from coca.processing.processor import load_tokenizer
 from coca.processing.tokenizer import TextTokenizer, Tokenizer
+from coca.runtime.preprocess import clean_as_clip
 
 PEER = SimpleTokenizer(context_length=76)
 VOCABULARY = installed_vocabulary()
@@ -44,7 +46,7 @@ PIECES = [
 
 def known(text: str) -> bool:
     """Without characters that this Python's Unicode does not know: the peer may know more."""
-    return not any(unicodedata.category(char) == "Cn" for char in CLIP._clean(text))
+    return not any(unicodedata.category(char) == "Cn" for char in clean_as_clip(text, fix_text))
 
 
 ASSIGNED = [

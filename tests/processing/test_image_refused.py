@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from coca.core.errors import DataError
-from coca.processing.image import MAX_SIDE_PX, decode
+from coca.processing.image import decode
+from coca.runtime.image_file import MAX_SIDE_PX
 
 Encode = Callable[..., bytes]
 

@@ -5,6 +5,7 @@ collection  --uri,    then COCA_URI,    then coca.db,  then the demo's collectio
 """
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,24 @@ Model = Annotated[
         metavar="MODEL",
         help="Folder, run or name of a model; default: the model of the collection, else "
         "COCA_MODEL, else the shipped everyday.",
+        show_default=False,
+    ),
+]
+
+
+class Runtimes(StrEnum):
+    """Libraries that run a model."""
+
+    torch = "torch"
+    onnx = "onnx"
+
+
+Runtime = Annotated[
+    Runtimes | None,
+    typer.Option(
+        "--runtime",
+        help="torch, or onnx for a folder that `coca export --format onnx` wrote, without torch; "
+        "default: by the content of the folder of --model.",
         show_default=False,
     ),
 ]

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from coca.cli import defaults
 from coca.cli.console import Console, Json
 from coca.cli.option_groups import grouped
 from coca.cli.search_options import CollectionOptions, FilterOptions, Limit, print_hits
@@ -128,6 +129,7 @@ def search(
         ),
     ] = False,
     place: CollectionOptions,
+    runtime: defaults.Runtime = None,
     as_json: Json = False,
 ) -> None:
     """Search images by text, by image, or by a weighted sum of both.
@@ -147,7 +149,7 @@ def search(
     from coca.search.query.in_memory import advice_on_size
 
     joined = Fusion(method=fusion.value, words=words) if hybrid else False
-    with place.open(resident=resident, progress=console.progress) as engine:
+    with place.open(resident=resident, runtime=runtime, progress=console.progress) as engine:
         if not resident and (advice := advice_on_size(engine.index.info)):
             console.note(advice)
         hits = engine.search(

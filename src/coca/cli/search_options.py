@@ -97,7 +97,11 @@ class CollectionOptions:
     token: defaults.Token = ""
 
     def open(
-        self, *, resident: bool = False, progress: ProgressMaker = silent
+        self,
+        *,
+        resident: bool = False,
+        runtime: defaults.Runtimes | None = None,
+        progress: ProgressMaker = silent,
     ) -> "AbstractContextManager[SearchEngine]":
         """Open the search engine: the collection and the model that filled it.
 
@@ -114,6 +118,7 @@ class CollectionOptions:
             model=self.model,
             fallback=lambda: os.environ.get("COCA_MODEL"),
             device=self.device,
+            runtime=None if runtime is None else runtime.value,
             resident=resident,
             progress=progress,
         )

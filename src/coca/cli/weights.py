@@ -1,5 +1,6 @@
-"""Commands `coca convert` (to and from OpenCLIP) and `coca export` (folder to share)."""
+"""Commands `coca convert` (to and from OpenCLIP) and `coca export` (to share, or as ONNX)."""
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ import typer
 
 from coca.cli import defaults
 from coca.cli.console import Console, Json
+from coca.core.errors import ConfigError
 
 
 class Form(StrEnum):
@@ -15,6 +17,13 @@ class Form(StrEnum):
 
     coca = "coca"
     openclip = "openclip"
+
+
+class ExportFormat(StrEnum):
+    """Formats that a model can be exported in."""
+
+    coca = "coca"
+    onnx = "onnx"
 
 
 Source = Annotated[
@@ -67,6 +76,26 @@ def convert(
 def export(
     model: Source,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    to: Annotated[
+        ExportFormat,
+        typer.Option(
+            "--format",
+            help="coca: a model folder with a model card. onnx: graphs for ONNX Runtime, which run "
+            "without torch.",
+        ),
+    ] = ExportFormat.coca,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="With --format onnx: 8-bit weights of both encoders.")
+    ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            help="With --format onnx: folder of images on which the files are compared with torch; "
+            "default: 32 drawn images.",
+            show_default=False,
+        ),
+    ] = None,
     title: Annotated[
         str, typer.Option("--title", help="Name of the model; default: name of OUT.")
     ] = "",
@@ -117,9 +146,30 @@ def export(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Export a model as a folder to share, with a model card and its scores."""
+    """Export a model as a folder to share with a model card, or as ONNX for `coca.runtime`.
+
+    ONNX files are written only if their embeddings and captions match those of torch.
+    """
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
+    if to is ExportFormat.onnx:
+        unused = {
+            "--title": title,
+            "--use": use,
+            "--limits": limits,
+            "--licence": licence,
+            "--card": card,
+            "--results": results,
+            "--half": half,
+            "--push": push,
+            "--private": private,
+        }
+        if idle := [name for name, value in unused.items() if value]:
+            raise ConfigError(f"{', '.join(idle)} apply to --format coca: leave them out")
+        _export_onnx(console, model, out, int8=int8, images=images)
+        return
+    if int8 or images is not None:
+        raise ConfigError("--int8 and --images apply to --format onnx: add it")
     from coca.core.config import load_config
     from coca.release import export as workflow
     from coca.release.model_card import UNKNOWN_LICENCE, CardConfig, licence_of
@@ -141,3 +191,27 @@ def export(
     if name:
         console.say(f"others load it as {name}")
     console.emit({"out": str(made), "pushed": name})
+
+
+def _export_onnx(
+    console: Console, model: str, out: Path, *, int8: bool, images: Path | None
+) -> None:
+    from coca.release.onnx.export import export_onnx
+
+    result = export_onnx(model, out, int8=int8, images=images)
+    console.say(
+        f"{model} is in {out}, compared with torch on {result.images} images "
+        f"({result.image_source}):"
+    )
+    console.table(
+        ["gate", "measured"],
+        [
+            ["lowest cosine of an image", f"{result.min_image_cosine:.6f}"],
+            ["lowest cosine of a text", f"{result.min_text_cosine:.6f}"],
+            ["recall@1, torch and exported", f"{result.torch_recall:.3f}, {result.recall:.3f}"],
+            ["equal captions, greedy", f"{result.equal_greedy_captions:.1%}"],
+            ["equal captions, beam search", f"{result.equal_beam_captions:.1%}"],
+        ],
+        right=["measured"],
+    )
+    console.emit({"out": str(out), **asdict(result)})

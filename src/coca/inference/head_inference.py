@@ -17,7 +17,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.metrics.classification import softmax
 from coca.model.captioner import Captioner
 from coca.model.config import HeadConfig
-from coca.processing.image import ImageSource
+from coca.runtime.image_file import ImageSource
 
 SampleImages: TypeAlias = ImageSource | Sequence[ImageSource]
 """The image of a sample, or its images in order."""

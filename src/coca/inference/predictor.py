@@ -17,7 +17,7 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.captioning import Caption, captions_of, prompts_for
+from coca.inference.captioning import Caption, captions_of
 from coca.inference.head_inference import (
     Prediction,
     SampleImages,
@@ -26,7 +26,7 @@ from coca.inference.head_inference import (
     head_of,
     predictions,
 )
-from coca.inference.inputs import ImageInput, as_images, as_texts
+from coca.inference.inputs import ImageInput, as_images, as_texts, prompts_for
 from coca.inference.prompts import PROMPTS, Templates, sentences_of
 from coca.inference.repeats import expand_positions, unique_samples
 from coca.model.captioner import Captioner

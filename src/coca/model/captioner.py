@@ -209,7 +209,7 @@ class Captioner(nn.Module, ABC):
                     if prompt_lengths is not None:
                         lengths = prompt_lengths.repeat_interleave(each)
                     assert head is not None
-                    asked, is_asked = _pad_rows(decoded, inner, lengths)
+                    asked, is_asked = inner.pad_first(decoded, lengths)
                     logits = head(asked, real=is_asked)
                 if captioning:
                     states = decoded[inner.rows(real)]
@@ -231,9 +231,11 @@ class Captioner(nn.Module, ABC):
         assert pooled is not None
         return self._embed_image(pooled)
 
-    def encode_text(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B E"]:
-        """Compute the unit-length embedding of each caption."""
-        packing = self._packing(tokens)
+    def encode_text(
+        self, tokens: Int[Tensor, "B T"], *, padded: bool = False
+    ) -> Float[Tensor, "B E"]:
+        """Compute the unit-length embedding of each caption; `padded`: without packing."""
+        packing = self._packing(tokens, padded=padded)
         return self._embed_text(self.unimodal_decoder(tokens, packing=packing), tokens, packing)
 
     def image_tokens(
@@ -243,6 +245,15 @@ class Captioner(nn.Module, ABC):
         _, tokens = self._pool(self._encode(images), embedding=False, reading=True)
         assert tokens is not None
         return tokens
+
+    def encode_image_and_tokens(
+        self, images: Float[Tensor, "B *F RGB height width"]
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q C"]]:
+        """Compute `encode_image` and `image_tokens` in one pass."""
+        pooled, tokens = self._pool(self._encode(images), embedding=True, reading=True)
+        assert pooled is not None
+        assert tokens is not None
+        return self._embed_image(pooled), tokens
 
     def class_logits(
         self,
@@ -280,7 +291,7 @@ class Captioner(nn.Module, ABC):
         packing = self._packing(tokens)
         unimodal = self.unimodal_decoder(tokens, packing=packing)
         decoded, inner = self._decode(unimodal, image_tokens, packing)
-        asked, is_asked = _pad_rows(decoded, inner, lengths_to_last(self.label_mask(tokens)))
+        asked, is_asked = inner.pad_first(decoded, lengths_to_last(self.label_mask(tokens)))
         return self.head(asked, real=is_asked)
 
     def caption_logits(
@@ -301,8 +312,8 @@ class Captioner(nn.Module, ABC):
         """Pool to the token that is projected to the embedding, and to the decoder's tokens."""
 
     @abstractmethod
-    def _packing(self, tokens: Int[Tensor, "B T"]) -> Packing:
-        """Pack captions into length buckets."""
+    def _packing(self, tokens: Int[Tensor, "B T"], *, padded: bool = False) -> Packing:
+        """Pack captions into length buckets, or with `padded` into one bucket with all rows."""
 
     @property
     @abstractmethod
@@ -336,7 +347,8 @@ class Captioner(nn.Module, ABC):
     def _encode(self, images: Float[Tensor, "B *F RGB height width"]) -> Float[Tensor, "B P W"]:
         """Encode images; the tokens of a series are concatenated."""
         encoded = self._tokens_of(images)
-        return encoded.reshape(len(images), -1, encoded.shape[2])
+        # `len(images)` would fix the batch size of an exported model.
+        return encoded.reshape(images.shape[0], -1, encoded.shape[2])
 
     def _tokens_of(
         self, images: Float[Tensor, "*B RGB height width"] | Float[Tensor, "B P F"]
@@ -385,12 +397,3 @@ class Captioner(nn.Module, ABC):
 def _unit(vectors: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
     # Normalized in fp32: in half precision the length would be off by a percent.
     return F.normalize(vectors.float(), dim=-1).to(vectors.dtype)
-
-
-def _pad_rows(
-    rows: Float[Tensor, "M D"], packing: Packing, lengths: Int[Tensor, " B"]
-) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
-    """Pad the first `lengths` rows of each caption to (B, L); also return the padding mask."""
-    positions = torch.arange(int(lengths.max()), device=rows.device)
-    real = positions < lengths[:, None]
-    return rows[packing.offsets[:, None] + positions * real], real

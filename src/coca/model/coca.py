@@ -121,7 +121,10 @@ class CoCa(Captioner):
             pooled = self.contrastive_pooler(tokens if cascade else encoded)[:, 0]
         return pooled, tokens
 
-    def _packing(self, tokens: Int[Tensor, "B T"]) -> Packing:
+    def _packing(self, tokens: Int[Tensor, "B T"], *, padded: bool = False) -> Packing:
+        if padded:
+            captions, length = tokens.shape
+            return Packing.padded(captions, length, tokens.device)
         return Packing.of((tokens != self.config.text.pad_id).sum(dim=1))
 
     @property

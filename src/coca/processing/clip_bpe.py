@@ -7,7 +7,6 @@ Dimensions: B batch, T tokens.
 """
 
 import gzip
-import html
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
 from coca.core.files import write_atomic
 from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, padded, read_backend
+from coca.runtime.preprocess import clean_as_clip
 
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
 """Names of the start and end tokens; within a caption they are plain text."""
@@ -172,14 +172,8 @@ class ClipTokenizer:
         return cls(tokenizers.Tokenizer.from_str(text))
 
     def _text_ids(self, text: str) -> list[int]:
-        return self._backend.encode(self._clean(text), add_special_tokens=False).ids
-
-    def _clean(self, text: str) -> str:
-        """Clean a text with the steps of CLIP, in their order."""
-        # Skip ftfy for plain ASCII, which is most captions: it takes longer than all other steps.
-        if not (text.isascii() and text.isprintable() and "&" not in text):
-            text = html.unescape(html.unescape(self._fixed(text)))
-        return " ".join(text.split()).lower()
+        cleaned = clean_as_clip(text, self._fixed)
+        return self._backend.encode(cleaned, add_special_tokens=False).ids
 
 
 def read_vocabulary(path: str | Path) -> ClipTokenizer:

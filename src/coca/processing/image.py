@@ -15,61 +15,40 @@ An image that cannot be used raises a `DataError` whose `reason` is one of
 """
 
 import importlib
-import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from coca.core.config_base import Config
-from coca.core.errors import DataError, MissingExtraError
-from coca.core.formats import IMAGE_FORMATS_SHOWN
-from coca.core.heif import HEAD_BYTES, formats_of
-from coca.processing.decoder_warnings import decoder_warnings_ignored
-
-ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
-"""File content, a path, a PIL image, or uint8 pixels (H, W), (H, W, 1), (H, W, 3), (H, W, 4)."""
-
-Stream: TypeAlias = io.BytesIO | io.BufferedReader
-
-MAX_SIDE_PX = 65_535
-"""The limit of JPEG. Resizing longer strips is slow and takes much memory."""
-
-# EXIF orientation -> transpose operation that turns the stored image upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_EXIF_ORIENTATION = 274
+from coca.runtime.image_file import (
+    MAX_PIXELS,
+    ImageSource,
+    Stream,
+    check_size,
+    check_type,
+    draft,
+    image_errors,
+    image_name,
+    is_turned,
+    opened,
+    trim_border,
+    upright_rgb,
+)
+from coca.runtime.preprocess import resize_shortest
 
 _FAST_DECODER = "torchvision.io"
 
 
-# Largest aspect ratio before an image is cropped; resizing a longer one would exhaust memory.
-_MAX_ASPECT_RATIO = 256
-
-TRIM_TOLERANCE = 12
-"""Largest difference of an empty border from its corner, in grey levels (0 to 255)."""
-
-
 def decode(
-    source: ImageSource, *, max_pixels: int = 50_000_000, at_least: int | None = None
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None
 ) -> UInt8[Tensor, "3 H W"]:
     """Decode an image to upright RGB pixels, 0 to 255.
 
@@ -86,131 +65,21 @@ def decode(
     Raises:
         DataError: The image cannot be used; the module docstring lists the reasons.
     """
-    if not isinstance(source, bytes | str | Path | Image.Image | np.ndarray):
-        raise DataError(
-            f"an image must be a path, the bytes of a file, a PIL image or an array, "
-            f"got a {type(source).__name__}",
-            reason="unsupported",
-        )
+    check_type(source)
     if isinstance(source, bytes) and hasattr(sys.modules.get(_FAST_DECODER), "decode_webp"):
         from coca.processing.webp import decode_plain_webp
 
         plain = decode_plain_webp(source, max_pixels=max_pixels)
         if plain is not None:
             return plain
-    name = _name(source)
-    try:
-        with decoder_warnings_ignored(), _opened(source, name) as (image, stream):
-            _check_size(image, name, max_pixels)
-            orientation = _orientation(image)
-            if stream is not None:
-                if at_least is not None and min(image.size) >= 2 * at_least:
-                    # No effect on other formats than JPEG.
-                    image.draft(None, (at_least, at_least))
-                elif orientation not in _UPRIGHT:
-                    pixels = _decode_plain_jpeg(image, stream)
-                    if pixels is not None:
-                        return pixels
-            rgb = _rgb(image, name)
-            # Read again: Pillow applies the orientation of a TIFF while loading it.
-            turn = _UPRIGHT.get(_orientation(image))
-            if turn is not None:
-                rgb = rgb.transpose(turn)
-            return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name} is too large: {error}", reason="too_large") from error
-    except Exception as error:
-        # On damaged files Pillow raises nearly any exception, including SyntaxError.
-        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
-        raise DataError(f"{name} is {reason}: {error}", reason=reason) from error
-
-
-def _name(source: ImageSource) -> str:
-    if isinstance(source, bytes):
-        return f"the image of {len(source):,} bytes"
-    if isinstance(source, str | Path):
-        # File names need not be valid Unicode, but an error message must be.
-        return str(source)[-300:].encode("utf-8", "backslashreplace").decode()
-    kind = "array" if isinstance(source, np.ndarray) else "PIL image"
-    return f"the {kind} of size {getattr(source, 'shape', None) or source.size}"
-
-
-@contextmanager
-def _opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream | None]]:
-    """Open an image lazily; yield it with its file stream, if it has one."""
-    if isinstance(source, Image.Image):
-        yield source, None
-        return
-    if isinstance(source, np.ndarray):
-        yield _from_array(source, name), None
-        return
-    with io.BytesIO(source) if isinstance(source, bytes) else _open_file(source, name) as stream:
-        head = stream.read(HEAD_BYTES)
-        if not head:
-            raise DataError(f"{name} is empty", reason="empty")
-        stream.seek(0)
-        try:
-            image = Image.open(stream, formats=formats_of(head))
-        except MissingExtraError as error:
-            raise DataError(f"{name} is a HEIF image: {error}", reason="missing_extra") from error
-        except UnidentifiedImageError as error:
-            raise DataError(
-                f"{name} is not a {IMAGE_FORMATS_SHOWN} image, or its header is damaged",
-                reason="not_an_image",
-            ) from error
-        with image:
-            yield image, stream
-
-
-def _open_file(path: str | Path, name: str) -> Stream:
-    try:
-        # Pipes and devices may block forever or have no end.
-        if not Path(path).is_file():
-            raise DataError(f"{name} is not a file", reason="missing")
-        return Path(path).open("rb")
-    except OSError as error:
-        problem = error.strerror or error
-        raise DataError(f"{name} cannot be read: {problem}", reason="missing") from error
-
-
-def _from_array(array: NDArray[Any], name: str) -> Image.Image:
-    if array.dtype != np.uint8:
-        raise DataError(
-            f"{name} holds {array.dtype}; pixels must be uint8 from 0 (black) to 255 (white)",
-            reason="unsupported",
-        )
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise DataError(
-            f"{name} is no image; its shape must be (height, width) or (height, width, 3 or 4)",
-            reason="unsupported",
-        )
-    if array.size == 0:
-        raise DataError(f"{name} is empty", reason="empty")
-    return Image.fromarray(np.ascontiguousarray(array))
-
-
-def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise DataError(f"{name} is empty: {width} x {height} pixels", reason="empty")
-    if width * height > max_pixels or max(width, height) > MAX_SIDE_PX:
-        raise DataError(
-            f"{name} is too large: {width:,} x {height:,} pixels, but at most {max_pixels:,} "
-            f"in all and {MAX_SIDE_PX:,} a side are read",
-            reason="too_large",
-        )
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:
-        # Damaged metadata do not make an image unusable.
-        return 1
+    name = image_name(source)
+    with image_errors(name), opened(source, name) as (image, stream):
+        check_size(image, name, max_pixels)
+        if stream is not None and not draft(image, at_least) and not is_turned(image):
+            pixels = _decode_plain_jpeg(image, stream)
+            if pixels is not None:
+                return pixels
+        return torch.from_numpy(np.array(upright_rgb(image, name))).permute(2, 0, 1)
 
 
 def expect_many() -> None:
@@ -239,44 +108,10 @@ def _decode_plain_jpeg(image: Image.Image, stream: Stream) -> UInt8[Tensor, "3 H
     return pixels
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    image.load()
-    if image.mode.startswith("I;16"):
-        gray = np.asarray(image) >> 8
-        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F", "LAB"):
-        raise DataError(
-            f"{name} has pixels of the kind {image.mode!r}, which have no agreed black and "
-            "white; save it with 8 or 16 bits a channel",
-            reason="unsupported",
-        )
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
-    return white
-
-
 def trimmed(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
-    """Crop the empty border of an image and pad the rest to a square in the border's colour.
-
-    The square keeps the aspect ratio when the image is resized. A uniform image is unchanged.
-    """
-    corner = pixels[:, :1, :1]
-    # Scaling and compression leave borders that are only nearly uniform.
-    drawn = ((pixels.short() - corner.short()).abs() > TRIM_TOLERANCE).any(0)
-    rows, columns = drawn.any(1).nonzero().flatten(), drawn.any(0).nonzero().flatten()
-    if not len(rows):
-        return pixels
-    top, left = int(rows[0]), int(columns[0])
-    inner = pixels[:, top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
-    height, width = inner.shape[1:]
-    side = max(height, width)
-    square = corner.repeat(1, side, side)
-    y, x = (side - height) // 2, (side - width) // 2
-    square[:, y : y + height, x : x + width] = inner
-    return square
+    """Crop the empty border of an image and pad the rest to a square; see `trim_border`."""
+    square = trim_border(pixels.permute(1, 2, 0).numpy())
+    return torch.from_numpy(square).permute(2, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,19 +190,9 @@ class ImageTransform:
 
     def _shortest(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
         """Resize with Pillow, since torch's 16-bit weights differ in some pixels by one level."""
-        side = self.config.image_size
-        height, width = pixels.shape[1:]
-        short = min(height, width)
-        if max(height, width) > _MAX_ASPECT_RATIO * short:
-            cut = _MAX_ASPECT_RATIO * short
-            top, left = max(0, (height - cut) // 2), max(0, (width - cut) // 2)
-            pixels = pixels[:, top : top + cut, left : left + cut]
-            height, width = pixels.shape[1:]
         image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        size = (side * width // short, side * height // short)
-        small = image.resize(size, Image.Resampling[self.config.interpolation.upper()])
-        left, top = (round((length - side) / 2) for length in size)
-        square = small.crop((left, top, left + side, top + side))
+        filter = Image.Resampling[self.config.interpolation.upper()]
+        square = resize_shortest(image, self.config.image_size, filter)
         return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
     def resample(

@@ -20,8 +20,9 @@ from coca.core.config import from_dict, to_dict
 from coca.core.errors import ConfigError, ModelError
 from coca.core.files import read_json, write_atomic
 from coca.processing.clip_bpe import ClipTokenizer
-from coca.processing.image import ImageConfig, ImageSource, ImageTransform, expect_many
+from coca.processing.image import ImageConfig, ImageTransform, expect_many
 from coca.processing.tokenizer import MIN_CONTEXT_LENGTH, TextTokenizer, Tokenizer, read_backend
+from coca.runtime.image_file import ImageSource
 
 FORMAT_VERSION = 1
 """Increased when older releases could misread the files of this release."""

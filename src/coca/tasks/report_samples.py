@@ -13,7 +13,8 @@ from numpy import ndarray
 from PIL import Image
 
 from coca.metrics.classification import confusion_matrix, per_class_accuracy
-from coca.processing.image import ImageSource, decode
+from coca.processing.image import decode
+from coca.runtime.image_file import ImageSource
 
 THUMBNAIL_PX = 144
 MAX_CLASSES = 30

@@ -60,6 +60,15 @@ class Packing:
         order = sorted(range(len(counts)), key=counts.__getitem__)
         return cls(torch.tensor(order, device=lengths.device), tuple(_length_buckets(counts)))
 
+    @classmethod
+    def padded(cls, captions: int, length: int, device: torch.device) -> "Packing":
+        """Return the packing that keeps all rows of a padded batch, in their order.
+
+        No step depends on values, so it can be exported; both numbers may be symbolic.
+        """
+        order = torch.arange(captions, device=device)
+        return _PaddedBatch(order, (LengthBucket(0, captions, length),))
+
     def shortened(self, by: int) -> "Packing":
         """Return the packing of the same captions without their last `by` positions."""
         shorter = (replace(old, length=old.length - by) for old in self.buckets)
@@ -94,6 +103,14 @@ class Packing:
         positions = torch.arange(wanted.shape[1], device=wanted.device)
         return (self.offsets[:, None] + positions)[wanted]
 
+    def pad_first(
+        self, rows: Float[Tensor, "M D"], lengths: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Pad the first `lengths` rows of each caption to (B, L); also return the padding mask."""
+        positions = torch.arange(int(lengths.max()), device=rows.device)
+        real = positions < lengths[:, None]
+        return rows[self.offsets[:, None] + positions * real], real
+
     def split(self, rows: Tensor) -> list[Tensor]:
         """Split packed rows (M, ...) into buckets (b, t, ...), as views."""
         return [
@@ -124,6 +141,29 @@ class Packing:
     @cached_property
     def _starts(self) -> Int[Tensor, " B"]:
         return self._lengths.cumsum(0) - self._lengths
+
+
+@dataclass(frozen=True)
+class _PaddedBatch(Packing):
+    """One bucket with all captions of a batch, whose number and length may be symbolic."""
+
+    @cached_property
+    def offsets(self) -> Int[Tensor, " B"]:
+        return self.order * self.buckets[0].length
+
+    @cached_property
+    def captions(self) -> Int[Tensor, " M"]:
+        return self.order[:, None].expand(-1, self.buckets[0].length).flatten()
+
+    @cached_property
+    def positions(self) -> Int[Tensor, " M"]:
+        bucket = self.buckets[0]
+        positions = torch.arange(bucket.length, device=self.order.device)
+        return positions.expand(bucket.captions, -1).flatten()
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        bucket = self.buckets[0]
+        return [rows.unflatten(0, (bucket.captions, bucket.length))]
 
 
 def _length_buckets(lengths: Sequence[int]) -> Iterator[LengthBucket]:

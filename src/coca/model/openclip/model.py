@@ -67,7 +67,7 @@ class OpenCLIPImageEncoder(PatchEncoder):
             )
         patches, positions = self._patches(images)
         embedded = self.patch_embedding(patches) + positions
-        first = (self.class_token + self.positions[0]).expand(len(images), 1, -1)
+        first = (self.class_token + self.positions[0]).expand(images.shape[0], 1, -1)
         tokens = self.norm(torch.cat([first, embedded], dim=1))
         for block in self.blocks:
             tokens = block(tokens)
@@ -154,9 +154,16 @@ class OpenCLIPUnimodalDecoder(nn.Module):
             states = block(states, causal=True, cache=cache, packing=packing, mask=mask)
         return states
 
-    def pack(self, tokens: Int[Tensor, "B T"]) -> Packing:
-        """Pack captions: the tokens of each, then `extra_rows` rows for the class token."""
-        packing = Packing.of(self._ends(tokens) + self.extra_rows)
+    def pack(self, tokens: Int[Tensor, "B T"], *, padded: bool = False) -> Packing:
+        """Pack captions: the tokens of each, then `extra_rows` rows for the class token.
+
+        With `padded`, no row of padding is left out.
+        """
+        if padded:
+            batch, length = tokens.shape
+            packing = Packing.padded(batch, length + self.extra_rows, tokens.device)
+        else:
+            packing = Packing.of(self._ends(tokens) + self.extra_rows)
         visible = self._visible(tokens)[packing.captions, packing.positions]
         return replace(packing, masks=tuple(_causal(part) for part in packing.split(visible)))
 
@@ -188,7 +195,7 @@ class OpenCLIPUnimodalDecoder(nn.Module):
         rows = embedded + F.embedding(packing.positions.clamp(max=last), self.positions)
         class_token = (self.class_token + self.positions[last]).to(rows.dtype)
         return rows.index_copy(
-            0, self._class_rows(tokens, packing), class_token.expand(len(tokens), -1)
+            0, self._class_rows(tokens, packing), class_token.expand(tokens.shape[0], -1)
         )
 
     def _visible(self, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B positions"]:
@@ -346,8 +353,8 @@ class OpenCLIP(Captioner):
         read = pooled[:, CAPTIONING] if embedding and reading else pooled
         return first, read if reading else None
 
-    def _packing(self, tokens: Int[Tensor, "B T"]) -> Packing:
-        return self.unimodal_decoder.pack(tokens)
+    def _packing(self, tokens: Int[Tensor, "B T"], *, padded: bool = False) -> Packing:
+        return self.unimodal_decoder.pack(tokens, padded=padded)
 
     @property
     def _unlabeled_rows(self) -> int:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import TypeAlias
 
 from coca.core.extras import require
-from coca.processing.image import ImageSource
+from coca.runtime.image_file import ImageSource
 from coca.tasks.report_samples import thumbnail
 from coca.workflows.evaluation.markdown import table
 

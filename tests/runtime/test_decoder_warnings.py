@@ -1,7 +1,7 @@
 import threading
 import warnings
 
-from coca.processing.decoder_warnings import decoder_warnings_ignored
+from coca.runtime.decoder_warnings import decoder_warnings_ignored
 
 
 def warn_as(module: str, kind: type[Warning] = UserWarning) -> None:

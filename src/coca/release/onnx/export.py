@@ -1,0 +1,144 @@
+"""Export of a model to ONNX: graphs, tokenizer, preprocessing and manifest in one folder."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from coca.core.files import atomic_folder, sha256_file
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.model.captioner import TextConfig
+from coca.processing.clip_bpe import ClipTokenizer
+from coca.processing.image import ImageConfig
+from coca.processing.processor import Processor
+from coca.release.onnx.gates import GateResult, check, measure
+from coca.release.onnx.graphs import OPSET, Graph, graphs_of, translate
+from coca.release.onnx.images import DRAWN, gate_images
+from coca.release.onnx.quantize import QUANTIZED, quantize
+from coca.runtime.files import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    PREPROCESS_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+)
+from coca.runtime.preprocess import ImageSettings, TextSettings
+
+
+def export_onnx(
+    model: str | Path, out: str | Path, *, int8: bool = False, images: Path | None = None
+) -> GateResult:
+    """Export a model to ONNX, and compare the files with torch before they are written.
+
+    Args:
+        model: Any name that `coca.load` accepts.
+        out: Output folder; an existing one is replaced.
+        int8: Quantize the weights of matrix products in the encoders to 8 bits.
+        images: Folder of images for the comparison, such as those that will be searched; default:
+            32 drawn images.
+
+    Returns:
+        The measured differences, which the manifest contains as well.
+
+    Raises:
+        ModelError: There is no such model, or the files differ too much from torch.
+        ConfigError: The folder has fewer than 8 images.
+        MissingExtraError: The extra `onnx` is not installed.
+    """
+    # The exported graphs cannot contain prepacked weights, whose layout is that of this CPU.
+    predictor = load(model, device="cpu", prepack=False)
+    precision: Literal["fp32", "int8"] = "int8" if int8 else "fp32"
+    compared = gate_images(images)
+    source = f"{DRAWN} drawn images" if images is None else "the folder of --images"
+    with atomic_folder(out) as unfinished:
+        write_files(unfinished, predictor, precision, name=str(model))
+        result = measure(unfinished, predictor, compared, image_source=source)
+        check(result, precision)
+        _add_gates(unfinished, result)
+    return result
+
+
+def write_files(
+    folder: Path,
+    predictor: Predictor,
+    precision: Literal["fp32", "int8"],
+    *,
+    name: str,
+) -> None:
+    """Write all files of an exported model, with a manifest without gates."""
+    decoder: Graph | None = None
+    for graph in graphs_of(predictor.model, predictor.processor.image_config):
+        path = folder / f"{graph.name}.onnx"
+        translate(graph, path)
+        if precision == "int8" and graph.name in QUANTIZED:
+            quantize(path)
+        decoder = graph
+    assert decoder is not None
+    predictor.processor.tokenizer.save(folder / TOKENIZER_FILE)
+    text = predictor.model.config.text
+    sections = {
+        "image": asdict(image_settings(predictor.processor.image_config)),
+        "text": asdict(text_settings(text, predictor.processor)),
+    }
+    _write_json(folder / PREPROCESS_FILE, sections)
+    _, heads, _, size = decoder.inputs["past"][0].shape
+    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    manifest = Manifest(
+        version=FORMAT_VERSION,
+        fingerprint=predictor.fingerprint,
+        source=name,
+        precision=precision,
+        opset=OPSET,
+        embed_dim=predictor.embed_dim,
+        logit_scale=predictor.logit_scale,
+        unimodal_layers=text.unimodal_layers,
+        multimodal_layers=text.multimodal_layers,
+        heads=heads,
+        head_size=size,
+        files=files,
+        gates={},
+    )
+    _write_json(folder / MANIFEST_FILE, asdict(manifest))
+
+
+def image_settings(config: ImageConfig) -> ImageSettings:
+    """Return the image section of `preprocess.json`."""
+    return ImageSettings(
+        image_size=config.image_size,
+        resize=config.resize,
+        trim=config.trim,
+        mean=config.mean,
+        std=config.std,
+        interpolation=config.interpolation,
+        reduced=config.reduced,
+    )
+
+
+def text_settings(text: TextConfig, processor: Processor) -> TextSettings:
+    """Return the text section of `preprocess.json`."""
+    tokenizer, context = processor.tokenizer, processor.context_length
+    empty = tokenizer.format_ids([[]], context_length=context)[0].tolist()
+    suffix = tuple(empty[1 : tokenizer.reserved])
+    return TextSettings(
+        context_length=context,
+        positions=text.context_length,
+        max_text_tokens=text.max_text_tokens,
+        pad_id=text.pad_id,
+        bos_id=text.bos_id,
+        eos_id=text.eos_id,
+        suffix=suffix,
+        skipped=(text.bos_id, *suffix),
+        suppressed=tuple(text.suppress_tokens),
+        cleaning="clip" if isinstance(tokenizer, ClipTokenizer) else "none",
+    )
+
+
+def _add_gates(folder: Path, result: GateResult) -> None:
+    path = folder / MANIFEST_FILE
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    _write_json(path, {**manifest, "gates": asdict(result)})
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

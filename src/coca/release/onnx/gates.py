@@ -1,0 +1,151 @@
+"""Gates of an export: the exported files against torch, on images.
+
+Dimensions: N images or texts, E embedding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from coca.core.errors import ModelError
+from coca.inference.predictor import Predictor as TorchPredictor
+from coca.processing.image import ImageTransform
+from coca.processing.processor import Processor
+from coca.runtime.captions import Caption
+from coca.runtime.image_file import ImageSource
+from coca.runtime.predictor import load
+
+BATCHES = (1, 3, 8)
+"""Batch sizes that are compared."""
+MIN_COSINE = 0.9999
+"""Minimum cosine of fp32 embeddings to those of torch."""
+MAX_RECALL_LOSS = 0.01
+"""Maximum loss of recall@1 of int8 embeddings."""
+MIN_EQUAL_CAPTIONS = {"fp32": 1.0, "int8": 0.95}
+"""Minimum fraction of images whose caption has the tokens of torch's caption."""
+MAX_PIXEL_DIFFERENCE = 2
+"""Maximum difference of resized pixels, in grey levels: Pillow and torch round differently."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateResult:
+    """Differences of the exported files from torch."""
+
+    images: int
+    """Number of images."""
+    image_source: str
+    """Origin of the images."""
+    min_image_cosine: float
+    """Lowest cosine of an image's embedding to torch's, for equal pixels."""
+    min_text_cosine: float
+    """Lowest cosine of a text's embedding to torch's; the texts are the captions of the images."""
+    min_file_cosine: float
+    """Lowest cosine of an image's embedding to torch's, each with its own preprocessing."""
+    max_pixel_difference: int
+    """Largest difference of preprocessed pixels, in grey levels."""
+    recall: float
+    """Recall@1 of images by their captions and of captions by their images, 0 to 1."""
+    torch_recall: float
+    """The same with torch."""
+    equal_greedy_captions: float
+    """Fraction of images with equal captions of greedy decoding."""
+    equal_beam_captions: float
+    """Fraction of images with equal captions of beam search."""
+
+
+def measure(
+    exported: Path, torch: TorchPredictor, images: Sequence[ImageSource], *, image_source: str
+) -> GateResult:
+    """Compare an exported folder with torch, at batch sizes 1, 3 and 8."""
+    config = replace(torch.processor.image_config, trim=False, reduced=False)
+    processor = Processor(
+        ImageTransform(config), torch.processor.tokenizer, torch.processor.context_length
+    )
+    same_pixels = TorchPredictor(torch.model, processor, fingerprint=torch.fingerprint)
+    runtime = load(exported, batch_size=max(BATCHES))
+    # Resizing to the same size changes nothing, so both read equal pixels.
+    seen = [torch.prepare_image(image).permute(1, 2, 0).numpy() for image in images]
+    own = [runtime.prepare_image(image).transpose(1, 2, 0) for image in images]
+    untrimmed = load(exported, batch_size=max(BATCHES))
+    untrimmed.image_settings = replace(untrimmed.image_settings, trim=False, reduced=False)
+
+    greedy, beams = (same_pixels.caption(seen, num_beams=count) for count in (1, 4))
+    texts = [caption.text for caption in greedy]
+    expected = same_pixels.embed_images(seen), same_pixels.embed_texts(texts)
+    cosines: list[tuple[float, float]] = []
+    equal: list[bool] = []
+    for size in BATCHES:
+        untrimmed.batch_size = size
+        found = untrimmed.embed_images(seen), untrimmed.embed_texts(texts)
+        cosines.append((_min_cosine(found[0], expected[0]), _min_cosine(found[1], expected[1])))
+        if size < max(BATCHES):
+            equal += _equal(untrimmed.caption(seen[: max(BATCHES)], num_beams=1), greedy)
+    equal += _equal(untrimmed.caption(seen, num_beams=1), greedy)
+    differences = [np.abs(a.astype(np.int16) - b).max() for a, b in zip(own, seen, strict=True)]
+    return GateResult(
+        images=len(images),
+        image_source=image_source,
+        min_image_cosine=min(image for image, _ in cosines),
+        min_text_cosine=min(text for _, text in cosines),
+        min_file_cosine=_min_cosine(runtime.embed_images(images), expected[0]),
+        max_pixel_difference=int(max(differences)),
+        recall=_recall(*found),
+        torch_recall=_recall(*expected),
+        equal_greedy_captions=float(np.mean(equal)),
+        equal_beam_captions=float(np.mean(_equal(untrimmed.caption(seen, num_beams=4), beams))),
+    )
+
+
+def check(result: GateResult, precision: str) -> None:
+    """Check the result against the gates of a precision, `fp32` or `int8`.
+
+    Raises:
+        ModelError: A gate is not met; the message names each with its value and bound.
+    """
+    faults = []
+    loss, needed = result.torch_recall - result.recall, MIN_EQUAL_CAPTIONS[precision]
+    bounds = {
+        **dict.fromkeys(("equal_greedy_captions", "equal_beam_captions"), needed),
+        **dict.fromkeys(
+            ("min_image_cosine", "min_text_cosine"), MIN_COSINE if precision == "fp32" else -1.0
+        ),
+    }
+    faults += [
+        f"{name} must be at least {bound:g}, got {value:.6f}"
+        for name, bound in bounds.items()
+        if (value := getattr(result, name)) < bound
+    ]
+    if loss > MAX_RECALL_LOSS:
+        faults.append(f"recall@1 must lose at most {MAX_RECALL_LOSS}, got {loss:.3f}")
+    if result.max_pixel_difference > MAX_PIXEL_DIFFERENCE:
+        faults.append(
+            f"max_pixel_difference must be at most {MAX_PIXEL_DIFFERENCE}, "
+            f"got {result.max_pixel_difference}"
+        )
+    if faults:
+        raise ModelError(
+            f"nothing was written, since the {precision} files differ from torch on "
+            f"{result.images} images ({result.image_source}): {'; '.join(faults)}"
+        )
+
+
+def _min_cosine(found: Float[ndarray, "N E"], expected: Float[ndarray, "N E"]) -> float:
+    return float((found.astype(np.float64) * expected).sum(axis=1).min())
+
+
+def _equal(found: Sequence[Caption], expected: Sequence[Caption]) -> list[bool]:
+    """Compare the tokens of captions, as many as were found."""
+    pairs = zip(found, expected, strict=False)
+    return [one.token_ids == other.token_ids for one, other in pairs]
+
+
+def _recall(images: Float[ndarray, "N E"], texts: Float[ndarray, "N E"]) -> float:
+    """Compute recall@1 in both directions; images with equal captions count as equal."""
+    similarity = images @ texts.T
+    own = similarity.diagonal()
+    hits = [own >= similarity.max(axis=axis) - 1e-6 for axis in (0, 1)]
+    return float(np.mean(hits))

@@ -1,0 +1,259 @@
+"""The four graphs of an exported model, as torch modules, and their translation to ONNX.
+
+    vision    pixels -> image_embeds, image_tokens
+    text      input_ids -> text_embeds
+    cross     image tokens -> keys and values of each cross-attention layer
+    decoder   one step: input_ids, masks, caches -> logits, caches
+
+Keys and values of the image have a graph of their own. So a search does not pay for captions, and
+the decoder reads them as inputs that are computed once per image.
+
+Dimensions: B batch, S side of an image (pixels), T text tokens, L new tokens, P cached tokens,
+A attended tokens (P + L), Q image tokens, C their width, E embedding, H heads, d size of a head,
+V vocabulary.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
+
+from coca.core.extras import require
+from coca.model.captioner import Captioner
+from coca.model.layers.transformer import KeysAndValues
+from coca.processing.image import ImageConfig
+from coca.runtime.files import cache_names, cross_names
+
+OPSET = 20
+"""Version of the ONNX operators."""
+
+
+class Vision(nn.Module):
+    """Embedding and image tokens of images; pixels are normalized here."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, model: Captioner, image: ImageConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(image.mean).view(3, 1, 1) * 255)
+        self.register_buffer("scale", 1 / (torch.tensor(image.std).view(3, 1, 1) * 255))
+
+    def forward(
+        self, pixels: UInt8[Tensor, "B 3 S S"]
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B Q C"]]:
+        images = (pixels.float() - self.mean) * self.scale
+        return self.model.encode_image_and_tokens(images)
+
+
+class Text(nn.Module):
+    """Embedding of captions."""
+
+    def __init__(self, model: Captioner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Int64[Tensor, "B T"]) -> Float[Tensor, "B E"]:
+        return self.model.encode_text(input_ids, padded=True)
+
+
+class Cross(nn.Module):
+    """Keys and values of the image for each cross-attention layer."""
+
+    def __init__(self, model: Captioner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image_tokens: Float[Tensor, "B Q C"]) -> list[Float[Tensor, "B H Q d"]]:
+        pairs = self.model.multimodal_decoder.read_image(image_tokens)
+        return [tensor.contiguous() for pair in pairs for tensor in pair]
+
+
+@dataclass
+class _GrowingCache:
+    """KV cache of one layer: attends over cached and new tokens, and keeps both."""
+
+    keys: Float[Tensor, "B H P d"]
+    values: Float[Tensor, "B H P d"]
+    mask: Bool[Tensor, "B 1 L A"]
+
+    def attend(
+        self,
+        queries: Float[Tensor, "B H L d"],
+        keys: Float[Tensor, "B H L d"],
+        values: Float[Tensor, "B H L d"],
+    ) -> Float[Tensor, "B H L d"]:
+        self.keys = torch.cat([self.keys, keys], dim=2)
+        self.values = torch.cat([self.values, values], dim=2)
+        return nn.functional.scaled_dot_product_attention(
+            queries, self.keys, self.values, attn_mask=self.mask
+        )
+
+
+class DecoderStep(nn.Module):
+    """One step of the text decoder, for a prompt or for the newest token of each branch.
+
+    The tokens of a row may belong to several branches of one image; the mask separates them.
+    """
+
+    def __init__(self, model: Captioner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Int64[Tensor, "B L"],
+        position_ids: Int64[Tensor, "B L"],
+        attention_mask: Bool[Tensor, "B L A"],
+        cross: Sequence[Float[Tensor, "B H Q d"]],
+        past: Sequence[Float[Tensor, "B H P d"]],
+    ) -> tuple[Float[Tensor, "B L V"], list[Float[Tensor, "B H A d"]]]:
+        text, mask = self.model.config.text, attention_mask[:, None]
+        caches = [_GrowingCache(*pair, mask) for pair in _pairs(past)]
+        lower = text.unimodal_layers
+        states = self.model.unimodal_decoder(
+            input_ids, caches=caches[:lower], positions=position_ids
+        )
+        states = self.model.multimodal_decoder(states, _pairs(cross), caches=caches[lower:])
+        logits = nn.functional.linear(states, self.model.vocabulary_weight)
+        return logits, [tensor for cache in caches for tensor in (cache.keys, cache.values)]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph with example inputs; `axes` names the dynamic axes of each input."""
+
+    name: str
+    module: nn.Module
+    inputs: Mapping[str, Tensor | list[Tensor]]
+    axes: Mapping[str, Any]
+    input_names: Sequence[str]
+    output_names: Sequence[str]
+
+
+def graphs_of(model: Captioner, image: ImageConfig) -> Iterator[Graph]:
+    """Yield the four graphs of a model in evaluation mode, with plain fp32 weights on the CPU."""
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    length = torch.export.Dim("length", min=2, max=model.config.text.context_length)
+    side = image.image_size
+    pixels = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    yield Graph(
+        "vision",
+        Vision(model, image),
+        {"pixels": pixels},
+        {"pixels": {0: batch}},
+        ["pixels"],
+        ["image_embeds", "image_tokens"],
+    )
+    text = model.config.text
+    ids = torch.full((2, min(8, text.context_length)), text.pad_id)
+    ids[:, 0], ids[:, 2] = text.bos_id, text.eos_id
+    ids[:, 3] = getattr(text, "cls_id", text.pad_id)
+    yield Graph(
+        "text",
+        Text(model),
+        {"input_ids": ids},
+        {"input_ids": {0: batch, 1: length}},
+        ["input_ids"],
+        ["text_embeds"],
+    )
+    with torch.no_grad():
+        tokens = model.image_tokens(torch.zeros(2, 3, side, side))
+    yield Graph(
+        "cross",
+        Cross(model),
+        {"image_tokens": tokens},
+        {"image_tokens": {0: batch}},
+        ["image_tokens"],
+        cross_names(text.multimodal_layers),
+    )
+    yield _decoder_graph(model, tokens, batch)
+
+
+def _decoder_graph(model: Captioner, tokens: Tensor, batch: Any) -> Graph:
+    text = model.config.text
+    with torch.no_grad():
+        pairs = model.multimodal_decoder.read_image(tokens)
+    cross = [part for pair in pairs for part in pair]
+    layers = text.unimodal_layers + text.multimodal_layers
+    _, heads, _, size = cross[0].shape
+    past = [torch.zeros(2, heads, 4, size) for _ in range(2 * layers)]
+    new, cached = torch.export.Dim.AUTO, torch.export.Dim.AUTO
+    return Graph(
+        "decoder",
+        DecoderStep(model),
+        {
+            "input_ids": torch.full((2, 3), text.bos_id),
+            "position_ids": torch.arange(4, 7).expand(2, -1).contiguous(),
+            "attention_mask": torch.ones(2, 3, 7, dtype=torch.bool),
+            "cross": [part.contiguous() for part in cross],
+            "past": past,
+        },
+        {
+            "input_ids": {0: batch, 1: new},
+            "position_ids": {0: batch, 1: new},
+            "attention_mask": {0: batch, 1: new, 2: torch.export.Dim.AUTO},
+            "cross": [{0: batch}] * len(cross),
+            "past": [{0: batch, 2: cached}] * len(past),
+        },
+        [
+            "input_ids",
+            "position_ids",
+            "attention_mask",
+            *cross_names(text.multimodal_layers),
+            *cache_names("past_key_values", layers),
+        ],
+        ["logits", *cache_names("present", layers)],
+    )
+
+
+def translate(graph: Graph, path: Path) -> None:
+    """Write a graph as ONNX; weights above 2 GB are in a second file next to it.
+
+    Raises:
+        MissingExtraError: onnxscript is not installed.
+    """
+    require("onnxscript", extra="onnx")
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            graph.module.eval(),
+            kwargs=dict(graph.inputs),
+            dynamic_shapes=dict(graph.axes),
+            input_names=list(graph.input_names),
+            output_names=list(graph.output_names),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        for node in program.model.graph.all_nodes():
+            # Stack traces of this machine.
+            node.metadata_props.clear()
+        program.save(path)
+
+
+def _pairs(tensors: Sequence[Tensor]) -> list[KeysAndValues]:
+    """Return the keys and values of each layer from a flat list."""
+    return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the exporter's notes on its own internals."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

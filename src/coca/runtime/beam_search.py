@@ -1,0 +1,147 @@
+"""Beam search over the exported decoder; one beam is greedy decoding.
+
+The same search as `coca.model.generation.beam_search` with `early_stopping="likely"`. Tests compare
+both.
+
+Dimensions: B images, K beams, k beams before the step, C candidates, V vocabulary, t tokens so far.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from coca.runtime.decoder import DecoderState
+from coca.runtime.preprocess import TextSettings
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One generated caption."""
+
+    token_ids: tuple[int, ...]
+    """Generated tokens, without prompt and [EOS]."""
+    log_probabilities: tuple[float, ...]
+    """Log-probability of each token in nats, and of [EOS] if it was reached."""
+    rank: float
+    """Score divided by the length penalty; captions of an image are sorted by it."""
+
+
+class _Beams:
+    """Open beams and finished captions of one image."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.scores = np.zeros(1)
+        self.token_ids: list[tuple[int, ...]] = [()]
+        self.log_ps: list[tuple[float, ...]] = [()]
+        self.finished: list[Generated] = []
+        self.is_open = True
+
+    def add(self, caption: Generated) -> None:
+        """Add a finished caption if it is among the best so far."""
+        better = sum(other.rank >= caption.rank for other in self.finished)
+        self.finished.insert(better, caption)
+        del self.finished[self.size :]
+
+    @property
+    def worst_score(self) -> float:
+        """The rank that a new caption must exceed."""
+        return self.finished[-1].rank if len(self.finished) == self.size else -np.inf
+
+
+def beam_search(
+    state: DecoderState,
+    budgets: Sequence[int],
+    text: TextSettings,
+    *,
+    num_beams: int,
+    length_penalty: float,
+) -> list[list[Generated]]:
+    """Return the finished captions of each image, best first.
+
+    Args:
+        state: Decoder state after the prompts.
+        budgets: Maximum number of new tokens of each image.
+        text: Token layout.
+        num_beams: Beams per image; 1 is greedy decoding.
+        length_penalty: Exponent of the length that divides a caption's score.
+    """
+    images = [_Beams(num_beams) for _ in budgets]
+    going = np.arange(len(images))
+    for step in range(max(budgets, default=0)):
+        log_ps = log_softmax(state.logits)
+        log_ps[..., list(text.suppressed)] = -np.inf
+        parents = np.zeros((len(going), num_beams), np.int64)
+        tokens = np.full((len(going), num_beams), text.eos_id, np.int64)
+        for row, image in enumerate(going.tolist()):
+            beams = images[image]
+            if beams.is_open:
+                is_last = step + 1 == budgets[image]
+                parents[row], tokens[row] = _advance(
+                    beams, log_ps[row], step + 1, is_last, text.eos_id, length_penalty
+                )
+        left = np.flatnonzero([images[image].is_open for image in going])
+        if not len(left):
+            break
+        if len(left) < len(going):
+            state.keep(left)
+            going, parents, tokens = going[left], parents[left], tokens[left]
+        state.step(tokens, parents)
+    return [beams.finished for beams in images]
+
+
+def _advance(
+    beams: _Beams,
+    log_ps: Float32[np.ndarray, "k V"],
+    length: int,
+    is_last: bool,
+    eos_id: int,
+    length_penalty: float,
+) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
+    """Take one search step of an image; return the parent beams and their new tokens."""
+    size = beams.size
+    scores, parents, tokens = _top_candidates(beams.scores, log_ps, 2 * size)
+    chosen: list[int] = []
+    for index, (score, parent, token) in enumerate(zip(scores, parents, tokens, strict=True)):
+        ended = token == eos_id
+        if (ended or is_last) and index < size and np.isfinite(score):
+            ids = beams.token_ids[parent] if ended else (*beams.token_ids[parent], int(token))
+            gained = float(log_ps[parent, token])
+            rank = float(score) / float(length) ** length_penalty
+            beams.add(Generated(ids, (*beams.log_ps[parent], gained), rank))
+        if not ended and len(chosen) < size:
+            chosen.append(index)
+    # A small vocabulary may have fewer candidates than beams.
+    valid = len(chosen)
+    chosen += chosen[:1] * (size - valid) if chosen else [0] * size
+    parents, tokens = parents[chosen], tokens[chosen]
+    kept = scores[chosen]
+    kept[valid:] = -np.inf
+    pairs = list(zip(parents.tolist(), tokens.tolist(), strict=True))
+    ids, gains = beams.token_ids, beams.log_ps
+    beams.token_ids = [(*ids[parent], token) for parent, token in pairs]
+    beams.log_ps = [(*gains[parent], float(log_ps[parent, token])) for parent, token in pairs]
+    beams.scores = kept
+    within_reach = kept[0] / float(length) ** length_penalty > beams.worst_score
+    beams.is_open = bool(within_reach) and not is_last
+    return parents, tokens
+
+
+def _top_candidates(
+    scores: Float64[np.ndarray, " k"], log_ps: Float32[np.ndarray, "k V"], count: int
+) -> tuple[Float64[np.ndarray, " C"], Int64[np.ndarray, " C"], Int64[np.ndarray, " C"]]:
+    """Return the best continuations of all beams: scores, parents and tokens, best first."""
+    totals = (scores[:, None] + log_ps).ravel()
+    count = min(count, len(totals))
+    best = np.argpartition(-totals, count - 1)[:count] if count < len(totals) else np.arange(count)
+    best = best[np.argsort(-totals[best], kind="stable")]
+    parents, tokens = np.divmod(best, log_ps.shape[1])
+    return totals[best], parents, tokens
+
+
+def log_softmax(logits: Float32[np.ndarray, "*B V"]) -> Float32[np.ndarray, "*B V"]:
+    """Compute log-probabilities over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

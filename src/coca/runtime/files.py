@@ -1,0 +1,111 @@
+"""Files of an exported model, and their manifest.
+
+manifest.json     version, model fingerprint, sizes, SHA-256 of each file, results of the gates
+preprocess.json   resizing and token layout
+tokenizer.json    vocabulary of the `tokenizers` library
+vision.onnx       pixels -> image_embeds, image_tokens
+text.onnx         input_ids -> text_embeds
+cross.onnx        image_tokens -> keys and values of each cross-attention layer
+decoder.onnx      one decoding step, with caches
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coca.core.errors import ModelError
+from coca.core.files import read_json, sha256_file
+
+FORMAT_VERSION = 1
+MANIFEST_FILE, PREPROCESS_FILE, TOKENIZER_FILE = (
+    "manifest.json",
+    "preprocess.json",
+    "tokenizer.json",
+)
+GRAPHS = ("vision", "text", "cross", "decoder")
+"""Names of the graphs; each is in the file NAME.onnx."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Content of `manifest.json`."""
+
+    version: int
+    """Format of the folder."""
+    fingerprint: str
+    """Fingerprint of the exported model. The gates bound how far its vectors differ."""
+    source: str
+    """Name of the exported model."""
+    precision: str
+    """`fp32`, or `int8` if weights are quantized."""
+    opset: int
+    """Version of the ONNX operators."""
+    embed_dim: int
+    """Size of an embedding."""
+    logit_scale: float
+    """Factor from cosine similarity to logit."""
+    unimodal_layers: int
+    """Decoder layers below the first cross-attention."""
+    multimodal_layers: int
+    """Decoder layers with cross-attention."""
+    heads: int
+    """Attention heads of the decoder."""
+    head_size: int
+    """Features of an attention head."""
+    files: Mapping[str, str]
+    """SHA-256 of each file, by name."""
+    gates: Mapping[str, Any]
+    """Measured differences from torch, by gate."""
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers, each with a KV cache."""
+        return self.unimodal_layers + self.multimodal_layers
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Return whether a folder holds an exported model."""
+    return (Path(folder) / MANIFEST_FILE).is_file()
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read the manifest of an exported model, and compare the digest of each file.
+
+    Raises:
+        ModelError: A file is missing, was changed, or has a newer format.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_FILE
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder} holds no {MANIFEST_FILE}, so it is no exported model; "
+            "`coca export MODEL OUT --format onnx` writes one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise ModelError(f"{path} has version {version!r}; this release reads {FORMAT_VERSION}")
+    try:
+        manifest = Manifest(**content)
+    except TypeError as error:
+        raise ModelError(f"{path} does not describe an exported model: {error}") from None
+    for name, digest in manifest.files.items():
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} lacks the file {name} of its manifest")
+        if sha256_file(folder / name) != digest:
+            raise ModelError(f"{folder / name} was changed: its SHA-256 is not that of {path}")
+    return manifest
+
+
+def cross_names(layers: int) -> list[str]:
+    """Return the names of the image's keys and values in all cross-attention layers."""
+    return cache_names("cross", layers)
+
+
+def cache_names(prefix: str, layers: int) -> list[str]:
+    """Return the names of the keys and values of all layers, in the order of the tensors."""
+    return [f"{prefix}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]

@@ -1,0 +1,240 @@
+"""Decoding of image files with Pillow, without torch: any source to upright RGB pixels.
+
+`coca.processing.image` decodes by the same rules, and lists the reasons of errors.
+
+Dimensions: H, W the image's height and width; h, w those of a part.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from coca.core.errors import DataError, MissingExtraError
+from coca.core.formats import IMAGE_FORMATS_SHOWN
+from coca.core.heif import HEAD_BYTES, formats_of
+from coca.runtime.decoder_warnings import decoder_warnings_ignored
+
+ImageSource: TypeAlias = bytes | str | Path | Image.Image | NDArray[Any]
+"""File content, a path, a PIL image, or uint8 pixels (H, W), (H, W, 1), (H, W, 3), (H, W, 4)."""
+
+Stream: TypeAlias = io.BytesIO | io.BufferedReader
+
+MAX_PIXELS = 50_000_000
+"""Default limit of height times width; no effect above Pillow's own limit."""
+MAX_SIDE_PX = 65_535
+"""The limit of JPEG. Resizing longer strips is slow and takes much memory."""
+
+TRIM_TOLERANCE = 12
+"""Largest difference of an empty border from its corner, in grey levels (0 to 255)."""
+
+# EXIF orientation -> transpose operation that turns the stored image upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 274
+
+
+def read_image(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None
+) -> Image.Image:
+    """Decode an image to upright RGB; see `coca.processing.image.decode`.
+
+    Raises:
+        DataError: The image cannot be used.
+    """
+    check_type(source)
+    name = image_name(source)
+    with image_errors(name), opened(source, name) as (image, stream):
+        check_size(image, name, max_pixels)
+        if stream is not None:
+            draft(image, at_least)
+        return upright_rgb(image, name)
+
+
+def check_type(source: object) -> None:
+    """Raise a `DataError` unless the value has the type of an image."""
+    if not isinstance(source, bytes | str | Path | Image.Image | np.ndarray):
+        raise DataError(
+            f"an image must be a path, the bytes of a file, a PIL image or an array, "
+            f"got a {type(source).__name__}",
+            reason="unsupported",
+        )
+
+
+@contextmanager
+def image_errors(name: str) -> Iterator[None]:
+    """Convert all errors of a decoder to a `DataError`."""
+    try:
+        with decoder_warnings_ignored():
+            yield
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} is too large: {error}", reason="too_large") from error
+    except Exception as error:
+        # On damaged files Pillow raises nearly any exception, including SyntaxError.
+        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise DataError(f"{name} is {reason}: {error}", reason=reason) from error
+
+
+def draft(image: Image.Image, at_least: int | None) -> bool:
+    """Let a JPEG be decoded at a fraction of its size; return whether the request applies."""
+    if at_least is None or min(image.size) < 2 * at_least:
+        return False
+    # No effect on other formats than JPEG.
+    image.draft(None, (at_least, at_least))
+    return True
+
+
+def image_name(source: ImageSource) -> str:
+    """Describe an image in an error message."""
+    if isinstance(source, bytes):
+        return f"the image of {len(source):,} bytes"
+    if isinstance(source, str | Path):
+        # File names need not be valid Unicode, but an error message must be.
+        return str(source)[-300:].encode("utf-8", "backslashreplace").decode()
+    kind = "array" if isinstance(source, np.ndarray) else "PIL image"
+    return f"the {kind} of size {getattr(source, 'shape', None) or source.size}"
+
+
+@contextmanager
+def opened(source: ImageSource, name: str) -> Iterator[tuple[Image.Image, Stream | None]]:
+    """Open an image lazily; yield it with its file stream, if it has one."""
+    if isinstance(source, Image.Image):
+        yield source, None
+        return
+    if isinstance(source, np.ndarray):
+        yield _from_array(source, name), None
+        return
+    with io.BytesIO(source) if isinstance(source, bytes) else _open_file(source, name) as stream:
+        head = stream.read(HEAD_BYTES)
+        if not head:
+            raise DataError(f"{name} is empty", reason="empty")
+        stream.seek(0)
+        try:
+            image = Image.open(stream, formats=formats_of(head))
+        except MissingExtraError as error:
+            raise DataError(f"{name} is a HEIF image: {error}", reason="missing_extra") from error
+        except UnidentifiedImageError as error:
+            raise DataError(
+                f"{name} is not a {IMAGE_FORMATS_SHOWN} image, or its header is damaged",
+                reason="not_an_image",
+            ) from error
+        with image:
+            yield image, stream
+
+
+def _open_file(path: str | Path, name: str) -> Stream:
+    try:
+        # Pipes and devices may block forever or have no end.
+        if not Path(path).is_file():
+            raise DataError(f"{name} is not a file", reason="missing")
+        return Path(path).open("rb")
+    except OSError as error:
+        problem = error.strerror or error
+        raise DataError(f"{name} cannot be read: {problem}", reason="missing") from error
+
+
+def _from_array(array: NDArray[Any], name: str) -> Image.Image:
+    if array.dtype != np.uint8:
+        raise DataError(
+            f"{name} holds {array.dtype}; pixels must be uint8 from 0 (black) to 255 (white)",
+            reason="unsupported",
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise DataError(
+            f"{name} is no image; its shape must be (height, width) or (height, width, 3 or 4)",
+            reason="unsupported",
+        )
+    if array.size == 0:
+        raise DataError(f"{name} is empty", reason="empty")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Raise a `DataError` if the header gives no pixels or too many."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise DataError(f"{name} is empty: {width} x {height} pixels", reason="empty")
+    if width * height > max_pixels or max(width, height) > MAX_SIDE_PX:
+        raise DataError(
+            f"{name} is too large: {width:,} x {height:,} pixels, but at most {max_pixels:,} "
+            f"in all and {MAX_SIDE_PX:,} a side are read",
+            reason="too_large",
+        )
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Return whether the stored pixels are not upright."""
+    return _orientation(image) in _UPRIGHT
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:
+        # Damaged metadata do not make an image unusable.
+        return 1
+
+
+def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Load an image, blend it with white, and apply its EXIF orientation."""
+    rgb = _rgb(image, name)
+    # Read again: Pillow applies the orientation of a TIFF while loading it.
+    turn = _UPRIGHT.get(_orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    image.load()
+    if image.mode.startswith("I;16"):
+        gray = np.asarray(image) >> 8
+        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F", "LAB"):
+        raise DataError(
+            f"{name} has pixels of the kind {image.mode!r}, which have no agreed black and "
+            "white; save it with 8 or 16 bits a channel",
+            reason="unsupported",
+        )
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+def trim_border(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Crop the empty border of an image and pad the rest to a square in the border's colour.
+
+    The square keeps the aspect ratio when the image is resized. A uniform image is unchanged.
+    """
+    corner = pixels[:1, :1]
+    # Scaling and compression leave borders that are only nearly uniform.
+    drawn = (np.abs(pixels.astype(np.int16) - corner) > TRIM_TOLERANCE).any(axis=2)
+    rows, columns = drawn.any(axis=1).nonzero()[0], drawn.any(axis=0).nonzero()[0]
+    if not len(rows):
+        return pixels
+    top, left = rows[0], columns[0]
+    inner = pixels[top : rows[-1] + 1, left : columns[-1] + 1]
+    height, width = inner.shape[:2]
+    side = max(height, width)
+    square = np.tile(corner, (side, side, 1))
+    y, x = (side - height) // 2, (side - width) // 2
+    square[y : y + height, x : x + width] = inner
+    return square

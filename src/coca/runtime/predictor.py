@@ -1,0 +1,310 @@
+"""Predictor without torch: embeddings, captions and scores by ONNX Runtime.
+
+    predictor = coca.runtime.load("exported")
+    predictor.embed_images(["cat.jpg"]) @ predictor.embed_texts(["a cat", "a dog"]).T
+
+The methods have the names and results of `coca.inference.predictor.Predictor`.
+
+Dimensions: N images or texts, M texts scored against N images, E shared embedding.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from coca.core.errors import ConfigError, ModelError
+from coca.core.extras import require
+from coca.core.files import read_json
+from coca.core.progress import ProgressMaker, silent
+from coca.runtime.beam_search import Generated, beam_search
+from coca.runtime.captions import Caption
+from coca.runtime.decoder import Decoder, DecoderState
+from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, Manifest, read_manifest
+from coca.runtime.inputs import ImageInput, as_images, as_texts, prompts_for
+from coca.runtime.preprocess import (
+    ImageSettings,
+    TextSettings,
+    TextTokens,
+    settings_from,
+    square,
+)
+from coca.runtime.scoring import score_captions, scored_lengths
+
+T = TypeVar("T")
+
+DEFAULT_BEAMS = 4
+
+
+def load(path: str | Path, *, batch_size: int = 16, threads: int | None = None) -> "Predictor":
+    """Load an exported model; torch is not imported.
+
+    Args:
+        path: A folder that `coca export --format onnx` wrote.
+        batch_size: Images or texts per batch, at least 1; larger batches take more memory.
+        threads: Threads of ONNX Runtime; default: one per core.
+
+    Raises:
+        ModelError: A file is missing or was changed.
+        ConfigError: `batch_size` or `threads` is below 1.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    where = folder / PREPROCESS_FILE
+    try:
+        content = read_json(where)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{where} cannot be read as JSON: {error}") from None
+    image, text = settings_from(content, where)
+    return Predictor(folder, manifest, image, text, batch_size=batch_size, threads=threads)
+
+
+class Predictor:
+    """An exported model for inference; a graph is loaded when it is first needed."""
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        image: ImageSettings,
+        text: TextSettings,
+        *,
+        batch_size: int,
+        threads: int | None,
+    ) -> None:
+        """Combine the files of an exported model; `load` does so from a folder."""
+        for name, value in (("batch_size", batch_size), ("threads", threads)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        self.manifest, self.batch_size, self.source = manifest, batch_size, str(folder)
+        self._folder, self.image_settings, self._text, self._threads = folder, image, text, threads
+        self._tokens = TextTokens(folder / TOKENIZER_FILE, text)
+        self._runtime = require("onnxruntime", extra="runtime")
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the exported model, whose vectors are comparable."""
+        return self.manifest.fingerprint
+
+    @property
+    def embed_dim(self) -> int:
+        """Dimension of the embeddings."""
+        return self.manifest.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor from cosine similarity to logit: one over the learned temperature."""
+        return self.manifest.logit_scale
+
+    def embed_images(
+        self, images: ImageInput | Iterable[ImageInput], *, progress: ProgressMaker = silent
+    ) -> Float32[np.ndarray, "N E"]:
+        """Compute one unit-norm embedding per image; a single image is a list of one.
+
+        Raises:
+            DataError: An image cannot be read; the message names it.
+        """
+        rows = [
+            self._see(pixels)[0]
+            for pixels in self._pixels(as_images(images), "embedding images", progress)
+        ]
+        return self._stacked(rows)
+
+    def prepare_image(self, image: ImageInput) -> UInt8[np.ndarray, "3 S S"]:
+        """Decode and resize one image for `embed_prepared`; thread-safe.
+
+        Raises:
+            DataError: The image cannot be read.
+        """
+        return square(image, self.image_settings)
+
+    def embed_prepared(
+        self, images: Sequence[UInt8[np.ndarray, "3 S S"]]
+    ) -> Float32[np.ndarray, "N E"]:
+        """Compute one unit-norm embedding per output of `prepare_image`, all in one batch."""
+        return self._see(np.stack(list(images)))[0]
+
+    def embed_texts(
+        self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
+    ) -> Float32[np.ndarray, "N E"]:
+        """Compute one unit-norm embedding per text; a single text is a list of one."""
+        rows = []
+        texts = as_texts(texts)
+        with progress("embedding texts", len(texts)) as bar:
+            for batch in self._batches(texts):
+                ids = self._tokens.encode(batch)
+                rows.append(self._text_graph.run(None, {"input_ids": ids})[0])
+                bar.advance(len(batch))
+        return self._stacked(rows)
+
+    def caption(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        prompt: str | Iterable[str] = "",
+        num_beams: int = DEFAULT_BEAMS,
+        num_return_sequences: int = 1,
+        max_new_tokens: int | None = None,
+        length_penalty: float = 1.0,
+        progress: ProgressMaker = silent,
+    ) -> list[Caption]:
+        """Generate a caption for each image by beam search; see `GenerationConfig`.
+
+        Args:
+            images: One or many.
+            prompt: Text that each caption begins with, or one text per image; default: none.
+            num_beams: Beams per image; 1 is greedy decoding, the fastest.
+            num_return_sequences: Captions per image, at most `num_beams`; the next best are in
+                `others`.
+            max_new_tokens: Maximum number of tokens after the prompt, [EOS] included. Default: up
+                to the model's context length.
+            length_penalty: Exponent of the length that divides a caption's log-probability.
+            progress: Optional progress callback.
+
+        Raises:
+            DataError: An image cannot be read.
+            ConfigError: A number is out of range, a prompt fills the context, or images lack
+                prompts.
+        """
+        if not 1 <= num_return_sequences <= num_beams:
+            raise ConfigError(
+                f"num_return_sequences must be in [1, num_beams {num_beams}], got "
+                f"{num_return_sequences}"
+            )
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        image_list = as_images(images)
+        prompts = [*map(self._tokens.encode_prompt, prompts_for(prompt, len(image_list)))]
+        captions: list[Caption] = []
+        for pixels in self._pixels(image_list, "captioning", progress):
+            here = prompts[len(captions) : len(captions) + len(pixels)]
+            state = DecoderState(
+                self._decoder,
+                self._see(pixels)[1],
+                here,
+                pad_id=self._text.pad_id,
+                max_position=self._text.positions - 1,
+            )
+            room = self._text.max_text_tokens + 1
+            budgets = [min(max_new_tokens or room, room - len(ids)) for ids in here]
+            found = beam_search(
+                state,
+                budgets,
+                self._text,
+                num_beams=num_beams,
+                # Captions of greedy decoding are not compared, and their rank is the score.
+                length_penalty=0.0 if num_beams == 1 else length_penalty,
+            )
+            for ids, best in zip(here, found, strict=True):
+                first, *others = (self._caption(one, ids) for one in best[:num_return_sequences])
+                captions.append(replace(first, others=tuple(others)))
+        return captions
+
+    def score(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        texts: str | Iterable[str],
+        *,
+        by_length: bool = False,
+        progress: ProgressMaker = silent,
+    ) -> Float32[np.ndarray, "N M"]:
+        """Compute the log-likelihood log p(text | image) of all pairs, in nats.
+
+        Args:
+            images: One or many.
+            texts: One or many; texts beyond the context length are truncated.
+            by_length: Return the mean over the tokens and the end token instead of the sum.
+            progress: Optional progress callback.
+
+        Raises:
+            DataError: An image cannot be read.
+        """
+        tokens = self._tokens.encode(as_texts(texts))
+        rows = [
+            score_captions(
+                self._decoder,
+                self._see(pixels)[1],
+                tokens,
+                self._text,
+                vocab_size=self._tokens.vocab_size,
+            )
+            for pixels in self._pixels(as_images(images), "scoring captions", progress)
+        ]
+        scores = np.concatenate(rows) if rows else np.zeros((0, len(tokens)), np.float32)
+        if by_length:
+            scores /= scored_lengths(tokens, self._text)
+        return scores
+
+    @cached_property
+    def _vision_graph(self) -> Any:
+        return self._session("vision")
+
+    @cached_property
+    def _text_graph(self) -> Any:
+        return self._session("text")
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._session("cross"), self._session("decoder"), self.manifest)
+
+    def _session(self, name: str) -> Any:
+        options = self._runtime.SessionOptions()
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        path = self._folder / f"{name}.onnx"
+        try:
+            return self._runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            # ONNX Runtime has no common base class of its errors.
+            raise ModelError(f"{path} cannot be loaded: {error}") from error
+
+    def _see(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> list[Any]:
+        """Return embeddings and image tokens."""
+        return self._vision_graph.run(None, {"pixels": pixels})
+
+    def _pixels(
+        self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
+    ) -> Iterator[UInt8[np.ndarray, "B 3 S S"]]:
+        """Yield batches of pixels; the next batch is read while the model computes the current."""
+        # PIL images load their pixels lazily, and one may be in the list twice.
+        opened = any(isinstance(image, Image.Image) for image in images)
+        workers = 1 if opened else os.cpu_count()
+        with progress(title, len(images)) as bar, ThreadPoolExecutor(workers) as readers:
+            ahead: list[Future[UInt8[np.ndarray, "3 S S"]]] = []
+            for batch in self._batches(images):
+                current = ahead
+                ahead = [readers.submit(square, image, self.image_settings) for image in batch]
+                if current:
+                    yield np.stack([one.result() for one in current])
+                    bar.advance(len(current))
+            if ahead:
+                yield np.stack([one.result() for one in ahead])
+                bar.advance(len(ahead))
+
+    def _batches(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
+        for start in range(0, len(items), self.batch_size):
+            yield items[start : start + self.batch_size]
+
+    def _caption(self, written: Generated, prompt: Sequence[int]) -> Caption:
+        return Caption(
+            # Decoded together, since a word may span the boundary.
+            self._tokens.decode([*prompt[1:], *written.token_ids]),
+            self._tokens.decode(written.token_ids),
+            sum(written.log_probabilities),
+            written.token_ids,
+            written.log_probabilities,
+            rank_score=written.rank,
+        )
+
+    def _stacked(self, rows: list[Any]) -> Float32[np.ndarray, "N E"]:
+        return np.concatenate(rows) if rows else np.zeros((0, self.embed_dim), np.float32)

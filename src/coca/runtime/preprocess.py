@@ -1,0 +1,194 @@
+"""Preprocessing of an exported model: `preprocess.json`, images to pixels, texts to token ids.
+
+The results equal those of `coca.processing`, except that Pillow resizes here. Its weights have more
+bits than torch's, so a few pixels differ by one grey level.
+
+Dimensions: B batch, S side of the model's input (pixels), H, W the image's height and width,
+T tokens.
+"""
+
+import html
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int64, UInt8
+from PIL import Image
+
+from coca.core.errors import ConfigError, ModelError
+from coca.core.extras import require
+from coca.runtime.image_file import ImageSource, read_image, trim_border
+
+MAX_ASPECT_RATIO = 256
+"""Largest aspect ratio before an image is cropped; resizing a longer one would exhaust memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """The image section of `preprocess.json`; see `coca.processing.image.ImageConfig`."""
+
+    image_size: int
+    resize: Literal["squash", "crop", "pad", "shortest"]
+    trim: bool
+    mean: tuple[float, float, float]
+    """Subtracted inside `vision.onnx`; listed for other programs."""
+    std: tuple[float, float, float]
+    """Divided by inside `vision.onnx`; listed for other programs."""
+    interpolation: Literal["bicubic", "bilinear"]
+    reduced: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """The text section of `preprocess.json`: the layout of token ids."""
+
+    context_length: int
+    """Maximum number of tokens in a caption, special tokens included."""
+    positions: int
+    """Number of positions that the model knows."""
+    max_text_tokens: int
+    """Maximum number of tokens of prompt and completion, without special tokens."""
+    pad_id: int
+    bos_id: int
+    eos_id: int
+    suffix: tuple[int, ...]
+    """Ids after the text tokens: [EOS], and [CLS] if the tokenizer adds it."""
+    skipped: tuple[int, ...]
+    """Special ids that decoding skips."""
+    suppressed: tuple[int, ...]
+    """Ids that generation never chooses."""
+    cleaning: Literal["none", "clip"]
+    """`clip`: ftfy, HTML entities and lower case before tokenization."""
+
+
+def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3 S S"]:
+    """Decode and resize an image to the model's input; pixels are 0 to 255.
+
+    Raises:
+        DataError: The image cannot be used.
+    """
+    side = settings.image_size
+    image = read_image(source, at_least=side if settings.reduced else None)
+    if settings.trim:
+        image = Image.fromarray(trim_border(np.asarray(image)))
+    return np.ascontiguousarray(np.asarray(_resized(image, settings)).transpose(2, 0, 1))
+
+
+def _resized(image: Image.Image, settings: ImageSettings) -> Image.Image:
+    side, filter = settings.image_size, Image.Resampling[settings.interpolation.upper()]
+    width, height = image.size
+    if settings.resize == "shortest":
+        return resize_shortest(image, side, filter)
+    if settings.resize == "pad":
+        scale = side / max(height, width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        padded = Image.new("RGB", (side, side), "white")
+        padded.paste(image.resize(size, filter), ((side - size[0]) // 2, (side - size[1]) // 2))
+        return padded
+    if settings.resize == "crop":
+        image = _center(image, min(width, height), min(width, height))
+    return image.resize((side, side), filter)
+
+
+def resize_shortest(image: Image.Image, side: int, filter: Image.Resampling) -> Image.Image:
+    """Resize the shorter side, then crop the center, as CLIP does."""
+    short = min(image.size)
+    if max(image.size) > MAX_ASPECT_RATIO * short:
+        cut = MAX_ASPECT_RATIO * short
+        image = _center(image, min(image.width, cut), min(image.height, cut))
+    size = (side * image.width // short, side * image.height // short)
+    left, top = (round((length - side) / 2) for length in size)
+    return image.resize(size, filter).crop((left, top, left + side, top + side))
+
+
+def _center(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+class TextTokens:
+    """Texts to token ids and back, with the layout of one model."""
+
+    def __init__(self, path: Path, settings: TextSettings) -> None:
+        """Load `tokenizer.json`.
+
+        Raises:
+            ModelError: The file is missing or damaged.
+            MissingExtraError: The model needs ftfy, and it is not installed.
+        """
+        self.settings = settings
+        try:
+            self._backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:
+            # The backend raises plain `Exception`.
+            raise ModelError(f"{path} is no readable tokenizer.json: {error}") from error
+        # Without this, the name of a special token in a text would become that token.
+        self._backend.encode_special_tokens = True
+        self._clean: Callable[[str], str] = str
+        if settings.cleaning == "clip":
+            fixed: Callable[[str], str] = require("ftfy", extra="hub").fix_text
+            self._clean = lambda text: clean_as_clip(text, fixed)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return self._backend.get_vocab_size()
+
+    def encode(self, texts: Sequence[str]) -> Int64[np.ndarray, "B T"]:
+        """Encode captions, padded to the longest; a longer one keeps its special tokens."""
+        layout = self.settings
+        room = layout.context_length - 1 - len(layout.suffix)
+        rows = [[layout.bos_id, *self._text_ids(text)[:room], *layout.suffix] for text in texts]
+        ids = np.full((len(rows), max(map(len, rows), default=1)), layout.pad_id, np.int64)
+        for target, row in zip(ids, rows, strict=True):
+            target[: len(row)] = row
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Encode a prompt for the model to complete: [BOS] and the text tokens.
+
+        Raises:
+            ConfigError: No token is left for the completion.
+        """
+        ids = [self.settings.bos_id, *self._text_ids(text)]
+        if len(ids) > self.settings.max_text_tokens:
+            raise ConfigError(
+                f"a prompt of {len(ids)} tokens leaves no room for new tokens in context_length "
+                f"{self.settings.positions}; shorten it to {self.settings.max_text_tokens} "
+                "tokens at most"
+            )
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Decode the tokens of a caption, without special tokens and spaces at the ends."""
+        kept = [id_ for id_ in ids if id_ not in self.settings.skipped]
+        return self._backend.decode(kept, skip_special_tokens=False).strip()
+
+    def _text_ids(self, text: str) -> list[int]:
+        return self._backend.encode(self._clean(text), add_special_tokens=False).ids
+
+
+def clean_as_clip(text: str, fixed: Callable[[str], str]) -> str:
+    """Clean a text with the steps of CLIP, in their order; `fixed` is ftfy's `fix_text`."""
+    # Skip ftfy for plain ASCII, which is most captions: it takes longer than all other steps.
+    if not (text.isascii() and text.isprintable() and "&" not in text):
+        text = html.unescape(html.unescape(fixed(text)))
+    return " ".join(text.split()).lower()
+
+
+def settings_from(content: Any, where: Path) -> tuple[ImageSettings, TextSettings]:
+    """Build both sections from the content of `preprocess.json`.
+
+    Raises:
+        ModelError: A field is missing or unknown.
+    """
+    try:
+        image, text = content["image"], content["text"]
+        tuples = {name: tuple(image[name]) for name in ("mean", "std")}
+        ids = {name: tuple(text[name]) for name in ("suffix", "skipped", "suppressed")}
+        return ImageSettings(**{**image, **tuples}), TextSettings(**{**text, **ids})
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{where} does not describe the inputs of a model: {error}") from None

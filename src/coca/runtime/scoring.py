@@ -1,0 +1,82 @@
+"""Score captions with the exported decoder: log p(text | image) for pairs of images and texts.
+
+Several texts of an image are one row of the decoder, and the attention mask separates them.
+
+Dimensions: N images, M texts, m texts of a group, L tokens of a row, Q image tokens, C their width.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from coca.runtime.beam_search import log_softmax
+from coca.runtime.decoder import Decoder
+from coca.runtime.preprocess import TextSettings
+
+LOGITS_PER_CHUNK = 4_000_000
+"""Logits of a decoder call, which the vocabulary size multiplies; they take memory."""
+
+
+def score_captions(
+    decoder: Decoder,
+    image_tokens: Float32[np.ndarray, "N Q C"],
+    tokens: Int64[np.ndarray, "M T"],
+    text: TextSettings,
+    *,
+    vocab_size: int,
+) -> Float32[np.ndarray, "N M"]:
+    """Compute the log-probability of each text for each image, in nats.
+
+    It is the sum over the text tokens and [EOS], as in `coca.model.generation.scoring`.
+    """
+    rows = [row[: _labels(row, text)] for row in tokens]
+    scores = np.zeros((len(image_tokens), len(rows)), np.float32)
+    for index, seen in enumerate(image_tokens):
+        image = decoder.read_image(seen[None])
+        for group in _groups(list(map(len, rows)), max(1, LOGITS_PER_CHUNK // vocab_size)):
+            ids = [rows[text_index] for text_index in group]
+            lengths = [len(row) for row in ids]
+            starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
+            places = np.arange(sum(lengths))
+            mask = (places <= places[:, None]) & (places >= starts[:, None])
+            logits, _ = decoder.step(
+                np.concatenate(ids)[None],
+                (places - starts)[None],
+                mask[None],
+                image,
+                decoder.no_cache(1),
+            )
+            # The target of a position is the next token.
+            targets = np.concatenate([tokens[one, 1 : len(rows[one]) + 1] for one in group])
+            log_ps = log_softmax(logits[0])[places, targets]
+            # Padding is no label, even where its id is also that of a text token.
+            log_ps = np.where(targets == text.pad_id, 0, log_ps)
+            scores[index, group] = np.add.reduceat(log_ps, np.cumsum([0, *lengths[:-1]]))
+    return scores
+
+
+def scored_lengths(tokens: Int64[np.ndarray, "M T"], text: TextSettings) -> Int64[np.ndarray, " M"]:
+    """Count the scored tokens of each text: its text tokens and [EOS]."""
+    return np.array(
+        [(row[1 : _labels(row, text) + 1] != text.pad_id).sum() for row in tokens], np.int64
+    )
+
+
+def _labels(row: Int64[np.ndarray, " T"], text: TextSettings) -> int:
+    """Return the number of positions before [EOS], which all predict a token."""
+    return int((row == text.eos_id).argmax())
+
+
+def _groups(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Split texts into groups of at most `limit` tokens; a group has at least one text."""
+    group: list[int] = []
+    size = 0
+    for index, length in enumerate(lengths):
+        if group and size + length > limit:
+            yield group
+            group, size = [], 0
+        group.append(index)
+        size += length
+    if group:
+        yield group

@@ -1,0 +1,63 @@
+"""Preprocessing without torch: pixels near those of torch, and equal token ids."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import ConfigError, ModelError
+from coca.inference.loading import load
+from coca.processing.image import ImageConfig, ImageTransform
+from coca.processing.processor import Processor
+from coca.release.onnx.export import image_settings
+from coca.release.onnx.gates import MAX_PIXEL_DIFFERENCE
+from coca.runtime.preprocess import TextTokens, settings_from, square
+from tiny_graphs import settings
+from tiny_model import write_model
+
+SIZES = ((40, 64), (64, 40), (9, 9), (300, 7))
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad", "shortest"])
+@pytest.mark.parametrize("changes", [{}, {"interpolation": "bilinear"}, {"trim": True}])
+def test_pixels_are_near_those_of_torch(resize: Any, changes: dict[str, Any]) -> None:
+    config = ImageConfig(image_size=16, resize=resize, **changes)
+    transform = ImageTransform(config)
+    for seed, size in enumerate(SIZES):
+        image = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+        image[:2] = image[:, :2] = 255
+        expected = transform.square(transform.read(image)).numpy().astype(int)
+        found = square(image, image_settings(config))
+        assert np.abs(found - expected).max() <= MAX_PIXEL_DIFFERENCE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "model")
+
+
+def test_token_ids_equal_those_of_the_processor(folder: Path) -> None:
+    predictor, processor = load(folder, prepack=False), Processor.load(folder)
+    tokens = TextTokens(folder / "tokenizer.json", settings(predictor.model, processor))
+    texts = ["A red car", "", "[EOS] is text", "the cat sat on the mat " * 9, "Ünïcode ☃"]
+    expected, found = processor.texts(texts).numpy(), tokens.encode(texts)
+    assert (found == expected[:, : found.shape[1]]).all()
+    assert not expected[:, found.shape[1] :].any()
+    for text in texts[:2]:
+        assert tokens.encode_prompt(text) == processor.tokenizer.encode_prompt(text)
+        ids = processor.tokenizer.encode_prompt(text)
+        assert tokens.decode(ids) == processor.tokenizer.decode(ids).strip()
+
+
+def test_a_prompt_that_fills_the_context_is_an_error(folder: Path) -> None:
+    predictor = load(folder, prepack=False)
+    tokens = TextTokens(folder / "tokenizer.json", settings(predictor.model, predictor.processor))
+    with pytest.raises(ConfigError, match="leaves no room for new tokens"):
+        tokens.encode_prompt("the cat sat on the mat " * 9)
+
+
+@pytest.mark.parametrize("content", [[], {"image": {}, "text": {}}, {"image": {"size": 3}}])
+def test_sections_with_other_fields_are_an_error(content: Any) -> None:
+    with pytest.raises(ModelError, match="does not describe the inputs"):
+        settings_from(content, Path("preprocess.json"))
