@@ -177,8 +177,11 @@ def _scores(task: dict[str, Any]) -> ResultTable:
     code = record["code"]
     if code is not None:
         note += f", {commit_shown(code)}"
+    # A path of this machine is no name.
+    name = task["config"]["data"]["name"]
+    of = f" of {name}" if name else ""
     return ResultTable(
-        f"{task['task']} on {task['samples']:,} samples",
+        f"{task['task']} on {task['samples']:,} samples{of}",
         ("score", "value", "by chance"),
         rows,
         note,
