@@ -31,6 +31,7 @@ from coca.cli import (
     index,
     predict,
     search,
+    serve,
     train,
     uses,
     weights,
@@ -92,6 +93,7 @@ app.command(rich_help_panel=_MODELS)(weights.export)
 app.command(rich_help_panel=_SEARCH)(index.index)
 app.command(rich_help_panel=_SEARCH)(embed_shards.embed_shards)
 app.command(rich_help_panel=_SEARCH)(search.search)
+app.command(rich_help_panel=_SEARCH)(serve.serve)
 app.command(rich_help_panel=_SEARCH)(uses.recommend)
 app.command(rich_help_panel=_SEARCH)(uses.mine)
 app.command(rich_help_panel=_SEARCH)(uses.duplicates)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from coca.core.errors import SearchError
+from coca.core.errors import ArgumentError, SearchError
 from coca.core.extras import require
 from coca.search.index_params.capabilities import capabilities_of
 from coca.search.milvus.change_log import Journal
@@ -154,11 +154,11 @@ class Connection:
             if error.code == _UNREACHABLE:
                 sentence = f"no Milvus answers at {self.uri}: {reason}"
             elif filter and _blames_filter(error.code, str(error.message)):
-                sentence = (
+                raise ArgumentError(
                     f"Milvus does not understand the filter {filter!r}: {reason}; "
                     "fields are id, path, caption, caption_source, album, tags, width, height, "
                     'time and metadata["KEY"]'
-                )
+                ) from error
             else:
                 sentence = f"Milvus at {self.uri} could not {doing}: {reason}"
             raise SearchError(sentence) from error

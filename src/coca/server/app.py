@@ -1,0 +1,51 @@
+"""FastAPI application of the service."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.staticfiles import StaticFiles
+
+from coca import __version__
+from coca.server.errors import add_error_handlers
+from coca.server.routes import items, operations, search
+from coca.server.service import Service
+from coca.server.settings import ServerSettings
+
+PAGE = Path(__file__).parent / "page"
+"""Folder of the web page; it is served if it has an `index.html`."""
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def create_app(service: Service, settings: ServerSettings) -> FastAPI:
+    """Build the application; it does not close the service.
+
+    Args:
+        service: Open collections and model.
+        settings: Settings of the service.
+    """
+    app = FastAPI(title="coca", version=__version__, docs_url=None, redoc_url=None)
+    app.state.service = service
+    add_error_handlers(app)
+
+    @app.middleware("http")
+    async def _add_headers(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        response = await call_next(request)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    for part in (operations, search, items):
+        app.include_router(part.router)
+    if (PAGE / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    return app

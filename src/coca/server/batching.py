@@ -1,0 +1,111 @@
+"""Micro-batching: requests of many clients share one call of the model."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from coca.server.errors import ServiceError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RETRY_AFTER_S = 1
+"""Advised wait of a client whose request found a full queue, in seconds."""
+
+
+class Batcher(Generic[T, R]):
+    """Collects items of several threads into batches, bounded by size and by time.
+
+    A thread of its own calls the model. While it works, further items queue up, so that the batches
+    grow with the load. An item that arrives at an idle model waits for at most `wait_s`.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[T]], Sequence[R]],
+        *,
+        max_batch: int,
+        wait_s: float,
+        queue_size: int,
+        observe: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            run: Computes the results of a batch, in its order.
+            max_batch: Maximum number of items of a batch, at least 1.
+            wait_s: Maximum time that an item waits for others, in seconds.
+            queue_size: Maximum number of waiting items.
+            observe: Called with the size of each batch.
+        """
+        self._run = run
+        self._max_batch = max_batch
+        self._wait_s = wait_s if max_batch > 1 else 0.0
+        self._observe = observe
+        self._queue: queue.Queue[tuple[T, Future[R]] | None] = queue.Queue(queue_size)
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Number of waiting items."""
+        return self._queue.qsize()
+
+    def map(self, items: Sequence[T]) -> list[R]:
+        """Compute the results of some items, in batches with the items of other threads.
+
+        Raises:
+            ServiceError: The queue is full (status 503).
+        """
+        futures = [self._submit(item) for item in items]
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """Finish the queued items and end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _submit(self, item: T) -> "Future[R]":
+        future: Future[R] = Future()
+        try:
+            self._queue.put_nowait((item, future))
+        except queue.Full:
+            raise ServiceError(
+                f"the service is overloaded: {self._queue.maxsize} items wait already",
+                status=503,
+                code="overloaded",
+                retry_after_s=RETRY_AFTER_S,
+            ) from None
+        return future
+
+    def _work(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            self._observe(len(batch))
+            try:
+                results = self._run([item for item, _ in batch])
+            except BaseException as error:
+                for _, future in batch:
+                    future.set_exception(error)
+                continue
+            for (_, future), result in zip(batch, results, strict=True):
+                future.set_result(result)
+
+    def _next_batch(self) -> list[tuple[T, "Future[R]"]] | None:
+        """Wait for a first item, then take what arrives in time; None ends the thread."""
+        first = self._queue.get()
+        if first is None:
+            return None
+        batch, deadline = [first], time.monotonic() + self._wait_s
+        with suppress(queue.Empty):
+            while len(batch) < self._max_batch:
+                left = deadline - time.monotonic()
+                item = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
+                if item is None:
+                    self._queue.put(None)
+                    break
+                batch.append(item)
+        return batch

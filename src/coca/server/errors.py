@@ -1,0 +1,90 @@
+"""HTTP status and body of each error, `{"error": {"message", "type", "code"}}` as of OpenAI."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from coca.core.errors import ArgumentError, CocaError, ConfigError, DataError, StorageError
+
+logger = logging.getLogger(__name__)
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class ServiceError(CocaError):
+    """A request that the service rejects, with its HTTP status.
+
+    Attributes:
+        status: HTTP status code.
+        code: Short slug for programs.
+        retry_after_s: Value of the header `Retry-After`, in seconds; None: no such header.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, code: str, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+def status_of(error: CocaError) -> tuple[int, str]:
+    """Map an error to its HTTP status and code."""
+    match error:
+        case ServiceError():
+            return error.status, error.code
+        case DataError(reason="too_large"):
+            return 413, "too_large"
+        case DataError():
+            return 422, error.reason
+        case ArgumentError() | ConfigError():
+            return 400, "invalid_argument"
+        case StorageError():
+            return 507, "insufficient_storage"
+    return 500, "failed"
+
+
+def error_body(message: str, status: int, code: str) -> dict[str, Any]:
+    """Build the body of an error response."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "code": code}}
+
+
+def error_response(error: CocaError) -> JSONResponse:
+    """Build the response to an error of the package."""
+    status, code = status_of(error)
+    headers = {}
+    if isinstance(error, ServiceError) and error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error_body(str(error), status, code), status, headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error in one form."""
+
+    @app.exception_handler(CocaError)
+    async def _coca_error(request: Request, error: CocaError) -> JSONResponse:
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        return JSONResponse(error_body("; ".join(faults), 422, "invalid_request"), 422)
+
+    @app.exception_handler(HTTPException)
+    async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+        body = error_body(str(error.detail), error.status_code, "http_error")
+        return JSONResponse(jsonable_encoder(body), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return JSONResponse(error_body("the service failed; see its log", 500, "failed"), 500)

@@ -1,0 +1,55 @@
+"""Images of requests: data URIs, regions, and what the decoder makes of them."""
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+
+from coca.core.errors import ConfigError
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom of a region, in fractions of width and height, 0 to 1."""
+
+_DATA_URI = re.compile(r"data:([\w.+/-]*)(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII)
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """A decoded image at the model's input size."""
+
+    square: UInt8[np.ndarray, "S S 3"]
+    """Pixels as the processor of the model resizes them, 0 to 255."""
+    width: int
+    """Width of the upright image, in pixels."""
+    height: int
+    time: int
+    """Time of capture, in seconds since 1970; 0 if unknown."""
+    format: str
+    """Name of the format, such as `PNG`."""
+
+
+def read_data_uri(uri: str) -> bytes:
+    """Decode a data URI, or plain base64, to bytes.
+
+    Raises:
+        ConfigError: It is a URL, or not valid base64.
+    """
+    if found := _DATA_URI.match(uri):
+        if not found[2]:
+            raise ConfigError("a data URI must be base64: data:image/png;base64,...")
+        uri = uri[found.end() :]
+    elif "://" in uri[:32]:
+        raise ConfigError(
+            f"an image must be a data URI such as data:image/png;base64,..., got {uri[:60]!r}; "
+            "this service fetches no URLs"
+        )
+    try:
+        return base64.b64decode(uri, validate=True)
+    except (binascii.Error, ValueError):
+        raise ConfigError(
+            f"an image must be a data URI such as data:image/png;base64,..., got {uri[:40]!r}"
+        ) from None

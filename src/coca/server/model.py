@@ -1,0 +1,135 @@
+"""Served model: a predictor whose calls are batched, and whose images are decoded elsewhere."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from coca.core.errors import DataError
+from coca.inference.captioning import Caption
+from coca.inference.head_inference import Prediction
+from coca.inference.predictor import Predictor
+from coca.server.batching import Batcher
+from coca.server.decoding import Decoder, as_tensor
+from coca.server.images import Box, DecodedImage
+from coca.server.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class ImageRegion:
+    """Region of an encoded image, as an input of the model."""
+
+    data: bytes
+    box: Box
+
+
+class ServedModel:
+    """Model of the service: an `Embedder` and a `CaptionScorer` for search engines.
+
+    Embeddings of all clients are batched. One call of the model runs at a time, since each one uses
+    all cores.
+    """
+
+    def __init__(self, predictor: Predictor, decoder: Decoder, settings: ServerSettings) -> None:
+        """Wrap a loaded model and start the threads that call it."""
+        self.predictor = predictor
+        self.decoder = decoder
+        self._lock = threading.Lock()
+        limits: dict[str, Any] = {
+            "max_batch": settings.max_batch,
+            "wait_s": settings.batch_wait_ms / 1_000,
+            "queue_size": settings.queue_size,
+        }
+        self.texts: Batcher[str, Float32[np.ndarray, " E"]] = Batcher(self._embed_texts, **limits)
+        self.images: Batcher[DecodedImage, Float32[np.ndarray, " E"]] = Batcher(
+            self._embed_images, **limits
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifier of the model."""
+        return self.predictor.fingerprint
+
+    @property
+    def embed_dim(self) -> int:
+        """Size of a vector."""
+        return self.predictor.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor that turns cosines into logits."""
+        return self.predictor.logit_scale
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
+        """Embed texts as vectors of length 1."""
+        return self._stacked(self.texts.map(texts))
+
+    def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
+        """Embed encoded images, regions or decoded images as vectors of length 1.
+
+        Raises:
+            DataError: An image cannot be decoded.
+        """
+        return self._stacked(self.images.map([self._decoded(image) for image in images]))
+
+    def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
+        """Compute log p(text | image) of all pairs, in nats."""
+        squares = self._squares(images)
+        with self._lock:
+            return self.predictor.score(squares, texts)
+
+    def caption(self, images: Sequence[Any], **options: Any) -> list[Caption]:
+        """Generate a caption for each image; see `Predictor.caption`."""
+        squares = self._squares(images)
+        with self._lock:
+            return self.predictor.caption(squares, **options)
+
+    def classify(
+        self, images: Sequence[Any], labels: Sequence[str], *, templates: Sequence[str]
+    ) -> list[list[Prediction]]:
+        """Rank labels by probability for each image; see `Predictor.classify`."""
+        squares = self._squares(images)
+        with self._lock:
+            return self.predictor.classify(squares, labels, templates=templates)
+
+    def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
+        """Rank the answers of the model's head; see `Predictor.answer`."""
+        squares = self._squares(images)
+        with self._lock:
+            return self.predictor.answer(squares, questions)
+
+    def close(self) -> None:
+        """End the threads and the decoder."""
+        self.texts.close()
+        self.images.close()
+        self.decoder.close()
+
+    def _embed_texts(self, texts: Sequence[str]) -> list[Float32[np.ndarray, " E"]]:
+        with self._lock:
+            return list(self.predictor.embed_texts(texts))
+
+    def _embed_images(self, images: Sequence[DecodedImage]) -> list[Float32[np.ndarray, " E"]]:
+        with self._lock:
+            return list(self.predictor.embed_prepared([as_tensor(image) for image in images]))
+
+    def _squares(self, images: Sequence[Any]) -> list[np.ndarray]:
+        return [self._decoded(image).square for image in images]
+
+    def _decoded(self, image: Any) -> DecodedImage:
+        match image:
+            case DecodedImage():
+                return image
+            case bytes():
+                return self.decoder.decode(image)
+            case ImageRegion():
+                return self.decoder.decode(image.data, image.box)
+        raise DataError(
+            f"an image of the service must be encoded bytes, got {type(image).__name__}",
+            reason="unsupported",
+        )
+
+    def _stacked(self, rows: list[np.ndarray]) -> np.ndarray:
+        return np.stack(rows) if rows else np.zeros((0, self.embed_dim), np.float32)

@@ -1,0 +1,86 @@
+"""Bodies of `/v1/caption`, `/v1/answer` and `/v1/classify`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from coca.server.schemas.shared import (
+    MAX_TEXT,
+    Body,
+    CollectionName,
+    ImageReference,
+    Text,
+)
+
+
+class CaptionRequest(ImageReference):
+    """An image to caption."""
+
+    collection: CollectionName = None
+    prompt: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    num_beams: Annotated[int, Field(ge=1, le=16)] | None = None
+    num_return_sequences: Annotated[int, Field(ge=1, le=16)] = 1
+    max_new_tokens: Annotated[int, Field(ge=1, le=512)] | None = None
+    attention: bool = False
+    """Compute a cross-attention map for each word of the best caption."""
+
+
+class WordMap(Body):
+    """Cross-attention of one word: rows of a grid over the image, which sum to 1."""
+
+    word: str
+    grid: list[list[float]]
+
+
+class GeneratedCaption(Body):
+    """A generated caption."""
+
+    text: str
+    completion: str
+    """The generated text without the prompt."""
+    score: float
+    """Log-probability, in nats."""
+
+
+class CaptionResponse(Body):
+    """Captions, best first."""
+
+    captions: list[GeneratedCaption]
+    attention: list[WordMap] | None = None
+
+
+class AnswerRequest(ImageReference):
+    """A question about an image."""
+
+    collection: CollectionName = None
+    question: Text
+    limit: Annotated[int, Field(ge=1, le=100)] = 5
+
+
+class ScoredLabel(Body):
+    """A label or an answer with its probability."""
+
+    label: str
+    probability: float
+
+
+class AnswerResponse(Body):
+    """Answers, best first."""
+
+    answers: list[ScoredLabel]
+    method: Literal["head", "generation"]
+    """Classifier of the model's head, or generation with the question as prompt."""
+
+
+class ClassifyRequest(ImageReference):
+    """An image and the labels to choose from."""
+
+    collection: CollectionName = None
+    labels: Annotated[list[Text], Field(min_length=1, max_length=1_000)]
+    templates: Annotated[list[Text], Field(min_length=1, max_length=100)] = ["{}"]
+
+
+class ClassifyResponse(Body):
+    """Labels, most probable first."""
+
+    labels: list[ScoredLabel]

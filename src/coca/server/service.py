@@ -1,0 +1,217 @@
+"""Service: the open collections, the served model and the images of items."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coca.core.errors import ConfigError, DataError
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.search.milvus.collection import Collection
+from coca.search.query.engine import SearchEngine
+from coca.search.query.originals import read_original
+from coca.search.records import Record
+from coca.server.catalog import Catalog
+from coca.server.decoding import Decoder, InProcessDecoder
+from coca.server.errors import ServiceError
+from coca.server.images import read_data_uri
+from coca.server.model import ImageRegion, ServedModel
+from coca.server.schemas.shared import ImageReference
+from coca.server.settings import ServerSettings
+from coca.server.thumbnails import Thumbnails
+from coca.workflows.collections.collection_model import lasting_name, model_of
+from coca.workflows.collections.image_resolver import ImageResolver
+
+
+@dataclass
+class ServedCollection:
+    """An open collection with its search engine."""
+
+    name: str
+    index: Collection
+    engine: SearchEngine
+    catalog: Catalog
+
+    def record(self, id: str) -> Record:
+        """Read an item.
+
+        Raises:
+            ServiceError: There is no such item (status 404).
+        """
+        record = self.index.get([id]).get(id)
+        if record is None:
+            raise ServiceError(
+                f"there is no item {id!r} in collection {self.name!r}",
+                status=404,
+                code="no_such_item",
+            )
+        return record
+
+
+class Service:
+    """State of the running service, shared by all requests; thread-safe."""
+
+    def __init__(
+        self,
+        collections: Sequence[Collection],
+        predictor: Predictor,
+        settings: ServerSettings,
+        *,
+        decoder: Decoder | None = None,
+    ) -> None:
+        """Join open collections to the model that filled them; `close` ends the threads.
+
+        Raises:
+            SearchError: A collection was filled by another model.
+        """
+        self.settings = settings
+        self.decoder = decoder or InProcessDecoder(
+            predictor.processor.image, max_pixels=settings.max_pixels
+        )
+        self.model = ServedModel(predictor, self.decoder, settings)
+        self.thumbnails = Thumbnails(settings.thumbnails, self.decoder)
+        self._resolvers = threading.local()
+        self.collections = {
+            index.info.collection: ServedCollection(
+                index.info.collection,
+                index,
+                SearchEngine(self.model, index, image_reader=self._resolver),
+                Catalog(index),
+            )
+            for index in collections
+        }
+
+    def original(self, record: Record) -> bytes:
+        """Read the encoded image of an item.
+
+        Raises:
+            ServiceError: No path of the item has its image any more (status 404).
+        """
+        try:
+            return read_original(record, self._resolver())
+        except DataError as error:
+            raise ServiceError(
+                f"the image of item {record.id!r} cannot be read any more",
+                status=404,
+                code="no_such_image",
+            ) from error
+
+    def close(self) -> None:
+        """End the threads of the model."""
+        self.model.close()
+
+    def _resolver(self) -> ImageResolver:
+        """Return the resolver of this thread, which keeps its last tar or video open."""
+        if not hasattr(self._resolvers, "own"):
+            self._resolvers.own = ImageResolver()
+        resolver: ImageResolver = self._resolvers.own
+        return resolver
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """What a request may use: some collections, in the order of the key."""
+
+    service: Service
+    names: tuple[str, ...]
+    name: str = ""
+    """Name of the key in logs and metrics; empty without keys."""
+    writable: bool = True
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    def collection(self, name: str | None) -> ServedCollection:
+        """Return a collection of the key; by default its first one.
+
+        Raises:
+            ServiceError: The key has no such collection (status 404).
+        """
+        name = self.names[0] if name is None and self.names else name
+        if name not in self.names:
+            # Also for collections of others, whose existence stays unknown.
+            raise ServiceError(
+                f"there is no collection {name!r}", status=404, code="no_such_collection"
+            )
+        return self.service.collections[name]
+
+    def image(self, reference: ImageReference, collection: str | None) -> bytes | ImageRegion:
+        """Read the image that a request refers to.
+
+        Raises:
+            ServiceError: There is no such item, or its image cannot be read (status 404).
+            ConfigError: There is no image, or it is no data URI.
+        """
+        if reference.image is not None:
+            data = read_data_uri(reference.image)
+        elif reference.id is not None:
+            record = self.collection(collection).record(reference.id)
+            data = self.service.original(record)
+        else:
+            raise ConfigError("an image is missing: give image as a data URI, or the id of an item")
+        box = reference.region
+        return data if box is None else ImageRegion(data, (box[0], box[1], box[2], box[3]))
+
+
+@contextmanager
+def open_service(
+    uri: str,
+    collections: Sequence[str],
+    settings: ServerSettings,
+    *,
+    token: str = "",
+    model: Predictor | str | Path | None = None,
+    device: str | None = None,
+    create: bool = False,
+) -> Iterator[Service]:
+    """Open collections together with the model that filled them, and close them at the end.
+
+    Args:
+        uri: Path that ends in `.db`, or address of a Milvus server.
+        collections: Names of the collections; all are of one model.
+        settings: Settings of the service.
+        token: `"user:password"` or an API key, if the server requires one.
+        model: A loaded model, a folder or a name; default: the model of the first collection.
+        device: Torch device of a model that is loaded; see `coca.load`.
+        create: Create missing collections; then `model` is required.
+
+    Raises:
+        SearchError: A collection is missing, or was filled by another model.
+        ModelError: The model cannot be loaded.
+        ConfigError: No collection is named, or `create` is set without a model.
+    """
+    if not collections:
+        raise ConfigError("there is no collection to serve: name at least one")
+    with ExitStack() as stack:
+        if create:
+            if model is None:
+                raise ConfigError("a model must be named to create collections: pass --model")
+            predictor = model if isinstance(model, Predictor) else load(model, device=device)
+            opened = [
+                stack.enter_context(
+                    Collection.open(
+                        uri,
+                        name,
+                        token=token,
+                        embed_dim=predictor.embed_dim,
+                        fingerprint=predictor.fingerprint,
+                        model=lasting_name(predictor),
+                        create=True,
+                    )
+                )
+                for name in collections
+            ]
+        else:
+            # The collections are opened first: that is fast, and its errors are raised at once.
+            opened = [
+                stack.enter_context(Collection.open(uri, name, token=token)) for name in collections
+            ]
+            predictor = (
+                model
+                if isinstance(model, Predictor)
+                else load(model or model_of(opened[0].info), device=device)
+            )
+        service = Service(opened, predictor, settings)
+        stack.callback(service.close)
+        yield service

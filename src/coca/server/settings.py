@@ -1,0 +1,33 @@
+"""Settings of the service: address, limits, batching and folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Interval
+
+from coca.core.config_base import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings(Config):
+    """Settings of the service; the command `coca serve` has an option for each."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Another address than loopback requires keys."""
+    port: Annotated[int, Interval(ge=0, le=65_535)] = 8000
+    """TCP port; 0 chooses a free port."""
+    max_batch: Annotated[int, Ge(1)] = 32
+    """Maximum number of texts or images of one batch; 1 switches batching off."""
+    batch_wait_ms: Annotated[float, Interval(ge=0, le=1_000)] = 2.0
+    """Maximum time that the first query of a batch waits for further queries, in milliseconds."""
+    queue_size: Annotated[int, Ge(1)] = 512
+    """Maximum number of waiting texts or images; further requests get status 503."""
+    max_body_mb: Annotated[float, Gt(0)] = 48.0
+    """Maximum size of a request body, in MB; a larger body gets status 413."""
+    max_pixels: Annotated[int, Ge(1)] = 50_000_000
+    """Maximum number of pixels of an image in a request."""
+    thumbnails: Path | None = None
+    """Folder of the thumbnail cache. Default: thumbnails in the user's cache folder."""
+    uploads: Path | None = None
+    """Folder that keeps uploaded images. Default: the URI with `.uploads` appended."""

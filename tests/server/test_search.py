@@ -1,0 +1,168 @@
+import io
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from coca.inference.predictor import Predictor
+from coca.search.query.engine import SearchEngine
+from coca.search.query.query_terms import Term
+from coca.search.records import content_id
+from coca.server.service import Service
+from server_client import data_uri, ids
+
+
+def test_a_text_finds_what_the_search_engine_finds(client: TestClient, service: Service) -> None:
+    body = client.post("/v1/search", json={"text": "a red car", "limit": 4}).json()
+    engine = service.collections["pictures"].engine
+    assert [(hit["id"], hit["score"]) for hit in body["hits"]] == [
+        (hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in engine.search("a red car", k=4)
+    ]
+
+
+def test_an_image_finds_itself_with_the_cosine_1(client: TestClient, images: list[bytes]) -> None:
+    for image in (data_uri(images[2]), data_uri(images[2]).partition(",")[2]):
+        hits = client.post("/v1/search", json={"image": image}).json()["hits"]
+        assert hits[0]["id"] == content_id(images[2])
+        assert hits[0]["score"] == pytest.approx(1, abs=1e-4)
+
+
+def test_an_item_finds_others_and_not_itself(
+    client: TestClient, service: Service, images: list[bytes]
+) -> None:
+    id = content_id(images[0])
+    engine = service.collections["pictures"].engine
+    assert ids(client, {"id": id, "limit": 4}) == [hit.id for hit in engine.similar(id, k=4)]
+
+
+def test_a_region_equals_the_cropped_image(client: TestClient, images: list[bytes]) -> None:
+    with Image.open(io.BytesIO(images[1])) as image:
+        stream = io.BytesIO()
+        image.crop((6, 0, 24, 12)).save(stream, "PNG")
+    cropped = client.post("/v1/search", json={"image": data_uri(stream.getvalue())}).json()
+    for source in ({"image": data_uri(images[1])}, {"id": content_id(images[1])}):
+        found = client.post("/v1/search", json={**source, "region": [0.25, 0, 1, 0.5]}).json()
+        assert [hit["id"] for hit in found["hits"]] == [hit["id"] for hit in cropped["hits"]]
+        assert [hit["score"] for hit in found["hits"]] == pytest.approx(
+            [hit["score"] for hit in cropped["hits"]], abs=1e-5
+        )
+
+
+def test_examples_are_the_terms_of_the_search_engine(
+    client: TestClient, service: Service, images: list[bytes]
+) -> None:
+    body = {
+        "positive": [{"text": "a red car", "weight": 2}, {"id": content_id(images[3])}],
+        "negative": [{"text": "two dogs play", "weight": 0.5}],
+    }
+    engine = service.collections["pictures"].engine
+    vector = engine.index.get([content_id(images[3])])[content_id(images[3])].vector
+    terms = [
+        Term(text="a red car", weight=2.0),
+        Term(vector=vector),
+        Term(text="two dogs play", weight=-0.5),
+    ]
+    assert ids(client, body) == [hit.id for hit in engine.search(terms=terms, k=50)]
+
+
+def test_pages_are_parts_of_one_list(client: TestClient) -> None:
+    for query in ({}, {"text": "a cat"}, {"text": "a cat", "text_weight": 0.5}):
+        whole = ids(client, query)
+        assert len(whole) == 6
+        for start in (0, 2, 4):
+            page = ids(client, {**query, "offset": start, "limit": 2})
+            assert page == whole[start : start + 2]
+
+
+def test_without_a_query_all_items_are_listed_newest_first(client: TestClient) -> None:
+    body = client.post("/v1/search", json={}).json()
+    assert body["total"] == 6
+    assert [hit["taken_at"][:4] for hit in body["hits"]] == [str(2025 - age) for age in range(6)]
+    assert {hit["score"] for hit in body["hits"]} == {None}
+
+
+@pytest.mark.parametrize("query", [{}, {"text": "a cat"}])
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"filter": 'metadata["year"] >= 4'},
+        {"where": [{"field": "metadata.year", "operator": ">=", "value": 4}]},
+        {"where": [{"field": "time", "operator": ">", "value": 1_700_000_000}]},
+    ],
+)
+def test_filters_and_conditions_keep_the_same_items(
+    client: TestClient, images: list[bytes], query: dict[str, object], scope: dict[str, object]
+) -> None:
+    assert set(ids(client, {**query, **scope})) == {content_id(images[4]), content_id(images[5])}
+
+
+def test_tags_are_conditions(client: TestClient, images: list[bytes]) -> None:
+    scope = {"where": [{"field": "tags", "operator": "has all", "value": ["t1"]}]}
+    assert set(ids(client, scope)) == {content_id(image) for image in images[1::2]}
+
+
+def test_reranked_hits_have_a_likelihood(client: TestClient, service: Service) -> None:
+    body = {"text": "a red car", "rerank": 3, "limit": 4}
+    hits = client.post("/v1/search", json=body).json()["hits"]
+    known = [hit["log_likelihood"] is not None for hit in hits]
+    assert known == [True] * 3 + [False]
+    engine: SearchEngine = service.collections["pictures"].engine
+    expected = engine.search("a red car", k=4, rerank=3)
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+
+
+def test_a_hit_has_its_metadata_and_a_thumbnail(client: TestClient, images: list[bytes]) -> None:
+    hit = client.post("/v1/search", json={"image": data_uri(images[1])}).json()["hits"][0]
+    assert (hit["width"], hit["height"], hit["tags"]) == (24, 24, ["t1"])
+    assert (hit["name"], hit["caption"]) == ("1.png", "a red car number 1")
+    assert hit["metadata"] == {"year": 1}
+    small = client.get(hit["thumbnail"])
+    assert small.headers["content-type"] == "image/jpeg"
+    with Image.open(io.BytesIO(small.content)) as image:
+        assert image.size == (24, 24)
+    assert client.get(hit["original"]).content == images[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "part"),
+    [
+        ({"text": ""}, 422, "text"),
+        ({"txt": "cat"}, 422, "txt"),
+        ({"text": "cat", "limit": 0}, 422, "limit"),
+        ({"image": "data:image/png;base64,AAAA"}, 422, "not a"),
+        ({"image": "http://127.0.0.1/a.png"}, 400, "fetches no URLs"),
+        ({"image": "data:image/png,AAAA"}, 400, "base64"),
+        ({"id": "nosuch"}, 404, "nosuch"),
+        ({"text": "cat", "region": [0, 0, 1, 1]}, 422, "region needs"),
+        ({"id": "x", "region": [0.5, 0, 0.5, 1]}, 422, "x0 < x1"),
+        ({"negative": [{"text": "cat"}]}, 400, "positive"),
+        ({"text": "cat", "filter": "width >"}, 400, "width >"),
+        ({"text": "cat", "filter": 'id == "a'}, 400, "quote"),
+        ({"text": "cat", "where": [{"field": "origin", "value": 1}]}, 400, "origin"),
+        ({"text": "cat", "collection": "secret"}, 404, "secret"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(
+    client: TestClient, body: dict[str, object], status: int, part: str
+) -> None:
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == status, answer.text
+    assert part in answer.json()["error"]["message"]
+
+
+def test_vectors_of_the_service_are_those_of_the_model(
+    service: Service, predictor: Predictor, images: list[bytes]
+) -> None:
+    texts = ["a cat", "two dogs play"]
+    assert np.allclose(service.model.embed_texts(texts), predictor.embed_texts(texts), atol=1e-5)
+    both = service.model.embed_images(images), predictor.embed_images(images)
+    assert np.allclose(*both, atol=1e-5)
+
+
+def test_collections_are_listed(client: TestClient) -> None:
+    listed = client.get("/v1/collections").json()
+    assert [(one["name"], one["count"]) for one in listed["collections"]] == [
+        ("pictures", 6),
+        ("others", 1),
+    ]
