@@ -61,5 +61,6 @@ def service(uri: str, predictor: Predictor, settings: ServerSettings) -> Iterato
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[TestClient]:
-    with TestClient(create_app(service, service.settings)) as opened:
+    app = create_app(service, service.settings)
+    with TestClient(app, base_url="http://localhost") as opened:
         yield opened

@@ -1,6 +1,7 @@
 """Command `coca serve`: a REST service over collections, and its web page."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from coca.cli import defaults
 from coca.cli.console import Console
 from coca.cli.option_groups import Group, grouped
+from coca.core.errors import ConfigError
 from coca.server.settings import ServerSettings
 
 
@@ -33,19 +35,41 @@ def serve(
     model: defaults.Model = None,
     device: defaults.Device = None,
     token: defaults.Token = "",
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys",
+            metavar="FILE",
+            help="JSON file of bearer keys: key -> name, collections, rate (requests per second), "
+            "quota (requests per day), writable. Keys for all collections may also be in "
+            "COCA_API_KEYS, comma-separated.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[ServerSettings, Group(panel="Service")],
 ) -> None:
     """Serve collections over HTTP: search, items, captions, embeddings, and a web page.
 
     One process holds a collection of Milvus Lite, so `coca index` must end before. Stop the service
-    by Ctrl-C.
+    by Ctrl-C. Without keys, only requests from this machine are answered.
     """
     console = Console.current(json=False)
     from coca.core.extras import require
 
     require("fastapi", extra="serve")
+    from coca.server.keys import read_keys
+    from coca.server.limits import is_loopback
     from coca.server.run import run
     from coca.server.service import open_service
+
+    ring = read_keys(os.environ.get("COCA_API_KEYS", ""), keys)
+    if not ring and not is_loopback(settings.host):
+        raise ConfigError(
+            f"without keys the host must be loopback, such as 127.0.0.1, got {settings.host!r}; "
+            "set COCA_API_KEYS or pass --keys"
+        )
+    if not ring:
+        console.note("no keys are set: everyone on this machine may read and write")
 
     place = defaults.index_uri(uri) if create else defaults.search_uri(uri)
     with open_service(
@@ -56,5 +80,6 @@ def serve(
         model=model or (defaults.model_name(None) if create else os.environ.get("COCA_MODEL")),
         device=device,
         create=create,
+        keys=ring,
     ) as service:
         run(service, settings, log=console.note, open_page=open_page)

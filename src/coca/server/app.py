@@ -8,7 +8,8 @@ from fastapi.staticfiles import StaticFiles
 
 from coca import __version__
 from coca.server.errors import add_error_handlers
-from coca.server.routes import items, operations, search
+from coca.server.limits import BodyLimit, LocalHostOnly
+from coca.server.routes import generation, items, mining, openai, operations, search
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
 
@@ -44,7 +45,10 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
             response.headers.setdefault(name, value)
         return response
 
-    for part in (operations, search, items):
+    app.add_middleware(BodyLimit, max_bytes=int(settings.max_body_mb * 1e6))
+    if not service.keys:
+        app.add_middleware(LocalHostOnly)
+    for part in (operations, search, items, generation, mining, openai):
         app.include_router(part.router)
     if (PAGE / "index.html").is_file():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import DataError
+from coca.inference.attention import WordMaps, explain_caption
 from coca.inference.captioning import Caption
 from coca.inference.head_inference import Prediction
 from coca.inference.predictor import Predictor
@@ -73,13 +74,19 @@ class ServedModel:
         Raises:
             DataError: An image cannot be decoded.
         """
-        return self._stacked(self.images.map([self._decoded(image) for image in images]))
+        return self._stacked(self.images.map([self.decoded(image) for image in images]))
 
     def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
         """Compute log p(text | image) of all pairs, in nats."""
         squares = self._squares(images)
         with self._lock:
             return self.predictor.score(squares, texts)
+
+    def token_probabilities(self, images: Sequence[Any], text: str) -> Float[np.ndarray, " N"]:
+        """Compute the mean probability of a token of the text for each image (geometric mean)."""
+        squares = self._squares(images)
+        with self._lock:
+            return np.exp(self.predictor.score(squares, [text], by_length=True)[:, 0])
 
     def caption(self, images: Sequence[Any], **options: Any) -> list[Caption]:
         """Generate a caption for each image; see `Predictor.caption`."""
@@ -101,6 +108,35 @@ class ServedModel:
         with self._lock:
             return self.predictor.answer(squares, questions)
 
+    @property
+    def answers_questions(self) -> bool:
+        """Whether the model has a head that reads a text."""
+        head = self.predictor.model.head
+        return head is not None and head.config.reads == "words"
+
+    def explain(self, image: DecodedImage, caption: Caption, *, prompt: str = "") -> WordMaps:
+        """Compute the cross-attention maps of a caption; see `explain_caption`."""
+        with self._lock:
+            return explain_caption(self.predictor, image.square, caption=caption, prompt=prompt)
+
+    def decoded(self, image: Any) -> DecodedImage:
+        """Decode an encoded image or a region; a decoded image is returned unchanged.
+
+        Raises:
+            DataError: It cannot be decoded.
+        """
+        match image:
+            case DecodedImage():
+                return image
+            case bytes():
+                return self.decoder.decode(image)
+            case ImageRegion():
+                return self.decoder.decode(image.data, image.box)
+        raise DataError(
+            f"an image of the service must be encoded bytes, got {type(image).__name__}",
+            reason="unsupported",
+        )
+
     def close(self) -> None:
         """End the threads and the decoder."""
         self.texts.close()
@@ -116,20 +152,7 @@ class ServedModel:
             return list(self.predictor.embed_prepared([as_tensor(image) for image in images]))
 
     def _squares(self, images: Sequence[Any]) -> list[np.ndarray]:
-        return [self._decoded(image).square for image in images]
-
-    def _decoded(self, image: Any) -> DecodedImage:
-        match image:
-            case DecodedImage():
-                return image
-            case bytes():
-                return self.decoder.decode(image)
-            case ImageRegion():
-                return self.decoder.decode(image.data, image.box)
-        raise DataError(
-            f"an image of the service must be encoded bytes, got {type(image).__name__}",
-            reason="unsupported",
-        )
+        return [self.decoded(image).square for image in images]
 
     def _stacked(self, rows: list[np.ndarray]) -> np.ndarray:
         return np.stack(rows) if rows else np.zeros((0, self.embed_dim), np.float32)

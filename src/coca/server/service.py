@@ -1,11 +1,10 @@
 """Service: the open collections, the served model and the images of items."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import load
@@ -18,10 +17,12 @@ from coca.server.catalog import Catalog
 from coca.server.decoding import Decoder, InProcessDecoder
 from coca.server.errors import ServiceError
 from coca.server.images import read_data_uri
+from coca.server.keys import KeyConfig, KeyRing
 from coca.server.model import ImageRegion, ServedModel
 from coca.server.schemas.shared import ImageReference
 from coca.server.settings import ServerSettings
 from coca.server.thumbnails import Thumbnails
+from coca.server.uploads import Uploads
 from coca.workflows.collections.collection_model import lasting_name, model_of
 from coca.workflows.collections.image_resolver import ImageResolver
 
@@ -34,6 +35,8 @@ class ServedCollection:
     index: Collection
     engine: SearchEngine
     catalog: Catalog
+    write_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held between reading and writing a record."""
 
     def record(self, id: str) -> Record:
         """Read an item.
@@ -61,18 +64,22 @@ class Service:
         settings: ServerSettings,
         *,
         decoder: Decoder | None = None,
+        keys: Mapping[str, KeyConfig] | None = None,
     ) -> None:
         """Join open collections to the model that filled them; `close` ends the threads.
 
         Raises:
             SearchError: A collection was filled by another model.
+            ConfigError: A key names a collection that is not served.
         """
         self.settings = settings
+        self.keys = KeyRing(keys or {})
         self.decoder = decoder or InProcessDecoder(
             predictor.processor.image, max_pixels=settings.max_pixels
         )
         self.model = ServedModel(predictor, self.decoder, settings)
         self.thumbnails = Thumbnails(settings.thumbnails, self.decoder)
+        self.uploads = Uploads(settings.uploads, collections[0].info.uri)
         self._resolvers = threading.local()
         self.collections = {
             index.info.collection: ServedCollection(
@@ -83,6 +90,13 @@ class Service:
             )
             for index in collections
         }
+        for key in self.keys.configs:
+            for name in key.collections:
+                if name not in self.collections:
+                    raise ConfigError(
+                        f"the key {key.name!r} names collection {name!r}, which is not served: "
+                        f"add --collection {name}"
+                    )
 
     def original(self, record: Record) -> bytes:
         """Read the encoded image of an item.
@@ -120,7 +134,7 @@ class Tenant:
     name: str = ""
     """Name of the key in logs and metrics; empty without keys."""
     writable: bool = True
-    extras: dict[str, Any] = field(default_factory=dict)
+    """Whether it may add, change and delete items."""
 
     def collection(self, name: str | None) -> ServedCollection:
         """Return a collection of the key; by default its first one.
@@ -164,6 +178,7 @@ def open_service(
     model: Predictor | str | Path | None = None,
     device: str | None = None,
     create: bool = False,
+    keys: Mapping[str, KeyConfig] | None = None,
 ) -> Iterator[Service]:
     """Open collections together with the model that filled them, and close them at the end.
 
@@ -175,6 +190,7 @@ def open_service(
         model: A loaded model, a folder or a name; default: the model of the first collection.
         device: Torch device of a model that is loaded; see `coca.load`.
         create: Create missing collections; then `model` is required.
+        keys: Key -> what it may use; none: requests need no key.
 
     Raises:
         SearchError: A collection is missing, or was filled by another model.
@@ -212,6 +228,6 @@ def open_service(
                 if isinstance(model, Predictor)
                 else load(model or model_of(opened[0].info), device=device)
             )
-        service = Service(opened, predictor, settings)
+        service = Service(opened, predictor, settings, keys=keys)
         stack.callback(service.close)
         yield service

@@ -1,13 +1,14 @@
-"""Routes `/v1/items`: read items and their images."""
+"""Routes `/v1/items`: read, add, change and delete items, and read their images."""
 
 from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Path, Query, Response
 
 from coca.server.answers import item_of
+from coca.server.changes import add_item, change_items, delete_items
 from coca.server.decoding import format_of
-from coca.server.routes.tenants import CurrentTenant
-from coca.server.schemas.items import Item
+from coca.server.routes.tenants import CurrentTenant, Writer
+from coca.server.schemas.items import Affected, Item, ItemChange, ItemChanges, ItemIds, NewItem
 from coca.server.schemas.shared import CollectionName
 from coca.server.thumbnails import SIDES
 
@@ -61,3 +62,51 @@ def item(id: Id, tenant: CurrentTenant, collection: Named = None) -> Item:
     """Return an item."""
     served = tenant.collection(collection)
     return item_of(tenant, served, served.record(id))
+
+
+@router.post("", status_code=201)
+def add(body: NewItem, tenant: Writer, response: Response) -> Item:
+    """Add an image; status 200 and the unchanged item if the collection has it already."""
+    record, new = add_item(tenant, body)
+    response.status_code = 201 if new else 200
+    return item_of(tenant, tenant.collection(body.collection), record)
+
+
+@router.put("/{id:path}", status_code=201)
+def put(id: Id, body: NewItem, tenant: Writer, response: Response) -> Item:
+    """Add an image under its id, the first 32 hex digits of the SHA-256 of its bytes."""
+    record, new = add_item(tenant, body, id=id)
+    response.status_code = 201 if new else 200
+    return item_of(tenant, tenant.collection(body.collection), record)
+
+
+@router.patch("")
+def change_many(body: ItemChanges, tenant: Writer) -> Affected:
+    """Apply the same changes to several items."""
+    changed, missing = change_items(tenant, tenant.collection(body.collection), body.ids, body)
+    return Affected(ids=[record.id for record in changed], missing=missing)
+
+
+@router.patch("/{id:path}")
+def change(id: Id, body: ItemChange, tenant: Writer, collection: Named = None) -> Item:
+    """Change caption, tags, album, time or metadata of an item."""
+    served = tenant.collection(collection)
+    served.record(id)
+    (record,), _ = change_items(tenant, served, [id], body)
+    return item_of(tenant, served, record)
+
+
+@router.post("/delete")
+def delete_many(body: ItemIds, tenant: Writer) -> Affected:
+    """Delete several items; uploaded images are deleted as well, files of folders are not."""
+    deleted, missing = delete_items(tenant, tenant.collection(body.collection), body.ids)
+    return Affected(ids=deleted, missing=missing)
+
+
+@router.delete("/{id:path}")
+def delete(id: Id, tenant: Writer, collection: Named = None) -> Affected:
+    """Delete an item."""
+    served = tenant.collection(collection)
+    served.record(id)
+    deleted, missing = delete_items(tenant, served, [id])
+    return Affected(ids=deleted, missing=missing)

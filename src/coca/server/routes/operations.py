@@ -1,6 +1,10 @@
-"""Routes of operators: `/healthz`."""
+"""Routes of operators: health, readiness, KServe v2 health, and metrics for Prometheus."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+
+from coca.server.routes.tenants import CurrentTenant
+from coca.server.service import Service
 
 router = APIRouter(tags=["operations"])
 
@@ -9,3 +13,38 @@ router = APIRouter(tags=["operations"])
 async def healthz() -> dict[str, str]:
     """Report that the process answers."""
     return {"status": "ok"}
+
+
+@router.get("/readyz")
+def readyz(request: Request) -> dict[str, str]:
+    """Report that all collections answer."""
+    service: Service = request.app.state.service
+    for served in service.collections.values():
+        served.index.count()
+    return {"status": "ready"}
+
+
+@router.get("/v2/health/live")
+async def live() -> dict[str, bool]:
+    """Report that the process answers, as KServe v2 has it."""
+    return {"live": True}
+
+
+@router.get("/v2/health/ready")
+def ready(request: Request) -> dict[str, bool]:
+    """Report that all collections answer, as KServe v2 has it."""
+    readyz(request)
+    return {"ready": True}
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(tenant: CurrentTenant) -> Response:
+    """Report the items of the key's collections and the waiting inputs, for Prometheus."""
+    registry = CollectorRegistry()
+    items = Gauge("coca_items", "Items of a collection", ["collection"], registry=registry)
+    for name in tenant.names:
+        items.labels(name).set(tenant.collection(name).index.count())
+    waiting = Gauge("coca_waiting", "Inputs that wait for the model", ["kind"], registry=registry)
+    waiting.labels("text").set(tenant.service.model.texts.waiting)
+    waiting.labels("image").set(tenant.service.model.images.waiting)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -69,4 +69,5 @@ class SearchResponse(Body):
     """Whether no item matches the query; null without a calibration."""
     threshold: float | None = None
     """Threshold of `match_probability`; null without a calibration."""
-    took_ms: float
+    took_ms: float = 0.0
+    """Time of the service for this request, in milliseconds."""

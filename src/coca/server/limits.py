@@ -1,0 +1,86 @@
+"""Limits of request bodies and of the header `Host`, as ASGI middleware."""
+
+import asyncio
+import ipaddress
+
+from fastapi import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coca.server.errors import error_body
+
+BODY_TIMEOUT_S = 30.0
+"""Maximum time between two parts of a request body, in seconds."""
+
+
+class BodyLimit:
+    """Rejects bodies that are too large (413) or too slow (408), without keeping them."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, with a bounded body."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sentence = f"a request body must have at most {self._max_bytes:,} bytes"
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > self._max_bytes:
+                body = error_body(sentence, 413, "too_large")
+                await JSONResponse(body, 413)(scope, receive, send)
+                return
+        received, complete = 0, False
+
+        async def limited() -> Message:
+            nonlocal received, complete
+            if complete:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self._timeout_s)
+            except TimeoutError:
+                raise HTTPException(408, "the request body came too slowly") from None
+            received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if received > self._max_bytes:
+                raise HTTPException(413, sentence)
+            return message
+
+        await self._app(scope, limited, send)
+
+
+class LocalHostOnly:
+    """Rejects requests whose `Host` is no loopback address (421), against DNS rebinding.
+
+    A web site could otherwise point its own name at this machine and read the collection.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request to a loopback name on."""
+        if scope["type"] == "http":
+            hosts = [value for name, value in scope["headers"] if name == b"host"]
+            if not all(is_loopback(_without_port(host.decode("latin-1"))) for host in hosts):
+                sentence = "without keys only requests to localhost are answered"
+                response = JSONResponse(error_body(sentence, 421, "wrong_host"), 421)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is loopback."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _without_port(host: str) -> str:
+    return host.partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -1,0 +1,145 @@
+"""Routes `/v1/embeddings`, `/v1/rerank` and `/v1/models` for clients of OpenAI, Jina and Cohere."""
+
+import base64
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from fastapi import APIRouter
+from jaxtyping import Float32
+
+from coca.core.errors import ConfigError
+from coca.server.images import read_data_uri
+from coca.server.model import ServedModel
+from coca.server.routes.tenants import CurrentTenant
+from coca.server.schemas.openai import (
+    Embedding,
+    EmbeddingRequest,
+    EmbeddingResponse,
+    Input,
+    Model,
+    ModelList,
+    RankedDocument,
+    RerankRequest,
+    RerankResponse,
+    Usage,
+)
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+
+@router.post("/embeddings")
+def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingResponse:
+    """Embed texts, and images as data URIs."""
+    model = tenant.service.model
+    inputs = body.input if isinstance(body.input, list) else [body.input]
+    texts, images = _split(inputs, images=body.modality == "image")
+    vectors = np.zeros((len(inputs), model.embed_dim), np.float32)
+    if texts:
+        vectors[list(texts)] = model.embed_texts(list(texts.values()))
+    if images:
+        vectors[list(images)] = model.embed_images(list(images.values()))
+    if body.dimensions is not None:
+        vectors = truncated(vectors, body.dimensions)
+    return EmbeddingResponse(
+        data=[
+            Embedding(index=row, embedding=_encoded(vector, body.encoding_format))
+            for row, vector in enumerate(vectors)
+        ],
+        model=name_of(model),
+        usage=_usage(model, list(texts.values())),
+    )
+
+
+@router.post("/rerank")
+def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
+    """Rank documents: images by the likelihood of the query as caption, texts by the cosine.
+
+    The score of an image is the probability of a token of the query, given the image: the geometric
+    mean over the tokens. The score of a text is (1 + cosine) / 2.
+    """
+    model = tenant.service.model
+    texts, images = _split(body.documents, images=False)
+    scores = np.zeros(len(body.documents))
+    if images:
+        scores[list(images)] = model.token_probabilities(list(images.values()), body.query)
+    if texts:
+        query, *others = model.embed_texts([body.query, *texts.values()])
+        scores[list(texts)] = np.clip((1 + np.stack(others) @ query) / 2, 0, 1)
+    order = np.argsort(-scores, kind="stable")[: body.top_n]
+    return RerankResponse(
+        id=uuid.uuid4().hex,
+        model=name_of(model),
+        results=[
+            RankedDocument(
+                index=int(row),
+                relevance_score=float(scores[row]),
+                document=_document(body.documents[row]) if body.return_documents else None,
+            )
+            for row in order
+        ],
+        usage=_usage(model, [body.query, *texts.values()]),
+    )
+
+
+@router.get("/models")
+def models(tenant: CurrentTenant) -> ModelList:
+    """List the model of the service."""
+    return ModelList(data=[Model(id=name_of(tenant.service.model))])
+
+
+def truncated(vectors: Float32[np.ndarray, "N E"], dimensions: int) -> Float32[np.ndarray, "N D"]:
+    """Keep the first numbers of vectors, and normalize them again.
+
+    Raises:
+        ConfigError: There are fewer numbers.
+    """
+    if dimensions > vectors.shape[1]:
+        raise ConfigError(f"dimensions must be in [1, {vectors.shape[1]}], got {dimensions}")
+    short = vectors[:, :dimensions]
+    lengths = np.linalg.norm(short, axis=1, keepdims=True)
+    return short / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def name_of(model: ServedModel) -> str:
+    """Return the name of the model: its folder's name, else its fingerprint."""
+    return Path(model.predictor.source).name or model.fingerprint
+
+
+def _split(inputs: Sequence[Input], *, images: bool) -> tuple[dict[int, str], dict[int, bytes]]:
+    """Separate texts and images, by position; plain data URIs are images, too."""
+    texts: dict[int, str] = {}
+    found: dict[int, bytes] = {}
+    for row, one in enumerate(inputs):
+        if isinstance(one, str):
+            if images or one.startswith("data:image/"):
+                found[row] = read_data_uri(one)
+            else:
+                texts[row] = one
+        elif one.image is not None:
+            if one.text is not None:
+                raise ConfigError("an input must be a text or an image, got both")
+            found[row] = read_data_uri(one.image)
+        elif one.text is not None:
+            texts[row] = one.text
+        else:
+            raise ConfigError("an input must be a text or an image, got neither")
+    return texts, found
+
+
+def _encoded(vector: Float32[np.ndarray, " E"], form: str) -> list[float] | str:
+    if form == "float":
+        return [float(number) for number in vector]
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def _usage(model: ServedModel, texts: Sequence[str]) -> Usage:
+    tokens = sum(len(model.predictor.processor.tokenizer.encode_prompt(text)) for text in texts)
+    return Usage(prompt_tokens=tokens, total_tokens=tokens)
+
+
+def _document(document: Input) -> dict[str, str]:
+    if isinstance(document, str):
+        return {"text": document}
+    return document.model_dump(exclude_none=True)

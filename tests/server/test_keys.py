@@ -1,0 +1,154 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from coca.core.errors import ConfigError
+from coca.inference.predictor import Predictor
+from coca.search.records import content_id
+from coca.server.app import create_app
+from coca.server.errors import ServiceError
+from coca.server.keys import KeyConfig, KeyRing, read_keys
+from coca.server.service import Service, open_service
+from coca.server.settings import ServerSettings
+from tiny_data import picture
+
+KEYS = {
+    "key-of-anna": KeyConfig(name="anna", collections=("pictures",)),
+    "key-of-bert": KeyConfig(name="bert", collections=("others",)),
+    "key-of-carl": KeyConfig(name="carl", writable=False),
+}
+
+
+@pytest.fixture(scope="module")
+def service(uri: str, predictor: Predictor, settings: ServerSettings) -> Iterator[Service]:
+    collections = ["pictures", "others"]
+    with open_service(uri, collections, settings, model=predictor, keys=KEYS) as opened:
+        yield opened
+
+
+def as_key(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", "Basic key-of-anna"])
+def test_a_request_without_a_key_is_401(client: TestClient, header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    for path in ("/v1/collections", "/v1/items/x", "/v1/items/x/thumbnail"):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_two_tenants_never_see_each_others_items(client: TestClient, images: list[bytes]) -> None:
+    own = {"key-of-anna": content_id(images[0]), "key-of-bert": content_id(picture(100))}
+    names = {"key-of-anna": "pictures", "key-of-bert": "others"}
+    for key, other in (("key-of-anna", "key-of-bert"), ("key-of-bert", "key-of-anna")):
+        headers, theirs = as_key(key), own[other]
+        found = client.post("/v1/search", json={"limit": 1000}, headers=headers).json()["hits"]
+        assert own[key] in {hit["id"] for hit in found}
+        assert theirs not in {hit["id"] for hit in found}
+        assert {hit["path"] for hit in found} == {None}
+        for rest in ("", "/thumbnail", "/original"):
+            for query in ("", f"?collection={names[other]}"):
+                answer = client.get(f"/v1/items/{theirs}{rest}{query}", headers=headers)
+                assert answer.status_code == 404
+        named = {"collection": names[other]}
+        for path, body in (
+            ("search", {"text": "car", **named}),
+            ("search", {"id": theirs}),
+            ("search", {"positive": [{"id": theirs}]}),
+            ("recommend", {"positive": [{"id": theirs}]}),
+            ("caption", {"id": theirs}),
+            ("classify", {"id": theirs, "labels": ["a"], **named}),
+            ("facets", named),
+            ("duplicates", named),
+            ("items/delete", {"ids": [theirs], **named}),
+        ):
+            answer = client.post(f"/v1/{path}", json=body, headers=headers)
+            assert answer.status_code == 404, (path, answer.text)
+        missing = client.post("/v1/search", json={"collection": "nosuch"}, headers=headers)
+        there = client.post("/v1/search", json=named, headers=headers)
+        assert there.text.replace(names[other], "nosuch") == missing.text
+
+
+def test_a_key_that_may_only_read_cannot_write(client: TestClient, images: list[bytes]) -> None:
+    headers = as_key("key-of-carl")
+    assert client.get("/v1/collections", headers=headers).json()["writable"] is False
+    url = f"/v1/items/{content_id(images[0])}"
+    assert client.delete(url, headers=headers).status_code == 403
+    assert client.patch(url, json={}, headers=headers).status_code == 403
+    assert client.get(url, headers=headers).status_code == 200
+
+
+def test_a_rate_refills_and_a_quota_ends_with_the_day() -> None:
+    now = [1_000_000.0]
+    config = KeyConfig(name="a", rate=2.0, quota=5)
+    ring = KeyRing({"key-of-anna": config}, clock=lambda: now[0])
+    for _ in range(2):
+        ring.count(config)
+    with pytest.raises(ServiceError, match="2 requests per second") as caught:
+        ring.count(config)
+    assert (caught.value.status, caught.value.retry_after_s) == (429, 1)
+    now[0] += 1
+    for _ in range(2):
+        ring.count(config)
+    now[0] += 1
+    ring.count(config)
+    with pytest.raises(ServiceError, match="5 requests a day") as caught:
+        ring.count(config)
+    assert caught.value.retry_after_s == 86_400 - 1_000_002 % 86_400
+    now[0] += 86_400
+    ring.count(config)
+
+
+def test_keys_are_read_from_a_list_and_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    fields = {"name": "anna", "collections": ["a"], "rate": 5, "quota": 9, "writable": False}
+    file.write_text(json.dumps({"key-of-anna": fields}))
+    keys = read_keys("key-number-1, key-number-2", file)
+    assert [config.name for config in keys.values()] == ["key-1", "key-2", "anna"]
+    assert keys["key-of-anna"] == KeyConfig(
+        name="anna", collections=("a",), rate=5.0, quota=9, writable=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("listed", "content", "part"),
+    [
+        ("short", None, "8 characters"),
+        ("", "[]", "one JSON object"),
+        ("", "{", "cannot be read"),
+        ("", '{"key-of-anna": {"rat": 1}}', "unknown field 'rat'"),
+        ("", '{"key-of-anna": {"rate": 0}}', "rate must be"),
+        ("", '{"key-of-anna": {"collections": "a"}}', "list of names"),
+        ("", '{"key-of-anna": {"name": "a"}, "key-of-bert": {"name": "a"}}', "names must differ"),
+    ],
+)
+def test_wrong_keys_are_one_sentence(
+    tmp_path: Path, listed: str, content: str | None, part: str
+) -> None:
+    file = None
+    if content is not None:
+        file = tmp_path / "keys.json"
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=part):
+        read_keys(listed, file)
+
+
+def test_a_key_of_a_collection_that_is_not_served_is_an_error(
+    uri: str, predictor: Predictor, settings: ServerSettings
+) -> None:
+    keys = {"key-of-anna": KeyConfig(name="anna", collections=("nosuch",))}
+    with (
+        pytest.raises(ConfigError, match="not served"),
+        open_service(uri, ["pictures"], settings, model=predictor, keys=keys),
+    ):
+        pass
+
+
+def test_public_routes_need_no_key(service: Service) -> None:
+    with TestClient(create_app(service, service.settings)) as client:
+        assert client.get("/healthz").status_code == 200

@@ -1,0 +1,85 @@
+import threading
+from collections.abc import Sequence
+
+import pytest
+from fastapi.testclient import TestClient
+
+from coca.server.app import create_app
+from coca.server.batching import Batcher
+from coca.server.errors import ServiceError
+from coca.server.limits import is_loopback
+from coca.server.service import Service
+from coca.server.settings import ServerSettings
+
+
+def test_a_body_above_the_limit_is_413(service: Service) -> None:
+    with TestClient(
+        create_app(service, ServerSettings(max_body_mb=0.001)), "http://localhost"
+    ) as client:
+        long = b'{"text": "' + b"x" * 2_000 + b'"}'
+        headers = {"Content-Type": "application/json"}
+        assert client.post("/v1/search", content=long, headers=headers).status_code == 413
+        parts = (long[start : start + 100] for start in range(0, len(long), 100))
+        assert client.post("/v1/search", content=parts, headers=headers).status_code == 413
+
+
+@pytest.mark.parametrize("host", ["evil.example", "192.168.1.5:8000", "localhost.evil.example"])
+def test_without_keys_another_host_is_421(client: TestClient, host: str) -> None:
+    assert client.get("/healthz", headers={"Host": host}).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", True), ("127.0.0.1", True), ("[::1", True), ("0.0.0.0", False), ("a", False)],
+)
+def test_loopback_is_recognized(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
+    policy = client.get("/healthz").headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+
+
+def test_items_that_arrive_during_a_batch_form_the_next_batch() -> None:
+    sizes: list[int] = []
+    started, go_on = threading.Event(), threading.Event()
+
+    def double(items: Sequence[int]) -> list[int]:
+        started.set()
+        assert go_on.wait(60)
+        return [2 * item for item in items]
+
+    batcher: Batcher[int, int] = Batcher(
+        double, max_batch=4, wait_s=0.0, queue_size=8, observe=sizes.append
+    )
+    first: list[int] = []
+    thread = threading.Thread(target=lambda: first.extend(batcher.map([1])))
+    thread.start()
+    assert started.wait(60)
+    others: list[int] = []
+    second = threading.Thread(target=lambda: others.extend(batcher.map([2, 3, 4, 5, 6])))
+    second.start()
+    while batcher.waiting < 5:
+        threading.Event().wait(0.001)
+    with pytest.raises(ServiceError, match="8 items") as caught:
+        batcher.map([7, 8, 9, 10])
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
+    go_on.set()
+    thread.join()
+    second.join()
+    batcher.close()
+    assert (first, others) == ([2], [4, 6, 8, 10, 12])
+    assert sizes == [1, 4, 4]
+
+
+def test_an_error_of_a_batch_reaches_every_caller() -> None:
+    def fail(items: Sequence[int]) -> list[int]:
+        raise ValueError("no")
+
+    batcher: Batcher[int, int] = Batcher(fail, max_batch=4, wait_s=0.0, queue_size=8)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            batcher.map([1, 2])
+    batcher.close()

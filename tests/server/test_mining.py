@@ -1,0 +1,79 @@
+import pytest
+from fastapi.testclient import TestClient
+
+from coca.inference.predictor import Predictor
+from coca.search.mining.recommend import recommend
+from coca.search.records import content_id
+from coca.server.service import Service
+from server_client import data_uri
+
+
+def test_recommendations_are_those_of_the_library(
+    client: TestClient, service: Service, images: list[bytes]
+) -> None:
+    id = content_id(images[0])
+    body = {"positive": [{"id": id}], "negative": [{"id": content_id(images[1])}], "limit": 3}
+    hits = client.post("/v1/recommend", json=body).json()["hits"]
+    expected = recommend(
+        service.collections["pictures"].engine,
+        [id],
+        negative=[content_id(images[1])],
+        k=3,
+        diversity=0.3,
+    )
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+
+
+def test_facets_count_values_and_years(client: TestClient) -> None:
+    body = client.post("/v1/facets", json={"histogram": "year"}).json()
+    assert body["total"] == 6
+    counts = {
+        facet["field"]: {value["value"]: value["count"] for value in facet["values"]}
+        for facet in body["facets"]
+    }
+    assert counts["tags"] == {"t0": 3, "t1": 3}
+    assert counts["metadata.year"] == dict.fromkeys(range(6), 1)
+    buckets = body["histogram"]["buckets"]
+    assert [(one["label"], one["count"]) for one in buckets] == [
+        (str(year), 1) for year in range(2020, 2026)
+    ]
+    few = {"fields": ["tags"], "filter": 'metadata["year"] < 3', "limit": 1}
+    (facet,) = client.post("/v1/facets", json=few).json()["facets"]
+    assert (facet["values"], facet["others"]) == ([{"value": "t0", "count": 2}], 1)
+
+
+def test_a_field_without_facets_is_an_error(client: TestClient) -> None:
+    answer = client.post("/v1/facets", json={"fields": ["origin"]})
+    assert answer.status_code == 400
+    assert "origin" in answer.json()["error"]["message"]
+
+
+def test_all_pairs_are_duplicates_at_a_low_threshold(client: TestClient) -> None:
+    body = client.post("/v1/duplicates", json={"min_similarity": 1e-6, "limit": 1}).json()
+    assert len(body["groups"][0]["items"]) > 1
+
+
+def test_captions_and_labels_are_those_of_the_model(
+    client: TestClient, predictor: Predictor, images: list[bytes]
+) -> None:
+    request = {"image": data_uri(images[0]), "num_beams": 2, "attention": True}
+    body = client.post("/v1/caption", json=request).json()
+    (expected,) = predictor.caption([images[0]], num_beams=2)
+    assert body["captions"][0]["text"] == expected.text
+    assert body["captions"][0]["score"] == pytest.approx(expected.score, abs=1e-3)
+    for word in body["attention"]:
+        assert sum(map(sum, word["grid"])) == pytest.approx(1, abs=1e-3)
+    labels = ["a red car", "two dogs play"]
+    request = {"id": content_id(images[0]), "labels": labels}
+    found = client.post("/v1/classify", json=request).json()["labels"]
+    (classes,) = predictor.classify([images[0]], labels, templates=["{}"])
+    assert [one["label"] for one in found] == [one.label for one in classes]
+
+
+def test_a_model_without_a_head_answers_by_generation(
+    client: TestClient, images: list[bytes]
+) -> None:
+    request = {"id": content_id(images[0]), "question": "a red"}
+    body = client.post("/v1/answer", json=request).json()
+    assert body["method"] == "generation"
+    assert 0 <= body["answers"][0]["probability"] <= 1
