@@ -1,14 +1,13 @@
 """FastAPI application of the service."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from coca import __version__
 from coca.server.errors import add_error_handlers
-from coca.server.limits import BodyLimit, LocalHostOnly
+from coca.server.limits import BodyLimit, LocalHostOnly, ResponseHeaders
 from coca.server.routes import generation, items, mining, openai, operations, search
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
@@ -36,18 +35,10 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.state.service = service
     add_error_handlers(app)
 
-    @app.middleware("http")
-    async def _add_headers(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        response = await call_next(request)
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
-
     app.add_middleware(BodyLimit, max_bytes=int(settings.max_body_mb * 1e6))
     if not service.keys:
         app.add_middleware(LocalHostOnly)
+    app.add_middleware(ResponseHeaders, headers=_HEADERS)
     for part in (operations, search, items, generation, mining, openai):
         app.include_router(part.router)
     if (PAGE / "index.html").is_file():

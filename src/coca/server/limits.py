@@ -1,9 +1,11 @@
-"""Limits of request bodies and of the header `Host`, as ASGI middleware."""
+"""ASGI middleware: limits of request bodies and of the header `Host`; headers of responses."""
 
 import asyncio
 import ipaddress
+from collections.abc import Mapping
 
 from fastapi import HTTPException
+from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -70,6 +72,26 @@ class LocalHostOnly:
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+class ResponseHeaders:
+    """Adds headers to every response that lacks them."""
+
+    def __init__(self, app: ASGIApp, *, headers: Mapping[str, str]) -> None:
+        self._app = app
+        self._headers = dict(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and add the headers to its response."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                there = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    there.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
 
 
 def is_loopback(host: str) -> bool:
