@@ -22,7 +22,7 @@ def serve(
         typer.Option(
             "--collection",
             "-c",
-            help="Collection to serve; may be repeated. Default: 'pictures'.",
+            help='Collection to serve; may be repeated. Default: "pictures".',
             show_default=False,
         ),
     ] = None,
