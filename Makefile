@@ -16,10 +16,13 @@ RAY := .venv-ray/.installed
 # ONNX and its runtime for the tests of exported models, in an environment of their own.
 EXPORT := .venv-export/.installed
 
+# A browser's driver and an accessibility checker for the tests of the web page.
+PAGE := .venv-page/.installed
+
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test test-server test-ray test-export test-gpu test-docs test-lowest check format bench docs milvus clean
+.PHONY: help demo test test-server test-ray test-export test-page test-gpu test-docs test-lowest check format bench docs milvus clean
 
 help: ## List all verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +42,9 @@ test-ray: $(RAY) ## Run the tests of embedding shards on a Ray cluster, in .venv
 
 test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .venv-export (minutes)
 	OMP_NUM_THREADS=1 .venv-export/bin/python -m pytest tests/release/onnx tests/runtime
+
+test-page: $(PAGE) ## Run the tests of the web page in Debian's chromium; they skip without it
+	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page
 
 test-gpu: $(DEV) ## Run the tests of the mark `gpu`; they skip without an accelerator
 	$(BIN)/pytest -m gpu
@@ -111,4 +117,12 @@ $(RAY): pyproject.toml
 	@$(PYTHON) -m venv .venv-ray
 	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[data,ray,search,train]' beartype hypothesis pytest pytest-timeout
+	@touch $@
+
+$(PAGE): pyproject.toml
+	@echo "installing playwright and axe-core into .venv-page; the first time takes a minute or two"
+	@$(PYTHON) -m venv .venv-page
+	@.venv-page/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[search,serve]' beartype hypothesis 'playwright>=1.65,<2' pytest pytest-timeout
+	@npm install --silent --no-save --no-audit --no-fund --prefix .venv-page 'axe-core@^4.14'
 	@touch $@

@@ -166,3 +166,10 @@ def test_collections_are_listed(client: TestClient) -> None:
         ("pictures", 6),
         ("others", 1),
     ]
+
+
+def test_a_list_may_skip_more_items_than_a_query(client: TestClient) -> None:
+    assert client.post("/v1/search", json={"offset": 100_000}).json()["hits"] == []
+    answer = client.post("/v1/search", json={"text": "a car", "offset": 16_384})
+    assert answer.status_code == 400
+    assert "at most 16,384, got 16,384 and 50" in answer.json()["error"]["message"]

@@ -106,6 +106,7 @@ def demo(
     for words in (
         ["search", "red car", *uri],
         ["search", "--image", example, *uri],
+        ["serve", "--open", *uri],
         ["caption", example, *shipped],
         ["classify", example, "--labels", "car,frog,apple", *shipped],
     ):

@@ -19,6 +19,7 @@ class Catalog:
     def __init__(self, index: Collection) -> None:
         self._index = index
         self._items: dict[str, Hit] = {}
+        self._newest_first: list[Hit] | None = None
         self._writes: int | None = None
         self._read_at = 0.0
         self._lock = threading.Lock()
@@ -32,24 +33,25 @@ class Catalog:
         with self._lock:
             self._refresh()
             items = self._items
-        if filter:
-            kept = self._index.ids(filter)
-            found = [items[id] for id in kept if id in items]
-        else:
-            found = list(items.values())
-        return sorted(found, key=lambda item: (-item.time, item.id))
+            if self._newest_first is None:
+                self._newest_first = sorted(items.values(), key=_age)
+            newest_first = self._newest_first
+        if not filter:
+            return list(newest_first)
+        kept = self._index.ids(filter)
+        return sorted((items[id] for id in kept if id in items), key=_age)
 
     def _refresh(self) -> None:
         index, writes = self._index, self._index.writes
         changed = None if self._writes is None else index.changed_since(self._writes)
         stale = not index.sees_all_writes and time.monotonic() - self._read_at > _STALE_S
         if changed is None or stale:
-            self._items = self._read(index.ids())
+            self._items, self._newest_first = self._read(index.ids()), None
             self._read_at = time.monotonic()
         elif changed:
             # A copy, since readers iterate over the old one.
             kept = {id: item for id, item in self._items.items() if id not in set(changed)}
-            self._items = kept | self._read(changed)
+            self._items, self._newest_first = kept | self._read(changed), None
         self._writes = writes
 
     def _read(self, ids: Sequence[str]) -> dict[str, Hit]:
@@ -57,3 +59,7 @@ class Catalog:
         for part in batches(ids, _READ_ROWS):
             found |= {item.id: item for item in self._index.hits(dict.fromkeys(part, 0.0))}
         return found
+
+
+def _age(item: Hit) -> tuple[int, str]:
+    return -item.time, item.id

@@ -8,7 +8,7 @@ from coca.search.query.fusion import Fusion
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit
 from coca.server.schemas.search import SearchRequest
-from coca.server.schemas.shared import Condition, Example, ImageReference, Scope
+from coca.server.schemas.shared import MAX_RANKED, Condition, Example, ImageReference, Scope
 from coca.server.service import Tenant
 
 
@@ -45,6 +45,11 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
         return items[request.offset : request.offset + request.limit], len(items), False
     if all(term.weight < 0 for term in terms):
         raise ArgumentError("a query must have at least one positive term, got negative ones only")
+    if request.offset + request.limit > MAX_RANKED:
+        raise ArgumentError(
+            f"offset and limit of a query must add up to at most {MAX_RANKED:,}, got "
+            f"{request.offset:,} and {request.limit:,}"
+        )
     itself = [] if request.id is None or request.region else [where("id", "!=", request.id)]
     weight = request.text_weight
     hits = collection.engine.search(

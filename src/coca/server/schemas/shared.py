@@ -8,6 +8,10 @@ MAX_LIMIT = 1_000
 """Maximum number of hits of one response."""
 MAX_TEXT = 4_096
 """Maximum length of a text, in characters."""
+MAX_OFFSET = 1_000_000
+"""Maximum number of skipped items in a list without a query."""
+MAX_RANKED = 16_384
+"""Maximum number of hits of a query over all pages: the limit of a Milvus server."""
 MAX_EXAMPLES = 64
 """Maximum number of examples, labels or conditions of one request."""
 
@@ -43,7 +47,10 @@ CollectionName: TypeAlias = Annotated[
     Field(pattern=r"^\w+$", max_length=255, description="Default: the first one of the key."),
 ]
 Limit: TypeAlias = Annotated[int, Field(ge=1, le=MAX_LIMIT)]
-Offset: TypeAlias = Annotated[int, Field(ge=0, le=16_384)]
+Offset: TypeAlias = Annotated[
+    int,
+    Field(ge=0, le=MAX_OFFSET, description="At most 16,384 with a query, limit included."),
+]
 Expression: TypeAlias = Annotated[
     str,
     Field(max_length=16_384, description="Milvus filter expression, such as `width > 100`."),

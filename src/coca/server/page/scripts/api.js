@@ -1,0 +1,128 @@
+// Client of the service's REST routes.
+
+const KEY = "coca.key";
+
+/** A response with an error status. */
+export class ApiError extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Return an absolute URL of the service, also where the page is below a path of a proxy. */
+export const urlOf = (path) => new URL(path.replace(/^\//, ""), document.baseURI);
+
+export const apiKey = {
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  set: (value) => sessionStorage.setItem(KEY, value),
+};
+
+let askForKey = async () => false;
+
+/** Register the function that asks for a key after status 401; it resolves to whether one is set. */
+export function onMissingKey(ask) {
+  askForKey = ask;
+}
+
+export function headers() {
+  const key = apiKey.get();
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+async function send(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(urlOf(path), {
+      ...options,
+      headers: { ...headers(), ...options.headers },
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The service does not answer. Is it still running?", 0);
+  }
+  if (response.status === 401 && (await askForKey())) return send(path, options);
+  if (!response.ok) throw new ApiError(await messageOf(response), response.status);
+  return response;
+}
+
+async function messageOf(response) {
+  try {
+    const body = await response.json();
+    return sentence(body.error?.message ?? `status ${response.status}`);
+  } catch {
+    return `The service answered with status ${response.status}.`;
+  }
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+async function call(method, path, body, signal) {
+  const options = { method, signal };
+  if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers = { "Content-Type": "application/json" };
+  }
+  const response = await send(path, options);
+  return response.status === 204 ? null : response.json();
+}
+
+let routes = {};
+
+/** Read which routes the service has; the page shows what they allow. */
+export async function readRoutes() {
+  routes = (await call("GET", "openapi.json")).paths;
+}
+
+/** Return whether the service has a route. */
+export const hasRoute = (method, path) => Boolean(routes[path]?.[method]);
+
+const named = (collection) => (collection ? `?collection=${encodeURIComponent(collection)}` : "");
+const itemPath = (id) => `v1/items/${encodeURIComponent(id)}`;
+
+export const api = {
+  collections: () => call("GET", "v1/collections"),
+  search: (body, signal) => call("POST", "v1/search", body, signal),
+  facets: (body, signal) => call("POST", "v1/facets", body, signal),
+  duplicates: (body, signal) => call("POST", "v1/duplicates", body, signal),
+  item: (id, collection, signal) =>
+    call("GET", itemPath(id) + named(collection), undefined, signal),
+  caption: (body, signal) => call("POST", "v1/caption", body, signal),
+  answer: (body, signal) => call("POST", "v1/answer", body, signal),
+  change: (body) => call("PATCH", "v1/items", body),
+  remove: (body) => call("POST", "v1/items/delete", body),
+  jobs: (signal) => call("GET", "v1/jobs", undefined, signal),
+  startJob: (body) => call("POST", "v1/jobs", body),
+  cancelJob: (id) => call("DELETE", `v1/jobs/${encodeURIComponent(id)}`),
+  /** Read an image as a blob. */
+  blob: async (path, signal) => (await send(path, { signal })).blob(),
+};
+
+/**
+ * Add an image; the upload's progress is a fraction, 0 to 1.
+ * `fetch` reports no progress of uploads, hence XMLHttpRequest.
+ */
+export function upload(body, { onProgress, signal }) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", urlOf("v1/items"));
+    request.setRequestHeader("Content-Type", "application/json");
+    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
+    request.upload.addEventListener("progress", (event) => onProgress(event.loaded / event.total));
+    request.addEventListener("error", () => reject(new ApiError("The upload was interrupted.", 0)));
+    request.addEventListener("abort", () => reject(new DOMException("aborted", "AbortError")));
+    request.addEventListener("load", () => {
+      let answer = null;
+      try {
+        answer = JSON.parse(request.responseText);
+      } catch {
+        // A proxy may answer with a page of its own.
+      }
+      if (request.status < 300) return resolve(answer);
+      const message = answer?.error?.message ?? `The service answered ${request.status}.`;
+      return reject(new ApiError(sentence(message), request.status));
+    });
+    signal?.addEventListener("abort", () => request.abort());
+    request.send(JSON.stringify(body));
+  });
+}

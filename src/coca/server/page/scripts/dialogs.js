@@ -1,0 +1,85 @@
+// Modal dialogs: a confirmation, a text, and any content.
+
+import { button, h } from "./dom.js";
+
+/** Open a modal dialog with a title; it removes itself when it is closed. */
+export function openDialog(title, content, { style = "", onClose = () => {} } = {}) {
+  const name = `dialog-${crypto.randomUUID?.() ?? Math.random()}`;
+  const dialog = h(
+    "dialog",
+    { class: `dialog ${style}`.trim(), "aria-labelledby": name },
+    h(
+      "div",
+      { class: "dialog-head" },
+      h("h2", { id: name }, title),
+      button("Close", "close", () => dialog.close(), { class: "dialog-close" }),
+    ),
+    content,
+  );
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    onClose(dialog.returnValue);
+  });
+  // A click on the backdrop has the dialog itself as its target.
+  dialog.addEventListener("pointerdown", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
+}
+
+/** Ask for a confirmation. */
+export function confirmDialog(title, text, action) {
+  return new Promise((resolve) => {
+    const content = h(
+      "form",
+      { method: "dialog" },
+      h("p", { class: "dialog-text" }, text),
+      h(
+        "div",
+        { class: "dialog-actions" },
+        h("button", { class: "button", value: "", autofocus: true }, "Cancel"),
+        h("button", { class: "button button-danger", value: "yes" }, action),
+      ),
+    );
+    openDialog(title, content, { onClose: (value) => resolve(value === "yes") });
+  });
+}
+
+/**
+ * Ask for a text; resolves to null if the dialog is cancelled.
+ * @param {{label, action, value, hint, suggestions, type}} options
+ */
+export function promptDialog(title, options) {
+  const { label, action, value = "", hint = "", suggestions = [], type = "text" } = options;
+  return new Promise((resolve) => {
+    const list = h(
+      "datalist",
+      { id: "dialog-suggestions" },
+      ...suggestions.map((text) => h("option", { value: text })),
+    );
+    const input = h("input", {
+      class: "field", id: "dialog-input", type, value, list: "dialog-suggestions", autofocus: true,
+      autocomplete: "off", "aria-describedby": hint ? "dialog-hint" : null,
+    });
+    const content = h(
+      "form",
+      { method: "dialog" },
+      h("label", { class: "field-label", for: "dialog-input" }, label),
+      input,
+      list,
+      hint && h("p", { class: "hint", id: "dialog-hint" }, hint),
+      h(
+        "div",
+        { class: "dialog-actions" },
+        h("button", { class: "button", type: "button", on: { click: () => dialog.close() } }, "Cancel"),
+        h("button", { class: "button button-primary", value: "yes" }, action),
+      ),
+    );
+    const dialog = openDialog(title, content, {
+      onClose: (answer) => resolve(answer === "yes" ? input.value.trim() : null),
+    });
+    input.select();
+  });
+}

@@ -1,0 +1,82 @@
+// Builds elements without parsing HTML, so that no text of a collection becomes markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * Build an element.
+ * @param {string} tag
+ * @param {object} props `class`, `on` (listeners), `data`; other keys are properties or attributes;
+ *   null, undefined and false are left out.
+ * @param {...(Node|string|null|undefined|false)} children
+ */
+export function h(tag, props = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "class") element.className = value;
+    else if (name === "on") {
+      for (const [event, listener] of Object.entries(value)) {
+        element.addEventListener(event, listener);
+      }
+    } else if (name === "data") Object.assign(element.dataset, value);
+    else if (name === "value" || name === "checked") element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  const isShown = (child) => child !== null && child !== undefined && child !== false;
+  element.append(...children.flat().filter(isShown));
+  return element;
+}
+
+/** Build an icon of the sprite; it is decorative, the button has the label. */
+export function icon(name) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  const use = document.createElementNS(SVG, "use");
+  use.setAttribute("href", `icons.svg#${name}`);
+  svg.append(use);
+  return svg;
+}
+
+/** Build a button with an icon; without a text, the label is its name and tooltip. */
+export function button(label, iconName, onClick, { text = false, ...props } = {}) {
+  const content = [iconName && icon(iconName), text && h("span", {}, label)];
+  const names = text ? {} : { "aria-label": label, title: label };
+  const style = `button ${text ? "" : "button-icon"} ${props.class ?? ""}`.trim();
+  return h(
+    "button",
+    { type: "button", ...names, ...props, class: style, on: { click: onClick } },
+    ...content,
+  );
+}
+
+export const $ = (selector, root = document) => root.querySelector(selector);
+
+/** Format a number as the reader's language writes it. */
+export const number = (value) => new Intl.NumberFormat().format(value);
+
+/** Format a count with its noun. */
+export const count = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+/** Format a time of capture, in seconds since 1970. */
+export function date(seconds) {
+  const options = { dateStyle: "medium", timeStyle: "short", timeZone: "UTC" };
+  return new Intl.DateTimeFormat(undefined, options).format(new Date(seconds * 1000));
+}
+
+/** Shorten a text to at most `length` characters. */
+export const shorten = (text, length) =>
+  text.length > length ? `${text.slice(0, length - 1).trimEnd()}…` : text;
+
+/** Return a function that calls `action` once per frame at most. */
+export function perFrame(action) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      action();
+    });
+  };
+}

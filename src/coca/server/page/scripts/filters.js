@@ -1,0 +1,204 @@
+// Filters: facets of tags, albums and metadata, a date histogram, and a filter expression.
+
+import { api, hasRoute } from "./api.js";
+import { button, h, number, shorten } from "./dom.js";
+import { histogram } from "./histogram.js";
+import { report } from "./notices.js";
+import { hasFilters, scopeOf } from "./state.js";
+
+const NAMES = { tags: "Tags", album: "Album", caption_source: "Captions", dates: "Date" };
+const VALUES = { given: "given with the image", model: "generated", "": "none" };
+const SHOWN = 8;
+
+const titleOf = (field) => {
+  const name = NAMES[field] ?? field.replace(/^metadata\./, "").replaceAll("_", " ");
+  return name.charAt(0).toUpperCase() + name.slice(1);
+};
+
+export class Filters {
+  #request = null;
+  #response = null;
+  #expanded = new Set();
+
+  constructor(root, toggle, store) {
+    this.root = root;
+    this.toggle = toggle;
+    this.store = store;
+    toggle.addEventListener("click", () => this.open(root.hidden));
+    root.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !this.#covers()) return;
+      event.stopPropagation();
+      this.open(false);
+    });
+  }
+
+  /** Show or hide the panel. */
+  open(shown) {
+    this.root.hidden = !shown;
+    this.toggle.setAttribute("aria-expanded", String(shown));
+    document.body.classList.toggle("with-filters", shown);
+    if (shown) {
+      this.load();
+      if (this.#covers()) this.root.querySelector("button")?.focus();
+    } else this.toggle.focus({ preventScroll: true });
+  }
+
+  /** Count the values again, after a change of the filters or the items. */
+  async load() {
+    if (this.root.hidden) return;
+    this.#request?.abort();
+    this.#request = new AbortController();
+    this.draw();
+    if (!hasRoute("post", "/v1/facets")) return;
+    try {
+      this.#response = await api.facets(scopeOf(this.store.state), this.#request.signal);
+      this.draw();
+    } catch (error) {
+      if (error.status === 400 || error.name === "AbortError") return;
+      report(error);
+    }
+  }
+
+  draw() {
+    const { state } = this.store;
+    const badge = this.#number();
+    this.toggle.querySelector(".badge")?.remove();
+    if (badge) this.toggle.append(h("span", { class: "badge" }, String(badge)));
+    if (this.root.hidden) return;
+    const focused = this.root.contains(document.activeElement) ? document.activeElement.id : "";
+    const sections = this.#response ? this.#sections(this.#response) : [this.#waiting()];
+    this.root.replaceChildren(
+      h(
+        "div",
+        { class: "filters-head" },
+        h("h2", {}, "Filters"),
+        hasFilters(state) && button("Clear all", null, () => this.clear(), { text: true, class: "button-quiet" }),
+        button("Close the filters", "close", () => this.open(false), { class: "filters-close" }),
+      ),
+      ...sections,
+      this.#expression(),
+    );
+    if (focused) document.getElementById(focused)?.focus();
+  }
+
+  clear() {
+    this.store.set({ tags: [], values: {}, from: "", to: "", filter: "" });
+  }
+
+  #covers() {
+    return matchMedia("(max-width: 760px)").matches;
+  }
+
+  #number() {
+    const { tags, values, from, to, filter } = this.store.state;
+    const chosen = Object.values(values).reduce((sum, one) => sum + one.length, 0);
+    return tags.length + chosen + Number(Boolean(from || to)) + Number(Boolean(filter));
+  }
+
+  #sections({ facets, histogram: dates, total }) {
+    const { state } = this.store;
+    const shown = facets.filter(({ field, values }) => values.length || this.#chosen(field).length);
+    return [
+      h("p", { class: "hint" }, `${number(total)} ${total === 1 ? "image" : "images"}`),
+      (dates?.buckets.length > 0 || state.from || state.to) && this.#dates(dates),
+      ...shown.map((facet) => this.#facet(facet)),
+    ];
+  }
+
+  #waiting() {
+    if (hasRoute("post", "/v1/facets")) return h("p", { class: "hint" }, "Counting…");
+    return this.#dates(null);
+  }
+
+  #dates(dates) {
+    return h(
+      "section",
+      { class: "facet", "aria-labelledby": "facet-dates" },
+      h("h3", { id: "facet-dates" }, "Date taken"),
+      histogram(dates, this.store.state, (range) => this.store.set(range)),
+    );
+  }
+
+  #chosen(field) {
+    const { tags, values } = this.store.state;
+    return field === "tags" ? tags : (values[field] ?? []);
+  }
+
+  #choose(field, value, chosen) {
+    const values = this.#chosen(field).filter((one) => one !== value);
+    if (chosen) values.push(value);
+    if (field === "tags") this.store.set({ tags: values });
+    else this.store.set({ values: { ...this.store.state.values, [field]: values } });
+  }
+
+  #facet({ field, values, others }) {
+    const chosen = this.#chosen(field);
+    const known = new Set(values.map(({ value }) => value));
+    const all = [
+      ...chosen.filter((value) => !known.has(value)).map((value) => ({ value, count: 0 })),
+      ...values,
+    ];
+    const expanded = this.#expanded.has(field);
+    const shown = expanded ? all : all.slice(0, SHOWN);
+    const rows = shown.map(({ value, count }, at) => this.#value(field, value, count, at, chosen));
+    const more = all.length - shown.length;
+    const title = `facet-${field}`;
+    return h(
+      "section",
+      { class: "facet", "aria-labelledby": title },
+      h("h3", { id: title }, titleOf(field)),
+      h("ul", { role: "list" }, ...rows),
+      more > 0 && button(`${more} more`, null, () => {
+        this.#expanded.add(field);
+        this.draw();
+      }, { text: true, class: "button-quiet" }),
+      more <= 0 && others > 0 && h("p", { class: "hint" }, `and ${number(others)} rarer values`),
+    );
+  }
+
+  #value(field, value, count, at, chosen) {
+    const name = field === "caption_source" ? (VALUES[value] ?? value) : String(value);
+    // An album is often a folder, whose last part tells it from others.
+    const short = field === "album" ? name.replace(/\/+$/, "").split("/").at(-1) : name;
+    const box = h("input", {
+      type: "checkbox", id: `facet-${field}-${at}`, checked: chosen.includes(value),
+      on: { change: () => this.#choose(field, value, box.checked) },
+    });
+    return h(
+      "li",
+      {},
+      h(
+        "label",
+        { class: "facet-value", title: name },
+        box,
+        h("span", { class: "facet-name" }, shorten(short || name || "none", 60)),
+        h("span", { class: "facet-count" }, number(count)),
+      ),
+    );
+  }
+
+  #expression() {
+    const { state } = this.store;
+    const input = h("input", {
+      class: "field field-small", id: "filter-expression", value: state.filter, autocomplete: "off",
+      spellcheck: "false", placeholder: "width > 1000", "aria-describedby": "filter-hint",
+    });
+    const submit = (event) => {
+      event.preventDefault();
+      this.store.set({ filter: input.value.trim() });
+    };
+    return h(
+      "details",
+      { class: "facet", open: Boolean(state.filter) },
+      h("summary", {}, "Filter expression"),
+      h(
+        "form",
+        { class: "filter-form", on: { submit } },
+        h("label", { class: "visually-hidden", for: "filter-expression" }, "Filter expression"),
+        input,
+        button("Apply", null, () => {}, { text: true, type: "submit" }),
+      ),
+      h("p", { class: "hint", id: "filter-hint" }, "As in Milvus: width > 1000 and album == \"holidays\""),
+    );
+  }
+}

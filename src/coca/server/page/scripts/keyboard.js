@@ -1,0 +1,53 @@
+// Keys of the page, and the dialog that lists them.
+
+import { h } from "./dom.js";
+import { openDialog } from "./dialogs.js";
+
+const KEYS = [
+  ["/", "Search"],
+  ["← ↑ → ↓", "Move between images"],
+  ["Enter", "Open an image, or search"],
+  ["X", "Select an image; with Shift, all up to it"],
+  ["Esc", "Close, or clear the selection"],
+  ["F", "Show or hide the filters"],
+  ["Delete", "Delete the selected images"],
+  ["?", "Show these keys"],
+];
+
+export function showKeys() {
+  const rows = KEYS.flatMap(([key, action]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, action)]);
+  openDialog("Keys", h("dl", { class: "keys" }, ...rows));
+}
+
+const isTyping = (target) =>
+  target.matches?.("input:not([type=checkbox], [type=range], [type=radio]), textarea, select");
+
+/**
+ * Listen to the keys that work everywhere outside of dialogs and fields.
+ * @param {{search, filters, wall, selection, bar}} parts
+ */
+export function listenToKeys({ search, filters, wall, selection, bar }) {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (document.querySelector("dialog[open]")) return;
+    if (isTyping(event.target)) {
+      if (event.key === "Escape" && event.target === search) wall.focusCurrent();
+      return;
+    }
+    const actions = {
+      "/": () => search.select(),
+      "?": showKeys,
+      f: () => filters.open(filters.root.hidden),
+      Escape: () => selection.clear(),
+    };
+    if (bar.writable() && selection.size) actions.Delete = () => bar.delete();
+    if (event.target === document.body || event.target.id === "results") {
+      for (const key of ["ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft"]) actions[key] = () => wall.focusCurrent();
+    }
+    const action = actions[event.key];
+    if (!action) return;
+    if (event.key !== "Escape") event.preventDefault();
+    if (event.key === "/") search.focus();
+    action();
+  });
+}

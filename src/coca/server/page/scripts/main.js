@@ -1,0 +1,279 @@
+// The page: joins state, search field, wall, filters, item view and uploads.
+
+import { SelectionBar } from "./actions.js";
+import { api, apiKey, hasRoute, onMissingKey, readRoutes } from "./api.js";
+import { promptDialog } from "./dialogs.js";
+import { $, button, count, h, number } from "./dom.js";
+import { Duplicates } from "./duplicates.js";
+import { Filters } from "./filters.js";
+import { addImage, imageOf } from "./images.js";
+import { ItemView } from "./item.js";
+import { listenToKeys, showKeys } from "./keyboard.js";
+import { faultOf, hideMessage, queryName, showMessage, showNoItems, showNoMatch, showNote } from "./messages.js";
+import { announce, report } from "./notices.js";
+import { themeButton, tileSize, viewControls } from "./preferences.js";
+import { Selection } from "./selection.js";
+import { Store, emptyState, hasQuery, queryOf, scopeOf, toQuery } from "./state.js";
+import { Terms, readTyped } from "./terms.js";
+import { listenToTransfers } from "./transfer.js";
+import { Uploads } from "./uploads.js";
+import { Wall } from "./wall.js";
+
+/** Ranked searches end here; lists of all items do not. */
+const MAX_RANKED = 16_384;
+
+const store = new Store();
+const selection = new Selection();
+let service = { collections: [], writable: false };
+
+const writable = () => service.writable && hasRoute("patch", "/v1/items");
+const canAdd = () => service.writable && hasRoute("post", "/v1/items");
+const addressOf = (item) => location.pathname + toQuery({ ...store.state, item: item.id });
+const thumbnailOf = (id) => {
+  const { collection } = store.state;
+  return `/v1/items/${encodeURIComponent(id)}/thumbnail?side=128${collection ? `&collection=${encodeURIComponent(collection)}` : ""}`;
+};
+
+const search = $("#search-text");
+const message = $("#message");
+const summary = $("#summary");
+const terms = new Terms($("#chips"), store, thumbnailOf);
+const wall = new Wall($("#wall"), {
+  addressOf,
+  selection,
+  size: tileSize,
+  actions: {
+    open: (item) => store.set({ item: item.id }),
+    similar: (item) => terms.similarTo(item),
+    more: (item) => terms.add(terms.ofItem(item, 1)),
+    less: (item) => terms.add(terms.ofItem(item, -1)),
+  },
+});
+const filters = new Filters($("#filters"), $("#filters-toggle"), store);
+const onDeleted = (ids) => {
+  selection.remove(ids);
+  refresh();
+};
+const onChanged = () => filters.load();
+const parts = { store, wall, selection, terms, writable, addressOf, onChanged, onDeleted };
+const itemView = new ItemView(parts);
+const duplicates = new Duplicates($("#duplicates"), parts);
+const bar = new SelectionBar($("#selection"), parts);
+const uploads = new Uploads($("#uploads"), { store, onAdded: () => refresh() });
+
+/** Read the result, the counts and the collections again, after items were written. */
+function refresh() {
+  if (store.state.view === "wall") loadWall();
+  filters.load();
+  describeCollections().catch(report);
+}
+
+/** The part of a state that decides which items the wall shows. */
+const resultOf = (state) => toQuery({ ...state, item: "" });
+const scopeKey = (state) => JSON.stringify(scopeOf(state));
+
+function loadWall() {
+  const { state } = store;
+  hideMessage(message);
+  wall.clear();
+  summary.textContent = "";
+  const fault = faultOf(state, imageOf);
+  if (fault) {
+    showMessage(message, ...fault);
+    return;
+  }
+  const body = { ...scopeOf(state), ...queryOf(state, imageOf) };
+  const ranked = hasQuery(state);
+  const expected = ranked ? 0 : expectedCount(state);
+  document.body.classList.add("loading");
+  wall.show(async (offset, limit, signal) => {
+    if (ranked && offset >= MAX_RANKED) return { hits: [], total: offset };
+    const size = ranked ? Math.min(limit, MAX_RANKED - offset) : limit;
+    const response = await api.search({ ...body, offset, limit: size }, signal);
+    if (offset > 0) return response;
+    document.body.classList.remove("loading");
+    const hidden = response.nothing_matches === true && !state.weak;
+    describeResult(response, hidden);
+    return hidden ? { hits: [], total: 0 } : response;
+  }, expected);
+}
+
+function expectedCount(state) {
+  const filtered = scopeOf(state).where.length || state.filter;
+  const named = service.collections.find(({ name }) => name === state.collection);
+  return filtered ? 0 : ((named ?? service.collections[0])?.count ?? 0);
+}
+
+function describeResult(response, hidden) {
+  const { state } = store;
+  const { hits, total, threshold, nothing_matches: none } = response;
+  const parts = [];
+  if (total !== null) parts.push(count(total, "image"));
+  else if (hits.length < response.limit) parts.push(count(hits.length, "image"));
+  else parts.push("Best first");
+  if (threshold !== null && threshold !== undefined) {
+    parts.push(`threshold ${Math.round(threshold * 100)} %`);
+  }
+  summary.textContent = hidden ? "" : parts.join(" · ");
+  summary.title = `${number(Math.round(response.took_ms))} ms`;
+  if (hidden) {
+    showNoMatch(message, store);
+    announce(`Nothing matches ${queryName(state)}`);
+    return;
+  }
+  if (!hits.length) showNoItems(message, store, { writable: canAdd(), add: openUploads });
+  else if (none === true) {
+    showNote(
+      message, `Nothing matches ${queryName(state)}. These are the nearest images.`,
+      button("Hide them", null, () => store.set({ weak: false }), { text: true, class: "button-quiet" }),
+    );
+  }
+  wall.divider.textContent = "Below the threshold: these probably do not match";
+  wall.list.classList.toggle("none-match", none === true);
+  const found = hasQuery(state) ? `Results for ${queryName(state)}: ` : "";
+  announce(`${found}${parts.join(", ")}`);
+}
+
+function drawState(before) {
+  const { state } = store;
+  const title = hasQuery(state) ? `${queryName(state).replace(/[“”]/g, "")} · coca` : "coca";
+  document.title = state.view === "duplicates" ? "Near-duplicates · coca" : title;
+  if (document.activeElement !== search || !before || before.text !== state.text) search.value = state.text;
+  const listed = state.view === "wall";
+  $("#wall").hidden = !listed;
+  $(".toolbar").hidden = !listed;
+  $("#duplicates").hidden = listed;
+  if (!before || resultOf(before) !== resultOf(state)) {
+    terms.draw();
+    if (listed) {
+      duplicates.hide();
+      if (before) scrollTo(0, 0);
+      loadWall();
+    } else {
+      hideMessage(message);
+      wall.clear();
+      duplicates.show();
+    }
+  }
+  if (before && scopeKey(before) !== scopeKey(state)) filters.load();
+  else filters.draw();
+  if (state.item) itemView.show(state.item);
+  else itemView.hide();
+}
+
+async function describeCollections() {
+  service = await api.collections();
+  bar.draw();
+  drawTools();
+}
+
+function drawTools() {
+  const { collections } = service;
+  const chosen = store.state.collection || collections[0]?.name;
+  const select = h(
+    "select",
+    {
+      class: "field field-small", "aria-label": "Collection",
+      on: { change: () => store.set({ ...emptyState(), collection: select.value }) },
+    },
+    ...collections.map(({ name, count: size }) =>
+      h("option", { value: name, selected: name === chosen }, `${name} (${number(size)})`)),
+  );
+  $("#tools").replaceChildren(
+    ...(collections.length > 1 ? [select] : []),
+    ...(canAdd() ? [button("Add images", "upload", openUploads)] : []),
+    ...(hasRoute("post", "/v1/duplicates")
+      ? [button("Near-duplicates", "duplicates", () => store.set({ view: "duplicates", item: "" }))]
+      : []),
+    button("Keys", "keyboard", showKeys, { class: "only-wide" }),
+    themeButton(),
+  );
+}
+
+const pickImage = $("#pick-image");
+const pickUploads = $("#pick-uploads");
+
+function openUploads() {
+  uploads.open(() => pickUploads.click());
+}
+
+async function searchBy(file) {
+  try {
+    terms.ofImage(await addImage(file));
+  } catch (error) {
+    report(error);
+  }
+}
+
+function submit(event) {
+  event.preventDefault();
+  const typed = readTyped(search.value);
+  if (typed.term) {
+    search.value = store.state.text;
+    terms.add(typed.term);
+  } else store.set({ text: typed.text, weight: 1, view: "wall", item: "", weak: false });
+  if (matchMedia("(pointer: coarse)").matches) search.blur();
+}
+
+function listen() {
+  $("#search-form").addEventListener("submit", submit);
+  search.addEventListener("search", () => {
+    // The cross of the field, and Escape, empty it.
+    if (!search.value && store.state.text) store.set({ text: "", weight: 1, weak: false });
+  });
+  $("#search-image").addEventListener("click", () => pickImage.click());
+  pickImage.addEventListener("change", () => {
+    const [file] = pickImage.files;
+    pickImage.value = "";
+    if (file) searchBy(file);
+  });
+  pickUploads.addEventListener("change", () => {
+    uploads.add([...pickUploads.files]);
+    pickUploads.value = "";
+  });
+  $(".brand").addEventListener("click", (event) => {
+    if (event.metaKey || event.ctrlKey) return;
+    event.preventDefault();
+    store.set({ ...emptyState(), collection: store.state.collection });
+  });
+  store.addEventListener("change", ({ detail }) => drawState(detail.before));
+  wall.addEventListener("failed", ({ detail }) => {
+    document.body.classList.remove("loading");
+    const { error } = detail;
+    const retry = button("Try again", null, () => loadWall(), { text: true, class: "button-primary" });
+    if (wall.loaded().length) report(error);
+    else {
+      wall.clear();
+      showMessage(message, "The search failed", error.message, retry);
+      announce(error.message);
+    }
+  });
+  listenToTransfers({ onSearch: searchBy, onAdd: (files) => uploads.add(files), writable: canAdd });
+  listenToKeys({ search, filters, wall, selection, bar });
+}
+
+onMissingKey(async () => {
+  const key = await promptDialog("This service needs a key", {
+    label: "API key", action: "Continue", type: "password",
+    hint: "It is kept until this browser tab is closed.",
+  });
+  if (key) apiKey.set(key);
+  return Boolean(key);
+});
+
+async function start() {
+  drawTools();
+  viewControls($("#view-controls"), () => wall.relayout());
+  listen();
+  try {
+    await readRoutes();
+    await describeCollections();
+  } catch (error) {
+    showMessage(message, "The service cannot be reached", error.message);
+    return;
+  }
+  drawState(null);
+  if (matchMedia("(min-width: 1200px)").matches) filters.open(true);
+}
+
+start();

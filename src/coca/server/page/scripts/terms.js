@@ -1,0 +1,195 @@
+// Chips of a query: texts, items and images with their weights, wanted or unwanted.
+
+import { button, h, icon, shorten } from "./dom.js";
+import { openDialog } from "./dialogs.js";
+import { imageOf } from "./images.js";
+import { drawRegion } from "./region.js";
+import { term } from "./state.js";
+import { showImage } from "./thumbnails.js";
+
+/** Read what was typed: "-text" is an unwanted text, "+text" a further wanted one. */
+export function readTyped(text) {
+  const typed = text.trim();
+  const found = /^([-−+])\s*(\S.*)$/s.exec(typed);
+  if (!found) return { text: typed };
+  return { term: term("text", found[2], { sign: found[1] === "+" ? 1 : -1 }) };
+}
+
+const describe = ({ kind, value, sign, region }) => {
+  const names = { text: `“${value}”`, id: "this item", image: "your image" };
+  const name = region ? `a region of ${names[kind]}` : names[kind];
+  return `${sign > 0 ? "More like" : "Less like"} ${name}`;
+};
+
+export class Terms {
+  /**
+   * @param {HTMLElement} root
+   * @param {Store} store
+   * @param {function(string): string} thumbnailOf path of an item's thumbnail by its id
+   */
+  constructor(root, store, thumbnailOf) {
+    this.root = root;
+    this.store = store;
+    this.thumbnailOf = thumbnailOf;
+  }
+
+  draw() {
+    const { text, weight, terms } = this.store.state;
+    const chips = terms.map((one, at) => this.#chip(one, at));
+    // The search field has the text; its chip only adds the weight.
+    if (text && (terms.length || weight !== 1)) {
+      chips.unshift(this.#chip(term("text", text, { weight }), -1));
+    }
+    if (text || terms.length) {
+      const add = button("Add", "more", () => this.#edit(null), {
+        text: true, class: "chip-add", title: "Add a text to the query",
+      });
+      chips.push(add);
+    }
+    this.root.replaceChildren(...chips);
+  }
+
+  add(one) {
+    const known = ({ kind, value, region }) => `${kind}:${value}:${region}`;
+    const others = this.store.state.terms.filter((other) => known(other) !== known(one));
+    this.store.set({ terms: [...others, one], item: "", view: "wall" });
+  }
+
+  /** Build the term of an item. */
+  ofItem(item, sign, region = null) {
+    return term("id", item.id, { sign, region });
+  }
+
+  /** Search by one item, or a region of it; the filters stay. */
+  similarTo(item, region = null) {
+    this.store.set({ text: "", weight: 1, terms: [this.ofItem(item, 1, region)], item: "", view: "wall" });
+  }
+
+  /** Search by an image of the reader. */
+  ofImage(key) {
+    const others = this.store.state.terms.filter(({ kind }) => kind !== "image");
+    this.store.set({ terms: [...others, term("image", key)], item: "", view: "wall" });
+  }
+
+  #chip(one, at) {
+    const label = describe(one);
+    const weight = one.weight === 1 ? null : h("span", { class: "chip-weight" }, `×${one.weight}`);
+    return h(
+      "span",
+      { class: `chip${one.sign < 0 ? " chip-less" : ""}` },
+      h(
+        "button",
+        {
+          type: "button", class: "chip-main", title: `${label}; weight ${one.weight}`,
+          "aria-label": `${label}, weight ${one.weight}; change`,
+          on: { click: () => this.#edit(one, at) },
+        },
+        icon(one.sign < 0 ? "less" : "more"),
+        one.kind === "text" ? h("span", {}, shorten(one.value, 40)) : this.#image(one, "chip-image"),
+        one.region && h("span", { class: "chip-note" }, "region"),
+        weight,
+      ),
+      button(`Remove: ${label}`, "close", () => this.#remove(at), { class: "chip-remove" }),
+    );
+  }
+
+  #image(one, style) {
+    const image = h("img", { class: style, alt: "" });
+    if (one.kind === "id") showImage(image, this.thumbnailOf(one.value));
+    else if (imageOf(one.value)) image.src = imageOf(one.value);
+    else return h("span", {}, "missing image");
+    return image;
+  }
+
+  #remove(at) {
+    if (at < 0) this.store.set({ text: "", weight: 1 });
+    else this.store.set({ terms: this.store.state.terms.filter((_, n) => n !== at) });
+  }
+
+  #replace(at, one) {
+    const { terms } = this.store.state;
+    if (at === null) this.store.set({ terms: [...terms, one] });
+    else if (at >= 0) this.store.set({ terms: terms.map((old, n) => (n === at ? one : old)) });
+    else if (one.sign > 0) this.store.set({ text: one.value, weight: one.weight });
+    else this.store.set({ text: "", weight: 1, terms: [one, ...terms] });
+  }
+
+  #edit(given, at = null) {
+    const one = given ?? term("text", "");
+    let region = one.region;
+    const value = h("input", {
+      class: "field", id: "term-text", value: one.value, maxlength: "4096", autocomplete: "off",
+      autofocus: true, required: true,
+    });
+    const output = h("output", { class: "term-weight", for: "term-weight" }, `×${one.weight}`);
+    const weight = h("input", {
+      type: "range", id: "term-weight", min: "0.1", max: "4", step: "0.1", value: one.weight,
+      on: { input: () => (output.value = `×${Number(weight.value)}`) },
+    });
+    const radio = (name, sign) => {
+      const input = h("input", { type: "radio", name: "sign", value: sign, checked: one.sign === sign });
+      return h("label", { class: "segment" }, input, h("span", {}, name));
+    };
+    const form = h(
+      "form",
+      { method: "dialog", class: "term-form" },
+      one.kind === "text"
+        ? [h("label", { class: "field-label", for: "term-text" }, "Text"), value]
+        : this.#imageField(one, (drawn) => (region = drawn)),
+      h(
+        "fieldset",
+        { class: "segments" },
+        h("legend", { class: "visually-hidden" }, "Direction"),
+        radio("More like this", 1),
+        radio("Less like this", -1),
+      ),
+      h("label", { class: "field-label", for: "term-weight" }, "Weight ", output),
+      weight,
+      h(
+        "div",
+        { class: "dialog-actions" },
+        h("button", { class: "button button-primary", value: "yes" }, given ? "Apply" : "Add"),
+      ),
+    );
+    openDialog(given ? "Part of the query" : "Add to the query", form, {
+      onClose: (answer) => {
+        const text = one.kind === "text" ? value.value.trim() : one.value;
+        if (answer !== "yes" || !text) return;
+        const sign = Number(new FormData(form).get("sign"));
+        this.#replace(at, term(one.kind, text, { sign, weight: Number(weight.value), region }));
+      },
+    });
+  }
+
+  #imageField(one, onRegion) {
+    const image = this.#image(one, "term-image");
+    const frame = h("div", { class: "region-frame" }, image);
+    const mark = h("div", { class: "region-mark" });
+    const show = (region) => {
+      mark.hidden = !region;
+      if (!region) return;
+      const [x0, y0, x1, y1] = region.map((side) => side * 100);
+      Object.assign(mark.style, {
+        left: `${x0}%`, top: `${y0}%`, width: `${x1 - x0}%`, height: `${y1 - y0}%`,
+      });
+    };
+    let current = one.region;
+    show(current);
+    frame.append(mark);
+    const draw = button("Draw a region", "region", () => {
+      draw.hidden = true;
+      mark.hidden = true;
+      const done = (region) => {
+        current = region;
+        draw.hidden = false;
+        show(region);
+        onRegion(region);
+        draw.focus();
+      };
+      drawRegion(frame, {
+        start: current, action: "Use this region", onDone: done, onCancel: () => done(current),
+      });
+    }, { text: true });
+    return h("div", { class: "term-example" }, frame, draw);
+  }
+}

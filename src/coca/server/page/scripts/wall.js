@@ -1,0 +1,355 @@
+// Wall of images with virtual scrolling: only tiles near the viewport are in the document.
+
+import { Blocks } from "./blocks.js";
+import { h, perFrame } from "./dom.js";
+import { discard, placeholder, tile } from "./tile.js";
+
+const OVERSCAN = 700;
+const MAX_REQUESTS = 3;
+const REQUEST_DELAY_MS = 60;
+const GAP = 6;
+
+export class Wall extends EventTarget {
+  #source = null;
+  #tiles = new Map();
+  #requests = new Map();
+  #timer = 0;
+  #current = 0;
+  #anchor = null;
+  #focusing = false;
+
+  /**
+   * @param {HTMLElement} root
+   * @param {object} options `actions` of tiles, `addressOf(item)`, `selection`, and
+   *   `size()` -> {height, square}
+   */
+  constructor(root, { actions, addressOf, selection, size }) {
+    super();
+    this.root = root;
+    this.addressOf = addressOf;
+    this.selection = selection;
+    this.size = size;
+    this.actions = { ...actions, select: (item, range) => this.select(item, range) };
+    this.list = h("ul", { class: "wall-list", role: "list", "aria-label": "Images" });
+    this.divider = h("p", { class: "wall-divider", hidden: true });
+    root.append(this.list, this.divider);
+    this.blocks = new Blocks(this.#layoutOptions());
+    const draw = perFrame(() => this.#draw());
+    addEventListener("scroll", draw, { passive: true });
+    new ResizeObserver(perFrame(() => this.#resized())).observe(root);
+    selection.addEventListener("change", () => this.#markSelected());
+    this.list.addEventListener("focusin", (event) => this.#focused(event));
+    this.list.addEventListener("keydown", (event) => this.#key(event));
+  }
+
+  /**
+   * Show a result from its start.
+   * @param {function(number, number, AbortSignal): Promise<{hits, total}>} source reads items from
+   *   an offset; `total` is null where it is unknown
+   * @param {number} length expected number of items, until the first response
+   */
+  show(source, length = 0) {
+    this.clear();
+    this.#source = source;
+    this.blocks.resize(length || this.blocks.size, false);
+    this.#draw();
+    this.#request();
+  }
+
+  /** Remove all tiles and requests. */
+  clear() {
+    clearTimeout(this.#timer);
+    for (const request of this.#requests.values()) request.abort();
+    this.#requests.clear();
+    for (const element of this.#tiles.values()) discard(element);
+    this.#tiles.clear();
+    this.#source = null;
+    this.#current = 0;
+    this.#anchor = null;
+    this.#focusing = false;
+    this.blocks = new Blocks(this.#layoutOptions());
+    this.divider.hidden = true;
+    this.list.style.height = "0";
+  }
+
+  /** Lay out again after a change of the tile size or the window. */
+  relayout() {
+    if (!this.#source) return;
+    const source = this.#source;
+    const { length, complete } = this.blocks;
+    const first = this.#firstVisible();
+    const known = [];
+    for (let at = 0; at < length; at += 1) known.push(this.blocks.item(at));
+    const firstWeak = this.blocks.firstWeak;
+    for (const element of this.#tiles.values()) discard(element);
+    this.#tiles.clear();
+    for (const request of this.#requests.values()) request.abort();
+    this.#requests.clear();
+    this.blocks = new Blocks(this.#layoutOptions());
+    this.blocks.firstWeak = firstWeak;
+    this.blocks.resize(length, complete);
+    this.blocks.blocks.forEach((block, at) => {
+      const items = known.slice(at * this.blocks.size, (at + 1) * this.blocks.size);
+      if (items.length && items.every(Boolean)) this.blocks.fill(at, items);
+    });
+    this.#source = source;
+    if (first > 0) this.#reveal(first, "start");
+    this.#draw();
+    this.#request();
+  }
+
+  item(index) {
+    return this.blocks.item(index);
+  }
+
+  /** Index of a loaded item; -1 if it is not loaded. */
+  indexOf(id) {
+    for (const [at, block] of this.blocks.blocks.entries()) {
+      const found = block.items?.findIndex((item) => item.id === id) ?? -1;
+      if (found >= 0) return at * this.blocks.size + found;
+    }
+    return -1;
+  }
+
+  /** Focus the tile of an index, and scroll to it. */
+  focus(index) {
+    if (index < 0 || index >= this.blocks.length) return;
+    this.#current = index;
+    this.#reveal(index, "nearest");
+    this.#draw();
+    const link = this.#tiles.get(index)?.querySelector(".tile-link");
+    // The tile of an item that is not loaded gets the focus later.
+    this.#focusing = !link;
+    link?.focus({ preventScroll: true });
+  }
+
+  focusCurrent() {
+    this.focus(this.#current);
+  }
+
+  /** Toggle an item; with `range`, select all items from the last toggled one. */
+  select(item, range) {
+    const index = this.indexOf(item.id);
+    if (range && this.#anchor !== null && index >= 0) {
+      const [from, to] = [Math.min(this.#anchor, index), Math.max(this.#anchor, index)];
+      const items = [];
+      for (let at = from; at <= to; at += 1) {
+        const one = this.blocks.item(at);
+        if (one) items.push(one);
+      }
+      this.selection.add(items);
+    } else this.selection.toggle(item);
+    this.#anchor = index >= 0 ? index : null;
+  }
+
+  /** All items that are loaded. */
+  loaded() {
+    return this.blocks.blocks.flatMap((block) => block.items ?? []);
+  }
+
+  #layoutOptions() {
+    return { width: Math.max(1, this.root.clientWidth), gap: GAP, ...this.size() };
+  }
+
+  #resized() {
+    const width = Math.max(1, this.root.clientWidth);
+    if (Math.abs(width - this.blocks.options.width) >= 1) this.relayout();
+    else this.#draw();
+  }
+
+  get #top() {
+    return this.root.getBoundingClientRect().top;
+  }
+
+  #viewport(margin) {
+    const top = -this.#top;
+    return [top - margin, top + innerHeight + margin];
+  }
+
+  #firstVisible() {
+    const header = document.querySelector(".header")?.offsetHeight ?? 0;
+    return this.blocks.visible(-this.#top + header, -this.#top + innerHeight)[0] ?? 0;
+  }
+
+  #reveal(index, where) {
+    const box = this.blocks.box(index);
+    if (!box) return;
+    this.list.style.height = `${this.blocks.height}px`;
+    const header = (document.querySelector(".header")?.offsetHeight ?? 0) + GAP * 2;
+    const y = this.#top + box.y;
+    if (where === "start" || y < header) scrollBy(0, y - header);
+    else if (y + box.height > innerHeight) scrollBy(0, y + box.height - innerHeight + GAP * 2);
+  }
+
+  #draw() {
+    if (!this.#source) return;
+    this.list.style.height = `${this.blocks.height}px`;
+    const wanted = new Set(this.blocks.visible(...this.#viewport(OVERSCAN)));
+    for (const [index, element] of this.#tiles) {
+      // A focused tile stays, or the focus would be lost.
+      if (wanted.has(index) || element.contains(document.activeElement)) continue;
+      discard(element);
+      this.#tiles.delete(index);
+    }
+    for (const index of wanted) this.#drawTile(index);
+    this.#drawDivider();
+    if (!this.#timer) {
+      this.#timer = setTimeout(() => {
+        this.#timer = 0;
+        this.#request();
+      }, REQUEST_DELAY_MS);
+    }
+  }
+
+  #drawTile(index) {
+    const item = this.blocks.item(index);
+    let element = this.#tiles.get(index);
+    const box = this.blocks.box(index);
+    if (element && item && element.dataset.id !== item.id) {
+      discard(element);
+      element = null;
+    }
+    if (!element) {
+      const address = item ? this.addressOf(item) : "";
+      element = item
+        ? tile(item, { ...box, address, actions: this.actions })
+        : placeholder();
+      element.dataset.index = index;
+      this.#tiles.set(index, element);
+      this.#insert(element, index);
+      this.#mark(element, item);
+    }
+    if (item) {
+      element.setAttribute("aria-posinset", index + 1);
+      element.setAttribute("aria-setsize", this.blocks.complete ? this.blocks.length : -1);
+      const tabindex = index === this.#current ? "0" : "-1";
+      for (const one of element.querySelectorAll("a, input, button")) one.tabIndex = tabindex;
+    }
+    element.style.transform = `translate(${box.x}px, ${box.y}px)`;
+    element.style.width = `${box.width}px`;
+    element.style.height = `${box.height}px`;
+  }
+
+  // The order in the document is the order of the items, for screen readers.
+  #insert(element, index) {
+    let next = null;
+    for (let child = this.list.lastElementChild; child; child = child.previousElementSibling) {
+      if (Number(child.dataset.index) < index) break;
+      next = child;
+    }
+    this.list.insertBefore(element, next);
+  }
+
+  #drawDivider() {
+    const y = this.blocks.divider;
+    this.divider.hidden = y === null;
+    if (y !== null) this.divider.style.transform = `translateY(${y}px)`;
+  }
+
+  #request() {
+    if (!this.#source) return;
+    const near = new Set(this.blocks.overlapping(...this.#viewport(OVERSCAN * 1.5)));
+    for (const [at, request] of this.#requests) {
+      if (!near.has(at)) {
+        request.abort();
+        this.#requests.delete(at);
+      }
+    }
+    for (const at of near) {
+      if (this.#requests.size >= MAX_REQUESTS) break;
+      const block = this.blocks.blocks[at];
+      if (!block.items && !this.#requests.has(at)) this.#load(at);
+    }
+  }
+
+  async #load(at) {
+    const request = new AbortController();
+    this.#requests.set(at, request);
+    const source = this.#source;
+    try {
+      const page = await source(at * this.blocks.size, this.blocks.size, request.signal);
+      if (source === this.#source && !request.signal.aborted) this.#received(at, page);
+    } catch (error) {
+      if (error.name !== "AbortError" && source === this.#source) {
+        this.#source = at === 0 ? null : this.#source;
+        this.dispatchEvent(new CustomEvent("failed", { detail: { error } }));
+        return;
+      }
+    }
+    if (this.#requests.get(at) === request) this.#requests.delete(at);
+    if (source === this.#source) this.#request();
+  }
+
+  #received(at, { hits, total }) {
+    const end = at * this.blocks.size + hits.length;
+    const above = this.blocks.blocks[at].top + this.#top < 0;
+    const bottomBefore = this.blocks.blocks[at].top + this.blocks.blocks[at].height;
+    if (total !== null && total !== undefined) {
+      if (total !== this.blocks.length || !this.blocks.complete) this.blocks.resize(total, true);
+    } else if (hits.length < this.blocks.size) this.blocks.resize(end, true);
+    else if (end >= this.blocks.length) this.blocks.resize(end + this.blocks.size, false);
+    if (hits.length && at < this.blocks.blocks.length) {
+      const grown = this.blocks.fill(at, hits);
+      this.list.style.height = `${this.blocks.height}px`;
+      // What the reader sees stays in place when a block above gets its height.
+      if (above && bottomBefore + this.#top < 0) scrollBy(0, grown);
+    }
+    this.#dropPlaceholders(at);
+    this.#draw();
+    if (this.#focusing && this.blocks.item(this.#current)) this.focus(this.#current);
+    this.dispatchEvent(new CustomEvent("received", { detail: { at } }));
+  }
+
+  #dropPlaceholders(at) {
+    for (const [index, element] of this.#tiles) {
+      const stale = element.classList.contains("tile-empty");
+      if (index >= this.blocks.length || (stale && Math.floor(index / this.blocks.size) === at)) {
+        discard(element);
+        this.#tiles.delete(index);
+      }
+    }
+  }
+
+  #markSelected() {
+    for (const [index, element] of this.#tiles) this.#mark(element, this.blocks.item(index));
+  }
+
+  #mark(element, item) {
+    if (!item) return;
+    const selected = this.selection.has(item.id);
+    element.classList.toggle("tile-selected", selected);
+    element.querySelector("input").checked = selected;
+  }
+
+  #focused(event) {
+    const element = event.target.closest(".tile");
+    if (!element) return;
+    this.#current = Number(element.dataset.index);
+    for (const [index, one] of this.#tiles) {
+      const tabindex = index === this.#current ? 0 : -1;
+      for (const part of one.querySelectorAll("a, input, button")) part.tabIndex = tabindex;
+    }
+  }
+
+  #key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const last = this.blocks.length - 1;
+    const current = this.#current;
+    const targets = {
+      ArrowLeft: () => Math.max(0, current - 1),
+      ArrowRight: () => Math.min(last, current + 1),
+      ArrowUp: () => this.blocks.inNextRow(current, -1),
+      ArrowDown: () => this.blocks.inNextRow(current, 1),
+      Home: () => 0,
+      End: () => last,
+    };
+    if (event.key in targets) {
+      event.preventDefault();
+      this.focus(targets[event.key]());
+    } else if (event.key === "x" || (event.key === " " && event.target.tagName === "A")) {
+      const item = this.blocks.item(current);
+      event.preventDefault();
+      if (item) this.select(item, event.shiftKey);
+    }
+  }
+}

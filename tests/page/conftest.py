@@ -1,0 +1,81 @@
+"""A browser on a real service: failing on foreign requests, errors and policy violations."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from page_service import ARGUMENTS, CHROMIUM, Watch, fill_many, render, serving, write_images
+
+TIMEOUT_MS = 120_000
+"""The time of a response depends on the load of the machine."""
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `coca serve` over a small and a large collection."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    import coca
+    from coca.workflows.collections.index import index_images
+    from tiny_model import write_model
+
+    root = tmp_path_factory.mktemp("page")
+    model = write_model(root / "model")
+    predictor = coca.load(model, device="cpu")
+    uri = str(root / "images.db")
+    index_images([write_images(root / "images")], predictor, uri=uri)
+    render("square", "blue", (64, 48)).save(root / "small.jpg")
+    fill_many(uri, "many", root / "small.jpg", predictor.fingerprint, predictor.embed_dim)
+    names = ("--collection", "pictures", "--collection", "many")
+    with serving("--uri", uri, *names, "--model", str(model), cache=root / "cache") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def routes(address: str) -> set[str]:
+    """The paths of the service's routes."""
+    with urlopen(f"{address}/openapi.json") as answer:
+        return set(json.load(answer)["paths"])
+
+
+@pytest.fixture(scope="session")
+def browser(address: str) -> Iterator[Any]:
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=TIMEOUT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    watched = Watch()
+    yield watched
+    assert watched.faults == []
+
+
+@pytest.fixture
+def visit(address: str, browser: Any, watch: Watch) -> Iterator[Callable[..., Any]]:
+    """Open a path of the page in a fresh context of the browser."""
+    contexts = []
+
+    def open_tab(path: str = "/", **options: Any) -> Any:
+        settings = {"viewport": {"width": 1280, "height": 800}, "accept_downloads": True} | options
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(TIMEOUT_MS)
+        watch.follow(tab)
+        tab.goto(address + path)
+        tab.wait_for_selector("#tools button")
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()

@@ -1,0 +1,105 @@
+"""Accessibility by axe-core, in each state of the page and in both color themes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
+
+
+from page_service import AXE
+
+pytestmark = pytest.mark.page
+
+Visit = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: make test-page")
+    return AXE.read_text(encoding="utf-8")
+
+
+def violations(tab: Any, axe: str) -> list[str]:
+    # Animations would be measured at half of their opacity.
+    tab.emulate_media(reduced_motion="reduce")
+    tab.evaluate(axe)
+    found = tab.evaluate("axe.run()")["violations"]
+    return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]]
+
+
+def open_item(tab: Any) -> None:
+    tab.locator(".tile-link").first.click()
+    tab.wait_for_selector("dialog.item[open]")
+
+
+def select(tab: Any) -> None:
+    tab.locator(".tile-check input").first.click(force=True)
+    tab.wait_for_selector("#selection:not([hidden])")
+
+
+def edit_term(tab: Any) -> None:
+    tab.locator(".chip-main").first.click()
+    tab.wait_for_selector(".term-form")
+
+
+def show_filters(tab: Any) -> None:
+    if tab.locator("#filters").is_hidden():
+        tab.locator("#filters-toggle").click()
+    tab.wait_for_selector(".facet-value")
+
+
+def show_keys(tab: Any) -> None:
+    tab.keyboard.press("?")
+    tab.wait_for_selector(".keys")
+
+
+STATES: dict[str, tuple[str, Callable[[Any], None] | None]] = {
+    "all images": ("/", None),
+    "query with chips": ("/?q=circle&less=text%3A2%3A%3Ablue", None),
+    "no hits": ("/?tag=no-such-tag", None),
+    "item": ("/", open_item),
+    "selection": ("/", select),
+    "part of the query": ("/?q=circle&more=text%3A%3A%3Ared", edit_term),
+    "filters": ("/", show_filters),
+    "keys": ("/", show_keys),
+    "near-duplicates": ("/?view=duplicates", None),
+}
+
+
+NEEDED = {"filters": {"/v1/facets"}, "near-duplicates": {"/v1/duplicates"}}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("state", STATES)
+def test_axe_finds_no_violation(
+    visit: Visit, axe: str, routes: set[str], state: str, scheme: str
+) -> None:
+    if missing := NEEDED.get(state, set()) - routes:
+        pytest.skip(f"the service has no route {missing}")
+    path, action = STATES[state]
+    tab = visit(path, color_scheme=scheme)
+    tab.wait_for_load_state("networkidle")
+    if action:
+        action(tab)
+    assert violations(tab, axe) == []
+
+
+def test_every_control_is_reached_by_tab_in_reading_order(visit: Visit) -> None:
+    tab = visit("/?q=circle", viewport={"width": 1_000, "height": 800})
+    tab.wait_for_selector(".tile-link[tabindex='0']")
+    reached = []
+    for _ in range(24):
+        tab.keyboard.press("Tab")
+        reached.append(
+            tab.evaluate(
+                """() => {
+                  const {activeElement: one} = document;
+                  return one.className.includes?.("tile-link") ? "tile" : one.id || one.className;
+                }"""
+            )
+        )
+    order = [reached.index(name) for name in ("skip", "search-text", "filters-toggle", "tile")]
+    assert order == sorted(order)

@@ -1,0 +1,190 @@
+"""Items on the page: filters, tags, captions, questions, uploads, deletion, export, duplicates."""
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
+
+from playwright.sync_api import expect
+
+from coca.search.records import content_id
+from page_service import Watch, render
+
+pytestmark = pytest.mark.page
+
+Visit = Callable[..., Any]
+
+
+NEEDED = {"/v1/items", "/v1/items/delete", "/v1/facets", "/v1/caption", "/v1/answer"}
+
+
+@pytest.fixture(autouse=True)
+def _needed_routes(routes: set[str]) -> None:
+    if missing := NEEDED - routes:
+        pytest.skip(f"the service has no route {missing}")
+
+
+def count(tab: Any, number: int) -> None:
+    expect(tab.locator("#summary")).to_have_text(f"{number} images")
+
+
+def add(tab: Any, *files: Path) -> None:
+    """Upload files, and wait until the wall shows them."""
+    tab.set_input_files("#pick-uploads", list(files))
+    expect(tab.locator("#uploads h2")).to_have_text(re.compile(r"\d images? added"))
+
+
+def delete_selected(tab: Any) -> None:
+    tab.locator("#selection").get_by_role("button", name="Delete").click()
+    tab.locator(".dialog").get_by_role("button", name="Delete").click()
+
+
+@pytest.fixture
+def uploaded(visit: Visit, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """The page with one image more, and its tile; the image is deleted after the test."""
+    file = tmp_path / "star.png"
+    render("triangle", "purple", (120, 90)).save(file)
+    id = content_id(file.read_bytes())
+    tab = visit()
+    count(tab, 13)
+    add(tab, file)
+    count(tab, 14)
+    yield tab, tab.locator(f'.tile[data-id="{id}"]')
+    tab.evaluate(
+        """id => fetch("/v1/items/delete", {
+          method: "POST", headers: {"Content-Type": "application/json"},
+          body: JSON.stringify({ids: [id]}),
+        })""",
+        id,
+    )
+
+
+def test_an_upload_is_found_and_deleted_after_a_confirmation(uploaded: tuple[Any, Any]) -> None:
+    tab, tile = uploaded
+    tab.fill("#search-text", "a purple triangle")
+    tab.keyboard.press("Enter")
+    expect(tile.locator(".tile-score")).to_be_attached()
+    tile.locator("input").click(force=True)
+    tab.locator("#selection").get_by_role("button", name="Delete").click()
+    tab.locator(".dialog").get_by_role("button", name="Cancel").click()
+    expect(tab.locator("#selection")).to_contain_text("1 image selected")
+    delete_selected(tab)
+    expect(tile).to_have_count(0)
+    expect(tab.locator("#selection")).to_be_hidden()
+
+
+def test_a_file_that_is_no_image_is_reported(visit: Visit, watch: Watch, tmp_path: Path) -> None:
+    watch.expected.add(422)
+    file = tmp_path / "broken.png"
+    file.write_bytes(b"no image")
+    tab = visit()
+    tab.set_input_files("#pick-uploads", file)
+    expect(tab.locator("#uploads h2")).to_contain_text("1 failed")
+    expect(tab.locator(".upload-failed")).to_contain_text("broken.png")
+
+
+def test_selected_images_are_tagged_and_moved_to_an_album(uploaded: tuple[Any, Any]) -> None:
+    tab, tile = uploaded
+    for name, text, label in (("Tag", "festive, shiny", "Add tags"), ("Album", "Party", "Move")):
+        tile.locator("input").click(force=True)
+        tab.locator("#selection").get_by_role("button", name=name).click()
+        tab.fill("#dialog-input", text)
+        tab.get_by_role("button", name=label).click()
+        expect(tab.locator("#selection")).to_be_hidden()
+    tab.goto(tab.url + "?tag=festive&in.album=%22Party%22")
+    expect(tab.locator("#summary")).to_have_text("1 image")
+
+
+def test_filters_narrow_the_wall_and_have_an_address(visit: Visit) -> None:
+    tab = visit()
+    if tab.locator("#filters").is_hidden():
+        tab.locator("#filters-toggle").click()
+    tab.locator(".facet-value", has_text="circle").first.click()
+    count(tab, 4)
+    assert "tag=circle" in tab.url or "circles" in tab.url
+    tab.get_by_role("button", name="Clear all").click()
+    count(tab, 13)
+    tab.locator(".bar-button").first.click()
+    expect(tab.locator("#summary")).to_have_text("1 image")
+    assert "from=2009" in tab.url
+
+
+def test_an_invalid_filter_is_reported(visit: Visit, watch: Watch) -> None:
+    watch.expected.add(400)
+    tab = visit("/?filter=width+%3E")
+    expect(tab.locator("#message h2")).to_have_text("The search failed")
+
+
+def test_filters_without_a_hit_can_be_cleared(visit: Visit) -> None:
+    tab = visit("/?tag=no-such-tag")
+    expect(tab.locator("#message h2")).to_have_text("No images with these filters")
+    tab.locator("#message").get_by_role("button", name="Clear the filters").click()
+    count(tab, 13)
+
+
+def test_a_caption_shows_where_the_model_looks(visit: Visit) -> None:
+    tab = visit()
+    tab.locator(".tile-link").first.click()
+    tab.get_by_role("button", name="Caption and attention").click()
+    word = tab.locator(".word").first
+    expect(word).to_be_visible()
+    word.hover()
+    expect(tab.locator("canvas.attention")).to_be_visible()
+    image = tab.locator(".item-image").bounding_box()
+    overlay = tab.locator("canvas.attention").bounding_box()
+    assert overlay == pytest.approx(image, abs=1.5)
+
+
+def test_a_question_is_answered(visit: Visit) -> None:
+    tab = visit()
+    tab.locator(".tile-link").first.click()
+    tab.fill("#question", "a red")
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".answers li").first).to_contain_text("%")
+
+
+def test_the_view_of_an_item_shows_its_record(visit: Visit) -> None:
+    tab = visit("/?tag=circle")
+    tab.locator(".tile-link").last.click()
+    item = tab.locator("dialog.item")
+    expect(item.locator(".item-caption").first).to_have_text("a red circle")
+    expect(item.locator(".tag")).to_have_text(["circle", "red"])
+    for text in ("200 pixels", "circles", "phone"):
+        expect(item.locator(".details")).to_contain_text(text)
+
+
+def test_exported_files_hold_the_selected_images(visit: Visit, tmp_path: Path) -> None:
+    tab = visit("/?tag=circle")
+    boxes = tab.locator(".tile-check input")
+    expect(boxes).to_have_count(4)
+    for number in range(2):
+        boxes.nth(number).click(force=True)
+    saved = {}
+    for label in ("Records as JSON lines", "Images as ZIP"):
+        tab.locator("#selection").get_by_role("button", name="Export").click()
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name=label).click()
+        saved[label] = tmp_path / download.value.suggested_filename
+        download.value.save_as(saved[label])
+    lines = saved["Records as JSON lines"].read_text().splitlines()
+    names = [json.loads(line)["name"] for line in lines]
+    with zipfile.ZipFile(saved["Images as ZIP"]) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == names == ["blue-circle.png", "green-circle.png"]
+
+
+def test_near_duplicates_are_compared_side_by_side(visit: Visit) -> None:
+    tab = visit()
+    tab.get_by_role("button", name="Near-duplicates").click()
+    tab.locator("#min-similarity").fill("0.995")
+    group = tab.locator(".group", has_text="copy-of-circle.jpg")
+    expect(group).to_contain_text("red-circle.png")
+    assert "view=duplicates" in tab.url
+    tab.go_back()
+    count(tab, 13)

@@ -1,0 +1,210 @@
+"""Search on the page: text, images, regions, weights, filters, deep links, and no match."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
+
+from playwright.sync_api import expect
+
+from page_service import render
+
+pytestmark = pytest.mark.page
+
+Visit = Callable[..., Any]
+
+
+def query_of(tab: Any) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(tab.url).query)
+
+
+def names(tab: Any) -> list[str]:
+    """The labels of the tiles, in the order of the wall."""
+    tab.wait_for_selector(".tile-link img.loaded")
+    return [link.get_attribute("aria-label") for link in tab.locator(".tile-link").all()]
+
+
+def test_the_page_lists_all_images_newest_first(visit: Visit) -> None:
+    tab = visit()
+    expect(tab.locator("#summary")).to_have_text("13 images")
+    assert names(tab)[:2] == ["a blue triangle", "a green triangle"]
+
+
+def test_a_text_shows_scores_and_has_an_address(visit: Visit) -> None:
+    tab = visit()
+    tab.fill("#search-text", "a red circle")
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".tile-score").first).to_have_text(re.compile(r"^-?[01]\.\d\d$"))
+    assert query_of(tab) == {"q": ["a red circle"]}
+    tab.go_back()
+    expect(tab.locator("#summary")).to_have_text("13 images")
+    assert tab.input_value("#search-text") == ""
+
+
+def test_a_link_opens_the_same_query_filters_and_item(visit: Visit) -> None:
+    tab = visit("/?q=circle&less=text%3A2%3A%3Ablue&tag=circle")
+    order = names(tab)
+    assert len(order) == 4
+    tab.locator(".tile-link").first.click()
+    tab.wait_for_selector("dialog.item[open]")
+    again = visit(tab.url.removeprefix(tab.evaluate("location.origin")))
+    expect(again.locator("dialog.item h2")).to_have_text(tab.locator("dialog.item h2").inner_text())
+    again.keyboard.press("Escape")
+    assert names(again) == order
+    expect(again.locator(".chip-less")).to_contain_text("blue")
+    expect(again.locator(".chip-less")).to_contain_text("2")
+
+
+def test_a_minus_sign_adds_an_unwanted_text(visit: Visit) -> None:
+    tab = visit("/?q=circle")
+    tab.fill("#search-text", "-blue")
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".chip-less")).to_contain_text("blue")
+    assert query_of(tab) == {"q": ["circle"], "less": ["text:::blue"]}
+    assert tab.input_value("#search-text") == "circle"
+
+
+def test_a_query_of_unwanted_texts_only_asks_for_more(visit: Visit) -> None:
+    tab = visit("/?less=text%3A%3A%3Ablue")
+    expect(tab.locator("#message h2")).to_have_text("Add something to look for")
+
+
+def test_a_weight_changes_the_query(visit: Visit) -> None:
+    tab = visit("/?q=circle&more=text%3A%3A%3Ared")
+    tab.locator(".chip-main", has_text="red").click()
+    tab.locator("#term-weight").fill("2.5")
+    tab.get_by_role("radio", name="Less like this").check(force=True)
+    tab.get_by_role("button", name="Apply").click()
+    expect(tab.locator(".chip-less")).to_contain_text("2.5")
+    assert query_of(tab) == {"q": ["circle"], "less": ["text:2.5::red"]}
+
+
+def test_similar_finds_the_copy_first(visit: Visit) -> None:
+    tab = visit("/?q=circle&tag=circle")
+    tile = tab.locator(".tile", has=tab.get_by_label(re.compile("^a red circle, score"))).first
+    tile.hover()
+    tile.get_by_role("button", name=re.compile("^Similar")).click()
+    expect(tab.locator(".chip-image")).to_be_visible()
+    assert "q" not in query_of(tab)
+    assert query_of(tab)["tag"] == ["circle"]
+
+
+def test_an_image_of_the_reader_finds_its_copy(visit: Visit, tmp_path: Path) -> None:
+    file = tmp_path / "mine.png"
+    render("circle", "red", (300, 200)).save(file)
+    tab = visit()
+    tab.set_input_files("#pick-image", file)
+    expect(tab.locator(".chip-image")).to_be_visible()
+    first = tab.locator(".tile-link").first
+    expect(first).to_have_attribute("aria-label", re.compile("red circle"))
+    tab.reload()
+    expect(tab.locator(".chip-image")).to_be_visible()
+
+
+def test_an_image_can_be_dropped_and_pasted(visit: Visit) -> None:
+    tab = visit()
+    make = """async (kind) => {
+      const canvas = document.createElement("canvas");
+      canvas.width = canvas.height = 40;
+      const context = canvas.getContext("2d");
+      context.fillStyle = kind === "drop" ? "red" : "blue";
+      context.fillRect(0, 0, 40, 40);
+      const blob = await new Promise(done => canvas.toBlob(done));
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([blob], "a.png", {type: "image/png"}));
+      const event = kind === "drop"
+        ? new DragEvent("drop", {dataTransfer: transfer, clientX: 10, bubbles: true})
+        : new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true});
+      document.body.dispatchEvent(event);
+    }"""
+    keys = []
+    for kind in ("drop", "paste"):
+        with tab.expect_response("**/v1/search"):
+            tab.evaluate(make, kind)
+        tab.wait_for_selector(".chip-image")
+        keys.append(query_of(tab)["more"])
+    assert keys[0] != keys[1]
+
+
+def test_an_image_of_another_tab_is_missed_in_words(visit: Visit) -> None:
+    tab = visit("/?more=image%3A%3A%3Aunknown")
+    expect(tab.locator("#message h2")).to_have_text("The image of this query is gone")
+
+
+def test_a_region_is_drawn_and_searched(visit: Visit) -> None:
+    tab = visit()
+    tab.locator(".tile-link").first.click()
+    tab.get_by_role("button", name="Search a region").click()
+    area = tab.locator(".region-layer").bounding_box()
+    x, y, width, height = (area[side] for side in ("x", "y", "width", "height"))
+    tab.mouse.move(x + 0.2 * width, y + 0.1 * height)
+    tab.mouse.down()
+    tab.mouse.move(x + 0.6 * width, y + 0.9 * height, steps=3)
+    tab.mouse.up()
+    with tab.expect_request("**/v1/search") as sent:
+        tab.get_by_role("button", name="Search this region").click()
+    [example] = json.loads(sent.value.post_data)["positive"]
+    assert example["region"] == pytest.approx([0.2, 0.1, 0.6, 0.9], abs=0.02)
+    expect(tab.locator(".chip")).to_contain_text("region")
+    assert names(tab)
+
+
+def test_a_region_is_moved_by_keys(visit: Visit) -> None:
+    tab = visit()
+    tab.locator(".tile-link").first.click()
+    tab.get_by_role("button", name="Search a region").click()
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("Shift+ArrowDown")
+    with tab.expect_request("**/v1/search") as sent:
+        tab.keyboard.press("Enter")
+    [example] = json.loads(sent.value.post_data)["positive"]
+    assert example["region"] == pytest.approx([0.23, 0.25, 0.73, 0.77])
+
+
+def with_match_fields(tab: Any, *, matching: int) -> None:
+    """Answer searches as a calibrated collection does, of which the first hits match."""
+
+    def fill(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        for number, hit in enumerate(body["hits"]):
+            hit["is_match"] = number < matching
+            hit["match_probability"] = 0.9 if number < matching else 0.1
+        body |= {"nothing_matches": matching == 0, "threshold": 0.5}
+        route.fulfill(response=response, json=body)
+
+    tab.route("**/v1/search", fill)
+
+
+def test_nothing_matches_is_said_clearly(visit: Visit) -> None:
+    tab = visit()
+    with_match_fields(tab, matching=0)
+    tab.fill("#search-text", "a giraffe")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#message h2")).to_have_text("Nothing matches")
+    expect(tab.locator("#live")).to_have_text("Nothing matches “a giraffe”")
+    expect(tab.locator(".tile")).to_have_count(0)
+    tab.get_by_role("button", name="Show the nearest images anyway").click()
+    expect(tab.locator("#message")).to_contain_text("Nothing matches “a giraffe”")
+    expect(tab.locator(".tile-weak").first).to_be_visible()
+    assert query_of(tab)["weak"] == ["1"]
+
+
+def test_hits_below_the_threshold_follow_a_line(visit: Visit) -> None:
+    tab = visit()
+    with_match_fields(tab, matching=3)
+    tab.fill("#search-text", "circle")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#summary")).to_contain_text("threshold 50 %")
+    expect(tab.locator(".wall-divider")).to_be_visible()
+    expect(tab.locator(".tile:not(.tile-weak)")).to_have_count(3)
+    line = tab.locator(".wall-divider").bounding_box()["y"]
+    tops = [tile.bounding_box()["y"] for tile in tab.locator(".tile").all()]
+    weak = [tile.bounding_box()["y"] for tile in tab.locator(".tile-weak").all()]
+    assert min(tops) < line < min(weak)

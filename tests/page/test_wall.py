@@ -1,0 +1,176 @@
+"""The wall: virtual scrolling, keys, selection, layouts, phone width, color theme, and state."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed: make test-page")
+
+from playwright.sync_api import expect
+
+from page_service import MANY
+
+pytestmark = pytest.mark.page
+
+Visit = Callable[..., Any]
+MAX_TILES = 150
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+def tiles(tab: Any) -> int:
+    return tab.locator(".tile").count()
+
+
+def test_scrolling_through_many_items_keeps_few_nodes(visit: Visit) -> None:
+    tab = visit("/?c=many")
+    expect(tab.locator("#summary")).to_have_text(f"{MANY:,} images")
+    most = 0
+    for part in (0.1, 0.5, 0.93, 0.3, 1.0):
+        tab.evaluate("part => scrollTo(0, part * document.body.scrollHeight)", part)
+        tab.wait_for_function(
+            """() => [...document.querySelectorAll(".tile")].some(tile => {
+              const box = tile.getBoundingClientRect();
+              return box.top < innerHeight && box.bottom > 0 && tile.querySelector("img.loaded");
+            })"""
+        )
+        most = max(most, tiles(tab))
+    assert most <= MAX_TILES
+    expect(tab.get_by_label(f"row {MANY - 1}", exact=True)).to_be_visible()
+
+
+def test_a_fast_scroll_requests_few_blocks(visit: Visit) -> None:
+    tab = visit("/?c=many")
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    requests: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.evaluate(
+        """async () => {
+          for (let step = 1; step <= 60; step += 1) {
+            scrollTo(0, step / 60 * document.body.scrollHeight);
+            await new Promise(requestAnimationFrame);
+          }
+        }"""
+    )
+    expect(tab.get_by_label(f"row {MANY - 1}", exact=True)).to_be_visible()
+    searches = [url for url in requests if url.endswith("/v1/search")]
+    assert len(searches) < MANY / 100 / 2
+
+
+def test_keys_move_open_select_and_close(visit: Visit) -> None:
+    tab = visit()
+    expect(tab.locator(".tile img.loaded").first).to_be_visible()
+    focused = "document.activeElement.closest('.tile')?.dataset.index"
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert tab.evaluate(focused) == "1"
+    tab.keyboard.press("ArrowDown")
+    assert int(tab.evaluate(focused)) > 3
+    tab.keyboard.press("ArrowUp")
+    assert int(tab.evaluate(focused)) <= 3
+    tab.keyboard.press("Home")
+    tab.keyboard.press("ArrowRight")
+    assert tab.evaluate(focused) == "1"
+    tab.keyboard.press("x")
+    expect(tab.locator("#selection")).to_contain_text("1 image selected")
+    tab.keyboard.press("Enter")
+    title = tab.locator("dialog.item h2")
+    expect(title).to_have_text("green-triangle.png")
+    tab.keyboard.press("ArrowRight")
+    expect(title).to_have_text("orange-triangle.png")
+    tab.keyboard.press("Escape")
+    expect(tab.locator("dialog.item")).to_be_hidden()
+    assert tab.evaluate(focused) == "2"
+    tab.keyboard.press("Escape")
+    expect(tab.locator("#selection")).to_be_hidden()
+    tab.keyboard.press("/")
+    assert tab.evaluate("document.activeElement.id") == "search-text"
+    tab.keyboard.press("Escape")
+    assert tab.evaluate(focused) == "2"
+
+
+def test_shift_selects_a_range(visit: Visit) -> None:
+    tab = visit()
+    boxes = tab.locator(".tile-check input")
+    boxes.nth(1).click(force=True)
+    boxes.nth(4).click(force=True, modifiers=["Shift"])
+    expect(tab.locator("#selection")).to_contain_text("4 images selected")
+
+
+@pytest.mark.parametrize("layout", ["Rows of whole images", "Grid of squares"])
+def test_tiles_never_overlap(visit: Visit, layout: str) -> None:
+    tab = visit()
+    tab.get_by_role("button", name=layout).click()
+    expect(tab.locator(".tile")).to_have_count(13)
+    boxes = [tile.bounding_box() for tile in tab.locator(".tile").all()]
+    width = tab.evaluate("document.documentElement.clientWidth")
+    for n, a in enumerate(boxes):
+        assert a["x"] >= 0
+        assert a["x"] + a["width"] <= width
+        for b in boxes[:n]:
+            apart = (
+                a["x"] >= b["x"] + b["width"] - 1
+                or b["x"] >= a["x"] + a["width"] - 1
+                or a["y"] >= b["y"] + b["height"] - 1
+                or b["y"] >= a["y"] + a["height"] - 1
+            )
+            assert apart
+
+
+def test_a_phone_never_scrolls_sideways(visit: Visit) -> None:
+    for path in ("/", "/?q=circle&more=text%3A2%3A%3Ared+and+round", "/?view=duplicates"):
+        tab = visit(path, **PHONE)
+        tab.wait_for_load_state("networkidle")
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    tab = visit("/", **PHONE)
+    tab.locator("#filters-toggle").click()
+    expect(tab.locator("#filters")).to_be_visible()
+    assert tab.locator("#filters").bounding_box()["width"] == 390
+    tab.get_by_role("button", name="Close the filters").click()
+    tab.locator(".tile-link").first.click()
+    expect(tab.locator("dialog.item")).to_be_visible()
+    assert tab.evaluate("document.querySelector('dialog.item').scrollWidth") == 390
+
+
+def test_the_color_theme_follows_the_system_and_can_be_chosen(visit: Visit) -> None:
+    tab = visit("/", color_scheme="dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    dark = tab.evaluate(paper)
+    tab.get_by_role("button", name=re.compile("Color theme")).click()
+    light = tab.evaluate(paper)
+    assert light != dark
+    tab.reload()
+    assert tab.evaluate(paper) == light
+    tab.get_by_role("button", name="Color theme: light").click()
+    assert tab.evaluate(paper) == dark
+
+
+def test_a_state_and_its_address_are_a_round_trip(visit: Visit) -> None:
+    tab = visit()
+    wrong = tab.evaluate(
+        """async () => {
+          const {emptyState, fromQuery, term, toQuery} = await import("/scripts/state.js");
+          const texts = ["", "a b", "ü:1:,&=?#%", "“x”", "-minus", "日本"];
+          const wrong = [];
+          for (const [n, text] of texts.entries()) {
+            const state = {
+              ...emptyState(), text, weight: n ? 2.5 : 1, tags: texts.slice(1, n + 1),
+              from: n ? "2020-01-31" : "", filter: text, album: n > 2, item: text,
+              view: n ? "wall" : "duplicates",
+              values: n ? {"metadata.a b": [text, 3, true]} : {},
+              terms: n ? [
+                term("text", text, {sign: -1, weight: 0.3}),
+                term("id", "id:" + text, {region: [0.1, 0, 0.5, 1]}),
+                term("image", "k"),
+              ] : [],
+            };
+            const read = fromQuery(toQuery(state));
+            if (JSON.stringify(read) !== JSON.stringify(state)) wrong.push(text);
+          }
+          const junk = fromQuery("?more=&more=x&less=id:0:9:&w=-3&from=1&in.=2&in.a={&view=no");
+          if (JSON.stringify(junk) !== JSON.stringify(emptyState())) wrong.push(junk);
+          return wrong;
+        }"""
+    )
+    assert wrong == []

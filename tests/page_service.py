@@ -1,0 +1,150 @@
+"""A `coca serve` process over rendered images, and a watch over the requests of its page."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium")
+AXE = ROOT / ".venv-page" / "node_modules" / "axe-core" / "axe.min.js"
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+SHAPES = ("circle", "square", "triangle")
+COLORS = ("red", "orange", "green", "blue")
+SIZES = ((300, 200), (200, 300), (240, 240))
+MANY = 20_000
+"""Number of rows of the large collection."""
+
+
+def render(shape: str, color: str, size: tuple[int, int]) -> Image.Image:
+    """A shape in the middle of a plain background."""
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    x, y = size[0] / 2, size[1] / 2
+    r = min(x, y) * 0.7
+    match shape:
+        case "circle":
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=color)
+        case "square":
+            draw.rectangle((x - r, y - r, x + r, y + r), fill=color)
+        case _:
+            draw.polygon([(x, y - r), (x + r, y + r), (x - r, y + r)], fill=color)
+    return image
+
+
+def write_images(folder: Path) -> Path:
+    """Twelve images with captions, tags, albums and dates, and two near-duplicates."""
+    folder.mkdir()
+    for number, (shape, color) in enumerate((s, c) for s in SHAPES for c in COLORS):
+        image = render(shape, color, SIZES[number % 3])
+        image.save(folder / f"{color}-{shape}.png")
+        record: dict[str, Any] = {
+            "captions": [f"a {color} {shape}"],
+            "tags": [shape, color],
+            "album": f"{shape}s",
+            "time": f"20{10 + number}-06-15",
+            "camera": "compact" if number % 2 else "phone",
+        }
+        (folder / f"{color}-{shape}.json").write_text(json.dumps(record))
+    # The same pixels in other bytes.
+    render("circle", "red", SIZES[0]).save(folder / "copy-of-circle.jpg", quality=95)
+    record = {"captions": ["a copy of the red circle"], "time": "2009-06-15"}
+    (folder / "copy-of-circle.json").write_text(json.dumps(record))
+    return folder
+
+
+def fill_many(uri: str, name: str, thumbnail: Path, fingerprint: str, embed_dim: int) -> None:
+    """Store vectors around a circle; each row has the same small image."""
+    from coca.search.milvus.collection import Collection
+
+    with Collection.open(
+        uri, name, embed_dim=embed_dim, fingerprint=fingerprint, model=str(thumbnail), create=True
+    ) as index:
+        for start in range(0, MANY, 2_000):
+            index.upsert([_row(n, thumbnail, embed_dim) for n in range(start, start + 2_000)])
+
+
+def _row(number: int, thumbnail: Path, embed_dim: int) -> Any:
+    from coca.search.records import Record
+
+    vector = np.zeros(embed_dim, np.float32)
+    angle = 2 * math.pi * number / MANY
+    vector[:2] = math.cos(angle), math.sin(angle)
+    return Record(
+        id=f"row{number:05}",
+        path=str(thumbnail),
+        caption=f"row {number}",
+        width=64,
+        height=48,
+        time=1_000_000_000 - number,
+        vector=vector,
+    )
+
+
+@contextmanager
+def serving(*arguments: str, cache: Path) -> Iterator[str]:
+    """Run `coca serve` on a free port, and yield its address."""
+    command = [sys.executable, "-m", "coca", "serve", "--port", "0", *arguments]
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            shown: list[str] = []
+            for line in process.stdout:
+                shown.append(line)
+                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                    yield found[0]
+                    return
+            raise AssertionError("coca serve ended early: " + "".join(shown))
+        finally:
+            process.terminate()
+
+
+@dataclass
+class Watch:
+    """What a page must not do: foreign requests, errors and violations of its policy."""
+
+    faults: list[str] = field(default_factory=list)
+    expected: set[int] = field(default_factory=set)
+    """HTTP statuses that a test causes on purpose."""
+
+    def follow(self, tab: Any) -> None:
+        tab.on("request", self._request)
+        tab.on("response", self._response)
+        tab.on("pageerror", lambda error: self.faults.append(f"script error: {error}"))
+        tab.on("console", self._console)
+        tab.add_init_script(
+            "addEventListener('securitypolicyviolation', event => console.error("
+            "`policy violation: ${event.violatedDirective} ${event.blockedURI}`))"
+        )
+
+    def _request(self, request: Any) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
+            self.faults.append(f"foreign request: {request.url}")
+
+    def _response(self, response: Any) -> None:
+        if response.status >= 400 and response.status not in self.expected:
+            self.faults.append(f"status {response.status}: {response.url}")
+
+    def _console(self, message: Any) -> None:
+        network = message.text.startswith("Failed to load resource")
+        if message.type in ("error", "warning") and not (network and self.expected):
+            self.faults.append(f"console {message.type}: {message.text}")
