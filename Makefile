@@ -15,6 +15,11 @@ MILVUS := .venv-milvus/.installed-2.3.5
 RAY := .venv-ray/.installed
 # ONNX and its runtime for the tests of exported models, in an environment of their own.
 EXPORT := .venv-export/.installed
+# The libraries that src/coca/integrations adapts to, in an environment of their own.
+INTEGRATIONS := .venv-integrations/.installed
+
+# The tests of LangChain need these settings of pytest-asyncio.
+ASYNC := -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 
 # A browser's driver and an accessibility checker for the tests of the web page.
 PAGE := .venv-page/.installed
@@ -22,10 +27,10 @@ PAGE := .venv-page/.installed
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test test-server test-ray test-export test-page test-gpu test-docs test-lowest check format bench docs milvus clean
+.PHONY: help demo test test-server test-ray test-export test-page test-integrations test-gpu test-docs test-lowest check format bench docs milvus clean
 
 help: ## List all verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## Search, caption and score images; IMAGES=FOLDER: your own; FROM_SCRATCH=1 trains first
 	@$(BIN)/coca demo $(if $(FROM_SCRATCH),--from-scratch) $(if $(IMAGES),--images "$(IMAGES)")
@@ -45,6 +50,10 @@ test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .
 
 test-page: $(PAGE) ## Run the tests of the web page in Debian's chromium; they skip without it
 	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page
+
+test-integrations: $(INTEGRATIONS) ## Run the tests of the adapters with the real libraries, in .venv-integrations
+	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC)
+	.venv-integrations/bin/python -m pytest tests/house/test_docs.py -k integrations.md $(ASYNC)
 
 test-gpu: $(DEV) ## Run the tests of the mark `gpu`; they skip without an accelerator
 	$(BIN)/pytest -m gpu
@@ -125,4 +134,10 @@ $(PAGE): pyproject.toml
 	@.venv-page/bin/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[search,serve]' beartype hypothesis 'playwright>=1.65,<2' pytest pytest-timeout
 	@npm install --silent --no-save --no-audit --no-fund --prefix .venv-page 'axe-core@^4.14'
+$(INTEGRATIONS): pyproject.toml
+	@echo "installing the adapted libraries into .venv-integrations; the first time takes some minutes"
+	@$(PYTHON) -m venv .venv-integrations
+	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[data,haystack,langchain,llama-index,search,sentence-transformers,train,video]' \
+		'langchain-tests>=1.1.9' 'pymilvus.model>=0.3.4' beartype hypothesis pytest pytest-timeout
 	@touch $@

@@ -84,7 +84,12 @@ def test_a_python_snippet_runs(
     monkeypatch.chdir(demo_like)
     # A plugin's lines register a name; the registry is left as it was.
     monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
-    exec(compile(block.text, name_of(block), "exec"), {})
+    try:
+        exec(compile(block.text, name_of(block), "exec"), {})
+    except (ModuleNotFoundError, errors.MissingExtraError) as error:
+        if block.page.name != "integrations.md":
+            raise
+        pytest.skip(f"`make test-integrations` runs it: {error}")
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=name_of)

@@ -12,6 +12,7 @@ import coca
 from coca.core.errors import ConfigError, ModelError
 from coca.inference.loading import fingerprint
 from coca.inference.open_weights import MODEL_FILES
+from coca.model.pretrained import MODULES_FILE
 from coca.release.convert import convert
 from tiny_model import write_model
 from tiny_weights import ABOUT, WEIGHTS, model_cfg, tiny_peer, write_open_clip
@@ -33,7 +34,9 @@ def test_a_file_of_weights_becomes_a_folder_that_loads(
 ) -> None:
     for number, source in enumerate((theirs, theirs / WEIGHTS)):
         out = convert(source, tmp_path / f"ours{number}")
-        assert sorted(path.name for path in out.iterdir()) == sorted([*MODEL_FILES, "source.json"])
+        assert sorted(path.name for path in out.iterdir()) == sorted(
+            [*MODEL_FILES, MODULES_FILE, "source.json"]
+        )
         assert coca.load(out).embed_texts("the cat").shape == (1, 64)
     # What is converted is not kept twice.
     assert not cache.exists()
@@ -43,7 +46,7 @@ def test_a_folder_is_copied_without_what_else_lies_there(tmp_path: Path) -> None
     write_model(tmp_path / "run" / "model")
     (tmp_path / "run" / "model" / "notes.txt").write_text("mine")
     out = convert(tmp_path / "run", tmp_path / "copy")
-    assert sorted(path.name for path in out.iterdir()) == sorted(MODEL_FILES)
+    assert sorted(path.name for path in out.iterdir()) == sorted([*MODEL_FILES, MODULES_FILE])
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.bin", "deep/w.pt"])

@@ -16,7 +16,7 @@ from coca.inference.open_weights import MODEL_FILES
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig
 from coca.model.encoders.efficientnet import EfficientNetLiteConfig
-from coca.model.pretrained import load_model, save_model
+from coca.model.pretrained import MODULES_FILE, load_model, save_model
 from coca.release.export import export, from_pretrained, push_to_hub
 from coca.release.model_card import CardConfig, DataLine
 from coca.tasks import TaskConfig
@@ -73,7 +73,7 @@ def test_the_folder_holds_a_model_its_card_and_nothing_of_the_machine(
     out = export(
         run, tmp_path / "shared", card=CardConfig(title="Cats", limits="No dogs."), results=[scores]
     )
-    assert sorted(path.name for path in out.iterdir()) == sorted([*MODEL_FILES, CARD])
+    assert sorted(path.name for path in out.iterdir()) == sorted([*MODEL_FILES, MODULES_FILE, CARD])
     card = (out / CARD).read_text(encoding="utf-8")
     for text in (
         "# Cats",

@@ -1,9 +1,32 @@
 """Optional dependencies, imported only where they are needed."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from coca.core.errors import MissingExtraError
+
+
+@contextmanager
+def extra_imports(package: str, *, extra: str) -> Iterator[None]:
+    """Raise an error with the pip command if an import within the block misses the package.
+
+    Args:
+        package: Name to import, without its submodules, such as `"pymilvus"`.
+        extra: The extra of this distribution that installs it, such as `"search"`.
+
+    Raises:
+        MissingExtraError: The package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        # An installed package that lacks one of its own dependencies is a different error, whose
+        # message names the missing module.
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        raise MissingExtraError(package, extra) from error
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -16,12 +39,5 @@ def require(module: str, *, extra: str) -> ModuleType:
     Raises:
         MissingExtraError: The package of `module` is not installed.
     """
-    package = module.partition(".")[0]
-    try:
+    with extra_imports(module.partition(".")[0], extra=extra):
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # An installed package that lacks one of its own dependencies is a different error, whose
-        # message names the missing module.
-        if error.name is None or error.name.partition(".")[0] != package:
-            raise
-        raise MissingExtraError(package, extra) from error

@@ -30,6 +30,16 @@ WEIGHTS_FILE = "model.safetensors"
 DETECTOR_FILES = ("detector.json", "detector.safetensors")
 """Further files, written by `coca.model.detection.detector`. They are named here so that loading a
 model does not import torchvision's detection, which is slow."""
+MODULES_FILE = "modules.json"
+"""File by which sentence-transformers loads a model folder; `coca.load` does not need it."""
+_MODULES = [
+    {
+        "idx": 0,
+        "name": "0",
+        "path": "",
+        "type": "coca.integrations.sentence_transformers.CoCaModule",
+    }
+]
 FORMAT_VERSION = 1
 _ALIGNMENT_BYTES = 64
 """The alignment of tensors that torch allocates."""
@@ -86,6 +96,13 @@ def save_model(folder: str | Path, model: Captioner, *, dtype: torch.dtype | Non
         "model": to_dict(config),
     }
     write_atomic(folder / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
+    write_modules(folder)
+
+
+def write_modules(folder: str | Path) -> None:
+    """Write the file by which sentence-transformers loads a model folder."""
+    content = (json.dumps(_MODULES, indent=2) + "\n").encode()
+    write_atomic(Path(folder) / MODULES_FILE, content)
 
 
 def load_config_file(folder: str | Path) -> ModelConfig:

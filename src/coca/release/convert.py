@@ -25,7 +25,7 @@ from coca.inference.open_weights import (
 from coca.model.openclip.config import OpenCLIPConfig, differences, to_open_clip
 from coca.model.openclip.state_dict_io import SUFFIXES, read_state
 from coca.model.openclip.weights import config_of_weights, restore_state_dict
-from coca.model.pretrained import WEIGHTS_FILE, load_config_file
+from coca.model.pretrained import WEIGHTS_FILE, load_config_file, write_modules
 from coca.processing.processor import Processor
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ def copy_model(folder: Path, out: Path) -> Path:
     with atomic_folder(out) as unfinished:
         for name in names:
             shutil.copyfile(folder / name, unfinished / name)
+        write_modules(unfinished)
     return out
 
 

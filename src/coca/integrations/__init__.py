@@ -1,0 +1,1 @@
+"""Adapters to other libraries: embeddings, vector store, reranker and benchmark interfaces."""

@@ -1,0 +1,389 @@
+"""Embeddings and vector store of LangChain: CoCa's vectors, and a collection as a retriever.
+
+store = CoCaVectorStore.open("coca.db")
+store.as_retriever(search_kwargs={"k": 5}).invoke("a red car")
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coca.core.errors import ConfigError
+from coca.core.extras import extra_imports
+from coca.inference.inputs import ImageInput
+from coca.integrations.models import ModelName, as_predictor
+from coca.search.milvus.collection import Collection
+from coca.search.mining.diversity import mmr
+from coca.search.query.engine import SearchEngine
+from coca.search.query.originals import read_file
+from coca.search.records import Hit, Record, content_id
+from coca.workflows.collections.collection_model import lasting_name, model_of
+from coca.workflows.collections.image_resolver import ImageResolver
+
+with extra_imports("langchain_core", extra="langchain"):
+    from langchain_core.documents import Document
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.vectorstores import VectorStore
+
+
+class CoCaEmbeddings(Embeddings):
+    """Embeddings of texts and images in one space, as vectors of length 1."""
+
+    def __init__(self, model: ModelName, *, device: str | None = None) -> None:
+        """Load the model.
+
+        Args:
+            model: A loaded model, or a name that `coca.load` accepts.
+            device: Torch device of a model that is loaded.
+
+        Raises:
+            ModelError: There is no such model.
+        """
+        self.model = as_predictor(model, device=device)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed texts."""
+        return self.model.embed_texts(texts).tolist()
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed one text."""
+        return self.embed_documents([text])[0]
+
+    def embed_image(self, uris: Sequence[ImageInput]) -> list[list[float]]:
+        """Embed images: paths, bytes, PIL images or arrays.
+
+        Raises:
+            DataError: An image cannot be read; the message names it.
+        """
+        return self.model.embed_images(uris).tolist()
+
+
+class CoCaVectorStore(VectorStore):
+    """Vector store over a collection of `coca index`, or over one that it fills itself.
+
+    A document's content is the caption of the image, or the added text. Its metadata are those of
+    the record, and the `path` of an image.
+    """
+
+    def __init__(self, embedding: CoCaEmbeddings | ModelName, collection: Collection) -> None:
+        """Combine a model and an open collection; the store does not close the collection.
+
+        Args:
+            embedding: The model that filled the collection.
+            collection: An open collection.
+
+        Raises:
+            SearchError: The collection was filled by another model.
+        """
+        self._embeddings = _embeddings(embedding)
+        self.collection = collection
+        self.engine = SearchEngine(self._embeddings.model, collection, image_reader=ImageResolver)
+
+    @classmethod
+    def open(
+        cls,
+        uri: str,
+        *,
+        collection: str = "pictures",
+        embedding: CoCaEmbeddings | ModelName | None = None,
+        token: str = "",
+        create: bool = False,
+    ) -> "CoCaVectorStore":
+        """Open a collection with the model that filled it; `close` closes it.
+
+        Args:
+            uri: Path that ends in `.db`, or address of a Milvus server.
+            collection: Name of the collection.
+            embedding: The model; default: the model that the collection names.
+            token: `"user:password"` or an API key, if the server requires one.
+            create: Create the collection if it is missing; needs `embedding`.
+
+        Raises:
+            ConfigError: `create` without `embedding`.
+            SearchError: The collection is missing, or was filled by another model.
+            ModelError: The model cannot be loaded.
+        """
+        if embedding is None:
+            if create:
+                raise ConfigError("create needs the embedding of the new collection")
+            opened = Collection.open(uri, collection, token=token)
+            try:
+                return cls(model_of(opened.info), opened)
+            except BaseException:
+                opened.close()
+                raise
+        embeddings = _embeddings(embedding)
+        model = embeddings.model
+        opened = Collection.open(
+            uri,
+            collection,
+            token=token,
+            embed_dim=model.embed_dim,
+            fingerprint=model.fingerprint,
+            model=lasting_name(model),
+            create=create,
+        )
+        return cls(embeddings, opened)
+
+    def close(self) -> None:
+        """Close the collection; closing twice does nothing."""
+        self.collection.close()
+
+    @property
+    def embeddings(self) -> CoCaEmbeddings:
+        """The embeddings of queries and documents."""
+        return self._embeddings
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings,
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        uri: str = "coca.db",
+        **options: Any,
+    ) -> "CoCaVectorStore":
+        """Open or create a collection, and add texts.
+
+        Args:
+            texts: Texts to add.
+            embedding: A `CoCaEmbeddings`.
+            metadatas: Metadata of each text.
+            ids: Id of each text; default: the hash of the text.
+            uri: Path that ends in `.db`, or address of a Milvus server.
+            **options: Further arguments of `open`.
+
+        Raises:
+            ConfigError: The embedding is not a `CoCaEmbeddings`.
+            SearchError: The collection was filled by another model.
+        """
+        if not isinstance(embedding, CoCaEmbeddings):
+            raise ConfigError(
+                f"embedding must be a CoCaEmbeddings, got {type(embedding).__name__}: the "
+                "collection stores the fingerprint of its model"
+            )
+        store = cls.open(uri, embedding=embedding, create=True, **options)
+        store.add_texts(texts, metadatas, ids=ids)
+        return store
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: Sequence[str | None] | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Embed texts and upsert them; a search compares their vectors like those of images.
+
+        Args:
+            texts: Texts to add.
+            metadatas: Metadata of each text; default: none.
+            ids: Id of each text; default, also of a missing id: the hash of the text.
+            **options: Not used.
+
+        Returns:
+            The ids.
+
+        Raises:
+            ConfigError: The numbers of texts, metadata and ids differ.
+            SearchError: A text cannot be stored.
+        """
+        texts = list(texts)
+        vectors = self._embeddings.model.embed_texts(texts)
+        given = _of_each(len(texts), "metadatas", metadatas, {})
+        records = [
+            Record(
+                id=id or content_id(text.encode()),
+                path="",
+                caption=text,
+                metadata=metadata,
+                vector=vector,
+                text_vector=vector,
+            )
+            for text, vector, metadata, id in zip(
+                texts, vectors, given, _of_each(len(texts), "ids", ids, None), strict=True
+            )
+        ]
+        return self._add(records)
+
+    def add_images(
+        self,
+        uris: Sequence[str | Path],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        captions: Sequence[str] | None = None,
+        ids: Sequence[str | None] | None = None,
+    ) -> list[str]:
+        """Embed image files and upsert them.
+
+        `coca index` does so for many files: in batches, with captions, and without reading
+        unchanged files again.
+
+        Args:
+            uris: Paths of local image files.
+            metadatas: Metadata of each image; default: none.
+            captions: Caption of each image, which becomes the content of its document.
+            ids: Id of each image; default, also of a missing id: the hash of its bytes.
+
+        Returns:
+            The ids.
+
+        Raises:
+            ConfigError: The numbers of images, metadata, captions and ids differ.
+            DataError: An image cannot be read; the message names it.
+            SearchError: A record cannot be stored.
+        """
+        count, model = len(uris), self._embeddings.model
+        texts = _of_each(count, "captions", captions, "")
+        with_text = [row for row, text in enumerate(texts) if text]
+        of_texts = model.embed_texts([texts[row] for row in with_text])
+        text_vectors = dict(zip(with_text, of_texts, strict=True))
+        files = [read_file(str(uri)) for uri in uris]
+        records = [
+            Record(
+                id=id or content_id(data),
+                path=str(uri),
+                caption=texts[row],
+                metadata=metadata,
+                vector=vector,
+                text_vector=text_vectors.get(row),
+            )
+            for row, (uri, data, vector, metadata, id) in enumerate(
+                zip(
+                    uris,
+                    files,
+                    model.embed_images(files),
+                    _of_each(count, "metadatas", metadatas, {}),
+                    _of_each(count, "ids", ids, None),
+                    strict=True,
+                )
+            )
+        ]
+        return self._add(records)
+
+    def delete(self, ids: list[str] | None = None, **options: Any) -> bool:
+        """Delete records; missing ids are ignored.
+
+        Raises:
+            ConfigError: No ids are given; `drop_collection` deletes all records.
+        """
+        if ids is None:
+            raise ConfigError("delete needs ids; drop the collection to delete all records")
+        self.collection.delete(ids)
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Read documents by id, in this order; missing ids are skipped."""
+        found = self.collection.get(ids)
+        return [_document(found[id]) for id in ids if id in found]
+
+    def similarity_search(self, query: str, k: int = 4, **options: Any) -> list[Document]:
+        """Find the documents nearest to a text.
+
+        Args:
+            query: Query text.
+            k: Maximum number of documents.
+            **options: Further arguments of `SearchEngine.search`: `filter`, `hybrid`, `rerank`, ...
+
+        Raises:
+            SearchError: An option is invalid, or the collection cannot answer.
+        """
+        return [_document(hit) for hit in self.engine.search(query, k=k, **options)]
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, **options: Any
+    ) -> list[tuple[Document, float]]:
+        """Find the documents nearest to a text, with their scores; more is nearer."""
+        hits = self.engine.search(query, k=k, **options)
+        return [(_document(hit), hit.score) for hit in hits]
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **options: Any
+    ) -> list[Document]:
+        """Find the documents nearest to a vector."""
+        hits = self.engine.search(vector=np.asarray(embedding), k=k, **options)
+        return [_document(hit) for hit in hits]
+
+    def similarity_search_by_image(
+        self, uri: ImageInput, k: int = 4, **options: Any
+    ) -> list[Document]:
+        """Find the documents nearest to an image.
+
+        Raises:
+            DataError: The image cannot be read.
+        """
+        return [_document(hit) for hit in self.engine.search(image=uri, k=k, **options)]
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **options: Any,
+    ) -> list[Document]:
+        """Find documents that are near a vector and differ from each other (MMR).
+
+        Args:
+            embedding: Query vector.
+            k: Maximum number of documents.
+            fetch_k: Number of nearest documents to choose from.
+            lambda_mult: 0 for the largest diversity to 1 for relevance only.
+            **options: Further arguments of `SearchEngine.search`.
+        """
+        hits = self.engine.search(vector=np.asarray(embedding), k=max(k, fetch_k), **options)
+        records = self.collection.get([hit.id for hit in hits])
+        hits = [hit for hit in hits if hit.id in records]
+        if not hits:
+            return []
+        chosen = mmr(
+            np.stack([records[hit.id].vector for hit in hits]),
+            np.array([hit.score for hit in hits]),
+            k,
+            diversity=1 - lambda_mult,
+        )
+        return [_document(hits[row]) for row, _ in chosen]
+
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **options: Any,
+    ) -> list[Document]:
+        """Find documents that are near a text and differ from each other (MMR)."""
+        return self.max_marginal_relevance_search_by_vector(
+            self._embeddings.embed_query(query), k, fetch_k, lambda_mult, **options
+        )
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        """Map cosines to [0, 1]."""
+        return lambda cosine: min(max((1 + cosine) / 2, 0.0), 1.0)
+
+    def _add(self, records: Sequence[Record]) -> list[str]:
+        self.collection.upsert(records)
+        return [record.id for record in records]
+
+
+def _embeddings(embedding: CoCaEmbeddings | ModelName) -> CoCaEmbeddings:
+    return embedding if isinstance(embedding, CoCaEmbeddings) else CoCaEmbeddings(embedding)
+
+
+def _document(found: Hit | Record) -> Document:
+    """Convert a hit or record to a document."""
+    path = {"path": found.path} if found.path else {}
+    return Document(id=found.id, page_content=found.caption, metadata={**found.metadata, **path})
+
+
+def _of_each(count: int, name: str, given: Sequence[Any] | None, default: Any) -> Sequence[Any]:
+    if given is None:
+        return [default] * count
+    if len(given) != count:
+        raise ConfigError(f"{name} must have one item for each of {count}, got {len(given)}")
+    return given

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import pytest
+
+import coca
+from coca.inference.predictor import Predictor
+from tiny_data import picture
+from tiny_model import write_model
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="session")
+def predictor(folder: Path) -> Predictor:
+    return coca.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    home = tmp_path_factory.mktemp("images")
+    for number in range(5):
+        (home / f"{number}.png").write_bytes(picture(number))
+    return sorted(home.iterdir())

@@ -1,0 +1,142 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coca.core.errors import ConfigError, SearchError
+from coca.inference.predictor import Predictor
+from coca.workflows.collections.index import index_images
+from tiny_data import CAPTIONS
+from tiny_model import write_model
+
+pytestmark = pytest.mark.integrations
+pytest.importorskip("langchain_core", reason="`make test-integrations` installs it")
+standard = pytest.importorskip("langchain_tests.integration_tests")
+ours = pytest.importorskip("coca.integrations.langchain")
+
+
+class TestEmbeddings(standard.EmbeddingsIntegrationTests):  # type: ignore[name-defined, misc]
+    """The tests of LangChain for embeddings."""
+
+    @pytest.fixture(autouse=True)
+    def _model(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def embeddings_class(self) -> Any:
+        return ours.CoCaEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": self.folder, "device": "cpu"}
+
+
+class TestVectorStore(standard.VectorStoreIntegrationTests):  # type: ignore[name-defined, misc]
+    """The tests of LangChain for vector stores."""
+
+    @pytest.fixture
+    def vectorstore(self, predictor: Predictor, tmp_path: Path) -> Iterator[Any]:
+        store = ours.CoCaVectorStore.open(
+            str(tmp_path / "texts.db"), embedding=predictor, create=True
+        )
+        yield store
+        store.close()
+
+
+@pytest.fixture
+def store(predictor: Predictor, images: list[Path], tmp_path: Path) -> Iterator[Any]:
+    """A store over a collection of `coca index`."""
+    (tmp_path / "photos").mkdir()
+    for path in images:
+        (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "photos" / "0.txt").write_text(CAPTIONS[0], encoding="utf-8")
+    (tmp_path / "photos" / "0.json").write_text('{"year": 2020}', encoding="utf-8")
+    uri = str(tmp_path / "photos.db")
+    index_images([tmp_path / "photos"], predictor, uri=uri, captions=False)
+    store = ours.CoCaVectorStore.open(uri)
+    yield store
+    store.close()
+
+
+def test_vectors_are_those_of_the_model(predictor: Predictor, images: list[Path]) -> None:
+    embed = ours.CoCaEmbeddings(predictor)
+    texts = list(CAPTIONS)
+    np.testing.assert_allclose(embed.embed_documents(texts), predictor.embed_texts(texts))
+    np.testing.assert_allclose(embed.embed_query(texts[1]), predictor.embed_texts(texts[1])[0])
+    uris = [str(path) for path in images]
+    np.testing.assert_allclose(embed.embed_image(uris), predictor.embed_images(images))
+
+
+def test_a_collection_of_coca_index_is_a_retriever(store: Any, predictor: Predictor) -> None:
+    documents = store.as_retriever(search_kwargs={"k": 5}).invoke("a red car")
+    hits = store.engine.search("a red car", k=5)
+    assert [one.id for one in documents] == [hit.id for hit in hits]
+    assert [one.metadata["path"] for one in documents] == [hit.path for hit in hits]
+    (described,) = store.similarity_search("car", k=5, filter='caption == "a red car"')
+    assert described.page_content == CAPTIONS[0]
+    assert described.metadata["year"] == 2020
+    assert store.get_by_ids([described.id, "missing"]) == [described]
+    scored = store.similarity_search_with_score("a red car", k=2)
+    assert [score for _, score in scored] == [hit.score for hit in hits[:2]]
+    vector = predictor.embed_texts("a red car")[0].tolist()
+    assert store.similarity_search_by_vector(vector, k=5) == documents
+
+
+def test_an_image_finds_itself_and_relevance_is_in_0_to_1(store: Any) -> None:
+    path = store.similarity_search("x", k=1)[0].metadata["path"]
+    assert store.similarity_search_by_image(path, k=1)[0].metadata["path"] == path
+    pairs = store.similarity_search_with_relevance_scores("a red car", k=5)
+    cosines = [score for _, score in store.similarity_search_with_score("a red car", k=5)]
+    np.testing.assert_allclose([score for _, score in pairs], (1 + np.array(cosines)) / 2)
+
+
+def test_mmr_with_relevance_only_is_a_search_and_else_differs_by_its_own_rule(store: Any) -> None:
+    near = store.similarity_search("a red car", k=3)
+    assert store.max_marginal_relevance_search("a red car", k=3, lambda_mult=1.0) == near
+    spread = store.max_marginal_relevance_search("a red car", k=3, fetch_k=5, lambda_mult=0.0)
+    vectors = store.collection.get([one.id for one in spread])
+    first, second = (vectors[one.id].vector for one in spread[:2])
+    others = store.collection.get(store.collection.ids())
+    # With diversity only, the second is the farthest from the first.
+    assert first @ second == pytest.approx(min(one.vector @ first for one in others.values()))
+
+
+def test_added_images_are_found_by_path_and_caption(
+    predictor: Predictor, images: list[Path], tmp_path: Path
+) -> None:
+    store = ours.CoCaVectorStore.open(str(tmp_path / "own.db"), embedding=predictor, create=True)
+    captions = [CAPTIONS[0], *[""] * (len(images) - 1)]
+    ids = store.add_images(images, [{"n": n} for n in range(len(images))], captions=captions)
+    (found,) = store.similarity_search_by_image(images[2], k=1)
+    assert (found.id, found.metadata) == (ids[2], {"n": 2, "path": str(images[2])})
+    (found,) = store.similarity_search(CAPTIONS[0], k=3, on="text")
+    assert found.page_content == CAPTIONS[0]
+    with pytest.raises(ConfigError, match="captions must have one item for each of 5, got 1"):
+        store.add_images(images, captions=["one"])
+    with pytest.raises(ConfigError, match="delete needs ids"):
+        store.delete()
+    store.close()
+
+
+def test_texts_make_a_collection_of_their_own_model_only(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "texts.db")
+    embed = ours.CoCaEmbeddings(predictor)
+    store = ours.CoCaVectorStore.from_texts(list(CAPTIONS), embed, uri=uri, collection="texts")
+    assert store.embeddings is embed
+    assert store.similarity_search(CAPTIONS[2], k=1)[0].page_content == CAPTIONS[2]
+    # The id of a text is its hash, so a repeated text is one record.
+    store.add_texts([CAPTIONS[2]])
+    assert store.collection.count() == len(CAPTIONS)
+    store.close()
+    other = write_model(tmp_path / "other", seed=1)
+    with pytest.raises(SearchError, match="was filled by model"):
+        ours.CoCaVectorStore.open(uri, collection="texts", embedding=other)
+    foreign = standard.VectorStoreIntegrationTests.get_embeddings()
+    with pytest.raises(ConfigError, match="must be a CoCaEmbeddings"):
+        ours.CoCaVectorStore.from_texts(["a"], foreign, uri=uri)
+    with pytest.raises(ConfigError, match="create needs the embedding"):
+        ours.CoCaVectorStore.open(uri, create=True)

@@ -1,0 +1,51 @@
+import asyncio
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coca.inference.predictor import Predictor
+from tiny_data import CAPTIONS
+
+pytestmark = pytest.mark.integrations
+pytest.importorskip("llama_index.core", reason="`make test-integrations` installs it")
+ours = pytest.importorskip("coca.integrations.llama_index")
+
+TEXTS = list(CAPTIONS)
+
+
+def test_texts_and_images_have_the_vectors_of_the_model(
+    predictor: Predictor, images: list[Path]
+) -> None:
+    embed = ours.CoCaEmbedding(predictor, embed_batch_size=2)
+    assert embed.model_name == predictor.source
+    texts, pictures = predictor.embed_texts(TEXTS), predictor.embed_images(images)
+    np.testing.assert_allclose(embed.get_text_embedding_batch(TEXTS), texts, atol=1e-6)
+    np.testing.assert_allclose(embed.get_query_embedding(TEXTS[0]), texts[0], atol=1e-6)
+    paths = [str(path) for path in images]
+    np.testing.assert_allclose(embed.get_image_embedding_batch(paths), pictures, atol=1e-6)
+    in_memory = BytesIO(images[0].read_bytes())
+    np.testing.assert_allclose(embed.get_image_embedding(in_memory), pictures[0], atol=1e-6)
+    found = asyncio.run(embed.aget_image_embedding(paths[1]))
+    np.testing.assert_allclose(found, pictures[1], atol=1e-6)
+    found = asyncio.run(embed.aget_query_embedding(TEXTS[0]))
+    np.testing.assert_allclose(found, texts[0], atol=1e-6)
+
+
+def test_an_index_of_llama_index_retrieves_by_it(predictor: Predictor) -> None:
+    from llama_index.core import VectorStoreIndex
+    from llama_index.core.schema import TextNode
+
+    embed = ours.CoCaEmbedding(predictor)
+    index = VectorStoreIndex([TextNode(text=text) for text in TEXTS], embed_model=embed)
+    (found,) = index.as_retriever(similarity_top_k=1).retrieve(TEXTS[1])
+    assert found.text == TEXTS[1]
+    assert found.score == pytest.approx(1, abs=1e-5)
+
+
+def test_settings_name_the_class_and_not_the_weights(predictor: Predictor) -> None:
+    settings = ours.CoCaEmbedding(predictor).to_dict()
+    assert settings["class_name"] == "CoCaEmbedding"
+    assert settings["model_name"] == predictor.source
+    assert not any("predictor" in name for name in settings)
