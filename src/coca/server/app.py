@@ -8,7 +8,7 @@ from fastapi.staticfiles import StaticFiles
 from coca import __version__
 from coca.server.errors import add_error_handlers
 from coca.server.limits import BodyLimit, LocalHostOnly, ResponseHeaders
-from coca.server.routes import generation, items, mining, openai, operations, search
+from coca.server.routes import generation, items, mining, openai, operations, search, tei
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
 
@@ -39,7 +39,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     if not service.keys:
         app.add_middleware(LocalHostOnly)
     app.add_middleware(ResponseHeaders, headers=_HEADERS)
-    for part in (operations, search, items, generation, mining, openai):
+    for part in (operations, search, items, generation, mining, openai, tei):
         app.include_router(part.router)
     if (PAGE / "index.html").is_file():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")

@@ -1,7 +1,7 @@
 """Served model: a predictor whose calls are batched, and whose images are decoded elsewhere."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,17 @@ class ServedModel:
             DataError: An image cannot be decoded.
         """
         return self._stacked(self.images.map([self.decoded(image) for image in images]))
+
+    def embed_mixed(
+        self, texts: Mapping[int, str], images: Mapping[int, Any]
+    ) -> Float32[np.ndarray, "N E"]:
+        """Embed texts and images, each given by its position in the result."""
+        vectors = np.zeros((len(texts) + len(images), self.embed_dim), np.float32)
+        if texts:
+            vectors[list(texts)] = self.embed_texts(list(texts.values()))
+        if images:
+            vectors[list(images)] = self.embed_images(list(images.values()))
+        return vectors
 
     def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
         """Compute log p(text | image) of all pairs, in nats."""

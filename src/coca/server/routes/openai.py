@@ -2,12 +2,12 @@
 
 import base64
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from fastapi import APIRouter
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from coca.core.errors import ConfigError
 from coca.server.images import read_data_uri
@@ -34,12 +34,8 @@ def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingRespon
     """Embed texts, and images as data URIs."""
     model = tenant.service.model
     inputs = body.input if isinstance(body.input, list) else [body.input]
-    texts, images = _split(inputs, images=body.modality == "image")
-    vectors = np.zeros((len(inputs), model.embed_dim), np.float32)
-    if texts:
-        vectors[list(texts)] = model.embed_texts(list(texts.values()))
-    if images:
-        vectors[list(images)] = model.embed_images(list(images.values()))
+    texts, images = split_inputs(inputs, images=body.modality == "image")
+    vectors = model.embed_mixed(texts, images)
     if body.dimensions is not None:
         vectors = truncated(vectors, body.dimensions)
     return EmbeddingResponse(
@@ -54,19 +50,10 @@ def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingRespon
 
 @router.post("/rerank")
 def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
-    """Rank documents: images by the likelihood of the query as caption, texts by the cosine.
-
-    The score of an image is the probability of a token of the query, given the image: the geometric
-    mean over the tokens. The score of a text is (1 + cosine) / 2.
-    """
+    """Rank documents: images by the likelihood of the query as caption, texts by the cosine."""
     model = tenant.service.model
-    texts, images = _split(body.documents, images=False)
-    scores = np.zeros(len(body.documents))
-    if images:
-        scores[list(images)] = model.token_probabilities(list(images.values()), body.query)
-    if texts:
-        query, *others = model.embed_texts([body.query, *texts.values()])
-        scores[list(texts)] = np.clip((1 + np.stack(others) @ query) / 2, 0, 1)
+    texts, images = split_inputs(body.documents)
+    scores = document_scores(model, body.query, texts, images)
     order = np.argsort(-scores, kind="stable")[: body.top_n]
     return RerankResponse(
         id=uuid.uuid4().hex,
@@ -89,6 +76,23 @@ def models(tenant: CurrentTenant) -> ModelList:
     return ModelList(data=[Model(id=name_of(tenant.service.model))])
 
 
+def document_scores(
+    model: ServedModel, query: str, texts: Mapping[int, str], images: Mapping[int, bytes]
+) -> Float[np.ndarray, " N"]:
+    """Score documents for a query, 0 to 1; texts and images are given by position.
+
+    The score of an image is the probability of a token of the query, given the image: the geometric
+    mean over the tokens. The score of a text is (1 + cosine) / 2.
+    """
+    scores = np.zeros(len(texts) + len(images))
+    if images:
+        scores[list(images)] = model.token_probabilities(list(images.values()), query)
+    if texts:
+        vector, *others = model.embed_texts([query, *texts.values()])
+        scores[list(texts)] = np.clip((1 + np.stack(others) @ vector) / 2, 0, 1)
+    return scores
+
+
 def truncated(vectors: Float32[np.ndarray, "N E"], dimensions: int) -> Float32[np.ndarray, "N D"]:
     """Keep the first numbers of vectors, and normalize them again.
 
@@ -107,8 +111,18 @@ def name_of(model: ServedModel) -> str:
     return Path(model.predictor.source).name or model.fingerprint
 
 
-def _split(inputs: Sequence[Input], *, images: bool) -> tuple[dict[int, str], dict[int, bytes]]:
-    """Separate texts and images, by position; plain data URIs are images, too."""
+def split_inputs(
+    inputs: Sequence[Input], *, images: bool = False
+) -> tuple[dict[int, str], dict[int, bytes]]:
+    """Separate texts and images, by position; plain data URIs are images, too.
+
+    Args:
+        inputs: Texts and images.
+        images: Whether all plain strings are images.
+
+    Raises:
+        ConfigError: An input is both or neither, or an image is no data URI.
+    """
     texts: dict[int, str] = {}
     found: dict[int, bytes] = {}
     for row, one in enumerate(inputs):

@@ -1,0 +1,81 @@
+"""Bodies of `/embed`, `/rerank` and `/info`, as text-embeddings-inference has them.
+
+Unknown fields are ignored. Vectors have length 1 always, and long texts are truncated at the right.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from coca.server.schemas.openai import MAX_INPUTS, Foreign, LongText
+from coca.server.schemas.shared import MAX_TEXT
+
+
+class Truncation(Foreign):
+    """How inputs that are too long are shortened."""
+
+    truncate: bool | None = None
+    """Ignored: texts are truncated always, which `/info` reports as `auto_truncate`."""
+    truncation_direction: Literal["Right", "right"] = "Right"
+
+
+class EmbedRequest(Truncation):
+    """Texts to embed, or images as data URIs."""
+
+    inputs: LongText | Annotated[list[LongText], Field(min_length=1, max_length=MAX_INPUTS)]
+    normalize: bool = True
+    """Ignored: vectors have length 1."""
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    """Keep the first numbers only, and normalize them again."""
+
+
+class RankRequest(Truncation):
+    """A query and the texts to rank, or images as data URIs."""
+
+    query: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    texts: Annotated[list[LongText], Field(min_length=1, max_length=1_000)]
+    raw_scores: bool = False
+    """Return the cosine of a text; for an image, the mean log probability of a token, in nats."""
+    return_text: bool = False
+
+
+class Rank(Foreign):
+    """A ranked text; its score is 0 to 1 unless it is raw."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+class EmbeddingKind(Foreign):
+    """An embedding model, and how it pools tokens."""
+
+    pooling: str = "cls"
+
+
+class ModelKind(Foreign):
+    """Kind of the model."""
+
+    embedding: EmbeddingKind = EmbeddingKind()
+
+
+class Info(Foreign):
+    """The model of the service and its limits."""
+
+    model_id: str
+    model_sha: str | None
+    """Fingerprint of the model."""
+    model_dtype: str
+    model_type: ModelKind = ModelKind()
+    max_concurrent_requests: int
+    """Maximum number of waiting inputs."""
+    max_input_length: int
+    """Maximum number of tokens of a text; longer texts are truncated."""
+    max_batch_tokens: int
+    max_batch_requests: int | None
+    max_client_batch_size: int
+    auto_truncate: bool = True
+    tokenization_workers: int = 1
+    version: str
+    sha: str | None = None
+    docker_label: str | None = None

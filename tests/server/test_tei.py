@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from coca.inference.predictor import Predictor
+from server_client import data_uri
+
+
+def test_texts_and_images_have_the_vectors_of_the_model(
+    client: TestClient, predictor: Predictor, images: list[bytes]
+) -> None:
+    answer = client.post("/embed", json={"inputs": ["a red car", data_uri(images[0])]})
+    assert answer.status_code == 200, answer.text
+    text, image = np.array(answer.json())
+    assert np.allclose(text, predictor.embed_texts(["a red car"])[0], atol=1e-5)
+    assert np.allclose(image, predictor.embed_images(images[:1])[0], atol=1e-5)
+
+
+def test_a_single_text_is_a_batch_of_one(client: TestClient) -> None:
+    body = {"inputs": "a cat", "normalize": True, "truncate": True, "truncation_direction": "Right"}
+    found = client.post("/embed", json=body).json()
+    assert found == client.post("/embed", json={"inputs": ["a cat"]}).json()
+    assert np.linalg.norm(found[0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_fewer_dimensions_have_length_1(client: TestClient) -> None:
+    (vector,) = client.post("/embed", json={"inputs": "a cat", "dimensions": 3}).json()
+    assert len(vector) == 3
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"inputs": []}, {"inputs": ""}, {"inputs": "a", "truncation_direction": "Left"}]
+)
+def test_an_invalid_request_is_422(client: TestClient, body: dict[str, object]) -> None:
+    assert client.post("/embed", json=body).status_code == 422
+
+
+def test_texts_are_ranked_by_cosine(client: TestClient, predictor: Predictor) -> None:
+    texts = ["two dogs play", "a red car", "a cat"]
+    cosines = predictor.embed_texts(texts) @ predictor.embed_texts(["a red car"])[0]
+    body = {"query": "a red car", "texts": texts}
+    ranks = client.post("/rerank", json=body).json()
+    assert [set(rank) for rank in ranks] == [{"index", "score"}] * 3
+    assert [rank["index"] for rank in ranks] == np.argsort(-cosines).tolist()
+    scores = [rank["score"] for rank in ranks]
+    assert scores == pytest.approx(((1 + np.sort(cosines)[::-1]) / 2).tolist(), abs=1e-4)
+    raw = client.post("/rerank", json={**body, "raw_scores": True, "return_text": True}).json()
+    assert [rank["score"] for rank in raw] == pytest.approx(sorted(cosines)[::-1], abs=1e-4)
+    assert [rank["text"] for rank in raw] == [texts[rank["index"]] for rank in ranks]
+
+
+def test_images_are_ranked_by_caption_likelihood(
+    client: TestClient, predictor: Predictor, images: list[bytes]
+) -> None:
+    body = {"query": "a car", "texts": [data_uri(image) for image in images], "raw_scores": True}
+    ranks = client.post("/rerank", json=body).json()
+    likelihoods = predictor.score(images, ["a car"], by_length=True)[:, 0]
+    expected = sorted(likelihoods.tolist(), reverse=True)
+    assert [rank["score"] for rank in ranks] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_limits_are_reported(client: TestClient, predictor: Predictor) -> None:
+    info = client.get("/info").json()
+    assert info["model_sha"] == predictor.fingerprint
+    assert info["max_input_length"] == predictor.processor.context_length
+    assert (info["model_dtype"], info["auto_truncate"]) == ("float32", True)
+    assert info["model_type"] == {"embedding": {"pooling": "cls"}}
