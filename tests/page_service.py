@@ -1,5 +1,6 @@
 """A `coca serve` process over rendered images, and a watch over the requests of its page."""
 
+import io
 import json
 import math
 import os
@@ -68,26 +69,34 @@ def write_images(folder: Path) -> Path:
     return folder
 
 
-def fill_many(uri: str, name: str, thumbnail: Path, fingerprint: str, embed_dim: int) -> None:
-    """Store vectors around a circle; each row has the same small image."""
+def fill_many(uri: str, name: str, folder: Path, fingerprint: str, embed_dim: int) -> None:
+    """Store vectors around a circle, each with a small image file of its own."""
     from coca.search.milvus.collection import Collection
 
+    folder.mkdir()
+    encoded = io.BytesIO()
+    render("square", "blue", (64, 48)).save(encoded, "JPEG")
     with Collection.open(
-        uri, name, embed_dim=embed_dim, fingerprint=fingerprint, model=str(thumbnail), create=True
+        uri, name, embed_dim=embed_dim, fingerprint=fingerprint, model=str(folder), create=True
     ) as index:
         for start in range(0, MANY, 2_000):
-            index.upsert([_row(n, thumbnail, embed_dim) for n in range(start, start + 2_000)])
+            rows = range(start, start + 2_000)
+            index.upsert([_row(n, encoded.getvalue(), folder, embed_dim) for n in rows])
 
 
-def _row(number: int, thumbnail: Path, embed_dim: int) -> Any:
-    from coca.search.records import Record
+def _row(number: int, encoded: bytes, folder: Path, embed_dim: int) -> Any:
+    from coca.search.records import Record, content_id
 
+    # Decoders ignore what follows the image, so that equal pixels have ids of their own.
+    data = encoded + number.to_bytes(4, "big")
+    path = folder / f"{number:05}.jpg"
+    path.write_bytes(data)
     vector = np.zeros(embed_dim, np.float32)
     angle = 2 * math.pi * number / MANY
     vector[:2] = math.cos(angle), math.sin(angle)
     return Record(
-        id=f"row{number:05}",
-        path=str(thumbnail),
+        id=content_id(data),
+        path=str(path),
         caption=f"row {number}",
         width=64,
         height=48,

@@ -7,7 +7,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from page_service import ARGUMENTS, CHROMIUM, Watch, fill_many, render, serving, write_images
+from page_service import ARGUMENTS, CHROMIUM, Watch, fill_many, serving, write_images
 
 TIMEOUT_MS = 120_000
 """The time of a response depends on the load of the machine."""
@@ -28,8 +28,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     predictor = coca.load(model, device="cpu")
     uri = str(root / "images.db")
     index_images([write_images(root / "images")], predictor, uri=uri)
-    render("square", "blue", (64, 48)).save(root / "small.jpg")
-    fill_many(uri, "many", root / "small.jpg", predictor.fingerprint, predictor.embed_dim)
+    fill_many(uri, "many", root / "small", predictor.fingerprint, predictor.embed_dim)
     names = ("--collection", "pictures", "--collection", "many")
     with serving("--uri", uri, *names, "--model", str(model), cache=root / "cache") as found:
         yield found
