@@ -134,6 +134,8 @@ $(PAGE): pyproject.toml
 	@.venv-page/bin/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[search,serve]' beartype hypothesis 'playwright>=1.65,<2' pytest pytest-timeout
 	@npm install --silent --no-save --no-audit --no-fund --prefix .venv-page 'axe-core@^4.14'
+	@touch $@
+
 $(INTEGRATIONS): pyproject.toml
 	@echo "installing the adapted libraries into .venv-integrations; the first time takes some minutes"
 	@$(PYTHON) -m venv .venv-integrations
