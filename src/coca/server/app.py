@@ -1,13 +1,15 @@
 """FastAPI application of the service."""
 
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.staticfiles import StaticFiles
 
 from coca import __version__
 from coca.server.errors import add_error_handlers
 from coca.server.limits import BodyLimit, LocalHostOnly, ResponseHeaders
+from coca.server.metrics import MeasureRequests, RequestMetrics
 from coca.server.routes import generation, items, mining, openai, operations, search, tei
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
@@ -39,8 +41,22 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     if not service.keys:
         app.add_middleware(LocalHostOnly)
     app.add_middleware(ResponseHeaders, headers=_HEADERS)
+    app.state.metrics = RequestMetrics()
+    app.add_middleware(MeasureRequests, metrics=app.state.metrics)
     for part in (operations, search, items, generation, mining, openai, tei):
         app.include_router(part.router)
     if (PAGE / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+        app.mount("/", _PageFiles(directory=PAGE, html=True), name="page")
     return app
+
+
+class _PageFiles(StaticFiles):
+    """Files of the page, which a browser compares with the service before each use.
+
+    After an upgrade, a page of old and new scripts would otherwise fail.
+    """
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response

@@ -102,7 +102,8 @@ def delete_items(
     with collection.write_lock:
         found = collection.index.get(wanted)
         collection.index.delete(found)
-        for record in found.values():
+        for id, record in found.items():
+            tenant.service.thumbnails.remove(collection.thumbnail_key(id))
             for path in record.origin.files:
                 tenant.service.uploads.remove(path)
     return [id for id in wanted if id in found], [id for id in wanted if id not in found]

@@ -38,6 +38,10 @@ class ServedCollection:
     write_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held between reading and writing a record."""
 
+    def thumbnail_key(self, id: str) -> str:
+        """Return the key of an item's thumbnails, different in all collections."""
+        return f"{self.index.info.uri}/{self.index.own_name}/{id}"
+
     def record(self, id: str) -> Record:
         """Read an item.
 

@@ -51,6 +51,12 @@ class Thumbnails:
                 unfinished.unlink(missing_ok=True)
         return small
 
+    def remove(self, key: str) -> None:
+        """Remove the thumbnails of an item from the cache."""
+        for side in SIDES:
+            with contextlib.suppress(OSError):
+                self._path(key, side).unlink(missing_ok=True)
+
     def _path(self, key: str, side: int) -> Path:
         # Ids of records may hold any characters, so that files are named by a hash.
         name = hashlib.sha256(key.encode()).hexdigest()[:32]

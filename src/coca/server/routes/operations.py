@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
+from coca.server.metrics import RequestMetrics
 from coca.server.routes.tenants import CurrentTenant
 from coca.server.service import Service
 
@@ -38,8 +39,9 @@ def ready(request: Request) -> dict[str, bool]:
 
 
 @router.get("/metrics", response_class=Response)
-def metrics(tenant: CurrentTenant) -> Response:
-    """Report the items of the key's collections and the waiting inputs, for Prometheus."""
+def metrics(request: Request, tenant: CurrentTenant) -> Response:
+    """Report requests, the items of the key's collections and waiting inputs, for Prometheus."""
+    requests: RequestMetrics = request.app.state.metrics
     registry = CollectorRegistry()
     items = Gauge("coca_items", "Items of a collection", ["collection"], registry=registry)
     for name in tenant.names:
@@ -47,4 +49,5 @@ def metrics(tenant: CurrentTenant) -> Response:
     waiting = Gauge("coca_waiting", "Inputs that wait for the model", ["kind"], registry=registry)
     waiting.labels("text").set(tenant.service.model.texts.waiting)
     waiting.labels("image").set(tenant.service.model.images.waiting)
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    text = requests.text() + generate_latest(registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
