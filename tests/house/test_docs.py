@@ -64,7 +64,7 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, label in enumerate(("car", "frog")):
             writer.write(Sample(label, picture(number), captions=(label,), labels=(label,)))
     (root / "clip.mp4").write_bytes(video(frames=16))
-    model = coca.load("nano", device="cpu")
+    model = coca.load(device="cpu")
     uri = str(run / "pictures.db")
     Collection.open(
         uri, embed_dim=model.embed_dim, fingerprint=model.fingerprint, create=True

@@ -16,6 +16,7 @@ from coca.inference.loading import Precision, fingerprint, model_folder, shipped
 from coca.inference.open_weights import OpenWeights
 from coca.inference.predictor import Predictor
 from coca.processing.tokenizer import Tokenizer
+from coca.weights import DEFAULT_MODEL
 from tiny_data import CAPTIONS, picture
 from tiny_model import write_model
 from tiny_weights import WEIGHTS, write_open_clip
@@ -71,8 +72,9 @@ def test_a_setting_at_its_default_may_be_missing(folder: Path, tmp_path: Path) -
     assert fingerprint(tmp_path) == fingerprint(folder)
 
 
-def test_the_shipped_model_card_states_its_fingerprint() -> None:
-    home = shipped()["nano"]
+@pytest.mark.parametrize("name", shipped())
+def test_the_card_of_a_shipped_model_states_its_fingerprint(name: str) -> None:
+    home = shipped()[name]
     assert f"| fingerprint | `{fingerprint(home)}` |" in (home / "README.md").read_text()
 
 
@@ -92,6 +94,10 @@ def test_shipped_models_load_by_their_name_and_errors_list_them(
     assert coca.load("tiny").source == str(tmp_path / "weights" / "tiny")
     with pytest.raises(ModelError, match=r"tinny is no model folder.*shipped: larger, tiny$"):
         coca.load("tinny")
+
+
+def test_a_model_without_a_name_is_the_default_model() -> None:
+    assert coca.load().source == str(shipped()[DEFAULT_MODEL])
 
 
 def test_a_folder_comes_before_a_shipped_model_of_its_name(

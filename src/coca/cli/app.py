@@ -38,7 +38,6 @@ from coca.cli import (
 )
 from coca.cli.console import configure, print_error
 from coca.core.errors import CocaError, ConfigError
-from coca.core.malloc import keep_freed_memory
 
 FAILED, WRONG_CALL, STOPPED, UNREAD = 1, 2, 130, 141
 _ANYWHERE = ("--debug", "--quiet")
@@ -138,8 +137,6 @@ def main() -> None:
     """Run the command line and exit the process."""
     # Imports create 100,000 objects and no garbage; collections during them would take 0.3 s.
     gc.set_threshold(*_RARE_COLLECTION)
-    # Embedding a batch of images takes half the processor time; see the module.
-    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be text in the terminal's encoding.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
