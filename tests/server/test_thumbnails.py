@@ -4,7 +4,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from coca.server.service import ServedCollection
+from coca.server.served_collection import ServedCollection
 from server_client import data_uri, ids
 from tiny_data import picture
 

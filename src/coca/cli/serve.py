@@ -46,6 +46,16 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    allow_folder: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--allow-folder",
+            metavar="FOLDER",
+            help="Folder that requests may index in the background; may be repeated. "
+            "Default: none.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[ServerSettings, Group(panel="Service")],
 ) -> None:
     """Serve collections over HTTP: search, items, captions, embeddings, and a web page.
@@ -71,6 +81,10 @@ def serve(
     if not ring:
         console.note("no keys are set: everyone on this machine may read and write")
 
+    for folder in allow_folder or ():
+        if not folder.is_dir():
+            raise ConfigError(f"--allow-folder must be a folder, got {folder}")
+
     place = defaults.index_uri(uri) if create else defaults.search_uri(uri)
     with open_service(
         place,
@@ -81,5 +95,6 @@ def serve(
         device=device,
         create=create,
         keys=ring,
+        folders=allow_folder or (),
     ) as service:
         run(service, settings, log=console.note, open_page=open_page)

@@ -9,7 +9,8 @@ from coca.search.records import Hit as FoundHit
 from coca.search.records import Record
 from coca.server.schemas.items import Item
 from coca.server.schemas.search import Hit
-from coca.server.service import ServedCollection, Tenant
+from coca.server.served_collection import ServedCollection
+from coca.server.service import Tenant
 
 
 def item_of(tenant: Tenant, collection: ServedCollection, record: Record | FoundHit) -> Item:

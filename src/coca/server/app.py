@@ -10,7 +10,7 @@ from coca import __version__
 from coca.server.errors import add_error_handlers
 from coca.server.limits import BodyLimit, LocalHostOnly, ResponseHeaders
 from coca.server.metrics import MeasureRequests, RequestMetrics
-from coca.server.routes import generation, items, mining, openai, operations, search, tei
+from coca.server.routes import generation, items, jobs, mining, openai, operations, search, tei
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
 
@@ -45,6 +45,8 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.add_middleware(MeasureRequests, metrics=app.state.metrics)
     for part in (operations, search, items, generation, mining, openai, tei):
         app.include_router(part.router)
+    if service.jobs.folders:
+        app.include_router(jobs.router)
     if (PAGE / "index.html").is_file():
         app.mount("/", _PageFiles(directory=PAGE, html=True), name="page")
     return app

@@ -12,7 +12,8 @@ from coca.core.local_files import file_etag
 from coca.search.records import Origin, Record, content_id, storage_error
 from coca.server.images import read_data_uri
 from coca.server.schemas.items import ItemChange, NewItem
-from coca.server.service import ServedCollection, Tenant
+from coca.server.served_collection import ServedCollection
+from coca.server.service import Tenant
 
 
 def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Record, bool]:
@@ -39,6 +40,7 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
     if (there := collection.index.get([own]).get(own)) is not None:
         return there, False
     _check(new.caption, new.metadata, new.tags, new.album)
+    collection.check_writable()
     service.uploads.check_space()
     image = service.decoder.decode(data)
     caption, generated = new.caption, False
@@ -61,7 +63,7 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
     path = service.uploads.write(collection.name, own, data, image.format)
     origin = Origin(files={str(path): file_etag(path)}, captioned=generated)
     record = replace(record, path=str(path), origin=origin)
-    with collection.write_lock:
+    with collection.writing():
         collection.index.upsert([record])
     return record, True
 
@@ -81,7 +83,7 @@ def change_items(
     wanted = list(dict.fromkeys(ids))
     text_vector = _text_vector(tenant, change.caption or "")
     tenant.service.uploads.check_space()
-    with collection.write_lock:
+    with collection.writing():
         found = collection.index.get(wanted)
         changed = [
             _changed(found[id], change, text_vector=text_vector) for id in wanted if id in found
@@ -99,7 +101,7 @@ def delete_items(
         The deleted ids, and the ids that do not exist.
     """
     wanted = list(dict.fromkeys(ids))
-    with collection.write_lock:
+    with collection.writing():
         found = collection.index.get(wanted)
         collection.index.delete(found)
         for id, record in found.items():

@@ -1,7 +1,8 @@
 """Served model: a predictor whose calls are batched, and whose images are decoded elsewhere."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +148,12 @@ class ServedModel:
             f"an image of the service must be encoded bytes, got {type(image).__name__}",
             reason="unsupported",
         )
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Predictor]:
+        """Hold the model; calls of other threads wait."""
+        with self._lock:
+            yield self.predictor
 
     def close(self) -> None:
         """End the threads and the decoder."""

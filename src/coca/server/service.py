@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
@@ -17,45 +17,16 @@ from coca.server.catalog import Catalog
 from coca.server.decoding import Decoder, InProcessDecoder
 from coca.server.errors import ServiceError
 from coca.server.images import read_data_uri
+from coca.server.jobs import Jobs
 from coca.server.keys import KeyConfig, KeyRing
 from coca.server.model import ImageRegion, ServedModel
 from coca.server.schemas.shared import ImageReference
+from coca.server.served_collection import ServedCollection
 from coca.server.settings import ServerSettings
 from coca.server.thumbnails import Thumbnails
 from coca.server.uploads import Uploads
 from coca.workflows.collections.collection_model import lasting_name, model_of
 from coca.workflows.collections.image_resolver import ImageResolver
-
-
-@dataclass
-class ServedCollection:
-    """An open collection with its search engine."""
-
-    name: str
-    index: Collection
-    engine: SearchEngine
-    catalog: Catalog
-    write_lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held between reading and writing a record."""
-
-    def thumbnail_key(self, id: str) -> str:
-        """Return the key of an item's thumbnails, different in all collections."""
-        return f"{self.index.info.uri}/{self.index.own_name}/{id}"
-
-    def record(self, id: str) -> Record:
-        """Read an item.
-
-        Raises:
-            ServiceError: There is no such item (status 404).
-        """
-        record = self.index.get([id]).get(id)
-        if record is None:
-            raise ServiceError(
-                f"there is no item {id!r} in collection {self.name!r}",
-                status=404,
-                code="no_such_item",
-            )
-        return record
 
 
 class Service:
@@ -69,6 +40,7 @@ class Service:
         *,
         decoder: Decoder | None = None,
         keys: Mapping[str, KeyConfig] | None = None,
+        folders: Sequence[Path] = (),
     ) -> None:
         """Join open collections to the model that filled them; `close` ends the threads.
 
@@ -84,6 +56,9 @@ class Service:
         self.model = ServedModel(predictor, self.decoder, settings)
         self.thumbnails = Thumbnails(settings.thumbnails, self.decoder)
         self.uploads = Uploads(settings.uploads, collections[0].info.uri)
+        self.jobs = Jobs(
+            self.model, folders, batch_size=min(settings.max_batch, predictor.batch_size)
+        )
         self._resolvers = threading.local()
         self.collections = {
             index.info.collection: ServedCollection(
@@ -118,7 +93,8 @@ class Service:
             ) from error
 
     def close(self) -> None:
-        """End the threads of the model."""
+        """Cancel the jobs, and end the threads of the model."""
+        self.jobs.close()
         self.model.close()
 
     def _resolver(self) -> ImageResolver:
@@ -183,6 +159,7 @@ def open_service(
     device: str | None = None,
     create: bool = False,
     keys: Mapping[str, KeyConfig] | None = None,
+    folders: Sequence[Path] = (),
 ) -> Iterator[Service]:
     """Open collections together with the model that filled them, and close them at the end.
 
@@ -195,6 +172,7 @@ def open_service(
         device: Torch device of a model that is loaded; see `coca.load`.
         create: Create missing collections; then `model` is required.
         keys: Key -> what it may use; none: requests need no key.
+        folders: Folders that requests may index, with all folders in them.
 
     Raises:
         SearchError: A collection is missing, or was filled by another model.
@@ -232,6 +210,6 @@ def open_service(
                 if isinstance(model, Predictor)
                 else load(model or model_of(opened[0].info), device=device)
             )
-        service = Service(opened, predictor, settings, keys=keys)
+        service = Service(opened, predictor, settings, keys=keys, folders=folders)
         stack.callback(service.close)
         yield service

@@ -11,14 +11,16 @@ from coca.server.schemas.shared import (
 
 
 class JobRequest(Body):
-    """A folder, file or table on the machine of the service to index in the background."""
+    """Folders on the machine of the service to index in the background."""
 
     kind: Literal["index"] = "index"
     uris: Annotated[
         list[Annotated[str, Field(max_length=4_096)]], Field(min_length=1, max_length=64)
     ]
+    """Absolute paths in the folders that the operator allows."""
     collection: CollectionName = None
     captions: bool = True
+    """Generate captions for images that have none."""
 
 
 class Job(Body):
@@ -35,7 +37,7 @@ class Job(Body):
     step: str
     error: str | None
     result: dict[str, int] | None
-    """Counts of added, updated, unchanged, removed and unreadable images."""
+    """Counts of added, updated, unchanged, duplicate, removed and unreadable images."""
 
 
 class JobList(Body):
