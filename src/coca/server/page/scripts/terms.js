@@ -15,9 +15,11 @@ export function readTyped(text) {
   return { term: term("text", found[2], { sign: found[1] === "+" ? 1 : -1 }) };
 }
 
+const NAMES = { id: "this item", image: "your image" };
+
 const describe = ({ kind, value, sign, region }) => {
-  const names = { text: `“${value}”`, id: "this item", image: "your image" };
-  const name = region ? `a region of ${names[kind]}` : names[kind];
+  const whole = NAMES[kind] ?? `“${value}”`;
+  const name = region ? `a region of ${whole}` : whole;
   return `${sign > 0 ? "More like" : "Less like"} ${name}`;
 };
 
@@ -73,7 +75,8 @@ export class Terms {
 
   #chip(one, at) {
     const label = describe(one);
-    const weight = one.weight === 1 ? null : h("span", { class: "chip-weight" }, `×${one.weight}`);
+    const hidden = (text) => h("span", { class: "visually-hidden" }, text);
+    // The name of the button is its content, so that it has all that is shown.
     return h(
       "span",
       { class: `chip${one.sign < 0 ? " chip-less" : ""}` },
@@ -81,13 +84,15 @@ export class Terms {
         "button",
         {
           type: "button", class: "chip-main", title: `${label}; weight ${one.weight}`,
-          "aria-label": `${label}, weight ${one.weight}; change`,
           on: { click: () => this.#edit(one, at) },
         },
         icon(one.sign < 0 ? "less" : "more"),
-        one.kind === "text" ? h("span", {}, shorten(one.value, 40)) : this.#image(one, "chip-image"),
+        hidden(one.sign > 0 ? "More like " : "Less like "),
+        ...(one.kind === "text"
+          ? [h("span", {}, shorten(one.value, 40))]
+          : [this.#image(one, "chip-image"), hidden(NAMES[one.kind])]),
         one.region && h("span", { class: "chip-note" }, "region"),
-        weight,
+        one.weight !== 1 && h("span", { class: "chip-weight" }, `×${one.weight}`),
       ),
       button(`Remove: ${label}`, "close", () => this.#remove(at), { class: "chip-remove" }),
     );
