@@ -138,7 +138,8 @@ function drawState(before) {
   const { state } = store;
   const title = hasQuery(state) ? `${queryName(state).replace(/[“”]/g, "")} · coca` : "coca";
   document.title = state.view === "duplicates" ? "Near-duplicates · coca" : title;
-  if (document.activeElement !== search || !before || before.text !== state.text) search.value = state.text;
+  // What the reader types while the page starts, or beside another change, stays.
+  if (before && (before.text !== state.text || document.activeElement !== search)) search.value = state.text;
   const listed = state.view === "wall";
   $("#wall").hidden = !listed;
   $(".toolbar").hidden = !listed;
@@ -262,6 +263,7 @@ onMissingKey(async () => {
 });
 
 async function start() {
+  search.value = store.state.text;
   drawTools();
   viewControls($("#view-controls"), () => wall.relayout());
   listen();
