@@ -63,7 +63,8 @@ def test_help_comes_at_once_and_without_anything_heavy() -> None:
 def test_a_group_of_commands_offers_only_what_it_has() -> None:
     root: Any = typer.main.get_command(app)
     help_of = root.commands["collection"].help
-    offered = set(re.findall(r"\b(list|info|index|alias|drop|rename|describe)\b", help_of))
+    verbs = r"\b(list|info|index|alias|drop|rename|describe|calibrate)\b"
+    offered = set(re.findall(verbs, help_of))
     assert offered == set(root.commands["collection"].commands)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float32
 
-from coca.core.errors import DataError
+from coca.core.errors import DataError, SearchError
 from coca.search.milvus.catalog import drop_collection
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.connection import Connection
@@ -19,6 +19,7 @@ from milvus_server import SERVER
 
 DIM = 16
 SHARED = "coca_tests"
+ETCD_ATTEMPTS = 2
 
 
 class StandIn:
@@ -68,6 +69,17 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("milvus_server"))
 
 
+def _patiently(make: Callable[[], Collection]) -> Collection:
+    """Create a collection, again if the server's own store did not answer it in time."""
+    for _ in range(ETCD_ATTEMPTS):
+        try:
+            return make()
+        except SearchError as error:
+            if "etcdserver: request timed out" not in str(error):
+                raise
+    return make()
+
+
 @pytest.fixture
 def make_index(place: str) -> Iterator[Callable[..., Collection]]:
     """Open or create the collection of this test, initially empty."""
@@ -86,7 +98,7 @@ def make_index(place: str) -> Iterator[Callable[..., Collection]]:
 
     if not is_lite(place):
         # A server takes seconds to create a collection, so its tests share one.
-        with make() as shared:
+        with _patiently(make) as shared:
             shared.delete(shared.ids())
             # Orphaned captions of killed writers.
             shared.repair()
