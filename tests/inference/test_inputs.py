@@ -8,8 +8,8 @@ from numpy.testing import assert_array_equal
 
 from coca.core.errors import ConfigError
 from coca.inference.caching import CachingPredictor
-from coca.inference.inputs import as_images, as_texts
 from coca.inference.predictor import Predictor
+from coca.runtime.inputs import as_images, as_texts
 from tiny_data import picture
 
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from coca.core.errors import ConfigError
 from coca.core.extras import require
 from coca.inference.captioning import Caption
-from coca.inference.inputs import ImageInput
 from coca.inference.predictor import Predictor
 from coca.model.attribution import cross_attention_maps, patch_attributions
 from coca.processing.tokenizer import TextTokenizer
+from coca.runtime.inputs import ImageInput
 
 COLUMNS = 6
 """Tiles per row of a plot."""

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.inputs import ImageInput, as_texts
 from coca.inference.predictor import Predictor
+from coca.runtime.inputs import ImageInput, as_texts
 
 
 class CachingPredictor(Predictor):

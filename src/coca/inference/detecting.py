@@ -17,12 +17,12 @@ from torch import Tensor
 
 from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
-from coca.inference.inputs import ImageInput, as_images
 from coca.inference.loading import load, model_folder
 from coca.inference.predictor import Predictor
 from coca.model.detection import detector as saved
 from coca.model.detection.detector import Detector
 from coca.processing.image import decode
+from coca.runtime.inputs import ImageInput, as_images
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf")
 

@@ -26,7 +26,6 @@ from coca.inference.head_inference import (
     head_of,
     predictions,
 )
-from coca.inference.inputs import ImageInput, as_images, as_texts, prompts_for
 from coca.inference.prompts import PROMPTS, Templates, sentences_of
 from coca.inference.repeats import expand_positions, unique_samples
 from coca.model.captioner import Captioner
@@ -35,6 +34,7 @@ from coca.model.generation.generate import generate
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.layers.prepacked_linear import prepack_weights
 from coca.processing.processor import Processor
+from coca.runtime.inputs import ImageInput, as_images, as_texts, prompts_for
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import yaml
 
 from coca.core.errors import ConfigError
-from coca.inference.inputs import as_texts
 from coca.processing.prompts import CLIP_PROMPTS
+from coca.runtime.inputs import as_texts
 
 Templates: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 """One or more prompts with `{}` for the label, or a mapping from each label to its prompts."""

@@ -24,13 +24,13 @@ from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.captioning import Caption, captions_of
 from coca.inference.head_inference import Prediction, head_of, predictions
-from coca.inference.inputs import ImageInput
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS, Templates
 from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.model.generation.generate import generate
 from coca.processing.video import clip_frames
 from coca.processing.video_file import VideoSource
+from coca.runtime.inputs import ImageInput
 
 Mode: TypeAlias = Literal["mean", "flatten"]
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from coca.core.errors import ConfigError
 from coca.core.extras import extra_imports
-from coca.inference.inputs import ImageInput
 from coca.integrations.models import ModelName, as_predictor
+from coca.runtime.inputs import ImageInput
 from coca.search.milvus.collection import Collection
 from coca.search.mining.diversity import mmr
 from coca.search.query.engine import SearchEngine

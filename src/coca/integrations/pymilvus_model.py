@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError
-from coca.inference.inputs import ImageInput
 from coca.integrations.models import ModelName, as_predictor
+from coca.runtime.inputs import ImageInput
 
 
 class CoCaEmbeddingFunction:

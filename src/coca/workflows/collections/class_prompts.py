@@ -8,8 +8,8 @@ from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
 from coca.inference.head_inference import Prediction, predictions
-from coca.inference.inputs import ImageInput
 from coca.inference.predictor import Predictor
+from coca.runtime.inputs import ImageInput
 from coca.search.milvus.catalog import check_place, neighbours
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo, check_same_model
