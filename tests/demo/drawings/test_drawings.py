@@ -67,6 +67,7 @@ def test_icons_of_emoji_get_label_and_tags_by_any_of_their_names(packages: Path)
     heart = samples["fxemoji/loveheart"]
     assert heart.labels == ("red heart",)
     assert any("love" in caption for caption in heart.captions[1:])
+    assert "love" in heart.metadata["keywords"]
     assert samples["fxemoji/rat"].captions == ("animal 0",)
 
 

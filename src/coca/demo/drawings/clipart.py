@@ -89,7 +89,12 @@ def clipart_samples(folder: Path, *, known_words: Set[str], size_px: int) -> Ite
             image=image,
             captions=captions,
             labels=captions[:1],
-            metadata={"vendor": "openclipart", "set": "openclipart", "name": captions[0]},
+            metadata={
+                "vendor": "openclipart",
+                "set": "openclipart",
+                "name": captions[0],
+                "keywords": list(one.keywords[:MAX_KEYWORDS]),
+            },
         )
 
 

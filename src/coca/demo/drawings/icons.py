@@ -1,7 +1,7 @@
 """Colour icon sets of npm, with captions from their names.
 
-Sets of emoji get label and tags of the emoji that a name matches. Icons of other sets get the words
-of their name.
+Sets of emoji get label, tags and keywords of the emoji that a name matches. Icons of other sets get
+the words of their name.
 """
 
 import re
@@ -144,7 +144,12 @@ def icon_samples(one: IconSet, packages: Path, *, size_px: int) -> Iterator[Samp
                 image=icon_drawing(icons["icons"][name], icons)(size_px),
                 captions=(label,) if concept is None else concept.captions(),
                 labels=(label,),
-                metadata={"vendor": one.vendor, "set": one.name, "name": label},
+                metadata={
+                    "vendor": one.vendor,
+                    "set": one.name,
+                    "name": label,
+                    **({} if concept is None else {"keywords": list(concept.keywords)}),
+                },
             )
 
 
