@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from coca.core.errors import ConfigError
 from coca.model.encoders.backbone import BackboneConfig, BackboneEncoder
 from coca.model.encoders.base import IMAGE_ENCODERS
+from coca.model.layers.prepacked_conv import FusableConv, conv_norm
 
 STEM, FEATURES = 32, 1280
 BN_EPS = 1e-3
@@ -194,14 +195,14 @@ class EfficientNetLite(nn.Module):
         self, images: Float[Tensor, "B 3 H W"], stages: int
     ) -> Float[Tensor, "B C h w"]:
         """Compute the output of the stem and of the first stages."""
-        inner = F.relu6(self.bn1(self.conv_stem(images)))
+        inner = conv_norm(self.conv_stem, self.bn1, images, relu6=True)
         return self.blocks[:stages](inner)
 
     def forward_rest(
         self, inner: Float[Tensor, "B C H W"], stages: int
     ) -> Float[Tensor, "B F h w"]:
         """Compute the features from the output of the first stages."""
-        return F.relu6(self.bn2(self.conv_head(self.blocks[stages:](inner))))
+        return conv_norm(self.conv_head, self.bn2, self.blocks[stages:](inner), relu6=True)
 
     def forward_head(self, features: Float[Tensor, "B F h w"]) -> Float[Tensor, "B K"]:
         """Compute the class logits from the mean of the features."""
@@ -212,7 +213,7 @@ class EfficientNetLite(nn.Module):
         return self.classifier
 
 
-class SameConv(nn.Conv2d):
+class SameConv(FusableConv):
     """Convolution without bias, padded as in TensorFlow: more at the end than at the start."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
@@ -221,16 +222,16 @@ class SameConv(nn.Conv2d):
             inputs, outputs, kernel, stride, padding=padding, groups=groups, bias=False
         )
 
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+    def pad(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C height width"]:
+        """Pad the input of a convolution with a stride."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
-            return super().forward(images)
+            return images
         height, width = (
             max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
             for side in images.shape[2:]
         )
-        sides = (width // 2, width - width // 2, height // 2, height - height // 2)
-        return super().forward(F.pad(images, sides))
+        return F.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2))
 
 
 class DepthwiseSeparable(nn.Module):
@@ -245,8 +246,8 @@ class DepthwiseSeparable(nn.Module):
         self.is_residual = stride == 1 and inputs == outputs
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        inner = F.relu6(self.bn1(self.conv_dw(images)))
-        inner = self.bn2(self.conv_pw(inner))
+        inner = conv_norm(self.conv_dw, self.bn1, images, relu6=True)
+        inner = conv_norm(self.conv_pw, self.bn2, inner, relu6=False)
         return inner + images if self.is_residual else inner
 
 
@@ -265,9 +266,9 @@ class InvertedResidual(nn.Module):
         self.is_residual = stride == 1 and inputs == outputs
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        inner = F.relu6(self.bn1(self.conv_pw(images)))
-        inner = F.relu6(self.bn2(self.conv_dw(inner)))
-        inner = self.bn3(self.conv_pwl(inner))
+        inner = conv_norm(self.conv_pw, self.bn1, images, relu6=True)
+        inner = conv_norm(self.conv_dw, self.bn2, inner, relu6=True)
+        inner = conv_norm(self.conv_pwl, self.bn3, inner, relu6=False)
         return inner + images if self.is_residual else inner
 
 

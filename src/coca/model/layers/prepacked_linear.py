@@ -21,6 +21,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coca.model.layers.prepacked_conv import fuse_convs
+
 _ATTRIBUTE = "prepack"
 
 
@@ -52,7 +54,7 @@ def linear(
 
 
 def prepack_weights(model: nn.Module) -> None:
-    """Prepack the weights of all linear layers and of the vocabulary layer.
+    """Prepack the weights of all linear layers and of the vocabulary layer, and fuse convolutions.
 
     The copies take as much memory as the weights. Weights on other devices, or in a dtype that
     oneDNN cannot prepack, are left as they are. A copy is dropped when its weight changes, also
@@ -70,6 +72,7 @@ def prepack_weights(model: nn.Module) -> None:
         weights.append(vocabulary)
     for weight in weights:
         _prepack(weight)
+    fuse_convs(model)
 
 
 @dataclass(frozen=True)
