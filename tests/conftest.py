@@ -14,7 +14,7 @@ import milvus_server as server
 # Several test processes share the machine; set before torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The speed of a shared machine says nothing about the code, hence no deadline.
+# The speed of a shared machine does not depend on the code, hence no deadline.
 settings.register_profile(
     "ci",
     derandomize=True,
@@ -85,7 +85,7 @@ def _log_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of sample images and captions that lies beside the repository."""
+    """The folder of sample images and captions next to the repository."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the sample data is not here: no folder ../shared/data beside the repository")

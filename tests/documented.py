@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
     @property
     def arguments(self) -> list[str]:
-        """What stands behind `coca`."""
+        """The command behind `coca`."""
         words = shlex.split(self.text)
         return words[words.index("coca") + 1 :]
 
@@ -66,13 +66,13 @@ def commands_of_recipe(path: Path) -> Iterator[Command]:
     """The `coca` commands in the head of a recipe; several may share a line."""
     lines = path.read_text(encoding="utf-8").splitlines()
     at = next((n for n, line in enumerate(lines) if line.startswith("# Command")), len(lines))
-    told = ""
+    commands = ""
     for line in lines[at:]:
         text = line.removeprefix("# Command").lstrip("# ")
-        if not line.startswith("#") or (re.match(r"# [A-Z]\w+ ", line) and told):
+        if not line.startswith("#") or (re.match(r"# [A-Z]\w+ ", line) and commands):
             break
-        told += ("\n" if text.startswith(("coca ", "torchrun ")) else " ") + text
-    for match in re.finditer(r"^(?:torchrun .* -m )?coca [^;()\n]*", told, re.MULTILINE):
+        commands += ("\n" if text.startswith(("coca ", "torchrun ")) else " ") + text
+    for match in re.finditer(r"^(?:torchrun .* -m )?coca [^;()\n]*", commands, re.MULTILINE):
         for text in match[0].split(" && "):
             # Words behind the command, such as "another seed:", end it.
             plain = re.split(r"\s(?:\w+ ){1,4}\w+:", text, maxsplit=1)[0]

@@ -20,7 +20,7 @@ import pytest
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from documented import COMMANDS, ROOT, Command, name_of
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_video import video
 from tiny_weights import WEIGHTS, write_open_clip
@@ -64,7 +64,7 @@ def shortened(text: str) -> str:
 def write_photos(folder: Path, count: int, *, first: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + count):
-        (folder / f"{number}.jpg").write_bytes(picture(number, form="JPEG", side=96))
+        (folder / f"{number}.jpg").write_bytes(image_bytes(number, form="JPEG", side=96))
         words = {"caption": f"a red car {number}", "label": ("cat", "dog")[number % 2]}
         (folder / f"{number}.json").write_text(json.dumps(words))
 
@@ -73,7 +73,7 @@ def write_classes(folder: Path, *, first: int = 0) -> None:
     for label in ("cat", "dog"):
         (folder / label).mkdir(parents=True)
         for number in range(first, first + 20):
-            content = picture(number + 100 * (label == "dog"), form="JPEG", side=64)
+            content = image_bytes(number + 100 * (label == "dog"), form="JPEG", side=64)
             (folder / label / f"{number}.jpg").write_bytes(content)
 
 
@@ -99,7 +99,9 @@ def write_data_sets(data: Path) -> None:
         with ShardWriter(data / "flickr8k", name=part) as writer:
             for number in range(140):
                 captions = tuple(f"a dog {word} {number}" for word in ("runs", "plays", "sits"))
-                writer.write(Sample(f"{part}{number}", picture(number, side=96), captions=captions))
+                writer.write(
+                    Sample(f"{part}{number}", image_bytes(number, side=96), captions=captions)
+                )
     rows: list[dict[str, object]] = [
         {"image": f"{n}.png", "label": ("tench", "church")[n % 2], "split": split}
         for split, numbers in (("train", range(140)), ("val", range(140, 160)))
@@ -135,7 +137,7 @@ def write_what_users_bring(root: Path, home: Path) -> None:
     write_photos(root / "test-photos", 3, first=20)
     write_photos(home / "Pictures", 3, first=30)
     for number, name in enumerate(("photo.jpg", "holiday.jpg", "drawing.png")):
-        (root / name).write_bytes(picture(40 + number, side=96))
+        (root / name).write_bytes(image_bytes(40 + number, side=96))
     for folder, name in (("clips", "clip.mp4"), ("holidays", "trip.mp4"), (".", "clip.mp4")):
         (root / folder).mkdir(exist_ok=True)
         (root / folder / name).write_bytes(video(frames=60))
@@ -144,7 +146,7 @@ def write_what_users_bring(root: Path, home: Path) -> None:
     for folder, count in (("shards", 128), ("more", 2)):
         with ShardWriter(root / folder, name="x", samples_per_shard=1) as writer:
             for number in range(count):
-                writer.write(Sample(f"{folder}{number}", picture(number), captions=("a car",)))
+                writer.write(Sample(f"{folder}{number}", image_bytes(number), captions=("a car",)))
         for number, tar in enumerate(sorted((root / folder).glob("*.tar"))):
             tar.with_name(tar.name + ".idx").unlink(missing_ok=True)
             tar.rename(root / folder / f"{number:05d}.tar")

@@ -30,7 +30,7 @@ train: {steps: 2, precision: bf16, trackers: [jsonl, tensorboard]}
 """
 
 
-def floors() -> dict[str, str]:
+def lower_bounds() -> dict[str, str]:
     """The lowest allowed version of each dependency of the package and of `EXTRAS`."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"]]
@@ -133,7 +133,7 @@ def main() -> None:
     """Do what the command line asks for."""
     match sys.argv[1:]:
         case ["constraints"]:
-            sys.stdout.writelines(f"{name}=={floor}\n" for name, floor in floors().items())
+            sys.stdout.writelines(f"{name}=={floor}\n" for name, floor in lower_bounds().items())
         case ["smoke"]:
             with tempfile.TemporaryDirectory() as folder:
                 smoke(Path(folder))

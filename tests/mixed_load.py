@@ -1,7 +1,8 @@
 """Searches while others write: what was acknowledged is there, and no answer is wrong.
 
-Each writer has ids of its own and knows what it was told is written; each searcher checks what it
-is given. At the end, and again after opening anew, the collection must hold just what it should.
+Each writer has ids of its own and knows which writes were confirmed; each searcher checks its
+results. At the end, and again after the collection was closed and
+opened, it must hold exactly what was confirmed.
 """
 
 import threading

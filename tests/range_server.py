@@ -1,4 +1,4 @@
-"""A small web server with range reads, which can be told to fail now and then."""
+"""A small web server with range reads, which can be set to fail now and then."""
 
 import hashlib
 import threading

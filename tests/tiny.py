@@ -1,4 +1,4 @@
-"""A CoCa small enough for a test, and captions laid out for it."""
+"""A CoCa small enough for a test, and captions as its token ids."""
 
 import dataclasses
 from typing import Any, TypeVar

@@ -25,5 +25,5 @@ def answering(head: HeadConfig | None, *, seed: int = 0, batch_size: int = 3) ->
     return Predictor(model, processor, fingerprint="tiny", batch_size=batch_size)
 
 
-def words_head(classes: tuple[str, ...], *, pictures: int = 1) -> HeadConfig:
-    return HeadConfig(classes=classes, reads="words", pictures=pictures, heads=3)
+def text_head(classes: tuple[str, ...], *, images_per_sample: int = 1) -> HeadConfig:
+    return HeadConfig(classes=classes, reads="words", pictures=images_per_sample, heads=3)

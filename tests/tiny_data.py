@@ -17,7 +17,7 @@ CAPTIONS = ("a red car", "the small cat sleeps on a long wooden bench", "two dog
 
 
 @functools.cache
-def picture(number: int, *, form: str = "PNG", side: int = 12) -> bytes:
+def image_bytes(number: int, *, form: str = "PNG", side: int = 12) -> bytes:
     """An encoded image that differs from every other number's."""
     pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
     stream = io.BytesIO()
@@ -29,7 +29,7 @@ def make_samples(count: int, *, prefix: str = "s") -> list[Sample]:
     return [
         Sample(
             f"{prefix}{number:04d}",
-            picture(number),
+            image_bytes(number),
             captions=CAPTIONS[: 1 + number % 3],
             labels=("cat", "red_panda")[: number % 3],
             metadata={"width": number},

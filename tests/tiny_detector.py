@@ -12,7 +12,7 @@ CLASSES = ("cat", "dog")
 
 
 def write_detector(folder: Path) -> Path:
-    """Untrained, but sure of everything that it says."""
+    """An untrained detector with confident scores."""
     write_model(folder)
     torch.manual_seed(0)
     detector = Detector(load_model(folder), DetectorConfig(classes=CLASSES, channels=32))

@@ -20,7 +20,7 @@ def tiny_stack() -> nn.Module:
 
 
 def drift(model: nn.Module, step: int) -> None:
-    """Stands for an update: every weight moves by a number of its own, pieces as their whole."""
+    """Replace an update: every weight moves by a number of its own, pieces as their whole."""
     generator = torch.Generator().manual_seed(step)
     with torch.no_grad():
         for parameter in model.parameters():

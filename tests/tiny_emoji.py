@@ -43,7 +43,7 @@ def write_packages(root: Path) -> Path:
         if one.vectors:
             _write_icons(root / one.package, [*drawn, "1f48f-1f3fb"], number)
         else:
-            _write_pictures(root / one.package / "assets", drawn)
+            _write_images(root / one.package / "assets", drawn)
     return root
 
 
@@ -55,7 +55,7 @@ def write_json(path: Path, content: object) -> None:
 def _write_icons(folder: Path, codes: list[str], number: int) -> None:
     icons = {f"icon-{code}": {"body": _circle(code, number)} for code in codes}
     chars = {code: f"icon-{code}" for code in codes}
-    # An alias stands in no file of icons.
+    # An alias is in no file of icons.
     write_json(folder / "chars.json", {**chars, "1faf8": "an-alias"})
     write_json(folder / "icons.json", {"icons": icons, "width": 32, "height": 32})
 
@@ -69,15 +69,15 @@ def hash_of(code: str) -> int:
     return sum(ord(letter) * 7919**place for place, letter in enumerate(code)) % 0xFFFFFF
 
 
-def _write_pictures(folder: Path, codes: list[str]) -> None:
+def _write_images(folder: Path, codes: list[str]) -> None:
     folder.mkdir(parents=True)
     for code in codes:
         stream = io.BytesIO()
         colour = hash_of(code)
         red, green, blue = colour >> 16, colour >> 8 & 255, colour & 255
-        picture = Image.new("RGBA", (40, 40), (red, green, blue, 0))
-        picture.paste((red, green, blue, 255), (10, 10, 30, 30))
-        picture.save(stream, "WEBP", lossless=True)
+        image = Image.new("RGBA", (40, 40), (red, green, blue, 0))
+        image.paste((red, green, blue, 255), (10, 10, 30, 30))
+        image.save(stream, "WEBP", lossless=True)
         # Here the style selector is part of the name.
         name = code + "-fe0f" if code == "2764" else code
         (folder / f"{name}.webp").write_bytes(stream.getvalue())

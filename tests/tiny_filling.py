@@ -19,7 +19,7 @@ DIM = 16
 
 
 class Slow:
-    """Stands in for a model: equal bytes and texts get equal vectors, after a moment."""
+    """A stub model: equal bytes and texts get equal vectors, after a moment."""
 
     fingerprint, embed_dim = "slow", DIM
 

@@ -38,15 +38,15 @@ def write_classes(folder: Path) -> Path:
     return folder
 
 
-def recipe(model: Path, pictures: Path, run: Path, *overrides: str) -> FinetuneConfig:
+def recipe(model: Path, image_folder: Path, run: Path, *overrides: str) -> FinetuneConfig:
     return load_config(
         FinetuneConfig,
         RECIPE,
         overrides=[
             f"run={run}",
             f"model={model}",
-            f"data.sources.0.path={pictures}",
-            f"evaluate.0.data.path={pictures}",
+            f"data.sources.0.path={image_folder}",
+            f"evaluate.0.data.path={image_folder}",
             *overrides,
         ],
     )

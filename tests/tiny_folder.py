@@ -1,4 +1,4 @@
-"""A folder of images with words beside them, as a user would have it."""
+"""A folder of images with captions next to them, as a user would have it."""
 
 import json
 from collections.abc import Sequence

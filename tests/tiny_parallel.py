@@ -70,7 +70,7 @@ def half_precision(kind: Kind) -> Results:
 
 
 def clipped() -> Results:
-    """The length of a gradient in pieces, before and after it was clipped, told by its whole."""
+    """The length of a gradient in pieces, before and after it was clipped, for the whole."""
     parallel = make_model("fsdp")
     batch = ragged_batch(8).split(4)[DistributedContext.current().rank]
     backward(parallel, CoCaObjective(LossConfig()), batch)

@@ -55,7 +55,7 @@ RECIPE: dict[str, Any] = {
 
 
 def write_squares(folder: Path) -> Path:
-    """Squares in a few colours, each with its caption beside it."""
+    """Squares in a few colours, each with its caption next to it."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     for number, (name, color) in enumerate(zip(NAMES * 3, COLORS * 3, strict=True)):
@@ -68,11 +68,11 @@ def write_squares(folder: Path) -> Path:
     return folder
 
 
-def recipe(pictures: Path, run: Path, *overrides: str) -> PretrainConfig:
+def recipe(image_folder: Path, run: Path, *overrides: str) -> PretrainConfig:
     return load_config(
         PretrainConfig,
         RECIPE,
-        overrides=[f"run={run}", f"data.sources.0.path={pictures}", *overrides],
+        overrides=[f"run={run}", f"data.sources.0.path={image_folder}", *overrides],
     )
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from coca.data.datasets.easy_vqa import EasyVQAConfig
 from coca.data.sources.annotated import AnnotationsConfig
-from tiny_data import picture
+from tiny_data import image_bytes
 
 ANSWERS = ("yes", "no", "red", "2")
 
 
 def lines(rows: Sequence[Any]) -> str:
-    """JSON lines; a text stands as it is."""
+    """JSON lines; a text is kept as it is."""
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
 
 
@@ -37,7 +37,7 @@ def write_vqa(root: Path, questions: int = 8, *, part: str = "val2014") -> Annot
                 ],
             }
         )
-        (root / part / f"COCO_{part}_{image:012d}.jpg").write_bytes(picture(image, form="JPEG"))
+        (root / part / f"COCO_{part}_{image:012d}.jpg").write_bytes(image_bytes(image, form="JPEG"))
     head = {"data_type": "mscoco", "data_subtype": part}
     (root / "questions.json").write_text(json.dumps(head | {"questions": asked}))
     (root / "annotations.json").write_text(json.dumps({"annotations": notes}))
@@ -52,7 +52,7 @@ def write_daquar(root: Path, questions: int = 8) -> AnnotationsConfig:
     for number in range(questions):
         image = number // 2 + 1
         text += f"what is number {number} in the image{image} ?\n{ANSWERS[number % 4]}\n"
-        (root / "nyu_depth_images" / f"image{image}.png").write_bytes(picture(image))
+        (root / "nyu_depth_images" / f"image{image}.png").write_bytes(image_bytes(image))
     path = root / "qa.37.raw.train.txt"
     path.write_text(text)
     return AnnotationsConfig(kind="daquar", path=str(path), images=str(root / "nyu_depth_images"))
@@ -66,7 +66,7 @@ def write_easy_vqa(root: Path, questions: int = 8) -> EasyVQAConfig:
         ]
         (root / part / "questions.json").write_text(json.dumps(rows))
         for image in range((questions + 1) // 2):
-            (root / part / "images" / f"{image}.png").write_bytes(picture(image))
+            (root / part / "images" / f"{image}.png").write_bytes(image_bytes(image))
     return EasyVQAConfig(path=str(root), split="train")
 
 
@@ -86,7 +86,7 @@ def write_snli_ve(root: Path, pairs: int = 6) -> AnnotationsConfig:
             }
         )
         file = root / "flickr30k_images" / f"{image}.jpg"
-        file.write_bytes(picture(image, form="JPEG"))
+        file.write_bytes(image_bytes(image, form="JPEG"))
     path = root / "snli_ve_train.jsonl"
     path.write_text(lines(rows))
     return AnnotationsConfig(kind="snli_ve", path=str(path), images=str(root / "flickr30k_images"))
@@ -106,8 +106,8 @@ def write_nlvr2(root: Path, statements: int = 8, *, numbered: bool = True) -> An
         folder = root / "images" / (str(group) if numbered else "")
         folder.mkdir(parents=True, exist_ok=True)
         for side in range(2):
-            # Whatever their names say, some of the photos are JPEG.
-            content = picture(2 * number + side, form=("PNG", "JPEG")[side])
+            # Against their names, some of the photos are JPEG.
+            content = image_bytes(2 * number + side, form=("PNG", "JPEG")[side])
             (folder / f"train-{group}-{pair}-img{side}.png").write_bytes(content)
         rows.append(row)
     (root / "train.json").write_text(lines(rows))
@@ -132,6 +132,6 @@ def write_nlvr(root: Path, statements: int = 4) -> AnnotationsConfig:
             }
         )
         for order in range(6):
-            (folder / f"dev-{identifier}-{order}.png").write_bytes(picture(10 * number + order))
+            (folder / f"dev-{identifier}-{order}.png").write_bytes(image_bytes(10 * number + order))
     (root / "dev.json").write_text(lines(rows))
     return AnnotationsConfig(kind="nlvr", path=str(root / "dev.json"))

@@ -32,7 +32,7 @@ HANGING_S = 200.0
 def on_ranks(
     count: int, folder: Path, function: Callable[[], T], *, backend: str = "gloo"
 ) -> list[T]:
-    """What each of `count` processes gives; `function` must stand in a module like this one.
+    """What each of `count` processes gives; `function` must be in a module like this one.
 
     It may give tensors, numbers and words.
     """

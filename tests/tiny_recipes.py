@@ -9,7 +9,7 @@ from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
 from coca.inference.loading import load
 from coca.workflows.training.pretrain import PretrainConfig, PretrainResult, pretrain
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_ranks import Results
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "pretrain"
@@ -64,11 +64,11 @@ def write_shards(root: Path) -> None:
                     if name == "alt_text"
                     else {"labels": tuple(text.split()[1:3])}
                 )
-                writer.write(Sample(f"{name}-{number:03d}", picture(number), **words))
+                writer.write(Sample(f"{name}-{number:03d}", image_bytes(number), **words))
 
 
 def run_recipe(name: str, root: Path, *changes: str) -> PretrainResult:
-    """Two steps of a recipe; the run is `root/NAME`, the shards stand in `root`."""
+    """Two steps of a recipe; the run is `root/NAME`, the shards are in `root`."""
     own = (
         f"run={root / name}",
         f"data.sources.0.path={root}/alt_text/*.tar",

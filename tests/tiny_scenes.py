@@ -11,7 +11,7 @@ NAMES = {7: "blue square", 3: "red square"}
 
 
 def write_scenes(folder: Path, count: int = 6, *, side: int = 32) -> Path:
-    """Pictures with two squares each, and one with none at the end; gives the JSON's path."""
+    """Images with two squares each, and one with none at the end; gives the JSON's path."""
     (folder / "pictures").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

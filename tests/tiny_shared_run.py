@@ -105,7 +105,7 @@ def run(folder: Path, kind: Kind, optimizer: str, steps: int, *, prefix: str) ->
 
 
 def in_parts(folder: Path, kind: Kind, **changes: Any) -> Trainer[CoCa]:
-    """A run that saves at 3, 6, ... and, if it is told to, ends before its last step."""
+    """A run that saves at 3, 6, ... and, if asked to, ends before its last step."""
     return shared_trainer(folder, kind, steps=9, save_every=3, ema=EmaConfig(decay=0.9), **changes)
 
 

@@ -57,7 +57,7 @@ def wait_for_main() -> str:
 
 
 def wait_for_main_that_ends(folder: Path, rank: int) -> None:
-    """Rank 0 is killed while rank 1 waits for it; rank 1 leaves what it says."""
+    """Rank 0 is killed while rank 1 waits for it; rank 1 saves its error."""
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )

@@ -36,8 +36,8 @@ def video(
         if rotation:
             stream.set_display_rotation(rotation)
         for number in range(frames):
-            picture = _picture(number, noise) if colour is None else _plain(colour)
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = _image(number, noise) if colour is None else _plain(colour)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         out.mux(stream.encode())
         out.close()
         return Path(file.name).read_bytes()
@@ -48,13 +48,13 @@ def number_of(pixels: np.ndarray) -> int:
     return round(float(pixels[-8:, -8:].mean()) / GRAY)
 
 
-def _picture(number: int, noise: int) -> np.ndarray:
-    picture = np.full((HEIGHT, WIDTH, 3), GRAY * number, np.uint8)
-    picture[: HEIGHT // 2, : WIDTH // 2] = (255, 0, 0)
+def _image(number: int, noise: int) -> np.ndarray:
+    image = np.full((HEIGHT, WIDTH, 3), GRAY * number, np.uint8)
+    image[: HEIGHT // 2, : WIDTH // 2] = (255, 0, 0)
     if noise:
         grains = np.random.default_rng(number).integers(0, noise, (HEIGHT, WIDTH - 16, 3))
-        picture[:, : WIDTH - 16] += grains.astype(np.uint8)
-    return picture
+        image[:, : WIDTH - 16] += grains.astype(np.uint8)
+    return image
 
 
 def _plain(colour: tuple[int, int, int]) -> np.ndarray:

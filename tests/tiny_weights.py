@@ -21,7 +21,7 @@ def tiny_clip_tokenizer() -> ClipTokenizer:
 
 
 def model_cfg() -> dict[str, Any]:
-    """Heads of 64 features and a pooler of 8 heads, as is guessed where nothing is said."""
+    """Heads of 64 features and a pooler of 8 heads, as is assumed without a description."""
     text = {
         "context_length": CONTEXT,
         "vocab_size": tiny_clip_tokenizer().vocab_size,
@@ -53,7 +53,7 @@ def tiny_peer(seed: int = 0) -> Peer:
 def write_open_clip(
     folder: Path, *, seed: int = 0, about: bool = True, vocabulary: bool = True
 ) -> Path:
-    """A folder with weights and, unless told otherwise, what is said about them."""
+    """A folder with weights and, by default, their description."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(tiny_peer(seed).state_dict(), folder / WEIGHTS)
     if about:

@@ -45,7 +45,7 @@ def writer(architecture: str, *, vocabulary: int = 20) -> Captioner:
             )
         )
     with torch.no_grad():
-        # What the image says decides more than what the last word was.
+        # The image decides more than the last token.
         for name, parameter in model.named_parameters():
             if "cross_attention.out" in name:
                 parameter.mul_(4)
@@ -56,10 +56,10 @@ def writer(architecture: str, *, vocabulary: int = 20) -> Captioner:
     return model.eval()
 
 
-def pictures(count: int = 3) -> Tensor:
+def random_images(count: int = 3) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(2))
 
 
 def image_tokens(model: Captioner, count: int = 3) -> Tensor:
     with torch.inference_mode():
-        return model.image_tokens(pictures(count))
+        return model.image_tokens(random_images(count))

@@ -11,7 +11,7 @@ import typer.testing
 from typer.testing import CliRunner, Result
 
 from coca.cli.app import app
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 Run = Callable[..., Result]
@@ -41,12 +41,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def pictures(place: Path) -> list[str]:
+def images(place: Path) -> list[str]:
     """Three good images, named as one would at a prompt."""
     (place / "photos").mkdir()
     paths = [f"photos/{number}.png" for number in range(3)]
     for number, path in enumerate(paths):
-        Path(path).write_bytes(picture(number))
+        Path(path).write_bytes(image_bytes(number))
     return paths
 
 

@@ -68,7 +68,7 @@ def test_a_group_of_commands_offers_only_what_it_has() -> None:
     assert offered == set(root.commands["collection"].commands)
 
 
-def test_the_version_is_told(run: Run) -> None:
+def test_the_version_is_reported(run: Run) -> None:
     assert run("--version").stdout == f"coca {coca.__version__}\n"
 
 
@@ -88,12 +88,12 @@ def test_nothing_asked_for_is_answered_by_help(run: Run) -> None:
         (["caption", "x.png", "--max-new-tokens", "many"], "--max-new-tokens"),
     ],
 )
-def test_a_wrong_call_is_told_in_one_sentence(
+def test_a_wrong_call_is_reported_in_one_sentence(
     run: Run, arguments: list[str], sentence: str
 ) -> None:
-    told = run(*arguments, code=2)
-    assert told.stdout == ""
-    (line,) = told.stderr.splitlines()
+    output = run(*arguments, code=2)
+    assert output.stdout == ""
+    (line,) = output.stderr.splitlines()
     assert line.startswith("error: ")
     assert sentence in line.lower()
     assert "; see `" in line
@@ -101,7 +101,7 @@ def test_a_wrong_call_is_told_in_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "output"),
     [
         (CocaError("the roof leaks"), 1, "error: the roof leaks\n"),
         (ConfigError("one is wrong"), 2, "error: one is wrong\n"),
@@ -126,16 +126,16 @@ def test_a_wrong_call_is_told_in_one_sentence(
     ],
 )
 def test_every_error_ends_as_a_sentence_and_a_code(
-    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, told: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, output: str
 ) -> None:
     def fail(given: object, **options: object) -> None:
         raise error
 
     monkeypatch.setattr(images, "find", fail)
-    assert run("caption", "x.png", code=code).stderr == told
+    assert run("caption", "x.png", code=code).stderr == output
     with_debug = run("caption", "x.png", "--debug", code=code).stderr
     assert with_debug.startswith("Traceback")
-    assert with_debug.endswith(told)
+    assert with_debug.endswith(output)
 
 
 def test_options_behind_two_dashes_are_left_to_the_command(run: Run, model: str) -> None:
@@ -146,9 +146,9 @@ def test_options_behind_two_dashes_are_left_to_the_command(run: Run, model: str)
 def test_a_process_ends_with_the_code_of_its_error(place: Path) -> None:
     for arguments, code in ((["pretrain", "absent.yaml"], 2), (["info", "."], 1)):
         process = coca_process(*arguments, cwd=place)
-        told, errors = process.communicate()
+        output, errors = process.communicate()
         assert process.returncode == code
-        assert told == ""
+        assert output == ""
         assert errors.startswith("error: ")
         assert "Traceback" not in errors
 
@@ -162,12 +162,12 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
 
 
 def test_ctrl_c_ends_a_long_command_with_a_sentence(
-    place: Path, model: str, pictures: list[str]
+    place: Path, model: str, images: list[str]
 ) -> None:
     # Endless work: the reader of a pipe without a writer waits until it is stopped.
     os.mkfifo("labels.txt")
     process = coca_process(
-        "classify", pictures[0], "--labels-file", "labels.txt", "-m", model, cwd=place
+        "classify", images[0], "--labels-file", "labels.txt", "-m", model, cwd=place
     )
     writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has begun to read
     process.send_signal(signal.SIGINT)
@@ -196,7 +196,7 @@ def test_a_reader_that_leaves_early_is_no_error(place: Path) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_a_file_name_that_is_no_text_can_be_told(
+def test_a_file_name_that_is_no_text_can_be_printed(
     place: Path, run_json: RunJson, model: str
 ) -> None:
     name = os.fsdecode(b"\xff.png")

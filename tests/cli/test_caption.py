@@ -25,11 +25,11 @@ def test_every_option_of_decoding_is_an_option_with_its_default(run: Run) -> Non
 
 
 def test_captions_have_a_text_and_a_logarithmic_score(
-    run_json: RunJson, model: str, pictures: list[str]
+    run_json: RunJson, model: str, images: list[str]
 ) -> None:
-    told = run_json("caption", *pictures, "-m", model, "--max-new-tokens", "4")
-    assert [entry["path"] for entry in told] == pictures
-    for entry in told:
+    output = run_json("caption", *images, "-m", model, "--max-new-tokens", "4")
+    assert [entry["path"] for entry in output] == images
+    for entry in output:
         (caption,) = entry["captions"]
         assert caption.keys() == {"text", "score", "rank_score", "token_ids", "log_probabilities"}
         assert caption["score"] == pytest.approx(sum(caption["log_probabilities"]))
@@ -37,25 +37,25 @@ def test_captions_have_a_text_and_a_logarithmic_score(
 
 
 def test_a_caption_goes_on_from_the_prompt(
-    run_json: RunJson, model: str, pictures: list[str]
+    run_json: RunJson, model: str, images: list[str]
 ) -> None:
-    told = run_json("caption", pictures[0], "-m", model, "--prompt", "two dogs")
-    assert told[0]["captions"][0]["text"].startswith("two dogs")
+    output = run_json("caption", images[0], "-m", model, "--prompt", "two dogs")
+    assert output[0]["captions"][0]["text"].startswith("two dogs")
 
 
-def test_captions_for_people_stand_beside_their_path(
-    run: Run, model: str, pictures: list[str]
+def test_captions_for_people_are_printed_next_to_their_path(
+    run: Run, model: str, images: list[str]
 ) -> None:
-    shown = run("caption", *pictures, "-m", model, "--max-new-tokens", "3").stdout
-    assert all(path in shown for path in pictures)
+    shown = run("caption", *images, "-m", model, "--max-new-tokens", "3").stdout
+    assert all(path in shown for path in images)
 
 
 def test_several_captions_are_sorted_by_a_number_that_is_shown(
-    run: Run, run_json: RunJson, model: str, pictures: list[str]
+    run: Run, run_json: RunJson, model: str, images: list[str]
 ) -> None:
     asked = [
         "caption",
-        pictures[0],
+        images[0],
         "-m",
         model,
         "--num-return-sequences",
@@ -70,12 +70,12 @@ def test_several_captions_are_sorted_by_a_number_that_is_shown(
     assert [float(row.split()[-3]) for row in rows] == pytest.approx(ranks, abs=1e-3)
 
 
-def test_options_reach_the_model(run_json: RunJson, model: str, pictures: list[str]) -> None:
+def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str]) -> None:
     asked = ["--num-return-sequences", "3", "--temperature", "1.3", "--top-k", "50", "--seed", "5"]
     asked += ["--repetition-penalty", "1.2", "--no-repeat-ngram-size", "2", "--min-new-tokens", "2"]
-    told = run_json("caption", *pictures, "-m", model, *asked)
+    output = run_json("caption", *images, "-m", model, *asked)
     wanted = load(model).caption(
-        pictures,
+        images,
         num_return_sequences=3,
         temperature=1.3,
         top_k=50,
@@ -84,14 +84,14 @@ def test_options_reach_the_model(run_json: RunJson, model: str, pictures: list[s
         no_repeat_ngram_size=2,
         min_new_tokens=2,
     )
-    for entry, best in zip(told, wanted, strict=True):
+    for entry, best in zip(output, wanted, strict=True):
         texts = [one.text for one in (best, *best.others)]
         assert [one["text"] for one in entry["captions"]] == texts
 
 
-def test_all_captions_of_a_picture_are_shown(run: Run, model: str, pictures: list[str]) -> None:
-    shown = run("caption", *pictures, "-m", model, "-n", "2", "--max-new-tokens", "3").stdout
-    assert all(shown.count(path) == 2 for path in pictures)
+def test_all_captions_of_an_image_are_shown(run: Run, model: str, images: list[str]) -> None:
+    shown = run("caption", *images, "-m", model, "-n", "2", "--max-new-tokens", "3").stdout
+    assert all(shown.count(path) == 2 for path in images)
 
 
 @pytest.mark.parametrize(
@@ -106,21 +106,21 @@ def test_all_captions_of_a_picture_are_shown(run: Run, model: str, pictures: lis
     ],
 )
 def test_options_that_make_no_sense_are_a_wrong_call(
-    run: Run, model: str, pictures: list[str], options: list[str], sentence: str
+    run: Run, model: str, images: list[str], options: list[str], sentence: str
 ) -> None:
-    assert sentence in run("caption", *pictures, "-m", model, *options, code=2).stderr
+    assert sentence in run("caption", *images, "-m", model, *options, code=2).stderr
 
 
-def test_a_caption_is_explained_by_a_drawing(run: Run, model: str, pictures: list[str]) -> None:
-    told = run(
-        "caption", pictures[0], "-m", model, "--explain", "maps.png", "--max-new-tokens", "3"
+def test_a_caption_is_explained_by_a_drawing(run: Run, model: str, images: list[str]) -> None:
+    output = run(
+        "caption", images[0], "-m", model, "--explain", "maps.png", "--max-new-tokens", "3"
     )
-    assert "maps.png" in told.stdout
+    assert "maps.png" in output.stdout
     with Image.open("maps.png") as drawing:
         assert drawing.format == "PNG"
 
 
-def test_a_bad_picture_is_told_and_not_drawn(run: Run, model: str, place: Path) -> None:
+def test_a_bad_image_is_reported_and_not_drawn(run: Run, model: str, place: Path) -> None:
     assert (
         "none.png" in run("caption", "none.png", "-m", model, "--explain", "x.png", code=1).stderr
     )

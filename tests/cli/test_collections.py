@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 Run = Callable[..., Result]
@@ -13,7 +13,7 @@ RunJson = Callable[..., Any]
 
 
 @pytest.fixture
-def filled(run_json: RunJson, model: str, pictures: list[str]) -> Any:
+def filled(run_json: RunJson, model: str, images: list[str]) -> Any:
     return run_json("index", "photos", "-m", model)
 
 
@@ -22,9 +22,9 @@ def test_a_collection_is_listed_described_and_given_another_index(
 ) -> None:
     (row,) = run_json("collection", "list")
     assert (row["name"], row["count"], row["aliases"]) == ("pictures", 3, [])
-    told = run_json("collection", "info")
-    assert (told["count"], told["captioned"], told["own_name"]) == (3, 3, row["own_name"])
-    image = told["indexes"]["image"]
+    output = run_json("collection", "info")
+    assert (output["count"], output["captioned"], output["own_name"]) == (3, 3, row["own_name"])
+    image = output["indexes"]["image"]
     assert (image["index"], image["state"]) == ("HNSW:M=16,efConstruction=200", "Finished")
     assert run_json("collection", "index", "pictures", "flat")["index"] == "FLAT"
     assert run_json("collection", "info")["indexes"]["text"]["index"] == "FLAT"
@@ -69,39 +69,37 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
     assert "there are none" in run("collection", "list", "--uri", "b.db").output
 
 
-def test_another_model_takes_over_when_all_pictures_are_embedded(
-    run: Run, run_json: RunJson, filled: Any, pictures: list[str], tmp_path: Path, model: str
+def test_another_model_takes_over_when_all_images_are_embedded(
+    run: Run, run_json: RunJson, filled: Any, images: list[str], tmp_path: Path, model: str
 ) -> None:
     newer = str(write_model(tmp_path / "newer", seed=1))
     assert "holds the vectors of" in run("reindex", "-m", model, code=2).stderr
-    kept = Path(pictures[0]).read_bytes()
-    Path(pictures[0]).unlink()
+    kept = Path(images[0]).read_bytes()
+    Path(images[0]).unlink()
     half = run_json("reindex", "-m", newer, code=1)
     assert (half["embedded"], half["kept"], half["before"]) == (2, 0, "")
     assert run_json("collection", "info")["model"].startswith(model)
-    Path(pictures[0]).write_bytes(kept)
+    Path(images[0]).write_bytes(kept)
     done = run_json("reindex", "-m", newer)
     assert (done["embedded"], done["kept"], done["lost"]) == (1, 2, [])
     # `coca search` now loads the newer model by itself, and the old vectors are still there.
     assert run_json("collection", "info")["model"].startswith(newer)
-    assert run_json("search", "-i", pictures[0], "-k", "1")[0]["score"] == pytest.approx(
-        1, abs=1e-3
-    )
-    assert len(run_json("search", "-i", pictures[0], "-c", done["before"])) == 3
+    assert run_json("search", "-i", images[0], "-k", "1")[0]["score"] == pytest.approx(1, abs=1e-3)
+    assert len(run_json("search", "-i", images[0], "-c", done["before"])) == 3
 
 
 def test_going_back_to_an_earlier_model_brings_nothing_back(
-    run_json: RunJson, filled: Any, pictures: list[str], tmp_path: Path, model: str
+    run_json: RunJson, filled: Any, images: list[str], tmp_path: Path, model: str
 ) -> None:
     newer = str(write_model(tmp_path / "newer", seed=1))
     run_json("reindex", "-m", newer)
-    Path(pictures[0]).unlink()
-    Path(pictures[1]).with_suffix(".txt").write_text("newer words")
+    Path(images[0]).unlink()
+    Path(images[1]).with_suffix(".txt").write_text("newer words")
     run_json("index", "photos", "--prune", "-m", newer)
     back = run_json("reindex", "-m", model)
     assert (back["embedded"], back["kept"], back["updated"], back["removed"]) == (0, 2, 1, 1)
     hits = run_json("search", "newer words")
-    assert {hit["path"] for hit in hits} == {str(Path(one).absolute()) for one in pictures[1:]}
+    assert {hit["path"] for hit in hits} == {str(Path(one).absolute()) for one in images[1:]}
     assert "newer words" in {hit["caption"] for hit in hits}
 
 
@@ -110,7 +108,7 @@ def test_a_calibrated_collection_is_searched_with_match_probabilities(
 ) -> None:
     Path("photos").mkdir()
     for n in range(20):
-        Path(f"photos/{n}.png").write_bytes(picture(n))
+        Path(f"photos/{n}.png").write_bytes(image_bytes(n))
         Path(f"photos/{n}.txt").write_text(f"car {'abcdefghijklmnopqrst'[n]}", encoding="utf-8")
     run_json("index", "photos", "-m", model)
     plain = run_json("search", "car a")

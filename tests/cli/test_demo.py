@@ -13,7 +13,7 @@ RunJson = Callable[..., Any]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stands in for minutes of work; what it was asked for, and whether it will be stopped."""
+    """Replaces minutes of work; records the request, and is stopped if asked to."""
     asked: dict[str, Any] = {"interrupted": False}
 
     def result(folder: Path, model: str) -> workflow.DemoResult:
@@ -43,44 +43,44 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_the_demo_shows_the_shipped_model_and_ends_with_commands_to_try(
     run: Run, asked: dict[str, Any]
 ) -> None:
-    told = run("demo")
+    output = run("demo")
     assert (asked["model"], asked["folder"]) == ("everyday", Path("runs/demo"))
-    assert told.stderr == "packing\n"
-    assert "runs/demo/report.html" in told.stdout
-    # Commands take the shipped model and this collection where they are told none.
-    assert "\n  coca search 'red car'\n" in told.stdout
-    assert "\n  coca caption runs/demo/car.png\n" in told.stdout
+    assert output.stderr == "packing\n"
+    assert "runs/demo/report.html" in output.stdout
+    # Commands take the shipped model and this collection by default.
+    assert "\n  coca search 'red car'\n" in output.stdout
+    assert "\n  coca caption runs/demo/car.png\n" in output.stdout
 
 
 def test_another_model_and_folder_are_named_in_the_commands(
     run: Run, asked: dict[str, Any]
 ) -> None:
-    told = run("demo", "--folder", "other", "--model", "mine", "--quiet")
-    assert told.stderr == ""
-    assert "coca search 'red car' --uri other/pictures.db\n" in told.stdout
-    assert "coca caption other/car.png --model mine\n" in told.stdout
+    output = run("demo", "--folder", "other", "--model", "mine", "--quiet")
+    assert output.stderr == ""
+    assert "coca search 'red car' --uri other/pictures.db\n" in output.stdout
+    assert "coca caption other/car.png --model mine\n" in output.stdout
 
 
 def test_from_scratch_trains_in_a_folder_of_its_own(run: Run, asked: dict[str, Any]) -> None:
-    told = run("demo", "--from-scratch", "train.steps=5")
+    output = run("demo", "--from-scratch", "train.steps=5")
     assert asked["overrides"] == ["train.steps=5"]
     assert asked["folder"] == Path("runs/from-scratch")
-    assert "coca search 'red car' --uri runs/from-scratch/pictures.db\n" in told.stdout
-    assert "--model runs/from-scratch/model\n" in told.stdout
+    assert "coca search 'red car' --uri runs/from-scratch/pictures.db\n" in output.stdout
+    assert "--model runs/from-scratch/model\n" in output.stdout
 
 
 def test_changes_to_a_recipe_want_a_training(run: Run, asked: dict[str, Any]) -> None:
-    told = run("demo", "train.steps=5", code=2)
-    assert "train.steps=5 changes a recipe, which only --from-scratch trains" in told.stderr
+    output = run("demo", "train.steps=5", code=2)
+    assert "train.steps=5 changes a recipe, which only --from-scratch trains" in output.stderr
 
 
-def test_a_stopped_training_says_so(run: Run, run_json: RunJson, asked: dict[str, Any]) -> None:
+def test_a_stopped_training_is_reported(run: Run, run_json: RunJson, asked: dict[str, Any]) -> None:
     asked["interrupted"] = True
-    told = run("demo", "--from-scratch", code=130)
-    assert "stopped, and saved in runs/from-scratch" in told.stdout
+    output = run("demo", "--from-scratch", code=130)
+    assert "stopped, and saved in runs/from-scratch" in output.stdout
     assert run_json("demo", "--from-scratch", code=130)["interrupted"]
 
 
 def test_ones_own_images_exclude_a_training(run: Run, asked: dict[str, Any]) -> None:
-    told = run("demo", "--images", "photos", "--from-scratch", code=2)
-    assert "--images photos and --from-scratch exclude each other" in told.stderr
+    output = run("demo", "--images", "photos", "--from-scratch", code=2)
+    assert "--images photos and --from-scratch exclude each other" in output.stderr

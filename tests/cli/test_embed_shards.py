@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
-from tiny_data import picture
+from tiny_data import image_bytes
 
 pytest.importorskip("pyarrow")
 
@@ -21,15 +21,15 @@ def test_tars_are_embedded_once_and_indexed_without_a_model(
 ) -> None:
     with ShardWriter("shards", samples_per_shard=2) as writer:
         for n in range(5):
-            writer.write(Sample(f"k{n}", picture(n)))
-    told = run_json("embed-shards", "shards/*.tar", "--out", "vectors", "-m", model)
-    assert [one["images"] for one in told["shards"]] == [2, 2, 1]
-    said = run("embed-shards", "shards", "-o", "vectors", "-m", model).stdout
-    assert "0 of 3 tars embedded now, 3 found done: 5 images are in vectors" in said
+            writer.write(Sample(f"k{n}", image_bytes(n)))
+    output = run_json("embed-shards", "shards/*.tar", "--out", "vectors", "-m", model)
+    assert [one["images"] for one in output["shards"]] == [2, 2, 1]
+    printed = run("embed-shards", "shards", "-o", "vectors", "-m", model).stdout
+    assert "0 of 3 tars embedded now, 3 found done: 5 images are in vectors" in printed
     # The model that is named is not looked for.
     filled = run_json("index", "vectors", "-m", "absent")
     assert (filled["added"], filled["count"]) == (5, 5)
-    Path("one.png").write_bytes(picture(1))
+    Path("one.png").write_bytes(image_bytes(1))
     (hit,) = run_json("search", "--image", "one.png", "-k", "1")
     assert hit["path"] == str(Path("shards/shard-000000.tar/k1").absolute())
     idle = ("--no-captions", "--frame-interval", "2", "--max-bad", "0.5", "--bad-list", "bad.jsonl")
@@ -44,7 +44,7 @@ def test_a_bad_tar_fails_the_command_after_the_others_are_done(
 ) -> None:
     with ShardWriter("shards", samples_per_shard=1) as writer:
         for n in range(2):
-            writer.write(Sample(f"k{n}", picture(n)))
+            writer.write(Sample(f"k{n}", image_bytes(n)))
     Path("shards/shard-000000.tar").write_bytes(b"no tar")
     Path("shards/shard-000000.tar.idx").unlink()
     ended = run("embed-shards", "shards", "-o", "vectors", "-m", model, code=1)
@@ -59,10 +59,10 @@ def test_processes_of_torchrun_share_the_tars(
 ) -> None:
     with ShardWriter("shards", samples_per_shard=2) as writer:
         for n in range(8):
-            writer.write(Sample(f"k{n}", picture(n)))
+            writer.write(Sample(f"k{n}", image_bytes(n)))
     command = ["embed-shards", "shards", "--out", "vectors", "--model", model, "--device", "cpu"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, *launcher, "-m", "coca", *command],
         cwd=place,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -70,9 +70,9 @@ def test_processes_of_torchrun_share_the_tars(
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    # Each tells what it made itself; together that is every tar, and none twice.
-    made = [int(n) for n in re.findall(r"(\d+) of 4 tars embedded now", told.stdout)]
+    assert output.returncode == 0, output.stderr
+    # Each reports what it made itself; together that is every tar, and none twice.
+    made = [int(n) for n in re.findall(r"(\d+) of 4 tars embedded now", output.stdout)]
     assert len(made) == 2
     assert sum(made) == len(list(Path("vectors").glob("*.parquet"))) == 4
     filled = run_json("index", "vectors")

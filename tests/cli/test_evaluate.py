@@ -17,9 +17,9 @@ DATA = ["data.kind=folder", "data.path=photos"]
 
 
 @pytest.fixture
-def samples(pictures: list[str]) -> str:
-    """Pictures with captions and labels, and a task in a file."""
-    for number, path in enumerate(pictures):
+def samples(images: list[str]) -> str:
+    """Images with captions and labels, and a task in a file."""
+    for number, path in enumerate(images):
         words = {"caption": f"image {number}", "label": f"kind {number % 2}"}
         Path(path).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     Path("task.yaml").write_text(
@@ -29,19 +29,19 @@ def samples(pictures: list[str]) -> str:
 
 
 def test_one_task_is_one_result(run_json: RunJson, model: str, samples: str) -> None:
-    told = run_json("evaluate", model, samples)
-    assert told.keys() == {"task", "metrics", "compare"}
-    assert told["task"] == "retrieval"
-    assert told["metrics"]["text_to_image_recall@5"] == 1
-    assert run_json("evaluate", model, "retrieval", *DATA) == told
+    output = run_json("evaluate", model, samples)
+    assert output.keys() == {"task", "metrics", "compare"}
+    assert output["task"] == "retrieval"
+    assert output["metrics"]["text_to_image_recall@5"] == 1
+    assert run_json("evaluate", model, "retrieval", *DATA) == output
 
 
 def test_several_tasks_are_a_list_and_share_their_changes(
     run_json: RunJson, model: str, samples: str
 ) -> None:
-    told = run_json("evaluate", model, samples, "zero_shot", *DATA, "limit=2")
-    assert [result["task"] for result in told] == ["retrieval", "zero_shot"]
-    assert told[0]["metrics"]["chance_text_to_image_recall@1"] == 0.5
+    output = run_json("evaluate", model, samples, "zero_shot", *DATA, "limit=2")
+    assert [result["task"] for result in output] == ["retrieval", "zero_shot"]
+    assert output[0]["metrics"]["chance_text_to_image_recall@1"] == 0.5
 
 
 def test_a_file_may_hold_several_tasks_which_share_their_changes(
@@ -52,10 +52,10 @@ def test_a_file_may_hold_several_tasks_which_share_their_changes(
         f"tasks:\n  - {{task: retrieval, {data}}}\n  - {{task: zero_shot, {data}}}\n",
         encoding="utf-8",
     )
-    told = run_json("evaluate", model, "suite.yaml", "limit=2")
-    assert [result["task"] for result in told] == ["retrieval", "zero_shot"]
-    assert told[0]["metrics"]["chance_text_to_image_recall@1"] == 0.5
-    assert told == run_json("evaluate", model, samples, "zero_shot", *DATA, "limit=2")
+    output = run_json("evaluate", model, "suite.yaml", "limit=2")
+    assert [result["task"] for result in output] == ["retrieval", "zero_shot"]
+    assert output[0]["metrics"]["chance_text_to_image_recall@1"] == 0.5
+    assert output == run_json("evaluate", model, samples, "zero_shot", *DATA, "limit=2")
 
 
 def test_a_fault_in_one_of_several_tasks_names_its_place(run: Run, model: str, place: Path) -> None:
@@ -65,17 +65,17 @@ def test_a_fault_in_one_of_several_tasks_names_its_place(run: Run, model: str, p
     assert "tasks.0.limt" in run("evaluate", model, "suite.yaml", code=2).stderr
 
 
-def test_scores_for_people_stand_beside_chance_and_in_a_file(
+def test_scores_for_people_are_printed_next_to_chance_and_saved(
     run: Run, model: str, samples: str
 ) -> None:
     Path("photos/bad.png").write_bytes(b"")
     Path("photos/bad.json").write_text("{", encoding="utf-8")
-    told = run("evaluate", model, samples, "--out", "scores")
-    assert "retrieval on 3 samples of photos" in told.stdout
-    assert "by chance" in told.stdout
+    output = run("evaluate", model, samples, "--out", "scores")
+    assert "retrieval on 3 samples of photos" in output.stdout
+    assert "by chance" in output.stdout
     for name in ("report.json", "report.md", "report.html"):
-        assert f"scores/{name}" in told.stdout
-    assert "bad" in told.stderr
+        assert f"scores/{name}" in output.stdout
+    assert "bad" in output.stderr
     kept = json.loads(Path("scores/report.json").read_text(encoding="utf-8"))
     assert kept["fingerprint"] == load(model).fingerprint
     assert kept["tasks"][0]["metrics"]["text_to_image_recall@5"] == 1
@@ -89,17 +89,17 @@ def test_a_second_call_finds_what_the_first_one_did(run: Run, model: str, sample
     assert second.stdout == first.stdout
 
 
-def test_several_tasks_stand_in_one_table_beside_published_figures(
+def test_several_tasks_are_in_one_table_with_published_figures(
     run: Run, model: str, samples: str
 ) -> None:
-    told = run("evaluate", model, samples, "zero_shot", *DATA, "benchmark=coco_retrieval")
+    output = run("evaluate", model, samples, "zero_shot", *DATA, "benchmark=coco_retrieval")
     line = next(
-        it for it in told.stdout.splitlines() if "text to image recall@1" in it and "0.512" in it
+        it for it in output.stdout.splitlines() if "text to image recall@1" in it and "0.512" in it
     )
     assert line.split()[-2:] == ["0.512", "0.457"]
 
 
-def test_texts_find_videos_as_they_find_pictures(run_json: RunJson, model: str) -> None:
+def test_texts_find_videos_as_they_find_images(run_json: RunJson, model: str) -> None:
     Path("films").mkdir()
     for number in range(2):
         Path("films", f"v{number}.mp4").write_bytes(video(frames=8, colour=(90 * number, 9, 9)))
@@ -107,17 +107,17 @@ def test_texts_find_videos_as_they_find_pictures(run_json: RunJson, model: str) 
     Path("1k-A.csv").write_text("\n".join(["key,vid_key,video_id,sentence", *rows]))
     data = ["data.kind=msrvtt", "data.path=1k-A.csv", "data.images=films", "data.frames=4"]
     for mode in ("mean", "flatten"):
-        told = run_json("evaluate", model, "retrieval", *data, f"video={mode}")
-        assert told["metrics"]["chance_text_to_image_recall@1"] == 0.5
-        assert told["metrics"]["text_to_image_recall@5"] == 1
+        output = run_json("evaluate", model, "retrieval", *data, f"video={mode}")
+        assert output["metrics"]["chance_text_to_image_recall@1"] == 0.5
+        assert output["metrics"]["text_to_image_recall@5"] == 1
 
 
-def test_another_model_s_scores_stand_beside(
+def test_the_scores_of_another_model_are_compared(
     run: Run, run_json: RunJson, model: str, samples: str
 ) -> None:
-    told = run_json("evaluate", model, samples, "--compare", "nano")
-    assert told["compare"]["nano"] == run_json("evaluate", "nano", samples)["metrics"]
-    # A shipped model is called by its name, wherever it lies.
+    output = run_json("evaluate", model, samples, "--compare", "nano")
+    assert output["compare"]["nano"] == run_json("evaluate", "nano", samples)["metrics"]
+    # A shipped model is called by its name, in any folder.
     assert Path("runs/evaluate/nano/report.md").read_text().startswith("# Scores of nano\n")
     table = run("evaluate", model, samples, "--compare", "nano").stdout
     assert any({"this model", "nano"} <= {*re.split(r"\s{2,}", it)} for it in table.splitlines())

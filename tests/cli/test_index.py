@@ -9,27 +9,27 @@ from typer.testing import Result
 
 from coca.data.sample import Sample
 from coca.data.sources.shards import ShardWriter
-from tiny_data import picture
+from tiny_data import image_bytes
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
 
 
 @pytest.fixture
-def filled(run_json: RunJson, model: str, pictures: list[str]) -> Any:
+def filled(run_json: RunJson, model: str, images: list[str]) -> Any:
     """A collection of three images in the usual place; the first has words of its own."""
     words = {"caption": "a red [car]", "year": 2022}
-    Path(pictures[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+    Path(images[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     return run_json("index", "photos", "-m", model)
 
 
-def test_a_folder_is_indexed_and_told(filled: Any, model: str) -> None:
+def test_a_folder_is_indexed_and_reported(filled: Any, model: str) -> None:
     assert (filled["uri"], filled["collection"]) == ("coca.db", "pictures")
     assert (filled["count"], filled["added"], filled["unchanged"]) == (3, 3, 0)
     assert filled["bad"] == []
 
 
-def test_pictures_without_words_are_captioned_by_the_model(
+def test_images_without_captions_are_captioned_by_the_model(
     run: Run, run_json: RunJson, filled: Any, model: str
 ) -> None:
     run("index", "photos", "-m", model, "--no-captions", "--collection", "bare")
@@ -38,36 +38,36 @@ def test_pictures_without_words_are_captioned_by_the_model(
 
 
 def test_indexing_again_changes_nothing_and_prune_removes_what_is_gone(
-    run: Run, run_json: RunJson, filled: Any, model: str, pictures: list[str]
+    run: Run, run_json: RunJson, filled: Any, model: str, images: list[str]
 ) -> None:
     assert run_json("index", "photos", "-m", model)["unchanged"] == 3
-    Path(pictures[2]).unlink()
+    Path(images[2]).unlink()
     assert run_json("index", "photos", "-m", model, "--prune")["removed"] == 1
-    said = run("index", "photos", "-m", model).stdout
-    assert "2 unchanged: 2 images are in collection 'pictures' of coca.db" in said
-    assert "coca search 'red car'" in said
+    printed = run("index", "photos", "-m", model).stdout
+    assert "2 unchanged: 2 images are in collection 'pictures' of coca.db" in printed
+    assert "coca search 'red car'" in printed
 
 
-def test_pictures_join_a_collection_by_the_model_that_filled_it(
-    run: Run, run_json: RunJson, model: str, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+def test_images_join_a_collection_by_the_model_that_filled_it(
+    run: Run, run_json: RunJson, model: str, images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(model, "own")
     assert run_json("index", "photos", "-m", "own")["added"] == 3
     assert run_json("index", "photos")["unchanged"] == 3
-    # Gone from where it was; then the environment says which model it is.
+    # Its folder is gone; then the environment names the model.
     Path("own").rename("moved")
     assert "name its folder by --model" in run("index", "photos", code=1).stderr
     monkeypatch.setenv("COCA_MODEL", "moved")
     assert run_json("index", "photos")["unchanged"] == 3
 
 
-def test_a_bad_picture_is_told_and_the_rest_is_indexed(
-    run: Run, run_json: RunJson, model: str, pictures: list[str]
+def test_a_bad_image_is_reported_and_the_rest_is_indexed(
+    run: Run, run_json: RunJson, model: str, images: list[str]
 ) -> None:
     Path("photos/text.jpg").write_text("no image", encoding="utf-8")
-    told = run_json("index", "photos", "-m", model, "--uri", "other.db")
-    assert told["count"] == 3
-    (bad,) = told["bad"]
+    output = run_json("index", "photos", "-m", model, "--uri", "other.db")
+    assert output["count"] == 3
+    (bad,) = output["bad"]
     assert bad["path"].endswith("text.jpg")
     assert bad["reason"] == "not_an_image"
     alone = run("index", "photos/text.jpg", "-m", model, code=1)
@@ -75,58 +75,60 @@ def test_a_bad_picture_is_told_and_the_rest_is_indexed(
     assert "1 bad" in alone.stdout
 
 
-def test_tars_and_tables_are_indexed_beside_folders(
-    run_json: RunJson, model: str, pictures: list[str]
+def test_tars_and_tables_are_indexed_with_folders(
+    run_json: RunJson, model: str, images: list[str]
 ) -> None:
     with ShardWriter("shards") as writer:
         for n in range(7, 9):
-            writer.write(Sample(f"k{n}", picture(n)))
+            writer.write(Sample(f"k{n}", image_bytes(n)))
     Path("table.csv").write_text("image,caption\nphotos/0.png,a red car\n")
-    told = run_json("index", "shards/*.tar", "table.csv", "-m", model, "--no-captions")
-    assert (told["added"], told["count"]) == (3, 3)
+    output = run_json("index", "shards/*.tar", "table.csv", "-m", model, "--no-captions")
+    assert (output["added"], output["count"]) == (3, 3)
 
 
-def test_a_tar_that_cannot_be_read_is_told_by_the_exit_code_and_the_rest_is_indexed(
-    run: Run, model: str, pictures: list[str]
+def test_a_tar_that_cannot_be_read_is_reported_by_the_exit_code_and_the_rest_is_indexed(
+    run: Run, model: str, images: list[str]
 ) -> None:
     Path("bad.tar").write_bytes(b"no tar")
-    told = run("index", "photos", "bad.tar", "-m", model, "--no-captions", code=1)
-    assert "3 added, 1 bad: 3 images are in collection" in told.stdout
-    assert "bad.tar is truncated, damaged or not a plain tar" in told.stderr
+    output = run("index", "photos", "bad.tar", "-m", model, "--no-captions", code=1)
+    assert "3 added, 1 bad: 3 images are in collection" in output.stdout
+    assert "bad.tar is truncated, damaged or not a plain tar" in output.stderr
 
 
-def test_what_cannot_be_indexed_is_told_before_the_model_is_loaded(run: Run, place: Path) -> None:
+def test_unindexable_sources_are_reported_before_the_model_is_loaded(run: Run, place: Path) -> None:
     Path("table.json").write_text("[]")
-    told = run("index", "table.json", "-m", "absent", code=2).stderr
-    assert told.startswith("error: table.json cannot be indexed: a manifest has one JSON object")
+    output = run("index", "table.json", "-m", "absent", code=2).stderr
+    assert output.startswith("error: table.json cannot be indexed: a manifest has one JSON object")
     assert "no file or folder" in run("index", "nowhere", code=1).stderr
 
 
 def test_a_place_with_nothing_in_it_is_a_fault_unless_all_of_it_was_removed(
-    run: Run, run_json: RunJson, model: str, filled: Any, pictures: list[str]
+    run: Run, run_json: RunJson, model: str, filled: Any, images: list[str]
 ) -> None:
     Path("empty").mkdir()
-    told = run("index", "empty", "-m", "absent", "--uri", "new.db", code=1).stderr
-    assert told.startswith("error: there is nothing to index in empty: no image (.avif")
+    output = run("index", "empty", "-m", "absent", "--uri", "new.db", code=1).stderr
+    assert output.startswith("error: there is nothing to index in empty: no image (.avif")
     assert not Path("new.db").exists()
-    for picture_file in pictures:
-        Path(picture_file).unlink()
+    for image_file in images:
+        Path(image_file).unlink()
     # Or its drive is not mounted.
-    told = run("index", "photos", "-m", model, "--prune", code=1).stderr
-    assert told.endswith("add --yes to remove its records if its drive is mounted\n")
-    told = run_json("index", "photos", "-m", model, "--prune", "--yes")
-    assert (told["removed"], told["count"]) == (3, 0)
+    output = run("index", "photos", "-m", model, "--prune", code=1).stderr
+    assert output.endswith("add --yes to remove its records if its drive is mounted\n")
+    output = run_json("index", "photos", "-m", model, "--prune", "--yes")
+    assert (output["removed"], output["count"]) == (3, 0)
     for alone in (["--yes"], ["--yes", "--watch"]):
         assert "--yes needs --prune" in run("index", "photos", *alone, code=2).stderr
 
 
-def test_too_many_bad_pictures_stop_the_run_and_are_listed(
-    run: Run, model: str, pictures: list[str]
+def test_too_many_bad_images_stop_the_run_and_are_listed(
+    run: Run, model: str, images: list[str]
 ) -> None:
     for n in range(12):
         Path(f"photos/{n}.jpg").write_text("no image")
-    told = run("index", "photos", "-m", model, "--max-bad", "0.01", "--bad-list", "b.jsonl", code=1)
-    assert "12 of 15 samples are bad" in told.stderr
+    output = run(
+        "index", "photos", "-m", model, "--max-bad", "0.01", "--bad-list", "b.jsonl", code=1
+    )
+    assert "12 of 15 samples are bad" in output.stderr
     assert len(Path("b.jsonl").read_text().splitlines()) == 12
 
 
@@ -139,9 +141,9 @@ def test_a_video_is_indexed_by_frames_and_found_as_one_album(
     Path("clips").mkdir()
     Path("clips/a.mp4").write_bytes(video())
     Path("clips/broken.mp4").write_bytes(b"no film")
-    told = run_json("index", "clips", "-m", model, "--frame-interval", "0.5", "--no-captions")
-    assert told["added"] == told["count"] == 4
-    assert [bad["reason"] for bad in told["bad"]] == ["not_a_video"]
+    output = run_json("index", "clips", "-m", model, "--frame-interval", "0.5", "--no-captions")
+    assert output["added"] == output["count"] == 4
+    assert [bad["reason"] for bad in output["bad"]] == ["not_a_video"]
     paths = {hit["path"] for hit in run_json("search", "x")}
     assert str(Path("clips/a.mp4").absolute()) + "#t=1.52" in paths
     for settled in ("updated", "unchanged"):
@@ -149,12 +151,12 @@ def test_a_video_is_indexed_by_frames_and_found_as_one_album(
         assert run_json("index", "clips", "-m", model, "--frame-interval", "0.5")[settled] == 4
 
 
-def test_a_place_that_cannot_be_is_told_before_a_model_is_loaded(
-    run: Run, pictures: list[str]
+def test_an_impossible_uri_is_reported_before_a_model_is_loaded(
+    run: Run, images: list[str]
 ) -> None:
     for command in (["index", "photos"], ["classes", "add", "cat,dog"]):
-        told = run(*command, "-m", "no-such-model", "--uri", "localhost", code=2).stderr
-        assert "localhost is not the address of a collection" in told
-        assert "http://localhost:19530" in told
-        told = run(*command, "-m", "no-such-model", "--collection", "a-b", code=2).stderr
-        assert "cannot name a collection" in told
+        output = run(*command, "-m", "no-such-model", "--uri", "localhost", code=2).stderr
+        assert "localhost is not the address of a collection" in output
+        assert "http://localhost:19530" in output
+        output = run(*command, "-m", "no-such-model", "--collection", "a-b", code=2).stderr
+        assert "cannot name a collection" in output

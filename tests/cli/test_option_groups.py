@@ -9,8 +9,8 @@ from coca.cli.option_groups import Group, grouped
 from coca.cli.search_options import CollectionOptions, FilterOptions
 
 
-def test_a_group_of_options_stands_among_the_others_of_a_command() -> None:
-    said: list[object] = []
+def test_a_group_of_options_is_among_the_others_of_a_command() -> None:
+    printed: list[object] = []
     app = typer.Typer()
 
     @app.command()
@@ -22,17 +22,17 @@ def test_a_group_of_options_stands_among_the_others_of_a_command() -> None:
         loud: Annotated[bool, typer.Option("--loud")] = False,
         place: CollectionOptions,
     ) -> None:
-        """Say it."""
-        said.append((word, loud, among, place))
+        """Record it."""
+        printed.append((word, loud, among, place))
 
     runner = CliRunner()
     assert runner.invoke(app, ["x", "--tag", "a", "--tag", "b", "-c", "other"]).exit_code == 0
-    assert said == [
+    assert printed == [
         ("x", False, FilterOptions(tag=["a", "b"]), CollectionOptions(collection="other"))
     ]
-    told = runner.invoke(app, ["--help"]).output
-    assert "Say it." in told
-    assert told.index("--since") < told.index("--loud") < told.index("--uri")
+    output = runner.invoke(app, ["--help"]).output
+    assert "Record it." in output
+    assert output.index("--since") < output.index("--loud") < output.index("--uri")
     assert runner.invoke(app, ["x", "--since", "soon"]).exit_code == 2
 
 

@@ -10,7 +10,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 class Clock:
-    """Stands in for the time of day."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -26,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_line_every_ten_seconds_tells_rate_time_left_and_figures(
+def test_a_line_every_ten_seconds_reports_rate_time_left_and_figures(
     clock: Clock, capsys: Captured
 ) -> None:
     with lines("training", 2000) as bar:
@@ -47,7 +47,7 @@ def test_short_work_writes_no_line(clock: Clock, capsys: Captured) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_work_of_unknown_length_tells_what_is_done(clock: Clock, capsys: Captured) -> None:
+def test_work_of_unknown_length_reports_what_is_done(clock: Clock, capsys: Captured) -> None:
     with lines("reading", None) as bar:
         clock.now_s += 7201
         bar.advance(3, bad=0, last="cat.png")

@@ -6,7 +6,7 @@ from coca.cli.recipes import Settings, has_section, require_data_root
 from coca.core.errors import ConfigError
 
 
-def test_recipes_and_changes_are_told_apart_whatever_their_order() -> None:
+def test_recipes_and_changes_are_distinguished_in_any_order() -> None:
     given = Settings.of(["a.yaml", "train.steps=1", "b/c=d.yaml", "data.sources.0.path=x=y"])
     assert given.recipes == ("a.yaml", "b/c=d.yaml")
     assert given.changes == ("train.steps=1", "data.sources.0.path=x=y")
@@ -39,7 +39,7 @@ tasks:
 """
 
 
-def test_a_folder_of_data_that_is_not_there_is_told_with_the_variable_that_names_it(
+def test_a_folder_of_data_that_is_not_there_is_reported_with_the_variable_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

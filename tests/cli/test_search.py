@@ -16,21 +16,21 @@ RunJson = Callable[..., Any]
 
 
 @pytest.fixture
-def filled(run_json: RunJson, model: str, pictures: list[str]) -> Any:
+def filled(run_json: RunJson, model: str, images: list[str]) -> Any:
     """A collection of three images in the usual place; the first has words of its own."""
     words = {"caption": "a red [car]", "year": 2022}
-    Path(pictures[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
+    Path(images[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     return run_json("index", "photos", "-m", model)
 
 
-def test_a_picture_finds_itself_first(run_json: RunJson, filled: Any, pictures: list[str]) -> None:
+def test_an_image_finds_itself_first(run_json: RunJson, filled: Any, images: list[str]) -> None:
     # Without --model: the collection names the one that filled it.
-    hits = run_json("search", "--image", pictures[1], "-k", "2")
+    hits = run_json("search", "--image", images[1], "-k", "2")
     assert len(hits) == 2
     assert {"id", "score", "path", "caption", "metadata", "tags", "album"} < hits[0].keys()
-    assert hits[0]["path"] == str(Path(pictures[1]).absolute())
+    assert hits[0]["path"] == str(Path(images[1]).absolute())
     assert hits[0]["score"] == pytest.approx(1, abs=1e-3)
-    assert run_json("search", "-i", pictures[1], "--offset", "1", "-k", "1") == hits[1:]
+    assert run_json("search", "-i", images[1], "--offset", "1", "-k", "1") == hits[1:]
 
 
 def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
@@ -57,7 +57,7 @@ def test_a_search_imports_and_collects_nothing_needlessly(filled: Any) -> None:
 
 
 def test_words_filters_and_the_least_score_narrow_a_search(
-    run_json: RunJson, filled: Any, pictures: list[str]
+    run_json: RunJson, filled: Any, images: list[str]
 ) -> None:
     everything = run_json("search", "a red car")
     assert len(everything) == 3
@@ -66,17 +66,17 @@ def test_words_filters_and_the_least_score_narrow_a_search(
     assert hit["metadata"] == {"year": 2022}
     best = everything[0]["score"]
     assert run_json("search", "a red car", "--min-score", str(best - 1e-6)) == everything[:1]
-    both = run_json("search", "a red car", "--image", pictures[2])
+    both = run_json("search", "a red car", "--image", images[2])
     assert {one["id"] for one in both} == {one["id"] for one in everything}
 
 
-def test_several_texts_and_pictures_are_weighed(
-    run_json: RunJson, filled: Any, pictures: list[str]
+def test_several_texts_and_images_are_weighed(
+    run_json: RunJson, filled: Any, images: list[str]
 ) -> None:
-    (best, _, worst) = run_json("search", "--image", pictures[1])
+    (best, _, worst) = run_json("search", "--image", images[1])
     away = ["--image", f"{best['path']}:-0.9", "--image", worst["path"]]
     assert run_json("search", *away)[0]["id"] == worst["id"]
-    weighed = run_json("search", "a red car:2", "a red car", "--image", f"{pictures[1]}:0.001")
+    weighed = run_json("search", "a red car:2", "a red car", "--image", f"{images[1]}:0.001")
     alone = run_json("search", "a red car")
     assert [one["id"] for one in weighed] == [one["id"] for one in alone]
 
@@ -123,7 +123,7 @@ def test_hybrid_searches_are_re_ranked_cut_and_paged(run_json: RunJson, filled: 
     ranks = [hit["rank_score"] for hit in both]
     assert ranks == sorted(ranks, reverse=True)
     alone = run_json("search", "red car", "--rerank", "3")
-    # The formula is that of a search by vectors, whatever found the image.
+    # The formula is that of a search by vectors, for every kind of query.
     assert sorted(ranks) == pytest.approx(sorted(hit["rank_score"] for hit in alone), abs=1e-4)
     pages = [
         run_json("search", "red car", "--hybrid", "--rerank", "3", "-k", "1", "--offset", n)[0]
@@ -144,10 +144,10 @@ def test_results_for_people_show_rank_score_caption_and_path(run: Run, filled: A
 
 
 def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
-    run: Run, run_json: RunJson, model: str, pictures: list[str]
+    run: Run, run_json: RunJson, model: str, images: list[str]
 ) -> None:
     days = ["2024-05-31T23:59:59", "2024-06-01", "2024-06-02"]
-    for n, (path, day) in enumerate(zip(pictures, days, strict=True)):
+    for n, (path, day) in enumerate(zip(images, days, strict=True)):
         words = {"caption": "x", "time": day, "tags": ["all", f"n{n}"]}
         Path(path).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     run("index", "photos", "-m", model)
@@ -162,9 +162,9 @@ def test_a_time_and_tags_narrow_a_search_and_paths_are_shown_from_here(
         (["--tag", "n1", "--until", "2024-05-31"], []),
     ):
         hits = run_json("search", "x", *options)
-        assert {hit["path"] for hit in hits} == {str(Path(pictures[n]).absolute()) for n in wanted}
+        assert {hit["path"] for hit in hits} == {str(Path(images[n]).absolute()) for n in wanted}
     table = run("search", "x", "--tag", "n1").stdout.splitlines()
-    assert table[1].split()[-1] == pictures[1]
+    assert table[1].split()[-1] == images[1]
     assert (
         "must be a day such as 2024-06-01" in run("search", "x", "--since", "June", code=2).stderr
     )
@@ -180,13 +180,13 @@ def test_a_resident_search_answers_as_the_index_does(run_json: RunJson, filled: 
 
 
 def test_another_model_is_refused_by_one_sentence(
-    run: Run, filled: Any, place: Path, pictures: list[str]
+    run: Run, filled: Any, place: Path, images: list[str]
 ) -> None:
     other = str(write_model(place / "other", seed=1))
     for command in (["search", "x"], ["index", "photos"]):
-        told = run(*command, "--model", other, code=1).stderr
-        assert told.startswith("error: collection 'pictures' in coca.db was filled by model")
-        assert len(told.splitlines()) == 1
+        output = run(*command, "--model", other, code=1).stderr
+        assert output.startswith("error: collection 'pictures' in coca.db was filled by model")
+        assert len(output.splitlines()) == 1
 
 
 def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
@@ -194,7 +194,7 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
     run_json: RunJson,
     model: str,
     place: Path,
-    pictures: list[str],
+    images: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(model, "moved")
@@ -223,9 +223,9 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
         (["x", "-k", "0"], 2, "greater than or equal to 1"),
     ],
 )
-def test_a_search_that_cannot_be_answered_says_why(
+def test_a_search_that_cannot_be_answered_reports_the_reason(
     run: Run, filled: Any, arguments: list[str], code: int, sentence: str
 ) -> None:
-    told = run("search", *arguments, code=code)
-    assert sentence in told.stderr
-    assert told.stdout == ""
+    output = run("search", *arguments, code=code)
+    assert sentence in output.stderr
+    assert output.stdout == ""

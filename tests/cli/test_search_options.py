@@ -13,7 +13,7 @@ def test_wishes_are_joined_so_that_none_reaches_into_another() -> None:
     assert both.startswith("(width > 1 or width < 0) and (")
 
 
-def test_a_path_is_shown_from_here_only_if_it_lies_below(
+def test_a_path_is_relative_only_if_it_is_below_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

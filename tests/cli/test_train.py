@@ -39,35 +39,35 @@ VIDEOS = ["data.kind=videos", "data.path=clips", "data.frames=3", "data.text=lab
 
 
 @pytest.fixture
-def recipe(pictures: list[str]) -> str:
-    for path in pictures:
+def recipe(images: list[str]) -> str:
+    for path in images:
         Path(path).with_suffix(".txt").write_text(f"an image called {path}", encoding="utf-8")
     Path("tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     return "tiny.yaml"
 
 
-def test_a_run_is_trained_told_and_gone_on_with(run: Run, run_json: RunJson, recipe: str) -> None:
-    told = run_json("pretrain", recipe)
-    assert told.keys() == {"run", "model", "step", "interrupted", "metrics"}
-    assert (told["run"], told["step"], told["interrupted"]) == ("runs/tiny", 3, False)
-    assert told["metrics"]["loss"] > 0
-    assert coca.load(told["model"]).embed_dim == 32
-    said = run("pretrain", recipe).stdout
-    assert "3 steps are done with loss" in said
-    assert "model: runs/tiny/model" in said
+def test_a_run_is_trained_reported_and_resumed(run: Run, run_json: RunJson, recipe: str) -> None:
+    output = run_json("pretrain", recipe)
+    assert output.keys() == {"run", "model", "step", "interrupted", "metrics"}
+    assert (output["run"], output["step"], output["interrupted"]) == ("runs/tiny", 3, False)
+    assert output["metrics"]["loss"] > 0
+    assert coca.load(output["model"]).embed_dim == 32
+    printed = run("pretrain", recipe).stdout
+    assert "3 steps are done with loss" in printed
+    assert "model: runs/tiny/model" in printed
 
 
 def test_later_recipes_and_changes_win(run_json: RunJson, recipe: str) -> None:
     Path("more.yaml").write_text("train: {steps: 9}\nrun: runs/more", encoding="utf-8")
-    told = run_json("pretrain", recipe, "more.yaml", "train.steps=1")
-    assert (told["run"], told["step"]) == ("runs/more", 1)
+    output = run_json("pretrain", recipe, "more.yaml", "train.steps=1")
+    assert (output["run"], output["step"]) == ("runs/more", 1)
 
 
-def test_every_fault_of_a_recipe_is_told_at_once(run: Run, recipe: str) -> None:
-    told = run("pretrain", recipe, "train.step=1", "seed=often", code=2).stderr.splitlines()
-    assert told[0] == "error: 2 problems"
-    assert any("did you mean 'steps'" in line for line in told)
-    assert any("seed must be a whole number, got 'often'" in line for line in told)
+def test_all_errors_of_a_recipe_are_reported_at_once(run: Run, recipe: str) -> None:
+    output = run("pretrain", recipe, "train.step=1", "seed=often", code=2).stderr.splitlines()
+    assert output[0] == "error: 2 problems"
+    assert any("did you mean 'steps'" in line for line in output)
+    assert any("seed must be a whole number, got 'often'" in line for line in output)
 
 
 def test_a_run_without_a_recipe_is_a_wrong_call(run: Run, place: Path) -> None:
@@ -75,14 +75,14 @@ def test_a_run_without_a_recipe_is_a_wrong_call(run: Run, place: Path) -> None:
     assert "none.yaml cannot be read" in run("pretrain", "none.yaml", code=2).stderr
 
 
-def test_a_stopped_run_says_how_to_go_on(
+def test_a_stopped_run_reports_how_to_resume(
     run: Run, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = workflow.PretrainResult(Path("runs/x"), Path("runs/x/model"), 2, True, {})
     monkeypatch.setattr(workflow, "pretrain", lambda config, **_: stopped)
-    said = run("pretrain", recipe, code=130).stdout
-    assert "stopped after step 2 of 3" in said
-    assert "the same command goes on" in said
+    printed = run("pretrain", recipe, code=130).stdout
+    assert "stopped after step 2 of 3" in printed
+    assert "the same command goes on" in printed
 
 
 LONG = ("train.steps=20000", "train.save_every=50000")
@@ -112,11 +112,11 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     process.send_signal(number)
     out, errors = process.communicate()
     assert (process.returncode, errors) == (code, "")
-    told = json.loads(out)
-    assert told["interrupted"]
-    assert 0 < told["step"] < 20000
-    longer = f"train.steps={told['step'] + 1}"
-    assert run_json("pretrain", recipe, LONG[1], longer)["step"] == told["step"] + 1
+    output = json.loads(out)
+    assert output["interrupted"]
+    assert 0 < output["step"] < 20000
+    longer = f"train.steps={output['step'] + 1}"
+    assert run_json("pretrain", recipe, LONG[1], longer)["step"] == output["step"] + 1
 
 
 @contextmanager
@@ -146,14 +146,14 @@ def test_two_processes_train_what_one_does(run: Run, recipe: str, place: Path) -
         out, errors = process.communicate()
     assert process.returncode == 0, errors
     # One of them speaks, the other is silent.
-    told = json.loads(out)
-    assert told["step"] == 3
+    output = json.loads(out)
+    assert output["step"] == 3
     run("pretrain", recipe, "run=runs/one")
     one, two = read_metrics("runs/one"), read_metrics("runs/two")
     assert [row["step"] for row in two] == [1, 2, 3]
     for ours, theirs in zip(two, one, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-    assert coca.load(told["model"]).embed_dim == 32
+    assert coca.load(output["model"]).embed_dim == 32
     starts = json.loads(Path("runs/two/record.json").read_text())["starts"]
     assert [start["ranks"] for start in starts] == [2]
 
@@ -192,7 +192,7 @@ def test_torchrun_starts_killed_ranks_again_and_sigterm_saves(
     assert run_json("pretrain", recipe, pace[1], longer)["step"] == newest.step + 1
 
 
-def test_a_model_is_fine_tuned_and_its_scores_are_told(
+def test_a_model_is_fine_tuned_and_its_scores_are_reported(
     run: Run, run_json: RunJson, recipe: str
 ) -> None:
     run("pretrain", recipe)
@@ -213,13 +213,13 @@ def test_a_model_is_fine_tuned_and_its_scores_are_told(
     files = sorted(Path("photos").glob("*.png"))
     rows = [f"{path},{'ab'[number % 2]}" for number, path in enumerate(files)]
     Path("table.csv").write_text("\n".join(["image,label", *rows]), encoding="utf-8")
-    told = run_json("finetune", "names.yaml")
-    assert told.keys() == {"run", "model", "step", "interrupted", "metrics", "scores"}
-    assert told["scores"][0]["task"] == "recognition"
-    assert coca.load(told["model"]).classes == ("a", "b")
-    said = run("finetune", "names.yaml").stdout
-    assert f"recognition on {len(files)} samples of table.csv" in said
-    assert "mean per class" in said
+    output = run_json("finetune", "names.yaml")
+    assert output.keys() == {"run", "model", "step", "interrupted", "metrics", "scores"}
+    assert output["scores"][0]["task"] == "recognition"
+    assert coca.load(output["model"]).classes == ("a", "b")
+    printed = run("finetune", "names.yaml").stdout
+    assert f"recognition on {len(files)} samples of table.csv" in printed
+    assert "mean per class" in printed
     named = run_json("classify", str(files[0]), "-m", "runs/names")
     assert {one["label"] for one in named[0]["predictions"]} == {"a", "b"}
     shown = run("config", "show", "names.yaml").stdout
@@ -243,11 +243,11 @@ def test_a_model_learns_to_name_videos_and_names_one(
         "evaluate": [{"task": "recognition", "data": clips}],
     }
     Path("actions.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    told = run_json("finetune", "actions.yaml")
-    assert told["scores"][0]["metrics"]["chance_top1"] == 0.5
+    output = run_json("finetune", "actions.yaml")
+    assert output["scores"][0]["metrics"]["chance_top1"] == 0.5
     named = run_json("classify", "clips/red/1.mp4", "-m", "runs/actions")
     assert {one["label"] for one in named[0]["predictions"]} == {"red", "blue"}
     Path("clips/red/1.mp4").write_bytes(b"no film")
-    said = run("evaluate", "runs/actions", "recognition", *VIDEOS)
-    assert "recognition on 1 samples" in said.stdout
-    assert "red/1" in said.stderr
+    printed = run("evaluate", "runs/actions", "recognition", *VIDEOS)
+    assert "recognition on 1 samples" in printed.stdout
+    assert "red/1" in printed.stderr

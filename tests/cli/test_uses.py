@@ -18,7 +18,7 @@ from coca.workflows.training.pretrain_data import (
     open_sources,
     train_tokenizer,
 )
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 Run = Callable[..., Result]
@@ -26,10 +26,10 @@ RunJson = Callable[..., Any]
 
 
 @pytest.fixture
-def filled(run: Run, model: str, pictures: list[str]) -> list[str]:
+def filled(run: Run, model: str, images: list[str]) -> list[str]:
     """Six images with captions in the usual place."""
     for n in range(3, 6):
-        Path(f"photos/{n}.png").write_bytes(picture(n))
+        Path(f"photos/{n}.png").write_bytes(image_bytes(n))
     paths = [str(Path(f"photos/{n}.png").absolute()) for n in range(6)]
     for n, path in enumerate(paths):
         words = {"caption": f"number {n}", "n": n}
@@ -53,20 +53,20 @@ def test_what_is_liked_or_was_seen_is_not_recommended(
     assert "no image none.png" in run("recommend", "none.png", code=2).stderr
 
 
-def test_near_duplicates_are_told_within_and_against_others(
+def test_near_duplicates_are_reported_within_and_against_others(
     run: Run, run_json: RunJson, filled: list[str]
 ) -> None:
     within = run_json("duplicates", "--min-similarity", "0.00001")
     assert within["pair_count"] == len(within["pairs"]) <= 15
     assert sorted(within["drop"]) == sorted(one for group in within["groups"] for one in group[1:])
     shutil.copy(filled[4], "copy.png")
-    told = run_json("duplicates", "--against", "copy.png", "--min-similarity", "0.99999")
-    assert (filled[4], "copy.png") in {(one["first"], one["second"]) for one in told["pairs"]}
-    assert filled[4] in told["drop"]
+    output = run_json("duplicates", "--against", "copy.png", "--min-similarity", "0.99999")
+    assert (filled[4], "copy.png") in {(one["first"], one["second"]) for one in output["pairs"]}
+    assert filled[4] in output["drop"]
     assert "of 6 images and 1 other images" in (
         run("duplicates", "--against", "copy.png", "--min-similarity", "0.9999").stdout
     )
-    Path("other.png").write_bytes(picture(9))
+    Path("other.png").write_bytes(image_bytes(9))
     alone = run("duplicates", "--against", "other.png", "--min-similarity", "1").stdout
     assert "none of 6 images is like one of 1 other images with a cosine of 1 or more" in alone
     assert "must be in (0, 1]" in run("duplicates", "--min-similarity", "2", code=2).stderr
@@ -78,10 +78,10 @@ def test_exact_copies_are_named_when_they_come_and_as_duplicates(
     folder = Path("photos").absolute()
     for name in ("z1.png", "z2.png"):
         shutil.copy(filled[4], folder / name)
-    told = run_json("index", "photos", "-m", model)
+    output = run_json("index", "photos", "-m", model)
     copies = [str(folder / name) for name in ("z1.png", "z2.png")]
-    assert told["duplicates"] == 2
-    assert told["copies"] == [{"path": path, "of": filled[4]} for path in copies]
+    assert output["duplicates"] == 2
+    assert output["copies"] == [{"path": path, "of": filled[4]} for path in copies]
     within = run_json("duplicates", "--min-similarity", "1")
     assert within["copies"] == [{"path": filled[4], "copies": copies}]
     assert set(copies) <= set(within["drop"])
@@ -96,11 +96,11 @@ def test_exact_copies_are_named_when_they_come_and_as_duplicates(
     assert "photos/z3.png is a copy of photos/5.png" in run("index", "photos", "-m", model).stdout
 
 
-def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
+def test_a_mined_subset_is_a_manifest_of_the_right_images(
     run: Run, run_json: RunJson, filled: list[str]
 ) -> None:
-    told = run_json("mine", "some.jsonl", "--count", "2", "--positive", filled[3])
-    assert (told["chosen"], told["of"]) == (2, 6)
+    output = run_json("mine", "some.jsonl", "--count", "2", "--positive", filled[3])
+    assert (output["chosen"], output["of"]) == (2, 6)
     source = open_source(ManifestConfig(path="some.jsonl"))
     assert source.read(0).image == Path(filled[3]).read_bytes()
     assert source.read(0).captions == ("number 3",)
@@ -126,16 +126,16 @@ def test_a_mined_subset_is_a_manifest_of_the_right_pictures(
     ],
 )
 def test_the_hint_of_mine_fits_what_was_mined(
-    run: Run, model: str, pictures: list[str], words: list[dict[str, Any]], hint: str, out: str
+    run: Run, model: str, images: list[str], words: list[dict[str, Any]], hint: str, out: str
 ) -> None:
-    for path, record in zip(pictures, words, strict=False):
+    for path, record in zip(images, words, strict=False):
         Path(path).with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
-    run("index", *pictures[: len(words)], "-m", model)
-    told = run("mine", out, "--count", "2").stdout
-    assert hint.replace("OUT", out) in told
+    run("index", *images[: len(words)], "-m", model)
+    output = run("mine", out, "--count", "2").stdout
+    assert hint.replace("OUT", out) in output
     # What is hinted at is read by training: its sources have the text that they are set to.
-    if "data.sources=" in told:
-        changes = shlex.split(told[told.index("pretrain RECIPE.yaml") :])[2:]
+    if "data.sources=" in output:
+        changes = shlex.split(output[output.index("pretrain RECIPE.yaml") :])[2:]
         loaded = load_config(DataConfig, overrides=[one.removeprefix("data.") for one in changes])
         sources = open_sources(loaded.sources)
         assert len(sources[0][1]) == 2
@@ -173,7 +173,7 @@ def test_another_models_vectors_are_refused(
     assert not Path("x.jsonl").exists()
 
 
-def test_what_holds_no_class_is_told_by_name(run: Run, filled: list[str], model: str) -> None:
+def test_what_holds_no_class_is_reported_by_name(run: Run, filled: list[str], model: str) -> None:
     run("classes", "add", "cat", "-m", model)
     run("classes", "remove", "cat")
     for call in (
@@ -184,7 +184,7 @@ def test_what_holds_no_class_is_told_by_name(run: Run, filled: list[str], model:
         assert "collection 'pictures' holds" in run(*call, "pictures", code=1).stderr
 
 
-def test_classes_take_the_model_of_the_pictures_in_the_same_place(
+def test_classes_take_the_model_of_the_images_in_the_same_place(
     run: Run, run_json: RunJson, filled: list[str], model: str, tmp_path: Path
 ) -> None:
     assert run_json("classes", "add", "cat,dog")["classes"] == ["cat", "dog"]
@@ -202,25 +202,25 @@ def test_classes_take_the_model_of_the_pictures_in_the_same_place(
         place = f"{code}.db"
         for name, one in zip("ab", models, strict=True):
             run("index", "photos", "--uri", place, "-c", name, "-m", one, "--no-captions")
-        told = run("classes", "add", "cat", "--uri", place, code=code)
-        assert code == 0 or "by several models" in told.stderr
+        output = run("classes", "add", "cat", "--uri", place, code=code)
+        assert code == 0 or "by several models" in output.stderr
 
 
 def test_classes_that_are_not_there_are_explained_by_the_command_that_adds_them(
-    run: Run, pictures: list[str]
+    run: Run, images: list[str]
 ) -> None:
     for made in (False, True):
         if made:
             run("classes", "add", "cat", "-c", "other", "-m", "nano")
         for call in (
-            ("classify", pictures[0], "--classes", "none"),
+            ("classify", images[0], "--classes", "none"),
             ("classes", "list", "-c", "none"),
             ("classes", "remove", "cat", "-c", "none"),
         ):
-            told = run(*call, code=1).stderr
-            assert "`coca classes add LABELS --collection none` makes one" in told
-            assert "coca index" not in told
-    wrong = ("classify", pictures[0], "--classes", "other", "--prompts", "photo")
+            output = run(*call, code=1).stderr
+            assert "`coca classes add LABELS --collection none` makes one" in output
+            assert "coca index" not in output
+    wrong = ("classify", images[0], "--classes", "other", "--prompts", "photo")
     assert "`coca classes add --prompts`" in run(*wrong, code=2).stderr
 
 
@@ -266,7 +266,7 @@ def test_classes_come_and_go_and_answer_as_labels_do(
         (["classify", "photos", "--classes", "x", "-l", "a,b"], 2, "leave one of them out"),
     ],
 )
-def test_a_wrong_call_is_told_by_one_sentence(
+def test_a_wrong_call_is_reported_by_one_sentence(
     run: Run, filled: list[str], arguments: list[str], code: int, sentence: str
 ) -> None:
     assert sentence in run(*arguments, code=code).stderr

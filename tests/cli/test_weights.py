@@ -34,28 +34,28 @@ def test_weights_of_open_clip_are_converted_both_ways(
 
 
 def test_a_converted_model_is_described_and_embeds(
-    run_json: RunJson, theirs: str, pictures: list[str]
+    run_json: RunJson, theirs: str, images: list[str]
 ) -> None:
-    told = run_json("info", theirs)
-    assert told["config"]["pooler_queries"] == 5
-    assert run_json("embed", *pictures, "-t", "the cat", "-m", theirs)["rows"] == 4
+    output = run_json("info", theirs)
+    assert output["config"]["pooler_queries"] == 5
+    assert run_json("embed", *images, "-t", "the cat", "-m", theirs)["rows"] == 4
     assert run_json("info", "openclip_vit_l_14")["parameters"]["total"] == 638_450_177
 
 
-def test_what_to_beware_of_is_told_on_stderr(run: Run, theirs: str, pictures: list[str]) -> None:
+def test_warnings_are_printed_on_stderr(run: Run, theirs: str, images: list[str]) -> None:
     run("convert", theirs, "ours")
     Path("ours/source.json").write_text('{"caveat": "it cannot search"}')
-    told = run("index", "photos", "-m", "ours", "--uri", "x.db", "--no-captions")
-    assert "warning: ours: it cannot search" in told.stderr
-    told = run("search", "a cat", "-m", "ours", "--uri", "x.db")
-    assert "warning: ours: it cannot search" in told.stderr
+    output = run("index", "photos", "-m", "ours", "--uri", "x.db", "--no-captions")
+    assert "warning: ours: it cannot search" in output.stderr
+    output = run("search", "a cat", "-m", "ours", "--uri", "x.db")
+    assert "warning: ours: it cannot search" in output.stderr
 
 
 def test_an_exported_model_has_a_card(run: Run, run_json: RunJson, model: str) -> None:
-    told = run("export", model, "shared", "--title", "Tiny", "--licence", "cc0-1.0", "--half")
-    assert "its card is shared/README.md" in told.stdout.replace("\n", " ")
+    output = run("export", model, "shared", "--title", "Tiny", "--licence", "cc0-1.0", "--half")
+    assert "its card is shared/README.md" in output.stdout.replace("\n", " ")
     assert "# Tiny" in Path("shared/README.md").read_text()
-    assert "states no licence" not in told.stdout
+    assert "states no licence" not in output.stdout
     assert "states no licence" in run("export", model, "third").stdout
     assert run_json("export", model, "again") == {"out": "again", "pushed": None}
 
@@ -65,8 +65,8 @@ def test_an_exported_model_is_pushed_if_asked(
 ) -> None:
     hub = FolderHub(place / "hub")
     monkeypatch.setattr("coca.release.export.HuggingFace", lambda: hub)
-    told = run("export", model, "shared", "--push", "me/tiny")
-    assert "others load it as hf:me/tiny" in told.stdout
+    output = run("export", model, "shared", "--push", "me/tiny")
+    assert "others load it as hf:me/tiny" in output.stdout
     assert 'coca.load("hf:me/tiny")' in (place / "hub/me/tiny/README.md").read_text()
 
 
@@ -84,7 +84,7 @@ def test_quiet_hides_the_bars_of_downloads(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("name", ["openclip:coca_ViT-B-32/laion2b_s13b_b90k", "hf:some/model"])
-def test_without_the_hub_package_the_command_that_brings_it_is_told(
+def test_without_the_hub_package_the_command_that_brings_it_is_reported(
     run: Run, place: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
@@ -93,8 +93,8 @@ def test_without_the_hub_package_the_command_that_brings_it_is_told(
 
 
 def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> None:
-    told = run("export", model, "out", "--format", "onnx", "--half", "--title", "T", code=2)
-    assert "--title, --half apply to --format coca" in told.stderr.replace("\n", " ")
-    told = run("export", model, "out", "--int8", code=2)
-    assert "--int8 and --images apply to --format onnx" in told.stderr.replace("\n", " ")
+    output = run("export", model, "out", "--format", "onnx", "--half", "--title", "T", code=2)
+    assert "--title, --half apply to --format coca" in output.stderr.replace("\n", " ")
+    output = run("export", model, "out", "--int8", code=2)
+    assert "--int8 and --images apply to --format onnx" in output.stderr.replace("\n", " ")
     assert not Path("out").exists()

@@ -78,7 +78,7 @@ def test_a_sidecar_that_is_no_regular_file_or_too_large_is_not_read(
         assert caught.value.reason == "bad_sidecar"
 
 
-def test_captions_labels_and_metadata_are_told_apart() -> None:
+def test_captions_labels_and_metadata_are_distinguished() -> None:
     record = {"captions": ["one", "two"], "label": 7, "url": "http://x", "width": 3}
     assert split_record(record, "a.json") == (
         ("one", "two"),

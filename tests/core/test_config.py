@@ -93,7 +93,7 @@ def test_without_settings_every_field_has_its_default() -> None:
     assert run() == RunConfig(model=ModelConfig.presets()["tiny"])
 
 
-def test_files_mappings_and_overrides_are_laid_on_each_other(tmp_path: Path) -> None:
+def test_files_mappings_and_overrides_are_merged_in_order(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("optimizer: {lr: 1, name: adafactor}\nnote: a\n")
     (tmp_path / "b.yaml").write_text("optimizer: {lr: 2}\n")
     config = run(tmp_path / "a.yaml", tmp_path / "b.yaml", {"note": "b"}, overrides=["note=c"])
@@ -162,7 +162,7 @@ def test_an_optional_section_is_made_when_it_is_given() -> None:
 # --- presets ---
 
 
-def test_a_bare_text_is_the_preset_as_it_stands() -> None:
+def test_a_bare_text_is_the_unchanged_preset() -> None:
     assert run({"image": "tiny"}).image == ImageConfig(size=32, patch=8)
 
 
@@ -174,7 +174,7 @@ def test_an_override_changes_a_preset_given_as_text() -> None:
     assert run({"image": "tiny"}, overrides=["image.size=8"]).image == ImageConfig(size=8, patch=8)
 
 
-def test_a_preset_is_laid_below_the_keys_of_every_layer() -> None:
+def test_a_preset_is_below_the_keys_of_every_layer() -> None:
     config = run({"image": {"patch": 32}}, overrides=["image.preset=tiny"])
     assert config.image == ImageConfig(size=32, patch=32)
 
@@ -192,7 +192,7 @@ def test_a_class_with_presets_may_be_the_whole() -> None:
     assert load_config(ImageConfig, overrides=["preset=tiny"]) == ImageConfig(size=32, patch=8)
 
 
-def test_an_unknown_preset_is_told_with_the_nearest() -> None:
+def test_an_unknown_preset_is_reported_with_the_nearest() -> None:
     assert faults_of({"image": "tinny"}) == [
         "image = 'tinny' is no preset; did you mean 'tiny'? (given in code)"
     ]
@@ -223,7 +223,7 @@ def test_a_preset_of_a_section_without_presets_is_unknown() -> None:
 # --- faults ---
 
 
-def test_every_fault_is_told_at_once_a_line_each() -> None:
+def test_all_errors_are_reported_at_once_a_line_each() -> None:
     lines = faults_of(
         {"optimizer": {"name": "adam", "lr": "fast", "decay": 1}, "image": {"size": 17}},
         overrides=["sources=[{path: a, weight: 0}, {pth: b}]", "resume", "note=[1", "image.size=9"],
@@ -294,19 +294,19 @@ def test_a_fault_names_the_layer_that_gave_the_value(tmp_path: Path) -> None:
     ]
 
 
-def test_a_key_that_belongs_elsewhere_is_told_with_its_place() -> None:
+def test_a_key_that_belongs_elsewhere_is_reported_with_its_place() -> None:
     assert faults_of(overrides=["betas=[0, 0]"])[0].startswith(
         "betas = [0, 0] is unknown; did you mean 'optimizer.betas'?"
     )
 
 
-def test_a_missing_setting_is_told_with_its_type() -> None:
+def test_a_missing_setting_is_reported_with_its_type() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(RunConfig, {"model": {"image": {}}})
     assert str(caught.value) == "model.width is missing; it must be a whole number"
 
 
-def test_an_unreadable_recipe_is_told_with_the_other_and_nothing_else(tmp_path: Path) -> None:
+def test_two_unreadable_recipes_are_reported_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     lines = faults_of(tmp_path / "none.yaml", tmp_path / "list.yaml", overrides=["bad", "notte=1"])
     assert len(lines) == 3
@@ -315,7 +315,7 @@ def test_an_unreadable_recipe_is_told_with_the_other_and_nothing_else(tmp_path: 
     assert "'bad'" in lines[2]
 
 
-def test_rules_of_the_whole_are_told_without_a_key() -> None:
+def test_rules_between_sections_are_reported_without_a_key() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Whole:
         a: int = 1
@@ -383,7 +383,7 @@ def test_a_digest_is_short_and_does_not_change_between_versions() -> None:
     assert digest(OptimizerConfig()) == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def test_a_bad_stored_configuration_is_told_with_its_file() -> None:
+def test_a_bad_stored_configuration_is_reported_with_its_file() -> None:
     with pytest.raises(
         ConfigError, match=r"^size must be a whole number, got 'x' \(in a/config.json\)"
     ):

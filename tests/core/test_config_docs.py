@@ -127,7 +127,7 @@ def test_a_class_made_at_a_prompt_has_no_docstrings_but_all_rows() -> None:
         (date, "date"),
     ],
 )
-def test_a_type_is_told_in_words(hint: Any, text: str) -> None:
+def test_a_type_is_described_in_words(hint: Any, text: str) -> None:
     assert words(hint) == text
 
 
@@ -145,7 +145,9 @@ def test_a_type_is_told_in_words(hint: Any, text: str) -> None:
         (int, None),
     ],
 )
-def test_a_collection_of_sections_is_told_from_others(hint: Any, item: type | None) -> None:
+def test_a_collection_of_sections_is_distinguished_from_others(
+    hint: Any, item: type | None
+) -> None:
     assert item_section(hint) is item
 
 

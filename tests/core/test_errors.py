@@ -32,7 +32,7 @@ def test_the_list_below_holds_every_error() -> None:
     assert {type(error) for error in every_error()} == here
 
 
-def test_the_picture_of_the_tree_names_every_error() -> None:
+def test_the_error_tree_names_every_error() -> None:
     for error in every_error():
         assert f"+-- {type(error).__name__} " in (errors.__doc__ or "")
 
@@ -45,12 +45,12 @@ def test_an_error_survives_the_way_out_of_a_worker_process(error: CocaError) -> 
     assert vars(arrived) == vars(error)
 
 
-def test_a_data_error_tells_its_reason() -> None:
+def test_a_data_error_has_a_reason() -> None:
     assert DataError("x", reason="empty").reason == "empty"
     assert DataError("x").reason == "unreadable"
 
 
-def test_a_missing_extra_is_told_with_the_pip_command() -> None:
+def test_a_missing_extra_is_reported_with_the_pip_command() -> None:
     error = MissingExtraError("pymilvus", "search")
     assert "pymilvus" in str(error)
     assert "pip install 'coca-captioners[search]'" in str(error)

@@ -17,7 +17,7 @@ def test_an_absent_package_is_one_sentence_with_the_pip_command(module: str) -> 
         require(module, extra="search")
 
 
-def test_a_package_that_itself_lacks_a_dependency_says_which(
+def test_a_package_that_itself_lacks_a_dependency_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "half_installed.py").write_text("import its_own_dependency\n")

@@ -26,7 +26,7 @@ class BrokenError(Exception):
 # --- write_atomic ---
 
 
-def test_a_written_file_holds_the_bytes_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_a_written_file_holds_the_bytes_and_leaves_no_other_file(tmp_path: Path) -> None:
     write_atomic(tmp_path / "new" / "deep" / "a.bin", b"\x00one")
     assert (tmp_path / "new/deep/a.bin").read_bytes() == b"\x00one"
     assert names(tmp_path / "new/deep") == ["a.bin"]
@@ -61,12 +61,12 @@ def test_a_failed_write_keeps_the_old_file_and_names_the_path(
     assert names(tmp_path) == ["a"]
 
 
-def test_a_folder_in_the_way_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_the_way_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot be written: Is a directory"):
         write_atomic(tmp_path, b"")
 
 
-def test_a_file_in_place_of_a_parent_folder_is_told(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_parent_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(StorageError, match=r"a/b cannot be written"):
         write_atomic(tmp_path / "a" / "b", b"")
@@ -124,7 +124,7 @@ def test_the_rest_of_a_killed_run_is_swept_away(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
-def test_a_file_in_the_way_of_a_folder_is_told_before_the_work(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_reported_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with (
         pytest.raises(StorageError, match=r"a cannot be written: a file of that name"),
@@ -182,7 +182,7 @@ def test_many_writers_lose_no_line(tmp_path: Path) -> None:
     assert sorted(filter(None, written)) == sorted(lines)
 
 
-def test_a_full_disk_is_told() -> None:
+def test_a_full_disk_is_reported() -> None:
     with pytest.raises(StorageError, match=r"/dev/full cannot be written: No space left"):
         append_line("/dev/full", "x")
 
@@ -199,13 +199,13 @@ def test_the_digest_is_that_of_the_content(
     assert sha256_file(path) == hashlib.sha256(content).hexdigest()
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"none cannot be read: No such file"):
         sha256_file(tmp_path / "none")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
-def test_a_missing_permission_is_told(tmp_path: Path) -> None:
+def test_a_missing_permission_is_reported(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(StorageError, match="Permission denied"):
         write_atomic(tmp_path / "locked" / "a", b"")

@@ -38,7 +38,7 @@ def head(major: bytes, *others: bytes) -> bytes:
         (b"\xff\xff\xff\xffftyp", False),
     ],
 )
-def test_heif_is_told_by_its_brands(content: bytes, expected: bool) -> None:
+def test_heif_is_recognized_by_its_brands(content: bytes, expected: bool) -> None:
     assert is_heif(content) == expected
     if not expected:
         assert formats_of(content) == IMAGE_FORMATS
@@ -58,9 +58,9 @@ def test_without_the_extra_heif_images_are_named(
     assert find_files([tmp_path / "a.heic"]) == [tmp_path / "a.heic"]
     with pytest.raises(
         DataError, match=r"a\.heic is a HEIF image.*coca-captioners\[heif\]"
-    ) as told:
+    ) as raised:
         decode(tmp_path / "a.heic")
-    assert told.value.reason == "missing_extra"
+    assert raised.value.reason == "missing_extra"
     assert read_header(head(b"heic")).width == 0
 
 

@@ -32,8 +32,8 @@ def test_a_block_that_was_freed_costs_no_page_fault_when_it_is_taken_again() -> 
     # In a process of its own: the setting is for good.
     command = [sys.executable, "-c", FAULTS]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    given_back, kept = map(int, done.stdout.split())
-    assert given_back > 100
+    returned, kept = map(int, done.stdout.split())
+    assert returned > 100
     assert kept < 10
 
 

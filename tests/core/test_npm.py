@@ -11,7 +11,7 @@ PACKAGES = ("first@1.0.0", "second@2.1.0")
 
 
 def fake_npm(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program of that name that is found first and does as the script says."""
+    """A program of that name that is found first and runs the script."""
     folder.mkdir()
     program = folder / "npm"
     program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")

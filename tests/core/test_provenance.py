@@ -68,7 +68,7 @@ def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
     assert provenance._code(checkout) == {"commit": commit, "dirty": False, "diff": None}
 
 
-def test_a_change_is_seen_and_told_from_another(checkout: Path) -> None:
+def test_a_change_is_seen_and_distinguished_from_another(checkout: Path) -> None:
     seen = []
     for text in ("one", "two", "two"):
         checkout.write_text(text)
@@ -121,7 +121,7 @@ def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.Monk
     assert a_record()["versions"]["no-such-package"] is None
 
 
-def test_a_machine_that_tells_nothing_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_the_information_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> Any:
         raise OSError("not on this system")
 

@@ -50,7 +50,7 @@ def test_an_empty_layer_changes_nothing(tree: Any) -> None:
 
 
 @given(trees)
-def test_a_layer_laid_twice_is_the_layer(tree: Any) -> None:
+def test_a_layer_merged_twice_is_the_layer(tree: Any) -> None:
     assert merge(tree, tree) == tree
 
 
@@ -75,13 +75,13 @@ def test_a_list_is_replaced_and_not_extended() -> None:
     assert merge({"a": [1, 2, 3]}, {"a": [4]}) == {"a": [4]}
 
 
-def test_a_text_is_the_preset_of_the_section_that_is_laid_on_it() -> None:
+def test_a_text_is_the_preset_of_the_section_that_is_merged_into_it() -> None:
     assert merge({"model": "tiny"}, {"model": {"width": 64}}) == {
         "model": {"preset": "tiny", "width": 64}
     }
 
 
-def test_a_text_laid_on_a_section_replaces_it_whole() -> None:
+def test_a_text_merged_into_a_section_replaces_it_whole() -> None:
     assert merge({"model": {"width": 64}}, {"model": "tiny"}) == {"model": "tiny"}
 
 
@@ -175,14 +175,16 @@ def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
         (b"a: \x07\n", r"special characters are not allowed"),
     ],
 )
-def test_a_bad_recipe_is_told_in_one_line(text: str | bytes, sentence: str, tmp_path: Path) -> None:
+def test_a_bad_recipe_is_reported_in_one_line(
+    text: str | bytes, sentence: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=sentence) as caught:
         read_recipe(written(tmp_path, text))
     assert str(tmp_path / "recipe.yaml") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_recipe_is_told_with_its_name(tmp_path: Path) -> None:
+def test_a_missing_recipe_is_reported_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file"):
         read_recipe(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
@@ -211,7 +213,7 @@ def test_an_override_is_a_path_and_a_value(text: str, tree: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["seed", "=3", "a..b=3", ".a=3", "a.=3", "", "--seed"])
-def test_an_override_without_a_path_or_value_is_told(text: str) -> None:
+def test_an_override_without_a_path_or_value_is_reported(text: str) -> None:
     with pytest.raises(ConfigError, match=r"should look like section\.field=value") as caught:
         parse_override(text)
     assert repr(text) in str(caught.value)
@@ -226,7 +228,7 @@ def test_an_override_without_a_path_or_value_is_told(text: str) -> None:
         ("a=2024-13-40", "month must be in"),
     ],
 )
-def test_an_override_with_a_bad_value_is_told(text: str, sentence: str) -> None:
+def test_an_override_with_a_bad_value_is_reported(text: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_override(text)
     assert sentence in str(caught.value)

@@ -66,7 +66,7 @@ def test_a_taken_name_is_refused(makers: Registry[Maker]) -> None:
         makers.register("hello")
 
 
-def test_an_unknown_name_is_told_with_the_nearest_one(makers: Registry[Maker]) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest_one(makers: Registry[Maker]) -> None:
     with pytest.raises(ConfigError, match=r"^unknown greeting 'helo'; did you mean 'hello'\?$"):
         makers.get("helo")
 
@@ -85,7 +85,7 @@ def test_plugins_load_on_the_first_miss_and_only_then(
     assert "good day" in makers.names()
 
 
-def test_a_broken_plugin_is_told_where_a_name_is_missing_and_harms_nothing_else(
+def test_a_broken_plugin_is_reported_where_a_name_is_missing_and_harms_nothing_else(
     makers: Registry[Maker], install: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     install(broken_plugin="raise RuntimeError('built for another version')\n")

@@ -86,7 +86,7 @@ def test_a_larger_file_is_refused_unread(tmp_path: Path) -> None:
         read_regular(tmp_path / "a", max_bytes=512)
 
 
-def test_a_file_that_says_to_be_empty_is_read_up_to_the_limit() -> None:
+def test_a_file_of_reported_size_0_is_read_up_to_the_limit() -> None:
     path = Path("/proc/self/status")
     if not path.exists():
         pytest.skip("only Linux has such files")

@@ -15,7 +15,7 @@ from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
 from coca.data.sources.base import Source, SourceConfig, words_of
 from coca.data.sources.factory import open_source
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_questions import (
     lines,
     write_daquar,
@@ -51,7 +51,7 @@ def faults(source: Source) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_every_format_gives_samples_with_words_that_need_no_picture(
+def test_every_format_gives_texts_without_reading_images(
     tmp_path: Path, write: Callable[[Path], SourceConfig]
 ) -> None:
     source = open_source(write(tmp_path))
@@ -66,15 +66,15 @@ def test_every_format_gives_samples_with_words_that_need_no_picture(
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_a_missing_picture_is_one_bad_sample(
+def test_a_missing_image_is_one_bad_sample(
     tmp_path: Path, write: Callable[[Path], SourceConfig]
 ) -> None:
     config = write(tmp_path)
     gone = sorted([*tmp_path.rglob("*.jpg"), *tmp_path.rglob("*.png")])[-1]
     gone.unlink()
-    told = faults(open_source(config))
-    assert told
-    assert all(reason == "missing" and gone.name in text for reason, text in told)
+    reported = faults(open_source(config))
+    assert reported
+    assert all(reason == "missing" and gone.name in text for reason, text in reported)
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -95,7 +95,7 @@ def test_a_question_of_vqa_has_the_answers_of_ten_people(tmp_path: Path) -> None
     assert (sample.key, sample.text, sample.image) == (
         "3",
         "what is 3?",
-        picture(1, form="JPEG"),
+        image_bytes(1, form="JPEG"),
     )
     assert sample.answers == ("2",) * 7 + ("maybe", "two dogs", "a red one")
     assert sample.metadata["answer_type"] == "other"
@@ -110,14 +110,14 @@ def test_the_files_of_vqa_may_be_named_in_any_order_and_answers_be_secret(tmp_pa
     assert [sample.answers for sample in secret if isinstance(sample, Sample)] == [()] * 8
 
 
-def test_questions_of_test_dev_ask_about_pictures_of_the_test_set(tmp_path: Path) -> None:
+def test_questions_of_test_dev_ask_about_images_of_the_test_set(tmp_path: Path) -> None:
     config = write_vqa(tmp_path, part="test2015")
     path = tmp_path / "questions.json"
     path.write_text(path.read_text().replace('"test2015"', '"test-dev2015"'))
     assert faults(open_source(config)) == []
 
 
-def test_a_picture_of_vqa_without_a_whole_number_is_a_bad_sample(tmp_path: Path) -> None:
+def test_an_image_of_vqa_without_a_whole_number_is_a_bad_sample(tmp_path: Path) -> None:
     asked = {
         "data_subtype": "{odd}",
         "questions": [
@@ -133,7 +133,7 @@ def test_a_picture_of_vqa_without_a_whole_number_is_a_bad_sample(tmp_path: Path)
     assert "COCO_{odd}_000000000003.jpg is missing" in str(second)
 
 
-def test_what_vqa_lacks_is_told_by_question(tmp_path: Path) -> None:
+def test_missing_parts_of_vqa_are_reported_by_question(tmp_path: Path) -> None:
     config = write_vqa(tmp_path)
     files: list[dict[str, Any]] = [json.loads(Path(path).read_text()) for path in config.paths]
     files[0]["questions"] += [{"question_id": 70}, "x"]
@@ -144,10 +144,10 @@ def test_what_vqa_lacks_is_told_by_question(tmp_path: Path) -> None:
     source = open_source(config)
     assert len(source) == 8 + 5
     wanted = ["question 8", "question 9", "question 10", "annotation 9", "question 72"]
-    told = faults(source)
-    assert len(told) == len(wanted)
-    assert all(what in text for what, (_, text) in zip(wanted, told, strict=True))
-    assert told[2][0] == "no_answer"
+    reported = faults(source)
+    assert len(reported) == len(wanted)
+    assert all(what in text for what, (_, text) in zip(wanted, reported, strict=True))
+    assert reported[2][0] == "no_answer"
 
 
 @pytest.mark.parametrize(("paths", "count"), [((1,), 0), ((0, 0), 2), ((0, 1, 1), 1)])
@@ -173,7 +173,7 @@ def test_vqa_needs_one_file_of_questions(
 def test_the_photo_is_taken_out_of_a_question_of_daquar(
     tmp_path: Path, line: str, question: str, image: int
 ) -> None:
-    (tmp_path / f"image{image}.png").write_bytes(picture(image))
+    (tmp_path / f"image{image}.png").write_bytes(image_bytes(image))
     (tmp_path / "qa.txt").write_text(f"{line}\nbook, tape_dispenser\n")
     sample = open_source(AnnotationsConfig(kind="daquar", path=str(tmp_path / "qa.txt"))).read(0)
     assert (sample.text, sample.key) == (question, f"image{image}-0")
@@ -181,13 +181,13 @@ def test_the_photo_is_taken_out_of_a_question_of_daquar(
     assert sample.metadata == {"image": f"image{image}"}
 
 
-def test_a_line_that_daquar_lost_is_told(tmp_path: Path) -> None:
+def test_a_line_that_daquar_lost_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "qa.txt"
     path.write_text("what is it in the image1 ?\nlamp\ntable\nwhat is left in the image1 ?\nhm\n")
-    told = faults(
+    reported = faults(
         open_source(AnnotationsConfig(kind="daquar", path=str(path), images=str(tmp_path)))
     )
-    assert [reason for reason, _ in told] == ["missing", "bad_record", "no_answer"]
+    assert [reason for reason, _ in reported] == ["missing", "bad_record", "no_answer"]
 
 
 def test_the_questions_of_the_installed_package_are_those_that_it_counts() -> None:
@@ -227,9 +227,9 @@ def test_lines_of_snli_ve_without_a_verdict_or_a_hypothesis_are_bad(tmp_path: Pa
     path = Path(str(config.path))
     row = {"Flickr30K_ID": "1000", "sentence2": "So.", "gold_label": "-"}
     path.write_text(path.read_text() + "\n" + lines([row, {"gold_label": "neutral"}, "{oops"]))
-    told = faults(open_source(config))
-    assert [reason for reason, _ in told] == ["unknown_label", "bad_record", "bad_record"]
-    assert "line 10" in told[2][1]
+    reported = faults(open_source(config))
+    assert [reason for reason, _ in reported] == ["unknown_label", "bad_record", "bad_record"]
+    assert "line 10" in reported[2][1]
 
 
 @pytest.mark.parametrize("numbered", [True, False])
@@ -237,17 +237,17 @@ def test_a_statement_of_nlvr2_has_its_photos_in_order(tmp_path: Path, numbered: 
     samples = everything(open_source(write_nlvr2(tmp_path, numbered=numbered)))
     last = samples[-1]
     assert isinstance(last, Sample)
-    assert last.images == (picture(14), picture(15, form="JPEG"))
+    assert last.images == (image_bytes(14), image_bytes(15, form="JPEG"))
     assert (last.text, last.labels) == ("Sentence 3 is so.", ("true",))
     groups = [sample.metadata["group"] for sample in samples if isinstance(sample, Sample)]
     assert groups == [f"train-{n // 2}-0" for n in range(8)]
 
 
-def test_a_statement_of_nlvr_stands_for_six_orders_of_the_boxes(tmp_path: Path) -> None:
+def test_a_statement_of_nlvr_has_six_orders_of_the_boxes(tmp_path: Path) -> None:
     source = open_source(write_nlvr(tmp_path))
     assert len(source) == 24
     sample = source.read(13)
-    assert (sample.key, sample.image, sample.labels) == ("dev-1-0-1", picture(21), ("true",))
+    assert (sample.key, sample.image, sample.labels) == ("dev-1-0-1", image_bytes(21), ("true",))
     assert sample.metadata == {"group": "dev-1"}
 
 
@@ -264,12 +264,12 @@ def test_statements_without_a_right_label_are_bad(
         ["no", "object"],
     ]
     path.write_text(path.read_text() + lines(rows))
-    told = faults(open_source(config))
-    assert [reason for reason, _ in told] == ["bad_record"] * 4
-    assert "perhaps" in told[0][1]
+    reported = faults(open_source(config))
+    assert [reason for reason, _ in reported] == ["bad_record"] * 4
+    assert "perhaps" in reported[0][1]
 
 
-def test_a_folder_of_pictures_that_is_not_there_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_folder_of_images_that_is_not_there_is_reported_before_any_work(tmp_path: Path) -> None:
     for number, write in enumerate(WRITERS):
         if write is not write_easy_vqa:
             config = write(tmp_path / str(number))

@@ -8,7 +8,7 @@ from coca.data.sample import BadSample, Batch, Sample
 from coca.processing.image import ImageConfig, ImageTransform
 
 
-def test_a_sample_of_several_pictures_gives_them_in_order() -> None:
+def test_a_sample_of_several_images_gives_them_in_order() -> None:
     assert Sample("a", b"one").images == (b"one",)
     assert Sample("a", b"one", others=(b"two", b"three")).images == (b"one", b"two", b"three")
 

@@ -29,7 +29,7 @@ def sides(batches: list[Batch]) -> list[int]:
     return [batch.images.shape[3] for batch in batches]
 
 
-def test_pictures_grow_from_stage_to_stage_and_a_batch_has_one_size() -> None:
+def test_images_grow_from_stage_to_stage_and_a_batch_has_one_size() -> None:
     assert sides(run(7)) == [4, 4, 4, 6, 6, 8, 8]
 
 

@@ -45,15 +45,15 @@ def _fewer_concepts() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
+def log_lines() -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory, told: list[str]) -> DemoResult:
+def shown(tmp_path_factory: pytest.TempPathFactory, log_lines: list[str]) -> DemoResult:
     folder = tmp_path_factory.mktemp("demo")
     model = write_model(tmp_path_factory.mktemp("model"))
-    return demo(folder, model=model, log=told.append)
+    return demo(folder, model=model, log=log_lines.append)
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shown: DemoResult) -> Demo
 
 
 @pytest.mark.slow
-def test_every_stage_tells_what_it_does_and_leaves_its_files(
-    shown: DemoResult, told: list[str]
+def test_every_stage_logs_what_it_does_and_leaves_its_files(
+    shown: DemoResult, log_lines: list[str]
 ) -> None:
     for stage in ("packing", "evaluating", "writing", "indexing", "captioning"):
-        assert [line for line in told if line.startswith(stage)]
-    assert not any("training" in line and "no training" not in line for line in told)
+        assert [line for line in log_lines if line.startswith(stage)]
+    assert not any("training" in line and "no training" not in line for line in log_lines)
     for path in (shown.index, shown.report, shown.example):
         assert path.exists()
     assert load(shown.model).fingerprint in (shown.folder / "evaluation.json").read_text()
@@ -101,7 +101,7 @@ def test_the_report_shows_scores_searches_and_captions_in_one_file(shown: DemoRe
 
 
 @pytest.mark.slow
-def test_the_picture_that_was_deleted_is_back_again(shown: DemoResult) -> None:
+def test_the_image_that_was_deleted_is_back_again(shown: DemoResult) -> None:
     code, _ = TAKEN_OUT
     id = content_id((shown.folder / "pictures" / "openmoji" / f"{code}.png").read_bytes())
     with Collection.open(str(shown.index)) as index:
@@ -152,7 +152,7 @@ def test_a_second_demo_from_scratch_does_not_train(trained: DemoResult) -> None:
     longer = (*QUICK, "train.steps=8")
     demo_from_scratch(trained.folder, recipe=RECIPE, overrides=longer, log=lines.append)
     assert [line for line in lines if line.startswith("training on twemoji: 8 steps")]
-    # What the model of before had filled is filled anew.
+    # The collection of the earlier model is filled again.
     with Collection.open(str(trained.index)) as index:
         assert index.info.fingerprint == load(trained.model).fingerprint != before
 
@@ -173,12 +173,12 @@ def test_only_what_another_model_filled_is_forgotten(tmp_path: Path) -> None:
     assert not uri.exists()
 
 
-def test_training_away_from_the_project_says_where_it_belongs(tmp_path: Path) -> None:
+def test_training_away_from_the_project_reports_where_it_belongs(tmp_path: Path) -> None:
     with pytest.raises(CocaError, match="from the project's folder"):
         demo_from_scratch(tmp_path, recipe=tmp_path / "nowhere.yaml")
 
 
-def test_a_model_that_is_not_there_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
+def test_a_model_that_is_not_there_is_reported_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model"):
         demo(tmp_path / "demo", model=tmp_path / "nothing")
     assert not (tmp_path / "demo").exists()

@@ -36,7 +36,7 @@ def alike(ranks: list[dict[str, Outcome]], scene: str, *names: str) -> Outcome:
     return main
 
 
-def test_a_picture_that_is_not_finite_is_skipped_by_all_and_told_once_with_its_rank(
+def test_an_image_that_is_not_finite_is_skipped_by_all_and_reported_once_with_its_rank(
     ranks: list[dict[str, Outcome]],
 ) -> None:
     for scene, steps in (("bad_steps", (3, 7)), ("bad_steps_in_pieces", (3,))):
@@ -88,7 +88,7 @@ def test_a_signal_to_one_rank_stops_all_behind_the_same_step(
     assert steps(folder / "signal_to_rank_1") == [4]
 
 
-def test_a_disk_that_is_full_on_one_rank_is_told_at_the_next_step_and_can_be_mended(
+def test_a_disk_that_is_full_on_one_rank_is_reported_at_the_next_step_and_can_be_freed(
     ranks: list[dict[str, Outcome]], folder: Path
 ) -> None:
     outcome = alike(ranks, "full_disk_of_rank_1", "kept", "again")

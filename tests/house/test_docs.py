@@ -38,7 +38,7 @@ from documented import (
     blocks,
     name_of,
 )
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_video import video
 
@@ -59,10 +59,10 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawings = run / "pictures" / "openmoji"
     drawings.mkdir(parents=True)
     for number, name in enumerate(("1f697", "1f438")):
-        (drawings / f"{name}.png").write_bytes(picture(number))
+        (drawings / f"{name}.png").write_bytes(image_bytes(number))
     with ShardWriter(run / "shards" / "openmoji", name="others") as writer:
         for number, label in enumerate(("car", "frog")):
-            writer.write(Sample(label, picture(number), captions=(label,), labels=(label,)))
+            writer.write(Sample(label, image_bytes(number), captions=(label,), labels=(label,)))
     (root / "clip.mp4").write_bytes(video(frames=16))
     model = coca.load(device="cpu")
     uri = str(run / "pictures.db")

@@ -1,11 +1,14 @@
 """Prose uses the field's terms: no dialect in docs and docstrings, and functions begin with verbs.
 
-Docstrings and messages of the whole package are checked, and all `PAGES`. Changelog and lab notes
-are records of their time and are not checked.
+Docstrings and messages of the whole package are checked, and all `PAGES`; of tests, benchmarks and
+scripts the docstrings, comments and names. Their other strings are data, such as captions.
+Changelog and lab notes are records of their time and are not checked.
 """
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +24,9 @@ PAGES = [
 ]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
+OTHER_MODULES = sorted(
+    path for folder in ("tests", "benchmarks", "scripts") for path in (ROOT / folder).rglob("*.py")
+)
 
 # Words that other projects do not use so; each has a plainer one, such as "reported" for "told".
 DIALECT = re.compile(
@@ -94,6 +100,23 @@ def messages(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{name_of(path)}:{node.lineno}", node.value
 
 
+def comments(path: Path) -> Iterator[tuple[str, str]]:
+    """The comments of a module."""
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        if token.type == tokenize.COMMENT:
+            yield f"{name_of(path)}:{token.start[0]}", prose_of_docstring(token.string)
+
+
+def defined_names(path: Path) -> Iterator[tuple[str, str]]:
+    """Every name that a module gives to a class, function, argument or variable."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.arg(arg=name):
+                yield f"{name_of(path)}:{node.lineno}", name
+            case ast.Name(id=name, ctx=ast.Store()):
+                yield f"{name_of(path)}:{node.lineno}", name
+
+
 def is_verb(word: str) -> bool:
     """Recognize an imperative by excluding other words and endings."""
     if word in VERBS_LIKE_OTHERS:
@@ -139,6 +162,17 @@ def test_messages_use_the_terms_of_the_field() -> None:
         for name, text in messages(path)
         if (words := DIALECT.findall(prose_of_message(text)) + OLD_FORM.findall(text))
     ]
+    assert found == []
+
+
+def test_tests_benchmarks_and_scripts_use_the_terms_of_the_field() -> None:
+    found = []
+    for path in OTHER_MODULES:
+        texts = [(place, prose_of_docstring(text)) for place, _, text in documented(path)]
+        names = [(place, name.replace("_", " ")) for place, name in defined_names(path)]
+        for place, text in [*texts, *comments(path), *names]:
+            if words := DIALECT.findall(text):
+                found.append((place, words))
     assert found == []
 
 

@@ -17,14 +17,14 @@ from coca.inference.attention import (
 )
 from coca.inference.predictor import Predictor
 from coca.model.attribution import cross_attention_maps
-from tiny_data import picture
+from tiny_data import image_bytes
 
-PICTURE = picture(3)
+IMAGE = image_bytes(3)
 CAPTION = "the small cat sleeps"
 
 
 def test_each_word_of_a_caption_has_a_map_of_shares(predictor: Predictor) -> None:
-    found = explain_caption(predictor, PICTURE, caption=CAPTION)
+    found = explain_caption(predictor, IMAGE, caption=CAPTION)
     assert list(found.words) == CAPTION.split()
     assert found.maps.shape == (4, 4, 4)
     assert_allclose(found.maps.sum(axis=(1, 2)), 1, rtol=1e-5)
@@ -37,26 +37,26 @@ def test_a_word_of_several_tokens_has_the_mean_of_their_maps(predictor: Predicto
     ids = tokenizer.encode_prompt(caption)
     first = len(tokenizer.encode_prompt("a")) - 1
     assert len(ids) > first + 2
-    images = predictor.processor.images([PICTURE])
+    images = predictor.processor.images([IMAGE])
     each = (
         cross_attention_maps(predictor.model, images, torch.tensor([ids]))[0]
         .numpy()
         .reshape(-1, 4, 4)
     )
-    found = explain_caption(predictor, PICTURE, caption=caption)
+    found = explain_caption(predictor, IMAGE, caption=caption)
     assert found.words == ("a", "zebra")
     assert_allclose(found.maps[0], each[:first].mean(axis=0), rtol=1e-4)
     assert_allclose(found.maps[1], each[first:-1].mean(axis=0), rtol=1e-4)
 
 
 def test_the_caption_is_the_model_s_own_unless_given(predictor: Predictor) -> None:
-    caption = predictor.caption(PICTURE)[0]
-    found = explain_caption(predictor, PICTURE)
+    caption = predictor.caption(IMAGE)[0]
+    found = explain_caption(predictor, IMAGE)
     assert list(found.words) == caption.text.split()
-    begun = predictor.caption(PICTURE, prompt="the small")[0]
-    again = explain_caption(predictor, PICTURE, caption=begun, prompt="the small")
+    begun = predictor.caption(IMAGE, prompt="the small")[0]
+    again = explain_caption(predictor, IMAGE, caption=begun, prompt="the small")
     assert list(again.words) == begun.text.split()
-    wanted = explain_caption(predictor, PICTURE, prompt="the small")
+    wanted = explain_caption(predictor, IMAGE, prompt="the small")
     assert_allclose(again.maps, wanted.maps)
 
 
@@ -65,15 +65,15 @@ def test_a_caption_that_the_model_cannot_read_is_refused(
     predictor: Predictor, caption: str
 ) -> None:
     with pytest.raises(ConfigError, match="cannot be explained"):
-        explain_caption(predictor, PICTURE, caption=caption)
+        explain_caption(predictor, IMAGE, caption=caption)
 
 
-def test_a_broken_picture_is_named(predictor: Predictor) -> None:
+def test_a_broken_image_is_named(predictor: Predictor) -> None:
     with pytest.raises(DataError, match=r"nowhere\.png"):
         explain_match(predictor, Path("nowhere.png"), "a cat")
 
 
-def test_the_picture_is_shown_as_the_model_saw_it(predictor: Predictor) -> None:
+def test_the_image_is_shown_as_the_model_saw_it(predictor: Predictor) -> None:
     gray = np.full((40, 40, 3), (200, 100, 50), np.uint8)
     seen = explain_match(predictor, gray, "a").image
     assert seen.shape == (16, 16, 3)
@@ -81,15 +81,15 @@ def test_the_picture_is_shown_as_the_model_saw_it(predictor: Predictor) -> None:
 
 
 def test_contributions_and_the_rest_sum_to_the_cosine(predictor: Predictor) -> None:
-    match = explain_match(predictor, PICTURE, "two dogs play")
-    cosine = predictor.embed_images(PICTURE) @ predictor.embed_texts("two dogs play").T
+    match = explain_match(predictor, IMAGE, "two dogs play")
+    cosine = predictor.embed_images(IMAGE) @ predictor.embed_texts("two dogs play").T
     assert match.patch_attributions.shape == (4, 4)
     assert match.patch_attributions.sum() + match.rest == pytest.approx(match.cosine, abs=1e-5)
     assert match.cosine == pytest.approx(float(cosine[0, 0]), abs=1e-5)
 
 
-def test_drawings_are_pictures_with_a_tile_for_each_word(predictor: Predictor) -> None:
-    maps = explain_caption(predictor, PICTURE, caption="a $x$ bench")
+def test_drawings_are_images_with_a_tile_for_each_word(predictor: Predictor) -> None:
+    maps = explain_caption(predictor, IMAGE, caption="a $x$ bench")
     small = Image.open(io.BytesIO(draw_word_maps(maps, columns=2)))
     wide = Image.open(io.BytesIO(draw_word_maps(maps, columns=9)))
     # Two rows of two tiles, and one of four; below them the scale.
@@ -97,14 +97,14 @@ def test_drawings_are_pictures_with_a_tile_for_each_word(predictor: Predictor) -
     assert 1.5 * wide.height < small.height < 2 * wide.height
 
 
-def test_a_map_that_says_nothing_is_drawn_all_the_same(predictor: Predictor) -> None:
-    maps = explain_caption(predictor, PICTURE, caption="a")
+def test_a_constant_map_is_drawn_as_well(predictor: Predictor) -> None:
+    maps = explain_caption(predictor, IMAGE, caption="a")
     assert_allclose(maps.contrast, 1)
     assert Image.open(io.BytesIO(draw_word_maps(maps))).format == "PNG"
 
 
-def test_matches_are_drawn_beside_their_picture(predictor: Predictor) -> None:
-    matches = [explain_match(predictor, PICTURE, text) for text in ("a cat", "two dogs")]
+def test_matches_are_drawn_next_to_their_image(predictor: Predictor) -> None:
+    matches = [explain_match(predictor, IMAGE, text) for text in ("a cat", "two dogs")]
     one, two = (Image.open(io.BytesIO(draw_match_maps(some))) for some in (matches[:1], matches))
     assert two.width > one.width
     assert one.height == two.height

@@ -6,7 +6,7 @@ import pytest
 from coca.inference.caching import CachingPredictor
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_run import Bars, recording
 
@@ -18,8 +18,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 def test_answers_are_those_of_the_model_in_the_order_of_the_question(plain: Predictor) -> None:
     model = CachingPredictor(plain)
-    pictures, texts = [picture(n) for n in range(5)], ["a red car", "two dogs", "a red car"]
-    for some in (pictures[:3], pictures, [pictures[4], pictures[0], pictures[4]]):
+    images, texts = [image_bytes(n) for n in range(5)], ["a red car", "two dogs", "a red car"]
+    for some in (images[:3], images, [images[4], images[0], images[4]]):
         # Batches of other sizes differ by rounding.
         np.testing.assert_allclose(model.embed_images(some), plain.embed_images(some), atol=1e-6)
     for given in (texts[:1], texts, texts[::-1], "two dogs"):
@@ -36,11 +36,11 @@ def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_nothing_is_embedded_twice(plain: Predictor) -> None:
     model = CachingPredictor(plain)
-    pictures = [picture(n) for n in range(4)]
-    model.embed_images(pictures[:3])
+    images = [image_bytes(n) for n in range(4)]
+    model.embed_images(images[:3])
     model.embed_texts(["one", "two"])
     bars: Bars = {}
-    model.embed_images([*pictures, pictures[3]], progress=recording(bars))
+    model.embed_images([*images, images[3]], progress=recording(bars))
     model.embed_texts(["two", "three", "three", "one"], progress=recording(bars))
     assert list(bars) == [("embedding images", 1), ("embedding texts", 1)]
 
@@ -49,11 +49,11 @@ def test_a_file_is_read_each_time(plain: Predictor, tmp_path: Path) -> None:
     model, path = CachingPredictor(plain), tmp_path / "a.png"
     vectors = []
     for number in range(2):
-        path.write_bytes(picture(number))
+        path.write_bytes(image_bytes(number))
         vectors += [model.embed_images([path])[0], model.embed_images(path)[0]]
     assert np.array_equal(vectors[0], vectors[1])
     assert not np.allclose(vectors[0], vectors[2])
 
 
-def test_a_single_picture_is_a_list_of_one(plain: Predictor) -> None:
-    assert CachingPredictor(plain).embed_images(picture(0)).shape == (1, plain.embed_dim)
+def test_a_single_image_is_a_list_of_one(plain: Predictor) -> None:
+    assert CachingPredictor(plain).embed_images(image_bytes(0)).shape == (1, plain.embed_dim)

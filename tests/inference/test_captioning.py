@@ -13,9 +13,9 @@ from coca.inference.predictor import Predictor
 from coca.inference.video import caption_videos
 from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.model.losses.captioning import captioning_loss_plain
-from tiny_data import picture
+from tiny_data import image_bytes
 
-PICTURES = [picture(number) for number in range(5)]
+IMAGES = [image_bytes(number) for number in range(5)]
 TEXTS = ["a red car", "", "two dogs play", "the small cat sleeps on a long wooden bench", "a"]
 LABELS = ["car", "small cat", "dogs", "bench"]
 
@@ -36,9 +36,9 @@ def test_an_unknown_option_is_refused_with_the_nearest_right_one(predictor: Pred
 def test_a_caption_is_what_the_model_believes_most(predictor: Predictor) -> None:
     """The score is checked against the plain logits, and each word is the best of its place."""
     prompt = predictor.processor.tokenizer.encode_prompt("the small")
-    caption = predictor.caption(PICTURES[0], prompt="the small", max_new_tokens=3, num_beams=1)[0]
+    caption = predictor.caption(IMAGES[0], prompt="the small", max_new_tokens=3, num_beams=1)[0]
     assert caption.text.startswith("the small")
-    images = predictor.processor.images([PICTURES[0]])
+    images = predictor.processor.images([IMAGES[0]])
     scores: list[float] = []
     ids = list(prompt)
     with torch.inference_mode():
@@ -73,11 +73,11 @@ def test_neither_the_batch_nor_its_size_changes_a_caption(
     predictor: Predictor, options: Any
 ) -> None:
     few = Predictor(predictor.model, predictor.processor, fingerprint="", batch_size=2)
-    together = predictor.caption(PICTURES, max_new_tokens=5, **options)
+    together = predictor.caption(IMAGES, max_new_tokens=5, **options)
     assert len(together) == 5
     for other in (
-        few.caption(PICTURES, max_new_tokens=5, **options),
-        [predictor.caption(one, max_new_tokens=5, **options)[0] for one in PICTURES],
+        few.caption(IMAGES, max_new_tokens=5, **options),
+        [predictor.caption(one, max_new_tokens=5, **options)[0] for one in IMAGES],
     ):
         for one, same in zip(together, other, strict=True):
             assert len(one.others) == options.get("num_return_sequences", 1) - 1
@@ -87,10 +87,10 @@ def test_neither_the_batch_nor_its_size_changes_a_caption(
                 assert first.score == pytest.approx(second.score, abs=1e-4)
 
 
-def test_each_picture_may_have_its_own_prompt(predictor: Predictor) -> None:
+def test_each_image_may_have_its_own_prompt(predictor: Predictor) -> None:
     prompts = ["", "the small", "two dogs play on a", "a", "the"]
-    found = predictor.caption(PICTURES, prompt=prompts, max_new_tokens=2)
-    for image, prompt, caption in zip(PICTURES, prompts, found, strict=True):
+    found = predictor.caption(IMAGES, prompt=prompts, max_new_tokens=2)
+    for image, prompt, caption in zip(IMAGES, prompts, found, strict=True):
         assert caption.text.startswith(prompt)
         assert caption.text == predictor.caption(image, prompt=prompt, max_new_tokens=2)[0].text
 
@@ -108,44 +108,44 @@ def test_a_wrong_wish_is_refused(
     predictor: Predictor, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        predictor.caption(PICTURES, **options)
+        predictor.caption(IMAGES, **options)
 
 
 def test_scores_are_the_training_loss_of_each_pair(predictor: Predictor) -> None:
-    images = predictor.processor.images(PICTURES)
+    images = predictor.processor.images(IMAGES)
     tokens = predictor.processor.texts(TEXTS)
     wanted = np.zeros((5, 5))
     lengths = np.zeros(5)
-    for picture_, text in itertools.product(range(5), range(5)):
+    for image_, text in itertools.product(range(5), range(5)):
         with torch.no_grad():
-            out = predictor.model(images[picture_, None], tokens[text, None], contrastive=False)
+            out = predictor.model(images[image_, None], tokens[text, None], contrastive=False)
             loss = captioning_loss_plain(
                 out.caption_states, out.caption_targets, predictor.model.vocabulary_weight
             )
         lengths[text] = len(out.caption_targets)
-        wanted[picture_, text] = -float(loss) * lengths[text]
+        wanted[image_, text] = -float(loss) * lengths[text]
     for batch_size in (2, 64):
         other = Predictor(
             predictor.model, predictor.processor, fingerprint="", batch_size=batch_size
         )
-        assert_allclose(other.score(PICTURES, TEXTS), wanted, rtol=1e-4)
-        assert_allclose(other.score(PICTURES, TEXTS, by_length=True), wanted / lengths, rtol=1e-4)
+        assert_allclose(other.score(IMAGES, TEXTS), wanted, rtol=1e-4)
+        assert_allclose(other.score(IMAGES, TEXTS, by_length=True), wanted / lengths, rtol=1e-4)
         only = np.eye(5, dtype=bool)
-        some = other.score(PICTURES, TEXTS, only=only)
+        some = other.score(IMAGES, TEXTS, only=only)
         assert_allclose(some[only], wanted[only], rtol=1e-4)
         assert np.isneginf(some[~only]).all()
 
 
 def test_nothing_scores_nothing(predictor: Predictor) -> None:
     assert predictor.score([], TEXTS).shape == (0, 5)
-    assert predictor.score(PICTURES, []).shape == (5, 0)
+    assert predictor.score(IMAGES, []).shape == (5, 0)
 
 
 def test_likelihood_ranks_labels_by_how_probable_their_sentences_are(predictor: Predictor) -> None:
     templates = ("a {}", "the long {}")
-    found = predictor.classify(PICTURES, LABELS, templates=templates, by="likelihood")
+    found = predictor.classify(IMAGES, LABELS, templates=templates, by="likelihood")
     sentences = [template.replace("{}", label) for label in LABELS for template in templates]
-    scores = predictor.score(PICTURES, sentences).reshape(5, 4, 2)
+    scores = predictor.score(IMAGES, sentences).reshape(5, 4, 2)
     chances = np.exp(scores).sum(axis=2)
     chances /= chances.sum(axis=1, keepdims=True)
     for row, wanted in zip(found, chances, strict=True):
@@ -154,18 +154,18 @@ def test_likelihood_ranks_labels_by_how_probable_their_sentences_are(predictor: 
         assert [one.probability for one in row] == sorted(odds.values(), reverse=True)
 
 
-def test_labels_are_checked_whatever_they_are_compared_by(predictor: Predictor) -> None:
+def test_labels_are_checked_for_any_comparison(predictor: Predictor) -> None:
     with pytest.raises(ConfigError, match="is given twice"):
-        predictor.classify(PICTURES, ["cat", "cat"], by="likelihood")
+        predictor.classify(IMAGES, ["cat", "cat"], by="likelihood")
 
 
 def test_class_likelihoods_are_means_over_the_templates(predictor: Predictor) -> None:
     templates = ("a {}", "the long {}", "{}")
-    found = predictor.class_log_likelihoods(PICTURES, LABELS, templates=templates)
+    found = predictor.class_log_likelihoods(IMAGES, LABELS, templates=templates)
     sentences = [template.replace("{}", label) for label in LABELS for template in templates]
-    each = np.exp(predictor.score(PICTURES, sentences)).reshape(5, 4, 3)
+    each = np.exp(predictor.score(IMAGES, sentences)).reshape(5, 4, 3)
     assert_allclose(found, np.log(each.mean(axis=2)), rtol=1e-4)
     only = np.arange(20).reshape(5, 4) % 3 == 0
-    some = predictor.class_log_likelihoods(PICTURES, LABELS, templates=templates, only=only)
+    some = predictor.class_log_likelihoods(IMAGES, LABELS, templates=templates, only=only)
     assert_allclose(some[only], found[only], rtol=1e-4)
     assert np.isneginf(some[~only]).all()

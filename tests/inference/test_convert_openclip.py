@@ -33,9 +33,9 @@ def imported(theirs: Path, **options: Any) -> Path:
     return out
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_the_folder_gives_what_open_clip_gives(theirs: Path, told: bool) -> None:
-    about = read_about(theirs / ABOUT) if told else None
+@pytest.mark.parametrize("described", [True, False])
+def test_the_folder_gives_what_open_clip_gives(theirs: Path, described: bool) -> None:
+    about = read_about(theirs / ABOUT) if described else None
     folder = imported(theirs, about=about)
     ours, peer = load_model(folder), tiny_peer()
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -50,7 +50,7 @@ def test_the_folder_gives_what_open_clip_gives(theirs: Path, told: bool) -> None
         )
 
 
-def test_pictures_are_prepared_as_by_clip_unless_told_otherwise(theirs: Path) -> None:
+def test_images_are_preprocessed_as_by_clip_by_default(theirs: Path) -> None:
     config = Processor.load(imported(theirs)).image_config
     assert (config.image_size, config.resize, config.mean) == (16, "shortest", OPENAI_MEAN)
     preprocess = {"mean": [0.5, 0.5, 0.5], "resize_mode": "squash", "interpolation": "bilinear"}
@@ -59,7 +59,7 @@ def test_pictures_are_prepared_as_by_clip_unless_told_otherwise(theirs: Path) ->
     assert (config.resize, config.mean, config.interpolation) == ("squash", (0.5,) * 3, "bilinear")
 
 
-def test_the_folder_tells_where_its_weights_come_from(theirs: Path) -> None:
+def test_the_folder_records_where_its_weights_come_from(theirs: Path) -> None:
     folder = imported(theirs, caveat="beware")
     assert json.loads((folder / SOURCE_FILE).read_text()) == {
         "source": "them",
@@ -72,7 +72,7 @@ def test_the_folder_tells_where_its_weights_come_from(theirs: Path) -> None:
     assert caveat_of(theirs) == ""
 
 
-def test_a_damaged_note_on_the_source_is_told(theirs: Path) -> None:
+def test_a_damaged_note_on_the_source_is_reported(theirs: Path) -> None:
     (theirs / SOURCE_FILE).write_text("[]")
     with pytest.raises(ModelError, match=r"source\.json cannot be read"):
         caveat_of(theirs)
@@ -89,7 +89,7 @@ def changed(theirs: Path, **tensors: torch.Tensor | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "tensor", "told", "sentence"),
+    ("name", "tensor", "described", "sentence"),
     [
         ("text__cls_emb", None, True, r"text\.cls_emb"),
         ("text__cls_emb", None, False, r"text\.cls_emb"),
@@ -99,10 +99,10 @@ def changed(theirs: Path, **tensors: torch.Tensor | None) -> None:
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_the_name_of_the_tensor(
-    theirs: Path, name: str, tensor: torch.Tensor | None, told: bool, sentence: str
+    theirs: Path, name: str, tensor: torch.Tensor | None, described: bool, sentence: str
 ) -> None:
     changed(theirs, **{name: tensor})
-    about = read_about(theirs / ABOUT) if told else None
+    about = read_about(theirs / ABOUT) if described else None
     with pytest.raises(ModelError, match=sentence) as caught:
         imported(theirs, about=about)
     assert WEIGHTS in str(caught.value)
@@ -119,7 +119,7 @@ def test_another_kind_of_model_is_refused(theirs: Path) -> None:
     ("preprocess", "sentence"),
     [({"resize_mode": "longest"}, "'longest' are unknown here"), ({"mean": "grey"}, "mean")],
 )
-def test_an_unknown_way_to_prepare_pictures_is_refused(
+def test_an_unknown_way_to_prepare_images_is_refused(
     theirs: Path, preprocess: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ModelError, match=sentence):
@@ -134,7 +134,7 @@ def test_an_unknown_way_to_prepare_pictures_is_refused(
         ('{"model_cfg": {"embed_dim": 3}}', "no CoCa of OpenCLIP"),
     ],
 )
-def test_a_description_that_says_nothing_is_refused_by_name(
+def test_an_empty_description_is_refused_by_name(
     tmp_path: Path, content: str, sentence: str
 ) -> None:
     (tmp_path / ABOUT).write_text(content)

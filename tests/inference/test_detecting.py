@@ -5,12 +5,12 @@ import pytest
 
 from coca.core.errors import ConfigError, DataError, ModelError
 from coca.inference.detecting import Detection, drawn, load_detector
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_detector import CLASSES, write_detector
 from tiny_model import write_model
 
 
-def test_boxes_are_in_pixels_of_each_picture_whatever_its_size(tmp_path: Path) -> None:
+def test_boxes_are_in_pixels_of_images_of_any_size(tmp_path: Path) -> None:
     detector = load_detector(write_detector(tmp_path / "model"), device="cpu")
     assert detector.classes == CLASSES
     # Of one colour, so that both become the same square to the bit: the boxes differ by the scale
@@ -31,20 +31,20 @@ def _pixels() -> np.ndarray:
 
 def test_a_threshold_leaves_out_what_is_less_sure(tmp_path: Path) -> None:
     detector = load_detector(write_detector(tmp_path / "model"), device="cpu")
-    every = detector.detect(picture(0), threshold=0.0)[0]
+    every = detector.detect(image_bytes(0), threshold=0.0)[0]
     middle = sorted(one.score for one in every)[len(every) // 2]
-    kept = detector.detect([picture(0)], threshold=middle)[0]
+    kept = detector.detect([image_bytes(0)], threshold=middle)[0]
     assert kept == [one for one in every if one.score >= middle]
     with pytest.raises(ConfigError, match="threshold must be"):
-        detector.detect(picture(0), threshold=2.0)
+        detector.detect(image_bytes(0), threshold=2.0)
 
 
-def test_a_picture_that_cannot_be_read_and_a_model_without_detector_are_told(
+def test_an_image_that_cannot_be_read_and_a_model_without_detector_are_reported(
     tmp_path: Path,
 ) -> None:
     detector = load_detector(write_detector(tmp_path / "model"), device="cpu")
     with pytest.raises(DataError):
-        detector.detect([picture(0), b"no image"])
+        detector.detect([image_bytes(0), b"no image"])
     with pytest.raises(ModelError, match="holds no detector"):
         load_detector(write_model(tmp_path / "plain"), device="cpu")
 

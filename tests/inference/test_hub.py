@@ -97,7 +97,7 @@ def test_files_are_listed_and_fetched(hub: HuggingFace) -> None:
         ("not a/name", "weights.bin", None, "this is no name of a repository"),
     ],
 )
-def test_what_is_not_there_is_told_in_a_few_words(
+def test_missing_files_are_reported_in_a_few_words(
     hub: HuggingFace, repo: str, name: str, revision: str | None, sentence: str
 ) -> None:
     with pytest.raises(ModelError, match=sentence):
@@ -116,7 +116,7 @@ def refusing(error: Exception) -> Any:
     return refuse
 
 
-def test_terms_that_want_accepting_are_told(
+def test_terms_that_want_accepting_are_reported(
     hub: HuggingFace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gated = huggingface_hub.errors.GatedRepoError.__new__(huggingface_hub.errors.GatedRepoError)
@@ -125,7 +125,7 @@ def test_terms_that_want_accepting_are_told(
         hub.fetch("some/model", "weights.bin", revision=None)
 
 
-def test_a_hub_out_of_reach_is_told_with_the_reason(
+def test_a_hub_out_of_reach_is_reported_with_the_reason(
     hub: HuggingFace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = huggingface_hub.errors
@@ -141,7 +141,7 @@ def test_a_hub_out_of_reach_is_told_with_the_reason(
             hub.fetch("some/model", "weights.bin", revision=None)
 
 
-def test_without_a_network_it_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_network_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -155,7 +155,7 @@ def test_without_a_network_it_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -
         hub.fetch("some/model", "config.json", revision=None)
 
 
-def test_without_the_package_the_command_that_brings_it_is_told(
+def test_without_the_package_the_command_that_brings_it_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
@@ -190,7 +190,9 @@ def test_a_folder_goes_into_a_repository_that_is_made_first(
     ]
 
 
-def test_an_upload_that_is_refused_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_upload_that_is_refused_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(Api, "create_repo", refusing(PermissionError("log in first")))
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     with pytest.raises(ModelError, match=r"cannot be put into some/model: .*log in first"):

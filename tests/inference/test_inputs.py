@@ -10,18 +10,18 @@ from coca.core.errors import ConfigError
 from coca.inference.caching import CachingPredictor
 from coca.inference.predictor import Predictor
 from coca.runtime.inputs import as_images, as_texts
-from tiny_data import picture
+from tiny_data import image_bytes
 
 
-def pictures() -> Iterator[bytes]:
-    return (picture(number) for number in range(3))
+def images() -> Iterator[bytes]:
+    return (image_bytes(number) for number in range(3))
 
 
 def test_a_generator_gives_what_its_list_gives(predictor: Predictor) -> None:
-    assert_array_equal(predictor.embed_images(pictures()), predictor.embed_images(list(pictures())))
-    assert len(predictor.caption(pictures(), prompt=(word for word in "abc"))) == 3
+    assert_array_equal(predictor.embed_images(images()), predictor.embed_images(list(images())))
+    assert len(predictor.caption(images(), prompt=(word for word in "abc"))) == 3
     labels = (label for label in ("car", "dog"))
-    assert [len(row) for row in predictor.classify(pictures(), labels)] == [2, 2, 2]
+    assert [len(row) for row in predictor.classify(images(), labels)] == [2, 2, 2]
     words = ["a car", "dogs"]
     assert_array_equal(predictor.embed_texts(iter(words)), predictor.embed_texts(words))
     assert_array_equal(
@@ -29,14 +29,14 @@ def test_a_generator_gives_what_its_list_gives(predictor: Predictor) -> None:
     )
 
 
-def test_an_array_of_texts_is_many_and_one_of_pixels_a_single_picture() -> None:
+def test_an_array_of_texts_is_many_and_one_of_pixels_a_single_image() -> None:
     assert as_texts(np.array(["a", "b"])) == ["a", "b"]
     assert len(as_images(np.zeros((4, 5, 3), np.uint8))) == 1
 
 
 def test_the_pairs_to_score_have_the_shape_of_the_scores(predictor: Predictor) -> None:
     with pytest.raises(ConfigError, match=r"shape of the scores, \(3, 1\), got \(2, 1\)"):
-        predictor.score(pictures(), ["a"], only=np.ones((2, 1), bool))
+        predictor.score(images(), ["a"], only=np.ones((2, 1), bool))
 
 
 # In a process of its own: the type checks of these tests would speak first.
@@ -71,5 +71,5 @@ for call, words in (
 """
 
 
-def test_what_is_neither_picture_nor_text_is_told_by_its_kind() -> None:
+def test_what_is_neither_image_nor_text_is_reported_by_its_type() -> None:
     subprocess.run([sys.executable, "-c", WRONG_KINDS], check=True)

@@ -17,7 +17,7 @@ from coca.inference.open_weights import OpenWeights
 from coca.inference.predictor import Predictor
 from coca.processing.tokenizer import Tokenizer
 from coca.weights import DEFAULT_MODEL
-from tiny_data import CAPTIONS, picture
+from tiny_data import CAPTIONS, image_bytes
 from tiny_model import write_model
 from tiny_weights import WEIGHTS, write_open_clip
 
@@ -26,11 +26,11 @@ def test_a_folder_is_all_that_it_takes(folder: Path, predictor: Predictor) -> No
     again = coca.load(str(folder))
     assert again.fingerprint == predictor.fingerprint == fingerprint(folder)
     assert again.source == str(folder)
-    vectors = again.embed_images(picture(0))
-    np.testing.assert_allclose(vectors, predictor.embed_images(picture(0)), atol=1e-5)
+    vectors = again.embed_images(image_bytes(0))
+    np.testing.assert_allclose(vectors, predictor.embed_images(image_bytes(0)), atol=1e-5)
 
 
-def test_a_run_stands_for_the_model_within(tmp_path: Path) -> None:
+def test_the_folder_of_a_run_loads_its_model(tmp_path: Path) -> None:
     write_model(tmp_path / "run" / "model")
     assert coca.load(tmp_path / "run").source == str(tmp_path / "run" / "model")
 
@@ -78,9 +78,9 @@ def test_the_card_of_a_shipped_model_states_its_fingerprint(name: str) -> None:
     assert f"| fingerprint | `{fingerprint(home)}` |" in (home / "README.md").read_text()
 
 
-def test_pictures_may_be_larger_than_the_model_was_made_for(tmp_path: Path) -> None:
+def test_images_may_be_larger_than_the_model_was_made_for(tmp_path: Path) -> None:
     larger = coca.load(write_model(tmp_path, image_size=20))
-    assert np.isfinite(larger.embed_images(picture(0))).all()
+    assert np.isfinite(larger.embed_images(image_bytes(0))).all()
 
 
 def test_shipped_models_load_by_their_name_and_errors_list_them(
@@ -145,14 +145,14 @@ def test_weights_of_open_clip_load_from_a_file_or_its_folder(
     by_file, by_folder = coca.load(open_clip / WEIGHTS), coca.load(open_clip)
     assert by_file.fingerprint == by_folder.fingerprint
     assert Path(by_file.source).is_relative_to(tmp_path / "cache" / "coca" / "models")
-    vectors = by_file.embed_images([picture(0), picture(1)])
+    vectors = by_file.embed_images([image_bytes(0), image_bytes(1)])
     assert vectors.shape == (2, 64)
     assert by_file.embed_texts("the cat").shape == (1, 64)
     # The collection of a search names the folder, which loads again.
     assert coca.load(by_file.source).fingerprint == by_file.fingerprint
 
 
-def test_what_to_beware_of_is_told_at_every_load(
+def test_warnings_are_logged_at_every_load(
     open_clip: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = coca.load(open_clip)
@@ -168,9 +168,9 @@ def test_half_precision_of_either_architecture_stays_near_full(
 ) -> None:
     for name in (open_clip, folder):
         full, half = coca.load(name), coca.load(name, precision=precision)
-        pictures, texts = [picture(0), picture(1)], ["the cat", "a red car"]
+        images, texts = [image_bytes(0), image_bytes(1)], ["the cat", "a red car"]
         for embed in ("embed_images", "embed_texts"):
-            items = pictures if embed == "embed_images" else texts
+            items = images if embed == "embed_images" else texts
             one, other = getattr(full, embed)(items), getattr(half, embed)(items)
             assert other.dtype == np.float32
             np.testing.assert_allclose(one, other, atol=1e-2)
@@ -250,7 +250,7 @@ def test_a_device_that_is_not_here_is_refused(folder: Path, device: str) -> None
 def test_without_a_device_the_accelerator_is_taken(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No accelerator on the machine of the tests: "cpu" stands for one.
+    # No accelerator on the machine of the tests: "cpu" replaces one.
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cpu"))
     assert coca.load(folder).embed_dim == 24

@@ -22,7 +22,7 @@ NAME, REPO = "coca_tiny/some_tag", "them/tiny"
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
-    """A hub with one published model, whose vocabulary lies in a repository of its own."""
+    """A hub with one published model, whose vocabulary is in a repository of its own."""
     hub = FolderHub(tmp_path / "hub")
     write_open_clip(hub.root / REPO, about=False, vocabulary=False)
     write_open_clip(hub.root / "clip", about=False)
@@ -56,12 +56,12 @@ def test_published_weights_are_fetched_translated_and_kept(
     assert hub.fetched == asked == ["clip/tokenizer.json", f"{REPO}/{WEIGHTS}"]
 
 
-def test_an_unknown_name_is_told_with_the_nearest(weights: OpenWeights) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest(weights: OpenWeights) -> None:
     with pytest.raises(ConfigError, match="did you mean 'coca_tiny/some_tag'"):
         weights.published("coca_tiny/some_tags")
 
 
-def test_without_a_hub_one_sentence_says_which_files_to_place_where(
+def test_without_a_hub_one_sentence_names_the_files_to_place(
     weights: OpenWeights, hub: FolderHub, tmp_path: Path
 ) -> None:
     shutil.move(hub.root, tmp_path / "elsewhere")
@@ -77,7 +77,7 @@ def test_without_a_hub_one_sentence_says_which_files_to_place_where(
         assert f"{place.name} of {repo} as {place}" in sentence
         place.parent.mkdir(parents=True)
         shutil.copy(tmp_path / "elsewhere" / repo / place.name, place)
-    # Done as told, it works; and what is there already is not asked for.
+    # With the files in place, it works; and files that exist are not requested.
     assert is_model(weights.published(NAME))
     assert hub.fetched == ["clip/tokenizer.json"]
 
@@ -128,13 +128,13 @@ def test_a_revision_is_another_model(weights: OpenWeights, hub: FolderHub) -> No
     assert digests[0] != digests[1]
 
 
-def test_a_repository_without_a_model_is_told(weights: OpenWeights, hub: FolderHub) -> None:
+def test_a_repository_without_a_model_is_reported(weights: OpenWeights, hub: FolderHub) -> None:
     (hub.root / "some" / "data").mkdir(parents=True)
     with pytest.raises(ModelError, match=r"neither a model of ours .* nor weights of OpenCLIP"):
         weights.repository("some/data")
 
 
-def test_a_repository_that_is_not_there_says_where_to_place_its_files(
+def test_a_missing_repository_is_an_error_that_names_the_folder_for_its_files(
     weights: OpenWeights, hub: FolderHub, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="no such repository") as caught:
@@ -157,7 +157,7 @@ def test_a_local_file_or_its_folder_is_translated_once(
     assert hub.fetched == []
 
 
-def test_a_local_file_that_changed_is_translated_anew(weights: OpenWeights, tmp_path: Path) -> None:
+def test_a_local_file_that_changed_is_converted_again(weights: OpenWeights, tmp_path: Path) -> None:
     theirs = write_open_clip(tmp_path / "theirs")
     folder = weights.local(theirs)
     write_open_clip(theirs, seed=1)
@@ -174,7 +174,7 @@ def test_the_vocabulary_may_be_named(hub: FolderHub, tmp_path: Path) -> None:
     assert hub.fetched == []
 
 
-def test_without_a_vocabulary_a_local_file_says_where_to_place_it(
+def test_a_missing_vocabulary_is_an_error_that_names_the_folder_for_it(
     weights: OpenWeights, hub: FolderHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_package(*_: object, **__: object) -> Path:
@@ -193,12 +193,12 @@ def test_without_a_vocabulary_a_local_file_says_where_to_place_it(
         weights.local(theirs)
 
 
-def test_a_folder_without_weights_is_told(weights: OpenWeights, tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_reported(weights: OpenWeights, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds none of open_clip_model.safetensors"):
         weights.local(tmp_path)
 
 
-def test_the_cache_lies_where_the_system_keeps_caches(
+def test_the_cache_is_in_the_cache_folder_of_the_system(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

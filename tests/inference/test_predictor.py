@@ -15,10 +15,10 @@ import coca
 from coca.core.errors import ConfigError, DataError
 from coca.inference.loading import Precision
 from coca.inference.predictor import Predictor
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_run import Bars, recording
 
-PICTURES = [picture(number) for number in range(7)]
+IMAGES = [image_bytes(number) for number in range(7)]
 TEXTS = ["a red car", "", "two dogs play", "the small cat sleeps on a long wooden bench", "a"]
 LABELS = ["car", "small cat", "dogs", "bench"]
 # A batch is one larger matrix product; fp32 sums in another order.
@@ -34,23 +34,21 @@ def of_size(predictor: Predictor, batch_size: int) -> Predictor:
     )
 
 
-def test_pictures_become_unit_vectors_that_differ(predictor: Predictor) -> None:
-    vectors = predictor.embed_images(PICTURES)
+def test_images_become_unit_vectors_that_differ(predictor: Predictor) -> None:
+    vectors = predictor.embed_images(IMAGES)
     assert vectors.shape == (7, predictor.embed_dim) == (7, 24)
     assert vectors.dtype == np.float32
     assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert (vectors @ vectors.T)[~np.eye(7, dtype=bool)].max() < 0.9999
 
 
-def test_weights_that_are_laid_out_change_nothing_but_the_time(
-    predictor: Predictor, folder: Path
-) -> None:
+def test_prepacked_weights_change_nothing_but_the_time(predictor: Predictor, folder: Path) -> None:
     plain = coca.load(folder, device="cpu", prepack=False)
-    assert_near(predictor.embed_images(PICTURES), plain.embed_images(PICTURES))
+    assert_near(predictor.embed_images(IMAGES), plain.embed_images(IMAGES))
     assert_near(predictor.embed_texts(TEXTS), plain.embed_texts(TEXTS))
-    assert_near(predictor.score(PICTURES, TEXTS), plain.score(PICTURES, TEXTS))
+    assert_near(predictor.score(IMAGES, TEXTS), plain.score(IMAGES, TEXTS))
     for beams in (1, 3):
-        one, other = (it.caption(PICTURES, num_beams=beams) for it in (predictor, plain))
+        one, other = (it.caption(IMAGES, num_beams=beams) for it in (predictor, plain))
         assert [caption.text for caption in one] == [caption.text for caption in other]
 
 
@@ -62,7 +60,7 @@ def test_texts_become_unit_vectors_that_differ(predictor: Predictor) -> None:
     assert (vectors @ vectors.T)[~np.eye(5, dtype=bool)].max() < 0.9999
 
 
-@pytest.mark.parametrize(("name", "items"), [("embed_images", PICTURES), ("embed_texts", TEXTS)])
+@pytest.mark.parametrize(("name", "items"), [("embed_images", IMAGES), ("embed_texts", TEXTS)])
 def test_a_batch_equals_its_rows_alone(
     predictor: Predictor, name: str, items: list[bytes] | list[str]
 ) -> None:
@@ -71,7 +69,7 @@ def test_a_batch_equals_its_rows_alone(
     assert_near(embed(items), alone)
 
 
-@pytest.mark.parametrize(("name", "items"), [("embed_images", PICTURES), ("embed_texts", TEXTS)])
+@pytest.mark.parametrize(("name", "items"), [("embed_images", IMAGES), ("embed_texts", TEXTS)])
 def test_the_order_of_the_answers_is_that_of_the_questions(
     predictor: Predictor, name: str, items: list[bytes] | list[str]
 ) -> None:
@@ -82,20 +80,20 @@ def test_the_order_of_the_answers_is_that_of_the_questions(
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
 def test_the_batch_size_changes_no_answer(predictor: Predictor, batch_size: int) -> None:
     other = of_size(predictor, batch_size)
-    assert_near(other.embed_images(PICTURES), predictor.embed_images(PICTURES))
+    assert_near(other.embed_images(IMAGES), predictor.embed_images(IMAGES))
     assert_near(other.embed_texts(TEXTS), predictor.embed_texts(TEXTS))
-    words = [caption.text for caption in predictor.caption(PICTURES)]
-    assert [caption.text for caption in other.caption(PICTURES)] == words
-    assert [row[0].label for row in other.classify(PICTURES, LABELS)] == [
-        row[0].label for row in predictor.classify(PICTURES, LABELS)
+    words = [caption.text for caption in predictor.caption(IMAGES)]
+    assert [caption.text for caption in other.caption(IMAGES)] == words
+    assert [row[0].label for row in other.classify(IMAGES, LABELS)] == [
+        row[0].label for row in predictor.classify(IMAGES, LABELS)
     ]
 
 
-def test_every_kind_of_picture_gives_the_same_vector(predictor: Predictor, tmp_path: Path) -> None:
+def test_every_kind_of_image_gives_the_same_vector(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
-    path.write_bytes(PICTURES[0])
-    opened = Image.open(io.BytesIO(PICTURES[0]))
-    kinds: list[Any] = [PICTURES[0], path, str(path), opened, np.array(opened)]
+    path.write_bytes(IMAGES[0])
+    opened = Image.open(io.BytesIO(IMAGES[0]))
+    kinds: list[Any] = [IMAGES[0], path, str(path), opened, np.array(opened)]
     vectors = predictor.embed_images(kinds)
     assert_near(vectors, np.repeat(vectors[:1], len(kinds), axis=0))
     for kind in kinds:
@@ -109,9 +107,9 @@ def test_nothing_in_gives_nothing_out(predictor: Predictor) -> None:
     assert predictor.classify([], LABELS) == []
 
 
-def test_a_broken_picture_is_named(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_broken_image_is_named(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.png"):
-        predictor.embed_images([PICTURES[0], tmp_path / "nowhere.png"])
+        predictor.embed_images([IMAGES[0], tmp_path / "nowhere.png"])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -120,17 +118,17 @@ def test_half_precision_stays_near_full(
 ) -> None:
     half = coca.load(folder, device="cpu", precision=precision)
     for one, other in (
-        (half.embed_images(PICTURES), predictor.embed_images(PICTURES)),
+        (half.embed_images(IMAGES), predictor.embed_images(IMAGES)),
         (half.embed_texts(TEXTS), predictor.embed_texts(TEXTS)),
     ):
         assert one.dtype == np.float32
         assert ((one * other).sum(axis=1) / np.linalg.norm(one, axis=1)).min() > 0.99
-    assert len(half.caption(PICTURES)) == len(PICTURES)
-    assert_allclose(sum(it.probability for it in half.classify(PICTURES[0], LABELS)[0]), 1, 1e-5)
+    assert len(half.caption(IMAGES)) == len(IMAGES)
+    assert_allclose(sum(it.probability for it in half.classify(IMAGES[0], LABELS)[0]), 1, 1e-5)
 
 
 def test_probabilities_sum_to_one_and_fall(predictor: Predictor) -> None:
-    for row in predictor.classify(PICTURES, LABELS):
+    for row in predictor.classify(IMAGES, LABELS):
         odds = [one.probability for one in row]
         assert sum(odds) == pytest.approx(1, abs=1e-5)
         assert odds == sorted(odds, reverse=True)
@@ -138,15 +136,15 @@ def test_probabilities_sum_to_one_and_fall(predictor: Predictor) -> None:
 
 
 def test_probabilities_are_the_softmax_of_scaled_cosines(predictor: Predictor) -> None:
-    cosines = predictor.embed_images(PICTURES[0]) @ predictor.embed_texts(LABELS).T
+    cosines = predictor.embed_images(IMAGES[0]) @ predictor.embed_texts(LABELS).T
     wanted = torch.softmax(predictor.model.logit_scale.detach() * torch.from_numpy(cosines), dim=1)
-    found = {one.label: one.probability for one in predictor.classify(PICTURES[0], LABELS)[0]}
+    found = {one.label: one.probability for one in predictor.classify(IMAGES[0], LABELS)[0]}
     assert_allclose([found[label] for label in LABELS], wanted[0].numpy(), rtol=1e-3)
 
 
 def test_the_order_of_labels_changes_no_probability(predictor: Predictor) -> None:
-    one = predictor.classify(PICTURES[0], LABELS)[0]
-    other = predictor.classify(PICTURES[0], LABELS[::-1])[0]
+    one = predictor.classify(IMAGES[0], LABELS)[0]
+    other = predictor.classify(IMAGES[0], LABELS[::-1])[0]
     assert [it.label for it in one] == [it.label for it in other]
     assert_allclose([it.probability for it in one], [it.probability for it in other], rtol=1e-3)
 
@@ -160,7 +158,7 @@ def test_a_class_embedding_is_the_renormalised_mean_over_prompts(predictor: Pred
 
 
 def test_one_label_given_as_a_text_is_certain(predictor: Predictor) -> None:
-    (row,) = predictor.classify(PICTURES[0], "cat")
+    (row,) = predictor.classify(IMAGES[0], "cat")
     assert [(one.label, one.probability) for one in row] == [("cat", 1.0)]
 
 
@@ -172,15 +170,15 @@ def test_labels_must_be_there_and_differ(
     predictor: Predictor, labels: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        predictor.classify(PICTURES, labels)
+        predictor.classify(IMAGES, labels)
 
 
 def test_progress_counts_every_item(predictor: Predictor) -> None:
     bars: Bars = {}
     small = of_size(predictor, 3)
-    small.embed_images(PICTURES, progress=recording(bars))
+    small.embed_images(IMAGES, progress=recording(bars))
     small.embed_texts(TEXTS, progress=recording(bars))
-    small.caption(PICTURES, progress=recording(bars))
+    small.caption(IMAGES, progress=recording(bars))
     assert {title: bar.count for title, bar in bars.items()} == {
         ("embedding images", 7): 7,
         ("embedding texts", 5): 5,
@@ -193,8 +191,8 @@ def test_a_batch_of_nothing_is_refused(predictor: Predictor) -> None:
         of_size(predictor, 0)
 
 
-def test_pictures_that_were_prepared_apart_get_the_same_vectors(predictor: Predictor) -> None:
-    prepared = [predictor.prepare_image(one) for one in PICTURES]
-    assert np.array_equal(predictor.embed_prepared(prepared), predictor.embed_images(PICTURES))
+def test_images_that_were_prepared_apart_get_the_same_vectors(predictor: Predictor) -> None:
+    prepared = [predictor.prepare_image(one) for one in IMAGES]
+    assert np.array_equal(predictor.embed_prepared(prepared), predictor.embed_images(IMAGES))
     with pytest.raises(DataError, match="not a JPEG"):
         predictor.prepare_image(b"no image")

@@ -11,7 +11,7 @@ def test_each_named_set_puts_the_label_into_every_sentence(name: str) -> None:
     assert all("red panda" in sentence for sentence in sentences)
 
 
-def test_a_template_stands_for_itself() -> None:
+def test_a_template_is_a_prompt_set() -> None:
     assert fill(prompts_named("a sketch of {}, or of a {}"), "cat") == [
         "a sketch of cat, or of a cat"
     ]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from coca.inference.predictor import Predictor
 from coca.inference.repeats import expand_positions, unique_samples
-from tiny_answers import answering, words_head
-from tiny_data import picture
+from tiny_answers import answering, text_head
+from tiny_data import image_bytes
 from tiny_questions import ANSWERS
 
 QUESTIONS = ["what is it?", "yes", "is it red? is it 2?", "no", "what", "2", "it is red", "no yes"]
@@ -33,10 +33,14 @@ def counted(predictor: Predictor) -> Iterator[list[int]]:
     hook.remove()
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_each_picture_is_encoded_once_and_each_question_answered_as_alone(pictures: int) -> None:
-    predictor = answering(words_head(ANSWERS, pictures=pictures))
-    samples = [[picture(number), picture(number + 9)][:pictures] for number in SHOWN]
+@pytest.mark.parametrize("images_per_sample", [1, 2])
+def test_each_image_is_encoded_once_and_each_question_answered_as_alone(
+    images_per_sample: int,
+) -> None:
+    predictor = answering(text_head(ANSWERS, images_per_sample=images_per_sample))
+    samples = [
+        [image_bytes(number), image_bytes(number + 9)][:images_per_sample] for number in SHOWN
+    ]
     alone = [
         predictor.head_logits([sample], [question])[0]
         for sample, question in zip(samples, QUESTIONS, strict=True)
@@ -44,26 +48,26 @@ def test_each_picture_is_encoded_once_and_each_question_answered_as_alone(pictur
     assert np.ptp(alone, axis=0).max() > 0.01  # they differ, so a wrong order would show
     with counted(predictor) as counts:
         together = predictor.head_logits(samples, QUESTIONS)
-    assert sum(counts) == len({*SHOWN}) * pictures
+    assert sum(counts) == len({*SHOWN}) * images_per_sample
     # Products of other shapes: the last digits of fp32.
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_answers_in_words_are_those_of_each_question_alone() -> None:
     predictor = answering(None)
-    pictures = [picture(number) for number in SHOWN]
+    images = [image_bytes(number) for number in SHOWN]
     options: Any = {"num_beams": 2, "max_new_tokens": 3}
     alone = [
         predictor.caption(image, prompt=question, **options)[0].completion
-        for image, question in zip(pictures, QUESTIONS, strict=True)
+        for image, question in zip(images, QUESTIONS, strict=True)
     ]
     with counted(predictor) as counts:
-        together = predictor.caption(pictures, prompt=QUESTIONS, **options)
+        together = predictor.caption(images, prompt=QUESTIONS, **options)
     assert sum(counts) == len({*SHOWN})
     assert [one.completion for one in together] == alone
 
 
-def test_files_are_one_by_their_path_and_opened_pictures_by_being_the_same() -> None:
+def test_files_are_one_by_their_path_and_opened_images_by_being_the_same() -> None:
     image = Image.new("RGB", (4, 4))
     samples = ["a.png", Path("b"), image, "a.png", image.copy(), image, (b"x", "a"), [b"x", "a"]]
     first, places = unique_samples(samples)

@@ -18,7 +18,7 @@ from coca.inference.video import (
 )
 from coca.model.generation.config import GenerationConfig
 from coca.processing.video import sample_frames
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_video import video
 
@@ -28,7 +28,11 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return coca.load(write_model(tmp_path_factory.mktemp("model")), device="cpu", batch_size=3)
 
 
-CLIPS = [[picture(0), picture(1)], [picture(2)], [picture(3), picture(4), picture(5)]]
+CLIPS = [
+    [image_bytes(0), image_bytes(1)],
+    [image_bytes(2)],
+    [image_bytes(3), image_bytes(4), image_bytes(5)],
+]
 
 
 def test_the_mean_of_frames_is_that_of_their_vectors(predictor: Predictor) -> None:
@@ -53,9 +57,9 @@ def test_flattening_lets_the_poolers_read_all_frames_at_once(predictor: Predicto
 
 
 @pytest.mark.parametrize("mode", ["mean", "flatten"])
-def test_a_picture_shown_for_long_is_that_picture(predictor: Predictor, mode: str) -> None:
-    still = embed_clips(predictor, [[picture(0)] * 4], mode=mode)  # type: ignore[arg-type]
-    np.testing.assert_allclose(still, predictor.embed_images([picture(0)]), atol=1e-5)
+def test_an_image_shown_for_long_is_that_image(predictor: Predictor, mode: str) -> None:
+    still = embed_clips(predictor, [[image_bytes(0)] * 4], mode=mode)  # type: ignore[arg-type]
+    np.testing.assert_allclose(still, predictor.embed_images([image_bytes(0)]), atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["mean", "flatten"])
@@ -77,10 +81,10 @@ def test_a_video_is_embedded_and_captioned_by_its_frames(
     assert caption.text == again.text
 
 
-def test_pictures_and_videos_keep_their_order(predictor: Predictor, tmp_path: Path) -> None:
+def test_images_and_videos_keep_their_order(predictor: Predictor, tmp_path: Path) -> None:
     still, film, other = (str(tmp_path / name) for name in ("a.png", "b.mp4", "c.png"))
-    Path(still).write_bytes(picture(0))
-    Path(other).write_bytes(picture(1))
+    Path(still).write_bytes(image_bytes(0))
+    Path(other).write_bytes(image_bytes(1))
     Path(film).write_bytes(video(frames=8))
     rows = embed_files(predictor, [still, film, other])
     np.testing.assert_allclose(rows[[0, 2]], predictor.embed_images([still, other]), atol=1e-6)
@@ -94,7 +98,7 @@ def test_labels_of_a_video_are_those_nearest_to_its_frames(
 ) -> None:
     film, still = str(tmp_path / "b.mp4"), str(tmp_path / "a.png")
     Path(film).write_bytes(video(frames=8))
-    Path(still).write_bytes(picture(0))
+    Path(still).write_bytes(image_bytes(0))
     labels = ["a red car", "two dogs play"]
     of_film, of_still = classify_files(predictor, [film, still], labels)
     cosines = embed_videos(predictor, film) @ predictor.class_embeddings(labels).T
@@ -107,9 +111,9 @@ def test_labels_of_a_video_are_those_nearest_to_its_frames(
         classify_files(predictor, [film], [])
 
 
-def test_an_empty_clip_and_clips_where_pictures_are_wanted_are_told(predictor: Predictor) -> None:
+def test_an_empty_clip_and_clips_where_images_are_wanted_are_reported(predictor: Predictor) -> None:
     with pytest.raises(DataError, match="clip 1 has no image"):
-        embed_clips(predictor, [[picture(0)], []])
-    require_single_images([[picture(0)]], "rerank")
+        embed_clips(predictor, [[image_bytes(0)], []])
+    require_single_images([[image_bytes(0)]], "rerank")
     with pytest.raises(ConfigError, match="rerank reads one image"):
         require_single_images(CLIPS, "rerank")

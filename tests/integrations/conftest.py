@@ -4,7 +4,7 @@ import pytest
 
 import coca
 from coca.inference.predictor import Predictor
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 
@@ -22,5 +22,5 @@ def predictor(folder: Path) -> Predictor:
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     home = tmp_path_factory.mktemp("images")
     for number in range(5):
-        (home / f"{number}.png").write_bytes(picture(number))
+        (home / f"{number}.png").write_bytes(image_bytes(number))
     return sorted(home.iterdir())

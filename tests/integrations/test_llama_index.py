@@ -20,15 +20,15 @@ def test_texts_and_images_have_the_vectors_of_the_model(
 ) -> None:
     embed = ours.CoCaEmbedding(predictor, embed_batch_size=2)
     assert embed.model_name == predictor.source
-    texts, pictures = predictor.embed_texts(TEXTS), predictor.embed_images(images)
+    texts, vectors = predictor.embed_texts(TEXTS), predictor.embed_images(images)
     np.testing.assert_allclose(embed.get_text_embedding_batch(TEXTS), texts, atol=1e-6)
     np.testing.assert_allclose(embed.get_query_embedding(TEXTS[0]), texts[0], atol=1e-6)
     paths = [str(path) for path in images]
-    np.testing.assert_allclose(embed.get_image_embedding_batch(paths), pictures, atol=1e-6)
+    np.testing.assert_allclose(embed.get_image_embedding_batch(paths), vectors, atol=1e-6)
     in_memory = BytesIO(images[0].read_bytes())
-    np.testing.assert_allclose(embed.get_image_embedding(in_memory), pictures[0], atol=1e-6)
+    np.testing.assert_allclose(embed.get_image_embedding(in_memory), vectors[0], atol=1e-6)
     found = asyncio.run(embed.aget_image_embedding(paths[1]))
-    np.testing.assert_allclose(found, pictures[1], atol=1e-6)
+    np.testing.assert_allclose(found, vectors[1], atol=1e-6)
     found = asyncio.run(embed.aget_query_embedding(TEXTS[0]))
     np.testing.assert_allclose(found, texts[0], atol=1e-6)
 

@@ -56,7 +56,7 @@ def test_each_of_50_normal_forms_is_the_official_one(official: dict[str, Any]) -
         ("somebody'd", "somebodyd"),  # an oddity of the official table
         ("Im", "im"),  # the table has a capital letter, which is never met
         ("black-and-white", "black and white"),
-        ("black - and-white", "black andwhite"),  # one blank beside a mark removes it everywhere
+        ("black - and-white", "black andwhite"),  # one blank next to a mark removes it everywhere
         ("1,000-2,000", "10002000"),  # so do grouped digits
         ("3.5 m.", "3.5 m"),
         ("v.2", "v.2"),
@@ -85,16 +85,16 @@ def test_answers_that_all_agree_are_compared_to_the_letter_as_officially() -> No
 
 @given(opinions, st.lists(opinions, min_size=1, max_size=10))
 def test_the_accuracy_is_the_mean_over_leaving_out_each_person(
-    said: str, answers: list[str]
+    predicted: str, answers: list[str]
 ) -> None:
-    given_, word = answers, said
+    given_, word = answers, predicted
     if len(set(answers)) > 1:
-        given_, word = [normalize_answer(it) for it in answers], normalize_answer(said)
+        given_, word = [normalize_answer(it) for it in answers], normalize_answer(predicted)
     one_out = [
         min(1, sum(other == word for place, other in enumerate(given_) if place != out) / 3)
         for out in range(len(given_))
     ]
-    assert vqa_accuracy([said], [answers])[0] == pytest.approx(np.mean(one_out))
+    assert vqa_accuracy([predicted], [answers])[0] == pytest.approx(np.mean(one_out))
 
 
 @given(st.lists(opinions, min_size=2, max_size=10))
@@ -108,7 +108,7 @@ def test_the_answer_of_a_single_person_is_right() -> None:
     assert answer_scores(["The cat"]) == {"cat": 1.0}
 
 
-def test_a_sentence_counts_when_it_is_judged_right_of_all_its_pictures() -> None:
+def test_a_sentence_counts_when_it_is_judged_right_of_all_its_images() -> None:
     right = np.array([True, True, False, True, True])
     assert consistency(right, ["a", "a", "b", "b", "c"]) == pytest.approx(2 / 3)
 

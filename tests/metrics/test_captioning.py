@@ -80,7 +80,7 @@ def test_a_caption_equal_to_all_its_references_scores_full_marks() -> None:
         assert scores[name] == pytest.approx(1), name
 
 
-def test_captions_of_other_pictures_score_lower_in_every_way() -> None:
+def test_captions_of_other_images_score_lower_in_every_way() -> None:
     references = [[text] for text in TEXTS]
     right = caption_scores(TEXTS, references)
     wrong = caption_scores([*TEXTS[1:], TEXTS[0]], references)
@@ -94,7 +94,7 @@ def test_an_empty_caption_scores_nothing() -> None:
     assert cider([[], []], references).tolist() == [0, 0]
 
 
-def test_words_that_all_pictures_share_weigh_nothing_for_cider() -> None:
+def test_words_that_all_images_share_weigh_nothing_for_cider() -> None:
     scores = cider([["a", "dog"], ["a"]], [[["a", "dog"]], [["a", "cat"]]])
     assert scores[0] > 0
     assert scores[1] == 0

@@ -47,8 +47,10 @@ def test_a_case_counted_by_hand() -> None:
     # second itself. For the 7 overlaps up to .8, precision is 1 up to a recall of a half and 2/3
     # beyond; for the 3 above, only the last box counts, behind two wrong ones: 1/3 up to a half.
     truth = [true((0, [0, 0, 10, 10]), (0, [50, 50, 10, 10]))]
-    said = [found((0, [0, 0, 9, 9], 0.9), (0, [80, 80, 10, 10], 0.8), (0, [50, 50, 10, 10], 0.7))]
-    scores, _ = detection_scores(truth, said, 1)
+    predicted = [
+        found((0, [0, 0, 9, 9], 0.9), (0, [80, 80, 10, 10], 0.8), (0, [50, 50, 10, 10], 0.7))
+    ]
+    scores, _ = detection_scores(truth, predicted, 1)
     # 101 points of recall: 51 from 0 to .5, 50 above.
     low = (51 * 1 + 50 * 2 / 3) / 101
     high = 51 / 3 / 101
@@ -68,21 +70,21 @@ def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong() -> None:
             )
         )
     ]
-    said = [found((0, [55, 55, 10, 10], 0.9), (0, [0, 0, 10, 10], 0.8))]
-    assert detection_scores(truth, said, 1)[0]["AP"] == pytest.approx(1.0)
+    predicted = [found((0, [55, 55, 10, 10], 0.9), (0, [0, 0, 10, 10], 0.8))]
+    assert detection_scores(truth, predicted, 1)[0]["AP"] == pytest.approx(1.0)
 
 
 def test_scores_are_those_of_pycocotools_on_files(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
-    truth, said = [], []
+    truth, predicted = [], []
     for _ in range(12):
         boxes = np.concatenate([chance.uniform(0, 60, (4, 2)), chance.uniform(5, 120, (4, 2))], 1)
         labels = chance.integers(0, 3, 4)
         truth.append(true(*zip(labels.tolist(), boxes.tolist(), strict=True)))
         moved = boxes + chance.normal(0, 4, boxes.shape)
         moved[:, 2:] = moved[:, 2:].clip(1)
-        said.append(found(*zip(labels, moved.tolist(), chance.random(4), strict=True)))
-    scores, _ = detection_scores(truth, said, 3)
+        predicted.append(found(*zip(labels, moved.tolist(), chance.random(4), strict=True)))
+    scores, _ = detection_scores(truth, predicted, 3)
 
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -96,7 +98,7 @@ def test_scores_are_those_of_pycocotools_on_files(tmp_path: Path) -> None:
     results = [
         {"image_id": n, "category_id": int(one.labels[k]), "score": float(one.scores[k])}
         | {"bbox": one.boxes[k].tolist()}
-        for n, one in enumerate(said)
+        for n, one in enumerate(predicted)
         for k in range(4)
     ]
     categories = [{"id": number, "name": str(number)} for number in range(3)]

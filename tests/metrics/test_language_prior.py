@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from coca.metrics.language_prior import LanguagePrior
 
 KNOWN = ["How many cats?", "how many dogs are there", "how big is it", "what is it"]
-SAID = [["two", "2"], ["3"], ["small"], ["cup"]]
+ANSWERS = [["two", "2"], ["3"], ["small"], ["cup"]]
 
 pairs = st.lists(
     st.tuples(st.text("ab ", max_size=6), st.sampled_from(["x", "y", "z"])), min_size=1, max_size=20
@@ -26,7 +26,7 @@ pairs = st.lists(
     ],
 )
 def test_the_longest_known_beginning_decides(question: str, answer: str) -> None:
-    assert LanguagePrior(KNOWN, SAID)(question) == answer
+    assert LanguagePrior(KNOWN, ANSWERS)(question) == answer
 
 
 def test_of_equally_frequent_answers_the_first_in_the_alphabet_is_taken() -> None:
@@ -48,7 +48,7 @@ def test_on_its_own_questions_no_answer_by_question_alone_is_right_more_often(
     by_question: dict[tuple[str, ...], list[str]] = {}
     for question, answer in known:
         by_question.setdefault(tuple(question.split()), []).append(answer)
-    best = sum(max(map(said.count, said)) for said in by_question.values())
+    best = sum(max(map(same.count, same)) for same in by_question.values())
     majority = sum(guess.most_frequent == answer for answer in answers)
     # Equal up to questions of which another is the beginning, which add to its counts.
     assert majority <= best

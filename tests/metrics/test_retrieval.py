@@ -146,7 +146,7 @@ def test_an_item_excluded_by_minus_infinity_ranks_last() -> None:
     assert first_relevant_rank(similarity, np.array([[False, False, True]])).tolist() == [3]
 
 
-def test_the_median_of_an_even_number_of_ranks_lies_between() -> None:
+def test_the_median_of_an_even_number_of_ranks_is_between() -> None:
     similarity = np.array([[2.0, 1.0], [2.0, 1.0]])
     assert median_rank(similarity, np.eye(2, dtype=bool)) == 1.5
 

@@ -10,7 +10,7 @@ from coca.model.coca import CoCa
 from coca.model.encoders.vit import PatchEncoder
 from coca.model.layers.transformer import CrossAttention
 from tiny import sharpened, tiny_config
-from tiny_writer import ARCHITECTURES, pictures, writer
+from tiny_writer import ARCHITECTURES, random_images, writer
 
 KINDS = (*ARCHITECTURES, "parallel", "none")
 
@@ -41,9 +41,9 @@ def patch_count(model: Captioner) -> int:
 
 
 def test_maps_are_fractions_of_all_patches(model: Captioner, tokens: Tensor) -> None:
-    maps = cross_attention_maps(model, pictures(), tokens)
+    maps = cross_attention_maps(model, random_images(), tokens)
     assert maps.shape == (3, 4, patch_count(model))
-    whole = embedding_map(model, pictures())
+    whole = embedding_map(model, random_images())
     assert whole.shape == (3, patch_count(model))
     for found in (maps, whole):
         assert (found >= 0).all()
@@ -54,7 +54,7 @@ def test_maps_are_fractions_of_all_patches(model: Captioner, tokens: Tensor) -> 
 def test_a_map_depends_on_no_later_token(model: Captioner, tokens: Tensor) -> None:
     other = tokens.clone()
     other[:, 2:] = 11
-    maps, others = (cross_attention_maps(model, pictures(), ids) for ids in (tokens, other))
+    maps, others = (cross_attention_maps(model, random_images(), ids) for ids in (tokens, other))
     assert torch.allclose(maps[:, :2], others[:, :2], atol=1e-6)
     assert not torch.allclose(maps[:, 2:], others[:, 2:], atol=1e-3)
 
@@ -75,18 +75,18 @@ def test_shuffling_the_patches_shuffles_the_maps(model: Captioner, tokens: Tenso
     order = torch.randperm(patch_count(model), generator=torch.Generator().manual_seed(1))
     texts = directions(model, tokens)
     before = (
-        cross_attention_maps(model, pictures(), tokens),
-        embedding_map(model, pictures()),
-        patch_attributions(model, pictures(), texts)[0],
+        cross_attention_maps(model, random_images(), tokens),
+        embedding_map(model, random_images()),
+        patch_attributions(model, random_images(), texts)[0],
     )
     extra = model.image_encoder.extra_tokens
     all_tokens = torch.cat([torch.arange(extra), order + extra])
     assert isinstance(model.image_encoder, PatchEncoder)
     model.image_encoder = Shuffled(model.image_encoder, all_tokens)
     after = (
-        cross_attention_maps(model, pictures(), tokens),
-        embedding_map(model, pictures()),
-        patch_attributions(model, pictures(), texts)[0],
+        cross_attention_maps(model, random_images(), tokens),
+        embedding_map(model, random_images()),
+        patch_attributions(model, random_images(), texts)[0],
     )
     for one, other in zip(before, after, strict=True):
         assert torch.allclose(one[..., order], other, atol=1e-5)
@@ -94,9 +94,9 @@ def test_shuffling_the_patches_shuffles_the_maps(model: Captioner, tokens: Tenso
 
 def test_contributions_sum_to_the_cosine(model: Captioner, tokens: Tensor) -> None:
     texts = directions(model, tokens)
-    each, rest = patch_attributions(model, pictures(), texts)
+    each, rest = patch_attributions(model, random_images(), texts)
     with torch.no_grad():
-        cosines = (model.encode_image(pictures()) * texts).sum(dim=1)
+        cosines = (model.encode_image(random_images()) * texts).sum(dim=1)
     assert each.shape == (3, patch_count(model))
     assert torch.allclose(each.sum(dim=1) + rest, cosines, atol=1e-5)
 
@@ -104,9 +104,9 @@ def test_contributions_sum_to_the_cosine(model: Captioner, tokens: Tensor) -> No
 def test_contributions_are_linear_in_the_direction(model: Captioner, tokens: Tensor) -> None:
     texts = directions(model, tokens)
     one, other = (
-        patch_attributions(model, pictures(), given)[0] for given in (texts, texts.flip(0))
+        patch_attributions(model, random_images(), given)[0] for given in (texts, texts.flip(0))
     )
-    both = patch_attributions(model, pictures(), 2 * texts - texts.flip(0))[0]
+    both = patch_attributions(model, random_images(), 2 * texts - texts.flip(0))[0]
     assert torch.allclose(both, 2 * one - other, atol=1e-5)
 
 
@@ -137,11 +137,11 @@ def test_contributions_are_gradient_times_token_of_the_frozen_model(
     model: Captioner, tokens: Tensor
 ) -> None:
     texts = directions(model, tokens)
-    embedding, leaf = frozen_embedding(model, pictures())
+    embedding, leaf = frozen_embedding(model, random_images())
     ((embedding / embedding.detach().norm(dim=1, keepdim=True)) * texts).sum().backward()
     assert leaf.grad is not None
     wanted = (leaf.grad * leaf).sum(dim=2)[:, model.image_encoder.extra_tokens :]
-    found, _ = patch_attributions(model, pictures(), texts)
+    found, _ = patch_attributions(model, random_images(), texts)
     assert torch.allclose(found, wanted.detach(), atol=1e-5)
     assert found.abs().max() > 1e-3
 
@@ -156,5 +156,5 @@ def test_attention_with_these_weights_is_what_the_layer_computes() -> None:
 
 
 def test_attribution_leaves_no_hooks(model: Captioner, tokens: Tensor) -> None:
-    cross_attention_maps(model, pictures(), tokens)
+    cross_attention_maps(model, random_images(), tokens)
     assert not any(part._forward_pre_hooks for part in model.modules())

@@ -36,33 +36,33 @@ def prepack(architecture: str, *rows: list[int], length: int = 12) -> Tensor:
 
 
 @pytest.fixture
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 both = pytest.mark.parametrize("architecture", ["coca", "openclip"])
 
 
-def test_a_new_head_finds_all_classes_equally_likely(pictures: Tensor) -> None:
+def test_a_new_head_finds_all_classes_equally_likely(images: Tensor) -> None:
     model = CoCa(tiny_config(head=HeadConfig(classes=CLASSES, heads=2)))
-    assert torch.equal(model.class_logits(pictures), torch.zeros(2, 3))
+    assert torch.equal(model.class_logits(images), torch.zeros(2, 3))
 
 
 @both
-def test_a_head_changes_nothing_else_of_its_model(architecture: str, pictures: Tensor) -> None:
+def test_a_head_changes_nothing_else_of_its_model(architecture: str, images: Tensor) -> None:
     model = make(architecture)
     without = dataclasses.replace(model.config, head=None)  # type: ignore[type-var]
     plain = type(model)(without).eval()
     missing, extra = plain.load_state_dict(model.state_dict(), strict=False)
     assert not missing
     assert {name.partition(".")[0] for name in extra} == {"head"}
-    assert torch.equal(plain.encode_image(pictures), model.encode_image(pictures))
+    assert torch.equal(plain.encode_image(images), model.encode_image(images))
 
 
 @both
-def test_the_image_head_reads_the_encoder_alone(architecture: str, pictures: Tensor) -> None:
+def test_the_image_head_reads_the_encoder_alone(architecture: str, images: Tensor) -> None:
     model = make(architecture)
-    model.class_logits(pictures).sum().backward()
+    model.class_logits(images).sum().backward()
     reached = {n.partition(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     assert reached == {"image_encoder", "head"}
 
@@ -78,53 +78,53 @@ def test_frames_are_read_as_a_set(architecture: str) -> None:
 
 
 @both
-def test_the_same_frame_many_times_counts_once(architecture: str, pictures: Tensor) -> None:
+def test_the_same_frame_many_times_counts_once(architecture: str, images: Tensor) -> None:
     one, four = make(architecture), make(architecture, pictures=4)
     four.load_state_dict(one.state_dict())
-    still = pictures[:, None].expand(-1, 4, -1, -1, -1)
-    torch.testing.assert_close(four.class_logits(still), one.class_logits(pictures))
+    still = images[:, None].expand(-1, 4, -1, -1, -1)
+    torch.testing.assert_close(four.class_logits(still), one.class_logits(images))
 
 
 @both
-def test_padding_changes_no_logit_of_the_text_head(architecture: str, pictures: Tensor) -> None:
+def test_padding_changes_no_logit_of_the_text_head(architecture: str, images: Tensor) -> None:
     model = make(architecture, reads="words")
     rows = ([5, 6, 7], [9])
-    short = model.class_logits(pictures, prepack(architecture, *rows, length=8))
-    padded = model.class_logits(pictures, prepack(architecture, *rows, length=12))
+    short = model.class_logits(images, prepack(architecture, *rows, length=8))
+    padded = model.class_logits(images, prepack(architecture, *rows, length=12))
     torch.testing.assert_close(short, padded)
-    alone = model.class_logits(pictures[1:], prepack(architecture, rows[1], length=8))
+    alone = model.class_logits(images[1:], prepack(architecture, rows[1], length=8))
     torch.testing.assert_close(alone, padded[1:])
 
 
 @both
-def test_the_text_head_never_sees_the_answer(architecture: str, pictures: Tensor) -> None:
+def test_the_text_head_never_sees_the_answer(architecture: str, images: Tensor) -> None:
     model = make(architecture, reads="words")
     asked = prepack(architecture, [5, 6, 7], [9])
     answered = prepack(architecture, [5, 6, 7, 20, 21], [9, 30])
     output = model(
-        pictures,
+        images,
         answered,
         contrastive=False,
         classification=True,
         prompt_lengths=torch.tensor([4, 2]),
     )
-    torch.testing.assert_close(output.class_logits, model.class_logits(pictures, asked))
+    torch.testing.assert_close(output.class_logits, model.class_logits(images, asked))
     assert output.caption_states is not None  # the same pass also predicts the answer
-    other = model.class_logits(pictures, answered)
+    other = model.class_logits(images, answered)
     assert not torch.allclose(other, output.class_logits)
 
 
-def test_a_pad_within_a_question_hides_none_of_its_tokens(pictures: Tensor) -> None:
+def test_a_pad_within_a_question_hides_none_of_its_tokens(images: Tensor) -> None:
     """In CLIP's vocabulary, the pad id 0 is also a regular token."""
     model = make("openclip", reads="words")
     tokens = prepack("openclip", [5, 0, 7], [9])
-    logits = model.class_logits(pictures, tokens)
+    logits = model.class_logits(images, tokens)
     output = model(
-        pictures, tokens, contrastive=False, captioning=False, classification=True
+        images, tokens, contrastive=False, captioning=False, classification=True
     ).class_logits
     torch.testing.assert_close(output, logits)
     asked = model(
-        pictures,
+        images,
         tokens,
         contrastive=False,
         captioning=False,
@@ -132,18 +132,18 @@ def test_a_pad_within_a_question_hides_none_of_its_tokens(pictures: Tensor) -> N
         prompt_lengths=torch.tensor([4, 2]),
     ).class_logits
     torch.testing.assert_close(logits, asked)
-    other = model.class_logits(pictures, prepack("openclip", [5, 0, 8], [9]))
+    other = model.class_logits(images, prepack("openclip", [5, 0, 8], [9]))
     assert not torch.allclose(other[0], logits[0])
 
 
 @both
 def test_the_text_head_depends_on_the_image_and_on_the_tokens(
-    architecture: str, pictures: Tensor
+    architecture: str, images: Tensor
 ) -> None:
     model = make(architecture, reads="words")
-    logits = model.class_logits(pictures, prepack(architecture, [5, 6], [5, 6]))
+    logits = model.class_logits(images, prepack(architecture, [5, 6], [5, 6]))
     assert not torch.allclose(logits[0], logits[1])
-    same = pictures[:1].expand(2, -1, -1, -1)
+    same = images[:1].expand(2, -1, -1, -1)
     logits = model.class_logits(same, prepack(architecture, [5, 6], [5, 8]))
     assert not torch.allclose(logits[0], logits[1])
 
@@ -169,9 +169,9 @@ def test_a_pair_is_two_passes_concatenated(architecture: str) -> None:
     torch.testing.assert_close(model.class_logits(pair, tokens), total)
 
 
-def test_another_number_of_images_is_refused(pictures: Tensor) -> None:
+def test_another_number_of_images_is_refused(images: Tensor) -> None:
     with pytest.raises(ConfigError, match="reads 2 images per sample, but got 1"):
-        make("coca", pictures=2).class_logits(pictures)
+        make("coca", pictures=2).class_logits(images)
 
 
 def test_captions_are_not_learned_from_several_images() -> None:

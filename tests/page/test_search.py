@@ -196,7 +196,7 @@ def with_match_fields(tab: Any, *, matching: int) -> None:
     tab.route("**/v1/search", fill)
 
 
-def test_nothing_matches_is_said_clearly(visit: Visit) -> None:
+def test_no_match_is_reported(visit: Visit) -> None:
     tab = visit()
     with_match_fields(tab, matching=0)
     tab.fill("#search-text", "a giraffe")

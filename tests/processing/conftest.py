@@ -1,4 +1,4 @@
-"""Pictures in memory, made from arithmetic so that every byte is known."""
+"""Images in memory, made from arithmetic so that every byte is known."""
 
 import io
 import struct
@@ -28,9 +28,9 @@ def scene() -> Image.Image:
 def encode() -> Encode:
     """A PIL image to file content."""
 
-    def to_bytes(picture: Image.Image, form: str, **options: Any) -> bytes:
+    def to_bytes(image: Image.Image, form: str, **options: Any) -> bytes:
         stream = io.BytesIO()
-        picture.save(stream, form, **options)
+        image.save(stream, form, **options)
         return stream.getvalue()
 
     return to_bytes

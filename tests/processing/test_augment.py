@@ -73,7 +73,7 @@ def test_with_nothing_switched_on_it_equals_the_plain_transform(
     min_scale=st.floats(0.01, 1),
     seed=st.integers(0, 2**31),
 )
-def test_any_picture_gives_a_square_of_bytes_that_the_generator_alone_decides(
+def test_any_image_gives_a_square_of_bytes_that_the_generator_alone_decides(
     shape: tuple[int, int], resize: str, min_scale: float, seed: int
 ) -> None:
     pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=seeded(seed))
@@ -88,7 +88,7 @@ def test_any_picture_gives_a_square_of_bytes_that_the_generator_alone_decides(
     assert torch.equal(torch.get_rng_state(), global_state)
 
 
-def test_another_seed_gives_another_picture(pixels: Tensor) -> None:
+def test_another_seed_gives_another_image(pixels: Tensor) -> None:
     change = augment(**EVERYTHING)
     assert len({change(pixels, seeded(seed)).numpy().tobytes() for seed in range(20)}) == 20
 
@@ -101,7 +101,7 @@ def test_switching_one_step_on_leaves_the_draws_of_the_others(pixels: Tensor) ->
         assert torch.equal(plain[kept], boxed[kept])
 
 
-def test_a_flat_picture_stays_flat_however_it_is_cropped_and_flipped() -> None:
+def test_a_flat_image_stays_flat_however_it_is_cropped_and_flipped() -> None:
     flat = torch.full((3, 50, 31), 77, dtype=torch.uint8)
     for seed in range(20):
         values = augment(min_scale=0.1, ratio=2.0, flip=0.5)(flat, seeded(seed))
@@ -121,7 +121,7 @@ def test_a_crop_keeps_the_promised_share_of_the_area(shape: tuple[int, int]) -> 
     for seed in range(200):
         values = augment(min_scale=0.4)(places, seeded(seed))
         tall, wide = ((it.max() - it.min()) / 255 for it in values[:2])
-        # The outermost pixels of the result lie half a pixel inside the crop.
+        # The outermost pixels of the result are half a pixel inside the crop.
         shares.append(float(tall * wide) * (SIDE / (SIDE - 1)) ** 2)
     assert min(shares) > 0.37  # a crop wider than the image is cut off, which loses a little
     assert max(shares) > 0.9
@@ -220,7 +220,7 @@ def test_inked_edges_are_dark_and_flat_places_keep_their_colour() -> None:
     assert torch.equal(drawn[:, :, 7:], values[:, :, 7:])
 
 
-def test_a_sure_outline_inks_the_picture(pixels: Tensor) -> None:
+def test_a_sure_outline_inks_the_image(pixels: Tensor) -> None:
     plain, drawn = augment()(pixels, seeded(0)), augment(outline=1.0)(pixels, seeded(0))
     assert torch.equal(drawn, inked(plain.float()).round().byte())
     assert drawn.float().mean() < plain.float().mean()
@@ -251,7 +251,7 @@ def test_what_is_erased_is_nearly_0_to_the_model(pixels: Tensor) -> None:
 
 @pytest.mark.parametrize("name", RAND_OPERATIONS)
 @pytest.mark.parametrize("strength", [-1.0, -0.4, 0.0, 0.4, 1.0])
-def test_every_operation_keeps_the_kind_of_picture(
+def test_every_operation_keeps_the_kind_of_image(
     pixels: Tensor, name: str, strength: float
 ) -> None:
     square = pixels[:, :SIDE, :SIDE].clamp(40, 210)

@@ -90,7 +90,7 @@ def test_decoding_gives_the_text_that_open_clip_gives(pieces: list[str]) -> None
     assert CLIP.decode(CLIP.encode_prompt(text)) == PEER.decode(PEER.encode(text)).removesuffix(" ")
 
 
-def test_a_caption_lies_between_its_two_ids_and_is_padded_with_zero() -> None:
+def test_a_caption_is_between_its_two_ids_and_is_padded_with_zero() -> None:
     ids = CLIP.encode(["a cat", ""], context_length=76)
     assert ids.tolist() == [[49406, 320, 2368, 49407, 0, 0, 0, 0], [49406, 49407] + [0] * 6]
     assert (CLIP.bos_id, CLIP.eos_id, CLIP.vocab_size) == (49406, 49407, 49408)
@@ -120,7 +120,7 @@ def test_half_a_character_is_replaced_as_open_clip_does() -> None:
     assert "\ufffd" in CLIP.decode(CLIP.encode_prompt("a \ud800"))
 
 
-def test_a_context_without_room_for_a_word_is_refused() -> None:
+def test_a_context_too_short_for_a_token_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 4"):
         CLIP.encode(["a"], context_length=3)
 
@@ -212,7 +212,9 @@ def test_a_vocabulary_of_another_kind_is_refused(tmp_path: Path) -> None:
             read(path)
 
 
-def test_without_ftfy_the_command_that_brings_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ftfy_the_command_that_brings_it_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "ftfy", None)
     with pytest.raises(MissingExtraError, match=r"coca-captioners\[hub\]"):
         tiny()

@@ -1,4 +1,4 @@
-"""Pictures as CLIP's descendants see them, against open_clip; and large JPEG files read in part."""
+"""Images as CLIP's descendants see them, against open_clip; and large JPEG files read in part."""
 
 import io
 import tarfile
@@ -45,7 +45,7 @@ def test_noise_of_any_shape_gives_the_pixels_of_open_clip(
     torch.testing.assert_close(OURS(decode(data)), theirs(data), atol=1e-5, rtol=0)
 
 
-def test_bilinear_pictures_equal_those_of_open_clip(encode: Encode) -> None:
+def test_bilinear_images_equal_those_of_open_clip(encode: Encode) -> None:
     config = ImageConfig(
         image_size=224, resize="shortest", mean=MEAN, std=STD, interpolation="bilinear"
     )
@@ -101,7 +101,7 @@ def test_no_side_becomes_smaller_than_needed(
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad", "shortest"])
-def test_a_picture_read_in_part_looks_the_same(large: bytes, resize: str) -> None:
+def test_an_image_read_in_part_looks_the_same(large: bytes, resize: str) -> None:
     config = {"image_size": 96, "resize": resize, "mean": (0.0,) * 3, "std": (1 / 255,) * 3}
     whole = ImageTransform(ImageConfig(**config))  # type: ignore[arg-type]
     part = ImageTransform(ImageConfig(**config, reduced=True))  # type: ignore[arg-type]
@@ -117,8 +117,8 @@ def test_a_small_jpeg_and_other_formats_are_read_in_full(
     part = ImageTransform(ImageConfig(image_size=96, reduced=True))
     small = encode(noise(150, 180), "JPEG")
     assert part.read(small).equal(decode(small))
-    picture = Image.open(io.BytesIO(large))
-    png = encode(picture, "PNG")
+    image = Image.open(io.BytesIO(large))
+    png = encode(image, "PNG")
     assert part.read(png).shape == (3, 800, 1200)
     # An image that the caller has opened is left as it was.
     opened = Image.open(io.BytesIO(large))
@@ -126,7 +126,7 @@ def test_a_small_jpeg_and_other_formats_are_read_in_full(
     assert opened.size == (1200, 800)
 
 
-def test_a_picture_read_in_part_is_turned_upright(large: bytes, encode: Encode) -> None:
+def test_an_image_read_in_part_is_turned_upright(large: bytes, encode: Encode) -> None:
     exif = Image.Exif()
     exif[274] = 6
     turned = encode(Image.open(io.BytesIO(large)), "JPEG", exif=exif)

@@ -19,8 +19,8 @@ Encode = Callable[..., bytes]
 expect_many()
 
 
-def pixels_of(picture: Image.Image) -> NDArray[Any]:
-    return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+def pixels_of(image: Image.Image) -> NDArray[Any]:
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
 
 def by_pillow(data: bytes) -> NDArray[Any]:
@@ -57,7 +57,7 @@ def test_a_gray_jpeg_has_three_equal_channels(scene: Image.Image, encode: Encode
     assert torch.equal(pixels[0], pixels[2])
 
 
-def test_of_a_multi_picture_jpeg_the_first_is_taken(scene: Image.Image, encode: Encode) -> None:
+def test_the_first_image_of_a_multi_image_jpeg_is_read(scene: Image.Image, encode: Encode) -> None:
     data = encode(scene, "MPO", save_all=True, append_images=[ImageOps.invert(scene)])
     assert np.array_equal(decode(data), by_pillow(data))
 
@@ -90,8 +90,8 @@ def test_a_jpeg_decodes_the_same_whether_or_not_many_are_expected(
 def test_lossless_formats_give_the_pixels_that_went_in(
     scene: Image.Image, encode: Encode, form: str, mode: str
 ) -> None:
-    picture = scene.convert(mode)
-    assert np.array_equal(decode(encode(picture, form)), pixels_of(picture))
+    image = scene.convert(mode)
+    assert np.array_equal(decode(encode(image, form)), pixels_of(image))
 
 
 def test_a_lossless_webp_gives_the_pixels_that_went_in(scene: Image.Image, encode: Encode) -> None:
@@ -176,7 +176,7 @@ def test_a_jpeg_is_turned_as_pillow_turns_it(
     assert np.array_equal(decode(data), pixels_of(turned))
 
 
-def test_damaged_exif_leaves_the_picture_readable(scene: Image.Image, encode: Encode) -> None:
+def test_damaged_exif_leaves_the_image_readable(scene: Image.Image, encode: Encode) -> None:
     expected = decode(encode(scene, "JPEG"))
     for exif in (b"Exif\0\0rubbish", b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 8):
         assert torch.equal(decode(encode(scene, "JPEG", exif=exif)), expected)
@@ -186,39 +186,39 @@ def test_damaged_exif_leaves_the_picture_readable(scene: Image.Image, encode: En
     ("form", "mode"),
     [("PNG", "RGBA"), ("PNG", "LA"), ("TIFF", "RGBA"), ("TIFF", "LA"), ("WEBP", "RGBA")],
 )
-def test_transparency_is_laid_on_white(encode: Encode, form: str, mode: str) -> None:
-    picture = Image.new(mode, (3, 1), 0)
+def test_transparency_is_blended_with_white(encode: Encode, form: str, mode: str) -> None:
+    image = Image.new(mode, (3, 1), 0)
     color = (100, 100, 100) if mode == "RGBA" else (100,)
     for x, alpha in enumerate((0, 128, 255)):
-        picture.putpixel((x, 0), (*color, alpha))
+        image.putpixel((x, 0), (*color, alpha))
     options = {"lossless": True, "exact": True} if form == "WEBP" else {}
-    pixels = decode(encode(picture, form, **options))
+    pixels = decode(encode(image, form, **options))
     # 100 * 128/255 + 255 * 127/255 = 177.2
     assert pixels[:, 0].tolist() == [[255, 177, 100]] * 3
 
 
 def test_a_palette_may_have_a_clear_colour_or_an_alpha_for_each(encode: Encode) -> None:
-    picture = Image.new("P", (3, 1))
-    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    picture.putdata([0, 1, 2])
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
     upright = [[255, 40, 70], [255, 50, 80], [255, 60, 90]]
     for form in ("GIF", "PNG"):
-        assert decode(encode(picture, form, transparency=0))[:, 0].tolist() == upright
-    alphas = encode(picture, "PNG", transparency=bytes([0, 255, 0]))
+        assert decode(encode(image, form, transparency=0))[:, 0].tolist() == upright
+    alphas = encode(image, "PNG", transparency=bytes([0, 255, 0]))
     assert decode(alphas)[0, 0].tolist() == [255, 40, 255]
 
 
 def test_a_plain_png_may_name_one_clear_colour(encode: Encode) -> None:
-    picture = Image.new("RGB", (2, 1), (1, 2, 3))
-    picture.putpixel((1, 0), (9, 9, 9))
-    data = encode(picture, "PNG", transparency=(1, 2, 3))
+    image = Image.new("RGB", (2, 1), (1, 2, 3))
+    image.putpixel((1, 0), (9, 9, 9))
+    data = encode(image, "PNG", transparency=(1, 2, 3))
     assert decode(data)[:, 0].tolist() == [[255, 9], [255, 9], [255, 9]]
 
 
 def test_a_cmyk_jpeg_keeps_its_colours(encode: Encode) -> None:
     # Adobe stores CMYK inverted; read plainly, red would become a dark cyan.
-    picture = Image.new("RGB", (16, 16), (220, 30, 40))
-    data = encode(picture.convert("CMYK"), "JPEG", quality=95)
+    image = Image.new("RGB", (16, 16), (220, 30, 40))
+    data = encode(image.convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data
     middle = decode(data)[:, 8, 8].tolist()
     assert middle == pytest.approx([220, 30, 40], abs=4)
@@ -228,8 +228,8 @@ def test_a_cmyk_jpeg_keeps_its_colours(encode: Encode) -> None:
 def test_16_bit_gray_is_scaled_not_clipped(encode: Encode, form: str, kind: str) -> None:
     values = np.array([[0, 255, 256, 0x1234, 0x8000, 0xFFFF]], dtype=kind)
     mode = "I;16B" if kind == ">u2" else "I;16"
-    picture = Image.frombytes(mode, (6, 1), values.tobytes())
-    assert decode(encode(picture, form))[0, 0].tolist() == [0, 0, 1, 0x12, 0x80, 0xFF]
+    image = Image.frombytes(mode, (6, 1), values.tobytes())
+    assert decode(encode(image, form))[0, 0].tolist() == [0, 0, 1, 0x12, 0x80, 0xFF]
 
 
 def test_16_bit_colour_and_gray_are_scaled_alike(png: Callable[..., bytes]) -> None:
@@ -263,7 +263,7 @@ def test_the_transform_follows_pillow_to_one_grey_level(scene: Image.Image) -> N
     assert difference.max() <= 1
 
 
-def test_white_black_and_the_mean_land_where_the_config_says() -> None:
+def test_white_black_and_the_mean_are_normalized_as_configured() -> None:
     transform = ImageTransform(config(mean=(0.5, 0.4, 0.2), std=(0.5, 0.2, 0.1)))
     black = transform(torch.zeros(3, 5, 9, dtype=torch.uint8))
     white = transform(torch.full((3, 5, 9), 255, dtype=torch.uint8))
@@ -274,7 +274,7 @@ def test_white_black_and_the_mean_land_where_the_config_says() -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_a_picture_of_the_right_size_is_not_resampled(
+def test_an_image_of_the_right_size_is_not_resampled(
     scene: Image.Image, interpolation: str
 ) -> None:
     square = decode(scene)[:, :24, :24]

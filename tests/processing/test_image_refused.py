@@ -44,7 +44,7 @@ def refusal(source: Any, **options: Any) -> DataError:
         ("https://example.org/picture.png", "missing"),
     ],
 )
-def test_what_is_no_usable_picture_is_told_with_its_reason(source: Any, reason: str) -> None:
+def test_an_unusable_image_is_an_error_with_its_reason(source: Any, reason: str) -> None:
     error = refusal(source)
     assert error.reason == reason
     assert len(str(error)) < 500
@@ -78,7 +78,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_cut_file_gives_the_whole_picture_or_an_error_but_never_a_part(
+def test_a_cut_file_gives_the_whole_image_or_an_error_but_never_a_part(
     scene: Image.Image, encode: Encode, case: str
 ) -> None:
     form, options = CASES[case]
@@ -104,7 +104,7 @@ def test_a_file_cut_in_its_pixels_is_called_truncated(
     assert refusal(data[: len(data) * 9 // 10]).reason == "truncated"
 
 
-def test_2000_damaged_pictures_raise_nothing_but_data_errors(
+def test_2000_damaged_images_raise_nothing_but_data_errors(
     scene: Image.Image, encode: Encode
 ) -> None:
     random = np.random.default_rng(7)

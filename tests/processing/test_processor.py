@@ -24,7 +24,7 @@ def processor() -> Processor:
     return Processor(ImageTransform(config), TOKENIZER, 12)
 
 
-def test_a_list_of_pictures_of_any_kind_becomes_one_batch(
+def test_a_list_of_images_of_any_kind_becomes_one_batch(
     processor: Processor, scene: Image.Image, encode: Callable[..., bytes]
 ) -> None:
     sources: list[Any] = [scene, np.asarray(scene), encode(scene, "PNG")]
@@ -35,7 +35,7 @@ def test_a_list_of_pictures_of_any_kind_becomes_one_batch(
     assert processor.images([]).shape == (0, 3, 16, 16)
 
 
-def test_a_bad_picture_among_good_ones_is_named(
+def test_a_bad_image_among_good_images_is_named(
     processor: Processor, scene: Image.Image, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
@@ -66,7 +66,7 @@ def test_saving_and_loading_keeps_everything(
     assert torch.equal(again.texts(["A red house"]), processor.texts(["A red house"]))
 
 
-def test_the_file_tells_its_version(processor: Processor, tmp_path: Path) -> None:
+def test_the_file_has_its_version(processor: Processor, tmp_path: Path) -> None:
     processor.save(tmp_path)
     assert json.loads((tmp_path / "processor.json").read_text())["version"] == 1
 
@@ -84,7 +84,7 @@ def test_the_file_tells_its_version(processor: Processor, tmp_path: Path) -> Non
         ({"context_length": "12"}, "context_length"),
     ],
 )
-def test_a_field_that_does_not_fit_is_told(
+def test_a_field_that_does_not_fit_is_reported(
     processor: Processor, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     processor.save(tmp_path)
@@ -115,7 +115,7 @@ def test_a_missing_file_is_an_error_that_names_it(
         Processor.load(tmp_path)
 
 
-def test_a_context_without_room_for_a_word_is_refused(processor: Processor) -> None:
+def test_a_context_too_short_for_a_token_is_refused(processor: Processor) -> None:
     with pytest.raises(ConfigError, match="at least 4"):
         Processor(processor.image, TOKENIZER, 3)
 
@@ -126,10 +126,10 @@ def test_a_context_without_room_for_a_word_is_refused(processor: Processor) -> N
 def test_batches_read_ahead_are_those_read_at_once(
     processor: Processor, scene: Image.Image
 ) -> None:
-    pictures = [scene, scene.rotate(90), scene.rotate(180)]
-    batches = list(processor.image_batches([pictures[:2], pictures[2:], []]))
+    images = [scene, scene.rotate(90), scene.rotate(180)]
+    batches = list(processor.image_batches([images[:2], images[2:], []]))
     assert [len(batch) for batch in batches] == [2, 1, 0]
-    assert torch.equal(torch.cat(batches), processor.images(pictures))
+    assert torch.equal(torch.cat(batches), processor.images(images))
     assert list(processor.image_batches([])) == []
 
 
@@ -139,19 +139,19 @@ def test_the_next_batch_is_read_while_the_caller_works(
     second_is_read = threading.Event()
     read = processor.images
 
-    def told(sources: Sequence[Any]) -> Any:
+    def calls(sources: Sequence[Any]) -> Any:
         if len(sources) == 2:
             second_is_read.set()
         return read(sources)
 
-    monkeypatch.setattr(processor, "images", told)
+    monkeypatch.setattr(processor, "images", calls)
     batches = processor.image_batches([[scene], [scene, scene]])
     next(batches)
     assert second_is_read.wait(timeout=240)
     assert len(next(batches)) == 2
 
 
-def test_a_bad_picture_is_told_when_its_batch_is_asked_for(
+def test_a_bad_image_is_reported_when_its_batch_is_asked_for(
     processor: Processor, scene: Image.Image, tmp_path: Path
 ) -> None:
     batches = processor.image_batches([[scene], [tmp_path / "none.png"], [scene]])
@@ -160,18 +160,18 @@ def test_a_bad_picture_is_told_when_its_batch_is_asked_for(
         next(batches)
 
 
-def test_a_full_batch_tells_the_decoder_to_expect_many(
+def test_a_full_batch_makes_the_decoder_expect_many(
     processor: Processor, scene: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[int] = []
-    monkeypatch.setattr("coca.processing.processor.expect_many", lambda: told.append(1))
+    calls: list[int] = []
+    monkeypatch.setattr("coca.processing.processor.expect_many", lambda: calls.append(1))
     processor.images([scene] * 31)
-    assert told == []
+    assert calls == []
     processor.images([scene] * 32)
-    assert told == [1]
+    assert calls == [1]
 
 
-def test_many_files_are_read_in_their_order_and_the_first_bad_one_is_told(
+def test_many_files_are_read_in_their_order_and_the_first_bad_one_is_reported(
     processor: Processor, scene: Image.Image, tmp_path: Path
 ) -> None:
     files = []

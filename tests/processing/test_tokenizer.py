@@ -54,7 +54,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 @given(tokenizer=trained, text=texts)
-def test_decoding_gives_back_the_normalised_text(tokenizer: Tokenizer, text: str) -> None:
+def test_decoding_returns_the_normalised_text(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode([text], context_length=100_000)[0].tolist()
     assert tokenizer.decode(ids) == tokenizer.normalize(text)
     assert tokenizer.decode(tokenizer.encode_prompt(text)) == tokenizer.normalize(text)
@@ -242,7 +242,7 @@ def test_training_on_nothing_is_refused() -> None:
         Tokenizer.train([], vocab_size=300)
 
 
-def test_a_context_without_room_for_a_word_is_refused(tokenizer: Tokenizer) -> None:
+def test_a_context_too_short_for_a_token_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(ConfigError, match="at least 4"):
         tokenizer.encode(["a"], context_length=3)
 

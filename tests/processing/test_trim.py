@@ -39,7 +39,7 @@ def test_trimming_twice_is_trimming_once() -> None:
 
 
 @pytest.mark.parametrize("paper", [0, 128, 255])
-def test_an_empty_picture_stays_as_it_is(paper: int) -> None:
+def test_an_empty_image_stays_as_it_is(paper: int) -> None:
     empty = torch.full((3, 7, 9), paper, dtype=torch.uint8)
     assert torch.equal(trimmed(empty), empty)
 

@@ -136,14 +136,14 @@ def test_large_frames_are_shrunk_to_their_shorter_side() -> None:
     assert frame.pixels.shape == (HEIGHT, WIDTH, 3)
 
 
-def test_a_missing_file_a_folder_and_an_empty_file_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_file_a_folder_and_an_empty_file_are_different_errors(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     assert refused(tmp_path / "none.mp4").reason == "missing"
     assert refused(tmp_path).reason == "missing"
     assert refused(tmp_path / "empty.mp4").reason == "empty"
 
 
-def test_a_picture_and_a_text_are_no_videos() -> None:
+def test_an_image_and_a_text_are_no_videos() -> None:
     assert refused(b"\xff\xd8\xff\xe0 and so on" * 50).reason == "not_a_video"
     assert refused(b"hello " * 1000).reason == "not_a_video"
 

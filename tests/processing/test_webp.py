@@ -19,9 +19,9 @@ def encoded(width: int, height: int, *, channels: int = 3, **options: Any) -> by
     """A smooth image with noise, as WebP."""
     random = np.random.default_rng(width * height)
     small = random.integers(0, 256, (4, 4, channels), np.uint8)
-    picture = Image.fromarray(small.squeeze()).resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray(small.squeeze()).resize((width, height), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
-    picture.save(stream, "WEBP", **options)
+    image.save(stream, "WEBP", **options)
     return stream.getvalue()
 
 
@@ -29,8 +29,8 @@ def encoded(width: int, height: int, *, channels: int = 3, **options: Any) -> by
 @pytest.mark.parametrize("quality", [10, 80, 100])
 def test_pixels_are_those_of_pillow(width: int, height: int, quality: int) -> None:
     content = encoded(width, height, quality=quality)
-    with Image.open(io.BytesIO(content)) as picture:
-        wanted = np.array(picture.convert("RGB"))
+    with Image.open(io.BytesIO(content)) as image:
+        wanted = np.array(image.convert("RGB"))
     found = decode_plain_webp(content, max_pixels=PLENTY)
     assert found is not None
     assert torch.equal(found.permute(1, 2, 0), torch.from_numpy(wanted))
@@ -73,8 +73,8 @@ def test_without_torchvision_s_decoders_pillow_reads_the_same(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(encoded(40, 30))) as picture:
-        picture.save(stream, kind)
+    with Image.open(io.BytesIO(encoded(40, 30))) as image:
+        image.save(stream, kind)
     sooner = decode(stream.getvalue())
     monkeypatch.delattr("torchvision.io.decode_webp")
     monkeypatch.delattr("torchvision.io.decode_jpeg")

@@ -42,7 +42,7 @@ def test_a_file_of_weights_becomes_a_folder_that_loads(
     assert not cache.exists()
 
 
-def test_a_folder_is_copied_without_what_else_lies_there(tmp_path: Path) -> None:
+def test_a_folder_is_copied_without_unrelated_files(tmp_path: Path) -> None:
     write_model(tmp_path / "run" / "model")
     (tmp_path / "run" / "model" / "notes.txt").write_text("mine")
     out = convert(tmp_path / "run", tmp_path / "copy")

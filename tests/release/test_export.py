@@ -21,7 +21,7 @@ from coca.release.export import export, from_pretrained, push_to_hub
 from coca.release.model_card import CardConfig, DataLine
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import evaluate
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_weights import FolderHub
 
@@ -60,7 +60,7 @@ def scores(run: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(4):
-        (folder / f"{number}.png").write_bytes(picture(number))
+        (folder / f"{number}.png").write_bytes(image_bytes(number))
         (folder / f"{number}.txt").write_text(f"image {number}", encoding="utf-8")
     task = TaskConfig(task="retrieval", data=FolderConfig(path=str(folder)))
     evaluate(run, [task], out=tmp_path / "scores")
@@ -127,8 +127,8 @@ def test_half_of_the_bytes_give_nearly_the_same_vectors(
     stored = load_file(out / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     np.testing.assert_allclose(
-        coca.load(out).embed_images([picture(0)]),
-        coca.load(run).embed_images([picture(0)]),
+        coca.load(out).embed_images([image_bytes(0)]),
+        coca.load(run).embed_images([image_bytes(0)]),
         atol=1e-2,
     )
     assert "before the weights went into 16 bits" in (out / CARD).read_text(encoding="utf-8")

@@ -39,7 +39,7 @@ def test_the_front_matter_is_what_the_hub_reads(folder: Path) -> None:
     assert about["metrics"] == ["recall@1", "a|b"]
 
 
-def test_the_card_says_what_it_was_given_and_what_the_folder_holds(folder: Path) -> None:
+def test_the_card_holds_what_it_was_given_and_what_the_folder_holds(folder: Path) -> None:
     card = model_card(
         folder,
         title="Small",
@@ -73,7 +73,7 @@ def test_what_is_not_known_is_not_in_the_card(folder: Path) -> None:
     assert 'coca.load("hf:a/b")' in card
 
 
-def test_open_weights_tell_where_they_come_from(
+def test_open_weights_record_where_they_come_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from coca.inference.loading import model_folder

@@ -8,14 +8,14 @@ def warn_as(module: str, kind: type[Warning] = UserWarning) -> None:
     warnings.warn_explicit("odd metadata", kind, "file.py", 1, module=module)
 
 
-def test_decoders_are_silent_and_others_are_heard() -> None:
-    with warnings.catch_warnings(record=True) as heard:
+def test_decoder_warnings_are_silenced_and_others_are_not() -> None:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with decoder_warnings_ignored():
             warn_as("PIL.Image")
             warn_as("torchvision.io.image", DeprecationWarning)
             warnings.warn("another", stacklevel=1)
-    assert [str(one.message) for one in heard] == ["another"]
+    assert [str(one.message) for one in caught] == ["another"]
 
 
 def test_threads_that_end_in_another_order_leave_the_filters_as_they_were() -> None:

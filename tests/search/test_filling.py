@@ -18,14 +18,14 @@ from coca.search.ingest.source_images import Annotation, SourceImage
 from coca.search.ingest.sources import Entry, FileSource
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record, content_id
-from tiny_data import picture
+from tiny_data import image_bytes
 
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     path = tmp_path / "holiday" / "a.png"
     path.parent.mkdir()
-    path.write_bytes(picture(0, side=14))
+    path.write_bytes(image_bytes(0, side=14))
     os.utime(path, (1_000, 1_000))
     return path
 
@@ -34,7 +34,7 @@ def record_of(index: Collection, image: bytes) -> Record:
     return index.get([content_id(image)])[content_id(image)]
 
 
-def test_a_record_tells_size_time_album_and_tags(
+def test_a_record_has_size_time_album_and_tags(
     photo: Path, embedder: Any, index: Collection
 ) -> None:
     ingest([FileSource([photo.parent])], embedder, index)
@@ -44,9 +44,9 @@ def test_a_record_tells_size_time_album_and_tags(
     annotation = {"tags": "sea, sun", "album": "2024", "time": "2024-05-31T18:30:00+02:00", "n": 1}
     photo.with_suffix(".json").write_text(json.dumps(annotation))
     assert ingest([FileSource([photo.parent])], embedder, index) == IngestReport(updated=1)
-    told = record_of(index, photo.read_bytes())
-    assert (told.album, told.tags, told.time) == ("2024", ("sea", "sun"), 1717173000)
-    assert told.metadata == {"n": 1}
+    record = record_of(index, photo.read_bytes())
+    assert (record.album, record.tags, record.time) == ("2024", ("sea", "sun"), 1717173000)
+    assert record.metadata == {"n": 1}
     assert ingest([FileSource([photo.parent])], embedder, index) == IngestReport(unchanged=1)
 
 
@@ -85,7 +85,7 @@ def test_a_caption_given_or_written_is_found_by_its_own_vector(
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_given_words_go_before_a_model_s_whichever_copy_they_lie_beside(
+def test_given_captions_have_priority_over_generated_captions_of_any_copy(
     photo: Path, embedder: Any, index: Collection, together: bool
 ) -> None:
     def fill() -> IngestReport:
@@ -107,7 +107,7 @@ def test_given_words_go_before_a_model_s_whichever_copy_they_lie_beside(
     assert fill() == IngestReport(unchanged=2)
 
 
-def test_words_that_come_later_beside_a_copy_go_before_a_model_s(
+def test_captions_added_later_to_a_copy_have_priority_over_generated_captions(
     photo: Path, embedder: Any, index: Collection
 ) -> None:
     copy = photo.with_name(f"z-{photo.name}")
@@ -186,7 +186,7 @@ def test_the_path_of_a_moment_leads_back_to_its_film() -> None:
 
 
 @pytest.mark.parametrize("etag", ["", "512-17", "0123456789abcdef", "89abcdef:0123456789abcdef"])
-def test_only_an_etag_tells_a_moment_from_a_key_that_looks_like_one(etag: str) -> None:
+def test_only_an_etag_distinguishes_a_moment_from_a_key_that_looks_like_one(etag: str) -> None:
     assert series_of("/a.tar/k#t=3", etag) == "/a.tar/k#t=3"
 
 
@@ -217,7 +217,7 @@ def test_a_series_that_was_left_half_done_is_finished_without_embedding_twice(
     assert fill(Films({"/films/a": [b"1", b"2", b"3"]})) == IngestReport(unchanged=3)
 
 
-def test_a_series_that_was_cut_anew_keeps_nothing_of_the_old_one(
+def test_a_series_that_was_cut_again_keeps_nothing_of_the_old_one(
     fill: Fill, index: Collection
 ) -> None:
     fill(Films({"/films/a": [b"1", b"2", b"3", b"4"]}))
@@ -227,7 +227,7 @@ def test_a_series_that_was_cut_anew_keeps_nothing_of_the_old_one(
     assert index.count() == 2
 
 
-def test_a_series_that_is_gone_is_pruned_and_a_shared_picture_stays(
+def test_a_series_that_is_gone_is_pruned_and_a_shared_image_stays(
     fill: Fill, index: Collection
 ) -> None:
     fill(Films({"/films/a": [b"black", b"1"], "/films/b": [b"black", b"2"]}))
@@ -237,7 +237,7 @@ def test_a_series_that_is_gone_is_pruned_and_a_shared_picture_stays(
     assert paths(index) == {"/films/b#t=0", "/films/b#t=0.5"}
 
 
-def test_a_series_of_nothing_but_one_picture_is_whole(fill: Fill, index: Collection) -> None:
+def test_a_series_of_nothing_but_one_image_is_whole(fill: Fill, index: Collection) -> None:
     films = Films({"/films/a": [b"still"] * 5})
     assert fill(films) == IngestReport(added=1, duplicates=4)
     assert fill(films) == IngestReport(unchanged=5)

@@ -74,7 +74,7 @@ index.delete([id]) if id else fill(folder, index)
 """
 
 
-def test_a_writer_killed_between_caption_and_picture_leaves_no_half_of_a_record(
+def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
     place: str, fresh: str, tmp_path: Path
 ) -> None:
     for name in ("cat", "dog"):

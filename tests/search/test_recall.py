@@ -45,7 +45,7 @@ def test_recall_at_10_holds_behind_every_filter(
 
 
 @pytest.mark.slow
-def test_a_filter_that_keeps_what_lies_far_away_costs_few_results(
+def test_a_filter_that_keeps_distant_vectors_costs_few_results(
     make_index: Callable[..., Collection], fresh: str, place: str
 ) -> None:
     """All nearest rows are hidden, as in a search for cars among images of animals."""

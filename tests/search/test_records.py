@@ -34,7 +34,7 @@ def test_a_record_survives_the_way_to_a_row_and_back() -> None:
     assert np.array_equal(again.vector, record.vector)
 
 
-def test_the_id_of_a_picture_depends_on_its_bytes_alone() -> None:
+def test_the_id_of_an_image_depends_on_its_bytes_alone() -> None:
     assert content_id(b"cat") == content_id(b"cat") != content_id(b"dog")
     assert len(content_id(b"cat")) == 32
 
@@ -97,7 +97,7 @@ def test_a_vector_rounded_to_sixteen_bits_is_close_enough() -> None:
         ({"path": "a\udcff.jpg"}, "the path holds characters"),
     ],
 )
-def test_words_that_cannot_be_stored_are_told(words: Any, fault: str) -> None:
+def test_words_that_cannot_be_stored_are_reported(words: Any, fault: str) -> None:
     found = storage_error(**({"path": "a", "caption": "", "metadata": {}} | words))
     assert found is not None
     assert fault in found

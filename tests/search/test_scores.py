@@ -88,7 +88,7 @@ class OfBytes:
         raise AssertionError("no text is searched for")
 
 
-def test_what_is_liked_is_never_recommended_whatever_its_score(
+def test_positive_examples_are_never_recommended(
     compressed: Collection, vectors: np.ndarray
 ) -> None:
     engine = SearchEngine(OfBytes(vectors), compressed)
@@ -107,6 +107,6 @@ def test_vectors_in_memory_come_in_the_order_of_their_ids(
     # Also after rows were rewritten, and so are last, or deleted.
     compressed.upsert([Record(id=ids[0], path="/again", vector=held[0])])
     compressed.delete([ids[1]])
-    again, anew = resident.vectors()
+    again, refreshed = resident.vectors()
     assert again == [ids[0], *ids[2:]]
-    np.testing.assert_array_equal(anew, held[[0, *range(2, ROWS)]])
+    np.testing.assert_array_equal(refreshed, held[[0, *range(2, ROWS)]])

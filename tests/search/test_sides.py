@@ -79,7 +79,7 @@ def test_a_caption_that_is_taken_back_is_found_no_more(
     assert index.count() == 1
 
 
-def test_a_caption_without_its_picture_is_passed_over_and_pages_do_not_shift(
+def test_a_caption_without_its_image_is_passed_over_and_pages_do_not_shift(
     index: Collection, make_record: MakeRecord
 ) -> None:
     if index._store.layout.shared:
@@ -116,16 +116,16 @@ def test_what_was_removed_just_now_is_not_found(index: Collection, make_record: 
 def test_searches_wait_for_own_writes_only_while_they_are_new(
     index: Collection, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = index._store.images
+    images = index._store.images
     monkeypatch.setattr(collection_io, "_SETTLED_S", 60)
-    before = pictures.freshness
+    before = images.freshness
     index.upsert([make_record("cat")])
-    after_upsert = pictures.freshness
+    after_upsert = images.freshness
     index.delete(["cat"])
-    after_delete = pictures.freshness
+    after_delete = images.freshness
     monkeypatch.setattr(collection_io, "_SETTLED_S", 0)
     assert (before, after_upsert, after_delete) == ("Bounded", "Session", "Strong")
-    assert pictures.freshness == "Bounded"
+    assert images.freshness == "Bounded"
 
 
 def test_an_album_gives_one_hit(index: Collection, make_record: MakeRecord) -> None:
@@ -146,7 +146,7 @@ def test_an_album_gives_one_hit(index: Collection, make_record: MakeRecord) -> N
     assert [hit.album for hit in kept] == ["video 1"]
 
 
-def test_albums_of_many_like_pictures_do_not_hide_each_other(
+def test_albums_of_many_similar_images_do_not_hide_each_other(
     make_index: Callable[..., Collection],
     fresh: str,
     make_record: MakeRecord,
@@ -203,7 +203,7 @@ def test_everything_can_be_read_through(index: Collection, make_record: MakeReco
         ({"text_vector": np.zeros(16, np.float32)}, "the caption of record cat .* length 0"),
     ],
 )
-def test_a_field_that_cannot_be_stored_is_told(
+def test_a_field_that_cannot_be_stored_is_reported(
     index: Collection, make_record: MakeRecord, fields: dict[str, object], fault: str
 ) -> None:
     with pytest.raises(SearchError, match=fault):

@@ -22,13 +22,13 @@ def test_a_sources_newest_claim_takes_the_place_of_its_old_one() -> None:
     assert split_source_entries(replace_source_entry([], "", first=True)) == [""]
 
 
-def test_tables_are_told_apart_and_everything_else_counts_as_one() -> None:
+def test_tables_are_distinguished_and_everything_else_counts_as_one() -> None:
     assert [source_of(one) for one in (TABLE, OTHER)] == ["0123abcd:", "ffffffff:"]
     assert {source_of(one) for one in (FILE, "", "10-20/5s+", "0123abcd", 'W/"12:34"')} == {""}
 
 
 @pytest.mark.parametrize(
-    ("etag", "caption", "over", "captioned", "heard"),
+    ("etag", "caption", "over", "captioned", "prior"),
     [
         (TABLE, "said", FILE, True, True),
         (TABLE, "", FILE, True, False),
@@ -41,6 +41,6 @@ def test_tables_are_told_apart_and_everything_else_counts_as_one() -> None:
     ],
 )
 def test_captions_go_first_then_tables_then_the_latest(
-    etag: str, caption: str, over: str, captioned: bool, heard: bool
+    etag: str, caption: str, over: str, captioned: bool, prior: bool
 ) -> None:
-    assert has_priority(etag, caption, over=over, captioned=captioned) == heard
+    assert has_priority(etag, caption, over=over, captioned=captioned) == prior

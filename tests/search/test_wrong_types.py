@@ -81,7 +81,7 @@ print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     calls, place = [*WRONG, *RIGHT], tmp_path_factory.mktemp("wrong")
     run: Any = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(calls), str(place / "a.db")],
@@ -93,10 +93,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("call", WRONG)
-def test_a_value_of_the_wrong_type_is_told_by_one_sentence(told: dict[str, str], call: str) -> None:
-    assert told[call].startswith(WRONG[call])
+def test_a_value_of_the_wrong_type_is_reported_by_one_sentence(
+    messages: dict[str, str], call: str
+) -> None:
+    assert messages[call].startswith(WRONG[call])
 
 
 @pytest.mark.parametrize("call", RIGHT)
-def test_numbers_of_numpy_are_numbers(told: dict[str, str], call: str) -> None:
-    assert told[call] == ""
+def test_numbers_of_numpy_are_numbers(messages: dict[str, str], call: str) -> None:
+    assert messages[call] == ""

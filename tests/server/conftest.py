@@ -14,7 +14,7 @@ from coca.server.app import create_app
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.index import index_images
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 
@@ -26,14 +26,14 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 @pytest.fixture(scope="session")
 def images() -> list[bytes]:
     """The images of the collection `pictures`."""
-    return [picture(number, side=24) for number in range(6)]
+    return [image_bytes(number, side=24) for number in range(6)]
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, images: list[bytes]) -> str:
     """A Milvus Lite folder with a collection of six images, and one with a single other image."""
     root = tmp_path_factory.mktemp("served")
-    for folder, chosen in (("photos", images), ("others", [picture(100)])):
+    for folder, chosen in (("photos", images), ("others", [image_bytes(100)])):
         (root / folder).mkdir()
         for number, data in enumerate(chosen):
             (root / folder / f"{number}.png").write_bytes(data)

@@ -12,11 +12,11 @@ from coca.search.records import content_id
 from coca.server import uploads
 from coca.server.service import Service
 from server_client import data_uri, ids
-from tiny_data import picture
+from tiny_data import image_bytes
 
 
 def new(number: int, **fields: object) -> dict[str, object]:
-    return {"image": data_uri(picture(number)), "collection": "others", **fields}
+    return {"image": data_uri(image_bytes(number)), "collection": "others", **fields}
 
 
 def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service: Service) -> None:
@@ -24,10 +24,10 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     added = client.post("/v1/items", json=body)
     assert added.status_code == 201, added.text
     item = added.json()
-    assert item["id"] == content_id(picture(200))
+    assert item["id"] == content_id(image_bytes(200))
     url = f"/v1/items/{item['id']}?collection=others"
     assert client.get(url).json() == item
-    assert client.get(item["original"]).content == picture(200)
+    assert client.get(item["original"]).content == image_bytes(200)
     assert ids(client, {"image": body["image"], "collection": "others"})[0] == item["id"]
     again = client.put(url.partition("?")[0], json=body)
     assert (again.status_code, again.json()) == (200, item)
@@ -41,7 +41,7 @@ def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service:
     assert (changed["tags"], changed["caption"]) == (["y"], "a cat")
     assert changed["metadata"] == {"name": "car.png"}
     path = Path(changed["path"])
-    assert path.read_bytes() == picture(200)
+    assert path.read_bytes() == image_bytes(200)
     assert client.delete(url).json() == {"ids": [item["id"]], "missing": []}
     assert client.get(url).status_code == 404
     assert not path.exists()
@@ -52,7 +52,7 @@ def test_the_vectors_of_an_added_item_are_those_of_indexing(
 ) -> None:
     id = client.post("/v1/items", json=new(201, caption="two dogs play")).json()["id"]
     record = service.collections["others"].record(id)
-    assert record.vector == pytest.approx(predictor.embed_images([picture(201)])[0], abs=1e-5)
+    assert record.vector == pytest.approx(predictor.embed_images([image_bytes(201)])[0], abs=1e-5)
     assert record.text_vector is not None
     text_vector = predictor.embed_texts(["two dogs play"])[0]
     assert record.text_vector == pytest.approx(text_vector, abs=1e-5)
@@ -73,7 +73,7 @@ def test_several_items_are_changed_and_deleted(client: TestClient) -> None:
 def test_an_id_is_the_hash_of_the_bytes(client: TestClient) -> None:
     answer = client.put("/v1/items/other", json=new(204))
     assert answer.status_code == 400
-    assert hashlib.sha256(picture(204)).hexdigest()[:32] in answer.json()["error"]["message"]
+    assert hashlib.sha256(image_bytes(204)).hexdigest()[:32] in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("id", ["../../etc/passwd", "..%2f..%2fetc%2fpasswd", 'x"y', "a b"])
@@ -86,7 +86,7 @@ def test_an_id_reads_no_file(client: TestClient, id: str) -> None:
     ("data", "status"),
     [
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422),
-        (picture(205)[:100], 422),
+        (image_bytes(205)[:100], 422),
         (b"GIF89a" + b"\xff" * 20, 422),
         (b"", 422),
     ],
@@ -116,4 +116,4 @@ def test_a_write_that_fails_leaves_no_record(
     monkeypatch.setattr(uploads, "write_atomic", full)
     assert client.post("/v1/items", json=new(207)).status_code == 507
     index: Collection = service.collections["others"].index
-    assert index.get([content_id(picture(207))]) == {}
+    assert index.get([content_id(image_bytes(207))]) == {}

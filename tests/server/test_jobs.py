@@ -12,7 +12,7 @@ from coca.server.errors import ServiceError
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
 from server_client import ids
-from tiny_data import picture
+from tiny_data import image_bytes
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def folder_of(allowed: Path, numbers: range) -> Path:
     folder = allowed / str(numbers.start)
     folder.mkdir()
     for number in numbers:
-        (folder / f"{number}.png").write_bytes(picture(number))
+        (folder / f"{number}.png").write_bytes(image_bytes(number))
     return folder
 
 
@@ -58,7 +58,7 @@ ENDED = {"done", "failed", "cancelled"}
 
 def test_a_folder_is_indexed_and_found(client: TestClient, allowed: Path) -> None:
     folder = folder_of(allowed, range(400, 403))
-    (folder / "broken.png").write_bytes(picture(400)[:60])
+    (folder / "broken.png").write_bytes(image_bytes(400)[:60])
     job = wait(client, start(client, folder), until=ENDED)
     assert (job["state"], job["error"]) == ("done", None)
     assert job["result"] == {
@@ -69,7 +69,7 @@ def test_a_folder_is_indexed_and_found(client: TestClient, allowed: Path) -> Non
         "removed": 0,
         "unreadable": 1,
     }
-    added = {content_id(picture(number)) for number in range(400, 403)}
+    added = {content_id(image_bytes(number)) for number in range(400, 403)}
     assert added <= set(ids(client, {"collection": "others"}))
     again = wait(client, start(client, folder), until=ENDED)["result"]
     assert isinstance(again, dict)
@@ -104,14 +104,14 @@ def test_while_a_job_writes_other_writers_wait_and_cancelling_ends_it(
 
 
 def test_other_folders_are_not_read(client: TestClient, allowed: Path, tmp_path: Path) -> None:
-    (tmp_path / "1.png").write_bytes(picture(420))
+    (tmp_path / "1.png").write_bytes(image_bytes(420))
     (allowed / "link").symlink_to(tmp_path)
-    beside = f"{allowed}-2"
+    sibling = f"{allowed}-2"
     for uri in (
         str(tmp_path),
         str(allowed / "link"),
         f"{allowed}/../{tmp_path.name}",
-        beside,
+        sibling,
         "/nosuch",
         "relative",
         "https://localhost/x.tar",

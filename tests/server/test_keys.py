@@ -13,7 +13,7 @@ from coca.server.errors import ServiceError
 from coca.server.keys import KeyConfig, KeyRing, read_keys
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
-from tiny_data import picture
+from tiny_data import image_bytes
 
 KEYS = {
     "key-of-anna": KeyConfig(name="anna", collections=("pictures",)),
@@ -43,7 +43,7 @@ def test_a_request_without_a_key_is_401(client: TestClient, header: str | None) 
 
 
 def test_two_tenants_never_see_each_others_items(client: TestClient, images: list[bytes]) -> None:
-    own = {"key-of-anna": content_id(images[0]), "key-of-bert": content_id(picture(100))}
+    own = {"key-of-anna": content_id(images[0]), "key-of-bert": content_id(image_bytes(100))}
     names = {"key-of-anna": "pictures", "key-of-bert": "others"}
     for key, other in (("key-of-anna", "key-of-bert"), ("key-of-bert", "key-of-anna")):
         headers, theirs = as_key(key), own[other]

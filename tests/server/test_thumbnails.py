@@ -6,7 +6,7 @@ from PIL import Image
 
 from coca.server.served_collection import ServedCollection
 from server_client import data_uri, ids
-from tiny_data import picture
+from tiny_data import image_bytes
 
 
 def test_a_cached_thumbnail_needs_no_record(
@@ -32,7 +32,7 @@ def test_another_collection_has_other_thumbnails(client: TestClient) -> None:
 
 
 def test_a_deleted_item_has_no_thumbnail(client: TestClient) -> None:
-    body = {"image": data_uri(picture(300)), "collection": "others"}
+    body = {"image": data_uri(image_bytes(300)), "collection": "others"}
     item = client.post("/v1/items", json=body).json()
     assert client.get(item["thumbnail"]).status_code == 200
     client.delete(f"/v1/items/{item['id']}?collection=others")

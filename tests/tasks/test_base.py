@@ -40,7 +40,7 @@ def test_a_limit_takes_the_first(tmp_path: Path, limit: int, count: int) -> None
     assert len(read_samples(config, limit=limit)[0]) == count
 
 
-def test_a_broken_picture_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_broken_image_is_skipped_and_reported(tmp_path: Path) -> None:
     config = write_folder(tmp_path, [*make_samples(1), BROKEN, *make_samples(3)[2:]])
     samples, bad = read_samples(config)
     assert [sample.key for sample in samples] == ["s0000", "s0002"]
@@ -48,7 +48,7 @@ def test_a_broken_picture_is_left_out_and_told(tmp_path: Path) -> None:
     assert sentence.startswith("s0001: ")
 
 
-def test_a_sidecar_that_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> None:
+def test_an_unreadable_sidecar_is_skipped_and_reported(tmp_path: Path) -> None:
     config = write_folder(tmp_path, make_samples(2))
     (tmp_path / "s0000.json").write_text("{")
     samples, (sentence,) = read_samples(config)
@@ -56,7 +56,7 @@ def test_a_sidecar_that_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> N
     assert "s0000.json" in sentence
 
 
-def test_nothing_but_broken_pictures_is_an_error_with_a_cause(tmp_path: Path) -> None:
+def test_nothing_but_broken_images_is_an_error_with_a_cause(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no sample of .* can be read: s0001: "):
         read_samples(write_folder(tmp_path, [BROKEN]))
 

@@ -15,7 +15,7 @@ from coca.metrics.ptb import words
 from coca.model.generation.config import GenerationConfig, GenerationOptions
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
-from tiny_data import CAPTIONS, picture
+from tiny_data import CAPTIONS, image_bytes
 from tiny_folder import write_folder
 
 CAPTIONING = TASKS.get("captioning")
@@ -24,7 +24,7 @@ CAPTIONING = TASKS.get("captioning")
 SAMPLES = [
     Sample(
         f"s{number:02d}",
-        picture(number),
+        image_bytes(number),
         captions=tuple(
             f"{CAPTIONS[(number + turn) % 3]} number {number}" for turn in range(1 + number % 3)
         ),
@@ -43,9 +43,9 @@ def solve(
     return CAPTIONING(predictor, dataclasses.replace(config, **settings))
 
 
-def scored(said: list[str], samples: list[Sample] = SAMPLES) -> dict[str, float]:
+def scored(generated: list[str], samples: list[Sample] = SAMPLES) -> dict[str, float]:
     references = [[words(text) for text in sample.captions] for sample in samples]
-    return caption_scores([words(text) for text in said], references)
+    return caption_scores([words(text) for text in generated], references)
 
 
 def without_chance(result: TaskResult) -> dict[str, float]:
@@ -54,9 +54,9 @@ def without_chance(result: TaskResult) -> dict[str, float]:
 
 @pytest.fixture
 def perfect(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Predictor:
-    """A predictor that says an image's first caption."""
+    """A predictor that generates an image's first caption."""
     captions = {sample.image: sample.captions[0] for sample in SAMPLES}
-    one = predictor.caption(picture(0), num_beams=1)[0]
+    one = predictor.caption(image_bytes(0), num_beams=1)[0]
 
     def caption(images: list[bytes], **options: Any) -> list[Any]:
         return [dataclasses.replace(one, text=captions[image]) for image in images]
@@ -68,9 +68,9 @@ def perfect(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Predictor:
 def test_captions_are_scored_against_all_that_people_wrote(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    said = [caption.text for caption in predictor.caption(IMAGES, num_beams=1)]
+    generated = [caption.text for caption in predictor.caption(IMAGES, num_beams=1)]
     result = solve(predictor, tmp_path)
-    assert without_chance(result) == pytest.approx(scored(said))
+    assert without_chance(result) == pytest.approx(scored(generated))
     assert result.samples == 13
 
 
@@ -78,18 +78,18 @@ def test_options_of_decoding_and_the_prompt_reach_the_model(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     options: GenerationOptions = {"num_beams": 3, "max_new_tokens": 4, "no_repeat_ngram_size": 1}
-    said = [caption.text for caption in predictor.caption(IMAGES, prompt="a", **options)]
+    generated = [caption.text for caption in predictor.caption(IMAGES, prompt="a", **options)]
     result = solve(predictor, tmp_path, prompt="a", decoding=GenerationConfig(**options))
-    assert without_chance(result) == pytest.approx(scored(said))
+    assert without_chance(result) == pytest.approx(scored(generated))
     assert all(example["generated"].startswith("a") for example in result.details["examples"])
 
 
-def test_chance_is_the_score_of_the_same_captions_on_other_pictures(
+def test_chance_is_the_score_of_the_same_captions_on_other_images(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    said = [caption.text for caption in predictor.caption(IMAGES, num_beams=1)]
+    generated = [caption.text for caption in predictor.caption(IMAGES, num_beams=1)]
     metrics = solve(predictor, tmp_path).metrics
-    moved = scored(said[6:] + said[:6])
+    moved = scored(generated[6:] + generated[:6])
     assert {name: metrics[f"chance_{name}"] for name in moved} == pytest.approx(moved)
 
 
@@ -100,9 +100,7 @@ def test_right_captions_score_above_chance(perfect: Predictor, tmp_path: Path) -
     assert metrics["bleu@1"] == pytest.approx(1)
 
 
-def test_a_single_picture_has_no_chance_to_compare_with(
-    predictor: Predictor, tmp_path: Path
-) -> None:
+def test_a_single_image_has_no_chance_to_compare_with(predictor: Predictor, tmp_path: Path) -> None:
     result = solve(predictor, tmp_path, limit=1)
     assert result.samples == 1
     assert without_chance(result) == result.metrics
@@ -125,9 +123,9 @@ def test_a_report_gets_the_best_and_the_worst_captions(perfect: Predictor, tmp_p
     assert details["different"] == 13
 
 
-def test_a_picture_without_a_caption_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_image_without_a_caption_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"captioning needs one for each") as it:
-        solve(predictor, tmp_path, [*SAMPLES, Sample("silent", picture(99))])
+        solve(predictor, tmp_path, [*SAMPLES, Sample("silent", image_bytes(99))])
     assert it.value.reason == "no_caption"
 
 
@@ -152,15 +150,17 @@ def test_groups_are_scored_as_corpora_of_their_own(predictor: Predictor, tmp_pat
     config = TaskConfig(task="captioning", data=data, decoding=GREEDY, groups="domain")
     metrics = CAPTIONING(predictor, config).metrics
     rows = [1, 4]
-    said = [caption.text for caption in predictor.caption([IMAGES[it] for it in rows], num_beams=1)]
-    alone = scored(said, [SAMPLES[it] for it in rows])
+    generated = [
+        caption.text for caption in predictor.caption([IMAGES[it] for it in rows], num_beams=1)
+    ]
+    alone = scored(generated, [SAMPLES[it] for it in rows])
     assert metrics["cider/out"] == pytest.approx(alone["cider"])
     assert {name for name in metrics if "/" in name} == {
         "cider/in", "cider/out", "bleu@4/in", "bleu@4/out"
     }  # fmt: skip
 
 
-def test_a_sample_without_a_group_is_told_before_the_work(
+def test_a_sample_without_a_group_is_reported_before_the_work(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     data = nocaps(tmp_path, ["in", ""])
@@ -172,13 +172,13 @@ def test_a_sample_without_a_group_is_told_before_the_work(
 def test_meteor_is_scored_where_it_is_asked_for(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coca.tasks.captioning.meteor", lambda said, references: 0.25)
+    monkeypatch.setattr("coca.tasks.captioning.meteor", lambda generated, references: 0.25)
     result = solve(predictor, tmp_path, meteor=True)
     assert result.metrics["meteor"] == 0.25
     assert "meteor" in result.headline
 
 
-def test_a_report_shows_the_best_and_the_worst_with_what_a_person_said(
+def test_a_report_shows_the_best_and_the_worst_with_reference_captions(
     perfect: Predictor, tmp_path: Path
 ) -> None:
     best, worst = solve(perfect, tmp_path).report_samples.rows

@@ -5,7 +5,7 @@ import numpy as np
 from coca.data.sample import Sample
 from coca.tasks.classification_report import classified
 from coca.tasks.report_samples import thumbnail
-from tiny_data import picture
+from tiny_data import image_bytes
 
 NAMES = ["ant", "bee", "cat"]
 LOGITS = np.log(
@@ -15,7 +15,7 @@ TARGETS = np.array([0, 1, 2, 0])
 
 
 def clip(row: int) -> Sample:
-    first, *others = (picture(10 * row + frame) for frame in range(3))
+    first, *others = (image_bytes(10 * row + frame) for frame in range(3))
     return Sample(str(row), first, others=tuple(others))
 
 
@@ -31,13 +31,13 @@ def test_the_surest_are_shown_first_with_their_middle_frame_and_what_they_are() 
         ("cat (40%)", "true: ant (30%)"),
     ]
     assert [case.image for case in wrong.examples] == [
-        thumbnail(picture(21)),
-        thumbnail(picture(31)),
+        thumbnail(image_bytes(21)),
+        thumbnail(image_bytes(31)),
     ]
     assert [case.correct for case in right.examples + wrong.examples] == [True, True, False, False]
 
 
-def test_without_pictures_the_scores_are_the_same_and_nothing_is_shown() -> None:
+def test_without_images_the_scores_are_the_same_and_no_examples_are_kept() -> None:
     plain = classified("any", LOGITS, TARGETS, NAMES, (), learned_from=7)
     assert plain.report_samples.rows == ()
     assert plain.metrics["top1"] == 0.5

@@ -14,7 +14,7 @@ from coca.inference.predictor import Predictor
 from coca.model.config import HeadConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
-from tiny_answers import answering, words_head
+from tiny_answers import answering, text_head
 from tiny_questions import write_daquar, write_nlvr, write_nlvr2, write_snli_ve
 
 VERDICTS = ("entailment", "neutral", "contradiction")
@@ -31,12 +31,12 @@ def judged(predictor: Predictor, data: SourceConfig) -> list[bool]:
     """Which samples are judged rightly, by way of the public answer."""
     source = open_source(data)
     samples = [source.read(row) for row in range(len(source))]
-    said = predictor.answer([it.images for it in samples], [it.text for it in samples])
-    return [one[0].label == it.labels[0] for one, it in zip(said, samples, strict=True)]
+    answers = predictor.answer([it.images for it in samples], [it.text for it in samples])
+    return [one[0].label == it.labels[0] for one, it in zip(answers, samples, strict=True)]
 
 
 def test_entailment_counts_each_verdict(tmp_path: Path) -> None:
-    predictor, data = answering(words_head(VERDICTS)), write_snli_ve(tmp_path)
+    predictor, data = answering(text_head(VERDICTS)), write_snli_ve(tmp_path)
     right = judged(predictor, data)
     result = run("entailment", predictor, data)
     assert result.metrics["accuracy"] == pytest.approx(np.mean(right))
@@ -52,7 +52,7 @@ def test_entailment_counts_each_verdict(tmp_path: Path) -> None:
 def test_pairs_are_judged_together_and_a_sentence_counts_if_all_of_its_pairs_do(
     tmp_path: Path,
 ) -> None:
-    predictor, data = answering(words_head(TRUTH, pictures=2)), write_nlvr2(tmp_path)
+    predictor, data = answering(text_head(TRUTH, images_per_sample=2)), write_nlvr2(tmp_path)
     right = judged(predictor, data)
     result = run("nlvr2", predictor, data)
     assert result.metrics["accuracy"] == pytest.approx(np.mean(right))
@@ -66,7 +66,7 @@ def test_pairs_are_judged_together_and_a_sentence_counts_if_all_of_its_pairs_do(
 
 
 def test_the_order_of_two_photos_matters_to_the_head(tmp_path: Path) -> None:
-    predictor, data = answering(words_head(TRUTH, pictures=2)), write_nlvr2(tmp_path)
+    predictor, data = answering(text_head(TRUTH, images_per_sample=2)), write_nlvr2(tmp_path)
     sample = open_source(data).read(0)
     one, other = (
         predictor.head_logits([images], [sample.text])
@@ -75,14 +75,14 @@ def test_the_order_of_two_photos_matters_to_the_head(tmp_path: Path) -> None:
     assert not np.allclose(one, other)
 
 
-def test_statements_about_one_picture_are_judged_by_the_same_task(tmp_path: Path) -> None:
-    predictor, data = answering(words_head(TRUTH)), write_nlvr(tmp_path)
+def test_statements_about_one_image_are_judged_by_the_same_task(tmp_path: Path) -> None:
+    predictor, data = answering(text_head(TRUTH)), write_nlvr(tmp_path)
     result = run("nlvr2", predictor, data)
     assert result.metrics["accuracy"] == pytest.approx(np.mean(judged(predictor, data)))
     assert (result.samples, result.metrics["sentences"]) == (24, 2)
 
 
-def test_a_sample_with_another_number_of_pictures_is_left_out_and_named(tmp_path: Path) -> None:
+def test_a_sample_with_another_number_of_images_is_left_out_and_named(tmp_path: Path) -> None:
     write_nlvr2(tmp_path)
     folder = tmp_path / "images" / "0"
     rows = [
@@ -97,11 +97,11 @@ def test_a_sample_with_another_number_of_pictures_is_left_out_and_named(tmp_path
     table = folder / "m.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = ManifestConfig(path=str(table))
-    result = run("nlvr2", answering(words_head(TRUTH, pictures=2)), data)
+    result = run("nlvr2", answering(text_head(TRUTH, images_per_sample=2)), data)
     assert result.samples == 1
     assert "it has 1 images, but the head reads 2" in result.bad[0]
     with pytest.raises(ConfigError, match=r"no statement .* reads"):
-        run("nlvr2", answering(words_head(TRUTH, pictures=3)), data)
+        run("nlvr2", answering(text_head(TRUTH, images_per_sample=3)), data)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +109,10 @@ def test_a_sample_with_another_number_of_pictures_is_left_out_and_named(tmp_path
     [
         (None, ConfigError, "no head that answers"),
         (HeadConfig(classes=VERDICTS, heads=2), ConfigError, "reads images only"),
-        (words_head(("yes", "no")), DataError, "3 classes that training has not"),
+        (text_head(("yes", "no")), DataError, "3 classes that training has not"),
     ],
 )
-def test_a_head_that_does_not_fit_is_told_before_any_work(
+def test_a_head_that_does_not_fit_is_reported_before_any_work(
     head: HeadConfig | None, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     config = TaskConfig(task="entailment", data=write_snli_ve(tmp_path))
@@ -123,4 +123,4 @@ def test_a_head_that_does_not_fit_is_told_before_any_work(
 def test_questions_have_no_verdict(tmp_path: Path) -> None:
     config = TaskConfig(task="entailment", data=write_daquar(tmp_path))
     with pytest.raises(DataError, match="have no label"):
-        check_task(answering(words_head(VERDICTS)), config)
+        check_task(answering(text_head(VERDICTS)), config)

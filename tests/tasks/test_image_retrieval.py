@@ -7,7 +7,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_folder import write_folder
 
 IMAGE_RETRIEVAL = TASKS.get("image_retrieval")
@@ -17,7 +17,7 @@ def samples(names: list[str], *, first: int = 0, labelled: bool = True) -> list[
     return [
         Sample(
             f"s{place:02d}",
-            picture(first + place),
+            image_bytes(first + place),
             captions=(name, f"{name}, again"),
             labels=(name,) if labelled else (),
         )
@@ -64,7 +64,7 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path) -> 
     assert [example["rank"] for example in result.details["examples"]] == ranks
 
 
-def test_pictures_without_labels_are_joined_by_their_first_caption(
+def test_images_without_labels_are_joined_by_their_first_caption(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     some = samples(["a", "b", "c"], labelled=False)
@@ -72,8 +72,8 @@ def test_pictures_without_labels_are_joined_by_their_first_caption(
 
 
 def test_any_label_in_common_makes_a_hit(predictor: Predictor, tmp_path: Path) -> None:
-    asked = [Sample("q", picture(1), labels=("cat", "red_panda"))]
-    known = [Sample("k", picture(1), labels=("red panda",)), *samples(["dog"], first=3)]
+    asked = [Sample("q", image_bytes(1), labels=("cat", "red_panda"))]
+    known = [Sample("k", image_bytes(1), labels=("red panda",)), *samples(["dog"], first=3)]
     result = solve(predictor, tmp_path, asked, known)
     assert result.metrics["image_to_image_recall@1"] == 1
 
@@ -100,7 +100,7 @@ def test_a_limit_takes_the_first_queries_and_leaves_the_reference_whole(
     assert result.metrics["chance_image_to_image_recall@1"] == pytest.approx(1 / 12)
 
 
-def test_unreadable_pictures_of_both_sides_are_told(predictor: Predictor, tmp_path: Path) -> None:
+def test_unreadable_images_of_both_sides_are_reported(predictor: Predictor, tmp_path: Path) -> None:
     some = samples(["a", "b"])
     broken = Sample("broken", b"no image", labels=("a",))
     result = solve(predictor, tmp_path, [*some, broken], [*some, broken])

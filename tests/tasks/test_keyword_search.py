@@ -10,7 +10,7 @@ from coca.demo.emoji.concepts import emoji_samples
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.keyword_search import EVERYDAY, keywords_of, match
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_folder import write_folder
 
 KEYWORD_SEARCH = TASKS.get("keyword_search")
@@ -18,7 +18,7 @@ KEYWORD_SEARCH = TASKS.get("keyword_search")
 
 def samples(count: int = 12, **metadata: list[str]) -> list[Sample]:
     return [
-        Sample(f"s{row:02d}", picture(row), captions=(f"thing {row}",), metadata=dict(metadata))
+        Sample(f"s{row:02d}", image_bytes(row), captions=(f"thing {row}",), metadata=dict(metadata))
         for row in range(count)
     ]
 

@@ -14,12 +14,12 @@ from tiny_finetune import write_classes
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("data") / "colors")
 
 
-def config(task: str, pictures: Path, **settings: Any) -> TaskConfig:
-    source = FolderConfig(path=str(pictures))
+def config(task: str, image_folder: Path, **settings: Any) -> TaskConfig:
+    source = FolderConfig(path=str(image_folder))
     return TaskConfig(task=task, **{"data": source, "reference": source, **settings})
 
 
@@ -28,15 +28,17 @@ def run(predictor: Predictor, settings: TaskConfig) -> TaskResult:
     return TASKS.get(settings.task)(predictor, settings)
 
 
-def test_a_linear_layer_tells_colours_apart(predictor: Predictor, pictures: Path) -> None:
-    result = run(predictor, config("linear_probe", pictures, inverse_penalty=100.0))
+def test_a_linear_layer_distinguishes_colours(predictor: Predictor, image_folder: Path) -> None:
+    result = run(predictor, config("linear_probe", image_folder, inverse_penalty=100.0))
     assert result.metrics["top1"] == 1
     assert (result.metrics["chance_top1"], result.metrics["majority_top1"]) == (0.25, 0.25)
     assert result.details["learned_from"] == result.samples == 12
 
 
-def test_more_shots_are_told_with_their_spread(predictor: Predictor, pictures: Path) -> None:
-    settings = config("few_shot", pictures, shots=(1, 3), draws=4, inverse_penalty=100.0)
+def test_more_shots_are_reported_with_their_spread(
+    predictor: Predictor, image_folder: Path
+) -> None:
+    settings = config("few_shot", image_folder, shots=(1, 3), draws=4, inverse_penalty=100.0)
     first, again = run(predictor, settings), run(predictor, settings)
     assert first.metrics == again.metrics
     assert first.metrics["top1_3_shot"] == 1  # every image is learned
@@ -57,26 +59,28 @@ def test_few_shots_are_among_more_and_equal_for_each_class() -> None:
 
 
 @pytest.mark.parametrize("task", ["linear_probe", "few_shot"])
-def test_what_is_missing_is_told_before_any_work(
-    predictor: Predictor, pictures: Path, tmp_path: Path, task: str
+def test_missing_data_are_reported_before_any_work(
+    predictor: Predictor, image_folder: Path, tmp_path: Path, task: str
 ) -> None:
     with pytest.raises(ConfigError, match="name them as reference"):
-        check_task(predictor, config(task, pictures, reference=None))
+        check_task(predictor, config(task, image_folder, reference=None))
     strange = tmp_path / "purple"
     strange.mkdir()
-    (strange / "1.png").write_bytes(next((pictures / "red").iterdir()).read_bytes())
+    (strange / "1.png").write_bytes(next((image_folder / "red").iterdir()).read_bytes())
     other = FolderConfig(path=str(tmp_path))
     with pytest.raises(DataError, match="1 classes that training has not, such as 'purple'"):
-        check_task(predictor, config(task, pictures, data=other, shots=(1,)))
+        check_task(predictor, config(task, image_folder, data=other, shots=(1,)))
 
 
-def test_more_shots_than_there_are_pictures_are_told(predictor: Predictor, pictures: Path) -> None:
+def test_more_shots_than_there_are_images_are_reported(
+    predictor: Predictor, image_folder: Path
+) -> None:
     with pytest.raises(DataError, match=r"fewer than 4 images of 4 classes, such as 'blue'"):
-        check_task(predictor, config("few_shot", pictures, shots=(1, 4)))
+        check_task(predictor, config("few_shot", image_folder, shots=(1, 4)))
 
 
-def test_shots_below_one_are_refused(pictures: Path) -> None:
+def test_shots_below_one_are_refused(image_folder: Path) -> None:
     with pytest.raises(
         ConfigError, match="shots must be a list of at least 1, each a whole number above 0"
     ):
-        config("few_shot", pictures, shots=(0,))
+        config("few_shot", image_folder, shots=(0,))

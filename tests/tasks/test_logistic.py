@@ -48,7 +48,7 @@ def test_the_order_of_samples_changes_nothing() -> None:
 
 def test_the_penalty_is_chosen_by_samples_that_the_fit_does_not_see() -> None:
     random = np.random.default_rng(0)
-    # One feature tells the class; 200 others are noise that a weak penalty learns by heart.
+    # One feature determines the class; 200 others are noise that a weak penalty fits.
     targets = np.arange(40) % 2
     inputs = random.normal(size=(40, 201)).astype(np.float32)
     inputs[:, 0] = 20 * (targets - 0.5)

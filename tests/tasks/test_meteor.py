@@ -31,7 +31,7 @@ def test_the_score_of_126_real_captions_is_the_official_one(program: None) -> No
     assert found == pytest.approx(official["scores"]["METEOR"], abs=1e-4)
 
 
-def test_without_java_it_is_told_before_anything_is_scored(
+def test_missing_java_is_reported_before_anything_is_scored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("pycocoevalcap", reason="METEOR comes with pycocoevalcap, not installed")
@@ -40,7 +40,7 @@ def test_without_java_it_is_told_before_anything_is_scored(
         require_meteor()
 
 
-def test_without_its_package_the_pip_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_package_the_pip_command_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pycocoevalcap.meteor.meteor", None)
     with pytest.raises(MissingExtraError, match="pip install"):
         require_meteor()

@@ -13,7 +13,7 @@ from coca.inference.predictor import Predictor
 from coca.processing.image import decode
 from coca.tasks import TASKS, TaskConfig
 from coca.tasks.pixel_baseline import THUMBNAIL_PX
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_folder import write_folder
 
 PIXEL_FLOOR = TASKS.get("pixel_floor")
@@ -22,7 +22,9 @@ NAMES = [f"thing {number}" for number in range(12)]
 
 def samples(names: list[str], *, first: int = 0, side: int = 12) -> list[Sample]:
     return [
-        Sample(f"s{place:02d}", picture(first + place, side=side), captions=(name, "another name"))
+        Sample(
+            f"s{place:02d}", image_bytes(first + place, side=side), captions=(name, "another name")
+        )
         for place, name in enumerate(names)
     ]
 
@@ -46,7 +48,7 @@ def test_a_set_finds_itself(predictor: Predictor, tmp_path: Path) -> None:
 
 def test_only_names_on_both_sides_are_asked_for(predictor: Predictor, tmp_path: Path) -> None:
     known = samples([*NAMES[:7], *(f"unknown {place}" for place in range(3))])
-    nameless = Sample("t", picture(50))
+    nameless = Sample("t", image_bytes(50))
     scores = solve(predictor, tmp_path, samples(NAMES), [*known, nameless])
     assert all(value == 1 for value in scores.values())
 

@@ -34,7 +34,7 @@ def test_scored_pairs_come_first_and_the_others_keep_their_order(seed: int, k: i
     assert (np.diff(found[~scored][order]) > 0).all()
 
 
-def test_a_text_that_is_likely_for_every_picture_gains_nothing() -> None:
+def test_a_text_that_is_likely_for_every_image_gains_nothing() -> None:
     similarity, log_p = draw(0)
     common = log_p.copy()
     common[:, 2] += 30

@@ -13,7 +13,7 @@ from coca.data.sources.annotated import SplitAnnotationsConfig
 from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
-from tiny_data import CAPTIONS, picture
+from tiny_data import CAPTIONS, image_bytes
 from tiny_folder import write_folder
 
 RETRIEVAL = TASKS.get("retrieval")
@@ -22,7 +22,7 @@ RETRIEVAL = TASKS.get("retrieval")
 SAMPLES = [
     Sample(
         f"s{number:02d}",
-        picture(number),
+        image_bytes(number),
         captions=tuple(
             f"{CAPTIONS[(number + turn) % 3]} {number}" for turn in range(1 + number % 3)
         ),
@@ -37,15 +37,15 @@ def solve(predictor: Predictor, root: Path, **settings: Any) -> TaskResult:
 
 
 def by_hand(predictor: Predictor, samples: list[Sample]) -> dict[str, float]:
-    """Sorts every list of results and looks where the own one stands, one query at a time."""
-    pictures = {it.key: predictor.embed_images(it.image)[0] for it in samples}
+    """Sorts every list of results and finds the rank of the own result, one query at a time."""
+    images = {it.key: predictor.embed_images(it.image)[0] for it in samples}
     pairs = [(text, it.key) for it in samples for text in it.captions]
     texts = [(predictor.embed_texts(text)[0], key) for text, key in pairs]
     ranks: dict[str, list[int]] = {"text_to_image": [], "image_to_text": []}
     for vector, owner in texts:
-        order = sorted(pictures, key=lambda key: -float(vector @ pictures[key]))
+        order = sorted(images, key=lambda key: -float(vector @ images[key]))
         ranks["text_to_image"].append(order.index(owner) + 1)
-    for key, vector in pictures.items():
+    for key, vector in images.items():
         owners = [owner for _, owner in sorted(texts, key=lambda it: -float(vector @ it[0]))]
         ranks["image_to_text"].append(owners.index(key) + 1)
     scores = {
@@ -85,8 +85,8 @@ def test_a_report_gets_examples_that_json_can_hold(predictor: Predictor, tmp_pat
         assert (example["rank"] == 1) == first
 
 
-def test_a_picture_without_a_caption_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
-    data = write_folder(tmp_path, [*SAMPLES, Sample("silent", picture(99))])
+def test_an_image_without_a_caption_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
+    data = write_folder(tmp_path, [*SAMPLES, Sample("silent", image_bytes(99))])
     with pytest.raises(
         DataError, match=r"1 samples of .* have no caption \(such as silent\)"
     ) as it:
@@ -122,7 +122,7 @@ def test_scores_are_those_of_clip_benchmark(predictor: Predictor, tmp_path: Path
     vectors = {sample.image: predictor.embed_images(sample.image)[0] for sample in SAMPLES}
 
     class Encoder:
-        """What the peer asks of a model; images are told apart by their number."""
+        """What the peer asks of a model; images are identified by their number."""
 
         def encode_image(self, numbers: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(
@@ -167,7 +167,7 @@ def test_a_report_gets_queries_with_the_right_hits_marked(
             assert example.correct == (example.lines[0].split()[-1].zfill(2) == own)
 
 
-def test_pictures_without_words_are_told_before_any_is_read(
+def test_images_without_captions_are_reported_before_any_is_read(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     (tmp_path / "gone.json").write_text(

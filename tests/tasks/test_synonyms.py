@@ -10,13 +10,13 @@ from coca.inference.predictor import Predictor
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
 from coca.tasks.synonyms import CAPTIONS_PER_PAIR, read_pairs
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_folder import write_folder
 
 SYNONYMS = TASKS.get("synonyms")
 TEXTS = ("a dog on grass", "a red car", "Dogs and a dog", "the old car, parked", "a hotdog stand")
 SAMPLES = [
-    Sample(f"s{number:02d}", picture(number), captions=(f"{text} {number}",))
+    Sample(f"s{number:02d}", image_bytes(number), captions=(f"{text} {number}",))
     for number, text in enumerate(TEXTS * 3)
 ]
 
@@ -63,8 +63,8 @@ def test_synonyms_of_the_training_data_are_left_out(
     predictor: Predictor, tmp_path: Path, listed: str
 ) -> None:
     training = [
-        Sample("a", picture(0), captions=("My Pooch.",)),
-        Sample("b", picture(1), captions=("a",), labels=("automobile",)),
+        Sample("a", image_bytes(0), captions=("My Pooch.",)),
+        Sample("b", image_bytes(1), captions=("a",), labels=("automobile",)),
     ]
     reference = write_folder(tmp_path / "training", training)
     result = solve(predictor, tmp_path, listed, reference=reference)
@@ -77,7 +77,7 @@ def test_frequent_words_do_not_outweigh_others(
     predictor: Predictor, tmp_path: Path, listed: str
 ) -> None:
     many = [
-        Sample(f"m{number:02d}", picture(number), captions=(f"dog {number}",))
+        Sample(f"m{number:02d}", image_bytes(number), captions=(f"dog {number}",))
         for number in range(CAPTIONS_PER_PAIR + 5)
     ]
     config = config_of(tmp_path, listed, reference=None)

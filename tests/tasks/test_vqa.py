@@ -17,7 +17,7 @@ from coca.model.config import HeadConfig
 from coca.model.generation.config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
-from tiny_answers import answering, words_head
+from tiny_answers import answering, text_head
 from tiny_questions import ANSWERS, write_daquar, write_easy_vqa, write_vqa
 
 GREEDY = GenerationConfig(num_beams=1, max_new_tokens=4)
@@ -25,7 +25,7 @@ GREEDY = GenerationConfig(num_beams=1, max_new_tokens=4)
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return answering(words_head(ANSWERS))
+    return answering(text_head(ANSWERS))
 
 
 def run(predictor: Predictor, config: TaskConfig) -> TaskResult:
@@ -41,23 +41,23 @@ def undecide(predictor: Predictor, samples: Sequence[Sample]) -> None:
         predictor.model.head.linear.bias.sub_(torch.from_numpy(logits.mean(axis=0)))
 
 
-def test_the_score_is_the_official_one_of_what_the_head_says(
+def test_the_score_is_the_official_score_of_the_answers_of_the_head(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     data = write_vqa(tmp_path)
     source = open_source(data)
     samples = [source.read(row) for row in range(len(source))]
     undecide(predictor, samples)
-    said = [
+    answered = [
         best[0].label
         for best in predictor.answer([it.image for it in samples], [it.text for it in samples])
     ]
-    assert len({*said}) > 1
-    each = vqa_accuracy(said, [it.answers for it in samples])
+    assert len({*answered}) > 1
+    each = vqa_accuracy(answered, [it.answers for it in samples])
     result = run(predictor, TaskConfig(task="vqa", data=data))
     assert result.metrics["accuracy"] == pytest.approx(float(each.mean()))
     assert result.metrics["accuracy_yes/no"] == pytest.approx(float(each[[0, 1, 4, 5]].mean()))
-    assert [it["answer"] for it in result.details["results"]] == said
+    assert [it["answer"] for it in result.details["results"]] == answered
     assert [it["question_id"] for it in result.details["results"]] == list(range(8))
     assert (result.samples, result.headline) == (8, ("accuracy",))
 
@@ -82,7 +82,7 @@ def test_baselines_come_from_the_questions_of_the_reference(
 
 def test_an_answer_that_is_not_in_the_list_cannot_be_reached(tmp_path: Path) -> None:
     data = write_vqa(tmp_path)
-    result = run(answering(words_head(("yes", "no"))), TaskConfig(task="vqa", data=data))
+    result = run(answering(text_head(("yes", "no"))), TaskConfig(task="vqa", data=data))
     assert result.metrics["reachable"] == pytest.approx(0.5)
 
 
@@ -103,8 +103,8 @@ def test_an_answer_in_words_is_what_the_model_writes_behind_the_question(
 
 
 def always(answer: str) -> Predictor:
-    """A model that gives one answer to whatever it is asked."""
-    predictor = answering(words_head(ANSWERS))
+    """A model that gives one answer to every question."""
+    predictor = answering(text_head(ANSWERS))
     assert predictor.model.head is not None
     with torch.no_grad():
         predictor.model.head.linear.bias[ANSWERS.index(answer)] += 1000
@@ -117,7 +117,7 @@ def test_one_person_s_answer_counts_in_full(tmp_path: Path) -> None:
     assert result.details["most_said"] == [{"answer": "red", "times": 8, "accuracy": 0.25}]
 
 
-def test_a_question_without_its_picture_is_left_out_and_named(
+def test_a_question_without_its_image_is_left_out_and_named(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     data = write_vqa(tmp_path)
@@ -127,7 +127,7 @@ def test_a_question_without_its_picture_is_left_out_and_named(
     assert [text.partition(":")[0] for text in result.bad] == ["2", "3"]
 
 
-def test_a_report_gets_pictures_of_right_and_wrong_answers(tmp_path: Path) -> None:
+def test_a_report_gets_images_of_right_and_wrong_answers(tmp_path: Path) -> None:
     result = run(always("red"), TaskConfig(task="vqa", data=write_vqa(tmp_path)))
     right, wrong = result.report_samples.rows
     assert (right.heading, wrong.heading) == ("Correct", "Wrong")
@@ -140,10 +140,10 @@ def test_a_report_gets_pictures_of_right_and_wrong_answers(tmp_path: Path) -> No
     [
         (None, "no head that answers"),
         (HeadConfig(classes=ANSWERS, heads=2), "reads image of 1 images"),
-        (words_head(ANSWERS, pictures=2), "reads words of 2 images"),
+        (text_head(ANSWERS, images_per_sample=2), "reads words of 2 images"),
     ],
 )
-def test_a_head_that_does_not_fit_is_told_before_any_work(
+def test_a_head_that_does_not_fit_is_reported_before_any_work(
     head: HeadConfig | None, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -159,7 +159,9 @@ def test_questions_without_answers_cannot_be_scored(predictor: Predictor, tmp_pa
         check_task(predictor, TaskConfig(task="vqa", data=data, reference=secret))
 
 
-def test_samples_of_which_nothing_is_asked_are_told(predictor: Predictor, tmp_path: Path) -> None:
+def test_samples_of_which_nothing_is_asked_are_reported(
+    predictor: Predictor, tmp_path: Path
+) -> None:
     data = write_vqa(tmp_path)
     path = Path(data.paths[0])
     path.write_text(path.read_text().replace("what is 1?", " "))

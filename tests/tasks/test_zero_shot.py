@@ -15,13 +15,13 @@ from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.tasks.base import check_task
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_folder import write_folder
 
 ZERO_SHOT = TASKS.get("zero_shot")
 LABELS = ("car", "red_panda", "dogs", "cat", "bench", "long wooden bench", "two")
 SAMPLES = [
-    Sample(f"s{number:02d}", picture(number), labels=(LABELS[number * number % 7], "other"))
+    Sample(f"s{number:02d}", image_bytes(number), labels=(LABELS[number * number % 7], "other"))
     for number in range(20)
 ]
 
@@ -66,10 +66,10 @@ def test_scores_equal_a_classification_by_hand(
     assert set(result.details["worst_classes"]) <= set(counts)
 
 
-def test_a_label_is_read_as_one_would_say_it(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_label_is_humanized(predictor: Predictor, tmp_path: Path) -> None:
     samples = [
-        Sample("a", picture(0), labels=("red_panda",)),
-        Sample("b", picture(1), labels=("red panda",)),
+        Sample("a", image_bytes(0), labels=("red_panda",)),
+        Sample("b", image_bytes(1), labels=("red panda",)),
     ]
     result = solve(predictor, tmp_path, samples, "plain")
     assert result.details["worst_classes"] == ["red panda"]
@@ -81,15 +81,15 @@ def test_one_class_alone_is_warned_of(
 ) -> None:
     solve(predictor, tmp_path / "two", SAMPLES, "plain")
     assert not caplog.records
-    solve(predictor, tmp_path / "one", [Sample("a", picture(0), labels=("cat",))], "plain")
+    solve(predictor, tmp_path / "one", [Sample("a", image_bytes(0), labels=("cat",))], "plain")
     assert "have the one class 'cat', so every score is 1 and meaningless" in caplog.text
 
 
-def test_a_picture_without_a_label_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_image_without_a_label_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"1 samples of .* have no label \(such as bare\)"
     ) as caught:
-        solve(predictor, tmp_path, [*SAMPLES, Sample("bare", picture(99))], "plain")
+        solve(predictor, tmp_path, [*SAMPLES, Sample("bare", image_bytes(99))], "plain")
     assert caught.value.reason == "no_label"
 
 
@@ -164,7 +164,7 @@ class _Encoder:
         return torch.from_numpy(self._predictor.embed_texts(self._texts))
 
 
-def test_classes_may_be_told_apart_by_how_likely_their_sentences_are(
+def test_classes_may_be_ranked_by_the_likelihood_of_their_prompts(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     config = TaskConfig(task="zero_shot", data=write_folder(tmp_path, SAMPLES), by="likelihood")
@@ -178,11 +178,11 @@ def test_classes_may_be_told_apart_by_how_likely_their_sentences_are(
 def folders(root: Path) -> SourceConfig:
     for number, label in enumerate(("cat", "dog", "red_panda")):
         (root / label).mkdir(parents=True)
-        (root / label / "1.png").write_bytes(picture(number))
+        (root / label / "1.png").write_bytes(image_bytes(number))
     return ClassFoldersConfig(path=str(root))
 
 
-def test_a_limit_takes_pictures_away_and_no_classes(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_limit_takes_images_away_and_no_classes(predictor: Predictor, tmp_path: Path) -> None:
     config = TaskConfig(task="zero_shot", data=folders(tmp_path), limit=1)
     result = ZERO_SHOT(predictor, config)
     assert result.samples == 1
@@ -209,7 +209,7 @@ def test_each_class_may_have_sentences_of_its_own(predictor: Predictor, tmp_path
     classes = predictor.class_embeddings(list(own), templates=own)
     mean = predictor.embed_texts(["it barks", "a dog"]).mean(axis=0)
     assert classes[1] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
-    images = [picture(number) for number in range(3)]
+    images = [image_bytes(number) for number in range(3)]
     best = (predictor.embed_images(images) @ classes.T).argmax(axis=1)
     assert ZERO_SHOT(predictor, config).metrics["top1"] == pytest.approx(np.mean(best == range(3)))
     log_p = predictor.class_log_likelihoods(images, list(own), templates=own)
@@ -225,7 +225,7 @@ def test_each_class_may_have_sentences_of_its_own(predictor: Predictor, tmp_path
         ("7", "must be a list of sentences"),
     ],
 )
-def test_prompts_that_leave_a_class_out_are_told_before_the_work(
+def test_prompts_that_leave_a_class_out_are_reported_before_the_work(
     predictor: Predictor, tmp_path: Path, content: str, message: str
 ) -> None:
     (tmp_path / "own.json").write_text(content)

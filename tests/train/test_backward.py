@@ -120,19 +120,19 @@ def test_gradients_are_added_to_those_that_are_there() -> None:
 
 
 def test_only_the_last_part_exchanges_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, told = make_model(), []
+    model, calls = make_model(), []
 
     @contextmanager
     def sync(last: bool) -> Iterator[None]:
-        told.append(last)
+        calls.append(last)
         yield
 
     monkeypatch.setattr(model, "sync", sync)
     objective = CoCaObjective(LossConfig())
     backward(model, objective, ragged_batch(5), micro_batch=2)
-    assert told == [False, False, True]
+    assert calls == [False, False, True]
     backward(model, objective, ragged_batch(5))
-    assert told[3:] == [True]
+    assert calls[3:] == [True]
 
 
 def test_parts_equal_the_whole_in_half_precision_too() -> None:

@@ -283,9 +283,9 @@ def test_what_a_killed_save_left_is_never_loaded_and_is_removed(tmp_path: Path) 
 def test_the_commit_file_can_be_checked_by_hand(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     files = json.loads((folder / COMMIT_FILE).read_text())["files"]
-    for name, told in files.items():
+    for name, entry in files.items():
         content = (folder / name).read_bytes()
-        assert told == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ def test_a_process_on_its_own_is_a_world_of_one() -> None:
 
 @pytest.mark.distributed
 def test_ranks_agree(tmp_path: Path) -> None:
-    told = on_ranks(2, tmp_path, talk)
-    assert [own.pop("rank") for own in told] == [[0, 2], [1, 2]]
-    for own in told:
+    received = on_ranks(2, tmp_path, talk)
+    assert [own.pop("rank") for own in received] == [[0, 2], [1, 2]]
+    for own in received:
         assert own == {
             "all_reduce_max": [1, 0, 7],
             "gathered": ["rank 0", "rank 1"],

@@ -78,7 +78,7 @@ def test_freezing_logs_how_much_is_left(caplog: pytest.LogCaptureFixture) -> Non
         ("1.weight", {"1.weight"}),
     ],
 )
-def test_a_name_stands_for_all_submodules_and_a_star_for_any_characters(
+def test_a_name_covers_all_submodules_and_a_star_any_characters(
     pattern: str, frozen: set[str]
 ) -> None:
     first = nn.Linear(3, 2)

@@ -145,10 +145,10 @@ def test_a_signal_that_comes_while_ranks_agree_is_not_lost(
     def all_reduce_max(world: DistributedContext, values: Sequence[int]) -> list[int]:
         nonlocal agreed
         agreed += 1
-        told = list(values)
+        recorded = list(values)
         if agreed == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return told
+        return recorded
 
     monkeypatch.setattr(DistributedContext, "all_reduce_max", all_reduce_max)
     result = tiny_trainer(tmp_path).fit()
@@ -168,13 +168,13 @@ def test_an_own_signal_behind_that_of_another_rank_aborts_nothing(
 
     save = Trainer._save
 
-    def told_late(trainer: Trainer[CoCa]) -> None:
+    def signalled_late(trainer: Trainer[CoCa]) -> None:
         if calls == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         save(trainer)
 
     monkeypatch.setattr(DistributedContext, "all_reduce_max", all_reduce_max)
-    monkeypatch.setattr(Trainer, "_save", told_late)
+    monkeypatch.setattr(Trainer, "_save", signalled_late)
     result = tiny_trainer(tmp_path).fit()
     assert (result.step, result.interrupted, result.terminated) == (3, True, True)
     assert saved_steps(tmp_path) == [3]

@@ -23,16 +23,16 @@ def test_what_ranks_write_in_pieces_is_read_as_a_whole(tmp_path: Path, count: in
         assert torch.equal(read[name], tensor), name
     assert torch.equal(read_group(tmp_path / "saved", "ema")["even"], WHOLE["even"])
     assert read_group(tmp_path / "saved", "optimizer") == {}
-    told = [path for paths in written for path in paths]
+    reported = [path for paths in written for path in paths]
     there = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
-    assert sorted(told) == sorted(str(path.relative_to(tmp_path / "saved")) for path in there)
+    assert sorted(reported) == sorted(str(path.relative_to(tmp_path / "saved")) for path in there)
 
 
 @pytest.mark.distributed
 def test_what_one_rank_cannot_write_raises_on_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    told = on_ranks(2, tmp_path, partial(write_into_a_file, tmp_path))
-    for words in told:
+    reported = on_ranks(2, tmp_path, partial(write_into_a_file, tmp_path))
+    for words in reported:
         assert words.startswith("rank 1 cannot write ")
         assert words.endswith("Not a directory")
 

@@ -1,4 +1,4 @@
-"""The paper's recipes for captions: they say what its Table 10 says, and run as they are."""
+"""The paper's recipes for captions: they have the settings of its Table 10, and run unchanged."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from coca.core.config import load_config
 from coca.data.sources.base import SplitConfig
 from coca.workflows.training.finetune import FinetuneConfig, finetune
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes" / "finetune"
@@ -20,7 +20,7 @@ def config_of(name: str, *overrides: str) -> FinetuneConfig:
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_recipe_says_what_the_paper_says(name: str) -> None:
+def test_a_recipe_has_the_settings_of_the_paper(name: str) -> None:
     config = config_of(name)
     train, loss = config.train, config.loss
     assert (train.steps, config.data.loader.batch_size) == (STEPS[name], 128)
@@ -50,7 +50,7 @@ def test_the_joint_mode_differs_from_captioning_alone_in_its_losses_only() -> No
 def coco(tmp_path: Path) -> str:
     images = []
     for row, split in enumerate(("train", "train", "restval", "test", "test")):
-        (tmp_path / f"{row}.jpg").write_bytes(picture(row))
+        (tmp_path / f"{row}.jpg").write_bytes(image_bytes(row))
         sentences = [{"raw": f"a red car {row}"}, {"raw": f"two dogs play {row}"}]
         images.append({"filename": f"{row}.jpg", "split": split, "sentences": sentences})
     path = tmp_path / "dataset_coco.json"

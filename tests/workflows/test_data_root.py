@@ -20,7 +20,7 @@ from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.finetune import FinetuneConfig
 from coca.workflows.training.finetune_detection import DetectionConfig
 from coca.workflows.training.pretrain import PretrainConfig
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_recipes import layers_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -75,18 +75,18 @@ def test_one_variable_moves_all_data_of_training_and_scoring(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_points_into_the_clone_and_says_where_its_data_are_to_be_had(name: str) -> None:
+def test_a_recipe_points_into_the_clone_and_names_the_source_of_its_data(name: str) -> None:
     places = [place for source in sources_of(load(name)) for place in places_of(source)]
     assert [place for place in places if place.startswith(("../", "/"))] == []
-    told = head_of(name).partition("Data ")[2].partition("Command ")[0]
+    source_notes = head_of(name).partition("Data ")[2].partition("Command ")[0]
     known = r"https?://|coca data |pip install|extra `|in data_root=FOLDER|of stage 1"
-    assert re.search(known, told)
+    assert re.search(known, source_notes)
 
 
 def published_changes(name: str) -> list[str]:
     """The overrides that the head of a recipe gives for the files as they are published."""
-    told = head_of(name).partition("The published f")[2]
-    words = re.findall(r"((?:data|evaluate)[\w.]*='[^']*')", told)
+    file_notes = head_of(name).partition("The published f")[2]
+    words = re.findall(r"((?:data|evaluate)[\w.]*='[^']*')", file_notes)
     return [shlex.split(word)[0] for word in words]
 
 
@@ -101,7 +101,7 @@ def test_flickr8k_is_read_as_it_is_published(tmp_path: Path) -> None:
     (tmp_path / "Images").mkdir()
     images = []
     for row, split in enumerate(("train", "train", "val")):
-        (tmp_path / "Images" / f"{row}.jpg").write_bytes(picture(row))
+        (tmp_path / "Images" / f"{row}.jpg").write_bytes(image_bytes(row))
         images.append({"filename": f"{row}.jpg", "split": split, "sentences": [{"raw": "a dog"}]})
     (tmp_path / "dataset_flickr8k.json").write_text(json.dumps({"images": images}))
     names = [name for name in NAMES if "flickr8k" in name]

@@ -10,7 +10,7 @@ from coca.core.recipe import read_recipe
 from coca.tasks import TaskConfig
 from coca.workflows.evaluation.evaluate import SuiteConfig, evaluate
 from coca.workflows.evaluation.reference_results import benchmark_named
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_video import video
 
@@ -26,7 +26,7 @@ def tasks_of(name: str, *overrides: str) -> tuple[TaskConfig, ...]:
 
 def put(path: str, number: int) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(picture(number))
+    Path(path).write_bytes(image_bytes(number))
 
 
 def karpathy(root: str, folder: str, name: str) -> None:
@@ -68,8 +68,10 @@ def imagenet() -> None:
 def msrvtt() -> None:
     Path("msrvtt/videos").mkdir(parents=True)
     rows = [{"video_id": f"video{row}", "split": "test", "category": 1} for row in range(3)]
-    said = [{"video_id": f"video{row % 3}", "caption": f"a red car {row}"} for row in range(6)]
-    Path("msrvtt/videodatainfo.json").write_text(json.dumps({"videos": rows, "sentences": said}))
+    sentences = [{"video_id": f"video{row % 3}", "caption": f"a red car {row}"} for row in range(6)]
+    Path("msrvtt/videodatainfo.json").write_text(
+        json.dumps({"videos": rows, "sentences": sentences})
+    )
     for row in range(3):
         clip = video(frames=8, colour=(60 * row, 20, 90))
         Path(f"msrvtt/videos/video{row}.mp4").write_bytes(clip)
@@ -85,7 +87,7 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_recipe_scores_its_benchmark_beside_published_figures(
+def test_a_recipe_compares_its_benchmark_with_published_figures(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

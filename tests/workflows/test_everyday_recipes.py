@@ -19,7 +19,7 @@ from coca.processing.word_vectors import WordVectors
 from coca.train.tracker import read_metrics
 from coca.workflows.evaluation.evaluate import SuiteConfig
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
-from tiny_data import picture
+from tiny_data import image_bytes
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 FIRST = RECIPES / "pretrain" / "everyday.yaml"
@@ -62,9 +62,9 @@ def root(tmp_path: Path) -> Path:
         with ShardWriter(Path(folder), name=start) as writer:
             for number in range(3):
                 caption = f"a red car {number}"
-                writer.write(Sample(f"{start}/{number}", picture(number), captions=(caption,)))
+                writer.write(Sample(f"{start}/{number}", image_bytes(number), captions=(caption,)))
     with zipfile.ZipFile(tmp_path / "imagenet_sample_1000.zip", "w") as archive:
-        archive.writestr("images/1.png", picture(1))
+        archive.writestr("images/1.png", image_bytes(1))
         archive.writestr("meta.jsonl", json.dumps({"image": "images/1.png", "label": "tench"}))
     words = ("taxi", "dog", "house")
     vectors = np.eye(3, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The paper's recipes for recognition: they say what its Table 9 says, and run as they are."""
+"""The paper's recipes for recognition: they have the settings of its Table 9, and run unchanged."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TABLE_9 = {  # encoder's learning rate, label smoothing
 
 
 @pytest.mark.parametrize("name", TABLE_9)
-def test_a_recipe_says_what_the_paper_says(name: str) -> None:
+def test_a_recipe_has_the_settings_of_the_paper(name: str) -> None:
     config = load_config(FinetuneConfig, RECIPES / f"{name}.yaml")
     encoder_lr, smoothing = TABLE_9[name]
     optimizer, schedule = config.train.optimizer, config.train.schedule
@@ -42,15 +42,15 @@ def test_a_recipe_says_what_the_paper_says(name: str) -> None:
 @pytest.mark.parametrize("name", TABLE_9)
 def test_a_recipe_runs_as_it_is_but_smaller(name: str, tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    pictures, model = write_classes(tmp_path / "photos"), write_model(tmp_path / "model")
+    image_folder, model = write_classes(tmp_path / "photos"), write_model(tmp_path / "model")
     config = load_config(
         FinetuneConfig,
         RECIPES / f"{name}.yaml",
         overrides=[
             f"run={tmp_path}/run",
             f"model={model}",
-            f"data.sources.0.path={pictures}",
-            f"evaluate.0.data.path={pictures}",
+            f"data.sources.0.path={image_folder}",
+            f"evaluate.0.data.path={image_folder}",
             "data.loader.batch_size=4",
             "data.loader.workers=0",
             "train.steps=2",

@@ -19,7 +19,7 @@ from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.index import IndexResult, index_images, index_sources
 from coca.workflows.collections.source_uris import FolderUri, resolve_uris
 from coca.workflows.collections.watch import watch_folders
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 
@@ -43,13 +43,13 @@ def data(tmp_path: Path) -> Path:
     pack(folder / "shards", range(3))
     with zipfile.ZipFile(folder / "pack.zip", "w") as file:
         for n in (3, 4):
-            file.writestr(f"pics/{n}.png", picture(n))
+            file.writestr(f"pics/{n}.png", image_bytes(n))
         rows = [{"image": f"pics/{n}.png", "caption": f"given {n}"} for n in (3, 4)]
         file.writestr("meta.jsonl", "\n".join(map(json.dumps, rows)))
-    table = [{"key": f"k{n}", "image": picture(n), "caption": f"given {n}"} for n in (5, 6)]
+    table = [{"key": f"k{n}", "image": image_bytes(n), "caption": f"given {n}"} for n in (5, 6)]
     parquet.write_table(arrow.Table.from_pylist(table), folder / "rows.parquet")
     for n in (7, 8):
-        (photos / f"{n}.png").write_bytes(picture(n))
+        (photos / f"{n}.png").write_bytes(image_bytes(n))
         (photos / f"{n}.txt").write_text(f"given {n}")
     return folder
 
@@ -57,7 +57,7 @@ def data(tmp_path: Path) -> Path:
 def pack(folder: Path, numbers: Sequence[int]) -> None:
     with ShardWriter(folder, samples_per_shard=2) as writer:
         for n in numbers:
-            writer.write(Sample(f"k{n}", picture(n), (f"given {n}",)))
+            writer.write(Sample(f"k{n}", image_bytes(n), (f"given {n}",)))
 
 
 def places(data: Path) -> list[str | Path]:
@@ -111,7 +111,7 @@ def test_a_folder_with_a_copy_takes_neither_source_nor_caption_from_an_archive(
     data: Path, uri: str, model: Predictor, before: dict[str, tuple[str, dict[str, str]]]
 ) -> None:
     for n in (0, 3, 5):
-        (data / "photos" / f"copy of {n}.png").write_bytes(picture(n))
+        (data / "photos" / f"copy of {n}.png").write_bytes(image_bytes(n))
     again = index_images([data], model, uri=uri, captions=False)
     assert again.report == IngestReport(unchanged=2, duplicates=3)
     after = claims(uri)
@@ -129,7 +129,7 @@ def test_a_pattern_of_tars_loses_nothing_in_folders_below_nor_in_folders_called_
     pack(data, range(3))
     pack(data / "below", range(1))
     (data / "b.tar").mkdir()
-    (data / "b.tar" / "2.png").write_bytes(picture(2))
+    (data / "b.tar" / "2.png").write_bytes(image_bytes(2))
     here = [f"{data}/shard-000000.tar/gone", f"{data}/shard-000010.tar/k0/sub.tar/k1"]
     below = [f"{data}/below/shard-000000.tar/gone", f"{data}/below/shard-000010.tar/k0"]
     others = [
@@ -150,11 +150,11 @@ def test_keys_that_look_like_moments_of_a_video_are_no_moments(
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     with ShardWriter(tmp_path / "shards") as writer:
         for n in range(2):
-            writer.write(Sample(f"cam/a#t={n}", picture(n), (f"given {n}",)))
-    rows = [{"key": f"b#t={n}", "image": picture(n), "caption": f"given {n}"} for n in (2, 3)]
+            writer.write(Sample(f"cam/a#t={n}", image_bytes(n), (f"given {n}",)))
+    rows = [{"key": f"b#t={n}", "image": image_bytes(n), "caption": f"given {n}"} for n in (2, 3)]
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     file = tmp_path / "shot#t=4"
-    file.write_bytes(picture(4))
+    file.write_bytes(image_bytes(4))
     (file.with_suffix(".txt")).write_text("given 4")
     named: list[str | Path] = [f"{tmp_path}/shards/*.tar", tmp_path / "rows.parquet"]
     sources = [*open_sources(resolve_uris(named)), FileSource([file])]
@@ -164,7 +164,7 @@ def test_keys_that_look_like_moments_of_a_video_are_no_moments(
     held, read = claims(uri), ImageResolver()
     assert sorted(caption for caption, _ in held.values()) == [f"given {n}" for n in range(5)]
     for path, (caption, files) in held.items():
-        assert read(path, files[path]) == picture(int(caption[-1]))
+        assert read(path, files[path]) == image_bytes(int(caption[-1]))
         assert is_within(path, files[path]) == (path != str(file))
 
 
@@ -174,11 +174,11 @@ def test_a_folder_that_vanishes_while_it_is_followed_may_be_a_drive(
     drive, home = tmp_path / "drive", tmp_path / "home"
     for n, folder in enumerate((drive, home)):
         folder.mkdir()
-        (folder / f"{n}.png").write_bytes(picture(n))
+        (folder / f"{n}.png").write_bytes(image_bytes(n))
     rounds = watched([drive, home], uri, model)
     assert next(rounds).report == IngestReport(added=2)
     drive.rename(tmp_path / "elsewhere")
-    (home / "2.png").write_bytes(picture(2))
+    (home / "2.png").write_bytes(image_bytes(2))
     assert next(rounds).report == IngestReport(added=1)
     rounds.close()  # type: ignore[attr-defined]
     assert {Path(path).name for path in claims(uri)} == {"0.png", "1.png", "2.png"}

@@ -1,4 +1,4 @@
-"""The paper's recipes: they say what the paper says, and each runs as it is, only smaller."""
+"""The paper's recipes: they have the settings of the paper, and each runs at a small size."""
 
 import math
 from functools import partial
@@ -25,7 +25,7 @@ def config_of(name: str) -> PretrainConfig:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_first_stage_says_what_the_paper_says(name: str) -> None:
+def test_the_first_stage_has_the_settings_of_the_paper(name: str) -> None:
     config = config_of(name)
     assert count_parameters(config.model)["total_without_poolers"] == pytest.approx(
         MODELS[name], rel=2e-3

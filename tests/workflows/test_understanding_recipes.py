@@ -1,4 +1,4 @@
-"""Recipes for questions and statements: they say what the paper says, and each runs, smaller."""
+"""Recipes for questions and statements: the settings of the paper, run at a small size."""
 
 import json
 import zipfile
@@ -14,7 +14,7 @@ from coca.core.config import load_config
 from coca.data.sources.base import SourceConfig
 from coca.data.sources.zip_archive import ZipConfig
 from coca.workflows.training.finetune import FinetuneConfig, finetune
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 from tiny_questions import write_easy_vqa, write_nlvr2, write_snli_ve, write_vqa
 
@@ -29,7 +29,7 @@ TABLE_10: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", TABLE_10)
-def test_a_recipe_of_the_paper_says_what_its_table_10_says(name: str) -> None:
+def test_a_recipe_of_the_paper_has_the_settings_of_its_table_10(name: str) -> None:
     config = load_config(FinetuneConfig, RECIPES / f"{name}.yaml")
     optimizer, schedule = config.train.optimizer, config.train.schedule
     assert config.head is not None
@@ -56,12 +56,12 @@ def write_zip(path: Path, rows: list[dict[str, Any]]) -> SourceConfig:
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as file:
         for number, row in enumerate(rows):
-            file.writestr(row["image"], picture(number))
+            file.writestr(row["image"], image_bytes(number))
         file.writestr("meta.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return ZipConfig(path=str(path))
 
 
-def write_rooms(root: Path) -> SourceConfig:
+def write_indoor_photos(root: Path) -> SourceConfig:
     rows = [
         {
             "image": f"{number}.png",
@@ -93,7 +93,7 @@ def write_boxes(root: Path) -> SourceConfig:
         ("snli_ve", write_snli_ve),
         ("nlvr2", write_nlvr2),
         ("easy_vqa", write_easy_vqa),
-        ("daquar", write_rooms),
+        ("daquar", write_indoor_photos),
         ("nlvr", write_boxes),
     ],
 )
@@ -127,6 +127,6 @@ def test_a_recipe_runs_as_it_is_on_data_in_the_published_format(
     report = (tmp_path / "run" / "scores" / "report.md").read_text()
     assert ("the paper" in report) == (name in TABLE_10)
     predictor = coca.load(result.model, device="cpu")
-    pictures = [picture(1)] * (recipe.head.pictures if recipe.head else 1)
-    (best,) = predictor.answer([pictures], ["what is it?"])
+    images = [image_bytes(1)] * (recipe.head.pictures if recipe.head else 1)
+    (best,) = predictor.answer([images], ["what is it?"])
     assert best[0].label in predictor.classes

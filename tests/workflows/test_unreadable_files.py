@@ -1,4 +1,4 @@
-"""A tar or table that cannot be read as a whole is reported, and what is beside it is indexed."""
+"""A tar or table that cannot be read as a whole is reported, and other files are indexed."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import UnreadableFile, open_sources
 from coca.workflows.collections.index import index_images
 from coca.workflows.collections.source_uris import resolve_uris
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 
@@ -27,14 +27,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder of two tars and an image, a zip beside it."""
+    """A folder of two tars and an image, a zip next to it."""
     folder = tmp_path / "data"
     with ShardWriter(folder, samples_per_shard=2) as writer:
         for n in range(4):
-            writer.write(Sample(f"k{n}", picture(n)))
-    (folder / "4.png").write_bytes(picture(4))
+            writer.write(Sample(f"k{n}", image_bytes(n)))
+    (folder / "4.png").write_bytes(image_bytes(4))
     with zipfile.ZipFile(tmp_path / "pack.zip", "w") as file:
-        file.writestr("5.png", picture(5))
+        file.writestr("5.png", image_bytes(5))
         file.writestr("meta.jsonl", json.dumps({"image": "5.png"}))
     return folder
 
@@ -50,7 +50,7 @@ def test_a_damaged_tar_and_zip_are_reported_keep_their_records_and_stop_nothing(
 ) -> None:
     uri, pack = str(tmp_path / "pictures.db"), tmp_path / "pack.zip"
     (data / "old.tar").mkdir()
-    (data / "old.tar" / "6.png").write_bytes(picture(6))
+    (data / "old.tar" / "6.png").write_bytes(image_bytes(6))
     first = index_images([data, pack], model, uri=uri, captions=False)
     assert (first.report.added, first.report.bad) == (7, [])
     damage(data / "shard-000001.tar")

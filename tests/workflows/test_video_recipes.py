@@ -1,4 +1,4 @@
-"""The paper's recipes for video: they say what its Table 9 says, and run as they are."""
+"""The paper's recipes for video: they have the settings of its Table 9, and run unchanged."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def write_clips(folder: Path, *, header: bool) -> Path:
 
 
 @pytest.mark.parametrize("name", TABLE_9)
-def test_a_recipe_says_what_the_paper_says(name: str) -> None:
+def test_a_recipe_has_the_settings_of_the_paper(name: str) -> None:
     config = load_config(FinetuneConfig, RECIPES / f"{name}.yaml")
     encoder_lr, smoothing = TABLE_9[name]
     optimizer, schedule = config.train.optimizer, config.train.schedule

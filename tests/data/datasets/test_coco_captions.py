@@ -8,7 +8,7 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.sources.annotated import AnnotatedSource, SplitAnnotationsConfig
 from coca.data.sources.factory import open_source
-from tiny_data import picture
+from tiny_data import image_bytes
 
 IMAGES: list[Any] = [
     {"id": 7, "file_name": "7.jpg", "domain": "in-domain"},
@@ -26,7 +26,7 @@ def write(
 ) -> SplitAnnotationsConfig:
     (root / "photos").mkdir()
     for number in (3, 7):
-        (root / "photos" / f"{number}.jpg").write_bytes(picture(number))
+        (root / "photos" / f"{number}.jpg").write_bytes(image_bytes(number))
     path = root / "captions.json"
     path.write_text(json.dumps({"info": {}, "images": images, "annotations": notes}))
     return SplitAnnotationsConfig(
@@ -34,11 +34,11 @@ def write(
     )
 
 
-def test_captions_find_their_pictures_by_number(tmp_path: Path) -> None:
+def test_captions_find_their_images_by_number(tmp_path: Path) -> None:
     source = open_source(write(tmp_path, IMAGES, NOTES))
     assert [source.key(row) for row in range(len(source))] == ["7", "3"]
     sample = source.read(1)
-    assert (sample.captions, sample.image) == (("a cat", "a small cat"), picture(3))
+    assert (sample.captions, sample.image) == (("a cat", "a small cat"), image_bytes(3))
     assert sample.metadata == {"image_id": 3, "domain": "out-domain"}
 
 
@@ -60,17 +60,17 @@ def test_what_is_malformed_or_belongs_nowhere_is_a_bad_sample_of_its_own(tmp_pat
     notes = [*NOTES, {"image_id": 7}, {"image_id": 99, "caption": "lost"}, "x"]
     source = open_source(write(tmp_path, images, notes))
     assert isinstance(source, AnnotatedSource)
-    told = []
+    errors = []
     for row in range(len(source)):
         try:
             source.words(row)
         except DataError as error:
-            told.append(str(error))
-    assert len(source) - len(told) == 2
+            errors.append(str(error))
+    assert len(source) - len(errors) == 2
     wanted = ("image 2", "annotation 3", "annotation 5", "image 99")
-    assert all(what in it for what, it in zip(wanted, told, strict=True))
+    assert all(what in it for what, it in zip(wanted, errors, strict=True))
 
 
-def test_a_picture_without_captions_has_none(tmp_path: Path) -> None:
+def test_an_image_without_captions_has_none(tmp_path: Path) -> None:
     source = open_source(write(tmp_path, IMAGES, NOTES[:1]))
     assert source.read(0).captions == ()

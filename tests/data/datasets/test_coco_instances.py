@@ -23,7 +23,7 @@ def open_instances(path: Path) -> Source:
     )
 
 
-def test_a_picture_has_its_objects_with_names_boxes_and_size(tmp_path: Path) -> None:
+def test_an_image_has_its_objects_with_names_boxes_and_size(tmp_path: Path) -> None:
     path = write_scenes(tmp_path / "scenes")
     source = open_instances(path)
     sample = source.read(0)
@@ -36,7 +36,7 @@ def test_a_picture_has_its_objects_with_names_boxes_and_size(tmp_path: Path) -> 
     assert words_of(source, 0).metadata == sample.metadata
 
 
-def test_a_picture_without_objects_is_a_sample(tmp_path: Path) -> None:
+def test_an_image_without_objects_is_a_sample(tmp_path: Path) -> None:
     source = open_instances(write_scenes(tmp_path / "scenes"))
     assert len(source) == 6
     assert source.read(5).metadata[BOXES] == []
@@ -75,7 +75,7 @@ def test_a_malformed_box_is_a_bad_sample_of_its_own(tmp_path: Path, note: Any) -
 
 
 @pytest.mark.parametrize("side", [0, "wide", None, float("inf")])
-def test_a_picture_without_a_size_is_a_bad_sample(tmp_path: Path, side: Any) -> None:
+def test_an_image_without_a_size_is_a_bad_sample(tmp_path: Path, side: Any) -> None:
     (tmp_path / "pictures").mkdir()
     write_instances(tmp_path / "instances.json", [{**IMAGE, "width": side}], [])
     with pytest.raises(DataError, match="image 0 of"):
@@ -83,7 +83,7 @@ def test_a_picture_without_a_size_is_a_bad_sample(tmp_path: Path, side: Any) -> 
 
 
 @pytest.mark.parametrize("number", [[1], {"a": 1}])
-def test_a_picture_whose_number_is_none_is_a_bad_sample(tmp_path: Path, number: Any) -> None:
+def test_an_image_whose_number_is_none_is_a_bad_sample(tmp_path: Path, number: Any) -> None:
     (tmp_path / "pictures").mkdir()
     write_instances(tmp_path / "instances.json", [{**IMAGE, "id": number}], [BOX])
     with pytest.raises(DataError, match="image 0 of"):

@@ -11,7 +11,7 @@ from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.sources.annotated import SplitAnnotationsConfig
 from coca.data.sources.base import Source
 from coca.data.sources.factory import open_source
-from tiny_data import picture, tiny_processor
+from tiny_data import image_bytes, tiny_processor
 
 
 def image(name: str, split: str, *captions: str, folder: str = "") -> dict[str, Any]:
@@ -33,7 +33,7 @@ def write(root: Path, images: list[Any], *, folder: str = "") -> SplitAnnotation
         if isinstance(entry, dict) and "filename" in entry:
             path = root / folder / entry.get("filepath", "") / entry["filename"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture(number))
+            path.write_bytes(image_bytes(number))
     path = root / "dataset.json"
     path.write_text(json.dumps({"images": images, "dataset": "tiny"}))
     images_at = str(root / folder) if folder else ""
@@ -44,24 +44,24 @@ def opened(config: SplitAnnotationsConfig, *splits: str) -> Source:
     return open_source(replace(config, split=splits))
 
 
-def test_a_split_is_its_pictures_with_all_sentences_in_the_order_of_the_file(
+def test_a_split_is_its_images_with_all_sentences_in_the_order_of_the_file(
     tmp_path: Path,
 ) -> None:
     config = write(tmp_path, IMAGES)
     both = opened(config, "train", "restval")
     assert [both.key(row) for row in range(len(both))] == ["a", "c"]
     assert both.read(0).captions == ("one", "two")
-    assert both.read(1).image == picture(2)
+    assert both.read(1).image == image_bytes(2)
     assert len(opened(config)) == 4
 
 
-def test_a_folder_within_the_file_stands_below_the_folder_of_the_pictures(tmp_path: Path) -> None:
+def test_a_folder_within_the_file_is_below_the_folder_of_the_images(tmp_path: Path) -> None:
     config = write(tmp_path, [image("x.jpg", "test", "a", folder="val2014")], folder="photos")
     sample = opened(config, "test").read(0)
-    assert (sample.image, sample.metadata) == (picture(0), {"split": "test", "cocoid": 7})
+    assert (sample.image, sample.metadata) == (image_bytes(0), {"split": "test", "cocoid": 7})
 
 
-def test_an_empty_split_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+def test_an_empty_split_is_reported_with_those_that_are_there(tmp_path: Path) -> None:
     config = write(tmp_path, IMAGES)
     with pytest.raises(DataError, match=r"'tset'.*restval \(1\), test \(1\), train \(1\)") as it:
         opened(config, "tset")
@@ -71,7 +71,7 @@ def test_an_empty_split_is_told_with_those_that_are_there(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "broken", [7, {"split": "test"}, {"filename": "e.jpg", "split": "test", "sentences": ["raw"]}]
 )
-def test_a_malformed_entry_stands_in_its_place_and_is_named(tmp_path: Path, broken: Any) -> None:
+def test_a_malformed_entry_keeps_its_position_and_is_named(tmp_path: Path, broken: Any) -> None:
     config = write(tmp_path, [*IMAGES, broken])
     source = opened(config, "test")
     assert [source.key(row) for row in range(2)] == ["b", "1"]
@@ -79,7 +79,7 @@ def test_a_malformed_entry_stands_in_its_place_and_is_named(tmp_path: Path, brok
         source.read(1)
 
 
-def test_a_missing_picture_is_a_bad_sample_of_the_loader(tmp_path: Path) -> None:
+def test_a_missing_image_is_a_bad_sample_of_the_loader(tmp_path: Path) -> None:
     config = write(tmp_path, IMAGES)
     (tmp_path / "c.jpg").unlink()
     source = opened(config)
@@ -103,19 +103,19 @@ def test_a_missing_picture_is_a_bad_sample_of_the_loader(tmp_path: Path) -> None
         ('{"annotations": []}', "no list called 'images', but annotations"),
     ],
 )
-def test_a_file_of_another_format_is_told(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_of_another_format_is_reported(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(DataError, match=message):
         open_source(SplitAnnotationsConfig(kind="karpathy", path=str(tmp_path / "x.json")))
 
 
-def test_a_missing_folder_of_pictures_is_told_before_any_is_read(tmp_path: Path) -> None:
+def test_a_missing_folder_of_images_is_reported_before_any_is_read(tmp_path: Path) -> None:
     config = write(tmp_path, IMAGES)
     with pytest.raises(DataError, match="the folder of the images, nowhere, is missing"):
         open_source(SplitAnnotationsConfig(kind="karpathy", path=config.path, images="nowhere"))
 
 
-def test_the_fingerprint_tells_files_and_splits_apart(tmp_path: Path) -> None:
+def test_the_fingerprint_distinguishes_files_and_splits(tmp_path: Path) -> None:
     config = write(tmp_path, IMAGES)
     other = write(tmp_path / "other", IMAGES[:2])
     prints = {

@@ -29,7 +29,7 @@ def open_kinetics(path: Path, split: str | tuple[str, ...] = ()) -> Source:
     return open_source(SplitClipsConfig(kind="kinetics", path=str(path), split=split, frames=2))
 
 
-def test_clips_are_found_by_id_and_time_whatever_the_folders(tmp_path: Path) -> None:
+def test_clips_are_found_by_id_and_time_in_any_folder(tmp_path: Path) -> None:
     source = open_kinetics(write_kinetics(tmp_path))
     samples = [source.read(row) for row in range(3)]
     assert [sample.labels for sample in samples] == [

@@ -49,7 +49,9 @@ def test_a_video_has_all_of_its_sentences(tmp_path: Path) -> None:
     assert caught.value.reason == "missing"
 
 
-def test_malformed_videos_are_bad_samples_and_malformed_sentences_are_told(tmp_path: Path) -> None:
+def test_malformed_videos_are_bad_samples_and_malformed_sentences_are_reported(
+    tmp_path: Path,
+) -> None:
     source = open_msrvtt(tmp_path, {"videos": [*VIDEOS, "video1"], "sentences": SENTENCES})
     with pytest.raises(DataError, match="video 3 of") as caught:
         source.read(3)

@@ -8,12 +8,12 @@ import torch
 
 from coca.core.errors import DataError
 from coca.data.sample import Batch, Sample
-from tiny_data import MemorySource, make_samples, picture, tiny_processor
+from tiny_data import MemorySource, image_bytes, make_samples, tiny_processor
 from tiny_loader import Faulty, keys, lively, make_loader, named, same, take
 
 
-def test_a_caption_is_drawn_anew_in_each_epoch() -> None:
-    source = MemorySource([Sample("a", picture(1), ("a red car", "two dogs play"))])
+def test_a_caption_is_drawn_again_in_each_epoch() -> None:
+    source = MemorySource([Sample("a", image_bytes(1), ("a red car", "two dogs play"))])
     batches = take(make_loader(source, batch_size=16), 2)
     decode = tiny_processor().tokenizer.decode
     texts = [decode(row) for batch in batches for row in batch.tokens.tolist()]
@@ -21,8 +21,8 @@ def test_a_caption_is_drawn_anew_in_each_epoch() -> None:
 
 
 def test_labels_become_targets_and_text_of_their_own_source() -> None:
-    labelled = MemorySource([Sample("l", picture(1), labels=("cat", "dog"))])
-    captioned = MemorySource([Sample("c", picture(2), ("a red car",))])
+    labelled = MemorySource([Sample("l", image_bytes(1), labels=("cat", "dog"))])
+    captioned = MemorySource([Sample("c", image_bytes(2), ("a red car",))])
     (batch,) = take(
         make_loader(
             labelled,
@@ -43,7 +43,7 @@ def test_labels_become_targets_and_text_of_their_own_source() -> None:
 
 
 def test_a_label_without_a_class_makes_a_bad_sample() -> None:
-    samples = [Sample(name, picture(1), ("a",), labels=(name,)) for name in ("cat", "cow")]
+    samples = [Sample(name, image_bytes(1), ("a",), labels=(name,)) for name in ("cat", "cow")]
     options = {"class_names": ("cat",), "max_bad_fraction": 1.0}
     (batch,) = take(make_loader(MemorySource(samples), batch_size=4, settings=options), 1)
     assert set(batch.keys) == {"cat"}
@@ -56,7 +56,7 @@ def damaged(samples: list[Sample], every: int) -> MemorySource:
     content: list[Sample | DataError] = list(samples)
     for row in range(3, len(samples), every):
         sample = samples[row]
-        photo = picture(row, form="JPEG", side=40)
+        photo = image_bytes(row, form="JPEG", side=40)
         replacements: dict[str, Sample | DataError] = {
             "missing": DataError("it is gone", reason="missing"),
             "truncated": Sample(sample.key, photo[: len(photo) // 2], sample.captions),
@@ -84,9 +84,9 @@ def test_bad_samples_are_replaced_and_leave_the_order_elsewhere(
     )
     batches = take(loader, 20)
     bad_keys = {samples[row].key for row in range(3, 100, every)}
-    for clean, mended in zip(good, batches, strict=True):
-        assert len(mended.keys) == 10
-        for wanted, got in zip(clean.keys, mended.keys, strict=True):
+    for clean, replaced in zip(good, batches, strict=True):
+        assert len(replaced.keys) == 10
+        for wanted, got in zip(clean.keys, replaced.keys, strict=True):
             assert (got == wanted) == (wanted not in bad_keys)
             assert got not in bad_keys
     listed = [json.loads(line) for line in log.read_text().splitlines()]
@@ -140,7 +140,7 @@ def test_a_source_without_a_usable_sample_stops_the_run_at_once(workers: int) ->
     assert loader.state == 0
 
 
-def test_sources_of_one_name_are_told_apart_in_the_log() -> None:
+def test_sources_of_one_name_are_distinguished_in_the_log() -> None:
     error = DataError("it is gone", reason="missing")
     sources = [MemorySource([*make_samples(3), error]) for _ in range(3)]
     loader = make_loader(
@@ -160,12 +160,12 @@ def test_a_fault_of_the_program_itself_is_not_hidden(workers: int) -> None:
 
 
 def asked(key: str, question: str, *answers: str) -> Sample:
-    return Sample(key, picture(1), text=question, answers=answers)
+    return Sample(key, image_bytes(1), text=question, answers=answers)
 
 
-def test_a_question_stands_before_its_answer_and_is_counted() -> None:
+def test_a_question_precedes_its_answer_and_is_counted() -> None:
     asking = MemorySource([asked("q", "the small cat sleeps", "a red car")])
-    telling = MemorySource([Sample("c", picture(2), ("two dogs play",))])
+    telling = MemorySource([Sample("c", image_bytes(2), ("two dogs play",))])
     configs = [named("q", text="question"), named("c")]
     (batch,) = take(make_loader(asking, telling, configs=configs, batch_size=4), 1)
     tokenizer = tiny_processor().tokenizer
@@ -190,8 +190,8 @@ def test_answers_count_by_their_accuracy_and_only_if_listed() -> None:
     assert batch.bad == ()
 
 
-def test_pictures_of_one_sample_are_changed_alike() -> None:
-    still = Sample("v", picture(1, side=20), ("a",), others=(picture(1, side=20),) * 2)
+def test_images_of_one_sample_are_changed_alike() -> None:
+    still = Sample("v", image_bytes(1, side=20), ("a",), others=(image_bytes(1, side=20),) * 2)
     loader = make_loader(
         MemorySource([still]), batch_size=2, settings={"pictures": 3}, augment=lively()
     )
@@ -204,9 +204,9 @@ def test_pictures_of_one_sample_are_changed_alike() -> None:
     assert [part.images.shape[0] for part in first.split(1)] == [1, 1]
 
 
-def test_another_number_of_pictures_makes_a_bad_sample() -> None:
-    pair = Sample("pair", picture(1), ("a",), others=(picture(2),))
-    samples = MemorySource([pair, Sample("one", picture(1), ("a",))])
+def test_another_number_of_images_makes_a_bad_sample() -> None:
+    pair = Sample("pair", image_bytes(1), ("a",), others=(image_bytes(2),))
+    samples = MemorySource([pair, Sample("one", image_bytes(1), ("a",))])
     settings = {"pictures": 2, "max_bad_fraction": 1.0}
     (batch,) = take(make_loader(samples, batch_size=4, settings=settings), 1)
     assert set(batch.keys) == {"pair"}

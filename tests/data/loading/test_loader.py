@@ -35,7 +35,7 @@ from tiny_loader import (
 )
 
 
-def test_a_batch_holds_pictures_and_padded_captions() -> None:
+def test_a_batch_holds_images_and_padded_captions() -> None:
     (batch,) = take(make_loader(MemorySource(make_samples(20))), 1)
     assert batch.images.shape == (8, 3, 8, 8)
     assert batch.tokens.shape[0] == 8
@@ -153,7 +153,7 @@ def test_iterating_again_goes_on_and_counts_only_what_was_handed_out() -> None:
     assert loader.state == 32
 
 
-def test_the_fingerprint_changes_with_whatever_changes_the_order() -> None:
+def test_the_fingerprint_changes_with_everything_that_changes_the_order() -> None:
     first, second = two_sources()
     prints = [
         make_loader(first, second),
@@ -345,7 +345,7 @@ def test_slow_workers_are_looked_at_again_until_the_time_is_up() -> None:
     assert len(batches) == 2
 
 
-def test_a_source_that_cannot_be_sent_to_workers_is_told_in_a_sentence() -> None:
+def test_a_source_that_cannot_be_sent_to_workers_is_reported_in_a_sentence() -> None:
     source = MemorySource(make_samples(8))
     source.lock = threading.Lock()  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"must be picklable, or set data\.loader\.workers to 0"):

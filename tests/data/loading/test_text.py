@@ -58,7 +58,7 @@ def test_a_named_set_and_templates_of_ones_own_can_be_mixed() -> None:
     assert "a car" in drawn
 
 
-def test_a_set_that_does_not_exist_is_told() -> None:
+def test_a_set_that_does_not_exist_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"'clipp' has no \{\}.*did you mean 'clip'"):
         config(templates=("clipp",))
 
@@ -105,7 +105,7 @@ def test_a_claim_without_an_answer_is_put_into_its_template() -> None:
     assert words == SampledText("is it so that it rains?", True, "")
 
 
-def test_a_sample_that_asks_nothing_is_told() -> None:
+def test_a_sample_that_asks_nothing_is_reported() -> None:
     with pytest.raises(DataError, match="no question"):
         sample_text(Sample("a", b"", ("a cat",)), config(text="question"), torch.Generator())
 

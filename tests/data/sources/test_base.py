@@ -23,7 +23,7 @@ def test_a_recipe_names_a_source() -> None:
     assert config.templates == ("a {}",)
 
 
-def test_a_name_stands_for_the_path_in_logs() -> None:
+def test_a_name_replaces_the_path_in_logs() -> None:
     assert FolderConfig(path="x", name="pets").title == "pets"
 
 
@@ -45,7 +45,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, object], compla
         ShardsConfig(**{"path": "x", **settings})  # type: ignore[arg-type]
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(ConfigError, match=r"weight.*block_size"):
         ShardsConfig(path="x", weight=-1.0, block_size=-1)
 

@@ -11,14 +11,14 @@ from coca.core.errors import DataError
 from coca.data.sources.class_folders import ClassFoldersConfig, ClassFolderSource, read_names
 from coca.data.sources.factory import open_source
 from coca.processing.image import decode
-from tiny_data import picture
+from tiny_data import image_bytes
 
 
 def fill(root: Path, *names: str) -> Path:
     for number, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(number))
+        path.write_bytes(image_bytes(number))
     return root
 
 
@@ -40,7 +40,7 @@ def labels(source: ClassFolderSource) -> list[tuple[str, ...]]:
         ("names.txt", "n01 tench, Tinca tinca\nn02 great white shark, white shark\n\n"),
     ],
 )
-def test_a_file_says_what_folders_show(tmp_path: Path, file: str, content: str) -> None:
+def test_a_file_maps_folders_to_class_names(tmp_path: Path, file: str, content: str) -> None:
     (tmp_path / file).write_text(content)
     root = fill(tmp_path / "val", "n01/a.JPEG", "n02/b.JPEG")
     source = opened(root, names=str(tmp_path / file))
@@ -55,7 +55,7 @@ def test_folders_by_number_are_named_by_their_place_in_a_list(tmp_path: Path) ->
     assert labels(source) == [("10/a", "class 10"), ("2/b", "class 2")]
 
 
-def test_without_a_file_folders_say_what_they_are_called(tmp_path: Path) -> None:
+def test_without_a_file_folders_are_class_names(tmp_path: Path) -> None:
     source = opened(fill(tmp_path, "red_panda/x/a.png", "cat/b.png", "loose.png"))
     assert labels(source) == [("cat/b", "cat"), ("red_panda/x/a", "red panda")]
 
@@ -109,14 +109,14 @@ def test_each_class_needs_a_name_of_its_own(
         opened(fill(tmp_path / "p", "a/1.png", "b/1.png"), names=str(tmp_path / "n.json"))
 
 
-def test_a_listed_class_without_pictures_is_told(tmp_path: Path) -> None:
+def test_a_listed_class_without_images_is_reported(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("a\nzebra\n")
     with pytest.raises(DataError, match=r"lists the class 'zebra', of which .* has no image"):
         opened(fill(tmp_path / "p", "a/1.png"), classes=str(tmp_path / "c.txt"))
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "7"])
-def test_a_file_that_names_nothing_is_told(tmp_path: Path, content: str) -> None:
+def test_a_file_that_names_nothing_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "n.json").write_text(content)
     with pytest.raises(DataError, match=r"n\.json (is no JSON|names no class)"):
         read_names(str(tmp_path / "n.json"))

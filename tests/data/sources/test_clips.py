@@ -34,7 +34,7 @@ def test_a_clip_is_read_as_its_frames_without_loss(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(source)).read(0) == sample
 
 
-def test_a_folder_of_pictures_is_a_clip_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_a_folder_of_images_is_a_clip_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in range(12):
         pixels = np.full((8, 8, 3), number * 4, np.uint8)
         (tmp_path / f"frame_{number}.bmp").write_bytes(as_file(pixels))
@@ -79,7 +79,7 @@ def test_clips_are_found_by_name_in_any_folder(tmp_path: Path) -> None:
     assert caught.value.reason == "missing"
 
 
-def test_two_clips_of_one_name_are_told_apart_by_their_folder_or_refused(tmp_path: Path) -> None:
+def test_two_clips_of_one_name_are_distinguished_by_their_folder_or_refused(tmp_path: Path) -> None:
     for folder in ("run", "walk"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.mp4").write_bytes(b"")

@@ -10,7 +10,7 @@ from coca.data.sources.base import Source, read_rows
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
 from coca.search.ingest.source_images import read_annotation
-from tiny_data import picture
+from tiny_data import image_bytes
 
 
 def fill(folder: Path, files: dict[str, bytes | str]) -> None:
@@ -24,18 +24,18 @@ def open_folder(path: Path) -> Source:
     return open_source(FolderConfig(path=str(path)))
 
 
-def test_text_files_beside_pictures_hold_a_caption_a_line(tmp_path: Path) -> None:
-    fill(tmp_path, {"a.png": picture(1), "a.txt": "one\n\n two \r\n", "b.JPG": picture(2)})
+def test_text_files_next_to_images_hold_a_caption_a_line(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": image_bytes(1), "a.txt": "one\n\n two \r\n", "b.JPG": image_bytes(2)})
     source = open_folder(tmp_path)
     assert [source.key(row) for row in range(len(source))] == ["a", "b"]
     assert source.read(0).captions == ("one", "two")
-    assert source.read(0).image == picture(1)
+    assert source.read(0).image == image_bytes(1)
     assert source.read(1).captions == ()
 
 
 def test_json_files_hold_captions_labels_and_metadata(tmp_path: Path) -> None:
     record = {"captions": ["one", "two"], "labels": ["cat"], "width": 12}
-    fill(tmp_path, {"x/a.png": picture(1), "x/a.json": json.dumps(record), "x/a.txt": "three"})
+    fill(tmp_path, {"x/a.png": image_bytes(1), "x/a.json": json.dumps(record), "x/a.txt": "three"})
     sample = open_folder(tmp_path).read(0)
     assert (sample.key, sample.labels) == ("x/a", ("cat",))
     assert sample.captions == ("three", "one", "two")
@@ -44,7 +44,7 @@ def test_json_files_hold_captions_labels_and_metadata(tmp_path: Path) -> None:
 
 def test_training_and_search_read_the_same_captions(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {"a.txt": "one\ntwo", "a.json": '{"caption": "three", "n": 1}'}
-    fill(tmp_path, {"a.png": picture(1), **files})
+    fill(tmp_path, {"a.png": image_bytes(1), **files})
     sample, annotation = open_folder(tmp_path).read(0), read_annotation(tmp_path / "a.png")
     assert annotation.caption == sample.captions[0]
     assert annotation.metadata == {**sample.metadata, "captions": list(sample.captions)}
@@ -52,7 +52,12 @@ def test_training_and_search_read_the_same_captions(tmp_path: Path) -> None:
 
 def test_class_folders_name_labels(tmp_path: Path) -> None:
     fill(
-        tmp_path, {"red_panda/deep/1.png": picture(1), "cat/1.png": picture(2), "z.png": picture(3)}
+        tmp_path,
+        {
+            "red_panda/deep/1.png": image_bytes(1),
+            "cat/1.png": image_bytes(2),
+            "z.png": image_bytes(3),
+        },
     )
     source = open_folder(tmp_path)
     assert [(s.key, s.labels) for s in map(source.read, range(3))] == [
@@ -63,18 +68,18 @@ def test_class_folders_name_labels(tmp_path: Path) -> None:
 
 
 def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
-    hidden = {".a.png": picture(1), ".git/b.png": picture(1)}
-    fill(tmp_path, {**hidden, "notes.md": b"x", "c.png": picture(3)})
+    hidden = {".a.png": image_bytes(1), ".git/b.png": image_bytes(1)}
+    fill(tmp_path, {**hidden, "notes.md": b"x", "c.png": image_bytes(3)})
     assert len(open_folder(tmp_path)) == 1
 
 
 def test_the_fingerprint_follows_names_and_sizes_but_not_the_place(tmp_path: Path) -> None:
-    files: dict[str, bytes | str] = {"a.png": picture(1), "a.txt": "one"}
+    files: dict[str, bytes | str] = {"a.png": image_bytes(1), "a.txt": "one"}
     variants: list[dict[str, bytes | str]] = [
         files,
         {**files, "a.txt": "four"},
-        {"b.png": picture(1), "b.txt": "one"},
-        {**files, "c.png": picture(2)},
+        {"b.png": image_bytes(1), "b.txt": "one"},
+        {**files, "c.png": image_bytes(2)},
     ]
     prints = []
     for number, variant in enumerate(variants):
@@ -96,14 +101,14 @@ def test_the_fingerprint_follows_names_and_sizes_but_not_the_place(tmp_path: Pat
 def test_a_damaged_sidecar_makes_a_bad_sample(
     tmp_path: Path, name: str, content: bytes, reason: str
 ) -> None:
-    fill(tmp_path, {"a.png": picture(1), name: content})
+    fill(tmp_path, {"a.png": image_bytes(1), name: content})
     with pytest.raises(DataError, match=name) as caught:
         open_folder(tmp_path).read(0)
     assert caught.value.reason == reason
 
 
-def test_a_picture_that_vanishes_makes_a_bad_sample(tmp_path: Path) -> None:
-    fill(tmp_path, {"a.png": picture(1), "b.png": picture(2)})
+def test_an_image_that_vanishes_makes_a_bad_sample(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": image_bytes(1), "b.png": image_bytes(2)})
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
     source = open_folder(tmp_path)
     (tmp_path / "b.png").unlink()
@@ -114,26 +119,26 @@ def test_a_picture_that_vanishes_makes_a_bad_sample(tmp_path: Path) -> None:
     assert source.read(0).key == "a"
 
 
-def test_two_pictures_that_would_share_captions_are_refused(tmp_path: Path) -> None:
-    fill(tmp_path, {"a.png": picture(1), "a.webp": picture(2), "a-b.png": picture(3)})
+def test_two_images_that_would_share_captions_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.png": image_bytes(1), "a.webp": image_bytes(2), "a-b.png": image_bytes(3)})
     with pytest.raises(DataError, match=r"a\.png and a\.webp"):
         open_folder(tmp_path)
 
 
-def test_a_missing_folder_is_told_with_the_other_kinds(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_the_other_kinds(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="kind: shards"):
         open_folder(tmp_path / "nowhere")
 
 
 def test_a_folder_survives_pickling(tmp_path: Path) -> None:
-    fill(tmp_path, {"a.png": picture(1)})
+    fill(tmp_path, {"a.png": image_bytes(1)})
     source = open_folder(tmp_path)
     assert pickle.loads(pickle.dumps(source)).read(0) == source.read(0)
 
 
 @pytest.mark.parametrize("name", ["b.png", "a.txt", "a.json"])
 def test_a_fifo_is_a_bad_sample_and_leaves_the_others(tmp_path: Path, name: str) -> None:
-    fill(tmp_path, {"a.png": picture(1), "c.png": picture(2)})
+    fill(tmp_path, {"a.png": image_bytes(1), "c.png": image_bytes(2)})
     os.mkfifo(tmp_path / name)
     results = read_rows(source := open_folder(tmp_path), range(len(source)))
     bad = [one for one in results if isinstance(one, DataError)]

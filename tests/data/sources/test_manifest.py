@@ -13,7 +13,7 @@ from coca.data.sample import Sample
 from coca.data.sources.base import PlacedSource, Source
 from coca.data.sources.factory import open_source
 from coca.data.sources.manifest import ManifestConfig
-from tiny_data import picture
+from tiny_data import image_bytes
 
 ROWS = [
     {"image": "pics/0.png", "caption": "a red, shiny car", "label": "car", "width": 10},
@@ -25,7 +25,7 @@ ROWS = [
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "pics").mkdir()
     for number in range(2):
-        (tmp_path / "pics" / f"{number}.png").write_bytes(picture(number))
+        (tmp_path / "pics" / f"{number}.png").write_bytes(image_bytes(number))
     return tmp_path
 
 
@@ -57,8 +57,8 @@ def test_every_kind_of_table_gives_the_same_samples(folder: Path, name: str) -> 
     source = open_manifest(write_table(folder, name, ROWS))
     samples = [source.read(row) for row in range(len(source))]
     assert [(s.key, s.image, s.captions, s.labels) for s in samples] == [
-        ("pics/0.png", picture(0), ("a red, shiny car",), ("car",)),
-        ("pics/1.png", picture(1), ('a "small" cat',), ("cat",)),
+        ("pics/0.png", image_bytes(0), ("a red, shiny car",), ("car",)),
+        ("pics/1.png", image_bytes(1), ('a "small" cat',), ("cat",)),
     ]
     assert [str(s.metadata["width"]) for s in samples] == ["10", "20"]
     assert [source.key(0), source.key(1)] == ["pics/0.png", "pics/1.png"]
@@ -66,10 +66,10 @@ def test_every_kind_of_table_gives_the_same_samples(folder: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m.parquet"])
-def test_several_captions_and_labels_may_stand_in_a_list(folder: Path, name: str) -> None:
+def test_several_captions_and_labels_may_be_in_a_list(folder: Path, name: str) -> None:
     row = {"id": 7, "path": "pics/0.png", "captions": ["one", "two"], "labels": ["a", "b"]}
     source = open_manifest(write_table(folder, name, [row]))
-    assert source.read(0) == Sample("7", picture(0), ("one", "two"), ("a", "b"))
+    assert source.read(0) == Sample("7", image_bytes(0), ("one", "two"), ("a", "b"))
 
 
 def test_columns_of_other_names_are_given_by_the_config(folder: Path) -> None:
@@ -80,15 +80,15 @@ def test_columns_of_other_names_are_given_by_the_config(folder: Path) -> None:
         caption_column="alt",
         label_column="kind",
     )
-    expected = Sample("pics/0.png", picture(0), ("one",), ("car",), {"caption": "not this"})
+    expected = Sample("pics/0.png", image_bytes(0), ("one",), ("car",), {"caption": "not this"})
     assert source.read(0) == expected
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_parquet_may_hold_the_pictures_themselves(folder: Path, wrapped: bool) -> None:
-    image = {"bytes": picture(5), "path": None} if wrapped else picture(5)
+def test_parquet_may_hold_the_images_themselves(folder: Path, wrapped: bool) -> None:
+    image = {"bytes": image_bytes(5), "path": None} if wrapped else image_bytes(5)
     source = open_manifest(write_table(folder, "m.parquet", [{"image": image, "text": "one"}]))
-    assert source.read(0) == Sample("0", picture(5), ("one",))
+    assert source.read(0) == Sample("0", image_bytes(5), ("one",))
     assert source.key(0) == "0"
 
 
@@ -106,7 +106,7 @@ def test_parquet_gives_what_json_holds(folder: Path, caplog: pytest.LogCaptureFi
         "count": decimal.Decimal("12.00"),
         "missing": float("nan"),
         "inside": {"days": [datetime.date(2024, 5, 31), None]},
-        "small": {"bytes": picture(1), "path": "small.png"},
+        "small": {"bytes": image_bytes(1), "path": "small.png"},
     }
     source = open_manifest(write_table(folder, "m.parquet", [row]))
     sample = source.read(0)
@@ -169,7 +169,7 @@ def test_a_column_of_a_csv_holds_numbers_if_all_of_its_values_are(
 def test_columns_of_a_csv_that_have_a_meaning_stay_text(folder: Path) -> None:
     row = {"id": "7", "image": "pics/0.png", "caption": "1.50", "label": "3", "question": "2"}
     sample = open_manifest(write_table(folder, "m.csv", [row | {"answer": "4.0"}])).read(0)
-    assert sample == Sample("7", picture(0), ("1.50",), ("3",), text="2", answers=("4.0",))
+    assert sample == Sample("7", image_bytes(0), ("1.50",), ("3",), text="2", answers=("4.0",))
 
 
 def test_times_of_a_csv_are_seconds_and_days_stay_days(folder: Path) -> None:
@@ -182,7 +182,7 @@ def test_times_of_a_csv_are_seconds_and_days_stay_days(folder: Path) -> None:
         assert [source.read(row).metadata["time"] for row in range(2)] == values
 
 
-def test_the_whole_table_tells_the_kind_of_a_column_whatever_rows_are_read(folder: Path) -> None:
+def test_the_whole_table_determines_the_kind_of_a_column_for_any_rows(folder: Path) -> None:
     rows = [
         {"image": "pics/0.png", "it": "1", "split": "a"},
         {"image": "pics/1.png", "it": "x", "split": "b"},
@@ -231,23 +231,23 @@ def test_a_value_of_parquet_that_python_cannot_hold_makes_a_bad_row(folder: Path
         with pytest.raises(DataError, match=r"row 0 of .*m\.parquet has a odd that") as caught:
             source.read(0)
         assert caught.value.reason == "bad_record"
-        assert source.read(1).image == picture(1)
+        assert source.read(1).image == image_bytes(1)
 
 
-def test_absolute_paths_and_urls_stand_for_themselves(folder: Path) -> None:
+def test_absolute_paths_and_urls_are_kept(folder: Path) -> None:
     absolute = folder / "pics" / "0.png"
     rows = [{"image": str(absolute)}, {"url": f"file://{absolute}"}]
     path = write_table(folder, "m.jsonl", rows)
     source = open_manifest(path, read_from=("file:///",))
-    assert [source.read(row).image for row in range(2)] == [picture(0)] * 2
+    assert [source.read(row).image for row in range(2)] == [image_bytes(0)] * 2
 
 
-def test_a_manifest_may_stand_in_the_working_folder(
+def test_a_manifest_may_be_in_the_working_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_table(folder, "m.jsonl", ROWS)
     monkeypatch.chdir(folder)
-    assert open_manifest(Path("m.jsonl")).read(0).image == picture(0)
+    assert open_manifest(Path("m.jsonl")).read(0).image == image_bytes(0)
 
 
 def test_json_lines_may_have_blank_lines_and_windows_breaks(folder: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_csv_row_with_too_few_values_is_a_bad_sample(folder: Path) -> None:
         open_manifest(folder / "m.csv").read(0)
 
 
-def test_a_table_without_pictures_is_told_before_the_run(folder: Path) -> None:
+def test_a_table_without_images_is_reported_before_the_run(folder: Path) -> None:
     path = write_table(folder, "m.csv", [{"shot": "pics/0.png", "caption": "one"}])
     with pytest.raises(ConfigError, match=r"shot, caption, but none of .*set image_column"):
         open_manifest(path)
@@ -321,7 +321,7 @@ def test_a_table_without_pictures_is_told_before_the_run(folder: Path) -> None:
         ("m.csv", b"", "holds no sample"),
     ],
 )
-def test_a_damaged_table_is_told_in_a_sentence(
+def test_a_damaged_table_is_reported_in_a_sentence(
     folder: Path, name: str, content: bytes, complaint: str
 ) -> None:
     if name.endswith(".parquet"):
@@ -331,6 +331,6 @@ def test_a_damaged_table_is_told_in_a_sentence(
         open_manifest(folder / name)
 
 
-def test_a_missing_table_is_told_in_a_sentence(folder: Path) -> None:
+def test_a_missing_table_is_reported_in_a_sentence(folder: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.csv is missing"):
         open_manifest(folder / "nowhere.csv")

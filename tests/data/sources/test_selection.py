@@ -11,7 +11,7 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
 from coca.data.sources.manifest import ManifestConfig
 from coca.data.sources.shards import ShardsConfig, ShardSource, ShardWriter
-from tiny_data import picture
+from tiny_data import image_bytes
 
 CONFIGS = {"manifest": ManifestConfig, "shards": ShardsConfig, "folder": FolderConfig}
 
@@ -23,7 +23,7 @@ def _samples() -> list[Sample]:
     return [
         Sample(
             f"s{number}",
-            picture(number),
+            image_bytes(number),
             (f"caption {number}",),
             (label,) if label else (),
             {"split": split} if split else {},

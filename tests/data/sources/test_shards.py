@@ -17,7 +17,7 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.shards import REMOTE_BLOCK, ShardsConfig, ShardSource, ShardWriter
 from coca.data.storage import storage as storage_module
 from range_server import Serve
-from tiny_data import make_samples, picture
+from tiny_data import image_bytes, make_samples
 
 
 def open_shards(path: str | Path | tuple[str, ...], **options: Any) -> ShardSource:
@@ -54,7 +54,7 @@ def test_what_is_written_is_read(
     samples = [
         Sample(
             name,
-            picture(number % 4),
+            image_bytes(number % 4),
             tuple(data.draw(words)),
             tuple(data.draw(words)),
             data.draw(st.dictionaries(st.sampled_from(["width", "url", "a b"]), values)),
@@ -79,7 +79,7 @@ def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_other_readers_find_the_usual_layout(tmp_path: Path) -> None:
-    sample = Sample("x/a", picture(1, form="JPEG"), ("one", "two"), ("cat",), {"width": 3})
+    sample = Sample("x/a", image_bytes(1, form="JPEG"), ("one", "two"), ("cat",), {"width": 3})
     (path,) = pack(tmp_path, [sample])
     with tarfile.open(path) as tar:
         content = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
@@ -106,8 +106,8 @@ def test_the_index_of_a_writer_is_the_one_that_a_reader_would_make(
 
 
 @pytest.mark.parametrize("form", IMAGE_FORMATS)
-def test_pictures_of_every_format_are_written(tmp_path: Path, form: str) -> None:
-    sample = Sample("a", picture(1, form=form))
+def test_images_of_every_format_are_written(tmp_path: Path, form: str) -> None:
+    sample = Sample("a", image_bytes(1, form=form))
     pack(tmp_path, [sample])
     assert read_all(open_shards(tmp_path)) == [sample]
 
@@ -115,15 +115,15 @@ def test_pictures_of_every_format_are_written(tmp_path: Path, form: str) -> None
 @pytest.mark.parametrize(
     ("sample", "reason"),
     [
-        (Sample("a.b", picture(1)), "bad_key"),
-        (Sample("../a", picture(1)), "bad_key"),
-        (Sample("/a", picture(1)), "bad_key"),
-        (Sample("", picture(1)), "bad_key"),
-        (Sample("a\0", picture(1)), "bad_key"),
+        (Sample("a.b", image_bytes(1)), "bad_key"),
+        (Sample("../a", image_bytes(1)), "bad_key"),
+        (Sample("/a", image_bytes(1)), "bad_key"),
+        (Sample("", image_bytes(1)), "bad_key"),
+        (Sample("a\0", image_bytes(1)), "bad_key"),
         (Sample("a", b"no image"), "not_an_image"),
-        (Sample("a", picture(1), metadata={"caption": "x"}), "bad_record"),
-        (Sample("a", picture(1), metadata={"x": object()}), "bad_record"),
-        (Sample("a", picture(1), ("\ud800",)), "bad_record"),
+        (Sample("a", image_bytes(1), metadata={"caption": "x"}), "bad_record"),
+        (Sample("a", image_bytes(1), metadata={"x": object()}), "bad_record"),
+        (Sample("a", image_bytes(1), ("\ud800",)), "bad_record"),
     ],
 )
 def test_a_sample_that_a_tar_cannot_hold_is_refused(
@@ -137,9 +137,9 @@ def test_a_sample_that_a_tar_cannot_hold_is_refused(
 
 def test_a_key_is_written_once(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path)
-    writer.write(Sample("a", picture(1)))
+    writer.write(Sample("a", image_bytes(1)))
     with pytest.raises(DataError, match="written twice"):
-        writer.write(Sample("a", picture(2)))
+        writer.write(Sample("a", image_bytes(2)))
 
 
 def test_an_interrupted_writer_leaves_whole_tars_only(tmp_path: Path) -> None:
@@ -173,12 +173,12 @@ def test_the_layout_of_img2dataset_is_read(tmp_path: Path) -> None:
         add(
             tar,
             {
-                "000000001.jpg": picture(1),
+                "000000001.jpg": image_bytes(1),
                 "000000001.txt": b"a car",
                 "000000001.json": json.dumps(record).encode(),
-                "000000002.jpg": picture(2),
+                "000000002.jpg": image_bytes(2),
                 "000000002.txt": b" a\nboat \n",
-                "000000003.webp": picture(3),
+                "000000003.webp": image_bytes(3),
                 "000000003.cls": b"7\n",
                 "000000004.png": b"",
                 "000000004.json": b'{"caption": null}',
@@ -191,12 +191,12 @@ def test_the_layout_of_img2dataset_is_read(tmp_path: Path) -> None:
     assert samples[3].image == b""
 
 
-def test_files_of_a_sample_may_lie_far_apart(tmp_path: Path) -> None:
+def test_files_of_a_sample_may_be_far_apart(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add(tar, {f"{n}.jpg": picture(n, side=60) for n in range(3)})
+        add(tar, {f"{n}.jpg": image_bytes(n, side=60) for n in range(3)})
         add(tar, {f"{n}.txt": str(n).encode() for n in range(3)})
     samples = read_all(open_shards(tmp_path / "a.tar"))
-    assert samples == [Sample(str(n), picture(n, side=60), (str(n),)) for n in range(3)]
+    assert samples == [Sample(str(n), image_bytes(n, side=60), (str(n),)) for n in range(3)]
 
 
 def test_rows_follow_the_order_of_the_tars(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_the_fingerprint_follows_content_and_order_but_not_the_place(tmp_path: P
     samples = make_samples(6)
     paths = [str(path) for path in pack(tmp_path / "a", samples)]
     pack(tmp_path / "b", samples)
-    pack(tmp_path / "c", [*samples[:5], Sample("s0005", picture(99))])
+    pack(tmp_path / "c", [*samples[:5], Sample("s0005", image_bytes(99))])
     prints = {
         open_shards(tmp_path / "a").fingerprint,
         open_shards((paths[1], paths[0])).fingerprint,
@@ -232,7 +232,7 @@ def test_a_source_survives_pickling(tmp_path: Path) -> None:
 def test_a_flipped_byte_is_a_bad_sample_and_leaves_the_others(tmp_path: Path) -> None:
     (path,) = pack(tmp_path, make_samples(4))
     content = bytearray(path.read_bytes())
-    content[content.index(picture(2)) + 30] ^= 1
+    content[content.index(image_bytes(2)) + 30] ^= 1
     source = open_shards(path)
     with path.open("r+b") as file:
         file.write(content)
@@ -253,7 +253,7 @@ def test_a_flipped_byte_is_a_bad_sample_and_leaves_the_others(tmp_path: Path) ->
         ({"a.jpg": b"x", "a.cls": b"\xff"}, "bad_text"),
     ],
 )
-def test_a_damaged_sample_says_what_is_wrong(
+def test_a_damaged_sample_names_the_cause(
     tmp_path: Path, files: dict[str, bytes], reason: str
 ) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
@@ -304,7 +304,7 @@ def test_a_file_that_is_too_large_is_a_bad_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = make_samples(4)
-    large = Sample("large", picture(1) + bytes(5_000))
+    large = Sample("large", image_bytes(1) + bytes(5_000))
     pack(tmp_path, [*samples[:2], large, *samples[2:]], samples_per_shard=5)
     monkeypatch.setattr("coca.data.sources.tar_samples.MAX_IMAGE_BYTES", 5_000)
     results = open_shards(tmp_path).read_many(range(5))
@@ -344,7 +344,7 @@ def test_a_web_server_that_fails_now_and_then_loses_and_doubles_nothing(
     read = [sample for start in range(0, 40, 2) for sample in source.read_many([start, start + 1])]
     assert read == samples
     assert server.seen["failed"] >= 2
-    # The indexes beside the tars were used, and neighbours were fetched by one request each time.
+    # The indexes next to the tars were used, and neighbours were fetched by one request each time.
     assert server.seen["range"] < 40
 
 

@@ -28,7 +28,7 @@ def images(part: Table) -> list[str]:
     st.lists(st.tuples(st.sampled_from("abcdefghij")), min_size=1),
     st.floats(0.2, 0.8),
 )
-def test_two_parts_hold_every_row_once_and_share_no_picture(
+def test_two_parts_hold_every_row_once_and_share_no_image(
     values: list[tuple[str]], cut: float
 ) -> None:
     whole = table(list(values))
@@ -51,14 +51,14 @@ def test_a_part_stays_the_same_when_rows_come_in_another_order() -> None:
     assert {*images(part_of(table(values[::-1]), part, "m.jsonl"))} == {*found}
 
 
-def test_a_damaged_row_stays_in_each_part_so_that_it_is_told() -> None:
+def test_a_damaged_row_stays_in_each_part_so_that_it_is_reported() -> None:
     part = part_of(table([("a",), ("b",), "{oops"]), PartConfig(by="image", end=0.5), "m.jsonl")
     assert len(part) == 2
     with pytest.raises(DataError, match="row 2"):
         part.row(1)
 
 
-def test_what_cannot_be_parted_is_told() -> None:
+def test_what_cannot_be_parted_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"row 0 of m\.jsonl has no photo"):
         part_of(table([("a",)]), PartConfig(by="photo"), "m.jsonl")
     with pytest.raises(ConfigError, match=r"of 1 different image in m\.jsonl is empty"):

@@ -22,7 +22,7 @@ def load(path: Path, **options: str) -> TarIndex:
     return load_index(str(path), Storage(), **options)
 
 
-def test_the_index_says_where_every_file_of_a_sample_lies(tmp_path: Path) -> None:
+def test_the_index_has_the_offset_of_every_file_of_a_sample(tmp_path: Path) -> None:
     content = make_tar(tmp_path / "x.tar", FILES)
     index = load(tmp_path / "x.tar")
     assert index.keys.tolist() == [b"a", b"deep/b"]
@@ -67,7 +67,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return scanned
 
 
-def test_an_index_is_made_once_and_kept_beside_the_tar(tmp_path: Path, scans: list[str]) -> None:
+def test_an_index_is_made_once_and_kept_next_to_the_tar(tmp_path: Path, scans: list[str]) -> None:
     path = tmp_path / "x.tar"
     make_tar(path, FILES)
     first, second = load(path), load(path)
@@ -214,7 +214,7 @@ def test_a_copy_that_keeps_its_time_keeps_its_index(tmp_path: Path, scans: list[
         {},
     ],
 )
-def test_another_tar_of_the_same_size_and_time_is_told_by_its_content(
+def test_another_tar_of_the_same_size_and_time_is_recognized_by_its_content(
     tmp_path: Path, scans: list[str], files: dict[str, bytes]
 ) -> None:
     path, other = tmp_path / "x.tar", tmp_path / "other.tar"
@@ -249,7 +249,7 @@ def test_a_tar_that_changes_while_it_is_indexed_keeps_no_index(
 
 
 @pytest.mark.parametrize("etags", [True, False])
-def test_a_remote_tar_is_told_by_its_etag_or_else_by_its_content(
+def test_a_remote_tar_is_recognized_by_its_etag_or_else_by_its_content(
     tmp_path: Path, serve: Serve, scans: list[str], etags: bool
 ) -> None:
     path, kept = tmp_path / "x.tar", str(tmp_path / "kept")

@@ -72,7 +72,7 @@ def test_a_compressed_tar_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("twin", ["a.jpg", "a.webp", "./a.JPEG"])
-def test_two_pictures_of_one_key_are_refused(tmp_path: Path, twin: str) -> None:
+def test_two_images_of_one_key_are_refused(tmp_path: Path, twin: str) -> None:
     make_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b.jpg", b"2"), (twin, b"3")])
     with pytest.raises(DataError, match="for the key a: ") as caught:
         load(tmp_path / "x.tar")
@@ -132,7 +132,7 @@ def test_a_hostile_header_is_one_sentence_that_names_the_tar(
     assert "last good member: a.jpg" in str(caught.value)
 
 
-def test_a_size_below_0_in_a_pax_header_is_told(tmp_path: Path) -> None:
+def test_a_size_below_0_in_a_pax_header_is_reported(tmp_path: Path) -> None:
     path, stream = tmp_path / "x.tar", io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         entry = tarfile.TarInfo("b.jpg")
@@ -143,13 +143,13 @@ def test_a_size_below_0_in_a_pax_header_is_told(tmp_path: Path) -> None:
         load(path)
 
 
-def test_a_name_without_end_is_told(tmp_path: Path) -> None:
+def test_a_name_without_end_is_reported(tmp_path: Path) -> None:
     make_tar(tmp_path / "x.tar", {f"{'a' * 5_000}.jpg": b"x"})
     with pytest.raises(DataError, match=r"x\.tar holds a file whose name has 5,000 characters"):
         load(tmp_path / "x.tar")
 
 
-def test_a_folder_that_is_called_a_tar_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_called_a_tar_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.tar").mkdir()
     with pytest.raises(DataError, match=r"x\.tar cannot be read: Is a directory"):
         load(tmp_path / "x.tar")

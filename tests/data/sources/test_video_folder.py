@@ -31,6 +31,6 @@ def test_a_damaged_video_is_a_bad_sample_and_not_the_end(tmp_path: Path) -> None
     assert len(source.read(1).images) == 2
 
 
-def test_a_folder_without_videos_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_videos_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no video"):
         open_source(VideosConfig(path=str(tmp_path)))

@@ -13,7 +13,7 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.zip_archive import Archive, ZipConfig
 from coca.data.storage.storage import Storage
 from range_server import Serve
-from tiny_data import picture
+from tiny_data import image_bytes
 
 ROWS: list[dict[str, Any]] = [
     {"image": "pics/0.png", "label": "car", "split": "train"},
@@ -26,7 +26,7 @@ def write_zip(path: Path, rows: list[dict[str, Any]] = ROWS, *, method: int = 8)
     with zipfile.ZipFile(path, "w", compression=method) as file:
         file.writestr("meta.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         for number in range(2):
-            file.writestr(f"pics/{number}.png", picture(number))
+            file.writestr(f"pics/{number}.png", image_bytes(number))
     return path
 
 
@@ -35,18 +35,18 @@ def open_zip(path: Path | str, **settings: Any) -> Source:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_rows_become_samples_with_their_pictures_and_words(tmp_path: Path, method: int) -> None:
+def test_rows_become_samples_with_their_images_and_texts(tmp_path: Path, method: int) -> None:
     source = open_zip(write_zip(tmp_path / "a.zip", method=method))
     one, asked, pair = (source.read(row) for row in range(3))
-    assert (one.key, one.image, one.labels) == ("pics/0.png", picture(0), ("car",))
+    assert (one.key, one.image, one.labels) == ("pics/0.png", image_bytes(0), ("car",))
     assert one.metadata == {"split": "train"}
     assert (asked.text, asked.answers) == ("what is it", ("cat", "a cat"))
     assert (pair.text, pair.labels) == ("both", ("true",))
-    assert pair.images == (picture(0), picture(1))
+    assert pair.images == (image_bytes(0), image_bytes(1))
     assert pickle.loads(pickle.dumps(source)).read(2) == pair
 
 
-def test_words_are_those_of_the_sample_without_its_pictures(tmp_path: Path) -> None:
+def test_texts_are_those_of_the_sample_without_its_images(tmp_path: Path) -> None:
     source = open_zip(write_zip(tmp_path / "a.zip"))
     words, sample = words_of(source, 2), source.read(2)
     assert words.images == (b"",)
@@ -66,11 +66,11 @@ def test_a_choice_that_fits_no_row_names_the_values_that_there_are(tmp_path: Pat
         open_zip(write_zip(tmp_path / "a.zip"), where={"split": "test"})
 
 
-def test_a_damaged_row_is_read_as_an_error_whatever_is_chosen(tmp_path: Path) -> None:
+def test_a_damaged_row_is_read_as_an_error_for_any_choice(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("meta.jsonl", json.dumps(ROWS[0]) + "\n{broken\n")
-        file.writestr("pics/0.png", picture(0))
+        file.writestr("pics/0.png", image_bytes(0))
     source = open_zip(path, where={"split": "train"})
     assert len(source) == 2
     with pytest.raises(DataError, match="row 1 of"):
@@ -80,7 +80,7 @@ def test_a_damaged_row_is_read_as_an_error_whatever_is_chosen(tmp_path: Path) ->
 def test_a_zip_is_read_by_ranges_behind_a_url(tmp_path: Path, serve: Serve) -> None:
     write_zip(tmp_path / "a.zip")
     server = serve(tmp_path)
-    assert open_zip(f"{server.url}/a.zip").read(1).image == picture(1)
+    assert open_zip(f"{server.url}/a.zip").read(1).image == image_bytes(1)
 
 
 def test_the_same_bytes_come_out_as_by_the_standard_library(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_same_bytes_come_out_as_by_the_standard_library(tmp_path: Path) -> N
     contents = {"empty": b"", "ä/long name.bin": bytes(range(256)) * 99, "last": b"x"}
     with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED) as file:
         for name, content in contents.items():
-            # An own header that is longer than the directory tells.
+            # An own header that is longer than the directory states.
             entry = zipfile.ZipInfo(name)
             entry.extra = b"\x99\x99" + (600).to_bytes(2, "little") + bytes(600)
             file.writestr(entry, content)
@@ -131,7 +131,7 @@ def test_a_file_that_is_shorter_or_longer_than_promised_is_damaged(
         Archive(str(path), Storage()).read("a.png")
 
 
-def test_a_name_that_is_not_utf8_is_told_with_the_zip(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_reported_with_the_zip(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("pics/\u00e4.png", b"x")
@@ -146,7 +146,7 @@ def test_a_file_without_a_name_leaves_the_others(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as file:
         file.writestr("x", b"x")
         file.infolist()[-1].filename = ""
-    assert open_zip(path).read(1).image == picture(1)
+    assert open_zip(path).read(1).image == image_bytes(1)
 
 
 def test_an_encrypted_file_is_named(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_an_encrypted_file_is_named(tmp_path: Path) -> None:
 def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", method=zipfile.ZIP_STORED)
     content = bytearray(path.read_bytes())
-    content[content.index(picture(1)) + 40] ^= 1
+    content[content.index(image_bytes(1)) + 40] ^= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"pics/1.png in .* is damaged"):
         open_zip(path).read(1)
@@ -189,7 +189,7 @@ def test_what_is_no_zip_or_not_there_is_one_sentence(tmp_path: Path) -> None:
         open_zip(tmp_path / "b.zip")
 
 
-def test_a_picture_that_the_zip_lacks_is_named(tmp_path: Path) -> None:
+def test_an_image_that_the_zip_lacks_is_named(tmp_path: Path) -> None:
     source = open_zip(write_zip(tmp_path / "a.zip", [{"image": "pics/9.png"}]))
     with pytest.raises(DataError, match=r"holds no pics/9.png"):
         source.read(0)

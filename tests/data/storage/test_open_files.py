@@ -1,4 +1,4 @@
-"""Files that threads share: right bytes whatever is opened and closed meanwhile, and no leak."""
+"""Files that threads share: right bytes while others are opened and closed, and no leak."""
 
 import os
 import random

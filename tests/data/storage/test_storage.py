@@ -65,7 +65,7 @@ def test_a_stream_reads_and_seeks_alike_everywhere(place: str) -> None:
         assert stream.read(2) == CONTENT[5:7]
 
 
-def test_a_missing_file_is_told_alike_everywhere(place: str) -> None:
+def test_a_missing_file_is_the_same_error_everywhere(place: str) -> None:
     absent = place.replace("a.bin", "b.bin")
     for ask in (
         lambda: Storage().size(absent),
@@ -78,12 +78,12 @@ def test_a_missing_file_is_told_alike_everywhere(place: str) -> None:
         assert caught.value.reason == "missing"
 
 
-def test_a_file_that_ends_too_early_is_told_everywhere(place: str) -> None:
+def test_a_file_that_ends_too_early_is_an_error_everywhere(place: str) -> None:
     with pytest.raises(DataError, match=r"a\.bin"):
         Storage().read(place, [(len(CONTENT) - 3, len(CONTENT) + 4)])
 
 
-def test_a_handle_survives_pickling_by_opening_anew(place: str) -> None:
+def test_a_handle_survives_pickling_by_opening_again(place: str) -> None:
     storage = Storage()
     storage.read(place, [(0, 1)])
     assert pickle.loads(pickle.dumps(storage)).read(place, [(1, 2)]) == [CONTENT[1:2]]
@@ -137,7 +137,7 @@ def test_broken_connections_and_server_errors_are_tried_again(tmp_path: Path, se
     assert server.seen["failed"] >= 8
 
 
-def test_a_store_that_never_answers_is_told_after_a_few_attempts(
+def test_a_store_that_never_answers_is_reported_after_a_few_attempts(
     file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = []
@@ -188,7 +188,7 @@ def test_a_file_above_the_limit_is_refused_everywhere(place: str) -> None:
     assert caught.value.reason == "too_large"
 
 
-def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+def test_a_name_that_no_file_can_have_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names no file"):
         Storage().read_all(f"{tmp_path}/a\0.png")
 
@@ -197,7 +197,7 @@ def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
     "url",
     ["http://[::1", "http://[::1/a", "s3://", "s3://a", "http://", "file://a/b", "abc", "://"],
 )
-def test_a_malformed_url_is_told(url: str) -> None:
+def test_a_malformed_url_is_reported(url: str) -> None:
     with pytest.raises(DataError):
         Storage().read_all(url)
 
@@ -218,7 +218,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         ("open{0..1", ["open{0..1"]),
     ],
 )
-def test_braces_stand_for_several_names(pattern: str, paths: list[str]) -> None:
+def test_braces_expand_to_several_names(pattern: str, paths: list[str]) -> None:
     assert expand_braces(pattern) == paths
 
 
@@ -251,7 +251,7 @@ def test_a_relative_pattern_starts_at_the_working_folder(
 
 
 def test_remote_patterns_name_files_in_order(tars: Path) -> None:
-    # A folder of files stands for a bucket.
+    # A folder of files replaces a bucket.
     found = Storage().find([f"file://{tars}/b-*.tar", f"file://{tars}/c-0.tar"], suffix=".tar")
     assert found == [f"file://{tars}/{name}" for name in ("b-0.tar", "b-1.tar", "c-0.tar")]
 

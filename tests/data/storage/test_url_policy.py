@@ -14,7 +14,7 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.manifest import ManifestConfig
 from coca.data.storage.url_policy import Reach
 from range_server import Serve
-from tiny_data import picture
+from tiny_data import image_bytes
 
 NAMES = {
     "public.example": ["93.184.216.34", "2606:2800:220:1::1"],
@@ -141,7 +141,7 @@ def test_what_is_allowed_is_open_as_far_as_it_reaches(allowed: str, path: str, r
 def test_a_row_that_names_this_machine_is_a_bad_sample_unless_allowed(
     tmp_path: Path, serve: Serve
 ) -> None:
-    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "a.png").write_bytes(image_bytes(0))
     server = serve(tmp_path)
     table = tmp_path / "m.jsonl"
     urls = [f"{server.url}/a.png", f"file://{tmp_path}/a.png", "a.png"]
@@ -153,7 +153,7 @@ def test_a_row_that_names_this_machine_is_a_bad_sample_unless_allowed(
     assert "allow it by read_from" in str(results[0])
     allowed = (server.url, f"file://{tmp_path}")
     source = open_source(ManifestConfig(path=str(table), read_from=allowed))
-    assert [source.read(row).image for row in range(3)] == [picture(0)] * 3
+    assert [source.read(row).image for row in range(3)] == [image_bytes(0)] * 3
 
 
 def test_a_list_of_a_published_format_names_no_urls() -> None:

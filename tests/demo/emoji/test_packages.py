@@ -44,14 +44,14 @@ def test_parts_of_emoji_are_no_concepts(packages: Path) -> None:
     assert not {"1f3fb", "1f1e6"} & concepts.keys()
 
 
-def test_words_are_as_one_would_say_them(packages: Path) -> None:
+def test_labels_are_humanized(packages: Path) -> None:
     concepts = read_concepts(packages)
     assert concepts["1f1f5-1f1ea"].label == "flag of Peru"
     assert concepts["1f1f5-1f1ea"].flag
     assert concepts["1f48f"].label == "kiss, woman, man"
     assert concepts["1f48f"].toned
     heart = concepts["2764"]
-    # A tag that the label holds already says nothing more.
+    # A tag that the label contains adds nothing.
     assert heart.tags == ("love", "emotion")
     assert (heart.group, heart.subgroup) == ("smileys-emotion", "some-of-them")
 
@@ -74,20 +74,20 @@ def test_captions_are_the_label_alone_and_with_some_tags() -> None:
 def test_vectors_are_rendered_at_any_size_on_a_clear_ground(packages: Path) -> None:
     draw = read_drawings(BY_NAME["noto"], packages)["1f401"]
     for side in (24, 64):
-        picture = pixels(draw(side))
-        assert picture.shape == (side, side, 4)
-        assert picture[0, 0, 3] == 0
-        red, green, blue, alpha = (int(it) for it in picture[side // 2, side // 2])
+        image = pixels(draw(side))
+        assert image.shape == (side, side, 4)
+        assert image[0, 0, 3] == 0
+        red, green, blue, alpha = (int(it) for it in image[side // 2, side // 2])
         assert (red << 16 | green << 8 | blue, alpha) == (hash_of("1f401"), 255)
     assert draw(24) == draw(24)
 
 
-def test_pictures_are_scaled_and_known_without_the_style_selector(packages: Path) -> None:
+def test_images_are_scaled_and_known_without_the_style_selector(packages: Path) -> None:
     drawings = read_drawings(BY_NAME["fluent-3d"], packages)
-    picture = pixels(drawings["2764"](20))
-    assert picture.shape == (20, 20, 4)
-    assert picture[0, 0, 3] == 0
-    assert picture[10, 10, 3] == 255
+    image = pixels(drawings["2764"](20))
+    assert image.shape == (20, 20, 4)
+    assert image[0, 0, 3] == 0
+    assert image[10, 10, 3] == 255
 
 
 def test_skin_tones_and_aliases_are_left_out(packages: Path) -> None:
@@ -97,7 +97,7 @@ def test_skin_tones_and_aliases_are_left_out(packages: Path) -> None:
     assert "1faf8" not in drawings
 
 
-def test_a_missing_package_is_told_with_the_command_that_brings_it(tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"npm install emojibase-data@17\.0\.0 brings it"):
         read_concepts(tmp_path)
     with pytest.raises(DataError, match="does not hold the npm package @iconify-json/noto"):

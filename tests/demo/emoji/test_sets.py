@@ -111,7 +111,7 @@ def test_a_sample_has_captions_a_label_and_what_is_known(packed: PackedSets) -> 
     }
 
 
-def test_terms_and_counts_lie_beside_the_shards(packed: PackedSets) -> None:
+def test_terms_and_counts_are_next_to_the_shards(packed: PackedSets) -> None:
     content = json.loads((packed.folder / "sets.json").read_text(encoding="utf-8"))
     assert len(content["held_out"]) == HELD_OUT
     by_name = {one["name"]: one for one in content["sets"]}

@@ -52,27 +52,27 @@ def test_images_are_seen_as_they_are_in_training_and_afterwards() -> None:
     detector = tiny_detector()
     sizes: list[tuple[int, ...]] = []
     detector.backbone.register_forward_pre_hook(lambda _, images: sizes.append(images[0].shape))
-    picture = torch.randn(3, 16, 16)
-    detector([picture], [square(4.0, 0)])
-    detector.eval()([picture])
+    image = torch.randn(3, 16, 16)
+    detector([image], [square(4.0, 0)])
+    detector.eval()([image])
     assert sizes == [(1, 3, 16, 16)] * 2
 
 
 def test_it_learns_where_a_square_is_and_which() -> None:
-    pictures, wanted = [], []
+    images, wanted = [], []
     for number in range(6):
-        picture, label = torch.zeros(3, 16, 16), number % 2
-        picture[label * 2, 4:10, number : number + 6] = 2.0
-        pictures.append(picture)
+        image, label = torch.zeros(3, 16, 16), number % 2
+        image[label * 2, 4:10, number : number + 6] = 2.0
+        images.append(image)
         wanted.append(square(float(number), label))
     detector = tiny_detector()
     optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
     for _ in range(60):
         optimizer.zero_grad()
-        sum(detector(pictures, wanted).values()).backward()
+        sum(detector(images, wanted).values()).backward()
         optimizer.step()
     with torch.inference_mode():
-        for found, right in zip(detector.eval()(pictures), wanted, strict=True):
+        for found, right in zip(detector.eval()(images), wanted, strict=True):
             assert int(found["labels"][0]) == int(right["labels"][0])
             assert overlap(found["boxes"][0], right["boxes"][0]) > 0.5
 
@@ -150,9 +150,9 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
     again = load_detector(tmp_path, captioner)
     assert again.config == CONFIG
     with torch.inference_mode():
-        picture = torch.randn(3, 16, 16)
-        for name, value in detector([picture])[0].items():
-            assert torch.equal(value, again([picture])[0][name])
+        image = torch.randn(3, 16, 16)
+        for name, value in detector([image])[0].items():
+            assert torch.equal(value, again([image])[0][name])
 
 
 def test_a_folder_without_a_detector_and_one_of_another_shape_raise(tmp_path: Path) -> None:

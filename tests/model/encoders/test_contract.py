@@ -1,4 +1,4 @@
-"""What every registered kind of image encoder does, and what it says if it cannot."""
+"""What every registered kind of image encoder does, and the error if it cannot."""
 
 import json
 import socket

@@ -12,7 +12,7 @@ from coca.model.generation.decoder_state import DecoderState
 from coca.model.generation.generate import generate
 from coca.model.generation.logits_processors import LogitsProcessors
 from tiny_peer import peer_captions
-from tiny_writer import ARCHITECTURES, image_tokens, pictures, writer
+from tiny_writer import ARCHITECTURES, image_tokens, random_images, writer
 
 COUNT = 6
 PEER_NAMES = {"min_new_tokens": "min_new_tokens", "no_repeat_ngram_size": "no_repeat_ngram_size"}
@@ -101,7 +101,7 @@ def test_enough_beams_find_what_trying_every_caption_finds(
     ranked = []
     for ids in every:
         with torch.no_grad():
-            logits = model.caption_logits(pictures(1), torch.tensor([[text.bos_id, *ids]]))[0]
+            logits = model.caption_logits(random_images(1), torch.tensor([[text.bos_id, *ids]]))[0]
         log_ps = logits.log_softmax(dim=1)[range(len(ids)), ids]
         ranked.append((float(log_ps.sum()) / len(ids) ** length_penalty, ids))
     ranked.sort(reverse=True)
@@ -182,7 +182,7 @@ def test_penalties_change_the_choice_but_not_the_reported_probabilities(
     decoding = GenerationConfig(
         num_beams=3, num_return_sequences=3, repetition_penalty=2.0, max_new_tokens=6
     )
-    text, images = model.config.text, pictures(COUNT)
+    text, images = model.config.text, random_images(COUNT)
     for image, row in zip(images, generate(model, tokens, decoding=decoding), strict=True):
         for one in row:
             ids = ids_of(one, model)
@@ -227,7 +227,7 @@ def test_groups_of_beams_equal_the_plain_reference(
         min_new_tokens=4,
     )
     for image, row in zip(
-        pictures(3), generate(model, image_tokens(model, 3), decoding=decoding), strict=True
+        random_images(3), generate(model, image_tokens(model, 3), decoding=decoding), strict=True
     ):
         wanted = naive_groups(model, image, groups=groups, size=size, penalty=0.4, steps=4)
         found = sorted(one.token_ids for one in row)

@@ -14,7 +14,7 @@ from coca.model.losses.captioning import captioning_loss
 from coca.model.losses.contrastive import contrastive_loss
 from tiny import caption, tiny_config
 from tiny_peer import peer_captions
-from tiny_writer import ARCHITECTURES, image_tokens, pictures, writer
+from tiny_writer import ARCHITECTURES, image_tokens, random_images, writer
 
 GREEDY = GenerationConfig(num_beams=1, max_new_tokens=6)
 WAYS = {
@@ -67,7 +67,7 @@ def uncached(
 def test_cached_decoding_equals_uncached_word_for_word(model: Captioner) -> None:
     prompts = prompts_of(model)
     found = generate(model, image_tokens(model, 6), prompts=prompts, decoding=GREEDY)
-    for image, prompt, (one,) in zip(pictures(6), prompts, found, strict=True):
+    for image, prompt, (one,) in zip(random_images(6), prompts, found, strict=True):
         with torch.no_grad():
             words, scores = uncached(model, image, prompt, 6)
         assert one.token_ids == words
@@ -137,7 +137,7 @@ def test_captions_begin_where_none_is_given(model: Captioner) -> None:
 def test_half_precision_generates_nearly_the_same(model: Captioner) -> None:
     full = generate(model, image_tokens(model, 6), decoding=WAYS["beams"])
     model.to(torch.bfloat16)
-    tokens = model.image_tokens(pictures(6).to(torch.bfloat16)).detach()
+    tokens = model.image_tokens(random_images(6).to(torch.bfloat16)).detach()
     half = generate(model, tokens, decoding=WAYS["beams"])
     ranks = [[row[0].rank for row in rows] for rows in (full, half)]
     assert ranks[1] == pytest.approx(ranks[0], abs=0.2)

@@ -8,7 +8,7 @@ from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
 from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.losses.captioning import captioning_loss_plain
-from tiny_writer import ARCHITECTURES, image_tokens, pictures, writer
+from tiny_writer import ARCHITECTURES, image_tokens, random_images, writer
 
 WORDS = [[5, 6, 7], [], [9], [5, 6, 7, 4, 4, 12, 8], [11, 10], [5, 6, 7]]
 
@@ -44,7 +44,7 @@ def test_a_score_is_the_training_loss_of_the_pair(
     monkeypatch.setattr(scoring, "IMAGES_PER_CHUNK", 2)
     tokens = prepack(model, WORDS)
     scores = score_captions(model, image_tokens(model, 5), tokens)
-    for image, row in zip(pictures(5), scores.tolist(), strict=True):
+    for image, row in zip(random_images(5), scores.tolist(), strict=True):
         wanted = [-loss_of(model, image, text) for text in tokens]
         assert row == pytest.approx(wanted, abs=1e-4, rel=1e-5)
 
@@ -53,7 +53,7 @@ def test_a_token_without_label_counts_neither_in_the_score_nor_in_the_length() -
     model = writer("openclip")
     tokens = prepack(model, [[5, 0, 7], [5, 6, 7]])
     scores = score_captions(model, image_tokens(model, 2), tokens)
-    wanted = [[-loss_of(model, image, text) for text in tokens] for image in pictures(2)]
+    wanted = [[-loss_of(model, image, text) for text in tokens] for image in random_images(2)]
     assert torch.allclose(scores, torch.tensor(wanted), atol=1e-4)
     assert scored_lengths(model, tokens).tolist() == [3, 4]
 

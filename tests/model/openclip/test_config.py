@@ -15,7 +15,7 @@ from coca.model.openclip.config import (
 
 
 @pytest.mark.parametrize(
-    ("section", "name", "value", "told"),
+    ("section", "name", "value", "message"),
     [
         ("vision_cfg", "attentional_pool", "cascade", "attentional_pool is 'cascade', only True"),
         ("vision_cfg", "ls_init_value", 0.1, "vision_cfg.ls_init_value is 0.1, only `off` exists"),
@@ -27,10 +27,12 @@ from coca.model.openclip.config import (
         ("vision_cfg", "attn_pooler_heads", 7, "pooler_heads 7 do not divide embed_dim 512"),
     ],
 )
-def test_what_this_model_has_not_is_named(section: str, name: str, value: Any, told: str) -> None:
+def test_what_this_model_has_not_is_named(
+    section: str, name: str, value: Any, message: str
+) -> None:
     content = open_clip.get_model_config("coca_ViT-B-32")
     content[section][name] = value
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         from_open_clip(content)
 
 
@@ -52,7 +54,7 @@ def test_dead_settings_of_the_published_files_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"pooler_queries": 1}, "pooler_queries must be a whole number of at least 2"),
         ({"pooler_heads": 7}, "pooler_heads 7 do not divide embed_dim 512"),
@@ -60,13 +62,13 @@ def test_dead_settings_of_the_published_files_change_nothing() -> None:
         ({"initial_temperature": 2.0}, r"must be a number in \[0\.01, 1\]"),
     ],
 )
-def test_contradictions_of_a_model_raise(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_contradictions_of_a_model_raise(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         OpenCLIPConfig(**changes)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"width": 0}, "width must be a whole number above 0"),
         ({"context_length": 2}, "context_length must be a whole number of at least 3"),
@@ -74,8 +76,8 @@ def test_contradictions_of_a_model_raise(changes: dict[str, Any], told: str) -> 
         ({"eos_id": 0}, "three different ids"),
     ],
 )
-def test_contradictions_of_the_text_raise(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_contradictions_of_the_text_raise(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         OpenCLIPTextConfig(**changes)
 
 
@@ -87,15 +89,15 @@ def test_a_configuration_is_kept_as_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"mlp_width": 1000}, "whole multiple of the width"),
         ({"pad_id": 7, "bos_id": 0}, r"cannot hold text\.pad_id 7, text\.bos_id 0$"),
     ],
 )
 def test_a_model_that_openclip_cannot_describe_is_not_written(
-    changes: dict[str, Any], told: str
+    changes: dict[str, Any], message: str
 ) -> None:
     text = dataclasses.replace(OpenCLIPTextConfig(), **changes)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         to_open_clip(OpenCLIPConfig(text=text))

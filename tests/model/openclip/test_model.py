@@ -149,13 +149,13 @@ def test_parts_that_are_not_asked_for_are_left_out(
 def test_half_precision_stays_near_fp32(images: Tensor, tokens: Tensor, dtype: torch.dtype) -> None:
     model = ours_of(peer())
     half = copy.deepcopy(model).to(dtype)
-    pictures = images.to(dtype)
+    half_images = images.to(dtype)
     for exact, rounded in (
-        (model.encode_image(images), half.encode_image(pictures)),
+        (model.encode_image(images), half.encode_image(half_images)),
         (model.encode_text(tokens), half.encode_text(tokens)),
-        (model.image_tokens(images), half.image_tokens(pictures)),
-        (model.caption_logits(images, tokens), half.caption_logits(pictures, tokens)),
-        (model(images, tokens).caption_states, half(pictures, tokens).caption_states),
+        (model.image_tokens(images), half.image_tokens(half_images)),
+        (model.caption_logits(images, tokens), half.caption_logits(half_images, tokens)),
+        (model(images, tokens).caption_states, half(half_images, tokens).caption_states),
     ):
         assert rounded.dtype == dtype
         assert F.cosine_similarity(exact, rounded.float(), dim=-1).min() > 0.999

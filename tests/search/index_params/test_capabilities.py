@@ -28,7 +28,7 @@ def test_what_came_with_which_version() -> None:
     assert "FAISS" in capabilities_of("v3.0.0").indexes
 
 
-def test_lite_is_told_from_the_server_of_a_pip_package() -> None:
+def test_lite_is_distinguished_from_the_server_of_a_pip_package() -> None:
     lite = capabilities_of("milvus_lite-3.2.2", "pictures.db")
     assert lite.lite
     assert lite.bm25
@@ -57,6 +57,6 @@ def test_zilliz_cloud_is_known_by_its_address() -> None:
         ("dev", "x reports no version of Milvus: 'dev'"),
     ],
 )
-def test_a_milvus_that_is_too_old_is_refused(version: str, fault: str) -> None:
+def test_a_server_that_is_too_old_is_refused(version: str, fault: str) -> None:
     with pytest.raises(SearchError, match=fault):
         capabilities_of(version, "x")

@@ -16,22 +16,22 @@ EVERY = pytest.mark.parametrize("name", sorted(INDEX_TYPES))
 
 
 @EVERY
-def test_every_type_is_read_back_from_what_it_says(name: str) -> None:
+def test_every_type_is_parsed_from_its_own_text(name: str) -> None:
     index = VectorIndex(name)
     assert parse_index(str(index)) == index
     assert parse_index(name.lower()) == index
 
 
 @EVERY
-def test_every_type_is_read_back_from_what_milvus_says(name: str) -> None:
+def test_every_type_is_parsed_from_the_description_of_milvus(name: str) -> None:
     index = VectorIndex(name)
     params = index.build_params(512)
-    for told in (
+    for description in (
         {"index_type": name, "params": params},
         {"index_type": name, "params": {"params": params}},
         {"index_type": name, **{key: str(value) for key, value in params.items()}},
     ):
-        assert index_of(told).build_params(512) == params
+        assert index_of(description).build_params(512) == params
 
 
 @EVERY
@@ -109,7 +109,7 @@ def test_all_indexes_of_milvus_are_known() -> None:
         ("SPARSE_INVERTED_INDEX", "SPARSE_INVERTED_INDEX is for words"),
     ],
 )
-def test_a_wrong_index_is_told_with_what_would_be_right(text: str, fault: str) -> None:
+def test_a_wrong_index_is_an_error_that_lists_what_is_allowed(text: str, fault: str) -> None:
     with pytest.raises(SearchError, match=fault):
         parse_index(text)
 
@@ -155,7 +155,7 @@ def test_what_comes_closest_keeps_the_settings(caplog: pytest.LogCaptureFixture)
     assert choose_index(parse_index("HNSW_PRQ:M=9"), LITE).build_params(16)["M"] == 9
 
 
-def test_a_server_takes_nothing_else_unless_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_gets_no_other_settings_by_default(caplog: pytest.LogCaptureFixture) -> None:
     wanted = parse_index("HNSW_SQ")
     with pytest.raises(SearchError, match=r"Milvus 2\.3 cannot build HNSW_SQ.*HNSW comes closest"):
         choose_index(wanted, OLD)

@@ -8,13 +8,13 @@ from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 
 
-def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Collection) -> None:
-    pictures = [
+def test_images_from_anywhere_are_added_once(embedder: Any, index: Collection) -> None:
+    images = [
         SourceImage(path=f"a.tar/{n}", data=b"%d" % n, annotation=Annotation(f"c{n}", {"n": n}))
         for n in range(5)
     ]
-    assert add(pictures, embedder, index, batch_size=2) == IngestReport(added=5)
-    assert add(iter(pictures), embedder, index) == IngestReport(unchanged=5)
+    assert add(images, embedder, index, batch_size=2) == IngestReport(added=5)
+    assert add(iter(images), embedder, index) == IngestReport(unchanged=5)
     assert len(embedder.embedded) == 5
     changed = [SourceImage(path="a.tar/0", data=b"new"), SourceImage(path="a.tar/1", data=b"1")]
     assert add(changed, embedder, index) == IngestReport(updated=2)
@@ -23,6 +23,6 @@ def test_pictures_from_anywhere_are_added_once(embedder: Any, index: Collection)
     assert index.get([content_id(b"0")]) == {}
 
 
-def test_of_two_pictures_with_one_path_the_last_stays(embedder: Any, index: Collection) -> None:
+def test_of_two_images_with_one_path_the_last_stays(embedder: Any, index: Collection) -> None:
     add([SourceImage(path="x", data=b"1"), SourceImage(path="x", data=b"2")], embedder, index)
     assert [id for id, *_ in index.origins()] == [content_id(b"2")]

@@ -8,21 +8,21 @@ from coca.search.ingest.image_metadata import Header, read_header
 
 
 def photo(*, orientation: int = 1, taken: str = "", zone: str = "", form: str = "JPEG") -> bytes:
-    picture, stream = Image.new("RGB", (40, 30)), io.BytesIO()
-    exif = picture.getexif()
+    image, stream = Image.new("RGB", (40, 30)), io.BytesIO()
+    exif = image.getexif()
     exif[0x0112] = orientation
     times = exif.get_ifd(0x8769)
     if taken:
         times[0x9003] = taken
     if zone:
         times[0x9011] = zone
-    picture.save(stream, form, exif=exif)
+    image.save(stream, form, exif=exif)
     return stream.getvalue()
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize(("orientation", "size"), [(1, (40, 30)), (3, (40, 30)), (6, (30, 40))])
-def test_the_size_is_that_of_the_upright_picture(
+def test_the_size_is_that_of_the_upright_image(
     form: str, orientation: int, size: tuple[int, int]
 ) -> None:
     header = read_header(photo(orientation=orientation, form=form))
@@ -42,10 +42,10 @@ def test_the_time_is_that_of_the_camera(taken: str, zone: str, moment: datetime)
 
 
 @pytest.mark.parametrize("taken", ["", "0000:00:00 00:00:00", "    :  :     :  :  ", "yesterday"])
-def test_a_time_that_says_nothing_is_0(taken: str) -> None:
+def test_an_empty_time_is_0(taken: str) -> None:
     assert read_header(photo(taken=taken)) == Header(40, 30, 0)
 
 
 @pytest.mark.parametrize("image", [b"", b"no image", photo()[:40]])
-def test_what_is_no_picture_has_no_size(image: bytes) -> None:
+def test_what_is_no_image_has_no_size(image: bytes) -> None:
     assert read_header(image) == Header()

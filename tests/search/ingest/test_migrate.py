@@ -114,7 +114,7 @@ def test_a_stopped_migration_goes_on(
     source.close()
 
 
-def test_what_changed_since_a_copy_was_made_is_copied_anew(
+def test_records_that_changed_since_a_copy_are_copied_again(
     source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
 ) -> None:
     records = given(make_record)
@@ -188,7 +188,7 @@ def test_another_migration_or_model_is_refused(
     source.close()
 
 
-def test_records_that_did_not_arrive_are_told(
+def test_records_that_did_not_arrive_are_reported(
     source: Collection,
     index: Collection,
     tmp_path: Path,

@@ -104,7 +104,7 @@ def test_vectors_fill_a_collection_without_a_model_and_only_once(
     assert index.count() == 2
 
 
-def test_newer_words_and_pictures_of_a_path_take_the_place_of_older_ones(
+def test_newer_words_and_images_of_a_path_take_the_place_of_older_ones(
     tmp_path: Path, make_record: Make, index: Collection
 ) -> None:
     def made(name: str, path: str, etag: str, caption: str) -> Record:
@@ -138,7 +138,9 @@ def test_vectors_of_another_model_or_that_cannot_be_stored_are_refused(
     assert not (tmp_path / "b.parquet").exists()
 
 
-def test_files_of_vectors_are_told_from_other_tables(tmp_path: Path, batch: list[Record]) -> None:
+def test_files_of_vectors_are_distinguished_from_other_tables(
+    tmp_path: Path, batch: list[Record]
+) -> None:
     import pyarrow
 
     parquet.write_table(pyarrow.table({"image": ["a.png"]}), tmp_path / "table.parquet")

@@ -52,7 +52,7 @@ def contents(index: Collection) -> dict[str, str]:
     return found
 
 
-def test_a_folder_becomes_records_with_the_words_beside_its_pictures(
+def test_a_folder_becomes_records_with_the_captions_next_to_its_images(
     run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     report = run()
@@ -74,7 +74,7 @@ def test_a_second_run_reads_and_embeds_nothing(
     assert not embedder.embedded
 
 
-def test_a_changed_picture_replaces_the_old_one(
+def test_a_changed_image_replaces_the_old_one(
     run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     run()
@@ -97,16 +97,14 @@ def test_changed_words_are_taken_over_without_embedding(
     assert run() == IngestReport(unchanged=3)
 
 
-def test_a_touched_picture_is_read_once_more_and_left(
-    run: Run, folder: Path, embedder: Any
-) -> None:
+def test_a_touched_image_is_read_once_more_and_left(run: Run, folder: Path, embedder: Any) -> None:
     run()
     os.utime(folder / "c.jpg", (1, 1))
     assert run() == IngestReport(unchanged=3)
     assert not embedder.embedded
 
 
-def test_vanished_pictures_stay_until_they_are_pruned(
+def test_vanished_images_stay_until_they_are_pruned(
     run: Run, index: Collection, folder: Path
 ) -> None:
     run()
@@ -131,7 +129,7 @@ def test_a_folder_may_be_named_in_any_way(
     assert ingest([FileSource(["../sub/.."])], embedder, index, prune=True).removed == 1
 
 
-def test_pruning_spares_what_lies_elsewhere(
+def test_pruning_keeps_records_of_other_folders(
     folder: Path, embedder: Any, index: Collection, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -145,7 +143,7 @@ def test_pruning_spares_what_lies_elsewhere(
     assert contents(index).keys() == {"b.jpg", "c.jpg", "d.jpg", "x"}
 
 
-def test_one_picture_at_two_paths_is_one_record(
+def test_one_image_at_two_paths_is_one_record(
     run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     (folder / "z.jpg").write_bytes(b"a")
@@ -201,7 +199,7 @@ def test_when_a_copy_changes_its_record_lets_it_go(
     ]
 
 
-def test_a_renamed_picture_keeps_its_vector(
+def test_a_renamed_image_keeps_its_vector(
     run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     run()
@@ -221,7 +219,7 @@ def test_copies_beyond_the_room_of_a_record_are_counted_but_not_remembered(
     assert len(index.get([content_id(b"a")])[content_id(b"a")].origin.files) == 1
 
 
-def test_bad_pictures_are_told_and_the_others_come_in(
+def test_bad_images_are_reported_and_the_others_come_in(
     run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     for name, image in {"bad1": b"bad1", "bad2": b"bad2", "copy": b"bad1", "e": b"e"}.items():
@@ -237,7 +235,7 @@ def test_bad_pictures_are_told_and_the_others_come_in(
     assert sorted(embedder.embedded) == [b"a", b"b", b"c", b"e"]
 
 
-def test_bad_words_and_unreadable_files_are_told(
+def test_bad_words_and_unreadable_files_are_reported(
     run: Run, index: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "a.txt").unlink()
@@ -255,7 +253,7 @@ def test_bad_words_and_unreadable_files_are_told(
     assert "No such file" in report.bad[2].detail
 
 
-def test_what_json_holds_and_milvus_does_not_is_one_pictures_fault(
+def test_what_json_holds_and_milvus_does_not_is_one_images_fault(
     run: Run, index: Collection, folder: Path
 ) -> None:
     deep = '{"x":' * 600 + "1" + "}" * 600
@@ -274,7 +272,7 @@ def test_what_json_holds_and_milvus_does_not_is_one_pictures_fault(
     assert index.get([content_id(b"e")])[content_id(b"e")].metadata["n"] == 2**64 - 1
 
 
-def test_a_file_name_that_is_no_text_is_told_in_text(run: Run, folder: Path) -> None:
+def test_a_file_name_that_is_no_text_is_reported_as_text(run: Run, folder: Path) -> None:
     name = os.fsencode(folder) + b"/\xff.jpg"
     try:
         Path(os.fsdecode(name)).write_bytes(b"x")
@@ -286,7 +284,7 @@ def test_a_file_name_that_is_no_text_is_told_in_text(run: Run, folder: Path) -> 
     assert "not valid Unicode" in bad.detail
 
 
-def test_a_picture_that_turned_bad_leaves_no_stale_record(
+def test_an_image_that_turned_bad_leaves_no_stale_record(
     run: Run, index: Collection, folder: Path
 ) -> None:
     run()
@@ -305,7 +303,7 @@ class Captioner:
         return [f"written for {image.decode()}" for image in images]
 
 
-def test_pictures_without_a_caption_get_one_written(
+def test_images_without_a_caption_get_one_written(
     run: Run, index: Collection, folder: Path, embedder: Any
 ) -> None:
     # First without, then with: missing captions are generated.
@@ -330,7 +328,7 @@ def test_pictures_without_a_caption_get_one_written(
     assert not embedder.embedded
 
 
-def test_a_picture_of_which_the_model_says_nothing_is_not_asked_about_again(
+def test_an_image_with_an_empty_generated_caption_is_not_captioned_again(
     run: Run, index: Collection, folder: Path
 ) -> None:
     asked: list[bytes] = []
@@ -349,7 +347,7 @@ def test_a_picture_of_which_the_model_says_nothing_is_not_asked_about_again(
     assert (asked, contents(index)["c.jpg"]) == ([b"c", b"d"], "")
 
 
-def test_progress_counts_every_picture(run: Run, folder: Path) -> None:
+def test_progress_counts_every_image(run: Run, folder: Path) -> None:
     (folder / "d.jpg").write_bytes(b"bad")
     (folder / "e.jpg").write_bytes(b"e")
     (folder / "e.json").write_text("{")

@@ -37,12 +37,12 @@ class Newer:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "pictures"
+    images.mkdir()
     for n in range(6):
-        (pictures / f"{n}.jpg").write_bytes(b"%d" % n)
-        (pictures / f"{n}.txt").write_text("a" * n)
-    return pictures
+        (images / f"{n}.jpg").write_bytes(b"%d" % n)
+        (images / f"{n}.txt").write_text("a" * n)
+    return images
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_everything_but_the_vectors_stays(both: tuple[Collection, Collection]) -
     before, after = old.get(old.ids()), new.get(new.ids())
     assert after == before
     for id, record in after.items():
-        said = before[id].text_vector is not None
-        assert (record.text_vector is not None) == said
+        captioned = before[id].text_vector is not None
+        assert (record.text_vector is not None) == captioned
         assert record.vector.shape == (8,)
 
 
@@ -103,7 +103,7 @@ def test_an_earlier_model_gets_what_the_collection_holds_now(
     assert reindex(old, newer, new).updated == 0
 
 
-def test_pictures_that_are_gone_or_changed_are_told(
+def test_images_that_are_gone_or_changed_are_reported(
     both: tuple[Collection, Collection], folder: Path
 ) -> None:
     old, new = both
@@ -116,7 +116,7 @@ def test_pictures_that_are_gone_or_changed_are_told(
     assert "holds another image now" in reasons[str(folder / "2.jpg")]
 
 
-def test_a_copy_stands_in_for_a_file_that_is_gone(
+def test_a_copy_replaces_a_file_that_is_gone(
     both: tuple[Collection, Collection], folder: Path
 ) -> None:
     old, new = both
@@ -130,7 +130,7 @@ def test_a_copy_stands_in_for_a_file_that_is_gone(
     assert reindex(old, Newer(), new).lost == []
 
 
-def test_a_picture_that_the_newer_model_refuses_stops_no_other(
+def test_an_image_that_the_newer_model_refuses_stops_no_other(
     both: tuple[Collection, Collection], folder: Path, embedder: Any
 ) -> None:
     old, new = both

@@ -61,7 +61,7 @@ def test_fillings_that_follow_each_other_look_only_at_the_records_of_their_files
     assert ingest([FileSource([folder])], embedder, index, prune=True) == IngestReport(unchanged=3)
 
 
-def test_the_words_of_a_picture_that_is_gone_go_with_it(
+def test_the_captions_of_a_removed_image_are_removed(
     index: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, path_cache = tmp_path / "pictures", PathCache()

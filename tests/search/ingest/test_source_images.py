@@ -7,7 +7,7 @@ from coca.core.errors import DataError
 from coca.search.ingest.source_images import Annotation, find_files, read_annotation
 
 
-def test_pictures_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> None:
+def test_images_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> None:
     names = [
         "b.JPG",
         "a/z.png",
@@ -26,7 +26,7 @@ def test_pictures_are_found_in_all_folders_sorted_and_once(tmp_path: Path) -> No
     assert found == sorted((tmp_path / name for name in expected), key=str)
 
 
-def test_a_file_that_is_named_is_taken_whatever_its_suffix(tmp_path: Path) -> None:
+def test_a_file_that_is_named_is_read_with_any_suffix(tmp_path: Path) -> None:
     (tmp_path / "picture").touch()
     assert find_files([tmp_path / "picture"]) == [tmp_path / "picture"]
 

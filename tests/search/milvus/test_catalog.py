@@ -122,13 +122,13 @@ def test_a_process_that_has_it_open_never_meets_the_other_model(
     with Collection.open(served, fresh, fingerprint="model-one", **about) as one:
         one.upsert([make_record("old")])
         with (
-            second_process(served, fresh) as (tell, hear),
+            second_process(served, fresh) as (send, receive),
             Collection.open(served, fresh, fingerprint="model-two", staged=True, **about) as two,
         ):
             two.upsert([make_record("new")])
             point_alias(connection, fresh, two.own_name)
-            tell("write late")
-            assert hear() == "late old"
+            send("write late")
+            assert receive() == "late old"
             assert two.ids() == ["new"]
         assert sorted(one.ids()) == ["late", "old"]
     for own in (one.own_name, two.own_name):
@@ -273,11 +273,11 @@ for line in sys.stdin:
         assert stdout is not None
         assert stdout.readline() == "ready\n"
 
-        def tell(line: str) -> None:
+        def send(line: str) -> None:
             stdin.write(f"{line}\n")
             stdin.flush()
 
-        return tell, lambda: stdout.readline().strip()
+        return send, lambda: stdout.readline().strip()
 
     def __exit__(self, *exception: object) -> None:
         self._process.communicate()

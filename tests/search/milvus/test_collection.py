@@ -87,7 +87,9 @@ def test_an_empty_collection_answers_with_nothing(index: Collection) -> None:
     assert index.get([]) == {}
 
 
-def test_the_collection_tells_who_filled_it(make_index: MakeIndex, make_record: MakeRecord) -> None:
+def test_the_collection_names_the_model_that_filled_it(
+    make_index: MakeIndex, make_record: MakeRecord
+) -> None:
     made = make_index()
     made.upsert([make_record("cat")])
     made.close()
@@ -298,20 +300,20 @@ def test_rows_that_slow_down_searches_on_lite_are_flushed_sooner(
 ) -> None:
     monkeypatch.setattr(collection_io, "_SEARCHED_ROWS", 10)
     index = make_index()
-    pictures = index._store.images
+    images = index._store.images
     lite = index._connection.is_lite
     query = make_record("cat").vector[np.newaxis]
     for n in range(24):
         index.upsert([make_record(str(n))])
         if n == 11:
-            assert pictures.unflushed == 12
+            assert images.unflushed == 12
             index.search(query)
             # The search itself does not wait for a flush: the next write does.
-            assert pictures.unflushed == 12
-    assert pictures.unflushed == (11 if lite else 24)
+            assert images.unflushed == 12
+    assert images.unflushed == (11 if lite else 24)
     index.search(query)
     index.upsert(make_record(str(n)) for n in range(24, 27))
-    assert pictures.unflushed == (0 if lite else 27)
+    assert images.unflushed == (0 if lite else 27)
     assert index.count() == 27
 
 

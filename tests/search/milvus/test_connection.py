@@ -63,7 +63,7 @@ def test_an_address_of_an_unknown_kind_is_refused_in_one_line() -> None:
     assert "\n" not in str(e.value)
 
 
-def test_a_closed_connection_says_so_and_closes_twice(tmp_path: Path) -> None:
+def test_a_closed_connection_is_an_error_and_may_be_closed_twice(tmp_path: Path) -> None:
     connection = Connection(str(tmp_path / "pictures.db"), create=True)
     connection.close()
     connection.close()
@@ -112,7 +112,7 @@ def test_threads_may_open_one_folder_at_once(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_faults_are_told_by_the_error_alone(
+def test_errors_are_reported_by_the_exception_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -134,7 +134,7 @@ def test_a_fault_of_the_network_is_a_sentence_too(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_a_missing_package_is_told_with_the_command(
+def test_a_missing_package_is_reported_with_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "milvus_lite", None)

@@ -48,9 +48,9 @@ def recall(index: Collection, vectors: np.ndarray, effort: float = 1.0) -> float
     queries = vectors[:50]
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     found = 0
-    pictures = index.search(queries, 10, effort=effort)
+    images = index.search(queries, 10, effort=effort)
     captions = index.search(-queries, 10, on="text", effort=effort)
-    for answers in (pictures, captions):
+    for answers in (images, captions):
         found += sum(
             len({int(hit.id) for hit in hits} & set(row.tolist()))
             for hits, row in zip(answers, best, strict=True)
@@ -161,9 +161,9 @@ def test_a_new_collection_is_kept_as_it_was_asked_for(make_index: MakeIndex, fre
     )
     index = make_index(collection=fresh, settings=settings)
     assert index.index_type == settings.index
-    told = index._connection.client.describe_collection(fresh, timeout=10)
+    described = index._connection.client.describe_collection(fresh, timeout=10)
     if index.capabilities.shards:
-        assert told["num_shards"] == 2
+        assert described["num_shards"] == 2
     index.upsert(
         Record(id=str(n), path="x", album=f"a{n % 3}", vector=np.eye(16, dtype=np.float32)[n])
         for n in range(9)

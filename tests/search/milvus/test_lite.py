@@ -20,7 +20,7 @@ from coca.search.milvus.lite import Lease, address_of, is_lite
         ("unix:/run/milvus.sock", False),
     ],
 )
-def test_a_path_is_told_from_a_server(uri: str, expected: bool) -> None:
+def test_a_path_is_distinguished_from_a_server(uri: str, expected: bool) -> None:
     assert is_lite(uri) is expected
 
 
@@ -44,7 +44,7 @@ def test_an_address_may_be_written_as_people_do(written: str, meant: str) -> Non
     assert address_of(written) == meant
 
 
-def test_an_address_without_port_is_told_what_is_right(tmp_path: Path) -> None:
+def test_an_address_without_port_is_an_error_with_an_example(tmp_path: Path) -> None:
     for written in ("localhost", " "):
         with pytest.raises(SearchError, match=r"it must be .*\.db, or .*http://localhost:19530"):
             Lease.take(address_of(written), create=False)
@@ -75,13 +75,13 @@ def test_a_file_of_the_old_milvus_lite_is_named_as_such(tmp_path: Path) -> None:
         Lease.take(str(tmp_path / "pictures.db"), create=False)
 
 
-def test_a_place_that_cannot_be_made_is_told_with_the_reason(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_created_is_reported_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SearchError, match=r"cannot be made: Not a directory"):
         Lease.take(str(tmp_path / "file" / "pictures.db"), create=True)
 
 
-def test_a_place_that_cannot_be_written_is_told_with_the_reason(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_reported_with_the_reason(tmp_path: Path) -> None:
     place = tmp_path / "pictures.db"
     # A folder at the path of the lock: this error occurs for root as well.
     (place / "LOCK").mkdir(parents=True)

@@ -73,7 +73,7 @@ def test_pages_of_words_join_to_one_long_search(filled: Collection) -> None:
     assert [hit for offset in range(0, 90, 9) for hit in found(9, offset)] == whole[:90]
 
 
-def test_rows_of_one_score_are_told_apart_by_id_however_many_are_asked_for() -> None:
+def test_rows_of_one_score_are_ordered_by_id_for_any_k() -> None:
     scores = [0.9] + [0.5] * 50 + [0.1]
 
     def search(queries: Sequence[int], limit: int) -> list[list[Row]]:

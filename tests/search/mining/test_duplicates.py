@@ -38,7 +38,7 @@ def test_pairs_are_those_of_a_double_loop(block: int, seed: int, min_similarity:
     assert [p.score for p in across] == sorted((p.score for p in across), reverse=True)
 
 
-def test_equal_pictures_are_found_at_a_cosine_of_1() -> None:
+def test_equal_images_are_found_at_a_cosine_of_1() -> None:
     vectors = cloud(0, 5)[[0, 1, 1, 2, 0]]
     assert [
         (pair.first, pair.second) for pair in near_duplicates(vectors, min_similarity=1.0).pairs
@@ -87,7 +87,7 @@ def test_the_most_alike_pairs_are_kept_and_all_are_counted(seed: int, keep: int)
     assert [pair.score for pair in few.pairs] == pytest.approx(scores[:keep], abs=1e-6)
 
 
-def test_many_equal_pictures_take_memory_for_pictures_and_not_for_pairs() -> None:
+def test_many_equal_images_take_memory_for_images_and_not_for_pairs() -> None:
     vectors = np.tile(cloud(0, 1), (6_000, 1))
     tracemalloc.start()
     found = near_duplicates(vectors, min_similarity=1.0, keep=100)

@@ -48,11 +48,11 @@ def test_the_collection_answers_as_all_products_in_memory(
     index: Collection, model: Model, embedder: Any
 ) -> None:
     add_classes(index, model, LABELS, templates=PROMPTS)
-    pictures = np.stack([embedder.direction(f"p{n}".encode()) for n in range(50)])
-    scores = pictures @ model.class_embeddings(LABELS, templates=PROMPTS).T
+    images = np.stack([embedder.direction(f"p{n}".encode()) for n in range(50)])
+    scores = images @ model.class_embeddings(LABELS, templates=PROMPTS).T
     in_memory = [LABELS[row] for row in scores.argmax(axis=1)]
     for classes in (index, InMemoryIndex(index)):
-        found = nearest_classes(classes, pictures, k=30)
+        found = nearest_classes(classes, images, k=30)
         assert [row[0].label for row in found] == in_memory
         assert [row[0].score for row in found] == pytest.approx(scores.max(axis=1), abs=1e-5)
         assert all({one.label for one in row} == set(LABELS) for row in found)
@@ -72,21 +72,21 @@ def test_classes_come_change_and_go_while_in_use(
 ) -> None:
     add_classes(index, model, ["cat", "dog"], templates=["{}"])
     classes = InMemoryIndex(index)
-    picture = embedder.direction(b"zebra")[np.newaxis]
-    assert nearest_classes(classes, picture)[0][0].label in ("cat", "dog")
+    image = embedder.direction(b"zebra")[np.newaxis]
+    assert nearest_classes(classes, image)[0][0].label in ("cat", "dog")
     add_classes(index, model, ["zebra"], templates=["{}"])
-    assert nearest_classes(classes, picture, k=1)[0][0].label == "zebra"
+    assert nearest_classes(classes, image, k=1)[0][0].label == "zebra"
     assert class_names(index) == ["cat", "dog", "zebra"]
     add_classes(index, model, ["zebra"], templates=["a {}"])
-    assert nearest_classes(classes, picture, k=3)[0] != nearest_classes(classes, picture, k=1)[0]
+    assert nearest_classes(classes, image, k=3)[0] != nearest_classes(classes, image, k=1)[0]
     remove_classes(index, ["zebra", "cat"])
-    assert [one.label for one in nearest_classes(classes, picture)[0]] == ["dog"]
+    assert [one.label for one in nearest_classes(classes, image)[0]] == ["dog"]
     with pytest.raises(SearchError, match="no class 'zebra'"):
         remove_classes(index, ["dog", "zebra"])
     assert class_names(index) == ["dog"]
 
 
-def test_pictures_and_other_models_are_kept_apart(
+def test_images_and_other_models_are_kept_apart(
     index: Collection, model: Model, make_record: Any
 ) -> None:
     index.upsert([make_record("picture")])

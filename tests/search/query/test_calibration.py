@@ -153,7 +153,7 @@ def test_too_few_texts_are_refused() -> None:
         fitted(random, 40, 1.0)
 
 
-def test_a_source_with_too_few_texts_has_no_say() -> None:
+def test_a_source_with_too_few_texts_is_ignored() -> None:
     random = np.random.default_rng(5)
     other = {"many": drawn(random, 40, 8, 0.0), "few": drawn(random, 30, 8, 3.0)}
     made = fit(

@@ -19,20 +19,20 @@ def engine(
     return SearchEngine(embedder, index)
 
 
-def test_words_find_the_picture_nearest_to_them(engine: SearchEngine) -> None:
+def test_a_text_finds_its_nearest_image(engine: SearchEngine) -> None:
     hits = engine.search("17", k=3)
     assert len(hits) == 3
     assert hits[0].id == "17"
     assert hits[0].score == pytest.approx(1, abs=1e-5)
 
 
-def test_a_picture_and_a_vector_search_as_words_do(engine: SearchEngine, embedder: Any) -> None:
+def test_images_and_vectors_search_as_texts_do(engine: SearchEngine, embedder: Any) -> None:
     by_words = engine.search("17")
     assert engine.search(image=b"17") == by_words
     assert engine.search(vector=embedder.direction(b"17")) == by_words
 
 
-def test_words_and_picture_together_meet_in_the_middle(engine: SearchEngine, embedder: Any) -> None:
+def test_text_and_image_queries_are_averaged(engine: SearchEngine, embedder: Any) -> None:
     middle = embedder.direction(b"3") + embedder.direction(b"5")
     together = engine.search("3", image=b"5", k=40)
     by_hand = engine.search(vector=middle / np.linalg.norm(middle), k=40)
@@ -65,7 +65,7 @@ def test_filter_and_offset_reach_the_collection(engine: SearchEngine) -> None:
     assert all(hit.metadata["n"] < 5 for hit in hits)
 
 
-def test_similar_pictures_leave_out_the_picture_itself(engine: SearchEngine) -> None:
+def test_similar_images_leave_out_the_image_itself(engine: SearchEngine) -> None:
     everything = [hit for hit in engine.search("8", k=40) if hit.id != "8"]
     assert engine.similar("8", k=5) == everything[:5]
     assert engine.similar("8", k=5, offset=5) == everything[5:10]
@@ -91,7 +91,7 @@ def test_a_search_for_nothing_is_refused(engine: SearchEngine) -> None:
         engine.search(" ")
 
 
-def test_a_picture_that_cannot_be_read_is_the_callers_fault(engine: SearchEngine) -> None:
+def test_an_image_that_cannot_be_read_is_the_callers_fault(engine: SearchEngine) -> None:
     with pytest.raises(DataError, match="no image"):
         engine.search(image=b"bad")
 
@@ -125,7 +125,7 @@ def test_texts_and_images_must_pair_up(engine: SearchEngine) -> None:
         (np.zeros(16), "vector 0 to search for is all 0"),
     ],
 )
-def test_a_vector_that_cannot_be_searched_for_is_told(
+def test_a_vector_that_cannot_be_searched_for_is_reported(
     engine: SearchEngine, vector: np.ndarray, fault: str
 ) -> None:
     for text in (None, "1"):
@@ -155,7 +155,7 @@ def test_no_queries_get_no_answers(engine: SearchEngine) -> None:
     assert engine.search_batch(vectors=np.zeros((0, 16))) == []
 
 
-def test_a_page_of_similar_pictures_that_cannot_be_is_refused(engine: SearchEngine) -> None:
+def test_a_page_of_similar_images_that_cannot_be_is_refused(engine: SearchEngine) -> None:
     for k, offset in ((0, 0), (5, -1)):
         with pytest.raises(SearchError, match=f"k={k} with offset={offset}"):
             engine.similar("8", k=k, offset=offset)
@@ -166,7 +166,7 @@ def test_opposite_directions_cannot_be_joined(engine: SearchEngine, embedder: An
         engine.search("1", vector=-embedder.direction(b"1"))
 
 
-def test_terms_weigh_texts_pictures_and_vectors(engine: SearchEngine, embedder: Any) -> None:
+def test_terms_weigh_texts_images_and_vectors(engine: SearchEngine, embedder: Any) -> None:
     car, night, cat = (embedder.direction(name) for name in (b"car", b"night", b"cat"))
     terms = [
         Term(text="car", weight=2.0),
@@ -199,14 +199,14 @@ def test_captions_answer_where_they_are_asked(
     engine = SearchEngine(embedder, index)
     assert engine.search("c7", k=1, on="text")[0].caption == "c7"
     # The image of record 9, among the captions: images to texts.
-    by_picture = engine.search(image=b"c9", k=1, on="text")
-    assert [hit.caption for hit in by_picture] == ["c9"]
+    by_image = engine.search(image=b"c9", k=1, on="text")
+    assert [hit.caption for hit in by_image] == ["c9"]
     assert [hit.caption for hit in engine.search_batch(texts=["c7", "c9"], k=1, on="text")[1]] == [
         "c9"
     ]
 
 
-def test_an_album_gives_its_best_picture_only(
+def test_an_album_gives_its_best_image_only(
     embedder: Any, index: Collection, make_record: Callable[..., Record]
 ) -> None:
     index.upsert(make_record(f"{n}", album=f"album {n % 3}" if n < 15 else "") for n in range(20))

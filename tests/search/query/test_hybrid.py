@@ -22,7 +22,7 @@ def engine(embedder: Any, index: Collection, make_record: Callable[..., Record])
     return SearchEngine(embedder, index)
 
 
-def test_each_picture_gets_the_reciprocals_of_both_its_places(
+def test_each_image_gets_the_reciprocals_of_both_its_places(
     engine: SearchEngine, embedder: Any
 ) -> None:
     captions = word_search(engine.index)
@@ -102,7 +102,7 @@ def test_a_least_score_goes_by_the_cosine_also_of_hits_that_words_found(
         assert [hit for page in pages for hit in page] == kept
 
 
-def test_one_picture_of_each_album_is_the_first_of_it(
+def test_one_image_of_each_album_is_the_first_of_it(
     index: Collection, embedder: Any, make_record: Callable[..., Record]
 ) -> None:
     index.upsert(

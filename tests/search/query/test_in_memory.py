@@ -203,7 +203,7 @@ def test_limits_are_those_of_an_index(filled: Collection, embedder: Any) -> None
         resident.search(2 * query)
 
 
-def test_a_collection_that_lite_is_slow_with_is_told(index: Collection) -> None:
+def test_a_collection_that_lite_is_slow_with_is_reported(index: Collection) -> None:
     info = replace(index.info, server_version="milvus_lite-3.2.2")
     assert advice_on_size(replace(info, count=99_999)) == ""
     assert "100,000 records are many" in advice_on_size(replace(info, count=100_000))

@@ -18,7 +18,7 @@ WEIGHTS = st.floats(0.01, MAX_WEIGHT).map(lambda weight: round(weight, 3))
     ),
     away=st.booleans(),
 )
-def test_a_weight_behind_the_last_colon_is_read_whatever_the_text_holds(
+def test_a_weight_behind_the_last_colon_is_read_for_any_text(
     texts: list[tuple[str, float]], away: bool
 ) -> None:
     last = len(texts) - 1
@@ -36,7 +36,7 @@ def test_a_text_without_a_number_behind_a_colon_has_the_weight_1() -> None:
         assert parse_terms([text]) == [Term(text=text)]
 
 
-def test_pictures_have_weights_and_a_file_that_is_called_so_goes_first(
+def test_images_have_weights_and_a_file_that_is_called_so_goes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

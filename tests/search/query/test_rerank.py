@@ -44,13 +44,13 @@ def test_cosine_and_likelihood_are_added_by_hand(tmp_path: Path) -> None:
     assert [hit.rank_score for hit in order] == [8, 5, 0]
 
 
-def test_what_no_picture_says_better_changes_nothing(tmp_path: Path) -> None:
+def test_a_text_that_no_image_matches_better_changes_nothing(tmp_path: Path) -> None:
     given = hits(tmp_path, 2.0, 2.0, 2.0)
     assert [hit.id for hit in again(given, {"ab": 1.0, "c": 0.5})] == ["0", "1", "2"]
     assert again([], {"ab": 1.0}) == []
 
 
-def test_a_weight_below_0_prefers_what_is_not_said(tmp_path: Path) -> None:
+def test_a_weight_below_0_prefers_captions_without_the_term(tmp_path: Path) -> None:
     order = again(hits(tmp_path, 0.0, 9.0), {"": -1.0})
     assert [hit.id for hit in order] == ["1", "0"]
 

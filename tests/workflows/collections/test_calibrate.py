@@ -21,7 +21,7 @@ from coca.workflows.collections.calibrate import (
 )
 from coca.workflows.collections.index import index_images
 from coca.workflows.collections.search import open_search
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 COUNT = 24
@@ -43,7 +43,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> str:
         folder = root / name
         folder.mkdir()
         for n in range(COUNT):
-            (folder / f"{n}.png").write_bytes(picture(first + n))
+            (folder / f"{n}.png").write_bytes(image_bytes(first + n))
             caption = f"a {COLORS[n % 6]} {SIZES[n // 6]} {noun}"
             (folder / f"{n}.txt").write_text(caption, encoding="utf-8")
         index_images([folder], predictor, uri=str(root / "all.db"), collection=name)
@@ -99,7 +99,7 @@ def test_general_queries_with_a_word_of_the_captions_are_not_used(
     folder = tmp_path / "photos"
     folder.mkdir()
     for n in range(COUNT):
-        (folder / f"{n}.png").write_bytes(picture(n))
+        (folder / f"{n}.png").write_bytes(image_bytes(n))
         caption = f"{COLORS[n % 6]} {SIZES[n // 6]} elephants"
         (folder / f"{n}.txt").write_text(caption, encoding="utf-8")
     index_images([folder], predictor, uri=uri, collection="elephants")
@@ -113,7 +113,7 @@ def test_without_captions_the_model_writes_them(predictor: Predictor, tmp_path: 
     folder = tmp_path / "photos"
     folder.mkdir()
     for n in range(3):
-        (folder / f"{n}.png").write_bytes(picture(n))
+        (folder / f"{n}.png").write_bytes(image_bytes(n))
     uri = str(tmp_path / "bare.db")
     index_images([folder], predictor, uri=uri, captions=False)
     # A tiny model writes too few different captions for a calibration.

@@ -10,7 +10,7 @@ from coca.search.records import CollectionInfo
 from coca.workflows.collections.collection_model import lasting_name, model_of
 from coca.workflows.collections.index import index_images
 from coca.workflows.collections.search import open_search
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 INFO = CollectionInfo(
@@ -28,7 +28,7 @@ def test_a_model_that_was_named_from_here_is_found_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here" / "photos").mkdir(parents=True)
-    (tmp_path / "here" / "photos" / "0.png").write_bytes(picture(0))
+    (tmp_path / "here" / "photos" / "0.png").write_bytes(image_bytes(0))
     monkeypatch.chdir(tmp_path / "here")
     write_model(Path("model"))
     uri = str(tmp_path / "pictures.db")
@@ -45,14 +45,14 @@ def test_a_shipped_model_is_called_by_its_name() -> None:
         pytest.skip("no model is shipped here")
     name, home = next(iter(shipped().items()))
     assert lasting_name(load(name, device="cpu", prepack=False)) == name
-    # Also where it lay in another installation, as a collection of before says.
+    # Also at its path in another installation, as an earlier collection records.
     before = replace(INFO, fingerprint=fingerprint(home), model=f"/gone/coca/weights/{name}")
     assert model_of(before) == name
     # A collection of before the fingerprint covered the configuration.
     assert model_of(replace(before, fingerprint=fingerprint(home)[:16])) == name
 
 
-def test_a_model_that_is_gone_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_model_that_is_gone_is_reported_with_what_to_do(tmp_path: Path) -> None:
     gone = replace(INFO, model=str(tmp_path / "gone"))
     with pytest.raises(
         ModelError, match=rf"by the model {tmp_path}/gone, which .* by --model; its"

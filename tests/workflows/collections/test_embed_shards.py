@@ -24,7 +24,7 @@ from coca.workflows.collections.embed_shards import (
     index_vectors,
 )
 from coca.workflows.collections.index import index_images
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_embedding import embed
 from tiny_model import write_model
 from tiny_ranks import start_process
@@ -47,16 +47,16 @@ def model(folder: Path) -> Predictor:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[str]:
-    """Tars of 24 images, of which one stands in two of them."""
+    """Tars of 24 images, of which one is in two of them."""
     with ShardWriter(tmp_path / "shards", samples_per_shard=PER_SHARD) as writer:
         for n in range(SHARDS * PER_SHARD):
             captions = (f"number {n}",) if n % 2 else ()
-            writer.write(Sample(f"k{n}", picture(0 if n == 9 else n), captions))
+            writer.write(Sample(f"k{n}", image_bytes(0 if n == 9 else n), captions))
     return find_shards([tmp_path / "shards"])
 
 
 def claims(out: Path) -> Counter[str]:
-    """How often each image's path stands in the files."""
+    """How often each image's path is in the files."""
     found = [record for file in find_vectors(out) for record in read_vectors(file)]
     return Counter(path for record in found for path in record.origin.files)
 
@@ -93,7 +93,7 @@ def test_tars_become_files_and_files_the_same_collection_as_the_tars_themselves(
             assert (record.text_vector is None) == (same.text_vector is None)
 
 
-def test_what_is_done_is_found_and_a_changed_tar_is_done_anew(
+def test_finished_tars_are_found_and_a_changed_tar_is_embedded_again(
     shards: list[str], model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "vectors"
@@ -105,7 +105,7 @@ def test_what_is_done_is_found_and_a_changed_tar_is_done_anew(
     assert not any(one.made for one in again)
     assert {one.images for one in again} == {PER_SHARD}
     with ShardWriter(tmp_path / "other") as writer:
-        writer.write(Sample("new", picture(99)))
+        writer.write(Sample("new", image_bytes(99)))
     writer.paths[0].replace(shards[0])
     (made,) = (one for one in embed_shards(shards, model, out) if one.made)
     assert made.images == 1
@@ -115,7 +115,7 @@ def repack(shard: str, tmp_path: Path, numbers: range) -> None:
     """Put other images into a tar."""
     with ShardWriter(tmp_path / "other") as writer:
         for n in numbers:
-            writer.write(Sample(f"k{n}", picture(100 + n), (f"new {n}",)))
+            writer.write(Sample(f"k{n}", image_bytes(100 + n), (f"new {n}",)))
     writer.paths[0].replace(shard)
 
 
@@ -201,10 +201,10 @@ def test_processes_that_work_at_once_share_the_tars(
     assert not list((tmp_path / "vectors" / ".claims").iterdir())
 
 
-def test_bad_pictures_and_bad_tars_are_told(model: Predictor, tmp_path: Path) -> None:
+def test_bad_images_and_bad_tars_are_reported(model: Predictor, tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
         for n in range(4):
-            writer.write(Sample(f"k{n}", picture(n) if n else picture(n)[:60]))
+            writer.write(Sample(f"k{n}", image_bytes(n) if n else image_bytes(n)[:60]))
     writer.paths[1].write_bytes(b"no tar")
     Path(f"{writer.paths[1]}.idx").unlink()
     first, second = embed_shards(find_shards([tmp_path / "shards"]), model, tmp_path / "out")
@@ -229,7 +229,7 @@ def test_vectors_of_two_models_are_not_mixed(
 
 
 @pytest.mark.timeout(1800)
-def test_processes_killed_at_any_moment_leave_every_picture_exactly_once(
+def test_processes_killed_at_any_moment_leave_every_image_exactly_once(
     shards: list[str], model: Predictor, folder: Path, tmp_path: Path
 ) -> None:
     chance, out, ready = random.Random(KILLS), tmp_path / "vectors", tmp_path / "ready"
@@ -253,7 +253,7 @@ def test_processes_killed_at_any_moment_leave_every_picture_exactly_once(
             assert process.exitcode == -signal.SIGKILL
         ready.unlink()
         if len(find_vectors(out)) == SHARDS:
-            # All done: begin anew, or the rest of the kills would hit nothing.
+            # All done: begin again, or the rest of the kills would hit nothing.
             for file in find_vectors(out):
                 file.unlink()
     list(embed_shards(shards, model, out))

@@ -24,14 +24,14 @@ from coca.workflows.collections.image_resolver import ImageResolver
 from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.source_uris import resolve_uris
 from range_server import RangeServer
-from tiny_data import picture
+from tiny_data import image_bytes
 
 HAS_AV = importlib.util.find_spec("av") is not None
 FRAME_INTERVAL_S = 0.5
 
 
 class StandIn:
-    """Stands in for a model: equal images get equal vectors."""
+    """A stub model: equal images get equal vectors."""
 
     def __init__(self, fingerprint: str, embed_dim: int) -> None:
         self.fingerprint, self.embed_dim = fingerprint, embed_dim
@@ -54,17 +54,17 @@ def places(tmp_path: Path) -> list[Path]:
     photos = tmp_path / "photos.zip" / "of a.tar"
     photos.mkdir(parents=True)
     for n in (0, 1):
-        (photos / f"{n}.png").write_bytes(picture(n))
+        (photos / f"{n}.png").write_bytes(image_bytes(n))
     with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
         for n in (2, 3, 4):
-            writer.write(Sample(f"k{n}", picture(n), (f"number {n}",)))
-    rows = [{"key": f"k{n}", "image": picture(n), "caption": "x"} for n in (5, 6)]
+            writer.write(Sample(f"k{n}", image_bytes(n), (f"number {n}",)))
+    rows = [{"key": f"k{n}", "image": image_bytes(n), "caption": "x"} for n in (5, 6)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
-    (tmp_path / "other.png").write_bytes(picture(7))
+    (tmp_path / "other.png").write_bytes(image_bytes(7))
     (tmp_path / "table.csv").write_text("image\nother.png\n")
     with zipfile.ZipFile(tmp_path / "sets.zip", "w") as file:
         for n in (8, 9):
-            file.writestr(f"pics/{n}.png", picture(n))
+            file.writestr(f"pics/{n}.png", image_bytes(n))
         row = {"images": ["pics/8.png", "pics/9.png"], "caption": "two"}
         file.writestr("meta.jsonl", json.dumps(row) + "\n")
     named = [photos, *writer.paths, tmp_path / "table.parquet", tmp_path / "table.csv"]
@@ -77,7 +77,7 @@ def places(tmp_path: Path) -> list[Path]:
     return named
 
 
-def pictures_of(places: Sequence[Path]) -> list[SourceImage]:
+def images_of(places: Sequence[Path]) -> list[SourceImage]:
     found: list[SourceImage] = []
     for source in open_sources(resolve_uris(places), frame_interval_s=FRAME_INTERVAL_S):
         for entry in source.entries():
@@ -88,8 +88,8 @@ def pictures_of(places: Sequence[Path]) -> list[SourceImage]:
     return found
 
 
-def test_every_picture_is_read_again_by_its_path_and_etag(places: list[Path]) -> None:
-    read, found = ImageResolver(), pictures_of(places)
+def test_every_image_is_read_again_by_its_path_and_etag(places: list[Path]) -> None:
+    read, found = ImageResolver(), images_of(places)
     assert len(found) >= (12 if HAS_AV else 10)
     for one in found:
         assert read(one.path, one.etag) == one.data
@@ -98,7 +98,7 @@ def test_every_picture_is_read_again_by_its_path_and_etag(places: list[Path]) ->
 def test_a_collection_of_all_kinds_is_embedded_by_another_model(
     places: list[Path], tmp_path: Path
 ) -> None:
-    uri, count = str(tmp_path / "a.db"), len({one.data for one in pictures_of(places)})
+    uri, count = str(tmp_path / "a.db"), len({one.data for one in images_of(places)})
     older, newer = StandIn("one", 16), StandIn("two", 8)
     with (
         Collection.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
@@ -115,7 +115,7 @@ def test_a_collection_of_all_kinds_is_embedded_by_another_model(
             assert record.vector == pytest.approx(newer.embed_images([image])[0], abs=1e-5)
 
 
-def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_path: Path) -> None:
+def test_images_behind_addresses_are_embedded_again(places: list[Path], tmp_path: Path) -> None:
     server = RangeServer(tmp_path, fail_every=0)
     try:
         rows = [{"image": f"{server.url}/other.png", "caption": "far away"}]
@@ -146,7 +146,7 @@ def test_pictures_behind_addresses_are_embedded_again(places: list[Path], tmp_pa
         server.stop()
 
 
-def test_what_is_gone_is_told(places: list[Path], tmp_path: Path) -> None:
+def test_what_is_gone_is_reported(places: list[Path], tmp_path: Path) -> None:
     read, tar = ImageResolver(), tmp_path / "shards" / "shard-000000.tar"
     with pytest.raises(DataError, match=r"shard-000000.tar holds no k9 any more"):
         read(f"{tar}/k9", "")
@@ -154,7 +154,7 @@ def test_what_is_gone_is_told(places: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"k2 cannot be read"):
         read(f"{tar}/k2", "")
     if HAS_AV:
-        (frame, *_) = (one for one in pictures_of(places[-1:]))
+        (frame, *_) = (one for one in images_of(places[-1:]))
         with pytest.raises(DataError, match="has changed since"):
             read(frame.path, "7/0.5s")
         with pytest.raises(DataError, match="no such frame"):

@@ -16,11 +16,11 @@ from coca.search.ingest.sources import FileSource, ItemSource, SeriesSource
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.image_sources import SampleSource, check_filled, open_sources
 from coca.workflows.collections.source_uris import resolve_uris
-from tiny_data import CAPTIONS, picture
+from tiny_data import CAPTIONS, image_bytes
 
 
 class StandIn:
-    """Stands in for a model: every image gets the same vector."""
+    """A stub model: every image gets the same vector."""
 
     fingerprint, embed_dim = "one", 4
 
@@ -33,7 +33,7 @@ class StandIn:
 def pack(folder: Path, count: int = 5, *, per_shard: int = 3) -> Path:
     with ShardWriter(folder, samples_per_shard=per_shard) as writer:
         for n in range(count):
-            writer.write(Sample(f"k{n}", picture(n), CAPTIONS[:2], ("cat",), {"year": n}))
+            writer.write(Sample(f"k{n}", image_bytes(n), CAPTIONS[:2], ("cat",), {"year": n}))
     return folder
 
 
@@ -54,7 +54,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for n in range(3):
-        (folder / f"{n}.png").write_bytes(picture(n))
+        (folder / f"{n}.png").write_bytes(image_bytes(n))
     return folder
 
 
@@ -67,18 +67,21 @@ def test_tars_are_found_by_folder_by_pattern_and_by_braces(tmp_path: Path, named
     assert entry.path == str(tmp_path / "shards" / "shard-000001.tar" / "k3")
     read = source.read(entry)
     assert (read.path, read.etag) == (entry.path, entry.etag)
-    said = {"year": 3, "captions": list(CAPTIONS[:2])}
-    assert (read.data, read.annotation) == (picture(3), Annotation(CAPTIONS[0], said, ("cat",)))
+    metadata = {"year": 3, "captions": list(CAPTIONS[:2])}
+    assert (read.data, read.annotation) == (
+        image_bytes(3),
+        Annotation(CAPTIONS[0], metadata, ("cat",)),
+    )
 
 
-def test_the_etag_of_a_tars_member_changes_with_its_picture_and_with_its_words(
+def test_the_etag_of_a_tars_member_changes_with_its_image_and_with_its_words(
     tmp_path: Path,
 ) -> None:
     samples = [
-        Sample("k", picture(0), ("a car",)),
-        Sample("k", picture(0), ("a bus",)),
-        Sample("k", picture(1), ("a car",)),
-        Sample("k", picture(0), ("a car",)),
+        Sample("k", image_bytes(0), ("a car",)),
+        Sample("k", image_bytes(0), ("a bus",)),
+        Sample("k", image_bytes(1), ("a car",)),
+        Sample("k", image_bytes(0), ("a car",)),
     ]
     etags = []
     for n, sample in enumerate(samples):
@@ -99,7 +102,7 @@ def test_members_and_tars_that_are_gone_are_lost_and_others_are_not(tmp_path: Pa
     assert not source.has_lost(str(within / "a.png"), "")
 
 
-def test_rows_of_a_manifest_that_share_a_picture_are_one_entry_with_all_captions(
+def test_rows_of_a_manifest_that_share_an_image_are_one_entry_with_all_captions(
     photos: Path,
 ) -> None:
     table = photos / "table.jsonl"
@@ -127,7 +130,7 @@ def test_a_manifests_etag_changes_with_the_row_and_with_the_file(photos: Path) -
     before = etags()
     assert etags() == before
     table.write_text("image,caption\n0.png,new\n1.png,b\n2.png,c\n")
-    (photos / "1.png").write_bytes(picture(9))
+    (photos / "1.png").write_bytes(image_bytes(9))
     after = etags()
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, True]
 
@@ -146,27 +149,27 @@ def test_a_row_that_left_the_manifest_is_lost_but_not_what_another_table_brought
     assert not source.has_lost(foreign.path, foreign.etag)
 
 
-def test_pictures_inside_a_table_are_named_by_table_and_key(tmp_path: Path) -> None:
+def test_images_inside_a_table_are_named_by_table_and_key(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = tmp_path / "t.parquet"
-    rows = [{"key": f"k{n}", "image": picture(n), "caption": "x"} for n in range(2)]
+    rows = [{"key": f"k{n}", "image": image_bytes(n), "caption": "x"} for n in range(2)]
     parquet.write_table(arrow.Table.from_pylist(rows), table)
     source = only(table)
     assert [entry.path for entry in source.entries()] == [f"{table}/k0", f"{table}/k1"]
-    assert source.read(source.entries()[1]).data == picture(1)
+    assert source.read(source.entries()[1]).data == image_bytes(1)
 
 
-def test_a_zip_with_a_table_is_read_in_place_each_picture_of_a_row_alone(tmp_path: Path) -> None:
+def test_a_zip_with_a_table_is_read_in_place_each_image_of_a_row_alone(tmp_path: Path) -> None:
     path = tmp_path / "sets.zip"
     with zipfile.ZipFile(path, "w") as file:
         for n in range(3):
-            file.writestr(f"pics/{n}.png", picture(n))
+            file.writestr(f"pics/{n}.png", image_bytes(n))
         row = {"images": ["pics/0.png", "pics/2.png"], "caption": "two", "muscle": "arm"}
         file.writestr("meta.jsonl", json.dumps(row) + "\n")
     source = only(path)
     first, second = map(source.read, source.entries())
     assert (first.path, second.path) == (f"{path}/pics/0.png", f"{path}/pics/2.png")
-    assert (first.data, second.data) == (picture(0), picture(2))
+    assert (first.data, second.data) == (image_bytes(0), image_bytes(2))
     assert second.annotation == Annotation("two", {"muscle": "arm"})
 
 
@@ -185,7 +188,7 @@ def test_places_of_several_kinds_are_taken_together(photos: Path, tmp_path: Path
     assert (names(files), names(tars)) == (["own.png"], ["k0", "k1"])
 
 
-def test_places_without_anything_are_told(
+def test_places_without_anything_are_reported(
     photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     empty = tmp_path / "photo"
@@ -219,7 +222,7 @@ def test_records_of_a_csv_are_found_by_its_numbers_and_have_its_times(
 
 
 @pytest.mark.parametrize("name", ["a\\u0000.png", "\\ud800.png"])
-def test_a_name_that_no_file_can_have_is_a_bad_picture(tmp_path: Path, name: str) -> None:
+def test_a_name_that_no_file_can_have_is_a_bad_image(tmp_path: Path, name: str) -> None:
     (tmp_path / "m.jsonl").write_text(f'{{"image": "{name}"}}')
     source = only(tmp_path / "m.jsonl")
     (entry,) = source.entries()

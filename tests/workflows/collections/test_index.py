@@ -17,7 +17,7 @@ from coca.search.mining.zero_shot import add_classes
 from coca.workflows.collections.class_prompts import open_classes
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import BadImageLog, index_images, index_sources
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 
@@ -32,22 +32,22 @@ def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothi
     uri = str(tmp_path / "pictures.db")
     with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
         for n in range(5):
-            writer.write(Sample(f"k{n}", picture(n), (f"number {n}",)))
+            writer.write(Sample(f"k{n}", image_bytes(n), (f"number {n}",)))
     photos = tmp_path / "photos"
     photos.mkdir()
     for n in (4, 5, 6):
-        (photos / f"{n}.png").write_bytes(picture(n))
+        (photos / f"{n}.png").write_bytes(image_bytes(n))
     table = tmp_path / "table.csv"
     table.write_text("image,caption\nphotos/6.png,six\n")
     places = [photos, tmp_path / "shards", table]
     first = index_images(places, model, uri=uri, captions=False)
-    # 4 stands in a folder and a tar, 6 in a folder and a table: one record each.
+    # 4 is in a folder and a tar, 6 in a folder and a table: one record each.
     assert first.collection.count == 7
     assert first.report == IngestReport(added=7, duplicates=1, unchanged=0, updated=1)
     monkeypatch.setattr(Predictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
     again = index_images(places[1:2], model, uri=uri, captions=False)
     assert again.report == IngestReport(unchanged=5)
-    # A tar that is packed anew with fewer samples loses its records only when asked.
+    # A tar that is packed again with fewer samples loses its records only when asked.
     for path in writer.paths[1:]:
         path.unlink()
     shorter = index_images(places[1:2], model, uri=uri, captions=False, prune=True)
@@ -55,7 +55,7 @@ def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothi
     assert shorter.collection.count == 5
 
 
-def test_bad_pictures_are_listed_once_and_too_many_stop_the_run(tmp_path: Path) -> None:
+def test_bad_images_are_listed_once_and_too_many_stop_the_run(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     bad = [BadImage(f"{n}.jpg", "truncated", f"{n}.jpg is truncated") for n in range(3)]
     for _ in range(2):
@@ -68,11 +68,11 @@ def test_bad_pictures_are_listed_once_and_too_many_stop_the_run(tmp_path: Path) 
 
 @pytest.fixture
 def album(tmp_path: Path) -> Path:
-    """A folder of three images: `a` with a caption beside it, and a table that names all."""
+    """A folder of three images: `a` with a caption next to it, and a table that names all."""
     folder = tmp_path / "album"
     folder.mkdir()
     for n, name in enumerate("abc"):
-        (folder / f"{name}.png").write_bytes(picture(n))
+        (folder / f"{name}.png").write_bytes(image_bytes(n))
     (folder / "a.txt").write_text("beside a")
     (folder / "table.csv").write_text("image,caption,year\na.png,table a,1\nb.png,table b,2\n")
     return folder
@@ -84,7 +84,7 @@ def captions(uri: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_table_and_the_folder_of_its_pictures_leave_each_others_words(
+def test_a_table_and_the_folder_of_its_images_leave_each_others_words(
     model: Predictor, tmp_path: Path, album: Path, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
@@ -112,13 +112,13 @@ def test_a_table_and_the_folder_of_its_pictures_leave_each_others_words(
     for places in rounds:
         index_images(places, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
-    (album / "b.png").write_bytes(picture(9))
+    (album / "b.png").write_bytes(image_bytes(9))
     for places in rounds:
         index_images(places, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
 
 
-def test_where_a_row_leaves_its_table_the_words_beside_the_picture_count_again(
+def test_the_sidecar_caption_counts_again_after_a_row_leaves_its_table(
     model: Predictor, tmp_path: Path, album: Path
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
@@ -133,7 +133,7 @@ def test_where_a_row_leaves_its_table_the_words_beside_the_picture_count_again(
     assert captions(uri) == {"a": "late a", "b": "", "c": ""}
 
 
-def test_a_table_without_captions_leaves_those_beside_the_pictures(
+def test_a_table_without_captions_keeps_the_captions_of_sidecar_files(
     model: Predictor, tmp_path: Path, album: Path
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
@@ -147,7 +147,7 @@ def test_a_table_without_captions_leaves_those_beside_the_pictures(
 
 
 @pytest.mark.parametrize("folder_first", [True, False])
-def test_a_picture_of_a_table_has_the_album_of_its_folder_whoever_comes_first(
+def test_an_image_of_a_table_has_the_album_of_its_folder_whoever_comes_first(
     model: Predictor, tmp_path: Path, album: Path, folder_first: bool
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
@@ -192,7 +192,7 @@ def test_an_unknown_setting_is_refused_and_not_ignored(model: Predictor, album: 
         index_sources([], model, uri="none.db", **wrong)
 
 
-def test_pictures_do_not_go_among_classes(model: Predictor, tmp_path: Path, album: Path) -> None:
+def test_images_do_not_go_among_classes(model: Predictor, tmp_path: Path, album: Path) -> None:
     uri = str(tmp_path / "pictures.db")
     with open_classes(model, uri, create=True) as classes:
         add_classes(classes, model, ["cat", "dog"], templates=["{}"])
@@ -203,7 +203,7 @@ def test_pictures_do_not_go_among_classes(model: Predictor, tmp_path: Path, albu
         assert classes.count() == 2
 
 
-def test_two_tables_of_the_same_pictures_do_not_take_turns(
+def test_two_tables_of_the_same_images_do_not_take_turns(
     model: Predictor, tmp_path: Path, album: Path
 ) -> None:
     uri, other = str(tmp_path / "pictures.db"), album / "other.csv"
@@ -214,13 +214,13 @@ def test_two_tables_of_the_same_pictures_do_not_take_turns(
     for places in (tables, tables[:1], tables[1:]):
         again = index_images(places, model, uri=uri, captions=False)
         assert again.report == IngestReport(unchanged=again.report.good)
-    # Whoever speaks last is heard.
+    # The last writer has priority.
     tables[0].write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
     index_images(tables, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "new a", "b": "table b"}
 
 
-def test_questions_of_a_table_and_their_answers_stay_with_the_picture(
+def test_questions_of_a_table_and_their_answers_stay_with_the_image(
     model: Predictor, tmp_path: Path, album: Path
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "questions.jsonl"

@@ -1,4 +1,4 @@
-"""What workers of Ray ask for; that they do their work stands in `test_embed_shards.py`."""
+"""What workers of Ray ask for; their work is tested in `test_embed_shards.py`."""
 
 import pytest
 

@@ -11,7 +11,7 @@ from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.index import captioner, index_images, index_sources
 from coca.workflows.collections.search import open_search
 from coca.workflows.collections.source_uris import resolve_uris
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 
@@ -25,7 +25,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(3):
-        (folder / f"{number}.png").write_bytes(picture(number))
+        (folder / f"{number}.png").write_bytes(image_bytes(number))
     (folder / "0.txt").write_text("a red car", encoding="utf-8")
     return folder
 
@@ -49,8 +49,8 @@ def test_captions_are_written_unless_they_are_unwanted(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:
     predictor = load(model)
-    written = captioner(predictor)([picture(1), picture(2)])
-    assert written == [one.text for one in predictor.caption([picture(1), picture(2)])]
+    written = captioner(predictor)([image_bytes(1), image_bytes(2)])
+    assert written == [one.text for one in predictor.caption([image_bytes(1), image_bytes(2)])]
     uri = str(tmp_path / "pictures.db")
     for collection, wanted in (("with", True), ("without", False)):
         index_images([photos], predictor, uri=uri, collection=collection, captions=wanted)
@@ -70,7 +70,7 @@ def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> 
         index_images([photos], load(other), uri=uri)
 
 
-def test_re_ranking_reads_pictures_wherever_they_stand(
+def test_re_ranking_reads_images_of_every_source(
     model: Path,
     photos: Path,
     tmp_path: Path,
@@ -79,7 +79,7 @@ def test_re_ranking_reads_pictures_wherever_they_stand(
 ) -> None:
     with ShardWriter(tmp_path / "shards") as writer:
         for number in range(3, 6):
-            writer.write(Sample(f"k{number}", picture(number)))
+            writer.write(Sample(f"k{number}", image_bytes(number)))
     uri, predictor = str(tmp_path / "pictures.db"), load(model)
     index_sources(
         open_sources(resolve_uris([photos, *writer.paths])), predictor, uri=uri, captions=False
@@ -90,7 +90,7 @@ def test_re_ranking_reads_pictures_wherever_they_stand(
         assert {hit.id for hit in hits} == {hit.id for hit in plain}
         for hit in hits:
             number = int(Path(hit.path).stem.removeprefix("k"))
-            likely = predictor.score(picture(number), "a red car")[0, 0]
+            likely = predictor.score(image_bytes(number), "a red car")[0, 0]
             assert hit.log_likelihood == pytest.approx(likely, abs=1e-4)
         gone = next(hit.id for hit in hits if not hit.path.endswith("0.png"))
         with monkeypatch.context() as patch:
@@ -105,9 +105,9 @@ def test_re_ranking_reads_pictures_wherever_they_stand(
     assert [hit.id for hit in left] == [*(hit.id for hit in still), lost]
     assert [hit.rank_score for hit in left[:-1]] == [hit.rank_score for hit in still]
     assert (left[-1].rank_score, left[-1].log_likelihood) == (None, None)
-    (told,) = (record.getMessage() for record in caplog.records)
-    assert "1 of 5 images cannot be re-ranked" in told
-    assert "0.png cannot be read" in told
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "1 of 5 images cannot be re-ranked" in message
+    assert "0.png cannot be read" in message
 
 
 def _and_remove(id: str, index: Any) -> Any:
@@ -122,7 +122,7 @@ def _and_remove(id: str, index: Any) -> Any:
     return search_and_remove
 
 
-def test_a_model_that_is_gone_is_replaced_by_the_fallback_or_told(
+def test_a_missing_model_is_replaced_by_the_fallback_or_reported(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:
     uri = str(tmp_path / "pictures.db")

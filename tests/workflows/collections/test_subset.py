@@ -23,11 +23,11 @@ from coca.workflows.collections.image_resolver import is_within
 from coca.workflows.collections.image_sources import open_sources
 from coca.workflows.collections.source_uris import resolve_uris
 from coca.workflows.collections.subset import check_out, write_subset
-from tiny_data import picture
+from tiny_data import image_bytes
 
 
 class StandIn:
-    """Stands in for a model: every image and text gets the same vector."""
+    """A stub model: every image and text gets the same vector."""
 
     fingerprint, embed_dim = "one", 4
 
@@ -47,16 +47,16 @@ def index(tmp_path: Path) -> Iterator[Collection]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two files with words beside them, of which one has two captions, the other a label."""
+    """Two files with sidecars, of which one has two captions, the other a label."""
     folder = tmp_path / "photos"
     folder.mkdir()
     words: list[dict[str, Any]] = [
         {"captions": ["a car", "auto"], "kind": "x", "tags": ["red"], "time": 7, "album": "trip"},
         {"caption": "a dog", "label": "dog", "tags": ["brown"]},
     ]
-    for n, said in enumerate(words):
-        (folder / f"{n}.png").write_bytes(picture(n))
-        (folder / f"{n}.json").write_text(json.dumps(said))
+    for n, sidecar in enumerate(words):
+        (folder / f"{n}.png").write_bytes(image_bytes(n))
+        (folder / f"{n}.json").write_text(json.dumps(sidecar))
     return folder
 
 
@@ -65,9 +65,11 @@ def parts(tmp_path: Path) -> list[Path]:
     """A tar and a zip with images, labels and captions."""
     with ShardWriter(tmp_path / "shards") as writer:
         for n in (2, 3):
-            writer.write(Sample(f"k{n}", picture(n), (f"number {n}", f"no {n}"), (f"class {n}",)))
+            writer.write(
+                Sample(f"k{n}", image_bytes(n), (f"number {n}", f"no {n}"), (f"class {n}",))
+            )
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as file:
-        file.writestr("pics/4.png", picture(4))
+        file.writestr("pics/4.png", image_bytes(4))
         row = {"image": "pics/4.png", "caption": "number 4", "label": "class 4", "n": 4}
         file.writestr("meta.jsonl", json.dumps(row))
     return [*writer.paths, tmp_path / "set.zip"]
@@ -88,7 +90,7 @@ def test_files_are_named_by_a_manifest_with_all_their_words(
     subset = write_subset(tmp_path / "below" / "some.jsonl", index, scores)
     assert (subset.written, subset.lost) == (2, [])
     read = {one.image: one for one in samples("manifest", tmp_path / "below" / "some.jsonl")}
-    car, dog = read[picture(0)], read[picture(1)]
+    car, dog = read[image_bytes(0)], read[image_bytes(1)]
     assert (car.captions, car.labels) == (("a car", "auto"), ("red",))
     assert {name: car.metadata[name] for name in car.metadata if name != "mined"} == {
         "kind": "x",
@@ -108,7 +110,7 @@ def test_fields_of_the_record_are_never_replaced(
 ) -> None:
     own = {"score": 9, "id": "mine", "key": "k", "image": "x.png", "time": "noon", "album": 7}
     own |= {"tags": [1], "mined": "once", "path": "p", "url": "u"}
-    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "a.png").write_bytes(image_bytes(0))
     (tmp_path / "a.json").write_text(json.dumps(own | {"caption": "a car"}))
     ingest([FileSource([tmp_path / "a.png"])], StandIn(), index)
     (id,) = index.ids()
@@ -124,7 +126,7 @@ def test_fields_of_the_record_are_never_replaced(
         assert fields["mined"].pop("image") == own["image"]
         assert fields.pop("captions") == ["a car"]
         (sample,) = samples("manifest", tmp_path / name)
-        assert (sample.image, sample.captions) == (picture(0), ("a car",))
+        assert (sample.image, sample.captions) == (image_bytes(0), ("a car",))
     assert fields == own | {"image": image, "mined": {"id": id, "score": 0.25}}
 
 
@@ -132,7 +134,7 @@ def test_fields_of_the_record_are_never_replaced(
 def test_captions_of_the_model_are_left_out_unless_asked_for(
     index: Collection, photos: Path, tmp_path: Path, name: str
 ) -> None:
-    (photos / "2.png").write_bytes(picture(2))
+    (photos / "2.png").write_bytes(image_bytes(2))
     ingest(
         [FileSource([photos])], StandIn(), index, captioner=lambda images: ["guessed"] * len(images)
     )
@@ -160,14 +162,17 @@ def test_parts_of_files_are_copied_into_shards(
     numbers = range(5) if many else range(2, 4)
     assert (subset.written, subset.lost) == (len(numbers), [])
     read = {one.image: one for one in samples("shards", tmp_path / "some")}
-    assert set(read) == {picture(n) for n in numbers}
-    assert read[picture(2)].captions == ("number 2", "no 2")
-    assert read[picture(2)].labels == ("class 2",)
+    assert set(read) == {image_bytes(n) for n in numbers}
+    assert read[image_bytes(2)].captions == ("number 2", "no 2")
+    assert read[image_bytes(2)].labels == ("class 2",)
     if many:
-        assert read[picture(0)].captions == ("a car", "auto")
-        assert read[picture(1)].labels == ("dog",)
-        assert (read[picture(4)].labels, read[picture(4)].metadata["n"]) == (("class 4",), 4)
-    # The same subset as a collection of its own tells the same.
+        assert read[image_bytes(0)].captions == ("a car", "auto")
+        assert read[image_bytes(1)].labels == ("dog",)
+        assert (read[image_bytes(4)].labels, read[image_bytes(4)].metadata["n"]) == (
+            ("class 4",),
+            4,
+        )
+    # The same subset as a collection of its own has the same report.
     with Collection.open(
         str(tmp_path / "b.db"), embed_dim=4, fingerprint="one", create=True
     ) as other:
@@ -202,17 +207,17 @@ def test_a_manifest_that_would_name_a_part_of_a_file_is_refused(
         write_subset(tmp_path / "some.jsonl", index, dict.fromkeys(index.ids(), 0.0))
     assert not (tmp_path / "some.jsonl").exists()
     # A copy that is a file of its own can be named.
-    (photos / "copy.png").write_bytes(picture(2))
+    (photos / "copy.png").write_bytes(image_bytes(2))
     ingest([FileSource([photos])], StandIn(), index)
     paths = {record.id: record.path for record in index.get(index.ids()).values()}
     (id,) = (id for id, path in paths.items() if path.endswith("/k2"))
     write_subset(tmp_path / "some.jsonl", index, {id: 0.0})
-    assert samples("manifest", tmp_path / "some.jsonl")[0].image == picture(2)
+    assert samples("manifest", tmp_path / "some.jsonl")[0].image == image_bytes(2)
 
 
 def test_an_address_stays_an_address(index: Collection, tmp_path: Path) -> None:
     (tmp_path / "set.jsonl").write_text('{"image": "none.png"}\n')
-    (tmp_path / "none.png").write_bytes(picture(0))
+    (tmp_path / "none.png").write_bytes(image_bytes(0))
     ingest(open_sources(resolve_uris([tmp_path / "set.jsonl"])), StandIn(), index)
     (record,) = index.get(index.ids()).values()
     address = "https://example.org/none.png"
@@ -224,7 +229,7 @@ def test_an_address_stays_an_address(index: Collection, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["some.jsonl", "some"])
-def test_what_is_gone_is_told_and_the_rest_is_written(
+def test_missing_files_are_reported_and_the_rest_is_written(
     index: Collection, photos: Path, tmp_path: Path, name: str
 ) -> None:
     ingest([FileSource([photos])], StandIn(), index)

@@ -23,7 +23,7 @@ from coca.search.milvus.collection import Collection
 from coca.workflows.collections.index import IndexResult, index_sources
 from coca.workflows.collections.source_uris import FolderUri, ImageUri, TarsUri
 from coca.workflows.collections.watch import changed_sources, watch_folders, watched_folders
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 pytest.importorskip("watchfiles")
@@ -83,7 +83,7 @@ class Watched:
     def put(self, name: str, number: int) -> Path:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(picture(number))
+        path.write_bytes(image_bytes(number))
         return path
 
 
@@ -110,7 +110,7 @@ def test_new_changed_renamed_and_vanished_files_reach_the_collection(watched: Wa
     assert watched.paths() == {"2.png"}
 
 
-def test_a_change_reads_its_own_records_and_what_is_no_picture_none(
+def test_a_change_reads_its_own_records_and_what_is_no_image_none(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(3):
@@ -132,13 +132,13 @@ def test_a_change_reads_its_own_records_and_what_is_no_picture_none(
 
 
 def narrow(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, which must be told what to look for."""
+    """The method, which must be asked for given records only."""
 
-    def told(index: Collection, what: Any = None) -> Any:
+    def errors(index: Collection, what: Any = None) -> Any:
         assert what is not None
         return method(index, what)
 
-    return told
+    return errors
 
 
 def test_folders_that_come_and_go_are_followed(watched: Watched, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_folders_that_come_and_go_are_followed(watched: Watched, tmp_path: Path)
     elsewhere = tmp_path / "album"
     elsewhere.mkdir()
     for n in (1, 2):
-        (elsewhere / f"{n}.png").write_bytes(picture(n))
+        (elsewhere / f"{n}.png").write_bytes(image_bytes(n))
     shutil.move(elsewhere, watched.folder / "album")
     assert watched.next().report.added == 2
     shutil.move(watched.folder / "album", elsewhere)
@@ -205,7 +205,7 @@ def test_tars_that_come_change_and_go_are_followed(watched: Watched, tmp_path: P
     def pack(name: str, numbers: range) -> Path:
         with ShardWriter(tmp_path / name) as writer:
             for n in numbers:
-                writer.write(Sample(f"k{n}", picture(n)))
+                writer.write(Sample(f"k{n}", image_bytes(n)))
         return writer.paths[0]
 
     tar = watched.folder / "a.tar"
@@ -232,7 +232,7 @@ def test_changes_wait_where_another_process_holds_the_collection(
 def test_a_changed_folder_is_searched_for_images_also_if_it_is_called_tar(tmp_path: Path) -> None:
     folder = tmp_path / "a.tar"
     folder.mkdir()
-    (folder / "0.png").write_bytes(picture(0))
+    (folder / "0.png").write_bytes(image_bytes(0))
     (source,) = changed_sources([folder], set(), Roots([tmp_path]), frame_interval_s=0.0)
     assert [entry.path for entry in source.entries()] == [str(folder / "0.png")]
 
@@ -249,7 +249,7 @@ def test_only_folders_can_be_watched(tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_watch_cleanly(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "0.png").write_bytes(picture(0))
+    (tmp_path / "photos" / "0.png").write_bytes(image_bytes(0))
     command = [sys.executable, "-m", "coca", "index", "photos", "--watch", "-m", str(model)]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -257,11 +257,11 @@ def test_ctrl_c_ends_a_watch_cleanly(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert "1 added" in process.stdout.readline()
         process.stdout.readline()
-        (tmp_path / "photos" / "1.png").write_bytes(picture(1))
+        (tmp_path / "photos" / "1.png").write_bytes(image_bytes(1))
         assert "1 added" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate()
-    assert process.returncode == 0, told
-    assert "Traceback" not in told
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
     with Collection.open(str(tmp_path / "coca.db")) as index:
         assert index.count() == 2

@@ -17,7 +17,7 @@ from coca.inference.predictor import Predictor
 from coca.model.generation.config import GenerationConfig
 from coca.tasks import TASKS, TaskConfig, TaskResult
 from coca.workflows.evaluation.evaluate import evaluate, side_by_side
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_detector import write_detector
 from tiny_model import write_model
 
@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> SourceConfig:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(4):
-        (folder / f"{number}.png").write_bytes(picture(number))
+        (folder / f"{number}.png").write_bytes(image_bytes(number))
         (folder / f"{number}.txt").write_text(f"image {number}", encoding="utf-8")
     return FolderConfig(path=str(folder))
 
@@ -61,28 +61,28 @@ def test_a_loaded_model_gives_the_scores_of_its_folder(model: Path, data: Source
     assert evaluate(load(model), [config]) == evaluate(model, [config])
 
 
-def test_two_models_stand_side_by_side_with_the_scores_that_each_has_alone(
+def test_two_models_are_compared_with_the_scores_that_each_has_alone(
     model: Path, data: SourceConfig, tmp_path: Path
 ) -> None:
     other = write_model(tmp_path / "other", seed=9)
     configs = [TaskConfig(task="retrieval", data=data), TaskConfig(task="captioning", data=data)]
-    told: list[str] = []
-    both = side_by_side([model, other], configs, out=tmp_path / "out", log=told.append)
+    logged: list[str] = []
+    both = side_by_side([model, other], configs, out=tmp_path / "out", log=logged.append)
     assert both == [evaluate(one, configs) for one in (model, other)]
     assert both[0] != both[1]
-    assert told[0].startswith(f"{model}: retrieval on ")
-    assert told[2].startswith(f"{other}: retrieval on ")
+    assert logged[0].startswith(f"{model}: retrieval on ")
+    assert logged[2].startswith(f"{other}: retrieval on ")
     kept = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     for entry, result in zip(kept["tasks"], both[1], strict=True):
         assert entry["compare"] == {str(other): result.metrics}
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert f"| this model | {other} | chance |" in report
     # The other way round, nothing has to be run again.
-    told.clear()
+    logged.clear()
     assert (
-        side_by_side([other, model], configs, out=tmp_path / "out", log=told.append) == both[::-1]
+        side_by_side([other, model], configs, out=tmp_path / "out", log=logged.append) == both[::-1]
     )
-    assert all("done before" in line for line in told)
+    assert all("done before" in line for line in logged)
 
 
 def test_a_second_evaluation_keeps_the_report_of_the_first(
@@ -107,12 +107,12 @@ def test_a_second_evaluation_keeps_the_report_of_the_first(
     ]
 
 
-def test_a_model_beside_itself_is_refused(model: Path, data: SourceConfig) -> None:
+def test_a_comparison_of_a_model_with_itself_is_refused(model: Path, data: SourceConfig) -> None:
     with pytest.raises(ConfigError, match="is named twice"):
         side_by_side([model, model], [TaskConfig(task="retrieval", data=data)])
 
 
-def test_an_unknown_task_is_told_before_any_runs(model: Path, data: SourceConfig) -> None:
+def test_an_unknown_task_is_reported_before_any_runs(model: Path, data: SourceConfig) -> None:
     missing = FolderConfig(path="none")
     configs = [TaskConfig(task="retrieval", data=missing), TaskConfig(task="retrievall", data=data)]
     with pytest.raises(ConfigError, match="did you mean 'retrieval'"):
@@ -144,14 +144,14 @@ def test_what_is_finished_is_not_run_again_after_a_stop(
     model: Path, data: SourceConfig, tmp_path: Path, counted: list[str]
 ) -> None:
     configs = [TaskConfig(task=name, data=data) for name in ("first", "second")]
-    told: list[str] = []
+    logged: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, configs, out=tmp_path / "out")
     assert not (tmp_path / "out" / "report.json").exists()
-    results = evaluate(model, configs, out=tmp_path / "out", log=told.append)
+    results = evaluate(model, configs, out=tmp_path / "out", log=logged.append)
     assert counted == ["first", "second", "second"]
     assert [result.task for result in results] == ["first", "second"]
-    assert "done before" in told[0]
+    assert "done before" in logged[0]
     assert evaluate(model, configs, out=tmp_path / "out") == results
     assert len(counted) == 3
 
@@ -194,13 +194,13 @@ def test_a_result_is_kept_for_its_settings_its_data_and_its_model(
 
 
 def _change_in_place(path: Path) -> None:
-    """The last byte, so that neither name nor size tells; later than any clock can mistake."""
+    """Change the last byte at equal name and size, later than the resolution of a clock."""
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, (2e9, 2e9))
 
 
-def test_a_kept_result_is_the_result_with_its_pictures(
+def test_a_kept_result_is_the_result_with_its_images(
     model: Path, data: SourceConfig, tmp_path: Path
 ) -> None:
     for number in range(4):
@@ -226,7 +226,7 @@ def test_a_kept_result_is_the_result_with_its_pictures(
         ({"benchmark": "imagnet"}, "did you mean 'imagenet'"),
     ],
 )
-def test_what_would_stop_a_later_task_is_told_before_the_first_is_run(
+def test_what_would_stop_a_later_task_is_reported_before_the_first_is_run(
     model: Path, data: SourceConfig, counted: list[str], fault: dict[str, Any], message: str
 ) -> None:
     later = dataclasses.replace(TaskConfig(task="zero_shot", data=data), **fault)
@@ -235,7 +235,7 @@ def test_what_would_stop_a_later_task_is_told_before_the_first_is_run(
     assert counted == []
 
 
-def test_without_its_packages_the_page_is_missing_and_told(
+def test_without_its_packages_the_page_is_missing_and_this_is_reported(
     model: Path,
     data: SourceConfig,
     tmp_path: Path,

@@ -6,7 +6,7 @@ from coca.tasks import TaskConfig, TaskResult
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, per_class_results
 from coca.workflows.evaluation.evaluation_report import _sections, overview
 from coca.workflows.evaluation.report import render, render_markdown
-from tiny_data import picture
+from tiny_data import image_bytes
 
 NAMES = [f"class {n:02d}" for n in range(45)]
 
@@ -23,7 +23,8 @@ def retrieval() -> TaskResult:
         "image_to_text_recall@1": 0.5,
     }
     strip = ImageRow(
-        "“a dog”", (Example(("0.31",), picture(1), correct=True), Example(("0.2",), picture(2)))
+        "“a dog”",
+        (Example(("0.31",), image_bytes(1), correct=True), Example(("0.2",), image_bytes(2))),
     )
     return TaskResult(
         "retrieval",
@@ -35,7 +36,7 @@ def retrieval() -> TaskResult:
     )
 
 
-def test_one_table_holds_all_tasks_with_published_figures_beside_ours() -> None:
+def test_one_table_holds_all_tasks_with_published_figures_next_to_ours() -> None:
     table = overview(
         [
             (config("retrieval", "COCO", "coco_retrieval"), retrieval()),

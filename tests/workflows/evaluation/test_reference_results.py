@@ -19,7 +19,7 @@ def test_an_unknown_benchmark_is_answered_with_the_nearest() -> None:
         benchmark_named("no_caps")
 
 
-def test_a_score_is_found_by_its_metric_or_not_told() -> None:
+def test_a_score_is_found_by_its_metric_or_omitted() -> None:
     benchmark = benchmark_named("coco_captions")
     first = benchmark.models[0]
     assert (benchmark.score(first, "cider"), benchmark.score(first, "bleu@1")) == (1.436, None)
@@ -39,7 +39,7 @@ def test_every_figure_has_a_source_and_is_a_share_or_a_cider() -> None:
                 assert score is None or 0 < score < (10 if metric == "cider" else 1)
 
 
-def test_every_figure_stands_in_the_collected_facts() -> None:
+def test_every_figure_is_in_the_collected_facts() -> None:
     if not REFERENCE.is_dir():
         pytest.skip("the collected facts on the paper are not here")
     text = "".join((REFERENCE / name).read_text() for name in ("paper.md", "peers.md"))

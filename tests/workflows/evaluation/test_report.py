@@ -20,7 +20,7 @@ from coca.workflows.evaluation.report import (
 )
 
 
-def picture(width: int = 30, height: int = 20) -> np.ndarray:
+def gray_image(width: int = 30, height: int = 20) -> np.ndarray:
     return np.full((height, width, 3), 90, np.uint8)
 
 
@@ -32,9 +32,9 @@ def test_a_page_needs_nothing_from_outside() -> None:
         [
             Section("one", "text", [Table(["what", "value"], [["x", 0.12345], ["y", 12000]])]),
             Section(
-                "two", blocks=[plot, Grid("query", [Card(picture(), ["a", "b"], marked=True)])]
+                "two", blocks=[plot, Grid("query", [Card(gray_image(), ["a", "b"], marked=True)])]
             ),
-            Section("three", blocks=[Grid("by image", [], lead=Card(picture(), ["q"]))]),
+            Section("three", blocks=[Grid("by image", [], lead=Card(gray_image(), ["q"]))]),
             Section("four", blocks=[Drawing(b"a drawing", "heat maps")]),
         ],
     )
@@ -50,12 +50,12 @@ def test_a_page_needs_nothing_from_outside() -> None:
 
 def test_words_from_data_cannot_become_markup() -> None:
     evil = "<script>alert(1)</script>"
-    page = render(evil, evil, [Section(evil, evil, [Grid(evil, [Card(picture(), [evil])])])])
+    page = render(evil, evil, [Section(evil, evil, [Grid(evil, [Card(gray_image(), [evil])])])])
     assert "<script>" not in page
 
 
-def test_a_card_shrinks_its_picture_and_keeps_its_shape() -> None:
-    uri = Card(picture(300, 200), ["x"]).data_uri(60)
+def test_a_card_shrinks_its_image_and_keeps_its_shape() -> None:
+    uri = Card(gray_image(300, 200), ["x"]).data_uri(60)
     image = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
     assert image.size == (60, 40)
 
@@ -78,9 +78,9 @@ def test_every_bar_and_square_has_its_name() -> None:
     assert ">80<" in squares
 
 
-def test_markdown_holds_tables_and_words_and_no_picture() -> None:
+def test_markdown_holds_tables_and_text_and_no_image() -> None:
     rows: list[list[str | float | None]] = [["a|b", 0.25, None]]
-    cards = [Card(picture(), ["hit", "0.9"], marked=True), Card(None, ["other"])]
+    cards = [Card(gray_image(), ["hit", "0.9"], marked=True), Card(None, ["other"])]
     section = Section("part", "text", [Table(["x", "y", "z"], rows, "a note"), Grid("q", cards)])
     text = render_markdown("title", "lead", [section])
     assert "| a\\|b | 0.250 |  |" in text
@@ -100,5 +100,5 @@ def test_a_card_may_be_words_alone() -> None:
     ("count", "shown"),
     [(12, "12"), (4_700, "4.7k"), (382_795_009, "382.8M"), (2_101_788_545, "2.1B")],
 )
-def test_parameters_are_told_as_people_say_them(count: int, shown: str) -> None:
+def test_parameter_counts_are_rounded_for_people(count: int, shown: str) -> None:
     assert parameters_shown(count) == shown

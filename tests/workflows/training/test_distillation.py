@@ -13,13 +13,13 @@ from tiny_pretrain import recipe, stopping_at, write_squares
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path) -> Path:
     return write_squares(tmp_path / "pictures")
 
 
-def distilled(pictures: Path, run: Path, *changes: str) -> PretrainConfig:
+def distilled(image_folder: Path, run: Path, *changes: str) -> PretrainConfig:
     config = recipe(
-        pictures,
+        image_folder,
         run,
         "loss.distillation.classes=8",
         "train.steps=6",
@@ -34,21 +34,21 @@ def distilled(pictures: Path, run: Path, *changes: str) -> PretrainConfig:
     )
 
 
-def test_a_resumed_run_draws_the_same_classes(pictures: Path, tmp_path: Path) -> None:
-    whole = pretrain(distilled(pictures, tmp_path / "whole"))
-    pretrain(distilled(pictures, tmp_path / "parts"), progress=stopping_at(3))
-    parts = pretrain(distilled(pictures, tmp_path / "parts"))
+def test_a_resumed_run_draws_the_same_classes(image_folder: Path, tmp_path: Path) -> None:
+    whole = pretrain(distilled(image_folder, tmp_path / "whole"))
+    pretrain(distilled(image_folder, tmp_path / "parts"), progress=stopping_at(3))
+    parts = pretrain(distilled(image_folder, tmp_path / "parts"))
     one, other = (load_file(it.model / "model.safetensors") for it in (whole, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert read_metrics(tmp_path / "whole")[-1]["distillation"] > 0
 
 
-def test_sources_may_be_left_out(pictures: Path, tmp_path: Path) -> None:
-    config = distilled(pictures, tmp_path / "run", "data.sources.0.distill=false")
+def test_sources_may_be_left_out(image_folder: Path, tmp_path: Path) -> None:
+    config = distilled(image_folder, tmp_path / "run", "data.sources.0.distill=false")
     pretrain(config)
     assert read_metrics(tmp_path / "run")[-1]["distillation"] == 0
 
 
-def test_an_encoder_without_a_classifier_cannot_teach(pictures: Path, tmp_path: Path) -> None:
+def test_an_encoder_without_a_classifier_cannot_teach(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"distillation_weight is 0\.5, but the image encoder ha"):
-        pretrain(recipe(pictures, tmp_path / "run", "loss.distillation_weight=0.5"))
+        pretrain(recipe(image_folder, tmp_path / "run", "loss.distillation_weight=0.5"))

@@ -23,7 +23,7 @@ FREEZE = "train.optimizer.freeze=[image_encoder.backbone]"
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path) -> Path:
     return write_squares(tmp_path / "pictures")
 
 
@@ -82,7 +82,7 @@ def encoder_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_training_on_features_equals_training_on_images_up_to_fp16(
-    pictures: Path, published: Path, tmp_path: Path
+    image_folder: Path, published: Path, tmp_path: Path
 ) -> None:
     pretrain(recipe(tmp_path, "cached"))
     pretrain(recipe(tmp_path, "plain", cached=False))
@@ -93,7 +93,7 @@ def test_training_on_features_equals_training_on_images_up_to_fp16(
 
 
 def test_the_encoder_runs_once_for_each_view_and_never_in_a_step(
-    pictures: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with encoder_calls(monkeypatch) as calls:
         pretrain(recipe(tmp_path, "one", *AUGMENT))
@@ -106,7 +106,7 @@ def test_the_encoder_runs_once_for_each_view_and_never_in_a_step(
 
 
 def test_the_frozen_encoder_is_saved_as_it_was_published(
-    pictures: Path, published: Path, tmp_path: Path
+    image_folder: Path, published: Path, tmp_path: Path
 ) -> None:
     pretrain(recipe(tmp_path, "run"))
     expected = torch.load(published, weights_only=True)
@@ -117,7 +117,7 @@ def test_the_frozen_encoder_is_saved_as_it_was_published(
 
 
 def test_a_run_in_two_parts_equals_the_run_in_one(
-    pictures: Path, published: Path, tmp_path: Path
+    image_folder: Path, published: Path, tmp_path: Path
 ) -> None:
     pretrain(recipe(tmp_path, "whole", *AUGMENT))
     stopped = pretrain(recipe(tmp_path, "parts", *AUGMENT), progress=stopping_at(7))
@@ -127,7 +127,7 @@ def test_a_run_in_two_parts_equals_the_run_in_one(
 
 
 def test_other_images_weights_or_augmentation_have_other_files(
-    pictures: Path, published: Path, tmp_path: Path
+    image_folder: Path, published: Path, tmp_path: Path
 ) -> None:
     def names(*changes: str) -> set[str]:
         return {file.path.name for file in compute_features(recipe(tmp_path, "run", *changes))}
@@ -141,14 +141,14 @@ def test_other_images_weights_or_augmentation_have_other_files(
 
 
 def test_an_unreadable_image_is_replaced_and_reported(
-    pictures: Path, published: Path, tmp_path: Path
+    image_folder: Path, published: Path, tmp_path: Path
 ) -> None:
-    (pictures / "3.png").write_bytes(b"no image")
+    (image_folder / "3.png").write_bytes(b"no image")
     pretrain(recipe(tmp_path, "run", "data.loader.max_bad_fraction=0.9"))
     assert "not_an_image" in (tmp_path / "run" / "bad_samples.jsonl").read_text()
 
 
-def test_a_damaged_file_stops_the_run(pictures: Path, published: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_stops_the_run(image_folder: Path, published: Path, tmp_path: Path) -> None:
     (file,) = compute_features(recipe(tmp_path, "run"))
     file.path.write_bytes(file.path.read_bytes()[:-7])
     with pytest.raises(DataError, match="`coca data features RECIPE` writes it again"):
@@ -167,21 +167,21 @@ def test_a_damaged_file_stops_the_run(pictures: Path, published: Path, tmp_path:
     ],
 )
 def test_recipes_that_cannot_use_features_are_refused(
-    changes: list[str], complaint: str, pictures: Path, published: Path, tmp_path: Path
+    changes: list[str], complaint: str, image_folder: Path, published: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         pretrain(recipe(tmp_path, "run", *changes))
 
 
 def test_a_run_on_images_has_no_features_to_compute(
-    pictures: Path, published: Path, tmp_path: Path
+    image_folder: Path, published: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"set data\.features\.folder"):
         compute_features(recipe(tmp_path, "run", cached=False))
 
 
 def test_training_the_last_stages_on_cached_features_equals_training_on_images(
-    pictures: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
     first = timm.create_model("tf_efficientnet_lite0", num_classes=7)

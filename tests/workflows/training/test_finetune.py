@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classes(tmp_path_factory.mktemp("data") / "colors")
 
 
@@ -36,23 +36,25 @@ def weights(predictor: Predictor) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def finished(model: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def finished(model: Path, image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     run = tmp_path_factory.mktemp("runs") / "run"
-    return finetune(recipe(model, pictures, run, "train.steps=60"))
+    return finetune(recipe(model, image_folder, run, "train.steps=60"))
 
 
-def test_a_model_learns_its_classes_and_answers_by_its_head(finished: Any, pictures: Path) -> None:
+def test_a_model_learns_its_classes_and_answers_by_its_head(
+    finished: Any, image_folder: Path
+) -> None:
     (score,) = finished.scores
     assert score.metrics["top1"] == 1
     assert score.metrics["chance_top1"] == score.metrics["majority_top1"] == 0.25
     predictor = coca.load(finished.model, device="cpu")
     assert predictor.classes == tuple(sorted(COLORS))
-    answers = predictor.answer([next((pictures / color).iterdir()) for color in COLORS])
+    answers = predictor.answer([next((image_folder / color).iterdir()) for color in COLORS])
     assert [best[0].label for best in answers] == list(COLORS)
     assert sum(one.probability for one in answers[0]) == pytest.approx(1)
 
 
-def test_a_run_leaves_what_tells_of_it(finished: Any) -> None:
+def test_a_run_leaves_its_records(finished: Any) -> None:
     record = json.loads((finished.run / "record.json").read_text())["starts"][0]
     adopted = record["model"]
     assert adopted["left"] == []
@@ -68,8 +70,8 @@ def test_the_finished_model_has_a_name_of_its_own(finished: Any, model: Path) ->
     assert after.embed_texts("a cat").shape == before.embed_texts("a cat").shape
 
 
-def test_a_frozen_encoder_stays_as_it_was(model: Path, pictures: Path, tmp_path: Path) -> None:
-    result = finetune(recipe(model, pictures, tmp_path / "run", "encoder_lr=0", "evaluate=[]"))
+def test_a_frozen_encoder_stays_as_it_was(model: Path, image_folder: Path, tmp_path: Path) -> None:
+    result = finetune(recipe(model, image_folder, tmp_path / "run", "encoder_lr=0", "evaluate=[]"))
     before, after = (coca.load(it, device="cpu") for it in (model, result.model))
     for name, tensor in weights(before).items():
         assert torch.equal(tensor, weights(after)[name]), name
@@ -88,10 +90,10 @@ def test_head_and_encoder_learn_at_their_own_pace(finished: Any, model: Path) ->
 
 
 def test_adapters_learn_in_place_of_the_weights_and_are_merged(
-    model: Path, pictures: Path, tmp_path: Path
+    model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     settings = ("lora.rank=2", "lora.match=[image_encoder.*.qkv]", "train.ema.decay=0.5")
-    result = finetune(recipe(model, pictures, tmp_path / "run", *settings, "encoder_lr=0.01"))
+    result = finetune(recipe(model, image_folder, tmp_path / "run", *settings, "encoder_lr=0.01"))
     before, after = (weights(coca.load(it, device="cpu")) for it in (model, result.model))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "image_encoder" in name and "qkv" in name}
@@ -109,11 +111,11 @@ def test_adapters_learn_in_place_of_the_weights_and_are_merged(
     ids=["average", "parts"],
 )
 def test_a_stopped_run_ends_as_one_that_was_not(
-    model: Path, pictures: Path, tmp_path: Path, options: tuple[str, ...]
+    model: Path, image_folder: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     settings = ("evaluate=[]", *options)
-    whole = finetune(recipe(model, pictures, tmp_path / "whole", *settings))
-    broken = recipe(model, pictures, tmp_path / "broken", *settings)
+    whole = finetune(recipe(model, image_folder, tmp_path / "whole", *settings))
+    broken = recipe(model, image_folder, tmp_path / "broken", *settings)
     assert finetune(broken, progress=stopping_at(7)).interrupted
     resumed = finetune(broken)
     assert (resumed.step, resumed.interrupted) == (12, False)
@@ -122,10 +124,12 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 
 
 def test_random_weights_have_the_shape_and_nothing_else(
-    model: Path, pictures: Path, tmp_path: Path
+    model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     result = finetune(
-        recipe(model, pictures, tmp_path / "run", "weights=random", "encoder_lr=0", "evaluate=[]")
+        recipe(
+            model, image_folder, tmp_path / "run", "weights=random", "encoder_lr=0", "evaluate=[]"
+        )
     )
     before, after = (weights(coca.load(it, device="cpu")) for it in (model, result.model))
     name = "image_encoder.patch_embedding.weight"
@@ -133,7 +137,7 @@ def test_random_weights_have_the_shape_and_nothing_else(
     assert not torch.allclose(before[name], after[name], atol=0.1)
 
 
-def test_open_clips_architecture_is_fine_tuned_alike(pictures: Path, tmp_path: Path) -> None:
+def test_open_clips_architecture_is_fine_tuned_alike(image_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "openclip"
     folder.mkdir()
     torch.manual_seed(0)
@@ -142,32 +146,32 @@ def test_open_clips_architecture_is_fine_tuned_alike(pictures: Path, tmp_path: P
     image = ImageTransform(ImageConfig(image_size=config.image.image_size))
     Processor(image, tokenizer, config.text.context_length).save(folder)
     settings = ("train.steps=60", "encoder_lr=0.003", "head.heads=1")
-    result = finetune(recipe(folder, pictures, tmp_path / "run", *settings))
+    result = finetune(recipe(folder, image_folder, tmp_path / "run", *settings))
     assert result.scores[0].metrics["top1"] == 1
     assert coca.load(result.model, device="cpu").classes == tuple(sorted(COLORS))
 
 
-def test_pictures_may_become_larger(model: Path, pictures: Path, tmp_path: Path) -> None:
-    result = finetune(recipe(model, pictures, tmp_path / "run", "image_size=24"))
+def test_images_may_become_larger(model: Path, image_folder: Path, tmp_path: Path) -> None:
+    result = finetune(recipe(model, image_folder, tmp_path / "run", "image_size=24"))
     after = coca.load(result.model, device="cpu")
     assert after.processor.image_config.image_size == 24
     assert weights(after)["image_encoder.positions"].shape[0] == 36
 
 
 def test_a_second_run_goes_on_with_the_head_of_the_first(
-    finished: Any, pictures: Path, tmp_path: Path
+    finished: Any, image_folder: Path, tmp_path: Path
 ) -> None:
     settings = ("train.steps=1", "train.optimizer.lr=1e-9", "encoder_lr=0")
-    result = finetune(recipe(finished.model, pictures, tmp_path / "run", *settings))
+    result = finetune(recipe(finished.model, image_folder, tmp_path / "run", *settings))
     assert result.scores[0].metrics["top1"] == 1
 
 
-def test_a_head_that_reads_words_learns_beside_writing_the_answer(
-    model: Path, tmp_path: Path, pictures: Path
+def test_a_head_that_reads_text_is_trained_together_with_generation(
+    model: Path, tmp_path: Path, image_folder: Path
 ) -> None:
     asked = [(color, "which color", color) for color in COLORS[:2]]
     asked += [(color, "how many squares", "one") for color in COLORS[:2]]
-    files = {color: next((pictures / color).iterdir()) for color in COLORS[:2]}
+    files = {color: next((image_folder / color).iterdir()) for color in COLORS[:2]}
     table = tmp_path / "asked.jsonl"
     table.write_text(
         "\n".join(
@@ -180,7 +184,7 @@ def test_a_head_that_reads_words_learns_beside_writing_the_answer(
         table,
         tmp_path / "run",
         "evaluate=[]",
-        "head.reads=words",
+        "head.reads=text",
         "head.heads=3",
         "data.sources.0.kind=manifest",
         "data.sources.0.text=question",
@@ -199,11 +203,11 @@ def test_a_head_that_reads_words_learns_beside_writing_the_answer(
 
 
 def test_without_a_head_captions_alone_are_learned(
-    model: Path, pictures: Path, tmp_path: Path
+    model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     overrides = ("head=null", "encoder_lr=null", "evaluate=[]")
     loss = ("loss.classification_weight=0", "loss.captioning_weight=1")
-    result = finetune(recipe(model, pictures, tmp_path / "run", *overrides, *loss))
+    result = finetune(recipe(model, image_folder, tmp_path / "run", *overrides, *loss))
     assert coca.load(result.model, device="cpu").classes == ()
     assert "captioning" in result.metrics
 
@@ -217,7 +221,7 @@ def nothing_was_begun(run: Path) -> bool:
     [
         (["head.heads=5"], ConfigError, "does not fit .*heads 5 do not divide width 32"),
         (["head=null"], ConfigError, "set both or neither"),
-        (["loss.captioning_weight=1", "head.reads=words"], ConfigError, "text: question"),
+        (["loss.captioning_weight=1", "head.reads=text"], ConfigError, "text: question"),
         (["lora.lr=0"], ConfigError, "lora.lr must be a number above 0, got 0"),
         (["lora.match=[nothing]"], ConfigError, "matches no linear layer"),
         (["encoder_lr=-1"], ConfigError, "encoder_lr must be a number of at least 0 or null"),
@@ -232,9 +236,9 @@ def nothing_was_begun(run: Path) -> bool:
         (["data.loader.class_names=[a]"], ConfigError, "follow from the head"),
     ],
 )
-def test_what_cannot_work_is_told_before_any_work(
+def test_an_impossible_recipe_is_reported_before_any_work(
     model: Path,
-    pictures: Path,
+    image_folder: Path,
     tmp_path: Path,
     overrides: list[str],
     kind: type[CocaError],
@@ -242,59 +246,61 @@ def test_what_cannot_work_is_told_before_any_work(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(kind, match=sentence):
-        finetune(recipe(model, pictures, run, *overrides))
+        finetune(recipe(model, image_folder, run, *overrides))
     assert nothing_was_begun(run)
 
 
-def test_an_empty_split_is_told_before_any_work(
-    model: Path, pictures: Path, tmp_path: Path
+def test_an_empty_split_is_reported_before_any_work(
+    model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     for setting in ("data.sources.0.path", "evaluate.0.data.path"):
         with pytest.raises(DataError, match="empty holds no sample"):
-            finetune(recipe(model, pictures, tmp_path / "run", f"{setting}={tmp_path}/empty"))
+            finetune(recipe(model, image_folder, tmp_path / "run", f"{setting}={tmp_path}/empty"))
     assert nothing_was_begun(tmp_path / "run")
 
 
-def test_a_class_that_training_lacks_is_told_before_any_work(
-    model: Path, pictures: Path, tmp_path: Path
+def test_a_class_that_training_lacks_is_reported_before_any_work(
+    model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     strange = tmp_path / "val" / "purple"
     strange.mkdir(parents=True)
-    (strange / "1.png").write_bytes(next((pictures / "red").iterdir()).read_bytes())
+    (strange / "1.png").write_bytes(next((image_folder / "red").iterdir()).read_bytes())
     run = tmp_path / "run"
     with pytest.raises(DataError, match="1 classes that training has not, such as 'purple'"):
-        finetune(recipe(model, pictures, run, f"evaluate.0.data.path={tmp_path}/val"))
+        finetune(recipe(model, image_folder, run, f"evaluate.0.data.path={tmp_path}/val"))
     assert nothing_was_begun(run)
 
 
 def test_a_run_refuses_to_go_on_with_classes_chosen_otherwise(
-    model: Path, pictures: Path, tmp_path: Path
+    model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     settings = ("train.steps=1", "evaluate=[]")
-    finetune(recipe(model, pictures, tmp_path / "run", *settings))
+    finetune(recipe(model, image_folder, tmp_path / "run", *settings))
     with pytest.raises(
         ConfigError, match=r"was started with head .* use another folder for the new run"
     ):
-        finetune(recipe(model, pictures, tmp_path / "run", "head.at_least=2", *settings))
+        finetune(recipe(model, image_folder, tmp_path / "run", "head.at_least=2", *settings))
 
 
 def test_a_run_that_never_began_leaves_no_classes_to_the_next(
-    model: Path, pictures: Path, tmp_path: Path
+    model: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     settings = ("train.steps=1", "evaluate=[]")
     with pytest.raises(ConfigError, match="there is only one process"):
         finetune(
-            recipe(model, pictures, run, "head.most_frequent=2", "train.parallel=ddp", *settings)
+            recipe(
+                model, image_folder, run, "head.most_frequent=2", "train.parallel=ddp", *settings
+            )
         )
-    result = finetune(recipe(model, pictures, run, *settings))
+    result = finetune(recipe(model, image_folder, run, *settings))
     assert coca.load(result.model, device="cpu").classes == tuple(sorted(COLORS))
 
 
-def test_data_of_one_class_are_told(model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_data_of_one_class_are_reported(model: Path, image_folder: Path, tmp_path: Path) -> None:
     red = tmp_path / "one" / "red"
     red.mkdir(parents=True)
-    (red / "1.png").write_bytes(next((pictures / "red").iterdir()).read_bytes())
+    (red / "1.png").write_bytes(next((image_folder / "red").iterdir()).read_bytes())
     with pytest.raises(DataError, match="only the label 'red'; a head needs two"):
         finetune(recipe(model, tmp_path / "one", tmp_path / "run"))

@@ -111,7 +111,7 @@ def test_from_scratch_begins_with_other_weights(tmp_path: Path, scenes: SourceCo
     assert not torch.equal(before, after)
 
 
-def test_what_moves_in_a_picture_is_refused(tmp_path: Path, scenes: SourceConfig) -> None:
+def test_what_moves_in_an_image_is_refused(tmp_path: Path, scenes: SourceConfig) -> None:
     config = recipe(tmp_path, scenes)
     for change in ({"augment": AugmentConfig(flip=0.5)}, {"trim": True}, {"resize": "crop"}):
         with pytest.raises(ConfigError, match="changes the geometry"):
@@ -126,7 +126,7 @@ def test_patch_dropout_is_refused(tmp_path: Path, scenes: SourceConfig) -> None:
         replace(config, train=replace(config.train, schedule=schedule))
 
 
-def test_data_without_boxes_and_unknown_objects_are_told_before_training(
+def test_data_without_boxes_and_unknown_objects_are_reported_before_training(
     tmp_path: Path, scenes: SourceConfig
 ) -> None:
     folder = FolderConfig(path=str(tmp_path / "scenes" / "pictures"))

@@ -48,7 +48,7 @@ def test_the_same_shape_takes_over_every_weight(source: Predictor) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_larger_pictures_get_interpolated_positions_and_all_else_as_it_was(
+def test_larger_images_get_interpolated_positions_and_all_else_as_it_was(
     source: Predictor,
 ) -> None:
     theirs = source.model
@@ -92,7 +92,7 @@ def test_openclips_positions_are_resized_as_by_open_clip_itself(
     )
 
 
-def test_a_head_that_only_one_has_is_new_or_left_and_told(
+def test_a_head_that_only_one_has_is_new_or_dropped_and_reported(
     source: Predictor, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

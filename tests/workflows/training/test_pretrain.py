@@ -22,7 +22,7 @@ from tiny_ranks import on_ranks
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path) -> Path:
     return write_squares(tmp_path / "pictures")
 
 
@@ -42,29 +42,29 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def test_a_run_leaves_a_model_that_loads_from_its_folder_alone(
-    pictures: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path
 ) -> None:
-    result = pretrain(recipe(pictures, tmp_path / "run"))
+    result = pretrain(recipe(image_folder, tmp_path / "run"))
     assert (result.step, result.interrupted) == (12, False)
     assert result.metrics["loss"] > 0
     predictor = load(result.model)
-    assert predictor.embed_images(sorted(pictures.glob("*.png"))[:2]).shape == (2, 32)
+    assert predictor.embed_images(sorted(image_folder.glob("*.png"))[:2]).shape == (2, 32)
     assert load(result.run).fingerprint == predictor.fingerprint
     assert {path.suffix for path in result.model.iterdir()} == {".json", ".safetensors"}
 
 
-def test_a_longer_run_learns_to_tell_the_colours(pictures: Path, tmp_path: Path) -> None:
+def test_a_longer_run_learns_to_distinguish_the_colours(image_folder: Path, tmp_path: Path) -> None:
     result = pretrain(
-        recipe(pictures, tmp_path / "run", "train.steps=150", "data.loader.batch_size=12")
+        recipe(image_folder, tmp_path / "run", "train.steps=150", "data.loader.batch_size=12")
     )
     predictor = load(result.model)
-    found = predictor.classify([pictures / f"{number}.png" for number in range(4)], NAMES)
+    found = predictor.classify([image_folder / f"{number}.png" for number in range(4)], NAMES)
     assert [predictions[0].label for predictions in found] == list(NAMES)
-    captions = predictor.caption([pictures / f"{number}.png" for number in range(4)])
+    captions = predictor.caption([image_folder / f"{number}.png" for number in range(4)])
     assert [caption.text for caption in captions] == list(NAMES)
 
 
-def test_a_run_in_two_parts_equals_the_run_in_one(pictures: Path, tmp_path: Path) -> None:
+def test_a_run_in_two_parts_equals_the_run_in_one(image_folder: Path, tmp_path: Path) -> None:
     changes = (
         "data.augment.flip=0.5",
         "data.resolution=[{until: 0.5, image_size: 8}]",
@@ -73,18 +73,18 @@ def test_a_run_in_two_parts_equals_the_run_in_one(pictures: Path, tmp_path: Path
         "train.ema.decay=0.9",
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    pretrain(recipe(pictures, whole, *changes))
+    pretrain(recipe(image_folder, whole, *changes))
     for step in (4, 9):
-        stopped = pretrain(recipe(pictures, parts, *changes), progress=stopping_at(step))
+        stopped = pretrain(recipe(image_folder, parts, *changes), progress=stopping_at(step))
         assert (stopped.step, stopped.interrupted, stopped.terminated) == (step, True, False)
-    pretrain(recipe(pictures, parts, *changes))
+    pretrain(recipe(image_folder, parts, *changes))
     assert same(shipped(whole), shipped(parts))
 
 
-def test_a_finished_run_says_so_and_trains_nothing(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_finished_run_is_reported_and_trains_nothing(
+    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = recipe(pictures, tmp_path / "run")
+    config = recipe(image_folder, tmp_path / "run")
     first = pretrain(config)
     before = load(first.model).fingerprint
     assert "finished before" not in caplog.text
@@ -98,22 +98,22 @@ def test_a_finished_run_says_so_and_trains_nothing(
 
 
 def test_the_finished_model_is_made_of_the_averages_if_they_are_kept(
-    pictures: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    pretrain(recipe(pictures, run, "train.ema.decay=0.9"))
+    pretrain(recipe(image_folder, run, "train.ema.decay=0.9"))
     assert same(shipped(run), kept(run, "ema"))
     assert not same(shipped(run), kept(run))
     (start,) = json.loads((run / "record.json").read_text())["starts"]
     assert start["model_weights"].startswith("averages over the run (decay 0.9)")
-    pretrain(recipe(pictures, tmp_path / "plain"))
+    pretrain(recipe(image_folder, tmp_path / "plain"))
     assert same(shipped(tmp_path / "plain"), kept(tmp_path / "plain"))
     # The run itself is not changed by being averaged.
     assert same(kept(tmp_path / "plain"), kept(run))
 
 
-def test_the_folder_tells_what_was_run(pictures: Path, tmp_path: Path) -> None:
-    config = recipe(pictures, tmp_path / "run")
+def test_the_folder_records_what_was_run(image_folder: Path, tmp_path: Path) -> None:
+    config = recipe(image_folder, tmp_path / "run")
     pretrain(config)
     kept = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert load_config(PretrainConfig, kept) == config
@@ -121,45 +121,47 @@ def test_the_folder_tells_what_was_run(pictures: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["seed=1", "tokenizer.lowercase=false"])
-def test_a_run_refuses_to_go_on_as_another(pictures: Path, tmp_path: Path, change: str) -> None:
-    pretrain(recipe(pictures, tmp_path / "run"))
+def test_a_run_refuses_to_go_on_as_another(image_folder: Path, tmp_path: Path, change: str) -> None:
+    pretrain(recipe(image_folder, tmp_path / "run"))
     with pytest.raises(ConfigError, match="use another folder for the new run"):
-        pretrain(recipe(pictures, tmp_path / "run", change))
+        pretrain(recipe(image_folder, tmp_path / "run", change))
 
 
 def test_a_refused_recipe_is_not_written_down_as_what_was_run(
-    pictures: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    pretrain(recipe(pictures, run))
+    pretrain(recipe(image_folder, run))
     before = [(run / name).read_bytes() for name in ("recipe.json", "record.json")]
     with pytest.raises(ConfigError, match="is of another model"):
-        pretrain(recipe(pictures, run, "model.initial_temperature=0.1"))
+        pretrain(recipe(image_folder, run, "model.initial_temperature=0.1"))
     assert [(run / name).read_bytes() for name in ("recipe.json", "record.json")] == before
 
 
-def test_a_run_that_never_began_leaves_no_words_to_the_next(pictures: Path, tmp_path: Path) -> None:
+def test_a_run_that_never_began_leaves_no_words_to_the_next(
+    image_folder: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     with pytest.raises(ConfigError, match="there is only one process"):
-        pretrain(recipe(pictures, run, "model.text.vocab_size=270", "train.parallel=ddp"))
+        pretrain(recipe(image_folder, run, "model.text.vocab_size=270", "train.parallel=ddp"))
     few = Tokenizer.load(run / "tokenizer.json").vocab_size
-    result = pretrain(recipe(pictures, run, "train.steps=1", "train.schedule.warmup=0"))
+    result = pretrain(recipe(image_folder, run, "train.steps=1", "train.schedule.warmup=0"))
     assert load(result.model).model.config.text.vocab_size > few
 
 
-def test_changed_data_settings_are_told(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_changed_data_settings_are_reported(
+    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pretrain(recipe(pictures, tmp_path / "run", "train.steps=5"))
+    pretrain(recipe(image_folder, tmp_path / "run", "train.steps=5"))
     with caplog.at_level(logging.WARNING):
-        pretrain(recipe(pictures, tmp_path / "run", "data.augment.flip=0.5"))
+        pretrain(recipe(image_folder, tmp_path / "run", "data.augment.flip=0.5"))
     assert "resumes with changed settings of data" in caplog.text
 
 
 def test_settings_that_another_version_lists_by_default_are_no_change(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = recipe(pictures, tmp_path / "run")
+    config = recipe(image_folder, tmp_path / "run")
     tree = to_dict(config)
     for source in tree["data"]["sources"]:
         source |= {"border_px": 0, "images": "", "table": ""}
@@ -171,26 +173,26 @@ def test_settings_that_another_version_lists_by_default_are_no_change(
     assert caplog.text == ""
 
 
-def test_labels_and_captions_can_be_mixed(pictures: Path, tmp_path: Path) -> None:
+def test_labels_and_captions_can_be_mixed(image_folder: Path, tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "classes" / name).mkdir(parents=True)
-        for source in sorted(pictures.glob("*.png"))[:2]:
+        for source in sorted(image_folder.glob("*.png"))[:2]:
             (tmp_path / "classes" / name / source.name).write_bytes(source.read_bytes())
     labels = f"{{kind: folder, path: {tmp_path / 'classes'}, text: labels}}"
-    captions = f"{{kind: folder, path: {pictures}}}"
-    pretrain(recipe(pictures, tmp_path / "run", f"data.sources=[{captions}, {labels}]"))
+    captions = f"{{kind: folder, path: {image_folder}}}"
+    pretrain(recipe(image_folder, tmp_path / "run", f"data.sources=[{captions}, {labels}]"))
     words = load(tmp_path / "run").processor.tokenizer
     # The template's words were learned as well: few tokens are needed.
     assert len(words.encode_prompt("a photo of the cat")) < 8
 
 
-def test_classes_can_be_named_beside_captions(pictures: Path, tmp_path: Path) -> None:
-    rows = [f"{path},an image,{'ab'[n % 2]}" for n, path in enumerate(pictures.glob("*.png"))]
+def test_classes_can_be_named_with_captions(image_folder: Path, tmp_path: Path) -> None:
+    rows = [f"{path},an image,{'ab'[n % 2]}" for n, path in enumerate(image_folder.glob("*.png"))]
     table = tmp_path / "table.csv"
     table.write_text("\n".join(["image,caption,label", *rows]), encoding="utf-8")
     result = pretrain(
         recipe(
-            pictures,
+            image_folder,
             tmp_path / "run",
             f"data.sources=[{{kind: manifest, path: {table}}}]",
             "loss.classification_weight=1",
@@ -209,31 +211,34 @@ def test_a_classification_loss_needs_its_classes() -> None:
         recipe(Path("p"), Path("r"), "model.head.classes=[cat, dog]")
     both = ("loss.classification_weight=1", "model.head.classes=[cat, dog]", "model.head.heads=1")
     with pytest.raises(ConfigError, match="must read image and 1 image when trained"):
-        recipe(Path("p"), Path("r"), *both, "model.head.reads=words")
+        recipe(Path("p"), Path("r"), *both, "model.head.reads=text")
     with pytest.raises(ConfigError, match=r"follow from the head; set model\.head\.classes"):
         recipe(Path("p"), Path("r"), *both, "data.loader.class_names=[cat, dog]")
 
 
-def test_a_tokenizer_larger_than_the_model_is_refused(pictures: Path, tmp_path: Path) -> None:
-    pretrain(recipe(pictures, tmp_path / "run", "train.steps=3"))
+def test_a_tokenizer_larger_than_the_model_is_refused(image_folder: Path, tmp_path: Path) -> None:
+    pretrain(recipe(image_folder, tmp_path / "run", "train.steps=3"))
     kept = tmp_path / "run" / "tokenizer.json"
     with pytest.raises(ConfigError, match=r"raise it to \d+"):
         pretrain(
             recipe(
-                pictures, tmp_path / "next", f"tokenizer.path={kept}", "model.text.vocab_size=200"
+                image_folder,
+                tmp_path / "next",
+                f"tokenizer.path={kept}",
+                "model.text.vocab_size=200",
             )
         )
 
 
-def test_a_recipe_without_sources_or_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_without_sources_or_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^data\.sources must be a list of at least 1"):
         recipe(tmp_path, tmp_path / "run", "data.sources=[]")
     with pytest.raises(DataError):
         pretrain(recipe(tmp_path / "nowhere", tmp_path / "run"))
 
 
-def test_stages_of_resolution_end_at_the_size_that_the_processor_says(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stages_of_resolution_end_at_the_size_of_the_processor(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     forward = VisionTransformer.forward
@@ -244,7 +249,7 @@ def test_stages_of_resolution_end_at_the_size_that_the_processor_says(
 
     monkeypatch.setattr(VisionTransformer, "forward", watched)
     stages = "data.resolution=[{until: 0.25, image_size: 8}, {until: 0.5, image_size: 24}]"
-    pretrain(recipe(pictures, tmp_path / "run", stages))
+    pretrain(recipe(image_folder, tmp_path / "run", stages))
     assert seen == [8] * 3 + [24] * 3 + [16] * 6
     predictor = load(tmp_path / "run")
     assert predictor.processor.image_config.image_size == 16
@@ -268,11 +273,11 @@ def test_stages_that_do_not_fit_are_refused(stages: str, complaint: str) -> None
         recipe(Path("p"), Path("r"), f"data.resolution={stages}")
 
 
-def test_a_second_stage_begins_where_the_first_ended(pictures: Path, tmp_path: Path) -> None:
+def test_a_second_stage_begins_where_the_first_ended(image_folder: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    pretrain(recipe(pictures, first, "train.ema.decay=0.5"))
+    pretrain(recipe(image_folder, first, "train.ema.decay=0.5"))
     changes = (f"init_from={first}", "model.image.image_size=32", "tokenizer.lowercase=false")
-    pretrain(recipe(pictures, second, *changes, "train.steps=3", "train.optimizer.lr=1.0e-12"))
+    pretrain(recipe(image_folder, second, *changes, "train.steps=3", "train.optimizer.lr=1.0e-12"))
     begun, ended = load(second), load(first)
     # At next to no learning rate it is still the first stage's model, now with larger images.
     assert begun.processor.image_config.image_size == 32
@@ -288,14 +293,14 @@ def test_a_second_stage_begins_where_the_first_ended(pictures: Path, tmp_path: P
     assert start["init_from"]["resized"] == ["image_encoder.positions"]
     assert start["init_from"]["fingerprint"] == ended.fingerprint
     with pytest.raises(ConfigError, match="was started with init_from"):
-        pretrain(recipe(pictures, second, *changes, f"init_from={second}"))
+        pretrain(recipe(image_folder, second, *changes, f"init_from={second}"))
 
 
-def test_adapters_move_a_model_to_another_domain(pictures: Path, tmp_path: Path) -> None:
+def test_adapters_move_a_model_to_another_domain(image_folder: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    pretrain(recipe(pictures, first))
+    pretrain(recipe(image_folder, first))
     changes = (f"init_from={first}", "lora.rank=1", "lora.match=[image_encoder]")
-    pretrain(recipe(pictures, second, *changes))
+    pretrain(recipe(image_folder, second, *changes))
     before, after = (load(it).model.state_dict() for it in (first, second))
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -304,7 +309,7 @@ def test_adapters_move_a_model_to_another_domain(pictures: Path, tmp_path: Path)
     assert changed > tables
     assert all(name.startswith("image_encoder.") for name in changed - tables)
     with pytest.raises(ConfigError, match="adapts the weights of another model"):
-        recipe(pictures, first, "lora.rank=1")
+        recipe(image_folder, first, "lora.rank=1")
 
 
 def test_a_number_of_threads_below_nothing_is_refused() -> None:
@@ -317,12 +322,12 @@ def test_a_run_has_one_tokenizer() -> None:
         recipe(Path("p"), Path("r"), "init_from=a", "tokenizer.path=b")
 
 
-def test_the_words_of_the_first_stage_must_have_room(pictures: Path, tmp_path: Path) -> None:
-    pretrain(recipe(pictures, tmp_path / "first", "train.steps=3"))
+def test_the_words_of_the_first_stage_must_have_room(image_folder: Path, tmp_path: Path) -> None:
+    pretrain(recipe(image_folder, tmp_path / "first", "train.steps=3"))
     with pytest.raises(ConfigError, match=r"raise it to \d+"):
         pretrain(
             recipe(
-                pictures,
+                image_folder,
                 tmp_path / "next",
                 f"init_from={tmp_path / 'first'}",
                 "model.text.vocab_size=200",
@@ -330,20 +335,20 @@ def test_the_words_of_the_first_stage_must_have_room(pictures: Path, tmp_path: P
         )
 
 
-def test_the_sigmoid_loss_and_its_bias_go_together(pictures: Path, tmp_path: Path) -> None:
+def test_the_sigmoid_loss_and_its_bias_go_together(image_folder: Path, tmp_path: Path) -> None:
     for change in ("loss.contrastive=sigmoid", "model.initial_bias=-10"):
         with pytest.raises(ConfigError, match="sigmoid loss needs a bias, -10 in SigLIP"):
             recipe(Path("p"), Path("r"), change)
     changes = ("loss.contrastive=sigmoid", "model.initial_bias=-10", "train.steps=3")
-    pretrain(recipe(pictures, tmp_path / "run", *changes))
+    pretrain(recipe(image_folder, tmp_path / "run", *changes))
     assert float(shipped(tmp_path / "run")["logit_bias"]) != -10
 
 
-def test_a_tower_can_be_locked(pictures: Path, tmp_path: Path) -> None:
+def test_a_tower_can_be_locked(image_folder: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    pretrain(recipe(pictures, first, "train.steps=3"))
+    pretrain(recipe(image_folder, first, "train.steps=3"))
     pretrain(
-        recipe(pictures, second, f"init_from={first}", "train.optimizer.freeze=[image_encoder]")
+        recipe(image_folder, second, f"init_from={first}", "train.optimizer.freeze=[image_encoder]")
     )
     before, after = shipped(first), shipped(second)
     moved = {
@@ -354,9 +359,9 @@ def test_a_tower_can_be_locked(pictures: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.distributed
-def test_ranks_make_one_run(pictures: Path, tmp_path: Path) -> None:
+def test_ranks_make_one_run(image_folder: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    pretrain(recipe(pictures, alone, "train.ema.decay=0.5"))
+    pretrain(recipe(image_folder, alone, "train.ema.decay=0.5"))
     for result in on_ranks(2, tmp_path, partial(run_on_this_rank, tmp_path)):
         assert int(result.pop("step")) == 12
         for name, tensor in shipped(alone).items():

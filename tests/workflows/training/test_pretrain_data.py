@@ -177,7 +177,7 @@ def test_stages_end_at_whole_batches_of_the_run(tmp_path: Path) -> None:
     assert [next(batches).images.shape[-1] for _ in range(5)] == [4, 4, 12, 8, 8]
 
 
-def test_a_stage_without_augmentation_shows_the_plain_picture(tmp_path: Path) -> None:
+def test_a_stage_without_augmentation_shows_the_plain_image(tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (20, 10), (255, 0, 0)).save(stream, "PNG")
     sample = Sample("s", stream.getvalue(), ("a red car",))

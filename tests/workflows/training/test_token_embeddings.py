@@ -18,7 +18,7 @@ WORDS = ("square", *SYNONYMS.values(), *SYNONYMS)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path) -> Path:
     return write_squares(tmp_path / "pictures")
 
 
@@ -37,13 +37,13 @@ def changes(tmp_path: Path) -> tuple[str, ...]:
 
 
 def test_words_of_no_caption_find_their_images(
-    pictures: Path, tmp_path: Path, changes: tuple[str, ...]
+    image_folder: Path, tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
     longer = ("train.steps=150", "data.loader.batch_size=12")
-    result = pretrain(recipe(pictures, tmp_path / "run", *changes, *longer))
+    result = pretrain(recipe(image_folder, tmp_path / "run", *changes, *longer))
     predictor = load(result.model)
     names = [f"{synonym} square" for synonym in SYNONYMS]
-    images = [pictures / f"{number}.png" for number in range(4)]
+    images = [image_folder / f"{number}.png" for number in range(4)]
     found = predictor.classify(images, names)
     assert [predictions[0].label for predictions in found] == names
     # What is generated are words of captions.
@@ -51,10 +51,10 @@ def test_words_of_no_caption_find_their_images(
 
 
 def test_a_finished_model_has_one_plain_table(
-    pictures: Path, tmp_path: Path, changes: tuple[str, ...]
+    image_folder: Path, tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
     plain, mapped = (
-        pretrain(recipe(pictures, tmp_path / name, *more)).model
+        pretrain(recipe(image_folder, tmp_path / name, *more)).model
         for name, more in (("plain", changes[1:]), ("mapped", changes))
     )
     shapes = [
@@ -67,24 +67,24 @@ def test_a_finished_model_has_one_plain_table(
 
 
 def test_a_resumed_run_equals_the_run_in_one(
-    pictures: Path, tmp_path: Path, changes: tuple[str, ...]
+    image_folder: Path, tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
     changes = (*changes, "train.ema.decay=0.9", "model.text.tie_embeddings=true")
-    whole = pretrain(recipe(pictures, tmp_path / "whole", *changes))
-    pretrain(recipe(pictures, tmp_path / "parts", *changes), progress=stopping_at(7))
-    parts = pretrain(recipe(pictures, tmp_path / "parts", *changes))
+    whole = pretrain(recipe(image_folder, tmp_path / "whole", *changes))
+    pretrain(recipe(image_folder, tmp_path / "parts", *changes), progress=stopping_at(7))
+    parts = pretrain(recipe(image_folder, tmp_path / "parts", *changes))
     one, other = (load_file(it.model / "model.safetensors") for it in (whole, parts))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_second_stage_keeps_the_map(
-    pictures: Path, tmp_path: Path, changes: tuple[str, ...]
+    image_folder: Path, tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
-    first = pretrain(recipe(pictures, tmp_path / "first", *changes))
+    first = pretrain(recipe(image_folder, tmp_path / "first", *changes))
     # Steps so small that they change nothing.
     still = ("train.optimizer.lr=1e-12", "tokenizer.words=null", f"init_from={first.run}")
-    second = pretrain(recipe(pictures, tmp_path / "second", *changes, *still))
+    second = pretrain(recipe(image_folder, tmp_path / "second", *changes, *still))
     one, other = (load_file(it.model / "model.safetensors") for it in (first, second))
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)
@@ -94,26 +94,28 @@ def test_a_second_stage_keeps_the_map(
     )
 
 
-def test_a_run_keeps_its_vectors(pictures: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
-    pretrain(recipe(pictures, tmp_path / "run", *changes), progress=stopping_at(7))
+def test_a_run_keeps_its_vectors(
+    image_folder: Path, tmp_path: Path, changes: tuple[str, ...]
+) -> None:
+    pretrain(recipe(image_folder, tmp_path / "run", *changes), progress=stopping_at(7))
     with pytest.raises(ConfigError, match="was started with word_vectors"):
-        pretrain(recipe(pictures, tmp_path / "run", *changes[1:]))
+        pretrain(recipe(image_folder, tmp_path / "run", *changes[1:]))
 
 
-def test_a_run_of_a_release_without_word_lists_resumes(pictures: Path, tmp_path: Path) -> None:
-    pretrain(recipe(pictures, tmp_path / "run"), progress=stopping_at(7))
+def test_a_run_of_a_release_without_word_lists_resumes(image_folder: Path, tmp_path: Path) -> None:
+    pretrain(recipe(image_folder, tmp_path / "run"), progress=stopping_at(7))
     path = tmp_path / "run" / "recipe.json"
     content = json.loads(path.read_text())
     del content["word_vectors"], content["tokenizer"]["words"], content["tokenizer"]["word_count"]
     path.write_text(json.dumps(content))
-    assert pretrain(recipe(pictures, tmp_path / "run")).step == 12
+    assert pretrain(recipe(image_folder, tmp_path / "run")).step == 12
 
 
-def test_vectors_of_no_known_word_are_refused(pictures: Path, tmp_path: Path) -> None:
+def test_vectors_of_no_known_word_are_refused(image_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "vectors.safetensors"
     WordVectors(("zebra",), np.ones((1, 4), dtype=np.float32)).save(path)
     with pytest.raises(ConfigError, match="has a vector for none of the tokenizer's words"):
-        pretrain(recipe(pictures, tmp_path / "run", f"word_vectors={path}"))
+        pretrain(recipe(image_folder, tmp_path / "run", f"word_vectors={path}"))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def opened(folder: Path, predictor: Predictor, records: list[Record]) -> Collect
 def photos(
     shared_data: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Collection, list[Record], list[tuple[str, ...]]]]:
-    """Flickr8k's photographs with the first caption in the collection, and all five beside it."""
+    """Flickr8k's photos with the first caption in the collection, and all five next to it."""
     path = str(shared_data / "flickr8k" / "val-*.tar")
     source = open_source(ShardsConfig(path=path))
     samples = [source.read(row) for row in range(PHOTOS)]
@@ -122,7 +122,7 @@ def test_words_of_captions_help_to_find_a_photograph_by_another_of_its_captions(
         for weight in found:
             hits = engine.search(own[1], hybrid=Fusion(words=weight), k=10)
             found[weight] += record.id in {hit.id for hit in hits}
-    # The shipped model has seen drawings only, so the words of another person say far more.
+    # The shipped model has seen drawings only, so captions by another person help far more.
     assert found[0.5] > found[0.0]
     assert found[1.0] > found[0.0]
 
