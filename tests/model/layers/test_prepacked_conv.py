@@ -25,9 +25,12 @@ class Pair(nn.Module):
         self.conv = SameConv(8, 16, kernel, stride=stride, groups=groups)
         self.norm = nn.BatchNorm2d(16)
         with torch.no_grad():
-            for tensor in (self.norm.weight, self.norm.running_var):
+            mean, var = self.norm.running_mean, self.norm.running_var
+            assert mean is not None
+            assert var is not None
+            for tensor in (self.norm.weight, var):
                 tensor.uniform_(0.5, 2)
-            for tensor in (self.norm.bias, self.norm.running_mean):
+            for tensor in (self.norm.bias, mean):
                 tensor.normal_()
 
     def forward(self, images: Tensor) -> Tensor:
