@@ -26,4 +26,4 @@ def answering(head: HeadConfig | None, *, seed: int = 0, batch_size: int = 3) ->
 
 
 def text_head(classes: tuple[str, ...], *, images_per_sample: int = 1) -> HeadConfig:
-    return HeadConfig(classes=classes, reads="words", pictures=images_per_sample, heads=3)
+    return HeadConfig(classes=classes, reads="text", images_per_sample=images_per_sample, heads=3)

@@ -236,7 +236,7 @@ def test_a_model_learns_to_name_videos_and_names_one(
     settings = {
         "run": "runs/actions",
         "model": model,
-        "head": {"heads": 2, "pictures": 3},
+        "head": {"heads": 2, "images_per_sample": 3},
         "data": {"sources": [clips], "loader": {"batch_size": 2}},
         "loss": {"contrastive_weight": 0, "captioning_weight": 0, "classification_weight": 1},
         "train": {"steps": 2},

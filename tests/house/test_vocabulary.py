@@ -37,8 +37,6 @@ DIALECT = re.compile(
 )
 # The older form of errors, "k is 2.5; right is a whole number", for "k must be a whole number".
 OLD_FORM = re.compile(r"\bright (?:is|are)\b")
-# Names of settings, which messages contain without quotes.
-SETTINGS = re.compile(r"\b(?:head|loader)\.pictures\b|^pictures $")
 # First words that are no verbs; those that end in -s, -ing or -ed are recognized by their ends.
 NO_VERBS = {
     *("A", "All", "An", "Another", "Any", "As", "Both", "By", "Each", "Every", "For", "From"),
@@ -72,8 +70,8 @@ def prose_of_docstring(text: str) -> str:
 
 
 def prose_of_message(text: str) -> str:
-    """Blank out code spans, quotations and names of settings."""
-    return SETTINGS.sub("", re.sub(r"`[^`]*`|\"[^\"]*\"", "", text))
+    """Blank out code spans, quotations and the name of the default collection."""
+    return re.sub(r"`[^`]*`|\"[^\"]*\"|^pictures $", "", text)
 
 
 def documented(path: Path) -> Iterator[tuple[str, ast.AST, str]]:

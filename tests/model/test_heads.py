@@ -69,7 +69,7 @@ def test_the_image_head_reads_the_encoder_alone(architecture: str, images: Tenso
 
 @both
 def test_frames_are_read_as_a_set(architecture: str) -> None:
-    model = make(architecture, pictures=3)
+    model = make(architecture, images_per_sample=3)
     clip = torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     logits = model.class_logits(clip)
     torch.testing.assert_close(model.class_logits(clip.flip(1)), logits)
@@ -79,7 +79,7 @@ def test_frames_are_read_as_a_set(architecture: str) -> None:
 
 @both
 def test_the_same_frame_many_times_counts_once(architecture: str, images: Tensor) -> None:
-    one, four = make(architecture), make(architecture, pictures=4)
+    one, four = make(architecture), make(architecture, images_per_sample=4)
     four.load_state_dict(one.state_dict())
     still = images[:, None].expand(-1, 4, -1, -1, -1)
     torch.testing.assert_close(four.class_logits(still), one.class_logits(images))
@@ -87,7 +87,7 @@ def test_the_same_frame_many_times_counts_once(architecture: str, images: Tensor
 
 @both
 def test_padding_changes_no_logit_of_the_text_head(architecture: str, images: Tensor) -> None:
-    model = make(architecture, reads="words")
+    model = make(architecture, reads="text")
     rows = ([5, 6, 7], [9])
     short = model.class_logits(images, prepack(architecture, *rows, length=8))
     padded = model.class_logits(images, prepack(architecture, *rows, length=12))
@@ -98,7 +98,7 @@ def test_padding_changes_no_logit_of_the_text_head(architecture: str, images: Te
 
 @both
 def test_the_text_head_never_sees_the_answer(architecture: str, images: Tensor) -> None:
-    model = make(architecture, reads="words")
+    model = make(architecture, reads="text")
     asked = prepack(architecture, [5, 6, 7], [9])
     answered = prepack(architecture, [5, 6, 7, 20, 21], [9, 30])
     output = model(
@@ -116,7 +116,7 @@ def test_the_text_head_never_sees_the_answer(architecture: str, images: Tensor) 
 
 def test_a_pad_within_a_question_hides_none_of_its_tokens(images: Tensor) -> None:
     """In CLIP's vocabulary, the pad id 0 is also a regular token."""
-    model = make("openclip", reads="words")
+    model = make("openclip", reads="text")
     tokens = prepack("openclip", [5, 0, 7], [9])
     logits = model.class_logits(images, tokens)
     output = model(
@@ -140,7 +140,7 @@ def test_a_pad_within_a_question_hides_none_of_its_tokens(images: Tensor) -> Non
 def test_the_text_head_depends_on_the_image_and_on_the_tokens(
     architecture: str, images: Tensor
 ) -> None:
-    model = make(architecture, reads="words")
+    model = make(architecture, reads="text")
     logits = model.class_logits(images, prepack(architecture, [5, 6], [5, 6]))
     assert not torch.allclose(logits[0], logits[1])
     same = images[:1].expand(2, -1, -1, -1)
@@ -151,10 +151,10 @@ def test_the_text_head_depends_on_the_image_and_on_the_tokens(
 @both
 def test_a_pair_is_two_passes_concatenated(architecture: str) -> None:
     """The logits of a pair are the sum over both passes, each with its half of the linear layer."""
-    model = make(architecture, reads="words", pictures=2)
+    model = make(architecture, reads="text", images_per_sample=2)
     pair = torch.randn(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     tokens = prepack(architecture, [5, 6, 7], [9])
-    single = make(architecture, reads="words")
+    single = make(architecture, reads="text")
     state = {name: tensor for name, tensor in model.state_dict().items() if "linear" not in name}
     single.load_state_dict({**single.state_dict(), **state})
     assert model.head is not None
@@ -171,11 +171,11 @@ def test_a_pair_is_two_passes_concatenated(architecture: str) -> None:
 
 def test_another_number_of_images_is_refused(images: Tensor) -> None:
     with pytest.raises(ConfigError, match="reads 2 images per sample, but got 1"):
-        make("coca", pictures=2).class_logits(images)
+        make("coca", images_per_sample=2).class_logits(images)
 
 
 def test_captions_are_not_learned_from_several_images() -> None:
-    model = make("coca", pictures=2)
+    model = make("coca", images_per_sample=2)
     with pytest.raises(ConfigError, match="captioning_weight to 0"):
         model(torch.zeros(1, 2, 3, 16, 16), prepack("coca", [5]), classification=True)
 

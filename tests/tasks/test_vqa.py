@@ -95,7 +95,7 @@ def test_an_answer_in_words_is_what_the_model_writes_behind_the_question(
     caption = predictor.caption(
         sample.image, prompt="q: what is number 2", num_beams=1, max_new_tokens=4
     )
-    config = TaskConfig(task="vqa", data=data, answers="words", decoding=GREEDY)
+    config = TaskConfig(task="vqa", data=data, answers="generation", decoding=GREEDY)
     result = run(answering(None), config)
     assert result.details["results"][2]["answer"] == caption[0].completion
     assert caption[0].text.startswith("q: what is number 2")
@@ -140,7 +140,7 @@ def test_a_report_gets_images_of_right_and_wrong_answers(tmp_path: Path) -> None
     [
         (None, "no head that answers"),
         (HeadConfig(classes=ANSWERS, heads=2), "reads image of 1 images"),
-        (text_head(ANSWERS, images_per_sample=2), "reads words of 2 images"),
+        (text_head(ANSWERS, images_per_sample=2), "reads text of 2 images"),
     ],
 )
 def test_a_head_that_does_not_fit_is_reported_before_any_work(

@@ -34,7 +34,7 @@ def make_model(name: str = "paper") -> ParallelModel[CoCa]:
     bias = -10.0 if name == "sigmoid" else None
     head = HeadConfig(classes=("a", "b", "c"), heads=2)
     if name == "words":
-        head = HeadConfig(classes=head.classes, reads="words", heads=3)
+        head = HeadConfig(classes=head.classes, reads="text", heads=3)
     model = sharpened(CoCa(tiny_config(initial_bias=bias, head=head)))
     return ParallelModel(model, "none", device=torch.device("cpu"))
 

@@ -201,6 +201,17 @@ def test_a_setting_that_another_version_lacked_counts_where_it_is_on() -> None:
         require_same_run(held(width=8), held(width=0).state["run"])
 
 
+def test_a_head_under_the_names_of_an_earlier_version_is_the_same_head() -> None:
+    def held(head: object) -> Checkpoint:
+        state = {"run": run_identity({"head": head}, {"steps": 2, "optimizer": {"name": "x"}}, "f")}
+        return Checkpoint(Path("run"), 1, state)
+
+    now = held({"reads": "text", "images_per_sample": 2}).state["run"]
+    require_same_run(held({"reads": "words", "pictures": 2}), now)
+    with pytest.raises(ConfigError, match=r"model\.head\.images_per_sample is 3 there and 2 here"):
+        require_same_run(held({"reads": "words", "pictures": 3}), now)
+
+
 def test_other_data_are_refused(uninterrupted: Trainer[CoCa], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"other data .* fingerprint tiny there, new here"):
         tiny_trainer(tmp_path / "whole", loader=TinyStream(fingerprint="new")).fit()

@@ -39,13 +39,13 @@ def test_a_recipe_of_the_paper_has_the_settings_of_its_table_10(name: str) -> No
         optimizer.lr,
         config.encoder_lr,
         config.data.augment.rand_augment,
-        config.head.pictures,
+        config.head.images_per_sample,
     )
     assert found == TABLE_10[name]
     assert (optimizer.name, optimizer.weight_decay) == ("adafactor", 0.1)
     assert (schedule.warmup, schedule.decay, schedule.final_lr_fraction) == (1000, "cosine", 0.0)
     assert (config.train.grad_clip, config.train.ema) == (1.0, None)
-    assert config.head.reads == "words"
+    assert config.head.reads == "text"
     loss = config.loss
     assert (loss.contrastive_weight, loss.classification_weight) == (0, 1)
     assert (loss.captioning_weight > 0) == (name == "vqa_v2")
@@ -127,6 +127,6 @@ def test_a_recipe_runs_as_it_is_on_data_in_the_published_format(
     report = (tmp_path / "run" / "scores" / "report.md").read_text()
     assert ("the paper" in report) == (name in TABLE_10)
     predictor = coca.load(result.model, device="cpu")
-    images = [image_bytes(1)] * (recipe.head.pictures if recipe.head else 1)
+    images = [image_bytes(1)] * (recipe.head.images_per_sample if recipe.head else 1)
     (best,) = predictor.answer([images], ["what is it?"])
     assert best[0].label in predictor.classes

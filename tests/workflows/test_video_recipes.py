@@ -50,8 +50,8 @@ def test_a_recipe_has_the_settings_of_the_paper(name: str) -> None:
     assert (config.train.steps, config.data.loader.batch_size) == (120_000, 128)
     assert config.head is not None
     assert config.head.reads == "image"
-    assert config.head.pictures == config.data.sources[0].frames
-    assert config.evaluate[0].data.frames == config.head.pictures
+    assert config.head.images_per_sample == config.data.sources[0].frames
+    assert config.evaluate[0].data.frames == config.head.images_per_sample
 
 
 @pytest.mark.parametrize("name", TABLE_9)

@@ -63,18 +63,19 @@ def answer(
         _write(console, predictor, paths, question, top=top, max_new_tokens=max_new_tokens)
         return
     head = None if predictor.model.head is None else predictor.model.head.config
-    if head is None or head.reads != "words":
+    if head is None or head.reads != "text":
         found = "has no head" if head is None else "has a head that reads images only"
         raise ConfigError(
             f"the model {predictor.source or model} {found}, so it answers no question; `coca "
             "finetune` adds a head for questions, and --generate lets the model complete the "
             "question like a caption"
         )
-    if len(paths) % head.pictures:
+    if len(paths) % head.images_per_sample:
         raise ConfigError(
-            f"the model's head reads {head.pictures} images at a time, and {len(paths)} are given"
+            f"the model's head reads {head.images_per_sample} images at a time, and {len(paths)} "
+            "are given"
         )
-    names, outcomes = _choose(console, predictor, paths, question, together=head.pictures)
+    names, outcomes = _choose(console, predictor, paths, question, together=head.images_per_sample)
     images.print_outcomes(
         console,
         names,

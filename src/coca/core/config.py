@@ -40,6 +40,7 @@ from coca.core.config_docs import (
 )
 from coca.core.errors import ConfigError, did_you_mean
 from coca.core.recipe import DATA_ROOT, Tree, fill_in, merge, parse_override, read_recipe
+from coca.core.renamed_settings import with_current_names, with_first_names
 
 T = TypeVar("T")
 
@@ -107,7 +108,8 @@ def digest(config: Any) -> str:
 def non_default(config: Any) -> Tree:
     """Return the settings that differ from their defaults, as JSON-serializable values.
 
-    Unlike `to_dict`, the result does not change when a later version adds a setting with a default.
+    Unlike `to_dict`, the result does not change when a later version adds a setting with a default,
+    or renames one: settings have the names of the first version.
     """
     tree: Tree = {}
     for field in dataclasses.fields(config):
@@ -116,7 +118,7 @@ def non_default(config: Any) -> Tree:
             continue
         nested = dataclasses.is_dataclass(value)
         tree[field.name] = non_default(value) if nested else to_plain(value)
-    return tree
+    return with_first_names(type(config), tree)
 
 
 def _build(kind: type[T], layers: list[tuple[str, Tree]], faults: list[str]) -> T:
@@ -160,6 +162,11 @@ class _Check:
             kind = kinds[kind_name]
             # The settings of another kind mean nothing here.
             base = base if base is _INVALID or isinstance(base, kind) else None
+        try:
+            given = with_current_names(kind, given)
+        except ConfigError as error:
+            self.faults.append(": ".join(filter(None, (".".join(path), str(error)))))
+            return _INVALID
         if has_presets and given.get("preset") is not None:
             base = self.preset(kind, given["preset"], (*path, "preset"))
         values = {}

@@ -5,6 +5,7 @@ fields are options of a command use `annotated_types`, which pydantic reads too:
 Ge(1)]`.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, TypeAlias, get_origin
@@ -39,6 +40,10 @@ class Config:
 
     range_error: ClassVar[type[ConfigError]] = ConfigError
     """Class of the error."""
+    renamed_keys: ClassVar[Mapping[str, str]] = {}
+    """Names of fields in earlier versions, each with the current name."""
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Values of fields in earlier versions, each with the current value, by current field name."""
 
     def __post_init__(self) -> None:
         kind: type = type(self)

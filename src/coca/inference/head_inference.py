@@ -61,7 +61,7 @@ def check_texts(head: HeadConfig, texts: Sequence[str] | None, samples: int) -> 
         ConfigError: The head reads text and none is given, texts are given to a head that reads
             none, or their number differs from the number of samples.
     """
-    if (texts is not None) != (head.reads == "words"):
+    if (texts is not None) != (head.reads == "text"):
         raise ConfigError(
             "this head reads text: give a question or statement for each sample"
             if texts is None
@@ -82,9 +82,10 @@ def flatten_images(head: HeadConfig, samples: Sequence[SampleImages]) -> list[Im
     for position, sample in enumerate(samples):
         single = isinstance(sample, str | bytes | Path | Image.Image | ndarray)
         images = cast(Sequence[ImageSource], [sample] if single else sample)
-        if len(images) != head.pictures:
+        if len(images) != head.images_per_sample:
             raise DataError(
-                f"sample {position} has {len(images)} images, but the head reads {head.pictures}",
+                f"sample {position} has {len(images)} images, but the head reads "
+                f"{head.images_per_sample}",
                 reason="image_count",
             )
         found += images

@@ -327,10 +327,10 @@ class Predictor:
         head = head_of(self.model)
         asked, (unique, positions) = check_texts(head, texts, len(samples)), unique_samples(samples)
         logits = np.zeros((len(samples), len(head.classes)), np.float32)
-        size = max(1, self.batch_size // head.pictures)
+        size = max(1, self.batch_size // head.images_per_sample)
         for batch in self._batches(unique, "answering", progress, size=size):
             pixels = self._placed(self.processor.images(flatten_images(head, batch)))
-            seen = self.model.head_tokens(pixels).unflatten(0, (len(batch), head.pictures))
+            seen = self.model.head_tokens(pixels).unflatten(0, (len(batch), head.images_per_sample))
             here, positions = positions[: len(batch)], positions[len(batch) :]
             for rows, wanted in expand_positions(here, size):
                 tokens = None if asked is None else self._tokens([asked[it] for it in wanted])

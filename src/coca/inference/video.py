@@ -189,7 +189,7 @@ def classify_files(
     """
     moving = [file for file in files if is_video(file)]
     if not labels:
-        frames = head_of(predictor.model).pictures
+        frames = head_of(predictor.model).images_per_sample
         return predictor.answer(
             [clip_frames(one, frames) if is_video(one) else one for one in files]
         )

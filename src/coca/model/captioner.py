@@ -175,14 +175,14 @@ class Captioner(nn.Module, ABC):
             captioning: Return decoder states and targets.
             classification: Return the class logits of the head.
             prompt_lengths: Prompt tokens of each caption, the first token included. A head with
-                `reads="words"` sees these alone. None: all tokens.
+                `reads="text"` sees these alone. None: all tokens.
 
         Raises:
             ConfigError: Class logits are requested from a model without a head, or the number of
                 images per sample does not fit the head.
         """
         head = self._head(images, contrastive or captioning) if classification else None
-        reads_text = head is not None and head.config.reads == "words"
+        reads_text = head is not None and head.config.reads == "text"
         encoded = self._tokens_of(images)
         pooled, image_tokens = self._pool(
             encoded, embedding=contrastive, reading=captioning or reads_text
@@ -281,13 +281,13 @@ class Captioner(nn.Module, ABC):
 
         Args:
             image_tokens: Image tokens of all F images of the first sample, then of the next.
-            tokens: Prompt of each sample, for a head with `reads="words"`.
+            tokens: Prompt of each sample, for a head with `reads="text"`.
         """
         assert self.head is not None
         if self.head.config.reads == "image":
             return self.head(image_tokens)
         assert tokens is not None, "this head needs tokens"
-        tokens = tokens.repeat_interleave(self.head.config.pictures, dim=0)
+        tokens = tokens.repeat_interleave(self.head.config.images_per_sample, dim=0)
         packing = self._packing(tokens)
         unimodal = self.unimodal_decoder(tokens, packing=packing)
         decoded, inner = self._decode(unimodal, image_tokens, packing)
@@ -383,7 +383,8 @@ class Captioner(nn.Module, ABC):
         """Return the classification head, after checks of the number of images per sample."""
         if self.head is None:
             raise ConfigError("this model has no classification head; fine-tune one first")
-        expected, given = self.head.config.pictures, images.shape[1] if images.ndim == 5 else 1
+        expected = self.head.config.images_per_sample
+        given = images.shape[1] if images.ndim == 5 else 1
         if given != expected:
             raise ConfigError(f"the head reads {expected} images per sample, but got {given}")
         if expected > 1 and with_captions:

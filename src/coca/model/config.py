@@ -1,7 +1,8 @@
 """Configuration of a CoCa model, with the sizes of the paper (Table 1) as presets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -90,14 +91,17 @@ class HeadConfig(Config):
 
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     """Class names in the order of the logits: objects, actions or answers."""
-    reads: Literal["image", "words"] = "image"
-    """Input of the pooler. `image`: the image encoder's tokens of all images of a sample. `words`:
+    reads: Literal["image", "text"] = "image"
+    """Input of the pooler. `image`: the image encoder's tokens of all images of a sample. `text`:
     the multimodal decoder's states of the prompt, one pass per image, whose pooled vectors are
     concatenated."""
-    pictures: PositiveInt = 1
+    images_per_sample: PositiveInt = 1
     """Images per sample: 1, 2 for a pair, or the number of frames of a video."""
     heads: PositiveInt = 8
     """Attention heads of the pooler; must divide the width of its input."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"pictures": "images_per_sample"}
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"reads": {"words": "text"}}
 
     def __post_init__(self) -> None:
         super().__post_init__()

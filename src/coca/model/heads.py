@@ -25,11 +25,11 @@ class AttentivePoolingHead(nn.Module):
     def __init__(self, config: HeadConfig, *, image_width: int, text_width: int) -> None:
         super().__init__()
         self.config = config
-        reads_text = config.reads == "words"
+        reads_text = config.reads == "text"
         width = text_width if reads_text else image_width
         self.norm = nn.LayerNorm(width)
         self.pooler = AttentionalPooler(width, config.heads, 1)
-        concatenated = config.pictures if reads_text else 1
+        concatenated = config.images_per_sample if reads_text else 1
         self.linear = Linear(width * concatenated, len(config.classes))
         self.init_weights()
 
@@ -43,11 +43,11 @@ class AttentivePoolingHead(nn.Module):
                 sample are consecutive.
             real: Mask of the tokens that are not padding; None: all.
         """
-        images = self.config.pictures
+        images = self.config.images_per_sample
         if self.config.reads == "image":
             tokens = rearrange(tokens, "(B F) P D -> B (F P) D", F=images)
         pooled = self._pooling.pool(tokens, real=real)[:, 0]
-        if self.config.reads == "words":
+        if self.config.reads == "text":
             pooled = rearrange(pooled, "(B F) D -> B (F D)", F=images)
         return self.linear(pooled)
 

@@ -124,7 +124,7 @@ class ServedModel:
     def answers_questions(self) -> bool:
         """Whether the model has a head that reads a text."""
         head = self.predictor.model.head
-        return head is not None and head.config.reads == "words"
+        return head is not None and head.config.reads == "text"
 
     def explain(self, image: DecodedImage, caption: Caption, *, prompt: str = "") -> WordMaps:
         """Compute the cross-attention maps of a caption; see `explain_caption`."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -53,7 +53,7 @@ class TaskConfig(Config):
     prompt: str = ""
     """Captioning: text that each caption begins with; it is part of the scored caption."""
     decoding: GenerationConfig = field(default_factory=GenerationConfig)
-    """Captioning, and VQA with `answers: words`: decoding options."""
+    """Captioning, and VQA with `answers: generation`: decoding options."""
     meteor: bool = False
     """Captioning: compute METEOR as well, by pycocoevalcap; needs Java and the extra `meteor`."""
     groups: str = ""
@@ -62,9 +62,9 @@ class TaskConfig(Config):
     benchmark: str = ""
     """Name of the benchmark in `coca.workflows.evaluation.reference_results`; the report then
     compares the scores with published results."""
-    answers: Literal["head", "words"] = "head"
-    """VQA: `head` classifies among the answers of the model's head; `words` generates the answer
-    after the question, with the options of `decoding`."""
+    answers: Literal["head", "generation"] = "head"
+    """VQA: `head` classifies among the answers of the model's head; `generation` generates the
+    answer after the question, with the options of `decoding`."""
     rerank: NonNegativeInt = 0
     """Retrieval and zero-shot: number of top hits by cosine to rerank by caption likelihood; 0:
     no reranking. Slow: one decoder pass per hit."""
@@ -81,6 +81,8 @@ class TaskConfig(Config):
     inverse_penalty: NonNegativeFloat = 0.0
     """Linear probe and few-shot: inverse strength C of the L2 penalty, at least 0. 0: the linear
     probe chooses it on a part of the reference, few-shot uses its default."""
+
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"answers": {"words": "generation"}}
 
 
 @dataclass(frozen=True)

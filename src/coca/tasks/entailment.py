@@ -116,7 +116,7 @@ def _judge(predictor: Predictor, config: TaskConfig, progress: ProgressMaker) ->
     if not samples:
         raise ConfigError(
             f"no statement of {config.data.title} has as many images as the model's head reads "
-            f"({head.pictures}): {bad[0]}"
+            f"({head.images_per_sample}): {bad[0]}"
         )
     image_rows = [
         ImageRow(heading, tuple(shown[correct]))
@@ -164,7 +164,7 @@ def _result(
 
 def _text_head(predictor: Predictor) -> HeadConfig:
     head = head_of(predictor.model)
-    if head.reads != "words":
+    if head.reads != "text":
         raise ConfigError(
             "the model's head reads images only; a statement needs a head that reads text"
         )
@@ -175,12 +175,12 @@ def _with_enough_images(part: list[Sample], head: HeadConfig, bad: list[str]) ->
     """Return the samples with as many images as the head reads; report the others in `bad`."""
     usable = []
     for sample in part:
-        if len(sample.images) == head.pictures:
+        if len(sample.images) == head.images_per_sample:
             usable.append(sample)
         else:
             bad.append(
                 f"{sample.key}: it has {len(sample.images)} images, but the head reads "
-                f"{head.pictures}"
+                f"{head.images_per_sample}"
             )
     return usable
 

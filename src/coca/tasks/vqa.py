@@ -101,10 +101,10 @@ def check(predictor: Predictor, config: TaskConfig) -> None:
     """Check that the head reads questions, and that each question has an answer."""
     if config.answers == "head":
         head = head_of(predictor.model)
-        if head.reads != "words" or head.pictures != 1:
+        if head.reads != "text" or head.images_per_sample != 1:
             raise ConfigError(
-                f"the model's head reads {head.reads} of {head.pictures} images; questions need a "
-                "head that reads words and one image, or `answers: words`"
+                f"the model's head reads {head.reads} of {head.images_per_sample} images; "
+                "questions need a head that reads text and one image, or `answers: generation`"
             )
     samples = read_all_metadata(config.data, limit=config.limit)
     require_texts(samples, config)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from coca.core.errors import ConfigError
+from coca.core.renamed_settings import with_current_names
+from coca.model.config import HeadConfig
 from coca.train.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ def require_same_run(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
     before, folder = checkpoint.state["run"], checkpoint.folder
     # Checkpoints of earlier versions, with one kind of image encoder only, do not name it.
     before["model"].get("image", {}).setdefault("kind", "vit")
+    if head := before["model"].get("head"):
+        before["model"]["head"] = with_current_names(HeadConfig, head)
     if changes := _changes(before["model"], now["model"], "model"):
         raise ConfigError(f"{folder} is of another model: {'; '.join(changes)}; {_ADVICE}")
     if before["data"] != now["data"]:

@@ -193,7 +193,7 @@ def test_answers_count_by_their_accuracy_and_only_if_listed() -> None:
 def test_images_of_one_sample_are_changed_alike() -> None:
     still = Sample("v", image_bytes(1, side=20), ("a",), others=(image_bytes(1, side=20),) * 2)
     loader = make_loader(
-        MemorySource([still]), batch_size=2, settings={"pictures": 3}, augment=lively()
+        MemorySource([still]), batch_size=2, settings={"images_per_sample": 3}, augment=lively()
     )
     first, second = take(loader, 2)
     assert first.images.shape == (2, 3, 3, 8, 8)
@@ -207,7 +207,7 @@ def test_images_of_one_sample_are_changed_alike() -> None:
 def test_another_number_of_images_makes_a_bad_sample() -> None:
     pair = Sample("pair", image_bytes(1), ("a",), others=(image_bytes(2),))
     samples = MemorySource([pair, Sample("one", image_bytes(1), ("a",))])
-    settings = {"pictures": 2, "max_bad_fraction": 1.0}
+    settings = {"images_per_sample": 2, "max_bad_fraction": 1.0}
     (batch,) = take(make_loader(samples, batch_size=4, settings=settings), 1)
     assert set(batch.keys) == {"pair"}
     assert {bad.reason for bad in batch.bad} == {"image_count"}

@@ -161,7 +161,7 @@ def test_a_damaged_file_stops_the_run(image_folder: Path, published: Path, tmp_p
         (["train.optimizer.freeze=[]"], r"add image_encoder\.backbone to train\.optimizer\.freeze"),
         (["data.features.views=2"], "without augment all views are equal"),
         (["data.resolution=[{until: 0.5, image_size: 64}]"], "leave out resolution"),
-        (["data.loader.pictures=2"], r"leave out loader\.pictures"),
+        (["data.loader.images_per_sample=2"], r"leave out loader\.images_per_sample"),
         (["encoder_weights=null"], "set encoder_weights or init_from"),
         (["init_from=somewhere"], "has an image encoder of its own"),
     ],

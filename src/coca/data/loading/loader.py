@@ -14,13 +14,13 @@ import os
 import pickle
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from threading import Thread
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -72,8 +72,10 @@ class LoaderConfig(Config):
     normalised; the target of each is its soft score by the official VQA accuracy, and answers that
     are not in `class_names` are ignored."""
 
-    pictures: PositiveInt = 1
+    images_per_sample: PositiveInt = 1
     """Images of each sample; above 1 for image pairs and for the frames of a video."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"pictures": "images_per_sample"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,7 +169,7 @@ class Loader:
             stages,
             self._offset,
             by_answers=config.class_from == "answers",
-            images_per_sample=config.pictures,
+            images_per_sample=config.images_per_sample,
             features=features,
         )
 

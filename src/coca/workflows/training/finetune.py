@@ -103,8 +103,8 @@ class FinetuneConfig(Config):
                 f"{'null' if self.head is None else 'given'}; set both or neither"
             )
         asks = [source.text == "question" for source in self.data.sources]
-        if self.head is not None and self.head.reads == "words" and not all(asks):
-            faults.append("head.reads is words; set text: question in each of data.sources")
+        if self.head is not None and self.head.reads == "text" and not all(asks):
+            faults.append("head.reads is text; set text: question in each of data.sources")
         if faults:
             raise ConfigError("; ".join(faults))
 
@@ -211,7 +211,10 @@ def _head(config: FinetuneConfig, sources: Sources, progress: ProgressMaker) -> 
     by_answers = config.data.loader.class_from == "answers"
     classes = obtain_classes(config.run, sources, choice, by_answers=by_answers, progress=progress)
     return HeadConfig(
-        classes=classes, reads=choice.reads, pictures=choice.pictures, heads=choice.heads
+        classes=classes,
+        reads=choice.reads,
+        images_per_sample=choice.images_per_sample,
+        heads=choice.heads,
     )
 
 
@@ -240,7 +243,7 @@ def _loader(
 ) -> Loader:
     data, loader = config.data, config.data.loader
     if head is not None:
-        loader = replace(loader, class_names=head.classes, pictures=head.pictures)
+        loader = replace(loader, class_names=head.classes, images_per_sample=head.images_per_sample)
     return make_loader(
         DataConfig(sources=data.sources, loader=loader, augment=data.augment),
         sources,

@@ -2,11 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -28,7 +28,7 @@ class FinetuneDataConfig(Config):
     """Training data of a fine-tuning run; preprocessing is that of the pretrained model."""
 
     sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
-    """Sources of the weighted mixture. A head that reads words needs `text: question` in each."""
+    """Sources of the weighted mixture. A head that reads text needs `text: question` in each."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Batches and workers; classes and images per sample follow from the head."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -36,10 +36,10 @@ class FinetuneDataConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loader.class_names or self.loader.pictures != 1:
+        if self.loader.class_names or self.loader.images_per_sample != 1:
             raise ConfigError(
-                "loader.class_names and loader.pictures follow from the head; set head.classes and "
-                "head.pictures"
+                "loader.class_names and loader.images_per_sample follow from the head; set "
+                "head.classes and head.images_per_sample"
             )
 
 
@@ -47,10 +47,10 @@ class FinetuneDataConfig(Config):
 class HeadChoice(Config):
     """Configuration of the head that a run trains; see `HeadConfig`."""
 
-    reads: Literal["image", "words"] = "image"
-    """Input of the head: `image` reads the image encoder's tokens, `words` the decoder states of
+    reads: Literal["image", "text"] = "image"
+    """Input of the head: `image` reads the image encoder's tokens, `text` the decoder states of
     the question."""
-    pictures: PositiveInt = 1
+    images_per_sample: PositiveInt = 1
     """Images per sample: 1, 2 for a pair, or the number of frames of a video."""
     heads: PositiveInt = 8
     """Attention heads of the pooler; must divide the width of its input."""
@@ -61,6 +61,9 @@ class HeadChoice(Config):
     at_least: PositiveInt = 1
     """Keep only classes with at least this many occurrences; an answer counts once per annotator.
     """
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"pictures": "images_per_sample"}
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"reads": {"words": "text"}}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -156,10 +156,10 @@ class PretrainConfig(Config):
             raise ConfigError(
                 "loss.classification_weight and model.head need each other: set both or neither"
             )
-        if head is not None and (head.reads, head.pictures) != ("image", 1):
+        if head is not None and (head.reads, head.images_per_sample) != ("image", 1):
             raise ConfigError(
                 f"model.head must read image and 1 image when trained with captions, got "
-                f"{head.reads} and {head.pictures} images"
+                f"{head.reads} and {head.images_per_sample} images"
             )
         if self.data.loader.class_names:
             raise ConfigError(

@@ -122,10 +122,10 @@ class DataConfig(Config):
     def _check_features(self) -> None:
         if self.features is None:
             return
-        if self.resolution or self.loader.pictures != 1:
+        if self.resolution or self.loader.images_per_sample != 1:
             raise ConfigError(
                 "features are of one image of the final size per sample; leave out "
-                f"{'resolution' if self.resolution else 'loader.pictures'}, or features"
+                f"{'resolution' if self.resolution else 'loader.images_per_sample'}, or features"
             )
         if self.features.views > 1 and self.augment == AugmentConfig():
             raise ConfigError(
@@ -262,17 +262,17 @@ def make_processor(
     return Processor(ImageTransform(image), tokenizer, context_length)
 
 
-def _require_usable(config: SourceConfig, source: Source, pictures: int) -> None:
+def _require_usable(config: SourceConfig, source: Source, images: int) -> None:
     """Check three samples of a source; raise if all are unusable in this run."""
     samples = []
     for row in sorted({0, len(source) // 2, len(source) - 1}):
         with suppress(DataError):
             samples.append(source.read(row))
     counts = {len(sample.images) for sample in samples}
-    if counts and pictures not in counts:
+    if counts and images not in counts:
         raise DataError(
             f"the samples of {config.title} have {min(counts)} images each, but this run reads "
-            f"{pictures} of each; write a row for each image, or fine-tune a head with images: "
+            f"{images} of each; write a row for each image, or fine-tune a head with images: "
             f"{min(counts)}",
             reason="image_count",
         )
@@ -302,7 +302,7 @@ def make_loader(
     """
     if config.loader.max_bad_fraction < _MANY_BAD:
         for source_config, source in sources:
-            _require_usable(source_config, source, config.loader.pictures)
+            _require_usable(source_config, source, config.loader.images_per_sample)
     world = DistributedContext.current()
     augment, native = config.augment, processor.image_config
     stages = [
