@@ -31,6 +31,9 @@ MAX_PIXELS = 50_000_000
 MAX_SIDE_PX = 65_535
 """The limit of JPEG. Resizing longer strips is slow and takes much memory."""
 
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of an image, in pixels."""
+
 TRIM_TOLERANCE = 12
 """Largest difference of an empty border from its corner, in grey levels (0 to 255)."""
 
@@ -224,17 +227,35 @@ def trim_border(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"
 
     The square keeps the aspect ratio when the image is resized. A uniform image is unchanged.
     """
+    box = drawn_box(pixels)
+    if box is None:
+        return pixels
+    left, top, right, bottom = box
+    x0, y0, x1, y1 = square_around(box)
+    square = np.tile(pixels[:1, :1], (y1 - y0, x1 - x0, 1))
+    square[top - y0 : bottom - y0, left - x0 : right - x0] = pixels[top:bottom, left:right]
+    return square
+
+
+def drawn_box(pixels: UInt8[np.ndarray, "H W 3"]) -> Box | None:
+    """Find what is not the empty border, which has the colour of the upper left corner.
+
+    Returns:
+        Left, top, right and bottom in pixels; None for a uniform image.
+    """
     corner = pixels[:1, :1]
     # Scaling and compression leave borders that are only nearly uniform.
     drawn = (np.abs(pixels.astype(np.int16) - corner) > TRIM_TOLERANCE).any(axis=2)
     rows, columns = drawn.any(axis=1).nonzero()[0], drawn.any(axis=0).nonzero()[0]
     if not len(rows):
-        return pixels
-    top, left = rows[0], columns[0]
-    inner = pixels[top : rows[-1] + 1, left : columns[-1] + 1]
-    height, width = inner.shape[:2]
-    side = max(height, width)
-    square = np.tile(corner, (side, side, 1))
-    y, x = (side - height) // 2, (side - width) // 2
-    square[y : y + height, x : x + width] = inner
-    return square
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def square_around(box: Box) -> Box:
+    """Extend a box to a square with the same centre; its sides may be outside of the image."""
+    left, top, right, bottom = box
+    side = max(right - left, bottom - top)
+    left -= (side - (right - left)) // 2
+    top -= (side - (bottom - top)) // 2
+    return left, top, left + side, top + side
