@@ -3,13 +3,7 @@
 import io
 import json
 import math
-import os
-import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,27 +97,6 @@ def _row(number: int, encoded: bytes, folder: Path, embed_dim: int) -> Any:
         time=1_000_000_000 - number,
         vector=vector,
     )
-
-
-@contextmanager
-def serving(*arguments: str, cache: Path) -> Iterator[str]:
-    """Run `coca serve` on a free port, and yield its address."""
-    command = [sys.executable, "-m", "coca", "serve", "--port", "0", *arguments]
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as process:
-        try:
-            assert process.stdout is not None
-            shown: list[str] = []
-            for line in process.stdout:
-                shown.append(line)
-                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                    yield found[0]
-                    return
-            raise AssertionError("coca serve ended early: " + "".join(shown))
-        finally:
-            process.terminate()
 
 
 @dataclass

@@ -49,7 +49,7 @@ def test_without_the_extra_heif_images_are_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    heif._register.cache_clear()
+    heif.register_heif.cache_clear()
     for name in ("a.heic", "b.HEIF", "c.png"):
         (tmp_path / name).write_bytes(head(b"heic", b"mif1"))
     assert find_files([tmp_path]) == [tmp_path / "c.png"]
@@ -66,7 +66,7 @@ def test_without_the_extra_heif_images_are_named(
 
 @pytest.mark.skipif(not has_heif(), reason="the extra `heif` is not installed")
 def test_heif_images_are_read_upright_with_size_and_time(tmp_path: Path) -> None:
-    heif._register.cache_clear()
+    heif.register_heif.cache_clear()
     formats_of(head(b"heic"))
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[:, :32, 0] = 200

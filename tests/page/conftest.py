@@ -7,7 +7,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from page_service import ARGUMENTS, CHROMIUM, Watch, fill_many, serving, write_images
+from page_service import ARGUMENTS, CHROMIUM, Watch, fill_many, write_images
+from server_process import serving
 
 TIMEOUT_MS = 120_000
 """The time of a response depends on the load of the machine."""
@@ -31,7 +32,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     fill_many(uri, "many", root / "small", predictor.fingerprint, predictor.embed_dim)
     names = ("--collection", "pictures", "--collection", "many")
     with serving("--uri", uri, *names, "--model", str(model), cache=root / "cache") as found:
-        yield found
+        yield found.url
 
 
 @pytest.fixture(scope="session")

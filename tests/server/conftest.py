@@ -13,7 +13,8 @@ from coca.inference.predictor import Predictor
 from coca.server.app import create_app
 from coca.server.service import Service, open_service
 from coca.server.settings import ServerSettings
-from coca.workflows.collections.index import index_images
+from server_process import ServerProcess, serving
+from tiny_collection import write_collections
 from tiny_data import image_bytes
 from tiny_model import write_model
 
@@ -33,24 +34,24 @@ def images() -> list[bytes]:
 def uri(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, images: list[bytes]) -> str:
     """A Milvus Lite folder with a collection of six images, and one with a single other image."""
     root = tmp_path_factory.mktemp("served")
-    for folder, chosen in (("photos", images), ("others", [image_bytes(100)])):
-        (root / folder).mkdir()
-        for number, data in enumerate(chosen):
-            (root / folder / f"{number}.png").write_bytes(data)
-            (root / folder / f"{number}.txt").write_text(f"a red car number {number}")
-            (root / folder / f"{number}.json").write_text(
-                f'{{"tags": ["t{number % 2}"], "time": "202{number}-05-31", "year": {number}}}'
-            )
-    place = str(root / "pictures.db")
-    index_images([root / "photos"], predictor, uri=place)
-    index_images([root / "others"], predictor, uri=place, collection="others")
-    return place
+    return write_collections(root, predictor, {"pictures": images, "others": [image_bytes(100)]})
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
     root = tmp_path_factory.mktemp("folders")
     return ServerSettings(thumbnails=root / "thumbnails", uploads=root / "uploads")
+
+
+@pytest.fixture(scope="module")
+def process(
+    uri: str, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A real `coca serve` over both collections."""
+    names = ("--collection", "pictures", "--collection", "others")
+    cache = tmp_path_factory.mktemp("cache")
+    with serving("--uri", uri, *names, "--model", predictor.source, cache=cache) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -47,10 +47,15 @@ def formats_of(head: bytes) -> tuple[str, ...]:
     """
     if not is_heif(head):
         return IMAGE_FORMATS
-    _register()
+    register_heif()
     return ("HEIF",)
 
 
 @functools.cache
-def _register() -> None:
+def register_heif() -> None:
+    """Register the HEIF decoder with Pillow.
+
+    Raises:
+        MissingExtraError: The extra `heif` is not installed.
+    """
     require("pillow_heif", extra="heif").register_heif_opener(thumbnails=False)

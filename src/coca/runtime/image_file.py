@@ -88,6 +88,9 @@ def image_errors(name: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: {error}", reason="too_large") from error
     except Exception as error:
+        if isinstance(error, MemoryError) or "out of memory" in str(error):
+            sentence = f"{name} is too large: it needs more memory than there is"
+            raise DataError(sentence, reason="too_large") from error
         # On damaged files Pillow raises nearly any exception, including SyntaxError.
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise DataError(f"{name} is {reason}: {error}", reason=reason) from error

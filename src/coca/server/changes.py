@@ -59,11 +59,12 @@ def add_item(tenant: Tenant, new: NewItem, *, id: str | None = None) -> tuple[Re
         vector=service.model.embed_images([image])[0],
         text_vector=_text_vector(tenant, caption),
     )
-    # The file comes first: a record never lacks its image.
-    path = service.uploads.write(collection.name, own, data, image.format)
-    origin = Origin(files={str(path): file_etag(path)}, captioned=generated)
-    record = replace(record, path=str(path), origin=origin)
     with collection.writing():
+        # The file comes first: a record never lacks its image, not even if another request deletes
+        # the same item.
+        path = service.uploads.write(collection.name, own, data)
+        origin = Origin(files={str(path): file_etag(path)}, captioned=generated)
+        record = replace(record, path=str(path), origin=origin)
         collection.index.upsert([record])
     return record, True
 

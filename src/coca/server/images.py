@@ -10,11 +10,23 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca.core.errors import ConfigError
+from coca.core.heif import HEAD_BYTES, is_heif
 
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right and bottom of a region, in fractions of width and height, 0 to 1."""
 
 _DATA_URI = re.compile(r"data:([\w.+/-]*)(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII)
+
+_SIGNATURES = (
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (8, b"WEBP", "image/webp"),
+    (0, b"GIF8", "image/gif"),
+    (0, b"BM", "image/bmp"),
+    (0, b"II*\0", "image/tiff"),
+    (0, b"MM\0*", "image/tiff"),
+    (4, b"ftypavi", "image/avif"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,8 +40,14 @@ class DecodedImage:
     height: int
     time: int
     """Time of capture, in seconds since 1970; 0 if unknown."""
-    format: str
-    """Name of the format, such as `PNG`."""
+
+
+def media_type_of(data: bytes) -> str:
+    """Return the media type of an encoded image by its first bytes, without a decoder."""
+    for start, signature, media_type in _SIGNATURES:
+        if data.startswith(signature, start):
+            return media_type
+    return "image/heic" if is_heif(data[:HEAD_BYTES]) else "application/octet-stream"
 
 
 def read_data_uri(uri: str) -> bytes:

@@ -15,7 +15,7 @@ from coca.inference.captioning import Caption
 from coca.inference.head_inference import Prediction
 from coca.inference.predictor import Predictor
 from coca.server.batching import Batcher
-from coca.server.decoding import Decoder, as_tensor
+from coca.server.decoding.decoder import Decoder, as_tensor
 from coca.server.images import Box, DecodedImage
 from coca.server.settings import ServerSettings
 

@@ -14,7 +14,7 @@ from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
 from coca.search.records import Record
 from coca.server.catalog import Catalog
-from coca.server.decoding import Decoder, InProcessDecoder
+from coca.server.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.errors import ServiceError
 from coca.server.images import read_data_uri
 from coca.server.jobs import Jobs
@@ -50,7 +50,7 @@ class Service:
         """
         self.settings = settings
         self.keys = KeyRing(keys or {})
-        self.decoder = decoder or InProcessDecoder(
+        self.decoder = decoder or ProcessDecoder(
             predictor.processor.image, max_pixels=settings.max_pixels
         )
         self.model = ServedModel(predictor, self.decoder, settings)

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from coca.core.files import user_cache
-from coca.server.decoding import Decoder
+from coca.server.decoding.decoder import Decoder
 
 SIDES = (128, 256, 512, 1_024)
 """Lengths of the longer side that are offered, in pixels."""

@@ -6,11 +6,21 @@ from pathlib import Path
 from coca.core.errors import StorageError
 from coca.core.files import write_atomic
 from coca.search.milvus.lite import address_of, is_lite
+from coca.server.images import media_type_of
 
 MIN_FREE_BYTES = 64 << 20
 """Free space below which nothing is written, so that the service stays readable."""
 
-_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
+_SUFFIXES = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/webp": ".webp",
+    "image/gif": ".gif",
+    "image/bmp": ".bmp",
+    "image/tiff": ".tiff",
+    "image/avif": ".avif",
+    "image/heic": ".heic",
+}
 
 
 class Uploads:
@@ -38,19 +48,18 @@ class Uploads:
                     f"{MIN_FREE_BYTES:,} are needed to write"
                 )
 
-    def write(self, collection: str, id: str, data: bytes, format: str) -> Path:
+    def write(self, collection: str, id: str, data: bytes) -> Path:
         """Write an image durably, and return its path.
 
         Args:
             collection: Name of its collection.
             id: Its id, a hash of its bytes.
             data: The encoded image.
-            format: Name of its format, such as `PNG`.
 
         Raises:
             StorageError: The disk is full, or the folder is not writable.
         """
-        suffix = _SUFFIXES.get(format, ".image")
+        suffix = _SUFFIXES.get(media_type_of(data), ".image")
         path = self._folder / collection / id[:2] / f"{id}{suffix}"
         if not path.exists():
             write_atomic(path, data)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from coca.server.answers import item_of
 from coca.server.changes import add_item, change_items, delete_items
-from coca.server.decoding import format_of
+from coca.server.images import media_type_of
 from coca.server.routes.tenants import CurrentTenant, Writer
 from coca.server.schemas.items import Affected, Item, ItemChange, ItemChanges, ItemIds, NewItem
 from coca.server.schemas.shared import CollectionName
@@ -18,16 +18,6 @@ Id: TypeAlias = Annotated[str, Path(min_length=1, max_length=64)]
 Named: TypeAlias = Annotated[CollectionName, Query()]
 
 _FRESH = {"Cache-Control": "private, max-age=86400"}
-_MEDIA_TYPES = {
-    "JPEG": "image/jpeg",
-    "MPO": "image/jpeg",
-    "PNG": "image/png",
-    "WEBP": "image/webp",
-    "GIF": "image/gif",
-    "BMP": "image/bmp",
-    "AVIF": "image/avif",
-    "TIFF": "image/tiff",
-}
 
 
 @router.get("/{id:path}/thumbnail", responses={200: {"content": {"image/jpeg": {}}}})
@@ -52,8 +42,7 @@ def thumbnail(
 def original(id: Id, tenant: CurrentTenant, collection: Named = None) -> Response:
     """Return the encoded image as it is stored."""
     data = tenant.service.original(tenant.collection(collection).record(id))
-    kind = _MEDIA_TYPES.get(format_of(data), "application/octet-stream")
-    return Response(data, media_type=kind, headers=_FRESH)
+    return Response(data, media_type=media_type_of(data), headers=_FRESH)
 
 
 @router.get("/{id:path}")

@@ -1,0 +1,100 @@
+"""A real `coca serve` process, and plain HTTP requests to it."""
+
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A running service."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 0)
+
+    def request(
+        self, method: str, target: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send a request in a connection of its own; the target is sent as it is."""
+        connection = http.client.HTTPConnection(*self.address, timeout=240)
+        try:
+            given = dict(headers or {})
+            if body is not None and not isinstance(body, bytes):
+                body = json.dumps(body).encode()
+                given.setdefault("Content-Type", "application/json")
+            connection.request(method, target, body, given)
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found, response.read())
+        finally:
+            connection.close()
+
+    def get(self, target: str) -> Answer:
+        return self.request("GET", target)
+
+    def post(self, target: str, body: Any) -> Answer:
+        return self.request("POST", target, body)
+
+
+@contextmanager
+def serving(
+    *arguments: str, cache: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
+    """Run `coca serve` on a free port."""
+    command = [sys.executable, "-m", "coca", "serve", "--port", "0", *arguments]
+    variables = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**variables, **(environment or {})},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            shown: list[str] = []
+            for line in process.stdout:
+                shown.append(line)
+                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                    yield ServerProcess(found[0], process)
+                    return
+            raise AssertionError("coca serve ended early: " + "".join(shown))
+        finally:
+            process.terminate()
+
+
+def child_processes(pid: int, part: str) -> set[int]:
+    """The running children of a process whose command line contains a text (Linux)."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            with suppress(OSError):
+                if part.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.add(child)
+    return found
