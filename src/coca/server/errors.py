@@ -72,6 +72,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(CocaError)
     async def _coca_error(request: Request, error: CocaError) -> JSONResponse:
+        if status_of(error)[0] == 500:
+            return await _unexpected(request, error)
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

@@ -16,7 +16,7 @@ BODY_TIMEOUT_S = 30.0
 
 
 class BodyLimit:
-    """Rejects bodies that are too large (413) or too slow (408), without keeping them."""
+    """Rejects bodies that are too large (413), too slow (408) or of two lengths (400)."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> None:
         self._app = app
@@ -29,6 +29,13 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         sentence = f"a request body must have at most {self._max_bytes:,} bytes"
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            # A proxy that reads the other header would take the rest of the body for a request.
+            two = "a request must not have both Content-Length and Transfer-Encoding"
+            close = {"Connection": "close"}
+            response = JSONResponse(error_body(two, 400, "two_lengths"), 400, close)
+            await response(scope, receive, send)
+            return
         for name, value in scope["headers"]:
             if name == b"content-length" and int(value) > self._max_bytes:
                 body = error_body(sentence, 413, "too_large")

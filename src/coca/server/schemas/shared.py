@@ -23,6 +23,14 @@ def _box(region: list[float]) -> list[float]:
     return region
 
 
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text must have no lone surrogates") from None
+    return text
+
+
 Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 ItemId: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 DataUri: TypeAlias = Annotated[
@@ -55,7 +63,8 @@ Expression: TypeAlias = Annotated[
     str,
     Field(max_length=16_384, description="Milvus filter expression, such as `width > 100`."),
 ]
-Value: TypeAlias = bool | int | float | str
+# In a union, pydantic accepts texts that cannot be encoded.
+Value: TypeAlias = bool | int | float | Annotated[str, AfterValidator(_encodable)]
 Side: TypeAlias = Literal["image", "text"]
 
 
