@@ -24,10 +24,13 @@ ASYNC := -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function
 # A browser's driver and an accessibility checker for the tests of the web page.
 PAGE := .venv-page/.installed
 
+# Unmodified clients of the service, and schemathesis.
+CLIENTS := .venv-clients/.installed
+
 .DEFAULT_GOAL := help
 # Two installations at a time would corrupt the folder that they share.
 .NOTPARALLEL:
-.PHONY: help demo test test-server test-ray test-export test-page test-integrations test-gpu test-docs test-lowest check format bench docs milvus clean
+.PHONY: help demo test test-server test-ray test-export test-page test-clients test-integrations test-gpu test-docs test-lowest check format bench docs milvus clean
 
 help: ## List all verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +53,9 @@ test-export: $(EXPORT) ## Export models to ONNX and run them without torch, in .
 
 test-page: $(PAGE) ## Run the tests of the web page in Debian's chromium; they skip without it
 	.venv-page/bin/python -m pytest -m page --timeout 1200 tests/page
+
+test-clients: $(CLIENTS) ## Run unmodified clients and schemathesis against the service, in .venv-clients
+	.venv-clients/bin/python -m pytest tests/clients
 
 test-integrations: $(INTEGRATIONS) ## Run the tests of the adapters with the real libraries, in .venv-integrations
 	.venv-integrations/bin/python -m pytest tests/integrations $(ASYNC)
@@ -134,6 +140,14 @@ $(PAGE): pyproject.toml
 	@.venv-page/bin/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[search,serve]' beartype hypothesis 'playwright>=1.65,<2' pytest pytest-timeout
 	@npm install --silent --no-save --no-audit --no-fund --prefix .venv-page 'axe-core@^4.14'
+	@touch $@
+
+$(CLIENTS): pyproject.toml
+	@echo "installing clients and schemathesis into .venv-clients; the first time takes a minute or two"
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[mcp]' 'cohere>=7' 'litellm>=1.110' 'openai>=3' 'schemathesis>=4.32,<5' \
+		beartype hypothesis pytest pytest-timeout
 	@touch $@
 
 $(INTEGRATIONS): pyproject.toml

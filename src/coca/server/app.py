@@ -1,5 +1,8 @@
 """FastAPI application of the service."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from coca.server.errors import add_error_handlers
 from coca.server.limits import BodyLimit, LocalHostOnly, ResponseHeaders
 from coca.server.metrics import MeasureRequests, RequestMetrics
 from coca.server.routes import generation, items, jobs, mining, openai, operations, search, tei
+from coca.server.schemas.errors import ERRORS
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
 
@@ -33,7 +37,25 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
         service: Open collections and model.
         settings: Settings of the service.
     """
-    app = FastAPI(title="coca", version=__version__, docs_url=None, redoc_url=None)
+    tools = None
+    if find_spec("mcp") is not None:
+        from coca.server.routes.mcp import mcp_route
+
+        tools, sessions = mcp_route()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with sessions.run() if tools else nullcontext():
+            yield
+
+    app = FastAPI(
+        title="coca",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=ERRORS,
+    )
     app.state.service = service
     add_error_handlers(app)
 
@@ -47,6 +69,8 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
         app.include_router(part.router)
     if service.jobs.folders:
         app.include_router(jobs.router)
+    if tools is not None:
+        app.router.routes.append(tools)
     if (PAGE / "index.html").is_file():
         app.mount("/", _PageFiles(directory=PAGE, html=True), name="page")
     return app

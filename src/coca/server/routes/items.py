@@ -8,6 +8,7 @@ from coca.server.answers import item_of
 from coca.server.changes import add_item, change_items, delete_items
 from coca.server.images import media_type_of
 from coca.server.routes.tenants import CurrentTenant, Writer
+from coca.server.schemas.errors import WRITE_ERRORS
 from coca.server.schemas.items import Affected, Item, ItemChange, ItemChanges, ItemIds, NewItem
 from coca.server.schemas.shared import CollectionName
 from coca.server.thumbnails import SIDES
@@ -52,7 +53,7 @@ def item(id: Id, tenant: CurrentTenant, collection: Named = None) -> Item:
     return item_of(tenant, served, served.record(id))
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses={200: {"model": Item}, **WRITE_ERRORS})
 def add(body: NewItem, tenant: Writer, response: Response) -> Item:
     """Add an image; status 200 and the unchanged item if the collection has it already."""
     record, new = add_item(tenant, body)
@@ -60,7 +61,7 @@ def add(body: NewItem, tenant: Writer, response: Response) -> Item:
     return item_of(tenant, tenant.collection(body.collection), record)
 
 
-@router.put("/{id:path}", status_code=201)
+@router.put("/{id:path}", status_code=201, responses={200: {"model": Item}, **WRITE_ERRORS})
 def put(id: Id, body: NewItem, tenant: Writer, response: Response) -> Item:
     """Add an image under its id, the first 32 hex digits of the SHA-256 of its bytes."""
     record, new = add_item(tenant, body, id=id)
@@ -68,14 +69,14 @@ def put(id: Id, body: NewItem, tenant: Writer, response: Response) -> Item:
     return item_of(tenant, tenant.collection(body.collection), record)
 
 
-@router.patch("")
+@router.patch("", responses=WRITE_ERRORS)
 def change_many(body: ItemChanges, tenant: Writer) -> Affected:
     """Apply the same changes to several items."""
     changed, missing = change_items(tenant, tenant.collection(body.collection), body.ids, body)
     return Affected(ids=[record.id for record in changed], missing=missing)
 
 
-@router.patch("/{id:path}")
+@router.patch("/{id:path}", responses=WRITE_ERRORS)
 def change(id: Id, body: ItemChange, tenant: Writer, collection: Named = None) -> Item:
     """Change caption, tags, album, time or metadata of an item."""
     served = tenant.collection(collection)
@@ -84,14 +85,14 @@ def change(id: Id, body: ItemChange, tenant: Writer, collection: Named = None) -
     return item_of(tenant, served, record)
 
 
-@router.post("/delete")
+@router.post("/delete", responses=WRITE_ERRORS)
 def delete_many(body: ItemIds, tenant: Writer) -> Affected:
     """Delete several items; uploaded images are deleted as well, files of folders are not."""
     deleted, missing = delete_items(tenant, tenant.collection(body.collection), body.ids)
     return Affected(ids=deleted, missing=missing)
 
 
-@router.delete("/{id:path}")
+@router.delete("/{id:path}", responses=WRITE_ERRORS)
 def delete(id: Id, tenant: Writer, collection: Named = None) -> Affected:
     """Delete an item."""
     served = tenant.collection(collection)

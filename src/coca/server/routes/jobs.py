@@ -5,11 +5,12 @@ from fastapi import APIRouter
 from coca.server.jobs import IndexJob
 from coca.server.routes.tenants import CurrentTenant, Writer
 from coca.server.schemas.collections import Job, JobList, JobRequest
+from coca.server.schemas.errors import WRITE_ERRORS
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, responses=WRITE_ERRORS)
 def start(body: JobRequest, tenant: Writer) -> Job:
     """Index folders of the machine of the service, which its operator allows."""
     collection = tenant.collection(body.collection)
@@ -29,7 +30,7 @@ def job(id: str, tenant: CurrentTenant) -> Job:
     return _body(tenant.service.jobs.get(id, tenant.name))
 
 
-@router.delete("/{id}")
+@router.delete("/{id}", responses=WRITE_ERRORS)
 def cancel(id: str, tenant: Writer) -> Job:
     """Cancel a job; what it wrote is kept."""
     job = tenant.service.jobs.get(id, tenant.name)

@@ -1,4 +1,4 @@
-"""Routes `/v1/embeddings`, `/v1/rerank` and `/v1/models` for clients of OpenAI, Jina and Cohere."""
+"""Routes `/v1/embeddings`, `/v1/rerank`, `/v2/rerank`, `/v1/models`: OpenAI, Jina, Cohere."""
 
 import base64
 import uuid
@@ -26,10 +26,10 @@ from coca.server.schemas.openai import (
     Usage,
 )
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(tags=["openai"])
 
 
-@router.post("/embeddings")
+@router.post("/v1/embeddings")
 def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingResponse:
     """Embed texts, and images as data URIs."""
     model = tenant.service.model
@@ -48,7 +48,8 @@ def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingRespon
     )
 
 
-@router.post("/rerank")
+@router.post("/v1/rerank")
+@router.post("/v2/rerank")
 def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
     """Rank documents: images by the likelihood of the query as caption, texts by the cosine."""
     model = tenant.service.model
@@ -70,7 +71,7 @@ def rerank(body: RerankRequest, tenant: CurrentTenant) -> RerankResponse:
     )
 
 
-@router.get("/models")
+@router.get("/v1/models")
 def models(tenant: CurrentTenant) -> ModelList:
     """List the model of the service."""
     return ModelList(data=[Model(id=name_of(tenant.service.model))])

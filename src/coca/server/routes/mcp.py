@@ -1,0 +1,209 @@
+"""Route `/mcp`: tools for agents over the Model Context Protocol (streamable HTTP, stateless)."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+from mcp.server.mcpserver import Context, Image, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp.types import ToolAnnotations
+from pydantic import Field
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from coca import __version__
+from coca.core.errors import CocaError, DataError
+from coca.server.answers import item_of
+from coca.server.contact_sheet import SIDE_PX, draw_sheet
+from coca.server.errors import ServiceError, error_response
+from coca.server.queries import search as find
+from coca.server.routes import mining
+from coca.server.routes import search as searching
+from coca.server.routes.tenants import tenant_of
+from coca.server.schemas.items import Item
+from coca.server.schemas.mining import FacetsRequest, FacetsResponse
+from coca.server.schemas.search import SearchRequest, SearchResponse
+from coca.server.schemas.shared import CollectionName, Condition, Expression, ItemId, Text
+from coca.server.served_collection import ServedCollection
+from coca.server.service import Tenant
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INSTRUCTIONS = """Search collections of images by text, by a similar image and by metadata.
+`search` and `similar` return items with their ids, captions, tags and scores; `contact_sheet` shows
+the images of a search; `get` returns one item; `facets` counts tags, albums and metadata values, \
+which `where` filters by."""
+
+Few: TypeAlias = Annotated[int, Field(ge=1, le=100, description="Maximum number of items.")]
+Shown: TypeAlias = Annotated[int, Field(ge=1, le=30, description="Maximum number of images.")]
+Where: TypeAlias = Annotated[
+    list[Condition], Field(max_length=64, description="Conditions that all must hold.")
+]
+Fields: TypeAlias = Annotated[
+    list[str] | None,
+    Field(description="tags, album, caption_source or metadata.KEY; null: those with few values."),
+]
+
+
+def mcp_route() -> tuple[Route, StreamableHTTPSessionManager]:
+    """Build the route `/mcp`, and the session manager that must run while it is served."""
+    server: MCPServer[Any] = MCPServer(
+        "coca",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        log_level="WARNING",
+        subscriptions=False,
+    )
+    for tool in (search, similar, get, contact_sheet, facets):
+        server.add_tool(
+            _with_tool_errors(tool),
+            annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            # An image has no structured form.
+            structured_output=False if tool is contact_sheet else None,
+        )
+    # The endpoint checks host and origin by itself, since it also serves other hosts.
+    server.streamable_http_app(
+        stateless_http=True,
+        json_response=True,
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
+    manager = server.session_manager
+    return Route("/mcp", _Endpoint(manager), methods=["GET", "POST", "DELETE"]), manager
+
+
+def search(
+    context: Context[Any, Any],
+    text: Text,
+    limit: Few = 10,
+    collection: CollectionName = None,
+    filter: Expression = "",
+    where: Where = [],  # noqa: B006
+) -> SearchResponse:
+    """Search images by a text such as "a red car in the snow"; the best hits come first."""
+    body = SearchRequest(text=text, limit=limit, collection=collection, filter=filter, where=where)
+    return searching.search(body, _tenant(context))
+
+
+def similar(
+    context: Context[Any, Any],
+    id: ItemId,
+    limit: Few = 10,
+    collection: CollectionName = None,
+    filter: Expression = "",
+    where: Where = [],  # noqa: B006
+) -> SearchResponse:
+    """Find the images that are most similar to an item, which itself is left out."""
+    body = SearchRequest(id=id, limit=limit, collection=collection, filter=filter, where=where)
+    return searching.search(body, _tenant(context))
+
+
+def get(context: Context[Any, Any], id: ItemId, collection: CollectionName = None) -> Item:
+    """Return an item: captions, tags, album, size, time of capture and metadata."""
+    tenant = _tenant(context)
+    served = tenant.collection(collection)
+    return item_of(tenant, served, served.record(id))
+
+
+def contact_sheet(
+    context: Context[Any, Any],
+    text: Text | None = None,
+    ids: Annotated[list[ItemId], Field(max_length=30, description="Items, without a text.")] = [],  # noqa: B006
+    limit: Shown = 15,
+    collection: CollectionName = None,
+    filter: Expression = "",
+    where: Where = [],  # noqa: B006
+) -> list[Any]:
+    """Show the images of a search, or of some items, in one numbered image with their captions.
+
+    Without a text and ids it shows the newest items that the filters keep.
+    """
+    tenant = _tenant(context)
+    served = tenant.collection(collection)
+    if ids:
+        found: Sequence[Any] = [served.record(id) for id in ids]
+    else:
+        body = SearchRequest(
+            text=text, limit=limit, collection=collection, filter=filter, where=where
+        )
+        found, _, _ = find(tenant, body)
+    sheet = draw_sheet([_pixels(tenant, served, one.id) for one in found])
+    lines = [f"{number}. {one.id}: {one.caption}" for number, one in enumerate(found, start=1)]
+    return [Image(data=sheet, format="jpeg"), "\n".join(lines) or "nothing was found"]
+
+
+def facets(
+    context: Context[Any, Any],
+    fields: Fields = None,
+    collection: CollectionName = None,
+    filter: Expression = "",
+    where: Where = [],  # noqa: B006
+) -> FacetsResponse:
+    """Count the values of tags, albums and metadata, and the items by time of capture."""
+    body = FacetsRequest(fields=fields, collection=collection, filter=filter, where=where)
+    return mining.facets(body, _tenant(context))
+
+
+class _Endpoint:
+    """ASGI endpoint that resolves the key of a request before the SDK reads its body."""
+
+    def __init__(self, manager: StreamableHTTPSessionManager) -> None:
+        self._manager = manager
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        try:
+            _check_origin(request)
+            request.state.tenant = tenant_of(request)
+        except ServiceError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        await self._manager.handle_request(scope, receive, send)
+
+
+def _check_origin(request: Request) -> None:
+    """Check that a page that sends the request is a page of this host, against DNS rebinding."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise ServiceError(
+            f"requests of pages from {origin[:200]!r} are not answered",
+            status=403,
+            code="wrong_origin",
+        )
+
+
+def _tenant(context: Context[Any, Any]) -> Tenant:
+    request = context.request_context.request
+    assert request is not None
+    tenant: Tenant = request.state.tenant
+    return tenant
+
+
+def _pixels(tenant: Tenant, served: ServedCollection, id: str) -> Any:
+    """Read the pixels of a thumbnail; None where the image is gone or damaged."""
+    key, thumbnails = served.thumbnail_key(id), tenant.service.thumbnails
+    try:
+        small = thumbnails.cached(key, SIDE_PX)
+        if small is None:
+            original = tenant.service.original(served.record(id))
+            small = thumbnails.make(key, SIDE_PX, original)
+        return tenant.service.decoder.pixels(small, SIDE_PX)
+    except (DataError, ServiceError):
+        return None
+
+
+def _with_tool_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Report the errors of the package as results of a tool, which agents can read."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except CocaError as error:
+            raise ToolError(str(error)) from error
+
+    return wrapper

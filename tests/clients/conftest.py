@@ -1,0 +1,44 @@
+"""A real `coca serve` process for unmodified clients of other services."""
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+import coca
+from coca.inference.predictor import Predictor
+from server_process import ServerProcess, serving
+from tiny_collection import write_collections
+from tiny_data import picture
+from tiny_model import write_model
+
+KEY = "key-of-the-tests"
+
+
+@pytest.fixture(scope="session")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return coca.load(write_model(tmp_path_factory.mktemp("model") / "model"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def images() -> list[bytes]:
+    return [picture(number, side=24) for number in range(6)]
+
+
+@pytest.fixture(scope="session")
+def process(
+    tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, images: list[bytes]
+) -> Iterator[ServerProcess]:
+    """A service with one key for both collections, and one for `others` only."""
+    root = tmp_path_factory.mktemp("served")
+    uri = write_collections(root, predictor, {"pictures": images, "others": [picture(100)]})
+    keys = root / "keys.json"
+    keys.write_text(
+        f'{{"{KEY}": {{"name": "all"}}, "key-of-bert": '
+        '{"name": "bert", "collections": ["others"], "writable": false}}'
+    )
+    names = ("--collection", "pictures", "--collection", "others", "--keys", str(keys))
+    arguments = ("--uri", uri, *names, "--model", predictor.source)
+    with serving(*arguments, cache=root / "cache") as running:
+        yield running

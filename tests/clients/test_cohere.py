@@ -1,0 +1,21 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("cohere", reason="`make test-clients` installs cohere")
+
+import cohere
+
+from coca.inference.predictor import Predictor
+from server_process import ServerProcess
+
+TEXTS = ["two dogs play", "a red car", "a cat"]
+
+
+@pytest.mark.parametrize("version", ["Client", "ClientV2"])
+def test_documents_are_reranked(process: ServerProcess, predictor: Predictor, version: str) -> None:
+    client = getattr(cohere, version)(api_key="key-of-the-tests", base_url=process.url)
+    found = client.rerank(model="coca", query="a red car", documents=TEXTS, top_n=2).results
+    cosines = predictor.embed_texts(TEXTS) @ predictor.embed_texts(["a red car"])[0]
+    assert [one.index for one in found] == np.argsort(-cosines)[:2].tolist()
+    scores = [one.relevance_score for one in found]
+    assert scores == pytest.approx(((1 + np.sort(cosines)[::-1][:2]) / 2).tolist(), abs=1e-4)

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("litellm", reason="`make test-clients` installs litellm")
+
+import litellm
+
+from coca.inference.predictor import Predictor
+from server_process import ServerProcess
+
+TEXTS = ["two dogs play", "a red car", "a cat"]
+KEY = "key-of-the-tests"
+
+
+def test_embeddings_are_those_of_the_model(process: ServerProcess, predictor: Predictor) -> None:
+    found = litellm.embedding(
+        model="openai/coca", input=TEXTS, api_base=f"{process.url}/v1", api_key=KEY
+    )
+    vectors = [one["embedding"] for one in found.data]
+    assert np.allclose(vectors, predictor.embed_texts(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("provider", "path"), [("cohere", "/v2/rerank"), ("jina_ai", "/v1/rerank"), ("infinity", "")]
+)
+def test_documents_are_reranked(
+    process: ServerProcess, predictor: Predictor, provider: str, path: str
+) -> None:
+    base = process.url + (path or "/v1")
+    found = litellm.rerank(
+        model=f"{provider}/coca", query="a red car", documents=TEXTS, api_base=base, api_key=KEY
+    ).results
+    cosines = predictor.embed_texts(TEXTS) @ predictor.embed_texts(["a red car"])[0]
+    assert [one["index"] for one in found] == np.argsort(-cosines).tolist()

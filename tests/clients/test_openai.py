@@ -1,0 +1,47 @@
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openai", reason="`make test-clients` installs openai")
+
+import openai
+
+from coca.inference.predictor import Predictor
+from server_process import ServerProcess
+
+TEXTS = ["a red car", "two dogs play"]
+KEY = "key-of-the-tests"
+
+
+def embed(process: ServerProcess, *, key: str = KEY, **options: object) -> list[Any]:
+    with openai.OpenAI(base_url=f"{process.url}/v1", api_key=key, max_retries=0) as client:
+        data = client.embeddings.create(input=TEXTS, model="coca", **options).data
+        return [one.embedding for one in data]
+
+
+def test_embeddings_are_those_of_the_model(process: ServerProcess, predictor: Predictor) -> None:
+    # The client asks for base64 by itself, and decodes it.
+    assert np.allclose(embed(process), predictor.embed_texts(TEXTS), atol=1e-5)
+    floats = embed(process, encoding_format="float")
+    assert np.allclose(floats, predictor.embed_texts(TEXTS), atol=1e-5)
+    encoded = embed(process, encoding_format="base64")
+    decoded = [np.frombuffer(base64.b64decode(str(one)), "<f4") for one in encoded]
+    assert np.allclose(decoded, floats, atol=1e-6)
+
+
+def test_dimensions_shorten_the_vectors(process: ServerProcess) -> None:
+    assert np.linalg.norm(embed(process, dimensions=4), axis=1) == pytest.approx([1, 1], abs=1e-5)
+    with pytest.raises(openai.BadRequestError, match="dimensions must be"):
+        embed(process, dimensions=10_000)
+
+
+def test_a_wrong_key_is_an_authentication_error(process: ServerProcess) -> None:
+    with pytest.raises(openai.AuthenticationError, match="a valid key is needed"):
+        embed(process, key="wrong-key")
+
+
+def test_the_model_is_listed(process: ServerProcess) -> None:
+    with openai.OpenAI(base_url=f"{process.url}/v1", api_key=KEY) as client:
+        assert [one.object for one in client.models.list()] == ["model"]

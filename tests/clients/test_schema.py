@@ -1,0 +1,34 @@
+"""The service keeps what its OpenAPI document promises, by requests that schemathesis draws."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("schemathesis", reason="`make test-clients` installs schemathesis")
+
+from server_process import ServerProcess
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "10"))
+"""Number of drawn requests of each route, besides those of its limits."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+def test_schemathesis_finds_nothing(process: ServerProcess, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
+        *(
+            "run",
+            f"{process.url}/openapi.json",
+            "--header",
+            "Authorization: Bearer key-of-the-tests",
+        ),
+        *("--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES)),
+        *("--seed", "1", "--no-shrink", "--continue-on-failure", "--request-timeout", "240"),
+        *("--suppress-health-check", "all", "--generation-database", "none"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
