@@ -10,7 +10,7 @@ import coca
 from coca.inference.predictor import Predictor
 from server_process import ServerProcess, serving
 from tiny_collection import write_collections
-from tiny_data import picture
+from tiny_data import image_bytes
 from tiny_model import write_model
 
 KEY = "key-of-the-tests"
@@ -23,7 +23,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 @pytest.fixture(scope="session")
 def images() -> list[bytes]:
-    return [picture(number, side=24) for number in range(6)]
+    return [image_bytes(number, side=24) for number in range(6)]
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def process(
 ) -> Iterator[ServerProcess]:
     """A service with one key for both collections, and one for `others` only."""
     root = tmp_path_factory.mktemp("served")
-    uri = write_collections(root, predictor, {"pictures": images, "others": [picture(100)]})
+    uri = write_collections(root, predictor, {"pictures": images, "others": [image_bytes(100)]})
     keys = root / "keys.json"
     keys.write_text(
         f'{{"{KEY}": {{"name": "all"}}, "key-of-bert": '

@@ -17,7 +17,7 @@ from PIL import Image
 from coca.inference.predictor import Predictor
 from coca.search.records import content_id
 from server_process import ServerProcess
-from tiny_data import picture
+from tiny_data import image_bytes
 
 T = TypeVar("T")
 KEY = "key-of-the-tests"
@@ -105,7 +105,7 @@ def test_errors_are_sentences(process: ServerProcess) -> None:
 
 def test_a_key_sees_its_own_collections_only(process: ServerProcess, images: list[bytes]) -> None:
     found = call(process, "search", key="key-of-bert", text="a car").structured_content
-    assert [one["id"] for one in found["hits"]] == [content_id(picture(100))]
+    assert [one["id"] for one in found["hits"]] == [content_id(image_bytes(100))]
     for tool, arguments in (
         ("get", {"id": content_id(images[0])}),
         ("similar", {"id": content_id(images[0])}),

@@ -18,7 +18,7 @@ from coca.search.ingest.image_metadata import read_header
 from coca.server.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.decoding.worker import pixel_box
 from server_process import child_processes
-from tiny_data import picture
+from tiny_data import image_bytes
 
 TRANSFORM = ImageTransform(ImageConfig(image_size=16))
 MAX_PIXELS = 4_000_000
@@ -127,7 +127,7 @@ def test_the_pixel_limit_is_checked_before_decoding(decoder: ProcessDecoder) -> 
 
 
 def test_more_memory_than_the_limit_is_too_large(decoder: ProcessDecoder) -> None:
-    decoder.decode(picture(1))
+    decoder.decode(image_bytes(1))
     (pid,) = decoders()
     status = Path(f"/proc/{pid}/status").read_text()
     (used,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize"))
@@ -143,10 +143,10 @@ def test_more_memory_than_the_limit_is_too_large(decoder: ProcessDecoder) -> Non
 
 
 def test_a_process_that_is_killed_is_replaced(decoder: ProcessDecoder) -> None:
-    decoder.decode(picture(1))
+    decoder.decode(image_bytes(1))
     (pid,) = decoders()
     os.kill(pid, signal.SIGKILL)
-    assert decoder.decode(picture(1)).width == 12
+    assert decoder.decode(image_bytes(1)).width == 12
     (other,) = decoders()
     assert other != pid
 
@@ -154,13 +154,13 @@ def test_a_process_that_is_killed_is_replaced(decoder: ProcessDecoder) -> None:
 def test_an_image_that_hangs_is_an_error_and_the_next_one_is_decoded() -> None:
     others = decoders()
     decoder = ProcessDecoder(TRANSFORM, max_pixels=MAX_PIXELS, timeout_s=8.0, processes=1)
-    decoder.decode(picture(1))
+    decoder.decode(image_bytes(1))
     (pid,) = decoders() - others
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(DataError, match="took longer than 8 seconds") as caught:
-        decoder.decode(picture(1))
+        decoder.decode(image_bytes(1))
     assert caught.value.reason == "too_slow"
-    assert decoder.decode(picture(1)).width == 12
+    assert decoder.decode(image_bytes(1)).width == 12
     decoder.close()
 
 
@@ -170,7 +170,7 @@ def test_a_process_sees_no_secrets_and_opens_no_files(
     others = decoders()
     monkeypatch.setenv("COCA_API_KEYS", "a-secret-key")
     opened = ProcessDecoder(TRANSFORM, max_pixels=MAX_PIXELS, processes=1)
-    opened.decode(picture(1))
+    opened.decode(image_bytes(1))
     (pid,) = decoders() - others
     assert b"a-secret-key" not in Path(f"/proc/{pid}/environ").read_bytes()
     limits = Path(f"/proc/{pid}/limits").read_text().splitlines()

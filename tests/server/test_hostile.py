@@ -18,7 +18,7 @@ from PIL import Image
 from coca.search.records import content_id
 from server_client import data_uri
 from server_process import ServerProcess, child_processes
-from tiny_data import picture
+from tiny_data import image_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -124,9 +124,9 @@ def test_a_polyglot_is_an_image_and_nothing_else(process: ServerProcess) -> None
         ("/v1/search", {"text": "x" * 1_000_000}, {422}),
         ("/v1/search", {"text": "\0\u202e\x1b[31m\U0001f600"}, {200}),
         ("/v1/embeddings", {"input": "x " * 500_000}, {200}),
-        ("/v1/caption", {"image": data_uri(picture(1)), "prompt": "x" * 100_000}, {422}),
-        ("/v1/items", {"image": data_uri(picture(2)), "caption": "x" * 100_000}, {422}),
-        ("/v1/items", {"image": data_uri(picture(2)), "tags": ["x" * 100_000]}, {400, 422}),
+        ("/v1/caption", {"image": data_uri(image_bytes(1)), "prompt": "x" * 100_000}, {422}),
+        ("/v1/items", {"image": data_uri(image_bytes(2)), "caption": "x" * 100_000}, {422}),
+        ("/v1/items", {"image": data_uri(image_bytes(2)), "tags": ["x" * 100_000]}, {400, 422}),
         ("/v1/search", {"text": "cat", "filter": "(" * 10_000}, {400}),
         ("/v1/search", {"text": "cat", "filter": "id in [" + "'a'," * 3_000 + "'a']"}, {200}),
     ],
@@ -167,7 +167,7 @@ def test_what_is_no_request_is_the_fault_of_the_client(process: ServerProcess, b
 @pytest.mark.parametrize("field", ["caption", "album", "name", "tags", "metadata"])
 def test_characters_that_cannot_be_stored_are_rejected(process: ServerProcess, field: str) -> None:
     value = {"tags": '["\\ud800"]', "metadata": '{"\\ud800": "\\ud800"}'}.get(field, '"\\ud800"')
-    image = json.dumps(data_uri(picture(3)))
+    image = json.dumps(data_uri(image_bytes(3)))
     body = f'{{"image": {image}, "collection": "others", "{field}": {value}}}'.encode()
     answer = process.request("POST", "/v1/items", body, {"Content-Type": "application/json"})
     assert answer.status in (400, 422), answer.body[:500]
@@ -263,7 +263,7 @@ def test_a_slow_body_is_408(process: ServerProcess) -> None:
 
 
 def test_clients_that_hang_up_harm_nobody(process: ServerProcess) -> None:
-    body = json.dumps({"image": data_uri(picture(1))}).encode()
+    body = json.dumps({"image": data_uri(image_bytes(1))}).encode()
     whole = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     for length in (10, len(HEAD), len(whole) - 10, len(whole)):
         with socket.create_connection(process.address) as connection:
@@ -272,27 +272,27 @@ def test_clients_that_hang_up_harm_nobody(process: ServerProcess) -> None:
 
 def test_a_killed_decoder_is_replaced(process: ServerProcess) -> None:
     for _ in range(2):
-        assert process.post("/v1/search", {"image": data_uri(picture(1))}).status == 200
+        assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
         for pid in child_processes(process.process.pid, "coca.server.decoding"):
             os.kill(pid, signal.SIGKILL)
-    assert process.post("/v1/search", {"image": data_uri(picture(1))}).status == 200
+    assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
 
 
 @pytest.mark.slow
 def test_a_decoder_that_hangs_is_killed(process: ServerProcess) -> None:
-    assert process.post("/v1/search", {"image": data_uri(picture(1))}).status == 200
+    assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
     hanging = child_processes(process.process.pid, "coca.server.decoding")
     for pid in hanging:
         os.kill(pid, signal.SIGSTOP)
-    answer = process.post("/v1/search", {"image": data_uri(picture(1))})
+    answer = process.post("/v1/search", {"image": data_uri(image_bytes(1))})
     assert (answer.status, answer.json()["error"]["code"]) == (422, "too_slow")
     for pid in hanging & child_processes(process.process.pid, "coca.server.decoding"):
         os.kill(pid, signal.SIGCONT)
-    assert process.post("/v1/search", {"image": data_uri(picture(1))}).status == 200
+    assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
 
 
 def test_an_image_that_is_no_base64_is_400(process: ServerProcess) -> None:
-    broken = base64.b64encode(picture(1)).decode()[:-3] + "?"
+    broken = base64.b64encode(image_bytes(1)).decode()[:-3] + "?"
     for image in (broken, "file:///etc/passwd", "http://169.254.169.254/", "data:,x", "../x.png"):
         answer = process.post("/v1/search", {"image": image})
         assert answer.status == 400, answer.body

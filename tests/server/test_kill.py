@@ -16,7 +16,7 @@ from coca.inference.predictor import Predictor
 from coca.search.records import content_id
 from server_client import data_uri
 from server_process import ServerProcess, serving
-from tiny_data import picture
+from tiny_data import image_bytes
 
 KILLS = int(os.environ.get("KILLS", "3"))
 """Number of kills; more take minutes: `KILLS=20 pytest tests/server/test_kill.py`."""
@@ -42,7 +42,7 @@ class Writer:
     def write(self, process: ServerProcess, enough: threading.Semaphore) -> None:
         """Write until the service is killed."""
         while True:
-            data = picture(1_000_000 * (self.number + 1) + self.sent)
+            data = image_bytes(1_000_000 * (self.number + 1) + self.sent)
             id, self.sent = content_id(data), self.sent + 1
             self.images[id] = data
             body = {"image": data_uri(data), "tags": ["new"]}
