@@ -88,6 +88,7 @@ def test_heif_is_decoded_where_it_is_installed(decoder: ProcessDecoder) -> None:
 
 def test_a_region_is_that_part_of_the_pixels(decoder: ProcessDecoder) -> None:
     found = decoder.decode(ENCODED["png"], (0.25, 0.0, 1.0, 0.5))
+    assert found.covered == (0.25, 0.0, 1.0, 0.5)
     part = decode(ENCODED["png"])[:, :15, 10:]
     assert np.array_equal(found.square, TRANSFORM.square(part).permute(1, 2, 0).numpy())
     assert pixel_box((0.999, 0.999, 1.0, 1.0), 10, 10) == (9, 9, 10, 10)

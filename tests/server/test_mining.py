@@ -61,6 +61,7 @@ def test_captions_and_labels_are_those_of_the_model(
     (expected,) = predictor.caption([images[0]], num_beams=2)
     assert body["captions"][0]["text"] == expected.text
     assert body["captions"][0]["score"] == pytest.approx(expected.score, abs=1e-3)
+    assert body["attention_region"] == [0, 0, 1, 1]
     for word in body["attention"]:
         assert sum(map(sum, word["grid"])) == pytest.approx(1, abs=1e-3)
     labels = ["a red car", "two dogs play"]

@@ -40,6 +40,8 @@ class DecodedImage:
     height: int
     time: int
     """Time of capture, in seconds since 1970; 0 if unknown."""
+    covered: Box
+    """Part of the image that `square` shows; below 0 or above 1 where it is padded."""
 
 
 def media_type_of(data: bytes) -> str:

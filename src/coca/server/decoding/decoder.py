@@ -101,8 +101,10 @@ class ProcessDecoder:
         answer, payload = self._ask({"at_least": reduced, "box": box}, data, self._pixel_bytes)
         rows, columns, width, height, time = (int(answer[name]) for name in _FIELDS)
         pixels = torch.frombuffer(payload, dtype=torch.uint8).view(rows, columns, 3)
-        square = self._transform.square(pixels.permute(2, 0, 1))
-        return DecodedImage(square.permute(1, 2, 0).contiguous().numpy(), width, height, time)
+        pixels = pixels.permute(2, 0, 1)
+        square = self._transform.square(pixels).permute(1, 2, 0).contiguous().numpy()
+        covered = _within(box, self._transform.covered_region(pixels))
+        return DecodedImage(square, width, height, time, covered)
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
         """Encode an image as a small JPEG."""
@@ -172,6 +174,15 @@ class ProcessDecoder:
 def as_tensor(image: DecodedImage) -> UInt8[torch.Tensor, "3 S S"]:
     """Convert decoded pixels to the layout of `Predictor.embed_prepared`."""
     return torch.from_numpy(np.ascontiguousarray(image.square)).permute(2, 0, 1)
+
+
+def _within(box: Box | None, part: Box) -> Box:
+    """Convert a part of a region of an image to a part of the image."""
+    if box is None:
+        return part
+    width, height = box[2] - box[0], box[3] - box[1]
+    x0, y0, x1, y1 = part
+    return box[0] + x0 * width, box[1] + y0 * height, box[0] + x1 * width, box[1] + y1 * height
 
 
 def _thumbnail_bytes(header: dict[str, Any]) -> int:

@@ -45,6 +45,7 @@ def caption(body: CaptionRequest, tenant: CurrentTenant) -> CaptionResponse:
             for one in (best, *best.others)
         ],
         attention=maps,
+        attention_region=image.covered if body.attention else None,
     )
 
 

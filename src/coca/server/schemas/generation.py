@@ -47,6 +47,9 @@ class CaptionResponse(Body):
 
     captions: list[GeneratedCaption]
     attention: list[WordMap] | None = None
+    attention_region: tuple[float, float, float, float] | None = None
+    """Part of the image that the maps cover: left, top, right and bottom as fractions of width and
+    height. Below 0 or above 1 where the model pads the image."""
 
 
 class AnswerRequest(ImageReference):

@@ -2,15 +2,13 @@
 
 import { h } from "./dom.js";
 
-const WHOLE = [0, 0, 1, 1];
-
 /**
  * Show the words of a caption as buttons; one pressed, hovered or focused shows its map.
  * @param {HTMLElement} frame positioned element that covers the image exactly
  * @param {{word: string, grid: number[][]}[]} maps
- * @param {number[]} region part of the image that the maps cover, in fractions
+ * @param {number[]} region part of the image that the maps cover: left, top, right, bottom, in fractions
  */
-export function attentionWords(frame, maps, region = WHOLE) {
+export function attentionWords(frame, maps, region) {
   frame.querySelector(".attention")?.remove();
   const canvas = h("canvas", { class: "attention", "aria-hidden": "true", hidden: true });
   const [x0, y0, x1, y1] = region;

@@ -236,10 +236,8 @@ export class ItemView {
     }, { text: true });
     const shown = attention?.length
       ? [
-        attentionWords(this.frame, attention, region ?? undefined),
+        attentionWords(this.frame, attention, region),
         h("p", { class: "hint" }, "Point at a word to see where the model looks."),
-        // A model that trims empty borders does not report what it cropped.
-        !region && h("p", { class: "hint" }, "Places are approximate: the model crops empty borders."),
       ]
       : [h("p", { class: "item-caption" }, best?.text || "The model wrote no caption.")];
     root.replaceChildren(...shown);
