@@ -97,7 +97,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         by_text = [index.full_text_search(text, DEPTH) for text in texts]
         note("full text", [ids(hits) for hits in by_text])
         for weight in WEIGHTS:
-            fusion, shares = Fusion(words=weight), [1 - weight, weight]
+            fusion, shares = Fusion(text_weight=weight), [1 - weight, weight]
             joined = [fuse(pair, shares, fusion) for pair in zip(near, by_text, strict=True)]
             note(f"hybrid {weight}", [ids(hits) for hits in joined])
     emit(figures)

@@ -13,7 +13,7 @@ from coca.core.errors import ConfigError, DataError, MissingExtraError
 from coca.data.datasets.easy_vqa import EasyVQAConfig
 from coca.data.sample import Sample
 from coca.data.sources.annotated import AnnotationsConfig
-from coca.data.sources.base import Source, SourceConfig, words_of
+from coca.data.sources.base import Source, SourceConfig, read_metadata
 from coca.data.sources.factory import open_source
 from tiny_data import image_bytes
 from tiny_questions import (
@@ -61,7 +61,7 @@ def test_every_format_gives_texts_without_reading_images(
         assert source.key(row) == sample.key
         assert sample.text
         assert sample.answers or sample.labels
-        assert words_of(source, row) == replace(sample, image=b"", others=())
+        assert read_metadata(source, row) == replace(sample, image=b"", others=())
     assert everything(pickle.loads(pickle.dumps(source))) == samples
 
 
@@ -196,7 +196,7 @@ def test_the_questions_of_the_installed_package_are_those_that_it_counts() -> No
         source = open_source(EasyVQAConfig(path="installed", split=part))
         assert len(source) == questions
         assert source.read(questions - 1).image.startswith(b"\x89PNG")
-    answers = {words_of(source, row).answers[0] for row in range(len(source))}
+    answers = {read_metadata(source, row).answers[0] for row in range(len(source))}
     assert len(answers) == 13
 
 

@@ -148,7 +148,7 @@ def search(
     from coca.search.query.fusion import Fusion
     from coca.search.query.in_memory import advice_on_size
 
-    joined = Fusion(method=fusion.value, words=words) if hybrid else False
+    joined = Fusion(method=fusion.value, text_weight=words) if hybrid else False
     with place.open(resident=resident, runtime=runtime, progress=console.progress) as engine:
         if not resident and (advice := advice_on_size(engine.index.info)):
             console.note(advice)

@@ -33,30 +33,6 @@ def first_relevant_rank(
     return 1 + ((similarity > best) | (earlier & (similarity == best))).sum(axis=1)
 
 
-def recall_at_k(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"], k: int) -> float:
-    """Compute the fraction of queries with a relevant item in their top `k`; 0 to 1.
-
-    Ties are broken by position. Queries without a relevant item are an error, since skipping them
-    would inflate the score. With several relevant items (five captions of an image), the first
-    counts, as in the Flickr30k and COCO protocols.
-
-    Raises:
-        ValueError: `k` is below 1, or as `first_relevant_rank`.
-    """
-    if k < 1:
-        raise ValueError(f"k is {k}; recall looks at the first 1 or more items")
-    return float((first_relevant_rank(similarity, relevant) <= k).mean())
-
-
-def median_rank(similarity: Float[ndarray, "Q K"], relevant: Bool[ndarray, "Q K"]) -> float:
-    """Compute the median rank of the first relevant item over queries; 1 is the best.
-
-    Raises:
-        ValueError: As `first_relevant_rank`.
-    """
-    return float(np.median(first_relevant_rank(similarity, relevant)))
-
-
 def chance_recall(relevant: Bool[ndarray, "Q K"], k: int) -> float:
     """Compute the expected recall at `k` of a random ranking, 0 to 1.
 

@@ -63,22 +63,6 @@ def cross_attention_maps(
 
 
 @torch.no_grad()
-def embedding_map(
-    model: Captioner, images: Float[Tensor, "B C height width"]
-) -> Float[Tensor, "B P"]:
-    """Compute the attention map of the image embedding over patches.
-
-    In a cascade, it is the rollout through the captioning queries.
-
-    Returns:
-        Fractions of the patches in row-major order; they sum to 1.
-    """
-    poolings = model.poolings
-    _, rollout = _attention_rollout(poolings.contrastive, model.image_encoder(images))
-    return _patch_fractions(rollout, model.image_encoder.extra_tokens)[:, 0]
-
-
-@torch.no_grad()
 def patch_attributions(
     model: Captioner,
     images: Float[Tensor, "B C height width"],

@@ -60,7 +60,7 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
         min_score=request.min_score,
         on=request.on,
         group_by=request.group_by,
-        hybrid=Fusion(words=weight) if weight else False,
+        hybrid=Fusion(text_weight=weight) if weight else False,
         rerank=request.rerank,
     )
     return hits, None, True

@@ -14,7 +14,7 @@ from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.core.registry import Registry
 from coca.data.sample import Sample
-from coca.data.sources.base import MetadataSource, Source, SourceConfig, StampedSource
+from coca.data.sources.base import EtagSource, MetadataSource, Source, SourceConfig
 from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.model.generation.config import GenerationConfig
@@ -161,20 +161,20 @@ def check_task(predictor: Predictor, config: TaskConfig) -> str:
 
 
 def _samples_digest(config: SourceConfig, limit: int = 0) -> str:
-    """Hash a source's fingerprint, and the stamps of its samples if it has any.
+    """Hash a source's fingerprint, and the etags of its samples if it has any.
 
     The fingerprint alone covers names and sizes only. It does not change if an image or a caption
     is replaced by another of the same size.
     """
     source = open_source(config)
     digest = hashlib.sha256(source.fingerprint.encode())
-    if isinstance(source, StampedSource):
+    if isinstance(source, EtagSource):
         for row in range(min(limit, len(source)) if limit else len(source)):
             try:
-                stamp = source.stamp(row)
+                etag = source.etag(row)
             except DataError:
-                stamp = ""  # the task reports this sample as bad
-            digest.update(f"{stamp}\n".encode())
+                etag = ""  # the task reports this sample as bad
+            digest.update(f"{etag}\n".encode())
     return digest.hexdigest()
 
 
@@ -189,7 +189,7 @@ def read_all_metadata(config: SourceConfig, *, limit: int = 0) -> list[Sample]:
     found = []
     for row in range(min(limit, len(source)) if limit else len(source)):
         with suppress(DataError):
-            found.append(source.words(row))
+            found.append(source.read_metadata(row))
     return found
 
 

@@ -21,7 +21,7 @@ from numpy import ndarray
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
-from coca.data.sources.base import words_of
+from coca.data.sources.base import read_metadata
 from coca.data.sources.factory import open_source
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import chance_recall, first_relevant_rank
@@ -167,7 +167,7 @@ def _training_words(config: TaskConfig, progress: ProgressMaker) -> set[str]:
     with progress(f"reading {config.reference.title}", len(source)) as bar:
         for row in range(len(source)):
             try:
-                sample = words_of(source, row)
+                sample = read_metadata(source, row)
             except DataError:
                 continue
             finally:

@@ -63,7 +63,7 @@ def test_what_is_malformed_or_belongs_nowhere_is_a_bad_sample_of_its_own(tmp_pat
     errors = []
     for row in range(len(source)):
         try:
-            source.words(row)
+            source.read_metadata(row)
         except DataError as error:
             errors.append(str(error))
     assert len(source) - len(errors) == 2

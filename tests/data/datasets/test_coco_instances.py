@@ -7,7 +7,7 @@ import pytest
 from coca.core.errors import DataError
 from coca.data.datasets.coco_instances import BOXES
 from coca.data.sources.annotated import AnnotationsConfig
-from coca.data.sources.base import Source, words_of
+from coca.data.sources.base import Source, read_metadata
 from coca.data.sources.factory import open_source
 from tiny_scenes import NAMES, write_instances, write_scenes
 
@@ -33,7 +33,7 @@ def test_an_image_has_its_objects_with_names_boxes_and_size(tmp_path: Path) -> N
     assert [one["box"] for one in sample.metadata[BOXES]] == [note["bbox"] for note in notes]
     assert [one["name"] for one in sample.metadata[BOXES]] == list(NAMES.values())
     assert sample.image == (path.parent / "pictures" / "0.png").read_bytes()
-    assert words_of(source, 0).metadata == sample.metadata
+    assert read_metadata(source, 0).metadata == sample.metadata
 
 
 def test_an_image_without_objects_is_a_sample(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_crowds_and_areas_are_kept(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     notes = [{**BOX, "area": 3.5, "iscrowd": 1}, BOX]
     write_instances(tmp_path / "instances.json", [IMAGE], notes)
-    first, second = words_of(open_instances(tmp_path / "instances.json"), 0).metadata[BOXES]
+    first, second = read_metadata(open_instances(tmp_path / "instances.json"), 0).metadata[BOXES]
     assert (first["crowd"], first["area"]) == (True, 3.5)
     assert (second["crowd"], second["area"]) == (False, 12.0)
 
@@ -68,7 +68,7 @@ def test_a_malformed_box_is_a_bad_sample_of_its_own(tmp_path: Path, note: Any) -
     (tmp_path / "pictures").mkdir()
     write_instances(tmp_path / "instances.json", [IMAGE], [BOX, note])
     source = open_instances(tmp_path / "instances.json")
-    assert len(words_of(source, 0).metadata[BOXES]) == 1
+    assert len(read_metadata(source, 0).metadata[BOXES]) == 1
     with pytest.raises(DataError) as caught:
         source.read(1)
     assert caught.value.reason == "bad_record"

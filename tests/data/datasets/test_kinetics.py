@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import Source, words_of
+from coca.data.sources.base import Source, read_metadata
 from coca.data.sources.clips import ListedClipsConfig, SplitClipsConfig
 from coca.data.sources.factory import open_source
 from tiny_video import video
@@ -50,7 +50,7 @@ def test_a_video_that_is_gone_is_a_bad_sample_with_its_name(tmp_path: Path) -> N
 
 def test_only_the_clips_of_a_split_are_read(tmp_path: Path) -> None:
     source = open_kinetics(write_kinetics(tmp_path), "validate")
-    assert [words_of(source, row).labels for row in range(len(source))] == [("juggling",)]
+    assert [read_metadata(source, row).labels for row in range(len(source))] == [("juggling",)]
     with pytest.raises(DataError, match=r"train \(3\), validate \(1\)"):
         open_kinetics(tmp_path / "all.csv", "test")
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import Source, words_of
+from coca.data.sources.base import Source, read_metadata
 from coca.data.sources.clips import SplitClipsConfig
 from coca.data.sources.factory import open_source
 from tiny_video import video
@@ -73,7 +73,7 @@ def test_the_list_1k_a_has_one_sentence_a_video(tmp_path: Path) -> None:
     source = open_source(
         SplitClipsConfig(kind="msrvtt", path=str(tmp_path / "jsfusion.csv"), frames=2)
     )
-    assert words_of(source, 0).captions == ("a person walks",)
+    assert read_metadata(source, 0).captions == ("a person walks",)
     assert len(source.read(0).images) == 2
     with pytest.raises(DataError, match="lacks a video_id"):
         source.read(1)

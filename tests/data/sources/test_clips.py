@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import ConfigError, DataError
-from coca.data.sources.base import words_of
+from coca.data.sources.base import read_metadata
 from coca.data.sources.clips import Clip, ClipFolder, ClipSource
 from coca.data.sources.video_folder import VideosConfig
 from coca.processing.image import decode
@@ -45,7 +45,7 @@ def test_a_folder_of_images_is_a_clip_in_the_order_of_their_numbers(tmp_path: Pa
 
 def test_words_need_no_video() -> None:
     source = ClipSource([Clip("a", "/nowhere.mp4", labels=("run",))], config=settings())
-    assert words_of(source, 0).labels == ("run",)
+    assert read_metadata(source, 0).labels == ("run",)
     with pytest.raises(DataError, match="nowhere") as caught:
         source.read(0)
     assert caught.value.reason == "missing"

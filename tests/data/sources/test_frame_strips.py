@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coca.core.errors import DataError
-from coca.data.sources.base import words_of
+from coca.data.sources.base import read_metadata
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
 from coca.processing.image import decode
@@ -27,7 +27,7 @@ def test_strips_of_any_source_become_samples_of_frames(tmp_path: Path) -> None:
     ]
     assert sample.labels == ("wave",)
     assert decode(sample.image).shape == (3, 6, 6)
-    assert words_of(open_source(config), 0).labels == ("wave",)
+    assert read_metadata(open_source(config), 0).labels == ("wave",)
 
 
 def test_a_strip_of_another_length_is_a_bad_sample(tmp_path: Path) -> None:

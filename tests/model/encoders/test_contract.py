@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coca.core.config import from_dict, load_config, to_dict
 from coca.core.errors import ConfigError
-from coca.model.attribution import cross_attention_maps, embedding_map, patch_attributions
+from coca.model.attribution import cross_attention_maps, patch_attributions
 from coca.model.config import CoCaConfig
 from coca.model.detection.detector import Detector, DetectorConfig
 from coca.model.encoders.base import IMAGE_ENCODERS, ImageEncoderConfig
@@ -108,7 +108,6 @@ def test_attributions_cover_all_patches(name: str, tokens: Tensor) -> None:
         directions = model.encode_text(tokens)
         similarity = (model.encode_image(pixels) * directions).sum(dim=1)
     assert cross_attention_maps(model, pixels, tokens).shape == (2, 8, patches)
-    assert embedding_map(model, pixels).shape == (2, patches)
     each, rest = patch_attributions(model, pixels, directions)
     torch.testing.assert_close(each.sum(dim=1) + rest, similarity, rtol=1e-4, atol=1e-5)
 

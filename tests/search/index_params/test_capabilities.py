@@ -14,7 +14,7 @@ def test_a_newer_server_loses_nothing() -> None:
         assert older.indexes <= newer.indexes
         assert older.vector_types <= newer.vector_types
         assert older.vector_columns <= newer.vector_columns
-        for ability in ("hybrid", "bm25", "nullable", "group_by", "templates", "infix_like"):
+        for ability in ("bm25", "group_by", "templates"):
             assert getattr(older, ability) <= getattr(newer, ability)
 
 

@@ -67,7 +67,9 @@ def test_only_the_scale_of_scores_may_differ(scores: dict[str, float], fusion: F
     assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before])
 
 
-@pytest.mark.parametrize("wrong", [{"words": 1.5}, {"words": math.nan}, {"constant": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"text_weight": 1.5}, {"text_weight": math.nan}, {"constant": 0}]
+)
 def test_a_fusion_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"^{next(iter(wrong))} must be a "):
         Fusion(**wrong)  # type: ignore[arg-type]

@@ -39,10 +39,10 @@ def test_each_image_gets_the_reciprocals_of_both_its_places(
 def test_a_weight_of_0_or_1_leaves_one_ranking(engine: SearchEngine, embedder: Any) -> None:
     captions = word_search(engine.index)
     vectors = engine.search("image 3", k=40)
-    only = engine.search("image 3", hybrid=Fusion(words=0.0), k=40)
+    only = engine.search("image 3", hybrid=Fusion(text_weight=0.0), k=40)
     assert [hit.id for hit in only] == [hit.id for hit in vectors]
     words = captions.full_text_search("17", 40)
-    only = engine.search("17", hybrid=Fusion(words=1.0), k=40)
+    only = engine.search("17", hybrid=Fusion(text_weight=1.0), k=40)
     assert [hit.id for hit in only] == [hit.id for hit in words]
 
 
@@ -63,7 +63,12 @@ def test_pages_behind_the_first_depth_neither_overlap_nor_leave_gaps(
     monkeypatch.setattr(hybrid, "_DEPTHS", (16, 64, 256))
     index.upsert(make_record(f"{n}", caption=f"image {n % 7} of {n}") for n in range(90))
     engine = SearchEngine(embedder, index)
-    for fusion in (Fusion(), Fusion(method="scores"), Fusion(words=1.0), Fusion(words=0.0)):
+    for fusion in (
+        Fusion(),
+        Fusion(method="scores"),
+        Fusion(text_weight=1.0),
+        Fusion(text_weight=0.0),
+    ):
 
         def found(k: int, offset: int, fusion: Fusion = fusion) -> list[Hit]:
             return engine.search("image 3", k=k, offset=offset, hybrid=fusion)

@@ -180,7 +180,7 @@ class BatchDataset(Dataset[Batch | Failure]):
         results: list[Sample | DataError] = []
         for row in rows:
             try:
-                results.append(opened.words(row))
+                results.append(opened.read_metadata(row))
             except DataError as error:
                 results.append(error)
         return results

@@ -81,7 +81,7 @@ class AnnotatedSource:
         entry = self._entries[row]
         return str(row) if isinstance(entry, DataError) else entry.key
 
-    def words(self, row: int) -> Sample:
+    def read_metadata(self, row: int) -> Sample:
         """Return the sample without its images; `DataError` if its entry is malformed."""
         return self._entry(row).sample(())
 
@@ -90,7 +90,7 @@ class AnnotatedSource:
         entry = self._entry(row)
         return entry.sample([self._image(file) for file in (entry.file, *entry.others)])
 
-    def stamp(self, row: int) -> str:
+    def etag(self, row: int) -> str:
         """Return size and modification time of the images; the fingerprint covers the list."""
         entry = self._entry(row)
         return " ".join(file_etag(self._path(file)) for file in (entry.file, *entry.others))

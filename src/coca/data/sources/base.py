@@ -206,16 +206,16 @@ class BulkSource(Protocol):
 class MetadataSource(Protocol):
     """Optional interface of a source that reads text and metadata without the images."""
 
-    def words(self, row: int) -> Sample:
+    def read_metadata(self, row: int) -> Sample:
         """Read the sample in a row with an empty image and no others; raises as `read` does."""
         ...
 
 
 @runtime_checkable
-class StampedSource(Protocol):
+class EtagSource(Protocol):
     """Optional interface of a source that detects changed samples without reading images."""
 
-    def stamp(self, row: int) -> str:
+    def etag(self, row: int) -> str:
         """Return a value that changes when the sample changes, without reading its images.
 
         Raises:
@@ -225,18 +225,18 @@ class StampedSource(Protocol):
 
 
 @runtime_checkable
-class PlacedSource(Source, StampedSource, Protocol):
+class PathSource(Source, EtagSource, Protocol):
     """Optional interface of a source with stable image paths, for incremental updates."""
 
-    def places(self, row: int) -> Sequence[str]:
+    def paths(self, row: int) -> Sequence[str]:
         """Return the stable paths of the sample's images: files, URLs, or names in an archive.
 
         Rows that describe the same image share its path.
         """
         ...
 
-    def owned(self, place: str, stamp: str) -> bool:
-        """Return whether a sample with this path and stamp belongs to this source if it exists."""
+    def owned(self, path: str, etag: str) -> bool:
+        """Return whether a sample with this path and etag belongs to this source if it exists."""
         ...
 
 
@@ -308,10 +308,10 @@ def read_rows(source: Source, rows: Sequence[int]) -> list[Sample | DataError]:
     return results
 
 
-def words_of(source: Source, row: int) -> Sample:
+def read_metadata(source: Source, row: int) -> Sample:
     """Read the text and metadata of a sample, without its images if the source supports that.
 
     Raises:
         DataError: The sample cannot be read.
     """
-    return source.words(row) if isinstance(source, MetadataSource) else source.read(row)
+    return source.read_metadata(row) if isinstance(source, MetadataSource) else source.read(row)

@@ -89,14 +89,14 @@ class ClipSource:
         clip = self._clips[row]
         return str(row) if isinstance(clip, DataError) else clip.key
 
-    def words(self, row: int) -> Sample:
+    def read_metadata(self, row: int) -> Sample:
         """Return the sample without its frames; `DataError` if the clip is malformed."""
         clip = self._clips[row]
         if isinstance(clip, DataError):
             raise clip
         return Sample(clip.key, b"", clip.captions, clip.labels, clip.metadata)
 
-    def stamp(self, row: int) -> str:
+    def etag(self, row: int) -> str:
         """Return size and modification time of the video file or frame folder."""
         clip = self._clips[row]
         if isinstance(clip, DataError):
@@ -105,7 +105,7 @@ class ClipSource:
 
     def read(self, row: int) -> Sample:
         """Read the sample with its frames; `DataError` if the video is missing or damaged."""
-        sample = self.words(row)
+        sample = self.read_metadata(row)
         clip = self._clips[row]
         assert isinstance(clip, Clip)
         frames = clip_frames(clip.path, self._frames, shorter_px=self._frame_px)

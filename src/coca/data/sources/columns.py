@@ -178,7 +178,7 @@ class ImageFiles(Protocol):
         """Return the absolute path, URL or path in an archive."""
         ...
 
-    def stamp(self, name: str) -> str:
+    def etag(self, name: str) -> str:
         """Return a value that changes with the image; empty if only its content can show that."""
         ...
 
@@ -231,7 +231,7 @@ class TableSource:
         except DataError:
             return str(row)
 
-    def places(self, row: int) -> tuple[str, ...]:
+    def paths(self, row: int) -> tuple[str, ...]:
         """Return full paths or URLs; for images inside the table, its path and the key."""
         inside = f"{self._full_path}/{self.key(row)}"
         try:
@@ -243,19 +243,19 @@ class TableSource:
             for n, one in enumerate(images)
         )
 
-    def stamp(self, row: int) -> str:
+    def etag(self, row: int) -> str:
         """Return a hash that identifies the table and changes with the row and its image files."""
         record = self._record(row)
         images = self._columns.images(record, self._origin(row))
-        named = [self._files.stamp(one) for one in images if isinstance(one, str)]
+        named = [self._files.etag(one) for one in images if isinstance(one, str)]
         text = json.dumps([record, named], sort_keys=True, default=_brief)
         return f"{self._mark}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def owned(self, place: str, stamp: str) -> bool:
-        """Return whether the stamp belongs to this table."""
-        return stamp.startswith(self._mark)
+    def owned(self, path: str, etag: str) -> bool:
+        """Return whether the etag belongs to this table."""
+        return etag.startswith(self._mark)
 
-    def words(self, row: int) -> Sample:
+    def read_metadata(self, row: int) -> Sample:
         """Return the sample in a row without its images; `DataError` if the row is damaged."""
         return self._sample(self._record(row), row, images=())
 

@@ -60,7 +60,7 @@ class FolderSource:
                 continue
             digest.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
         self._refuse_twins()
-        rows = selected_rows(self.words, len(self._images), config)
+        rows = selected_rows(self.read_metadata, len(self._images), config)
         if rows is not None:
             self._images = [self._images[row] for row in rows]
             digest.update(rows.tobytes())
@@ -76,9 +76,9 @@ class FolderSource:
 
     def read(self, row: int) -> Sample:
         """Read the sample in a row; `DataError` if a file is missing or a sidecar is damaged."""
-        return replace(self.words(row), image=self._content(self._images[row]))
+        return replace(self.read_metadata(row), image=self._content(self._images[row]))
 
-    def words(self, row: int) -> Sample:
+    def read_metadata(self, row: int) -> Sample:
         """Read the sample in a row without its image; `DataError` if a sidecar is damaged."""
         key = self.key(row)
         stem = os.path.splitext(self._images[row])[0]
@@ -92,7 +92,7 @@ class FolderSource:
             labels = (key.partition("/")[0],)
         return Sample(key, b"", sidecars.captions, labels, metadata)
 
-    def stamp(self, row: int) -> str:
+    def etag(self, row: int) -> str:
         """Return size and modification time of the image and of its sidecars."""
         stem = os.path.splitext(self._images[row])[0]
         sidecars = [f"{stem}{suffix}" for suffix in (".json", ".txt")]

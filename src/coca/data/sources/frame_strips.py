@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 
 from coca.data.sample import Sample
-from coca.data.sources.base import Source, StampedSource, words_of
+from coca.data.sources.base import EtagSource, Source, read_metadata
 from coca.processing.image import decode
 from coca.processing.video import as_file, cut_strip, spread
 
@@ -34,13 +34,13 @@ class StripSource:
         """Return the key of the strip."""
         return self._source.key(row)
 
-    def stamp(self, row: int) -> str:
-        """Return the stamp of the strip; empty if its source has none."""
-        return self._source.stamp(row) if isinstance(self._source, StampedSource) else ""
+    def etag(self, row: int) -> str:
+        """Return the etag of the strip; empty if its source has none."""
+        return self._source.etag(row) if isinstance(self._source, EtagSource) else ""
 
-    def words(self, row: int) -> Sample:
+    def read_metadata(self, row: int) -> Sample:
         """Read the sample without its frames; `DataError` if it cannot be read."""
-        return words_of(self._source, row)
+        return read_metadata(self._source, row)
 
     def read(self, row: int) -> Sample:
         """Read the sample with its frames; `DataError` if the strip is damaged or not divisible."""

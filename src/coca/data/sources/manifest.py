@@ -30,7 +30,7 @@ class _Files:
     def place(self, name: str) -> str:
         return full_path(self._resolved(name))
 
-    def stamp(self, name: str) -> str:
+    def etag(self, name: str) -> str:
         return file_etag(self._resolved(name))
 
     def _resolved(self, name: str) -> str:

@@ -129,31 +129,31 @@ class ShardSource:
         tar, local_row = self._locate(row)
         return tar.keys[local_row].decode("utf-8", "surrogateescape")
 
-    def places(self, row: int) -> tuple[str]:
+    def paths(self, row: int) -> tuple[str]:
         """Return the full path or URL of the tar, followed by the key."""
         return (f"{full_path(self._locate(row)[0].path)}/{self.key(row)}",)
 
-    def stamp(self, row: int) -> str:
+    def etag(self, row: int) -> str:
         """Hash the checksums and sizes of the sample's files."""
         tar, local_row = self._locate(row)
         parts = tar.crc32s[local_row].tobytes() + tar.sizes[local_row].tobytes()
         return hashlib.sha256(parts).hexdigest()[:16]
 
-    def owned(self, place: str, stamp: str) -> bool:
+    def owned(self, path: str, etag: str) -> bool:
         """Return whether a path belongs to a tar of this source, or to a deleted tar of it.
 
         Not owned: members of an existing file that is not one of these tars, and members of tars
         whose whole folder is missing, since its drive may not be mounted.
         """
-        tars = [place[: found.end()] for found in _TAR_WITHIN.finditer(place)]
+        tars = [path[: found.end()] for found in _TAR_WITHIN.finditer(path)]
         if any(tar in self._left_out for tar in tars):
             return False
         if any(tar in self._files for tar in tars):
             return True
         named = [tar for tar in tars if self._is_named(tar)]
-        if is_remote(place):
+        if is_remote(path):
             return bool(named)
-        there = nearest(place) or ""
+        there = nearest(path) or ""
         return os.path.isdir(there) and any(os.path.dirname(tar) == there for tar in named)
 
     def _is_named(self, tar: str) -> bool:

@@ -121,7 +121,7 @@ class Archive:
         """Return the full path or URL of the zip, followed by the member name."""
         return f"{full_path(self._path)}/{name}"
 
-    def stamp(self, name: str) -> str:
+    def etag(self, name: str) -> str:
         """Return the CRC-32 of a member; empty if there is no such member."""
         return f"{self._members[name].checksum:08x}" if name in self._members else ""
 

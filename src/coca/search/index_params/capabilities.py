@@ -31,28 +31,16 @@ class Capabilities:
     Servers do not report whether they have a GPU: without a GPU, a server accepts GPU index types
     and never finishes the build.
     """
-    number_indexes: frozenset[str]
-    """Index types for numeric columns; `INVERTED` is preferred to `STL_SORT`."""
-    text_indexes: frozenset[str]
-    """Index types for text columns."""
     vector_types: frozenset[str]
     """Data types of vectors, by their Milvus names."""
     metrics: frozenset[str]
     """Metrics for float vectors."""
     vector_columns: int
     """Maximum number of vector columns in a collection."""
-    hybrid: bool
-    """Hybrid search: several searches of one collection fused into one ranking."""
     bm25: bool
     """Full-text search (BM25)."""
-    nullable: bool
-    """Nullable columns."""
     group_by: bool
     """One result for each value of a column. Milvus 2.3 accepts the parameter and ignores it."""
-    infix_like: bool
-    """`like "%word%"`; otherwise only `like "word%"`."""
-    json_in: bool
-    """`metadata["key"] in [...]`."""
     templates: bool
     """Filter templates: values are sent separately from the expression."""
     shards: bool
@@ -64,10 +52,6 @@ class Capabilities:
 
     Milvus 2.3 upserts rows into the wrong partition, where no filter finds them: tested on 2.3.5.
     """
-    consistency: bool
-    """Consistency levels; otherwise every answer is strongly consistent."""
-    like_escapes: bool = False
-    r"""`\%` and `\_` in a `like` mean the characters themselves."""
 
     @property
     def several_vectors(self) -> bool:
@@ -80,72 +64,49 @@ _LITE = Capabilities(
     version=(3, 2, 2),
     lite=True,
     indexes=frozenset(row.name for row in INDEX_TYPES.values() if row.lite),
-    number_indexes=frozenset({"INVERTED"}),
-    text_indexes=frozenset({"INVERTED"}),
     vector_types=frozenset({"FLOAT_VECTOR", "SPARSE_FLOAT_VECTOR"}),
     metrics=frozenset({"COSINE", "IP", "L2"}),
     vector_columns=4,
-    hybrid=True,
     bm25=True,
-    nullable=True,
     group_by=True,
-    infix_like=True,
-    json_in=False,
     templates=False,
     shards=False,
     replicas=False,
     partition_key=False,
-    consistency=False,
 )
 
 _SERVER_2_3 = Capabilities(
     name="Milvus",
     version=(2, 3, 0),
     indexes=frozenset(),
-    number_indexes=frozenset({"STL_SORT"}),
-    text_indexes=frozenset({"Trie"}),
     vector_types=frozenset({"FLOAT_VECTOR", "BINARY_VECTOR"}),
     metrics=frozenset({"COSINE", "IP", "L2"}),
     vector_columns=1,
-    hybrid=False,
     bm25=False,
-    nullable=False,
     group_by=False,
-    infix_like=False,
-    json_in=True,
     templates=False,
     shards=True,
     replicas=True,
     partition_key=False,
-    consistency=True,
 )
 
 _SERVER_2_4 = replace(
     _SERVER_2_3,
-    number_indexes=frozenset({"INVERTED", "STL_SORT"}),
-    text_indexes=frozenset({"INVERTED", "Trie"}),
     vector_types=_SERVER_2_3.vector_types
     | {"FLOAT16_VECTOR", "BFLOAT16_VECTOR", "SPARSE_FLOAT_VECTOR"},
     vector_columns=4,
-    hybrid=True,
     group_by=True,
-    infix_like=True,
     partition_key=True,
 )
 
 _SERVER_2_5 = replace(
     _SERVER_2_4,
-    number_indexes=_SERVER_2_4.number_indexes | {"BITMAP"},
-    text_indexes=_SERVER_2_4.text_indexes | {"BITMAP"},
     bm25=True,
-    nullable=True,
     templates=True,
-    like_escapes=True,
 )
 
 _SERVER_2_6 = replace(
     _SERVER_2_5,
-    text_indexes=_SERVER_2_5.text_indexes | {"NGRAM"},
     vector_types=_SERVER_2_5.vector_types | {"INT8_VECTOR"},
 )
 

@@ -18,7 +18,7 @@ class Fusion(Config):
     """`rrf` adds 1 / (constant + rank) (reciprocal rank fusion, Cormack et al. 2009), so scores
     need not be comparable. `scores` adds scores that are min-max-normalized to 0 to 1 in each
     ranking."""
-    words: Fraction = 0.5
+    text_weight: Fraction = 0.5
     """Weight of the full-text ranking; the dense ranking has the rest."""
     constant: Annotated[int, Ge(1)] = 60
     """For `rrf`: the larger, the smaller the lead of the first ranks; 60 as in the paper."""

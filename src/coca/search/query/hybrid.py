@@ -72,7 +72,7 @@ def search_hybrid(
     for depth in _DEPTHS:
         dense_hits = index.search(query, depth, **dense)[0]
         text_hits = by_words.full_text_search(words, depth, filter=page.filter)
-        fused = fuse([dense_hits, text_hits], [1 - fusion.words, fusion.words], fusion)
+        fused = fuse([dense_hits, text_hits], [1 - fusion.text_weight, fusion.text_weight], fusion)
         if page.min_score is not None:
             fused = _similar_enough(fused, index, dense_hits, query[0], page.min_score, page.on)
         # Earlier hits keep their rank: pages of every depth are slices of one list.

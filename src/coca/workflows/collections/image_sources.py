@@ -10,7 +10,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.extras import require
 from coca.core.heif import PHOTO_SUFFIXES
 from coca.core.local_files import modified_at
-from coca.data.sources.base import PlacedSource, Source, SourceConfig
+from coca.data.sources.base import PathSource, Source, SourceConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.manifest import ManifestConfig
 from coca.data.sources.shards import ShardsConfig, ShardSource
@@ -162,14 +162,14 @@ class SampleSource:
             source = ShardSource(config, on_bad=on_bad_tar)
         else:
             source = open_source(config)
-        if not isinstance(source, PlacedSource):
+        if not isinstance(source, PathSource):
             raise ConfigError(f"a source of kind {config.kind} cannot be indexed")
         self._source = source
         # Path -> rows that describe the image, each with the image's number within the row.
         self._rows: dict[str, list[tuple[int, int]]] = {}
         for row in range(len(source)):
-            for number, place in enumerate(source.places(row)):
-                self._rows.setdefault(place, []).append((row, number))
+            for number, path in enumerate(source.paths(row)):
+                self._rows.setdefault(path, []).append((row, number))
         self._entries = [Entry(place, self._etag(rows)) for place, rows in self._rows.items()]
 
     @property
@@ -215,7 +215,7 @@ class SampleSource:
         etags = []
         for row, _ in rows:
             try:
-                etags.append(self._source.stamp(row))
+                etags.append(self._source.etag(row))
             except DataError:
                 # Reading the row reports the error.
                 return ""

@@ -26,7 +26,7 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.feature_file import FeatureFile, FeatureKey, Features, FeatureWriter
 from coca.data.loading.permutation import mix
 from coca.data.sample import Sample
-from coca.data.sources.base import Source, SourceConfig, StampedSource, read_rows
+from coca.data.sources.base import EtagSource, Source, SourceConfig, read_rows
 from coca.model.captioner import Captioner
 from coca.model.encoders.base import ImageEncoder
 from coca.processing.augment import Augment, AugmentConfig
@@ -127,7 +127,8 @@ def feature_key(
     return FeatureKey(
         encoder=encoder_hash,
         transform=digest({"image": non_default(transform.config), "augment": non_default(augment)}),
-        data=digest({"source": source.fingerprint, "stamps": _stamps(source, len(source))}),
+        # The key "stamps" is hashed; another name would make existing caches useless.
+        data=digest({"source": source.fingerprint, "stamps": _etags(source, len(source))}),
         rows=len(source),
         views=settings.views,
         tokens=features.shape[1],
@@ -191,17 +192,17 @@ class ViewReader:
         return torch.stack(views)
 
 
-def _stamps(source: Source, rows: int) -> list[str]:
-    """Return the stamp of each row, if the source detects changed images by them."""
-    stamps: list[str] = []
-    if not isinstance(source, StampedSource):
-        return stamps
+def _etags(source: Source, rows: int) -> list[str]:
+    """Return the etag of each row, if the source detects changed images by them."""
+    etags: list[str] = []
+    if not isinstance(source, EtagSource):
+        return etags
     for row in range(rows):
         try:
-            stamps.append(source.stamp(row))
+            etags.append(source.etag(row))
         except DataError:
-            stamps.append("")
-    return stamps
+            etags.append("")
+    return etags
 
 
 def _write(

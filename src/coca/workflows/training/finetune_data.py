@@ -14,7 +14,7 @@ from coca.core.config_base import Config
 from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.loader import LoaderConfig
-from coca.data.sources.base import SourceConfig, words_of
+from coca.data.sources.base import SourceConfig, read_metadata
 from coca.metrics.answers import normalize_answer
 from coca.processing.augment import AugmentConfig
 from coca.train.checkpoint import has_checkpoint
@@ -163,10 +163,10 @@ def _names(sources: Sources, by_answers: bool) -> Iterator[Sequence[str]]:
             names: Sequence[str] = ()
             # The loader reports a bad sample during the run.
             with suppress(DataError):
-                words = words_of(source, row)
-                names = words.labels
+                sample = read_metadata(source, row)
+                names = sample.labels
                 if by_answers:
-                    names = [normalize_answer(answer) for answer in words.answers]
+                    names = [normalize_answer(answer) for answer in sample.answers]
             yield names
 
 

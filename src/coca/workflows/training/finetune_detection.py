@@ -18,7 +18,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.progress import ProgressMaker, silent
 from coca.data.datasets.coco_instances import BOXES
 from coca.data.sample import Sample
-from coca.data.sources.base import words_of
+from coca.data.sources.base import read_metadata
 from coca.data.sources.factory import open_source
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
@@ -201,7 +201,7 @@ def _objects(sources: Sources, progress: ProgressMaker) -> list[Sample]:
             for row in range(len(source)):
                 bar.advance()
                 try:
-                    sample = words_of(source, row)
+                    sample = read_metadata(source, row)
                 except DataError:
                     continue  # the loader reports it during the run
                 if BOXES not in sample.metadata:

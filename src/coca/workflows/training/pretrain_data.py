@@ -16,7 +16,7 @@ from coca.data.loading.batches import Stage
 from coca.data.loading.feature_file import FeatureFile
 from coca.data.loading.loader import Loader, LoaderConfig
 from coca.data.loading.text import templates_of, texts_of
-from coca.data.sources.base import Source, SourceConfig, words_of
+from coca.data.sources.base import Source, SourceConfig, read_metadata
 from coca.data.sources.factory import open_source
 from coca.model.encoders.base import Normalization
 from coca.processing.augment import Augment, AugmentConfig
@@ -188,7 +188,7 @@ def _texts(sources: Sources) -> Iterator[str]:
         read = found = 0
         for row in range(0, len(source), step):
             try:
-                sample = words_of(source, row)
+                sample = read_metadata(source, row)
             except DataError:
                 continue  # the loader reports it during the run
             texts, answers = texts_of(sample, config)
