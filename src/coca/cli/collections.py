@@ -309,7 +309,7 @@ def reindex(
     from coca.search.milvus.collection import Collection
     from coca.search.milvus.collection_config import CollectionSettings
     from coca.search.records import same_model
-    from coca.workflows.collections.collection_model import lasting_name
+    from coca.workflows.collections.collection_model import open_collection
     from coca.workflows.collections.image_resolver import ImageResolver
 
     index = parse_index(index_type) if index_type else None
@@ -320,15 +320,13 @@ def reindex(
             raise ConfigError(f"{collection!r} holds the vectors of {model} already")
         with _connected(place, token) as connection:
             check_switchable(connection, collection)
-        with Collection.open(
+        with open_collection(
+            predictor,
             place,
             collection,
-            staged=True,
             token=token,
-            embed_dim=predictor.embed_dim,
-            fingerprint=predictor.fingerprint,
-            model=lasting_name(predictor),
             create=True,
+            staged=True,
             settings=CollectionSettings(index=index or old.index_type, fallback=True),
         ) as new:
             new_name = new.own_name

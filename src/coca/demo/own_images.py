@@ -10,9 +10,9 @@ from coca.demo.run import DemoResult, forget_other_model
 from coca.inference.loading import load
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
-from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.weights import DEFAULT_MODEL
+from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.evaluation.report import Card, Grid, Section, parameters_shown, render
 
 QUERIES = (
@@ -61,13 +61,7 @@ def demo_on_images(
     folder.mkdir(parents=True, exist_ok=True)
     forget_other_model(uri, predictor)
     log(f"indexing {images} in {uri}")
-    with Collection.open(
-        str(uri),
-        embed_dim=predictor.embed_dim,
-        fingerprint=predictor.fingerprint,
-        model=str(model),
-        create=True,
-    ) as index:
+    with open_collection(predictor, str(uri), create=True) as index:
         ingest([FileSource([images])], predictor, index, progress=progress)
         paths = sorted(path for _, path, _, _ in index.origins())
         if not paths:

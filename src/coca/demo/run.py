@@ -35,6 +35,7 @@ from coca.tasks import TASKS, TaskConfig
 from coca.tasks.base import check_task, read_samples
 from coca.train.tracker import read_metrics
 from coca.weights import DEFAULT_MODEL
+from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.evaluation.result_cache import result_key
 from coca.workflows.training.pretrain import PretrainConfig, pretrain
 
@@ -159,13 +160,7 @@ def _show(
     photos = write_photos(result.folder / "pictures" / "photos")
     log(f"indexing {UNSEEN} in {result.index}")
     forget_other_model(result.index, predictor)
-    with Collection.open(
-        str(result.index),
-        embed_dim=predictor.embed_dim,
-        fingerprint=predictor.fingerprint,
-        model=result.model,
-        create=True,
-    ) as index:
+    with open_collection(predictor, str(result.index), create=True) as index:
         ingest([FileSource([result.folder / "pictures"])], predictor, index, progress=progress)
         found = [
             *run_searches(SearchEngine(predictor, index), images),

@@ -13,8 +13,30 @@ with extra_imports("haystack", extra="haystack"):
     from haystack import Document, component, default_from_dict, default_to_dict
 
 
+class _LazyModel:
+    """The model of a component, loaded by `warm_up` or the first run."""
+
+    def __init__(self, model: str | Path, device: str | None) -> None:
+        self.model = str(model)
+        self.device = device
+        self._predictor: Predictor | None = None
+
+    def warm_up(self) -> None:
+        """Load the model, if it is not loaded yet.
+
+        Raises:
+            ModelError: There is no such model.
+        """
+        self._loaded()
+
+    def _loaded(self) -> Predictor:
+        if self._predictor is None:
+            self._predictor = load(self.model, device=self.device)
+        return self._predictor
+
+
 @component
-class CoCaTextEmbedder:
+class CoCaTextEmbedder(_LazyModel):
     """Component that embeds a query text; the space is that of `CoCaDocumentImageEmbedder`."""
 
     def __init__(self, model: str | Path, *, device: str | None = None) -> None:
@@ -24,9 +46,8 @@ class CoCaTextEmbedder:
             model: A name that `coca.load` accepts.
             device: Torch device; default: the first accelerator, else the CPU.
         """
-        self.model = str(model)
-        self.device = device
-        self._predictor: Predictor | None = None
+        # `component` builds the class again, so `super()` without arguments does not find it.
+        _LazyModel.__init__(self, model, device)
 
     def to_dict(self) -> dict[str, Any]:
         """Serialize the component."""
@@ -37,25 +58,14 @@ class CoCaTextEmbedder:
         """Deserialize the component."""
         return default_from_dict(cls, data)
 
-    def warm_up(self) -> None:
-        """Load the model, if it is not loaded yet.
-
-        Raises:
-            ModelError: There is no such model.
-        """
-        if self._predictor is None:
-            self._predictor = load(self.model, device=self.device)
-
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, list[float]]:
         """Embed a text as a vector of length 1."""
-        self.warm_up()
-        assert self._predictor is not None
-        return {"embedding": self._predictor.embed_texts(text)[0].tolist()}
+        return {"embedding": self._loaded().embed_texts(text)[0].tolist()}
 
 
 @component
-class CoCaDocumentImageEmbedder:
+class CoCaDocumentImageEmbedder(_LazyModel):
     """Component that embeds the image files of documents as vectors of length 1."""
 
     def __init__(
@@ -74,11 +84,9 @@ class CoCaDocumentImageEmbedder:
             root_path: Folder of relative paths. If given, images outside of it are refused.
             device: Torch device; default: the first accelerator, else the CPU.
         """
-        self.model = str(model)
+        _LazyModel.__init__(self, model, device)
         self.file_path_meta_field = file_path_meta_field
         self.root_path = root_path
-        self.device = device
-        self._predictor: Predictor | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Serialize the component."""
@@ -95,15 +103,6 @@ class CoCaDocumentImageEmbedder:
         """Deserialize the component."""
         return default_from_dict(cls, data)
 
-    def warm_up(self) -> None:
-        """Load the model, if it is not loaded yet.
-
-        Raises:
-            ModelError: There is no such model.
-        """
-        if self._predictor is None:
-            self._predictor = load(self.model, device=self.device)
-
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, list[Document]]:
         """Return copies of the documents with the embeddings of their images.
@@ -113,9 +112,7 @@ class CoCaDocumentImageEmbedder:
                 cannot be read.
         """
         paths = [self._path(document) for document in documents]
-        self.warm_up()
-        assert self._predictor is not None
-        vectors = self._predictor.embed_images(paths)
+        vectors = self._loaded().embed_images(paths)
         source = {"type": "image", "file_path_meta_field": self.file_path_meta_field}
         return {
             "documents": [

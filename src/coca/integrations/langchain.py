@@ -19,7 +19,7 @@ from coca.search.mining.diversity import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_file
 from coca.search.records import Hit, Record, content_id
-from coca.workflows.collections.collection_model import lasting_name, model_of
+from coca.workflows.collections.collection_model import model_of, open_collection
 from coca.workflows.collections.image_resolver import ImageResolver
 
 with extra_imports("langchain_core", extra="langchain"):
@@ -115,16 +115,7 @@ class CoCaVectorStore(VectorStore):
                 opened.close()
                 raise
         embeddings = _embeddings(embedding)
-        model = embeddings.model
-        opened = Collection.open(
-            uri,
-            collection,
-            token=token,
-            embed_dim=model.embed_dim,
-            fingerprint=model.fingerprint,
-            model=lasting_name(model),
-            create=create,
-        )
+        opened = open_collection(embeddings.model, uri, collection, token=token, create=create)
         return cls(embeddings, opened)
 
     def close(self) -> None:

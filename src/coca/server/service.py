@@ -25,7 +25,7 @@ from coca.server.served_collection import ServedCollection
 from coca.server.settings import ServerSettings
 from coca.server.thumbnails import Thumbnails
 from coca.server.uploads import Uploads
-from coca.workflows.collections.collection_model import lasting_name, model_of
+from coca.workflows.collections.collection_model import model_of, open_collection
 from coca.workflows.collections.image_resolver import ImageResolver
 
 
@@ -187,17 +187,7 @@ def open_service(
                 raise ConfigError("a model must be named to create collections: pass --model")
             predictor = model if isinstance(model, Predictor) else load(model, device=device)
             opened = [
-                stack.enter_context(
-                    Collection.open(
-                        uri,
-                        name,
-                        token=token,
-                        embed_dim=predictor.embed_dim,
-                        fingerprint=predictor.fingerprint,
-                        model=lasting_name(predictor),
-                        create=True,
-                    )
-                )
+                stack.enter_context(open_collection(predictor, uri, name, token=token, create=True))
                 for name in collections
             ]
         else:

@@ -13,7 +13,7 @@ from coca.runtime.inputs import ImageInput
 from coca.search.milvus.catalog import check_place, neighbours
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo, check_same_model
-from coca.workflows.collections.collection_model import lasting_name
+from coca.workflows.collections.collection_model import open_collection
 
 
 def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInfo:
@@ -95,15 +95,7 @@ def open_classes(
     there = check_place if create else find_classes
     if (found := there(uri, collection, token=token)) is not None:
         check_classes_model(found, predictor)
-    with Collection.open(
-        uri,
-        collection,
-        token=token,
-        embed_dim=predictor.embed_dim,
-        fingerprint=predictor.fingerprint,
-        model=lasting_name(predictor),
-        create=create,
-    ) as index:
+    with open_collection(predictor, uri, collection, token=token, create=create) as index:
         yield index
 
 

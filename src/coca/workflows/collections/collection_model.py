@@ -1,4 +1,4 @@
-"""Model reference of a collection: the name under which its model is stored and found again."""
+"""Model of a collection: open a collection with its model, and find the model of a collection."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,46 @@ from pathlib import Path
 from coca.core.errors import ModelError
 from coca.inference.loading import fingerprint, shipped
 from coca.inference.predictor import Predictor
+from coca.search.milvus.collection import Collection
+from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.records import CollectionInfo, same_model
+
+
+def open_collection(
+    predictor: Predictor,
+    uri: str,
+    collection: str = "pictures",
+    *,
+    token: str = "",
+    create: bool = False,
+    staged: bool = False,
+    settings: CollectionSettings | None = None,
+) -> Collection:
+    """Open or create the collection of a model's vectors; the caller closes it.
+
+    Args:
+        predictor: The model; an existing collection must hold its vectors.
+        uri: As for `Collection.open`, as are all further arguments.
+        collection: Name of the collection.
+        token: `"user:password"` or an API key, if the server requires one.
+        create: Create the collection if it is missing.
+        staged: Create it without its public name.
+        settings: Settings of a new collection; default: those of `CollectionSettings`.
+
+    Raises:
+        SearchError: The collection is missing, or was filled by another model.
+    """
+    return Collection.open(
+        uri,
+        collection,
+        token=token,
+        embed_dim=predictor.embed_dim,
+        fingerprint=predictor.fingerprint,
+        model=lasting_name(predictor),
+        create=create,
+        staged=staged,
+        settings=settings,
+    )
 
 
 def lasting_name(predictor: Predictor) -> str:

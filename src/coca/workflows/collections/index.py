@@ -15,9 +15,8 @@ from coca.search.ingest.planner import Captioner
 from coca.search.ingest.report import BadImage, IngestReport
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
-from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo
-from coca.workflows.collections.collection_model import lasting_name
+from coca.workflows.collections.collection_model import open_collection
 from coca.workflows.collections.image_sources import FRAME_INTERVAL_S, check_filled, open_sources
 from coca.workflows.collections.source_uris import resolve_uris
 
@@ -105,13 +104,11 @@ def index_sources(
 ) -> IndexResult:
     """Index images from open sources; otherwise as `index_images`."""
     check_options(settings, IndexSettings.__annotations__, of="indexing")
-    with Collection.open(
+    with open_collection(
+        predictor,
         uri,
         settings.get("collection", "pictures"),
         token=settings.get("token", ""),
-        embed_dim=predictor.embed_dim,
-        fingerprint=predictor.fingerprint,
-        model=lasting_name(predictor),
         create=True,
     ) as index:
         report = ingest(
