@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given
@@ -68,7 +70,7 @@ def test_augmentation_begins_with_what_the_model_will_see(min_scale: float) -> N
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad", "shortest"])
 @pytest.mark.parametrize(("height", "width"), [(60, 60), (120, 90), (75, 150)])
 def test_a_mark_is_where_the_covered_region_puts_it(
-    trim: bool, resize: str, height: int, width: int
+    trim: bool, resize: Literal["squash", "crop", "pad", "shortest"], height: int, width: int
 ) -> None:
     pixels = torch.full((3, height, width), 255, dtype=torch.uint8)
     pixels[:, 12 : height - 9, 6 : width - 15] = 200
