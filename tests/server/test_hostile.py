@@ -31,7 +31,7 @@ def answers_afterwards(process: ServerProcess) -> Iterator[None]:
 
 
 def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG file of 1 bit a pixel, whatever its pixels are."""
+    """A PNG file of 1 bit a pixel with any content of its pixels."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
     encoded = [
