@@ -62,7 +62,7 @@ class Drawing:
     @property
     def data_uri(self) -> str:
         """Image as a data URI for HTML."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        return _encode_data_uri(self.png, "image/png")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Card:
     def data_uri(self, size_px: int = 144) -> str:
         """Encode the image, at most `size_px` x `size_px` pixels, as a data URI for HTML."""
         assert self.image is not None, "a card without an image has no address for it"
-        return f"data:image/webp;base64,{base64.b64encode(thumbnail(self.image, size_px)).decode()}"
+        return _encode_data_uri(thumbnail(self.image, size_px), "image/webp")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,10 @@ class Grid:
     wide: bool = False
     """Use wider cards, for sentences."""
     kind: str = field(default="grid", init=False)
+
+
+def _encode_data_uri(content: bytes, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 Block: TypeAlias = Table | Plot | Grid | Drawing
