@@ -223,7 +223,12 @@ def disk_mb(folder: Path) -> float:
 def milvus_server(folder: Path) -> Iterator[Any]:
     """Start a Milvus server with its data in a folder."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from milvus_server import MilvusServer, why_not
+    try:
+        from milvus_server import MilvusServer, why_not
+    except ModuleNotFoundError as error:
+        raise Unavailable(
+            f"{error.name}, which the server of the tests needs, is missing"
+        ) from error
 
     if reason := why_not():
         raise Unavailable(reason)
