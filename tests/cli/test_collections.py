@@ -113,7 +113,10 @@ def test_a_calibrated_collection_is_searched_with_match_probabilities(
     run_json("index", "photos", "-m", model)
     plain = run_json("search", "car a")
     assert {hit["match_probability"] for hit in plain} == {None}
+    assert run_json("collection", "info")["calibration"] is None
     made = run_json("collection", "calibrate", "--false-alarms", "0.25")
+    assert run_json("collection", "info")["calibration"]["false_alarms"] == 0.25
+    assert "25 % false alarms" in run("collection", "info").output
     assert (made["captions"], made["calibration"]["false_alarms"]) == ("given", 0.25)
     hits = run_json("search", "car a")
     threshold = made["calibration"]["threshold"]

@@ -10,7 +10,7 @@ import typer
 
 from coca.cli import calibrate, defaults
 from coca.cli.console import Console, Json
-from coca.core.errors import ConfigError
+from coca.core.errors import ConfigError, SearchError
 
 if TYPE_CHECKING:
     from coca.search.milvus.connection import Connection
@@ -68,9 +68,19 @@ def info(
     """Print the records, model and index states of a collection."""
     console = Console.current(json=as_json)
     from coca.search.milvus.collection import Collection
+    from coca.search.query.calibration import Calibration
 
     with Collection.open(defaults.search_uri(uri), name, token=token) as index:
         found = index.info
+        try:
+            calibration, state = Calibration.of(found, fingerprint=found.fingerprint), "none"
+        except SearchError as error:
+            calibration, state = None, str(error)
+        if calibration is not None:
+            state = (
+                f"{100 * calibration.false_alarms:.0f} % false alarms, finds "
+                f"{100 * calibration.found:.0f} %; made for {calibration.records:,} records"
+            )
         captioned, states = index.count("has_text == true"), index.index_states()
         rows = [
             ["own name", index.own_name],
@@ -79,9 +89,10 @@ def info(
             ["model", f"{found.model} ({found.fingerprint})"],
             ["Milvus", f"{index.capabilities.name} at {found.uri}"],
             [
-                "words",
+                "full text",
                 "ranked by Milvus" if index.supports_full_text else "ranked here, from captions",
             ],
+            ["calibration", state],
             *(
                 [f"index of {_SIDES[side]}", f"{state.index}, {state.state}"]
                 for side, state in states.items()
@@ -100,6 +111,7 @@ def info(
                 "model": found.model,
                 "fingerprint": found.fingerprint,
                 "full_text": index.supports_full_text,
+                "calibration": calibration and asdict(calibration),
                 "indexes": {
                     side: {
                         "index": str(state.index),

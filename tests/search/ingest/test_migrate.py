@@ -83,6 +83,18 @@ def test_a_collection_arrives_whole_and_goes_back(
     source.close()
 
 
+def test_a_calibration_is_copied_unless_the_target_has_one(
+    source: Collection, index: Collection, tmp_path: Path, make_record: MakeRecord
+) -> None:
+    source.upsert(given(make_record).values())
+    source.keep_calibration('{"threshold": 0.5}')
+    migrate(source, index, tmp_path / "files")
+    assert index.info.calibration == source.info.calibration
+    index.keep_calibration('{"threshold": 0.75}')
+    migrate(source, index, tmp_path / "files")
+    assert index.info.calibration == '{"threshold": 0.75}'
+
+
 def test_a_stopped_migration_goes_on(
     source: Collection,
     index: Collection,

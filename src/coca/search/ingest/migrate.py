@@ -44,6 +44,7 @@ def migrate(
 ) -> MigrateReport:
     """Copy every record of a collection to another, and verify that none is missing.
 
+    The calibration of match scores is copied to a target that has none.
     An interrupted run resumes: complete files are reused, and flushed files are logged. Records
     that changed since, in any field, are copied again. Nothing is deleted from either collection.
     Do not write to the source meanwhile.
@@ -80,6 +81,8 @@ def migrate(
             f"{target.info.collection!r} of {target.info.uri}, such as {min(missing)}: "
             f"remove {folder} and migrate again"
         )
+    if source.info.calibration and not target.info.calibration:
+        target.keep_calibration(source.info.calibration)
     if not keep_files:
         shutil.rmtree(folder)
     return MigrateReport(len(ids), written, folder if keep_files else None)
