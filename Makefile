@@ -124,7 +124,7 @@ $(EXPORT): pyproject.toml
 	@echo "installing ONNX and the test tools into .venv-export; the first time takes a minute or two"
 	@$(PYTHON) -m venv .venv-export
 	@.venv-export/bin/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[hub,onnx,search,train]' beartype hypothesis pytest pytest-timeout
+		--editable '.[hub,onnx,search,serve,train]' 'open-clip-torch==3.3.0' beartype httpx hypothesis pytest pytest-timeout
 	@touch $@
 
 $(RAY): pyproject.toml

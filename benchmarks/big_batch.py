@@ -26,7 +26,7 @@ from side_by_side import (
     write_report,
 )
 
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig

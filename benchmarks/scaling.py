@@ -22,7 +22,7 @@ from side_by_side import Rounds, emit, figure, in_turn, table, write_report
 from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.malloc import keep_freed_memory
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig
 from coca.model.encoders.vit import ViTConfig

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.malloc import keep_freed_memory
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.model.config import CoCaConfig, PoolerConfig, TextDecoderConfig

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.detection.detector import Detector, DetectorConfig
 from coca.model.encoders.vit import ViTConfig

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from coca.data.batch import Batch
 from coca.data.loading.batches import Augmentation
 from coca.data.loading.loader import Loader, LoaderConfig
-from coca.data.sample import Batch, Sample
+from coca.data.sample import Sample
 from coca.data.sources.base import Source, SourceConfig
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.processor import Processor

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
 from coca.model.losses.contrastive import contrastive_loss, sigmoid_loss

@@ -14,7 +14,7 @@ import torch
 
 from coca.core.errors import DataError
 from coca.core.progress import ProgressMaker
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.train.checkpoint import CHECKPOINT_FOLDER

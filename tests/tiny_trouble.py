@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from coca.core.errors import CocaError, StorageError
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.train import checkpoint_manager, sharded_safetensors

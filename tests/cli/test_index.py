@@ -61,6 +61,19 @@ def test_images_join_a_collection_by_the_model_that_filled_it(
     assert run_json("index", "photos")["unchanged"] == 3
 
 
+def test_later_runs_keep_the_dimensions_of_the_collection(
+    run: Run, run_json: RunJson, model: str, images: list[str]
+) -> None:
+    assert run_json("index", "photos", "-m", model, "--dimensions", "8")["added"] == 3
+    assert run_json("index", "photos", "-m", model)["unchanged"] == 3
+    assert run_json("collection", "info")["embed_dim"] == 8
+    assert len(run_json("search", "x")) == 3
+    output = run("index", "photos", "-m", model, "--dimensions", "4", code=1).stderr
+    assert "load it with dimensions=8" in output.replace("\n", " ")
+    output = run("index", "photos", "-m", model, "-c", "b", "--dimensions", "25", code=2).stderr
+    assert "dimensions must be in [1, 24], got 25" in output.replace("\n", " ")
+
+
 def test_a_bad_image_is_reported_and_the_rest_is_indexed(
     run: Run, run_json: RunJson, model: str, images: list[str]
 ) -> None:

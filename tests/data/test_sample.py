@@ -4,7 +4,8 @@ import pickle
 import pytest
 import torch
 
-from coca.data.sample import BadSample, Batch, Sample
+from coca.data.batch import Batch
+from coca.data.sample import BadSample, Sample
 from coca.processing.image import ImageConfig, ImageTransform
 
 

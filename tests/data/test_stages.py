@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from coca.data.batch import Batch
 from coca.data.loading.batches import Stage
-from coca.data.sample import Batch
 from coca.processing.augment import Augment, AugmentConfig
 from coca.processing.image import ImageConfig
 from tiny_loader import make_loader, same, take, two_sources

@@ -17,16 +17,18 @@ from coca.processing.image import ImageConfig, ImageTransform, decode
 from coca.search.ingest.image_metadata import read_header
 from coca.server.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.decoding.worker import pixel_box
+from coca.server.torch_backend import TorchImages
 from server_process import child_processes
 from tiny_data import image_bytes
 
 TRANSFORM = ImageTransform(ImageConfig(image_size=16))
+STEPS = TorchImages(TRANSFORM)
 MAX_PIXELS = 4_000_000
 
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[ProcessDecoder]:
-    opened = ProcessDecoder(TRANSFORM, max_pixels=MAX_PIXELS, processes=1)
+    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, processes=1)
     yield opened
     opened.close()
 
@@ -154,7 +156,7 @@ def test_a_process_that_is_killed_is_replaced(decoder: ProcessDecoder) -> None:
 
 def test_an_image_that_hangs_is_an_error_and_the_next_one_is_decoded() -> None:
     others = decoders()
-    decoder = ProcessDecoder(TRANSFORM, max_pixels=MAX_PIXELS, timeout_s=8.0, processes=1)
+    decoder = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=8.0, processes=1)
     decoder.decode(image_bytes(1))
     (pid,) = decoders() - others
     os.kill(pid, signal.SIGSTOP)
@@ -170,7 +172,7 @@ def test_a_process_sees_no_secrets_and_opens_no_files(
 ) -> None:
     others = decoders()
     monkeypatch.setenv("COCA_API_KEYS", "a-secret-key")
-    opened = ProcessDecoder(TRANSFORM, max_pixels=MAX_PIXELS, processes=1)
+    opened = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, processes=1)
     opened.decode(image_bytes(1))
     (pid,) = decoders() - others
     assert b"a-secret-key" not in Path(f"/proc/{pid}/environ").read_bytes()
@@ -196,7 +198,7 @@ def endless_jpeg() -> bytes:
 
 def test_an_image_that_takes_too_long_is_an_error() -> None:
     data = endless_jpeg()
-    decoder = ProcessDecoder(TRANSFORM, max_pixels=MAX_PIXELS, timeout_s=2.0, processes=1)
+    decoder = ProcessDecoder(STEPS, max_pixels=MAX_PIXELS, timeout_s=2.0, processes=1)
     with pytest.raises(DataError, match="took longer than 2 seconds") as caught:
         decoder.decode(data)
     assert caught.value.reason == "too_slow"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from coca.core.errors import ConfigError
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig
 from coca.processing.image import ImageConfig, ImageTransform

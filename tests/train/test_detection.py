@@ -3,7 +3,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.detection.detector import Detector
 from coca.train.detection import DetectionObjective, Target
 

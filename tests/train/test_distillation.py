@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coca.core.errors import ConfigError
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.processing.tokenizer import padded

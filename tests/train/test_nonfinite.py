@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.train.nonfinite import NonFiniteReport, cause_of, nonfinite_report, place_of
 from tiny_ranks import ragged_batch
 

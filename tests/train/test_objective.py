@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coca.core.errors import ConfigError
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.captioner import CoCaOutput
 from coca.model.coca import CoCa
 from coca.model.config import HeadConfig

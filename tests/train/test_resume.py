@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
+from coca.data.batch import Batch
 from coca.data.loading.loader import Loader, LoaderConfig
-from coca.data.sample import Batch
 from coca.data.sources.factory import open_source
 from coca.data.sources.folder import FolderConfig
 from coca.model.captioner import Captioner

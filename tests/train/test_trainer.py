@@ -10,7 +10,7 @@ from torch import nn
 
 from coca.core import files
 from coca.core.errors import CocaError, DataError, StorageError
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.captioner import Captioner
 from coca.model.coca import CoCa
 from coca.train.checkpoint import CHECKPOINT_FOLDER

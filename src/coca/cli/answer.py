@@ -12,8 +12,8 @@ from coca.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from coca.inference.captioning import Caption
-    from coca.inference.head_inference import Prediction
     from coca.inference.predictor import Predictor
+    from coca.runtime.labels import Prediction
 
 
 def answer(

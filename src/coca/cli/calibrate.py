@@ -57,7 +57,7 @@ def calibrate(
         ]
         report = run(
             index,
-            defaults.load_model(model or model_of(index.info), device),
+            defaults.load_model(model or model_of(index.info), device, info=index.info),
             config,
             others=apart,
             open_image=ImageResolver(),

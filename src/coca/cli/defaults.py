@@ -18,6 +18,7 @@ from coca.weights import DEFAULT_MODEL
 if TYPE_CHECKING:
     from coca.inference.predictor import Predictor
     from coca.search.records import CollectionInfo
+    from coca.workflows.collections.collection_model import CollectionModel
 
 DEMO_PICTURES = Path("runs/demo/pictures.db")
 OWN_PICTURES = Path("coca.db")
@@ -85,7 +86,9 @@ def model_name(given: str | None) -> str:
     return given or os.environ.get("COCA_MODEL") or DEFAULT_MODEL
 
 
-def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
+def model_to_fill(
+    given: str | None, there: "CollectionInfo | None", runtime: Runtimes | None = None
+) -> str:
     """Return the model to fill a collection with: by default the model of its vectors.
 
     Raises:
@@ -95,19 +98,34 @@ def model_to_fill(given: str | None, there: "CollectionInfo | None") -> str:
         from coca.workflows.collections.collection_model import model_of
 
         try:
-            return model_of(there)
+            return model_of(there, runtime=None if runtime is None else runtime.value)
         except ModelError:
             if not os.environ.get("COCA_MODEL"):
                 raise
     return model_name(given)
 
 
-def load_model(given: str | None, device: str | None) -> "Predictor":
-    """Load the model that the options select."""
+def load_model(
+    given: str | None, device: str | None, *, info: "CollectionInfo | None" = None
+) -> "Predictor":
+    """Load the model that the options select, with vectors as short as those of its collection."""
     keep_downloads_quiet(Console.current(json=False))
     from coca.inference.loading import load
+    from coca.workflows.collections.collection_model import fitted
 
-    return load(model_name(given), device=device)
+    return fitted(load(model_name(given), device=device), info)
+
+
+def load_collection_model(
+    given: str | None, device: str | None, runtime: Runtimes | None
+) -> "CollectionModel":
+    """Load the model that the options select, on the runtime that they select."""
+    keep_downloads_quiet(Console.current(json=False))
+    from coca.workflows.collections.collection_model import load_model
+
+    return load_model(
+        model_name(given), device=device, runtime=None if runtime is None else runtime.value
+    )
 
 
 def keep_downloads_quiet(console: Console) -> None:

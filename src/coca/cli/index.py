@@ -92,8 +92,20 @@ def index(
         Path | None,
         typer.Option("--bad-list", help="File to list unreadable images in.", show_default=False),
     ] = None,
+    dimensions: Annotated[
+        int | None,
+        typer.Option(
+            "--dimensions",
+            min=1,
+            metavar="D",
+            help="Keep the first D numbers of each vector. Default: those of the collection; all "
+            "in a new one.",
+            show_default=False,
+        ),
+    ] = None,
     model: defaults.Model = None,
     device: defaults.Device = None,
+    runtime: defaults.Runtime = None,
     token: defaults.Token = "",
     as_json: Json = False,
 ) -> None:
@@ -121,6 +133,7 @@ def index(
             "--max-bad": max_bad != _MAX_BAD,
             "--bad-list": bad_list is not None,
             "--read-from": bool(read_from),
+            "--dimensions": dimensions is not None,
         }
         if idle := [name for name, is_given in given.items() if is_given]:
             raise ConfigError(
@@ -131,8 +144,10 @@ def index(
         )
         _report(console, filled, where)
         return
+    from coca.runtime.short_vectors import shorten
     from coca.search.ingest.snapshot import PathCache
     from coca.search.milvus.catalog import check_place
+    from coca.workflows.collections.collection_model import fitted
     from coca.workflows.collections.image_sources import (
         UnreadableFile,
         check_filled,
@@ -148,7 +163,9 @@ def index(
         # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(resolved, sources, prune=prune)
     joined = check_place(index_uri, collection, token=token)
-    predictor = defaults.load_model(defaults.model_to_fill(model, joined), device)
+    named = defaults.model_to_fill(model, joined, runtime)
+    loaded = defaults.load_collection_model(named, device, runtime)
+    predictor = fitted(loaded, joined) if dimensions is None else shorten(loaded, dimensions)
     settings: IndexSettings = {
         "collection": collection,
         "token": token,

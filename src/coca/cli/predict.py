@@ -14,8 +14,8 @@ from coca.cli.console import Console, Json
 from coca.core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from coca.inference.head_inference import Prediction
     from coca.inference.predictor import Predictor
+    from coca.runtime.labels import Prediction
 
 SHOWN_LABELS = 3
 

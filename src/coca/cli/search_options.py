@@ -142,7 +142,8 @@ class CollectionOptions:
         """
         from coca.workflows.collections.collection_model import model_of
 
-        return defaults.load_model(self.model or model_of(index.info), self.device)
+        named = self.model or model_of(index.info)
+        return defaults.load_model(named, self.device, info=index.info)
 
 
 def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:

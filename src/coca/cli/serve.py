@@ -34,6 +34,7 @@ def serve(
     ] = False,
     model: defaults.Model = None,
     device: defaults.Device = None,
+    runtime: defaults.Runtime = None,
     token: defaults.Token = "",
     keys: Annotated[
         Path | None,
@@ -93,6 +94,7 @@ def serve(
         token=token,
         model=model or (defaults.model_name(None) if create else os.environ.get("COCA_MODEL")),
         device=device,
+        runtime=None if runtime is None else runtime.value,
         create=create,
         keys=ring,
         folders=allow_folder or (),

@@ -1,4 +1,4 @@
-"""Commands `coca convert` (to and from OpenCLIP) and `coca export` (to share, or as ONNX)."""
+"""Commands `coca convert` (to and from OpenCLIP) and `coca export` (to share, or for others)."""
 
 from dataclasses import asdict
 from enum import StrEnum
@@ -24,6 +24,8 @@ class ExportFormat(StrEnum):
 
     coca = "coca"
     onnx = "onnx"
+    immich = "immich"
+    huggingface = "huggingface"
 
 
 Source = Annotated[
@@ -80,8 +82,9 @@ def export(
         ExportFormat,
         typer.Option(
             "--format",
-            help="coca: a model folder with a model card. onnx: graphs for ONNX Runtime, which run "
-            "without torch.",
+            help="coca: a model folder with a model card. huggingface: the same, and transformers "
+            "loads it as well. onnx: graphs for ONNX Runtime, which run without torch. immich: "
+            "ONNX in the layout of immich's machine learning service.",
         ),
     ] = ExportFormat.coca,
     int8: Annotated[
@@ -91,8 +94,8 @@ def export(
         Path | None,
         typer.Option(
             "--images",
-            help="With --format onnx: folder of images on which the files are compared with torch; "
-            "default: 32 drawn images.",
+            help="With --format onnx or immich: folder of images on which the files are compared "
+            "with torch; default: 32 drawn images.",
             show_default=False,
         ),
     ] = None,
@@ -152,7 +155,7 @@ def export(
     """
     console = Console.current(json=as_json)
     defaults.keep_downloads_quiet(console)
-    if to is ExportFormat.onnx:
+    if to in (ExportFormat.onnx, ExportFormat.immich):
         unused = {
             "--title": title,
             "--use": use,
@@ -165,8 +168,13 @@ def export(
             "--private": private,
         }
         if idle := [name for name, value in unused.items() if value]:
-            raise ConfigError(f"{', '.join(idle)} apply to --format coca: leave them out")
-        _export_onnx(console, model, out, int8=int8, images=images)
+            raise ConfigError(f"{', '.join(idle)} do not apply to --format {to}: leave them out")
+        if to is ExportFormat.immich:
+            if int8:
+                raise ConfigError("--int8 applies to --format onnx, got --format immich")
+            _export_immich(console, model, out, images=images)
+        else:
+            _export_onnx(console, model, out, int8=int8, images=images)
         return
     if int8 or images is not None:
         raise ConfigError("--int8 and --images apply to --format onnx: add it")
@@ -184,6 +192,10 @@ def export(
     given = {name: value for name, value in options.items() if value}
     text = load_config(CardConfig, card or {}, given)
     made = workflow.export(model, out, card=text, results=results or (), half=half)
+    if to is ExportFormat.huggingface:
+        from coca.release.huggingface import add_auto_map
+
+        add_auto_map(made)
     console.say(f"{model} is in {made}; its card is {made / 'README.md'}")
     if licence_of(made) == UNKNOWN_LICENCE:
         console.say("the card states no licence: name the one of the weights by --licence")
@@ -214,4 +226,20 @@ def _export_onnx(
         ],
         right=["measured"],
     )
+    console.emit({"out": str(out), **asdict(result)})
+
+
+def _export_immich(console: Console, model: str, out: Path, *, images: Path | None) -> None:
+    from coca.release.onnx.immich import export_immich
+
+    result = export_immich(model, out, images=images)
+    console.say(
+        f"{model} is in {out}, compared with torch on {result.images} images: lowest cosine of an "
+        f"image {result.min_image_cosine:.6f}, of a text {result.min_text_cosine:.6f}"
+    )
+    if result.trims:
+        console.note(
+            "this model crops empty borders and keeps the aspect ratio; immich does not, so its "
+            "vectors differ for such images"
+        )
     console.emit({"out": str(out), **asdict(result)})

@@ -4,40 +4,19 @@ Dimensions: N samples, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
 
-import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
 from coca.core.errors import ConfigError, DataError
-from coca.metrics.classification import softmax
 from coca.model.captioner import Captioner
 from coca.model.config import HeadConfig
 from coca.runtime.image_file import ImageSource
 
 SampleImages: TypeAlias = ImageSource | Sequence[ImageSource]
 """The image of a sample, or its images in order."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A label and its probability."""
-
-    label: str
-    probability: float
-    """Softmax probability, 0 to 1; it sums to 1 over the candidate labels."""
-
-
-def predictions(logits: Float[ndarray, "N K"], labels: Sequence[str]) -> list[list[Prediction]]:
-    """Apply softmax and sort the labels of each sample, most probable first."""
-    return [
-        [Prediction(labels[k], float(row[k])) for k in np.argsort(-row, kind="stable")]
-        for row in softmax(logits)
-    ]
 
 
 def head_of(model: Captioner) -> HeadConfig:

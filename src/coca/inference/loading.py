@@ -36,6 +36,7 @@ from coca.model.pretrained import (
     weights_digest,
 )
 from coca.processing.processor import PROCESSOR_FILE, TOKENIZER_FILE, Processor
+from coca.runtime.short_vectors import shorten
 from coca.weights import DEFAULT_MODEL
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def load(
     precision: Precision = "fp32",
     batch_size: int = 64,
     prepack: bool = True,
+    dimensions: int | None = None,
 ) -> Predictor:
     """Load a pretrained model by its name; only `openclip:` and `hf:` names use the network.
 
@@ -67,10 +69,13 @@ def load(
         batch_size: Images or texts per batch, at least 1.
         prepack: On a CPU, keep a second copy of the weights in prepacked order. Images take a
             tenth less time, captions up to half. Do not train such a model.
+        dimensions: Keep the first numbers of each embedding, and normalize them again; see
+            `coca.runtime.short_vectors`. Default: all.
 
     Raises:
         ModelError: A file is missing, damaged, does not fit the others, or cannot be downloaded.
-        ConfigError: The precision, device or open weights are unknown.
+        ConfigError: The precision, device or open weights are unknown, or `dimensions` is above the
+            size of the embeddings.
         MissingExtraError: Open weights need the extra `hub`.
     """
     if precision not in _DTYPES:
@@ -84,7 +89,7 @@ def load(
     config, processor = load_config_file(path), Processor.load(path)
     _require_fit(path, config, processor)
     model = load_model(path, device=target, dtype=_DTYPES[precision])
-    return Predictor(
+    predictor = Predictor(
         model,
         processor,
         fingerprint=fingerprint(path),
@@ -92,6 +97,7 @@ def load(
         batch_size=batch_size,
         prepack=prepack,
     )
+    return predictor if dimensions is None else shorten(predictor, dimensions)
 
 
 def fingerprint(folder: str | Path) -> str:

@@ -19,14 +19,12 @@ from coca.core.errors import ConfigError
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.captioning import Caption, captions_of
 from coca.inference.head_inference import (
-    Prediction,
     SampleImages,
     check_texts,
     flatten_images,
     head_of,
-    predictions,
 )
-from coca.inference.prompts import PROMPTS, Templates, sentences_of
+from coca.inference.prompts import PROMPTS, Templates, class_means, sentences_of
 from coca.inference.repeats import expand_positions, unique_samples
 from coca.model.captioner import Captioner
 from coca.model.generation.config import GenerationConfig, GenerationOptions
@@ -35,6 +33,7 @@ from coca.model.generation.scoring import score_captions, scored_lengths
 from coca.model.layers.prepacked_linear import prepack_weights
 from coca.processing.processor import Processor
 from coca.runtime.inputs import ImageInput, as_images, as_texts, prompts_for
+from coca.runtime.labels import Prediction, predictions
 
 T = TypeVar("T")
 
@@ -227,8 +226,7 @@ class Predictor:
         """
         groups = sentences_of(as_texts(labels), templates)
         vectors = self.embed_texts([text for group in groups for text in group], progress=progress)
-        means = np.stack([part.mean(axis=0) for part in np.split(vectors, _ends(groups))])
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        return class_means(vectors, groups)
 
     def class_log_likelihoods(
         self,

@@ -1,10 +1,16 @@
-"""Prompt templates for zero-shot classification: sentences with `{}` for the class name."""
+"""Prompt templates for zero-shot classification: sentences with `{}` for the class name.
+
+Dimensions: K classes, M prompts of all classes, E embedding.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import yaml
+from jaxtyping import Float
+from numpy import ndarray
 
 from coca.core.errors import ConfigError
 from coca.processing.prompts import CLIP_PROMPTS
@@ -94,6 +100,20 @@ def sentences_of(labels: Sequence[str], templates: Templates) -> list[list[str]]
             "each at least one sentence"
         )
     return [[text.replace("{}", label) for text in as_texts(templates[label])] for label in labels]
+
+
+def class_means(
+    vectors: Float[ndarray, "M E"], groups: Sequence[Sequence[str]]
+) -> Float[ndarray, "K E"]:
+    """Compute the mean of the vectors of each class's prompts, of length 1.
+
+    Args:
+        vectors: Vectors of all prompts, class by class.
+        groups: The prompts of each class.
+    """
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends)])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def fill(templates: Sequence[str], label: str) -> list[str]:

@@ -23,7 +23,7 @@ from coca.core.errors import ConfigError, DataError
 from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.progress import ProgressMaker, silent
 from coca.inference.captioning import Caption, captions_of
-from coca.inference.head_inference import Prediction, head_of, predictions
+from coca.inference.head_inference import head_of
 from coca.inference.predictor import Predictor
 from coca.inference.prompts import PROMPTS, Templates
 from coca.model.generation.config import GenerationConfig, GenerationOptions
@@ -31,6 +31,7 @@ from coca.model.generation.generate import generate
 from coca.processing.video import clip_frames
 from coca.processing.video_file import VideoSource
 from coca.runtime.inputs import ImageInput
+from coca.runtime.labels import Prediction, predictions
 
 Mode: TypeAlias = Literal["mean", "flatten"]
 

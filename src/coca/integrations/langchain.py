@@ -19,7 +19,7 @@ from coca.search.mining.diversity import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_file
 from coca.search.records import Hit, Record, content_id
-from coca.workflows.collections.collection_model import model_of, open_collection
+from coca.workflows.collections.collection_model import fitted, model_of, open_collection
 from coca.workflows.collections.image_resolver import ImageResolver
 
 with extra_imports("langchain_core", extra="langchain"):
@@ -110,7 +110,7 @@ class CoCaVectorStore(VectorStore):
                 raise ConfigError("create needs the embedding of the new collection")
             opened = Collection.open(uri, collection, token=token)
             try:
-                return cls(model_of(opened.info), opened)
+                return cls(fitted(as_predictor(model_of(opened.info)), opened.info), opened)
             except BaseException:
                 opened.close()
                 raise

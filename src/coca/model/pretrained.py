@@ -120,6 +120,20 @@ def load_config_file(folder: str | Path) -> ModelConfig:
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    return parse_config(content, path)
+
+
+def parse_config(content: Any, path: str | Path) -> ModelConfig:
+    """Build the configuration of a model from the content of `config.json`.
+
+    Args:
+        content: JSON value with `format_version`, `architecture` and `model`; other keys, such as
+            those of transformers, are ignored.
+        path: Path of the file, for errors.
+
+    Raises:
+        ModelError: It is of a newer format, or describes no model.
+    """
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ModelError(f"{path} has no section `model`, so it describes no CoCa model")
     if content.get("format_version") != FORMAT_VERSION:
@@ -135,13 +149,14 @@ def load_config_file(folder: str | Path) -> ModelConfig:
             f"{' and '.join(_CONFIGS)}"
         )
     # Earlier versions had a second kind of head; `num_classes` is 0 in models without it.
-    if classes := content["model"].pop("num_classes", 0):
+    settings = dict(content["model"])
+    if classes := settings.pop("num_classes", 0):
         raise ModelError(
             f"{path} has num_classes {classes}: a kind of head that this version of coca does not "
             "build; train the model again with a `head`"
         )
     try:
-        return from_dict(_CONFIGS[architecture], content["model"], source=str(path))
+        return from_dict(_CONFIGS[architecture], settings, source=str(path))
     except ConfigError as error:
         raise ModelError(str(error)) from None
 

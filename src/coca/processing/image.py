@@ -35,16 +35,14 @@ from coca.runtime.image_file import (
     check_size,
     check_type,
     draft,
-    drawn_box,
     image_errors,
     image_name,
     is_turned,
     opened,
-    square_around,
     trim_border,
     upright_rgb,
 )
-from coca.runtime.preprocess import resize_shortest
+from coca.runtime.preprocess import covered_region, resize_shortest
 
 _FAST_DECODER = "torchvision.io"
 
@@ -176,15 +174,10 @@ class ImageTransform:
             Left, top, right and bottom as fractions of the width and height. They are below 0 or
             above 1 where the square is padded.
         """
-        height, width = pixels.shape[1:]
-        box = drawn_box(pixels.permute(1, 2, 0).numpy()) if self.config.trim else None
-        left, top, right, bottom = (0, 0, width, height) if box is None else square_around(box)
-        # How far the square is inside of the box on each side, or outside if padded.
-        sides = right - left, bottom - top
-        side = max(sides) if self.config.resize == "pad" else min(sides)
-        is_square = self.config.resize != "squash"
-        x, y = ((it - side) / 2 if is_square else 0.0 for it in sides)
-        return (left + x) / width, (top + y) / height, (right - x) / width, (bottom - y) / height
+        config = self.config
+        return covered_region(
+            pixels.permute(1, 2, 0).numpy(), resize=config.resize, trim=config.trim
+        )
 
     def resize(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
         """Resize an image to the model's square input; pixels stay 0 to 255."""

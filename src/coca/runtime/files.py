@@ -4,6 +4,7 @@ manifest.json     version, model fingerprint, sizes, SHA-256 of each file, resul
 preprocess.json   resizing and token layout
 tokenizer.json    vocabulary of the `tokenizers` library
 vision.onnx       pixels -> image_embeds, image_tokens
+vision_fp32.onnx  the same with fp32 weights, for captions; only next to 8-bit convolutions
 text.onnx         input_ids -> text_embeds
 cross.onnx        image_tokens -> keys and values of each cross-attention layer
 decoder.onnx      one decoding step, with caches
@@ -25,6 +26,8 @@ MANIFEST_FILE, PREPROCESS_FILE, TOKENIZER_FILE = (
 )
 GRAPHS = ("vision", "text", "cross", "decoder")
 """Names of the graphs; each is in the file NAME.onnx."""
+FLOAT_VISION = "vision_fp32"
+"""Name of the image encoder for captions and scores, where `vision` has 8-bit convolutions."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@
 
 The methods have the names and results of `coca.inference.predictor.Predictor`.
 
-Dimensions: N images or texts, M texts scored against N images, E shared embedding.
+Dimensions: N images or texts, M texts scored against N images, B batch, S side of an image
+(pixels), E shared embedding, Q image tokens, C their width.
 """
 
 import os
@@ -27,7 +28,13 @@ from coca.core.progress import ProgressMaker, silent
 from coca.runtime.beam_search import Generated, beam_search
 from coca.runtime.captions import Caption
 from coca.runtime.decoder import Decoder, DecoderState
-from coca.runtime.files import PREPROCESS_FILE, TOKENIZER_FILE, Manifest, read_manifest
+from coca.runtime.files import (
+    FLOAT_VISION,
+    PREPROCESS_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+    read_manifest,
+)
 from coca.runtime.inputs import ImageInput, as_images, as_texts, prompts_for
 from coca.runtime.preprocess import (
     ImageSettings,
@@ -37,23 +44,32 @@ from coca.runtime.preprocess import (
     square,
 )
 from coca.runtime.scoring import score_captions, scored_lengths
+from coca.runtime.short_vectors import shorten
 
 T = TypeVar("T")
 
 DEFAULT_BEAMS = 4
 
 
-def load(path: str | Path, *, batch_size: int = 16, threads: int | None = None) -> "Predictor":
+def load(
+    path: str | Path,
+    *,
+    batch_size: int = 16,
+    threads: int | None = None,
+    dimensions: int | None = None,
+) -> "Predictor":
     """Load an exported model; torch is not imported.
 
     Args:
         path: A folder that `coca export --format onnx` wrote.
         batch_size: Images or texts per batch, at least 1; larger batches take more memory.
         threads: Threads of ONNX Runtime; default: one per core.
+        dimensions: Keep the first numbers of each embedding, and normalize them again. Default:
+            all.
 
     Raises:
         ModelError: A file is missing or was changed.
-        ConfigError: `batch_size` or `threads` is below 1.
+        ConfigError: `batch_size` or `threads` is below 1, or `dimensions` is out of range.
         MissingExtraError: onnxruntime is not installed.
     """
     folder = Path(path)
@@ -64,7 +80,8 @@ def load(path: str | Path, *, batch_size: int = 16, threads: int | None = None) 
     except (OSError, ValueError) as error:
         raise ModelError(f"{where} cannot be read as JSON: {error}") from None
     image, text = settings_from(content, where)
-    return Predictor(folder, manifest, image, text, batch_size=batch_size, threads=threads)
+    loaded = Predictor(folder, manifest, image, text, batch_size=batch_size, threads=threads)
+    return loaded if dimensions is None else shorten(loaded, dimensions)
 
 
 class Predictor:
@@ -104,6 +121,15 @@ class Predictor:
         """Factor from cosine similarity to logit: one over the learned temperature."""
         return self.manifest.logit_scale
 
+    @property
+    def context_length(self) -> int:
+        """Maximum number of tokens in a text, special tokens included."""
+        return self._text.context_length
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text, the first token included."""
+        return self._tokens.count(text)
+
     def embed_images(
         self, images: ImageInput | Iterable[ImageInput], *, progress: ProgressMaker = silent
     ) -> Float32[np.ndarray, "N E"]:
@@ -113,7 +139,7 @@ class Predictor:
             DataError: An image cannot be read; the message names it.
         """
         rows = [
-            self._see(pixels)[0]
+            self._embed(pixels)
             for pixels in self._pixels(as_images(images), "embedding images", progress)
         ]
         return self._stacked(rows)
@@ -130,7 +156,7 @@ class Predictor:
         self, images: Sequence[UInt8[np.ndarray, "3 S S"]]
     ) -> Float32[np.ndarray, "N E"]:
         """Compute one unit-norm embedding per output of `prepare_image`, all in one batch."""
-        return self._see(np.stack(list(images)))[0]
+        return self._embed(np.stack(list(images)))
 
     def embed_texts(
         self, texts: str | Iterable[str], *, progress: ProgressMaker = silent
@@ -188,7 +214,7 @@ class Predictor:
             here = prompts[len(captions) : len(captions) + len(pixels)]
             state = DecoderState(
                 self._decoder,
-                self._see(pixels)[1],
+                self._image_tokens(pixels),
                 here,
                 pad_id=self._text.pad_id,
                 max_position=self._text.positions - 1,
@@ -231,7 +257,7 @@ class Predictor:
         rows = [
             score_captions(
                 self._decoder,
-                self._see(pixels)[1],
+                self._image_tokens(pixels),
                 tokens,
                 self._text,
                 vocab_size=self._tokens.vocab_size,
@@ -246,6 +272,12 @@ class Predictor:
     @cached_property
     def _vision_graph(self) -> Any:
         return self._session("vision")
+
+    @cached_property
+    def _tokens_graph(self) -> Any:
+        """Graph that computes image tokens."""
+        is_apart = f"{FLOAT_VISION}.onnx" in self.manifest.files
+        return self._session(FLOAT_VISION) if is_apart else self._vision_graph
 
     @cached_property
     def _text_graph(self) -> Any:
@@ -268,9 +300,13 @@ class Predictor:
             # ONNX Runtime has no common base class of its errors.
             raise ModelError(f"{path} cannot be loaded: {error}") from error
 
-    def _see(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> list[Any]:
-        """Return embeddings and image tokens."""
-        return self._vision_graph.run(None, {"pixels": pixels})
+    def _embed(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
+        (embeddings,) = self._vision_graph.run(["image_embeds"], {"pixels": pixels})
+        return embeddings
+
+    def _image_tokens(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B Q C"]:
+        (tokens,) = self._tokens_graph.run(["image_tokens"], {"pixels": pixels})
+        return tokens
 
     def _pixels(
         self, images: Sequence[ImageInput], title: str, progress: ProgressMaker

@@ -20,7 +20,13 @@ from PIL import Image
 
 from coca.core.errors import ConfigError, ModelError
 from coca.core.extras import require
-from coca.runtime.image_file import ImageSource, read_image, trim_border
+from coca.runtime.image_file import (
+    ImageSource,
+    drawn_box,
+    read_image,
+    square_around,
+    trim_border,
+)
 
 MAX_ASPECT_RATIO = 256
 """Largest aspect ratio before an image is cropped; resizing a longer one would exhaust memory."""
@@ -75,6 +81,30 @@ def square(source: ImageSource, settings: ImageSettings) -> UInt8[np.ndarray, "3
     if settings.trim:
         image = Image.fromarray(trim_border(np.asarray(image)))
     return np.ascontiguousarray(np.asarray(_resized(image, settings)).transpose(2, 0, 1))
+
+
+def covered_region(
+    pixels: UInt8[np.ndarray, "H W 3"], *, resize: str, trim: bool
+) -> tuple[float, float, float, float]:
+    """Compute which part of an image the model's square input shows.
+
+    Args:
+        pixels: The image.
+        resize: Method of resizing, as in `ImageSettings`.
+        trim: Whether empty borders are cropped.
+
+    Returns:
+        Left, top, right and bottom as fractions of the width and height. They are below 0 or above
+        1 where the square is padded.
+    """
+    height, width = pixels.shape[:2]
+    box = drawn_box(pixels) if trim else None
+    left, top, right, bottom = (0, 0, width, height) if box is None else square_around(box)
+    # How far the square is inside of the box on each side, or outside if padded.
+    sides = right - left, bottom - top
+    side = max(sides) if resize == "pad" else min(sides)
+    x, y = ((it - side) / 2 if resize != "squash" else 0.0 for it in sides)
+    return (left + x) / width, (top + y) / height, (right - x) / width, (bottom - y) / height
 
 
 def _resized(image: Image.Image, settings: ImageSettings) -> Image.Image:
@@ -161,6 +191,10 @@ class TextTokens:
                 "tokens at most"
             )
         return ids
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a text of any length, the first token included."""
+        return 1 + len(self._text_ids(text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode the tokens of a caption, without special tokens and spaces at the ends."""

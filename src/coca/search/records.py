@@ -170,6 +170,12 @@ def check_same_model(
     if same_model(info.fingerprint, fingerprint) and info.embed_dim == embed_dim:
         return
     named = f" ({info.model})" if info.model else ""
+    if same_model(info.fingerprint, fingerprint):
+        raise SearchError(
+            f"collection {info.collection!r} in {info.uri} has vectors of {info.embed_dim} numbers "
+            f"of this model, and not of {embed_dim}: load it with dimensions={info.embed_dim}, or "
+            f"fill another collection with `{maker} --collection NAME`"
+        )
     sizes = (
         f"; its vectors have {info.embed_dim} numbers, and not {embed_dim}"
         if info.embed_dim != embed_dim

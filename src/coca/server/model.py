@@ -4,20 +4,23 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import DataError
-from coca.inference.attention import WordMaps, explain_caption
-from coca.inference.captioning import Caption
-from coca.inference.head_inference import Prediction
-from coca.inference.predictor import Predictor
+from coca.runtime.captions import Caption
+from coca.runtime.labels import Prediction
+from coca.server.backend import backend_of
 from coca.server.batching import Batcher
-from coca.server.decoding.decoder import Decoder, as_tensor
+from coca.server.decoding.decoder import Decoder
 from coca.server.images import Box, DecodedImage
 from coca.server.settings import ServerSettings
+from coca.workflows.collections.collection_model import CollectionModel
+
+if TYPE_CHECKING:
+    from coca.inference.attention import WordMaps
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,13 @@ class ServedModel:
     all cores.
     """
 
-    def __init__(self, predictor: Predictor, decoder: Decoder, settings: ServerSettings) -> None:
+    def __init__(
+        self, predictor: CollectionModel, decoder: Decoder, settings: ServerSettings
+    ) -> None:
         """Wrap a loaded model and start the threads that call it."""
-        self.predictor = predictor
+        # Typed by `backend`: both runtimes have the methods that are called here.
+        self.predictor: Any = predictor
+        self.backend = backend_of(predictor)
         self.decoder = decoder
         self._lock = threading.Lock()
         limits: dict[str, Any] = {
@@ -112,24 +119,23 @@ class ServedModel:
         """Rank labels by probability for each image; see `Predictor.classify`."""
         squares = self._squares(images)
         with self._lock:
-            return self.predictor.classify(squares, labels, templates=templates)
+            return self.backend.classify(squares, labels, templates)
 
     def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
         """Rank the answers of the model's head; see `Predictor.answer`."""
         squares = self._squares(images)
         with self._lock:
-            return self.predictor.answer(squares, questions)
+            return self.backend.answer(squares, questions)
 
     @property
     def answers_questions(self) -> bool:
         """Whether the model has a head that reads a text."""
-        head = self.predictor.model.head
-        return head is not None and head.config.reads == "text"
+        return self.backend.answers_questions
 
-    def explain(self, image: DecodedImage, caption: Caption, *, prompt: str = "") -> WordMaps:
+    def explain(self, image: DecodedImage, caption: Caption, *, prompt: str = "") -> "WordMaps":
         """Compute the cross-attention maps of a caption; see `explain_caption`."""
         with self._lock:
-            return explain_caption(self.predictor, image.square, caption=caption, prompt=prompt)
+            return self.backend.explain(image.square, caption, prompt)
 
     def decoded(self, image: Any) -> DecodedImage:
         """Decode an encoded image or a region; a decoded image is returned unchanged.
@@ -150,7 +156,7 @@ class ServedModel:
         )
 
     @contextmanager
-    def exclusive(self) -> Iterator[Predictor]:
+    def exclusive(self) -> Iterator[Any]:
         """Hold the model; calls of other threads wait."""
         with self._lock:
             yield self.predictor
@@ -167,7 +173,8 @@ class ServedModel:
 
     def _embed_images(self, images: Sequence[DecodedImage]) -> list[Float32[np.ndarray, " E"]]:
         with self._lock:
-            return list(self.predictor.embed_prepared([as_tensor(image) for image in images]))
+            prepared = [self.backend.prepared(image.square) for image in images]
+            return list(self.predictor.embed_prepared(prepared))
 
     def _squares(self, images: Sequence[Any]) -> list[np.ndarray]:
         return [self.decoded(image).square for image in images]

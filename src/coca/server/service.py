@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coca.core.errors import ConfigError, DataError
-from coca.inference.loading import load
-from coca.inference.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
 from coca.search.records import Record
+from coca.server.backend import backend_of
 from coca.server.catalog import Catalog
 from coca.server.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.errors import ServiceError
@@ -25,7 +24,14 @@ from coca.server.served_collection import ServedCollection
 from coca.server.settings import ServerSettings
 from coca.server.thumbnails import Thumbnails
 from coca.server.uploads import Uploads
-from coca.workflows.collections.collection_model import model_of, open_collection
+from coca.workflows.collections.collection_model import (
+    CollectionModel,
+    Runtime,
+    fitted,
+    load_model,
+    model_of,
+    open_collection,
+)
 from coca.workflows.collections.image_resolver import ImageResolver
 
 
@@ -35,7 +41,7 @@ class Service:
     def __init__(
         self,
         collections: Sequence[Collection],
-        predictor: Predictor,
+        predictor: CollectionModel,
         settings: ServerSettings,
         *,
         decoder: Decoder | None = None,
@@ -51,7 +57,7 @@ class Service:
         self.settings = settings
         self.keys = KeyRing(keys or {})
         self.decoder = decoder or ProcessDecoder(
-            predictor.processor.image, max_pixels=settings.max_pixels
+            backend_of(predictor).images, max_pixels=settings.max_pixels
         )
         self.model = ServedModel(predictor, self.decoder, settings)
         self.thumbnails = Thumbnails(settings.thumbnails, self.decoder)
@@ -155,8 +161,9 @@ def open_service(
     settings: ServerSettings,
     *,
     token: str = "",
-    model: Predictor | str | Path | None = None,
+    model: CollectionModel | str | Path | None = None,
     device: str | None = None,
+    runtime: Runtime | None = None,
     create: bool = False,
     keys: Mapping[str, KeyConfig] | None = None,
     folders: Sequence[Path] = (),
@@ -170,6 +177,7 @@ def open_service(
         token: `"user:password"` or an API key, if the server requires one.
         model: A loaded model, a folder or a name; default: the model of the first collection.
         device: Torch device of a model that is loaded; see `coca.load`.
+        runtime: Library that runs a model that is loaded; default: `onnx` for an exported folder.
         create: Create missing collections; then `model` is required.
         keys: Key -> what it may use; none: requests need no key.
         folders: Folders that requests may index, with all folders in them.
@@ -185,7 +193,7 @@ def open_service(
         if create:
             if model is None:
                 raise ConfigError("a model must be named to create collections: pass --model")
-            predictor = model if isinstance(model, Predictor) else load(model, device=device)
+            predictor = _loaded(model, runtime, device)
             opened = [
                 stack.enter_context(open_collection(predictor, uri, name, token=token, create=True))
                 for name in collections
@@ -195,11 +203,17 @@ def open_service(
             opened = [
                 stack.enter_context(Collection.open(uri, name, token=token)) for name in collections
             ]
-            predictor = (
-                model
-                if isinstance(model, Predictor)
-                else load(model or model_of(opened[0].info), device=device)
-            )
+            info = opened[0].info
+            named = model_of(info, runtime=runtime) if model is None else model
+            predictor = fitted(_loaded(named, runtime, device), info)
         service = Service(opened, predictor, settings, keys=keys, folders=folders)
         stack.callback(service.close)
         yield service
+
+
+def _loaded(
+    model: CollectionModel | str | Path, runtime: Runtime | None, device: str | None
+) -> CollectionModel:
+    if not isinstance(model, str | Path):
+        return model
+    return load_model(model, runtime=runtime, device=device)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from coca.core.errors import ConfigError
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.losses.collectives import all_reduce_sum, world_size
 from coca.train.objective import ChunkedLoss, Embedded, Losses, Objective, add_losses
 from coca.train.parallel import ParallelModel

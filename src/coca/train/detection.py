@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.detection.detector import Boxes, Detector
 from coca.train.objective import Losses
 

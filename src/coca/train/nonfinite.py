@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from coca.core.config_base import Config
 from coca.core.errors import ConfigError
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.model.captioner import Captioner, CoCaOutput
 from coca.model.losses.captioning import captioning_loss, classification_loss
 from coca.model.losses.collectives import all_reduce_sum, world_size

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from coca.core.config import to_dict
 from coca.core.errors import CocaError, DataError, StorageError
 from coca.core.progress import ProgressMaker, silent
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.train.backward import backward
 from coca.train.checkpoint import Checkpoint, load_newest, remove_unfinished
 from coca.train.checkpoint_manager import OTHER_RANKS, CheckpointManager

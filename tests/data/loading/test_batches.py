@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from coca.core.errors import DataError
-from coca.data.sample import Batch, Sample
+from coca.data.batch import Batch
+from coca.data.sample import Sample
 from tiny_data import MemorySource, image_bytes, make_samples, tiny_processor
 from tiny_loader import Faulty, keys, lively, make_loader, named, same, take
 

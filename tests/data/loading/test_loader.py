@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from coca.core.errors import ConfigError, DataError
+from coca.data.batch import Batch
 from coca.data.loading.loader import LoaderConfig
-from coca.data.sample import Batch
 from coca.data.sources.base import Source, SourceConfig
 from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardsConfig, ShardWriter

@@ -14,6 +14,9 @@ from PIL import Image
 import coca
 from coca.core.errors import ModelError
 from coca.runtime import load
+from coca.search.milvus.collection import Collection
+from coca.workflows.collections.index import index_images
+from coca.workflows.collections.search import open_search
 from tiny_model import write_model
 from tiny_weights import write_open_clip
 
@@ -102,3 +105,114 @@ def test_a_changed_file_is_an_error(exported: tuple[str, Path], tmp_path: Path) 
     (copy / "preprocess.json").write_text("{}")
     with pytest.raises(ModelError, match=re.escape("preprocess.json was changed")):
         load(copy)
+
+
+INDEX_WITHOUT_TORCH = """
+import sys
+from coca.cli.app import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_an_exported_model_fills_a_collection_as_torch_does(
+    exported: tuple[str, Path], images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pymilvus", reason="needs the extra search")
+    model, folder = exported
+    uri = str(tmp_path / "pictures.db")
+    words = ["index", str(images), "--model", str(folder), "--uri", uri, "--runtime", "onnx"]
+    code = [sys.executable, "-c", INDEX_WITHOUT_TORCH, *words]
+    done = subprocess.run(code, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.split()[-1]) == (0, "False"), done.stderr
+    reference = str(tmp_path / "torch.db")
+    index_images([images], coca.load(model, device="cpu"), uri=reference)
+    with Collection.open(uri) as one, Collection.open(reference) as other:
+        assert one.info.fingerprint == other.info.fingerprint
+        assert one.info.model == str(folder)
+        (found,), (expected,) = one.read_through(), other.read_through()
+    by_id = {record.id: record for record in expected}
+    for record in found:
+        assert record.vector @ by_id[record.id].vector > 0.999
+        assert record.caption_source == by_id[record.id].caption_source
+    assert np.mean([record.caption == by_id[record.id].caption for record in found]) > 0.6
+    # The model of the collection is found by its name, also by the other runtime.
+    with open_search(uri, runtime="onnx") as engine:
+        first = engine.search("a cat", k=9)
+    with open_search(uri, model=model) as engine:
+        second = engine.search("a cat", k=9)
+    assert {hit.id for hit in first} == {hit.id for hit in second}
+    again = index_images([images], load(folder), uri=uri)
+    assert again.report.unchanged == 9
+
+
+def test_a_collection_of_torch_needs_the_name_of_an_exported_model(
+    exported: tuple[str, Path], images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pymilvus", reason="needs the extra search")
+    uri = str(tmp_path / "pictures.db")
+    index_images([images], coca.load(exported[0], device="cpu"), uri=uri, captions=False)
+    with (
+        pytest.raises(ModelError, match=r"--runtime onnx needs an exported model, .* by --model"),
+        open_search(uri, runtime="onnx"),
+    ):
+        pass
+    with open_search(uri, model=exported[1]) as engine:
+        assert len(engine.search("a cat", k=9)) == 9
+
+
+SERVE_WITHOUT_TORCH = """
+import base64, json, sys
+from pathlib import Path
+from fastapi.testclient import TestClient
+from coca.runtime import load
+from coca.server.app import create_app
+from coca.server.service import open_service
+from coca.server.settings import ServerSettings
+from coca.workflows.collections.index import index_images
+folder, photos, place = sys.argv[1:]
+uri = place + "/pictures.db"
+index_images([photos], load(folder), uri=uri, captions=False)
+image = "data:image/png;base64," + base64.b64encode(Path(photos, "0.png").read_bytes()).decode()
+settings = ServerSettings(thumbnails=Path(place, "t"), uploads=Path(place, "u"))
+with open_service(uri, ["pictures"], settings, runtime="onnx") as service:
+    app = create_app(service, settings)
+    client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1))
+    result = {
+        "hits": client.post("/v1/search", json={"text": "a cat", "limit": 3}).json(),
+        "vectors": client.post("/v1/embeddings", json={"input": ["a cat", image]}).json(),
+        "caption": client.post("/v1/caption", json={"image": image}).json(),
+        "labels": client.post("/v1/classify", json={"image": image, "labels": ["a", "b"]}).json(),
+        "info": client.get("/info").json(),
+        "maps": client.post("/v1/caption", json={"image": image, "attention": True}).status_code,
+        "torch": "torch" in sys.modules,
+    }
+print(json.dumps(result))
+"""
+
+
+def test_a_service_without_torch_answers_as_the_predictor_does(
+    exported: tuple[str, Path], images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    model, folder = exported
+    code = [sys.executable, "-c", SERVE_WITHOUT_TORCH, str(folder), str(images), str(tmp_path)]
+    done = subprocess.run(code, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert not found["torch"]
+    predictor = coca.load(model, device="cpu")
+    text, image = (np.array(one["embedding"]) for one in found["vectors"]["data"])
+    assert text @ predictor.embed_texts("a cat")[0] > 0.9999
+    assert image @ predictor.embed_images(images / "0.png")[0] > 0.999
+    assert found["vectors"]["usage"]["total_tokens"] > 0
+    assert len(found["hits"]["hits"]) == 3
+    assert found["caption"]["captions"][0]["text"]
+    best = predictor.classify(images / "0.png", ["a", "b"])[0][0]
+    label = found["labels"]["labels"][0]
+    assert label["probability"] == pytest.approx(best.probability, abs=0.02)
+    assert found["info"]["model_dtype"] == "float32"
+    # The graphs return no attention weights.
+    assert found["maps"] == 501

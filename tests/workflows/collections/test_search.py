@@ -60,6 +60,28 @@ def test_captions_are_written_unless_they_are_unwanted(
         assert captions["1.png"] == (written[0] if wanted else "")
 
 
+def test_a_collection_of_shorter_vectors_is_filled_and_searched(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "pictures.db")
+    filled = index_images([photos], load(model, dimensions=8), uri=uri)
+    assert filled.collection.embed_dim == 8
+    with open_search(uri) as engine:
+        (hit,) = engine.search(image=photos / "1.png", k=1)
+        assert hit.path == str(photos / "1.png")
+        assert hit.score == pytest.approx(1, abs=1e-5)
+        assert len(engine.search_batch(["a red car", "x"], k=2)[0]) == 2
+        assert engine.search("a red car", k=3, rerank=3)[0].log_likelihood is not None
+    with pytest.raises(SearchError, match="of 8 numbers of this model, and not of 24"):
+        index_images([photos], load(model), uri=uri)
+    whole = load(model)
+    with (
+        pytest.raises(SearchError, match="dimensions=8"),
+        open_search(uri, model=whole),
+    ):
+        pass
+
+
 def test_another_model_is_refused(model: Path, photos: Path, tmp_path: Path) -> None:
     uri = str(tmp_path / "pictures.db")
     index_images([photos], load(model), uri=uri, captions=False)

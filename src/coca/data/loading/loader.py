@@ -30,11 +30,11 @@ from coca.core.config import digest
 from coca.core.config_base import Config, Fraction
 from coca.core.errors import ConfigError, DataError
 from coca.core.malloc import keep_freed_memory
+from coca.data.batch import Batch
 from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.loading.batches import Augmentation, BatchDataset, Failure, Stage
 from coca.data.loading.feature_file import FeatureFile, feature_identity
 from coca.data.loading.mixture import Mixture
-from coca.data.sample import Batch
 from coca.data.sources.base import Source, SourceConfig
 from coca.processing.processor import Processor
 

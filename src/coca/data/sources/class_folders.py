@@ -25,7 +25,6 @@ from coca.data.sources.annotated import AnnotatedSource, Entry
 from coca.data.sources.base import SourceConfig, register_source, single_path
 from coca.data.sources.folder import sized_files
 from coca.data.storage.storage import Storage
-from coca.processing.image import decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +173,9 @@ def _first_name(names: str) -> str:
 
 def _without_border(image: bytes, border_px: int, name: str) -> bytes:
     """Crop a border from an image; return it upright, as PNG."""
+    # Imports torch, which programs that only list sources do not need.
+    from coca.processing.image import decode
+
     pixels = decode(image)
     inner = pixels[:, border_px:-border_px, border_px:-border_px]
     if not inner.numel():

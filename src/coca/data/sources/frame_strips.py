@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from coca.data.sample import Sample
 from coca.data.sources.base import EtagSource, Source, read_metadata
-from coca.processing.image import decode
 from coca.processing.video import as_file, cut_strip, spread
 
 
@@ -44,6 +43,9 @@ class StripSource:
 
     def read(self, row: int) -> Sample:
         """Read the sample with its frames; `DataError` if the strip is damaged or not divisible."""
+        # Imports torch, which programs that only list sources do not need.
+        from coca.processing.image import decode
+
         sample = self._source.read(row)
         pixels = decode(sample.image).permute(1, 2, 0).numpy()
         cut = cut_strip(pixels, self._strip)

@@ -1,27 +1,101 @@
-"""Quantization of matrix products to int8.
+"""Quantization of exported graphs to int8.
 
-Weights are quantized per output channel once, inputs per call (dynamic quantization), so no
-calibration images are needed.
+Matrix products: weights per output channel once, inputs per call (dynamic quantization). It needs
+no images. Convolutions: weights per output channel, inputs with fixed scales that calibration
+images give (static quantization), since ONNX Runtime has no fast dynamic kernel for them.
+
+Dimensions: B batch, S side of an image (pixels).
 """
 
 import logging
+import shutil
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
 
 from coca.core.extras import require
 
 QUANTIZED = ("vision", "text")
 """Graphs with int8 weights. With int8 weights in the decoder, 17 % of the greedy captions of `nano`
 changed, which its gate does not allow."""
+MIN_CONVOLUTIONS = 2
+"""Fewer convolutions are left in fp32: a Vision Transformer has one, which cuts patches."""
+_STATIC = ["Conv", "Clip", "Relu"]
+"""Convolutions with their activations, which bound what a scale has to cover. With a scale for the
+values before the activations, the mean cosine to fp32 of `everyday` is .92 and not .994."""
+_CALIBRATION_BATCH = 8
 
 
-def quantize(path: Path) -> None:
-    """Replace a graph by its int8 version; convolutions keep their fp32 weights.
+def quantize(
+    path: Path,
+    pixels: Sequence[UInt8[np.ndarray, "3 S S"]] = (),
+    *,
+    float_copy: Path | None = None,
+) -> None:
+    """Replace a graph by its int8 version.
+
+    Args:
+        path: The graph; it must not be larger than 2 GB.
+        pixels: Calibration images, for the convolutions of an image encoder.
+        float_copy: Path that the graph is copied to before its convolutions are quantized.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
     """
     quantization = require("onnxruntime.quantization", extra="onnx")
+    if pixels and _count_convolutions(path) >= MIN_CONVOLUTIONS:
+        if float_copy is not None:
+            shutil.copyfile(path, float_copy)
+        with _replaced(path) as float_path:
+            quantization.quantize_static(
+                float_path,
+                path,
+                _Calibration(pixels),
+                op_types_to_quantize=_STATIC,
+                per_channel=True,
+                quant_format=quantization.QuantFormat.QDQ,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+    with _replaced(path) as float_path:
+        quantization.quantize_dynamic(
+            float_path,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+        )
+
+
+class _Calibration:
+    """Batches of calibration images, by the interface of onnxruntime's `CalibrationDataReader`."""
+
+    def __init__(self, pixels: Sequence[UInt8[np.ndarray, "3 S S"]]) -> None:
+        starts = range(0, len(pixels), _CALIBRATION_BATCH)
+        self._batches = iter(
+            [np.stack(pixels[start : start + _CALIBRATION_BATCH]) for start in starts]
+        )
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the inputs of the next batch; None at the end."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"pixels": batch}
+
+
+def _count_convolutions(path: Path) -> int:
+    onnx = require("onnx", extra="onnx")
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return sum(node.op_type == "Conv" for node in graph.node)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Yield the path of the graph as it was, while its replacement is written to `path`."""
     float_path = path.with_suffix(".fp32.onnx")
     path.rename(float_path)
     # It recommends a preprocessing step that the exporter has already done.
@@ -31,13 +105,7 @@ def quantize(path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            quantization.quantize_dynamic(
-                float_path,
-                path,
-                op_types_to_quantize=["MatMul", "Gemm"],
-                per_channel=True,
-                weight_type=quantization.QuantType.QInt8,
-            )
+            yield float_path
     finally:
         root.setLevel(level)
     float_path.unlink()

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
 from coca.core.errors import DataError
-from coca.processing.image import ImageTransform
+from coca.server.backend import ImageSteps
 from coca.server.decoding.worker_process import WorkerDiedError, WorkerProcess
 from coca.server.errors import ServiceError
 from coca.server.images import Box, DecodedImage
@@ -68,7 +67,7 @@ class ProcessDecoder:
 
     def __init__(
         self,
-        transform: ImageTransform,
+        steps: ImageSteps,
         *,
         max_pixels: int,
         timeout_s: float = DECODE_TIMEOUT_S,
@@ -77,13 +76,13 @@ class ProcessDecoder:
         """Start the first process; the others start when they are needed.
 
         Args:
-            transform: Image transform of the model.
+            steps: Preprocessing of the model.
             max_pixels: Maximum number of pixels of an image, checked before it is decoded.
             timeout_s: Maximum time of an image, in seconds.
             processes: Maximum number of processes. Default: the number of cores, at most
                 `MAX_PROCESSES`.
         """
-        self._transform = transform
+        self._steps = steps
         self._max_pixels = max_pixels
         self._timeout_s = timeout_s
         count = processes or min(MAX_PROCESSES, os.cpu_count() or 1)
@@ -96,15 +95,12 @@ class ProcessDecoder:
 
     def decode(self, data: bytes, box: Box | None = None) -> DecodedImage:
         """Decode an image, or a region of it, to the model's input size."""
-        config = self._transform.config
-        reduced = config.image_size if config.reduced and not box else None
+        reduced = None if box else self._steps.at_least
         answer, payload = self._ask({"at_least": reduced, "box": box}, data, self._pixel_bytes)
         rows, columns, width, height, time = (int(answer[name]) for name in _FIELDS)
-        pixels = torch.frombuffer(payload, dtype=torch.uint8).view(rows, columns, 3)
-        pixels = pixels.permute(2, 0, 1)
-        square = self._transform.square(pixels).permute(1, 2, 0).contiguous().numpy()
-        covered = _within(box, self._transform.covered_region(pixels))
-        return DecodedImage(square, width, height, time, covered)
+        pixels = np.frombuffer(payload, np.uint8).reshape(rows, columns, 3)
+        covered = _within(box, self._steps.covered_region(pixels))
+        return DecodedImage(self._steps.square(pixels), width, height, time, covered)
 
     def thumbnail(self, data: bytes, side: int) -> bytes:
         """Encode an image as a small JPEG."""
@@ -169,11 +165,6 @@ class ProcessDecoder:
         if rows < 1 or columns < 1 or rows * columns > self._max_pixels:
             raise ValueError(f"{rows} x {columns} pixels")
         return rows * columns * 3
-
-
-def as_tensor(image: DecodedImage) -> UInt8[torch.Tensor, "3 S S"]:
-    """Convert decoded pixels to the layout of `Predictor.embed_prepared`."""
-    return torch.from_numpy(np.ascontiguousarray(image.square)).permute(2, 0, 1)
 
 
 def _within(box: Box | None, part: Box) -> Box:

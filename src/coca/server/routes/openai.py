@@ -150,7 +150,7 @@ def _encoded(vector: Float32[np.ndarray, " E"], form: str) -> list[float] | str:
 
 
 def _usage(model: ServedModel, texts: Sequence[str]) -> Usage:
-    tokens = sum(len(model.predictor.processor.tokenizer.encode_prompt(text)) for text in texts)
+    tokens = sum(map(model.backend.count_tokens, texts))
     return Usage(prompt_tokens=tokens, total_tokens=tokens)
 
 

@@ -47,11 +47,11 @@ def rerank(body: RankRequest, tenant: CurrentTenant) -> list[Rank]:
 def info(tenant: CurrentTenant) -> Info:
     """Report the model of the service and its limits."""
     model, settings = tenant.service.model, tenant.service.settings
-    length = model.predictor.processor.context_length
+    length = model.backend.context_length
     return Info(
         model_id=name_of(model),
         model_sha=model.fingerprint,
-        model_dtype=str(model.predictor.model.log_scale.dtype).removeprefix("torch."),
+        model_dtype=model.backend.dtype,
         max_concurrent_requests=settings.queue_size,
         max_input_length=length,
         max_batch_tokens=settings.max_batch * length,

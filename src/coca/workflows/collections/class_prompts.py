@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from coca.core.errors import ConfigError, SearchError
-from coca.inference.head_inference import Prediction, predictions
 from coca.inference.predictor import Predictor
 from coca.runtime.inputs import ImageInput
+from coca.runtime.labels import Prediction, predictions
 from coca.search.milvus.catalog import check_place, neighbours
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo, check_same_model

@@ -1,18 +1,105 @@
-"""Model of a collection: open a collection with its model, and find the model of a collection."""
+"""Model of a collection: load it on a runtime, and open a collection with its model.
+
+Modules that import torch are imported by functions: an exported model does not need it.
+"""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from coca.core.errors import ModelError
-from coca.inference.loading import fingerprint, shipped
-from coca.inference.predictor import Predictor
+from coca.core.errors import ConfigError, ModelError
+from coca.runtime.captions import Caption
+from coca.runtime.files import is_exported
+from coca.runtime.predictor import load as load_exported
+from coca.runtime.short_vectors import shorten
 from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
+from coca.search.query.engine import Embedder
 from coca.search.records import CollectionInfo, same_model
+
+Runtime: TypeAlias = Literal["torch", "onnx"]
+"""Library that runs a model."""
+E = TypeVar("E", bound=Embedder)
+
+
+@runtime_checkable
+class CollectionModel(Embedder, Protocol):
+    """Model that fills collections: `coca.inference.predictor` and `coca.runtime.predictor`."""
+
+    source: str
+    """Name or folder that the model was loaded from."""
+    batch_size: int
+    """Images per batch."""
+
+    def caption(self, images: Sequence[Any]) -> list[Caption]:
+        """Generate a caption for each image."""
+        ...
+
+
+def load_model(
+    name: str | Path, *, runtime: Runtime | None = None, device: str | None = None
+) -> CollectionModel:
+    """Load a model by torch or by ONNX Runtime.
+
+    Args:
+        name: Any name that `coca.load` accepts, or a folder of `coca export --format onnx`.
+        runtime: Default: `onnx` for an exported folder, else `torch`.
+        device: Torch device; see `coca.load`.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+        ConfigError: A device is given for an exported model.
+    """
+    if runtime == "onnx" or (runtime is None and is_exported(name)):
+        if device is not None:
+            raise ConfigError(f"--device {device} is for torch, and the runtime is onnx")
+        return load_exported(name)
+    from coca.inference.loading import load
+
+    return load(name, device=device)
+
+
+def fitted(model: E, info: CollectionInfo | None) -> E:
+    """Return the model with vectors as short as those of a collection that it filled.
+
+    Another model, or a collection of whole vectors, changes nothing.
+    """
+    if info is None or not same_model(info.fingerprint, model.fingerprint):
+        return model
+    return shorten(model, info.embed_dim) if info.embed_dim < model.embed_dim else model
+
+
+def choose_model(
+    given: str | Path | None,
+    info: CollectionInfo,
+    *,
+    fallback: Callable[[], str | Path | None] | None = None,
+    runtime: Runtime | None = None,
+) -> str | Path:
+    """Return the model of a collection, unless another name is given.
+
+    Args:
+        given: Name or folder that takes precedence.
+        info: Description of the collection.
+        fallback: Returns the name to use if the collection's model is missing, or None.
+        runtime: Library that will run the model.
+
+    Raises:
+        ModelError: The collection's model is missing, and there is no other name.
+    """
+    if given is not None:
+        return given
+    try:
+        return model_of(info, runtime=runtime)
+    except ModelError:
+        if fallback is not None and (named := fallback()) is not None:
+            return named
+        raise
 
 
 def open_collection(
-    predictor: Predictor,
+    model: CollectionModel,
     uri: str,
     collection: str = "pictures",
     *,
@@ -24,7 +111,7 @@ def open_collection(
     """Open or create the collection of a model's vectors; the caller closes it.
 
     Args:
-        predictor: The model; an existing collection must hold its vectors.
+        model: The model; an existing collection must hold its vectors.
         uri: As for `Collection.open`, as are all further arguments.
         collection: Name of the collection.
         token: `"user:password"` or an API key, if the server requires one.
@@ -39,35 +126,50 @@ def open_collection(
         uri,
         collection,
         token=token,
-        embed_dim=predictor.embed_dim,
-        fingerprint=predictor.fingerprint,
-        model=lasting_name(predictor),
+        embed_dim=model.embed_dim,
+        fingerprint=model.fingerprint,
+        model=lasting_name(model),
         create=create,
         staged=staged,
         settings=settings,
     )
 
 
-def lasting_name(predictor: Predictor) -> str:
+def lasting_name(model: CollectionModel) -> str:
     """Return the name of a shipped model, else the absolute path of the model folder.
 
     A path of a shipped model would be valid for this installation only.
     """
-    folder = os.path.abspath(predictor.source)
+    folder = os.path.abspath(model.source)
+    if is_exported(folder):
+        return folder
+    from coca.inference.loading import shipped
+
     for name, home in shipped().items():
         if folder == os.path.abspath(home):
             return name
     return folder
 
 
-def model_of(info: CollectionInfo) -> str:
+def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
     """Return the model to load for a collection.
 
-    A shipped model with the collection's fingerprint takes precedence over the stored path.
+    A shipped model with the collection's fingerprint takes precedence over the stored path, except
+    for the runtime `onnx`, which needs an exported model.
 
     Raises:
-        ModelError: The model no longer exists.
+        ModelError: The model no longer exists, or it is not exported and the runtime is `onnx`.
     """
+    if runtime == "onnx":
+        if info.model and is_exported(info.model):
+            return info.model
+        raise ModelError(
+            f"--runtime onnx needs an exported model, and collection {info.collection!r} was "
+            f"filled by {info.model or 'a model without a name'}: name the folder of "
+            "`coca export --format onnx` by --model"
+        )
+    from coca.inference.loading import fingerprint, shipped
+
     for name, home in shipped().items():
         if same_model(info.fingerprint, fingerprint(home)):
             return name

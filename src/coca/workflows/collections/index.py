@@ -9,14 +9,13 @@ from coca.core.errors import check_options
 from coca.core.progress import ProgressMaker, silent
 from coca.data.loading.bad_samples import BadSampleLog
 from coca.data.sample import BadSample
-from coca.inference.predictor import Predictor
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.planner import Captioner
 from coca.search.ingest.report import BadImage, IngestReport
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
 from coca.search.records import CollectionInfo
-from coca.workflows.collections.collection_model import open_collection
+from coca.workflows.collections.collection_model import CollectionModel, open_collection
 from coca.workflows.collections.image_sources import FRAME_INTERVAL_S, check_filled, open_sources
 from coca.workflows.collections.source_uris import resolve_uris
 
@@ -57,7 +56,7 @@ class IndexResult:
 
 def index_images(
     uris: Sequence[str | Path],
-    predictor: Predictor,
+    predictor: CollectionModel,
     *,
     uri: str,
     frame_interval_s: float = FRAME_INTERVAL_S,
@@ -96,7 +95,7 @@ def index_images(
 
 def index_sources(
     sources: Sequence[AnySource],
-    predictor: Predictor,
+    predictor: CollectionModel,
     *,
     uri: str,
     progress: ProgressMaker = silent,
@@ -128,7 +127,7 @@ def index_sources(
         return IndexResult(index.describe(), report)
 
 
-def captioner(predictor: Predictor) -> Captioner:
+def captioner(predictor: CollectionModel) -> Captioner:
     """Wrap a predictor as the captioner of `ingest`."""
     return lambda images: [caption.text for caption in predictor.caption(images)]
 

@@ -3,23 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeAlias
 
-from coca.core.errors import ConfigError, ModelError
 from coca.core.progress import ProgressMaker, silent
-from coca.runtime.files import is_exported
-from coca.runtime.predictor import load as load_exported
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import Embedder, SearchEngine
 from coca.search.query.in_memory import InMemoryIndex
-from coca.search.query.originals import ImageOpener
-from coca.search.records import CollectionInfo
-
-# Modules that import torch are imported by functions: an exported model does not need it.
-
-
-Runtime: TypeAlias = Literal["torch", "onnx"]
-"""Library that runs a model."""
+from coca.workflows.collections.collection_model import Runtime, choose_model, fitted, load_model
+from coca.workflows.collections.image_resolver import ImageResolver
 
 
 @contextmanager
@@ -60,42 +50,7 @@ def open_search(
     # The collection is opened first: that is fast, and its errors are raised at once.
     with Collection.open(uri, collection, token=token) as index:
         if not isinstance(model, Embedder):
-            model = _load(model, index.info, fallback, device, runtime)
+            name = choose_model(model, index.info, fallback=fallback, runtime=runtime)
+            model = fitted(load_model(name, runtime=runtime, device=device), index.info)
         held = InMemoryIndex(index, progress=progress) if resident else index
-        yield SearchEngine(model, held, image_reader=_image_reader)
-
-
-def _load(
-    name: str | Path | None,
-    info: CollectionInfo,
-    fallback: Callable[[], str | Path | None] | None,
-    device: str | None,
-    runtime: Runtime | None,
-) -> Embedder:
-    if runtime == "onnx" or (runtime is None and name is not None and is_exported(name)):
-        if device is not None:
-            raise ConfigError(f"--device {device} is for torch, and the runtime is onnx")
-        name = name or (fallback() if fallback is not None else None)
-        if name is None:
-            raise ConfigError("--runtime onnx needs an exported model: name its folder by --model")
-        return load_exported(name)
-    from coca.inference.loading import load
-
-    return load(name or _model_of(info, fallback), device=device)
-
-
-def _image_reader() -> ImageOpener:
-    from coca.workflows.collections.image_resolver import ImageResolver
-
-    return ImageResolver()
-
-
-def _model_of(info: CollectionInfo, fallback: Callable[[], str | Path | None] | None) -> str | Path:
-    from coca.workflows.collections.collection_model import model_of
-
-    try:
-        return model_of(info)
-    except ModelError:
-        if fallback is not None and (named := fallback()) is not None:
-            return named
-        raise
+        yield SearchEngine(model, held, image_reader=ImageResolver)

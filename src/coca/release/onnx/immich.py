@@ -1,0 +1,212 @@
+"""Export to the folder layout of immich's machine learning service, for its OpenCLIP models.
+
+    config.json                   sizes of the model
+    visual/model.onnx             image -> embedding; visual/preprocess_cfg.json
+    textual/model.onnx            text -> embedding; tokenizer.json, tokenizer_config.json
+
+The service resizes and normalizes images itself. It pads texts to the context length, and adds
+special tokens by the post-processor of `tokenizer.json`.
+
+Dimensions: B batch, S side of an image (pixels), T text tokens, E embedding.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+from jaxtyping import Float, Float32, Int32
+from torch import Tensor, nn
+
+from coca.core.errors import ConfigError, ModelError
+from coca.core.extras import require
+from coca.core.files import atomic_folder
+from coca.inference.loading import load
+from coca.inference.predictor import Predictor
+from coca.model.captioner import Captioner
+from coca.release.onnx.export import text_settings
+from coca.release.onnx.gates import BATCHES, MIN_COSINE
+from coca.release.onnx.graphs import Graph, translate
+from coca.release.onnx.images import gate_images
+from coca.release.tokenizer_files import write_tokenizer
+from coca.runtime.preprocess import TextSettings
+
+RESIZES = ("shortest", "squash")
+"""Resizing methods that the service knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImmichResult:
+    """Differences of the exported files from torch."""
+
+    images: int
+    """Number of images; as many captions of them are the texts."""
+    min_image_cosine: float
+    """Lowest cosine of an image's embedding to torch's, for equal pixels."""
+    min_text_cosine: float
+    """Lowest cosine of a text's embedding to torch's, with the tokenizer of the folder."""
+    trims: bool
+    """Whether the model crops empty borders and keeps the aspect ratio, which the service does
+    not."""
+
+
+class Visual(nn.Module):
+    """Embedding of normalized images."""
+
+    def __init__(self, model: Captioner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
+        """Compute unit-norm embeddings."""
+        return self.model.encode_image(image)
+
+
+class Textual(nn.Module):
+    """Embedding of padded token ids."""
+
+    def __init__(self, model: Captioner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, text: Int32[Tensor, "B T"]) -> Float[Tensor, "B E"]:
+        """Compute unit-norm embeddings."""
+        return self.model.encode_text(text.long(), padded=True)
+
+
+def export_immich(
+    model: str | Path, out: str | Path, *, images: Path | None = None
+) -> ImmichResult:
+    """Export the embeddings of a model in immich's layout, compared with torch before.
+
+    Args:
+        model: Any name that `coca.load` accepts.
+        out: Output folder; an existing one is replaced.
+        images: Folder of images for the comparison; default: 32 drawn images.
+
+    Raises:
+        ModelError: There is no such model, or the files differ too much from torch.
+        ConfigError: The service cannot resize images as the model needs it, or the folder has
+            fewer than 8 images.
+        MissingExtraError: The extra `onnx` is not installed.
+    """
+    predictor = load(model, device="cpu", prepack=False)
+    resize = predictor.processor.image_config.resize
+    if resize not in RESIZES:
+        raise ConfigError(
+            f"immich resizes images by one of {', '.join(RESIZES)}, and {model} needs {resize!r}"
+        )
+    compared = gate_images(images)
+    with atomic_folder(out) as unfinished:
+        _write(unfinished, predictor)
+        result = _measure(unfinished, predictor, compared)
+        faults = [
+            f"{name} must be at least {MIN_COSINE}, got {value:.6f}"
+            for name in ("min_image_cosine", "min_text_cosine")
+            if (value := getattr(result, name)) < MIN_COSINE
+        ]
+        if faults:
+            raise ModelError(f"nothing was written, since the files differ: {'; '.join(faults)}")
+    return result
+
+
+def _write(folder: Path, predictor: Predictor) -> None:
+    config, model = predictor.processor.image_config, predictor.model
+    layout = text_settings(model.config.text, predictor.processor)
+    (folder / "visual").mkdir()
+    (folder / "textual").mkdir()
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    side = config.image_size
+    graphs = (
+        Graph(
+            "visual",
+            Visual(model),
+            {"image": torch.zeros(2, 3, side, side)},
+            {"image": {0: batch}},
+            ["image"],
+            ["image_embeds"],
+        ),
+        Graph(
+            "textual",
+            Textual(model),
+            {"text": torch.from_numpy(_example(layout))},
+            {"text": {0: batch}},
+            ["text"],
+            ["text_embeds"],
+        ),
+    )
+    for graph in graphs:
+        translate(graph, folder / graph.name / "model.onnx")
+    preprocess = {
+        "size": [side, side],
+        "mode": "RGB",
+        "mean": config.mean,
+        "std": config.std,
+        "interpolation": config.interpolation,
+        "resize_mode": config.resize,
+        "fill_color": 0,
+    }
+    _write_json(folder / "visual" / "preprocess_cfg.json", preprocess)
+    write_tokenizer(folder / "textual", predictor.processor.tokenizer, layout)
+    sizes = {
+        "embed_dim": predictor.embed_dim,
+        "vision_cfg": {"image_size": side},
+        "text_cfg": {
+            "context_length": layout.context_length,
+            "vocab_size": model.config.text.vocab_size,
+        },
+    }
+    _write_json(folder / "config.json", sizes)
+
+
+def _example(layout: TextSettings) -> Int32[np.ndarray, "B T"]:
+    ids = np.full((2, layout.context_length), layout.pad_id, np.int32)
+    ids[:, 0], ids[:, 2 : 2 + len(layout.suffix)] = layout.bos_id, layout.suffix
+    return ids
+
+
+def _measure(folder: Path, predictor: Predictor, images: Sequence[Any]) -> ImmichResult:
+    runtime = require("onnxruntime", extra="onnx")
+    visual, textual = (
+        runtime.InferenceSession(
+            str(folder / name / "model.onnx"), providers=["CPUExecutionProvider"]
+        )
+        for name in ("visual", "textual")
+    )
+    squares = [predictor.prepare_image(image) for image in images]
+    pixels = predictor.processor.image.normalize(torch.stack(squares)).numpy()
+    texts = [caption.text for caption in predictor.caption(images, num_beams=1)]
+    length = json.loads((folder / "config.json").read_text())["text_cfg"]["context_length"]
+    settings = json.loads((folder / "textual" / "tokenizer_config.json").read_text())
+    backend = tokenizers.Tokenizer.from_file(str(folder / "textual" / "tokenizer.json"))
+    pad = settings["pad_token"]
+    backend.enable_padding(length=length, pad_token=pad, pad_id=backend.token_to_id(pad))
+    backend.enable_truncation(max_length=length)
+    ids = np.array([one.ids for one in backend.encode_batch(texts)], np.int32)
+    expected = predictor.embed_prepared(squares), predictor.embed_texts(texts)
+    return ImmichResult(
+        images=len(images),
+        min_image_cosine=_min_cosine(visual, "image", pixels, expected[0]),
+        min_text_cosine=_min_cosine(textual, "text", ids, expected[1]),
+        trims=predictor.processor.image_config.trim,
+    )
+
+
+def _min_cosine(
+    session: Any, name: str, inputs: np.ndarray, expected: Float32[np.ndarray, "N E"]
+) -> float:
+    """Compute the lowest cosine over all batch sizes."""
+    lowest = 1.0
+    for size in BATCHES:
+        parts = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+        found = np.concatenate([session.run(None, {name: part})[0] for part in parts])
+        lowest = min(lowest, float((found.astype(np.float64) * expected).sum(axis=1).min()))
+    return lowest
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,87 @@
+"""Shorter vectors: the first numbers of an embedding, normalized again.
+
+They take less memory, and their cosines approximate those of the whole embeddings.
+
+Dimensions: N vectors, E embedding, D kept numbers.
+"""
+
+import copy
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from coca.core.errors import ConfigError
+
+P = TypeVar("P")
+
+
+def shortened(vectors: Float[np.ndarray, "N E"], dimensions: int) -> Float32[np.ndarray, "N D"]:
+    """Keep the first numbers of vectors, and normalize them again.
+
+    Args:
+        vectors: One vector a row.
+        dimensions: Number of kept numbers, at least 1.
+
+    Raises:
+        ConfigError: There are fewer numbers.
+    """
+    check_dimensions(dimensions, vectors.shape[1])
+    short = vectors[:, :dimensions].astype(np.float32)
+    lengths = np.linalg.norm(short, axis=1, keepdims=True)
+    return short / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def check_dimensions(dimensions: int, embed_dim: int) -> None:
+    """Check a number of kept numbers.
+
+    Raises:
+        ConfigError: It is not in [1, embed_dim].
+    """
+    if not 1 <= dimensions <= embed_dim:
+        raise ConfigError(f"dimensions must be in [1, {embed_dim}], got {dimensions}")
+
+
+def shorten(predictor: P, dimensions: int) -> P:
+    """Return a copy of a predictor whose embeddings have fewer numbers; it shares the model.
+
+    Its fingerprint is unchanged. Captions and scores of texts are those of the predictor.
+
+    Args:
+        predictor: A predictor of `coca.inference` or of `coca.runtime`.
+        dimensions: Number of kept numbers, from 1 to the size of its embeddings.
+
+    Raises:
+        ConfigError: `dimensions` is out of range.
+    """
+    embed_dim: int = predictor.embed_dim  # type: ignore[attr-defined]
+    check_dimensions(dimensions, embed_dim)
+    if dimensions == embed_dim:
+        return predictor
+    short = copy.copy(predictor)
+    kind = type(predictor)
+    short.__class__ = type(f"Short{kind.__name__}", (_ShortVectors, kind), {"_kept": dimensions})
+    return short
+
+
+class _ShortVectors:
+    """Mixin of a predictor that shortens all embeddings."""
+
+    _kept: int
+
+    @property
+    def embed_dim(self) -> int:
+        """Dimension of the embeddings."""
+        return self._kept
+
+    def embed_images(self, *args: Any, **options: Any) -> Any:
+        """Compute one shortened embedding per image."""
+        return shortened(super().embed_images(*args, **options), self._kept)  # type: ignore[misc]
+
+    def embed_prepared(self, *args: Any, **options: Any) -> Any:
+        """Compute one shortened embedding per prepared image."""
+        return shortened(super().embed_prepared(*args, **options), self._kept)  # type: ignore[misc]
+
+    def embed_texts(self, *args: Any, **options: Any) -> Any:
+        """Compute one shortened embedding per text."""
+        return shortened(super().embed_texts(*args, **options), self._kept)  # type: ignore[misc]
