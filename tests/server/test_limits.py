@@ -52,26 +52,38 @@ def test_items_that_arrive_during_a_batch_form_the_next_batch() -> None:
         return [2 * item for item in items]
 
     batcher: Batcher[int, int] = Batcher(
-        double, max_batch=4, wait_s=0.0, queue_size=8, observe=sizes.append
+        double, max_batch=4, wait_s=0.0, queue_size=10, observe=sizes.append
     )
-    first: list[int] = []
-    thread = threading.Thread(target=lambda: first.extend(batcher.map([1])))
-    thread.start()
+    results: dict[int, list[int]] = {}
+
+    def start(*items: int) -> threading.Thread:
+        thread = threading.Thread(target=lambda: results.update({items[0]: batcher.map(items)}))
+        thread.start()
+        return thread
+
+    threads = [start(1)]
     assert started.wait(60)
-    others: list[int] = []
-    second = threading.Thread(target=lambda: others.extend(batcher.map([2, 3, 4, 5, 6])))
-    second.start()
+    threads.append(start(2, 3, 4, 5, 6))
     while batcher.waiting < 5:
         threading.Event().wait(0.001)
-    with pytest.raises(ServiceError, match="8 items") as caught:
-        batcher.map([7, 8, 9, 10])
+    threads.append(start(7, 8, 9, 10, 11))
+    while batcher.waiting < 10:
+        threading.Event().wait(0.001)
+    with pytest.raises(ServiceError, match="10 items") as caught:
+        batcher.map([12])
     assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
     go_on.set()
-    thread.join()
-    second.join()
+    for thread in threads:
+        thread.join()
     batcher.close()
-    assert (first, others) == ([2], [4, 6, 8, 10, 12])
-    assert sizes == [1, 4, 4]
+    assert results == {1: [2], 2: [4, 6, 8, 10, 12], 7: [14, 16, 18, 20, 22]}
+    assert sizes == [1, 4, 4, 2]
+
+
+def test_a_request_may_have_more_items_than_the_queue() -> None:
+    batcher: Batcher[int, int] = Batcher(list, max_batch=4, wait_s=0.0, queue_size=6)
+    assert batcher.map(range(100)) == list(range(100))
+    batcher.close()
 
 
 def test_an_error_of_a_batch_reaches_every_caller() -> None:

@@ -61,8 +61,13 @@ class Batcher(Generic[T, R]):
         Raises:
             ServiceError: The queue is full (status 503).
         """
-        futures = [self._submit(item) for item in items]
-        return [future.result() for future in futures]
+        # A request may have more items than the queue; the half of it stays free for others.
+        part = max(1, self._queue.maxsize // 2)
+        results: list[R] = []
+        for start in range(0, len(items), part):
+            futures = [self._submit(item) for item in items[start : start + part]]
+            results += [future.result() for future in futures]
+        return results
 
     def close(self) -> None:
         """Finish the queued items and end the thread."""

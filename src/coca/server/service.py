@@ -10,8 +10,10 @@ from coca.core.errors import ConfigError, DataError
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
+from coca.search.query.searchable import Searchable
 from coca.search.records import Record
 from coca.server.backend import backend_of
+from coca.server.batched_search import BatchedSearch
 from coca.server.catalog import Catalog
 from coca.server.decoding.decoder import Decoder, ProcessDecoder
 from coca.server.errors import ServiceError
@@ -66,11 +68,12 @@ class Service:
             self.model, folders, batch_size=min(settings.max_batch, predictor.batch_size)
         )
         self._resolvers = threading.local()
+        self._batched: list[BatchedSearch] = []
         self.collections = {
             index.info.collection: ServedCollection(
                 index.info.collection,
                 index,
-                SearchEngine(self.model, index, image_reader=self._resolver),
+                SearchEngine(self.model, self._searchable(index), image_reader=self._resolver),
                 Catalog(index),
             )
             for index in collections
@@ -99,9 +102,17 @@ class Service:
             ) from error
 
     def close(self) -> None:
-        """Cancel the jobs, and end the threads of the model."""
+        """Cancel the jobs, and end the threads of the model and of the searches."""
         self.jobs.close()
         self.model.close()
+        for one in self._batched:
+            one.close()
+
+    def _searchable(self, index: Collection) -> Searchable:
+        if self.settings.max_batch == 1:
+            return index
+        self._batched.append(BatchedSearch(index, self.settings))
+        return self._batched[-1]
 
     def _resolver(self) -> ImageResolver:
         """Return the resolver of this thread, which keeps its last tar or video open."""
