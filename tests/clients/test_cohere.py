@@ -8,6 +8,9 @@ import cohere
 from coca.inference.predictor import Predictor
 from server_process import ServerProcess
 
+# Warnings of the client, which also leaves connections open.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 TEXTS = ["two dogs play", "a red car", "a cat"]
 
 

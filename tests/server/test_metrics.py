@@ -31,7 +31,7 @@ def test_requests_are_counted_by_route_and_status(fresh: TestClient) -> None:
     assert counts(fresh) == {
         ("POST", "/v1/search", "200"): 1,
         ("POST", "/v1/search", "422"): 1,
-        ("GET", "/v1/items/{id:path}", "404"): 2,
+        ("GET", "/v1/items/{id:item}", "404"): 2,
     }
     assert counts(fresh)["GET", "/metrics", "200"] == 1
 

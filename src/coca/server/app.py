@@ -65,10 +65,12 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.add_middleware(ResponseHeaders, headers=_HEADERS)
     app.state.metrics = RequestMetrics()
     app.add_middleware(MeasureRequests, metrics=app.state.metrics)
-    for part in (operations, search, items, generation, mining, openai, tei):
-        app.include_router(part.router)
+    parts = [operations, search, items, generation, mining, openai, tei]
     if service.jobs.folders:
-        app.include_router(jobs.router)
+        parts.append(jobs)
+    for part in parts:
+        app.include_router(part.router)
+    app.state.routes = [route for part in parts for route in part.router.routes]
     if tools is not None:
         app.router.routes.append(tools)
     if (PAGE / "index.html").is_file():

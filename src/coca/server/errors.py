@@ -8,6 +8,7 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from coca.core.errors import ArgumentError, CocaError, ConfigError, DataError, StorageError
 
@@ -84,9 +85,23 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
         body = error_body(str(error.detail), error.status_code, "http_error")
-        return JSONResponse(jsonable_encoder(body), error.status_code, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _allowed_methods(request)
+        return JSONResponse(jsonable_encoder(body), error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return JSONResponse(error_body("the service failed; see its log", 500, "failed"), 500)
+
+
+def _allowed_methods(request: Request) -> str:
+    """List the methods of all routes with the path of a request; GET for the page."""
+    methods = {
+        method
+        for route in request.app.state.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods
+    }
+    return ", ".join(sorted(methods or {"GET"}))

@@ -3,6 +3,7 @@
 from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Path, Query, Response
+from starlette.convertors import Convertor, register_url_convertor
 
 from coca.server.answers import item_of
 from coca.server.changes import add_item, change_items, delete_items
@@ -13,6 +14,22 @@ from coca.server.schemas.items import Affected, Item, ItemChange, ItemChanges, I
 from coca.server.schemas.shared import CollectionName
 from coca.server.thumbnails import SIDES
 
+
+class _ItemId(Convertor[str]):
+    """Part of a path that is an id, which may hold slashes, and not one of the images below it."""
+
+    regex = "(?!.*/(?:thumbnail|original)$).+"
+
+    def convert(self, value: str) -> str:
+        """Return the id."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return the part of the path."""
+        return value
+
+
+register_url_convertor("item", _ItemId())
 router = APIRouter(prefix="/v1/items", tags=["items"])
 
 Id: TypeAlias = Annotated[str, Path(min_length=1, max_length=64)]
@@ -46,7 +63,7 @@ def original(id: Id, tenant: CurrentTenant, collection: Named = None) -> Respons
     return Response(data, media_type=media_type_of(data), headers=_FRESH)
 
 
-@router.get("/{id:path}")
+@router.get("/{id:item}")
 def item(id: Id, tenant: CurrentTenant, collection: Named = None) -> Item:
     """Return an item."""
     served = tenant.collection(collection)
@@ -61,7 +78,7 @@ def add(body: NewItem, tenant: Writer, response: Response) -> Item:
     return item_of(tenant, tenant.collection(body.collection), record)
 
 
-@router.put("/{id:path}", status_code=201, responses={200: {"model": Item}, **WRITE_ERRORS})
+@router.put("/{id:item}", status_code=201, responses={200: {"model": Item}, **WRITE_ERRORS})
 def put(id: Id, body: NewItem, tenant: Writer, response: Response) -> Item:
     """Add an image under its id, the first 32 hex digits of the SHA-256 of its bytes."""
     record, new = add_item(tenant, body, id=id)
@@ -76,7 +93,7 @@ def change_many(body: ItemChanges, tenant: Writer) -> Affected:
     return Affected(ids=[record.id for record in changed], missing=missing)
 
 
-@router.patch("/{id:path}", responses=WRITE_ERRORS)
+@router.patch("/{id:item}", responses=WRITE_ERRORS)
 def change(id: Id, body: ItemChange, tenant: Writer, collection: Named = None) -> Item:
     """Change caption, tags, album, time or metadata of an item."""
     served = tenant.collection(collection)
@@ -92,7 +109,7 @@ def delete_many(body: ItemIds, tenant: Writer) -> Affected:
     return Affected(ids=deleted, missing=missing)
 
 
-@router.delete("/{id:path}", responses=WRITE_ERRORS)
+@router.delete("/{id:item}", responses=WRITE_ERRORS)
 def delete(id: Id, tenant: Writer, collection: Named = None) -> Affected:
     """Delete an item."""
     served = tenant.collection(collection)

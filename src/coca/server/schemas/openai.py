@@ -5,7 +5,7 @@ Unknown fields are ignored, since clients send fields of other services.
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from coca.server.schemas.shared import MAX_TEXT, DataUri
 
@@ -77,7 +77,7 @@ class RerankRequest(Foreign):
     model: str = ""
     """Ignored: the service has one model."""
     top_n: Annotated[int, Field(ge=1)] | None = None
-    return_documents: bool = False
+    return_documents: StrictBool = False
 
 
 class RankedDocument(Foreign):

@@ -5,7 +5,7 @@ Unknown fields are ignored. Vectors have length 1 always, and long texts are tru
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from coca.server.schemas.openai import MAX_INPUTS, Foreign, LongText
 from coca.server.schemas.shared import MAX_TEXT
@@ -14,7 +14,7 @@ from coca.server.schemas.shared import MAX_TEXT
 class Truncation(Foreign):
     """How inputs that are too long are shortened."""
 
-    truncate: bool | None = None
+    truncate: StrictBool | None = None
     """Ignored: texts are truncated always, which `/info` reports as `auto_truncate`."""
     truncation_direction: Literal["Right", "right"] = "Right"
 
@@ -23,7 +23,7 @@ class EmbedRequest(Truncation):
     """Texts to embed, or images as data URIs."""
 
     inputs: LongText | Annotated[list[LongText], Field(min_length=1, max_length=MAX_INPUTS)]
-    normalize: bool = True
+    normalize: StrictBool = True
     """Ignored: vectors have length 1."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     """Keep the first numbers only, and normalize them again."""
@@ -34,9 +34,9 @@ class RankRequest(Truncation):
 
     query: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     texts: Annotated[list[LongText], Field(min_length=1, max_length=1_000)]
-    raw_scores: bool = False
+    raw_scores: StrictBool = False
     """Return the cosine of a text; for an image, the mean log probability of a token, in nats."""
-    return_text: bool = False
+    return_text: StrictBool = False
 
 
 class Rank(Foreign):
