@@ -24,14 +24,17 @@ def test_embeddings_are_those_of_the_model(process: ServerProcess, predictor: Pr
 
 
 @pytest.mark.parametrize(
-    ("provider", "path"), [("cohere", "/v2/rerank"), ("jina_ai", "/v1/rerank"), ("infinity", "")]
+    ("provider", "path"), [("cohere", "/v2/rerank"), ("jina_ai", "/v1/rerank")]
 )
 def test_documents_are_reranked(
     process: ServerProcess, predictor: Predictor, provider: str, path: str
 ) -> None:
-    base = process.url + (path or "/v1")
     found = litellm.rerank(
-        model=f"{provider}/coca", query="a red car", documents=TEXTS, api_base=base, api_key=KEY
+        model=f"{provider}/coca",
+        query="a red car",
+        documents=TEXTS,
+        api_base=process.url + path,
+        api_key=KEY,
     ).results
     cosines = predictor.embed_texts(TEXTS) @ predictor.embed_texts(["a red car"])[0]
     assert [one["index"] for one in found] == np.argsort(-cosines).tolist()

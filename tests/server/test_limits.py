@@ -95,3 +95,21 @@ def test_an_error_of_a_batch_reaches_every_caller() -> None:
         with pytest.raises(ValueError, match="no"):
             batcher.map([1, 2])
     batcher.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/search", "POST"),
+        ("PUT", "/v1/search", "POST"),
+        ("PUT", "/v1/items/x/original", "GET"),
+        ("POST", "/v1/items/x", "DELETE, GET, PATCH, PUT"),
+        ("GET", "/v1/items/delete", "POST"),
+    ],
+)
+def test_another_method_is_405_with_the_allowed_ones(
+    client: TestClient, method: str, path: str, allowed: str
+) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert client.get("/nosuch").status_code == 404

@@ -84,11 +84,13 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
-        body = error_body(str(error.detail), error.status_code, "http_error")
-        headers = dict(error.headers or {})
-        if error.status_code == 405:
-            headers["Allow"] = _allowed_methods(request)
-        return JSONResponse(jsonable_encoder(body), error.status_code, headers)
+        status, detail, headers = error.status_code, str(error.detail), dict(error.headers or {})
+        # Routes themselves raise neither: the files of the page answer what no route takes.
+        if status in (404, 405) and (allowed := _allowed_methods(request)):
+            status, detail = 405, "Method Not Allowed"
+            headers["Allow"] = ", ".join(allowed)
+        body = error_body(detail, status, "http_error")
+        return JSONResponse(jsonable_encoder(body), status, headers)
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -96,12 +98,13 @@ def add_error_handlers(app: FastAPI) -> None:
         return JSONResponse(error_body("the service failed; see its log", 500, "failed"), 500)
 
 
-def _allowed_methods(request: Request) -> str:
-    """List the methods of all routes with the path of a request; GET for the page."""
-    methods = {
-        method
-        for route in request.app.state.routes
-        if route.matches(request.scope)[0] is not Match.NONE
-        for method in route.methods
-    }
-    return ", ".join(sorted(methods or {"GET"}))
+def _allowed_methods(request: Request) -> list[str]:
+    """List the methods of all routes with the path of a request."""
+    return sorted(
+        {
+            method
+            for route in request.app.state.routes
+            if route.matches(request.scope)[0] is not Match.NONE
+            for method in route.methods
+        }
+    )

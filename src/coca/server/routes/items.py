@@ -16,9 +16,9 @@ from coca.server.thumbnails import SIDES
 
 
 class _ItemId(Convertor[str]):
-    """Part of a path that is an id, which may hold slashes, and not one of the images below it."""
+    """Part of a path that is an id, which may hold slashes, and not another route below items."""
 
-    regex = "(?!.*/(?:thumbnail|original)$).+"
+    regex = "(?!delete$|.*/(?:thumbnail|original)$).+"
 
     def convert(self, value: str) -> str:
         """Return the id."""
