@@ -29,7 +29,7 @@ def test_schemathesis_finds_nothing(process: ServerProcess, tmp_path: Path) -> N
         *("--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES)),
         *("--seed", "1", "--no-shrink", "--continue-on-failure", "--request-timeout", "240"),
         *("--suppress-health-check", "all", "--generation-database", "none"),
-        # The schema cannot say that a text is a data URI of an image, or a filter of Milvus.
+        # The schema cannot express that a text is a data URI of an image, or a filter of Milvus.
         *("--exclude-checks", "positive_data_acceptance"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
