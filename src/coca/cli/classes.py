@@ -54,7 +54,9 @@ def add(
 
     templates = prompts_named(prompts)
     info = (check_place if model else info_at)(place, collection, token=token)
-    predictor = defaults.load_model(defaults.model_to_fill(model, info), device, info=info)
+    predictor = defaults.load_model(
+        defaults.model_to_fill(model, info, defaults.Runtimes.torch), device, info=info
+    )
     with open_classes(predictor, place, collection, token=token, create=True) as index:
         add_classes(index, predictor, names, templates=templates)
         there = class_names(index)

@@ -142,7 +142,7 @@ class CollectionOptions:
         """
         from coca.workflows.collections.collection_model import model_of
 
-        named = self.model or model_of(index.info)
+        named = self.model or model_of(index.info, runtime="torch")
         return defaults.load_model(named, self.device, info=index.info)
 
 

@@ -110,7 +110,10 @@ class CoCaVectorStore(VectorStore):
                 raise ConfigError("create needs the embedding of the new collection")
             opened = Collection.open(uri, collection, token=token)
             try:
-                return cls(fitted(as_predictor(model_of(opened.info)), opened.info), opened)
+                return cls(
+                    fitted(as_predictor(model_of(opened.info, runtime="torch")), opened.info),
+                    opened,
+                )
             except BaseException:
                 opened.close()
                 raise

@@ -49,6 +49,9 @@ from coca.runtime.short_vectors import shorten
 T = TypeVar("T")
 
 DEFAULT_BEAMS = 4
+VISION_BATCH = 4
+"""Images of one run of the image encoder. More take memory for their activations and no less time:
+16 images of `everyday` at once take 0.15 GB more."""
 
 
 def load(
@@ -301,12 +304,10 @@ class Predictor:
             raise ModelError(f"{path} cannot be loaded: {error}") from error
 
     def _embed(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B E"]:
-        (embeddings,) = self._vision_graph.run(["image_embeds"], {"pixels": pixels})
-        return embeddings
+        return _in_parts(self._vision_graph, "image_embeds", pixels)
 
     def _image_tokens(self, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Float32[np.ndarray, "B Q C"]:
-        (tokens,) = self._tokens_graph.run(["image_tokens"], {"pixels": pixels})
-        return tokens
+        return _in_parts(self._tokens_graph, "image_tokens", pixels)
 
     def _pixels(
         self, images: Sequence[ImageInput], title: str, progress: ProgressMaker
@@ -344,3 +345,10 @@ class Predictor:
 
     def _stacked(self, rows: list[Any]) -> Float32[np.ndarray, "N E"]:
         return np.concatenate(rows) if rows else np.zeros((0, self.embed_dim), np.float32)
+
+
+def _in_parts(graph: Any, output: str, pixels: UInt8[np.ndarray, "B 3 S S"]) -> Any:
+    """Run an image encoder on a few images at a time, and return one of its outputs."""
+    starts = range(0, len(pixels), VISION_BATCH)
+    parts = [graph.run([output], {"pixels": pixels[it : it + VISION_BATCH]})[0] for it in starts]
+    return np.concatenate(parts)

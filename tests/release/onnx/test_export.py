@@ -14,6 +14,7 @@ from PIL import Image
 import coca
 from coca.core.errors import ModelError
 from coca.runtime import load
+from coca.runtime.predictor import Predictor
 from coca.search.milvus.collection import Collection
 from coca.workflows.collections.index import index_images
 from coca.workflows.collections.search import open_search
@@ -138,8 +139,9 @@ def test_an_exported_model_fills_a_collection_as_torch_does(
         assert record.vector @ by_id[record.id].vector > 0.999
         assert record.caption_source == by_id[record.id].caption_source
     assert np.mean([record.caption == by_id[record.id].caption for record in found]) > 0.6
-    # The model of the collection is found by its name, also by the other runtime.
-    with open_search(uri, runtime="onnx") as engine:
+    # The model of the collection is found by its name, also for the other runtime.
+    with open_search(uri) as engine:
+        assert isinstance(engine.embedder, Predictor)
         first = engine.search("a cat", k=9)
     with open_search(uri, model=model) as engine:
         second = engine.search("a cat", k=9)

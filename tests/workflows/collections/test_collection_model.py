@@ -60,3 +60,16 @@ def test_a_model_that_is_gone_is_reported_with_what_to_do(tmp_path: Path) -> Non
         model_of(gone)
     with pytest.raises(ModelError, match=r"by a model without a name: name its folder by --model"):
         model_of(INFO)
+
+
+def test_an_exported_model_takes_precedence_unless_torch_runs_it(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    info = replace(INFO, model=str(tmp_path))
+    assert model_of(info) == model_of(info, runtime="onnx") == str(tmp_path)
+    if shipped():
+        name, home = next(iter(shipped().items()))
+        shared = replace(info, fingerprint=fingerprint(home))
+        assert model_of(shared) == str(tmp_path)
+        assert model_of(shared, runtime="torch") == name
+    with pytest.raises(ModelError, match="'pictures' was filled by nano: name the folder of"):
+        model_of(replace(INFO, model="nano"), runtime="onnx")

@@ -154,15 +154,19 @@ def lasting_name(model: CollectionModel) -> str:
 def model_of(info: CollectionInfo, *, runtime: Runtime | None = None) -> str:
     """Return the model to load for a collection.
 
-    A shipped model with the collection's fingerprint takes precedence over the stored path, except
-    for the runtime `onnx`, which needs an exported model.
+    An exported model that filled the collection takes precedence, unless the runtime is `torch`:
+    then a shipped model with the collection's fingerprint does, before the stored path.
+
+    Args:
+        info: Description of the collection.
+        runtime: Library that will run the model; default: either.
 
     Raises:
         ModelError: The model no longer exists, or it is not exported and the runtime is `onnx`.
     """
+    if runtime != "torch" and info.model and is_exported(info.model):
+        return info.model
     if runtime == "onnx":
-        if info.model and is_exported(info.model):
-            return info.model
         raise ModelError(
             f"--runtime onnx needs an exported model, and collection {info.collection!r} was "
             f"filled by {info.model or 'a model without a name'}: name the folder of "
