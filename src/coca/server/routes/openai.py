@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from jaxtyping import Float, Float32
 
 from coca.core.errors import ConfigError
+from coca.runtime.short_vectors import shortened
 from coca.server.images import read_data_uri
 from coca.server.model import ServedModel
 from coca.server.routes.tenants import CurrentTenant
@@ -37,7 +38,7 @@ def embeddings(body: EmbeddingRequest, tenant: CurrentTenant) -> EmbeddingRespon
     texts, images = split_inputs(inputs, images=body.modality == "image")
     vectors = model.embed_mixed(texts, images)
     if body.dimensions is not None:
-        vectors = truncated(vectors, body.dimensions)
+        vectors = shortened(vectors, body.dimensions)
     return EmbeddingResponse(
         data=[
             Embedding(index=row, embedding=_encoded(vector, body.encoding_format))
@@ -92,19 +93,6 @@ def document_scores(
         vector, *others = model.embed_texts([query, *texts.values()])
         scores[list(texts)] = np.clip((1 + np.stack(others) @ vector) / 2, 0, 1)
     return scores
-
-
-def truncated(vectors: Float32[np.ndarray, "N E"], dimensions: int) -> Float32[np.ndarray, "N D"]:
-    """Keep the first numbers of vectors, and normalize them again.
-
-    Raises:
-        ConfigError: There are fewer numbers.
-    """
-    if dimensions > vectors.shape[1]:
-        raise ConfigError(f"dimensions must be in [1, {vectors.shape[1]}], got {dimensions}")
-    short = vectors[:, :dimensions]
-    lengths = np.linalg.norm(short, axis=1, keepdims=True)
-    return short / np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
 def name_of(model: ServedModel) -> str:

@@ -4,7 +4,8 @@ import numpy as np
 from fastapi import APIRouter
 
 from coca import __version__
-from coca.server.routes.openai import document_scores, name_of, split_inputs, truncated
+from coca.runtime.short_vectors import shortened
+from coca.server.routes.openai import document_scores, name_of, split_inputs
 from coca.server.routes.tenants import CurrentTenant
 from coca.server.schemas.openai import MAX_INPUTS
 from coca.server.schemas.tei import EmbedRequest, Info, Rank, RankRequest
@@ -19,7 +20,7 @@ def embed(body: EmbedRequest, tenant: CurrentTenant) -> list[list[float]]:
     inputs = body.inputs if isinstance(body.inputs, list) else [body.inputs]
     vectors = model.embed_mixed(*split_inputs(inputs))
     if body.dimensions is not None:
-        vectors = truncated(vectors, body.dimensions)
+        vectors = shortened(vectors, body.dimensions)
     return [[float(number) for number in vector] for vector in vectors]
 
 
