@@ -38,13 +38,16 @@ from coca.runtime.preprocess import TextSettings
 RESIZES = ("shortest", "squash")
 """Resizing methods that the service knows."""
 
+SENTENCES = ("a photo of a dog", "two people on a beach at sunset", "Red car, 1965")
+"""Texts of the comparison, besides plain captions of the images."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImmichResult:
     """Differences of the exported files from torch."""
 
     images: int
-    """Number of images; as many captions of them are the texts."""
+    """Number of images; their captions are among the texts."""
     min_image_cosine: float
     """Lowest cosine of an image's embedding to torch's, for equal pixels."""
     min_text_cosine: float
@@ -179,7 +182,10 @@ def _measure(folder: Path, predictor: Predictor, images: Sequence[Any]) -> Immic
     )
     squares = [predictor.prepare_image(image) for image in images]
     pixels = predictor.processor.image.normalize(torch.stack(squares)).numpy()
-    texts = [caption.text for caption in predictor.caption(images, num_beams=1)]
+    captions = [caption.text for caption in predictor.caption(images, num_beams=1)]
+    # Others would be repaired by ftfy, which the service lacks.
+    texts = [text for text in captions if text.isascii() and text.isprintable() and "&" not in text]
+    texts += SENTENCES
     length = json.loads((folder / "config.json").read_text())["text_cfg"]["context_length"]
     settings = json.loads((folder / "textual" / "tokenizer_config.json").read_text())
     backend = tokenizers.Tokenizer.from_file(str(folder / "textual" / "tokenizer.json"))
