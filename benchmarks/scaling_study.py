@@ -5,7 +5,7 @@
 
 One training at a constant rate gives a point at each of its lengths: a branch decays the rate to 0
 (arXiv 2405.18392). Compute is the operations of a pair, forward and backward, times the pairs; the
-features are cached. A power law with a floor, error = a x^-b + c, is fitted to the best points of
+features are cached. A saturating power law, error = a x^-b + c, is fitted to the best points of
 each compute (the Pareto front), and 100 bootstraps of the points give its spread. The points with
 the most compute are left out of the fit and predicted. All points are appended to a CSV file, and
 those that are there are not computed again. The figures hold for this range only.
@@ -186,7 +186,7 @@ def fit(points: Sequence[Point], error: str) -> tuple[float, float, float] | Non
     found = []
     for floor in np.linspace(0, 0.98 * y.min(), 100):
         slope, offset = np.polyfit(np.log(x), np.log(y - floor), 1)
-        # Relative to y, so that all floors are compared on one scale.
+        # Relative to y, so that the fits for all values of c compare.
         distance = float(np.sum(((np.exp(offset) * x**slope + floor) / y - 1) ** 2))
         found.append((distance, float(np.exp(offset)), float(-slope), float(floor)))
     return min(found)[1:]
