@@ -49,7 +49,7 @@ def test_another_model_is_refused_by_both_names_and_a_way_out() -> None:
 
 
 def test_another_size_is_named_too() -> None:
-    with pytest.raises(SearchError, match="its vectors have 4 numbers, and not 8"):
+    with pytest.raises(SearchError, match="has vectors of 4 numbers of this model, and not of 8"):
         check_same_model(INFO, fingerprint="abc", embed_dim=8)
 
 

@@ -106,7 +106,7 @@ def test_another_model_is_refused(make_index: MakeIndex) -> None:
     make_index()
     with pytest.raises(SearchError, match=r"filled by model model-one \(runs/one\), and not by m2"):
         make_index(fingerprint="m2")
-    with pytest.raises(SearchError, match="have 16 numbers, and not 32"):
+    with pytest.raises(SearchError, match="has vectors of 16 numbers of this model, and not of 32"):
         make_index(embed_dim=32)
 
 
