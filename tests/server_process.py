@@ -93,7 +93,10 @@ def child_processes(pid: int, part: str) -> set[int]:
     """The running children of a process whose command line contains a text (Linux)."""
     found = set()
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
+        children = ""
+        with suppress(OSError):  # a thread may end while this reads
+            children = (task / "children").read_text()
+        for child in map(int, children.split()):
             with suppress(OSError):
                 if part.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.add(child)
