@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coca.core.config import load_config
 from coca.core.errors import ConfigError
-from coca.data.sample import Batch
+from coca.data.batch import Batch
 from coca.data.sources.shards import ShardsConfig
 from coca.metrics.captioning import caption_scores
 from coca.metrics.ptb import words
