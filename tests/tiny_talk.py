@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from coca.cli.train import leave
+from coca.cli.training.train import leave
 from coca.core.errors import CocaError, DataError
 from coca.train import distributed_init
 from coca.train.distributed_context import DistributedContext

@@ -14,8 +14,8 @@ import typer.main
 from typer.testing import Result
 
 import coca
-from coca.cli import images
 from coca.cli.app import app
+from coca.cli.options import images
 from coca.core.errors import CocaError, ConfigError
 
 Run = Callable[..., Result]

@@ -11,7 +11,7 @@ import typer.main
 
 import coca
 from coca.cli.app import app
-from coca.cli.recipes import Settings, for_all_tasks
+from coca.cli.options.recipes import Settings, for_all_tasks
 from coca.core import errors
 from coca.core.config import load_config
 from coca.core.recipe import read_recipe

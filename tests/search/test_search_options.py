@@ -3,7 +3,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from coca.cli.search import Field, On
+from coca.cli.collections.search import Field, On
 from coca.core.errors import ArgumentError, ConfigError
 from coca.search.records import Hit
 from coca.search.search_options import GroupBy, SearchKeywords, SearchOptions, Side

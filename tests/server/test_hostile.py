@@ -273,7 +273,7 @@ def test_clients_that_hang_up_harm_nobody(process: ServerProcess) -> None:
 def test_a_killed_decoder_is_replaced(process: ServerProcess) -> None:
     for _ in range(2):
         assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
-        for pid in child_processes(process.process.pid, "coca.server.decoding"):
+        for pid in child_processes(process.process.pid, "coca.server.images.decoding"):
             os.kill(pid, signal.SIGKILL)
     assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
 
@@ -281,12 +281,12 @@ def test_a_killed_decoder_is_replaced(process: ServerProcess) -> None:
 @pytest.mark.slow
 def test_a_decoder_that_hangs_is_killed(process: ServerProcess) -> None:
     assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
-    hanging = child_processes(process.process.pid, "coca.server.decoding")
+    hanging = child_processes(process.process.pid, "coca.server.images.decoding")
     for pid in hanging:
         os.kill(pid, signal.SIGSTOP)
     answer = process.post("/v1/search", {"image": data_uri(image_bytes(1))})
     assert (answer.status, answer.json()["error"]["code"]) == (422, "too_slow")
-    for pid in hanging & child_processes(process.process.pid, "coca.server.decoding"):
+    for pid in hanging & child_processes(process.process.pid, "coca.server.images.decoding"):
         os.kill(pid, signal.SIGCONT)
     assert process.post("/v1/search", {"image": data_uri(image_bytes(1))}).status == 200
 

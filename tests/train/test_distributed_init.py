@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from coca.cli.train import leave
+from coca.cli.training.train import leave
 from coca.core.errors import ConfigError
 from coca.train.distributed_context import DistributedContext
 from coca.train.distributed_init import join_from_environment

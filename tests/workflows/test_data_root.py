@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coca.cli.recipes import for_all_tasks
+from coca.cli.options.recipes import for_all_tasks
 from coca.core.config import load_config
 from coca.core.recipe import Tree, read_recipe
 from coca.data.sources.base import SourceConfig

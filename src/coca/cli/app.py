@@ -17,26 +17,21 @@ import typer
 from typer.core import TyperGroup
 
 from coca import __version__
-from coca.cli import (
-    answer,
-    caption,
+from coca.cli.collections import (
     classes,
-    collections,
-    config,
-    data,
-    demo,
-    detect,
+    collection,
     embed_shards,
-    evaluate,
     index,
-    predict,
+    migrate,
+    mining,
+    reindex,
     search,
     serve,
-    train,
-    uses,
-    weights,
 )
 from coca.cli.console import configure, print_error
+from coca.cli.data import data
+from coca.cli.models import answer, caption, classify, convert, detect, embed, export, info
+from coca.cli.training import config, demo, evaluate, train
 from coca.core.errors import CocaError, ConfigError
 
 FAILED, WRONG_CALL, STOPPED, UNREAD = 1, 2, 130, 141
@@ -81,25 +76,25 @@ app.command(rich_help_panel=_TRAINING)(train.pretrain)
 app.command(rich_help_panel=_TRAINING)(train.finetune)
 app.command(rich_help_panel=_TRAINING)(evaluate.evaluate)
 app.command(rich_help_panel=_TRAINING)(demo.demo)
-app.command(rich_help_panel=_MODELS)(predict.info)
-app.command(rich_help_panel=_MODELS)(predict.embed)
+app.command(rich_help_panel=_MODELS)(info.info)
+app.command(rich_help_panel=_MODELS)(embed.embed)
 app.command(rich_help_panel=_MODELS)(caption.caption)
-app.command(rich_help_panel=_MODELS)(predict.classify)
+app.command(rich_help_panel=_MODELS)(classify.classify)
 app.command(rich_help_panel=_MODELS)(detect.detect)
 app.command(rich_help_panel=_MODELS)(answer.answer)
-app.command(rich_help_panel=_MODELS)(weights.convert)
-app.command(rich_help_panel=_MODELS)(weights.export)
+app.command(rich_help_panel=_MODELS)(convert.convert)
+app.command(rich_help_panel=_MODELS)(export.export)
 app.command(rich_help_panel=_SEARCH)(index.index)
 app.command(rich_help_panel=_SEARCH)(embed_shards.embed_shards)
 app.command(rich_help_panel=_SEARCH)(search.search)
 app.command(rich_help_panel=_SEARCH)(serve.serve)
-app.command(rich_help_panel=_SEARCH)(uses.recommend)
-app.command(rich_help_panel=_SEARCH)(uses.mine)
-app.command(rich_help_panel=_SEARCH)(uses.duplicates)
+app.command(rich_help_panel=_SEARCH)(mining.recommend)
+app.command(rich_help_panel=_SEARCH)(mining.mine)
+app.command(rich_help_panel=_SEARCH)(mining.duplicates)
 app.add_typer(classes.app, name="classes", rich_help_panel=_SEARCH)
-app.command(rich_help_panel=_SEARCH)(collections.migrate)
-app.command(rich_help_panel=_SEARCH)(collections.reindex)
-app.add_typer(collections.app, name="collection", rich_help_panel=_SEARCH)
+app.command(rich_help_panel=_SEARCH)(migrate.migrate)
+app.command(rich_help_panel=_SEARCH)(reindex.reindex)
+app.add_typer(collection.app, name="collection", rich_help_panel=_SEARCH)
 app.add_typer(data.app, name="data", rich_help_panel=_REST)
 app.add_typer(config.app, name="config", rich_help_panel=_REST)
 

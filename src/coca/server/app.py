@@ -11,8 +11,8 @@ from fastapi.staticfiles import StaticFiles
 
 from coca import __version__
 from coca.server.errors import add_error_handlers
-from coca.server.limits import BodyLimit, LocalHostOnly, ResponseHeaders
-from coca.server.metrics import MeasureRequests, RequestMetrics
+from coca.server.middleware.limits import BodyLimit, LocalHostOnly, ResponseHeaders
+from coca.server.middleware.metrics import MeasureRequests, RequestMetrics
 from coca.server.routes import generation, items, jobs, mining, openai, operations, search, tei
 from coca.server.schemas.errors import ERRORS
 from coca.server.service import Service

@@ -12,20 +12,20 @@ from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
 from coca.search.query.searchable import Searchable
 from coca.search.records import Record
-from coca.server.backend import backend_of
-from coca.server.batched_search import BatchedSearch
-from coca.server.catalog import Catalog
-from coca.server.decoding.decoder import Decoder, ProcessDecoder
+from coca.server.collections.batched_search import BatchedSearch
+from coca.server.collections.catalog import Catalog
+from coca.server.collections.jobs import Jobs
+from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError
-from coca.server.images import read_data_uri
-from coca.server.jobs import Jobs
+from coca.server.images.data_uris import read_data_uri
+from coca.server.images.decoding.decoder import Decoder, ProcessDecoder
+from coca.server.images.thumbnails import Thumbnails
+from coca.server.images.uploads import Uploads
 from coca.server.keys import KeyConfig, KeyRing
-from coca.server.model import ImageRegion, ServedModel
+from coca.server.model.backend import backend_of
+from coca.server.model.served_model import ImageRegion, ServedModel
 from coca.server.schemas.shared import ImageReference
-from coca.server.served_collection import ServedCollection
 from coca.server.settings import ServerSettings
-from coca.server.thumbnails import Thumbnails
-from coca.server.uploads import Uploads
 from coca.workflows.collections.collection_model import (
     CollectionModel,
     Runtime,

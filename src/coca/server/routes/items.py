@@ -5,14 +5,14 @@ from typing import Annotated, TypeAlias
 from fastapi import APIRouter, Path, Query, Response
 from starlette.convertors import Convertor, register_url_convertor
 
-from coca.server.answers import item_of
-from coca.server.changes import add_item, change_items, delete_items
-from coca.server.images import media_type_of
+from coca.server.images.data_uris import media_type_of
+from coca.server.images.thumbnails import SIDES
+from coca.server.requests.answers import item_of
+from coca.server.requests.changes import add_item, change_items, delete_items
 from coca.server.routes.tenants import CurrentTenant, Writer
 from coca.server.schemas.errors import WRITE_ERRORS
 from coca.server.schemas.items import Affected, Item, ItemChange, ItemChanges, ItemIds, NewItem
 from coca.server.schemas.shared import CollectionName
-from coca.server.thumbnails import SIDES
 
 
 class _ItemId(Convertor[str]):

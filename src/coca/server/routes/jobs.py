@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from coca.server.jobs import IndexJob
+from coca.server.collections.jobs import IndexJob
 from coca.server.routes.tenants import CurrentTenant, Writer
 from coca.server.schemas.collections import Job, JobList, JobRequest
 from coca.server.schemas.errors import WRITE_ERRORS

@@ -17,10 +17,11 @@ from starlette.types import Receive, Scope, Send
 
 from coca import __version__
 from coca.core.errors import CocaError, DataError
-from coca.server.answers import item_of
-from coca.server.contact_sheet import SIDE_PX, draw_sheet
+from coca.server.collections.served_collection import ServedCollection
 from coca.server.errors import ServiceError, error_response
-from coca.server.queries import search as find
+from coca.server.requests.answers import item_of
+from coca.server.requests.contact_sheet import SIDE_PX, draw_sheet
+from coca.server.requests.queries import search as find
 from coca.server.routes import mining
 from coca.server.routes import search as searching
 from coca.server.routes.tenants import tenant_of
@@ -28,7 +29,6 @@ from coca.server.schemas.items import Item
 from coca.server.schemas.mining import FacetsRequest, FacetsResponse
 from coca.server.schemas.search import SearchRequest, SearchResponse
 from coca.server.schemas.shared import CollectionName, Condition, Expression, ItemId, Text
-from coca.server.served_collection import ServedCollection
 from coca.server.service import Tenant
 
 P = ParamSpec("P")

@@ -6,9 +6,9 @@ from coca.search.mining.duplicates import near_duplicates
 from coca.search.mining.recommend import recommend as find_recommended
 from coca.search.query.in_memory import InMemoryIndex
 from coca.search.query.query_terms import Term
-from coca.server.answers import hit_of, item_of
-from coca.server.facets import count_facets, histogram
-from coca.server.queries import examples, filter_of
+from coca.server.requests.answers import hit_of, item_of
+from coca.server.requests.facets import count_facets, histogram
+from coca.server.requests.queries import examples, filter_of
 from coca.server.routes.tenants import CurrentTenant
 from coca.server.schemas.mining import (
     DuplicateGroup,

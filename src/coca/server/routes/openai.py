@@ -11,8 +11,8 @@ from jaxtyping import Float, Float32
 
 from coca.core.errors import ConfigError
 from coca.runtime.short_vectors import shortened
-from coca.server.images import read_data_uri
-from coca.server.model import ServedModel
+from coca.server.images.data_uris import read_data_uri
+from coca.server.model.served_model import ServedModel
 from coca.server.routes.tenants import CurrentTenant
 from coca.server.schemas.openai import (
     Embedding,

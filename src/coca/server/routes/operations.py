@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from coca.server.metrics import RequestMetrics
+from coca.server.middleware.metrics import RequestMetrics
 from coca.server.routes.tenants import CurrentTenant
 from coca.server.service import Service
 

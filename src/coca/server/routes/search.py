@@ -4,8 +4,8 @@ import time
 
 from fastapi import APIRouter
 
-from coca.server.answers import hit_of
-from coca.server.queries import search as find
+from coca.server.requests.answers import hit_of
+from coca.server.requests.queries import search as find
 from coca.server.routes.tenants import CurrentTenant
 from coca.server.schemas.collections import CollectionDescription, CollectionList
 from coca.server.schemas.search import SearchRequest, SearchResponse

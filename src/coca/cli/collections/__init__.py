@@ -1,0 +1,1 @@
+"""Commands on Milvus collections: index, search, mine, serve, manage and migrate."""

@@ -1,0 +1,117 @@
+"""Commands `coca classes`: add, remove and list class embeddings in a collection."""
+
+from typing import Annotated
+
+import typer
+
+from coca.cli.console import Console, Json, to_try
+from coca.cli.options import defaults
+from coca.cli.options.class_names import read_names
+from coca.core.errors import ConfigError
+
+app = typer.Typer(
+    help="Manage class embeddings in a collection, for `coca classify --classes`.",
+    no_args_is_help=True,
+)
+
+Labels = Annotated[
+    str,
+    typer.Argument(
+        metavar="LABELS|FILE",
+        help="Class names: cat,dog, or a text file with one name per line.",
+    ),
+]
+Name = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+
+
+@app.command()
+def add(
+    labels: Labels,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            "--prompts",
+            help="Prompt set (photo, drawing, clip, plain), or a template such as 'a photo of {}'.",
+        ),
+    ] = "plain",
+    uri: defaults.Uri = None,
+    collection: Name = "classes",
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Add classes; existing classes are embedded again.
+
+    Without --model, the model of these classes is used, else the model of the images at this URI.
+    """
+    console, names = Console.current(json=as_json), _names(labels)
+    place = defaults.index_uri(uri)
+    from coca.inference.prompts import prompts_named
+    from coca.search.milvus.catalog import check_place
+    from coca.search.mining.zero_shot import add_classes, class_names
+    from coca.workflows.collections.class_prompts import info_at, open_classes
+
+    templates = prompts_named(prompts)
+    info = (check_place if model else info_at)(place, collection, token=token)
+    predictor = defaults.load_model(
+        defaults.model_to_fill(model, info, defaults.Runtimes.torch), device, info=info
+    )
+    with open_classes(predictor, place, collection, token=token, create=True) as index:
+        add_classes(index, predictor, names, templates=templates)
+        there = class_names(index)
+    console.say(f"{len(there)} classes are in collection {collection!r} of {place}")
+    console.say(f"use them: {to_try('classify', 'FILE', '--classes', collection)}")
+    console.emit({"uri": place, "collection": collection, "classes": there})
+
+
+@app.command()
+def remove(
+    labels: Labels,
+    uri: defaults.Uri = None,
+    collection: Name = "classes",
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Remove classes."""
+    console, names = Console.current(json=as_json), _names(labels)
+    place = defaults.index_uri(uri)
+    from coca.search.milvus.collection import Collection
+    from coca.search.mining.zero_shot import class_names, remove_classes
+    from coca.workflows.collections.class_prompts import find_classes
+
+    find_classes(place, collection, token=token)
+    with Collection.open(place, collection, token=token) as index:
+        remove_classes(index, names)
+        there = class_names(index)
+    console.say(f"{len(there)} classes are left in collection {collection!r} of {place}")
+    console.emit({"uri": place, "collection": collection, "classes": there})
+
+
+@app.command("list")
+def list_(
+    uri: defaults.Uri = None,
+    collection: Name = "classes",
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """List the classes."""
+    console = Console.current(json=as_json)
+    from coca.search.milvus.collection import Collection
+    from coca.search.mining.zero_shot import class_names
+    from coca.workflows.collections.class_prompts import find_classes
+
+    place = defaults.index_uri(uri)
+    find_classes(place, collection, token=token)
+    with Collection.open(place, collection, token=token) as index:
+        there = class_names(index)
+    for name in there:
+        console.say(name)
+    console.emit(there)
+
+
+def _names(labels: str) -> list[str]:
+    names = list(dict.fromkeys(read_names(labels)))
+    if not names:
+        raise ConfigError(f"there is no class in {labels!r}: name some, such as cat,dog")
+    return names

@@ -1,0 +1,211 @@
+"""Commands `coca collection`: list, describe, index, calibrate, alias and drop collections."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli.collections import calibrate
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults
+from coca.core.errors import ConfigError, SearchError
+
+if TYPE_CHECKING:
+    from coca.search.milvus.connection import Connection
+
+app = typer.Typer(help="Manage Milvus collections: list, info, index, calibrate, alias and drop.")
+
+_SIDES = {"image": "images", "text": "captions"}
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of the collection.")]
+
+
+@app.command(name="list")
+def list_(uri: defaults.Uri = None, token: defaults.Token = "", as_json: Json = False) -> None:
+    """List the collections at a URI, with their record counts and aliases."""
+    console = Console.current(json=as_json)
+    from coca.search.milvus.catalog import list_all
+
+    with connected(defaults.search_uri(uri), token) as connection:
+        found = list_all(connection)
+    if found:
+        rows = [
+            [
+                one.name,
+                f"{'' if one.exact else 'about '}{one.count:,}",
+                one.model or "(not made by coca)",
+                ", ".join(one.aliases),
+                one.own_name,
+            ]
+            for one in found
+        ]
+        header = ["name", "records", "model", "aliases", "own name"]
+        console.table(header, rows, right=["records"])
+    else:
+        console.say("there are none")
+    console.emit([asdict(one) for one in found])
+
+
+@app.command()
+def info(
+    name: Name = "pictures",
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Print the records, model and index states of a collection."""
+    console = Console.current(json=as_json)
+    from coca.search.milvus.collection import Collection
+    from coca.search.query.calibration import Calibration
+
+    with Collection.open(defaults.search_uri(uri), name, token=token) as index:
+        found = index.info
+        try:
+            calibration, state = Calibration.of(found, fingerprint=found.fingerprint), "none"
+        except SearchError as error:
+            calibration, state = None, str(error)
+        if calibration is not None:
+            state = (
+                f"{100 * calibration.false_alarms:.0f} % false alarms, finds "
+                f"{100 * calibration.found:.0f} %; made for {calibration.records:,} records"
+            )
+        captioned, states = index.count("has_text == true"), index.index_states()
+        rows = [
+            ["own name", index.own_name],
+            ["records", f"{found.count:,}, {captioned:,} of them with a vector of the caption"],
+            ["vectors", f"{found.embed_dim} numbers"],
+            ["model", f"{found.model} ({found.fingerprint})"],
+            ["Milvus", f"{index.capabilities.name} at {found.uri}"],
+            [
+                "full text",
+                "ranked by Milvus" if index.supports_full_text else "ranked here, from captions",
+            ],
+            ["calibration", state],
+            *(
+                [f"index of {_SIDES[side]}", f"{state.index}, {state.state}"]
+                for side, state in states.items()
+            ),
+        ]
+        console.table(["what", "is"], rows)
+        console.emit(
+            {
+                "collection": found.collection,
+                "own_name": index.own_name,
+                "uri": found.uri,
+                "server": found.server_version,
+                "count": found.count,
+                "captioned": captioned,
+                "embed_dim": found.embed_dim,
+                "model": found.model,
+                "fingerprint": found.fingerprint,
+                "full_text": index.supports_full_text,
+                "calibration": calibration and asdict(calibration),
+                "indexes": {
+                    side: {
+                        "index": str(state.index),
+                        "state": state.state,
+                        "rows": state.rows,
+                        "indexed_rows": state.indexed_rows,
+                    }
+                    for side, state in states.items()
+                },
+            }
+        )
+
+
+@app.command(name="index")
+def index_(
+    name: Name,
+    index_type: Annotated[
+        str, typer.Argument(metavar="TYPE[:NAME=VALUE,...]", help="Such as HNSW:M=32 or FLAT.")
+    ],
+    fallback: Annotated[
+        bool | None,
+        typer.Option(
+            "--fallback/--no-fallback",
+            help="Use the closest supported index if Milvus lacks TYPE; default: only on Milvus "
+            "Lite.",
+            show_default=False,
+        ),
+    ] = None,
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Build another vector index; searches fail meanwhile, and no record is lost."""
+    console = Console.current(json=as_json)
+    from coca.search.index_params.vector_index import parse_index
+    from coca.search.milvus.collection import Collection
+
+    wanted = parse_index(index_type)
+    with Collection.open(defaults.search_uri(uri), name, token=token) as index:
+        built = index.change_index(wanted, fallback=fallback, progress=console.progress)
+        console.say(f"collection {name!r} has the index {built}")
+        console.emit({"collection": name, "index": str(built)})
+
+
+@app.command()
+def alias(
+    name: Annotated[str, typer.Argument(metavar="ALIAS", help="Name of the alias.")],
+    collection: Annotated[str, typer.Argument(metavar="NAME", help="Collection it refers to.")],
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Create or switch an alias of a collection, atomically.
+
+    Clients that have the alias open keep using the previous collection.
+    """
+    console = Console.current(json=as_json)
+    from coca.search.milvus.catalog import point_alias
+
+    with connected(defaults.search_uri(uri), token) as connection:
+        before = point_alias(connection, name, collection)
+    console.say(
+        f"{name!r} is an alias of {collection!r}"
+        + (f" now; before, of {before!r}" if before else "")
+    )
+    console.emit({"alias": name, "collection": collection, "before": before})
+
+
+@app.command()
+def drop(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, alias or own name.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Drop without confirmation.")] = False,
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Drop a collection with all its records; image files are not deleted."""
+    console = Console.current(json=as_json)
+    from coca.search.milvus.catalog import drop_collection
+
+    place = defaults.search_uri(uri)
+    try:
+        # On stderr, since `--json` reserves standard output for the document.
+        sure = yes or typer.confirm(f"drop collection {name!r} of {place}?", err=True)
+    except typer.Abort:
+        raise ConfigError(f"refusing to drop {name!r} without confirmation; pass --yes") from None
+    if not sure:
+        raise ConfigError("nothing was dropped")
+    with connected(place, token) as connection:
+        own_name = drop_collection(connection, name)
+    console.say(f"collection {name!r} was dropped")
+    console.emit({"dropped": name, "own_name": own_name})
+
+
+app.command()(calibrate.calibrate)
+
+
+@contextmanager
+def connected(place: str, token: str) -> Iterator["Connection"]:
+    """Open a connection to an existing Milvus folder or server for the duration of the block."""
+    from coca.search.milvus.connection import Connection
+
+    connection = Connection(place, token=token, create=False)
+    try:
+        yield connection
+    finally:
+        connection.close()

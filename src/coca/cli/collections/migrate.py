@@ -1,0 +1,84 @@
+"""Command `coca migrate`: copy a collection between two Milvus URIs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults
+
+
+def migrate(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Milvus URI: a .db path or a server.")
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="Milvus URI: a .db path or a server.")
+    ],
+    collection: defaults.Collection = "pictures",
+    to_collection: Annotated[
+        str | None,
+        typer.Option(
+            "--to-collection",
+            help="Name of the collection in TARGET; default: the same.",
+            show_default=False,
+        ),
+    ] = None,
+    index_type: defaults.IndexType = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder",
+            help="Folder for the Parquet files; default: runs/migrate-COLLECTION.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_files: Annotated[
+        bool, typer.Option("--keep-files", help="Keep the Parquet files as a backup.")
+    ] = False,
+    token: defaults.Token = "",
+    to_token: Annotated[
+        str, typer.Option("--to-token", help="As --token, for TARGET.", show_default=False)
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Copy a collection between two Milvus URIs, such as a .db folder and a server.
+
+    The same command resumes an interrupted copy. No record is deleted from either side.
+    """
+    console = Console.current(json=as_json)
+    from coca.search.index_params.vector_index import parse_index
+    from coca.search.ingest.migrate import migrate as run
+    from coca.search.milvus.collection import Collection
+    from coca.search.milvus.collection_config import CollectionSettings
+
+    name = to_collection or collection
+    index = parse_index(index_type) if index_type else None
+    with (
+        Collection.open(source, collection, token=token) as old,
+        Collection.open(
+            target,
+            name,
+            token=to_token,
+            embed_dim=old.info.embed_dim,
+            fingerprint=old.info.fingerprint,
+            model=old.info.model,
+            create=True,
+            settings=CollectionSettings(index=index),
+        ) as new,
+    ):
+        place = folder or Path("runs") / f"migrate-{collection}"
+        report = run(old, new, place, keep_files=keep_files, progress=console.progress)
+        console.say(
+            f"all {report.records:,} records are in {name!r} of {target} "
+            f"({report.written:,} written now); {source} is unchanged"
+        )
+        console.emit(
+            {
+                "records": report.records,
+                "written": report.written,
+                "uri": target,
+                "collection": name,
+            }
+        )

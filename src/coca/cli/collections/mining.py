@@ -1,0 +1,370 @@
+"""Commands `coca recommend`, `coca duplicates` and `coca mine`."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli.console import Console, Json, to_try
+from coca.cli.options import images
+from coca.cli.options.option_groups import grouped
+from coca.cli.options.search_options import (
+    CollectionOptions,
+    FilterOptions,
+    Limit,
+    from_here,
+    print_hits,
+)
+from coca.core.errors import ConfigError
+from coca.core.formats import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from coca.search.mining.duplicates import Duplicates
+    from coca.workflows.collections.subset import Subset
+
+
+@grouped
+def recommend(
+    positive: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="POSITIVE[:WEIGHT]",
+            help="Positive examples: image files or texts, with an optional weight.",
+        ),
+    ],
+    *,
+    negative: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--negative",
+            help="Negative example, an image file or text; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    seen: Annotated[
+        list[str] | None,
+        typer.Option("--seen", help="Record id to exclude; may be repeated.", show_default=False),
+    ] = None,
+    diversity: Annotated[
+        float,
+        typer.Option(
+            "--diversity",
+            min=0,
+            max=1,
+            help="Weight of diversity in maximal marginal relevance, 0 to 1; 0: none.",
+        ),
+    ] = 0.3,
+    among: FilterOptions,
+    k: Limit = 10,
+    place: CollectionOptions,
+    as_json: Json = False,
+) -> None:
+    """Recommend images from positive and negative examples, diversified by MMR.
+
+    The score is the cosine similarity. With --diversity D results are sorted by their rank score,
+    the marginal relevance: (1 - D) x score - D x (cosine to the nearest result ranked above, -1
+    for the first).
+    """
+    console = Console.current(json=as_json)
+    from coca.search.query.query_terms import parse_terms
+
+    wanted = parse_terms(*_texts_and_files(positive))
+    avoided = parse_terms(*_texts_and_files(negative)) if negative else []
+    from coca.search.mining.recommend import recommend as recommended
+
+    with place.open() as engine:
+        hits = recommended(
+            engine,
+            wanted,
+            negative=avoided,
+            k=k,
+            filter=among.expression,
+            seen=set(seen or []),
+            diversity=diversity,
+        )
+    print_hits(console, hits)
+
+
+@grouped
+def duplicates(
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            help="Image or folder to compare with, such as a test set; may be repeated; default: "
+            "the collection itself.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    min_similarity: Annotated[
+        float,
+        typer.Option(
+            "--min-similarity", help="Cosine similarity from which two images are near-duplicates."
+        ),
+    ] = 0.95,
+    limit: Annotated[
+        int, typer.Option("--show", min=0, help="Maximum number of pairs to print.")
+    ] = 20,
+    place: CollectionOptions,
+    as_json: Json = False,
+) -> None:
+    """Find near-duplicates within a collection, or between it and other images.
+
+    Within a collection, files with identical bytes are listed as copies. `drop` of --json lists
+    the files whose removal leaves neither a pair nor a copy.
+    """
+    console = Console.current(json=as_json)
+    files = images.find(against or [])
+    from coca.search.mining.duplicates import KEPT_PAIRS, exact_copies
+    from coca.workflows.collections.mining import find_duplicates
+
+    with place.open_index() as index:
+        found, paths = find_duplicates(
+            index,
+            min_similarity=min_similarity,
+            others=files,
+            predictor=place.load_model(index) if files else None,
+            keep=max(limit, KEPT_PAIRS),
+            progress=console.progress,
+        )
+        copies = exact_copies(index)
+    dropped = {paths[row] for row in found.drop}
+    drop = dropped.union(*(copies.get(path, ()) for path in dropped))
+    listed = {} if files else copies
+    drop.update(one for others in listed.values() for one in others)
+    shown = [
+        (one.score, paths[one.first], files[one.second] if files else paths[one.second])
+        for one in found.pairs
+    ]
+    rows = [
+        ["copy", from_here(path), from_here(other)]
+        for path, others in listed.items()
+        for other in others
+    ]
+    count = len(rows)
+    rows += [
+        [f"{score:.3f}", from_here(first), from_here(second)] for score, first, second in shown
+    ]
+    if rows:
+        console.table(["score", "first", "second"], rows[:limit], right=["score"])
+    if count:
+        console.say(f"{count:,} files are copies of another one, byte for byte")
+    console.say(
+        _sentence_on(
+            found,
+            count=index.info.count,
+            others=len(files),
+            min_similarity=min_similarity,
+            drop=len(drop),
+        )
+    )
+    console.emit(
+        {
+            "count": index.info.count,
+            "pair_count": found.count,
+            "pairs": [{"score": s, "first": one, "second": other} for s, one, other in shown],
+            "groups": [[paths[row] for row in group] for group in found.groups],
+            "copies": [{"path": path, "copies": others} for path, others in listed.items()],
+            "drop": sorted(drop),
+        }
+    )
+
+
+@grouped
+def mine(
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="Manifest OUT.jsonl with the paths of the images, or a folder for shards with the "
+            "images themselves. Images of tars and videos need shards.",
+        ),
+    ],
+    *,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=1, help="Number of images to select.", show_default=False),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            "--share",
+            help="Fraction of the images to select, in (0, 1]; instead of --count.",
+            show_default=False,
+        ),
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--query",
+            "-q",
+            help="Select the images nearest to TEXT[:WEIGHT]; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    positive: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--positive",
+            help="Select the images nearest to any of these images; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    unsure: Annotated[
+        str,
+        typer.Option(
+            "--uncertain",
+            help="Select images with the highest class entropy, by the classes of this collection.",
+            show_default=False,
+        ),
+    ] = "",
+    diverse: Annotated[
+        bool,
+        typer.Option(
+            "--diverse", help="Select by k-center: no image is far from a selected image."
+        ),
+    ] = False,
+    max_similarity: Annotated[
+        float | None,
+        typer.Option(
+            "--max-similarity",
+            help="Skip near-duplicates: maximum cosine similarity of two selected images.",
+            show_default=False,
+        ),
+    ] = None,
+    away_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--away-from",
+            help="Skip near-duplicates of these images as well; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="Minimum score.", show_default=False)
+    ] = None,
+    model_captions: Annotated[
+        bool,
+        typer.Option("--model-captions", help="Write model-generated captions as well."),
+    ] = False,
+    among: FilterOptions,
+    place: CollectionOptions,
+    as_json: Json = False,
+) -> None:
+    """Select images of a collection for training, and write them as a manifest or as shards."""
+    console = Console.current(json=as_json)
+    if (count is None) == (share is None):
+        raise ConfigError("give the number of images by either --count or --share")
+    if share is not None and not 0 < share <= 1:
+        raise ConfigError(f"--share must be in (0, 1], got {share}")
+    from coca.search.query.query_terms import parse_terms
+
+    terms = parse_terms(query) if query else []
+    examples, apart = images.find(positive or []), images.find(away_from or [])
+    from contextlib import ExitStack
+
+    from coca.search.mining.selection import Choice
+    from coca.workflows.collections import mining as workflow
+    from coca.workflows.collections.class_prompts import find_classes
+    from coca.workflows.collections.subset import check_out
+
+    check_out(out)  # an invalid name fails here, before a model is loaded
+    with ExitStack() as opened:
+        index = opened.enter_context(place.open_index())
+        if unsure:
+            find_classes(index.info.uri, unsure, token=place.token)
+        classes = opened.enter_context(place.open_index(unsure)) if unsure else None
+        wanted = workflow.Mining(
+            terms=terms,
+            examples=examples,
+            unsure_among=classes,
+            filter=among.expression,
+            away_from=apart,
+        )
+        choice = Choice(
+            count=count or max(1, round((share or 0) * index.count(wanted.filter))),
+            min_score=min_score,
+            diverse=diverse,
+            max_similarity=max_similarity,
+        )
+        predictor = place.load_model(index)
+        subset = workflow.mine(
+            index,
+            predictor,
+            wanted,
+            choice,
+            out,
+            model_captions=model_captions,
+            progress=console.progress,
+        )
+    for _, sentence in subset.lost:
+        console.complain(sentence)
+    console.say(
+        f"{subset.written:,} of {index.info.count:,} images are in {out}"
+        + (f", {len(subset.lost):,} selected images are unreadable" if subset.lost else "")
+    )
+    if subset.model_captions:
+        console.say(
+            f"{subset.model_captions:,} model-generated captions are left out; "
+            "--model-captions writes them as well"
+        )
+    console.say(_how_to_train(subset, out))
+    console.emit(
+        {
+            "out": str(out),
+            "chosen": subset.written,
+            "of": index.info.count,
+            "model_captions_left_out": subset.model_captions,
+            "lost": [{"path": path, "error": error} for path, error in subset.lost],
+        }
+    )
+
+
+def _how_to_train(subset: "Subset", out: Path) -> str:
+    """Return the command that trains on a subset, with the kind of text that most images have."""
+    if subset.text is None:
+        return "none of them has a caption or a label, so `coca pretrain` cannot train on them"
+    usable = subset.captioned if subset.text == "captions" else subset.labelled
+    kind = "manifest" if out.suffix == ".jsonl" else "shards"
+    text = ", text: labels" if subset.text == "labels" else ""
+    changes = [f"data.sources=[{{kind: {kind}, path: {out}{text}}}]"]
+    sentence = "train on them"
+    if usable < subset.written:
+        # Images without text count as bad and are replaced; above the limit the run would stop.
+        sentence += f" ({usable:,} of {subset.written:,} have {subset.text})"
+        fraction = math.ceil(100 * (1 - usable / subset.written)) / 100
+        changes.append(f"data.loader.max_bad_fraction={min(1, fraction + 0.1):.2f}")
+    return f"{sentence}: {to_try('pretrain', 'RECIPE.yaml', *changes)}"
+
+
+def _sentence_on(
+    found: "Duplicates", *, count: int, others: int, min_similarity: float, drop: int
+) -> str:
+    if not found.count:
+        alike = f"is like one of {others:,} other images" if others else "is like another"
+        return f"none of {count:,} images {alike} with a cosine of {min_similarity:g} or more"
+    what = f"{others:,} other images" if others else "each other"
+    return (
+        f"{found.count:,} pairs of {count:,} images and {what} have a cosine of "
+        f"{min_similarity:g} or more; without {drop:,} files none is left"
+    )
+
+
+def _texts_and_files(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into texts and paths of existing files, with their weights.
+
+    Raises:
+        ConfigError: An argument is the name of an image file that does not exist.
+    """
+    texts, files = [], []
+    for word in words:
+        name = word if Path(word).is_file() else word.rpartition(":")[0]
+        if Path(name).is_file():
+            files.append(word)
+        elif {Path(name).suffix.lower(), Path(word).suffix.lower()} & set(IMAGE_SUFFIXES):
+            raise ConfigError(f"there is no image {word}")
+        else:
+            texts.append(word)
+    return texts, files

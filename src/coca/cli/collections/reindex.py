@@ -1,0 +1,99 @@
+"""Command `coca reindex`: embed the images of a collection with another model."""
+
+from typing import Annotated
+
+import typer
+
+from coca.cli.collections.collection import connected
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults
+from coca.core.errors import ConfigError
+
+
+def reindex(
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The new model.")],
+    collection: defaults.Collection = "pictures",
+    leave_out: Annotated[
+        bool,
+        typer.Option("--skip-missing", help="Switch the alias even if some images are unreadable."),
+    ] = False,
+    index_type: defaults.IndexType = None,
+    uri: defaults.Uri = None,
+    device: defaults.Device = None,
+    token: defaults.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Embed a collection's images with another model, then switch its alias to the result.
+
+    The old vectors are kept under their own name until `coca collection drop`. Switching back to
+    the old model embeds only images added since, and deletes removed ones.
+    """
+    console = Console.current(json=as_json)
+    place = defaults.search_uri(uri)
+    from coca.search.index_params.vector_index import parse_index
+    from coca.search.ingest.reindex import reindex as run
+    from coca.search.milvus.catalog import check_switchable, point_alias
+    from coca.search.milvus.collection import Collection
+    from coca.search.milvus.collection_config import CollectionSettings
+    from coca.search.records import same_model
+    from coca.workflows.collections.collection_model import open_collection
+    from coca.workflows.collections.image_resolver import ImageResolver
+
+    index = parse_index(index_type) if index_type else None
+    # The collection is opened first, so that its errors are raised before a model is loaded.
+    with Collection.open(place, collection, token=token) as old:
+        predictor = defaults.load_model(model, device)
+        if same_model(old.info.fingerprint, predictor.fingerprint):
+            raise ConfigError(f"{collection!r} holds the vectors of {model} already")
+        with connected(place, token) as connection:
+            check_switchable(connection, collection)
+        with open_collection(
+            predictor,
+            place,
+            collection,
+            token=token,
+            create=True,
+            staged=True,
+            settings=CollectionSettings(index=index or old.index_type, fallback=True),
+        ) as new:
+            new_name = new.own_name
+            report = run(
+                old,
+                predictor,
+                new,
+                open_image=ImageResolver(),
+                batch_size=predictor.batch_size,
+                progress=console.progress,
+            )
+    for _, sentence in report.lost:
+        console.complain(sentence)
+    done = not report.lost or leave_out
+    before = ""
+    if done:
+        with connected(place, token) as connection:
+            before = point_alias(connection, collection, new_name)
+    total = report.embedded + report.kept
+    console.say(
+        f"{total:,} images, embedded by {model}, are in {new_name!r}"
+        + (f", {report.removed:,} missing ones were removed" if report.removed else "")
+        + (f", {len(report.lost):,} cannot be read" if report.lost else "")
+        + (
+            f"; {collection!r} is now its alias, and the old vectors are in {before!r}"
+            if done
+            else f"; {collection!r} is unchanged: restore the images and run it again, or "
+            "switch without them by --skip-missing"
+        )
+    )
+    console.emit(
+        {
+            "collection": new_name,
+            "embedded": report.embedded,
+            "kept": report.kept,
+            "updated": report.updated,
+            "removed": report.removed,
+            "before": before,
+            "lost": [{"path": path, "error": error} for path, error in report.lost],
+        }
+    )
+    if not done:
+        raise typer.Exit(1)

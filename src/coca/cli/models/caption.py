@@ -1,0 +1,97 @@
+"""Command `coca caption`: generate captions, and draw their cross-attention maps."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults, images
+from coca.cli.options.option_groups import Group, grouped
+from coca.core.errors import ConfigError
+from coca.model.generation.config import GenerationConfig
+
+if TYPE_CHECKING:
+    from coca.inference.captioning import Caption
+
+
+@grouped
+def caption(
+    files: images.Files,
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="Text that each caption begins with.")
+    ] = "",
+    *,
+    decoding: Annotated[
+        GenerationConfig, Group(panel="Decoding", short={"num_return_sequences": "-n"})
+    ],
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            "--explain",
+            metavar="PNG",
+            help="Draw the cross-attention map of each word into this file; for one image.",
+            show_default=False,
+        ),
+    ] = None,
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Caption images and videos.
+
+    The score is the log-likelihood of the caption, in nats: 0 is certain. Several captions of an
+    image are sorted by their rank score. In beam search it is the score, less the penalties of the
+    constraints, divided by (number of tokens) ** --length-penalty; when sampling it is the score.
+    """
+    several = decoding.num_return_sequences > 1
+    console = Console.current(json=as_json)
+    paths = images.find(files, videos=True)
+    if explain is not None and len(paths) != 1:
+        raise ConfigError(f"--explain draws one image, and {len(paths)} are given")
+    from coca.inference.video import caption_files
+
+    predictor = defaults.load_model(model, device)
+    outcomes = images.work_through(
+        paths,
+        lambda batch: caption_files(predictor, batch, prompt=prompt, decoding=decoding),
+        batch_size=predictor.batch_size,
+        title="captioning",
+        progress=console.progress,
+    )
+    if explain is not None:
+        from coca.core.files import write_atomic
+        from coca.inference.attention import draw_word_maps, explain_caption
+
+        (outcome,) = outcomes
+        if not isinstance(outcome, images.Bad):
+            maps = explain_caption(predictor, paths[0], caption=outcome, prompt=prompt)
+            write_atomic(explain, draw_word_maps(maps))
+            console.say(f"cross-attention maps: {explain}")
+    images.print_outcomes(
+        console,
+        paths,
+        outcomes,
+        columns=["caption", *(["rank score"] if several else []), "score", "path"],
+        right=["rank score", "score"],
+        rows=lambda path, best: [
+            [
+                one.text,
+                *([f"{one.rank_score:.3f}"] if several else []),
+                f"{one.score:.2f}",
+                path,
+            ]
+            for one in (best, *best.others)
+        ],
+        entry=lambda best: {"captions": [_entry(one) for one in (best, *best.others)]},
+    )
+
+
+def _entry(caption: "Caption") -> dict[str, Any]:
+    return {
+        "text": caption.text,
+        "score": caption.score,
+        "rank_score": caption.rank_score,
+        "token_ids": list(caption.token_ids),
+        "log_probabilities": list(caption.log_probabilities),
+    }

@@ -1,0 +1,162 @@
+"""Command `coca classify`: classify images zero-shot, or by the head of a model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults, images
+from coca.cli.options.class_names import lines_of, read_names
+from coca.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from coca.inference.predictor import Predictor
+    from coca.runtime.labels import Prediction
+
+SHOWN_LABELS = 3
+
+
+class By(StrEnum):
+    """Method that compares labels with an image."""
+
+    similarity = "similarity"
+    likelihood = "likelihood"
+
+
+def classify(
+    files: images.Files,
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels",
+            "-l",
+            metavar="LABELS|FILE",
+            help="Labels to choose from: a,b,c, or a text file with one label per line; default: "
+            "the classes of a fine-tuned model.",
+            show_default=False,
+        ),
+    ] = "",
+    labels_file: Annotated[
+        Path | None,
+        typer.Option("--labels-file", help="File with one label per line.", show_default=False),
+    ] = None,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            "--prompts",
+            help="Prompt set (photo, drawing, clip, plain), or a template such as 'a photo of {}'.",
+        ),
+    ] = "plain",
+    by: Annotated[
+        By,
+        typer.Option(
+            "--by",
+            help="Rank labels by embedding similarity, or by the likelihood of their prompts.",
+        ),
+    ] = By.similarity,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top",
+            min=1,
+            help=f"Number of labels per image; default: {SHOWN_LABELS}, with --json all.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: Annotated[
+        str,
+        typer.Option(
+            "--classes",
+            help="Collection of class embeddings to choose from; `coca classes add` fills it.",
+            show_default=False,
+        ),
+    ] = "",
+    uri: defaults.Uri = None,
+    token: defaults.Token = "",
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Classify images: zero-shot among any labels, or by the head of a fine-tuned model."""
+    console = Console.current(json=as_json)
+    choices = _labels(labels, labels_file)
+    paths = images.find(files, videos=True)
+    from coca.inference.prompts import prompts_named
+    from coca.inference.video import classify_files
+
+    templates = prompts_named(prompts)
+    if classes and choices:
+        raise ConfigError("labels come from --labels or from --classes: leave one of them out")
+    if not choices and (prompts != "plain" or by != By.similarity):
+        raise ConfigError(
+            "--prompts and --by need --labels, and none are given: classes of a collection use "
+            "the prompts of `coca classes add --prompts`, classes of a head use none"
+        )
+    if classes:
+        from coca.workflows.collections.class_prompts import find_classes
+
+        # Errors of the collection are raised before a model is loaded.
+        found = find_classes(defaults.index_uri(uri), classes, token=token)
+        model = defaults.model_to_fill(model, found, defaults.Runtimes.torch)
+    predictor = defaults.load_model(model, device)
+    if not choices and not classes and not predictor.classes:
+        raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
+    with ExitStack() as opened:
+        if classes:
+            place = defaults.index_uri(uri)
+            work = opened.enter_context(_by_collection(predictor, place, classes, token))
+        else:
+
+            def work(batch: Sequence[str]) -> Sequence[list["Prediction"]]:
+                return classify_files(predictor, batch, choices, templates=templates, by=by.value)
+
+        outcomes = images.work_through(
+            paths,
+            work,
+            batch_size=predictor.batch_size,
+            title="classifying",
+            progress=console.progress,
+        )
+    images.print_outcomes(
+        console,
+        paths,
+        outcomes,
+        columns=["labels", "path"],
+        rows=lambda path, labels: [[_shown(labels[: top or SHOWN_LABELS]), path]],
+        entry=lambda labels: {
+            "predictions": [
+                {"label": one.label, "probability": one.probability}
+                for one in labels[: top or None]
+            ]
+        },
+    )
+
+
+@contextmanager
+def _by_collection(
+    predictor: "Predictor", uri: str, collection: str, token: str
+) -> Iterator[Callable[[Sequence[str]], Sequence[list["Prediction"]]]]:
+    from coca.search.mining.zero_shot import read_classes
+    from coca.workflows.collections.class_prompts import classify_by, open_classes
+
+    with open_classes(predictor, uri, collection, token=token) as index:
+        # In memory, so that no class is missed, whatever their number.
+        labels, vectors = read_classes(index)
+    yield lambda batch: classify_by(predictor, labels, vectors, batch)
+
+
+def _shown(labels: Sequence["Prediction"]) -> str:
+    return ", ".join(f"{one.label} {one.probability:.0%}" for one in labels)
+
+
+def _labels(listed: str, file: Path | None) -> list[str]:
+    """Merge the labels of both options, each once.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    return list(dict.fromkeys([*read_names(listed), *(lines_of(file) if file else [])]))

@@ -1,0 +1,90 @@
+"""Command `coca detect`: detect objects, print and draw their bounding boxes."""
+
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults, images
+
+if TYPE_CHECKING:
+    from coca.inference.detecting import Detection
+
+
+def detect(
+    files: images.Files,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="Detector folder or run of `coca finetune`."),
+    ] = "runs/emoji-detection",
+    threshold: Annotated[
+        float,
+        typer.Option("--threshold", min=0, max=1, help="Minimum score of a detection, 0 to 1."),
+    ] = 0.3,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the images with their boxes drawn; default: none are drawn.",
+            show_default=False,
+        ),
+    ] = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Detect objects in images: a bounding box in pixels, a label and a score for each.
+
+    `coca finetune recipes/finetune/emoji_detection.yaml` trains a detector.
+    """
+    console = Console.current(json=as_json)
+    paths = images.find(files)
+    from coca.inference.detecting import drawn, load_detector
+
+    detector = load_detector(model, device=device)
+    outcomes = images.work_through(
+        paths,
+        lambda batch: detector.detect(batch, threshold=threshold),
+        batch_size=detector.predictor.batch_size,
+        title="finding objects",
+        progress=console.progress,
+    )
+    drawings = _names(out, paths) if out is not None else {}
+    for path, found in zip(paths, outcomes, strict=True):
+        if path in drawings and not isinstance(found, images.Bad):
+            drawings[path].parent.mkdir(parents=True, exist_ok=True)
+            drawn(path, found).save(drawings[path])
+    if drawings:
+        console.say(f"images with boxes are in {out}")
+    images.print_outcomes(
+        console,
+        paths,
+        outcomes,
+        columns=["object", "score", "left", "top", "right", "bottom", "path"],
+        rows=lambda path, found: [_row(one, path) for one in found] or [["-"] * 6 + [path]],
+        entry=lambda found: {
+            "objects": [
+                {"label": one.label, "score": one.score, "box": list(one.box)} for one in found
+            ]
+        },
+        right=["score", "left", "top", "right", "bottom"],
+    )
+
+
+def _row(one: "Detection", path: str) -> list[str]:
+    return [one.label, f"{one.score:.0%}", *(f"{edge:.0f}" for edge in one.box), path]
+
+
+def _names(folder: Path, paths: list[str]) -> dict[str, Path]:
+    """Return the output path of each image; equal names are numbered."""
+    names: dict[str, Path] = {}
+    taken: set[str] = set()
+    for path in paths:
+        stem = Path(path).stem
+        numbered = (f"{stem}-{number}" for number in count(2))
+        name = next(one for one in chain([stem], numbered) if one not in taken)
+        taken.add(name)
+        names[path] = folder / f"{name}.png"
+    return names

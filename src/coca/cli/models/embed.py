@@ -1,0 +1,83 @@
+"""Command `coca embed`: write the embeddings of images, videos and texts to a file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults, images
+from coca.core.errors import ConfigError
+
+
+def embed(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE",
+            help="Images, videos, folders of images, or quoted glob patterns.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", "-t", help="Text to embed; may be repeated.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="NumPy file (.npy) for the embeddings, one per row, float32."
+        ),
+    ] = Path("embeddings.npy"),
+    model: defaults.Model = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Embed images and videos, then texts, into unit vectors of one space.
+
+    The dot product of two rows is their cosine similarity. Row n belongs to the n-th readable
+    image or text.
+    """
+    import io
+
+    import numpy as np
+
+    from coca.core.files import write_atomic
+
+    console = Console.current(json=as_json)
+    paths, texts = images.find(files or [], videos=True), list(text or [])
+    if not paths and not texts:
+        raise ConfigError("there is nothing to embed: name images, or give --text")
+    from coca.inference.video import embed_files
+
+    predictor = defaults.load_model(model, device)
+    outcomes: list[Any] = images.work_through(
+        paths,
+        lambda batch: list(embed_files(predictor, batch)),
+        batch_size=predictor.batch_size,
+        title="embedding images",
+        progress=console.progress,
+    )
+    rows = [row for row in outcomes if not isinstance(row, images.Bad)]
+    items: list[dict[str, Any]] = [
+        outcome.to_json() if isinstance(outcome, images.Bad) else {"path": path}
+        for path, outcome in zip(paths, outcomes, strict=True)
+    ]
+    if texts:
+        rows += list(predictor.embed_texts(texts, progress=console.progress))
+        items += [{"text": one} for one in texts]
+    if rows:
+        stream = io.BytesIO()
+        np.save(stream, np.stack(rows).astype(np.float32, copy=False), allow_pickle=False)
+        write_atomic(out, stream.getvalue())
+        console.say(f"{len(rows)} vectors of {predictor.embed_dim} numbers are in {out}")
+    console.emit(
+        {
+            "out": str(out) if rows else None,
+            "rows": len(rows),
+            "dim": predictor.embed_dim,
+            "fingerprint": predictor.fingerprint,
+            "items": items,
+        }
+    )
+    images.end_with(console, outcomes)

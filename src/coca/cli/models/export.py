@@ -1,0 +1,192 @@
+"""Command `coca export`: write a model to share, or for other runtimes."""
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.models.convert import Source
+from coca.cli.options import defaults
+from coca.core.errors import ConfigError
+
+
+class ExportFormat(StrEnum):
+    """Formats that a model can be exported in."""
+
+    coca = "coca"
+    onnx = "onnx"
+    immich = "immich"
+    huggingface = "huggingface"
+
+
+def export(
+    model: Source,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    to: Annotated[
+        ExportFormat,
+        typer.Option(
+            "--format",
+            help="coca: a model folder with a model card. huggingface: the same, and transformers "
+            "loads it as well. onnx: graphs for ONNX Runtime, which run without torch. immich: "
+            "ONNX in the layout of immich's machine learning service.",
+        ),
+    ] = ExportFormat.coca,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="With --format onnx: 8-bit weights of both encoders.")
+    ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            help="With --format onnx or immich: folder of images on which the files are compared "
+            "with torch; default: 32 drawn images.",
+            show_default=False,
+        ),
+    ] = None,
+    title: Annotated[
+        str, typer.Option("--title", help="Name of the model; default: name of OUT.")
+    ] = "",
+    use: Annotated[str, typer.Option("--use", help="Intended use, for the model card.")] = "",
+    limits: Annotated[str, typer.Option("--limits", help="Limitations, for the model card.")] = "",
+    licence: Annotated[
+        str,
+        typer.Option(
+            "--licence",
+            help="Licence of the weights, such as cc-by-4.0; default: licence in the model's own "
+            "card, else `unknown`.",
+            show_default=False,
+        ),
+    ] = "",
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            "--card",
+            metavar="FILE",
+            help="YAML file with the text of the model card: title, intended_use, limits, licence, "
+            "training, and data as a list of name, size and terms. Other options replace its "
+            "values.",
+            show_default=False,
+        ),
+    ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--results",
+            help="Report of `coca evaluate --out`; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the weights as fp16, half the size.")
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="ORGANISATION/NAME",
+            help="Upload the folder to this repository of the Hugging Face hub.",
+            show_default=False,
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make that repository private.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Export a model as a folder to share with a model card, or as ONNX for `coca.runtime`.
+
+    ONNX files are written only if their embeddings and captions match those of torch.
+    """
+    console = Console.current(json=as_json)
+    defaults.keep_downloads_quiet(console)
+    if to in (ExportFormat.onnx, ExportFormat.immich):
+        unused = {
+            "--title": title,
+            "--use": use,
+            "--limits": limits,
+            "--licence": licence,
+            "--card": card,
+            "--results": results,
+            "--half": half,
+            "--push": push,
+            "--private": private,
+        }
+        if idle := [name for name, value in unused.items() if value]:
+            raise ConfigError(f"{', '.join(idle)} do not apply to --format {to}: leave them out")
+        if to is ExportFormat.immich:
+            if int8:
+                raise ConfigError("--int8 applies to --format onnx, got --format immich")
+            _export_immich(console, model, out, images=images)
+        else:
+            _export_onnx(console, model, out, int8=int8, images=images)
+        return
+    if int8 or images is not None:
+        raise ConfigError("--int8 and --images apply to --format onnx: add it")
+    from coca.core.config import load_config
+    from coca.release import export as workflow
+    from coca.release.model_card import UNKNOWN_LICENCE, CardConfig, licence_of
+
+    options = {
+        "title": title,
+        "intended_use": use,
+        "limits": limits,
+        "licence": licence,
+        "load_as": f"hf:{push}" if push else "",
+    }
+    given = {name: value for name, value in options.items() if value}
+    text = load_config(CardConfig, card or {}, given)
+    made = workflow.export(model, out, card=text, results=results or (), half=half)
+    if to is ExportFormat.huggingface:
+        from coca.release.huggingface import add_auto_map
+
+        add_auto_map(made)
+    console.say(f"{model} is in {made}; its card is {made / 'README.md'}")
+    if licence_of(made) == UNKNOWN_LICENCE:
+        console.say("the card states no licence: name the one of the weights by --licence")
+    name = workflow.push_to_hub(made, push, private=private) if push else None
+    if name:
+        console.say(f"others load it as {name}")
+    console.emit({"out": str(made), "pushed": name})
+
+
+def _export_onnx(
+    console: Console, model: str, out: Path, *, int8: bool, images: Path | None
+) -> None:
+    from coca.release.onnx.export import export_onnx
+
+    result = export_onnx(model, out, int8=int8, images=images)
+    console.say(
+        f"{model} is in {out}, compared with torch on {result.images} images "
+        f"({result.image_source}):"
+    )
+    console.table(
+        ["gate", "measured"],
+        [
+            ["lowest cosine of an image", f"{result.min_image_cosine:.6f}"],
+            ["lowest cosine of a text", f"{result.min_text_cosine:.6f}"],
+            ["recall@1, torch and exported", f"{result.torch_recall:.3f}, {result.recall:.3f}"],
+            ["equal captions, greedy", f"{result.equal_greedy_captions:.1%}"],
+            ["equal captions, beam search", f"{result.equal_beam_captions:.1%}"],
+        ],
+        right=["measured"],
+    )
+    console.emit({"out": str(out), **asdict(result)})
+
+
+def _export_immich(console: Console, model: str, out: Path, *, images: Path | None) -> None:
+    from coca.release.onnx.immich import export_immich
+
+    result = export_immich(model, out, images=images)
+    console.say(
+        f"{model} is in {out}, compared with torch on {result.images} images: lowest cosine of an "
+        f"image {result.min_image_cosine:.6f}, of a text {result.min_text_cosine:.6f}"
+    )
+    if result.trims:
+        console.note(
+            "this model crops empty borders and keeps the aspect ratio; immich does not, so its "
+            "vectors differ for such images"
+        )
+    console.emit({"out": str(out), **asdict(result)})

@@ -1,0 +1,166 @@
+"""Options for model and collection, and their defaults in order of precedence.
+
+model       --model,  then the collection's model,  then COCA_MODEL,  then the shipped `everyday`
+collection  --uri,    then COCA_URI,    then coca.db,  then the demo's collection
+"""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli.console import Console
+from coca.core.errors import ConfigError, ModelError
+from coca.weights import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from coca.inference.predictor import Predictor
+    from coca.search.records import CollectionInfo
+    from coca.workflows.collections.collection_model import CollectionModel
+
+DEMO_PICTURES = Path("runs/demo/pictures.db")
+OWN_PICTURES = Path("coca.db")
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Folder, run or name of a model; default: the model of the collection, else "
+        "COCA_MODEL, else the shipped everyday.",
+        show_default=False,
+    ),
+]
+
+
+class Runtimes(StrEnum):
+    """Libraries that run a model."""
+
+    torch = "torch"
+    onnx = "onnx"
+
+
+Runtime = Annotated[
+    Runtimes | None,
+    typer.Option(
+        "--runtime",
+        help="torch, or onnx for a folder that `coca export --format onnx` wrote, without torch; "
+        "default: by the content of the folder of --model.",
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Torch device, such as cuda:0; default: an accelerator, else cpu.",
+        show_default=False,
+    ),
+]
+Uri = Annotated[
+    str | None,
+    typer.Option(
+        "--uri",
+        help="Milvus URI: a path that ends in .db, or the address of a server; default: COCA_URI, "
+        "else coca.db, else (searches only) the collection of the demo.",
+        show_default=False,
+    ),
+]
+Collection = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+IndexType = Annotated[
+    str | None,
+    typer.Option(
+        "--index",
+        metavar="TYPE[:NAME=VALUE,...]",
+        help="Index of the vectors, such as HNSW:M=32 or IVF_PQ:nlist=1024,m=64; default: "
+        "HNSW or AUTOINDEX (migrate), or the index of the old collection (reindex).",
+        show_default=False,
+    ),
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token",
+        envvar="COCA_TOKEN",
+        help="user:password or API key of a Milvus server.",
+        show_default=False,
+    ),
+]
+
+
+def model_name(given: str | None) -> str:
+    """Return the name of the model to load."""
+    return given or os.environ.get("COCA_MODEL") or DEFAULT_MODEL
+
+
+def model_to_fill(
+    given: str | None, there: "CollectionInfo | None", runtime: Runtimes | None = None
+) -> str:
+    """Return the model to fill a collection with: by default the model of its vectors.
+
+    Raises:
+        ModelError: The collection's model no longer exists, and no other is given.
+    """
+    if given is None and there is not None:
+        from coca.workflows.collections.collection_model import model_of
+
+        try:
+            return model_of(there, runtime=None if runtime is None else runtime.value)
+        except ModelError:
+            if not os.environ.get("COCA_MODEL"):
+                raise
+    return model_name(given)
+
+
+def load_model(
+    given: str | None, device: str | None, *, info: "CollectionInfo | None" = None
+) -> "Predictor":
+    """Load the model that the options select, with vectors as short as those of its collection."""
+    keep_downloads_quiet(Console.current(json=False))
+    from coca.inference.loading import load
+    from coca.workflows.collections.collection_model import fitted
+
+    return fitted(load(model_name(given), device=device), info)
+
+
+def load_collection_model(
+    given: str | None, device: str | None, runtime: Runtimes | None
+) -> "CollectionModel":
+    """Load the model that the options select, on the runtime that they select."""
+    keep_downloads_quiet(Console.current(json=False))
+    from coca.workflows.collections.collection_model import load_model
+
+    return load_model(
+        model_name(given), device=device, runtime=None if runtime is None else runtime.value
+    )
+
+
+def keep_downloads_quiet(console: Console) -> None:
+    """Hide the progress bars of huggingface_hub, which reads this variable at import."""
+    if console.quiet:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def search_uri(given: str | None) -> str:
+    """Return the URI to search.
+
+    Raises:
+        ConfigError: No URI is given, and neither default path exists.
+    """
+    if named := given or os.environ.get("COCA_URI"):
+        return named
+    for place in (OWN_PICTURES, DEMO_PICTURES):
+        if place.exists():
+            return str(place)
+    raise ConfigError(
+        f"there is no collection to search in: `coca index FOLDER` makes one in {OWN_PICTURES}; "
+        "for another place pass --uri or set COCA_URI"
+    )
+
+
+def index_uri(given: str | None) -> str:
+    """Return the URI of the collection to fill."""
+    return given or os.environ.get("COCA_URI") or str(OWN_PICTURES)

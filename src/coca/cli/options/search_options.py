@@ -1,0 +1,187 @@
+"""Options shared by all commands that search a collection: collection, model and filters."""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli.console import Console
+from coca.cli.options import defaults
+from coca.core.progress import ProgressMaker, silent
+
+if TYPE_CHECKING:
+    from coca.inference.predictor import Predictor
+    from coca.search.milvus.collection import Collection
+    from coca.search.query.engine import SearchEngine
+    from coca.search.records import Hit
+
+Limit = Annotated[int, typer.Option("-k", "--limit", min=1, help="Maximum number of results.")]
+
+
+def _day(text: str) -> date:
+    with suppress(ValueError):
+        return date.fromisoformat(text)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"must be a day such as 2024-06-01 or a time such as 2024-06-01T18:30, got {text!r}"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions:
+    """Filter options of a search."""
+
+    filter: Annotated[
+        str,
+        typer.Option(
+            "--filter",
+            "-f",
+            help="Milvus filter expression, such as "
+            '\'metadata["year"] > 2020 and caption like "%car%"\'.',
+        ),
+    ] = ""
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="Tag that every result must have; may be repeated."),
+    ] = None
+    since: Annotated[
+        date | None,
+        typer.Option(
+            "--since",
+            parser=_day,
+            metavar="DAY",
+            help="Only images taken on or after this day, such as 2024-06-01, or time.",
+        ),
+    ] = None
+    until: Annotated[
+        date | None,
+        typer.Option(
+            "--until",
+            parser=_day,
+            metavar="DAY",
+            help="Only images taken on or before this day or time.",
+        ),
+    ] = None
+
+    @property
+    def expression(self) -> str:
+        """Combine all options into one Milvus filter expression; empty without any.
+
+        Raises:
+            SearchError: `until` is before `since`, or the filter has an unclosed quote.
+        """
+        from coca.search.filters import all_of, has_all_tags, taken
+
+        conditions = [self.filter] if self.filter else []
+        if self.tag:
+            conditions.append(has_all_tags(self.tag))
+        if self.since or self.until:
+            conditions.append(taken(since=self.since, until=self.until))
+        return str(all_of(*conditions)) if len(conditions) > 1 else "".join(conditions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionOptions:
+    """Options that select the collection and the model."""
+
+    uri: defaults.Uri = None
+    collection: defaults.Collection = "pictures"
+    model: defaults.Model = None
+    device: defaults.Device = None
+    token: defaults.Token = ""
+
+    def open(
+        self,
+        *,
+        resident: bool = False,
+        runtime: defaults.Runtimes | None = None,
+        progress: ProgressMaker = silent,
+    ) -> "AbstractContextManager[SearchEngine]":
+        """Open the search engine: the collection and the model that filled it.
+
+        Raises:
+            ConfigError: No collection is given, and none exists at the default paths.
+        """
+        uri = defaults.search_uri(self.uri)
+        from coca.workflows.collections.search import open_search
+
+        return open_search(
+            uri,
+            collection=self.collection,
+            token=self.token,
+            model=self.model,
+            fallback=lambda: os.environ.get("COCA_MODEL"),
+            device=self.device,
+            runtime=None if runtime is None else runtime.value,
+            resident=resident,
+            progress=progress,
+        )
+
+    def open_index(self, collection: str = "") -> "Collection":
+        """Open the collection without a model, or another collection at the same URI.
+
+        Raises:
+            ConfigError: No collection is given, and none exists at the default paths.
+        """
+        uri = defaults.search_uri(self.uri)
+        from coca.search.milvus.collection import Collection
+
+        return Collection.open(uri, collection or self.collection, token=self.token)
+
+    def load_model(self, index: "Collection") -> "Predictor":
+        """Load the model of --model, or else the model that filled the collection.
+
+        Raises:
+            ModelError: The model does not exist.
+        """
+        from coca.workflows.collections.collection_model import model_of
+
+        named = self.model or model_of(index.info, runtime="torch")
+        return defaults.load_model(named, self.device, info=index.info)
+
+
+def print_hits(console: Console, hits: Sequence["Hit"], *, first: int = 1) -> None:
+    """Print results as a table with ranks from `first` on, or as JSON records.
+
+    The sort key is always among the columns.
+    """
+    reasons: dict[str, list[str]] = {
+        "rank score": [_number(hit.rank_score, digits=3) for hit in hits],
+        "log likelihood": [_number(hit.log_likelihood, digits=1) for hit in hits],
+        "match": [_match(hit) for hit in hits],
+    }
+    shown = {name: column for name, column in reasons.items() if any(column)}
+    rows = [
+        [str(rank), *reason, f"{hit.score:.3f}", hit.caption, from_here(hit.path)]
+        for rank, (hit, *reason) in enumerate(zip(hits, *shown.values(), strict=True), start=first)
+    ]
+    if hits and all(hit.matches is False for hit in hits):
+        console.say("nothing matches; the nearest images are:")
+    if rows:
+        columns = ["rank", *shown, "score", "caption", "path"]
+        console.table(columns, rows, right=["rank", *shown, "score"])
+    else:
+        console.say("nothing was found")
+    console.emit([asdict(hit) for hit in hits])
+
+
+def from_here(path: str) -> str:
+    """Return a path relative to the working directory if it is below it, else unchanged."""
+    return path.removeprefix(os.path.join(os.getcwd(), ""))
+
+
+def _match(hit: "Hit") -> str:
+    """Format the match probability in percent, and "no" below the threshold."""
+    if hit.match_probability is None:
+        return ""
+    return f"{hit.match_probability:.0%}{'' if hit.matches else ' no'}"
+
+
+def _number(value: float | None, *, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,1 @@
+"""Commands that run recipes: training, evaluation, the demo, and `coca config`."""

@@ -1,0 +1,124 @@
+"""Command `coca evaluate`: score models on downstream tasks."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coca.cli.console import Console, Json
+from coca.cli.options import defaults
+from coca.cli.options.recipes import Settings, for_all_tasks, require_data_root
+from coca.core.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from coca.tasks import TaskConfig, TaskResult
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or run.")],
+    tasks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TASK|FIELD=VALUE",
+            help="Names of tasks or YAML files (one task, or a list `tasks`), and overrides of all "
+            "of them: retrieval data.kind=shards data.path='photos/*.tar'.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the report; tasks that are finished there are not run again.",
+            show_default="runs/evaluate/MODEL",
+        ),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option("--compare", "-b", help="Another model to compare with; may be repeated."),
+    ] = None,
+    device: defaults.Device = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on tasks, compared with chance level and other models."""
+    console = Console.current(json=as_json)
+    from coca.workflows.evaluation import evaluate as workflow
+    from coca.workflows.evaluation.evaluation_report import overview
+
+    given = Settings.of(tasks)
+    configs = [config for name in given.recipes for config in _configs(name, given.changes)]
+    folder = out or Path("runs", "evaluate", re.sub(r"[^\w.]+", "-", model).strip("-."))
+    results, *of_others = workflow.side_by_side(
+        [model, *(compare or [])],
+        configs,
+        out=folder,
+        device=device,
+        progress=console.progress,
+        log=console.note,
+    )
+    others = dict(zip(compare or [], of_others, strict=True))
+    pairs = list(zip(configs, results, strict=True))
+    for config, result in pairs:
+        for sentence in result.bad:
+            console.complain(sentence)
+        console.say(f"{result.task} on {result.samples} samples of {config.data.title}")
+        columns = ["score", "value", "by chance"]
+        console.table(columns, score_rows(result), right=columns[1:])
+    if others or len(pairs) > 1 or any(config.benchmark for config in configs):
+        table = overview(pairs, others)
+        cells = [[text for text, _ in row] for row in table.cells()]
+        console.table(table.columns, cells, right=table.columns[2:])
+    for name in ("report.json", "report.md", "report.html"):
+        if (folder / name).exists():
+            console.say(f"report: {folder / name}")
+    entries: list[dict[str, Any]] = [
+        {
+            "task": result.task,
+            "metrics": dict(result.metrics),
+            "compare": {name: dict(theirs[place].metrics) for name, theirs in others.items()},
+        }
+        for place, result in enumerate(results)
+    ]
+    console.emit(entries[0] if len(entries) == 1 else entries)
+
+
+def _configs(name: str, changes: tuple[str, ...]) -> "Sequence[TaskConfig]":
+    """Load the tasks of a YAML file or a task name.
+
+    Raises:
+        ConfigError: `name` is neither, or a setting is invalid.
+    """
+    from coca.core.config import load_config
+    from coca.core.recipe import read_recipe
+    from coca.tasks import TASKS, TaskConfig
+    from coca.workflows.evaluation.evaluate import SuiteConfig
+
+    path = Path(name)
+    if path.is_file() or name.endswith((".yaml", ".yml")):
+        require_data_root([name], changes)
+        tasks = read_recipe(path).get("tasks")
+        if isinstance(tasks, list):
+            changes = tuple(for_all_tasks(len(tasks), changes))
+            return load_config(SuiteConfig, path, overrides=changes).tasks
+        return [load_config(TaskConfig, path, overrides=changes)]
+    if name not in TASKS.names():
+        raise ConfigError(
+            f"{name!r} is neither a task nor a YAML file; {did_you_mean(name, TASKS.names())}"
+        )
+    return [load_config(TaskConfig, {"task": name}, overrides=changes)]
+
+
+def score_rows(result: "TaskResult") -> list[list[str]]:
+    """Format the scores of a task as table rows: name, value and chance level."""
+    metrics = result.metrics
+    return [
+        [name.replace("_", " "), f"{value:.4g}", _chance(metrics.get(f"chance_{name}"))]
+        for name, value in metrics.items()
+        if not name.startswith("chance_")
+    ]
+
+
+def _chance(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,158 @@
+"""Commands `coca pretrain` and `coca finetune`, with one process or several."""
+
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coca.cli.console import Console, Json, print_error
+from coca.cli.options.recipes import Settings, has_section, load, require_data_root
+
+if TYPE_CHECKING:
+    from coca.workflows.training.finetune import FinetuneConfig, FinetuneResult
+    from coca.workflows.training.finetune_detection import DetectionConfig
+    from coca.workflows.training.pretrain import PretrainConfig, PretrainResult
+
+STOPPED = 130
+
+
+def pretrain(
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE|FIELD=VALUE",
+            help="YAML files, later files override earlier ones; overrides such as "
+            "train.steps=100.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Pretrain a CoCa model from a recipe; the same command resumes an interrupted run.
+
+    Ctrl-C saves a checkpoint and stops after the current step; so does SIGTERM, with exit code 0.
+    Under `torchrun --nproc-per-node N -m coca pretrain ...`, N processes share each batch.
+    """
+    console = Console.current(json=as_json)
+    from coca.train.distributed_init import join_from_environment
+    from coca.workflows.training import pretrain as workflow
+
+    given = Settings.of(settings)
+    require_data_root(given.recipes, given.changes)
+    config = load(workflow.PretrainConfig, given)
+    world = join_from_environment(config.device)
+    result = workflow.pretrain(config, progress=console.progress)
+    if world.is_main:
+        _report(console, config, result)
+    if result.interrupted and not result.terminated:
+        raise typer.Exit(STOPPED)
+
+
+def finetune(
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE|FIELD=VALUE",
+            help="YAML files, later files override earlier ones; overrides such as "
+            "train.steps=100.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a pretrained model on a task, such as classification, and evaluate it.
+
+    A recipe with a section `detector` trains an object detector on the image encoder. Resuming and
+    torchrun work as with `coca pretrain`.
+    """
+    console = Console.current(json=as_json)
+    from coca.cli.training.evaluate import score_rows
+    from coca.train.distributed_init import join_from_environment
+    from coca.workflows.training import finetune as workflow
+    from coca.workflows.training import finetune_detection as detection
+
+    given = Settings.of(settings)
+    require_data_root(given.recipes, given.changes)
+    config: workflow.FinetuneConfig | detection.DetectionConfig
+    result: workflow.FinetuneResult
+    if has_section(given, "detector"):
+        config = load(detection.DetectionConfig, given)
+        world = join_from_environment(config.device)
+        result = detection.finetune_detection(config, progress=console.progress)
+    else:
+        config = load(workflow.FinetuneConfig, given)
+        world = join_from_environment(config.device)
+        result = workflow.finetune(config, progress=console.progress)
+    if world.is_main:
+        scores = [{"task": one.task, "metrics": dict(one.metrics)} for one in result.scores]
+        _report(console, config, result, scores=scores)
+        for task, one in zip(config.evaluate, result.scores, strict=bool(result.scores)):
+            for sentence in one.bad:
+                console.complain(sentence)
+            console.say(f"{one.task} on {one.samples} samples of {task.data.title}")
+            columns = ["score", "value", "by chance"]
+            console.table(columns, score_rows(one), right=columns[1:])
+    if result.interrupted and not result.terminated:
+        raise typer.Exit(STOPPED)
+
+
+def leave(code: int | str | None) -> None:
+    """Exit at once if this process is part of a process group; otherwise do nothing.
+
+    During Python's slow shutdown, threads of the process group sometimes abort the process.
+
+    Args:
+        code: Exit code as for `sys.exit`.
+    """
+    if "torch" not in sys.modules:
+        return
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    from coca.core.errors import CocaError
+    from coca.train.distributed_context import DistributedContext, lost_ranks_reported
+
+    if code in (None, 0, STOPPED):
+        world = DistributedContext.current()
+        try:
+            # The main rank may still evaluate the model; all ranks wait for it before they exit.
+            world.broadcast_from_main(lambda: None)
+        except CocaError as error:
+            print_error(str(error))
+            code = 1
+        else:
+            # All work is done: a rank that has closed its connection has only exited earlier.
+            with suppress(CocaError), lost_ranks_reported(world):
+                world.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _report(
+    console: Console,
+    config: "PretrainConfig | FinetuneConfig | DetectionConfig",
+    result: "PretrainResult | FinetuneResult",
+    **more: object,
+) -> None:
+    metrics = result.metrics
+    if result.interrupted:
+        console.say(
+            f"stopped after step {result.step} of {config.train.steps}, and saved in {result.run}; "
+            "the same command goes on from there"
+        )
+    else:
+        loss = f" with loss {metrics['loss']:.4g}" if "loss" in metrics else ""
+        console.say(f"{result.step} steps are done{loss}; metrics and checkpoints: {result.run}")
+    console.say(f"model: {result.model}")
+    console.emit(
+        {
+            "run": str(result.run),
+            "model": str(result.model),
+            "step": result.step,
+            "interrupted": result.interrupted,
+            "metrics": metrics,
+            **more,
+        }
+    )

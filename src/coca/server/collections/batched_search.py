@@ -1,0 +1,99 @@
+"""Micro-batching of vector search: queries of many clients share one call of Milvus."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import numpy as np
+from jaxtyping import Float
+
+from coca.search.milvus.collection import Collection
+from coca.search.records import Hit, Record
+from coca.search.search_options import SearchKeywords
+from coca.server.model.batching import Batcher
+from coca.server.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class _Query:
+    vector: Float[np.ndarray, " E"]
+    k: int
+    options: SearchKeywords
+
+    @property
+    def group(self) -> str:
+        """Queries of the same group can share one call."""
+        return repr((self.k, sorted(self.options.items())))
+
+
+class BatchedSearch:
+    """A collection whose searches with equal options share calls; a `Searchable`.
+
+    A call of Milvus Lite with 32 queries takes a quarter of the processor time of 32 calls. A query
+    never waits for others: while a call runs, further queries queue up.
+    """
+
+    def __init__(self, index: Collection, settings: ServerSettings) -> None:
+        """Start the thread that searches."""
+        self.info = index.info
+        self._index = index
+        self._batcher: Batcher[_Query, list[Hit] | Exception] = Batcher(
+            self._run, max_batch=settings.max_batch, wait_s=0.0, queue_size=settings.queue_size
+        )
+
+    def search(
+        self, vectors: Float[np.ndarray, "Q E"], k: int = 10, **options: Unpack[SearchKeywords]
+    ) -> list[list[Hit]]:
+        """Find the nearest records to each vector; see `Collection.search`.
+
+        Raises:
+            SearchError: As of `Collection.search`.
+            ServiceError: The queue is full (status 503).
+        """
+        found = self._batcher.map([_Query(vector, k, options) for vector in vectors])
+        for one in found:
+            if isinstance(one, Exception):
+                raise one
+        return [one for one in found if not isinstance(one, Exception)]
+
+    def get(self, ids: Iterable[str]) -> dict[str, Record]:
+        """Read the records with these ids; missing ids are skipped."""
+        return self._index.get(ids)
+
+    @property
+    def supports_full_text(self) -> bool:
+        """Whether `full_text_search` is available."""
+        return self._index.supports_full_text
+
+    def full_text_search(
+        self, text: str, k: int = 10, *, filter: str = "", offset: int = 0
+    ) -> list[Hit]:
+        """Rank records by BM25 of their captions, best first."""
+        return self._index.full_text_search(text, k, filter=filter, offset=offset)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what only a `Collection` has, such as the captions for BM25 in memory."""
+        return getattr(self._index, name)
+
+    def close(self) -> None:
+        """End the thread; the collection stays open."""
+        self._batcher.close()
+
+    def _run(self, queries: Sequence[_Query]) -> list[list[Hit] | Exception]:
+        results: list[list[Hit] | Exception] = [[] for _ in queries]
+        groups: dict[str, list[int]] = {}
+        for row, query in enumerate(queries):
+            groups.setdefault(query.group, []).append(row)
+        for rows in groups.values():
+            first = queries[rows[0]]
+            try:
+                vectors = np.stack([queries[row].vector for row in rows])
+                hits = self._index.search(vectors, first.k, **first.options)
+            except Exception as error:
+                # Only the queries of this group are at fault.
+                for row in rows:
+                    results[row] = error
+                continue
+            for row, found in zip(rows, hits, strict=True):
+                results[row] = found
+        return results

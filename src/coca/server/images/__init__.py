@@ -1,0 +1,1 @@
+"""Images of requests and items: data URIs, decoding, thumbnails and uploads."""

@@ -1,0 +1,52 @@
+"""Encoded images of requests: data URIs and media types."""
+
+import base64
+import binascii
+import re
+
+from coca.core.errors import ConfigError
+from coca.core.heif import HEAD_BYTES, is_heif
+
+_DATA_URI = re.compile(r"data:([\w.+/-]*)(?:;[\w.+-]+=[\w.+-]+)*(;base64)?,", re.ASCII)
+
+_SIGNATURES = (
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (8, b"WEBP", "image/webp"),
+    (0, b"GIF8", "image/gif"),
+    (0, b"BM", "image/bmp"),
+    (0, b"II*\0", "image/tiff"),
+    (0, b"MM\0*", "image/tiff"),
+    (4, b"ftypavi", "image/avif"),
+)
+
+
+def media_type_of(data: bytes) -> str:
+    """Return the media type of an encoded image by its first bytes, without a decoder."""
+    for start, signature, media_type in _SIGNATURES:
+        if data.startswith(signature, start):
+            return media_type
+    return "image/heic" if is_heif(data[:HEAD_BYTES]) else "application/octet-stream"
+
+
+def read_data_uri(uri: str) -> bytes:
+    """Decode a data URI, or plain base64, to bytes.
+
+    Raises:
+        ConfigError: It is a URL, or not valid base64.
+    """
+    if found := _DATA_URI.match(uri):
+        if not found[2]:
+            raise ConfigError("a data URI must be base64: data:image/png;base64,...")
+        uri = uri[found.end() :]
+    elif "://" in uri[:32]:
+        raise ConfigError(
+            f"an image must be a data URI such as data:image/png;base64,..., got {uri[:60]!r}; "
+            "this service fetches no URLs"
+        )
+    try:
+        return base64.b64decode(uri, validate=True)
+    except (binascii.Error, ValueError):
+        raise ConfigError(
+            f"an image must be a data URI such as data:image/png;base64,..., got {uri[:40]!r}"
+        ) from None

@@ -1,0 +1,182 @@
+"""Decode images of strangers: model input, metadata and thumbnails from encoded bytes."""
+
+import os
+import queue
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from coca.core.errors import DataError
+from coca.server.errors import ServiceError
+from coca.server.images.decoded import Box, DecodedImage, ImageSteps
+from coca.server.images.decoding.worker_process import WorkerDiedError, WorkerProcess
+
+DECODE_TIMEOUT_S = 30.0
+"""Maximum time of an image, in seconds; 50 million pixels take 1 to 10 on a busy machine."""
+MAX_PROCESSES = 4
+"""Maximum number of decoder processes, also on machines with more cores."""
+_BUSY_S = 30.0
+"""Maximum wait for a free process, in seconds."""
+_MAX_THUMBNAIL_BYTES = 16 << 20
+_FIELDS = ("rows", "columns", "width", "height", "time")
+"""Numbers in the answer to a decoded image: its pixels, then its metadata."""
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Decodes encoded images."""
+
+    def decode(self, data: bytes, box: Box | None = None) -> DecodedImage:
+        """Decode an image, or a region of it, to the model's input size.
+
+        Raises:
+            DataError: It is no image, or exceeds a limit.
+        """
+        ...
+
+    def thumbnail(self, data: bytes, side: int) -> bytes:
+        """Encode an image as a JPEG whose longer side has at most `side` pixels.
+
+        Raises:
+            DataError: It is no image, or exceeds a limit.
+        """
+        ...
+
+    def pixels(self, data: bytes, side: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Decode an image to RGB pixels whose longer side has at most `side` pixels.
+
+        Raises:
+            DataError: It is no image, or exceeds a limit.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the resources."""
+        ...
+
+
+class ProcessDecoder:
+    """Decodes in processes with limits of memory and time, so that no image harms the service.
+
+    A process that crashes, hangs or is killed is replaced. Thread-safe: several threads decode at
+    the same time in as many processes, up to one for each core.
+    """
+
+    def __init__(
+        self,
+        steps: ImageSteps,
+        *,
+        max_pixels: int,
+        timeout_s: float = DECODE_TIMEOUT_S,
+        processes: int | None = None,
+    ) -> None:
+        """Start the first process; the others start when they are needed.
+
+        Args:
+            steps: Preprocessing of the model.
+            max_pixels: Maximum number of pixels of an image, checked before it is decoded.
+            timeout_s: Maximum time of an image, in seconds.
+            processes: Maximum number of processes. Default: the number of cores, at most
+                `MAX_PROCESSES`.
+        """
+        self._steps = steps
+        self._max_pixels = max_pixels
+        self._timeout_s = timeout_s
+        count = processes or min(MAX_PROCESSES, os.cpu_count() or 1)
+        # The last process that was used comes first, so that idle ones are never started.
+        self._free: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue(count)
+        for _ in range(count - 1):
+            self._free.put(None)
+        self._free.put(self._start())
+        self._count = count
+
+    def decode(self, data: bytes, box: Box | None = None) -> DecodedImage:
+        """Decode an image, or a region of it, to the model's input size."""
+        reduced = None if box else self._steps.at_least
+        answer, payload = self._ask({"at_least": reduced, "box": box}, data, self._pixel_bytes)
+        rows, columns, width, height, time = (int(answer[name]) for name in _FIELDS)
+        pixels = np.frombuffer(payload, np.uint8).reshape(rows, columns, 3)
+        covered = _within(box, self._steps.covered_region(pixels))
+        return DecodedImage(self._steps.square(pixels), width, height, time, covered)
+
+    def thumbnail(self, data: bytes, side: int) -> bytes:
+        """Encode an image as a small JPEG."""
+        request = {"at_least": side, "side": side, "jpeg": True}
+        _, payload = self._ask(request, data, _thumbnail_bytes)
+        return bytes(payload)
+
+    def pixels(self, data: bytes, side: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Decode an image to small RGB pixels."""
+        answer, payload = self._ask({"at_least": side, "side": side}, data, self._pixel_bytes)
+        rows, columns = int(answer["rows"]), int(answer["columns"])
+        return np.frombuffer(payload, np.uint8).reshape(rows, columns, 3)
+
+    def close(self) -> None:
+        """End the processes, after the images that are being decoded."""
+        for _ in range(self._count):
+            if (process := self._free.get()) is not None:
+                process.kill()
+
+    def _ask(
+        self,
+        request: Mapping[str, Any],
+        data: bytes,
+        answer_size: Callable[[dict[str, Any]], int],
+    ) -> tuple[dict[str, Any], bytearray]:
+        try:
+            process = self._free.get(timeout=_BUSY_S)
+        except queue.Empty:
+            raise ServiceError(
+                "the service is overloaded: all decoder processes are busy",
+                status=503,
+                code="overloaded",
+                retry_after_s=5,
+            ) from None
+        died: WorkerDiedError | None = None
+        try:
+            # A process that was killed from outside has not seen the image to its end.
+            for _ in range(2):
+                if process is None or not process.alive:
+                    process = self._restarted(process)
+                try:
+                    return process.ask(request, data, answer_size)
+                except WorkerDiedError as error:
+                    died = error
+        finally:
+            self._free.put(process)
+        raise DataError(
+            f"the image of {len(data):,} bytes cannot be decoded: the decoder process {died}",
+            reason="corrupt",
+        ) from died
+
+    def _restarted(self, process: WorkerProcess | None) -> WorkerProcess:
+        if process is not None:
+            process.kill()
+        return self._start()
+
+    def _start(self) -> WorkerProcess:
+        return WorkerProcess(max_pixels=self._max_pixels, timeout_s=self._timeout_s)
+
+    def _pixel_bytes(self, header: dict[str, Any]) -> int:
+        rows, columns, *_ = (int(header[name]) for name in _FIELDS)
+        if rows < 1 or columns < 1 or rows * columns > self._max_pixels:
+            raise ValueError(f"{rows} x {columns} pixels")
+        return rows * columns * 3
+
+
+def _within(box: Box | None, part: Box) -> Box:
+    """Convert a part of a region of an image to a part of the image."""
+    if box is None:
+        return part
+    width, height = box[2] - box[0], box[3] - box[1]
+    x0, y0, x1, y1 = part
+    return box[0] + x0 * width, box[1] + y0 * height, box[0] + x1 * width, box[1] + y1 * height
+
+
+def _thumbnail_bytes(header: dict[str, Any]) -> int:
+    size = int(header["bytes"])
+    if not 0 < size <= _MAX_THUMBNAIL_BYTES:
+        raise ValueError(f"{size} bytes")
+    return size

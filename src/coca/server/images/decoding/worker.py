@@ -1,0 +1,124 @@
+"""Decoder process: reads images from a pipe, and answers with pixels or a thumbnail.
+
+It imports no torch, so that it starts in a fraction of a second. Before the first image it gives up
+what a decoder does not need: memory above a limit, opening of files and sockets, writing of files.
+"""
+
+import io
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from coca.core.errors import DataError
+from coca.core.heif import has_heif, register_heif
+from coca.runtime.image_file import read_image
+from coca.search.ingest.image_metadata import read_header
+from coca.server.images.decoding.messages import BrokenMessageError, receive, send
+
+THUMBNAIL_QUALITY = 82
+_ORPHAN_S = 5.0
+"""Time after which the process ends itself if the service has not ended it, in seconds."""
+
+
+def main() -> None:
+    """Answer messages until the service closes the pipe.
+
+    The arguments of the process are the maximum number of pixels of an image, of bytes of memory,
+    and of seconds for an image.
+    """
+    max_pixels, max_memory, timeout_s = map(int, sys.argv[1:])
+    requests = os.dup(0)
+    answers = os.dup(1)
+    # Ctrl-C in a terminal reaches the whole process group; the service ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _load_decoders()
+    _limit(resource.RLIMIT_AS, max_memory)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    send(answers, {"ready": True})
+    _silence()
+    _limit(resource.RLIMIT_NOFILE, 0)
+    while True:
+        try:
+            request, data = receive(requests, lambda header: int(header["bytes"]))
+        except BrokenMessageError:
+            return
+        # The kernel ends a process that hangs after its service was killed.
+        signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_S)
+        try:
+            header, payload = _answer(request, bytes(data), max_pixels)
+        except DataError as error:
+            header, payload = {"error": str(error)[:1_000], "reason": error.reason}, b""
+        except MemoryError:
+            sentence = f"the image of {len(data):,} bytes needs too much memory"
+            header, payload = {"error": sentence, "reason": "too_large"}, b""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        send(answers, header, payload)
+
+
+def _answer(request: dict[str, Any], data: bytes, max_pixels: int) -> tuple[dict[str, Any], Any]:
+    image = read_image(data, max_pixels=max_pixels, at_least=request["at_least"])
+    if (side := request.get("side")) is not None:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if request.get("jpeg"):
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=THUMBNAIL_QUALITY)
+        return {"bytes": stream.tell()}, stream.getbuffer()
+    if (box := request.get("box")) is not None:
+        image = image.crop(pixel_box(box, image.width, image.height))
+    header = read_header(data)
+    answer = {
+        "rows": image.height,
+        "columns": image.width,
+        "width": header.width,
+        "height": header.height,
+        "time": header.time,
+    }
+    return answer, np.asarray(image)
+
+
+def pixel_box(
+    box: tuple[float, float, float, float], width: int, height: int
+) -> tuple[int, int, int, int]:
+    """Convert a region in fractions to pixels; it is at least one pixel wide and high."""
+    left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
+    right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
+    return left, top, right, bottom
+
+
+def _load_decoders() -> None:
+    """Import all that an image may need, since files cannot be opened afterwards."""
+    Image.init()
+    if has_heif():
+        register_heif()
+    # The reader of Exif, and the conversion to JPEG, import modules at their first use.
+    tiny = Image.new("RGB", (1, 1))
+    for format in ("JPEG", "TIFF", "PNG", "WEBP", "AVIF", "GIF"):
+        stream = io.BytesIO()
+        exif = Image.Exif()
+        exif[0x0132] = "2024:05:31 18:30:00"
+        tiny.save(stream, format, exif=exif)
+        read_image(stream.getvalue())
+        read_header(stream.getvalue())
+
+
+def _limit(kind: int, limit: int) -> None:
+    _, most = resource.getrlimit(kind)
+    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+    resource.setrlimit(kind, (limit, limit))
+
+
+def _silence() -> None:
+    """Discard the messages of native decoders, which strangers' images would cause."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Uploaded images: files in a folder of the service, named by the hash of their bytes."""
+
+import shutil
+from pathlib import Path
+
+from coca.core.errors import StorageError
+from coca.core.files import write_atomic
+from coca.search.milvus.lite import address_of, is_lite
+from coca.server.images.data_uris import media_type_of
+
+MIN_FREE_BYTES = 64 << 20
+"""Free space below which nothing is written, so that the service stays readable."""
+
+_SUFFIXES = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/webp": ".webp",
+    "image/gif": ".gif",
+    "image/bmp": ".bmp",
+    "image/tiff": ".tiff",
+    "image/avif": ".avif",
+    "image/heic": ".heic",
+}
+
+
+class Uploads:
+    """Writes uploaded images, each before its record."""
+
+    def __init__(self, folder: Path | None, uri: str) -> None:
+        place = address_of(uri)
+        self._database = Path(place) if is_lite(place) else None
+        if folder is None:
+            folder = Path(f"{place}.uploads" if self._database else "coca.uploads")
+        self._folder = folder.absolute()
+
+    def check_space(self) -> None:
+        """Check that the disks of the images and of the collection have free space.
+
+        Raises:
+            StorageError: They have not.
+        """
+        for folder in (self._folder, *([self._database] if self._database else [])):
+            there = next(one for one in (folder, *folder.parents) if one.exists())
+            free = shutil.disk_usage(there).free
+            if free < MIN_FREE_BYTES:
+                raise StorageError(
+                    f"the disk of {folder.name} has {free:,} free bytes, and at least "
+                    f"{MIN_FREE_BYTES:,} are needed to write"
+                )
+
+    def write(self, collection: str, id: str, data: bytes) -> Path:
+        """Write an image durably, and return its path.
+
+        Args:
+            collection: Name of its collection.
+            id: Its id, a hash of its bytes.
+            data: The encoded image.
+
+        Raises:
+            StorageError: The disk is full, or the folder is not writable.
+        """
+        suffix = _SUFFIXES.get(media_type_of(data), ".image")
+        path = self._folder / collection / id[:2] / f"{id}{suffix}"
+        if not path.exists():
+            write_atomic(path, data)
+        return path
+
+    def remove(self, path: str) -> None:
+        """Delete an image, if the service wrote it.
+
+        Raises:
+            StorageError: It cannot be deleted.
+        """
+        file = Path(path)
+        if not file.is_absolute() or not file.is_relative_to(self._folder):
+            return
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{file.name} cannot be deleted: {error.strerror}") from error

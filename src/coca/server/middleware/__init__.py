@@ -1,0 +1,1 @@
+"""ASGI middleware: limits of requests, headers of responses, metrics for Prometheus."""

@@ -1,0 +1,1 @@
+"""Served model: batches of many clients' requests, on torch or ONNX Runtime."""

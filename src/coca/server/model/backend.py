@@ -1,0 +1,146 @@
+"""Model of the service on either runtime: torch, or ONNX Runtime for an exported model.
+
+Only `torch_backend` imports torch.
+
+Dimensions: H, W height and width of an image; S side of the model's input (pixels); N images.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from coca.inference.prompts import class_means, sentences_of
+from coca.runtime.captions import Caption
+from coca.runtime.labels import Prediction, predictions
+from coca.runtime.predictor import Predictor as ExportedPredictor
+from coca.runtime.preprocess import ImageSettings, covered_region, square
+from coca.server.errors import ServiceError
+from coca.server.images.decoded import Box, ImageSteps
+from coca.workflows.collections.collection_model import CollectionModel
+
+if TYPE_CHECKING:
+    from coca.inference.attention import WordMaps
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What differs between the runtimes."""
+
+    @property
+    def images(self) -> ImageSteps:
+        """Preprocessing of the model."""
+        ...
+
+    context_length: int
+    """Maximum number of tokens in a text."""
+    dtype: str
+    """Precision of the weights."""
+    answers_questions: bool
+    """Whether the model has a head that reads a text."""
+
+    def prepared(self, pixels: UInt8[np.ndarray, "S S 3"]) -> Any:
+        """Convert the model's input to the form of `embed_prepared`."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text, the first token included."""
+        ...
+
+    def classify(
+        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str]
+    ) -> list[list[Prediction]]:
+        """Rank labels by probability for each image."""
+        ...
+
+    def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
+        """Rank the answers of the model's head."""
+        ...
+
+    def explain(
+        self, image: UInt8[np.ndarray, "S S 3"], caption: Caption, prompt: str
+    ) -> "WordMaps":
+        """Compute the cross-attention maps of a caption."""
+        ...
+
+
+def backend_of(predictor: CollectionModel) -> Backend:
+    """Return the backend of a loaded model."""
+    if isinstance(predictor, ExportedPredictor):
+        return ExportedBackend(predictor)
+    from coca.inference.predictor import Predictor
+    from coca.server.model.torch_backend import TorchBackend
+
+    assert isinstance(predictor, Predictor), "there are two runtimes"
+    return TorchBackend(predictor)
+
+
+class ExportedImages:
+    """Preprocessing of an exported model."""
+
+    def __init__(self, settings: ImageSettings) -> None:
+        self._settings = settings
+
+    @property
+    def at_least(self) -> int | None:
+        """Minimum side at which a JPEG may be decoded."""
+        return self._settings.image_size if self._settings.reduced else None
+
+    def square(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
+        """Resize an image to the model's input."""
+        resized = square(Image.fromarray(pixels), self._settings)
+        return np.ascontiguousarray(resized.transpose(1, 2, 0))
+
+    def covered_region(self, pixels: UInt8[np.ndarray, "H W 3"]) -> Box:
+        """Compute which part of an image the model's input shows."""
+        settings = self._settings
+        return covered_region(pixels, resize=settings.resize, trim=settings.trim)
+
+
+class ExportedBackend:
+    """An exported model; it has no heads, and its graphs return no attention weights."""
+
+    answers_questions = False
+
+    def __init__(self, predictor: ExportedPredictor) -> None:
+        self._predictor = predictor
+        self.images = ExportedImages(predictor.image_settings)
+        self.context_length = predictor.context_length
+        self.dtype = predictor.manifest.precision.replace("fp32", "float32")
+
+    def prepared(self, pixels: UInt8[np.ndarray, "S S 3"]) -> UInt8[np.ndarray, "3 S S"]:
+        """Convert the model's input to channels first."""
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text."""
+        return self._predictor.count_tokens(text)
+
+    def classify(
+        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str]
+    ) -> list[list[Prediction]]:
+        """Rank labels by probability for each image."""
+        groups = sentences_of(labels, templates)
+        vectors = self._predictor.embed_texts([text for group in groups for text in group])
+        cosines = self._predictor.embed_images(images) @ class_means(vectors, groups).T
+        return predictions(self._predictor.logit_scale * cosines, labels)
+
+    def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
+        """Raise an error: there is no head."""
+        raise _unsupported("answers of a head")
+
+    def explain(
+        self, image: UInt8[np.ndarray, "S S 3"], caption: Caption, prompt: str
+    ) -> "WordMaps":
+        """Raise an error: the graphs return no attention weights."""
+        raise _unsupported("attention maps")
+
+
+def _unsupported(what: str) -> ServiceError:
+    return ServiceError(
+        f"an exported model has no {what}: serve the model by `coca serve --runtime torch`",
+        status=501,
+        code="unsupported",
+    )

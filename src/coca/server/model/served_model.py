@@ -1,0 +1,183 @@
+"""Served model: a predictor whose calls are batched, and whose images are decoded elsewhere."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from coca.core.errors import DataError
+from coca.runtime.captions import Caption
+from coca.runtime.labels import Prediction
+from coca.server.images.decoded import Box, DecodedImage
+from coca.server.images.decoding.decoder import Decoder
+from coca.server.model.backend import backend_of
+from coca.server.model.batching import Batcher
+from coca.server.settings import ServerSettings
+from coca.workflows.collections.collection_model import CollectionModel
+
+if TYPE_CHECKING:
+    from coca.inference.attention import WordMaps
+
+
+@dataclass(frozen=True)
+class ImageRegion:
+    """Region of an encoded image, as an input of the model."""
+
+    data: bytes
+    box: Box
+
+
+class ServedModel:
+    """Model of the service: an `Embedder` and a `CaptionScorer` for search engines.
+
+    Embeddings of all clients are batched. One call of the model runs at a time, since each one uses
+    all cores.
+    """
+
+    def __init__(
+        self, predictor: CollectionModel, decoder: Decoder, settings: ServerSettings
+    ) -> None:
+        """Wrap a loaded model and start the threads that call it."""
+        # Typed by `backend`: both runtimes have the methods that are called here.
+        self.predictor: Any = predictor
+        self.backend = backend_of(predictor)
+        self.decoder = decoder
+        self._lock = threading.Lock()
+        limits: dict[str, Any] = {
+            "max_batch": settings.max_batch,
+            "wait_s": settings.batch_wait_ms / 1_000,
+            "queue_size": settings.queue_size,
+        }
+        self.texts: Batcher[str, Float32[np.ndarray, " E"]] = Batcher(self._embed_texts, **limits)
+        self.images: Batcher[DecodedImage, Float32[np.ndarray, " E"]] = Batcher(
+            self._embed_images, **limits
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifier of the model."""
+        return self.predictor.fingerprint
+
+    @property
+    def embed_dim(self) -> int:
+        """Size of a vector."""
+        return self.predictor.embed_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor that turns cosines into logits."""
+        return self.predictor.logit_scale
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
+        """Embed texts as vectors of length 1."""
+        return self._stacked(self.texts.map(texts))
+
+    def embed_images(self, images: Sequence[Any]) -> Float32[np.ndarray, "N E"]:
+        """Embed encoded images, regions or decoded images as vectors of length 1.
+
+        Raises:
+            DataError: An image cannot be decoded.
+        """
+        return self._stacked(self.images.map([self.decoded(image) for image in images]))
+
+    def embed_mixed(
+        self, texts: Mapping[int, str], images: Mapping[int, Any]
+    ) -> Float32[np.ndarray, "N E"]:
+        """Embed texts and images, each given by its position in the result."""
+        vectors = np.zeros((len(texts) + len(images), self.embed_dim), np.float32)
+        if texts:
+            vectors[list(texts)] = self.embed_texts(list(texts.values()))
+        if images:
+            vectors[list(images)] = self.embed_images(list(images.values()))
+        return vectors
+
+    def score(self, images: Sequence[Any], texts: Sequence[str]) -> Float[np.ndarray, "N M"]:
+        """Compute log p(text | image) of all pairs, in nats."""
+        squares = self._squares(images)
+        with self._lock:
+            return self.predictor.score(squares, texts)
+
+    def token_probabilities(self, images: Sequence[Any], text: str) -> Float[np.ndarray, " N"]:
+        """Compute the mean probability of a token of the text for each image (geometric mean)."""
+        squares = self._squares(images)
+        with self._lock:
+            return np.exp(self.predictor.score(squares, [text], by_length=True)[:, 0])
+
+    def caption(self, images: Sequence[Any], **options: Any) -> list[Caption]:
+        """Generate a caption for each image; see `Predictor.caption`."""
+        squares = self._squares(images)
+        with self._lock:
+            return self.predictor.caption(squares, **options)
+
+    def classify(
+        self, images: Sequence[Any], labels: Sequence[str], *, templates: Sequence[str]
+    ) -> list[list[Prediction]]:
+        """Rank labels by probability for each image; see `Predictor.classify`."""
+        squares = self._squares(images)
+        with self._lock:
+            return self.backend.classify(squares, labels, templates)
+
+    def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
+        """Rank the answers of the model's head; see `Predictor.answer`."""
+        squares = self._squares(images)
+        with self._lock:
+            return self.backend.answer(squares, questions)
+
+    @property
+    def answers_questions(self) -> bool:
+        """Whether the model has a head that reads a text."""
+        return self.backend.answers_questions
+
+    def explain(self, image: DecodedImage, caption: Caption, *, prompt: str = "") -> "WordMaps":
+        """Compute the cross-attention maps of a caption; see `explain_caption`."""
+        with self._lock:
+            return self.backend.explain(image.square, caption, prompt)
+
+    def decoded(self, image: Any) -> DecodedImage:
+        """Decode an encoded image or a region; a decoded image is returned unchanged.
+
+        Raises:
+            DataError: It cannot be decoded.
+        """
+        match image:
+            case DecodedImage():
+                return image
+            case bytes():
+                return self.decoder.decode(image)
+            case ImageRegion():
+                return self.decoder.decode(image.data, image.box)
+        raise DataError(
+            f"an image of the service must be encoded bytes, got {type(image).__name__}",
+            reason="unsupported",
+        )
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Any]:
+        """Hold the model; calls of other threads wait."""
+        with self._lock:
+            yield self.predictor
+
+    def close(self) -> None:
+        """End the threads and the decoder."""
+        self.texts.close()
+        self.images.close()
+        self.decoder.close()
+
+    def _embed_texts(self, texts: Sequence[str]) -> list[Float32[np.ndarray, " E"]]:
+        with self._lock:
+            return list(self.predictor.embed_texts(texts))
+
+    def _embed_images(self, images: Sequence[DecodedImage]) -> list[Float32[np.ndarray, " E"]]:
+        with self._lock:
+            prepared = [self.backend.prepared(image.square) for image in images]
+            return list(self.predictor.embed_prepared(prepared))
+
+    def _squares(self, images: Sequence[Any]) -> list[np.ndarray]:
+        return [self.decoded(image).square for image in images]
+
+    def _stacked(self, rows: list[np.ndarray]) -> np.ndarray:
+        return np.stack(rows) if rows else np.zeros((0, self.embed_dim), np.float32)

@@ -1,0 +1,74 @@
+"""Model of the service by torch.
+
+Dimensions: H, W height and width of an image; S side of the model's input (pixels).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from coca.inference.attention import WordMaps, explain_caption
+from coca.inference.predictor import Predictor
+from coca.processing.image import ImageTransform
+from coca.runtime.captions import Caption
+from coca.runtime.labels import Prediction
+from coca.server.images.decoded import Box
+
+
+class TorchImages:
+    """Preprocessing by an image transform."""
+
+    def __init__(self, transform: ImageTransform) -> None:
+        self._transform = transform
+
+    @property
+    def at_least(self) -> int | None:
+        """Minimum side at which a JPEG may be decoded."""
+        config = self._transform.config
+        return config.image_size if config.reduced else None
+
+    def square(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
+        """Resize an image to the model's input."""
+        square = self._transform.square(torch.from_numpy(pixels).permute(2, 0, 1))
+        return square.permute(1, 2, 0).contiguous().numpy()
+
+    def covered_region(self, pixels: UInt8[np.ndarray, "H W 3"]) -> Box:
+        """Compute which part of an image the model's input shows."""
+        return self._transform.covered_region(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+class TorchBackend:
+    """A loaded model of torch."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self.images = TorchImages(predictor.processor.image)
+        self.context_length = predictor.processor.context_length
+        self.dtype = str(predictor.model.log_scale.dtype).removeprefix("torch.")
+        head = predictor.model.head
+        self.answers_questions = head is not None and head.config.reads == "text"
+
+    def prepared(self, pixels: UInt8[np.ndarray, "S S 3"]) -> UInt8[torch.Tensor, "3 S S"]:
+        """Convert the model's input to a tensor with channels first."""
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text."""
+        return len(self._predictor.processor.tokenizer.encode_prompt(text))
+
+    def classify(
+        self, images: Sequence[Any], labels: Sequence[str], templates: Sequence[str]
+    ) -> list[list[Prediction]]:
+        """Rank labels by probability for each image."""
+        return self._predictor.classify(images, labels, templates=templates)
+
+    def answer(self, images: Sequence[Any], questions: Sequence[str]) -> list[list[Prediction]]:
+        """Rank the answers of the model's head."""
+        return self._predictor.answer(images, questions)
+
+    def explain(self, image: UInt8[np.ndarray, "S S 3"], caption: Caption, prompt: str) -> WordMaps:
+        """Compute the cross-attention maps of a caption."""
+        return explain_caption(self._predictor, image, caption=caption, prompt=prompt)

@@ -1,0 +1,45 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from tiny_model import write_model
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+def test_another_model_takes_over_when_all_images_are_embedded(
+    run: Run, run_json: RunJson, filled: Any, images: list[str], tmp_path: Path, model: str
+) -> None:
+    newer = str(write_model(tmp_path / "newer", seed=1))
+    assert "holds the vectors of" in run("reindex", "-m", model, code=2).stderr
+    kept = Path(images[0]).read_bytes()
+    Path(images[0]).unlink()
+    half = run_json("reindex", "-m", newer, code=1)
+    assert (half["embedded"], half["kept"], half["before"]) == (2, 0, "")
+    assert run_json("collection", "info")["model"].startswith(model)
+    Path(images[0]).write_bytes(kept)
+    done = run_json("reindex", "-m", newer)
+    assert (done["embedded"], done["kept"], done["lost"]) == (1, 2, [])
+    # `coca search` now loads the newer model by itself, and the old vectors are still there.
+    assert run_json("collection", "info")["model"].startswith(newer)
+    assert run_json("search", "-i", images[0], "-k", "1")[0]["score"] == pytest.approx(1, abs=1e-3)
+    assert len(run_json("search", "-i", images[0], "-c", done["before"])) == 3
+
+
+def test_going_back_to_an_earlier_model_brings_nothing_back(
+    run_json: RunJson, filled: Any, images: list[str], tmp_path: Path, model: str
+) -> None:
+    newer = str(write_model(tmp_path / "newer", seed=1))
+    run_json("reindex", "-m", newer)
+    Path(images[0]).unlink()
+    Path(images[1]).with_suffix(".txt").write_text("newer words")
+    run_json("index", "photos", "--prune", "-m", newer)
+    back = run_json("reindex", "-m", model)
+    assert (back["embedded"], back["kept"], back["updated"], back["removed"]) == (0, 2, 1, 1)
+    hits = run_json("search", "newer words")
+    assert {hit["path"] for hit in hits} == {str(Path(one).absolute()) for one in images[1:]}
+    assert "newer words" in {hit["caption"] for hit in hits}

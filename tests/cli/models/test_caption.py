@@ -1,0 +1,127 @@
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from coca.cli.models.caption import caption
+from coca.inference.loading import load
+from coca.model.generation.config import GenerationConfig
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+def test_every_option_of_decoding_is_an_option_with_its_default(run: Run) -> None:
+    options = inspect.signature(caption).parameters
+    shown = run("caption", "--help").stdout
+    for field in dataclasses.fields(GenerationConfig):
+        assert options[field.name].default == field.default
+        assert f"--{field.name.replace('_', '-')}" in shown
+
+
+def test_captions_have_a_text_and_a_logarithmic_score(
+    run_json: RunJson, model: str, images: list[str]
+) -> None:
+    output = run_json("caption", *images, "-m", model, "--max-new-tokens", "4")
+    assert [entry["path"] for entry in output] == images
+    for entry in output:
+        (caption,) = entry["captions"]
+        assert caption.keys() == {"text", "score", "rank_score", "token_ids", "log_probabilities"}
+        assert caption["score"] == pytest.approx(sum(caption["log_probabilities"]))
+        assert len(caption["token_ids"]) <= 4
+
+
+def test_a_caption_goes_on_from_the_prompt(
+    run_json: RunJson, model: str, images: list[str]
+) -> None:
+    output = run_json("caption", images[0], "-m", model, "--prompt", "two dogs")
+    assert output[0]["captions"][0]["text"].startswith("two dogs")
+
+
+def test_captions_for_people_are_printed_next_to_their_path(
+    run: Run, model: str, images: list[str]
+) -> None:
+    shown = run("caption", *images, "-m", model, "--max-new-tokens", "3").stdout
+    assert all(path in shown for path in images)
+
+
+def test_several_captions_are_sorted_by_a_number_that_is_shown(
+    run: Run, run_json: RunJson, model: str, images: list[str]
+) -> None:
+    asked = [
+        "caption",
+        images[0],
+        "-m",
+        model,
+        "--num-return-sequences",
+        "4",
+        "--length-penalty",
+        "2",
+    ]
+    ranks = [one["rank_score"] for one in run_json(*asked)[0]["captions"]]
+    assert ranks == sorted(ranks, reverse=True)
+    first, *rows = run(*asked).stdout.splitlines()
+    assert first.split() == ["caption", "rank", "score", "score", "path"]
+    assert [float(row.split()[-3]) for row in rows] == pytest.approx(ranks, abs=1e-3)
+
+
+def test_options_reach_the_model(run_json: RunJson, model: str, images: list[str]) -> None:
+    asked = ["--num-return-sequences", "3", "--temperature", "1.3", "--top-k", "50", "--seed", "5"]
+    asked += ["--repetition-penalty", "1.2", "--no-repeat-ngram-size", "2", "--min-new-tokens", "2"]
+    output = run_json("caption", *images, "-m", model, *asked)
+    wanted = load(model).caption(
+        images,
+        num_return_sequences=3,
+        temperature=1.3,
+        top_k=50,
+        seed=5,
+        repetition_penalty=1.2,
+        no_repeat_ngram_size=2,
+        min_new_tokens=2,
+    )
+    for entry, best in zip(output, wanted, strict=True):
+        texts = [one.text for one in (best, *best.others)]
+        assert [one["text"] for one in entry["captions"]] == texts
+
+
+def test_all_captions_of_an_image_are_shown(run: Run, model: str, images: list[str]) -> None:
+    shown = run("caption", *images, "-m", model, "-n", "2", "--max-new-tokens", "3").stdout
+    assert all(shown.count(path) == 2 for path in images)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--num-beams", "2", "--temperature", "1"], "use either"),
+        (["--num-beams", "1", "--num-return-sequences", "2"], "cannot return 2 captions"),
+        (["--early-stopping", "soon"], "soon"),
+        (["--num-beams", "0"], "num_beams must be a whole number of at least 1 or null, got 0"),
+        (["--top-p", "0"], "top_p must be a number in (0, 1] or null, got 0"),
+        (["--explain", "maps.png"], "draws one image, and 3 are given"),
+    ],
+)
+def test_options_that_make_no_sense_are_a_wrong_call(
+    run: Run, model: str, images: list[str], options: list[str], sentence: str
+) -> None:
+    assert sentence in run("caption", *images, "-m", model, *options, code=2).stderr
+
+
+def test_a_caption_is_explained_by_a_drawing(run: Run, model: str, images: list[str]) -> None:
+    output = run(
+        "caption", images[0], "-m", model, "--explain", "maps.png", "--max-new-tokens", "3"
+    )
+    assert "maps.png" in output.stdout
+    with Image.open("maps.png") as drawing:
+        assert drawing.format == "PNG"
+
+
+def test_a_bad_image_is_reported_and_not_drawn(run: Run, model: str, place: Path) -> None:
+    assert (
+        "none.png" in run("caption", "none.png", "-m", model, "--explain", "x.png", code=1).stderr
+    )
+    assert not (place / "x.png").exists()

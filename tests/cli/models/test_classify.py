@@ -1,0 +1,105 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from coca.inference.loading import load
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+def test_probabilities_of_labels_sum_to_one_best_first(
+    run_json: RunJson, model: str, images: list[str]
+) -> None:
+    output = run_json("classify", *images, "--labels", "cat, dog,car,", "-m", model)
+    assert [entry["path"] for entry in output] == images
+    for entry in output:
+        chances = [one["probability"] for one in entry["predictions"]]
+        assert {one["label"] for one in entry["predictions"]} == {"cat", "dog", "car"}
+        assert sum(chances) == pytest.approx(1)
+        assert chances == sorted(chances, reverse=True)
+
+
+def test_labels_that_name_a_file_are_read_from_it(
+    run: Run, run_json: RunJson, images: list[str], model: str
+) -> None:
+    Path("labels.txt").write_text("cat\n\nred, car\n", encoding="utf-8")
+    (output,) = run_json("classify", images[0], "--labels", "labels.txt", "-m", model)
+    assert {one["label"] for one in output["predictions"]} == {"cat", "red, car"}
+    missing = run("classify", images[0], "--labels", "other.txt", "-m", model, code=2)
+    assert "there is no file other.txt" in missing.stderr
+
+
+def test_labels_come_from_a_file_as_well(run_json: RunJson, model: str, images: list[str]) -> None:
+    Path("labels.txt").write_text("cat\n\ndog\n", encoding="utf-8")
+    asked = ["classify", images[0], "-l", "cat,car", "--labels-file", "labels.txt", "-m", model]
+    output = run_json(*asked)
+    assert {one["label"] for one in output[0]["predictions"]} == {"cat", "dog", "car"}
+    assert len(run_json(*asked, "--top", "1")[0]["predictions"]) == 1
+
+
+def test_prompts_change_what_is_compared(run_json: RunJson, model: str, images: list[str]) -> None:
+    def output(prompts: str) -> Any:
+        return run_json("classify", images[0], "-l", "cat,dog", "--prompts", prompts, "-m", model)[
+            0
+        ]["predictions"]
+
+    assert output("plain") == output("{}")
+    assert output("photo") != output("drawing") != output("a long {}")
+
+
+def test_labels_may_be_compared_by_likelihood(
+    run_json: RunJson, model: str, images: list[str]
+) -> None:
+    asked = ["classify", *images, "-l", "cat,dog,car", "-m", model]
+    output = run_json(*asked, "--by", "likelihood")
+    wanted = load(model).classify(images, ["cat", "dog", "car"], by="likelihood")
+    for entry, labels in zip(output, wanted, strict=True):
+        assert [one["label"] for one in entry["predictions"]] == [one.label for one in labels]
+    assert output != run_json(*asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "no label"),
+        (["--labels-file", "none.txt"], "none.txt cannot be read"),
+        (["-l", "cat", "--prompts", "phot"], "no prompt set"),
+    ],
+)
+def test_classifying_without_good_labels_is_a_wrong_call(
+    run: Run, model: str, images: list[str], options: list[str], sentence: str
+) -> None:
+    assert sentence in run("classify", images[0], "-m", model, *options, code=2).stderr
+
+
+def test_labels_for_people_are_the_best_few(run: Run, model: str, images: list[str]) -> None:
+    shown = run("classify", images[0], "-l", "a,b,c,d,e", "-m", model).stdout
+    assert shown.count("%") == 3
+
+
+@pytest.mark.parametrize("command", [["embed"], ["caption"], ["classify", "-l", "cat,dog"]])
+def test_a_bad_image_among_good_images_is_reported_and_the_rest_is_done(
+    run: Run, run_json: RunJson, model: str, images: list[str], command: list[str]
+) -> None:
+    Path("photos/1a.png").write_bytes(Path(images[1]).read_bytes()[:60])
+    Path("photos/text.jpg").write_text("no image", encoding="utf-8")
+    output = run_json(*command, "photos", "photos/none.png", "-m", model, code=1)
+    entries = output["items"] if command == ["embed"] else output
+    bad = [entry for entry in entries if "error" in entry]
+    assert [entry["path"] for entry in bad] == [
+        "photos/1a.png",
+        "photos/text.jpg",
+        "photos/none.png",
+    ]
+    assert [entry["path"] for entry in entries if "error" not in entry] == images
+    if command == ["embed"]:
+        assert np.load("embeddings.npy").shape[0] == output["rows"] == 3
+    error_lines = run(
+        *command, "photos", "photos/none.png", "-m", model, code=1
+    ).stderr.splitlines()
+    assert sum(line.startswith("error: ") for line in error_lines) == 3

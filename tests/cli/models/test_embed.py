@@ -1,0 +1,49 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typer.testing import Result
+
+from coca.inference.loading import load
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+
+def test_embedded_images_and_texts_are_unit_vectors_in_their_order(
+    run_json: RunJson, model: str, images: list[str]
+) -> None:
+    output = run_json(
+        "embed", *images, "--text", "a cat", "-t", "a dog", "-o", "x.npy", "-m", model
+    )
+    vectors = np.load("x.npy")
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (5, 24) == (output["rows"], output["dim"])
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert output["out"] == "x.npy"
+    assert output["fingerprint"] == load(model).fingerprint
+    assert output["items"] == [{"path": path} for path in images] + [
+        {"text": "a cat"},
+        {"text": "a dog"},
+    ]
+    # One by one or in a batch is the same up to the order of additions.
+    assert np.allclose(vectors[1], load(model).embed_images([images[1]])[0], atol=1e-5)
+    assert np.allclose(vectors[3:], load(model).embed_texts(["a cat", "a dog"]), atol=1e-5)
+
+
+def test_embedding_nothing_is_a_wrong_call(run: Run, model: str) -> None:
+    assert "nothing to embed" in run("embed", "-m", model, code=2).stderr
+
+
+def test_embed_reports_what_it_made_and_where(run: Run, model: str, images: list[str]) -> None:
+    assert "3 vectors of 24 numbers are in embeddings.npy" in run(
+        "embed", *images, "-m", model
+    ).stdout.replace("\n", " ")
+
+
+def test_only_bad_images_leave_nothing_behind(run_json: RunJson, model: str) -> None:
+    output = run_json("embed", "none.png", "-m", model, code=1)
+    assert output["rows"] == 0
+    assert output["out"] is None
+    assert not Path("embeddings.npy").exists()

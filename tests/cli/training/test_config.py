@@ -1,0 +1,65 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import Result
+
+from tiny_recipes import layers_of
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+
+RUN = "run: runs/x\nmodel: coca_tiny\ntrain: {steps: 5}\ndata: {sources: [{kind: folder, path: p}]}"
+TASK = "task: retrieval\ndata: {kind: folder, path: p}"
+
+
+@pytest.fixture(autouse=True)
+def recipes(place: Path) -> None:
+    Path("run.yaml").write_text(RUN, encoding="utf-8")
+    Path("task.yaml").write_text(TASK, encoding="utf-8")
+
+
+def test_a_shown_recipe_is_a_recipe_with_every_default_written_out(
+    run: Run, run_json: RunJson
+) -> None:
+    text = run("config", "show", "run.yaml", "train.steps=7").stdout
+    tree = yaml.safe_load(text)
+    assert tree["train"]["steps"] == 7
+    assert tree["model"]["image"]["width"] == 192
+    Path("again.yaml").write_text(text, encoding="utf-8")
+    assert run_json("config", "show", "again.yaml") == tree
+
+
+def test_a_task_is_distinguished_from_a_run(run_json: RunJson) -> None:
+    assert run_json("config", "show", "task.yaml")["captions"] == "all"
+
+
+def test_a_wrong_recipe_is_a_wrong_call(run: Run) -> None:
+    assert (
+        "did you mean 'steps'" in run("config", "show", "run.yaml", "train.stps=7", code=2).stderr
+    )
+
+
+def test_every_setting_is_listed_with_what_it_does(run: Run, run_json: RunJson) -> None:
+    settings = {one["key"]: one for one in run_json("config", "keys")}
+    assert settings["train.steps"]["default"] is None
+    assert settings["train.keep"]["default"] == "2"
+    assert all(one["text"] for one in settings.values())
+    assert "task" in {one["key"] for one in run_json("config", "keys", "task")}
+    assert "train.grad_clip" in run("config", "keys").stdout
+    assert "detector.channels" in {one["key"] for one in run_json("config", "keys", "detection")}
+
+
+def test_no_line_break_of_the_source_is_printed_in_a_text(run: Run, run_json: RunJson) -> None:
+    assert not [one["key"] for one in run_json("config", "keys") if "\n" in one["text"]]
+    assert "\\n" not in run("config", "keys").stdout
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_is_shown(run_json: RunJson, recipe: Path) -> None:
+    tree = run_json("config", "show", *map(str, layers_of(recipe)))
+    assert tree.get("run") or tree.get("task") or tree["tasks"]

@@ -1,0 +1,40 @@
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+
+from coca.core.errors import SearchError
+from coca.server.collections.batched_search import BatchedSearch
+from coca.server.service import Service
+from coca.server.settings import ServerSettings
+
+
+def test_queries_of_many_threads_have_the_hits_of_single_searches(service: Service) -> None:
+    index = service.collections["pictures"].index
+    batched = BatchedSearch(index, ServerSettings())
+    vectors = np.random.default_rng(0).standard_normal((40, index.info.embed_dim), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    filters = ("", 'metadata["year"] > 2', "width >")
+    found: dict[int, object] = {}
+
+    def work(row: int) -> None:
+        try:
+            (hits,) = batched.search(vectors[row : row + 1], 1 + row % 4, filter=filters[row % 3])
+            found[row] = [(hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in hits]
+        except SearchError as error:
+            found[row] = str(error)
+
+    threads = [threading.Thread(target=work, args=(row,)) for row in range(len(vectors))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    batched.close()
+    for row in range(len(vectors)):
+        if row % 3 == 2:
+            assert "width >" in str(found[row])
+        else:
+            (hits,) = index.search(vectors[row : row + 1], 1 + row % 4, filter=filters[row % 3])
+            assert found[row] == [(hit.id, hit.score) for hit in hits]

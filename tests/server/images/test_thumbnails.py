@@ -1,0 +1,46 @@
+import io
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from coca.server.collections.served_collection import ServedCollection
+from server_client import data_uri, ids
+from tiny_data import image_bytes
+
+
+def test_a_cached_thumbnail_needs_no_record(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"/v1/items/{ids(client, {})[0]}/thumbnail"
+    first = client.get(url, params={"side": 100})
+
+    def unread(*arguments: object) -> None:
+        pytest.fail("the record was read")
+
+    monkeypatch.setattr(ServedCollection, "record", unread)
+    again = client.get(url, params={"side": 128})
+    assert again.content == first.content
+    with Image.open(io.BytesIO(again.content)) as image:
+        assert (image.format, max(image.size)) == ("JPEG", 24)
+
+
+def test_another_collection_has_other_thumbnails(client: TestClient) -> None:
+    url = f"/v1/items/{ids(client, {})[0]}/thumbnail"
+    assert client.get(url).status_code == 200
+    assert client.get(url, params={"collection": "others"}).status_code == 404
+
+
+def test_a_deleted_item_has_no_thumbnail(client: TestClient) -> None:
+    body = {"image": data_uri(image_bytes(300)), "collection": "others"}
+    item = client.post("/v1/items", json=body).json()
+    assert client.get(item["thumbnail"]).status_code == 200
+    client.delete(f"/v1/items/{item['id']}?collection=others")
+    assert client.get(item["thumbnail"]).status_code == 404
+
+
+def test_files_of_the_page_are_revalidated(client: TestClient) -> None:
+    first = client.get("/")
+    assert (first.status_code, first.headers["cache-control"]) == (200, "no-cache")
+    again = client.get("/", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")

@@ -1,0 +1,115 @@
+import threading
+from collections.abc import Sequence
+
+import pytest
+from fastapi.testclient import TestClient
+
+from coca.server.app import create_app
+from coca.server.errors import ServiceError
+from coca.server.middleware.limits import is_loopback
+from coca.server.model.batching import Batcher
+from coca.server.service import Service
+from coca.server.settings import ServerSettings
+
+
+def test_a_body_above_the_limit_is_413(service: Service) -> None:
+    with TestClient(
+        create_app(service, ServerSettings(max_body_mb=0.001)), "http://localhost"
+    ) as client:
+        long = b'{"text": "' + b"x" * 2_000 + b'"}'
+        headers = {"Content-Type": "application/json"}
+        assert client.post("/v1/search", content=long, headers=headers).status_code == 413
+        parts = (long[start : start + 100] for start in range(0, len(long), 100))
+        assert client.post("/v1/search", content=parts, headers=headers).status_code == 413
+
+
+@pytest.mark.parametrize("host", ["evil.example", "192.168.1.5:8000", "localhost.evil.example"])
+def test_without_keys_another_host_is_421(client: TestClient, host: str) -> None:
+    assert client.get("/healthz", headers={"Host": host}).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", True), ("127.0.0.1", True), ("[::1", True), ("0.0.0.0", False), ("a", False)],
+)
+def test_loopback_is_recognized(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
+    policy = client.get("/healthz").headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+
+
+def test_items_that_arrive_during_a_batch_form_the_next_batch() -> None:
+    sizes: list[int] = []
+    started, go_on = threading.Event(), threading.Event()
+
+    def double(items: Sequence[int]) -> list[int]:
+        started.set()
+        assert go_on.wait(60)
+        return [2 * item for item in items]
+
+    batcher: Batcher[int, int] = Batcher(
+        double, max_batch=4, wait_s=0.0, queue_size=10, observe=sizes.append
+    )
+    results: dict[int, list[int]] = {}
+
+    def start(*items: int) -> threading.Thread:
+        thread = threading.Thread(target=lambda: results.update({items[0]: batcher.map(items)}))
+        thread.start()
+        return thread
+
+    threads = [start(1)]
+    assert started.wait(60)
+    threads.append(start(2, 3, 4, 5, 6))
+    while batcher.waiting < 5:
+        threading.Event().wait(0.001)
+    threads.append(start(7, 8, 9, 10, 11))
+    while batcher.waiting < 10:
+        threading.Event().wait(0.001)
+    with pytest.raises(ServiceError, match="10 items") as caught:
+        batcher.map([12])
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    batcher.close()
+    assert results == {1: [2], 2: [4, 6, 8, 10, 12], 7: [14, 16, 18, 20, 22]}
+    assert sizes == [1, 4, 4, 2]
+
+
+def test_a_request_may_have_more_items_than_the_queue() -> None:
+    batcher: Batcher[int, int] = Batcher(list, max_batch=4, wait_s=0.0, queue_size=6)
+    assert batcher.map(range(100)) == list(range(100))
+    batcher.close()
+
+
+def test_an_error_of_a_batch_reaches_every_caller() -> None:
+    def fail(items: Sequence[int]) -> list[int]:
+        raise ValueError("no")
+
+    batcher: Batcher[int, int] = Batcher(fail, max_batch=4, wait_s=0.0, queue_size=8)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            batcher.map([1, 2])
+    batcher.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/search", "POST"),
+        ("PUT", "/v1/search", "POST"),
+        ("PUT", "/v1/items/x/original", "GET"),
+        ("POST", "/v1/items/x", "DELETE, GET, PATCH, PUT"),
+        ("GET", "/v1/items/delete", "POST"),
+    ],
+)
+def test_another_method_is_405_with_the_allowed_ones(
+    client: TestClient, method: str, path: str, allowed: str
+) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert client.get("/nosuch").status_code == 404

@@ -1,0 +1,119 @@
+import base64
+import hashlib
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from coca.core.errors import StorageError
+from coca.inference.predictor import Predictor
+from coca.search.milvus.collection import Collection
+from coca.search.records import content_id
+from coca.server.images import uploads
+from coca.server.service import Service
+from server_client import data_uri, ids
+from tiny_data import image_bytes
+
+
+def new(number: int, **fields: object) -> dict[str, object]:
+    return {"image": data_uri(image_bytes(number)), "collection": "others", **fields}
+
+
+def test_an_item_is_added_found_changed_and_deleted(client: TestClient, service: Service) -> None:
+    body = new(200, caption="a red car", tags=["x"], metadata={"year": 1}, name="car.png")
+    added = client.post("/v1/items", json=body)
+    assert added.status_code == 201, added.text
+    item = added.json()
+    assert item["id"] == content_id(image_bytes(200))
+    url = f"/v1/items/{item['id']}?collection=others"
+    assert client.get(url).json() == item
+    assert client.get(item["original"]).content == image_bytes(200)
+    assert ids(client, {"image": body["image"], "collection": "others"})[0] == item["id"]
+    again = client.put(url.partition("?")[0], json=body)
+    assert (again.status_code, again.json()) == (200, item)
+    change = {
+        "add_tags": ["y"],
+        "remove_tags": ["x"],
+        "caption": "a cat",
+        "metadata": {"year": None},
+    }
+    changed = client.patch(url, json=change).json()
+    assert (changed["tags"], changed["caption"]) == (["y"], "a cat")
+    assert changed["metadata"] == {"name": "car.png"}
+    path = Path(changed["path"])
+    assert path.read_bytes() == image_bytes(200)
+    assert client.delete(url).json() == {"ids": [item["id"]], "missing": []}
+    assert client.get(url).status_code == 404
+    assert not path.exists()
+
+
+def test_the_vectors_of_an_added_item_are_those_of_indexing(
+    client: TestClient, service: Service, predictor: Predictor
+) -> None:
+    id = client.post("/v1/items", json=new(201, caption="two dogs play")).json()["id"]
+    record = service.collections["others"].record(id)
+    assert record.vector == pytest.approx(predictor.embed_images([image_bytes(201)])[0], abs=1e-5)
+    assert record.text_vector is not None
+    text_vector = predictor.embed_texts(["two dogs play"])[0]
+    assert record.text_vector == pytest.approx(text_vector, abs=1e-5)
+    client.delete(f"/v1/items/{id}?collection=others")
+
+
+def test_several_items_are_changed_and_deleted(client: TestClient) -> None:
+    added = [client.post("/v1/items", json=new(number)).json()["id"] for number in (202, 203)]
+    both = {"ids": [*added, "nosuch"], "collection": "others"}
+    changed = client.patch("/v1/items", json={**both, "album": "trip"}).json()
+    assert changed == {"ids": added, "missing": ["nosuch"]}
+    scope = {"collection": "others", "where": [{"field": "album", "value": "trip"}]}
+    assert set(ids(client, scope)) == set(added)
+    assert client.post("/v1/items/delete", json=both).json() == changed
+    assert ids(client, scope) == []
+
+
+def test_an_id_is_the_hash_of_the_bytes(client: TestClient) -> None:
+    answer = client.put("/v1/items/other", json=new(204))
+    assert answer.status_code == 400
+    assert hashlib.sha256(image_bytes(204)).hexdigest()[:32] in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("id", ["../../etc/passwd", "..%2f..%2fetc%2fpasswd", 'x"y', "a b"])
+def test_an_id_reads_no_file(client: TestClient, id: str) -> None:
+    for rest in ("", "/thumbnail", "/original"):
+        assert client.get(f"/v1/items/{id}{rest}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422),
+        (image_bytes(205)[:100], 422),
+        (b"GIF89a" + b"\xff" * 20, 422),
+        (b"", 422),
+    ],
+    ids=["svg", "truncated", "damaged", "empty"],
+)
+def test_what_is_no_image_is_not_stored(client: TestClient, data: bytes, status: int) -> None:
+    encoded = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    answer = client.post("/v1/items", json={"image": encoded, "collection": "others"})
+    assert answer.status_code == status, answer.text
+
+
+def test_a_full_disk_is_507_and_the_service_stays_readable(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MIN_FREE_BYTES", 2**62)
+    answer = client.post("/v1/items", json=new(206))
+    assert answer.status_code == 507, answer.text
+    assert ids(client, {"text": "a cat"})
+
+
+def test_a_write_that_fails_leaves_no_record(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(uploads, "write_atomic", full)
+    assert client.post("/v1/items", json=new(207)).status_code == 507
+    index: Collection = service.collections["others"].index
+    assert index.get([content_id(image_bytes(207))]) == {}
