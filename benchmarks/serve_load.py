@@ -73,12 +73,11 @@ def fill(uri: str, model: Predictor, rows: int) -> None:
 
 
 @contextmanager
-def serving(uri: str, arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
+def serving(uri: str, *options: str) -> Iterator[tuple[str, int, int]]:
     """Run `coca serve`; yield host, port and process id."""
     command = [sys.executable, "-m", "coca", "serve", "--port", "0", "--uri", uri]
-    command += ["--device", "cpu", "--max-batch", str(BATCHES[arguments.contestant])]
     with subprocess.Popen(
-        [*command, "--model", arguments.model],
+        [*command, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -155,7 +154,9 @@ def contestant(arguments: argparse.Namespace) -> None:
                 engine.search(text, k=10)
                 own.append(time.perf_counter() - started)
             figures["engine processor ms"] = 1e3 * (time.process_time() - used) / len(own)
-        with serving(uri, arguments) as (host, port, pid):
+        options = ("--model", arguments.model, "--device", "cpu")
+        batch = str(BATCHES[arguments.contestant])
+        with serving(uri, *options, "--max-batch", batch) as (host, port, pid):
             address = (host, port)
             load(address, ROUTES["search"], alone[:8], 4)
             used = processor_seconds(pid)

@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from coca.core.errors import StorageError
 from coca.inference.predictor import Predictor
+from coca.search.milvus import lite
 from coca.search.milvus.collection import Collection
 from coca.search.records import content_id
 from coca.server.images import uploads
@@ -101,7 +102,7 @@ def test_what_is_no_image_is_not_stored(client: TestClient, data: bytes, status:
 def test_a_full_disk_is_507_and_the_service_stays_readable(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "MIN_FREE_BYTES", 2**62)
+    monkeypatch.setattr(lite, "MIN_FREE_BYTES", 2**62)
     answer = client.post("/v1/items", json=new(206))
     assert answer.status_code == 507, answer.text
     assert ids(client, {"text": "a cat"})

@@ -7,15 +7,16 @@ are serialized, and flushed before unflushed rows slow searches down.
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
 
-from coca.core.errors import SearchError
+from coca.core.errors import SearchError, StorageError
 from coca.search.filters import expanded, with_ids
 from coca.search.milvus.connection import Connection
+from coca.search.milvus.lite import MIN_FREE_TO_DELETE
 from coca.search.records import ID
 
 WRITE_ROWS = 1_000
@@ -71,7 +72,7 @@ class CollectionIO:
         for start in range(0, len(rows), WRITE_ROWS):
             self._check_name()
             batch = list(rows[start : start + WRITE_ROWS])
-            with self.connection.write_lock, self.faults("write to it"):
+            with self._writing("write to it"):
                 self._client.upsert(self.name, batch, timeout=self._timeout_s)
             self._upserted_s = time.monotonic()
             self._count([row[ID] for row in batch])
@@ -80,7 +81,7 @@ class CollectionIO:
         """Delete rows; missing ids are ignored."""
         for batch in batches(ids, WRITE_ROWS):
             self._check_name()
-            with self.connection.write_lock, self.faults("delete from it"):
+            with self._writing("delete from it", MIN_FREE_TO_DELETE):
                 # By a filter built here: the client does not quote ids.
                 self._client.delete(self.name, filter=with_ids(batch), timeout=self._timeout_s)
             self._deleted_s = time.monotonic()
@@ -91,11 +92,15 @@ class CollectionIO:
 
         A server keeps new rows in a log on disk, searches them unindexed, and flushes by itself. A
         requested flush takes seconds, and creates small segments if there are few rows.
+
+        Raises:
+            StorageError: The disk of Lite has no space.
         """
         if self.unflushed >= (1 if self.connection.is_lite else FLUSH_ROWS):
-            with self.connection.write_lock, self.faults("flush it"):
-                self._client.flush(self.name, timeout=self._timeout_s)
-            self.unflushed, self._searched = 0, False
+            with self.connection.write_lock:
+                if lease := self.connection.lease:
+                    lease.check_space(self.name)
+                self._flush()
 
     @property
     def freshness(self) -> str:
@@ -229,13 +234,47 @@ class CollectionIO:
                 f"{found['collection_name']!r} now: open it again"
             )
 
+    @contextmanager
+    def _writing(self, doing: str, needed: int | None = None) -> Iterator[None]:
+        """Check the disk of Lite, serialize the write, and note its failure."""
+        with self.connection.write_lock:
+            lease = self.connection.lease
+            if lease is None:
+                with self.faults(doing):
+                    yield
+                return
+            lease.check_space(self.name, needed=needed)
+            try:
+                with self.faults(doing):
+                    yield
+            except (SearchError, StorageError):
+                lease.failed_writes.add(self.name)
+                raise
+            if self.name in lease.failed_writes:
+                # After a part of a row, the log cannot be read on. A flush begins another log.
+                self._flush()
+                lease.failed_writes.discard(self.name)
+
+    def _flush(self) -> None:
+        lease = self.connection.lease
+        try:
+            with self.faults("flush it"):
+                self._client.flush(self.name, timeout=self._timeout_s)
+        except (SearchError, StorageError):
+            if lease is not None:
+                lease.failed_flushes.add(self.name)
+            raise
+        self.unflushed, self._searched = 0, False
+
     def _count(self, ids: Sequence[str]) -> None:
         self.journal.note(ids)
         self.unflushed += len(ids)
         # A server flushes by itself, and limits the rate of flush requests.
         most = _SEARCHED_ROWS if self._searched else FLUSH_ROWS
         if self.connection.is_lite and self.unflushed >= most:
-            self.flush()
+            # What is written is safe without. Deletions need less space than a flush.
+            with suppress(StorageError):
+                self.flush()
 
     @property
     def _client(self) -> Any:

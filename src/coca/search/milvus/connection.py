@@ -1,12 +1,13 @@
 """Connection to Milvus Lite or a server, with exceptions converted to `SearchError`."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
-from coca.core.errors import ArgumentError, SearchError
+from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.core.extras import require
 from coca.search.index_params.capabilities import capabilities_of
 from coca.search.milvus.change_log import Journal
@@ -14,6 +15,8 @@ from coca.search.milvus.lite import Lease, address_of, check_free, is_lite
 
 _UNREACHABLE = 2
 """Error code of the client for an unreachable server."""
+_DISK_FULL = re.compile(r"errno (28|122)\b", re.IGNORECASE)
+"""In a message of Lite: no space left on the device, or quota exceeded (Linux)."""
 
 
 class Connection:
@@ -90,6 +93,11 @@ class Connection:
         return self._lease.journal(collection) if self._lease else Journal()
 
     @property
+    def lease(self) -> Lease | None:
+        """Lock on the folder of Lite; None on a server."""
+        return self._lease
+
+    @property
     def place(self) -> str:
         """Normalized folder path or server URI, for comparison."""
         if self._lease:
@@ -137,6 +145,10 @@ class Connection:
         Args:
             doing: Operation, as the verb phrase after "Milvus could not".
             filter: Filter expression of the request, which may be the cause.
+
+        Raises:
+            SearchError: Milvus raised an exception.
+            StorageError: The disk of Lite is full.
         """
         try:
             yield
@@ -161,6 +173,8 @@ class Connection:
                 ) from error
             else:
                 sentence = f"Milvus at {self.uri} could not {doing}: {reason}"
+                if self._lease and _DISK_FULL.search(reason):
+                    raise StorageError(sentence) from error
             raise SearchError(sentence) from error
 
 

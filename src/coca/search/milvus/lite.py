@@ -7,15 +7,21 @@ client is closed. This module works around all four.
 
 import os
 import re
+import shutil
 import sys
 import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coca.core.errors import ArgumentError, SearchError
+from coca.core.errors import ArgumentError, SearchError, StorageError
 from coca.core.extras import require
 from coca.search.milvus.change_log import Journal
+
+MIN_FREE_BYTES = 64 << 20
+"""Free disk space below which rows are not written, so that what was written stays readable."""
+MIN_FREE_TO_DELETE = 8 << 20
+"""As `MIN_FREE_BYTES`, of deletions, which are small and make space."""
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}(/\w*)?")
 
@@ -74,6 +80,10 @@ class Lease:
     users: int = 0
     journals: dict[str, Journal] = field(default_factory=dict)
     """Collection -> journal of its writes since the folder was locked."""
+    failed_flushes: set[str] = field(default_factory=set)
+    """Collections whose last flush failed; not written until the folder is opened again."""
+    failed_writes: set[str] = field(default_factory=set)
+    """Collections whose log may end in a part of a row; a flush begins another log."""
 
     @classmethod
     def take(cls, uri: str, *, create: bool) -> "Lease":
@@ -110,6 +120,46 @@ class Lease:
                 del _leases[self.path]
                 manager = require("milvus_lite.server_manager", extra="search")
                 manager.server_manager_instance.release_server(str(self.path))
+
+    def check_space(self, collection: str, *, needed: int | None = None) -> None:
+        """Check before a write that the disk has space and that no earlier flush failed.
+
+        A flush that fails hides its rows, and the next one would delete their log, which alone
+        still has them. Opening the folder again reads the log.
+
+        Args:
+            collection: Name of the collection.
+            needed: Minimum number of free bytes; default `MIN_FREE_BYTES`.
+
+        Raises:
+            StorageError: There is less space, or a flush failed since the folder was opened.
+        """
+        if collection in self.failed_flushes:
+            raise StorageError(
+                f"writing to {self.path} failed on a full disk, and rows of {collection!r} are in "
+                "its log only: free some space and open it again"
+            )
+        check_space(self.path, needed)
+
+
+def check_space(folder: Path, needed: int | None = None) -> None:
+    """Check that the disk of a folder, which need not exist, has free space.
+
+    Args:
+        folder: The folder.
+        needed: Minimum number of free bytes; default `MIN_FREE_BYTES`.
+
+    Raises:
+        StorageError: It has fewer.
+    """
+    needed = MIN_FREE_BYTES if needed is None else needed
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise StorageError(
+            f"the disk of {folder.name} has {free:,} free bytes, and at least {needed:,} are "
+            "needed to write"
+        )
 
 
 _ALLOWED = "it must be a path that ends in .db, or a server such as http://localhost:19530"

@@ -1,15 +1,11 @@
 """Uploaded images: files in a folder of the service, named by the hash of their bytes."""
 
-import shutil
 from pathlib import Path
 
 from coca.core.errors import StorageError
 from coca.core.files import write_atomic
-from coca.search.milvus.lite import address_of, is_lite
+from coca.search.milvus.lite import address_of, check_space, is_lite
 from coca.server.images.data_uris import media_type_of
-
-MIN_FREE_BYTES = 64 << 20
-"""Free space below which nothing is written, so that the service stays readable."""
 
 _SUFFIXES = {
     "image/jpeg": ".jpg",
@@ -40,13 +36,7 @@ class Uploads:
             StorageError: They have not.
         """
         for folder in (self._folder, *([self._database] if self._database else [])):
-            there = next(one for one in (folder, *folder.parents) if one.exists())
-            free = shutil.disk_usage(there).free
-            if free < MIN_FREE_BYTES:
-                raise StorageError(
-                    f"the disk of {folder.name} has {free:,} free bytes, and at least "
-                    f"{MIN_FREE_BYTES:,} are needed to write"
-                )
+            check_space(folder)
 
     def write(self, collection: str, id: str, data: bytes) -> Path:
         """Write an image durably, and return its path.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from coca.core.absence import Roots
 from coca.core.annotations import SIDECAR_SUFFIXES
-from coca.core.errors import ConfigError, DataError, SearchError
+from coca.core.errors import ConfigError, DataError, SearchError, StorageError
 from coca.core.extras import require
 from coca.core.formats import VIDEO_SUFFIXES
 from coca.core.heif import PHOTO_SUFFIXES
@@ -86,7 +86,7 @@ def watch_folders(
                     waiting.clear()
                     continue
                 result = index(sources)
-            except SearchError as error:
+            except (SearchError, StorageError) as error:
                 logger.warning("%s; %s changes wait", error, f"{len(waiting):,}")
                 continue
             except DataError as error:

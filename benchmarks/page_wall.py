@@ -1,0 +1,259 @@
+"""The web page over many images in chromium: first images, frames of a scroll, requests, memory.
+
+    .venv-page/bin/python benchmarks/page_wall.py --rows 100000
+
+`make test-page` makes that environment. A collection of Milvus Lite gets random vectors and a small
+JPEG file an item, and `coca serve` runs on it in a process of its own. Chromium opens the page
+twice, then scrolls a fixed distance a frame from the first item to the last, then jumps to random
+places. A long task keeps the thread of the page for more than 50 ms. A jump is complete when all
+tiles in the viewport have their image. Every figure of the browser is one of software rendering.
+"""
+
+import argparse
+import io
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+from options import run
+from PIL import Image
+from serve_load import serving
+from side_by_side import Figures, Rounds, Unavailable, emit, figure, in_turn, table, write_report
+
+import coca
+from coca.inference.predictor import Predictor
+from coca.search.milvus.collection import Collection
+from coca.search.records import Record, content_id
+from coca.workflows.collections.collection_model import lasting_name
+
+VIEWPORT = {"width": 1280, "height": 800}
+FLAGS = ["--no-sandbox", "--disable-gpu", "--enable-precise-memory-info"]
+TIMEOUT_MS = 600_000
+TAGS = ("dog", "cat", "sea", "city", "tree", "car", "house", "boat", "food", "bird")
+
+OBSERVE = """
+globalThis.longTasks = [];
+new PerformanceObserver(list => longTasks.push(...list.getEntries().map(one => one.duration)))
+  .observe({type: "longtask", buffered: true});
+"""
+COMPLETE = """() => {
+  const seen = [...document.querySelectorAll(".tile")].filter(tile => {
+    const box = tile.getBoundingClientRect();
+    return box.top < innerHeight && box.bottom > 0;
+  });
+  return seen.length > 0 && seen.every(tile => tile.querySelector("img.loaded"));
+}"""
+SCROLL = """async step => {
+  longTasks.length = 0;
+  const frames = [];
+  let [tiles, nodes, last] = [0, 0, await new Promise(requestAnimationFrame)];
+  while (scrollY + innerHeight < document.documentElement.scrollHeight - 1) {
+    scrollBy(0, step);
+    const now = await new Promise(requestAnimationFrame);
+    frames.push(now - last);
+    last = now;
+    if (frames.length % 20 === 0) {
+      tiles = Math.max(tiles, document.querySelectorAll(".tile").length);
+      nodes = Math.max(nodes, document.querySelectorAll("*").length);
+    }
+  }
+  return {frames, tiles, nodes, long: longTasks};
+}"""
+
+QUICK = {"rows": 3_000, "jumps": 5, "rounds": 1}
+UNITS = {
+    "*, s": "s",
+    "frame *": "ms",
+    "long tasks*": "tasks",
+    "longest task, ms": "ms",
+    "most *": "count",
+    "requests *": "count",
+    "*, MB": "MB",
+}
+ROWS = {
+    "first images, s": "first visit: until all images of the viewport are shown, s",
+    "images again, s": "second visit, s",
+    "frame p50, ms": "scroll, time of a frame: median, ms",
+    "frame p99, ms": "scroll, time of a frame: 99th percentile, ms",
+    "long tasks": "scroll: tasks above 50 ms",
+    "frames": "scroll: frames",
+    "longest task, ms": "scroll: longest task, ms",
+    "jump, s": "jump to a random place until its images are shown, median, s",
+    "slowest jump, s": "slowest jump, s",
+    "most tiles": "tiles in the document, at most",
+    "most nodes": "elements in the document, at most",
+    "heap, MB": "memory of the page's scripts at the end, MB",
+    "requests for items": "requests for items",
+    "requests for images": "requests for thumbnails",
+    "requests to others": "requests to other hosts",
+    "facets, s": "counts of all facets, s",
+    "service before, MB": "memory of the service before the first request, MB",
+    "service listed, MB": "memory of the service after the first list, MB",
+    "service after, MB": "memory of the service at the end, MB",
+    "cache, MB": "cached thumbnails, MB",
+}
+
+
+def records(rows: int, folder: Path, embed_dim: int) -> Iterator[Record]:
+    """Make items of random vectors, each with an image file, captions, tags, album and a date."""
+    random = np.random.default_rng(0)
+    encoded = []
+    for number in range(64):
+        size = ((320, 240), (240, 320), (256, 256))[number % 3]
+        pixels = random.integers(0, 256, (6, 8, 3), np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(stream, "JPEG")
+        encoded.append((size, stream.getvalue()))
+    for row in range(rows):
+        size, jpeg = encoded[row % len(encoded)]
+        # Decoders ignore what follows the image, so that equal pixels have ids of their own.
+        data = jpeg + row.to_bytes(4, "big")
+        path = folder / f"{row // 1_000:03}" / f"photo-{row:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        vector = random.standard_normal(embed_dim, np.float32)
+        caption = f"a {TAGS[row % 10]} next to a {TAGS[row // 10 % 10]}, number {row}"
+        yield Record(
+            id=content_id(data),
+            path=str(path),
+            caption=caption,
+            width=size[0],
+            height=size[1],
+            time=1_700_000_000 - 600 * row,
+            tags=(TAGS[row % 10], TAGS[row // 10 % 10]),
+            album=f"album {row // 500}",
+            metadata={"captions": [caption], "name": path.name, "year": 2023 - row // 52_560},
+            vector=vector / np.linalg.norm(vector),
+        )
+
+
+def fill(uri: str, model: Predictor, rows: int, folder: Path) -> None:
+    with Collection.open(
+        uri,
+        embed_dim=model.embed_dim,
+        fingerprint=model.fingerprint,
+        model=lasting_name(model),
+        create=True,
+    ) as index:
+        index.upsert(records(rows, folder, model.embed_dim))
+        index.flush()
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process, MB (Linux)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1_000
+
+
+def visit(tab: Any, address: str) -> float:
+    """Open the page, and return the seconds until all images of the viewport are shown."""
+    started = time.perf_counter()
+    tab.goto(address)
+    tab.wait_for_function(COMPLETE)
+    return time.perf_counter() - started
+
+
+def scroll(tab: Any, arguments: argparse.Namespace) -> dict[str, float]:
+    """Scroll to the end, then jump to random places."""
+    figures: dict[str, float] = {}
+    found = tab.evaluate(SCROLL, arguments.step)
+    figures["frames"] = len(found["frames"])
+    for part in (50, 99):
+        figures[f"frame p{part}, ms"] = float(np.percentile(found["frames"], part))
+    figures["long tasks"] = len(found["long"])
+    figures["longest task, ms"] = max(found["long"], default=0.0)
+    figures["most tiles"], figures["most nodes"] = found["tiles"], found["nodes"]
+    waits = []
+    for part in np.random.default_rng(1).random(arguments.jumps):
+        started = time.perf_counter()
+        tab.evaluate("part => scrollTo(0, part * document.body.scrollHeight)", float(part))
+        tab.wait_for_function(COMPLETE)
+        waits.append(time.perf_counter() - started)
+    figures["jump, s"], figures["slowest jump, s"] = statistics.median(waits), max(waits)
+    figures["heap, MB"] = tab.evaluate("performance.memory.usedJSHeapSize") / 1e6
+    return figures
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    from playwright.sync_api import sync_playwright
+
+    if (chromium := shutil.which("chromium")) is None:
+        raise Unavailable("there is no chromium: apt-get install chromium")
+    model = coca.load(arguments.model, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        uri, cache = str(Path(folder) / "wall.db"), Path(folder) / "thumbnails"
+        fill(uri, model, arguments.rows, Path(folder) / "images")
+        options = ("--model", arguments.model, "--device", "cpu", "--thumbnails", str(cache))
+        with serving(uri, *options) as (host, port, pid), sync_playwright() as playwright:
+            address = f"http://{host}:{port}"
+            before, requests = resident_mb(pid), Counter[str]()
+            browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+            tab = browser.new_page(viewport=VIEWPORT)
+            tab.set_default_timeout(TIMEOUT_MS)
+            tab.add_init_script(OBSERVE)
+            tab.on("request", lambda request: requests.update([kind(request.url, address)]))
+            figures: dict[str, float] = {"first images, s": visit(tab, address)}
+            listed = resident_mb(pid)
+            tab.goto("about:blank")
+            figures["images again, s"] = visit(tab, address)
+            figures |= scroll(tab, arguments)
+            figures |= {f"requests {name}": requests[name] for name in ("for items", "for images")}
+            figures["requests to others"] = requests["to others"]
+            browser.close()
+            body = json.dumps({}).encode()
+            started = time.perf_counter()
+            json_type = {"Content-Type": "application/json"}
+            with urlopen(Request(f"{address}/v1/facets", body, json_type)) as answer:
+                answer.read()
+            figures["facets, s"] = time.perf_counter() - started
+            figures["service before, MB"], figures["service listed, MB"] = before, listed
+            figures["service after, MB"] = resident_mb(pid)
+        figures["cache, MB"] = sum(one.stat().st_size for one in cache.rglob("*.jpg")) / 1e6
+    emit(figures)
+
+
+def kind(url: str, address: str) -> str:
+    """Name what a request of the page asks for."""
+    if not url.startswith((address, "data:", "blob:", "about:")):
+        return "to others"
+    if "/thumbnail" in url:
+        return "for images"
+    return "for items" if url.endswith("/v1/search") else "for the page"
+
+
+def referee(arguments: argparse.Namespace) -> Rounds:
+    options = ("model", "rows", "step", "jumps")
+    shared = [f"--{name}={getattr(arguments, name)}" for name in options]
+    rounds = in_turn({"page": [*shared, "--contestant=page"]}, rounds=arguments.rounds)
+    runs: list[Figures] = rounds["page"]
+    write_report(
+        arguments,
+        rounds,
+        "page-wall",
+        f"The page over {arguments.rows:,} images",
+        f"Model `{arguments.model}`, Milvus Lite, chromium without a graphics processor, viewport "
+        f"of {VIEWPORT['width']} x {VIEWPORT['height']} pixels, {arguments.step} pixels a frame.",
+        table(
+            ["", "median (range)"],
+            [[text, figure(runs, key).shown()] for key, text in ROWS.items()],
+        ),
+        packages=["playwright", "fastapi", "uvicorn", "pymilvus", "milvus-lite"],
+    )
+    return rounds
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--model", default="everyday", help="model (default everyday)")
+    options.add_argument("--rows", type=int, default=100_000, help="items (100,000)")
+    options.add_argument("--step", type=int, default=300, help="pixels a frame of the scroll (300)")
+    options.add_argument("--jumps", type=int, default=30, help="jumps to random places (30)")
+    run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

@@ -1,0 +1,131 @@
+"""A disk that is really full: no acknowledged row of Milvus Lite is lost."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coca.core.errors import StorageError
+from coca.search.milvus import collection_io, lite
+from coca.search.milvus.collection import Collection
+from coca.search.records import Record
+from limited_disk import LimitedDisk, limited_disk
+
+EMBED_DIM = 64
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LimitedDisk]:
+    with limited_disk(tmp_path, kind=request.param, size_mb=100) as mounted:
+        yield mounted
+
+
+def record(number: int) -> Record:
+    vector = np.random.default_rng(number).standard_normal(EMBED_DIM).astype(np.float32)
+    return Record(
+        id=f"{number:032x}",
+        path="",
+        caption="a caption of some length " * 40,
+        vector=vector / np.linalg.norm(vector),
+    )
+
+
+def opened(folder: Path) -> Collection:
+    return Collection.open(
+        str(folder / "a.db"), embed_dim=EMBED_DIM, fingerprint="0" * 24, create=True
+    )
+
+
+def write_until_full(index: Collection, start: int) -> set[str]:
+    """Write rows one by one until several are refused; the ids that were acknowledged."""
+    written: set[str] = set()
+    refused = 0
+    for number in range(start, start + 100_000):
+        one = record(number)
+        try:
+            index.upsert([one])
+        except StorageError:
+            refused += 1
+            if refused == 5:
+                return written
+        else:
+            written.add(one.id)
+    raise AssertionError("the disk was never full")
+
+
+def test_rows_are_refused_before_the_disk_is_full(disk: LimitedDisk) -> None:
+    with opened(disk.folder) as index:
+        index.upsert([record(0), record(1)])
+        disk.fill(leave=lite.MIN_FREE_BYTES - (1 << 20))
+        with pytest.raises(StorageError, match="free bytes, and at least 67,108,864"):
+            index.upsert([record(2)])
+        with pytest.raises(StorageError, match="free bytes"):
+            index.flush()
+        assert set(index.ids()) == {record(0).id, record(1).id}
+        # Deletions make space, and need little.
+        index.delete([record(1).id])
+        assert index.ids() == [record(0).id]
+        disk.clear()
+        index.upsert([record(2)])
+        index.flush()
+        assert set(index.ids()) == {record(0).id, record(2).id}
+
+
+def test_a_write_into_a_full_disk_loses_no_acknowledged_row(
+    disk: LimitedDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if another process took the space between the check and the write.
+    monkeypatch.setattr(lite, "MIN_FREE_BYTES", 0)
+    with opened(disk.folder) as index:
+        index.upsert([record(number) for number in range(20)])
+        disk.fill(leave=40_000)
+        written = set(index.ids()) | write_until_full(index, 100)
+        assert set(index.ids()) == written
+        disk.clear()
+        for number in range(500, 503):
+            index.upsert([record(number)])
+            written.add(record(number).id)
+        assert set(index.ids()) == written
+        # What a killed process leaves.
+        shutil.copytree(disk.folder / "a.db", tmp_path / "killed" / "a.db")
+    for folder in (tmp_path / "killed", disk.folder):
+        with opened(folder) as index:
+            assert set(index.ids()) == written
+
+
+# Lite leaves the log of the flush open.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_nothing_is_written_after_a_flush_that_failed(
+    disk: LimitedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = {record(number).id for number in range(50)}
+    with opened(disk.folder) as index:
+        index.upsert([record(number) for number in range(50)])
+        disk.fill()
+        with monkeypatch.context() as patched:
+            patched.setattr(lite, "MIN_FREE_BYTES", 0)
+            with pytest.raises(StorageError):
+                index.flush()
+        disk.clear()
+        with pytest.raises(StorageError, match="open it again"):
+            index.upsert([record(100)])
+        with pytest.raises(StorageError, match="open it again"):
+            index.delete([record(1).id])
+    with opened(disk.folder) as index:
+        assert set(index.ids()) == written
+        index.upsert([record(100)])
+        assert set(index.ids()) == written | {record(100).id}
+
+
+def test_deletions_go_on_without_the_space_of_a_flush(
+    disk: LimitedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection_io, "FLUSH_ROWS", 5)
+    with opened(disk.folder) as index:
+        index.upsert([record(number) for number in range(20)])
+        disk.fill(leave=lite.MIN_FREE_TO_DELETE + (4 << 20))
+        index.delete([record(number).id for number in range(12)])
+        assert len(index.ids()) == 8
