@@ -1,12 +1,14 @@
 """Facets: counts of the values of fields, and a histogram of capture times."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from itertools import chain
+from typing import Literal
 
 from coca.core.errors import ArgumentError
-from coca.search.records import METADATA, Hit
+from coca.search.records import METADATA
+from coca.server.collections.catalog import Entry
 from coca.server.schemas.mining import Facet, FacetValue, Histogram, HistogramBucket
 from coca.server.schemas.shared import Value
 
@@ -18,7 +20,7 @@ _MAX_DAYS, _MAX_MONTHS = 92, 120
 Interval = Literal["year", "month", "day"]
 
 
-def count_facets(items: Sequence[Hit], fields: Sequence[str] | None, limit: int) -> list[Facet]:
+def count_facets(items: Sequence[Entry], fields: Sequence[str] | None, limit: int) -> list[Facet]:
     """Count the values of fields.
 
     Args:
@@ -29,21 +31,29 @@ def count_facets(items: Sequence[Hit], fields: Sequence[str] | None, limit: int)
     Raises:
         ArgumentError: A field has no facets.
     """
-    if fields is None:
-        names = dict.fromkeys(
-            f"{METADATA}.{key}" for item in items for key in item.metadata if key != "captions"
-        )
-        facets = [_facet(items, name, limit) for name in (*_COLUMNS, *names)]
-        return [one for one in facets if one.values and len(one.values) + one.others <= _FEW]
-    for name in fields:
+    for name in fields or ():
         if name not in _COLUMNS and not name.startswith(f"{METADATA}."):
             raise ArgumentError(
                 f"facets are of {', '.join(_COLUMNS)} and {METADATA}.KEY, got {name!r}"
             )
-    return [_facet(items, name, limit) for name in fields]
+    counts: dict[str, Counter[Value]] = {}
+    for (field, value), count in Counter(chain.from_iterable(it.values for it in items)).items():
+        counts.setdefault(field, Counter())[value] = count
+    # `dict` keeps each field of an item once.
+    known = Counter(chain.from_iterable(dict(it.values) for it in items))
+    wanted = dict.fromkeys((*_COLUMNS, *counts)) if fields is None else fields
+    facets = [
+        _facet(name, counts.get(name, Counter()), limit, missing=len(items) - known[name])
+        for name in wanted
+    ]
+    if fields is not None:
+        return facets
+    return [one for one in facets if one.values and len(one.values) + one.others <= _FEW]
 
 
-def histogram(items: Sequence[Hit], interval: Literal["auto", "year", "month", "day"]) -> Histogram:
+def histogram(
+    items: Sequence[Entry], interval: Literal["auto", "year", "month", "day"]
+) -> Histogram:
     """Count items by time of capture, in UTC; `auto` chooses the interval by the time span."""
     times = [taken for item in items if (taken := _datetime(item.time)) is not None]
     chosen: Interval = _interval(times) if interval == "auto" else interval
@@ -60,13 +70,7 @@ def histogram(items: Sequence[Hit], interval: Literal["auto", "year", "month", "
     return Histogram(interval=chosen, buckets=buckets, unknown=len(items) - len(times))
 
 
-def _facet(items: Sequence[Hit], field: str, limit: int) -> Facet:
-    counts: Counter[Value] = Counter()
-    missing = 0
-    for item in items:
-        values = set(_values(item, field))
-        counts.update(values)
-        missing += not values
+def _facet(field: str, counts: Counter[Value], limit: int, *, missing: int) -> Facet:
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
     return Facet(
         field=field,
@@ -74,17 +78,6 @@ def _facet(items: Sequence[Hit], field: str, limit: int) -> Facet:
         others=max(0, len(ordered) - limit),
         missing=missing,
     )
-
-
-def _values(item: Hit, field: str) -> Iterator[Value]:
-    value: Any = (
-        item.metadata.get(field.removeprefix(f"{METADATA}."))
-        if field.startswith(f"{METADATA}.")
-        else getattr(item, field)
-    )
-    for one in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(one, str | int | float) and one != "":
-            yield one
 
 
 def _datetime(seconds: int) -> datetime | None:

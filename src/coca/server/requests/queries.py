@@ -41,8 +41,10 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
     collection = tenant.collection(request.collection)
     terms = terms_of(tenant, request)
     if not terms:
-        items = collection.catalog.items(filter_of(request))
-        return items[request.offset : request.offset + request.limit], len(items), False
+        items, total = collection.catalog.page(
+            filter_of(request), offset=request.offset, limit=request.limit
+        )
+        return items, total, False
     if all(term.weight < 0 for term in terms):
         raise ArgumentError("a query must have at least one positive term, got negative ones only")
     if request.offset + request.limit > MAX_RANKED:

@@ -5,6 +5,7 @@ from typing import Annotated, TypeAlias
 from fastapi import APIRouter, Path, Query, Response
 from starlette.convertors import Convertor, register_url_convertor
 
+from coca.server.errors import ServiceError
 from coca.server.images.data_uris import media_type_of
 from coca.server.images.thumbnails import SIDES
 from coca.server.requests.answers import item_of
@@ -51,8 +52,14 @@ def thumbnail(
     key, thumbnails = served.thumbnail_key(id), tenant.service.thumbnails
     # The cache comes first: reading a record takes longer than reading the file.
     small = thumbnails.cached(key, side)
-    if small is None:
-        small = thumbnails.make(key, side, tenant.service.original(served.record(id)))
+    if small is None or served.catalog.lacks(id):
+        try:
+            record = served.record(id)
+        except ServiceError:
+            # Another client deleted the item.
+            thumbnails.remove(key)
+            raise
+        small = small or thumbnails.make(key, side, tenant.service.original(record))
     return Response(small, media_type="image/jpeg", headers=_FRESH)
 
 

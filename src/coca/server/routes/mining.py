@@ -65,7 +65,7 @@ def duplicates(body: DuplicatesRequest, tenant: CurrentTenant) -> DuplicatesResp
 def facets(body: FacetsRequest, tenant: CurrentTenant) -> FacetsResponse:
     """Count the values of fields, and the items by time of capture."""
     collection = tenant.collection(body.collection)
-    items = collection.catalog.items(filter_of(body))
+    items = collection.catalog.entries(filter_of(body))
     return FacetsResponse(
         collection=collection.name,
         total=len(items),

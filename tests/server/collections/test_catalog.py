@@ -1,0 +1,81 @@
+"""The catalog against the records of a real collection."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coca.search.milvus.collection import Collection
+from coca.search.records import Record
+from coca.server.collections.catalog import Catalog
+
+SOME = 'array_contains(tags, "t1")'
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Collection]:
+    with Collection.open(
+        str(tmp_path / "a.db"), embed_dim=4, fingerprint="0" * 24, create=True
+    ) as opened:
+        opened.upsert([record(number) for number in range(23)])
+        yield opened
+
+
+def record(number: int, **changes: object) -> Record:
+    fields = {
+        "caption": f"caption {number}",
+        "time": 0 if number % 5 == 0 else 1_000_000 - number // 2,
+        "tags": (f"t{number % 3}", "all"),
+        "metadata": {"year": number // 4, "labels": ["a", "b", "a"], "long": "x" * 1_000},
+        **changes,
+    }
+    vector = np.eye(4, dtype=np.float32)[0]
+    return Record(id=f"{number:02}", path=f"{number}.png", vector=vector, **fields)
+
+
+def ordered(index: Collection, filter: str = "") -> list[str]:
+    found = index.get(index.ids(filter)).values()
+    return [one.id for one in sorted(found, key=lambda one: (-one.time, one.id))]
+
+
+def test_entries_and_pages_are_the_records_in_order_after_each_write(index: Collection) -> None:
+    catalog = Catalog(index)
+    for write in (
+        lambda: None,
+        lambda: index.delete(["03", "05"]),
+        lambda: index.upsert([record(40), record(41, time=2_000_000)]),
+        lambda: index.upsert([record(7, time=3_000_000, tags=("t1",)), record(8, time=0)]),
+    ):
+        write()
+        for filter in ("", SOME):
+            expected = ordered(index, filter)
+            assert [entry.id for entry in catalog.entries(filter)] == expected
+            pages = [catalog.page(filter, offset=at, limit=4) for at in range(0, 30, 4)]
+            assert {total for _, total in pages} == {len(expected)}
+            assert [hit.id for hits, _ in pages for hit in hits] == expected
+
+
+def test_an_entry_has_each_value_once_and_no_long_text(index: Collection) -> None:
+    found = {entry.id: entry for entry in Catalog(index).entries()}
+    entry = found["06"]
+    assert entry.time == 999_997
+    assert sorted(entry.values) == [
+        ("caption_source", "given"),
+        ("metadata.labels", "a"),
+        ("metadata.labels", "b"),
+        ("metadata.year", 1),
+        ("tags", "all"),
+        ("tags", "t0"),
+    ]
+
+
+def test_an_item_is_missing_when_the_last_reading_lacked_it(index: Collection) -> None:
+    catalog = Catalog(index)
+    assert not catalog.lacks("no-such-item")
+    catalog.entries()
+    assert catalog.lacks("no-such-item")
+    assert not catalog.lacks("02")
+    index.delete(["02"])
+    catalog.entries()
+    assert catalog.lacks("02")
