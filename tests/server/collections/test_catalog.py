@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def index(tmp_path: Path) -> Iterator[Collection]:
 
 
 def record(number: int, **changes: object) -> Record:
-    fields = {
+    fields: dict[str, Any] = {
         "caption": f"caption {number}",
         "time": 0 if number % 5 == 0 else 1_000_000 - number // 2,
         "tags": (f"t{number % 3}", "all"),

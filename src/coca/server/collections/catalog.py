@@ -120,7 +120,7 @@ def _values(hit: Hit, known: dict[tuple[str, type, Any], FacetPair]) -> tuple[Fa
         # The captions of an image are no values to count.
         **{f"{METADATA}.{key}": hit.metadata[key] for key in hit.metadata if key != "captions"},
     }
-    pairs = {}
+    pairs: dict[FacetPair, None] = {}
     for field, value in fields.items():
         for one in value if isinstance(value, list | tuple) else [value]:
             if _is_countable(one):
