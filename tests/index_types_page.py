@@ -34,7 +34,17 @@ This page is written from the table in `coca.search.index_params.types`; a test 
 def page() -> str:
     """Format the page."""
     types = table(
-        ("type", "server", "Lite", "needs", "metrics", "max results", "scores", "closest type"),
+        (
+            "type",
+            "server",
+            "Lite",
+            "needs",
+            "vectors",
+            "metrics",
+            "max results",
+            "scores",
+            "closest type",
+        ),
         map(_summary, INDEX_TYPES.values()),
     )
     sections = "\n".join(_section(spec) for spec in INDEX_TYPES.values())
@@ -47,6 +57,7 @@ def _summary(spec: IndexType) -> tuple[str, ...]:
         version(spec.since),
         "yes" if spec.lite else "no",
         spec.hardware or "memory",
+        ", ".join(spec.precisions),
         ", ".join(spec.metrics),
         f"{spec.max_results:,}",
         "exact" if spec.exact_scores else "approximate",

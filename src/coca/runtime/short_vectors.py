@@ -27,9 +27,14 @@ def shortened(vectors: Float[np.ndarray, "N E"], dimensions: int) -> Float32[np.
         ConfigError: There are fewer numbers.
     """
     check_dimensions(dimensions, vectors.shape[1])
-    short = vectors[:, :dimensions].astype(np.float32)
-    lengths = np.linalg.norm(short, axis=1, keepdims=True)
-    return short / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return normalized(vectors[:, :dimensions])
+
+
+def normalized(vectors: Float[np.ndarray, "N E"]) -> Float32[np.ndarray, "N E"]:
+    """Normalize each vector to length 1; zeros stay zeros."""
+    rows = vectors.astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
 def check_dimensions(dimensions: int, embed_dim: int) -> None:

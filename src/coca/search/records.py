@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.core.errors import SearchError
+from coca.search.vector_encoding import WHOLE, VectorEncoding
 
 ID, PATH, CAPTION, ALBUM, TAGS = "id", "path", "caption", "album", "tags"
 WIDTH, HEIGHT, TIME = "width", "height", "time"
@@ -128,11 +129,14 @@ class CollectionInfo:
     collection: str
     count: int
     embed_dim: int
+    """Size of the vectors that it takes and returns; `encoding` may store fewer dimensions."""
     fingerprint: str
     """Fingerprint of the model that computed the vectors."""
     model: str
     """Name or folder of that model, as given when the collection was created."""
     server_version: str
+    encoding: VectorEncoding = WHOLE
+    """Form in which it stores the vectors."""
     calibration: str = ""
     """Calibration of match scores as JSON, see `coca.search.query.calibration`; empty without."""
 

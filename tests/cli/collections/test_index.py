@@ -64,12 +64,21 @@ def test_images_join_a_collection_by_the_model_that_filled_it(
 def test_later_runs_keep_the_dimensions_of_the_collection(
     run: Run, run_json: RunJson, model: str, images: list[str]
 ) -> None:
-    assert run_json("index", "photos", "-m", model, "--dimensions", "8")["added"] == 3
-    assert run_json("index", "photos", "-m", model)["unchanged"] == 3
-    assert run_json("collection", "info")["embed_dim"] == 8
+    form = ["--dimensions", "2", "--projection", "pca"]
+    assert run_json("index", "photos", "-m", model, *form)["added"] == 3
+    for again in ([], form):
+        assert run_json("index", "photos", "-m", model, *again)["unchanged"] == 3
+    info = run_json("collection", "info")
+    assert (info["embed_dim"], info["encoding"]["dimensions"]) == (24, 2)
     assert len(run_json("search", "x")) == 3
-    output = run("index", "photos", "-m", model, "--dimensions", "4", code=1).stderr
-    assert "load it with dimensions=8" in output.replace("\n", " ")
+    run_json("migrate", "coca.db", "copy.db")
+    assert run_json("collection", "info", "--uri", "copy.db")["encoding"] == info["encoding"]
+    assert run_json("search", "x", "--uri", "copy.db") == run_json("search", "x")
+    run_json("migrate", "coca.db", "less.db", "--dimensions", "1", "--folder", "runs/less")
+    less = run_json("collection", "info", "--uri", "less.db")["encoding"]
+    assert (less["dimensions"], less["projection"]) == (1, "truncate")
+    output = run("index", "photos", "-m", model, "--dimensions", "4", code=2).stderr
+    assert "stores 2 dimensions by pca, float32, and not 4" in output.replace("\n", " ")
     output = run("index", "photos", "-m", model, "-c", "b", "--dimensions", "25", code=2).stderr
     assert "dimensions must be in [1, 24], got 25" in output.replace("\n", " ")
 

@@ -8,11 +8,13 @@ from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import capabilities_of
 from coca.search.index_params.types import INDEX_TYPES
 from coca.search.index_params.vector_index import VectorIndex, index_of, parse_index
+from coca.search.vector_encoding import Precision
 from index_types_page import PAGE, page
 
 LITE = capabilities_of("milvus_lite-3.2.2")
 OLD, NEW = capabilities_of("v2.3.5"), capabilities_of("v3.0.0")
 EVERY = pytest.mark.parametrize("name", sorted(INDEX_TYPES))
+FLOATS = sorted(name for name, row in INDEX_TYPES.items() if "float32" in row.precisions)
 
 
 @EVERY
@@ -104,8 +106,7 @@ def test_all_indexes_of_milvus_are_known() -> None:
         ("HNSW:M=1", "M of HNSW must be a whole number, 2 to 2,048, got 1"),
         ("IVF_RABITQ:refine=yes", "refine of IVF_RABITQ must be true or false, got 'yes'"),
         ("HNSW_SQ:sq_type=SQ9", "sq_type of HNSW_SQ must be SQ4U, .*, got 'SQ9'"),
-        ("BIN_FLAT", "BIN_FLAT is for vectors of bits; CoCa's vectors are floats"),
-        ("MINHASH_LSH", "MINHASH_LSH is for sets of hashes"),
+        ("MINHASH_LSH", "MINHASH_LSH is for sets of hashes; CoCa's vectors are dense"),
         ("SPARSE_INVERTED_INDEX", "SPARSE_INVERTED_INDEX is for words"),
     ],
 )
@@ -137,7 +138,7 @@ def test_what_can_be_built_is_taken_as_it_is() -> None:
         assert choose_index(None, capabilities) == VectorIndex("HNSW")
 
 
-@EVERY
+@pytest.mark.parametrize("name", FLOATS)
 def test_lite_takes_what_comes_closest_and_warns(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -148,6 +149,22 @@ def test_lite_takes_what_comes_closest_and_warns(
     assert (taken is wanted) == (not caplog.messages) == (name in LITE.indexes)
     if taken is not wanted:
         assert f"cannot build {name}: {taken.type} is built instead, so " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("precision", "default"), [("float32", "HNSW"), ("int8", "HNSW"), ("binary", "BIN_FLAT")]
+)
+def test_each_precision_has_a_default_index(precision: Precision, default: str) -> None:
+    assert choose_index(None, NEW, precision=precision) == VectorIndex(default)
+    assert precision in INDEX_TYPES[default].precisions
+
+
+def test_an_index_of_another_precision_is_refused() -> None:
+    fault = "HNSW indexes float32 and int8 vectors, and these are binary; allowed: BIN_FLAT, BIN_IV"
+    with pytest.raises(SearchError, match=fault):
+        choose_index(VectorIndex("HNSW"), OLD, precision="binary")
+    with pytest.raises(SearchError, match="IVF_PQ indexes float32 vectors, and these are int8"):
+        choose_index(VectorIndex("IVF_PQ"), NEW, precision="int8")
 
 
 def test_what_comes_closest_keeps_the_settings(caplog: pytest.LogCaptureFixture) -> None:

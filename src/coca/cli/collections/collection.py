@@ -75,7 +75,7 @@ def info(
         rows = [
             ["own name", index.own_name],
             ["records", f"{found.count:,}, {captioned:,} of them with a vector of the caption"],
-            ["vectors", f"{found.embed_dim} numbers"],
+            ["vectors", f"{found.embed_dim} numbers; stored: {found.encoding}"],
             ["model", f"{found.model} ({found.fingerprint})"],
             ["Milvus", f"{index.capabilities.name} at {found.uri}"],
             [
@@ -98,6 +98,7 @@ def info(
                 "count": found.count,
                 "captioned": captioned,
                 "embed_dim": found.embed_dim,
+                "encoding": asdict(found.encoding),
                 "model": found.model,
                 "fingerprint": found.fingerprint,
                 "full_text": index.supports_full_text,

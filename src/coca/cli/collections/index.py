@@ -8,8 +8,10 @@ import typer
 
 from coca.cli.console import Console, Json, to_try
 from coca.cli.options import defaults
+from coca.cli.options.option_groups import Group, grouped
 from coca.cli.options.search_options import from_here
 from coca.core.errors import ConfigError
+from coca.search.vector_encoding import VectorEncoding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,7 @@ _FRAME_INTERVAL_S, _MAX_BAD = 5.0, 0.1
 """Defaults of two options; another value means that the option was given."""
 
 
+@grouped
 def index(
     uris: Annotated[
         list[str],
@@ -92,17 +95,8 @@ def index(
         Path | None,
         typer.Option("--bad-list", help="File to list unreadable images in.", show_default=False),
     ] = None,
-    dimensions: Annotated[
-        int | None,
-        typer.Option(
-            "--dimensions",
-            min=1,
-            metavar="D",
-            help="Keep the first D numbers of each vector. Default: those of the collection; all "
-            "in a new one.",
-            show_default=False,
-        ),
-    ] = None,
+    *,
+    encoding: Annotated[VectorEncoding, Group(panel="Vectors of a new collection")],
     model: defaults.Model = None,
     device: defaults.Device = None,
     runtime: defaults.Runtime = None,
@@ -133,18 +127,21 @@ def index(
             "--max-bad": max_bad != _MAX_BAD,
             "--bad-list": bad_list is not None,
             "--read-from": bool(read_from),
-            "--dimensions": dimensions is not None,
         }
         if idle := [name for name, is_given in given.items() if is_given]:
             raise ConfigError(
                 f"{', '.join(idle)} apply to images, and these are vectors: leave them out"
             )
         filled = index_vectors(
-            files, uri=index_uri, collection=collection, token=token, progress=console.progress
+            files,
+            uri=index_uri,
+            collection=collection,
+            token=token,
+            encoding=encoding,
+            progress=console.progress,
         )
         _report(console, filled, where)
         return
-    from coca.runtime.short_vectors import shorten
     from coca.search.ingest.snapshot import PathCache
     from coca.search.milvus.catalog import check_place
     from coca.workflows.collections.collection_model import fitted
@@ -165,10 +162,11 @@ def index(
     joined = check_place(index_uri, collection, token=token)
     named = defaults.model_to_fill(model, joined, runtime)
     loaded = defaults.load_collection_model(named, device, runtime)
-    predictor = fitted(loaded, joined) if dimensions is None else shorten(loaded, dimensions)
+    predictor = fitted(loaded, joined)
     settings: IndexSettings = {
         "collection": collection,
         "token": token,
+        "encoding": encoding,
         "captions": captions,
         "prune": prune or watch,
         "prune_empty": prune and yes,

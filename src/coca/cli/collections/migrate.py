@@ -1,5 +1,6 @@
 """Command `coca migrate`: copy a collection between two Milvus URIs."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,11 @@ import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults
+from coca.cli.options.option_groups import Group, grouped
+from coca.search.vector_encoding import VectorEncoding
 
 
+@grouped
 def migrate(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Milvus URI: a .db path or a server.")
@@ -26,6 +30,8 @@ def migrate(
         ),
     ] = None,
     index_type: defaults.IndexType = None,
+    *,
+    encoding: Annotated[VectorEncoding, Group(panel="Vectors of a new TARGET; default: as SOURCE")],
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -50,6 +56,7 @@ def migrate(
     console = Console.current(json=as_json)
     from coca.search.index_params.vector_index import parse_index
     from coca.search.ingest.migrate import migrate as run
+    from coca.search.ingest.vector_sample import sample_collection
     from coca.search.milvus.collection import Collection
     from coca.search.milvus.collection_config import CollectionSettings
 
@@ -65,7 +72,10 @@ def migrate(
             fingerprint=old.info.fingerprint,
             model=old.info.model,
             create=True,
-            settings=CollectionSettings(index=index),
+            settings=CollectionSettings(
+                index=index, encoding=encoding if encoding.changes else old.info.encoding
+            ),
+            basis=partial(sample_collection, old) if encoding.changes else old.codec,
         ) as new,
     ):
         place = folder or Path("runs") / f"migrate-{collection}"

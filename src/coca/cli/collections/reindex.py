@@ -1,5 +1,6 @@
 """Command `coca reindex`: embed the images of a collection with another model."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -7,9 +8,12 @@ import typer
 from coca.cli.collections.collection import connected
 from coca.cli.console import Console, Json
 from coca.cli.options import defaults
+from coca.cli.options.option_groups import Group, grouped
 from coca.core.errors import ConfigError
+from coca.search.vector_encoding import VectorEncoding
 
 
+@grouped
 def reindex(
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="The new model.")],
     collection: defaults.Collection = "pictures",
@@ -18,6 +22,8 @@ def reindex(
         typer.Option("--skip-missing", help="Switch the alias even if some images are unreadable."),
     ] = False,
     index_type: defaults.IndexType = None,
+    *,
+    encoding: Annotated[VectorEncoding, Group(panel="New vectors; default: as the old vectors")],
     uri: defaults.Uri = None,
     device: defaults.Device = None,
     token: defaults.Token = "",
@@ -32,6 +38,7 @@ def reindex(
     place = defaults.search_uri(uri)
     from coca.search.index_params.vector_index import parse_index
     from coca.search.ingest.reindex import reindex as run
+    from coca.search.ingest.vector_sample import sample_originals
     from coca.search.milvus.catalog import check_switchable, point_alias
     from coca.search.milvus.collection import Collection
     from coca.search.milvus.collection_config import CollectionSettings
@@ -54,7 +61,12 @@ def reindex(
             token=token,
             create=True,
             staged=True,
-            settings=CollectionSettings(index=index or old.index_type, fallback=True),
+            settings=CollectionSettings(
+                index=index or old.index_type,
+                encoding=encoding if encoding.changes else old.info.encoding,
+                fallback=True,
+            ),
+            basis=partial(sample_originals, old, predictor, open_image=ImageResolver()),
         ) as new:
             new_name = new.own_name
             report = run(

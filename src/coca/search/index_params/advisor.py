@@ -8,25 +8,39 @@ from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.params import Value
 from coca.search.index_params.types import INDEX_TYPES
 from coca.search.index_params.vector_index import VectorIndex
+from coca.search.vector_encoding import Precision
 
 logger = logging.getLogger(__name__)
 
 
 def choose_index(
-    wanted: VectorIndex | None, capabilities: Capabilities, *, fallback: bool | None = None
+    wanted: VectorIndex | None,
+    capabilities: Capabilities,
+    *,
+    precision: Precision = "float32",
+    fallback: bool | None = None,
 ) -> VectorIndex:
     """Choose the index to build: the requested type, or the closest supported type.
 
     Args:
-        wanted: Requested index; None means `HNSW`, or `AUTOINDEX` on Zilliz Cloud.
+        wanted: Requested index; None means `HNSW`, `BIN_FLAT` for binary vectors, or `AUTOINDEX` on
+            Zilliz Cloud.
         capabilities: Features of the Milvus that builds it.
+        precision: Precision of the vectors.
         fallback: Whether another type may be used, with a warning; by default on Lite only.
 
     Raises:
-        SearchError: It is unsupported, and `fallback` is off.
+        SearchError: It is unsupported, and `fallback` is off, or not for this precision.
     """
     if wanted is None:
+        if precision == "binary":
+            return VectorIndex("BIN_FLAT")
         return VectorIndex("AUTOINDEX" if capabilities.cloud else "HNSW")
+    if precision not in wanted.spec.precisions:
+        raise SearchError(
+            f"{wanted.type} indexes {' and '.join(wanted.spec.precisions)} vectors, and these are "
+            f"{precision}; allowed: {', '.join(_buildable(precision, capabilities))}"
+        )
     fallback = capabilities.lite if fallback is None else fallback
     if wanted.type in capabilities.indexes:
         return _without_new_params(wanted, capabilities, fallback=fallback)
@@ -40,7 +54,7 @@ def choose_index(
     if not fallback:
         raise SearchError(
             f"{capabilities.name} cannot build {wanted.type}; it can build "
-            f"{', '.join(sorted(capabilities.indexes))}, of which {taken} comes closest"
+            f"{', '.join(_buildable(precision, capabilities))}, of which {taken} comes closest"
         )
     logger.warning(
         "%s cannot build %s: %s is built instead, so %s",
@@ -50,6 +64,10 @@ def choose_index(
         loss,
     )
     return VectorIndex(taken, _known(taken, wanted.params))
+
+
+def _buildable(precision: Precision, capabilities: Capabilities) -> list[str]:
+    return sorted(one for one in capabilities.indexes if precision in INDEX_TYPES[one].precisions)
 
 
 def _without_new_params(

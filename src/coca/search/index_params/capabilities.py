@@ -26,7 +26,7 @@ class Capabilities:
     cloud: bool = False
     """Zilliz Cloud, which chooses its own parameters for AUTOINDEX."""
     indexes: frozenset[str]
-    """Index types for float32 vectors; for servers they follow from the version.
+    """Index types for dense vectors; for servers they follow from the version.
 
     Servers do not report whether they have a GPU: without a GPU, a server accepts GPU index types
     and never finishes the build.

@@ -1,4 +1,4 @@
-"""Table of the Milvus index types for float vectors: parameters, effort, requirements, fallback.
+"""Table of the Milvus index types for dense vectors: parameters, effort, requirements, fallback.
 
 Checks, messages, capabilities, the advisor and docs/reference/index-types.md follow from it. Ranges
 and defaults are those of Milvus 2.6 and 3.0 and of Knowhere, its index library. The default graph
@@ -22,6 +22,7 @@ from coca.search.index_params.params import (
     SearchParam,
     Version,
 )
+from coca.search.vector_encoding import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class IndexType:
     """First server version that has the type."""
     hardware: Literal["", "NVMe disk", "GPU"] = ""
     """What a server needs besides memory."""
+    precisions: tuple[Precision, ...] = ("float32",)
+    """Precisions of the vectors that it indexes."""
     lite: bool = False
     """Whether Milvus Lite has the type."""
     next_best: str = ""
@@ -48,6 +51,8 @@ class IndexType:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Metrics in every version that has the type; collections use IP on unit vectors."""
+        if self.precisions == ("binary",):
+            return ("HAMMING", "JACCARD")
         return ("IP", "L2") if self.hardware == "GPU" else ("COSINE", "IP", "L2")
 
     @property
@@ -115,6 +120,7 @@ _ROWS = (
         about="Index type chosen by the server; the default of Zilliz Cloud.",
         # Servers with HNSW read `ef`, Zilliz Cloud reads `level`.
         search=(SearchParam("level", LEVEL), EF),
+        precisions=("float32", "int8"),
         lite=True,
     ),
     IndexType(
@@ -165,6 +171,7 @@ _ROWS = (
         about="HNSW graph: the best recall for its latency, if everything fits into memory.",
         build=(M, EF_CONSTRUCTION),
         search=(EF,),
+        precisions=("float32", "int8"),
         exact_scores=True,
         lite=True,
     ),
@@ -355,6 +362,18 @@ _ROWS = (
         since=(3, 0, 0),
         next_best="HNSW",
         loss="faiss's own name is not used",
+    ),
+    IndexType(
+        name="BIN_FLAT",
+        about="Brute-force search of binary vectors: exact, 32 times less to read than `FLAT`.",
+        precisions=("binary",),
+    ),
+    IndexType(
+        name="BIN_IVF_FLAT",
+        about="`IVF_FLAT` for binary vectors.",
+        build=(NLIST,),
+        search=(NPROBE,),
+        precisions=("binary",),
     ),
 )
 

@@ -8,9 +8,7 @@ from coca.core.errors import ArgumentError, did_you_mean
 from coca.search.index_params.params import BuildParam, Value, as_text
 from coca.search.index_params.types import INDEX_TYPES, IndexType
 
-_NOT_FOR_FLOATS = {
-    "BIN_FLAT": "vectors of bits",
-    "BIN_IVF_FLAT": "vectors of bits",
+_NOT_FOR_VECTORS = {
     "MINHASH_LSH": "sets of hashes",
     "SPARSE_INVERTED_INDEX": "words; a collection of captions has one where Milvus can",
     "SPARSE_WAND": "words; a collection of captions has one where Milvus can",
@@ -114,8 +112,8 @@ def index_of(description: Mapping[str, Any]) -> VectorIndex:
 
 
 def _build_params(name: str) -> dict[str, BuildParam]:
-    if name in _NOT_FOR_FLOATS:
-        raise ArgumentError(f"{name} is for {_NOT_FOR_FLOATS[name]}; CoCa's vectors are floats")
+    if name in _NOT_FOR_VECTORS:
+        raise ArgumentError(f"{name} is for {_NOT_FOR_VECTORS[name]}; CoCa's vectors are dense")
     if name not in INDEX_TYPES:
         raise ArgumentError(f"no index type {name!r}: {did_you_mean(name, INDEX_TYPES)}")
     return {param.name: param for param in INDEX_TYPES[name].build}

@@ -20,6 +20,7 @@ from coca.search.milvus.index_build import served_rows
 from coca.search.milvus.pagination import depth_of
 from coca.search.milvus.row_codec import HIT_COLUMNS
 from coca.search.search_options import SearchOptions
+from coca.search.vector_codec import VectorCodec
 
 _QUERY_ROWS = 256
 _ANSWER_BYTES = 64 << 20
@@ -57,6 +58,12 @@ class Vectors:
     """Collection of the vectors: the same, or a separate collection for captions."""
     column: str
     index: VectorIndex
+    codec: VectorCodec
+
+    @property
+    def exact_scores(self) -> bool:
+        """Whether scores of Milvus are those of decoded vectors."""
+        return self.index.spec.exact_scores and self.codec.exact_scores
 
 
 def search_rows(
@@ -87,7 +94,7 @@ def _filtered_on_server(
     ):
         columns = [*HIT_COLUMNS, vectors.column]
         rows = collection.query(request.filter, columns, freshness=collection.freshness)
-        return _exact(queries, rows, vectors.column, request)
+        return _exact(vectors, queries, rows, request)
     # So that it visits as many kept rows as an unfiltered search visits rows.
     effort = request.effort * (1.0 if share == 1 else _BEHIND_FILTER / share)
     return _searched(vectors, queries, request, effort=effort)
@@ -108,21 +115,21 @@ def _filtered_on_lite(
         ids = collection.ids(request.filter)
         if len(ids) <= _FEW_ROWS:
             columns = [*HIT_COLUMNS, vectors.column]
-            return _exact(queries, list(collection.get(ids, columns)), vectors.column, request)
+            return _exact(vectors, queries, list(collection.get(ids, columns)), request)
         if len(ids) <= _LISTED_IDS:
             request = replace(request, filter=with_ids(ids))
     if "ef" not in index.search_params(request.k, 1.0):
         return _searched(vectors, queries, request, effort=_UTMOST)
     # More results than wanted show that the search was wide enough. A compressed graph has other
     # scores than the rows, so all pages of one depth must take the same path.
-    wanted = request.k if index.type == "HNSW" else depth_of(request.k)
+    wanted = request.k if vectors.exact_scores else depth_of(request.k)
     wider = replace(request, k=min(_MARGIN * wanted, index.spec.max_results))
     answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=MAX_WIDTH)
     if any(len(answer) < wider.k for answer in answers):
         columns = [*HIT_COLUMNS, vectors.column]
         read = collection.query(request.filter, columns, limit=_MANY_ROWS + 1)
         if len(read) <= _MANY_ROWS:
-            return _exact(queries, read, vectors.column, request)
+            return _exact(vectors, queries, read, request)
         # The kept rows are far from the query: search the whole graph.
         answers = _searched(vectors, queries, wider, effort=_UTMOST, ef=collection.count())
     return [answer[: request.k] for answer in answers]
@@ -142,8 +149,8 @@ def _searched(
     of the page are rescored with the stored vectors. Pages of one depth then agree, and scores do
     not depend on the index or the filter.
     """
-    depth = min(depth_of(request.k), vectors.index.spec.max_results)
-    exact = vectors.index.spec.exact_scores
+    codec, exact = vectors.codec, vectors.exact_scores
+    depth = min(codec.oversampling * depth_of(request.k), vectors.index.spec.max_results)
     params = vectors.index.search_params(depth, effort)
     limit = request.k if exact else depth
     if ef is not None:
@@ -153,18 +160,19 @@ def _searched(
         answer
         for batch in batches(queries, _QUERY_ROWS if exact else _rescored(depth, queries.shape[1]))
         for answer in vectors.collection.search(
-            batch,
+            codec.encode_queries(np.stack(batch)),
             column=vectors.column,
             columns=HIT_COLUMNS if exact else [*HIT_COLUMNS, vectors.column],
             k=limit,
             params=params,
+            metric=codec.metric,
             filter=request.filter,
         )
     ]
     if exact:
         return answers
     return [
-        _exact(query[np.newaxis], answer, vectors.column, request)[0]
+        _exact(vectors, query[np.newaxis], answer, request)[0]
         for query, answer in zip(queries, answers, strict=True)
     ]
 
@@ -185,14 +193,17 @@ def _wide_enough(params: Mapping[str, Any], limit: int) -> dict[str, Any]:
 
 
 def _exact(
-    queries: Float[np.ndarray, "Q E"], rows: Sequence[Row], column: str, request: SearchOptions
+    vectors: Vectors,
+    queries: Float[np.ndarray, "Q E"],
+    rows: Sequence[Row],
+    request: SearchOptions,
 ) -> list[list[Row]]:
     """Rank rows by exact cosine (brute force), from rows with their vectors."""
     if not rows:
         return [[] for _ in queries]
-    vectors = np.asarray([row[column] for row in rows], dtype=np.float32)
+    decoded = vectors.codec.decode([row[vectors.column] for row in rows])
     answers = []
-    for scores in queries @ vectors.T:
+    for scores in queries @ decoded.T:
         best = np.argsort(-scores, kind="stable")[: request.k]
         answers.append([rows[row] | {"distance": float(scores[row])} for row in best])
     return answers

@@ -22,6 +22,7 @@ from coca.search.milvus.schema import (
     texts_name,
 )
 from coca.search.records import CollectionInfo
+from coca.search.vector_codec import Basis
 
 
 def check_place(uri: str, collection: str, *, token: str = "") -> CollectionInfo | None:
@@ -147,6 +148,7 @@ def make_named(
     model: str,
     settings: CollectionSettings,
     staged: bool,
+    basis: Basis | None = None,
 ) -> str:
     """Create the collection of a model for a name, and its alias unless `staged`.
 
@@ -168,6 +170,7 @@ def make_named(
             fingerprint=fingerprint,
             model=model,
             settings=settings,
+            basis=basis,
             made_for=collection,
         )
     elif not staged:

@@ -1,7 +1,7 @@
 """Milvus client of one collection: the same interface for Milvus Lite and for servers.
 
 Vectors have length 1 and are compared by inner product, which every index type and every Milvus
-version supports. The score is therefore the cosine.
+version supports. The score is therefore the cosine. A `VectorEncoding` stores smaller vectors.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +32,7 @@ from coca.search.milvus.row_codec import HIT_COLUMNS, to_hit
 from coca.search.milvus.schema import Layout
 from coca.search.records import CollectionInfo, Hit, Origin, Record
 from coca.search.search_options import SearchKeywords, SearchOptions, Side
+from coca.search.vector_codec import Basis, VectorCodec
 
 __all__ = ["MAX_RESULTS", "Collection"]
 
@@ -48,8 +49,7 @@ class Collection:
 
     def __init__(self, connection: Connection, info: CollectionInfo, layout: Layout) -> None:
         """Wrap an open collection; use `Collection.open` instead."""
-        self.info = info
-        self._connection = connection
+        self.info, self._connection = info, connection
         self._store = RecordStore(connection, layout)
 
     @classmethod
@@ -65,30 +65,31 @@ class Collection:
         create: bool = False,
         staged: bool = False,
         settings: CollectionSettings | None = None,
+        basis: Basis | None = None,
         timeout_s: float = 60.0,
     ) -> "Collection":
         """Open a collection, or create it.
 
         Args:
-            uri: Path that ends in `.db` (Milvus Lite), or URI of a server such as
-                `http://host:19530`.
+            uri: Path that ends in `.db` (Milvus Lite), or URI of a server: `http://host:19530`.
             collection: Name or alias: letters, digits and `_`.
             token: `"user:password"` or an API key, for servers with authentication.
             embed_dim: Vector size; required to create a collection, otherwise checked if given.
-            fingerprint: Fingerprint of the model of its vectors; required or checked as
-                `embed_dim`.
+            fingerprint: Fingerprint of the model of its vectors; as `embed_dim`.
             model: Name or folder of that model, stored with the collection.
             create: Create the collection if it is missing.
             staged: Open the collection created for this name and `fingerprint`, even if the alias
                 does not point to it yet; `point_alias` switches the alias.
-            settings: Configuration of a new collection; an existing collection keeps its own.
+            settings: Configuration of a new collection; of an existing one, checks the encoding.
+            basis: PCA basis of a new collection, or a function that returns sample vectors.
             timeout_s: Timeout of each call, in seconds.
 
         Raises:
-            SearchError: It is missing, unreachable, or has another model's vectors.
+            SearchError: It is missing, unreachable, or has another model's vectors or encoding.
             MissingExtraError: The Milvus packages are not installed.
         """
         schema.check_name(collection)
+        settings = settings or CollectionSettings()
         connection = Connection(uri, token=token, timeout_s=timeout_s, create=create)
         try:
             with connection.write_lock:
@@ -111,7 +112,8 @@ class Collection:
                         embed_dim=embed_dim,
                         fingerprint=fingerprint,
                         model=model,
-                        settings=settings or CollectionSettings(),
+                        settings=settings,
+                        basis=basis,
                         staged=staged,
                     )
                 info, layout = schema.describe_collection(connection, own)
@@ -121,6 +123,7 @@ class Collection:
                     fingerprint=fingerprint or info.fingerprint,
                     embed_dim=embed_dim or info.embed_dim,
                 )
+                schema.check_encoding(connection, info, settings)
                 schema.load_collection(connection, layout)
                 # The description of Milvus takes precedence: other clients may rebuild an index.
                 if state := index_state(connection, layout.name, records.VECTOR):
@@ -163,6 +166,11 @@ class Collection:
         return self._connection.capabilities
 
     @property
+    def codec(self) -> VectorCodec:
+        """Encoding of the stored vectors, with its basis."""
+        return self._store.layout.codec
+
+    @property
     def index_type(self) -> VectorIndex:
         """Index of the vectors."""
         return self._store.layout.index
@@ -190,7 +198,8 @@ class Collection:
         Raises:
             SearchError: It cannot be built; the old index is restored.
         """
-        index = choose_index(index, self.capabilities, fallback=fallback)
+        precision = self.codec.encoding.precision
+        index = choose_index(index, self.capabilities, precision=precision, fallback=fallback)
         self.flush()
         self._store.layout = change_index(
             self._connection,
@@ -300,7 +309,6 @@ class Collection:
         """Delete orphaned captions, which killed writers leave.
 
         Only for captions in a separate collection, as on Milvus 2.3; searches never return orphans.
-        Every ingest that reads the whole collection begins with it.
 
         Returns:
             The ids of records whose caption has no vector; they must be written again.

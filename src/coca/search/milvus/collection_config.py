@@ -11,6 +11,8 @@ from coca.core.errors import ArgumentError, SearchError
 from coca.search.index_params.advisor import choose_index
 from coca.search.index_params.capabilities import Capabilities
 from coca.search.index_params.vector_index import VectorIndex
+from coca.search.vector_codec import VECTOR_TYPES
+from coca.search.vector_encoding import WHOLE, VectorEncoding
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ class CollectionSettings(Config):
 
     index: VectorIndex | None = None
     """Index of the vectors; None selects the default, see `choose_index`."""
+    encoding: VectorEncoding = WHOLE
+    """Form in which the vectors are stored; by default whole and in float32."""
     fallback: bool | None = None
     """Whether to use the closest supported setting, with a warning, instead of an error; by default
     on Lite only."""
@@ -46,8 +50,11 @@ class CollectionSettings(Config):
         Raises:
             SearchError: A setting is unsupported, and `fallback` is off.
         """
-        index = choose_index(self.index, capabilities, fallback=self.fallback)
-        fitted, lost = replace(self, index=index), []
+        fitted, lost = self, []
+        precision = self.encoding.precision
+        if VECTOR_TYPES[precision] not in capabilities.vector_types:
+            lost.append(f"precision={precision}")
+            fitted = replace(fitted, encoding=replace(self.encoding, precision="float32"))
         if self.shards > 1 and not capabilities.shards:
             lost.append(f"shards={self.shards}")
             fitted = replace(fitted, shards=1)
@@ -62,4 +69,10 @@ class CollectionSettings(Config):
             if not (capabilities.lite if self.fallback is None else self.fallback):
                 raise SearchError(f"{sentence}: leave that out, or let it go by `fallback`")
             logger.warning("%s: it is left out", sentence)
-        return fitted
+        index = choose_index(
+            self.index,
+            capabilities,
+            precision=fitted.encoding.precision,
+            fallback=self.fallback,
+        )
+        return replace(fitted, index=index)

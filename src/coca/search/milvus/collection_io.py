@@ -182,7 +182,7 @@ class CollectionIO:
 
     def search(
         self,
-        queries: Sequence[np.ndarray] | Sequence[str],
+        queries: Sequence[np.ndarray] | Sequence[bytes] | Sequence[str],
         *,
         column: str,
         columns: Sequence[str],

@@ -7,6 +7,7 @@ from coca.core.errors import SearchError
 from coca.core.progress import Bar
 from coca.search.index_params.vector_index import VectorIndex, index_of
 from coca.search.milvus.connection import Connection
+from coca.search.vector_codec import VectorCodec
 
 PATIENCE_S = 1_800.0
 """Timeout without any newly indexed row, in seconds.
@@ -67,7 +68,7 @@ def build_index(
     column: str,
     index: VectorIndex,
     *,
-    embed_dim: int,
+    codec: VectorCodec,
     bar: Bar | None = None,
     patience_s: float = PATIENCE_S,
 ) -> None:
@@ -78,7 +79,7 @@ def build_index(
         collection: Name of the collection.
         column: Vector column.
         index: Type and parameters, supported by this Milvus.
-        embed_dim: Vector size.
+        codec: Encoding of the vectors.
         bar: Progress bar, advanced by the indexed rows.
         patience_s: Timeout without any newly indexed row, in seconds.
 
@@ -87,8 +88,8 @@ def build_index(
     """
     params = connection.client.prepare_index_params()
     # Nested once more, since Lite reads only the nested values; servers read both.
-    settings = {"params": index.build_params(embed_dim)}
-    params.add_index(column, index_type=index.type, metric_type="IP", params=settings)
+    settings = {"params": index.build_params(codec.dimensions)}
+    params.add_index(column, index_type=index.type, metric_type=codec.metric, params=settings)
     with connection.faults(f"build {index.type} for {column}"), connection.write_lock:
         # Lite only records it, and builds it when the collection is loaded.
         connection.client.create_index(collection, params, timeout=connection.timeout_s, sync=False)

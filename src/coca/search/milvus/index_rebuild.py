@@ -9,6 +9,7 @@ from coca.search.index_params.vector_index import VectorIndex
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import PATIENCE_S, build_index, drop_index, index_state
 from coca.search.milvus.schema import Layout, keep_index, load_collection, release_collection
+from coca.search.vector_codec import VectorCodec
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +39,18 @@ def change_index(
     Raises:
         SearchError: It cannot be built; the old index is restored.
     """
-    index.build_params(layout.embed_dim)
+    index.build_params(layout.codec.dimensions)
     # On Lite captions may have no index yet.
     there = [place for place in layout.vectors if index_state(connection, *place) is not None]
     release_collection(connection, layout)
     try:
         with progress(f"build {index.type}", rows * len(there)) as bar:
-            _replace(connection, there, index, layout.embed_dim, bar, patience_s)
+            _replace(connection, there, index, layout.codec, bar, patience_s)
         layout = keep_index(connection, layout, index)
     except SearchError:
         logger.warning("%s could not be built: %s comes back", index.type, layout.index.type)
         with progress(f"build {layout.index.type} again", rows * len(there)) as bar:
-            _replace(connection, there, layout.index, layout.embed_dim, bar, PATIENCE_S)
+            _replace(connection, there, layout.index, layout.codec, bar, PATIENCE_S)
         raise
     finally:
         # This also finishes a build interrupted by Ctrl-C.
@@ -61,7 +62,7 @@ def _replace(
     connection: Connection,
     places: Sequence[tuple[str, str]],
     index: VectorIndex,
-    embed_dim: int,
+    codec: VectorCodec,
     bar: Bar,
     patience_s: float,
 ) -> None:
@@ -72,7 +73,7 @@ def _replace(
             name,
             column,
             index,
-            embed_dim=embed_dim,
+            codec=codec,
             bar=bar,
             patience_s=patience_s,
         )

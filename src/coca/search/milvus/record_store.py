@@ -42,29 +42,37 @@ class RecordStore:
         Raises:
             SearchError: It is neither `"image"` nor `"text"`.
         """
+        layout = self.layout
         if side == "image":
-            return Vectors(self.images, self.images, records.VECTOR, self.layout.index)
-        return Vectors(self.images, self._texts, self.layout.text_column, self.layout.index)
+            return Vectors(self.images, self.images, records.VECTOR, layout.index, layout.codec)
+        return Vectors(self.images, self._texts, layout.text_column, layout.index, layout.codec)
 
     def write(self, batch: Sequence[Record]) -> None:
         """Write validated records with distinct ids."""
-        written = [to_row(record) for record in batch]
+        encode = self.layout.codec.encode
+        encoded = encode(np.stack([record.vector for record in batch]))
+        # A vector column cannot be null. The image's vector is the placeholder, hidden by
+        # `has_text`; a constant would create a cluster of equal points in the graph.
+        texts = encode(
+            np.stack([one.vector if one.text_vector is None else one.text_vector for one in batch])
+        )
+        written = [
+            to_row(record) | {records.VECTOR: vector}
+            for record, vector in zip(batch, encoded, strict=True)
+        ]
         if not self._captions_indexed and any(one.text_vector is not None for one in batch):
             # Before the write, so that a killed writer leaves no caption without an index.
             index_captions(self.images.connection, self.layout)
             self._captions_indexed = True
         if self.layout.shared:
-            for row, record in zip(written, batch, strict=True):
-                # A vector column cannot be null. The image's vector is the placeholder, hidden by
-                # `has_text`; a constant would create a cluster of equal points in the graph.
-                vector = record.vector if record.text_vector is None else record.text_vector
-                row[records.TEXT_VECTOR] = np.asarray(vector, dtype=np.float32)
+            for row, vector in zip(written, texts, strict=True):
+                row[records.TEXT_VECTOR] = vector
         else:
             # The captions first: the run after a killed one finds the image missing and writes both
             # again. Until `repair` deletes such orphans, searches hide them.
             caption_rows = [
-                row | {records.VECTOR: np.asarray(record.text_vector, dtype=np.float32)}
-                for row, record in zip(written, batch, strict=True)
+                row | {records.VECTOR: vector}
+                for row, record, vector in zip(written, batch, texts, strict=True)
                 if record.text_vector is not None
             ]
             self._texts.delete(record.id for record in batch if record.text_vector is None)
@@ -128,8 +136,14 @@ class RecordStore:
         if not self.layout.shared:
             ids = [row[records.ID] for row in captioned]
             captioned = list(self._texts.get(ids, [records.ID, records.VECTOR]))
-        vectors = {row[records.ID]: row[self.layout.text_column] for row in captioned}
-        return [to_record(row, vectors.get(row[records.ID])) for row in batch]
+        decode = self.layout.codec.decode
+        texts = decode([row[self.layout.text_column] for row in captioned])
+        vectors = {row[records.ID]: text for row, text in zip(captioned, texts, strict=True)}
+        images = decode([row[records.VECTOR] for row in batch])
+        return [
+            to_record(row | {records.VECTOR: image}, vectors.get(row[records.ID]))
+            for row, image in zip(batch, images, strict=True)
+        ]
 
     @property
     def _columns(self) -> list[str]:

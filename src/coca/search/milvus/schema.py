@@ -16,6 +16,7 @@ from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.milvus.connection import Connection
 from coca.search.milvus.index_build import build_index, index_state
 from coca.search.records import MAX_BYTES, CollectionInfo
+from coca.search.vector_codec import Basis, VectorCodec, fit_codec
 
 WORDS = "words"
 """Sparse vector column of the caption, for BM25, where Milvus supports it."""
@@ -23,7 +24,7 @@ WORDS = "words"
 # Lite does not store a collection's description but stores its properties; servers store both.
 FINGERPRINT, MADE_FOR, LEADS_TO = "coca.fingerprint", "coca.made_for", "coca.leads_to"
 _MODEL, _LAYOUT = "coca.model", "coca.layout"
-_CALIBRATION = "coca.calibration"
+_CALIBRATION, _ENCODING = "coca.calibration", "coca.encoding"
 _INDEX, _REPLICAS, _CONSISTENCY = "coca.index", "coca.replicas", "coca.consistency"
 _NEWEST = "2"
 _TEXTS = "_texts"
@@ -45,7 +46,8 @@ class Layout:
     """Column of the caption vectors."""
     full_text: bool
     """Whether it has the BM25 column."""
-    embed_dim: int
+    codec: VectorCodec
+    """Encodes the vectors."""
     index: VectorIndex
     """Requested vector index."""
     replicas: int
@@ -97,6 +99,7 @@ def make_collection(
     fingerprint: str,
     model: str,
     settings: CollectionSettings,
+    basis: Basis | None = None,
     made_for: str = "",
 ) -> None:
     """Create an empty collection for the vectors of one model.
@@ -104,10 +107,11 @@ def make_collection(
     Args:
         connection: Connection to Milvus.
         collection: Own name of the collection.
-        embed_dim: Vector size.
+        embed_dim: Size of the model's vectors.
         fingerprint: Fingerprint of the model.
         model: Name or folder of the model.
         settings: Configuration of the collection.
+        basis: Basis of an encoding by PCA, or a function that returns sample vectors.
         made_for: Public name (alias) of the collection.
 
     Raises:
@@ -115,7 +119,8 @@ def make_collection(
     """
     settings = settings.fitted(connection.capabilities)
     assert settings.index is not None, "fitted settings name an index"
-    settings.index.build_params(embed_dim)
+    codec = fit_codec(settings.encoding, embed_dim, basis)
+    settings.index.build_params(codec.dimensions)
     properties = {
         FINGERPRINT: fingerprint,
         MADE_FOR: made_for,
@@ -125,12 +130,14 @@ def make_collection(
         _REPLICAS: str(settings.replicas),
         _CONSISTENCY: settings.consistency,
     }
+    if codec.encoding.changes:
+        properties[_ENCODING] = codec.to_json()
     several = connection.capabilities.several_vectors
     # The main collection is created last, so that a killed process never leaves half a collection.
     if not several:
         _drop_leftover(connection, texts_name(collection))
-        _make(connection, texts_name(collection), embed_dim, properties, settings)
-    _make(connection, collection, embed_dim, properties, settings)
+        _make(connection, texts_name(collection), codec, properties, settings)
+    _make(connection, collection, codec, properties, settings)
 
 
 def has_collection(connection: Connection, collection: str) -> bool:
@@ -182,11 +189,15 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         )
     name = str(found["collection_name"])
     shared = records.TEXT_VECTOR in columns
+    codec = VectorCodec.from_json(
+        properties.get(_ENCODING, ""), embed_dim=int(columns[records.VECTOR]["params"]["dim"])
+    )
     info = CollectionInfo(
         uri=connection.uri,
         collection=collection,
         count=0,
-        embed_dim=int(columns[records.VECTOR]["params"]["dim"]),
+        embed_dim=codec.embed_dim,
+        encoding=codec.encoding,
         fingerprint=properties[FINGERPRINT],
         model=properties.get(_MODEL, ""),
         server_version=connection.server_version,
@@ -197,7 +208,7 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
         texts=name if shared else texts_name(name),
         text_column=records.TEXT_VECTOR if shared else records.VECTOR,
         full_text=WORDS in columns,
-        embed_dim=info.embed_dim,
+        codec=codec,
         index=parse_index(properties.get(_INDEX, "HNSW")),
         replicas=int(properties.get(_REPLICAS, 1)),
         consistency=properties.get(_CONSISTENCY, "Bounded"),
@@ -207,6 +218,23 @@ def describe_collection(connection: Connection, collection: str) -> tuple[Collec
     return info, layout
 
 
+def check_encoding(
+    connection: Connection, info: CollectionInfo, settings: CollectionSettings
+) -> None:
+    """Check that a collection has the requested encoding; the default requests none.
+
+    Raises:
+        SearchError: It has another one.
+    """
+    if not settings.encoding.changes or settings.encoding == info.encoding:
+        return
+    if settings.fitted(connection.capabilities).encoding != info.encoding:
+        raise SearchError(
+            f"collection {info.collection!r} in {info.uri} stores {info.encoding}, and not "
+            f"{settings.encoding}: leave the encoding out, or fill another collection"
+        )
+
+
 def load_collection(connection: Connection, layout: Layout) -> None:
     """Load the collection for searches, and finish an interrupted `make_collection`."""
     for name, column in layout.vectors:
@@ -214,7 +242,7 @@ def load_collection(connection: Connection, layout: Layout) -> None:
         # cost. So the caption index is built with the first caption.
         waits = connection.is_lite and column == records.TEXT_VECTOR
         if not waits and index_state(connection, name, column) is None:
-            build_index(connection, name, column, layout.index, embed_dim=layout.embed_dim)
+            build_index(connection, name, column, layout.index, codec=layout.codec)
     client, timeout_s = connection.client, connection.timeout_s
     with connection.faults(f"load collection {layout.name!r}"):
         if layout.full_text and WORDS not in client.list_indexes(layout.name, timeout=timeout_s):
@@ -245,7 +273,7 @@ def index_captions(connection: Connection, layout: Layout) -> None:
     name, column = layout.texts, layout.text_column
     with connection.write_lock:
         if index_state(connection, name, column) is None:
-            build_index(connection, name, column, layout.index, embed_dim=layout.embed_dim)
+            build_index(connection, name, column, layout.index, codec=layout.codec)
 
 
 def release_collection(connection: Connection, layout: Layout) -> None:
@@ -276,16 +304,17 @@ def _keep_property(connection: Connection, layout: Layout, name: str, value: str
 def _make(
     connection: Connection,
     name: str,
-    embed_dim: int,
+    codec: VectorCodec,
     properties: dict[str, str],
     settings: CollectionSettings,
 ) -> None:
     client, types = connection.client, connection.data_type
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field(records.ID, types.VARCHAR, is_primary=True, max_length=MAX_BYTES[records.ID])
-    schema.add_field(records.VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
+    vector_type = getattr(types, codec.vector_type)
+    schema.add_field(records.VECTOR, vector_type, dim=codec.dimensions)
     if connection.capabilities.several_vectors:
-        schema.add_field(records.TEXT_VECTOR, types.FLOAT_VECTOR, dim=embed_dim)
+        schema.add_field(records.TEXT_VECTOR, vector_type, dim=codec.dimensions)
     schema.add_field(records.PATH, types.VARCHAR, max_length=MAX_BYTES[records.PATH])
     key = {"is_partition_key": True} if settings.partition_by_album else {}
     schema.add_field(records.ALBUM, types.VARCHAR, max_length=MAX_BYTES[records.ALBUM], **key)

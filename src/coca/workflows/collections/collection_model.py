@@ -17,6 +17,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.query.engine import Embedder
 from coca.search.records import CollectionInfo, same_model
+from coca.search.vector_codec import Basis
 
 Runtime: TypeAlias = Literal["torch", "onnx"]
 """Library that runs a model."""
@@ -107,6 +108,7 @@ def open_collection(
     create: bool = False,
     staged: bool = False,
     settings: CollectionSettings | None = None,
+    basis: Basis | None = None,
 ) -> Collection:
     """Open or create the collection of a model's vectors; the caller closes it.
 
@@ -118,6 +120,8 @@ def open_collection(
         create: Create the collection if it is missing.
         staged: Create it without its public name.
         settings: Settings of a new collection; default: those of `CollectionSettings`.
+        basis: Basis of a new collection's encoding by PCA, or a function that returns sample
+            vectors.
 
     Raises:
         SearchError: The collection is missing, or was filled by another model.
@@ -132,6 +136,7 @@ def open_collection(
         create=create,
         staged=staged,
         settings=settings,
+        basis=basis,
     )
 
 

@@ -20,8 +20,11 @@ from coca.inference.predictor import Predictor
 from coca.search.ingest.parquet import VectorsInfo, find_vectors, read_info, write_vectors
 from coca.search.ingest.pipeline import embed_source, ingest_vectors
 from coca.search.ingest.report import BadImage
+from coca.search.ingest.vector_sample import sample_files
 from coca.search.milvus.collection import Collection
+from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.records import same_model
+from coca.search.vector_encoding import WHOLE, VectorEncoding
 from coca.workflows.collections.collection_model import lasting_name
 from coca.workflows.collections.image_sources import SampleSource
 from coca.workflows.collections.index import IndexResult, captioner
@@ -121,6 +124,7 @@ def index_vectors(
     uri: str,
     collection: str = "pictures",
     token: str = "",
+    encoding: VectorEncoding = WHOLE,
     progress: ProgressMaker = silent,
 ) -> IndexResult:
     """Insert embedded tars into a collection, created if missing; no model is loaded.
@@ -130,6 +134,7 @@ def index_vectors(
         uri: Path that ends in `.db`, or address of a Milvus server.
         collection: Name of the collection.
         token: `"user:password"` or an API key, if the server requires one.
+        encoding: Form in which a new collection stores the vectors.
         progress: Optional progress callback.
 
     Raises:
@@ -153,6 +158,8 @@ def index_vectors(
         fingerprint=infos[0].fingerprint,
         model=infos[0].model,
         create=True,
+        settings=CollectionSettings(encoding=encoding),
+        basis=lambda count: sample_files(files, count),
     ) as index:
         report = ingest_vectors(files, index, progress=progress)
         return IndexResult(index.describe(), report)

@@ -14,7 +14,10 @@ from coca.search.ingest.planner import Captioner
 from coca.search.ingest.report import BadImage, IngestReport
 from coca.search.ingest.snapshot import PathCache
 from coca.search.ingest.sources import AnySource
+from coca.search.ingest.vector_sample import sample_sources
+from coca.search.milvus.collection_config import CollectionSettings
 from coca.search.records import CollectionInfo
+from coca.search.vector_encoding import WHOLE, VectorEncoding
 from coca.workflows.collections.collection_model import CollectionModel, open_collection
 from coca.workflows.collections.image_sources import FRAME_INTERVAL_S, check_filled, open_sources
 from coca.workflows.collections.source_uris import resolve_uris
@@ -30,6 +33,8 @@ class IndexSettings(TypedDict, total=False):
     """Name of the collection; default: `pictures`."""
     token: str
     """`"user:password"` or an API key, if the server requires one; default: none."""
+    encoding: VectorEncoding
+    """Form in which a new collection stores vectors; default: that of `CollectionSettings`."""
     captions: bool
     """Generate captions for images that have none; default: True."""
     prune: bool
@@ -109,6 +114,10 @@ def index_sources(
         settings.get("collection", "pictures"),
         token=settings.get("token", ""),
         create=True,
+        settings=CollectionSettings(encoding=settings.get("encoding", WHOLE)),
+        basis=lambda count: sample_sources(
+            sources, predictor, count, batch_size=predictor.batch_size, progress=progress
+        ),
     ) as index:
         report = ingest(
             sources,
