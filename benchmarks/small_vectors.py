@@ -9,13 +9,13 @@ from a normal distribution with the mean and covariance of the images' vectors, 
 "recall of float32" is the mean fraction of the ten nearest whole vectors that are among the ten
 nearest of a form. "R@10" is the fraction of captions whose image is among the first ten.
 
-The forms: `first D` keeps the first D numbers; `PCA D` keeps D components of the collection's
-vectors (without centering); both are normalized again. `int8` rounds all numbers by one scale,
-`binary` keeps their signs. With `+ float`, the first 100 are ranked again by their whole vectors.
+A form is a vector encoding of a collection. Its hits are those of `Collection.search` with an exact
+index: ranked by the inner product of the query and the decoded vectors; of binary vectors, among
+the nearest by Hamming distance. The PCA basis is that of 2,000 vectors of the collection. With
+`+ float`, the first 100 are ranked again by their whole vectors, as by `--rescore-by`.
 """
 
 import argparse
-from collections.abc import Callable
 
 import numpy as np
 from options import run
@@ -25,41 +25,47 @@ from side_by_side import Figures, Rounds, figure, table, write_report
 import coca
 from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardsConfig
-from coca.runtime.short_vectors import shortened
+from coca.search.milvus.pagination import depth_of
+from coca.search.query.rescored import DEPTH
+from coca.search.vector_codec import VectorCodec, fit_codec
+from coca.search.vector_encoding import WHOLE, VectorEncoding
 
 DATA = "../shared/data/flickr8k_224/val-*.tar"
-K, RESCORED, BLOCK = 10, 100, 50
+K, BLOCK = 10, 50
 CONTESTANTS = {
-    "float32": 32,
-    "first 128": 16,
-    "first 64": 8,
-    "PCA 128": 16,
-    "PCA 64": 8,
-    "int8": 8,
-    "binary": 1,
-    "binary + float": 1,
+    "float32": WHOLE,
+    "first 128": VectorEncoding(dimensions=128),
+    "first 64": VectorEncoding(dimensions=64),
+    "PCA 128": VectorEncoding(dimensions=128, projection="pca"),
+    "PCA 64": VectorEncoding(dimensions=64, projection="pca"),
+    "int8": VectorEncoding(precision="int8"),
+    "PCA 128, int8": VectorEncoding(dimensions=128, projection="pca", precision="int8"),
+    "binary": VectorEncoding(precision="binary"),
+    "PCA 256, binary": VectorEncoding(projection="pca", precision="binary"),
+    "PCA 128, binary": VectorEncoding(dimensions=128, projection="pca", precision="binary"),
+    "binary + float": VectorEncoding(precision="binary"),
+    "PCA 256, binary + float": VectorEncoding(projection="pca", precision="binary"),
 }
-"""Each form with its bits per number of a whole vector."""
 
 QUICK = {"sizes": [1_000, 20_000], "queries": 100, "rounds": 1}
-UNITS = {"recall *": "fraction of the ten nearest", "R@10 *": "fraction", "mb *": "MB"}
+UNITS = {
+    "bytes": "bytes",
+    "recall *": "fraction of the ten nearest",
+    "R@10 *": "fraction",
+    "mb *": "MB",
+}
 
-Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-
-def forms(collection: np.ndarray) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Return each form as a function of vectors; its inner products rank the collection."""
-    _, _, components = np.linalg.svd(collection[:: max(1, len(collection) // 2_000)])
-    scale = 127 / np.quantile(np.abs(collection), 0.9999)
-    found: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "float32": lambda vectors: vectors,
-        "int8": lambda vectors: np.clip(np.rint(vectors * scale), -127, 127).astype(np.float32),
-        "binary": lambda vectors: np.where(vectors > 0, 1, -1).astype(np.float32),
-    }
-    for size in (128, 64):
-        found[f"first {size}"] = lambda vectors, size=size: shortened(vectors, size)
-        found[f"PCA {size}"] = lambda vectors, size=size: shortened(vectors @ components.T, size)
-    return found
+def hits(codec: VectorCodec, queries: np.ndarray, collection: np.ndarray, count: int) -> np.ndarray:
+    """Return the rows that a search of the encoded collection ranks first."""
+    decoded = np.concatenate(
+        [codec.decode(codec.encode(part)) for part in np.array_split(collection, 20)]
+    )
+    if codec.exact_scores or codec.oversampling == 1:
+        return best(queries, decoded, count)
+    signs = codec.decode(codec.encode(queries))
+    nearest = best(signs, decoded, codec.oversampling * depth_of(count))
+    return rescored(nearest, queries, decoded)[:, :count]
 
 
 def filled(images: np.ndarray, rows: int, seed: int) -> np.ndarray:
@@ -96,20 +102,23 @@ def measure(images: np.ndarray, texts: np.ndarray, size: int, seed: int) -> dict
     collection = filled(images, size, seed)
     own = np.arange(len(texts))[:, np.newaxis]
     exact = best(texts, collection, K)
-    ways = forms(collection)
     figures: dict[str, Figures] = {}
-    for name, bits in CONTESTANTS.items():
-        change = ways[name.removesuffix(" + float")]
+    for name, encoding in CONTESTANTS.items():
+        codec = fit_codec(
+            encoding,
+            images.shape[1],
+            lambda count: np.random.default_rng(seed).permutation(collection)[:count],
+        )
         if name.endswith(" + float"):
-            first = best(change(texts), change(collection), RESCORED)
-            rows = rescored(first, texts, collection)[:, :K]
+            rows = rescored(hits(codec, texts, collection, DEPTH), texts, collection)[:, :K]
         else:
-            rows = best(change(texts), change(collection), K)
+            rows = hits(codec, texts, collection, K)
         overlap = [len(set(a) & set(b)) / K for a, b in zip(rows, exact, strict=True)]
         figures[name] = {
             f"recall {size}": float(np.mean(overlap)),
             f"R@10 {size}": float((rows == own).any(axis=1).mean()),
-            f"mb {size}": size * images.shape[1] * bits / 8 / 1e6,
+            f"mb {size}": size * codec.vector_bytes / 1e6,
+            "bytes": codec.vector_bytes,
         }
     return figures
 
@@ -135,7 +144,7 @@ def referee(arguments: argparse.Namespace) -> Rounds:
         columns += [f"{size:,}: recall of float32", "R@10", "MB"]
     rows = []
     for name, runs in rounds.items():
-        row = [name, f"{images.shape[1] * CONTESTANTS[name] // 8}"]
+        row = [name, f"{figure(runs, 'bytes').median:.0f}"]
         for size in arguments.sizes:
             row += [figure(runs, f"{label} {size}").shown(3) for label in ("recall", "R@10")]
             row.append(f"{figure(runs, f'mb {size}').median:.1f}")

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, Shaped
+from jaxtyping import Float, Float16, Float32, Float64, Shaped
 
 from coca.core.errors import ArgumentError, SearchError
 from coca.runtime.short_vectors import check_dimensions, normalized
@@ -209,7 +209,12 @@ def fit_codec(encoding: VectorEncoding, embed_dim: int, basis: Basis | None = No
             f"{len(sample)}: index more images at first, or choose fewer dimensions or "
             "projection 'truncate'"
         )
-    return replace(codec, components=_principal_components(sample, size))
+    components = _principal_components(sample, size)
+    if encoding.precision != "float32":
+        # Equal variances in all dimensions: signs of 256 of 256 components find 0.28 of the ten
+        # nearest without the rotation.
+        components = components @ _rotation(size)
+    return replace(codec, components=components.astype(np.float16))
 
 
 def _bytes_of(value: Any) -> Shaped[np.ndarray, " B"]:
@@ -223,11 +228,16 @@ def _bytes_of(value: Any) -> Shaped[np.ndarray, " B"]:
 
 def _principal_components(
     sample: Float[np.ndarray, "S E"], size: int
-) -> Float16[np.ndarray, "E D"]:
+) -> Float64[np.ndarray, "E D"]:
     """Compute the first principal components, without centering: cosines are about the origin."""
     rows = sample.astype(np.float64)
     _, basis = np.linalg.eigh(rows.T @ rows)
-    return np.ascontiguousarray(basis[:, ::-1][:, :size]).astype(np.float16)
+    return basis[:, ::-1][:, :size]
+
+
+def _rotation(size: int) -> Float64[np.ndarray, "D D"]:
+    """Draw a rotation, the same for each collection."""
+    return np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0]
 
 
 def _text_bytes(embed_dim: int, size: int) -> int:

@@ -128,6 +128,16 @@ def search(
             help="Load all vectors into memory for exact (brute-force) search, also with filters.",
         ),
     ] = False,
+    rescore_by: Annotated[
+        str | None,
+        typer.Option(
+            "--rescore-by",
+            metavar="URI",
+            help="Milvus URI of the same collection with whole vectors, by which the first 100 "
+            "results of smaller vectors are ranked again.",
+            show_default=False,
+        ),
+    ] = None,
     place: CollectionOptions,
     runtime: defaults.Runtime = None,
     as_json: Json = False,
@@ -149,7 +159,9 @@ def search(
     from coca.search.query.in_memory import advice_on_size
 
     joined = Fusion(method=fusion.value, text_weight=words) if hybrid else False
-    with place.open(resident=resident, runtime=runtime, progress=console.progress) as engine:
+    with place.open(
+        resident=resident, rescore_by=rescore_by, runtime=runtime, progress=console.progress
+    ) as engine:
         if not resident and (advice := advice_on_size(engine.index.info)):
             console.note(advice)
         hits = engine.search(

@@ -100,6 +100,7 @@ class CollectionOptions:
         self,
         *,
         resident: bool = False,
+        rescore_by: str | None = None,
         runtime: defaults.Runtimes | None = None,
         progress: ProgressMaker = silent,
     ) -> "AbstractContextManager[SearchEngine]":
@@ -120,6 +121,7 @@ class CollectionOptions:
             device=self.device,
             runtime=None if runtime is None else runtime.value,
             resident=resident,
+            rescore_by=rescore_by,
             progress=progress,
         )
 

@@ -1,13 +1,15 @@
 """Search workflow: open a collection together with the model that filled it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from coca.core.progress import ProgressMaker, silent
 from coca.search.milvus.collection import Collection
 from coca.search.query.engine import Embedder, SearchEngine
 from coca.search.query.in_memory import InMemoryIndex
+from coca.search.query.rescored import RescoredIndex
+from coca.search.query.searchable import Searchable
 from coca.workflows.collections.collection_model import Runtime, choose_model, fitted, load_model
 from coca.workflows.collections.image_resolver import ImageResolver
 
@@ -23,6 +25,7 @@ def open_search(
     device: str | None = None,
     runtime: Runtime | None = None,
     resident: bool = False,
+    rescore_by: str | None = None,
     progress: ProgressMaker = silent,
 ) -> Iterator[SearchEngine]:
     """Open a collection for search with the model that filled it, and close it at the end.
@@ -38,6 +41,8 @@ def open_search(
         runtime: `torch`, or `onnx` for an exported model, without torch. Default: `onnx` for a
             folder that `coca export --format onnx` wrote.
         resident: Load all vectors into memory for exact search.
+        rescore_by: Address of a collection of the same name with whole vectors, which rank the
+            first hits; see `coca.search.query.rescored`.
         progress: Optional progress callback of reading vectors.
 
     Yields:
@@ -48,9 +53,13 @@ def open_search(
         ModelError: The model cannot be loaded.
     """
     # The collection is opened first: that is fast, and its errors are raised at once.
-    with Collection.open(uri, collection, token=token) as index:
+    with ExitStack() as stack:
+        index = stack.enter_context(Collection.open(uri, collection, token=token))
         if not isinstance(model, Embedder):
             name = choose_model(model, index.info, fallback=fallback, runtime=runtime)
             model = fitted(load_model(name, runtime=runtime, device=device), index.info)
-        held = InMemoryIndex(index, progress=progress) if resident else index
+        held: Searchable = InMemoryIndex(index, progress=progress) if resident else index
+        if rescore_by is not None:
+            whole = stack.enter_context(Collection.open(rescore_by, collection, token=token))
+            held = RescoredIndex(held, whole)
         yield SearchEngine(model, held, image_reader=ImageResolver)
