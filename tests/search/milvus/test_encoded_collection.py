@@ -74,7 +74,7 @@ def test_scores_are_inner_products_of_queries_and_returned_vectors(
     assert {record.id for record in records} == read.keys()
     assert encoded.info.embed_dim == len(records[0].vector)
     for on in ("image", "text"):
-        found = encoded.search(queries(make_record), 10, on=on)  # type: ignore[arg-type]
+        found = encoded.search(queries(make_record), 10, on=on)
         for query, hits in zip(queries(make_record), found, strict=True):
             vectors = {
                 id: record.vector if on == "image" else record.text_vector
