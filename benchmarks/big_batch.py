@@ -73,7 +73,7 @@ def make_batch(config: CoCaConfig, pairs: int) -> Batch:
     tokens[:, 0] = text.bos_id
     tokens.scatter_(1, lengths[:, None] - 2, text.eos_id)
     tokens.scatter_(1, lengths[:, None] - 1, text.cls_id)
-    images = torch.randn(pairs, config.image.channels, side, side, generator=generator)
+    images = torch.randn(pairs, 3, side, side, generator=generator)
     return Batch(images, tokens, tuple(map(str, range(pairs))), start=0)
 
 

@@ -9,6 +9,7 @@ and compares the gradients. Memory is the increase of the peak by the loss, embe
 
 import argparse
 import time
+from collections.abc import Callable
 
 import torch
 from options import run
@@ -26,13 +27,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coca.model.losses.contrastive import (
+    ContrastiveOutput,
     contrastive_loss,
     contrastive_loss_plain,
     sigmoid_loss,
     sigmoid_loss_plain,
 )
 
-LOSSES = {
+Loss = tuple[Callable[..., Tensor], Callable[..., ContrastiveOutput], tuple[float, ...]]
+"""The plain loss, the blockwise loss, and the initial values of its learned scalars."""
+
+LOSSES: dict[str, Loss] = {
     "softmax": (contrastive_loss_plain, contrastive_loss, (1 / 0.07,)),
     "sigmoid": (sigmoid_loss_plain, sigmoid_loss, (10.0, -10.0)),
 }

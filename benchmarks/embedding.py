@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -28,15 +28,18 @@ from PIL import Image
 from side_by_side import Rounds, emit, figure, in_turn, own_seconds, ratio, table, write_report
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from coca.model.openclip.model import OpenCLIP
+
 BATCH = 64
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-Items = Sequence[Any] | Tensor
-"""Paths of images, or captions as tokens."""
-Embed = Callable[[Items], Tensor]
+Embed = Callable[[Any], Tensor]
+"""Embeds images by their paths, or captions as tokens."""
+ClassMask = Literal["legacy", "corrected"]
 
 
-def in_batches(items: Items) -> Iterator[Any]:
+def in_batches(items: Sequence[Any] | Tensor) -> Iterator[Any]:
     return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
 
 
@@ -48,13 +51,13 @@ def peer_texts(dtype: torch.dtype) -> Embed:
     return lambda tokens: torch.cat([model.encode_text(part) for part in in_batches(tokens)])
 
 
-def our_texts(dtype: torch.dtype, class_mask: str = "legacy") -> Embed:
+def our_texts(dtype: torch.dtype, class_mask: ClassMask = "legacy") -> Embed:
     from coca.model.layers.prepacked_linear import prepack_weights
 
     model = our_model(small=False, class_mask=class_mask).to(dtype)
     prepack_weights(model)  # as `coca.load` does
 
-    def embed(tokens: Items) -> Tensor:
+    def embed(tokens: Tensor) -> Tensor:
         rows = []
         for part in in_batches(tokens):
             # Padded to its longest caption, as `Processor.texts` does.
@@ -65,13 +68,13 @@ def our_texts(dtype: torch.dtype, class_mask: str = "legacy") -> Embed:
     return embed
 
 
-def our_model(*, small: bool, class_mask: str = "legacy") -> nn.Module:
+def our_model(*, small: bool, class_mask: ClassMask = "legacy") -> "OpenCLIP":
     from coca.model.openclip.config import OpenCLIPConfig, from_open_clip
     from coca.model.openclip.model import OpenCLIP
     from coca.model.openclip.weights import convert_state_dict
 
     config = from_open_clip(SMALL) if small else OpenCLIPConfig()
-    model = OpenCLIP(replace(config, class_mask=class_mask))  # type: ignore[arg-type]
+    model = OpenCLIP(replace(config, class_mask=class_mask))
     model.load_state_dict(convert_state_dict(peer_model(small=small).state_dict(), config))
     return model.eval()
 
@@ -82,7 +85,7 @@ def our_model(*, small: bool, class_mask: str = "legacy") -> nn.Module:
 class Photos(torch.utils.data.Dataset[Tensor]):
     """A folder of images, preprocessed as in the evaluation of open_clip."""
 
-    def __init__(self, files: Items, side: int) -> None:
+    def __init__(self, files: Sequence[Path], side: int) -> None:
         from open_clip.transform import image_transform
 
         self.files = files
@@ -91,8 +94,8 @@ class Photos(torch.utils.data.Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> Tensor:
-        pixels: Tensor = self.change(Image.open(self.files[place]))
+    def __getitem__(self, row: int) -> Tensor:
+        pixels: Tensor = self.change(Image.open(self.files[row]))
         return pixels
 
 
@@ -100,7 +103,7 @@ def peer_images(dtype: torch.dtype, *, small: bool) -> Embed:
     model = peer_model(small=small).eval().to(dtype)
     side = SMALL["vision_cfg"]["image_size"] if small else 224
 
-    def embed(files: Items) -> Tensor:
+    def embed(files: Sequence[Path]) -> Tensor:
         loader = torch.utils.data.DataLoader(Photos(files, side), batch_size=BATCH, num_workers=2)
         return torch.cat([model.encode_image(batch.to(dtype)) for batch in loader])
 
@@ -129,7 +132,7 @@ def our_images(
     if compiled:
         # Lets the compiler prepack the weights once.
         torch._inductor.config.freezing = True
-        model.encode_image = torch.compile(model.encode_image)
+        model.encode_image = torch.compile(model.encode_image)  # type: ignore[method-assign]
     image = ImageTransform(
         ImageConfig(
             image_size=model.config.image.image_size,
@@ -188,7 +191,7 @@ UNITS = {"per_s": "items/s", "per_own_s": "items per processor s"}
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    items: Items = captions(arguments.count)
+    items: Tensor | list[Path] = captions(arguments.count)
     if arguments.what != "texts":
         items = sorted((arguments.folder / "photos").glob("*.jpg"))
     embed = CONTESTANTS[arguments.what][arguments.contestant][1]()

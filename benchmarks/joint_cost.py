@@ -21,6 +21,7 @@ from side_by_side import Rounds, figure, ratio, table, write_report
 
 from coca.core.config import load_config
 from coca.core.malloc import keep_freed_memory
+from coca.data.batch import Batch
 from coca.model.coca import CoCa
 from coca.train.objective import CoCaObjective
 from coca.train.optimizer import make_optimizer
@@ -103,7 +104,7 @@ def _steps(arguments: argparse.Namespace) -> dict[str, Callable[[], None]]:
     return {kind: _step(one, batch) for kind, one in configs.items()}
 
 
-def _step(config: PretrainConfig, batch: object) -> Callable[[], None]:
+def _step(config: PretrainConfig, batch: Batch) -> Callable[[], None]:
     torch.manual_seed(config.seed)
     model = CoCa(config.model)
     objective = CoCaObjective(config.loss)

@@ -5,7 +5,7 @@
 
 Two threads insert, update and delete 20 rows each half second and read them back. Two threads
 search five times a second and check every score. At the end, and after it is opened again, the
-collection is compared with all acknowledged writes (tests/mixed_load.py).
+collection is compared with all acknowledged writes (tests/concurrent_load.py).
 """
 
 import argparse
@@ -16,17 +16,18 @@ from pathlib import Path
 
 import numpy as np
 from options import run
+from search_peers import DIM
 from side_by_side import Figures, Rounds, emit, in_turn, table, write_report
 
 from coca.search.milvus.collection import Collection
-from search import DIM, milvus_server
+from search import milvus_server
 
 NAMES = {"lite": "Milvus Lite 3.2.2", "server": "Milvus server 2.3.5"}
 
 
 def measured(uri: str, seconds: float) -> Figures:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from mixed_load import run_load
+    from concurrent_load import run_load
 
     load = run_load(
         lambda: Collection.open(uri, "load", embed_dim=DIM, fingerprint="load", create=True),
@@ -34,7 +35,7 @@ def measured(uri: str, seconds: float) -> Figures:
     )
     for fault in load.faults:
         print(fault, file=sys.stderr)
-    figures = {
+    figures: Figures = {
         "written": load.written,
         "removed": load.removed,
         "kept": load.kept,

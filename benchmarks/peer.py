@@ -44,13 +44,13 @@ def captions(batch: int, seed: int = 0) -> Tensor:
     return tokens
 
 
-def peer_model(*, small: bool = False) -> nn.Module:
+def peer_model(*, small: bool = False) -> Any:
     """Build OpenCLIP's coca_ViT-B-32, or `SMALL`, with the same random weights in each process."""
     import open_clip
 
     torch.manual_seed(0)
     name = "coca_ViT-B-32"
-    model = open_clip.coca_model.CoCa(**SMALL) if small else open_clip.create_model(name)
+    model: Any = open_clip.coca_model.CoCa(**SMALL) if small else open_clip.create_model(name)
     # 3.3.0 leaves this weight uninitialised.
     projection = model.text_decoder.text_projection
     nn.init.normal_(projection, std=len(projection) ** -0.5)

@@ -86,7 +86,7 @@ def loaded(arguments: argparse.Namespace) -> Any:
 
 def contestant(arguments: argparse.Namespace) -> None:
     # The images are decoded by one thread in both.
-    os.cpu_count = lambda: 1  # type: ignore[assignment]
+    os.cpu_count = lambda: 1
     predictor = loaded(arguments)
     predictor.embed_texts("a photo")
     figures = {"start_s": time.process_time(), "memory_text": resident_mb()}

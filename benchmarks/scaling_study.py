@@ -108,9 +108,9 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     sections = []
     for error, title in ERRORS.items():
         full = [it for it in points if it["fraction"] == 1]
-        found = law(full, error)
-        measured.setdefault(f"law of {error}", [{}])[0][f"exponent {error}"] = found["b"][0]
-        sections += [f"## {title}", describe(found), predicted(full, error)]
+        fitted = law(full, error)
+        measured.setdefault(f"law of {error}", [{}])[0][f"exponent {error}"] = fitted["b"][0]
+        sections += [f"## {title}", describe(fitted), predicted(full, error)]
     report = write_report(
         arguments,
         measured,
@@ -249,8 +249,9 @@ def draw(path: Path, points: Sequence[Point]) -> None:
                     panel.plot(x, y, mark, label=label, markersize=4)
         found = fit([it for it in points if it["fraction"] == 1], error)
         if found is not None:
-            x = np.geomspace(*np.quantile([it["gflops"] for it in points], (0, 1)), 50)
-            panel.plot(x / 1e3, found[0] * x ** -found[1] + found[2], color="black", linewidth=1)
+            compute = [it["gflops"] for it in points]
+            line = np.geomspace(min(compute), max(compute), 50)
+            panel.plot(line / 1e3, found[0] * line ** -found[1] + found[2], color="black", lw=1)
         panel.set(xlabel="TFLOP", ylabel=title, xscale="log", yscale="log")
         panel.grid(alpha=0.3, which="both")
     panels[0].legend(fontsize="x-small")

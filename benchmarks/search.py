@@ -254,8 +254,8 @@ def contestant(arguments: argparse.Namespace) -> None:
     with kept_folder(arguments.store, name, rows) as folder:
         if name == "server":
             with milvus_server(folder) as server:
-                store = Ours(server.uri, index=arguments.index, server=server)
-                emit(measure(store, rows, folder, faces, words=arguments.words))
+                served = Ours(server.uri, index=arguments.index, server=server)
+                emit(measure(served, rows, folder, faces, words=arguments.words))
         else:
             store = alone(name, folder, arguments.index)
             emit(measure(store, rows, folder, faces, words=arguments.words))

@@ -37,9 +37,12 @@ class Faiss:
     def __init__(self, folder: Path, hnsw: bool) -> None:
         import faiss
 
-        self._faiss, self._hnsw = faiss, hnsw
+        # Its stubs lack some of its classes.
+        self._faiss: Any = faiss
+        self._index: Any
+        self._hnsw = hnsw
         self._file, self._ranks_file = folder / "index.faiss", folder / "ranks.npy"
-        faiss.omp_set_num_threads(1)
+        self._faiss.omp_set_num_threads(1)
         if hnsw:
             self._index = faiss.IndexHNSWFlat(DIM, 16, faiss.METRIC_INNER_PRODUCT)
             self._index.hnsw.efConstruction = 200

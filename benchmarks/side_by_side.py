@@ -74,7 +74,7 @@ def in_turn(
     measured = Rounds({name: [] for name in contestants})
     for turn in range(rounds):
         # The order alternates, so that no contestant always follows the same other one.
-        order = list(contestants) if turn % 2 == 0 else list(reversed(contestants))
+        order = list(contestants) if turn % 2 == 0 else list(contestants)[::-1]
         for name in order:
             if name in measured.skipped:
                 continue

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from coca.search.milvus.collection import Collection
-from mixed_load import run_load
+from concurrent_load import run_load
 
 
 @pytest.mark.slow
