@@ -103,7 +103,9 @@ def contestant(arguments: argparse.Namespace) -> None:
             times.append(time.perf_counter() - start)
             own_times.append(time.process_time() - own_start)
     # The last token differs by design: the peer's sampling loop always ends there.
-    rows = {f"row {place}": float(hash(tuple(row[:-1]))) for place, row in enumerate(ids.tolist())}
+    rows = {
+        f"row {number}": float(hash(tuple(row[:-1]))) for number, row in enumerate(ids.tolist())
+    }
     emit(
         {
             "seconds": min(times),

@@ -70,10 +70,10 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    places = arguments.of.split(",")
+    stores = arguments.of.split(",")
     shared = [f"--minutes={arguments.minutes}", f"--work={arguments.work}"]
-    rounds = in_turn({place: [*shared, f"--contestant={place}"] for place in places}, rounds=1)
-    own = {place: runs[0] for place, runs in rounds.items()}
+    rounds = in_turn({store: [*shared, f"--contestant={store}"] for store in stores}, rounds=1)
+    own = {store: runs[0] for store, runs in rounds.items()}
     counts = ["written", "removed", "kept", "searches", "faults"]
     columns = [f"{part} p{percent}" for part in ("first", "last") for percent in (50, 95, 99)]
     write_report(
@@ -100,6 +100,6 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--minutes", type=float, default=10.0, help="how long (default 10)")
-    options.add_argument("--of", default=",".join(NAMES), help="places")
+    options.add_argument("--of", default=",".join(NAMES), help="stores")
     options.add_argument("--work", default=tempfile.gettempdir(), help="where stores are kept")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

@@ -136,19 +136,19 @@ def contestant(arguments: argparse.Namespace) -> None:
     keep_freed_memory()
     bf16 = arguments.precision == "bf16"
     figures: dict[str, float] = {}
-    for place, point in enumerate(SWEEPS[arguments.contestant][: arguments.points]):
+    for number, point in enumerate(SWEEPS[arguments.contestant][: arguments.points]):
         seconds, flops, parameters = measured(point, steps=arguments.steps, bf16=bf16)
         figures |= {
-            f"{place} seconds": seconds,
-            f"{place} flops": flops,
-            f"{place} parameters": parameters,
+            f"{number} seconds": seconds,
+            f"{number} flops": flops,
+            f"{number} parameters": parameters,
             # Measured with each point, since the speed of a shared machine drifts.
-            f"{place} of ceiling": flops / seconds / ceiling(bf16=bf16, clock=time.process_time),
+            f"{number} of ceiling": flops / seconds / ceiling(bf16=bf16, clock=time.process_time),
         }
     emit(figures)
 
 
-def place_of(sweep: str, point: Point, parameters: float) -> float:
+def coordinate_of(sweep: str, point: Point, parameters: float) -> float:
     """Return the position of a point on its axis."""
     where = {"batch": point.batch, "caption": point.caption, "image": point.image_tokens}
     return where.get(sweep, parameters / 1e6)
@@ -188,16 +188,16 @@ def measured_points(sweep: str, rounds: Rounds) -> list[Point]:
 def rows_of(sweep: str, rounds: Rounds) -> tuple[list[str], list[list[str]]]:
     columns = [TITLES[sweep], "seconds a step", "pairs/s", "GFLOP a pair", "GFLOP/s over ceiling"]
     rows = []
-    for place, point in enumerate(measured_points(sweep, rounds)):
-        seconds = figure(rounds[sweep], f"{place} seconds")
+    for number, point in enumerate(measured_points(sweep, rounds)):
+        seconds = figure(rounds[sweep], f"{number} seconds")
         first = rounds[sweep][0]
         rows.append(
             [
-                f"{place_of(sweep, point, first[f'{place} parameters']):.3g}",
+                f"{coordinate_of(sweep, point, first[f'{number} parameters']):.3g}",
                 seconds.shown(3),
                 f"{point.batch / seconds.median:.1f}",
-                f"{first[f'{place} flops'] / point.batch / 1e9:.2f}",
-                figure(rounds[sweep], f"{place} of ceiling").shown(),
+                f"{first[f'{number} flops'] / point.batch / 1e9:.2f}",
+                figure(rounds[sweep], f"{number} of ceiling").shown(),
             ]
         )
     return columns, rows
@@ -212,20 +212,20 @@ def draw(path: Path, rounds: Rounds) -> None:
     for column, sweep in enumerate(rounds):
         points = measured_points(sweep, rounds)
         own = rounds[sweep]
-        places = [
-            place_of(sweep, point, own[0][f"{place} parameters"])
-            for place, point in enumerate(points)
+        coordinates = [
+            coordinate_of(sweep, point, own[0][f"{number} parameters"])
+            for number, point in enumerate(points)
         ]
         for row, what in enumerate(("seconds", "of ceiling")):
-            spreads = [figure(own, f"{place} {what}") for place in range(len(points))]
+            spreads = [figure(own, f"{number} {what}") for number in range(len(points))]
             panel = panels[row, column]
-            panel.plot(places, [one.median for one in spreads], marker="o", markersize=4)
+            panel.plot(coordinates, [one.median for one in spreads], marker="o", markersize=4)
             panel.fill_between(
-                places, [one.low for one in spreads], [one.high for one in spreads], alpha=0.25
+                coordinates, [one.low for one in spreads], [one.high for one in spreads], alpha=0.25
             )
             panel.grid(alpha=0.3)
         panels[0, column].set(xscale="log", yscale="log")
-        panels[0, column].set_xticks(places, [f"{place:.3g}" for place in places])
+        panels[0, column].set_xticks(coordinates, [f"{number:.3g}" for number in coordinates])
         panels[0, column].minorticks_off()
         panels[1, column].set(xlabel=TITLES[sweep], ylim=(0, 1))
     panels[0, 0].set_ylabel("seconds a step")

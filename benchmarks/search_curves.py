@@ -33,7 +33,7 @@ SWEEPS: dict[str, list[dict[str, int]]] = {
     "IVF_PQ": NPROBES,
     "SCANN": REORDER,
 }
-PLACES = {
+KINDS = {
     "faiss": ("FLAT", "IVF_FLAT", "HNSW"),
     "lite": ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW", "HNSW_SQ"),
     "server": ("FLAT", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "HNSW"),
@@ -87,18 +87,18 @@ class Plain:
 def points(search: Search, kind: str, queries: np.ndarray, exact: list[set[int]]) -> Figures:
     """Measure recall and latency for each search parameter of one index."""
     figures: Figures = {}
-    for place, params in enumerate(SWEEPS[kind]):
+    for number, params in enumerate(SWEEPS[kind]):
         search(queries[0], params)
         start = own_seconds()
         found = [search(query, params) for query in queries]
-        figures[f"{kind} {place} ms"] = 1e3 * (own_seconds() - start) / len(queries)
+        figures[f"{kind} {number} ms"] = 1e3 * (own_seconds() - start) / len(queries)
         right = sum(len(best & set(one)) for best, one in zip(exact, found, strict=True))
-        figures[f"{kind} {place} recall"] = right / (K * len(queries))
+        figures[f"{kind} {number} recall"] = right / (K * len(queries))
     return figures
 
 
 def of_milvus(
-    store: Ours, place: str, vectors: np.ndarray, asked: Sequence[Any], folder: Path
+    store: Ours, name: str, vectors: np.ndarray, asked: Sequence[Any], folder: Path
 ) -> Figures:
     filled(store, vectors, np.random.default_rng(3).permutation(len(vectors)), folder)
     figures: Figures = {}
@@ -106,7 +106,7 @@ def of_milvus(
     def search(query: np.ndarray, params: dict[str, int]) -> list[int]:
         return [int(hit.id) for hit in store.index.search(query[np.newaxis], K, params=params)[0]]
 
-    for kind in PLACES[place]:
+    for kind in KINDS[name]:
         start = own_seconds()
         store.index.change_index(parse_index(described(kind, len(vectors))))
         store.build()
@@ -120,38 +120,38 @@ UNITS = {"* build_s": "processor s", "* ms": "processor ms", "* recall": "recall
 
 
 def contestant(arguments: argparse.Namespace) -> None:
-    place, rows = arguments.contestant, arguments.rows
+    name, rows = arguments.contestant, arguments.rows
     vectors, queries = cloud(rows, 1), cloud(QUERIES, 2)
     exact = [set(row.tolist()) for row in np.argsort(-(queries @ vectors.T), axis=1)[:, :K]]
     figures: Figures = {}
-    with kept_folder(arguments.store, f"curves-{place}", rows) as folder:
-        if place == "faiss":
+    with kept_folder(arguments.store, f"curves-{name}", rows) as folder:
+        if name == "faiss":
             plain = Plain(vectors)
-            for kind in PLACES[place]:
+            for kind in KINDS[name]:
                 start = own_seconds()
                 plain.build(kind)
                 figures[f"{kind} build_s"] = own_seconds() - start
                 figures |= points(plain.search, kind, queries, exact)
-        elif place == "lite":
+        elif name == "lite":
             store = Ours(str(folder / "bench.db"), index="FLAT")
-            figures = of_milvus(store, place, vectors, (queries, exact), folder)
+            figures = of_milvus(store, name, vectors, (queries, exact), folder)
         else:
             with milvus_server(folder) as server:
                 store = Ours(server.uri, index="FLAT", server=server)
-                figures = of_milvus(store, place, vectors, (queries, exact), folder)
+                figures = of_milvus(store, name, vectors, (queries, exact), folder)
     emit(figures)
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    places = arguments.of.split(",")
+    names = arguments.of.split(",")
     shared = [f"--rows={arguments.rows}", f"--store={arguments.store}"]
-    rounds = in_turn({place: [*shared, f"--contestant={place}"] for place in places}, rounds=1)
-    figures = {place: runs[0] for place, runs in rounds.items()}
+    rounds = in_turn({name: [*shared, f"--contestant={name}"] for name in names}, rounds=1)
+    figures = {name: runs[0] for name, runs in rounds.items()}
     sections = [
         f"Each setting with {QUERIES} queries of {DIM} numbers, one at a time, one turn. Processor "
         "time, that of the server included, which other work on the machine does not change. "
         "Built: from the request for the index until searches use it, after opening again.",
-        *(f"## {NAMES[place]}\n\n{rows_of(place, figures[place], arguments)}" for place in rounds),
+        *(f"## {NAMES[name]}\n\n{rows_of(name, figures[name], arguments)}" for name in rounds),
         "Plotted in the SVG file of the same name.",
     ]
     path = write_report(
@@ -166,9 +166,9 @@ def referee(arguments: argparse.Namespace) -> Rounds:
     return rounds
 
 
-def rows_of(place: str, figures: Figures, arguments: argparse.Namespace) -> str:
+def rows_of(name: str, figures: Figures, arguments: argparse.Namespace) -> str:
     rows = []
-    for kind in PLACES[place]:
+    for kind in KINDS[name]:
         for spot, params in enumerate(SWEEPS[kind]):
             first = spot == 0
             rows.append(
@@ -189,9 +189,9 @@ def draw(path: Path, figures: dict[str, Figures]) -> None:
 
     drawing = Figure(figsize=(4 * len(figures), 4), layout="constrained")
     panels: Any = drawing.subplots(1, len(figures), sharex=True, squeeze=False)
-    for panel, (place, own) in zip(panels[0], figures.items(), strict=True):
+    for panel, (name, own) in zip(panels[0], figures.items(), strict=True):
         for color, kind in enumerate(SWEEPS):
-            if kind not in PLACES[place]:
+            if kind not in KINDS[name]:
                 continue
             spots = range(len(SWEEPS[kind]))
             panel.plot(
@@ -202,7 +202,7 @@ def draw(path: Path, figures: dict[str, Figures]) -> None:
                 label=kind,
                 color=f"C{color}",
             )
-        panel.set(title=NAMES[place], xlabel=f"recall@{K}", yscale="log")
+        panel.set(title=NAMES[name], xlabel=f"recall@{K}", yscale="log")
         panel.grid(alpha=0.3, which="both")
         panel.legend(fontsize="small")
     panels[0, 0].set_ylabel("processor ms a query")
@@ -214,6 +214,6 @@ def draw(path: Path, figures: dict[str, Figures]) -> None:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--rows", type=int, default=10_000, help="vectors (default 10,000)")
-    options.add_argument("--of", default=",".join(PLACES), help="stores")
+    options.add_argument("--of", default=",".join(KINDS), help="stores")
     options.add_argument("--store", default="", help="folder that keeps the filled stores")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=1)

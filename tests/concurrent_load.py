@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coca.search.milvus.collection import Collection
-from coca.search.milvus.pagination import place_of
+from coca.search.milvus.pagination import sort_key
 from coca.search.records import Record
 
 BATCH = 20
@@ -167,7 +167,7 @@ class _Searcher:
         took = time.monotonic() - start
         self._load.search_s.append((start - self._begun, took))
         scores = [hit.score for hit in hits]
-        in_order = sorted(hits, key=lambda hit: place_of(hit.score, hit.id))
+        in_order = sorted(hits, key=lambda hit: sort_key(hit.score, hit.id))
         if len(hits) < min(before, 10) - 2 * 2 or hits != in_order:
             self._load.faults.append(f"{len(hits)} hits of {before} records, scores {scores}")
         for hit in hits:

@@ -38,7 +38,7 @@ class Command(NamedTuple):
 
 
 def name_of(value: object) -> str:
-    """A place as the name of a test."""
+    """A position in a page as the name of a test."""
     if isinstance(value, Block | Command):
         return f"{value.page.relative_to(ROOT).as_posix()}:{value.line}"
     return value.relative_to(ROOT).as_posix() if isinstance(value, Path) else str(value)

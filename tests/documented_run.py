@@ -45,11 +45,11 @@ SHORT = "train.steps=2 train.schedule.warmup=0 train.save_every=2 data.loader.wo
 
 
 def in_order() -> list[Command]:
-    def place(command: Command) -> int:
+    def position(command: Command) -> int:
         name = command.page.name
         return FIRST.index(name) if name in FIRST else len(FIRST)
 
-    return sorted(COMMANDS, key=place)
+    return sorted(COMMANDS, key=position)
 
 
 def reason_to_leave_out(command: Command) -> str:

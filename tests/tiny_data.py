@@ -45,7 +45,7 @@ def tiny_processor() -> Processor:
 
 
 class MemorySource:
-    """Samples from a list; an error in the place of a sample is raised when it is read."""
+    """Samples from a list; an error instead of a sample is raised when it is read."""
 
     def __init__(
         self, samples: Sequence[Sample | DataError], *, fingerprint: str = "m", block_size: int = 1

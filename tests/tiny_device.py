@@ -52,11 +52,11 @@ class Pretended(Tensor):
         return self.held.tolist()
 
     # A list or number would become a tensor of `SEEN_IN_C`, and be lost.
-    def __getitem__(self, places: Any) -> Tensor:
-        return super().__getitem__(_as_tensors(places))
+    def __getitem__(self, positions: Any) -> Tensor:
+        return super().__getitem__(_as_tensors(positions))
 
-    def __setitem__(self, places: Any, value: Any) -> None:
-        super().__setitem__(_as_tensors(places), torch.as_tensor(value))
+    def __setitem__(self, positions: Any, value: Any) -> None:
+        super().__setitem__(_as_tensors(positions), torch.as_tensor(value))
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"Pretended({self.held})"
@@ -104,7 +104,7 @@ def pretended_cuda() -> Iterator[torch.device]:
             torch._C._set_only_lift_cpu_tensors(False)
 
 
-class Place(NamedTuple):
+class DeviceCase(NamedTuple):
     """A device to compare with the CPU."""
 
     device: torch.device
@@ -112,7 +112,7 @@ class Place(NamedTuple):
     """Largest difference, relative to the length of all numbers compared."""
 
 
-PLACES = (
+DEVICE_KINDS = (
     "pretended",
     pytest.param(
         "real",
@@ -122,22 +122,22 @@ PLACES = (
         ],
     ),
 )
-"""What a test that uses `place` is run on."""
+"""Devices of a test that uses `on_device`."""
 
 
 @contextmanager
-def place(kind: str) -> Iterator[Place]:
+def on_device(kind: str) -> Iterator[DeviceCase]:
     """The pretended device, or a real one without TF32."""
     if kind == "pretended":
         with pretended_cuda() as device:
             # The same kernels, but for branches in Python: fp32 has seven digits.
-            yield Place(device, 1e-6)
+            yield DeviceCase(device, 1e-6)
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.cudnn, "allow_tf32", False)
         patch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
         # Sums of thousands of fp32 numbers in another order.
-        yield Place(DEVICE, 1e-5)
+        yield DeviceCase(DEVICE, 1e-5)
 
 
 def on_cpu(tree: Any) -> Any:
@@ -157,10 +157,10 @@ def _real(leaf: Any) -> Any:
     return torch.device("cpu") if named else leaf
 
 
-def _as_tensors(places: Any) -> Any:
-    if isinstance(places, tuple):
-        return tuple(map(_as_tensors, places))
-    return torch.tensor(places, device=DEVICE) if isinstance(places, list) else places
+def _as_tensors(positions: Any) -> Any:
+    if isinstance(positions, tuple):
+        return tuple(map(_as_tensors, positions))
+    return torch.tensor(positions, device=DEVICE) if isinstance(positions, list) else positions
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

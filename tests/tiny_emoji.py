@@ -66,7 +66,7 @@ def _circle(code: str, number: int) -> str:
 
 def hash_of(code: str) -> int:
     """A colour for each code, the same in each run."""
-    return sum(ord(letter) * 7919**place for place, letter in enumerate(code)) % 0xFFFFFF
+    return sum(ord(letter) * 7919**position for position, letter in enumerate(code)) % 0xFFFFFF
 
 
 def _write_images(folder: Path, codes: list[str]) -> None:

@@ -46,8 +46,8 @@ def fill(folder: Path, index: Collection) -> IngestReport:
 
 
 if __name__ == "__main__":
-    place, uri, name = sys.argv[1:]
+    folder, uri, name = sys.argv[1:]
     with open_index(uri, name) as index:
         sys.stdout.write("open\n")
         sys.stdout.flush()
-        fill(Path(place), index)
+        fill(Path(folder), index)

@@ -20,14 +20,14 @@ WHOLE: dict[str, Tensor] = {
     "number": torch.tensor(3.5),
     "replicated": torch.rand(3, generator=torch.Generator().manual_seed(0)),
 }
-PLACES = {"replicated": Replicate(), "columns": Shard(1)}
+PLACEMENTS = {"replicated": Replicate(), "columns": Shard(1)}
 
 
 def pieces() -> dict[str, Tensor]:
     """This rank's pieces of `WHOLE`; a number is whole on each."""
     mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
     return {
-        name: distribute_tensor(tensor, mesh, [PLACES.get(name, Shard(0))], src_data_rank=None)
+        name: distribute_tensor(tensor, mesh, [PLACEMENTS.get(name, Shard(0))], src_data_rank=None)
         if tensor.ndim
         else tensor
         for name, tensor in WHOLE.items()
@@ -42,10 +42,10 @@ def write(folder: Path) -> list[str]:
 
 def write_into_a_file(folder: Path) -> str:
     """Rank 1 finds a file where its folder should be."""
-    place = folder / "here" if distributed.get_rank() == 0 else folder / "file"
+    path = folder / "here" if distributed.get_rank() == 0 else folder / "file"
     ranks = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
     try:
-        write_shards(place, {"model": pieces()}, ranks)
+        write_shards(path, {"model": pieces()}, ranks)
     except StorageError as error:
         return str(error)
     return ""

@@ -32,8 +32,8 @@ def write_vqa(root: Path, questions: int = 8, *, part: str = "val2014") -> Annot
                 "question_type": "what is",
                 "answer_type": "yes/no" if answer in ("yes", "no") else "other",
                 "answers": [
-                    {"answer_id": place, "answer": given}
-                    for place, given in enumerate([answer] * 7 + list(others), start=1)
+                    {"answer_id": number, "answer": given}
+                    for number, given in enumerate([answer] * 7 + list(others), start=1)
                 ],
             }
         )
@@ -120,15 +120,15 @@ def write_nlvr(root: Path, statements: int = 4) -> AnnotationsConfig:
     """Two statements to each sentence, each with the six orders of its boxes."""
     rows = []
     for number in range(statements):
-        group, place = divmod(number, 2)
-        identifier, folder = f"{group}-{place}", root / "images" / "7"
+        group, side = divmod(number, 2)
+        identifier, folder = f"{group}-{side}", root / "images" / "7"
         folder.mkdir(parents=True, exist_ok=True)
         rows.append(
             {
                 "identifier": identifier,
                 "directory": "7",
                 "sentence": f"Sentence {group} is so.",
-                "label": ("true", "false")[place],
+                "label": ("true", "false")[side],
             }
         )
         for order in range(6):

@@ -133,7 +133,7 @@ def own_losses_and_steps(pairs: int) -> Results:
         results[f"{name}/loss"] = contrast.loss.detach()
         results[f"{name}/image_to_text"] = contrast.image_to_text
         gradients = torch.autograd.grad(contrast.loss, (images, texts, *numbers))
-        results |= {f"{name}/{place}": gradient for place, gradient in enumerate(gradients)}
+        results |= {f"{name}/{number}": gradient for number, gradient in enumerate(gradients)}
     batch = ragged_batch(pairs).split(pairs // ranks)[rank]
     for name, micro_batch in (("whole", None), ("parts", 1)):
         results |= step_of_all_losses("ddp", batch, micro_batch, prefix=name)

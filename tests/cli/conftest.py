@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of the command; nothing of the machine shows through."""
     monkeypatch.chdir(tmp_path)
     for name in ("COCA_MODEL", "COCA_URI", "COCA_TOKEN"):
@@ -41,9 +41,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def images(place: Path) -> list[str]:
+def images(cwd: Path) -> list[str]:
     """Three good images, named as one would at a prompt."""
-    (place / "photos").mkdir()
+    (cwd / "photos").mkdir()
     paths = [f"photos/{number}.png" for number in range(3)]
     for number, path in enumerate(paths):
         Path(path).write_bytes(image_bytes(number))
@@ -51,7 +51,7 @@ def images(place: Path) -> list[str]:
 
 
 @pytest.fixture
-def run(place: Path) -> Run:
+def run(cwd: Path) -> Run:
     """Runs a command in this process; it must end with the given code."""
 
     def invoke(*arguments: str, code: int = 0) -> Result:

@@ -143,9 +143,9 @@ def test_options_behind_two_dashes_are_left_to_the_command(run: Run, model: str)
     assert "--debug" in run("caption", "-m", model, "--", "--debug", code=1).stderr
 
 
-def test_a_process_ends_with_the_code_of_its_error(place: Path) -> None:
+def test_a_process_ends_with_the_code_of_its_error(cwd: Path) -> None:
     for arguments, code in ((["pretrain", "absent.yaml"], 2), (["info", "."], 1)):
-        process = coca_process(*arguments, cwd=place)
+        process = coca_process(*arguments, cwd=cwd)
         output, errors = process.communicate()
         assert process.returncode == code
         assert output == ""
@@ -162,12 +162,12 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
 
 
 def test_ctrl_c_ends_a_long_command_with_a_sentence(
-    place: Path, model: str, images: list[str]
+    cwd: Path, model: str, images: list[str]
 ) -> None:
     # Endless work: the reader of a pipe without a writer waits until it is stopped.
     os.mkfifo("labels.txt")
     process = coca_process(
-        "classify", images[0], "--labels-file", "labels.txt", "-m", model, cwd=place
+        "classify", images[0], "--labels-file", "labels.txt", "-m", model, cwd=cwd
     )
     writer = os.open("labels.txt", os.O_WRONLY)  # returns when the command has begun to read
     process.send_signal(signal.SIGINT)
@@ -181,7 +181,7 @@ def test_ctrl_c_ends_a_long_command_with_a_sentence(
     assert process.returncode == 130
 
 
-def test_a_reader_that_leaves_early_is_no_error(place: Path) -> None:
+def test_a_reader_that_leaves_early_is_no_error(cwd: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -190,17 +190,17 @@ def test_a_reader_that_leaves_early_is_no_error(place: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        cwd=place,
+        cwd=cwd,
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_file_name_that_is_no_text_can_be_printed(
-    place: Path, run_json: RunJson, model: str
+    cwd: Path, run_json: RunJson, model: str
 ) -> None:
     name = os.fsdecode(b"\xff.png")
-    process = coca_process("info", name, cwd=place)
+    process = coca_process("info", name, cwd=cwd)
     assert "error: '\\udcff.png' is neither" in process.communicate()[1]
     assert process.returncode == 2
     assert run_json("embed", name, "-m", model, code=1)["items"][0]["path"] == name

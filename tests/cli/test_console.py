@@ -63,13 +63,13 @@ def test_a_table_shows_what_would_command_the_terminal(capsys: Captured) -> None
     )
 
 
-def test_a_command_to_try_can_be_typed_here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = place / "bin" / "coca"
+def test_a_command_to_try_can_be_typed_here(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = cwd / "bin" / "coca"
     program.parent.mkdir()
     program.write_text("#!/bin/sh", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "argv", [str(program)])
-    monkeypatch.setenv("PATH", str(place))
+    monkeypatch.setenv("PATH", str(cwd))
     assert room.to_try("search", "red car") == "bin/coca search 'red car'"
     monkeypatch.setenv("PATH", str(program.parent))
     assert room.to_try("search", "x") == "coca search x"

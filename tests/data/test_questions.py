@@ -155,7 +155,7 @@ def test_vqa_needs_one_file_of_questions(
     tmp_path: Path, paths: tuple[int, ...], count: int
 ) -> None:
     config = write_vqa(tmp_path)
-    named = tuple(config.paths[place] for place in paths)
+    named = tuple(config.paths[index] for index in paths)
     with pytest.raises(ConfigError, match=f"must contain questions, got {count}"):
         open_source(replace(config, path=named))
 

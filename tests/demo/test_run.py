@@ -1,4 +1,4 @@
-"""The demo itself, with a model for tests in the place of the shipped one; then with training."""
+"""The demo itself, with a model for tests instead of the shipped one; then with training."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def _fewer_concepts() -> Iterator[None]:
 
     def some() -> list[concepts._Concept]:
         wanted = IMAGE_QUERIES
-        return [it for place, it in enumerate(every()) if place % 8 == 0 or it.code in wanted]
+        return [it for number, it in enumerate(every()) if number % 8 == 0 or it.code in wanted]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(concepts, "_concepts", some)

@@ -137,12 +137,14 @@ def test_damage_to_any_file_of_ranks_is_noticed_and_the_older_one_taken(
     assert len(files) == 8
     for path in files:
         whole = path.read_bytes()
-        place = generator.randrange(len(whole))
+        position = generator.randrange(len(whole))
         if damage == "remove":
             path.unlink()
         else:
-            flipped = bytes([whole[place] ^ 1]) + whole[place + 1 :] if damage == "flip" else b""
-            path.write_bytes(whole[:place] + flipped)
+            flipped = (
+                bytes([whole[position] ^ 1]) + whole[position + 1 :] if damage == "flip" else b""
+            )
+            path.write_bytes(whole[:position] + flipped)
         caplog.clear()
         assert newest(run).step == 6
         assert path.name in caplog.text
@@ -159,9 +161,9 @@ def test_a_pickle_among_the_files_is_never_opened(runs: Path, tmp_path: Path) ->
             return (Path.touch, (marker,))
 
     folder = newest(run).folder
-    for place in (folder, folder / "model"):
-        (place / ".metadata").write_bytes(pickle.dumps(Poison()))
-        (place / "shard-00003.pt").write_bytes(pickle.dumps(Poison()))
+    for position in (folder, folder / "model"):
+        (position / ".metadata").write_bytes(pickle.dumps(Poison()))
+        (position / "shard-00003.pt").write_bytes(pickle.dumps(Poison()))
     in_parts(run, "none").resume()
     assert not marker.exists()
 

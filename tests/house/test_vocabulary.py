@@ -166,11 +166,11 @@ def test_messages_use_the_terms_of_the_field() -> None:
 def test_tests_benchmarks_and_scripts_use_the_terms_of_the_field() -> None:
     found = []
     for path in OTHER_MODULES:
-        texts = [(place, prose_of_docstring(text)) for place, _, text in documented(path)]
-        names = [(place, name.replace("_", " ")) for place, name in defined_names(path)]
-        for place, text in [*texts, *comments(path), *names]:
+        texts = [(line, prose_of_docstring(text)) for line, _, text in documented(path)]
+        names = [(line, name.replace("_", " ")) for line, name in defined_names(path)]
+        for line, text in [*texts, *comments(path), *names]:
             if words := DIALECT.findall(text):
-                found.append((place, words))
+                found.append((line, words))
     assert found == []
 
 

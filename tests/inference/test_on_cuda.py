@@ -16,7 +16,7 @@ from coca.model.generation.config import GenerationConfig
 from coca.model.generation.generate import generate
 from tiny_architectures import openclip, openclip_batch
 from tiny_detector import write_detector
-from tiny_device import PLACES, on_cpu, place
+from tiny_device import DEVICE_KINDS, on_cpu, on_device
 
 TEXTS = ("a dog", "two cats on a mat", "no")
 
@@ -51,22 +51,22 @@ USES: dict[str, Callable[[Predictor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
 @pytest.mark.parametrize("use", USES)
 def test_a_predictor_gives_what_it_gives_on_the_cpu(folder: Path, use: str, kind: str) -> None:
     made = load_detector(folder, device="cpu").predictor
     wanted = USES[use](made)
-    with place(kind) as (device, _):
+    with on_device(kind) as (device, _):
         made.model.to(device)
         found = USES[use](made)
     assert_alike(found, wanted)
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
 def test_a_detector_finds_what_it_finds_on_the_cpu(folder: Path, kind: str) -> None:
     made = load_detector(folder, device="cpu")
     wanted = made.detect(photos(), threshold=0.1)
-    with place(kind) as (device, _):
+    with on_device(kind) as (device, _):
         made.predictor.model.to(device)
         detector = ObjectDetector(made.predictor, made.detector.to(device))
         found = detector.detect(photos(), threshold=0.1)
@@ -74,7 +74,7 @@ def test_a_detector_finds_what_it_finds_on_the_cpu(folder: Path, kind: str) -> N
     assert_alike(found, wanted)
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
 def test_openclips_model_embeds_and_writes_what_it_does_on_the_cpu(kind: str) -> None:
     def uses(device: torch.device) -> list[Any]:
         model, batch = openclip().eval().to(device), openclip_batch().to(device)
@@ -88,7 +88,7 @@ def test_openclips_model_embeds_and_writes_what_it_does_on_the_cpu(kind: str) ->
 
     with torch.no_grad():
         wanted = uses(torch.device("cpu"))
-        with place(kind) as (device, _):
+        with on_device(kind) as (device, _):
             found = on_cpu(uses(device))
     assert_alike(found, wanted)
 

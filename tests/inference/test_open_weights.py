@@ -69,14 +69,14 @@ def test_without_a_hub_one_sentence_names_the_files_to_place(
         weights.published(NAME)
     sentence = str(caught.value)
     assert "\n" not in sentence
-    places = [
+    paths = [
         weights.cache / "files" / "clip" / "tokenizer.json",
         weights.cache / "files" / "them--tiny" / WEIGHTS,
     ]
-    for repo, place in zip(("clip", REPO), places, strict=True):
-        assert f"{place.name} of {repo} as {place}" in sentence
-        place.parent.mkdir(parents=True)
-        shutil.copy(tmp_path / "elsewhere" / repo / place.name, place)
+    for repo, path in zip(("clip", REPO), paths, strict=True):
+        assert f"{path.name} of {repo} as {path}" in sentence
+        path.parent.mkdir(parents=True)
+        shutil.copy(tmp_path / "elsewhere" / repo / path.name, path)
     # With the files in place, it works; and files that exist are not requested.
     assert is_model(weights.published(NAME))
     assert hub.fetched == ["clip/tokenizer.json"]
@@ -85,9 +85,9 @@ def test_without_a_hub_one_sentence_names_the_files_to_place(
 def test_only_files_that_are_missing_are_asked_for(
     weights: OpenWeights, hub: FolderHub, tmp_path: Path
 ) -> None:
-    place = weights.cache / "files" / "clip" / "tokenizer.json"
-    place.parent.mkdir(parents=True)
-    shutil.copy(hub.root / "clip" / "tokenizer.json", place)
+    path = weights.cache / "files" / "clip" / "tokenizer.json"
+    path.parent.mkdir(parents=True)
+    shutil.copy(hub.root / "clip" / "tokenizer.json", path)
     shutil.move(hub.root, tmp_path / "elsewhere")
     with pytest.raises(ModelError, match="of them/tiny as") as caught:
         weights.published(NAME)
@@ -139,9 +139,9 @@ def test_a_missing_repository_is_an_error_that_names_the_folder_for_its_files(
 ) -> None:
     with pytest.raises(ModelError, match="no such repository") as caught:
         weights.repository("some/model")
-    place = weights.cache / "files" / "some--model"
-    assert str(place) in str(caught.value)
-    write_model(place)
+    path = weights.cache / "files" / "some--model"
+    assert str(path) in str(caught.value)
+    write_model(path)
     assert is_model(weights.repository("some/model"))
 
 

@@ -70,15 +70,15 @@ def test_answers_in_words_are_those_of_each_question_alone() -> None:
 def test_files_are_one_by_their_path_and_opened_images_by_being_the_same() -> None:
     image = Image.new("RGB", (4, 4))
     samples = ["a.png", Path("b"), image, "a.png", image.copy(), image, (b"x", "a"), [b"x", "a"]]
-    first, places = unique_samples(samples)
-    assert places == [[0, 3], [1], [2, 5], [4], [6, 7]]
-    assert all(one is samples[found[0]] for one, found in zip(first, places, strict=True))
+    first, positions = unique_samples(samples)
+    assert positions == [[0, 3], [1], [2, 5], [4], [6, 7]]
+    assert all(one is samples[found[0]] for one, found in zip(first, positions, strict=True))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 99])
 def test_what_is_shared_out_is_each_place_once_and_never_more_than_asked(size: int) -> None:
-    places = [[0, 3, 4], [1], [2, 5]]
-    parts = [*expand_positions(places, size)]
+    positions = [[0, 3, 4], [1], [2, 5]]
+    parts = [*expand_positions(positions, size)]
     assert all(len(rows) == len(wanted) <= size for rows, wanted in parts)
     pairs = [pair for part in parts for pair in zip(*part, strict=True)]
     assert pairs == [(0, 0), (0, 3), (0, 4), (1, 1), (2, 2), (2, 5)]

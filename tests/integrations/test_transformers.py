@@ -24,8 +24,8 @@ TEXTS = ["a cat", "the red car on the road"]
 
 @pytest.fixture(scope="module", params=[False, True], ids=["fp32", "fp16"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("huggingface")
-    made = export(write_model(place / "model"), place / "out", half=request.param)
+    folder = tmp_path_factory.mktemp("huggingface")
+    made = export(write_model(folder / "model"), folder / "out", half=request.param)
     add_auto_map(made)
     return made
 

@@ -91,7 +91,7 @@ def test_the_accuracy_is_the_mean_over_leaving_out_each_person(
     if len(set(answers)) > 1:
         given_, word = [normalize_answer(it) for it in answers], normalize_answer(predicted)
     one_out = [
-        min(1, sum(other == word for place, other in enumerate(given_) if place != out) / 3)
+        min(1, sum(other == word for position, other in enumerate(given_) if position != out) / 3)
         for out in range(len(given_))
     ]
     assert vqa_accuracy([predicted], [answers])[0] == pytest.approx(np.mean(one_out))
@@ -116,7 +116,7 @@ def test_a_sentence_counts_when_it_is_judged_right_of_all_its_images() -> None:
 def test_consistency_does_not_depend_on_the_order() -> None:
     right, groups = np.array([True, False, True, True]), ["a", "a", "b", "c"]
     order = [3, 1, 0, 2]
-    shuffled = consistency(right[order], [groups[place] for place in order])
+    shuffled = consistency(right[order], [groups[position] for position in order])
     assert shuffled == consistency(right, groups)
 
 

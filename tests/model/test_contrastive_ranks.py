@@ -49,8 +49,8 @@ def test_the_mean_over_ranks_is_the_loss_of_all_pairs_in_value_and_gradient(
     nearest = (images @ texts.T).argmax(dim=1) == torch.arange(PAIRS)
     hits = torch.stack([own[f"{name}/image_to_text"] for own in ranks])
     assert_same(hits.mean(), nearest.float().mean())
-    for place, reference in enumerate(torch.autograd.grad(loss, leaves)):
-        own = [results[f"{name}/{place}"] for results in ranks]
+    for number, reference in enumerate(torch.autograd.grad(loss, leaves)):
+        own = [results[f"{name}/{number}"] for results in ranks]
         # Each row belongs to one rank; scalars belong to all ranks.
         ours = torch.cat(own) / len(ranks) if reference.ndim else torch.stack(own).mean()
         assert_same(ours, reference)

@@ -163,9 +163,9 @@ def test_a_pair_is_two_passes_concatenated(architecture: str) -> None:
     total = bias.expand(2, -1)
     with torch.no_grad():
         single.head.linear.bias.zero_()
-        for place, half in enumerate(halves):
+        for position, half in enumerate(halves):
             single.head.linear.weight.copy_(half)
-            total = total + single.class_logits(pair[:, place], tokens)
+            total = total + single.class_logits(pair[:, position], tokens)
     torch.testing.assert_close(model.class_logits(pair, tokens), total)
 
 

@@ -60,7 +60,7 @@ def test_weights_may_be_stored_in_half_and_load_in_full_precision(
     tmp_path: Path, folder: Path, tiny_model: CoCa, stored: torch.dtype
 ) -> None:
     save_model(tmp_path / "half", tiny_model, dtype=stored)
-    sizes = [(place / WEIGHTS_FILE).stat().st_size for place in (tmp_path / "half", folder)]
+    sizes = [(saved / WEIGHTS_FILE).stat().st_size for saved in (tmp_path / "half", folder)]
     assert sizes[0] < 0.6 * sizes[1]
     loaded = load_model(tmp_path / "half").state_dict()
     for name, tensor in tiny_model.state_dict().items():

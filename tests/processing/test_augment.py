@@ -116,10 +116,10 @@ def test_a_crop_keeps_the_promised_share_of_the_area(shape: tuple[int, int]) -> 
     height, width = shape
     y = torch.linspace(0, 255, height).view(1, -1, 1).expand(1, height, width)
     x = torch.linspace(0, 255, width).view(1, 1, -1).expand(1, height, width)
-    places = torch.cat([y, x, x]).to(torch.uint8)
+    coordinates = torch.cat([y, x, x]).to(torch.uint8)
     shares = []
     for seed in range(200):
-        values = augment(min_scale=0.4)(places, seeded(seed))
+        values = augment(min_scale=0.4)(coordinates, seeded(seed))
         tall, wide = ((it.max() - it.min()) / 255 for it in values[:2])
         # The outermost pixels of the result are half a pixel inside the crop.
         shares.append(float(tall * wide) * (SIDE / (SIDE - 1)) ** 2)

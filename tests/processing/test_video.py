@@ -23,8 +23,8 @@ KINDS = [
 
 def corners(pixels: np.ndarray) -> list[bool]:
     """Which corners are red: upper left and right, lower left and right."""
-    places = [pixels[4, 4], pixels[4, -5], pixels[-5, 4], pixels[-5, -5]]
-    return [int(place[0]) > int(place[2]) + 100 for place in places]
+    positions = [pixels[4, 4], pixels[4, -5], pixels[-5, 4], pixels[-5, -5]]
+    return [int(position[0]) > int(position[2]) + 100 for position in positions]
 
 
 def refused(content: bytes | str | Path, **limits: float) -> DataError:
@@ -40,10 +40,10 @@ def test_spread_takes_the_middle_of_each_part() -> None:
 
 
 def test_spread_over_too_few_places_repeats_some_and_misses_none() -> None:
-    places = spread(3, 8)
-    assert len(places) == 8
-    assert sorted(set(places)) == [0, 1, 2]
-    assert places == sorted(places)
+    positions = spread(3, 8)
+    assert len(positions) == 8
+    assert sorted(set(positions)) == [0, 1, 2]
+    assert positions == sorted(positions)
 
 
 @pytest.mark.parametrize(("container", "codec"), KINDS)
@@ -61,8 +61,8 @@ def test_jumping_to_keyframes_gives_what_going_through_all_frames_gives(
     content = video(frames=60, keyframe_every=keyframe_every)
     every = [frame.pixels for frame in read_frames(content, frame_interval_s=0.04)]
     assert len(every) == 60
-    for frame, place in zip(sample_frames(content, 7), spread(60, 7), strict=True):
-        np.testing.assert_array_equal(frame.pixels, every[place])
+    for frame, position in zip(sample_frames(content, 7), spread(60, 7), strict=True):
+        np.testing.assert_array_equal(frame.pixels, every[position])
 
 
 def test_two_readings_are_equal_to_the_bit(tmp_path: Path) -> None:

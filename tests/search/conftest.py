@@ -62,7 +62,7 @@ def make_record(embedder: StandIn) -> Callable[..., Record]:
 
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=SERVER)])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URI for collections; each test that uses it runs on Lite and on a server."""
     if request.param == "lite":
         return str(tmp_path / "pictures.db")
@@ -81,7 +81,7 @@ def _patiently(make: Callable[[], Collection]) -> Collection:
 
 
 @pytest.fixture
-def make_index(place: str) -> Iterator[Callable[..., Collection]]:
+def make_index(uri: str) -> Iterator[Callable[..., Collection]]:
     """Open or create the collection of this test, initially empty."""
     opened: list[Collection] = []
 
@@ -93,10 +93,10 @@ def make_index(place: str) -> Iterator[Callable[..., Collection]]:
             "model": "runs/one",
             "create": True,
         }
-        opened.append(Collection.open(place, **(settings | changes)))
+        opened.append(Collection.open(uri, **(settings | changes)))
         return opened[-1]
 
-    if not is_lite(place):
+    if not is_lite(uri):
         # A server takes seconds to create a collection, so its tests share one.
         with _patiently(make) as shared:
             shared.delete(shared.ids())
@@ -107,7 +107,7 @@ def make_index(place: str) -> Iterator[Callable[..., Collection]]:
     for index in opened:
         index.close()
     if made:
-        connection = Connection(place, create=False)
+        connection = Connection(uri, create=False)
         for collection in sorted(made):
             if has_collection(connection, collection):
                 drop_collection(connection, collection)

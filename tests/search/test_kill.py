@@ -26,8 +26,8 @@ WRITER = """
 import sys, threading, numpy as np
 from coca.search.milvus.collection import Collection
 from coca.search.records import Record
-place, collection, round = sys.argv[1:]
-index = Collection.open(place, collection)
+uri, collection, round = sys.argv[1:]
+index = Collection.open(uri, collection)
 one = np.eye(16, dtype=np.float32)[0]
 def write(thread):
     for batch in range(1000):
@@ -44,13 +44,13 @@ for thread in threads:
 
 
 def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
-    place: str, make_index: Callable[..., Collection]
+    uri: str, make_index: Callable[..., Collection]
 ) -> None:
     with make_index() as index:
         collection = index.info.collection
     names: set[str] = set()
     for round in range(KILLS):
-        command = [sys.executable, "-c", WRITER, place, collection, str(round)]
+        command = [sys.executable, "-c", WRITER, uri, collection, str(round)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writers:
             assert writers.stdout is not None
             acknowledged = [writers.stdout.readline() for _ in range(300)]
@@ -66,8 +66,8 @@ def test_no_acknowledged_row_of_eight_writers_is_lost_to_a_kill(
 HALF_WRITER = """
 import os, signal, sys
 from tiny_filling import fill, open_index
-place, collection, folder, id = sys.argv[1:]
-index = open_index(place, collection)
+uri, collection, folder, id = sys.argv[1:]
+index = open_index(uri, collection)
 images = index._store.images
 images.upsert = images.delete = lambda rows: os.kill(os.getpid(), signal.SIGKILL)
 index.delete([id]) if id else fill(folder, index)
@@ -75,7 +75,7 @@ index.delete([id]) if id else fill(folder, index)
 
 
 def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
-    place: str, fresh: str, tmp_path: Path
+    uri: str, fresh: str, tmp_path: Path
 ) -> None:
     for name in ("cat", "dog"):
         (tmp_path / f"{name}.jpg").write_bytes(name.encode())
@@ -84,7 +84,7 @@ def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
     dog = content_id(b"dog")
 
     def kill(id: str = "") -> None:
-        command = [sys.executable, "-c", HALF_WRITER, place, fresh, str(tmp_path), id]
+        command = [sys.executable, "-c", HALF_WRITER, uri, fresh, str(tmp_path), id]
         paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=False)
         assert killed.returncode == -signal.SIGKILL
@@ -92,19 +92,19 @@ def test_a_writer_killed_between_caption_and_image_leaves_no_half_of_a_record(
     try:
         kill()
         (tmp_path / "cat.jpg").unlink()
-        with open_index(place, fresh) as index:
+        with open_index(uri, fresh) as index:
             assert index.count() == 0
             assert index.search(query, 5, on="text") == [[], []]
             fill(tmp_path, index)
             check(tmp_path, index)
             assert index._store._texts.ids() == [dog]
         kill(dog)
-        with open_index(place, fresh) as index:
+        with open_index(uri, fresh) as index:
             fill(tmp_path, index)
             check(tmp_path, index)
             assert [hit.id for hit in index.search(query, 5, on="text")[1]] == [dog]
     finally:
-        connection = Connection(place, create=True)
+        connection = Connection(uri, create=True)
         drop_collection(connection, fresh)
         connection.close()
 
@@ -143,18 +143,18 @@ def check(folder: Path, index: Collection) -> None:
 
 @pytest.mark.timeout(1800)
 def test_a_filling_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
-    place: str, fresh: str, tmp_path: Path
+    uri: str, fresh: str, tmp_path: Path
 ) -> None:
     chance = random.Random(KILLS)
     folder = tmp_path / "pictures"
     folder.mkdir()
     change(folder, chance, 0)
-    with open_index(place, fresh) as index:
+    with open_index(uri, fresh) as index:
         start = time.monotonic()
         fill(folder, index)
         usual_s = time.monotonic() - start
     script = Path(__file__).parent.parent / "tiny_filling.py"
-    command = [sys.executable, str(script), str(folder), place, fresh]
+    command = [sys.executable, str(script), str(folder), uri, fresh]
     try:
         for number in range(1, KILLS + 1):
             change(folder, chance, 12 * number)
@@ -165,10 +165,10 @@ def test_a_filling_killed_at_any_moment_leaves_nothing_missing_doubled_or_stale(
                     killed.wait(timeout=chance.uniform(0, usual_s))
                 except subprocess.TimeoutExpired:
                     os.kill(killed.pid, signal.SIGKILL)
-            with open_index(place, fresh) as index:
+            with open_index(uri, fresh) as index:
                 fill(folder, index)
                 check(folder, index)
     finally:
-        connection = Connection(place, create=True)
+        connection = Connection(uri, create=True)
         drop_collection(connection, fresh)
         connection.close()

@@ -29,24 +29,24 @@ def cloud(rows: int, seed: int) -> Float32[np.ndarray, "N E"]:
 
 @pytest.mark.slow
 def test_recall_at_10_holds_behind_every_filter(
-    make_index: Callable[..., Collection], fresh: str, monkeypatch: pytest.MonkeyPatch, place: str
+    make_index: Callable[..., Collection], fresh: str, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
     vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
     ranks = np.random.default_rng(3).permutation(ROWS)
     index = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
     check_recall(index, vectors, queries, ranks)
-    if is_lite(place):
+    if is_lite(uri):
         # The graph alone, also where few rows are kept. That of Milvus 2.3 would give 0.92 at 10 %.
         monkeypatch.setattr(ann_pages, "_MANY_ROWS", 0)
         check_recall(index, vectors, queries, ranks)
-    if not is_lite(place):
-        wait_for_index(place, fresh)
+    if not is_lite(uri):
+        wait_for_index(uri, fresh)
         check_recall(index, vectors, queries, ranks)
 
 
 @pytest.mark.slow
 def test_a_filter_that_keeps_distant_vectors_costs_few_results(
-    make_index: Callable[..., Collection], fresh: str, place: str
+    make_index: Callable[..., Collection], fresh: str, uri: str
 ) -> None:
     """All nearest rows are hidden, as in a search for cars among images of animals."""
     vectors, queries = cloud(ROWS, 1), cloud(QUERIES, 2)
@@ -54,9 +54,9 @@ def test_a_filter_that_keeps_distant_vectors_costs_few_results(
     ranks = np.argsort(np.argsort(similarity))
     index = filled(make_index(collection=fresh, embed_dim=DIM), vectors, ranks)
     around = queries[np.argsort(-(queries @ queries[0]))[:10]]
-    if not is_lite(place):
-        wait_for_index(place, fresh)
-    least = 0.95 if is_lite(place) else 0.9
+    if not is_lite(uri):
+        wait_for_index(uri, fresh)
+    least = 0.95 if is_lite(uri) else 0.9
     check_recall(index, vectors, around, ranks, shares=(0.5, 0.2, 0.05), least=least)
 
 
@@ -71,9 +71,9 @@ def filled(index: Collection, vectors: np.ndarray, ranks: np.ndarray) -> Collect
     return index
 
 
-def wait_for_index(place: str, collection: str) -> None:
+def wait_for_index(uri: str, collection: str) -> None:
     """The index is finished soon, but a server does not use it for some 20 s."""
-    connection = Connection(place, create=False)
+    connection = Connection(uri, create=False)
     deadline = time.monotonic() + 240
     while served_rows(connection, collection) < ROWS:
         assert time.monotonic() < deadline, "the index is not used"

@@ -27,9 +27,9 @@ def vectors() -> np.ndarray:
 
 @pytest.fixture
 def compressed(
-    make_index: Callable[..., Collection], fresh: str, vectors: np.ndarray, place: str
+    make_index: Callable[..., Collection], fresh: str, vectors: np.ndarray, uri: str
 ) -> Collection:
-    kind = "HNSW_SQ" if is_lite(place) else "IVF_PQ:nlist=4,m=4"
+    kind = "HNSW_SQ" if is_lite(uri) else "IVF_PQ:nlist=4,m=4"
     index = make_index(collection=fresh)
     index.upsert(
         Record(

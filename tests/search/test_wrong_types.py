@@ -82,9 +82,9 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    calls, place = [*WRONG, *RIGHT], tmp_path_factory.mktemp("wrong")
+    calls, folder = [*WRONG, *RIGHT], tmp_path_factory.mktemp("wrong")
     run: Any = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(calls), str(place / "a.db")],
+        [sys.executable, "-c", PROGRAM, json.dumps(calls), str(folder / "a.db")],
         capture_output=True,
         text=True,
         check=True,

@@ -40,8 +40,8 @@ def test_entailment_counts_each_verdict(tmp_path: Path) -> None:
     right = judged(predictor, data)
     result = run("entailment", predictor, data)
     assert result.metrics["accuracy"] == pytest.approx(np.mean(right))
-    for place, name in enumerate(VERDICTS):
-        assert result.metrics[f"accuracy_{name}"] == pytest.approx(np.mean(right[place::3]))
+    for number, name in enumerate(VERDICTS):
+        assert result.metrics[f"accuracy_{name}"] == pytest.approx(np.mean(right[number::3]))
     assert result.metrics["chance_accuracy"] == pytest.approx(1 / 3)
     assert result.metrics["majority_accuracy"] == pytest.approx(1 / 3)
     assert sum(result.details["predicted_share"].values()) == pytest.approx(1)

@@ -16,12 +16,12 @@ IMAGE_RETRIEVAL = TASKS.get("image_retrieval")
 def samples(names: list[str], *, first: int = 0, labelled: bool = True) -> list[Sample]:
     return [
         Sample(
-            f"s{place:02d}",
-            image_bytes(first + place),
+            f"s{number:02d}",
+            image_bytes(first + number),
             captions=(name, f"{name}, again"),
             labels=(name,) if labelled else (),
         )
-        for place, name in enumerate(names)
+        for number, name in enumerate(names)
     ]
 
 
@@ -53,7 +53,7 @@ def test_scores_equal_a_search_by_hand(predictor: Predictor, tmp_path: Path) -> 
     ranks = []
     for sample, vector in zip(asked, vectors[0], strict=True):
         order = np.argsort(-(vectors[1] @ vector), kind="stable")
-        hits = [place for place, row in enumerate(order, 1) if known[row].labels == sample.labels]
+        hits = [number for number, row in enumerate(order, 1) if known[row].labels == sample.labels]
         ranks += hits[:1]
     # Nothing shows thing 4.
     assert result.samples == len(ranks) == 8

@@ -23,9 +23,11 @@ NAMES = [f"thing {number}" for number in range(12)]
 def samples(names: list[str], *, first: int = 0, side: int = 12) -> list[Sample]:
     return [
         Sample(
-            f"s{place:02d}", image_bytes(first + place, side=side), captions=(name, "another name")
+            f"s{number:02d}",
+            image_bytes(first + number, side=side),
+            captions=(name, "another name"),
         )
-        for place, name in enumerate(names)
+        for number, name in enumerate(names)
     ]
 
 
@@ -47,7 +49,7 @@ def test_a_set_finds_itself(predictor: Predictor, tmp_path: Path) -> None:
 
 
 def test_only_names_on_both_sides_are_asked_for(predictor: Predictor, tmp_path: Path) -> None:
-    known = samples([*NAMES[:7], *(f"unknown {place}" for place in range(3))])
+    known = samples([*NAMES[:7], *(f"unknown {number}" for number in range(3))])
     nameless = Sample("t", image_bytes(50))
     scores = solve(predictor, tmp_path, samples(NAMES), [*known, nameless])
     assert all(value == 1 for value in scores.values())
@@ -85,7 +87,7 @@ def framed(sample: Sample, border: int) -> Sample:
 
 def test_the_trimmed_floor_looks_past_borders(predictor: Predictor, tmp_path: Path) -> None:
     plain = samples(NAMES)
-    framed_ones = [framed(sample, 3 + place) for place, sample in enumerate(plain)]
+    framed_ones = [framed(sample, 3 + number) for number, sample in enumerate(plain)]
     config = TaskConfig(
         task="trimmed_pixel_floor",
         data=write_folder(tmp_path / "data", framed_ones),

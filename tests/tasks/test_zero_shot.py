@@ -41,21 +41,21 @@ def test_scores_equal_a_classification_by_hand(
     for name in set(answers):
         mean = np.mean([predictor.embed_texts(it.replace("{}", name))[0] for it in templates], 0)
         classes[name] = mean / np.linalg.norm(mean)
-    places = []
+    ranks = []
     for sample, answer in zip(SAMPLES, answers, strict=True):
         vector = predictor.embed_images(sample.image)[0]
         order = sorted(classes, key=lambda name: -float(vector @ classes[name]))
-        places.append(order.index(answer))
+        ranks.append(order.index(answer))
     result = solve(predictor, tmp_path, SAMPLES, prompts)
     counts = Counter(answers)
     shares = [
-        sum(place == 0 for place, it in zip(places, answers, strict=True) if it == name) / count
+        sum(rank == 0 for rank, it in zip(ranks, answers, strict=True) if it == name) / count
         for name, count in counts.items()
     ]
     assert dict(result.metrics) == pytest.approx(
         {
-            "top1": sum(place < 1 for place in places) / 20,
-            "top5": sum(place < 5 for place in places) / 20,
+            "top1": sum(rank < 1 for rank in ranks) / 20,
+            "top5": sum(rank < 5 for rank in ranks) / 20,
             "mean_per_class": sum(shares) / len(shares),
             "chance_top1": 1 / len(counts),
             "chance_top5": min(1, 5 / len(counts)),
@@ -119,7 +119,7 @@ def test_reranking_asks_how_likely_the_sentences_of_the_best_classes_are(
     with np.errstate(invalid="ignore"):
         scores = predictor.logit_scale * cosines + log_p - prior
     best = np.where(np.isfinite(log_p), scores, -np.inf).argmax(axis=1)
-    right = [names[place] == answer for place, answer in zip(best, answers, strict=True)]
+    right = [names[rank] == answer for rank, answer in zip(best, answers, strict=True)]
     assert found["top1"] == pytest.approx(np.mean(right))
 
 

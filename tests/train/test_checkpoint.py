@@ -123,12 +123,12 @@ def test_any_damage_is_detected_and_the_older_one_loaded(
     path = save(tmp_path, 2) / name
     whole = path.read_bytes()
     for _ in range(80):
-        place = generator.randrange(len(whole))
+        position = generator.randrange(len(whole))
         if damage == "flip":
-            flipped = whole[place] ^ (1 << generator.randrange(8))
-            content = whole[:place] + bytes([flipped]) + whole[place + 1 :]
+            flipped = whole[position] ^ (1 << generator.randrange(8))
+            content = whole[:position] + bytes([flipped]) + whole[position + 1 :]
         else:
-            content = whole[:place] if damage == "truncate" else whole + whole[: place + 1]
+            content = whole[:position] if damage == "truncate" else whole + whole[: position + 1]
         path.write_bytes(content)
         caplog.clear()
         with caplog.at_level(logging.WARNING):

@@ -32,10 +32,10 @@ def test_deterministic_algorithms_are_for_the_time_of_a_run(
 
 def test_an_operation_without_a_deterministic_algorithm_raises() -> None:
     # torch has none for this operation on a CPU either.
-    pooled, places = torch.rand(1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64)
+    pooled, positions = torch.rand(1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64)
     message = r"max_unpooling2d\S* has no deterministic algorithm"
     with pytest.raises(ConfigError, match=message), deterministic_algorithms(True):
-        torch.nn.functional.max_unpool2d(pooled, places, [2])
+        torch.nn.functional.max_unpool2d(pooled, positions, [2])
     assert not torch.are_deterministic_algorithms_enabled()
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from coca.data.batch import Batch
-from coca.train.nonfinite import NonFiniteReport, cause_of, nonfinite_report, place_of
+from coca.train.nonfinite import NonFiniteReport, cause_of, location_of, nonfinite_report
 from tiny_ranks import ragged_batch
 
 FINE = {"loss": 1.0, "contrastive": 0.5, "grad_norm": 2.0}
@@ -49,7 +49,7 @@ def test_the_rank_with_the_shard_names_the_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("culprits", "place"),
+    ("culprits", "location"),
     [
         ((False,), "samples 0 to 3"),
         ((True,), "samples 0 to 3"),
@@ -59,8 +59,8 @@ def test_the_rank_with_the_shard_names_the_gradient() -> None:
         ((False, True, True), "rank 1, 2, samples 4 to 11"),
     ],
 )
-def test_the_place_is_as_narrow_as_what_is_known(culprits: tuple[bool, ...], place: str) -> None:
+def test_the_place_is_as_narrow_as_what_is_known(culprits: tuple[bool, ...], location: str) -> None:
     reports = [
         NonFiniteReport("loss", bad, 4 * rank, 4 * rank + 3) for rank, bad in enumerate(culprits)
     ]
-    assert place_of(reports) == place
+    assert location_of(reports) == location

@@ -19,7 +19,7 @@ from coca.train.objective import CoCaObjective, LossConfig
 from coca.train.parallel import ParallelModel
 from tiny import sharpened, tiny_config
 from tiny_architectures import boxes, detector, openclip, openclip_batch
-from tiny_device import DEVICE, PLACES, on_cpu, place, pretended_cuda
+from tiny_device import DEVICE, DEVICE_KINDS, on_cpu, on_device, pretended_cuda
 from tiny_ranks import ragged_batch
 from tiny_run import SignalAfter, TinyStream, tiny_trainer
 
@@ -72,23 +72,23 @@ def difference(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
     return max(float((found[name] - wanted[name]).norm() / length) for name in wanted)
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_gives_the_losses_and_gradients_of_the_cpu(name: str, kind: str) -> None:
     wanted = step(name, CPU)
-    with place(kind) as (device, tolerance):
+    with on_device(kind) as (device, tolerance):
         found = step(name, device)
         assert {tensor.device for tensor in found.values()} == {device}
         found = on_cpu(found)
     assert difference(found, wanted) < tolerance
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", DEVICE_KINDS)
 def test_a_run_that_is_stopped_ends_with_the_weights_of_the_cpu(kind: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 6, "save_every": 3, "ema": EmaConfig(decay=0.9)}
     alone = tiny_trainer(tmp_path / "cpu", **settings)
     alone.fit()
-    with place(kind) as (device, tolerance):
+    with on_device(kind) as (device, tolerance):
         tiny_trainer(tmp_path / "run", device=device, objective=SignalAfter(4), **settings).fit()
         trainer = tiny_trainer(tmp_path / "run", device=device, **settings)
         assert trainer.fit().step == 6

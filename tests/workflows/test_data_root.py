@@ -61,23 +61,23 @@ def head_of(name: str) -> str:
     return " ".join(line.lstrip("# ") for line in takewhile(lambda it: it.startswith("#"), lines))
 
 
-def places_of(source: SourceConfig) -> list[str]:
+def paths_of(source: SourceConfig) -> list[str]:
     named = [getattr(source, name, "") for name in ("images", "names", "classes")]
-    return [place for place in (*source.paths, *named) if place]
+    return [path for path in (*source.paths, *named) if path]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != INSTALLED])
 def test_one_variable_moves_all_data_of_training_and_scoring(name: str) -> None:
     sources = [*sources_of(load(name, "data_root=/elsewhere"))]
     assert sources
-    places = [place for source in sources for place in places_of(source)]
-    assert [place for place in places if not f"{place}/".startswith("/elsewhere/")] == []
+    paths = [path for source in sources for path in paths_of(source)]
+    assert [path for path in paths if not f"{path}/".startswith("/elsewhere/")] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_points_into_the_clone_and_names_the_source_of_its_data(name: str) -> None:
-    places = [place for source in sources_of(load(name)) for place in places_of(source)]
-    assert [place for place in places if place.startswith(("../", "/"))] == []
+    paths = [path for source in sources_of(load(name)) for path in paths_of(source)]
+    assert [path for path in paths if path.startswith(("../", "/"))] == []
     source_notes = head_of(name).partition("Data ")[2].partition("Command ")[0]
     known = r"https?://|coca data |pip install|extra `|in data_root=FOLDER|of stage 1"
     assert re.search(known, source_notes)
@@ -94,7 +94,7 @@ def published_changes(name: str) -> list[str]:
 def test_the_override_for_published_files_is_complete(name: str) -> None:
     sources = [*sources_of(load(name, "data_root=/mine", *published_changes(name)))]
     assert {source.kind for source in sources} <= {"karpathy", "folder", "daquar", "nlvr"}
-    assert all(place.startswith("/mine") for it in sources for place in places_of(it))
+    assert all(path.startswith("/mine") for it in sources for path in paths_of(it))
 
 
 def test_flickr8k_is_read_as_it_is_published(tmp_path: Path) -> None:

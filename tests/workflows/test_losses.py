@@ -60,7 +60,7 @@ def pack(folder: Path, numbers: Sequence[int]) -> None:
             writer.write(Sample(f"k{n}", image_bytes(n), (f"given {n}",)))
 
 
-def places(data: Path) -> list[str | Path]:
+def sources(data: Path) -> list[str | Path]:
     return [f"{data}/shards/*.tar", data / "pack.zip", data / "rows.parquet", data / "photos"]
 
 
@@ -73,7 +73,7 @@ def claims(uri: str) -> dict[str, tuple[str, dict[str, str]]]:
 @pytest.fixture
 def before(data: Path, uri: str, model: Predictor) -> dict[str, tuple[str, dict[str, str]]]:
     """What a collection of all of it holds."""
-    index_images(places(data), model, uri=uri, captions=False)
+    index_images(sources(data), model, uri=uri, captions=False)
     held = claims(uri)
     assert sorted(caption for caption, _ in held.values()) == [f"given {n}" for n in range(9)]
     return held

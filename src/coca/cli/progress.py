@@ -144,8 +144,8 @@ class _Lines:
         self._written_at = time.monotonic()
         self.written += 1
         done, total = self._count.done, self._count.total
-        place = f"{done:,}" if total is None else f"{done:,}/{total:,} ({_percent(done, total)})"
-        parts = [place, self._count.pace(), self._count.shown_figures()]
+        counted = f"{done:,}" if total is None else f"{done:,}/{total:,} ({_percent(done, total)})"
+        parts = [counted, self._count.pace(), self._count.shown_figures()]
         sys.stderr.write(f"{self._title}: {', '.join(filter(None, parts))}\n")
 
 

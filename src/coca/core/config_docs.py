@@ -68,8 +68,8 @@ def describe(kind: Any, prefix: str = "", *, base: Any = None) -> Iterator[Setti
             start = value if dataclasses.is_dataclass(value) else None
             yield from describe(inner, f"{key}.", base=start)
         elif item := item_section(inner):
-            place = "NAME" if get_origin(inner) is dict else "N"
-            yield from describe(item, f"{key}.{place}.")
+            index = "NAME" if get_origin(inner) is dict else "N"
+            yield from describe(item, f"{key}.{index}.")
         else:
             default = None if value is dataclasses.MISSING else show(to_plain(value))
             text = texts.get(field.name, "")

@@ -95,9 +95,9 @@ class DecoderState:
         tokens = np.full((batch, longest), pad_id, np.int64)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = prompt
-        places = np.arange(longest)
+        columns = np.arange(longest)
         causal = np.broadcast_to(np.tri(longest, dtype=bool), (batch, longest, longest))
-        positions = np.broadcast_to(places, tokens.shape)
+        positions = np.broadcast_to(columns, tokens.shape)
         logits, self._past = decoder.step(
             tokens,
             np.ascontiguousarray(positions),
@@ -106,7 +106,7 @@ class DecoderState:
             decoder.no_cache(batch),
         )
         self._positions = lengths[:, None]
-        self._visible = (places < self._positions)[:, None]
+        self._visible = (columns < self._positions)[:, None]
         self.logits = logits[np.arange(batch), lengths - 1][:, None]
 
     def step(self, tokens: Int64[np.ndarray, "B K"], parents: Int64[np.ndarray, "B K"]) -> None:

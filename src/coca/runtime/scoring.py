@@ -38,18 +38,18 @@ def score_captions(
             ids = [rows[text_index] for text_index in group]
             lengths = [len(row) for row in ids]
             starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
-            places = np.arange(sum(lengths))
-            mask = (places <= places[:, None]) & (places >= starts[:, None])
+            columns = np.arange(sum(lengths))
+            mask = (columns <= columns[:, None]) & (columns >= starts[:, None])
             logits, _ = decoder.step(
                 np.concatenate(ids)[None],
-                (places - starts)[None],
+                (columns - starts)[None],
                 mask[None],
                 image,
                 decoder.no_cache(1),
             )
             # The target of a position is the next token.
             targets = np.concatenate([tokens[one, 1 : len(rows[one]) + 1] for one in group])
-            log_ps = log_softmax(logits[0])[places, targets]
+            log_ps = log_softmax(logits[0])[columns, targets]
             # Padding is no label, even where its id is also that of a text token.
             log_ps = np.where(targets == text.pad_id, 0, log_ps)
             scores[index, group] = np.add.reduceat(log_ps, np.cumsum([0, *lengths[:-1]]))

@@ -50,7 +50,7 @@ def cause_of(reports: Sequence[NonFiniteReport]) -> str:
     return named[0] if named else _GRADIENT_NORM
 
 
-def place_of(reports: Sequence[NonFiniteReport]) -> str:
+def location_of(reports: Sequence[NonFiniteReport]) -> str:
     """Describe the samples of the step, and the ranks if only some have non-finite images."""
     culprits = [rank for rank, report in enumerate(reports) if report.culprits]
     named = 0 < len(culprits) < len(reports)

@@ -23,7 +23,7 @@ from coca.train.device import deterministic_algorithms, training_device
 from coca.train.distributed_context import DistributedContext, lost_ranks_reported
 from coca.train.ema import Ema
 from coca.train.metrics_logger import MetricsLogger
-from coca.train.nonfinite import cause_of, nonfinite_report, place_of
+from coca.train.nonfinite import cause_of, location_of, nonfinite_report
 from coca.train.objective import Losses, Objective
 from coca.train.optimizer import make_optimizer
 from coca.train.parallel import ParallelModel
@@ -204,8 +204,8 @@ class Trainer(Generic[ModelT]):
             )
             if self.ema is not None:
                 # A run without averages so far starts them from the weights.
-                averages, places = checkpoint.group("ema") or weights, self.ema.tensors()
-                self.ema.restore({n: distribute_like(averages[n], places[n]) for n in places})
+                averages, tensors = checkpoint.group("ema") or weights, self.ema.tensors()
+                self.ema.restore({n: distribute_like(averages[n], tensors[n]) for n in tensors})
             self.step, self._samples_seen = checkpoint.step, state["samples_seen"]
             self._metrics.restore(state["figures"])
             self._logged = checkpoint.step
@@ -313,7 +313,7 @@ class Trainer(Generic[ModelT]):
         cause = cause_of(reports)
         if self.world.is_main:
             logger.warning(
-                "step %s skipped: %s is not finite (%s)", self.step, cause, place_of(reports)
+                "step %s skipped: %s is not finite (%s)", self.step, cause, location_of(reports)
             )
         in_a_row = self._metrics.bad_in_a_row
         if in_a_row >= self.config.max_bad_steps:

@@ -64,7 +64,7 @@ def test_a_collection_moves_and_goes(run: Run, run_json: RunJson, filled: Any) -
 
 
 def test_a_calibrated_collection_is_searched_with_match_probabilities(
-    run: Run, run_json: RunJson, model: str, place: Path
+    run: Run, run_json: RunJson, model: str, cwd: Path
 ) -> None:
     Path("photos").mkdir()
     for n in range(20):

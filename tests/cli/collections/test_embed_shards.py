@@ -17,7 +17,7 @@ pytest.importorskip("pyarrow")
 
 
 def test_tars_are_embedded_once_and_indexed_without_a_model(
-    run: Callable[..., Result], run_json: Callable[..., Any], model: str, place: Path
+    run: Callable[..., Result], run_json: Callable[..., Any], model: str, cwd: Path
 ) -> None:
     with ShardWriter("shards", samples_per_shard=2) as writer:
         for n in range(5):
@@ -40,7 +40,7 @@ def test_tars_are_embedded_once_and_indexed_without_a_model(
 
 
 def test_a_bad_tar_fails_the_command_after_the_others_are_done(
-    run: Callable[..., Result], model: str, place: Path
+    run: Callable[..., Result], model: str, cwd: Path
 ) -> None:
     with ShardWriter("shards", samples_per_shard=1) as writer:
         for n in range(2):
@@ -55,7 +55,7 @@ def test_a_bad_tar_fails_the_command_after_the_others_are_done(
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_processes_of_torchrun_share_the_tars(
-    run_json: Callable[..., Any], model: str, place: Path
+    run_json: Callable[..., Any], model: str, cwd: Path
 ) -> None:
     with ShardWriter("shards", samples_per_shard=2) as writer:
         for n in range(8):
@@ -64,7 +64,7 @@ def test_processes_of_torchrun_share_the_tars(
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     output = subprocess.run(
         [sys.executable, *launcher, "-m", "coca", *command],
-        cwd=place,
+        cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

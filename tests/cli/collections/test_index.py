@@ -17,7 +17,7 @@ RunJson = Callable[..., Any]
 
 @pytest.fixture
 def filled(run_json: RunJson, model: str, images: list[str]) -> Any:
-    """A collection of three images in the usual place; the first has words of its own."""
+    """A collection of three images in the default collection; the first has words of its own."""
     words = {"caption": "a red [car]", "year": 2022}
     Path(images[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     return run_json("index", "photos", "-m", model)
@@ -119,7 +119,7 @@ def test_a_tar_that_cannot_be_read_is_reported_by_the_exit_code_and_the_rest_is_
     assert "bad.tar is truncated, damaged or not a plain tar" in output.stderr
 
 
-def test_unindexable_sources_are_reported_before_the_model_is_loaded(run: Run, place: Path) -> None:
+def test_unindexable_sources_are_reported_before_the_model_is_loaded(run: Run, cwd: Path) -> None:
     Path("table.json").write_text("[]")
     output = run("index", "table.json", "-m", "absent", code=2).stderr
     assert output.startswith("error: table.json cannot be indexed: a manifest has one JSON object")
@@ -157,7 +157,7 @@ def test_too_many_bad_images_stop_the_run_and_are_listed(
 
 
 def test_a_video_is_indexed_by_frames_and_found_as_one_album(
-    run_json: RunJson, model: str, place: Path
+    run_json: RunJson, model: str, cwd: Path
 ) -> None:
     pytest.importorskip("av")
     from tiny_video import video

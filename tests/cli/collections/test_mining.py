@@ -27,7 +27,7 @@ RunJson = Callable[..., Any]
 
 @pytest.fixture
 def filled(run: Run, model: str, images: list[str]) -> list[str]:
-    """Six images with captions in the usual place."""
+    """Six images with captions in the default collection."""
     for n in range(3, 6):
         Path(f"photos/{n}.png").write_bytes(image_bytes(n))
     paths = [str(Path(f"photos/{n}.png").absolute()) for n in range(6)]
@@ -199,10 +199,10 @@ def test_classes_take_the_model_of_the_images_in_the_same_place(
     assert cure in run("mine", "x.jsonl", "--count", "1", "--uncertain", "newer", code=1).stderr
     # Where none is called `pictures`, one model is enough, and several are a question.
     for models, code in (([newer, newer], 0), ([newer, model], 2)):
-        place = f"{code}.db"
+        uri = f"{code}.db"
         for name, one in zip("ab", models, strict=True):
-            run("index", "photos", "--uri", place, "-c", name, "-m", one, "--no-captions")
-        output = run("classes", "add", "cat", "--uri", place, code=code)
+            run("index", "photos", "--uri", uri, "-c", name, "-m", one, "--no-captions")
+        output = run("classes", "add", "cat", "--uri", uri, code=code)
         assert code == 0 or "by several models" in output.stderr
 
 

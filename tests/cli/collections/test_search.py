@@ -17,7 +17,7 @@ RunJson = Callable[..., Any]
 
 @pytest.fixture
 def filled(run_json: RunJson, model: str, images: list[str]) -> Any:
-    """A collection of three images in the usual place; the first has words of its own."""
+    """A collection of three images in the default collection; the first has words of its own."""
     words = {"caption": "a red [car]", "year": 2022}
     Path(images[0]).with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
     return run_json("index", "photos", "-m", model)
@@ -180,9 +180,9 @@ def test_a_resident_search_answers_as_the_index_does(run_json: RunJson, filled: 
 
 
 def test_another_model_is_refused_by_one_sentence(
-    run: Run, filled: Any, place: Path, images: list[str]
+    run: Run, filled: Any, cwd: Path, images: list[str]
 ) -> None:
-    other = str(write_model(place / "other", seed=1))
+    other = str(write_model(cwd / "other", seed=1))
     for command in (["search", "x"], ["index", "photos"]):
         output = run(*command, "--model", other, code=1).stderr
         assert output.startswith("error: collection 'pictures' in coca.db was filled by model")
@@ -193,7 +193,7 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
     run: Run,
     run_json: RunJson,
     model: str,
-    place: Path,
+    cwd: Path,
     images: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -201,7 +201,7 @@ def test_a_search_falls_back_to_the_named_model_where_its_own_is_gone(
     run("index", "photos", "--model", "moved", "--no-captions")
     shutil.rmtree("moved")
     assert "name its folder by --model" in run("search", "x", code=1).stderr
-    monkeypatch.setenv("COCA_MODEL", str(write_model(place / "other", seed=1)))
+    monkeypatch.setenv("COCA_MODEL", str(write_model(cwd / "other", seed=1)))
     assert "was filled by model" in run("search", "x", code=1).stderr
     monkeypatch.setenv("COCA_MODEL", model)
     assert len(run_json("search", "x")) == 3

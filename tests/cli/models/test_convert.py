@@ -14,9 +14,9 @@ RunJson = Callable[..., Any]
 
 
 @pytest.fixture
-def theirs(place: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    return str(write_open_clip(place / "theirs"))
+def theirs(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cwd / "cache"))
+    return str(write_open_clip(cwd / "theirs"))
 
 
 def test_weights_of_open_clip_are_converted_both_ways(
@@ -54,8 +54,8 @@ def test_a_model_of_the_paper_cannot_go_to_open_clip(run: Run, model: str) -> No
 
 @pytest.mark.parametrize("name", ["openclip:coca_ViT-B-32/laion2b_s13b_b90k", "hf:some/model"])
 def test_without_the_hub_package_the_command_that_brings_it_is_reported(
-    run: Run, place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, cwd: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cwd / "cache"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "coca-captioners[hub]" in run("embed", "-t", "a", "-m", name, code=1).stderr

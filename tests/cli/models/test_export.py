@@ -21,13 +21,13 @@ def test_an_exported_model_has_a_card(run: Run, run_json: RunJson, model: str) -
 
 
 def test_an_exported_model_is_pushed_if_asked(
-    run: Run, place: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, cwd: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = FolderHub(place / "hub")
+    hub = FolderHub(cwd / "hub")
     monkeypatch.setattr("coca.release.export.HuggingFace", lambda: hub)
     output = run("export", model, "shared", "--push", "me/tiny")
     assert "others load it as hf:me/tiny" in output.stdout
-    assert 'coca.load("hf:me/tiny")' in (place / "hub/me/tiny/README.md").read_text()
+    assert 'coca.load("hf:me/tiny")' in (cwd / "hub/me/tiny/README.md").read_text()
 
 
 def test_options_of_another_export_format_are_an_error(run: Run, model: str) -> None:

@@ -33,6 +33,6 @@ def test_an_unknown_model_is_reported_with_the_nearest_preset(run: Run) -> None:
     assert "did you mean 'coca_base'?" in run("info", "coca_bass", code=2).stderr
 
 
-def test_a_folder_without_a_model_is_a_failure(run: Run, place: Path) -> None:
-    assert "no model folder" in run("info", str(place), code=1).stderr
-    assert "no model folder" in run("embed", "-t", "x", "-m", str(place), code=1).stderr
+def test_a_folder_without_a_model_is_a_failure(run: Run, cwd: Path) -> None:
+    assert "no model folder" in run("info", str(cwd), code=1).stderr
+    assert "no model folder" in run("embed", "-t", "x", "-m", str(cwd), code=1).stderr

@@ -7,7 +7,7 @@ from coca.cli.console import Console
 from coca.cli.options import defaults
 from coca.core.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("place")
+pytestmark = pytest.mark.usefixtures("cwd")
 
 
 def test_a_named_model_goes_first_then_the_environment_then_the_shipped_one(

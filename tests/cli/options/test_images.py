@@ -29,7 +29,7 @@ def test_folders_give_their_videos_to_who_can_use_them(files: list[str]) -> None
     assert find(["photos"], videos=True) == [*files[:3], "photos/film.MP4", files[3]]
 
 
-def test_an_archive_is_refused_with_what_to_do(place: Path) -> None:
+def test_an_archive_is_refused_with_what_to_do(cwd: Path) -> None:
     Path("a.zip").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"a\.zip is an archive.* `coca index a\.zip`"):
         find(["a.zip"])
@@ -43,12 +43,12 @@ def test_a_name_that_fits_nothing_is_kept_and_reported(files: list[str]) -> None
     assert find(["none.png", "none*.png"]) == ["none.png", "none*.png"]
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_a_file(place: Path) -> None:
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(cwd: Path) -> None:
     Path("[1].png").write_bytes(b"")
     assert find(["[1].png"]) == ["[1].png"]
 
 
-def test_folders_without_images_are_a_wrong_call(place: Path) -> None:
+def test_folders_without_images_are_a_wrong_call(cwd: Path) -> None:
     Path("empty").mkdir()
     with pytest.raises(ConfigError, match="no image in empty"):
         find(["empty"])
@@ -70,7 +70,7 @@ def test_bad_images_keep_their_place_among_the_outcomes(images: list[str]) -> No
         assert [one.path for one in outcomes if isinstance(one, Bad)] == [paths[1], paths[3]]
 
 
-def test_a_pattern_that_fits_nothing_is_reported_as_one(place: Path) -> None:
+def test_a_pattern_that_fits_nothing_is_reported_as_one(cwd: Path) -> None:
     def work(batch: Sequence[str]) -> list[str]:
         raise DataError("it is bad")
 

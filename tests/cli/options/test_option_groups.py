@@ -20,10 +20,10 @@ def test_a_group_of_options_is_among_the_others_of_a_command() -> None:
         *,
         among: FilterOptions,
         loud: Annotated[bool, typer.Option("--loud")] = False,
-        place: CollectionOptions,
+        collection: CollectionOptions,
     ) -> None:
         """Record it."""
-        printed.append((word, loud, among, place))
+        printed.append((word, loud, among, collection))
 
     runner = CliRunner()
     assert runner.invoke(app, ["x", "--tag", "a", "--tag", "b", "-c", "other"]).exit_code == 0

@@ -18,7 +18,7 @@ TASK = "task: retrieval\ndata: {kind: folder, path: p}"
 
 
 @pytest.fixture(autouse=True)
-def recipes(place: Path) -> None:
+def recipes(cwd: Path) -> None:
     Path("run.yaml").write_text(RUN, encoding="utf-8")
     Path("task.yaml").write_text(TASK, encoding="utf-8")
 

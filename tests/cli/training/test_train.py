@@ -70,7 +70,7 @@ def test_all_errors_of_a_recipe_are_reported_at_once(run: Run, recipe: str) -> N
     assert any("seed must be a whole number, got 'often'" in line for line in output)
 
 
-def test_a_run_without_a_recipe_is_a_wrong_call(run: Run, place: Path) -> None:
+def test_a_run_without_a_recipe_is_a_wrong_call(run: Run, cwd: Path) -> None:
     assert "no recipe is given" in run("pretrain", "train.steps=1", code=2).stderr
     assert "none.yaml cannot be read" in run("pretrain", "none.yaml", code=2).stderr
 
@@ -99,16 +99,16 @@ def wait_for_row(run: Path, process: subprocess.Popen[str], *, beyond: int = 0) 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_saves_and_the_same_command_goes_on(
-    run_json: RunJson, recipe: str, place: Path, number: signal.Signals, code: int
+    run_json: RunJson, recipe: str, cwd: Path, number: signal.Signals, code: int
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "coca", "pretrain", recipe, *LONG, "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=place,
+        cwd=cwd,
     )
-    wait_for_row(place / "runs/tiny", process)
+    wait_for_row(cwd / "runs/tiny", process)
     process.send_signal(number)
     out, errors = process.communicate()
     assert (process.returncode, errors) == (code, "")
@@ -120,7 +120,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
 
 
 @contextmanager
-def torchrun(place: Path, *arguments: str, restarts: int = 0) -> Iterator[subprocess.Popen[str]]:
+def torchrun(cwd: Path, *arguments: str, restarts: int = 0) -> Iterator[subprocess.Popen[str]]:
     """Two processes that train together; they do not outlive the block."""
     launcher = ("--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts))
     process = subprocess.Popen(
@@ -128,7 +128,7 @@ def torchrun(place: Path, *arguments: str, restarts: int = 0) -> Iterator[subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=place,
+        cwd=cwd,
     )
     try:
         yield process
@@ -140,9 +140,9 @@ def torchrun(place: Path, *arguments: str, restarts: int = 0) -> Iterator[subpro
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_train_what_one_does(run: Run, recipe: str, place: Path) -> None:
+def test_two_processes_train_what_one_does(run: Run, recipe: str, cwd: Path) -> None:
     options = ("run=runs/two", "train.parallel=fsdp", "--json")
-    with torchrun(place, "pretrain", recipe, *options) as process:
+    with torchrun(cwd, "pretrain", recipe, *options) as process:
         out, errors = process.communicate()
     assert process.returncode == 0, errors
     # One of them speaks, the other is silent.
@@ -168,11 +168,11 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 @pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes by /proc")
 def test_torchrun_starts_killed_ranks_again_and_sigterm_saves(
-    run_json: RunJson, recipe: str, place: Path
+    run_json: RunJson, recipe: str, cwd: Path
 ) -> None:
-    folder = place / "runs/tiny"
+    folder = cwd / "runs/tiny"
     pace = (LONG[0], "train.save_every=10")
-    with torchrun(place, "pretrain", recipe, *pace, restarts=1) as process:
+    with torchrun(cwd, "pretrain", recipe, *pace, restarts=1) as process:
         wait_for_row(folder, process, beyond=15)
         os.kill(workers_of(process)[1], signal.SIGKILL)
         while len(json.loads((folder / "record.json").read_text())["starts"]) < 2:

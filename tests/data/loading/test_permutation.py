@@ -18,9 +18,9 @@ def test_every_place_is_landed_on_exactly_once(size: int, seed: int) -> None:
     assert sorted(landed.tolist()) == list(range(size))
 
 
-@given(size=st.integers(1, 2**62), seed=seeds, place=st.integers(0, 2**62))
-def test_a_position_stays_inside_ranges_of_any_size(size: int, seed: int, place: int) -> None:
-    landed = permute(words(place % size), words(size), mix(seed))
+@given(size=st.integers(1, 2**62), seed=seeds, position=st.integers(0, 2**62))
+def test_a_position_stays_inside_ranges_of_any_size(size: int, seed: int, position: int) -> None:
+    landed = permute(words(position % size), words(size), mix(seed))
     assert 0 <= int(landed[0]) < size
 
 
@@ -32,15 +32,17 @@ def test_a_position_is_permuted_alike_alone_or_among_others(size: int, seed: int
 
 
 def test_each_place_may_have_its_own_size_and_key() -> None:
-    places, own_sizes, keys = words(3, 3, 90), words(10, 50, 91), mix(np.array([1, 2, 3]))
-    together = permute(places, own_sizes, keys)
-    alone = [permute(places[i : i + 1], own_sizes[i : i + 1], keys[i : i + 1])[0] for i in range(3)]
+    positions, own_sizes, keys = words(3, 3, 90), words(10, 50, 91), mix(np.array([1, 2, 3]))
+    together = permute(positions, own_sizes, keys)
+    alone = [
+        permute(positions[i : i + 1], own_sizes[i : i + 1], keys[i : i + 1])[0] for i in range(3)
+    ]
     assert together.tolist() == alone
 
 
 def test_another_key_gives_another_order() -> None:
-    places = np.arange(1000, dtype=np.uint64)
-    first, second = (permute(places, words(1000), mix(seed)) for seed in (1, 2))
+    positions = np.arange(1000, dtype=np.uint64)
+    first, second = (permute(positions, words(1000), mix(seed)) for seed in (1, 2))
     # Two random orders of 1,000 agree in one position on average.
     assert (first == second).sum() < 10
 
@@ -48,15 +50,15 @@ def test_another_key_gives_another_order() -> None:
 def test_a_shuffle_leaves_no_trend() -> None:
     landed = permute(np.arange(10_000, dtype=np.uint64), words(10_000), mix(5)).astype(float)
     neighbours = np.corrcoef(landed[:-1], landed[1:])[0, 1]
-    places = np.corrcoef(np.arange(10_000), landed)[0, 1]
+    positions = np.corrcoef(np.arange(10_000), landed)[0, 1]
     # Four standard errors of the correlation of independent numbers.
     assert abs(neighbours) < 0.04
-    assert abs(places) < 0.04
+    assert abs(positions) < 0.04
 
 
 def test_small_ranges_reach_every_order() -> None:
-    places = np.arange(3, dtype=np.uint64)
-    orders = {tuple(permute(places, words(3), mix(seed)).tolist()) for seed in range(200)}
+    positions = np.arange(3, dtype=np.uint64)
+    orders = {tuple(permute(positions, words(3), mix(seed)).tolist()) for seed in range(200)}
     assert len(orders) == 6
 
 

@@ -23,7 +23,7 @@ def test_strips_of_any_source_become_samples_of_frames(tmp_path: Path) -> None:
     config = FolderConfig(path=str(tmp_path), strip=8, frames=3)
     sample = open_source(config).read(0)
     assert [int(decode(image)[0, 0, 0]) for image in sample.images] == [
-        10 * place for place in spread(8, 3)
+        10 * position for position in spread(8, 3)
     ]
     assert sample.labels == ("wave",)
     assert decode(sample.image).shape == (3, 6, 6)

@@ -38,24 +38,24 @@ def http(tmp_path: Path, serve: Serve) -> str:
 
 
 @pytest.fixture(params=["local", "file", "http"])
-def place(request: pytest.FixtureRequest) -> str:
+def url(request: pytest.FixtureRequest) -> str:
     path: str = request.getfixturevalue(request.param)
     return path
 
 
-def test_ranges_sizes_and_whole_files_are_read_alike_everywhere(place: str) -> None:
+def test_ranges_sizes_and_whole_files_are_read_alike_everywhere(url: str) -> None:
     storage = Storage()
-    assert storage.size(place) == len(CONTENT)
-    assert storage.read(place, [(3, 9), (10_000, 10_240), (0, 1)]) == [
+    assert storage.size(url) == len(CONTENT)
+    assert storage.read(url, [(3, 9), (10_000, 10_240), (0, 1)]) == [
         CONTENT[3:9],
         CONTENT[10_000:10_240],
         CONTENT[:1],
     ]
-    assert storage.read_all(place) == CONTENT
+    assert storage.read_all(url) == CONTENT
 
 
-def test_a_stream_reads_and_seeks_alike_everywhere(place: str) -> None:
-    with Storage().open(place) as stream:
+def test_a_stream_reads_and_seeks_alike_everywhere(url: str) -> None:
+    with Storage().open(url) as stream:
         assert stream.read(7) == CONTENT[:7]
         assert stream.seek(-5, os.SEEK_END) == len(CONTENT) - 5
         assert stream.read() == CONTENT[-5:]
@@ -65,8 +65,8 @@ def test_a_stream_reads_and_seeks_alike_everywhere(place: str) -> None:
         assert stream.read(2) == CONTENT[5:7]
 
 
-def test_a_missing_file_is_the_same_error_everywhere(place: str) -> None:
-    absent = place.replace("a.bin", "b.bin")
+def test_a_missing_file_is_the_same_error_everywhere(url: str) -> None:
+    absent = url.replace("a.bin", "b.bin")
     for ask in (
         lambda: Storage().size(absent),
         lambda: Storage().read(absent, [(0, 1)]),
@@ -78,15 +78,15 @@ def test_a_missing_file_is_the_same_error_everywhere(place: str) -> None:
         assert caught.value.reason == "missing"
 
 
-def test_a_file_that_ends_too_early_is_an_error_everywhere(place: str) -> None:
+def test_a_file_that_ends_too_early_is_an_error_everywhere(url: str) -> None:
     with pytest.raises(DataError, match=r"a\.bin"):
-        Storage().read(place, [(len(CONTENT) - 3, len(CONTENT) + 4)])
+        Storage().read(url, [(len(CONTENT) - 3, len(CONTENT) + 4)])
 
 
-def test_a_handle_survives_pickling_by_opening_again(place: str) -> None:
+def test_a_handle_survives_pickling_by_opening_again(url: str) -> None:
     storage = Storage()
-    storage.read(place, [(0, 1)])
-    assert pickle.loads(pickle.dumps(storage)).read(place, [(1, 2)]) == [CONTENT[1:2]]
+    storage.read(url, [(0, 1)])
+    assert pickle.loads(pickle.dumps(storage)).read(url, [(1, 2)]) == [CONTENT[1:2]]
 
 
 def test_a_fork_of_a_process_that_read_remote_files_is_an_error(
@@ -181,10 +181,10 @@ def test_a_fifo_or_device_is_refused_at_once(
     assert caught.value.reason == "unreadable"
 
 
-def test_a_file_above_the_limit_is_refused_everywhere(place: str) -> None:
-    assert Storage().read_all(place, max_bytes=len(CONTENT)) == CONTENT
+def test_a_file_above_the_limit_is_refused_everywhere(url: str) -> None:
+    assert Storage().read_all(url, max_bytes=len(CONTENT)) == CONTENT
     with pytest.raises(DataError, match=r"10,240 bytes, and at most 10,239 are read") as caught:
-        Storage().read_all(place, max_bytes=len(CONTENT) - 1)
+        Storage().read_all(url, max_bytes=len(CONTENT) - 1)
     assert caught.value.reason == "too_large"
 
 

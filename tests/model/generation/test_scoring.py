@@ -68,11 +68,11 @@ def test_scores_equal_the_log_probabilities_of_generation(model: Captioner) -> N
     decoding = GenerationConfig(
         num_beams=6, num_return_sequences=6, max_new_tokens=9, early_stopping="certain"
     )
-    for place, row in enumerate(generate(model, tokens, decoding=decoding)):
+    for row_number, row in enumerate(generate(model, tokens, decoding=decoding)):
         ended = [one for one in row if one.ended]
         if ended:
             texts = prepack(model, [one.token_ids for one in ended])
-            scores = score_captions(model, tokens[place : place + 1], texts)[0]
+            scores = score_captions(model, tokens[row_number : row_number + 1], texts)[0]
             assert scores.tolist() == pytest.approx([one.total for one in ended], abs=1e-4)
 
 

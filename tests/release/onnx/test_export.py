@@ -55,11 +55,11 @@ def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Path
 ) -> tuple[str, Path]:
     """A model and its export; in another process, where no shapes are checked."""
-    place = tmp_path_factory.mktemp("exported")
+    folder = tmp_path_factory.mktemp("exported")
     write = write_model if request.param == "coca" else write_open_clip
-    model = str(write(place / "model"))
-    command("export", model, str(place / "onnx"), "--format", "onnx", "--images", str(images))
-    return model, place / "onnx"
+    model = str(write(folder / "model"))
+    command("export", model, str(folder / "onnx"), "--format", "onnx", "--images", str(images))
+    return model, folder / "onnx"
 
 
 def command(*words: str) -> str:
@@ -174,11 +174,11 @@ from coca.server.app import create_app
 from coca.server.service import open_service
 from coca.server.settings import ServerSettings
 from coca.workflows.collections.index import index_images
-folder, photos, place = sys.argv[1:]
-uri = place + "/pictures.db"
+folder, photos, out = sys.argv[1:]
+uri = out + "/pictures.db"
 index_images([photos], load(folder), uri=uri, captions=False)
 image = "data:image/png;base64," + base64.b64encode(Path(photos, "0.png").read_bytes()).decode()
-settings = ServerSettings(thumbnails=Path(place, "t"), uploads=Path(place, "u"))
+settings = ServerSettings(thumbnails=Path(out, "t"), uploads=Path(out, "u"))
 with open_service(uri, ["pictures"], settings, runtime="onnx") as service:
     app = create_app(service, settings)
     client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1))

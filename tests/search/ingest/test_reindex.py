@@ -47,10 +47,10 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def both(tmp_path: Path, folder: Path, embedder: Any) -> Iterator[tuple[Collection, Collection]]:
-    place = str(tmp_path / "a.db")
+    uri = str(tmp_path / "a.db")
     with (
-        Collection.open(place, embed_dim=16, fingerprint="model-one", create=True) as old,
-        Collection.open(place, "new", embed_dim=8, fingerprint="model-two", create=True) as new,
+        Collection.open(uri, embed_dim=16, fingerprint="model-one", create=True) as old,
+        Collection.open(uri, "new", embed_dim=8, fingerprint="model-two", create=True) as new,
     ):
         ingest([FileSource([folder])], embedder, old)
         yield old, new

@@ -86,16 +86,16 @@ def test_a_folder_in_which_nothing_is_left_keeps_its_records_unless_it_is_truste
     index: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, other = tmp_path / "drive", tmp_path / "other"
-    for place in (folder, other):
-        place.mkdir()
-        (place / f"{place.name}.jpg").write_bytes(place.name.encode())
+    for path in (folder, other):
+        path.mkdir()
+        (path / f"{path.name}.jpg").write_bytes(path.name.encode())
     ingest([FileSource([folder, other])], embedder, index)
     (folder / "drive.jpg").unlink()
     # A text file is not an image.
     (folder / "note.txt").write_text("a note")
-    for places in ([folder], [folder, other]):
-        kept = ingest([FileSource(places)], embedder, index, prune=True)
-        assert kept == IngestReport(unchanged=len(places) - 1)
+    for folders in ([folder], [folder, other]):
+        kept = ingest([FileSource(folders)], embedder, index, prune=True)
+        assert kept == IngestReport(unchanged=len(folders) - 1)
     # A missing file in a non-empty folder is lost.
     (other / "more.jpg").write_bytes(b"more")
     (other / "other.jpg").unlink()
@@ -110,8 +110,8 @@ def test_a_copy_takes_no_words_from_a_file_that_is_out_of_reach(
     index: Collection, tmp_path: Path, embedder: Any
 ) -> None:
     folder, drive = tmp_path / "pictures", tmp_path / "drive"
-    for place in (folder, drive):
-        place.mkdir()
+    for path in (folder, drive):
+        path.mkdir()
     (drive / "a.jpg").write_bytes(b"same")
     (folder / "a.jpg").symlink_to(drive / "a.jpg")
     (folder / "a.txt").write_text("words of a")

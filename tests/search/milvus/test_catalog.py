@@ -24,9 +24,9 @@ MakeRecord = Callable[..., Record]
 
 
 @pytest.fixture
-def connection(make_index: MakeIndex, place: str) -> Iterator[Connection]:
+def connection(make_index: MakeIndex, uri: str) -> Iterator[Connection]:
     make_index()
-    opened = Connection(place, create=False)
+    opened = Connection(uri, create=False)
     yield opened
     opened.close()
 

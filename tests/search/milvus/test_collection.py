@@ -134,11 +134,11 @@ def test_a_name_that_milvus_would_refuse_is_refused(make_index: MakeIndex, name:
 
 
 def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
-    place = str(tmp_path / "pictures.db")
-    connection = Connection(place, create=True)
+    uri = str(tmp_path / "pictures.db")
+    connection = Connection(uri, create=True)
     connection.client.create_collection("foreign", dimension=16, timeout=10)
     with pytest.raises(SearchError, match="was not made by `coca index`"):
-        Collection.open(place, "foreign")
+        Collection.open(uri, "foreign")
     connection.close()
 
 
@@ -263,8 +263,8 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> Any:
     rng = np.random.default_rng(0)
     centres = noise(rng, 200)
     vectors = unit(centres[rng.integers(200, size=5_000)] + 0.5 * noise(rng, 5_000))
-    place = str(tmp_path_factory.mktemp("clusters") / "pictures.db")
-    with Collection.open(place, embed_dim=32, fingerprint="f", create=True) as index:
+    uri = str(tmp_path_factory.mktemp("clusters") / "pictures.db")
+    with Collection.open(uri, embed_dim=32, fingerprint="f", create=True) as index:
         index.upsert(
             Record(id=str(row), path=f"/{row:05}", vector=vector)
             for row, vector in enumerate(vectors)

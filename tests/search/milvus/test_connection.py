@@ -74,7 +74,7 @@ def test_a_closed_connection_is_an_error_and_may_be_closed_twice(tmp_path: Path)
 def test_a_failed_opening_lets_go_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = str(tmp_path / "pictures.db")
+    uri = str(tmp_path / "pictures.db")
     with monkeypatch.context() as patch:
         import pymilvus
 
@@ -83,23 +83,23 @@ def test_a_failed_opening_lets_go_of_the_folder(
 
         patch.setattr(pymilvus, "MilvusClient", refuse)
         with pytest.raises(SearchError, match=r"could not open it: no$"):
-            Connection(place, create=True)
-    assert opens_in_another_process(place)
+            Connection(uri, create=True)
+    assert opens_in_another_process(uri)
 
 
 def test_closing_lets_the_next_process_in(tmp_path: Path) -> None:
-    place = str(tmp_path / "pictures.db")
-    connection = Connection(place, create=True)
-    assert not opens_in_another_process(place)
+    uri = str(tmp_path / "pictures.db")
+    connection = Connection(uri, create=True)
+    assert not opens_in_another_process(uri)
     connection.close()
-    assert opens_in_another_process(place)
+    assert opens_in_another_process(uri)
 
 
 def test_threads_may_open_one_folder_at_once(tmp_path: Path) -> None:
-    place = str(tmp_path / "pictures.db")
+    uri = str(tmp_path / "pictures.db")
     opened: list[Connection] = []
     threads = [
-        threading.Thread(target=lambda: opened.append(Connection(place, create=True)))
+        threading.Thread(target=lambda: opened.append(Connection(uri, create=True)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -142,11 +142,11 @@ def test_a_missing_package_is_reported_with_the_command(
         Connection(str(tmp_path / "pictures.db"), create=True)
 
 
-def opens_in_another_process(place: str) -> bool:
+def opens_in_another_process(uri: str) -> bool:
     code = (
         "import sys; from coca.search.milvus.connection import Connection;"
         "Connection(sys.argv[1], create=False).close()"
     )
-    done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
     assert done.returncode == 0 or "another process" in done.stderr
     return done.returncode == 0

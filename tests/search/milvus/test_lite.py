@@ -82,24 +82,24 @@ def test_a_path_that_cannot_be_created_is_reported_with_the_reason(tmp_path: Pat
 
 
 def test_a_path_that_cannot_be_written_is_reported_with_the_reason(tmp_path: Path) -> None:
-    place = tmp_path / "pictures.db"
+    folder = tmp_path / "pictures.db"
     # A folder at the path of the lock: this error occurs for root as well.
-    (place / "LOCK").mkdir(parents=True)
+    (folder / "LOCK").mkdir(parents=True)
     with pytest.raises(SearchError, match="cannot be written: Is a directory"):
-        Lease.take(str(place), create=False)
+        Lease.take(str(folder), create=False)
 
 
 def test_the_process_that_holds_the_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = tmp_path / "pictures.db"
-    place.mkdir()
+    folder = tmp_path / "pictures.db"
+    folder.mkdir()
     code = (
         "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX);"
         "print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(place / "LOCK")],
+        [sys.executable, "-c", code, str(folder / "LOCK")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -107,15 +107,15 @@ def test_the_process_that_holds_the_folder_is_named(
         assert holder.stdout is not None
         holder.stdout.readline()
         with pytest.raises(SearchError, match=r"another process .*has it open") as caught:
-            Lease.take(str(place), create=False)
+            Lease.take(str(folder), create=False)
         if sys.platform == "linux":
             assert f"(pid {holder.pid})" in str(caught.value)
         # As when another process locks the folder between the check and the opening.
         with monkeypatch.context() as patch:
             patch.setattr(lite, "check_free", lambda path: None)
             with pytest.raises(SearchError, match=r"another process .*has it open"):
-                Connection(str(place), create=False)
-    Lease.take(str(place), create=False).release()
+                Connection(str(folder), create=False)
+    Lease.take(str(folder), create=False).release()
 
 
 def test_a_system_without_a_list_of_locks_names_no_process(tmp_path: Path) -> None:
@@ -123,12 +123,12 @@ def test_a_system_without_a_list_of_locks_names_no_process(tmp_path: Path) -> No
 
 
 def test_one_process_shares_one_hold_under_any_spelling(tmp_path: Path) -> None:
-    place = tmp_path / "pictures.db"
-    (tmp_path / "link.db").symlink_to(place)
-    first = Lease.take(str(place), create=True)
+    folder = tmp_path / "pictures.db"
+    (tmp_path / "link.db").symlink_to(folder)
+    first = Lease.take(str(folder), create=True)
     second = Lease.take(str(tmp_path / "link.db"), create=False)
     third = Lease.take(os.path.join(str(tmp_path), ".", "pictures.db"), create=False)
     assert first is second is third
     for _ in range(3):
         first.release()
-    assert Lease.take(str(place), create=False) is not first
+    assert Lease.take(str(folder), create=False) is not first

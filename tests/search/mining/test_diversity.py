@@ -25,8 +25,8 @@ def test_without_diversity_relevance_alone_decides(seed: int, count: int) -> Non
 def test_marginal_relevance_is_the_formula_and_never_grows(seed: int, diversity: float) -> None:
     vectors, relevance = cloud(seed, 10), np.random.default_rng(seed).random(10)
     chosen = mmr(vectors, relevance, 10, diversity=diversity)
-    for place, (row, gain) in enumerate(chosen):
-        before = [other for other, _ in chosen[:place]]
+    for number, (row, gain) in enumerate(chosen):
+        before = [other for other, _ in chosen[:number]]
         nearest = max((float(vectors[row] @ vectors[other]) for other in before), default=-1.0)
         by_hand = (1 - diversity) * relevance[row] - diversity * nearest
         assert gain == pytest.approx(by_hand, abs=1e-6)

@@ -43,8 +43,8 @@ def test_a_ranking_joined_with_nothing_keeps_its_order(
     for other, weights in (([], [0.5, 0.5]), (one[::-1], [1.0, 0.0])):
         fused = fuse([one, other], weights, fusion)
         assert {hit.id for hit in fused} == {hit.id for hit in one}
-        places = {hit.id: hit.score for hit in one}
-        assert [places[hit.id] for hit in fused] == sorted(places.values(), reverse=True)
+        scores = {hit.id: hit.score for hit in one}
+        assert [scores[hit.id] for hit in fused] == sorted(scores.values(), reverse=True)
 
 
 @given(SCORES, SCORES, FUSIONS)

@@ -29,8 +29,8 @@ def test_each_image_gets_the_reciprocals_of_both_its_places(
     near_8 = [Term(vector=embedder.direction(b"8"))]
     by_hand: dict[str, float] = {}
     for ranking in (engine.search(terms=near_8, k=40), captions.full_text_search("3 17", 40)):
-        for place, hit in enumerate(ranking, start=1):
-            by_hand[hit.id] = by_hand.get(hit.id, 0) + 0.5 / (60 + place)
+        for rank, hit in enumerate(ranking, start=1):
+            by_hand[hit.id] = by_hand.get(hit.id, 0) + 0.5 / (60 + rank)
     hits = search_hybrid(engine.index, captions, "3 17", engine.query(near_8), k=40)
     assert {hit.id: hit.score for hit in hits} == pytest.approx(by_hand)
     assert [hit.score for hit in hits] == sorted(by_hand.values(), reverse=True)

@@ -87,7 +87,7 @@ def test_the_first_hits_are_marked_in_one_pass(engine: SearchEngine, writer: Wri
     assert SCORED_HITS <= writer.passes[0] <= SCORED_HITS + 3
     assert [hit.id for hit in hits] == [hit.id for hit in plain]
     assert [hit.match_probability is None for hit in hits] == [
-        place >= SCORED_HITS for place in range(COUNT)
+        rank >= SCORED_HITS for rank in range(COUNT)
     ]
     assert {hit.matches for hit in hits[:SCORED_HITS]} == {True, False}
 

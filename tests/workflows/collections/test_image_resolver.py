@@ -48,7 +48,7 @@ class StandIn:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> list[Path]:
+def sources(tmp_path: Path) -> list[Path]:
     """A folder, tars, a table that holds its images, one that names them, a zip, a video."""
     pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
     photos = tmp_path / "photos.zip" / "of a.tar"
@@ -77,9 +77,9 @@ def places(tmp_path: Path) -> list[Path]:
     return named
 
 
-def images_of(places: Sequence[Path]) -> list[SourceImage]:
+def images_of(sources: Sequence[Path]) -> list[SourceImage]:
     found: list[SourceImage] = []
-    for source in open_sources(resolve_uris(places), frame_interval_s=FRAME_INTERVAL_S):
+    for source in open_sources(resolve_uris(sources), frame_interval_s=FRAME_INTERVAL_S):
         for entry in source.entries():
             if isinstance(source, SeriesSource):
                 found += source.series(entry)
@@ -88,23 +88,23 @@ def images_of(places: Sequence[Path]) -> list[SourceImage]:
     return found
 
 
-def test_every_image_is_read_again_by_its_path_and_etag(places: list[Path]) -> None:
-    read, found = ImageResolver(), images_of(places)
+def test_every_image_is_read_again_by_its_path_and_etag(sources: list[Path]) -> None:
+    read, found = ImageResolver(), images_of(sources)
     assert len(found) >= (12 if HAS_AV else 10)
     for one in found:
         assert read(one.path, one.etag) == one.data
 
 
 def test_a_collection_of_all_kinds_is_embedded_by_another_model(
-    places: list[Path], tmp_path: Path
+    sources: list[Path], tmp_path: Path
 ) -> None:
-    uri, count = str(tmp_path / "a.db"), len({one.data for one in images_of(places)})
+    uri, count = str(tmp_path / "a.db"), len({one.data for one in images_of(sources)})
     older, newer = StandIn("one", 16), StandIn("two", 8)
     with (
         Collection.open(uri, embed_dim=16, fingerprint="one", create=True) as old,
         Collection.open(uri, "new", embed_dim=8, fingerprint="two", create=True) as new,
     ):
-        ingest(open_sources(resolve_uris(places), frame_interval_s=FRAME_INTERVAL_S), older, old)
+        ingest(open_sources(resolve_uris(sources), frame_interval_s=FRAME_INTERVAL_S), older, old)
         report = reindex(old, newer, new, open_image=ImageResolver(), batch_size=4)
         assert (report.embedded, report.lost) == (count, [])
         before, after = old.get(old.ids()), new.get(new.ids())
@@ -115,7 +115,7 @@ def test_a_collection_of_all_kinds_is_embedded_by_another_model(
             assert record.vector == pytest.approx(newer.embed_images([image])[0], abs=1e-5)
 
 
-def test_images_behind_addresses_are_embedded_again(places: list[Path], tmp_path: Path) -> None:
+def test_images_behind_addresses_are_embedded_again(sources: list[Path], tmp_path: Path) -> None:
     server = RangeServer(tmp_path, fail_every=0)
     try:
         rows = [{"image": f"{server.url}/other.png", "caption": "far away"}]
@@ -146,7 +146,7 @@ def test_images_behind_addresses_are_embedded_again(places: list[Path], tmp_path
         server.stop()
 
 
-def test_what_is_gone_is_reported(places: list[Path], tmp_path: Path) -> None:
+def test_what_is_gone_is_reported(sources: list[Path], tmp_path: Path) -> None:
     read, tar = ImageResolver(), tmp_path / "shards" / "shard-000000.tar"
     with pytest.raises(DataError, match=r"shard-000000.tar holds no k9 any more"):
         read(f"{tar}/k9", "")
@@ -154,7 +154,7 @@ def test_what_is_gone_is_reported(places: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"k2 cannot be read"):
         read(f"{tar}/k2", "")
     if HAS_AV:
-        (frame, *_) = (one for one in images_of(places[-1:]))
+        (frame, *_) = (one for one in images_of(sources[-1:]))
         with pytest.raises(DataError, match="has changed since"):
             read(frame.path, "7/0.5s")
         with pytest.raises(DataError, match="no such frame"):

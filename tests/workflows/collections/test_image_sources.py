@@ -37,11 +37,9 @@ def pack(folder: Path, count: int = 5, *, per_shard: int = 3) -> Path:
     return folder
 
 
-def only(place: str | Path) -> SampleSource:
-    """The one source of samples in a place."""
-    (source,) = (
-        one for one in open_sources(resolve_uris([place])) if isinstance(one, SampleSource)
-    )
+def only(uri: str | Path) -> SampleSource:
+    """The one source of samples at a URI."""
+    (source,) = (one for one in open_sources(resolve_uris([uri])) if isinstance(one, SampleSource))
     return source
 
 

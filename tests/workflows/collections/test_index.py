@@ -39,18 +39,18 @@ def test_tars_tables_and_folders_fill_one_collection_and_a_second_run_does_nothi
         (photos / f"{n}.png").write_bytes(image_bytes(n))
     table = tmp_path / "table.csv"
     table.write_text("image,caption\nphotos/6.png,six\n")
-    places = [photos, tmp_path / "shards", table]
-    first = index_images(places, model, uri=uri, captions=False)
+    sources = [photos, tmp_path / "shards", table]
+    first = index_images(sources, model, uri=uri, captions=False)
     # 4 is in a folder and a tar, 6 in a folder and a table: one record each.
     assert first.collection.count == 7
     assert first.report == IngestReport(added=7, duplicates=1, unchanged=0, updated=1)
     monkeypatch.setattr(Predictor, "embed_prepared", lambda *_: pytest.fail("it embeds again"))
-    again = index_images(places[1:2], model, uri=uri, captions=False)
+    again = index_images(sources[1:2], model, uri=uri, captions=False)
     assert again.report == IngestReport(unchanged=5)
     # A tar that is packed again with fewer samples loses its records only when asked.
     for path in writer.paths[1:]:
         path.unlink()
-    shorter = index_images(places[1:2], model, uri=uri, captions=False, prune=True)
+    shorter = index_images(sources[1:2], model, uri=uri, captions=False, prune=True)
     assert shorter.report == IngestReport(unchanged=2, removed=2)
     assert shorter.collection.count == 5
 
@@ -89,8 +89,8 @@ def test_a_table_and_the_folder_of_its_images_leave_each_others_words(
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
     rounds: list[list[Path]] = [[album, table]] if together else [[album], [table]]
-    for places in rounds:
-        index_images(places, model, uri=uri, captions=False)
+    for sources in rounds:
+        index_images(sources, model, uri=uri, captions=False)
     spoken = {"a": "table a", "b": "table b", "c": ""}
     assert captions(uri) == spoken
     with Collection.open(uri) as index:
@@ -102,19 +102,19 @@ def test_a_table_and_the_folder_of_its_images_leave_each_others_words(
     with monkeypatch.context() as patch:
         for kind in (FileSource, SampleSource):
             patch.setattr(kind, "read", lambda _, entry: pytest.fail(f"{entry} was read"))
-        for places in ([album], [table], [album, table], [table, album]):
-            again = index_images(places, model, uri=uri, captions=False, prune=True)
+        for sources in ([album], [table], [album, table], [table, album]):
+            again = index_images(sources, model, uri=uri, captions=False, prune=True)
             assert (again.report.updated, again.report.removed) == (0, 0)
             assert captions(uri) == spoken
     # Each follows what changes.
     (album / "c.txt").write_text("beside c")
     table.write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")
-    for places in rounds:
-        index_images(places, model, uri=uri, captions=False)
+    for sources in rounds:
+        index_images(sources, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
     (album / "b.png").write_bytes(image_bytes(9))
-    for places in rounds:
-        index_images(places, model, uri=uri, captions=False)
+    for sources in rounds:
+        index_images(sources, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "new a", "b": "table b", "c": "beside c"}
 
 
@@ -138,8 +138,8 @@ def test_a_table_without_captions_keeps_the_captions_of_sidecar_files(
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
     table.write_text("image,year\na.png,1\nb.png,2\n")
-    for places in ([album, table], [album], [table]):
-        index_images(places, model, uri=uri, captions=False)
+    for sources in ([album, table], [album], [table]):
+        index_images(sources, model, uri=uri, captions=False)
         assert captions(uri) == {"a": "beside a", "b": "", "c": ""}
     (album / "b.txt").write_text("beside b")
     index_images([album], model, uri=uri, captions=False)
@@ -151,8 +151,8 @@ def test_an_image_of_a_table_has_the_album_of_its_folder_whoever_comes_first(
     model: Predictor, tmp_path: Path, album: Path, folder_first: bool
 ) -> None:
     uri, table = str(tmp_path / "pictures.db"), album / "table.csv"
-    for place in [album, table] if folder_first else [table, album]:
-        index_images([place], model, uri=uri, captions=False)
+    for source in [album, table] if folder_first else [table, album]:
+        index_images([source], model, uri=uri, captions=False)
     with Collection.open(uri) as index:
         albums = {record.album for batch in index.read_through() for record in batch}
     assert albums == {str(album)}
@@ -211,8 +211,8 @@ def test_two_tables_of_the_same_images_do_not_take_turns(
     tables = [album / "table.csv", other]
     index_images(tables, model, uri=uri, captions=False)
     assert captions(uri) == {"a": "other a", "b": "table b"}
-    for places in (tables, tables[:1], tables[1:]):
-        again = index_images(places, model, uri=uri, captions=False)
+    for sources in (tables, tables[:1], tables[1:]):
+        again = index_images(sources, model, uri=uri, captions=False)
         assert again.report == IngestReport(unchanged=again.report.good)
     # The last writer has priority.
     tables[0].write_text("image,caption,year\na.png,new a,1\nb.png,table b,2\n")

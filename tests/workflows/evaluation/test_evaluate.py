@@ -99,7 +99,7 @@ def test_a_second_evaluation_keeps_the_report_of_the_first(
     for name, content in reports.items():
         stem, _, suffix = name.partition(".")
         assert (out / f"{stem}-1.{suffix}").read_bytes() == content
-    kept = [json.loads((out / f"report{place}.json").read_text()) for place in ("-1", "-2", "")]
+    kept = [json.loads((out / f"report{suffix}.json").read_text()) for suffix in ("-1", "-2", "")]
     assert [[task["task"] for task in one["tasks"]] for one in kept] == [
         ["retrieval"],
         ["captioning"],

@@ -26,7 +26,7 @@ def test_a_score_is_found_by_its_metric_or_omitted() -> None:
 
 
 def test_each_model_has_a_figure_for_each_metric() -> None:
-    model = PublishedModel(model="x", source="paper", place="Table 1", scores=(0.5,))
+    model = PublishedModel(model="x", source="paper", table="Table 1", scores=(0.5,))
     with pytest.raises(ConfigError, match="x has 1 scores for 2 metrics"):
         Benchmark(title="t", metrics=("a", "b"), models=(model,))
 

@@ -43,17 +43,16 @@ def calibrate(
     Both are stored with the collection; run it again after the collection has changed much.
     """
     console = Console.current(json=as_json)
-    place = defaults.search_uri(uri)
+    uri = defaults.search_uri(uri)
     from coca.search.milvus.collection import Collection
     from coca.workflows.collections.calibrate import calibrate as run
     from coca.workflows.collections.collection_model import model_of
     from coca.workflows.collections.image_resolver import ImageResolver
 
     with ExitStack() as stack:
-        index = stack.enter_context(Collection.open(place, name, token=token))
+        index = stack.enter_context(Collection.open(uri, name, token=token))
         apart = [
-            stack.enter_context(Collection.open(place, other, token=token))
-            for other in others or []
+            stack.enter_context(Collection.open(uri, other, token=token)) for other in others or []
         ]
         report = run(
             index,

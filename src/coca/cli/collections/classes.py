@@ -46,23 +46,23 @@ def add(
     Without --model, the model of these classes is used, else the model of the images at this URI.
     """
     console, names = Console.current(json=as_json), _names(labels)
-    place = defaults.index_uri(uri)
+    uri = defaults.index_uri(uri)
     from coca.inference.prompts import prompts_named
-    from coca.search.milvus.catalog import check_place
+    from coca.search.milvus.catalog import check_fillable
     from coca.search.mining.zero_shot import add_classes, class_names
     from coca.workflows.collections.class_prompts import info_at, open_classes
 
     templates = prompts_named(prompts)
-    info = (check_place if model else info_at)(place, collection, token=token)
+    info = (check_fillable if model else info_at)(uri, collection, token=token)
     predictor = defaults.load_model(
         defaults.model_to_fill(model, info, defaults.Runtimes.torch), device, info=info
     )
-    with open_classes(predictor, place, collection, token=token, create=True) as index:
+    with open_classes(predictor, uri, collection, token=token, create=True) as index:
         add_classes(index, predictor, names, templates=templates)
         there = class_names(index)
-    console.say(f"{len(there)} classes are in collection {collection!r} of {place}")
+    console.say(f"{len(there)} classes are in collection {collection!r} of {uri}")
     console.say(f"use them: {to_try('classify', 'FILE', '--classes', collection)}")
-    console.emit({"uri": place, "collection": collection, "classes": there})
+    console.emit({"uri": uri, "collection": collection, "classes": there})
 
 
 @app.command()
@@ -75,17 +75,17 @@ def remove(
 ) -> None:
     """Remove classes."""
     console, names = Console.current(json=as_json), _names(labels)
-    place = defaults.index_uri(uri)
+    uri = defaults.index_uri(uri)
     from coca.search.milvus.collection import Collection
     from coca.search.mining.zero_shot import class_names, remove_classes
     from coca.workflows.collections.class_prompts import find_classes
 
-    find_classes(place, collection, token=token)
-    with Collection.open(place, collection, token=token) as index:
+    find_classes(uri, collection, token=token)
+    with Collection.open(uri, collection, token=token) as index:
         remove_classes(index, names)
         there = class_names(index)
-    console.say(f"{len(there)} classes are left in collection {collection!r} of {place}")
-    console.emit({"uri": place, "collection": collection, "classes": there})
+    console.say(f"{len(there)} classes are left in collection {collection!r} of {uri}")
+    console.emit({"uri": uri, "collection": collection, "classes": there})
 
 
 @app.command("list")
@@ -101,9 +101,9 @@ def list_(
     from coca.search.mining.zero_shot import class_names
     from coca.workflows.collections.class_prompts import find_classes
 
-    place = defaults.index_uri(uri)
-    find_classes(place, collection, token=token)
-    with Collection.open(place, collection, token=token) as index:
+    uri = defaults.index_uri(uri)
+    find_classes(uri, collection, token=token)
+    with Collection.open(uri, collection, token=token) as index:
         there = class_names(index)
     for name in there:
         console.say(name)

@@ -183,15 +183,15 @@ def drop(
     console = Console.current(json=as_json)
     from coca.search.milvus.catalog import drop_collection
 
-    place = defaults.search_uri(uri)
+    uri = defaults.search_uri(uri)
     try:
         # On stderr, since `--json` reserves standard output for the document.
-        sure = yes or typer.confirm(f"drop collection {name!r} of {place}?", err=True)
+        sure = yes or typer.confirm(f"drop collection {name!r} of {uri}?", err=True)
     except typer.Abort:
         raise ConfigError(f"refusing to drop {name!r} without confirmation; pass --yes") from None
     if not sure:
         raise ConfigError("nothing was dropped")
-    with connected(place, token) as connection:
+    with connected(uri, token) as connection:
         own_name = drop_collection(connection, name)
     console.say(f"collection {name!r} was dropped")
     console.emit({"dropped": name, "own_name": own_name})
@@ -201,11 +201,11 @@ app.command()(calibrate.calibrate)
 
 
 @contextmanager
-def connected(place: str, token: str) -> Iterator["Connection"]:
+def connected(uri: str, token: str) -> Iterator["Connection"]:
     """Open a connection to an existing Milvus folder or server for the duration of the block."""
     from coca.search.milvus.connection import Connection
 
-    connection = Connection(place, token=token, create=False)
+    connection = Connection(uri, token=token, create=False)
     try:
         yield connection
     finally:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def embed_shards(
-    places: Annotated[
+    tars: Annotated[
         list[str],
         typer.Argument(metavar="TARS", help="Tars, folders of tars, patterns, braces or URLs."),
     ],
@@ -48,7 +48,7 @@ def embed_shards(
     console = Console.current(json=as_json)
     from coca.workflows.collections.embed_shards import embed_shards, find_shards
 
-    shards = find_shards(places)
+    shards = find_shards(tars)
     results: Iterable[EmbeddedShard]
     if on_ray:
         from coca.workflows.collections.on_ray import embed_shards_on_ray

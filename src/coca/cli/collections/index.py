@@ -143,7 +143,7 @@ def index(
         _report(console, filled, where)
         return
     from coca.search.ingest.snapshot import PathCache
-    from coca.search.milvus.catalog import check_place
+    from coca.search.milvus.catalog import check_fillable
     from coca.workflows.collections.collection_model import fitted
     from coca.workflows.collections.image_sources import (
         UnreadableFile,
@@ -159,7 +159,7 @@ def index(
     if not (watch or (prune and yes)):
         # An empty source is an error, unless it is watched or its records are to be pruned.
         check_filled(resolved, sources, prune=prune)
-    joined = check_place(index_uri, collection, token=token)
+    joined = check_fillable(index_uri, collection, token=token)
     named = defaults.model_to_fill(model, joined, runtime)
     loaded = defaults.load_collection_model(named, device, runtime)
     predictor = fitted(loaded, joined)

@@ -78,8 +78,8 @@ def migrate(
             basis=partial(sample_collection, old) if encoding.changes else old.codec,
         ) as new,
     ):
-        place = folder or Path("runs") / f"migrate-{collection}"
-        report = run(old, new, place, keep_files=keep_files, progress=console.progress)
+        files = folder or Path("runs") / f"migrate-{collection}"
+        report = run(old, new, files, keep_files=keep_files, progress=console.progress)
         console.say(
             f"all {report.records:,} records are in {name!r} of {target} "
             f"({report.written:,} written now); {source} is unchanged"

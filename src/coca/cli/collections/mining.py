@@ -57,7 +57,7 @@ def recommend(
     ] = 0.3,
     among: FilterOptions,
     k: Limit = 10,
-    place: CollectionOptions,
+    target: CollectionOptions,
     as_json: Json = False,
 ) -> None:
     """Recommend images from positive and negative examples, diversified by MMR.
@@ -73,7 +73,7 @@ def recommend(
     avoided = parse_terms(*_texts_and_files(negative)) if negative else []
     from coca.search.mining.recommend import recommend as recommended
 
-    with place.open() as engine:
+    with target.open() as engine:
         hits = recommended(
             engine,
             wanted,
@@ -107,7 +107,7 @@ def duplicates(
     limit: Annotated[
         int, typer.Option("--show", min=0, help="Maximum number of pairs to print.")
     ] = 20,
-    place: CollectionOptions,
+    target: CollectionOptions,
     as_json: Json = False,
 ) -> None:
     """Find near-duplicates within a collection, or between it and other images.
@@ -120,12 +120,12 @@ def duplicates(
     from coca.search.mining.duplicates import KEPT_PAIRS, exact_copies
     from coca.workflows.collections.mining import find_duplicates
 
-    with place.open_index() as index:
+    with target.open_index() as index:
         found, paths = find_duplicates(
             index,
             min_similarity=min_similarity,
             others=files,
-            predictor=place.load_model(index) if files else None,
+            predictor=target.load_model(index) if files else None,
             keep=max(limit, KEPT_PAIRS),
             progress=console.progress,
         )
@@ -250,7 +250,7 @@ def mine(
         typer.Option("--model-captions", help="Write model-generated captions as well."),
     ] = False,
     among: FilterOptions,
-    place: CollectionOptions,
+    target: CollectionOptions,
     as_json: Json = False,
 ) -> None:
     """Select images of a collection for training, and write them as a manifest or as shards."""
@@ -272,10 +272,10 @@ def mine(
 
     check_out(out)  # an invalid name fails here, before a model is loaded
     with ExitStack() as opened:
-        index = opened.enter_context(place.open_index())
+        index = opened.enter_context(target.open_index())
         if unsure:
-            find_classes(index.info.uri, unsure, token=place.token)
-        classes = opened.enter_context(place.open_index(unsure)) if unsure else None
+            find_classes(index.info.uri, unsure, token=target.token)
+        classes = opened.enter_context(target.open_index(unsure)) if unsure else None
         wanted = workflow.Mining(
             terms=terms,
             examples=examples,
@@ -289,7 +289,7 @@ def mine(
             diverse=diverse,
             max_similarity=max_similarity,
         )
-        predictor = place.load_model(index)
+        predictor = target.load_model(index)
         subset = workflow.mine(
             index,
             predictor,

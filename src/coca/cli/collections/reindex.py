@@ -35,7 +35,7 @@ def reindex(
     the old model embeds only images added since, and deletes removed ones.
     """
     console = Console.current(json=as_json)
-    place = defaults.search_uri(uri)
+    uri = defaults.search_uri(uri)
     from coca.search.index_params.vector_index import parse_index
     from coca.search.ingest.reindex import reindex as run
     from coca.search.ingest.vector_sample import sample_originals
@@ -48,15 +48,15 @@ def reindex(
 
     index = parse_index(index_type) if index_type else None
     # The collection is opened first, so that its errors are raised before a model is loaded.
-    with Collection.open(place, collection, token=token) as old:
+    with Collection.open(uri, collection, token=token) as old:
         predictor = defaults.load_model(model, device)
         if same_model(old.info.fingerprint, predictor.fingerprint):
             raise ConfigError(f"{collection!r} holds the vectors of {model} already")
-        with connected(place, token) as connection:
+        with connected(uri, token) as connection:
             check_switchable(connection, collection)
         with open_collection(
             predictor,
-            place,
+            uri,
             collection,
             token=token,
             create=True,
@@ -82,7 +82,7 @@ def reindex(
     done = not report.lost or leave_out
     before = ""
     if done:
-        with connected(place, token) as connection:
+        with connected(uri, token) as connection:
             before = point_alias(connection, collection, new_name)
     total = report.embedded + report.kept
     console.say(

@@ -138,7 +138,7 @@ def search(
             show_default=False,
         ),
     ] = None,
-    place: CollectionOptions,
+    target: CollectionOptions,
     runtime: defaults.Runtime = None,
     as_json: Json = False,
 ) -> None:
@@ -159,7 +159,7 @@ def search(
     from coca.search.query.in_memory import advice_on_size
 
     joined = Fusion(method=fusion.value, text_weight=words) if hybrid else False
-    with place.open(
+    with target.open(
         resident=resident, rescore_by=rescore_by, runtime=runtime, progress=console.progress
     ) as engine:
         if not resident and (advice := advice_on_size(engine.index.info)):

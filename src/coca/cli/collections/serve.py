@@ -86,9 +86,9 @@ def serve(
         if not folder.is_dir():
             raise ConfigError(f"--allow-folder must be a folder, got {folder}")
 
-    place = defaults.index_uri(uri) if create else defaults.search_uri(uri)
+    uri = defaults.index_uri(uri) if create else defaults.search_uri(uri)
     with open_service(
-        place,
+        uri,
         collection or ["pictures"],
         settings,
         token=token,

@@ -175,8 +175,8 @@ def index(
         for made in pool.map(lambda path: load_index(path, storage, folder=index_folder), paths):
             samples += len(made.keys)
             bar.advance(1, samples=samples)
-    place = f"in {index_folder}" if index_folder else "next to the tars"
-    console.say(f"{len(paths)} tars hold {samples:,} samples; their indexes are {place}")
+    where = f"in {index_folder}" if index_folder else "next to the tars"
+    console.say(f"{len(paths)} tars hold {samples:,} samples; their indexes are {where}")
     console.emit({"tars": len(paths), "samples": samples})
 
 

@@ -107,8 +107,8 @@ def classify(
         raise ConfigError("there is no label to choose from: give --labels a,b,c or --labels-file")
     with ExitStack() as opened:
         if classes:
-            place = defaults.index_uri(uri)
-            work = opened.enter_context(_by_collection(predictor, place, classes, token))
+            uri = defaults.index_uri(uri)
+            work = opened.enter_context(_by_collection(predictor, uri, classes, token))
         else:
 
             def work(batch: Sequence[str]) -> Sequence[list["Prediction"]]:

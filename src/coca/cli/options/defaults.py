@@ -152,12 +152,12 @@ def search_uri(given: str | None) -> str:
     """
     if named := given or os.environ.get("COCA_URI"):
         return named
-    for place in (OWN_PICTURES, DEMO_PICTURES):
-        if place.exists():
-            return str(place)
+    for path in (OWN_PICTURES, DEMO_PICTURES):
+        if path.exists():
+            return str(path)
     raise ConfigError(
         f"there is no collection to search in: `coca index FOLDER` makes one in {OWN_PICTURES}; "
-        "for another place pass --uri or set COCA_URI"
+        "for another URI pass --uri or set COCA_URI"
     )
 
 

@@ -52,7 +52,7 @@ def for_all_tasks(tasks: int, changes: Sequence[str]) -> list[str]:
     """Apply overrides to every task of a file; `data_root` applies to the file itself."""
     of_file = [change for change in changes if change.startswith("data_root=")]
     of_tasks = [change for change in changes if change not in of_file]
-    return of_file + [f"tasks.{place}.{change}" for change in of_tasks for place in range(tasks)]
+    return of_file + [f"tasks.{number}.{change}" for change in of_tasks for number in range(tasks)]
 
 
 def require_data_root(recipes: Sequence[str], changes: Sequence[str]) -> None:

@@ -77,9 +77,9 @@ def evaluate(
         {
             "task": result.task,
             "metrics": dict(result.metrics),
-            "compare": {name: dict(theirs[place].metrics) for name, theirs in others.items()},
+            "compare": {name: dict(theirs[number].metrics) for name, theirs in others.items()},
         }
-        for place, result in enumerate(results)
+        for number, result in enumerate(results)
     ]
     console.emit(entries[0] if len(entries) == 1 else entries)
 

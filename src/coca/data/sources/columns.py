@@ -174,7 +174,7 @@ class ImageFiles(Protocol):
         """Read the content of a file; `DataError` if it is missing or damaged."""
         ...
 
-    def place(self, name: str) -> str:
+    def path(self, name: str) -> str:
         """Return the absolute path, URL or path in an archive."""
         ...
 
@@ -239,7 +239,7 @@ class TableSource:
         except DataError:
             return (inside,)
         return tuple(
-            self._files.place(one) if isinstance(one, str) else f"{inside}#{n}" if n else inside
+            self._files.path(one) if isinstance(one, str) else f"{inside}#{n}" if n else inside
             for n, one in enumerate(images)
         )
 

@@ -27,7 +27,7 @@ class _Files:
         self._reach.check(path)
         return self._storage.read_all(path, max_bytes=MAX_IMAGE_BYTES)
 
-    def place(self, name: str) -> str:
+    def path(self, name: str) -> str:
         return full_path(self._resolved(name))
 
     def etag(self, name: str) -> str:

@@ -185,7 +185,7 @@ def _read_index(index_path: str, storage: Storage) -> _Kept | None:
         for name, offset, size, crc32 in kept.members:
             name.encode("utf-8", "surrogateescape")
             if not (0 <= offset <= offset + size <= tar_bytes and 0 <= crc32 < 1 << 32):
-                raise ValueError(f"the place of {name!r:.80} is wrong")
+                raise ValueError(f"the position of {name!r:.80} is wrong")
         if not 0 <= kept.end <= tar_bytes:
             raise ValueError(f"the end {kept.end} is wrong")
     except DataError:

@@ -117,7 +117,7 @@ class Archive:
             raise DataError(f"{name} in {self._path} is damaged", reason="bad_checksum")
         return content
 
-    def place(self, name: str) -> str:
+    def path(self, name: str) -> str:
         """Return the full path or URL of the zip, followed by the member name."""
         return f"{full_path(self._path)}/{name}"
 

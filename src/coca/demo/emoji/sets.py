@@ -123,7 +123,7 @@ class _Plan:
     shared: frozenset[str]
     held_out: frozenset[str]
 
-    def place(self, one: EmojiSet, concept: Concept) -> tuple[str, str]:
+    def part(self, one: EmojiSet, concept: Concept) -> tuple[str, str]:
         """Return the split and part of a drawing."""
         kind = "shared" if concept.code in self.shared else "other"
         seen = "test" if one.vendor == UNSEEN_VENDOR else "train"
@@ -135,12 +135,12 @@ def _placed(
     one: EmojiSet, drawn: Mapping[Concept, Draw], plan: _Plan, size_px: int, bar: Bar
 ) -> dict[tuple[str, str], list[Sample]]:
     """Group the samples of a set by split and part."""
-    places: dict[tuple[str, str], list[Sample]] = {}
+    parts: dict[tuple[str, str], list[Sample]] = {}
     for concept, draw in drawn.items():
         sample = _sample(one, concept, draw(size_px), shared=concept.code in plan.shared)
-        places.setdefault(plan.place(one, concept), []).append(sample)
+        parts.setdefault(plan.part(one, concept), []).append(sample)
         bar.advance()
-    return places
+    return parts
 
 
 def _common(concepts: Mapping[str, Concept], drawings: Sequence[Mapping[str, Draw]]) -> set[str]:

@@ -139,16 +139,18 @@ class EfficientNetLiteEncoder(BackboneEncoder):
 
     def layer_numbers(self) -> dict[str, int]:
         """Return the layer of each parameter: the stem, each block, and the last convolution."""
-        places = [
+        prefixes = [
             f"backbone.blocks.{stage}.{block}."
             for stage, blocks in enumerate(self.backbone.blocks)
             for block in range(len(blocks))
         ]
         numbers = {}
         for name, _ in self.feature_parameters():
-            within = [number for number, place in enumerate(places, 1) if name.startswith(place)]
+            within = [
+                number for number, prefix in enumerate(prefixes, 1) if name.startswith(prefix)
+            ]
             is_stem = name.startswith(("backbone.conv_stem", "backbone.bn1"))
-            numbers[name] = within[0] if within else (0 if is_stem else len(places))
+            numbers[name] = within[0] if within else (0 if is_stem else len(prefixes))
         return numbers
 
     def build_reference(self, classes: int) -> nn.Module:

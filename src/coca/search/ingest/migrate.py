@@ -65,7 +65,7 @@ def migrate(
     if source.is_same(target):
         raise ArgumentError(
             f"source and target are the same collection, {source.own_name!r} of {source.info.uri}: "
-            "name another place or another collection"
+            "name another URI or another collection"
         )
     check_same_model(
         target.info, fingerprint=source.info.fingerprint, embed_dim=source.info.embed_dim

@@ -60,9 +60,9 @@ def write_vectors(path: str | Path, batch: Sequence[Record], about: VectorsInfo)
     write_atomic(path, stream.getvalue())
 
 
-def find_vectors(place: str | Path) -> list[Path]:
+def find_vectors(path: str | Path) -> list[Path]:
     """Find the vectors files at a path: the file itself, or those in a folder."""
-    path = Path(place)
+    path = Path(path)
     found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     # A FIFO would wait for a writer forever.
     files = (file for file in found if file.suffix == ".parquet" and file.is_file())

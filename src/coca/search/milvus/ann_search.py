@@ -11,7 +11,7 @@ from coca.search.filters import quoted
 from coca.search.index_params.params import MAX_RESULTS
 from coca.search.milvus.ann_pages import Vectors, search_rows
 from coca.search.milvus.collection_io import CollectionIO, Row
-from coca.search.milvus.pagination import BM25_DIGITS, depth_of, group_of, pages, place_of
+from coca.search.milvus.pagination import BM25_DIGITS, depth_of, group_of, pages, sort_key
 from coca.search.milvus.row_codec import HIT_COLUMNS, belongs, to_hit
 from coca.search.milvus.schema import WORDS
 from coca.search.records import Hit
@@ -73,7 +73,7 @@ def grouped_ann_search(
         for hit in hits:
             found.setdefault(group_of(hit), hit)
         if len(hits) < limit or len(found) >= wanted:
-            best = sorted(found.values(), key=lambda hit: place_of(hit.score, hit.id))
+            best = sorted(found.values(), key=lambda hit: sort_key(hit.score, hit.id))
             return best[page.offset : wanted]
         if limit == most:
             hidden = sorted({hit.album for hit in found.values() if hit.album})

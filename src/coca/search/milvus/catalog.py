@@ -25,7 +25,7 @@ from coca.search.records import CollectionInfo
 from coca.search.vector_codec import Basis
 
 
-def check_place(uri: str, collection: str, *, token: str = "") -> CollectionInfo | None:
+def check_fillable(uri: str, collection: str, *, token: str = "") -> CollectionInfo | None:
     """Check quickly, without a model, whether a collection can be written or created.
 
     Args:

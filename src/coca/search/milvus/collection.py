@@ -150,7 +150,7 @@ class Collection:
         """Return whether both are the same collection, under any names and URIs."""
         one, another = self._store.layout, other._store.layout
         return one.name == another.name and (
-            self._connection.place == other._connection.place
+            self._connection.normalized_uri == other._connection.normalized_uri
             # Under two URIs of one server, the collection has the same id and creation time.
             or (one.identity != (0, 0) and one.identity == another.identity)
         )
@@ -218,8 +218,8 @@ class Collection:
         """
         sides: tuple[Side, Side] = ("text", "image")
         states: dict[Side, IndexState] = {}
-        for side, place in zip(sides, self._store.layout.vectors, strict=True):
-            if (state := index_state(self._connection, *place)) is not None:
+        for side, vectors in zip(sides, self._store.layout.vectors, strict=True):
+            if (state := index_state(self._connection, *vectors)) is not None:
                 states[side] = state
         return states
 

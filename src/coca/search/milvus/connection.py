@@ -98,7 +98,7 @@ class Connection:
         return self._lease
 
     @property
-    def place(self) -> str:
+    def normalized_uri(self) -> str:
         """Normalized folder path or server URI, for comparison."""
         if self._lease:
             return str(self._lease.path)

@@ -41,16 +41,16 @@ def change_index(
     """
     index.build_params(layout.codec.dimensions)
     # On Lite captions may have no index yet.
-    there = [place for place in layout.vectors if index_state(connection, *place) is not None]
+    indexed = [one for one in layout.vectors if index_state(connection, *one) is not None]
     release_collection(connection, layout)
     try:
-        with progress(f"build {index.type}", rows * len(there)) as bar:
-            _replace(connection, there, index, layout.codec, bar, patience_s)
+        with progress(f"build {index.type}", rows * len(indexed)) as bar:
+            _replace(connection, indexed, index, layout.codec, bar, patience_s)
         layout = keep_index(connection, layout, index)
     except SearchError:
         logger.warning("%s could not be built: %s comes back", index.type, layout.index.type)
-        with progress(f"build {layout.index.type} again", rows * len(there)) as bar:
-            _replace(connection, there, layout.index, layout.codec, bar, PATIENCE_S)
+        with progress(f"build {layout.index.type} again", rows * len(indexed)) as bar:
+            _replace(connection, indexed, layout.index, layout.codec, bar, PATIENCE_S)
         raise
     finally:
         # This also finishes a build interrupted by Ctrl-C.
@@ -60,13 +60,13 @@ def change_index(
 
 def _replace(
     connection: Connection,
-    places: Sequence[tuple[str, str]],
+    vectors: Sequence[tuple[str, str]],
     index: VectorIndex,
     codec: VectorCodec,
     bar: Bar,
     patience_s: float,
 ) -> None:
-    for name, column in places:
+    for name, column in vectors:
         drop_index(connection, name, column)
         build_index(
             connection,

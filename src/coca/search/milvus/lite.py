@@ -40,7 +40,7 @@ def address_of(uri: str) -> str:
     """
     uri = uri.strip()
     if not uri:
-        raise ArgumentError(f"the place of a collection is empty; {_ALLOWED}")
+        raise ArgumentError(f"the URI of a collection is empty; {_ALLOWED}")
     if uri.lower().startswith("file:"):
         # file:/x, file:///x and file://localhost/x are one path; file:x is a relative one.
         uri = re.sub(r"(?i)^file:(//(localhost)?(?=/))?", "", uri)

@@ -37,7 +37,7 @@ def group_of(hit: Hit) -> str:
     return f"album {hit.album}" if hit.album else f"id {hit.id}"
 
 
-def place_of(score: float, id: str, digits: int = COSINE_DIGITS) -> tuple[float, str]:
+def sort_key(score: float, id: str, digits: int = COSINE_DIGITS) -> tuple[float, str]:
     """Return the sort key of a result, best first."""
     return -round(score, digits), id
 
@@ -69,11 +69,11 @@ def pages(
         found = search([queries[number] for number in open_ones], limit)
         torn = []
         for number, rows in zip(open_ones, found, strict=True):
-            rows = sorted(rows, key=lambda row: place_of(row["distance"], row[ID], digits))
+            rows = sorted(rows, key=lambda row: sort_key(row["distance"], row[ID], digits))
             answers[number] = rows[offset:last]
             # More ties with the last result may follow, and may precede it by id.
             if last < limit == len(rows):
-                ends = [round(rows[place]["distance"], digits) for place in (last - 1, -1)]
+                ends = [round(rows[row]["distance"], digits) for row in (last - 1, -1)]
                 if ends[0] == ends[1]:
                     torn.append(number)
         if limit == max_limit:

@@ -108,10 +108,10 @@ def drop_near_duplicates(
             if others is not None and len(others):
                 free &= (vectors[block] @ others.T).max(axis=1) <= max_similarity + _ROUNDING
         alike = vectors[block] @ vectors[block].T > max_similarity + _ROUNDING
-        for place in range(len(block)):
+        for position in range(len(block)):
             if len(taken) == wanted:
                 return taken
-            if free[place]:
-                taken.append(int(block[place]))
-                free &= ~alike[place]
+            if free[position]:
+                taken.append(int(block[position]))
+                free &= ~alike[position]
     return taken

@@ -100,4 +100,4 @@ def choose(
         )
     if not choice.diverse:
         return rows
-    return [rows[place] for place in k_center(vectors[rows], choice.count, progress=progress)]
+    return [rows[position] for position in k_center(vectors[rows], choice.count, progress=progress)]

@@ -49,7 +49,7 @@ def fuse(rankings: Sequence[Sequence[Hit]], weights: Sequence[float], fusion: Fu
 def _gains(ranking: Sequence[Hit], fusion: Fusion) -> list[float]:
     """Compute the contribution of each rank, 0 to 1."""
     if fusion.method == "rrf":
-        return [1 / (fusion.constant + place) for place in range(1, len(ranking) + 1)]
+        return [1 / (fusion.constant + rank) for rank in range(1, len(ranking) + 1)]
     scores = [hit.score for hit in ranking]
     lowest, span = min(scores, default=0.0), max(scores, default=0.0) - min(scores, default=0.0)
     # A single hit, or several of one score, all get the maximum.

@@ -23,10 +23,10 @@ class Uploads:
     """Writes uploaded images, each before its record."""
 
     def __init__(self, folder: Path | None, uri: str) -> None:
-        place = address_of(uri)
-        self._database = Path(place) if is_lite(place) else None
+        address = address_of(uri)
+        self._database = Path(address) if is_lite(address) else None
         if folder is None:
-            folder = Path(f"{place}.uploads" if self._database else "coca.uploads")
+            folder = Path(f"{address}.uploads" if self._database else "coca.uploads")
         self._folder = folder.absolute()
 
     def check_space(self) -> None:

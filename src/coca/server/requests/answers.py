@@ -40,7 +40,7 @@ def hit_of(
 def _fields(
     tenant: Tenant, collection: ServedCollection, record: Record | FoundHit
 ) -> dict[str, Any]:
-    place = f"/v1/items/{quote(record.id, safe='')}"
+    url = f"/v1/items/{quote(record.id, safe='')}"
     query = f"?collection={quote(collection.name)}"
     return {
         "id": record.id,
@@ -57,8 +57,8 @@ def _fields(
         "time": record.time or None,
         "taken_at": _iso(record.time),
         "metadata": dict(record.metadata),
-        "thumbnail": f"{place}/thumbnail{query}",
-        "original": f"{place}/original{query}",
+        "thumbnail": f"{url}/thumbnail{query}",
+        "original": f"{url}/original{query}",
     }
 
 

@@ -19,7 +19,7 @@ def draw_sheet(images: Sequence[UInt8[np.ndarray, "H W 3"] | None]) -> bytes:
     """Draw images into a grid, row by row, each with its number above it, as a JPEG.
 
     Args:
-        images: Pixels, with sides of at most `SIDE_PX`; None leaves an empty place.
+        images: Pixels, with sides of at most `SIDE_PX`; None leaves an empty cell.
     """
     columns = min(COLUMNS, max(1, len(images)))
     rows = max(1, math.ceil(len(images) / columns))

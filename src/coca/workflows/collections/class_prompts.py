@@ -10,7 +10,7 @@ from coca.core.errors import ConfigError, SearchError
 from coca.inference.predictor import Predictor
 from coca.runtime.inputs import ImageInput
 from coca.runtime.labels import Prediction, predictions
-from coca.search.milvus.catalog import check_place, neighbours
+from coca.search.milvus.catalog import check_fillable, neighbours
 from coca.search.milvus.collection import Collection
 from coca.search.records import CollectionInfo, check_same_model
 from coca.workflows.collections.collection_model import open_collection
@@ -22,7 +22,7 @@ def find_classes(uri: str, collection: str, *, token: str = "") -> CollectionInf
     Raises:
         SearchError: The collection is missing or unreachable.
     """
-    found = check_place(uri, collection, token=token)
+    found = check_fillable(uri, collection, token=token)
     if found is None:
         raise SearchError(
             f"there is no collection {collection!r} in {uri}: `coca classes add LABELS "
@@ -47,10 +47,10 @@ def info_at(
 
     Raises:
         ConfigError: The collections at `uri` have several models, and none is called `pictures`.
-        SearchError: As `check_place`.
+        SearchError: As `check_fillable`.
     """
     for name in (collection, pictures):
-        if (found := check_place(uri, name, token=token)) is not None:
+        if (found := check_fillable(uri, name, token=token)) is not None:
             return found
     others = neighbours(uri, token=token)
     if len({one.fingerprint for one in others}) > 1:
@@ -92,7 +92,7 @@ def open_classes(
     Raises:
         SearchError: The collection is missing, or was filled by another model.
     """
-    there = check_place if create else find_classes
+    there = check_fillable if create else find_classes
     if (found := there(uri, collection, token=token)) is not None:
         check_classes_model(found, predictor)
     with open_collection(predictor, uri, collection, token=token, create=create) as index:

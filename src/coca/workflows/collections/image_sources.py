@@ -170,7 +170,7 @@ class SampleSource:
         for row in range(len(source)):
             for number, path in enumerate(source.paths(row)):
                 self._rows.setdefault(path, []).append((row, number))
-        self._entries = [Entry(place, self._etag(rows)) for place, rows in self._rows.items()]
+        self._entries = [Entry(path, self._etag(rows)) for path, rows in self._rows.items()]
 
     @property
     def fingerprint(self) -> str:

@@ -60,13 +60,13 @@ def embed_shards_on_ray(
         ray.init(address, log_to_driver=False)
     # Absolute paths, since the working directory of a worker is arbitrary.
     given = {full_path(shard): shard for shard in shards}
-    place = full_path(model) if os.path.exists(model) else model
+    source = full_path(model) if os.path.exists(model) else model
     try:
         worker = ray.remote(_Worker).options(
             **share_of_each(workers, ray.cluster_resources(), device=device)
         )
         pool = pools.ActorPool(
-            [worker.remote(place, device, full_path(str(out)), captions) for _ in range(workers)]
+            [worker.remote(source, device, full_path(str(out)), captions) for _ in range(workers)]
         )
         with progress("embed tars", len(shards)) as bar:
             for one in pool.map_unordered(lambda actor, shard: actor.embed.remote(shard), given):

@@ -101,11 +101,11 @@ def _keep_earlier(folder: Path, new: Mapping[str, Any]) -> None:
     if _subject(old) == _subject(new):
         return
     found = [_KEPT.fullmatch(path.name) for path in folder.iterdir()]
-    places = [int(match[1]) for match in found if match]
+    numbers = [int(match[1]) for match in found if match]
     for name in ("report.md", "report.html", "report.json"):
         if (folder / name).exists():
             stem, dot, suffix = name.partition(".")
-            (folder / name).replace(folder / f"{stem}-{max(places, default=0) + 1}{dot}{suffix}")
+            (folder / name).replace(folder / f"{stem}-{max(numbers, default=0) + 1}{dot}{suffix}")
 
 
 _KEPT = re.compile(r"report-(\d+)\.\w+")
@@ -131,11 +131,11 @@ def overview(
     sources = [source for source in REFERENCES if any(_strongest(it, source) for it in known)]
     rows: list[Row] = []
     named: dict[str, str] = {}
-    for place, ((config, result), benchmark) in enumerate(zip(pairs, benchmarks, strict=True)):
+    for number, ((config, result), benchmark) in enumerate(zip(pairs, benchmarks, strict=True)):
         where = f"{result.task}, {config.data.title}"
         for metric in result.headline or list(result.metrics)[:1]:
             row: Row = [where, display_name(metric), result.metrics[metric]]
-            row += [other[place].metrics.get(metric) for other in others.values()]
+            row += [other[number].metrics.get(metric) for other in others.values()]
             row.append(result.metrics.get(f"chance_{metric}"))
             for source in sources:
                 strongest = _strongest(benchmark, source) if benchmark else None
@@ -218,8 +218,8 @@ def _sections(
     """Build all sections; classes are plots with `drawn`, else tables."""
     text = "Scores are fractions, 0 to 1; CIDEr is 0 to 10. Chance is the score of guessing."
     sections = [Section("All tasks", text, [overview(pairs, compare)])]
-    for place, (config, result) in enumerate(pairs):
-        others = {name: results[place] for name, results in compare.items()}
+    for number, (config, result) in enumerate(pairs):
+        others = {name: results[number] for name, results in compare.items()}
         sections.append(_section(config, result, others, drawn=drawn))
     return sections
 
@@ -256,10 +256,10 @@ def _scores(config: TaskConfig, result: TaskResult, others: Mapping[str, TaskRes
         for name, value in result.metrics.items()
         if not name.startswith("chance_")
     ]
-    places = dict.fromkeys(
-        f"{published().sources[model.source]} ({model.place})" for model in models
+    tables = dict.fromkeys(
+        f"{published().sources[model.source]} ({model.table})" for model in models
     )
-    note = f"{benchmark.title}. {'; '.join(places)}." if benchmark else ""
+    note = f"{benchmark.title}. {'; '.join(tables)}." if benchmark else ""
     columns = ["score", "this model", *others, "chance", *(model.model for model in models)]
     return _without_empty(columns, rows, note)
 

@@ -19,7 +19,7 @@ class PublishedModel:
     """Name of the model in the source."""
     source: str
     """A key of `sources`."""
-    place: str
+    table: str
     """Table or file in the source."""
     scores: tuple[float | None, ...]
     """Scores in the order of the benchmark's metrics; null if the source has none."""
