@@ -11,9 +11,10 @@ from coca.inference.loading import load
 from coca.search.ingest.pipeline import ingest
 from coca.search.ingest.sources import FileSource
 from coca.search.query.engine import SearchEngine
+from coca.tasks.report_samples import Example, ImageRow
 from coca.weights import DEFAULT_MODEL
 from coca.workflows.collections.collection_model import open_collection
-from coca.workflows.evaluation.report import Card, Grid, Section, parameters_shown, render
+from coca.workflows.evaluation.report import Section, parameters_shown, render
 
 QUERIES = (
     "a dog",
@@ -77,7 +78,10 @@ def demo_on_images(
             "Searches",
             "The nearest images to each query; the score is the cosine.",
             [
-                Grid(f"“{text}”", [Card(Path(hit.path), [f"{hit.score:.2f}"]) for hit in hits])
+                ImageRow(
+                    f"“{text}”",
+                    tuple(Example((f"{hit.score:.2f}",), Path(hit.path)) for hit in hits),
+                )
                 for text, hits in found
             ],
         ),
@@ -85,13 +89,12 @@ def demo_on_images(
             "Captions",
             "Written by the model, which reads the image alone.",
             [
-                Grid(
+                ImageRow(
                     f"{len(some)} of {len(paths):,} images",
-                    [
-                        Card(Path(path), [caption.text])
+                    tuple(
+                        Example((caption.text,), Path(path))
                         for path, caption in zip(some, captions, strict=True)
-                    ],
-                    wide=True,
+                    ),
                 )
             ],
         ),

@@ -8,12 +8,10 @@ from coca.core.files import write_atomic
 from coca.demo.emoji.concepts import VENDORS
 from coca.model.pretrained import count_parameters
 from coca.search.records import Hit
+from coca.tasks.report_samples import Example, ImageRow
 from coca.workflows.evaluation.plots import line_plot
 from coca.workflows.evaluation.report import (
-    Block,
-    Card,
     Drawing,
-    Grid,
     Number,
     Plot,
     Section,
@@ -90,10 +88,9 @@ def write_report(
             "Captions of photos",
             "Above, the generated text; below, what the photo shows.",
             [
-                Grid(
+                ImageRow(
                     "Photos of a Python package",
-                    [Card(path, [written, *names]) for path, names, written in photos],
-                    wide=True,
+                    tuple(Example((written, *names), path) for path, names, written in photos),
                 )
             ],
         ),
@@ -149,25 +146,25 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> Plot:
     return Plot(line_plot(shown, x_label="step"), f"Median speed {speed:,.0f} pairs a second.")
 
 
-def _hits(found: Mapping[str, Any]) -> Block:
+def _hits(found: Mapping[str, Any]) -> ImageRow:
     heading = found["title"] or f"“{found['text']}”"
     if found["filter"]:
         heading += f" with filter {found['filter']}"
     hits: Sequence[Hit] = found["hits"]
-    cards = [Card(hit.path, [hit.caption, f"{hit.score:.2f}"]) for hit in hits]
+    examples = tuple(Example((hit.caption, f"{hit.score:.2f}"), hit.path) for hit in hits)
     if found["image"] is None:
-        return Grid(heading, cards)
-    return Grid(
+        return ImageRow(heading, examples)
+    return ImageRow(
         found["title"] or f"The image of {heading}",
-        cards,
-        lead=Card(found["image"], [found["text"], "the query"]),
+        examples,
+        lead=Example((found["text"], "the query"), found["image"]),
     )
 
 
-def _captions(captions: Sequence[tuple[Path, Sequence[str], str]]) -> Grid:
-    cards = [
-        Card(path, [written, names[0]], marked=written in [name.lower() for name in names])
+def _captions(captions: Sequence[tuple[Path, Sequence[str], str]]) -> ImageRow:
+    examples = tuple(
+        Example((written, names[0]), path, correct=written in [name.lower() for name in names])
         for path, names, written in captions
-    ]
-    right = sum(card.marked for card in cards)
-    return Grid(f"{right} of {len(cards)} word for word", cards)
+    )
+    right = sum(one.correct for one in examples)
+    return ImageRow(f"{right} of {len(examples)} word for word", examples)

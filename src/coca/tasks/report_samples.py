@@ -17,6 +17,8 @@ from coca.processing.image import decode
 from coca.runtime.image_file import ImageSource
 
 THUMBNAIL_PX = 144
+WIDE_LINE = 32
+"""Length of a line, in characters, above which the examples of a row are wider."""
 MAX_CLASSES = 30
 """Maximum number of classes in a confusion matrix; the most confused classes are kept."""
 
@@ -27,8 +29,8 @@ class Example:
 
     lines: tuple[str, ...]
     """Lines of text below the image."""
-    image: bytes | None = field(default=None, repr=False)
-    """Encoded image from `thumbnail`, or None."""
+    image: ImageSource | None = field(default=None, repr=False)
+    """The image in any form that `decode` reads, or None. Tasks store a `thumbnail`."""
     correct: bool = False
     """Whether the model was correct; the report marks such examples."""
 
@@ -43,6 +45,11 @@ class ImageRow:
     """Examples, from left to right."""
     lead: Example | None = None
     """The query image, placed first, or None."""
+
+    @property
+    def wide(self) -> bool:
+        """Whether the examples have sentences, which need more width."""
+        return any(len(line) > WIDE_LINE for example in self.examples for line in example.lines)
 
 
 @dataclass(frozen=True)

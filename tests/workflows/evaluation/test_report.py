@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coca.tasks.report_samples import Example, ImageRow
 from coca.workflows.evaluation.plots import bar_plot, heat_map, line_plot
 from coca.workflows.evaluation.report import (
-    Card,
     Drawing,
-    Grid,
     Plot,
     Section,
     Table,
     parameters_shown,
     render,
     render_markdown,
+    thumbnail_uri,
 )
 
 
@@ -26,15 +26,14 @@ def gray_image(width: int = 30, height: int = 20) -> np.ndarray:
 
 def test_a_page_needs_nothing_from_outside() -> None:
     plot = Plot(line_plot({"loss": {"a": [(0, 1.0), (1, 0.5)]}}, x_label="step"), "a note")
+    hits = ImageRow("query", (Example(("a", "b"), gray_image(), correct=True),))
     page = render(
         "title",
         "lead",
         [
             Section("one", "text", [Table(["what", "value"], [["x", 0.12345], ["y", 12000]])]),
-            Section(
-                "two", blocks=[plot, Grid("query", [Card(gray_image(), ["a", "b"], marked=True)])]
-            ),
-            Section("three", blocks=[Grid("by image", [], lead=Card(gray_image(), ["q"]))]),
+            Section("two", blocks=[plot, hits]),
+            Section("three", blocks=[ImageRow("by image", (), lead=Example(("q",), gray_image()))]),
             Section("four", blocks=[Drawing(b"a drawing", "heat maps")]),
         ],
     )
@@ -50,12 +49,13 @@ def test_a_page_needs_nothing_from_outside() -> None:
 
 def test_words_from_data_cannot_become_markup() -> None:
     evil = "<script>alert(1)</script>"
-    page = render(evil, evil, [Section(evil, evil, [Grid(evil, [Card(gray_image(), [evil])])])])
+    row = ImageRow(evil, (Example((evil,), gray_image()),))
+    page = render(evil, evil, [Section(evil, evil, [row])])
     assert "<script>" not in page
 
 
-def test_a_card_shrinks_its_image_and_keeps_its_shape() -> None:
-    uri = Card(gray_image(300, 200), ["x"]).data_uri(60)
+def test_a_thumbnail_keeps_the_shape_of_its_image() -> None:
+    uri = thumbnail_uri(gray_image(300, 200), 60)
     image = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
     assert image.size == (60, 40)
 
@@ -80,8 +80,9 @@ def test_every_bar_and_square_has_its_name() -> None:
 
 def test_markdown_holds_tables_and_text_and_no_image() -> None:
     rows: list[list[str | float | None]] = [["a|b", 0.25, None]]
-    cards = [Card(gray_image(), ["hit", "0.9"], marked=True), Card(None, ["other"])]
-    section = Section("part", "text", [Table(["x", "y", "z"], rows, "a note"), Grid("q", cards)])
+    examples = (Example(("hit", "0.9"), gray_image(), correct=True), Example(("other",)))
+    row = ImageRow("q", examples)
+    section = Section("part", "text", [Table(["x", "y", "z"], rows, "a note"), row])
     text = render_markdown("title", "lead", [section])
     assert "| a\\|b | 0.250 |  |" in text
     assert "|---|---:|---:|" in text
@@ -90,8 +91,8 @@ def test_markdown_holds_tables_and_text_and_no_image() -> None:
     assert "data:" not in text
 
 
-def test_a_card_may_be_words_alone() -> None:
-    page = render("t", "l", [Section("s", blocks=[Grid("q", [Card(None, ["only"])], wide=True)])])
+def test_an_example_may_be_text_alone() -> None:
+    page = render("t", "l", [Section("s", blocks=[ImageRow("q", (Example(("only",)),))])])
     assert "<img" not in page
     assert 'class=" text"' in page
 
@@ -102,3 +103,9 @@ def test_a_card_may_be_words_alone() -> None:
 )
 def test_parameter_counts_are_rounded_for_people(count: int, shown: str) -> None:
     assert parameters_shown(count) == shown
+
+
+@pytest.mark.parametrize(("line", "wide"), [("a red car", False), ("a red car " * 4, True)])
+def test_examples_with_sentences_are_wider(line: str, wide: bool) -> None:
+    row = ImageRow("q", (Example((line,), gray_image()),))
+    assert ("grid wide" in render("t", "l", [Section("s", blocks=[row])])) == wide

@@ -14,7 +14,7 @@ from coca.core.files import write_atomic
 from coca.core.provenance import commit_shown
 from coca.inference.predictor import Predictor
 from coca.tasks import TaskConfig, TaskResult
-from coca.tasks.report_samples import Confusion, Example, ImageRow, ReportSamples
+from coca.tasks.report_samples import Confusion, ReportSamples
 from coca.workflows.evaluation.plots import bar_plot, heat_map
 from coca.workflows.evaluation.reference_results import (
     Benchmark,
@@ -24,8 +24,6 @@ from coca.workflows.evaluation.reference_results import (
 )
 from coca.workflows.evaluation.report import (
     Block,
-    Card,
-    Grid,
     Number,
     Plot,
     Section,
@@ -233,7 +231,7 @@ def _section(
         blocks.append(_bars(samples) if drawn else _classes(samples))
     if samples.confusion is not None:
         blocks.append(_heat(samples.confusion) if drawn else _confused(samples.confusion))
-    blocks += [_grid(row) for row in samples.rows]
+    blocks += samples.rows
     text = f"{result.samples:,} samples."
     if result.bad:
         more = f" and {len(result.bad) - 1:,} more" if len(result.bad) > 1 else ""
@@ -309,13 +307,3 @@ def _confused(confusion: Confusion) -> Table:
     most = sorted(mistakes, reverse=True)[:10]
     note = "The ten most frequent mistakes."
     return Table(["is", "taken for", "samples"], [[a, b, count] for count, a, b in most], note)
-
-
-def _grid(row: ImageRow) -> Grid:
-    wide = any(len(line) > 32 for example in row.examples for line in example.lines)
-    cards = [_card(example) for example in row.examples]
-    return Grid(row.heading, cards, None if row.lead is None else _card(row.lead), wide)
-
-
-def _card(example: Example) -> Card:
-    return Card(example.image, example.lines, example.correct)

@@ -1,7 +1,7 @@
 """Reports of tables, plots and images, as one self-contained HTML file or as Markdown.
 
-Blocks are plain values. `render` turns them into a page with escaped text, `render_markdown` into
-text without images.
+Blocks are plain values; rows of images are those of `coca.tasks.report_samples`. `render` turns
+them into a page with escaped text, `render_markdown` into text without images.
 """
 
 import base64
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from coca.core.extras import require
 from coca.runtime.image_file import ImageSource
-from coca.tasks.report_samples import thumbnail
+from coca.tasks.report_samples import THUMBNAIL_PX, ImageRow, thumbnail
 from coca.workflows.evaluation.markdown import table
 
 Number: TypeAlias = int | float
@@ -65,43 +65,16 @@ class Drawing:
         return _encode_data_uri(self.png, "image/png")
 
 
-@dataclass(frozen=True)
-class Card:
-    """An image with lines of text below it, or the lines alone."""
-
-    image: ImageSource | None
-    """The image, in any form that `decode` reads."""
-    lines: Sequence[str]
-    """Text below, one line each."""
-    marked: bool = False
-    """Whether the card is correct; it gets a frame."""
-
-    def data_uri(self, size_px: int = 144) -> str:
-        """Encode the image, at most `size_px` x `size_px` pixels, as a data URI for HTML."""
-        assert self.image is not None, "a card without an image has no address for it"
-        return _encode_data_uri(thumbnail(self.image, size_px), "image/webp")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Cards in a row, under a heading."""
-
-    heading: str
-    """Heading, such as the query."""
-    cards: Sequence[Card]
-    """The cards."""
-    lead: Card | None = None
-    """Card before the row, such as a query image."""
-    wide: bool = False
-    """Use wider cards, for sentences."""
-    kind: str = field(default="grid", init=False)
+def thumbnail_uri(image: ImageSource, size_px: int = THUMBNAIL_PX) -> str:
+    """Encode an image, at most `size_px` x `size_px` pixels, as a data URI for HTML."""
+    return _encode_data_uri(thumbnail(image, size_px), "image/webp")
 
 
 def _encode_data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-Block: TypeAlias = Table | Plot | Grid | Drawing
+Block: TypeAlias = Table | Plot | Drawing | ImageRow
 
 
 @dataclass(frozen=True)
@@ -125,7 +98,9 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
     jinja = require("jinja2", extra="report")
     environment = jinja.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     source = files("coca.workflows").joinpath("report.html.j2").read_text(encoding="utf-8")
-    page: str = environment.from_string(source).render(title=title, lead=lead, sections=sections)
+    page: str = environment.from_string(source).render(
+        title=title, lead=lead, sections=sections, thumbnail_uri=thumbnail_uri
+    )
     return page
 
 
@@ -144,10 +119,10 @@ def _as_markdown(block: Block) -> list[str]:
         cells = block.cells()
         right = [number for _, number in cells[0]] if cells else []
         return [table(block.columns, [[text for text, _ in row] for row in cells], right=right)]
-    if isinstance(block, Plot | Drawing):
+    if not isinstance(block, ImageRow):
         return []
     marks = {True: "**correct:** ", False: ""}
-    lines = [f"- {marks[card.marked]}{'; '.join(card.lines)}" for card in block.cards]
+    lines = [f"- {marks[one.correct]}{'; '.join(one.lines)}" for one in block.examples]
     return [f"### {block.heading}", "\n".join(lines)]
 
 
