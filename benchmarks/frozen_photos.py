@@ -7,6 +7,7 @@ features are in memory, so a step costs what the text side costs.
 Dimensions: N images, P tokens of an image, F features.
 """
 
+import argparse
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +47,22 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "pretrain" / "frozen_encoder.ya
 PHOTOS = "../shared/data/flickr8k_224"
 WARMUP, COOLDOWN = 20, 0.25
 """Steps of warmup, and length of the final decay as a fraction of the steps before it."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that both studies have: data, tokenizer, batch and threads."""
+    parser.add_argument("--train", default=f"{PHOTOS}/train-*.tar", help="shards to train on")
+    parser.add_argument("--val", default=f"{PHOTOS}/val-*.tar", help="shards to score on")
+    parser.add_argument("--folder", default="runs/frozen-study", help="features, and points")
+    parser.add_argument("--vocab", type=int, default=4_000, help="tokens (4,000)")
+    parser.add_argument("--batch", type=int, default=128, help="pairs of a step (128)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
+
+
+def passed_on(arguments: argparse.Namespace, *others: str) -> list[str]:
+    """Return the options of both studies, and others by name, as arguments of a contestant."""
+    names = ("train", "val", "folder", "vocab", "batch", "threads", *others)
+    return [f"--{name}={getattr(arguments, name)}" for name in names]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ import argparse
 from pathlib import Path
 
 import torch
-from frozen_photos import PHOTOS, Study, load_photos, score, sized, train_tokenizer
+from frozen_photos import (
+    PHOTOS,
+    Study,
+    add_options,
+    load_photos,
+    passed_on,
+    score,
+    sized,
+    train_tokenizer,
+)
 from options import run
 from side_by_side import Rounds, emit, figure, in_turn, table, write_report
 
@@ -55,19 +64,7 @@ def contestant(arguments: argparse.Namespace) -> None:
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    names = (
-        "train",
-        "val",
-        "folder",
-        "width",
-        "layers",
-        "vocab",
-        "steps",
-        "batch",
-        "lr",
-        "threads",
-    )
-    shared = [f"--{name}={getattr(arguments, name)}" for name in names]
+    shared = passed_on(arguments, "width", "layers", "steps", "lr")
     measured = Rounds({name: [] for name in LOSSES})
     for seed in range(arguments.rounds):
         found = in_turn(
@@ -95,14 +92,9 @@ def referee(arguments: argparse.Namespace) -> Rounds:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--train", default=f"{PHOTOS}/train-*.tar", help="shards to train on")
-    options.add_argument("--val", default=f"{PHOTOS}/val-*.tar", help="shards to score on")
-    options.add_argument("--folder", default="runs/frozen-study", help="folder of the features")
+    add_options(options)
     options.add_argument("--width", type=int, default=256, help="width of the decoders (256)")
     options.add_argument("--layers", type=int, default=3, help="layers of each decoder (3)")
-    options.add_argument("--vocab", type=int, default=4_000, help="tokens (4,000)")
     options.add_argument("--steps", type=int, default=300, help="steps before the decay (300)")
-    options.add_argument("--batch", type=int, default=128, help="pairs of a step (128)")
     options.add_argument("--lr", type=float, default=1e-3, help="learning rate (1e-3)")
-    options.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS)

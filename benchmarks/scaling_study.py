@@ -19,7 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from frozen_photos import PHOTOS, Photos, Study, load_photos, score, sized, train_tokenizer
+from frozen_photos import (
+    PHOTOS,
+    Photos,
+    Study,
+    add_options,
+    load_photos,
+    passed_on,
+    score,
+    sized,
+    train_tokenizer,
+)
 from options import run
 from side_by_side import Figures, Rounds, emit, in_turn, table, write_report
 
@@ -84,8 +94,7 @@ Point = dict[str, Any]
 
 
 def referee(arguments: argparse.Namespace) -> Rounds:
-    names = ("train", "val", "folder", "lengths", "vocab", "batch", "threads")
-    shared = [f"--{name}={getattr(arguments, name)}" for name in names]
+    shared = passed_on(arguments, "lengths")
     path = Path(arguments.folder) / ("points-quick.csv" if arguments.quick else "points.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     lengths = [int(it) for it in arguments.lengths.split(",")]
@@ -262,13 +271,8 @@ def draw(path: Path, points: Sequence[Point]) -> None:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--train", default=f"{PHOTOS}/train-*.tar", help="shards to train on")
-    options.add_argument("--val", default=f"{PHOTOS}/val-*.tar", help="shards to score on")
-    options.add_argument("--folder", default="runs/frozen-study", help="features and points")
+    add_options(options)
     options.add_argument("--sizes", default="48x1,96x2,160x2,256x3", help="WIDTHxLAYERS")
     options.add_argument("--lengths", default="50,100,200,400", help="steps before the decay")
     options.add_argument("--fractions", type=int, default=3, help="1, 1/2 and 1/4 of the photos")
-    options.add_argument("--vocab", type=int, default=4_000, help="tokens (4,000)")
-    options.add_argument("--batch", type=int, default=128, help="pairs of a step (128)")
-    options.add_argument("--threads", type=int, default=2, help="threads of torch (2)")
     run(options, referee=referee, contestant=contestant, quick=QUICK, units=UNITS, rounds=2)

@@ -6,24 +6,15 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
-import coca
 from coca.inference.predictor import Predictor
 from server_process import ServerProcess, serving
 from tiny_collection import write_collections
 from tiny_data import image_bytes
-from tiny_model import write_model
+from tiny_service import images, predictor
+
+__all__ = ["images", "predictor"]
 
 KEY = "key-of-the-tests"
-
-
-@pytest.fixture(scope="session")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return coca.load(write_model(tmp_path_factory.mktemp("model") / "model"), device="cpu")
-
-
-@pytest.fixture(scope="session")
-def images() -> list[bytes]:
-    return [image_bytes(number, side=24) for number in range(6)]
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 from fastapi.testclient import TestClient
 
-import coca
 from coca.inference.predictor import Predictor
 from coca.server.app import create_app
 from coca.server.service import Service, open_service
@@ -16,18 +15,9 @@ from coca.server.settings import ServerSettings
 from server_process import ServerProcess, serving
 from tiny_collection import write_collections
 from tiny_data import image_bytes
-from tiny_model import write_model
+from tiny_service import images, predictor
 
-
-@pytest.fixture(scope="session")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return coca.load(write_model(tmp_path_factory.mktemp("model") / "model"), device="cpu")
-
-
-@pytest.fixture(scope="session")
-def images() -> list[bytes]:
-    """The images of the collection `pictures`."""
-    return [image_bytes(number, side=24) for number in range(6)]
+__all__ = ["images", "predictor"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,11 +143,14 @@ def test_a_key_of_a_collection_that_is_not_served_is_an_error(
     uri: str, predictor: Predictor, settings: ServerSettings
 ) -> None:
     keys = {"key-of-anna": KeyConfig(name="anna", collections=("nosuch",))}
+    before = {thread for thread in threading.enumerate() if thread.name == "batcher"}
     with (
         pytest.raises(ConfigError, match="not served"),
         open_service(uri, ["pictures"], settings, model=predictor, keys=keys),
     ):
         pass
+    # Nothing would end the threads of a service that was not opened.
+    assert {thread for thread in threading.enumerate() if thread.name == "batcher"} <= before
 
 
 def test_public_routes_need_no_key(service: Service) -> None:

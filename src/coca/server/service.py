@@ -11,7 +11,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_original
 from coca.search.query.searchable import Searchable
-from coca.search.records import Record
+from coca.search.records import Record, check_same_model
 from coca.server.collections.batched_search import BatchedSearch
 from coca.server.collections.catalog import Catalog
 from coca.server.collections.jobs import Jobs
@@ -58,6 +58,8 @@ class Service:
         """
         self.settings = settings
         self.keys = KeyRing(keys or {})
+        # Threads and processes start after all checks, since nothing would end them.
+        self._check(collections, predictor)
         self.decoder = decoder or ProcessDecoder(
             backend_of(predictor).images, max_pixels=settings.max_pixels
         )
@@ -78,13 +80,6 @@ class Service:
             )
             for index in collections
         }
-        for key in self.keys.configs:
-            for name in key.collections:
-                if name not in self.collections:
-                    raise ConfigError(
-                        f"the key {key.name!r} names collection {name!r}, which is not served: "
-                        f"add --collection {name}"
-                    )
 
     def original(self, record: Record) -> bytes:
         """Read the encoded image of an item.
@@ -107,6 +102,21 @@ class Service:
         self.model.close()
         for one in self._batched:
             one.close()
+
+    def _check(self, collections: Sequence[Collection], predictor: CollectionModel) -> None:
+        """Check that the model filled the collections, and that keys name no others."""
+        for index in collections:
+            check_same_model(
+                index.info, fingerprint=predictor.fingerprint, embed_dim=predictor.embed_dim
+            )
+        served = {index.info.collection for index in collections}
+        for key in self.keys.configs:
+            for name in key.collections:
+                if name not in served:
+                    raise ConfigError(
+                        f"the key {key.name!r} names collection {name!r}, which is not served: "
+                        f"add --collection {name}"
+                    )
 
     def _searchable(self, index: Collection) -> Searchable:
         if self.settings.max_batch == 1:

@@ -6,6 +6,8 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 from coca.core.errors import SearchError
+from coca.search.query.bm25 import Captions, CaptionStore
+from coca.search.query.searchable import Searchable
 from coca.server.collections.batched_search import BatchedSearch
 from coca.server.service import Service
 from coca.server.settings import ServerSettings
@@ -38,3 +40,19 @@ def test_queries_of_many_threads_have_the_hits_of_single_searches(service: Servi
         else:
             (hits,) = index.search(vectors[row : row + 1], 1 + row % 4, filter=filters[row % 3])
             assert found[row] == [(hit.id, hit.score) for hit in hits]
+
+
+def test_captions_are_ranked_in_memory_where_milvus_has_no_full_text_search(
+    service: Service,
+) -> None:
+    index = service.collections["pictures"].index
+    batched = BatchedSearch(index, ServerSettings())
+    assert isinstance(batched, Searchable)
+    assert isinstance(batched, CaptionStore)
+    found, own = Captions(batched), Captions(index)
+    assert found.full_text_search("number 3") == own.full_text_search("number 3")
+    filter = 'metadata["year"] > 2'
+    assert found.full_text_search("car", filter=filter) == own.full_text_search(
+        "car", filter=filter
+    )
+    batched.close()

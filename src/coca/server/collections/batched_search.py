@@ -1,14 +1,14 @@
 """Micro-batching of vector search: queries of many clients share one call of Milvus."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 from jaxtyping import Float
 
 from coca.search.milvus.collection import Collection
-from coca.search.records import Hit, Record
+from coca.search.records import Hit, Origin, Record
 from coca.search.search_options import SearchKeywords
 from coca.server.model.batching import Batcher
 from coca.server.settings import ServerSettings
@@ -27,7 +27,9 @@ class _Query:
 
 
 class BatchedSearch:
-    """A collection whose searches with equal options share calls; a `Searchable`.
+    """A collection whose searches with equal options share calls.
+
+    It is a `Searchable`, and a `CaptionStore` for BM25 in memory.
 
     A call of Milvus Lite with 32 queries takes a quarter of the processor time of 32 calls. A query
     never waits for others: while a call runs, further queries queue up.
@@ -71,9 +73,31 @@ class BatchedSearch:
         """Rank records by BM25 of their captions, best first."""
         return self._index.full_text_search(text, k, filter=filter, offset=offset)
 
-    def __getattr__(self, name: str) -> Any:
-        """Return what only a `Collection` has, such as the captions for BM25 in memory."""
-        return getattr(self._index, name)
+    @property
+    def sees_all_writes(self) -> bool:
+        """Whether `writes` counts the writes of all clients."""
+        return self._index.sees_all_writes
+
+    @property
+    def writes(self) -> int:
+        """Number of rows written or deleted, as far as this process knows."""
+        return self._index.writes
+
+    def count(self, filter: str = "") -> int:
+        """Count the records, or those that match a filter."""
+        return self._index.count(filter)
+
+    def origins(self, ids: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, Origin]]:
+        """Iterate over id, path, caption and origin of records, in no order."""
+        return self._index.origins(ids)
+
+    def ids(self, filter: str = "") -> list[str]:
+        """List the ids of all records that match a filter, in no order."""
+        return self._index.ids(filter)
+
+    def hits(self, scores: Mapping[str, float]) -> list[Hit]:
+        """Build hits with these scores, in this order; missing ids are skipped."""
+        return self._index.hits(scores)
 
     def close(self) -> None:
         """End the thread; the collection stays open."""
