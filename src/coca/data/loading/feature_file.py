@@ -207,7 +207,7 @@ class FeatureWriter:
 
 
 def checksum(row: int, view: int, found: Features) -> int:
-    """Compute the CRC-32 of features at their place, so that swapped rows are detected."""
+    """Compute the CRC-32 of features and their position, so that swapped rows are detected."""
     start = zlib.crc32(b"%d %d" % (row, view))
     for part in found:
         start = zlib.crc32(np.ascontiguousarray(part).tobytes(), start)

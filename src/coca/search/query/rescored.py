@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from coca.search.index_params.params import MAX_RESULTS
-from coca.search.milvus.pagination import place_of
+from coca.search.milvus.pagination import sort_key
 from coca.search.query.searchable import Searchable, cosine
 from coca.search.records import Hit, Record, check_same_model
 from coca.search.search_options import SearchKeywords, SearchOptions
@@ -104,4 +104,4 @@ class RescoredIndex:
             replace(hit, score=cosine(query, known[hit.id], page.on)) if hit.id in known else hit
             for hit in hits
         ]
-        return sorted(scored, key=lambda hit: place_of(hit.score, hit.id))
+        return sorted(scored, key=lambda hit: sort_key(hit.score, hit.id))
