@@ -8,6 +8,7 @@ from coca.core.errors import DataError
 from coca.core.extras import extra_imports
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
+from coca.search.query.short_queries import embed_queries
 
 with extra_imports("haystack", extra="haystack"):
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -60,8 +61,8 @@ class CoCaTextEmbedder(_LazyModel):
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, list[float]]:
-        """Embed a text as a vector of length 1."""
-        return {"embedding": self._loaded().embed_texts(text)[0].tolist()}
+        """Embed a query as a vector of length 1, as `coca search` does."""
+        return {"embedding": embed_queries(self._loaded().embed_texts, [text])[0].tolist()}
 
 
 @component

@@ -18,6 +18,7 @@ from coca.search.milvus.collection import Collection
 from coca.search.mining.diversity import mmr
 from coca.search.query.engine import SearchEngine
 from coca.search.query.originals import read_file
+from coca.search.query.short_queries import embed_queries
 from coca.search.records import Hit, Record, content_id
 from coca.workflows.collections.collection_model import fitted, model_of, open_collection
 from coca.workflows.collections.image_resolver import ImageResolver
@@ -48,8 +49,8 @@ class CoCaEmbeddings(Embeddings):
         return self.model.embed_texts(texts).tolist()
 
     def embed_query(self, text: str) -> list[float]:
-        """Embed one text."""
-        return self.embed_documents([text])[0]
+        """Embed one query, as `coca search` does."""
+        return embed_queries(self.model.embed_texts, [text])[0].tolist()
 
     def embed_image(self, uris: Sequence[ImageInput]) -> list[list[float]]:
         """Embed images: paths, bytes, PIL images or arrays.

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from coca.core.extras import extra_imports
 from coca.inference.predictor import Predictor
 from coca.integrations.models import ModelName, as_predictor
+from coca.search.query.short_queries import embed_queries
 
 with extra_imports("llama_index", extra="llama-index"):
     from llama_index.core.bridge.pydantic import PrivateAttr
@@ -53,10 +54,10 @@ class CoCaEmbedding(MultiModalEmbedding):
         return self._get_text_embeddings([text])[0]
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._get_text_embedding(query)
+        return embed_queries(self._predictor.embed_texts, [query])[0].tolist()
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return self._get_text_embedding(query)
+        return self._get_query_embedding(query)
 
     def _get_image_embeddings(self, img_file_paths: Sequence[ImageFile]) -> list[list[float]]:
         images = [it.getvalue() if isinstance(it, BytesIO) else it for it in img_file_paths]

@@ -66,8 +66,8 @@ class TaskConfig(Config):
     """VQA: `head` classifies among the answers of the model's head; `generation` generates the
     answer after the question, with the options of `decoding`."""
     rerank: NonNegativeInt = 0
-    """Retrieval and zero-shot: number of top hits by cosine to rerank by caption likelihood; 0:
-    no reranking. Slow: one decoder pass per hit."""
+    """Retrieval, keyword search and zero-shot: number of top hits by cosine to rerank by caption
+    likelihood; 0: no reranking. Slow: one decoder pass per hit."""
     queries: str = "everyday"
     """Keyword search: `everyday`, which are 100 queries over emoji drawings, a YAML or JSON file
     that maps each query to the keys of all correct images, or a metadata field with a list of

@@ -7,6 +7,7 @@ Dimensions: Q queries, N images.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from coca.core.progress import ProgressMaker, silent
 from coca.data.sample import Sample
 from coca.inference.predictor import Predictor
 from coca.metrics.retrieval import chance_recall, first_relevant_rank, retrieval_scores
+from coca.search.query.short_queries import bare_query, embed_queries
 from coca.tasks.base import PREFLIGHT, TASKS, TaskConfig, TaskResult, read_samples
 from coca.tasks.report_samples import Example, ImageRow, ReportSamples, thumbnail
+from coca.tasks.reranking import best_of_each_row, reranked
 
 SHARED_BY = range(2, 41)
 """Number of images that a keyword of the metadata must name to be a query."""
@@ -38,7 +41,9 @@ def keyword_search(
 
     The queries are a file or the keywords in the samples' metadata, see `TaskConfig.queries`. File
     entries that name no image of the data are ignored; queries without any image are skipped and
-    listed in the details.
+    listed in the details. Queries are embedded as those of `coca search`, see
+    `coca.search.query.short_queries`. With `rerank`, the top hits of each query are reranked by
+    caption likelihood.
     """
     answers = read_answers(config.queries)
     samples, bad = read_samples(config.data, limit=config.limit, progress=progress)
@@ -51,7 +56,16 @@ def keyword_search(
             reason="no_overlap",
         )
     images = predictor.embed_images([sample.image for sample in samples], progress=progress)
-    similarity = predictor.embed_texts(queries, progress=progress) @ images.T
+    similarity = (
+        embed_queries(partial(predictor.embed_texts, progress=progress), queries) @ images.T
+    )
+    if config.rerank:
+        wanted = best_of_each_row(similarity, config.rerank).T
+        bare = [bare_query(query) for query in queries]
+        log_p = predictor.score(
+            [sample.image for sample in samples], bare, only=wanted, progress=progress
+        )
+        similarity = reranked(similarity.T, log_p, logit_scale=predictor.logit_scale).T
     scores = retrieval_scores(similarity, relevant)
     metrics = {name.replace("recall", "success"): value for name, value in scores.items()}
     for k in (1, 5, 10):

@@ -17,6 +17,7 @@ from coca.search.query.originals import ImageOpener, read_file
 from coca.search.query.query_terms import Term, check_terms, direction, query_vectors
 from coca.search.query.rerank import CaptionScorer, check_texts, rerank
 from coca.search.query.searchable import FullTextSearch, Searchable, cosine
+from coca.search.query.short_queries import bare_query, embed_queries
 from coca.search.records import Hit, check_same_model
 from coca.search.search_options import SearchKeywords, SearchOptions, Side, check_page
 
@@ -102,6 +103,8 @@ class SearchEngine:
         """Search by text, image, vector, or a combination of them.
 
         Text, image and vector have equal weight; `terms` sets weights, negative ones included.
+        Short queries are searched without article and final punctuation, and a plural together with
+        its singular; see `coca.search.query.short_queries`.
 
         Args:
             text: Query text.
@@ -139,7 +142,8 @@ class SearchEngine:
         texts: dict[str, float] = {}
         for term in whole:
             if term.text is not None:
-                texts[term.text] = texts.get(term.text, 0.0) + term.weight
+                bare = bare_query(term.text)
+                texts[bare] = texts.get(bare, 0.0) + term.weight
         if rerank:
             self._check_rerank(rerank, texts)
         calibration = self._calibration(whole) if match else None
@@ -179,7 +183,7 @@ class SearchEngine:
         of_vectors = iter(query_vectors(given, self.index.info.embed_dim) if given else ())
         texts = [term.text for term in terms if term.text is not None]
         images = [term.image for term in terms if term.image is not None]
-        of_texts = iter(self.embedder.embed_texts(texts) if texts else ())
+        of_texts = iter(embed_queries(self.embedder.embed_texts, texts) if texts else ())
         of_images = iter(self.embedder.embed_images(images) if images else ())
         vectors = []
         for term in terms:
@@ -231,7 +235,7 @@ class SearchEngine:
         if not len(given[0]):
             return []
         if texts is not None:
-            parts.append(self.embedder.embed_texts(texts))
+            parts.append(embed_queries(self.embedder.embed_texts, texts))
         if images is not None:
             parts.append(self.embedder.embed_images(images))
         if vectors is not None:

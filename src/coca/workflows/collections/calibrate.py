@@ -30,6 +30,7 @@ from coca.search.query.calibration_config import CalibrationConfig
 from coca.search.query.hybrid import word_search
 from coca.search.query.match import MIN_SAMPLES
 from coca.search.query.originals import ImageOpener, read_file, read_originals
+from coca.search.query.short_queries import bare_query, embed_queries
 from coca.search.records import CAPTION, CAPTION_SOURCE, CaptionSource, Hit, check_same_model
 
 SAMPLES = 16
@@ -150,7 +151,8 @@ class _Scores:
     ) -> None:
         """Score all pairs, one batch of images at a time."""
         texts = list(self._texts)
-        vectors = predictor.embed_texts(texts)
+        vectors = embed_queries(predictor.embed_texts, texts)
+        bare = [bare_query(text) for text in texts]
         # Sorted by path, so that each tar or video is read once.
         ids = [id for _, id in sorted((path, id) for id, path, _, _ in index.origins(self._rows))]
         with progress("scoring images", len(ids)) as bar:
@@ -163,7 +165,7 @@ class _Scores:
                 if images:
                     log_p = predictor.score(
                         list(images.values()),
-                        [texts[column] for column in columns],
+                        [bare[column] for column in columns],
                         only=wanted[:, columns],
                     )
                     own = np.stack([found[id].vector for id in images])
@@ -265,7 +267,7 @@ def _search(
     listed, found = list(texts), []
     with progress("searching", len(listed)) as bar:
         for part in batches(listed, _QUERIES):
-            found += index.search(predictor.embed_texts(part), SCORED_HITS + 1)
+            found += index.search(embed_queries(predictor.embed_texts, part), SCORED_HITS + 1)
             bar.advance(len(part))
     return found
 

@@ -1,0 +1,93 @@
+"""Short queries: the texts by which queries such as "a dog" and "show me dogs." are searched.
+
+Captions of drawings and keywords are bare words, so a model of images and short labels places "a
+dog" far from "dog". A query of up to three words is searched without its request, article and final
+punctuation, and a plural by the mean of plural and singular. The rules are those of English; other
+languages pass unchanged but for punctuation. Longer queries are captions, and stay as typed.
+
+Dimensions: Q queries, E embedding size.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+MAX_WORDS = 3
+"""Words of a short query, without request and article."""
+
+_REQUEST = re.compile(
+    r"((please )?(show|find|get|give)( me)? |(i am |i'm )?(looking|searching|search) for )+",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(r"((an?|the|some|any) )+", re.IGNORECASE)
+_END = " .,;!?"
+_PAIRS = (
+    "calves:calf canoes:canoe children:child cookies:cookie feet:foot geese:goose halves:half "
+    "knives:knife leaves:leaf loaves:loaf men:man mice:mouse movies:movie people:person "
+    "scarves:scarf shelves:shelf teeth:tooth thieves:thief wolves:wolf women:woman zombies:zombie"
+)
+_IRREGULAR = dict(pair.split(":") for pair in _PAIRS.split())
+_KEPT = (
+    "atlas binoculars canvas christmas clothes glasses goggles headphones jeans news pajamas pants "
+    "pyjamas scissors series shorts sunglasses texas trousers"
+)
+_NO_PLURAL = frozenset(_KEPT.split())
+_ENDINGS = (
+    (r"(?<=[a-z][^aeiou])ies$", "y"),
+    (r"(?<=ss|ch|sh)es$|(?<=x)es$|(?<=[^o]us)es$|(?<=[a-z][a-z][^h]o)es$", ""),
+    # "bus", "grass" and "tennis" are no plurals.
+    (r"(?<=[a-z][a-z][a-hj-rtv-z])s$", ""),
+)
+"""The first that fits is replaced."""
+
+
+def bare_query(text: str) -> str:
+    """Remove the request, the article and the final punctuation of a short query.
+
+    Returns:
+        The text as typed if more than three words or none remain.
+    """
+    bare = " ".join(text.split()).rstrip(_END)
+    for removed in (_REQUEST, _ARTICLE):
+        if found := removed.match(bare):
+            bare = bare[found.end() :]
+    return bare if 0 < len(bare.split()) <= MAX_WORDS else text
+
+
+def singular(text: str) -> str:
+    """Replace an English plural at the end of a text; a text without one is unchanged."""
+    start, space, word = text.rpartition(" ")
+    lower = word.lower()
+    if lower in _NO_PLURAL:
+        return text
+    if lower in _IRREGULAR:
+        return start + space + _IRREGULAR[lower]
+    for ending, replaced in _ENDINGS:
+        if re.search(ending, lower):
+            return start + space + re.sub(ending, replaced, word, flags=re.IGNORECASE)
+    return text
+
+
+def embed_queries(
+    embed_texts: Callable[[Sequence[str]], Float32[np.ndarray, "N E"]], queries: Sequence[str]
+) -> Float32[np.ndarray, "Q E"]:
+    """Embed queries as vectors of length 1; see the head of this module.
+
+    Args:
+        embed_texts: Function that embeds texts as vectors of length 1.
+        queries: Queries as typed.
+    """
+    forms = []
+    for query in queries:
+        bare = bare_query(query)
+        short = len(bare.split()) <= MAX_WORDS
+        forms.append(dict.fromkeys([bare, singular(bare)] if short else [bare]))
+    unique = list(dict.fromkeys(text for some in forms for text in some))
+    vectors = dict(zip(unique, embed_texts(unique), strict=True))
+    means = np.stack([np.mean([vectors[text] for text in some], axis=0) for some in forms])
+    # A vector of one text has length 1 already, and stays equal to the last bit.
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    several = np.array([[len(some) > 1] for some in forms])
+    return np.divide(means, lengths, out=means, where=several).astype(np.float32, copy=False)
