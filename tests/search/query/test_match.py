@@ -98,8 +98,8 @@ def test_the_probability_is_that_of_a_hand_calculation(engine: SearchEngine) -> 
     for hit in hits:
         image = bytes([int(hit.path.removesuffix(".jpg"))])
         (pmi,) = mutual_information(
-            np.array([log_p(image, "a text")]),
-            np.array([log_p(sample, "a text") for sample in samples]),
+            np.array([log_p(image, "text")]),
+            np.array([log_p(sample, "text") for sample in samples]),
             np.array([[image == sample for sample in samples]]),
         )
         expected = 1 / (1 + np.exp(-2 * hit.score - 0.5 * pmi))

@@ -1,5 +1,7 @@
 """Short queries: what is removed, and the mean of plural and singular."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ SINGULARS = (
 UNCHANGED = "glasses grass tennis bus scissors gas yes red octopus s es news Texas"
 
 
-def embedded(texts: list[str]) -> np.ndarray:
+def embedded(texts: Sequence[str]) -> np.ndarray:
     """Embed texts as vectors of length 1, by the bytes of each."""
     rows = [np.random.default_rng([*text.encode()]).normal(size=8) for text in texts]
     return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
