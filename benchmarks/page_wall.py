@@ -72,6 +72,7 @@ QUICK = {"rows": 3_000, "jumps": 5, "rounds": 1}
 UNITS = {
     "*, s": "s",
     "frame *": "ms",
+    "processor *": "ms",
     "long tasks*": "tasks",
     "longest task, ms": "ms",
     "most *": "count",
@@ -83,6 +84,10 @@ ROWS = {
     "images again, s": "second visit, s",
     "frame p50, ms": "scroll, time of a frame: median, ms",
     "frame p99, ms": "scroll, time of a frame: 99th percentile, ms",
+    "processor all, ms": "scroll: processor time of the page a frame, ms",
+    "processor scripts, ms": "of it scripts, ms",
+    "processor styles, ms": "of it styles, ms",
+    "processor layout, ms": "of it layout, ms",
     "long tasks": "scroll: tasks above 50 ms",
     "frames": "scroll: frames",
     "longest task, ms": "scroll: longest task, ms",
@@ -161,11 +166,24 @@ def visit(tab: Any, address: str) -> float:
     return time.perf_counter() - started
 
 
+def processor_seconds(session: Any) -> dict[str, float]:
+    """Return the processor time of the page so far: all tasks, and parts of it."""
+    found = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    parts = {"all": "Task", "scripts": "Script", "styles": "RecalcStyle", "layout": "Layout"}
+    return {name: found[f"{metric}Duration"] for name, metric in parts.items()}
+
+
 def scroll(tab: Any, arguments: argparse.Namespace) -> dict[str, float]:
     """Scroll to the end, then jump to random places."""
     figures: dict[str, float] = {}
+    session = tab.context.new_cdp_session(tab)
+    # Processor time of the thread of the page, which other work on the machine does not change.
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    before = processor_seconds(session)
     found = tab.evaluate(SCROLL, arguments.step)
     figures["frames"] = len(found["frames"])
+    for name, seconds in processor_seconds(session).items():
+        figures[f"processor {name}, ms"] = 1e3 * (seconds - before[name]) / len(found["frames"])
     for part in (50, 99):
         figures[f"frame p{part}, ms"] = float(np.percentile(found["frames"], part))
     figures["long tasks"] = len(found["long"])

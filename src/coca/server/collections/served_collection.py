@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from coca.search.milvus.collection import Collection
+from coca.search.query.calibration import Calibration
 from coca.search.query.engine import SearchEngine
 from coca.search.records import Record
 from coca.server.collections.catalog import Catalog
@@ -57,6 +58,17 @@ class ServedCollection:
             yield
         finally:
             self._indexing = False
+
+    @property
+    def threshold(self) -> float | None:
+        """Threshold of match probabilities; None without a calibration.
+
+        Raises:
+            SearchError: The calibration is of another model.
+        """
+        info = self.index.info
+        found = Calibration.of(info, fingerprint=self.engine.embedder.fingerprint)
+        return None if found is None else found.threshold
 
     def thumbnail_key(self, id: str) -> str:
         """Return the key of an item's thumbnails, different in all collections."""

@@ -34,6 +34,8 @@ def hit_of(
         score=hit.score if scored else None,
         rank_score=hit.rank_score,
         log_likelihood=hit.log_likelihood,
+        match_probability=hit.match_probability,
+        is_match=hit.matches,
     )
 
 

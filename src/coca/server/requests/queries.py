@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from coca.core.errors import ArgumentError
 from coca.search.filters import all_of, has_all_tags, has_any_tag, where
+from coca.search.query.calibration import SCORED_HITS
 from coca.search.query.fusion import Fusion
 from coca.search.query.query_terms import Term
 from coca.search.records import Hit
@@ -64,6 +65,8 @@ def search(tenant: Tenant, request: SearchRequest) -> tuple[list[Hit], int | Non
         group_by=request.group_by,
         hybrid=Fusion(text_weight=weight) if weight else False,
         rerank=request.rerank,
+        # Further pages have no hit among the first ones, which alone are marked.
+        match=request.offset < SCORED_HITS,
     )
     return hits, None, True
 

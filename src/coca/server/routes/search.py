@@ -19,12 +19,16 @@ def search(body: SearchRequest, tenant: CurrentTenant) -> SearchResponse:
     started = time.perf_counter()
     collection = tenant.collection(body.collection)
     hits, total, scored = find(tenant, body)
+    marks = [hit.matches for hit in hits if hit.matches is not None]
     return SearchResponse(
         collection=collection.name,
         hits=[hit_of(tenant, collection, hit, scored=scored) for hit in hits],
         limit=body.limit,
         offset=body.offset,
         total=total,
+        # The first hits decide: a later page may have none that matches.
+        nothing_matches=not any(marks) if marks and body.offset == 0 else None,
+        threshold=collection.threshold if marks else None,
         took_ms=(time.perf_counter() - started) * 1_000,
     )
 

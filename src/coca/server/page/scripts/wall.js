@@ -12,6 +12,8 @@ const GAP = 6;
 export class Wall extends EventTarget {
   #source = null;
   #tiles = new Map();
+  /** Tile -> what was last drawn of it: most tiles stay as they are in a frame of a scroll. */
+  #drawn = new WeakMap();
   #requests = new Map();
   #timer = 0;
   #current = 0;
@@ -219,9 +221,13 @@ export class Wall extends EventTarget {
       this.#insert(element, index);
       this.#mark(element, item);
     }
+    const setSize = this.blocks.complete ? this.blocks.length : -1;
+    const drawn = [box.x, box.y, box.width, box.height, setSize, index === this.#current].join();
+    if (this.#drawn.get(element) === drawn) return;
+    this.#drawn.set(element, drawn);
     if (item) {
       element.setAttribute("aria-posinset", index + 1);
-      element.setAttribute("aria-setsize", this.blocks.complete ? this.blocks.length : -1);
+      element.setAttribute("aria-setsize", setSize);
       const tabindex = index === this.#current ? "0" : "-1";
       for (const one of element.querySelectorAll("a, input, button")) one.tabIndex = tabindex;
     }
