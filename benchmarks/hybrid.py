@@ -23,6 +23,7 @@ from coca.data.sources.factory import open_source
 from coca.data.sources.shards import ShardsConfig
 from coca.search.milvus.collection import Collection
 from coca.search.query.fusion import Fusion, fuse
+from coca.search.query.short_queries import embed_queries
 from coca.search.records import Hit, Record
 from coca.tasks.keyword_search import match, read_answers
 
@@ -49,7 +50,7 @@ def contestant(arguments: argparse.Namespace) -> None:
         relevant = np.eye(len(samples), dtype=bool)
     else:
         texts, relevant, _ = match(read_answers(arguments.queries) or {}, samples)
-    queries = predictor.embed_texts(texts)
+    queries = embed_queries(predictor.embed_texts, texts)
     figures: Figures = {"rows": len(samples)}
     with (
         tempfile.TemporaryDirectory() as folder,
