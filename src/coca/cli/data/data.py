@@ -10,7 +10,7 @@ import typer
 
 from coca.cli.console import Console, Json
 from coca.cli.data import drawings
-from coca.cli.data.npm_packages import Packages, npm_packages
+from coca.cli.options.npm_packages import Packages, npm_packages
 
 INDEX_THREADS = 8
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coca.cli.console import Console, Json
-from coca.cli.data.npm_packages import Packages, npm_packages
+from coca.cli.options.npm_packages import Packages, npm_packages
 
 if TYPE_CHECKING:
     from coca.data.sample import Sample

@@ -42,7 +42,7 @@ def export(
         typer.Option(
             "--images",
             help="With --format onnx or immich: folder of images on which the files are compared "
-            "with torch; default: 32 drawn images.",
+            "with torch, at most 512 of them; default: drawn images.",
             show_default=False,
         ),
     ] = None,
@@ -157,7 +157,7 @@ def _export_onnx(
 ) -> None:
     from coca.release.onnx.export import export_onnx
 
-    result = export_onnx(model, out, int8=int8, images=images)
+    result = export_onnx(model, out, int8=int8, images=images, progress=console.progress)
     console.say(
         f"{model} is in {out}, compared with torch on {result.images} images "
         f"({result.image_source}):"
@@ -167,7 +167,7 @@ def _export_onnx(
         [
             ["lowest cosine of an image", f"{result.min_image_cosine:.6f}"],
             ["lowest cosine of a text", f"{result.min_text_cosine:.6f}"],
-            ["recall@1, torch and exported", f"{result.torch_recall:.3f}, {result.recall:.3f}"],
+            ["mean recall, torch and exported", f"{result.torch_recall:.3f}, {result.recall:.3f}"],
             ["equal captions, greedy", f"{result.equal_greedy_captions:.1%}"],
             ["equal captions, beam search", f"{result.equal_beam_captions:.1%}"],
         ],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from coca.core.files import atomic_folder, sha256_file
+from coca.core.progress import ProgressMaker, silent
 from coca.inference.loading import load
 from coca.inference.predictor import Predictor
 from coca.model.captioner import TextConfig
@@ -15,11 +16,12 @@ from coca.processing.image import ImageConfig
 from coca.processing.processor import Processor
 from coca.release.onnx.gates import GateResult, check, measure
 from coca.release.onnx.graphs import OPSET, Graph, graphs_of, translate
-from coca.release.onnx.images import DRAWN, gate_images
+from coca.release.onnx.images import gate_images
 from coca.release.onnx.quantize import QUANTIZED, quantize
 from coca.runtime.files import (
     FLOAT_VISION,
     FORMAT_VERSION,
+    GRAPHS,
     MANIFEST_FILE,
     PREPROCESS_FILE,
     TOKENIZER_FILE,
@@ -33,7 +35,12 @@ CALIBRATION_IMAGES = 64
 
 
 def export_onnx(
-    model: str | Path, out: str | Path, *, int8: bool = False, images: Path | None = None
+    model: str | Path,
+    out: str | Path,
+    *,
+    int8: bool = False,
+    images: Path | None = None,
+    progress: ProgressMaker = silent,
 ) -> GateResult:
     """Export a model to ONNX, and compare the files with torch before they are written.
 
@@ -42,7 +49,8 @@ def export_onnx(
         out: Output folder; an existing one is replaced.
         int8: Quantize the encoders to 8 bits: weights, and inputs of convolutions.
         images: Folder of images for the comparison, such as those that will be searched. They also
-            calibrate 8-bit convolutions. Default: 32 drawn images.
+            calibrate 8-bit convolutions. Default: drawn images.
+        progress: Optional progress callback.
 
     Returns:
         The measured differences, which the manifest contains as well.
@@ -56,11 +64,18 @@ def export_onnx(
     predictor = load(model, device="cpu", prepack=False)
     precision: Literal["fp32", "int8"] = "int8" if int8 else "fp32"
     compared = gate_images(images)
-    source = f"{DRAWN} drawn images" if images is None else "the folder of --images"
+    source = "drawn images" if images is None else "the folder of --images"
     with atomic_folder(out) as unfinished:
         calibration = compared[:: max(1, len(compared) // CALIBRATION_IMAGES)]
-        write_files(unfinished, predictor, precision, name=str(model), images=calibration)
-        result = measure(unfinished, predictor, compared, image_source=source)
+        write_files(
+            unfinished,
+            predictor,
+            precision,
+            name=str(model),
+            images=calibration,
+            progress=progress,
+        )
+        result = measure(unfinished, predictor, compared, image_source=source, progress=progress)
         check(result, precision)
         _add_gates(unfinished, result)
     return result
@@ -73,6 +88,7 @@ def write_files(
     *,
     name: str,
     images: Sequence[ImageSource] = (),
+    progress: ProgressMaker = silent,
 ) -> None:
     """Write all files of an exported model, with a manifest without gates.
 
@@ -82,21 +98,27 @@ def write_files(
         precision: `fp32`, or `int8` for 8-bit weights in the encoders.
         name: Name of the model.
         images: Calibration images for 8-bit convolutions.
+        progress: Optional progress callback.
     """
     pixels = [
         square(image, image_settings(predictor.processor.image_config))
         for image in (images if precision == "int8" else ())
     ]
     decoder: Graph | None = None
-    for graph in graphs_of(predictor.model, predictor.processor.image_config):
-        path = folder / f"{graph.name}.onnx"
-        translate(graph, path)
-        if precision == "int8" and graph.name in QUANTIZED:
-            calibration = pixels if graph.name == "vision" else ()
-            # With 8-bit convolutions, only 60 % of the captions of `everyday` are unchanged.
-            quantize(path, calibration, float_copy=folder / f"{FLOAT_VISION}.onnx")
-        decoder = graph
+    with progress("translating graphs", len(GRAPHS)) as bar:
+        for graph in graphs_of(predictor.model, predictor.processor.image_config):
+            translate(graph, folder / f"{graph.name}.onnx")
+            decoder = graph
+            bar.advance()
     assert decoder is not None
+    for name in QUANTIZED if precision == "int8" else ():
+        quantize(
+            folder / f"{name}.onnx",
+            pixels if name == "vision" else (),
+            # With 8-bit convolutions, only 60 % of the captions of `everyday` are unchanged.
+            float_copy=folder / f"{FLOAT_VISION}.onnx",
+            progress=progress,
+        )
     predictor.processor.tokenizer.save(folder / TOKENIZER_FILE)
     text = predictor.model.config.text
     sections = {

@@ -38,6 +38,9 @@ from coca.runtime.preprocess import TextSettings
 RESIZES = ("shortest", "squash")
 """Resizing methods that the service knows."""
 
+DRAWN = 32
+"""Number of drawn images; cosines need no more, unlike a recall."""
+
 SENTENCES = ("a photo of a dog", "two people on a beach at sunset", "Red car, 1965")
 """Texts of the comparison, besides plain captions of the images."""
 
@@ -103,7 +106,7 @@ def export_immich(
         raise ConfigError(
             f"immich resizes images by one of {', '.join(RESIZES)}, and {model} needs {resize!r}"
         )
-    compared = gate_images(images)
+    compared = gate_images(images, drawn=DRAWN)
     with atomic_folder(out) as unfinished:
         _write(unfinished, predictor)
         result = _measure(unfinished, predictor, compared)

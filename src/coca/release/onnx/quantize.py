@@ -19,15 +19,18 @@ import numpy as np
 from jaxtyping import UInt8
 
 from coca.core.extras import require
+from coca.core.progress import Bar, ProgressMaker, silent
 
 QUANTIZED = ("vision", "text")
 """Graphs with int8 weights. With int8 weights in the decoder, 17 % of the greedy captions of `nano`
 changed, which its gate does not allow."""
-MIN_CONVOLUTIONS = 2
-"""Fewer convolutions are left in fp32: a Vision Transformer has one, which cuts patches."""
+FLOAT_CONVOLUTIONS = 5
+"""Number of first convolutions that stay in fp32, with their activations; without further
+convolutions nothing is calibrated. A Vision Transformer has one, which cuts patches. The lowest
+cosine to fp32 of 128 drawn images is .99 with `everyday`, and .87 if all are quantized."""
 _STATIC = ["Conv", "Clip", "Relu"]
 """Convolutions with their activations, which bound what a scale has to cover. With a scale for the
-values before the activations, the mean cosine to fp32 of `everyday` is .92 and not .994."""
+values before the activations, the mean cosine to fp32 of `everyday` is .92 and not .998."""
 _CALIBRATION_BATCH = 8
 
 
@@ -36,6 +39,7 @@ def quantize(
     pixels: Sequence[UInt8[np.ndarray, "3 S S"]] = (),
     *,
     float_copy: Path | None = None,
+    progress: ProgressMaker = silent,
 ) -> None:
     """Replace a graph by its int8 version.
 
@@ -43,20 +47,22 @@ def quantize(
         path: The graph; it must not be larger than 2 GB.
         pixels: Calibration images, for the convolutions of an image encoder.
         float_copy: Path that the graph is copied to before its convolutions are quantized.
+        progress: Optional progress callback of calibration.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
     """
     quantization = require("onnxruntime.quantization", extra="onnx")
-    if pixels and _count_convolutions(path) >= MIN_CONVOLUTIONS:
+    if pixels and (kept := _float_nodes(path)) is not None:
         if float_copy is not None:
             shutil.copyfile(path, float_copy)
-        with _replaced(path) as float_path:
+        with _replaced(path) as float_path, progress("calibrating", len(pixels)) as bar:
             quantization.quantize_static(
                 float_path,
                 path,
-                _Calibration(pixels),
+                _Calibration(pixels, bar),
                 op_types_to_quantize=_STATIC,
+                nodes_to_exclude=kept,
                 per_channel=True,
                 quant_format=quantization.QuantFormat.QDQ,
                 activation_type=quantization.QuantType.QUInt8,
@@ -75,7 +81,8 @@ def quantize(
 class _Calibration:
     """Batches of calibration images, by the interface of onnxruntime's `CalibrationDataReader`."""
 
-    def __init__(self, pixels: Sequence[UInt8[np.ndarray, "3 S S"]]) -> None:
+    def __init__(self, pixels: Sequence[UInt8[np.ndarray, "3 S S"]], bar: Bar) -> None:
+        self._bar = bar
         starts = range(0, len(pixels), _CALIBRATION_BATCH)
         self._batches = iter(
             [np.stack(pixels[start : start + _CALIBRATION_BATCH]) for start in starts]
@@ -84,13 +91,25 @@ class _Calibration:
     def get_next(self) -> dict[str, Any] | None:
         """Return the inputs of the next batch; None at the end."""
         batch = next(self._batches, None)
-        return None if batch is None else {"pixels": batch}
+        if batch is None:
+            return None
+        self._bar.advance(len(batch))
+        return {"pixels": batch}
 
 
-def _count_convolutions(path: Path) -> int:
+def _float_nodes(path: Path) -> list[str] | None:
+    """Return the names of the first convolutions and their activations; None if no other is."""
     onnx = require("onnx", extra="onnx")
-    graph = onnx.load(str(path), load_external_data=False).graph
-    return sum(node.op_type == "Conv" for node in graph.node)
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
+    if len(convolutions) <= FLOAT_CONVOLUTIONS:
+        return None
+    kept = convolutions[:FLOAT_CONVOLUTIONS]
+    outputs = {node.output[0] for node in kept}
+    readers = [node for node in nodes if node.op_type in _STATIC and node.input[0] in outputs]
+    # A convolution that reads a kept one is quantized, with a scale for its input.
+    activations = [node for node in readers if node.op_type != "Conv"]
+    return [node.name for node in (*kept, *activations)]
 
 
 @contextmanager
